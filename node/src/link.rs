@@ -1,0 +1,330 @@
+//! One WebSocket link (RFC 6455), as both nodes run it: frames in, frames out, a heartbeat, and an end.
+//!
+//! The read side always runs: it answers the peer's pings by itself, and hands everything else to a short queue, so
+//! that neither a commit nor a busy driver delays a pong. The write side is bounded: a peer that does not read loses
+//! its link, and the next handshake settles what it missed. Heartbeats are protocol messages, not WebSocket pings,
+//! because a reverse proxy may answer those itself.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use reloop_protocol::id::Session;
+use reloop_protocol::message::{CloseCode, Message};
+use reloop_protocol::wire::{self, Frame};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as WsCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message as WsMessage, error::CapacityError};
+
+/// Read buffer of one link: with the library's 128 KiB, ten thousand idle links cost more than a gigabyte.
+const READ_BUFFER: usize = 4 * 1024;
+
+/// How many messages wait to be sent to one peer: a slave holds at most 64 jobs, and a level replaces none in the
+/// queue, so this is a few changes of everything.
+pub const OUTBOX: usize = 256;
+
+/// How many messages of one peer wait for the driver: past that the peer is faster than this node and starts over.
+const INBOX: usize = 256;
+
+/// How long one message may take to be written: a peer that reads at all needs milliseconds.
+const WRITE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long the peer may take to answer a close (RFC 6455, section 7.1.1).
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The spread of heartbeats, so that ten thousand links do not beat together.
+const JITTER: f64 = 0.2;
+
+/// How often and how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// Between two pings.
+    pub heartbeat: Duration,
+    /// Without a byte from the peer.
+    pub dead_after: Duration,
+    /// For the handshake, from the upgrade to the last message.
+    pub handshake: Duration,
+}
+
+impl Default for Timing {
+    /// Below every common proxy's idle limit of 60 s, and a pulled cable is noticed within a minute.
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(15),
+            dead_after: Duration::from_secs(45),
+            handshake: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Sizes of buffers and messages, small and explicit.
+pub fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_write_buffer_size(2 * wire::MAX_MESSAGE)
+        .max_message_size(Some(wire::MAX_MESSAGE))
+        .max_frame_size(Some(wire::MAX_MESSAGE))
+}
+
+/// Why a link ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The peer closed it, with a code of ours if it gave one.
+    ByPeer(Option<CloseCode>, String),
+    /// This node closed it.
+    ByUs(CloseCode, String),
+    /// The connection broke.
+    Broken(String),
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ByPeer(Some(code), text) => write!(f, "closed by the peer ({}: {text})", code.number()),
+            Self::ByPeer(None, text) => write!(f, "closed by the peer ({text})"),
+            Self::ByUs(code, text) => write!(f, "closed here ({}: {text})", code.number()),
+            Self::Broken(text) => write!(f, "broken ({text})"),
+        }
+    }
+}
+
+/// What a node wants of a link.
+#[derive(Debug)]
+enum Order {
+    Send(Vec<u8>),
+    Close(CloseCode, String),
+}
+
+/// The node's end of a link.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    orders: mpsc::Sender<Order>,
+    kill: Arc<tokio::sync::Notify>,
+    heard: Arc<AtomicI64>,
+}
+
+impl Outbox {
+    /// Queues a frame. A peer that has not read [`OUTBOX`] frames loses its link.
+    pub fn send(&self, frame: &Frame) {
+        self.order(Order::Send(wire::encode(frame)));
+    }
+
+    /// Sends what is queued, then closes.
+    pub fn close(&self, code: CloseCode, text: impl Into<String>) {
+        self.order(Order::Close(code, text.into()));
+    }
+
+    fn order(&self, order: Order) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.orders.try_send(order) {
+            self.kill.notify_one();
+        }
+    }
+
+    /// When the last byte of the peer came, in milliseconds since the Unix epoch by this box's clock.
+    pub fn last_heard_ms(&self) -> i64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Asks the peer for a sign of life, and waits for one.
+    pub async fn is_alive(&self, patience: Duration) -> bool {
+        let before = self.last_heard_ms();
+        self.send(&Frame { session: Session(0), message: Message::Ping, signature: None });
+        let deadline = Instant::now() + patience;
+        let mut pause = Duration::from_millis(10);
+        while Instant::now() < deadline {
+            tokio::time::sleep(pause).await;
+            if self.last_heard_ms() > before {
+                return true;
+            }
+            pause = (pause * 2).min(Duration::from_millis(200));
+        }
+        false
+    }
+}
+
+/// Runs a link to its end. `handle` gets each frame that is not a heartbeat, and may wait; if it says no, the link is
+/// closed for that. `settled` becomes true when the handshake is over: until then [`Timing::handshake`] counts.
+pub async fn run<S, H, F>(
+    socket: WebSocketStream<S>,
+    timing: Timing,
+    settled: tokio::sync::watch::Receiver<bool>,
+    mut handle: H,
+    start: impl FnOnce(Outbox),
+) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: FnMut(Frame) -> F,
+    F: Future<Output = Result<(), (CloseCode, String)>>,
+{
+    let (orders, queue) = mpsc::channel(OUTBOX);
+    let kill = Arc::new(tokio::sync::Notify::new());
+    let heard = Arc::new(AtomicI64::new(wall_ms()));
+    let outbox = Outbox { orders, kill: Arc::clone(&kill), heard: Arc::clone(&heard) };
+    let (pongs, pong_queue) = mpsc::channel(1);
+    let (frames, mut inbox) = mpsc::channel(INBOX);
+    let (mut sink, mut stream) = socket.split();
+    // The loop keeps no sender of its own: when the node drops its outbox, the link ends.
+    start(outbox);
+    let ended = tokio::select! {
+        ended = read(&mut stream, &heard, &frames, &pongs, timing.dead_after) => ended,
+        ended = write(&mut sink, queue, pong_queue, timing.heartbeat) => ended,
+        ended = async {
+            while let Some(frame) = inbox.recv().await {
+                if let Err((code, text)) = handle(frame).await {
+                    return Ended::ByUs(code, text);
+                }
+            }
+            std::future::pending().await
+        } => ended,
+        ended = patience(settled, timing.handshake) => ended,
+        () = kill.notified() => {
+            Ended::ByUs(CloseCode::SlowReader, "the peer does not read what it is sent".to_owned())
+        }
+    };
+    if let Ended::ByUs(code, text) = &ended {
+        let close = close_frame(*code, text);
+        let goodbye = async {
+            sink.send(WsMessage::Close(Some(close))).await?;
+            while stream.next().await.is_some_and(|message| message.is_ok()) {}
+            Ok::<(), WsError>(())
+        };
+        match timeout(CLOSE_PATIENCE, goodbye).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the peer was gone before it was told why"),
+        }
+    }
+    ended
+}
+
+async fn patience(mut settled: tokio::sync::watch::Receiver<bool>, limit: Duration) -> Ended {
+    match timeout(limit, settled.wait_for(|settled| *settled)).await {
+        Ok(_) => std::future::pending().await,
+        Err(_) => Ended::ByUs(CloseCode::TooSlow, "the handshake took too long".to_owned()),
+    }
+}
+
+async fn read<S>(
+    stream: &mut SplitStream<WebSocketStream<S>>,
+    heard: &AtomicI64,
+    frames: &mpsc::Sender<Frame>,
+    pongs: &mpsc::Sender<()>,
+    dead_after: Duration,
+) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        let message = match timeout_at(Instant::now() + dead_after, stream.next()).await {
+            Err(_) => return Ended::ByUs(CloseCode::Silent, "nothing was heard for too long".to_owned()),
+            Ok(None) => return Ended::Broken("the connection ended without a word".to_owned()),
+            Ok(Some(Err(WsError::Capacity(CapacityError::MessageTooLong { size, max_size })))) => {
+                let text = format!("a message of {size} bytes where {max_size} are allowed");
+                return Ended::ByUs(CloseCode::TooLarge, text);
+            }
+            Ok(Some(Err(error))) => return Ended::Broken(error.to_string()),
+            Ok(Some(Ok(message))) => message,
+        };
+        heard.store(wall_ms(), Ordering::Relaxed);
+        let bytes = match message {
+            WsMessage::Binary(bytes) => bytes,
+            WsMessage::Close(frame) => {
+                let (code, text) = frame.map_or((None, String::new()), |frame| {
+                    (CloseCode::from_number(frame.code.into()), frame.reason.to_string())
+                });
+                return Ended::ByPeer(code, text);
+            }
+            WsMessage::Ping(_) | WsMessage::Pong(_) => continue,
+            WsMessage::Text(_) | WsMessage::Frame(_) => {
+                return Ended::ByUs(CloseCode::Protocol, "only binary messages are spoken here".to_owned());
+            }
+        };
+        let frame: Frame = match wire::decode(&bytes, wire::MAX_MESSAGE) {
+            Ok(frame) => frame,
+            Err(error) => return Ended::ByUs(CloseCode::Protocol, error.to_string()),
+        };
+        match frame.message {
+            // One pong answers all pings before it.
+            Message::Ping => drop(pongs.try_send(())),
+            Message::Pong => {}
+            _ => {
+                if frames.try_send(frame).is_err() {
+                    let text = "this node is busy and cannot keep up: the next handshake settles the rest".to_owned();
+                    return Ended::ByUs(CloseCode::TryLater, text);
+                }
+            }
+        }
+    }
+}
+
+async fn write<S>(
+    sink: &mut SplitSink<WebSocketStream<S>, WsMessage>,
+    mut orders: mpsc::Receiver<Order>,
+    mut pongs: mpsc::Receiver<()>,
+    heartbeat: Duration,
+) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let beat = |message| wire::encode(&Frame { session: Session(0), message, signature: None });
+    let mut next = Instant::now() + jittered(heartbeat);
+    loop {
+        let bytes = tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order::Send(bytes)) => bytes,
+                Some(Order::Close(code, text)) => return Ended::ByUs(code, text),
+                None => return Ended::ByUs(CloseCode::GoingAway, "the node has let go of the link".to_owned()),
+            },
+            Some(()) = pongs.recv() => beat(Message::Pong),
+            () = tokio::time::sleep_until(next) => {
+                next = Instant::now() + jittered(heartbeat);
+                beat(Message::Ping)
+            }
+        };
+        match timeout(WRITE_PATIENCE, sink.send(WsMessage::Binary(bytes.into()))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Ended::Broken(error.to_string()),
+            Err(_) => return Ended::ByUs(CloseCode::SlowReader, "the peer does not read".to_owned()),
+        }
+    }
+}
+
+fn close_frame(code: CloseCode, text: &str) -> CloseFrame {
+    // A close frame's reason is at most 123 bytes (RFC 6455, section 5.5).
+    let mut end = text.len().min(123);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    CloseFrame { code: WsCode::from(code.number()), reason: text[..end].to_owned().into() }
+}
+
+/// A length of time, somewhat shorter or longer.
+pub fn jittered(length: Duration) -> Duration {
+    length.mul_f64(1.0 - JITTER + 2.0 * JITTER * random_fraction())
+}
+
+/// A number from 0 to 1.
+pub fn random_fraction() -> f64 {
+    f64::from(u32::from_le_bytes(random())) / f64::from(u32::MAX)
+}
+
+/// Random bytes of the operating system.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        .expect("the operating system has randomness");
+    bytes
+}
+
+/// This box's wall clock in milliseconds since the Unix epoch.
+pub fn wall_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

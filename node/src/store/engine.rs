@@ -1,0 +1,309 @@
+//! sled, kept to the part of it that holds what it promises.
+//!
+//! * `flush` ends in `sync_file_range`, which forces neither the file's size nor the disk's cache. A write counts as
+//!   durable only after an fdatasync of the database file, here through a second descriptor on it.
+//! * A page above 128 KiB goes to a file of its own under `blobs/` that is never synced. A leaf holds up to about 20
+//!   entries whatever their size, so it is not enough to limit values: they are cut into pieces so small that no
+//!   leaf gets there, and keys are limited so that no inner page does.
+//! * It may panic on damage. Every call that reaches it is caught, and a panic is an error like another.
+//! * Neither `flush_async`, `transaction` nor `len` is used: the first two can deadlock, the last walks the database.
+//!
+//! On disk an entry is `[HEAD] key -> [pieces that follow: u8] first piece`, and each further piece is
+//! `[REST] key [number: u16 big endian] -> piece`. All of it lives in sled's default tree, because a batch is atomic
+//! within one tree only.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use crate::store::{Entry, KEY_LIMIT_BYTES, VALUE_LIMIT_BYTES};
+
+/// Makes the database file durable. A parameter so that tests can have it fail.
+pub(super) type SyncFile = Box<dyn FnMut(&File) -> io::Result<()> + Send>;
+
+/// The database file's name inside the store's directory.
+pub(super) const DATABASE_FILE: &str = "db";
+
+/// Where sled would put pages above 128 KiB.
+pub(super) const BLOB_DIR: &str = "blobs";
+
+/// sled's background pass, which keeps cleaning up segments that hold little of use. Durability does not rest on it.
+const CLEANING_PERIOD_MS: u64 = 500;
+
+/// 24 entries of this size and the longest keys stay below sled's 128 KiB per page; leaves split at 17 entries, and a
+/// merge adds 3 at most.
+const PIECE_BYTES: usize = 5 * 1024;
+
+const HEAD: u8 = 0;
+const REST: u8 = 1;
+
+const _: () = assert!((KEY_LIMIT_BYTES + PIECE_BYTES + 64) * 24 < 128 * 1024);
+// sled splits inner pages above 256 children.
+const _: () = assert!((KEY_LIMIT_BYTES + 64) * 257 < 128 * 1024);
+const _: () = assert!(VALUE_LIMIT_BYTES.div_ceil(PIECE_BYTES) <= u8::MAX as usize);
+
+/// Why sled could not do what it was asked to.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The operating system refused: another try, after somebody mended the cause, may do.
+    System(io::Error),
+    /// What is on disk makes no sense to this version of sled: no other try will do.
+    Unreadable(String),
+}
+
+/// A stretch of keys that share a prefix.
+#[derive(Debug, Clone)]
+pub(super) struct Stretch {
+    pub(super) prefix: Vec<u8>,
+    pub(super) start_after: Option<Vec<u8>>,
+    pub(super) reverse: bool,
+}
+
+pub(super) struct Engine {
+    db: sled::Db,
+    file: File,
+    sync: SyncFile,
+}
+
+impl Engine {
+    /// Opens the database and reads all of it once: sled notices a damaged page only when it comes to it, and a
+    /// database that opens but cannot be written later would stop the node at some worse time.
+    pub(super) fn open(dir: &Path, cache_bytes: u64, sync: SyncFile) -> Result<Engine, Fault> {
+        guarded(|| {
+            let db = sled::Config::new()
+                .path(dir)
+                .mode(sled::Mode::LowSpace)
+                .cache_capacity(cache_bytes)
+                .flush_every_ms(Some(CLEANING_PERIOD_MS))
+                .open()?;
+            for entry in db.iter() {
+                entry?;
+            }
+            let file = OpenOptions::new().read(true).write(true).open(dir.join(DATABASE_FILE))?;
+            Ok(Engine { db, file, sync })
+        })
+    }
+
+    /// Applies the changes as one, and returns once they are durable. `None` deletes a key.
+    ///
+    /// After an error the state is unknown and the engine must not be written to any more: the kernel reports a
+    /// failed write-back once, and a second fdatasync would succeed without having written anything.
+    pub(super) fn write(&mut self, changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Result<(), Fault> {
+        let db = &self.db;
+        guarded(|| {
+            let mut batch = sled::Batch::default();
+            for (key, value) in changes {
+                put_pieces(db, &mut batch, &key, value.as_deref())?;
+            }
+            db.apply_batch(batch)?;
+            db.flush()?;
+            Ok(())
+        })?;
+        (self.sync)(&self.file).map_err(Fault::System)
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        guarded(|| match self.db.get(head_key(key))? {
+            Some(head) => self.assemble(key, &head).map(Some),
+            None => Ok(None),
+        })
+    }
+
+    /// At most `limit` entries, and no more after `max_bytes` of keys and values.
+    pub(super) fn page(
+        &self,
+        stretch: &Stretch,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, Fault> {
+        guarded(|| {
+            let Some((lower, upper)) = bounds(stretch) else { return Ok(Vec::new()) };
+            let mut found = self.db.range::<Vec<u8>, _>((lower, upper));
+            let mut page = Vec::new();
+            let mut bytes = 0;
+            while page.len() < limit && bytes < max_bytes {
+                let Some(entry) = (if stretch.reverse { found.next_back() } else { found.next() }) else {
+                    break;
+                };
+                let (stored_key, head) = entry?;
+                let key = stored_key[1..].to_vec();
+                let value = self.assemble(&key, &head)?;
+                bytes += key.len() + value.len();
+                page.push((key, value));
+            }
+            Ok(page)
+        })
+    }
+
+    /// Leaves the database; everything written before is durable already.
+    pub(super) fn close(self) -> Result<(), Fault> {
+        // sled unwraps its last sync.
+        guarded(|| {
+            drop(self.db);
+            Ok(())
+        })
+    }
+
+    fn assemble(&self, key: &[u8], head: &[u8]) -> Result<Vec<u8>, Fault> {
+        let (further, first) = head.split_first().ok_or_else(|| missing_piece(key))?;
+        let mut value = first.to_vec();
+        for number in 0..u16::from(*further) {
+            let piece = self.db.get(rest_key(key, number))?.ok_or_else(|| missing_piece(key))?;
+            value.extend_from_slice(&piece);
+        }
+        Ok(value)
+    }
+}
+
+fn put_pieces(db: &sled::Db, batch: &mut sled::Batch, key: &[u8], value: Option<&[u8]>) -> Result<(), Fault> {
+    let head = head_key(key);
+    let further_before = db.get(&head)?.and_then(|head| head.first().copied()).unwrap_or(0);
+    let mut further = 0;
+    match value {
+        Some(value) => {
+            let (first, rest) = value.split_at(value.len().min(PIECE_BYTES));
+            for piece in rest.chunks(PIECE_BYTES) {
+                batch.insert(rest_key(key, u16::from(further)), piece);
+                further += 1;
+            }
+            let mut bytes = Vec::with_capacity(1 + first.len());
+            bytes.push(further);
+            bytes.extend_from_slice(first);
+            batch.insert(head, bytes);
+        }
+        None => batch.remove(head),
+    }
+    for number in further..further_before {
+        batch.remove(rest_key(key, u16::from(number)));
+    }
+    Ok(())
+}
+
+fn head_key(key: &[u8]) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(1 + key.len());
+    stored.push(HEAD);
+    stored.extend_from_slice(key);
+    stored
+}
+
+/// The number has a fixed width, so that no two keys share a piece's name.
+fn rest_key(key: &[u8], number: u16) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(3 + key.len());
+    stored.push(REST);
+    stored.extend_from_slice(key);
+    stored.extend_from_slice(&number.to_be_bytes());
+    stored
+}
+
+type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+/// Nothing, if the stretch starts where it would have to end.
+fn bounds(stretch: &Stretch) -> Option<Bounds> {
+    let first = head_key(&stretch.prefix);
+    let end = end_of_prefix(&first);
+    let start_after = stretch.start_after.as_deref().map(head_key);
+    let (lower, upper) = match (start_after, stretch.reverse) {
+        (Some(after), false) if after >= first => (Bound::Excluded(after), end),
+        (Some(after), true) if after < end => (Bound::Included(first), after),
+        _ => (Bound::Included(first), end),
+    };
+    let (Bound::Included(lowest) | Bound::Excluded(lowest)) = &lower else { return None };
+    (*lowest < upper).then_some((lower, Bound::Excluded(upper)))
+}
+
+/// The first key after all those that start with `prefix`, which starts with `HEAD`.
+fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while end.last() == Some(&u8::MAX) {
+        end.pop();
+    }
+    let last = end.last_mut().expect("a stored key starts with HEAD, which is not 0xff");
+    *last += 1;
+    end
+}
+
+fn missing_piece(key: &[u8]) -> Fault {
+    Fault::Unreadable(format!("a piece of the value at {} is missing", key.escape_ascii()))
+}
+
+fn guarded<T>(call: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    // Whoever gets a fault from a write stops writing, so that no half-changed state of sled is built upon.
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(fault_of_panic(panic.as_ref())))
+}
+
+fn fault_of_panic(panic: &(dyn Any + Send)) -> Fault {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without a message");
+    let text = format!("sled panicked: {text}");
+    // sled unwraps some IO errors; this is how the operating system's ones look in such a message.
+    if text.contains("Os { code") { Fault::System(io::Error::other(text)) } else { Fault::Unreadable(text) }
+}
+
+impl From<sled::Error> for Fault {
+    fn from(error: sled::Error) -> Fault {
+        match error {
+            sled::Error::Io(error) => Fault::from(error),
+            other => Fault::Unreadable(other.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for Fault {
+    /// sled copies errors by kind, so there may be no number left to look at. These kinds come from following a damaged
+    /// length, offset or name; what disks, quotas and permissions come up with has other kinds.
+    fn from(error: io::Error) -> Fault {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::NotFound => Fault::Unreadable(error.to_string()),
+            _ => Fault::System(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(engine: &mut Engine, value: Option<usize>) -> usize {
+        let value = value.map(|len| vec![7; len]);
+        engine.write(BTreeMap::from([(b"key".to_vec(), value)])).unwrap();
+        engine.db.iter().count()
+    }
+
+    #[test]
+    fn no_piece_of_an_overwritten_or_deleted_value_stays_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut engine = Engine::open(dir.path(), 1 << 20, Box::new(File::sync_data)).unwrap();
+        assert_eq!(write(&mut engine, Some(PIECE_BYTES)), 1);
+        assert_eq!(write(&mut engine, Some(VALUE_LIMIT_BYTES)), VALUE_LIMIT_BYTES.div_ceil(PIECE_BYTES));
+        assert_eq!(write(&mut engine, Some(2 * PIECE_BYTES + 1)), 3);
+        assert_eq!(write(&mut engine, None), 0);
+    }
+
+    #[test]
+    fn a_missing_piece_is_an_error_and_not_a_shorter_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut engine = Engine::open(dir.path(), 1 << 20, Box::new(File::sync_data)).unwrap();
+        write(&mut engine, Some(3 * PIECE_BYTES));
+        engine.db.remove(rest_key(b"key", 1)).unwrap();
+        assert!(matches!(engine.get(b"key"), Err(Fault::Unreadable(_))));
+    }
+
+    #[test]
+    fn a_panic_inside_is_a_fault_and_names_the_system_only_when_it_was_the_system() {
+        let disk = io::Error::from_raw_os_error(5);
+        let fault = guarded::<()>(|| panic!("called `Result::unwrap()` on an `Err` value: {disk:?}"));
+        assert!(matches!(fault, Err(Fault::System(_))), "{fault:?}");
+        let fault = guarded::<()>(|| panic!("index out of bounds"));
+        assert!(matches!(fault, Err(Fault::Unreadable(_))), "{fault:?}");
+    }
+}

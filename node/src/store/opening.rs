@@ -1,0 +1,249 @@
+//! From a path to an engine that is safe to build on: locked, readable, and with its files' names on disk.
+//!
+//! A database that cannot be read is an ordinary start state: it is set aside under a dated name, for somebody to look
+//! at, and a fresh one takes its place. An error of the operating system is not: the data may be fine, and the one who
+//! starts the node is told. To tell the two apart for sure, a fresh database must open where the old one did not; if
+//! it doesn't either, the old one is put back.
+
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::durable::{create_dir_all_synced, parent_of, sync_dir};
+use crate::store::StoreError;
+use crate::store::engine::{BLOB_DIR, DATABASE_FILE, Fault};
+
+/// How long sled's own lock may stay taken while ours is free: its background threads let go of the file a moment
+/// after the database was closed.
+const SLED_RELEASE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often to look whether they have.
+const SLED_RELEASE_POLL: Duration = Duration::from_millis(5);
+
+pub(super) struct Opening<E> {
+    pub(super) engine: E,
+    /// Held for as long as the engine lives.
+    pub(super) lock: File,
+    pub(super) set_aside: Option<PathBuf>,
+}
+
+/// `attempt` opens the database in a directory; it runs on a thread of its own.
+pub(super) fn open<E: Send>(
+    dir: &Path,
+    attempt: impl Fn(&Path) -> Result<E, Fault> + Sync,
+) -> Result<Opening<E>, StoreError> {
+    let system = |error: io::Error| StoreError::from_open(dir, &error);
+    create_dir_all_synced(dir).map_err(system)?;
+    let lock = lock(dir)?;
+    wait_for_sled(dir)?;
+    remove_half_snapshots(dir).map_err(system)?;
+    let (engine, lock, set_aside) = match on_own_thread(dir, &attempt) {
+        Ok(engine) => (engine, lock, None),
+        Err(Fault::System(error)) => return Err(system(error)),
+        Err(Fault::Unreadable(why)) => {
+            let (engine, fresh_lock, aside) = start_afresh(dir, &why, &attempt)?;
+            (engine, fresh_lock, Some(aside))
+        }
+    };
+    sync_names(dir).map_err(system)?;
+    Ok(Opening { engine, lock, set_aside })
+}
+
+/// The lock is on the directory itself, so that it is there before sled creates or touches anything in it.
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let system = |error: io::Error| StoreError::from_open(dir, &error);
+    let handle = File::open(dir).map_err(system)?;
+    match handle.try_lock() {
+        Ok(()) => Ok(handle),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { dir: dir.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(system(error)),
+    }
+}
+
+fn wait_for_sled(dir: &Path) -> Result<(), StoreError> {
+    let system = |error: io::Error| StoreError::from_open(dir, &error);
+    let file = match File::open(dir.join(DATABASE_FILE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(system(error)),
+    };
+    let deadline = Instant::now() + SLED_RELEASE_LIMIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(SLED_RELEASE_POLL),
+            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { dir: dir.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(system(error)),
+        }
+    }
+}
+
+/// sled takes a snapshot that it did not finish for its newest one, and refuses to open for ever.
+fn remove_half_snapshots(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            tracing::warn!(file = %entry.path().display(), "removing a snapshot that a crash left unfinished");
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn on_own_thread<E: Send>(
+    dir: &Path,
+    attempt: &(impl Fn(&Path) -> Result<E, Fault> + Sync),
+) -> Result<E, Fault> {
+    thread::scope(|scope| {
+        let opener =
+            thread::Builder::new().name("store-open".to_owned()).spawn_scoped(scope, || attempt(dir));
+        match opener {
+            Ok(opener) => opener
+                .join()
+                .unwrap_or_else(|_| Err(Fault::Unreadable("the thread that opened it panicked".to_owned()))),
+            Err(error) => Err(Fault::System(error)),
+        }
+    })
+}
+
+fn start_afresh<E: Send>(
+    dir: &Path,
+    why: &str,
+    attempt: &(impl Fn(&Path) -> Result<E, Fault> + Sync),
+) -> Result<(E, File, PathBuf), StoreError> {
+    let system = |error: io::Error| StoreError::from_open(dir, &error);
+    let aside = free_name_for(dir).map_err(system)?;
+    fs::rename(dir, &aside).map_err(system)?;
+    let fresh = fs::create_dir(dir).and_then(|()| sync_dir(parent_of(dir))).map_err(system).and_then(|()| {
+        let lock = lock(dir)?;
+        let engine = on_own_thread(dir, attempt).map_err(|fault| StoreError::from_open_fault(dir, fault))?;
+        Ok((engine, lock))
+    });
+    match fresh {
+        Ok((engine, lock)) => {
+            tracing::error!(
+                store = %dir.display(),
+                set_aside = %aside.display(),
+                why,
+                "the store could not be read: it was set aside and an empty one took its place"
+            );
+            Ok((engine, lock, aside))
+        }
+        Err(error) => {
+            tracing::error!(
+                store = %dir.display(),
+                why,
+                %error,
+                "the store could not be read, but an empty one does not open in its place either: left as it was"
+            );
+            put_back(dir, &aside).map_err(system)?;
+            Err(error)
+        }
+    }
+}
+
+fn put_back(dir: &Path, aside: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    fs::rename(aside, dir)?;
+    sync_dir(parent_of(dir))
+}
+
+/// `<dir>.unreadable-20261122T154700Z`, and a number if that second has one already.
+fn free_name_for(dir: &Path) -> io::Result<PathBuf> {
+    let mut stem = OsString::from(dir.as_os_str());
+    stem.push(jiff::Timestamp::now().strftime(".unreadable-%Y%m%dT%H%M%SZ").to_string());
+    let mut name = PathBuf::from(&stem);
+    let mut number = 2;
+    while name.try_exists()? {
+        let mut numbered = stem.clone();
+        numbered.push(format!("-{number}"));
+        name = PathBuf::from(numbered);
+        number += 1;
+    }
+    Ok(name)
+}
+
+/// sled syncs neither its settings file nor any directory. Without the settings an otherwise sound database does not
+/// open after a power cut.
+fn sync_names(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    sync_dir(&dir.join(BLOB_DIR))?;
+    sync_dir(dir)?;
+    sync_dir(parent_of(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn old_store() -> (tempfile::TempDir, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("store");
+        fs::create_dir_all(dir.join(BLOB_DIR)).unwrap();
+        fs::write(dir.join("old"), b"orders").unwrap();
+        (root, dir)
+    }
+
+    fn is_old(dir: &Path) -> bool {
+        dir.join("old").exists()
+    }
+
+    fn names_in(root: &Path) -> Vec<OsString> {
+        fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    }
+
+    #[test]
+    fn an_error_of_the_system_leaves_the_store_where_it_is() {
+        let (root, dir) = old_store();
+        let opened = open::<()>(&dir, |_| Err(Fault::System(io::Error::from_raw_os_error(5))));
+        assert!(matches!(opened, Err(StoreError::Open { .. })));
+        assert!(is_old(&dir));
+        assert_eq!(names_in(root.path()), ["store"]);
+    }
+
+    #[test]
+    fn a_store_that_panics_is_set_aside_and_a_fresh_one_opens() {
+        let (_root, dir) = old_store();
+        let opened = open(&dir, |dir| {
+            assert!(!is_old(dir), "damaged");
+            fs::create_dir(dir.join(BLOB_DIR))?;
+            Ok(())
+        })
+        .unwrap();
+        let aside = opened.set_aside.unwrap();
+        assert!(is_old(&aside));
+        assert!(!is_old(&dir));
+        assert!(matches!(lock(&dir), Err(StoreError::Locked { .. })), "the fresh directory is locked");
+    }
+
+    #[test]
+    fn a_store_is_put_back_when_a_fresh_one_does_not_open_either() {
+        let (root, dir) = old_store();
+        let opened = open::<()>(&dir, |_| panic!("no thread could be started"));
+        assert!(matches!(opened, Err(StoreError::Open { .. })));
+        assert!(is_old(&dir));
+        assert_eq!(names_in(root.path()), ["store"]);
+    }
+
+    #[test]
+    fn two_stores_set_aside_within_a_second_keep_apart() {
+        let (_root, dir) = old_store();
+        for _ in 0..3 {
+            fs::create_dir(free_name_for(&dir).unwrap()).unwrap();
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Names of things: who is who, which hand-out of which job, which wish, which report.
+//!
+//! Together they tell apart what a broken link makes look alike: a slave that was wiped, rolled back, cloned,
+//! rebooted or merely reconnected, and a master that is old, restored or simply restarted.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The text is not an id of the kind asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not {kind} id: expected {prefix}_ and 26 characters of Crockford base 32")]
+pub struct BadId {
+    text: String,
+    kind: &'static str,
+    prefix: &'static str,
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub [u8; 16]);
+
+        impl $name {
+            /// The text form's prefix, before the underscore.
+            pub const PREFIX: &str = $prefix;
+
+            /// From a time in milliseconds since the Unix epoch and 80 bits of randomness, as a ULID
+            /// (<https://github.com/ulid/spec>): ids sort by the time they were made.
+            pub fn from_parts(unix_ms: u64, random: u128) -> Self {
+                Self(ulid::Ulid::from_parts(unix_ms, random).to_bytes())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut buffer = [0; ulid::ULID_LEN];
+                let text = ulid::Ulid::from_bytes(self.0).array_to_str(&mut buffer);
+                write!(f, "{}_{}", $prefix, text)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = BadId;
+
+            fn from_str(text: &str) -> Result<Self, BadId> {
+                text.strip_prefix(concat!($prefix, "_"))
+                    .and_then(|rest| ulid::Ulid::from_string(rest).ok())
+                    .map(|ulid| Self(ulid.to_bytes()))
+                    .ok_or_else(|| BadId { text: text.chars().take(64).collect(), kind: $kind, prefix: $prefix })
+            }
+        }
+    };
+}
+
+text_id! {
+    /// One order of a client. Never reused, also not after a restore from backup.
+    OrderId, "ord", "an order"
+}
+text_id! {
+    /// One job of an order. Never reused, also not after a restore from backup.
+    JobId, "job", "a job"
+}
+text_id! {
+    /// One master's database, for ever: born with it, kept by its backups.
+    MasterId, "mst", "a master"
+}
+text_id! {
+    /// One slave's database: born with it. Another value means that the slave remembers nothing from before.
+    StoreId, "sto", "a store"
+}
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($int:ty)) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        pub struct $name(pub $int);
+
+        impl $name {
+            /// The one after this.
+            #[must_use]
+            pub fn next(self) -> Self {
+                Self(self.0.saturating_add(1))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number! {
+    /// Which hand-out of a job: raised by the master each time, and so the fence against an older one. 0: never
+    /// handed out.
+    Attempt(u32)
+}
+number! {
+    /// Which wish of the master for a job; the highest is the newest.
+    WishRev(u32)
+}
+number! {
+    /// How often a master's data was restored from a backup or confirmed by a person after it went back in time.
+    Epoch(u32)
+}
+number! {
+    /// A master's count of durable commits: it never goes back unless the master's files did.
+    Commit(u64)
+}
+number! {
+    /// A slave's count of connections, kept on its disk: lower than known means that its store was rolled back.
+    Session(u64)
+}
+number! {
+    /// How often the work of one attempt was begun: above 1 only where the order says that it may be restarted.
+    Run(u32)
+}
+
+/// The kernel's boot id: another value means that the box was off, and every process with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BootId(pub [u8; 16]);
+
+/// A slave's identity: its Ed25519 public key (RFC 8032). The name is only a label.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SlaveKey(pub [u8; 32]);
+
+impl SlaveKey {
+    /// The first 16 hex digits: what people compare by eye.
+    pub fn fingerprint(&self) -> String {
+        self.0[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Debug for SlaveKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.fingerprint())
+    }
+}
+
+/// Orders the reports of one slave about one attempt: agent starts on this store first, then reports since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct ReportSeq {
+    /// The agent's starts on this store.
+    pub start: u32,
+    /// Reports about the job since then.
+    pub count: u32,
+}

@@ -1,0 +1,448 @@
+//! The order book: every live job, and what is derived from them: who waits for what, and who has what.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::{IdempotencyKey, RECENT_KEYS};
+use crate::id::{Attempt, JobId, OrderId, SlaveKey, WishRev};
+use crate::job::State;
+use crate::message::{Flags, Reason, Report};
+use crate::spec::{Desired, Gate, Spec, SpecDigest, StartRule, Want};
+use crate::time::Time;
+
+/// How many events of a job are kept: the first and the newest.
+const JOB_EVENTS: usize = 64;
+
+/// A client's order, as it was placed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Order {
+    /// Its id.
+    pub id: OrderId,
+    /// When it was taken.
+    pub created_at: Time,
+    /// Its jobs, all with the same work.
+    pub jobs: Vec<JobId>,
+    /// The work.
+    pub spec: Spec,
+    /// Only this slave may do it.
+    pub slave: Option<String>,
+    /// Labels that a slave must have.
+    pub requires: BTreeMap<String, String>,
+    /// When it may start.
+    pub start: StartRule,
+    /// Whether it is tried again.
+    pub retry: Retry,
+    /// The client's own name for it.
+    pub external_id: Option<String>,
+    /// The client's own marks.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Whether a job is tried again by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Retry {
+    /// How many attempts in all.
+    pub max_attempts: u32,
+    /// After which ends.
+    pub on: BTreeSet<RetryOn>,
+}
+
+/// An end after which a job may be tried again by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RetryOn {
+    /// It failed.
+    Failed,
+    /// The slave refused it.
+    Rejected,
+}
+
+/// A job, as the master keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// The work.
+    pub spec: Spec,
+    /// Pins it.
+    pub digest: SpecDigest,
+    /// Only this slave may do it.
+    pub slave: Option<String>,
+    /// Labels that a slave must have.
+    pub requires: BTreeMap<String, String>,
+    /// When it may start.
+    pub start: StartRule,
+    /// Whether it is tried again.
+    pub retry: Retry,
+    /// When it was taken.
+    pub created_at: Time,
+    /// What it is: the book's word until a slave has it, then the slave's.
+    pub state: State,
+    /// The newest wish.
+    pub desired: Desired,
+    /// Its number.
+    pub rev: WishRev,
+    /// The hand-out that speaks for the job.
+    pub attempt: Attempt,
+    /// The highest hand-out so far.
+    pub last_attempt: Attempt,
+    /// Who has it.
+    pub holder: Option<SlaveKey>,
+    /// What that slave said last.
+    pub report: Option<Report>,
+    /// When that came.
+    pub heard_at: Option<Time>,
+    /// Other hand-outs that came to something.
+    pub earlier: Vec<Earlier>,
+    /// Why it is what it is, where the slave has not said.
+    pub reason: Option<Reason>,
+    /// Beside the state; those of the report come on top.
+    pub flags: Flags,
+    /// When it ended.
+    pub ended_at: Option<Time>,
+    /// Raised with every durable change.
+    pub revision: u32,
+    /// What it went through.
+    pub events: VecDeque<JobEvent>,
+}
+
+/// Another hand-out of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Earlier {
+    /// Which.
+    pub attempt: Attempt,
+    /// Who had it.
+    pub holder: SlaveKey,
+    /// What it came to.
+    pub state: State,
+    /// What the slave said last.
+    pub report: Option<Report>,
+}
+
+/// Something that a job went through.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct JobEvent {
+    /// When the master knew.
+    pub at: Time,
+    /// When it was, if a slave said.
+    pub observed_at: Option<Time>,
+    /// What it became.
+    pub state: State,
+    /// Of which hand-out.
+    pub attempt: Attempt,
+    /// By whom.
+    pub by: String,
+}
+
+impl Job {
+    /// A job of a new order.
+    pub fn new(id: JobId, order: &Order) -> Self {
+        Self {
+            id,
+            digest: order.spec.digest(),
+            spec: order.spec.clone(),
+            slave: order.slave.clone(),
+            requires: order.requires.clone(),
+            start: order.start,
+            retry: order.retry.clone(),
+            created_at: order.created_at,
+            state: State::Queued,
+            desired: Desired::Run,
+            rev: WishRev(1),
+            attempt: Attempt(0),
+            last_attempt: Attempt(0),
+            holder: None,
+            report: None,
+            heard_at: None,
+            earlier: Vec::new(),
+            reason: None,
+            flags: Flags::default(),
+            ended_at: None,
+            revision: 0,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// The job without what the next report brings anyway.
+    pub(super) fn durable(&self) -> Self {
+        let mut job = self.clone();
+        job.heard_at = None;
+        if let Some(report) = &mut job.report {
+            report.progress = None;
+            report.note = None;
+            report.waiting_for = None;
+            report.seq.count = 0;
+        }
+        job
+    }
+
+    /// The wish, for a slave that has the work or for one that has not.
+    pub(super) fn want(&self, with_spec: bool) -> Want {
+        Want {
+            job: self.id,
+            attempt: self.attempt,
+            rev: self.rev,
+            digest: self.digest,
+            spec: with_spec.then(|| self.spec.clone()),
+            desired: self.desired,
+            start: self.start,
+        }
+    }
+
+    pub(super) fn wish(&mut self, desired: Desired) {
+        self.desired = desired;
+        self.rev = self.rev.next();
+    }
+
+    pub(super) fn enter(&mut self, state: State, now: Time, by: &str) {
+        self.state = state;
+        self.ended_at = state.is_ended().then(|| {
+            self.report.as_ref().filter(|report| report.state == state).and_then(|r| r.ended_at).unwrap_or(now)
+        });
+        if state == State::Queued {
+            self.holder = None;
+            self.report = None;
+            if matches!(self.desired, Desired::Return | Desired::Resolve(_)) {
+                self.desired = Desired::Run;
+            }
+        }
+        let observed_at = self.report.as_ref().filter(|report| report.state == state).and_then(|report| match state {
+            State::Running => report.started_at,
+            State::Accepted => Some(report.accepted_at),
+            _ if state.is_ended() => report.ended_at,
+            _ => None,
+        });
+        if self.events.len() >= JOB_EVENTS {
+            self.events.remove(1);
+        }
+        self.events.push_back(JobEvent { at: now, observed_at, state, attempt: self.attempt, by: by.to_owned() });
+    }
+
+    /// Everything beside the state.
+    pub fn all_flags(&self) -> Flags {
+        let mut flags = self.flags;
+        if let Some(report) = &self.report {
+            flags.set(report.flags);
+        }
+        flags
+    }
+
+    /// It could start on an idle slave now, and no person has tied it to another.
+    fn is_lent(&self) -> bool {
+        matches!(self.state, State::Assigned | State::Accepted)
+            && self.desired == Desired::Run
+            && self.start.gate == Gate::Open
+            && self.start.not_before.is_none()
+            && self.slave.is_none()
+    }
+
+    fn place(&self) -> Place {
+        (Reverse(self.start.priority), self.id)
+    }
+}
+
+/// Who goes first: the highest priority, then the oldest.
+type Place = (Reverse<i32>, JobId);
+
+/// Jobs that any slave with these labels can do, in order.
+type ByRequirement = BTreeMap<BTreeMap<String, String>, BTreeSet<Place>>;
+
+/// The book.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Book {
+    /// Every job that has not ended.
+    pub jobs: BTreeMap<JobId, Job>,
+    /// What waits: by the slave that it is for, and the program; the cost of finding the next does not grow with the
+    /// number of jobs.
+    queued: BTreeMap<(Option<String>, String), ByRequirement>,
+    /// What waits unstarted at a slave and could go to another, by program.
+    lent: BTreeMap<String, ByRequirement>,
+    /// What a slave has.
+    held: BTreeMap<SlaveKey, BTreeSet<JobId>>,
+    /// Latest starts of queued jobs.
+    windows: BTreeSet<(Time, JobId)>,
+    /// Keys that the disk may not show yet.
+    recent_keys: VecDeque<(IdempotencyKey, OrderId)>,
+    /// The same, for finding.
+    recent_orders: BTreeMap<String, ([u8; 32], OrderId)>,
+    /// In memory for this step only.
+    recalled: BTreeSet<JobId>,
+}
+
+impl Book {
+    /// Takes up a live job from disk.
+    pub(super) fn restore(&mut self, job: Job) {
+        if !job.state.is_ended() {
+            self.insert(job);
+        }
+    }
+
+    /// Takes up a job from disk for one step.
+    pub(super) fn recall(&mut self, job: Job) {
+        if !self.jobs.contains_key(&job.id) {
+            self.recalled.insert(job.id);
+            self.insert(job);
+        }
+    }
+
+    /// Lets go of what has ended.
+    pub(super) fn archive(&mut self, touched: &BTreeSet<JobId>) -> Vec<Job> {
+        let recalled = std::mem::take(&mut self.recalled);
+        let ended = |id: &&JobId| self.jobs.get(*id).is_some_and(|job| job.state.is_ended());
+        let ids: BTreeSet<_> = touched.iter().chain(&recalled).filter(ended).copied().collect();
+        ids.into_iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    pub(super) fn insert(&mut self, job: Job) {
+        self.index(&job);
+        self.jobs.insert(job.id, job);
+    }
+
+    fn remove(&mut self, id: JobId) -> Option<Job> {
+        let job = self.jobs.remove(&id)?;
+        self.unindex(&job);
+        Some(job)
+    }
+
+    /// Changes a job and what is derived from it; tells who had it before and who has it after.
+    pub(super) fn edit<R>(
+        &mut self,
+        id: JobId,
+        change: impl FnOnce(&mut Job) -> R,
+    ) -> Option<([Option<SlaveKey>; 2], R)> {
+        let mut job = self.remove(id)?;
+        let before = job.holder;
+        let result = change(&mut job);
+        let after = job.holder;
+        self.insert(job);
+        Some(([before, after], result))
+    }
+
+    fn index(&mut self, job: &Job) {
+        if job.state == State::Queued && job.desired == Desired::Run {
+            let key = (job.slave.clone(), job.spec.program.clone());
+            let queue = self.queued.entry(key).or_default().entry(job.requires.clone()).or_default();
+            queue.insert(job.place());
+        }
+        if let (State::Queued, Some(deadline)) = (job.state, job.start.deadline) {
+            self.windows.insert((deadline, job.id));
+        }
+        if job.is_lent() {
+            let queue = self.lent.entry(job.spec.program.clone()).or_default();
+            queue.entry(job.requires.clone()).or_default().insert(job.place());
+        }
+        if let (false, Some(holder)) = (job.state.is_ended(), job.holder) {
+            self.held.entry(holder).or_default().insert(job.id);
+        }
+    }
+
+    fn unindex(&mut self, job: &Job) {
+        if job.state == State::Queued && job.desired == Desired::Run {
+            let key = (job.slave.clone(), job.spec.program.clone());
+            if let Some(queue) = self.queued.get_mut(&key) {
+                forget(queue, &job.requires, job.place());
+                if queue.is_empty() {
+                    self.queued.remove(&key);
+                }
+            }
+        }
+        if let (State::Queued, Some(deadline)) = (job.state, job.start.deadline) {
+            self.windows.remove(&(deadline, job.id));
+        }
+        if job.is_lent()
+            && let Some(queue) = self.lent.get_mut(&job.spec.program)
+        {
+            forget(queue, &job.requires, job.place());
+            if queue.is_empty() {
+                self.lent.remove(&job.spec.program);
+            }
+        }
+        if let (false, Some(holder)) = (job.state.is_ended(), job.holder)
+            && let Some(held) = self.held.get_mut(&holder)
+        {
+            held.remove(&job.id);
+            if held.is_empty() {
+                self.held.remove(&holder);
+            }
+        }
+    }
+
+    /// What a slave has, in order.
+    pub fn held_by(&self, key: SlaveKey) -> impl Iterator<Item = &Job> {
+        self.held.get(&key).into_iter().flatten().filter_map(|id| self.jobs.get(id))
+    }
+
+    /// The first of what waits for a slave of this name, program and labels.
+    pub(super) fn first_queued(
+        &self,
+        name: &str,
+        program: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<Place> {
+        [Some(name.to_owned()), None]
+            .into_iter()
+            .filter_map(|slave| self.queued.get(&(slave, program.to_owned())))
+            .filter_map(|queue| first_fitting(queue, labels))
+            .min()
+    }
+
+    /// The jobs that wait unstarted at slaves and could go to one of this program and labels, in order.
+    pub(super) fn lent(&self, program: &str, labels: &BTreeMap<String, String>) -> impl Iterator<Item = JobId> {
+        let fitting = self.lent.get(program).into_iter().flatten().filter(move |(requires, _)| fits(requires, labels));
+        fitting.flat_map(|(_, places)| places.iter().map(|(_, id)| *id))
+    }
+
+    pub(super) fn next_window(&self) -> Option<Time> {
+        self.windows.first().map(|(at, _)| *at)
+    }
+
+    pub(super) fn closed_window(&self, now: Time) -> Option<JobId> {
+        self.windows.first().filter(|(at, _)| *at < now).map(|(_, id)| *id)
+    }
+
+    /// An order that was placed with this key a moment ago.
+    pub(super) fn recent(&self, key: &str) -> Option<(OrderId, [u8; 32])> {
+        self.recent_orders.get(key).map(|(fingerprint, order)| (*order, *fingerprint))
+    }
+
+    pub(super) fn remember(&mut self, key: IdempotencyKey, order: OrderId) {
+        self.recent_orders.insert(key.key.clone(), (key.fingerprint, order));
+        self.recent_keys.push_back((key, order));
+        if self.recent_keys.len() > RECENT_KEYS
+            && let Some((old, _)) = self.recent_keys.pop_front()
+        {
+            self.recent_orders.remove(&old.key);
+        }
+    }
+
+    pub(super) fn broken_invariant(&self) -> Option<&'static str> {
+        let mut again = Self { jobs: self.jobs.clone(), ..Self::default() };
+        for job in self.jobs.values() {
+            again.index(job);
+        }
+        let same = again.queued == self.queued
+            && again.lent == self.lent
+            && again.held == self.held
+            && again.windows == self.windows;
+        (!same).then_some("what is derived from the jobs is derived from the jobs")
+    }
+}
+
+fn forget(queue: &mut ByRequirement, requires: &BTreeMap<String, String>, place: Place) {
+    if let Some(places) = queue.get_mut(requires) {
+        places.remove(&place);
+        if places.is_empty() {
+            queue.remove(requires);
+        }
+    }
+}
+
+fn first_fitting(queue: &ByRequirement, labels: &BTreeMap<String, String>) -> Option<Place> {
+    queue.iter().filter(|(requires, _)| fits(requires, labels)).filter_map(|(_, places)| places.first().copied()).min()
+}
+
+/// A slave with these labels has everything that is required.
+pub(super) fn fits(requires: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    requires.iter().all(|(key, value)| labels.get(key) == Some(value))
+}

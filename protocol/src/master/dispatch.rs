@@ -1,0 +1,197 @@
+//! Who gets what: the highest priority first, then the oldest; idle slaves before busy ones.
+//!
+//! Work is handed ahead while the link is up, to the slave's capacity, so that a slave that loses its link has
+//! something to do. What waits at a busy slave is asked back when another falls idle.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::desk::is_ready;
+use super::{Desk, Effect, Enrolled, Job, Rules};
+use crate::id::{JobId, SlaveKey};
+use crate::job::{self, State};
+use crate::message::{Message, Mode, WaitingFor};
+use crate::spec::{Desired, Gate};
+
+/// Slaves that could take a job, by program: the cost of finding one does not grow with the number of slaves.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Room {
+    /// They could start it now.
+    idle: BTreeMap<String, BTreeSet<SlaveKey>>,
+    /// They would keep it until its turn comes.
+    busy: BTreeMap<String, BTreeSet<SlaveKey>>,
+    /// Where each slave is listed.
+    listed: BTreeMap<SlaveKey, (bool, Vec<String>)>,
+}
+
+impl Room {
+    fn list(&mut self, key: SlaveKey, idle: bool, programs: &[String]) {
+        self.unlist(key);
+        let side = if idle { &mut self.idle } else { &mut self.busy };
+        for program in programs {
+            side.entry(program.clone()).or_default().insert(key);
+        }
+        self.listed.insert(key, (idle, programs.to_vec()));
+    }
+
+    fn unlist(&mut self, key: SlaveKey) {
+        let Some((idle, programs)) = self.listed.remove(&key) else { return };
+        let side = if idle { &mut self.idle } else { &mut self.busy };
+        for program in programs {
+            if let Some(keys) = side.get_mut(&program) {
+                keys.remove(&key);
+                if keys.is_empty() {
+                    side.remove(&program);
+                }
+            }
+        }
+    }
+
+    /// Slaves for a program, those that could start now first.
+    fn offers(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
+        [&self.idle, &self.busy].into_iter().filter_map(|side| side.get(program)).flatten().copied()
+    }
+}
+
+impl Rules {
+    pub(super) fn dispatch(&mut self) {
+        let desks = std::mem::take(&mut self.look_for_work);
+        for key in &desks {
+            self.list(*key);
+        }
+        let mut looking: Vec<JobId> = std::mem::take(&mut self.look_for_slave).into_iter().collect();
+        looking.sort_by_key(|id| self.state.book.jobs.get(id).map(|job| (Reverse(job.start.priority), *id)));
+        for id in looking {
+            if let Some(key) = self.slave_for(id) {
+                self.bind(id, key);
+            }
+        }
+        let (idle, busy): (Vec<_>, Vec<_>) = desks.into_iter().partition(|key| self.is_idle(*key));
+        for key in &idle {
+            match self.job_for(*key) {
+                Some(id) => self.bind(id, *key),
+                None => self.ask_back_for(*key),
+            }
+        }
+        for key in idle.into_iter().chain(busy) {
+            while let Some(id) = self.job_for(key) {
+                self.bind(id, key);
+            }
+        }
+        // Binding and asking back have marked desks again: what they hold changed, not what they could take.
+        for key in std::mem::take(&mut self.look_for_work) {
+            self.list(key);
+        }
+    }
+
+    fn list(&mut self, key: SlaveKey) {
+        match self.state.desks.get(&key).filter(|desk| self.has_room(desk)) {
+            Some(desk) => self.state.room.list(key, self.is_idle(key), &desk.programs),
+            None => self.state.room.unlist(key),
+        }
+    }
+
+    /// A slave for a job that was just queued.
+    fn slave_for(&self, id: JobId) -> Option<SlaveKey> {
+        let job = self.state.book.jobs.get(&id).filter(|job| is_queued(job))?;
+        let fits = |key: &SlaveKey| self.state.desks.get(key).is_some_and(|desk| can_do(desk, job));
+        self.state.room.offers(&job.spec.program).find(fits)
+    }
+
+    /// The first of what waits for a slave with room.
+    fn job_for(&self, key: SlaveKey) -> Option<JobId> {
+        let desk = self.state.desks.get(&key).filter(|desk| self.has_room(desk))?;
+        let first = |program: &String| self.state.book.first_queued(&desk.name, program, &desk.labels);
+        desk.programs.iter().filter_map(first).min().map(|(_, id)| id)
+    }
+
+    fn has_room(&self, desk: &Desk) -> bool {
+        takes_work(desk) && self.state.book.held_by(desk.key).count() < usize::from(desk.capacity)
+    }
+
+    /// It could start a job now, and has none that could start now.
+    fn is_idle(&self, key: SlaveKey) -> bool {
+        let Some(desk) = self.state.desks.get(&key) else { return false };
+        takes_work(desk) && is_ready(desk) && !self.state.book.held_by(key).any(is_pressing)
+    }
+
+    fn bind(&mut self, id: JobId, key: SlaveKey) {
+        let attempt = self.edit(id, |job| {
+            job.last_attempt = job.last_attempt.next();
+            job.attempt = job.last_attempt;
+            job.holder = Some(key);
+            job.rev = job.rev.next();
+            job.reason = None;
+            job.attempt
+        });
+        let name = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
+        if attempt.is_none() || !self.turn(id, job::Event::Bound, &format!("dispatch to {name}")) {
+            return;
+        }
+        if let (Some(job), Some(link)) =
+            (self.state.book.jobs.get(&id), self.state.desks.get(&key).and_then(Desk::live))
+        {
+            self.effects.push(Effect::Send { link, message: Message::Want(job.want(true)) });
+        }
+        self.list(key);
+    }
+
+    /// An idle slave with nothing to do: what waits unstarted at a busy one is asked back.
+    fn ask_back_for(&mut self, key: SlaveKey) {
+        let Some(desk) = self.state.desks.get(&key).filter(|desk| self.has_room(desk)) else { return };
+        let on_its_way = |id: &JobId| {
+            self.state.book.jobs.get(id).and_then(|job| job.holder).is_some_and(|holder| {
+                holder != key && self.state.desks.get(&holder).is_some_and(|d| d.live().is_some() && !d.doubts)
+                    && !self.is_idle(holder)
+                    && self.state.book.held_by(holder).any(|job| job.state.is_started())
+            })
+        };
+        let lent = desk.programs.iter().find_map(|program| {
+            // Only the first few are looked at: what is not at a busy slave will start there soon.
+            self.state.book.lent(program, &desk.labels).take(LOOK_AT_LENT).find(on_its_way)
+        });
+        let Some(id) = lent else { return };
+        let holder = self.edit(id, |job| {
+            job.wish(Desired::Return);
+            job.holder
+        });
+        if let Some(holder) = holder.flatten() {
+            self.tell_if_newer(holder, id);
+        }
+    }
+}
+
+/// How many waiting jobs are looked at to find one that an idle slave could take over.
+const LOOK_AT_LENT: usize = 16;
+
+fn is_queued(job: &Job) -> bool {
+    job.state == State::Queued && job.desired == Desired::Run
+}
+
+/// It is there, in production, and nothing but its own jobs keeps it from taking more.
+pub(super) fn takes_work(desk: &Desk) -> bool {
+    desk.live().is_some()
+        && desk.enrolled == Enrolled::Yes
+        && desk.conduct.mode == Mode::Production
+        && !desk.balked
+        && !desk.doubts
+        && desk.machine.as_ref().is_some_and(|machine| !machine.local_lock && machine.attention.is_none())
+}
+
+pub(super) fn can_do(desk: &Desk, job: &Job) -> bool {
+    job.slave.as_ref().is_none_or(|slave| *slave == desk.name)
+        && desk.programs.contains(&job.spec.program)
+        && super::book::fits(&job.requires, &desk.labels)
+}
+
+/// It executes, or will as soon as it can.
+fn is_pressing(job: &Job) -> bool {
+    if job.state.is_started() || job.state == State::Assigned && job.start.not_before.is_none() {
+        return true;
+    }
+    let waits = job.report.as_ref().and_then(|report| report.waiting_for);
+    let later = matches!(waits, Some(WaitingFor::Time | WaitingFor::Operator | WaitingFor::Clock))
+        || job.start.not_before.is_some()
+        || job.start.gate == Gate::Held;
+    !later
+}

@@ -1,0 +1,304 @@
+//! What the master does for clients and operators.
+
+use super::{
+    Answer, Asked, Delivery, Desk, Enrolled, Event, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId, Rules,
+    SlaveCommand, Token, Write, attention_text,
+};
+use crate::id::{Epoch, JobId, OrderId, SlaveKey};
+use crate::job::{self, End, State};
+use crate::message::{
+    Ask, CloseCode, Message, Question, Reason, ReasonCode,
+};
+use crate::spec::{CancelMode, Desired, Gate};
+
+impl Rules {
+    pub(super) fn order_placed(
+        &mut self,
+        request: RequestId,
+        order: Order,
+        key: Option<IdempotencyKey>,
+        known: Option<(OrderId, [u8; 32])>,
+    ) {
+        let known = known.or_else(|| key.as_ref().and_then(|key| self.state.book.recent(&key.key)));
+        if let (Some(key), Some((order, fingerprint))) = (&key, known) {
+            return if fingerprint == key.fingerprint {
+                self.answer(request, Answer::Placed { order, replayed: true })
+            } else {
+                let text = format!("the key stands for {order}, which was placed with another body: use a new key");
+                self.refuse(request, Refusal::KeyReused, text)
+            };
+        }
+        for id in &order.jobs {
+            let mut job = Job::new(*id, &order);
+            job.enter(State::Queued, self.now, "client");
+            self.state.book.insert(job);
+            self.touched.insert(*id);
+            self.look_for_slave.insert(*id);
+        }
+        if let Some(key) = key {
+            self.persist.push(Write::Key(key.clone(), order.id));
+            self.state.book.remember(key, order.id);
+        }
+        self.answer(request, Answer::Placed { order: order.id, replayed: false });
+        self.persist.push(Write::Order(Box::new(order)));
+    }
+
+    pub(super) fn jobs_commanded(&mut self, request: RequestId, jobs: &[JobId], command: JobCommand) {
+        let mut taken = Vec::new();
+        for id in jobs {
+            match self.command(*id, command) {
+                Ok(delivery) => taken.push((*id, delivery)),
+                // Of an order's jobs, those that it does not concern are passed over.
+                Err(_) if jobs.len() > 1 => taken.push((*id, Delivery::TooLate)),
+                Err((refusal, text)) => return self.refuse(request, refusal, text),
+            }
+        }
+        self.answer(request, Answer::Taken(taken));
+    }
+
+    fn command(&mut self, id: JobId, command: JobCommand) -> Result<Delivery, (Refusal, String)> {
+        let Some(job) = self.state.book.jobs.get(&id) else {
+            return Err((Refusal::NoSuchJob, format!("there is no job {id}")));
+        };
+        let state = job.state;
+        let wrong = |what: &str| Err((Refusal::WrongState(state), format!("{id} is {}: {what}", state.name())));
+        match command {
+            JobCommand::Cancel(_) if state.is_ended() => Ok(Delivery::TooLate),
+            JobCommand::Cancel(mode) => Ok(self.cancel_job(id, mode)),
+            JobCommand::Pause if state.is_ended() => Ok(Delivery::TooLate),
+            JobCommand::Pause => Ok(self.wish(id, Desired::Pause)),
+            JobCommand::Resume if state.is_ended() => Ok(Delivery::TooLate),
+            JobCommand::Resume if matches!(job.desired, Desired::Cancel(_)) => {
+                wrong("its cancel is on the way, and is not taken back")
+            }
+            JobCommand::Resume => {
+                let delivery = self.wish(id, Desired::Run);
+                self.look_for_slave.insert(id);
+                Ok(delivery)
+            }
+            JobCommand::Release { .. } if state.is_ended() || state.is_started() => Ok(Delivery::TooLate),
+            JobCommand::Release { valid } => {
+                let latest = self.now.after(valid);
+                Ok(self.rule(id, |job| job.start.gate = Gate::Released { latest }))
+            }
+            JobCommand::Reschedule { .. } if state.is_ended() || state.is_started() => Ok(Delivery::TooLate),
+            JobCommand::Reschedule { not_before, deadline, late } => Ok(self.rule(id, |job| {
+                job.start.not_before = not_before;
+                job.start.deadline = deadline;
+                job.start.late = late;
+            })),
+            JobCommand::Retry => match job::next(state, job::Event::Retried) {
+                job::Turn::To(_) => {
+                    self.edit(id, |job| {
+                        job.set_aside();
+                        job.desired = Desired::Run;
+                        job.rev = job.rev.next();
+                        job.start.deadline = None;
+                        job.start.gate = Gate::Open;
+                        job.reason = None;
+                    });
+                    self.turn(id, job::Event::Retried, "operator");
+                    Ok(Delivery::Applied)
+                }
+                job::Turn::Same | job::Turn::Never(_) => {
+                    wrong("only a job that ended without success is tried again; `abandon` ends one whose slave is gone")
+                }
+            },
+            JobCommand::Resolve(end) if state == State::Uncertain => Ok(self.resolve(id, end)),
+            JobCommand::Resolve(_) => wrong("only an uncertain job is resolved"),
+            JobCommand::Abandon if state.is_ended() => Ok(Delivery::TooLate),
+            JobCommand::Abandon => self.abandon(id),
+        }
+    }
+
+    fn cancel_job(&mut self, id: JobId, mode: CancelMode) -> Delivery {
+        let Some(job) = self.state.book.jobs.get(&id) else { return Delivery::TooLate };
+        if job.state == State::Queued {
+            let reason = Reason::new(ReasonCode::Canceled, "canceled before a slave had it");
+            self.edit(id, |job| {
+                job.desired = Desired::Cancel(mode);
+                job.reason = Some(reason);
+            });
+            self.turn(id, job::Event::Withdrawn, "client");
+            return Delivery::Applied;
+        }
+        if mode == CancelMode::IfNotStarted && job.state.is_started() {
+            return Delivery::TooLate;
+        }
+        self.wish(id, Desired::Cancel(mode))
+    }
+
+    /// Raises the wish, and tells the slave if it is there.
+    fn wish(&mut self, id: JobId, desired: Desired) -> Delivery {
+        let holder = self.edit(id, |job| {
+            job.wish(desired);
+            job.holder
+        });
+        self.deliver(id, holder.flatten())
+    }
+
+    /// Changes when it may start, and tells the slave if it is there.
+    fn rule(&mut self, id: JobId, change: impl FnOnce(&mut Job)) -> Delivery {
+        let holder = self.edit(id, |job| {
+            change(job);
+            job.rev = job.rev.next();
+            job.holder
+        });
+        self.look_for_slave.insert(id);
+        self.deliver(id, holder.flatten())
+    }
+
+    fn deliver(&mut self, id: JobId, holder: Option<SlaveKey>) -> Delivery {
+        match holder {
+            Some(key) => self.tell_if_newer(key, id),
+            None => Delivery::Applied,
+        }
+    }
+
+    fn resolve(&mut self, id: JobId, end: End) -> Delivery {
+        let Some(job) = self.state.book.jobs.get(&id) else { return Delivery::TooLate };
+        let slave_holds_it = job.report.as_ref().is_some_and(|report| report.state == State::Uncertain);
+        if slave_holds_it {
+            return self.wish(id, Desired::Resolve(end));
+        }
+        let reason = Reason::new(ReasonCode::Resolved, "a person said how it ended");
+        self.edit(id, |job| job.reason = Some(reason));
+        self.turn(id, job::Event::Resolved(end), "operator");
+        Delivery::Applied
+    }
+
+    fn abandon(&mut self, id: JobId) -> Result<Delivery, (Refusal, String)> {
+        let Some(job) = self.state.book.jobs.get(&id) else { return Ok(Delivery::TooLate) };
+        let online = job.holder.and_then(|key| self.state.desks.get(&key)).is_some_and(|desk| desk.live().is_some());
+        let slave_knows = job.report.as_ref().is_some_and(|report| report.state == job.state);
+        if online && slave_knows && job.state != State::Uncertain {
+            let text = format!("the slave of {id} is connected and has it {}: `cancel` it instead", job.state.name());
+            return Err((Refusal::SlaveOnline, text));
+        }
+        let reason = Reason::new(ReasonCode::Abandoned, "a person gave it up");
+        self.edit(id, |job| job.reason = Some(reason));
+        self.turn(id, job::Event::Abandoned, "operator");
+        Ok(Delivery::Applied)
+    }
+
+    pub(super) fn slave_commanded(&mut self, request: RequestId, key: SlaveKey, command: SlaveCommand) {
+        let Some(desk) = self.state.desks.get_mut(&key) else {
+            return self.refuse(request, Refusal::NoSuchSlave, "there is no such slave");
+        };
+        match command {
+            SlaveCommand::Mode(mode) => {
+                desk.conduct.mode = mode;
+                desk.conduct.rev = desk.conduct.rev.next();
+                let conduct = desk.conduct;
+                self.touch_desk(key);
+                self.send_to(key, Message::Conduct(conduct));
+                self.answer(request, Answer::Done);
+            }
+            SlaveCommand::Approve => {
+                desk.enrolled = Enrolled::Yes;
+                self.touch_desk(key);
+                self.answer(request, Answer::Done);
+            }
+            SlaveCommand::Forget => {
+                desk.enrolled = Enrolled::Revoked;
+                let live = desk.live();
+                self.touch_desk(key);
+                if let Some(link) = live {
+                    let text = "this slave was revoked by a person: its job goes on, and it keeps the outcome".to_owned();
+                    self.effects.push(super::Effect::Close { link, code: CloseCode::Revoked, text });
+                }
+                self.answer(request, Answer::Done);
+            }
+            SlaveCommand::Ready => {
+                let unloading = desk.machine.as_ref().and_then(|machine| machine.unloading);
+                match unloading {
+                    Some(unloading) => self.ask(request, key, Question::Ready { unloading }),
+                    None => {
+                        let text = "the machine is not waiting to be cleared of a job";
+                        self.refuse(request, Refusal::NothingToDo("ready"), text);
+                    }
+                }
+            }
+            SlaveCommand::Clear => {
+                let attention = desk.machine.as_ref().and_then(|machine| machine.attention);
+                if desk.cloned_at.take().is_some() {
+                    self.touch_desk(key);
+                    if attention.is_none() {
+                        return self.answer(request, Answer::Done);
+                    }
+                }
+                match attention {
+                    Some(attention) => self.ask(request, key, Question::Clear { attention }),
+                    None => self.refuse(request, Refusal::NothingToDo("clear"), "nothing there needs attention"),
+                }
+            }
+        }
+    }
+
+    pub(super) fn log_asked(&mut self, request: RequestId, job: JobId, offset: Option<u64>, limit: u32) {
+        match self.state.book.jobs.get(&job).map(|job| job.holder) {
+            None => self.refuse(request, Refusal::NoSuchJob, format!("there is no job {job}")),
+            Some(None) => {
+                self.refuse(request, Refusal::NothingToDo("log"), "no slave has it, so there is no output yet");
+            }
+            Some(Some(key)) => self.ask(request, key, Question::Log { job, offset, limit }),
+        }
+    }
+
+    /// Asks a slave something that needs its answer now.
+    fn ask(&mut self, request: RequestId, key: SlaveKey, question: Question) {
+        let Some(link) = self.state.desks.get(&key).and_then(Desk::live) else {
+            let text = "the slave is not connected: do it at the machine with `reloop-slave`, or when it is back";
+            return self.refuse(request, Refusal::SlaveOffline, text);
+        };
+        let id = self.state.next_ask;
+        self.state.next_ask = self.state.next_ask.wrapping_add(1);
+        self.state.asked.insert(id, Asked { request, link });
+        self.send(link, Message::Ask(Ask { id, question }));
+    }
+
+    pub(super) fn token_made(&mut self, request: RequestId, hash: [u8; 32], token: Token) {
+        self.state.tokens.insert(hash, token.clone());
+        self.persist.push(Write::Token(hash, Some(token)));
+        self.answer(request, Answer::Done);
+    }
+
+    /// From here every slave obeys this copy of the master. What it would have started in the past is a person's to
+    /// let go: a slave that has not come back may have done it.
+    pub(super) fn restore_confirmed(&mut self, request: RequestId) {
+        self.state.node.epoch = Epoch(self.state.node.epoch.0.saturating_add(1));
+        self.persist.push(Write::Node(self.state.node));
+        self.state.doubted_by.clear();
+        let waiting: Vec<JobId> = self
+            .state
+            .book
+            .jobs
+            .values()
+            .filter(|job| matches!(job.state, State::Queued | State::Assigned))
+            .map(|job| job.id)
+            .collect();
+        for id in waiting {
+            self.edit(id, |job| {
+                job.start.gate = Gate::Held;
+                job.rev = job.rev.next();
+                let text = "the master was restored, and a slave may have done it since: `release` lets it start";
+                job.reason = Some(Reason::new(ReasonCode::Restored, text));
+            });
+        }
+        let text = "this master was restored and confirmed: introduce yourself again";
+        for desk in self.state.desks.values() {
+            if let Some(link) = desk.live() {
+                let text = text.to_owned();
+                self.effects.push(super::Effect::Close { link, code: CloseCode::GoingAway, text });
+            }
+        }
+        self.answer(request, Answer::Done);
+    }
+}
+
+impl Event {
+    /// Words for a machine's attention and what ends it.
+    pub fn attention_text(attention: crate::message::Attention) -> &'static str {
+        attention_text(attention)
+    }
+}

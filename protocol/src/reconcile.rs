@@ -1,0 +1,381 @@
+//! Reconciliation: what the master holds and what the slave holds, compared, gives exactly one verdict per job.
+//!
+//! [`judge`] is a pure look-up in [`TABLE`]. The verdict says which event of the job table happened and what the slave
+//! is told; it decides nothing else. A live report is judged by the same table as a row of a handshake: a Report is to
+//! one job what a Hello is to all.
+
+use serde::{Deserialize, Serialize};
+
+use self::Mine::*;
+use self::Store::*;
+use self::Theirs::*;
+use self::Wish::*;
+use crate::job::State;
+use crate::spec::{Desired, Gate, StartRule};
+use crate::time::Time;
+
+/// What the master's book says of this job at this slave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mine {
+    /// It has never heard of the job.
+    Unknown,
+    /// Bound to this slave, unconfirmed.
+    Assigned,
+    /// On this slave's disk, unstarted by its last word.
+    Unstarted,
+    /// Under way by its last word.
+    Started,
+    /// A person has been asked.
+    Uncertain,
+    /// Ended, and nobody expects more.
+    Ended,
+    /// A person gave this attempt up.
+    GivenUp,
+    /// The slave's attempt is an older one; the newer has not started.
+    OlderThanUnstarted,
+    /// The slave's attempt is an older one; the newer has started.
+    OlderThanStarted,
+    /// The slave's attempt is an older one; the newer has ended.
+    OlderThanEnded,
+}
+
+/// What the slave holds of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Theirs {
+    /// Neither the job nor its outcome.
+    Absent,
+    /// On disk, unstarted.
+    Waiting,
+    /// Under way.
+    Working,
+    /// It cannot say.
+    Doubtful,
+    /// Its outcome.
+    Done,
+    /// Its outcome, which it was told to forget.
+    Remembered,
+}
+
+/// What is known of the memory that the slave speaks from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Store {
+    /// The one that the master knows, and it went forward.
+    Trusted,
+    /// Another one than the master knows.
+    Replaced,
+    /// The one that the master knows, but it went back in time.
+    RolledBack,
+}
+
+/// What the master wishes, as far as a verdict depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Wish {
+    /// Run it when its rule allows, or keep it paused.
+    Go,
+    /// A person let it go: it may start now.
+    Released,
+    /// It should have run, but its latest start has passed.
+    TooLate,
+    /// End it.
+    End,
+    /// Give it back if unstarted.
+    HandBack,
+    /// A person has said how it ended.
+    Settle,
+}
+
+impl Wish {
+    /// What of a wish a verdict depends on.
+    pub fn of(desired: Desired, start: &StartRule, now: Time) -> Self {
+        match desired {
+            Desired::Cancel(_) => End,
+            Desired::Return => HandBack,
+            Desired::Resolve(_) => Settle,
+            Desired::Run | Desired::Pause => {
+                if start.deadline.is_some_and(|deadline| deadline < now) {
+                    TooLate
+                } else if matches!(start.gate, Gate::Released { latest } if latest >= now) {
+                    Released
+                } else {
+                    Go
+                }
+            }
+        }
+    }
+}
+
+impl Theirs {
+    /// What a slave's row says.
+    pub fn of(state: State) -> Self {
+        match state {
+            State::Queued | State::Assigned | State::Accepted => Waiting,
+            State::Starting | State::Running | State::Paused | State::Stopping => Working,
+            State::Uncertain => Doubtful,
+            State::Succeeded
+            | State::Failed
+            | State::Canceled
+            | State::Rejected
+            | State::Expired
+            | State::Lost => Done,
+        }
+    }
+}
+
+/// What comes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Both go on; the master takes the slave's word.
+    Keep,
+    /// The slave is given the job again, under the same attempt.
+    Offer,
+    /// The slave is given the start again, with its latest time.
+    Start,
+    /// The slave is told to end it.
+    Cancel,
+    /// The slave is told to give it back if it has not started.
+    Recall,
+    /// The master takes the job up from the slave.
+    Adopt,
+    /// The master takes the outcome; when it is on disk, the slave forgets it.
+    Forget,
+    /// The slave has never had it: the master may do with it what it wishes.
+    Release,
+    /// The slave's memory is not trusted: nothing starts from it.
+    Quarantine,
+    /// Nobody can know: a person is asked.
+    AskPerson,
+}
+
+impl Verdict {
+    /// Every verdict, in wire order.
+    pub const ALL: [Self; 10] = [
+        Self::Keep,
+        Self::Offer,
+        Self::Start,
+        Self::Cancel,
+        Self::Recall,
+        Self::Adopt,
+        Self::Forget,
+        Self::Release,
+        Self::Quarantine,
+        Self::AskPerson,
+    ];
+
+    /// The word that people and programs see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Offer => "offer",
+            Self::Start => "start",
+            Self::Cancel => "cancel",
+            Self::Recall => "recall",
+            Self::Adopt => "adopt",
+            Self::Forget => "forget",
+            Self::Release => "release",
+            Self::Quarantine => "quarantine",
+            Self::AskPerson => "ask_person",
+        }
+    }
+}
+
+/// One line of the table: where all four match, its verdict holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Line {
+    /// Its name, in receipts and in the documentation.
+    pub name: &'static str,
+    /// The published disagreements that it answers.
+    pub cases: &'static [&'static str],
+    /// What the master holds.
+    pub mine: &'static [Mine],
+    /// What the slave holds.
+    pub theirs: &'static [Theirs],
+    /// What is known of the slave's memory.
+    pub store: &'static [Store],
+    /// What the master wishes.
+    pub wish: &'static [Wish],
+    /// What comes of it.
+    pub verdict: Verdict,
+}
+
+const LIVE: &[Mine] = &[Assigned, Unstarted, Started, Uncertain];
+const HELD: &[Mine] = &[Unstarted, Started, Uncertain];
+const OVER: &[Mine] = &[Ended, GivenUp, OlderThanUnstarted, OlderThanStarted, OlderThanEnded];
+const OLDER: &[Mine] = &[GivenUp, OlderThanUnstarted, OlderThanStarted, OlderThanEnded];
+const ANY_MINE: &[Mine] = &[
+    Unknown, Assigned, Unstarted, Started, Uncertain, Ended, GivenUp, OlderThanUnstarted, OlderThanStarted,
+    OlderThanEnded,
+];
+const PRESENT: &[Theirs] = &[Waiting, Working, Doubtful, Done, Remembered];
+const ANY_STORE: &[Store] = &[Trusted, Replaced, RolledBack];
+const BELIEVED: &[Store] = &[Trusted, Replaced];
+const ANY_WISH: &[Wish] = &[Go, Released, TooLate, End, HandBack, Settle];
+
+/// The disagreements and what comes of each. Every combination is answered by exactly one line; a test proves it.
+pub const TABLE: &[Line] = &[
+    // The slave holds nothing of it.
+    line("nothing_to_settle", &[], &[Unknown], &[Absent], ANY_STORE, ANY_WISH, Verdict::Keep),
+    line("both_are_done", &["A8"], OVER, &[Absent], ANY_STORE, ANY_WISH, Verdict::Keep),
+    line(
+        "the_offer_never_arrived",
+        &["A1", "D1", "D7"],
+        &[Assigned],
+        &[Absent],
+        &[Trusted],
+        &[Go, Released, Settle],
+        Verdict::Offer,
+    ),
+    line(
+        "the_offer_never_arrived_and_is_not_wanted_any_more",
+        &["A1", "A12"],
+        &[Assigned],
+        &[Absent],
+        &[Trusted],
+        &[TooLate, End, HandBack],
+        Verdict::Release,
+    ),
+    line("a_promise_was_broken", &["A5"], HELD, &[Absent], &[Trusted], ANY_WISH, Verdict::AskPerson),
+    line(
+        "the_memory_is_gone",
+        &["C1", "C2", "C3"],
+        LIVE,
+        &[Absent],
+        &[Replaced, RolledBack],
+        ANY_WISH,
+        Verdict::AskPerson,
+    ),
+    // The slave's memory went back in time.
+    line("the_memory_is_old", &["C3"], ANY_MINE, PRESENT, &[RolledBack], ANY_WISH, Verdict::Quarantine),
+    // Both hold it.
+    line(
+        "it_waits_at_the_slave",
+        &["A2", "B1", "B3", "B6", "B7", "B9"],
+        LIVE,
+        &[Waiting],
+        BELIEVED,
+        &[Go, TooLate, Settle],
+        Verdict::Keep,
+    ),
+    line("its_start_was_released", &["A3", "B5"], LIVE, &[Waiting], BELIEVED, &[Released], Verdict::Start),
+    line("it_was_canceled_unstarted", &["A12"], LIVE, &[Waiting], BELIEVED, &[End], Verdict::Cancel),
+    line("it_is_asked_back", &["A15"], LIVE, &[Waiting], BELIEVED, &[HandBack], Verdict::Recall),
+    line(
+        "it_runs",
+        &["A4", "A6", "B3", "B4", "E7", "E10"],
+        LIVE,
+        &[Working],
+        BELIEVED,
+        &[Go, Released, TooLate, HandBack, Settle],
+        Verdict::Keep,
+    ),
+    line("it_was_canceled_and_runs", &["A11", "A13"], LIVE, &[Working], BELIEVED, &[End], Verdict::Cancel),
+    line(
+        "the_machine_could_not_say",
+        &["A6", "A7", "E9"],
+        LIVE,
+        &[Doubtful],
+        BELIEVED,
+        &[Go, Released, TooLate, End, HandBack],
+        Verdict::AskPerson,
+    ),
+    line("a_person_said_how_it_ended", &["A7", "C1"], LIVE, &[Doubtful], BELIEVED, &[Settle], Verdict::Keep),
+    line("it_ended", &["A8", "A9", "A10", "A19", "A20"], LIVE, &[Done], BELIEVED, ANY_WISH, Verdict::Forget),
+    line("it_ended_and_was_forgotten", &["D3"], LIVE, &[Remembered], BELIEVED, ANY_WISH, Verdict::Forget),
+    // The master has ended it.
+    line(
+        "an_ended_attempt_is_not_alive",
+        &["C3"],
+        &[Ended],
+        &[Waiting, Working, Doubtful],
+        BELIEVED,
+        ANY_WISH,
+        Verdict::Quarantine,
+    ),
+    line("both_know_how_it_ended", &["A8", "E1"], &[Ended], &[Done, Remembered], BELIEVED, ANY_WISH, Verdict::Forget),
+    // The slave's attempt was given up or handed to another slave.
+    line("an_older_attempt_waits", &["A13", "A14"], OLDER, &[Waiting], BELIEVED, ANY_WISH, Verdict::Cancel),
+    line(
+        "an_older_attempt_runs",
+        &["A13", "A15", "A16"],
+        OLDER,
+        &[Working, Doubtful],
+        BELIEVED,
+        ANY_WISH,
+        Verdict::Keep,
+    ),
+    line(
+        "an_older_attempt_ended",
+        &["A13", "A17", "A18"],
+        OLDER,
+        &[Done, Remembered],
+        BELIEVED,
+        ANY_WISH,
+        Verdict::Forget,
+    ),
+    // The master has never heard of it.
+    line("the_master_does_not_know_it", &["D2", "D3", "D6", "C8"], &[Unknown], PRESENT, BELIEVED, ANY_WISH, Verdict::Adopt),
+];
+
+const fn line(
+    name: &'static str,
+    cases: &'static [&'static str],
+    mine: &'static [Mine],
+    theirs: &'static [Theirs],
+    store: &'static [Store],
+    wish: &'static [Wish],
+    verdict: Verdict,
+) -> Line {
+    Line { name, cases, mine, theirs, store, wish, verdict }
+}
+
+/// The line that answers a disagreement.
+pub fn judge(mine: Mine, theirs: Theirs, store: Store, wish: Wish) -> &'static Line {
+    TABLE
+        .iter()
+        .find(|line| {
+            line.mine.contains(&mine)
+                && line.theirs.contains(&theirs)
+                && line.store.contains(&store)
+                && line.wish.contains(&wish)
+        })
+        .expect("the table answers every combination: `every_combination_has_exactly_one_line`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_combination_has_exactly_one_line() {
+        for &mine in ANY_MINE {
+            for theirs in [Absent, Waiting, Working, Doubtful, Done, Remembered] {
+                for &store in ANY_STORE {
+                    for &wish in ANY_WISH {
+                        let names: Vec<_> = TABLE
+                            .iter()
+                            .filter(|line| {
+                                line.mine.contains(&mine)
+                                    && line.theirs.contains(&theirs)
+                                    && line.store.contains(&store)
+                                    && line.wish.contains(&wish)
+                            })
+                            .map(|line| line.name)
+                            .collect();
+                        assert_eq!(names.len(), 1, "{mine:?} {theirs:?} {store:?} {wish:?}: {names:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_destroyed_because_it_was_absent() {
+        for line in TABLE.iter().filter(|line| line.mine.contains(&Unknown) || line.theirs.contains(&Absent)) {
+            assert!(
+                !matches!(line.verdict, Verdict::Cancel | Verdict::Forget),
+                "{}: {:?}",
+                line.name,
+                line.verdict
+            );
+        }
+    }
+}

@@ -1,0 +1,848 @@
+//! The rules of the node at the machine.
+//!
+//! A slave favours consistency: what it believes is what is on its disk, and what is on its disk mirrors the machine.
+//! It never waits for the master. A link only brings wishes in and truth out; without one, the slave goes on with what
+//! it has, starts deferred jobs by itself, keeps outcomes, and tells everything at the next handshake.
+//!
+//! [`step`] is the one entry. It changes the state by what happened ([`link`](self) for messages, `work` for the
+//! machine, the clock and people), then looks at the whole: what may start now, what each job waits for, what has
+//! changed. What changed durably is to be written, and what changed at all is told to the master if it listens. So no
+//! rule has to remember to write or to report.
+
+mod link;
+mod work;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Attempt, BootId, JobId, Run, Session, SlaveKey, StoreId, WishRev};
+use crate::job::{self, End, State};
+use crate::message::{
+    Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, MachineReport, Message, Outcome,
+    Reason, Record, Report, Row, Settled, Source, WaitingFor,
+};
+use crate::spec::{CancelMode, Desired, Spec, SpecDigest, StartRule};
+use crate::time::{Millis, Time};
+
+/// How many forgotten outcomes a slave remembers, for a master that comes back from a backup.
+pub const RING: usize = 16;
+
+/// How long the machine may take to say what it does, after the agent started: a handshake waits for it, and a master
+/// waits 10 s for a Hello.
+pub const PROBE_PATIENCE: Millis = Millis::seconds(5);
+
+/// What a slave is told by its config. Not state: it may be another at each start.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// The slave's label.
+    pub name: String,
+    /// The agent's version, for people.
+    pub agent: String,
+    /// The slave's identity.
+    pub key: SlaveKey,
+    /// The programs that it offers.
+    pub programs: Vec<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// How many unended jobs it keeps.
+    pub capacity: u16,
+    /// What has to happen before the machine takes the next job.
+    pub release: Release,
+    /// What has to happen after a job failed.
+    pub after_failure: AfterFailure,
+    /// After a boot without contact, the wall clock counts.
+    pub trust_clock: bool,
+    /// How often one attempt may be interrupted and begun again.
+    pub max_interruptions: u32,
+    /// Proof for enrolment.
+    pub token: Option<String>,
+}
+
+/// What has to happen before a machine takes its next job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Release {
+    /// Nothing.
+    #[default]
+    Auto,
+    /// Somebody confirms that it is clear.
+    Ack,
+}
+
+/// What has to happen after a job failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum AfterFailure {
+    /// The same as after any other job.
+    #[default]
+    Release,
+    /// Somebody looks at the machine.
+    Hold,
+}
+
+/// Both of a slave's clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Now {
+    /// The wall clock: it may be wrong, and it may jump.
+    pub wall: Time,
+    /// Milliseconds since the kernel's boot, sleep included: it only goes forward.
+    pub boot_ms: u64,
+}
+
+/// A slave's state.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Slave {
+    /// From the config.
+    pub settings: Settings,
+    /// About itself.
+    pub node: Node,
+    /// The jobs that it holds.
+    pub jobs: BTreeMap<JobId, Job>,
+    /// What it was told to forget, newest last.
+    pub ring: Vec<Record>,
+    /// Its link.
+    pub link: Link,
+    /// What it knows only since the agent started.
+    pub fresh: Fresh,
+}
+
+/// What a slave keeps about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Node {
+    /// This database.
+    pub store: StoreId,
+    /// The agent's starts on it.
+    pub starts: u32,
+    /// Connections so far.
+    pub session: Session,
+    /// The master that it belongs to.
+    pub bond: Option<Bond>,
+    /// The master's clock against this box's.
+    pub sync: Option<Sync>,
+    /// The box that it stood on last.
+    pub fingerprint: Option<[u8; 16]>,
+    /// The finished job whose work still lies in the machine.
+    pub unloading: Option<JobId>,
+    /// Why a person is needed.
+    pub attention: Option<Attention>,
+    /// A person at the machine has locked remote starts out.
+    pub local_lock: bool,
+    /// What people decided at the master.
+    pub conduct: Conduct,
+}
+
+/// One reading of both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sync {
+    /// In this boot.
+    pub boot: BootId,
+    /// At this many milliseconds since the boot...
+    pub boot_ms: u64,
+    /// ...and this wall clock...
+    pub wall: Time,
+    /// ...the master's clock showed this.
+    pub master: Time,
+}
+
+/// A job, as the slave keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Job {
+    /// The work.
+    pub spec: Spec,
+    /// Pins it.
+    pub digest: SpecDigest,
+    /// The master's newest wish.
+    pub desired: Desired,
+    /// When it may start.
+    pub start: StartRule,
+    /// What is told about it.
+    pub report: Report,
+    /// Its time has come while the slave was there.
+    pub due: bool,
+    /// Its time passed while the slave was off, and a person has to let it go.
+    pub missed: bool,
+    /// A person at the machine paused it: only there can it go on.
+    pub paused_locally: bool,
+    /// How it is being stopped.
+    pub stopping: Option<CancelMode>,
+    /// How often this attempt was interrupted.
+    pub interruptions: u32,
+    /// Its overrun was acted upon.
+    pub overrun: bool,
+}
+
+/// A slave's link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Link {
+    /// None.
+    Down,
+    /// The Hello waits until the machine has said what it does.
+    Challenged {
+        /// Which.
+        link: LinkId,
+        /// The master may be an old one: nothing that it says is obeyed.
+        doubtful: bool,
+        /// How much is told.
+        candor: Candor,
+    },
+    /// The Hello is out.
+    Introduced {
+        /// Which.
+        link: LinkId,
+        /// Its session.
+        session: Session,
+        /// The master may be an old one: nothing that it says is obeyed.
+        doubtful: bool,
+    },
+    /// Live.
+    Live {
+        /// Which.
+        link: LinkId,
+        /// Its session.
+        session: Session,
+        /// The master may be an old one: nothing that it says is obeyed.
+        doubtful: bool,
+    },
+}
+
+/// How much a slave tells a master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Candor {
+    /// Who it is: this master is not its own.
+    Identity,
+    /// And its jobs.
+    Jobs,
+    /// And the outcomes that it was told to forget: this master's past is in doubt.
+    JobsAndRing,
+}
+
+/// A connection of this process; of no meaning beyond it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// What a slave knows only since the agent started.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Fresh {
+    /// The kernel's boot.
+    pub boot: Option<BootId>,
+    /// A name for the next database, if this one turns out to be an old copy.
+    pub next_store: Option<StoreId>,
+    /// Since when it can tell the master's time.
+    pub awake_since: Option<Time>,
+    /// Jobs of which the machine has been asked and has not said.
+    pub probing: BTreeSet<JobId>,
+    /// Since when, in milliseconds since the boot.
+    pub probing_since: u64,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The agent started, with what was on disk.
+    AgentStarted {
+        /// The kernel's boot.
+        boot: BootId,
+        /// The box.
+        fingerprint: Option<[u8; 16]>,
+        /// The key is older than the database: something else remembered this machine.
+        known_key: bool,
+        /// A name for the next database.
+        next_store: StoreId,
+    },
+    /// The master said something.
+    Received {
+        /// On which connection.
+        link: LinkId,
+        /// In which session.
+        session: Session,
+        /// What.
+        message: Message,
+        /// Offers in it that this slave's programs cannot do, and why.
+        unfit: BTreeMap<JobId, Reason>,
+    },
+    /// A connection ended.
+    LinkClosed {
+        /// Which.
+        link: LinkId,
+    },
+    /// The machine did something.
+    Machine {
+        /// With which job.
+        work: RunKey,
+        /// What.
+        fact: Fact,
+    },
+    /// A person at the machine wants something.
+    Local {
+        /// Pairs the reply.
+        request: u64,
+        /// What.
+        command: Local,
+    },
+    /// A moment came that [`next_deadline`] named.
+    TimePassed,
+}
+
+/// One beginning of one attempt of one job: what a machine is told to start at most once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunKey {
+    /// Which job.
+    pub job: JobId,
+    /// Which hand-out.
+    pub attempt: Attempt,
+    /// Which beginning.
+    pub run: Run,
+}
+
+/// What a machine does.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Fact {
+    /// It began.
+    Started,
+    /// It goes on.
+    Progressed {
+        /// How far, in thousandths.
+        permille: Option<u16>,
+        /// What the program says that it does.
+        note: Option<String>,
+    },
+    /// It paused.
+    Paused,
+    /// It goes on after a pause.
+    Resumed,
+    /// Its work ended.
+    Ended(Ended),
+    /// It would not start.
+    StartRefused(Reason),
+    /// It would not stop.
+    StopRefused(String),
+    /// It would not pause or resume.
+    PauseRefused(String),
+    /// It was asked what it did.
+    Probed(Probed),
+}
+
+/// How the machine's work ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Ended {
+    /// How.
+    pub end: End,
+    /// What it said.
+    pub outcome: Outcome,
+    /// When, by the box's wall clock.
+    pub at: Option<Time>,
+}
+
+/// What a machine says when asked about one beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Probed {
+    /// Proof that it never began, and never will.
+    NeverStarted,
+    /// It works, or is paused.
+    Alive {
+        /// Paused.
+        paused: bool,
+        /// How far, in thousandths.
+        permille: Option<u16>,
+    },
+    /// It ended.
+    Ended(Ended),
+    /// It began, runs no more, and nobody can know how it ended.
+    Gone,
+    /// It cannot say.
+    Unknown(String),
+}
+
+/// What a person at the machine wants.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Local {
+    /// The machine is clear.
+    Ready,
+    /// What needed attention was looked at.
+    Clear,
+    /// Pause what runs.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// Stop what runs.
+    Stop {
+        /// At once, not at a safe point.
+        now: bool,
+    },
+    /// Lock remote starts out, or let them in.
+    Lock(bool),
+    /// Say how an uncertain job ended.
+    Resolve {
+        /// Which; the only one if none is named.
+        job: Option<JobId>,
+        /// How.
+        end: End,
+    },
+}
+
+/// What the driver has to write before it performs the step's effects.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Write {
+    /// About itself.
+    Node(Node),
+    /// A job, or that it is gone.
+    Job(JobId, Option<Box<Job>>),
+    /// The forgotten outcomes.
+    Ring(Vec<Record>),
+}
+
+/// What the driver has to do once the step's writes are durable.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Say something to the master; a Hello is signed on the way.
+    Send {
+        /// On which connection.
+        link: LinkId,
+        /// In which session.
+        session: Session,
+        /// What.
+        message: Message,
+    },
+    /// End a connection.
+    Close {
+        /// Which.
+        link: LinkId,
+        /// Why.
+        code: CloseCode,
+        /// Why, for people.
+        text: String,
+    },
+    /// Begin.
+    Start {
+        /// What.
+        work: RunKey,
+        /// The work.
+        spec: Spec,
+    },
+    /// End it.
+    Stop {
+        /// What.
+        work: RunKey,
+        /// At once, not at a safe point.
+        now: bool,
+    },
+    /// Pause it.
+    Pause(RunKey),
+    /// Let it go on.
+    Resume(RunKey),
+    /// Ask the machine what it did.
+    Probe {
+        /// With what.
+        work: RunKey,
+        /// The work.
+        spec: Spec,
+    },
+    /// Its outcome is on the master's disk: what the machine kept of it may go.
+    Dismiss(RunKey),
+    /// Answer a question for a job's output.
+    ReadLog {
+        /// On which connection.
+        link: LinkId,
+        /// In which session.
+        session: Session,
+        /// Pairs the answer.
+        id: u32,
+        /// Of which beginning.
+        work: RunKey,
+        /// From which byte; the end if none.
+        offset: Option<u64>,
+        /// How many bytes at most.
+        limit: u32,
+    },
+    /// Answer a person at the machine.
+    Reply {
+        /// Pairs it.
+        request: u64,
+        /// Done, or why not and what would do it.
+        reply: Result<String, String>,
+    },
+    /// Nothing was done, and why.
+    Ignored(&'static str),
+}
+
+/// What one event came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Step {
+    /// The state after it.
+    pub state: Slave,
+    /// To be durable before any effect.
+    pub persist: Vec<Write>,
+    /// To be done then, in order.
+    pub effects: Vec<Effect>,
+}
+
+/// Why a deadline is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// A job's time comes.
+    NotBefore,
+    /// A job's window closes.
+    Deadline,
+    /// A release lapses.
+    Release,
+    /// A job runs longer than it may.
+    MaxRuntime,
+    /// The machine has not said what it did.
+    Probe,
+}
+
+/// The state that the disk holds; `fresh` names a database that is empty.
+pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<Item = Write>) -> Slave {
+    let mut state = Slave {
+        settings,
+        node: Node {
+            store: fresh,
+            starts: 0,
+            session: Session(0),
+            bond: None,
+            sync: None,
+            fingerprint: None,
+            unloading: None,
+            attention: None,
+            local_lock: false,
+            conduct: Conduct { rev: WishRev(0), mode: crate::message::Mode::Production },
+        },
+        jobs: BTreeMap::new(),
+        ring: Vec::new(),
+        link: Link::Down,
+        fresh: Fresh::default(),
+    };
+    for record in records {
+        match record {
+            Write::Node(node) => state.node = node,
+            Write::Job(id, Some(job)) => drop(state.jobs.insert(id, *job)),
+            Write::Job(id, None) => drop(state.jobs.remove(&id)),
+            Write::Ring(ring) => state.ring = ring,
+        }
+    }
+    state
+}
+
+/// The part of the state that the disk holds after the step's writes.
+pub fn durable(state: &Slave) -> (Node, BTreeMap<JobId, Job>, Vec<Record>) {
+    let jobs = state.jobs.iter().map(|(id, job)| (*id, job.durable())).collect();
+    (state.node.clone(), jobs, state.ring.clone())
+}
+
+/// What a slave does when something happens.
+pub fn step(state: Slave, now: Now, event: Event) -> Step {
+    let before = state.clone();
+    let mut rules = Rules { state, now, effects: Vec::new(), declined: Vec::new(), settling: None };
+    match event {
+        Event::AgentStarted { boot, fingerprint, known_key, next_store } => {
+            rules.agent_started(boot, fingerprint, known_key, next_store);
+        }
+        Event::Received { link, session, message, unfit } => rules.received(link, session, message, &unfit),
+        Event::LinkClosed { link } => rules.link_closed(link),
+        Event::Machine { work, fact } => rules.machine(work, fact),
+        Event::Local { request, command } => rules.local(request, command),
+        Event::TimePassed => {}
+    }
+    rules.look_around();
+    rules.conclude(&before)
+}
+
+/// When something will happen by itself, in milliseconds since the boot, and what.
+pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
+    let rules = Rules { state: state.clone(), now, effects: vec![], declined: vec![], settling: None };
+    let by_clock = rules.master_time().into_iter().flat_map(|time| {
+        let in_boot = move |at: Time| now.boot_ms.saturating_add(at.since(time).0);
+        state.jobs.values().flat_map(move |job| {
+            let accepted = job.report.state == State::Accepted;
+            let executing = job.report.state.is_executing();
+            let latest = match job.start.gate {
+                crate::spec::Gate::Released { latest } => Some(latest),
+                crate::spec::Gate::Open | crate::spec::Gate::Held => None,
+            };
+            let over = match (job.spec.max_runtime, job.report.started_at) {
+                (Some(length), Some(started)) if executing && !job.overrun => Some(started.after(length)),
+                _ => None,
+            };
+            let upcoming = |at: Option<Time>| at.filter(|at| accepted && *at >= time);
+            [
+                (upcoming(job.start.not_before), Why::NotBefore),
+                (upcoming(job.start.deadline).map(|at| Time(at.0 + 1)), Why::Deadline),
+                (upcoming(latest).map(|at| Time(at.0 + 1)), Why::Release),
+                (over, Why::MaxRuntime),
+            ]
+            .into_iter()
+            .filter_map(move |(at, why)| Some((in_boot(at?), why)))
+        })
+    });
+    let probing = (!state.fresh.probing.is_empty())
+        .then(|| (state.fresh.probing_since.saturating_add(PROBE_PATIENCE.0), Why::Probe));
+    by_clock.chain(probing).min_by_key(|(at, _)| *at)
+}
+
+/// What a Hello says of the jobs.
+pub fn snapshot(state: &Slave) -> Vec<Row> {
+    state.jobs.values().map(|job| row(&job.report)).collect()
+}
+
+fn row(report: &Report) -> Row {
+    Row {
+        job: report.job,
+        attempt: report.attempt,
+        rev: report.rev,
+        seq: report.seq,
+        state: report.state,
+        progress: report.progress,
+    }
+}
+
+impl Job {
+    /// The job without what need not survive the agent.
+    fn durable(&self) -> Self {
+        let mut job = self.clone();
+        job.report.progress = None;
+        job.report.note = None;
+        job.report.waiting_for = None;
+        job.report.seq.count = 0;
+        job
+    }
+
+    /// The beginning that the report speaks of.
+    pub fn work(&self) -> RunKey {
+        RunKey { job: self.report.job, attempt: self.report.attempt, run: self.report.run }
+    }
+}
+
+/// A step under way.
+struct Rules {
+    state: Slave,
+    now: Now,
+    effects: Vec<Effect>,
+    declined: Vec<Declined>,
+    settling: Option<Settling>,
+}
+
+/// A Welcome is being applied: its answer is made when everything has come to rest.
+struct Settling {
+    link: LinkId,
+    session: Session,
+    doubtful: bool,
+    report: BTreeSet<JobId>,
+    record: BTreeSet<JobId>,
+}
+
+impl Rules {
+    /// The master's time, if this box can tell it.
+    fn master_time(&self) -> Option<Time> {
+        let sync = self.state.node.sync?;
+        if Some(sync.boot) == self.state.fresh.boot {
+            return Some(Time(sync.master.0 + (self.now.boot_ms as i64 - sync.boot_ms as i64)));
+        }
+        self.state.settings.trust_clock.then(|| self.by_wall(self.now.wall))
+    }
+
+    /// The best guess at the master's time: what reports are stamped with.
+    fn stamp(&self) -> Time {
+        self.master_time().unwrap_or_else(|| self.by_wall(self.now.wall))
+    }
+
+    /// A wall clock reading of this box, by the master's clock.
+    fn by_wall(&self, wall: Time) -> Time {
+        match self.state.node.sync {
+            Some(sync) if Some(sync.boot) == self.state.fresh.boot => {
+                let master = sync.master.0 + (self.now.boot_ms as i64 - sync.boot_ms as i64);
+                Time(master - (self.now.wall.0 - wall.0))
+            }
+            Some(sync) => Time(wall.0 + (sync.master.0 - sync.wall.0)),
+            None => wall,
+        }
+    }
+
+    /// Moves a job by the table. False: nothing happened, and the effects say why.
+    fn turn(&mut self, id: JobId, event: job::Event, source: Source) -> bool {
+        let stamp = self.stamp();
+        let Some(job) = self.state.jobs.get_mut(&id) else { return false };
+        match job::next(job.report.state, event) {
+            job::Turn::To(next) => {
+                job.report.state = next;
+                job.report.source = source;
+                if next.is_ended() {
+                    job.report.ended_at = job.report.ended_at.or(Some(stamp));
+                    job.stopping = None;
+                }
+                true
+            }
+            job::Turn::Same => false,
+            job::Turn::Never(why) => {
+                self.effects.push(Effect::Ignored(why));
+                false
+            }
+        }
+    }
+
+    fn reason(&mut self, id: JobId, reason: Reason) {
+        if let Some(job) = self.state.jobs.get_mut(&id) {
+            job.report.reason = Some(reason);
+        }
+    }
+
+    /// The end of every step: writes what changed durably, tells what changed at all.
+    fn conclude(mut self, before: &Slave) -> Step {
+        let mut persist = Vec::new();
+        let mut told = Vec::new();
+        for (id, job) in &mut self.state.jobs {
+            let was = before.jobs.get(id);
+            let changed = was.is_none_or(|was| was.report != job.report);
+            if changed && was.is_none_or(|was| was.report.seq == job.report.seq) {
+                job.report.seq.start = self.state.node.starts;
+                job.report.seq.count += 1;
+            }
+            if changed {
+                told.push(*id);
+            }
+            let durable = job.durable();
+            if was.is_none_or(|was| was.durable() != durable) {
+                persist.push(Write::Job(*id, Some(Box::new(durable))));
+            }
+        }
+        persist.extend(
+            before.jobs.keys().filter(|id| !self.state.jobs.contains_key(id)).map(|id| Write::Job(*id, None)),
+        );
+        if before.node != self.state.node {
+            persist.push(Write::Node(self.state.node.clone()));
+        }
+        if before.ring != self.state.ring {
+            persist.push(Write::Ring(self.state.ring.clone()));
+        }
+        let machine = machine_report(&self.state);
+        let mut tell = Vec::new();
+        if let Some(settling) = self.settling.take() {
+            tell.push(Message::Settled(self.settled(&settling, &told, machine)));
+            self.state.link =
+                Link::Live { link: settling.link, session: settling.session, doubtful: settling.doubtful };
+        } else if let Link::Live { .. } = self.state.link {
+            let report = |id: &JobId| Message::Report(self.state.jobs[id].report.clone());
+            tell.extend(told.iter().map(report));
+            tell.extend(self.declined.drain(..).map(Message::Declined));
+            if machine_report(before) != machine {
+                tell.push(Message::Machine(machine));
+            }
+        }
+        if let Link::Live { link, session, .. } = self.state.link {
+            // What is told comes first: a machine is touched after the word of it is on its way.
+            let words = tell.into_iter().map(|message| Effect::Send { link, session, message });
+            self.effects.splice(0..0, words);
+        }
+        Step { state: self.state, persist, effects: self.effects }
+    }
+
+    fn settled(&self, settling: &Settling, told: &[JobId], machine: MachineReport) -> Settled {
+        let mut report = settling.report.clone();
+        report.extend(told.iter().filter(|id| !settling.record.contains(id)));
+        let remembered = |id: &&JobId| self.state.ring.iter().find(|record| record.report.job == **id);
+        let kept = |id: &&JobId| {
+            let job = self.state.jobs.get(*id)?;
+            Some(Record { spec: job.spec.clone(), start: job.start, report: job.report.clone() })
+        };
+        let record = |id: &JobId| kept(&id).or_else(|| remembered(&id).cloned());
+        Settled {
+            session: settling.session,
+            reports: report.iter().filter_map(record).map(|record| record.report).collect(),
+            records: settling.record.iter().filter_map(record).collect(),
+            declined: self.declined.clone(),
+            machine,
+        }
+    }
+}
+
+/// The machine's condition, from everything that the slave knows.
+pub fn machine_report(state: &Slave) -> MachineReport {
+    let executing = state.jobs.values().find(|job| job.report.state.is_executing());
+    let uncertain = state.jobs.values().any(|job| job.report.state == State::Uncertain);
+    let activity = match executing.map(|job| job.report.state) {
+        _ if !state.fresh.probing.is_empty() => Activity::Unknown,
+        Some(State::Starting) => Activity::Preparing,
+        Some(State::Paused) => Activity::Paused,
+        Some(_) => Activity::Running,
+        None if state.node.attention == Some(Attention::Fault) => Activity::Fault,
+        None if state.node.attention.is_some() || uncertain => Activity::Attention,
+        None if state.node.unloading.is_some() => Activity::Unloading,
+        None if state.node.local_lock || !state.node.conduct.mode.may_start() => Activity::Idle,
+        None => Activity::Ready,
+    };
+    MachineReport {
+        activity,
+        unloading: state.node.unloading,
+        attention: state.node.attention,
+        local_lock: state.node.local_lock,
+        conduct: state.node.conduct,
+    }
+}
+
+/// What must hold after every step; the name of the first that does not.
+pub fn broken_invariant(state: &Slave) -> Option<&'static str> {
+    let executing = state.jobs.values().filter(|job| job.report.state.is_executing()).count();
+    if executing > 1 {
+        return Some("at most one executing job per slave");
+    }
+    if state.jobs.values().any(|job| !job.report.state.is_slaves_word()) {
+        return Some("a slave says only what is its to say");
+    }
+    if state.jobs.values().any(|job| job.report.state.is_executing() && job.report.run == Run(0)) {
+        return Some("what executes was begun");
+    }
+    if state.jobs.values().any(|job| job.digest != job.spec.digest()) {
+        return Some("the work is what was agreed");
+    }
+    if state.ring.len() > RING {
+        return Some("the ring is bounded");
+    }
+    None
+}
+
+fn not_held(job: JobId, attempt: Attempt, rev: WishRev, reason: Reason, for_good: bool) -> Declined {
+    Declined { job, attempt, rev, reason, for_good }
+}
+
+fn fresh_report(job: JobId, attempt: Attempt, rev: WishRev, at: Time) -> Report {
+    Report {
+        job,
+        attempt,
+        run: Run(0),
+        rev,
+        seq: crate::id::ReportSeq::default(),
+        state: State::Accepted,
+        waiting_for: None::<WaitingFor>,
+        progress: None,
+        note: None,
+        accepted_at: at,
+        started_at: None,
+        started_rev: None,
+        ended_at: None,
+        outcome: None,
+        reason: None,
+        flags: Flags::default(),
+        source: Source::Remote,
+    }
+}
+
+/// Whether a master is one that this slave may obey, by what it has seen before.
+fn standing(bond: Option<Bond>, challenge: &Challenge) -> Standing {
+    match bond {
+        None => Standing::New,
+        Some(bond) if bond.master != challenge.master => Standing::Foreign,
+        Some(bond) if bond.epoch > challenge.epoch => Standing::Old,
+        Some(bond) if bond.epoch == challenge.epoch && bond.commit > challenge.commit => Standing::Old,
+        Some(bond) if bond.epoch < challenge.epoch => Standing::Restored,
+        Some(_) => Standing::Known,
+    }
+}
+
+/// See [`standing`].
+#[derive(Clone, Copy)]
+enum Standing {
+    New,
+    Foreign,
+    Old,
+    Restored,
+    Known,
+}

@@ -1,0 +1,501 @@
+//! What a slave does with its machine, its clock and the people beside it.
+
+use super::{AfterFailure, Ended, Effect, Fact, Local, Probed, Release, Rules, RunKey};
+use crate::id::{BootId, JobId, StoreId};
+use crate::job::{self, End, OnInterrupt, State};
+use crate::message::{Attention, Flags, Reason, ReasonCode, Source, WaitingFor};
+use crate::spec::{CancelMode, Desired, Gate, Late, OnOverdue};
+use crate::time::Time;
+
+const OTHER_WORK: &str = "the machine speaks of a beginning that is not this job's";
+const NOT_RUNNING: &str = "nothing runs that could be told";
+
+impl Rules {
+    pub(super) fn agent_started(
+        &mut self,
+        boot: BootId,
+        fingerprint: Option<[u8; 16]>,
+        known_key: bool,
+        next_store: StoreId,
+    ) {
+        let node = &mut self.state.node;
+        if node.starts == 0 && known_key {
+            node.attention = Some(Attention::StoreReplaced);
+        }
+        if node.fingerprint.is_some() && fingerprint.is_some() && node.fingerprint != fingerprint {
+            node.attention = node.attention.or(Some(Attention::Moved));
+        }
+        node.fingerprint = fingerprint.or(node.fingerprint);
+        node.starts = node.starts.saturating_add(1);
+        let starts = node.starts;
+        self.state.fresh.boot = Some(boot);
+        self.state.fresh.next_store = Some(next_store);
+        self.state.fresh.probing_since = self.now.boot_ms;
+        for (id, job) in &mut self.state.jobs {
+            job.report.seq = crate::id::ReportSeq { start: starts, count: 0 };
+            if job.report.state.is_executing() || job.report.state == State::Uncertain {
+                self.state.fresh.probing.insert(*id);
+                self.effects.push(Effect::Probe { work: job.work(), spec: job.spec.clone() });
+            }
+        }
+    }
+
+    pub(super) fn machine(&mut self, work: RunKey, fact: Fact) {
+        if self.state.jobs.get(&work.job).is_none_or(|job| job.work() != work) {
+            self.effects.push(Effect::Ignored(OTHER_WORK));
+            return;
+        }
+        let id = work.job;
+        match fact {
+            Fact::Started => {
+                self.turn(id, job::Event::MachineStarted, Source::Machine);
+                self.mark_started(id);
+            }
+            Fact::Progressed { permille, note } => {
+                if let Some(job) = self.state.jobs.get_mut(&id)
+                    && job.report.state.is_executing()
+                {
+                    job.report.progress = permille.map(|permille| permille.min(1000)).or(job.report.progress);
+                    job.report.note = note.or(job.report.note.take());
+                }
+            }
+            Fact::Paused => drop(self.turn(id, job::Event::MachinePaused, Source::Machine)),
+            Fact::Resumed => drop(self.turn(id, job::Event::MachineResumed, Source::Machine)),
+            Fact::Ended(ended) => self.ended(id, ended),
+            Fact::StartRefused(reason) => {
+                if self.turn(id, job::Event::StartRefused, Source::Machine) {
+                    self.reason(id, reason);
+                }
+            }
+            Fact::StopRefused(text) => {
+                if let Some(job) = self.state.jobs.get_mut(&id) {
+                    job.stopping = None;
+                }
+                if self.turn(id, job::Event::StopRefused, Source::Machine) {
+                    self.reason(id, Reason::new(ReasonCode::StopRefused, text));
+                }
+            }
+            Fact::PauseRefused(text) => self.reason(id, Reason::new(ReasonCode::PauseRefused, text)),
+            Fact::Probed(probed) => self.probed(id, probed),
+        }
+    }
+
+    fn mark_started(&mut self, id: JobId) {
+        let stamp = self.stamp();
+        if let Some(job) = self.state.jobs.get_mut(&id) {
+            job.report.started_at = job.report.started_at.or(Some(stamp));
+            job.report.started_rev = job.report.started_rev.or(Some(job.report.rev));
+        }
+    }
+
+    fn ended(&mut self, id: JobId, ended: Ended) {
+        let at = ended.at.map_or_else(|| self.stamp(), |wall| self.by_wall(wall));
+        let Some(job) = self.state.jobs.get_mut(&id) else { return };
+        let wished_away = matches!(job.desired, Desired::Cancel(_)) || job.stopping.is_some();
+        if job::next(job.report.state, job::Event::MachineEnded(ended.end)) == job::Turn::To(State::Failed) {
+            job.report.reason = Some(Reason::new(ReasonCode::MachineFault, ended.outcome.text.clone()));
+        }
+        if ended.end == End::Succeeded {
+            job.report.progress = Some(1000);
+            if wished_away {
+                job.report.flags.set(Flags::CANCEL_TOO_LATE);
+            }
+        }
+        job.report.ended_at = Some(at);
+        job.report.outcome = Some(ended.outcome);
+        if self.turn(id, job::Event::MachineEnded(ended.end), Source::Machine) {
+            self.occupy(id, ended.end);
+        }
+    }
+
+    /// After work was in the machine: finished is not free.
+    fn occupy(&mut self, id: JobId, end: End) {
+        if self.state.settings.release == Release::Ack {
+            self.state.node.unloading = Some(id);
+        }
+        if end == End::Failed && self.state.settings.after_failure == AfterFailure::Hold {
+            self.state.node.attention = self.state.node.attention.or(Some(Attention::Fault));
+        }
+    }
+
+    fn probed(&mut self, id: JobId, probed: Probed) {
+        if !self.state.fresh.probing.remove(&id) {
+            self.effects.push(Effect::Ignored("the machine was not asked"));
+            return;
+        }
+        self.found(id, probed);
+    }
+
+    fn found(&mut self, id: JobId, probed: Probed) {
+        let Some(job) = self.state.jobs.get_mut(&id) else { return };
+        let work = job.work();
+        match probed {
+            Probed::Ended(ended) => self.ended(id, ended),
+            Probed::NeverStarted => {
+                if self.turn(id, job::Event::FoundNeverStarted, Source::Slave) {
+                    self.explain_doubt(id, "the machine knows nothing of this work, which had begun");
+                }
+            }
+            Probed::Alive { paused, permille } => {
+                job.report.progress = permille.or(job.report.progress);
+                let stopping = job.stopping;
+                let state = job.report.state;
+                if state == State::Uncertain {
+                    job.report.reason = None;
+                }
+                self.turn(id, job::Event::FoundAlive { paused }, Source::Slave);
+                self.mark_started(id);
+                // It was canceled on disk before the machine was touched: it stays canceled.
+                if let (State::Stopping, Some(mode)) = (state, stopping) {
+                    self.effects.push(Effect::Stop { work, now: mode == CancelMode::Now });
+                }
+            }
+            Probed::Gone => {
+                job.interruptions = job.interruptions.saturating_add(1);
+                job.report.flags.set(Flags::INTERRUPTED);
+                let too_often = job.interruptions > self.state.settings.max_interruptions;
+                let policy = match job.spec.on_interrupt {
+                    OnInterrupt::Restart if too_often => OnInterrupt::Hold,
+                    policy => policy,
+                };
+                let restarting = policy == OnInterrupt::Restart && job.report.state != State::Stopping;
+                let interruptions = job.interruptions;
+                if self.turn(id, job::Event::FoundGone(policy), Source::Slave) {
+                    let reason = if too_often && self.is(id, State::Uncertain) {
+                        let text = format!("interrupted {interruptions} times: say how it ended with `resolve`");
+                        Reason::new(ReasonCode::InterruptedTooOften, text)
+                    } else {
+                        let text = "the box or the agent went down while it ran, and it runs no more";
+                        Reason::new(ReasonCode::Interrupted, text)
+                    };
+                    self.reason(id, reason);
+                    if !restarting && !self.is(id, State::Uncertain) {
+                        self.occupy(id, if self.is(id, State::Failed) { End::Failed } else { End::Stopped });
+                    }
+                }
+            }
+            Probed::Unknown(why) => {
+                if self.turn(id, job::Event::FoundNothing, Source::Slave) {
+                    self.explain_doubt(id, &format!("the machine could not say what it did: {why}"));
+                }
+            }
+        }
+    }
+
+    fn explain_doubt(&mut self, id: JobId, what: &str) {
+        if self.is(id, State::Uncertain) {
+            let text = format!("{what}; look at it and say how it ended with `resolve`");
+            self.reason(id, Reason::new(ReasonCode::NoProof, text));
+        }
+    }
+
+    fn is(&self, id: JobId, state: State) -> bool {
+        self.state.jobs.get(&id).is_some_and(|job| job.report.state == state)
+    }
+
+    pub(super) fn local(&mut self, request: u64, command: Local) {
+        let reply = self.obey(command);
+        self.effects.push(Effect::Reply { request, reply });
+    }
+
+    fn obey(&mut self, command: Local) -> Result<String, String> {
+        let executing = self.state.jobs.values().find(|job| job.report.state.is_executing());
+        let executing = executing.map(|job| (job.report.job, job.report.state));
+        match command {
+            Local::Ready => match self.state.node.unloading.take() {
+                Some(job) => Ok(format!("clear of {job}: the machine takes the next job")),
+                None => Err("the machine is not waiting to be cleared of a job".to_owned()),
+            },
+            Local::Clear => match self.state.node.attention.take() {
+                Some(attention) => Ok(format!("cleared: {}", attention.name())),
+                None => Err("the machine does not need attention".to_owned()),
+            },
+            Local::Lock(lock) => {
+                self.state.node.local_lock = lock;
+                Ok(if lock {
+                    "remote starts are locked out; what runs goes on".to_owned()
+                } else {
+                    "remote starts are let in".to_owned()
+                })
+            }
+            Local::Pause => match executing {
+                Some((id, State::Starting | State::Running)) => {
+                    self.pause(id, Source::Local);
+                    Ok(format!("pausing {id}: only here can it be resumed"))
+                }
+                Some((id, state)) => Err(format!("{id} is {}", state.name())),
+                None => Err(NOT_RUNNING.to_owned()),
+            },
+            Local::Resume => match executing {
+                Some((id, State::Paused)) => {
+                    if let Some(job) = self.state.jobs.get_mut(&id) {
+                        job.paused_locally = false;
+                    }
+                    self.let_run(id, Source::Local);
+                    Ok(format!("resuming {id}"))
+                }
+                Some((id, state)) => Err(format!("{id} is {}", state.name())),
+                None => Err(NOT_RUNNING.to_owned()),
+            },
+            Local::Stop { now } => match executing {
+                Some((id, _)) => {
+                    let mode = if now { CancelMode::Now } else { CancelMode::SafePoint };
+                    self.cancel(id, mode, Source::Local);
+                    Ok(format!("stopping {id}"))
+                }
+                None => Err(NOT_RUNNING.to_owned()),
+            },
+            Local::Resolve { job, end } => {
+                let mut uncertain =
+                    self.state.jobs.values().filter(|job| job.report.state == State::Uncertain).map(|j| j.report.job);
+                let id = match (job, uncertain.next(), uncertain.next()) {
+                    (Some(id), ..) => id,
+                    (None, Some(id), None) => id,
+                    (None, None, _) => return Err("no job here is uncertain".to_owned()),
+                    (None, Some(_), Some(_)) => {
+                        return Err("more than one job is uncertain: name the one you mean".to_owned());
+                    }
+                };
+                if self.resolve(id, end, Source::Local) {
+                    Ok(format!("{id} is resolved"))
+                } else {
+                    Err(format!("{id} is not uncertain here"))
+                }
+            }
+        }
+    }
+
+    pub(super) fn pause(&mut self, id: JobId, source: Source) {
+        let Some(job) = self.state.jobs.get_mut(&id) else { return };
+        if source == Source::Local {
+            job.paused_locally = true;
+            job.report.reason = Some(Reason::new(ReasonCode::PausedLocally, "paused by a person at the machine"));
+        }
+        if matches!(job.report.state, State::Starting | State::Running) {
+            let work = job.work();
+            self.effects.push(Effect::Pause(work));
+        }
+    }
+
+    pub(super) fn let_run(&mut self, id: JobId, source: Source) {
+        let Some(job) = self.state.jobs.get_mut(&id) else { return };
+        if job.report.state != State::Paused {
+            return;
+        }
+        if job.paused_locally {
+            let text = "paused by a person at the machine: `reloop-slave resume` there lets it go on";
+            job.report.reason = Some(Reason::new(ReasonCode::PausedLocally, text));
+            return;
+        }
+        job.report.reason = None;
+        job.report.source = source;
+        let work = job.work();
+        self.effects.push(Effect::Resume(work));
+    }
+
+    pub(super) fn resolve(&mut self, id: JobId, end: End, source: Source) -> bool {
+        let resolved = self.turn(id, job::Event::Resolved(end), source);
+        if resolved {
+            self.state.fresh.probing.remove(&id);
+            self.reason(id, Reason::new(ReasonCode::Resolved, "a person said how it ended"));
+            self.occupy(id, end);
+        }
+        resolved
+    }
+
+    /// After every event: what the passing of time and the machine's condition make of the whole.
+    pub(super) fn look_around(&mut self) {
+        self.give_up_probing();
+        self.introduce();
+        self.wake();
+        self.come_due();
+        self.overrun();
+        self.lapse();
+        self.begin();
+        self.say_what_is_waited_for();
+    }
+
+    fn give_up_probing(&mut self) {
+        let since = self.state.fresh.probing_since;
+        if self.now.boot_ms < since.saturating_add(super::PROBE_PATIENCE.0) {
+            return;
+        }
+        for id in std::mem::take(&mut self.state.fresh.probing) {
+            self.found(id, Probed::Unknown("it did not answer".to_owned()));
+        }
+    }
+
+    /// Once, when the master's time is first known after a start: what was missed meanwhile?
+    fn wake(&mut self) {
+        let (Some(time), None) = (self.master_time(), self.state.fresh.awake_since) else { return };
+        self.state.fresh.awake_since = Some(time);
+        let missed: Vec<_> = self
+            .state
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.report.state == State::Accepted && !job.due)
+            .filter(|(_, job)| job.start.not_before.is_some_and(|at| at <= time))
+            .map(|(id, job)| (*id, job.start.late))
+            .collect();
+        for (id, late) in missed {
+            let Some(job) = self.state.jobs.get_mut(&id) else { continue };
+            job.report.flags.set(Flags::MISSED_START);
+            let reason = |text: &str| Reason::new(ReasonCode::MissedStart, text);
+            match late {
+                Late::Hold => {
+                    job.missed = true;
+                    job.report.reason =
+                        Some(reason("its time passed while the slave was off: `release` lets it start"));
+                }
+                Late::Run => {
+                    job.due = true;
+                    job.report.reason = Some(reason("its time passed while the slave was off: it starts late"));
+                }
+                Late::Skip => {
+                    self.turn(id, job::Event::Lapsed, Source::Slave);
+                    self.reason(id, reason("its time passed while the slave was off"));
+                }
+            }
+        }
+    }
+
+    fn come_due(&mut self) {
+        let Some(time) = self.master_time() else { return };
+        for job in self.state.jobs.values_mut() {
+            let accepted = job.report.state == State::Accepted && !job.missed;
+            if accepted && job.start.not_before.is_some_and(|at| at <= time) {
+                job.due = true;
+            }
+        }
+    }
+
+    fn overrun(&mut self) {
+        let now = self.stamp();
+        let over: Vec<_> = self
+            .state
+            .jobs
+            .values()
+            .filter(|job| job.report.state.is_executing() && !job.overrun)
+            .filter(|job| match (job.report.started_at, job.spec.max_runtime) {
+                (Some(started), Some(length)) => started.after(length) <= now,
+                _ => false,
+            })
+            .map(|job| (job.report.job, job.spec.on_overdue))
+            .collect();
+        for (id, on_overdue) in over {
+            if let Some(job) = self.state.jobs.get_mut(&id) {
+                job.overrun = true;
+                job.report.flags.set(Flags::OVERDUE);
+            }
+            if on_overdue == OnOverdue::Stop {
+                self.cancel(id, CancelMode::SafePoint, Source::Slave);
+                self.reason(id, Reason::new(ReasonCode::MaxRuntime, "it ran longer than its order allows"));
+            }
+        }
+    }
+
+    fn lapse(&mut self) {
+        let Some(time) = self.master_time() else { return };
+        let lapsed: Vec<_> = self
+            .state
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.report.state == State::Accepted)
+            .filter(|(_, job)| job.start.deadline.is_some_and(|deadline| deadline < time))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lapsed {
+            if self.turn(id, job::Event::Lapsed, Source::Slave) {
+                self.reason(id, Reason::new(ReasonCode::WindowClosed, "its latest start passed"));
+            }
+        }
+    }
+
+    /// Starts the next job, if there is one and the machine may.
+    fn begin(&mut self) {
+        if self.machine_is_taken() || self.machine_is_barred() {
+            return;
+        }
+        let time = self.master_time();
+        let next = self
+            .state
+            .jobs
+            .values()
+            .filter(|job| job.report.state == State::Accepted && held_by(job, time).is_none())
+            .min_by_key(|job| (std::cmp::Reverse(job.start.priority), job.report.job))
+            .map(|job| job.report.job);
+        let Some(id) = next else { return };
+        if !self.turn(id, job::Event::StartIntended, Source::Slave) {
+            return;
+        }
+        let Some(job) = self.state.jobs.get_mut(&id) else { return };
+        job.report.run = job.report.run.next();
+        job.report.progress = None;
+        if !job.report.flags.has(Flags::MISSED_START) && !job.report.flags.has(Flags::INTERRUPTED) {
+            job.report.reason = None;
+        }
+        let (work, spec) = (job.work(), job.spec.clone());
+        self.effects.push(Effect::Start { work, spec });
+    }
+
+    fn machine_is_taken(&self) -> bool {
+        self.state.jobs.values().any(|job| job.report.state.is_executing())
+    }
+
+    /// Something other than a job keeps the machine from starting.
+    fn machine_is_barred(&self) -> bool {
+        let node = &self.state.node;
+        node.unloading.is_some()
+            || node.attention.is_some()
+            || node.local_lock
+            || !node.conduct.mode.may_start()
+            || !self.state.fresh.probing.is_empty()
+            || self.state.fresh.boot.is_none()
+            || self.state.jobs.values().any(|job| job.report.state == State::Uncertain)
+    }
+
+    fn say_what_is_waited_for(&mut self) {
+        let time = self.master_time();
+        let barred = self.machine_is_barred();
+        for job in self.state.jobs.values_mut() {
+            job.report.waiting_for = (job.report.state == State::Accepted).then(|| match held_by(job, time) {
+                Some((waiting_for, reason)) => {
+                    if let Some(reason) = reason {
+                        job.report.reason = Some(reason);
+                    }
+                    waiting_for
+                }
+                None if barred => WaitingFor::Ready,
+                None => WaitingFor::Turn,
+            });
+        }
+    }
+}
+
+/// What keeps an accepted job from starting, apart from the machine.
+fn held_by(job: &super::Job, time: Option<Time>) -> Option<(WaitingFor, Option<Reason>)> {
+    if job.desired == Desired::Pause || job.paused_locally {
+        return Some((WaitingFor::Operator, None));
+    }
+    let timed = job.start.not_before.is_some()
+        || job.start.deadline.is_some()
+        || matches!(job.start.gate, Gate::Released { .. });
+    let Some(time) = time else { return timed.then_some((WaitingFor::Clock, None)) };
+    match job.start.gate {
+        Gate::Held => return Some((WaitingFor::Operator, None)),
+        Gate::Released { latest } if latest < time => {
+            let text = "the release was for a start before now: release it again";
+            return Some((WaitingFor::Operator, Some(Reason::new(ReasonCode::ReleaseLapsed, text))));
+        }
+        // A person's word to start now stands above the planned time.
+        Gate::Released { .. } => return None,
+        Gate::Open => {}
+    }
+    if job.missed {
+        return Some((WaitingFor::Operator, None));
+    }
+    if job.start.not_before.is_some_and(|at| at > time) {
+        return Some((WaitingFor::Time, None));
+    }
+    None
+}

@@ -1,0 +1,937 @@
+//! Any program of this box as a machine, under a tiny runner that outlives the agent.
+//!
+//! Every run has a directory of its own, `<state_dir>/runs/<job>-<attempt>-<run>/`, and everything that anybody knows
+//! about the run is in there:
+//!
+//! | file | written by | what it says |
+//! |---|---|---|
+//! | `plan` | agent, once, before it starts a runner | what to execute |
+//! | `lock` | | held (flock) by runner and program: free means that all of it is dead |
+//! | `void` | agent, holding the lock | never started, and never will |
+//! | `started` | runner, holding the lock, before it executes the program | when, and in which boot |
+//! | `exit` | runner | how it ended, and when |
+//! | `control` | agent, into a FIFO which the runner reads | stop, pause, resume |
+//! | `state` | runner | paused, stopping |
+//! | `output` | the program | what it prints |
+//! | `work/` | the program | its current directory |
+//!
+//! Making the directory is what claims the key, so a second start of it fails. The lock belongs to an open file
+//! description which the program inherits: it stays held while anything of the run lives, also if the runner was killed,
+//! and no process id, which could be another's by now, is ever trusted. Because `void` and `started` are both written
+//! under the lock, exactly one of them can exist: a probe that finds neither settles the matter for good, even against a
+//! runner that a dead agent started a moment ago.
+//!
+//! The program writes straight into `output`, which therefore has no upper limit; its owner sees to that. Lines of the form
+//! `::reloop progress=0.42` (or `42%`), `::reloop phase=word` and `::reloop note=text` are picked up on the way. Only the
+//! newest counts: a few are passed on per second, and of a program that prints faster than it is read, parts are skipped.
+//!
+//! A stop sends SIGTERM to the program's process group, then SIGKILL when the grace is over. A program that ends after it
+//! was asked to stop was stopped, whatever its exit status.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command as Program, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use reloop_node::durable;
+use reloop_protocol::id::BootId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, inotify};
+use rustix::io::Errno;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    EndResult, Ended, Fact, Grade, Machine, Probe, Rejection, Reporter, RunKey, TEXT_LIMIT, Verb, Work, clip,
+    dir_of,
+};
+use crate::config::ProcessProgram;
+
+pub(super) const PLAN: &str = "plan";
+pub(super) const LOCK: &str = "lock";
+pub(super) const VOID: &str = "void";
+pub(super) const STARTED: &str = "started";
+pub(super) const EXIT: &str = "exit";
+pub(super) const CONTROL: &str = "control";
+pub(super) const STATE: &str = "state";
+pub(super) const OUTPUT: &str = "output";
+pub(super) const CHILD: &str = "child";
+pub(super) const WORK: &str = "work";
+const RUNNER_LOG: &str = "runner.log";
+const DISMISSED: &str = "dismissed";
+
+/// How soon anything is noticed that raises no file event: a run that vanished, an agent that lets go.
+const TICK: Duration = Duration::from_secs(1);
+/// The least time between two looks at a run's directory, however much the program prints.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// The least time between two progress facts: each becomes a durable write and a report.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// The longest line that is looked at for a report; the rest of it is passed over.
+const LINE_LIMIT: usize = 4096;
+/// More unread output than this is skipped but for its end: only the newest report counts.
+const BACKLOG_LIMIT: u64 = 1 << 20;
+/// How much of the end of the output is searched for the newest report: after a skip, and when a run is adopted.
+const LOOK_BACK: u64 = 1 << 16;
+/// Phases are words for a column of a table.
+const PHASE_LIMIT: usize = 64;
+/// Dismissed runs whose output and work directory are still there for somebody who asks what went wrong.
+const KEPT_OUTPUTS: usize = 100;
+/// Dismissed runs of which the proof that they ended is still there. It guards against a store that was rolled back and asks
+/// for an old key again; each takes some kilobytes.
+const KEPT_RUNS: usize = 5000;
+/// Of the agent's environment the program gets these only: what is a secret of the agent must not leak into a job.
+const PASSED_ENV: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a runner is to do. A runner may be of an older version than the agent that reads its files, and the other way round
+/// for a moment in an upgrade: the files only ever get new, optional fields.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Plan {
+    pub(super) program: String,
+    pub(super) argv: Vec<String>,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) stop_grace_ms: u64,
+    pub(super) boot: BootId,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Started {
+    pub(super) at_ms: i64,
+    pub(super) boot: BootId,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Exit {
+    pub(super) at_ms: i64,
+    pub(super) exit_code: Option<i32>,
+    pub(super) signal: Option<i32>,
+    pub(super) stop_requested: bool,
+    pub(super) text: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct State {
+    pub(super) paused: bool,
+    pub(super) stopping: Option<Grade>,
+}
+
+/// Only for people, should the runner be gone.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ChildId {
+    pub(super) pid: i32,
+}
+
+/// The driver for all programs of this box.
+pub struct ProcessMachine {
+    programs: BTreeMap<String, ProcessProgram>,
+    runs: PathBuf,
+    runner: PathBuf,
+    boot: BootId,
+    reporter: Reporter,
+    /// Runs whose end is still to be told. A run leaves before that, so that whoever finds it here can rely on it.
+    watched: Arc<Mutex<BTreeSet<RunKey>>>,
+    /// Watching threads end when this is dropped.
+    alive: Arc<()>,
+}
+
+impl ProcessMachine {
+    /// For these programs, with its files under `state_dir`; `runner` is executed as `runner <run_dir>`.
+    pub fn new(
+        programs: BTreeMap<String, ProcessProgram>,
+        state_dir: &Path,
+        runner: &Path,
+        boot: BootId,
+        reporter: Reporter,
+    ) -> Self {
+        Self {
+            programs,
+            runs: state_dir.join("runs"),
+            runner: runner.to_path_buf(),
+            boot,
+            reporter,
+            watched: Arc::default(),
+            alive: Arc::default(),
+        }
+    }
+
+    fn program(&self, name: &str) -> Result<&ProcessProgram, Rejection> {
+        self.programs.get(name).ok_or_else(|| Rejection::UnknownProgram {
+            program: name.to_owned(),
+            known: super::list(self.programs.keys().cloned()),
+        })
+    }
+
+    fn prepare(&self, dir: &Path, plan: &Plan) -> io::Result<()> {
+        private_dir(&dir.join(WORK))?;
+        lock_file(dir)?;
+        rustix::fs::mkfifoat(CWD, dir.join(CONTROL), Mode::from_raw_mode(0o600))?;
+        durable::write_file(&dir.join(PLAN), &serde_json::to_vec(plan)?, 0o600)?;
+        durable::sync_dir(&self.runs)
+    }
+
+    fn watch_from(&self, key: RunKey, begin: Begin) -> io::Result<()> {
+        if !watched(&self.watched).insert(key) {
+            return Ok(());
+        }
+        let watch = Watch {
+            key,
+            dir: dir_of(&self.runs, key),
+            reporter: self.reporter.clone(),
+            watched: self.watched.clone(),
+            alive: Arc::downgrade(&self.alive),
+        };
+        let spawned = thread::Builder::new().name("run watch".into()).spawn(move || watch.run(begin));
+        if spawned.is_err() {
+            watched(&self.watched).remove(&key);
+        }
+        spawned.map(drop)
+    }
+
+    /// Writes a command into the runner's FIFO; false if no runner reads it.
+    fn control(&self, key: RunKey, line: &str) -> Result<bool, String> {
+        let path = dir_of(&self.runs, key).join(CONTROL);
+        let fifo = OpenOptions::new()
+            .write(true)
+            .custom_flags(i32::try_from(OFlags::NONBLOCK.bits()).expect("an open flag fits an int"))
+            .open(&path);
+        let mut fifo = match fifo {
+            Ok(fifo) => fifo,
+            // Nobody reads: ENXIO. No FIFO, no runner: the same answer.
+            Err(error)
+                if Errno::from_io_error(&error) == Some(Errno::NXIO)
+                    || error.kind() == ErrorKind::NotFound =>
+            {
+                return Ok(false);
+            }
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        };
+        match fifo.write_all(format!("{line}\n").as_bytes()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(format!("the runner does not take the command ({error}); try again")),
+        }
+    }
+
+    fn steer(&self, key: RunKey, line: &str) -> Result<(), String> {
+        let dir = dir_of(&self.runs, key);
+        if exists(&dir, EXIT) {
+            return Err("it has ended already".into());
+        }
+        if self.control(key, line)? {
+            return Ok(());
+        }
+        Err(if exists(&dir, STARTED) { orphaned(&dir) } else { "it does not run; probe it".into() })
+    }
+}
+
+impl Machine for ProcessMachine {
+    fn knows(&self, key: RunKey) -> bool {
+        let dir = dir_of(&self.runs, key);
+        dir.is_dir() && !exists(&dir, VOID)
+    }
+
+    fn check(&self, work: &Work) -> Result<(), Rejection> {
+        self.program(&work.program)?.arguments(&work.params).map(drop)
+    }
+
+    fn start(&self, work: &Work) -> Result<(), String> {
+        let program = self.program(&work.program).map_err(|rejection| rejection.to_string())?;
+        let argv = program.arguments(&work.params).map_err(|rejection| rejection.to_string())?;
+        let plan = Plan {
+            program: work.program.clone(),
+            argv,
+            env: environment(work, &program.env),
+            stop_grace_ms: u64::try_from(program.stop_grace.as_millis()).unwrap_or(u64::MAX),
+            boot: self.boot,
+        };
+        let dir = dir_of(&self.runs, work.key);
+        private_dir_all(&self.runs).map_err(|error| format!("{}: {error}", self.runs.display()))?;
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return Err("this run was begun before, and never begins twice; probe it".into());
+            }
+            Err(error) => return Err(format!("{}: {error}", dir.display())),
+        }
+        let begin = Begin::Start { runner: self.runner.clone() };
+        self.prepare(&dir, &plan).and_then(|()| self.watch_from(work.key, begin)).map_err(|error| {
+            // No runner was started; should this fail, a probe comes to the same end.
+            let settled = settle(&dir, self.boot);
+            format!("could not prepare {}: {error} ({settled:?})", dir.display())
+        })
+    }
+
+    fn stop(&self, key: RunKey, grade: Grade) -> Result<(), String> {
+        let dir = dir_of(&self.runs, key);
+        if !exists(&dir, EXIT) && self.control(key, &format!("stop {grade}"))? {
+            return Ok(());
+        }
+        let probe = settle_or_unknown(&dir, self.boot);
+        let fact = match probe {
+            Probe::Running { .. } => return Err(orphaned(&dir)),
+            Probe::Unknown { why } => return Err(why),
+            Probe::Ended(ended) => Fact::Ended(ended),
+            probe @ (Probe::NeverStarted | Probe::Gone) => Fact::Probed(probe),
+        };
+        self.reporter.tell(key, fact);
+        Ok(())
+    }
+
+    fn pause(&self, key: RunKey) -> Result<(), String> {
+        self.steer(key, "pause")
+    }
+
+    fn resume(&self, key: RunKey) -> Result<(), String> {
+        self.steer(key, "resume")
+    }
+
+    fn probe(&self, work: &Work) -> Probe {
+        let dir = dir_of(&self.runs, work.key);
+        if let Err(error) = private_dir_all(&self.runs).and_then(|()| private_dir(&dir)) {
+            return Probe::Unknown { why: format!("{}: {error}", dir.display()) };
+        }
+        settle_or_unknown(&dir, self.boot)
+    }
+
+    fn watch(&self, key: RunKey) {
+        if let Err(error) = self.watch_from(key, Begin::Adopt) {
+            tracing::error!(%key, %error, "no thread to watch the run; probe it again");
+        }
+    }
+
+    fn dismiss(&self, key: RunKey) {
+        let dir = dir_of(&self.runs, key);
+        if !dir.is_dir() {
+            return;
+        }
+        let tidied =
+            File::create(dir.join(DISMISSED)).and_then(|_| tidy(&self.runs, KEPT_OUTPUTS, KEPT_RUNS));
+        if let Err(error) = tidied {
+            tracing::warn!(%key, %error, "old runs could not be tidied up; they take room until the next job ends");
+        }
+    }
+
+    fn output(&self, key: RunKey, offset: u64, max: usize) -> io::Result<Option<(Vec<u8>, u64)>> {
+        match read_output(&dir_of(&self.runs, key), offset, max) {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Where the files of a run are.
+pub fn run_dir(state_dir: &Path, key: RunKey) -> PathBuf {
+    dir_of(&state_dir.join("runs"), key)
+}
+
+/// What a run printed from this offset on, at most `max` bytes, and how much there is in all.
+///
+/// # Errors
+/// `NotFound` if there is no output (not begun, or tidied up); else what the disk said.
+pub fn read_output(run_dir: &Path, offset: u64, max: usize) -> io::Result<(Vec<u8>, u64)> {
+    let mut file = File::open(run_dir.join(OUTPUT))?;
+    let total = file.metadata()?.len();
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(offset.min(total)))?;
+    file.take(u64::try_from(max).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
+    Ok((bytes, total))
+}
+
+fn watched(set: &Mutex<BTreeSet<RunKey>>) -> MutexGuard<'_, BTreeSet<RunKey>> {
+    // A set of keys is whole at any moment, also if a thread panicked over it.
+    set.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn exists(dir: &Path, file: &str) -> bool {
+    dir.join(file).exists()
+}
+
+fn orphaned(dir: &Path) -> String {
+    let group = match read_json::<ChildId>(dir, CHILD) {
+        Ok(Some(child)) => format!("process group {}", child.pid),
+        Ok(None) | Err(_) => format!("the processes that have {} open", dir.join(LOCK).display()),
+    };
+    format!(
+        "its runner was killed, so it can't be reached; end {group} at the machine, then the run counts as gone"
+    )
+}
+
+fn environment(work: &Work, extra: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut env: BTreeMap<String, String> = PASSED_ENV
+        .iter()
+        .filter_map(|name| std::env::var(name).ok().map(|value| ((*name).to_owned(), value)))
+        .collect();
+    env.entry("PATH".into()).or_insert_with(|| DEFAULT_PATH.into());
+    env.extend(extra.clone());
+    env.insert("RELOOP_JOB".into(), work.key.job.to_string());
+    env.insert("RELOOP_ATTEMPT".into(), work.key.attempt.to_string());
+    env
+}
+
+fn private_dir(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn private_dir_all(path: &Path) -> io::Result<()> {
+    if !path.is_dir() {
+        durable::create_dir_all_synced(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+fn lock_file(dir: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join(LOCK))
+}
+
+pub(super) fn read_json<T: DeserializeOwned>(dir: &Path, file: &str) -> io::Result<Option<T>> {
+    let path = dir.join(file);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+    };
+    let value = serde_json::from_slice(&bytes)
+        .map_err(|error| io::Error::new(ErrorKind::InvalidData, format!("{}: {error}", path.display())))?;
+    Ok(Some(value))
+}
+
+/// The one place that says what became of a run. With nothing on disk that says it began, and nobody left who could
+/// begin it, it writes that down for good.
+fn settle(dir: &Path, boot: BootId) -> io::Result<Probe> {
+    if let Some(exit) = read_json::<Exit>(dir, EXIT)? {
+        return Ok(Probe::Ended(ended(exit)));
+    }
+    let lock = lock_file(dir)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let started = read_json::<Started>(dir, STARTED)?;
+            // It may have ended between the two looks, with the lock still held by something it left behind.
+            if let Some(exit) = read_json::<Exit>(dir, EXIT)? {
+                return Ok(Probe::Ended(ended(exit)));
+            }
+            return Ok(Probe::Running {
+                paused: state_of(dir)?.paused,
+                permille: newest_progress(dir)?,
+                started_at_ms: started.map(|started| started.at_ms),
+            });
+        }
+        Err(error) => return Err(error.into()),
+    }
+    if let Some(exit) = read_json::<Exit>(dir, EXIT)? {
+        return Ok(Probe::Ended(ended(exit)));
+    }
+    if exists(dir, STARTED) {
+        // Its content only adds why: with the lock free it is dead in this boot as well as after another.
+        let other_boot =
+            read_json::<Started>(dir, STARTED).is_ok_and(|started| started.is_some_and(|s| s.boot != boot));
+        tracing::warn!(dir = %dir.display(), other_boot, "a run left no outcome");
+        return Ok(Probe::Gone);
+    }
+    if !exists(dir, VOID) {
+        durable::write_file(&dir.join(VOID), b"", 0o600)?;
+        if let Some(runs) = dir.parent() {
+            durable::sync_dir(runs)?;
+        }
+    }
+    Ok(Probe::NeverStarted)
+}
+
+fn settle_or_unknown(dir: &Path, boot: BootId) -> Probe {
+    settle(dir, boot).unwrap_or_else(|error| Probe::Unknown {
+        why: clip(&format!("{}: {error}; mend that and probe again", dir.display()), TEXT_LIMIT),
+    })
+}
+
+fn state_of(dir: &Path) -> io::Result<State> {
+    Ok(read_json(dir, STATE)?.unwrap_or_default())
+}
+
+fn ended(exit: Exit) -> Ended {
+    let result = match (exit.stop_requested, exit.exit_code) {
+        (true, _) => EndResult::Stopped,
+        (false, Some(0)) => EndResult::Succeeded,
+        (false, _) => EndResult::Failed,
+    };
+    Ended {
+        result,
+        exit_code: exit.exit_code,
+        signal: exit.signal,
+        text: clip(&exit.text, TEXT_LIMIT),
+        at_ms: Some(exit.at_ms),
+    }
+}
+
+fn newest_progress(dir: &Path) -> io::Result<Option<u16>> {
+    let mut tail = Tail::default();
+    tail.read(&dir.join(OUTPUT), LOOK_BACK)?;
+    Ok(tail.news.permille)
+}
+
+/// Removes what dismissed runs no longer need, oldest first: job ids sort by time.
+fn tidy(runs: &Path, outputs: usize, all: usize) -> io::Result<()> {
+    let mut spent = Vec::new();
+    for entry in fs::read_dir(runs)? {
+        let dir = entry?.path();
+        if exists(&dir, DISMISSED) || exists(&dir, VOID) {
+            spent.push(dir);
+        }
+    }
+    spent.sort_unstable();
+    let age = |index: usize| spent.len() - index;
+    for (index, dir) in spent.iter().enumerate() {
+        if age(index) > all {
+            fs::remove_dir_all(dir)?;
+        } else if age(index) > outputs && exists(dir, OUTPUT) {
+            fs::remove_dir_all(dir.join(WORK))?;
+            fs::remove_file(dir.join(OUTPUT))?;
+        }
+    }
+    Ok(())
+}
+
+enum Begin {
+    /// Start the runner and see it begin.
+    Start { runner: PathBuf },
+    /// It runs already.
+    Adopt,
+}
+
+/// Looks after one run, from a thread of its own, until it is over.
+struct Watch {
+    key: RunKey,
+    dir: PathBuf,
+    reporter: Reporter,
+    watched: Arc<Mutex<BTreeSet<RunKey>>>,
+    alive: Weak<()>,
+}
+
+impl Watch {
+    fn run(&self, begin: Begin) {
+        let events = self.events();
+        let (child, state, mut tail) = match begin {
+            Begin::Start { runner } => match self.start(&runner, &events) {
+                Some(child) => (Some(child), State::default(), Tail::default()),
+                None => return,
+            },
+            Begin::Adopt => {
+                let state = State { stopping: None, ..state_of(&self.dir).unwrap_or_default() };
+                (None, state, Tail::default())
+            }
+        };
+        if child.is_none() {
+            // What was printed before was reported by the agent of that time, and the newest of it by the probe.
+            tail.offset = fs::metadata(self.dir.join(OUTPUT)).map_or(0, |file| file.len());
+        }
+        self.follow(&events, state, tail);
+        if let Some(mut child) = child
+            && let Err(error) = child.wait()
+        {
+            tracing::warn!(key = %self.key, %error, "the runner could not be waited for");
+        }
+    }
+
+    /// Starts the runner and waits until it has begun. Nothing if it has not and never will.
+    fn start(&self, runner: &Path, events: &Option<OwnedFd>) -> Option<Child> {
+        let mut child = match self.spawn(runner) {
+            Ok(child) => child,
+            Err(error) => {
+                self.refuse(&format!("could not start the runner {}: {error}", runner.display()));
+                return None;
+            }
+        };
+        loop {
+            if exists(&self.dir, STARTED) {
+                return self.reporter.tell(self.key, Fact::Started).then_some(child);
+            }
+            if exists(&self.dir, VOID) {
+                // Settled by a stop or a probe, which has told so. The runner finds it out as soon as it has the lock.
+                watched(&self.watched).remove(&self.key);
+                if let Err(error) = child.wait() {
+                    tracing::warn!(key = %self.key, %error, "the runner could not be waited for");
+                }
+                return None;
+            }
+            match child.try_wait() {
+                Ok(None) => {}
+                Ok(Some(status)) if !exists(&self.dir, STARTED) => {
+                    let log = fs::read_to_string(self.dir.join(RUNNER_LOG)).unwrap_or_default();
+                    self.refuse(&format!("the runner gave up ({status}): {}", log.trim()));
+                    return None;
+                }
+                Ok(Some(_)) => {}
+                Err(error) => tracing::warn!(key = %self.key, %error, "the runner could not be waited for"),
+            }
+            if self.alive.strong_count() == 0 {
+                return None;
+            }
+            wait(events, LOOK_INTERVAL);
+        }
+    }
+
+    fn spawn(&self, runner: &Path) -> io::Result<Child> {
+        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(self.dir.join(RUNNER_LOG))?;
+        Program::new(runner)
+            .arg0("reloop-slave")
+            .arg("runner")
+            .arg(&self.dir)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+    }
+
+    fn refuse(&self, why: &str) {
+        // The runner is dead or never was, but proof is proof: nothing may begin under this key after a refusal.
+        let fact = match settle(&self.dir, BootId([0; 16])) {
+            Ok(Probe::NeverStarted) => Fact::Refused { what: Verb::Start, why: clip(why, TEXT_LIMIT) },
+            Ok(probe) => Fact::Probed(probe),
+            Err(error) => {
+                Fact::Refused { what: Verb::Start, why: clip(&format!("{why}; {error}"), TEXT_LIMIT) }
+            }
+        };
+        self.last(fact);
+    }
+
+    /// Tells how it came out, after which it is no longer watched.
+    fn last(&self, fact: Fact) {
+        watched(&self.watched).remove(&self.key);
+        self.reporter.tell(self.key, fact);
+    }
+
+    fn follow(&self, events: &Option<OwnedFd>, mut state: State, mut tail: Tail) {
+        let mut told_at: Option<Instant> = None;
+        let mut checked_at = Instant::now();
+        loop {
+            // The order matters: what ended has printed everything before.
+            let exit = read_json::<Exit>(&self.dir, EXIT);
+            if let Err(error) = tail.read(&self.dir.join(OUTPUT), BACKLOG_LIMIT) {
+                tracing::warn!(key = %self.key, %error, "the output could not be read; its reports are late");
+            }
+            if let Ok(now) = state_of(&self.dir)
+                && !self.tell_state(&mut state, now)
+            {
+                return;
+            }
+            let over = matches!(exit, Ok(Some(_)));
+            let due = over || told_at.is_none_or(|at| at.elapsed() >= PROGRESS_INTERVAL);
+            if due && let Some(progress) = tail.news.take() {
+                told_at = Some(Instant::now());
+                if !self.reporter.tell(self.key, progress) {
+                    return;
+                }
+            }
+            match exit {
+                Ok(Some(exit)) => {
+                    self.last(Fact::Ended(ended(exit)));
+                    return;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let why = clip(&format!("how it ended can't be read: {error}"), TEXT_LIMIT);
+                    self.last(Fact::Probed(Probe::Unknown { why }));
+                    return;
+                }
+            }
+            if checked_at.elapsed() >= TICK {
+                checked_at = Instant::now();
+                // A held lock is the rule; free without an outcome means that somebody killed all of it.
+                if matches!(self.free(), Ok(true)) && !exists(&self.dir, EXIT) {
+                    self.last(Fact::Probed(Probe::Gone));
+                    return;
+                }
+                if !self.dir.is_dir() {
+                    let why = format!("{} was removed while the run was on", self.dir.display());
+                    self.last(Fact::Probed(Probe::Unknown { why }));
+                    return;
+                }
+            }
+            if self.alive.strong_count() == 0 {
+                return;
+            }
+            thread::sleep(LOOK_INTERVAL);
+            let news_wait = if tail.news.is_empty() { TICK } else { PROGRESS_INTERVAL };
+            wait(events, news_wait);
+        }
+    }
+
+    fn tell_state(&self, before: &mut State, now: State) -> bool {
+        let mut listens = true;
+        if now.paused != before.paused {
+            listens &= self.reporter.tell(self.key, if now.paused { Fact::Paused } else { Fact::Resumed });
+        }
+        if now.stopping.is_some() && before.stopping.is_none() {
+            listens &= self.reporter.tell(self.key, Fact::Stopping);
+        }
+        *before = now;
+        listens
+    }
+
+    fn free(&self) -> io::Result<bool> {
+        match flock(lock_file(&self.dir)?, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Without file events, which are a limited good of the system, the look comes at every tick.
+    fn events(&self) -> Option<OwnedFd> {
+        let watch = || {
+            let events = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
+            let flags = inotify::WatchFlags::MODIFY
+                | inotify::WatchFlags::MOVED_TO
+                | inotify::WatchFlags::CREATE
+                | inotify::WatchFlags::ONLYDIR;
+            inotify::add_watch(&events, &self.dir, flags)?;
+            Ok::<_, Errno>(events)
+        };
+        watch()
+            .inspect_err(|error| {
+                tracing::info!(key = %self.key, %error, "no file events; the run is looked at once a second");
+            })
+            .ok()
+    }
+}
+
+/// Until something happens in the directory, or this long.
+fn wait(events: &Option<OwnedFd>, longest: Duration) {
+    let Some(events) = events else {
+        thread::sleep(longest);
+        return;
+    };
+    let timeout = Timespec::try_from(longest).expect("a constant of seconds");
+    // A signal or an error only makes the next look come sooner; draining ends at the first empty read.
+    if poll(&mut [PollFd::new(events, PollFlags::IN)], Some(&timeout)).is_ok() {
+        let mut buffer = [0; 4096];
+        while rustix::io::read(events, &mut buffer).is_ok_and(|count| count > 0) {}
+    }
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct News {
+    permille: Option<u16>,
+    phase: Option<String>,
+    note: Option<String>,
+}
+
+impl News {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn take(&mut self) -> Option<Fact> {
+        let Self { permille, phase, note } = std::mem::take(self);
+        let something = permille.is_some() || phase.is_some() || note.is_some();
+        something.then_some(Fact::Progress { permille, phase, note })
+    }
+
+    /// What is malformed is only output.
+    fn hear(&mut self, line: &[u8]) {
+        let Some((key, value)) = std::str::from_utf8(line)
+            .ok()
+            .and_then(|line| line.trim_end().strip_prefix("::reloop "))
+            .and_then(|report| report.trim_start().split_once('='))
+        else {
+            return;
+        };
+        match key {
+            "progress" => self.permille = permille(value).or(self.permille),
+            "phase" => {
+                let word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+                if !value.is_empty() && value.len() <= PHASE_LIMIT && value.chars().all(word) {
+                    self.phase = Some(value.to_owned());
+                }
+            }
+            "note" => {
+                let plain: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+                self.note = Some(clip(&plain, TEXT_LIMIT));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A share of the way, as `0.42` or `42%`, in thousandths.
+pub(super) fn permille(text: &str) -> Option<u16> {
+    let share = fraction(text)?;
+    // In range by the check in `fraction`.
+    Some((share * 1000.0).round() as u16)
+}
+
+/// A share of the way, as `0.42` or `42%`, from 0 to 1.
+pub(super) fn fraction(text: &str) -> Option<f64> {
+    let share = match text.strip_suffix('%') {
+        Some(percent) => percent.parse::<f64>().ok()? / 100.0,
+        None => text.parse().ok()?,
+    };
+    (0.0..=1.0).contains(&share).then_some(share)
+}
+
+/// Reads a file that grows, line by line.
+#[derive(Debug, Default)]
+struct Tail {
+    offset: u64,
+    line: Vec<u8>,
+    /// Inside the rest of a line that was cut, or of one whose beginning was skipped.
+    deaf: bool,
+    news: News,
+}
+
+impl Tail {
+    /// What is new since the last time, but only the end of it if there is more than `backlog`.
+    fn read(&mut self, path: &Path, backlog: u64) -> io::Result<()> {
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let length = file.metadata()?.len();
+        if length < self.offset {
+            // The program emptied its own output.
+            *self = Self { news: std::mem::take(&mut self.news), ..Self::default() };
+        }
+        if length - self.offset > backlog {
+            self.offset = length - LOOK_BACK.min(backlog);
+            self.line.clear();
+            self.deaf = true;
+        }
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut rest = file.take(length - self.offset);
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            let count = rest.read(&mut buffer)?;
+            if count == 0 {
+                return Ok(());
+            }
+            self.offset += count as u64;
+            self.feed(&buffer[..count]);
+        }
+    }
+
+    fn feed(&mut self, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let whole = part.last() == Some(&b'\n');
+            if !self.deaf {
+                let room = LINE_LIMIT - self.line.len();
+                self.line.extend_from_slice(&part[..part.len().min(room)]);
+                if whole || self.line.len() == LINE_LIMIT {
+                    self.news.hear(&self.line);
+                    self.line.clear();
+                    self.deaf = !whole;
+                }
+            } else if whole {
+                self.deaf = false;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(chunks: &[&[u8]]) -> News {
+        let mut tail = Tail::default();
+        for chunk in chunks {
+            tail.feed(chunk);
+        }
+        tail.news
+    }
+
+    #[test]
+    fn reports_are_heard_between_other_lines_and_across_reads() {
+        let news = heard(&[
+            b"hello\n::reloop prog",
+            b"ress=0.42\n::reloop phase=cut\r\n::reloop note=two  words \n",
+        ]);
+        assert_eq!(
+            news,
+            News { permille: Some(420), phase: Some("cut".into()), note: Some("two  words".into()) }
+        );
+        assert_eq!(heard(&[b"::reloop progress=7%\n"]).permille, Some(70));
+        assert_eq!(heard(&[b"::reloop progress=10%\n::reloop progress=100%\n"]).permille, Some(1000));
+    }
+
+    #[test]
+    fn malformed_reports_are_only_output() {
+        for line in [
+            "::reloop progress=42",
+            "::reloop progress=-1%",
+            "::reloop progress=NaN",
+            "::reloop progress=0.5 phase=cut",
+            "::reloop phase=two words",
+            "::reloop phase=",
+            "::reloop",
+            "::reloop progress",
+            "::reloop color=red",
+            " ::reloop progress=0.5",
+            "::reloop progress=0.5\0",
+        ] {
+            assert!(heard(&[line.as_bytes(), b"\n"]).is_empty(), "{line:?} was heard");
+        }
+        assert!(heard(&[b"::reloop note=\xff\n"]).is_empty());
+        assert!(heard(&[b"::reloop progress=0.5"]).is_empty(), "the line is not over yet");
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut_and_the_next_one_heard() {
+        let mut long = b"::reloop note=".to_vec();
+        long.resize(3 * LINE_LIMIT, b'x');
+        let news = heard(&[&long, b"::reloop progress=0.1\n", b"::reloop progress=0.2\n"]);
+        assert_eq!(news.note.map(|note| note.len()), Some(TEXT_LIMIT));
+        assert_eq!(news.permille, Some(200));
+    }
+
+    #[test]
+    fn of_a_flood_only_the_end_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(OUTPUT);
+        let mut text = b"::reloop phase=early\n".to_vec();
+        text.resize(usize::try_from(BACKLOG_LIMIT).unwrap() + 1, b'\n');
+        text.extend_from_slice(b"::reloop progress=0.9\n");
+        fs::write(&path, &text).unwrap();
+        let mut tail = Tail::default();
+        tail.read(&path, BACKLOG_LIMIT).unwrap();
+        assert_eq!(tail.news, News { permille: Some(900), ..News::default() });
+        assert_eq!(tail.offset, text.len() as u64);
+
+        fs::write(&path, b"::reloop progress=0.1\n").unwrap();
+        tail.read(&path, BACKLOG_LIMIT).unwrap();
+        assert_eq!(tail.news.permille, Some(100), "the program emptied its output and began anew");
+    }
+
+    #[test]
+    fn dismissed_runs_lose_their_output_first_and_their_proof_much_later() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c", "d"] {
+            let run = dir.path().join(name);
+            fs::create_dir_all(run.join(WORK)).unwrap();
+            fs::write(run.join(OUTPUT), "x").unwrap();
+            fs::write(run.join(EXIT), "x").unwrap();
+            if name != "a" {
+                fs::write(run.join(DISMISSED), "").unwrap();
+            }
+        }
+        tidy(dir.path(), 1, 2).unwrap();
+        let there = |path: &str| dir.path().join(path).exists();
+        assert!(there("a/output"), "not dismissed");
+        assert!(!there("b"));
+        assert!(there("c/exit") && !there("c/output") && !there("c/work"));
+        assert!(there("d/output"));
+    }
+}

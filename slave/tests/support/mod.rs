@@ -1,0 +1,189 @@
+//! What the tests of the machines share: an agent that only has machines, and hears what they say.
+#![allow(dead_code, unreachable_pub, reason = "every test program uses another part")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use reloop_protocol::id::{Attempt, JobId, Run};
+use reloop_slave::config::{Config, Overrides};
+use reloop_slave::machine::{Command, Ended, Fact, Grade, Machines, Probe, RunKey, Work};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::sync::mpsc::{self, Receiver, error::TryRecvError};
+
+/// Far longer than anything here takes, for the sake of a box that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A directory for one test, which ends what is still alive in it: a test that failed must not leave its jobs behind.
+pub struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for run in std::fs::read_dir(self.path().join("runs")).into_iter().flatten().flatten() {
+            let Ok(lock) = std::fs::File::open(run.path().join("lock")) else { continue };
+            let alive = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err();
+            if alive && run.path().join("child").exists() && !run.path().join("exit").exists() {
+                // It may have ended this very moment.
+                let _ = kill_process_group(group(&run.path()), Signal::KILL);
+                // The runner holds it until the outcome is written.
+                flock(&lock, FlockOperation::LockExclusive).unwrap();
+            }
+        }
+    }
+}
+
+/// The process group of a run's program.
+pub fn group(run_dir: &Path) -> Pid {
+    let child = std::fs::read(run_dir.join("child")).unwrap();
+    let child: serde_json::Value = serde_json::from_slice(&child).unwrap();
+    Pid::from_raw(child["pid"].as_i64().unwrap().try_into().unwrap()).unwrap()
+}
+
+pub fn key(number: u64) -> RunKey {
+    RunKey { job: JobId::from_parts(number, 7), attempt: Attempt(1), run: Run(1) }
+}
+
+pub fn work(key: RunKey, program: &str, params: &[(&str, &str)]) -> Work {
+    let params = params.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    Work { key, program: program.to_owned(), params: params.collect::<BTreeMap<_, _>>() }
+}
+
+/// Looks until it is true.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub struct Agent {
+    pub machines: Machines,
+    facts: Receiver<(RunKey, Fact)>,
+    pub state_dir: PathBuf,
+}
+
+impl Agent {
+    /// With these program tables, and the boot that `<state_dir>/boot` names.
+    pub fn new(state_dir: &Path, programs: &str) -> Self {
+        let boot = state_dir.join("boot");
+        if !boot.exists() {
+            reboot(state_dir, 1);
+        }
+        let text = format!(
+            "name = \"test\"\nmaster = \"ws://127.0.0.1:1/v1/link\"\nstate_dir = {state_dir:?}\nboot_id_file = {boot:?}\n{programs}"
+        );
+        let config = Config::parse(&text, Path::new("slave.toml"), Overrides::default()).unwrap();
+        let (facts_in, facts) = mpsc::channel(64);
+        let runner = Path::new(env!("CARGO_BIN_EXE_reloop-slave"));
+        let machines = Machines::with_runner(&config, runner, facts_in).unwrap();
+        Self { machines, facts, state_dir: state_dir.to_path_buf() }
+    }
+
+    pub fn start(&mut self, key: RunKey, program: &str, params: &[(&str, &str)]) {
+        self.machines.command(Command::Start(work(key, program, params)));
+    }
+
+    pub fn stop(&mut self, key: RunKey, grade: Grade) {
+        self.machines.command(Command::Stop { key, grade });
+    }
+
+    pub fn next(&mut self) -> (RunKey, Fact) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.facts.try_recv() {
+                Ok(fact) => return fact,
+                Err(TryRecvError::Empty) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => panic!("no fact: {error}"),
+            }
+        }
+    }
+
+    /// The next fact about this run that is no progress.
+    pub fn fact(&mut self, key: RunKey) -> Fact {
+        loop {
+            match self.next() {
+                (_, Fact::Progress { .. }) => {}
+                (about, fact) => {
+                    assert_eq!(about, key);
+                    return fact;
+                }
+            }
+        }
+    }
+
+    #[track_caller]
+    pub fn expect(&mut self, key: RunKey, expected: Fact) {
+        assert_eq!(self.fact(key), expected);
+    }
+
+    pub fn ended(&mut self, key: RunKey) -> Ended {
+        match self.fact(key) {
+            Fact::Ended(ended) => ended,
+            other => panic!("not the end: {other:?}"),
+        }
+    }
+
+    pub fn refusal(&mut self, key: RunKey) -> String {
+        match self.fact(key) {
+            Fact::Refused { why, .. } => why,
+            other => panic!("no refusal: {other:?}"),
+        }
+    }
+
+    /// The first thousandths that it reports from now on.
+    pub fn permille(&mut self, key: RunKey) -> u16 {
+        loop {
+            match self.next() {
+                (about, Fact::Progress { permille: Some(permille), .. }) if about == key => return permille,
+                (_, Fact::Progress { .. }) => {}
+                other => panic!("no progress: {other:?}"),
+            }
+        }
+    }
+
+    pub fn probe(&mut self, key: RunKey, program: &str) -> Probe {
+        self.machines.command(Command::Probe(work(key, program, &[])));
+        loop {
+            match self.fact(key) {
+                Fact::Probed(probe) => return probe,
+                Fact::Started | Fact::Paused | Fact::Resumed | Fact::Stopping => {}
+                other => panic!("no answer: {other:?}"),
+            }
+        }
+    }
+
+    /// Everything that is said within this time.
+    pub fn within(&mut self, time: Duration) -> Vec<Fact> {
+        let deadline = Instant::now() + time;
+        let mut heard = Vec::new();
+        while Instant::now() < deadline {
+            match self.facts.try_recv() {
+                Ok((_, fact)) => heard.push(fact),
+                Err(TryRecvError::Empty) => std::thread::sleep(Duration::from_millis(5)),
+                Err(error) => panic!("nobody speaks any more: {error}"),
+            }
+        }
+        heard
+    }
+}
+
+/// The next agent on this directory finds itself in another boot.
+pub fn reboot(state_dir: &Path, boot: u8) {
+    std::fs::write(state_dir.join("boot"), format!("00000000-0000-0000-0000-0000000000{boot:02x}\n"))
+        .unwrap();
+}

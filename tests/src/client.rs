@@ -1,0 +1,325 @@
+//! A client of the master's REST interface, as thin as can be: JSON in, status and JSON out.
+//!
+//! Only a request that got no answer at all is an error. A refusal is an answer, and a test looks at it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Method;
+use reqwest::header::{ACCEPT, HeaderMap};
+use serde_json::Value;
+
+/// The master answers at once or says why not; a request that takes longer has met a dead or stopped process.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+
+/// No answer came: the master is not there, or it died over the request.
+pub type Unanswered = reqwest::Error;
+
+/// What the master answered.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers, names in lower case.
+    pub headers: HeaderMap,
+    /// The body: as JSON, as a JSON string when it is some other text, `null` when there is none.
+    pub body: Value,
+}
+
+impl Reply {
+    /// The body of an answer that must have this status.
+    ///
+    /// # Panics
+    /// When it has another one; the message shows the whole answer.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "the master answered {:#}", self.body);
+        self.body
+    }
+}
+
+/// A client with one token.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    master: SocketAddr,
+    token: Option<String>,
+}
+
+impl Client {
+    /// A client of the master at this address. Without a token it may do what anybody may.
+    pub fn new(master: SocketAddr, token: Option<String>) -> Self {
+        // The tests speak plain HTTP to this machine only; the library wants a TLS setting all the same.
+        let tls =
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("ring knows the default TLS versions")
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth();
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            // A connection that is kept over a restart of the master would fail once, for no reason a test asks about.
+            .pool_max_idle_per_host(0)
+            .build()
+            .expect("a client with these settings");
+        Self { http, master, token }
+    }
+
+    /// The same client with another token.
+    pub fn with_token(&self, token: impl Into<String>) -> Self {
+        Self { token: Some(token.into()), ..self.clone() }
+    }
+
+    /// Any request. `path` begins with a slash and may carry a query.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Reply, Unanswered> {
+        let mut request = self.start(method, path).timeout(REQUEST_DEADLINE);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await?;
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let text = answer.text().await?;
+        let body = match text.as_str() {
+            "" => Value::Null,
+            text => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned())),
+        };
+        Ok(Reply { status, headers, body })
+    }
+
+    /// `GET`.
+    pub async fn get(&self, path: &str) -> Result<Reply, Unanswered> {
+        self.request(Method::GET, path, &[], None).await
+    }
+
+    /// `POST` with a JSON body.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.request(Method::POST, path, &[], Some(body)).await
+    }
+
+    /// Places an order.
+    pub async fn place(&self, order: &Value, idempotency_key: Option<&str>) -> Result<Reply, Unanswered> {
+        let key = idempotency_key.map(|key| ("idempotency-key", key));
+        self.request(Method::POST, "/v1/orders", key.as_slice(), Some(order)).await
+    }
+
+    /// One order with its jobs.
+    pub async fn order(&self, id: &str) -> Result<Reply, Unanswered> {
+        self.get(&format!("/v1/orders/{id}")).await
+    }
+
+    /// Orders; `query` is what stands behind the question mark.
+    pub async fn orders(&self, query: &str) -> Result<Reply, Unanswered> {
+        self.get(&format!("/v1/orders?{query}")).await
+    }
+
+    /// Cancels all jobs of an order.
+    pub async fn cancel_order(&self, id: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.post(&format!("/v1/orders/{id}/cancel"), body).await
+    }
+
+    /// One job.
+    pub async fn job(&self, id: &str) -> Result<Reply, Unanswered> {
+        self.get(&format!("/v1/jobs/{id}")).await
+    }
+
+    /// Jobs; `query` is what stands behind the question mark.
+    pub async fn jobs(&self, query: &str) -> Result<Reply, Unanswered> {
+        self.get(&format!("/v1/jobs?{query}")).await
+    }
+
+    /// Why a job is where it is, slave by slave.
+    pub async fn explain(&self, job: &str) -> Result<Reply, Unanswered> {
+        self.get(&format!("/v1/jobs/{job}/explain")).await
+    }
+
+    /// What happened to a job.
+    pub async fn job_events(&self, job: &str) -> Result<Reply, Unanswered> {
+        self.get(&format!("/v1/jobs/{job}/events")).await
+    }
+
+    /// A job's output; `query` is what stands behind the question mark.
+    pub async fn job_log(&self, job: &str, query: &str) -> Result<Reply, Unanswered> {
+        self.get(&format!("/v1/jobs/{job}/log?{query}")).await
+    }
+
+    /// Asks for a job's end, in the mode the body names.
+    pub async fn cancel(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.job_command(job, "cancel", body).await
+    }
+
+    /// Asks for a pause.
+    pub async fn pause(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.job_command(job, "pause", body).await
+    }
+
+    /// Ends a pause.
+    pub async fn resume(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.job_command(job, "resume", body).await
+    }
+
+    /// Starts a held job.
+    pub async fn release(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.job_command(job, "release", body).await
+    }
+
+    /// Tries an ended job again.
+    pub async fn retry(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.job_command(job, "retry", body).await
+    }
+
+    /// Says what an uncertain job came to.
+    pub async fn resolve(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.job_command(job, "resolve", body).await
+    }
+
+    /// Gives a job up.
+    pub async fn abandon(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.job_command(job, "abandon", body).await
+    }
+
+    /// All slaves.
+    pub async fn slaves(&self) -> Result<Reply, Unanswered> {
+        self.get("/v1/slaves").await
+    }
+
+    /// One slave.
+    pub async fn slave(&self, name: &str) -> Result<Reply, Unanswered> {
+        self.get(&format!("/v1/slaves/{name}")).await
+    }
+
+    /// What a slave's handshakes came to.
+    pub async fn receipts(&self, slave: &str) -> Result<Reply, Unanswered> {
+        self.get(&format!("/v1/slaves/{slave}/receipts")).await
+    }
+
+    /// Confirms that a machine is clear.
+    pub async fn ready(&self, slave: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.slave_command(slave, "ready", body).await
+    }
+
+    /// Sets a slave's mode.
+    pub async fn mode(&self, slave: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.slave_command(slave, "mode", body).await
+    }
+
+    /// Clears what keeps a slave from work.
+    pub async fn clear(&self, slave: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.slave_command(slave, "clear", body).await
+    }
+
+    /// Forgets a slave and its key.
+    pub async fn forget(&self, slave: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.slave_command(slave, "forget", body).await
+    }
+
+    /// Whether the master runs.
+    pub async fn livez(&self) -> Result<Reply, Unanswered> {
+        self.get("/livez").await
+    }
+
+    /// Whether the master takes orders.
+    pub async fn readyz(&self) -> Result<Reply, Unanswered> {
+        self.get("/readyz").await
+    }
+
+    /// The stream of events, from the one after `last_event_id` or from now on.
+    ///
+    /// # Panics
+    /// When the master answers with anything else than a stream.
+    pub async fn events(&self, last_event_id: Option<&str>) -> Result<Events, Unanswered> {
+        let mut request = self.start(Method::GET, "/v1/events").header(ACCEPT, "text/event-stream");
+        if let Some(id) = last_event_id {
+            request = request.header("last-event-id", id);
+        }
+        let answer = request.send().await?;
+        assert_eq!(answer.status().as_u16(), 200, "the master refused the stream of events");
+        Ok(Events { answer, unread: Vec::new() })
+    }
+
+    async fn job_command(&self, job: &str, verb: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.post(&format!("/v1/jobs/{job}/{verb}"), body).await
+    }
+
+    async fn slave_command(&self, slave: &str, verb: &str, body: &Value) -> Result<Reply, Unanswered> {
+        self.post(&format!("/v1/slaves/{slave}/{verb}"), body).await
+    }
+
+    fn start(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("http://{}{path}", self.master));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+}
+
+/// One event of the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its number, to go on from after a break.
+    pub id: Option<String>,
+    /// What kind it is.
+    pub event: String,
+    /// What it says: as JSON, or as a JSON string when it is some other text.
+    pub data: Value,
+}
+
+/// A stream of server-sent events (WHATWG HTML, section 9.2). Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Events {
+    answer: reqwest::Response,
+    unread: Vec<u8>,
+}
+
+impl Events {
+    /// The next event, however long it takes; `None` when the master has closed the stream. Comments are left out.
+    pub async fn next(&mut self) -> Result<Option<Event>, Unanswered> {
+        loop {
+            if let Some(end) = self.unread.windows(2).position(|two| two == b"\n\n") {
+                let block: Vec<u8> = self.unread.drain(..end + 2).collect();
+                if let Some(event) = parse_event(&String::from_utf8_lossy(&block)) {
+                    return Ok(Some(event));
+                }
+                continue;
+            }
+            match self.answer.chunk().await? {
+                Some(chunk) => self.unread.extend(chunk.iter().filter(|byte| **byte != b'\r')),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+fn parse_event(block: &str) -> Option<Event> {
+    let mut id = None;
+    let mut event = "message".to_owned();
+    let mut data: Vec<&str> = Vec::new();
+    for line in block.lines() {
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "id" => id = Some(value.to_owned()),
+            "event" => event = value.to_owned(),
+            "data" => data.push(value),
+            _ => {}
+        }
+    }
+    if data.is_empty() {
+        return None;
+    }
+    let data = data.join("\n");
+    let data = serde_json::from_str(&data).unwrap_or(Value::String(data));
+    Some(Event { id, event, data })
+}

@@ -1,0 +1,182 @@
+//! The real nginx with the very site file that the project ships.
+//!
+//! Only the ports are replaced. Where nginx is not installed, what would need it is left out and says so; with
+//! `RELOOP_INSTALL=1` in the environment, and as root, it is installed first.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use crate::daemon::{WorkDir, free_port, ignore_gone, workspace, write};
+use crate::wait::eventually;
+
+/// nginx listens within milliseconds; the rest is for a busy machine.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+/// A fast shutdown closes connections without asking them.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+const STOP_PAUSE: Duration = Duration::from_millis(5);
+/// The lines of the shipped file that a test must change, exactly once each.
+const SHIPPED_LISTEN: &str = "listen 80;\n    # For TLS";
+const SHIPPED_UPSTREAM: &str = "server 127.0.0.1:7400;";
+
+/// A running nginx. Dropping it ends it with its workers.
+#[derive(Debug)]
+pub struct Nginx {
+    child: Child,
+    addr: SocketAddr,
+    dir: WorkDir,
+}
+
+impl Nginx {
+    /// nginx on a free port before the master on `upstream_port`, with the shipped site. `None`, and a line on stderr,
+    /// where there is no nginx.
+    ///
+    /// # Panics
+    /// When nginx does not accept the shipped file.
+    pub async fn start(upstream_port: u16) -> Option<Self> {
+        if !is_there() {
+            // Not println: that would be captured, and a test left out must be seen to be.
+            writeln!(
+                io::stderr(),
+                "left out: nginx is not installed (RELOOP_INSTALL=1 as root installs nginx-light)"
+            )
+            .expect("stderr can be written");
+            return None;
+        }
+        let dir = WorkDir::new("reloop-nginx-");
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let site = dir.path().join("reloop.conf");
+        write(&site, &shipped_site(addr, upstream_port));
+        let config = dir.path().join("nginx.conf");
+        write(&config, &main_config(&site.display().to_string()));
+        let log = fs::File::create(dir.path().join("output.log")).expect("the directory was just made");
+        let child = Command::new("nginx")
+            .arg("-p")
+            .arg(dir.path())
+            .arg("-c")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle of the log"))
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .expect("nginx was just found");
+        let mut nginx = Self { child, addr, dir };
+        eventually("nginx to listen", START_DEADLINE, async || {
+            match nginx.child.try_wait().expect("the child is ours to wait for") {
+                Some(status) => panic!("nginx ended with {status}:\n{}", nginx.log()),
+                None => TcpStream::connect(addr).map_err(|error| format!("{error}\n{}", nginx.log())),
+            }
+        })
+        .await;
+        Some(nginx)
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The link's address for a slave's configuration.
+    pub fn url(&self) -> String {
+        format!("ws://{}/v1/link", self.addr)
+    }
+
+    /// `nginx -s reload`: new workers take over, the old ones keep their connections for a while.
+    pub fn reload(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    /// What it has printed.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("output.log")).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        ignore_gone(rustix::process::kill_process(Pid::from_child(&self.child), signal));
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Asked first: the master process then takes its workers with it, which nobody else would.
+        self.signal(Signal::TERM);
+        let end = Instant::now() + STOP_DEADLINE;
+        while self.child.try_wait().expect("the child is ours to wait for").is_none() {
+            if Instant::now() > end {
+                ignore_gone(rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::KILL));
+            }
+            std::thread::sleep(STOP_PAUSE);
+        }
+        if std::thread::panicking() {
+            println!("---- nginx ----\n{}\n----", self.log());
+        }
+    }
+}
+
+fn is_there() -> bool {
+    static THERE: OnceLock<bool> = OnceLock::new();
+    *THERE.get_or_init(|| {
+        if runs("nginx", &["-v"]) {
+            return true;
+        }
+        let may_install = std::env::var_os("RELOOP_INSTALL").as_deref() == Some(OsStr::new("1"));
+        may_install
+            && rustix::process::geteuid().is_root()
+            && runs("apt-get", &["install", "-y", "--no-install-recommends", "nginx-light"])
+            && runs("nginx", &["-v"])
+    })
+}
+
+fn runs(program: &str, args: &[&str]) -> bool {
+    Command::new(program)
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn shipped_site(listen: SocketAddr, upstream_port: u16) -> String {
+    let path = workspace().join("deploy/nginx/reloop.conf");
+    let shipped = fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("cannot read the shipped {}: {error}", path.display()));
+    let replace = |text: &str, from: &str, to: &str| {
+        assert_eq!(text.matches(from).count(), 1, "{} should have once: {from}", path.display());
+        text.replacen(from, to, 1)
+    };
+    let text = replace(&shipped, SHIPPED_LISTEN, &format!("listen {listen};\n    # For TLS"));
+    replace(&text, SHIPPED_UPSTREAM, &format!("server 127.0.0.1:{upstream_port};"))
+}
+
+fn main_config(site: &str) -> String {
+    // Its workers must reach the test's directory; without root they run as the tester anyway.
+    let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
+    format!(
+        "{user}daemon off;
+worker_processes 1;
+worker_shutdown_timeout 5m;
+pid nginx.pid;
+error_log stderr info;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    include {site};
+}}
+"
+    )
+}

@@ -28,7 +28,10 @@ pub trait Node {
     /// What it does.
     type Effect;
 
-    /// Before an event is stepped: what the rules need from the disk for it.
+    /// The rules need something from the disk for this event.
+    fn needs_disk(&self, event: &Self::Event) -> bool;
+
+    /// Fetches it. Everything that was decided before is on its way to the store by then, so the answer is not stale.
     fn prepare(&mut self, event: &Self::Event) -> impl Future<Output = Result<(), StoreError>>;
 
     /// Decides: what has to be written, then what has to be done.
@@ -50,10 +53,53 @@ pub trait Node {
     fn refuse(&mut self, event: Self::Event);
 }
 
+/// Commits in their order, with what waits for them.
+struct Line<E> {
+    store: Store,
+    report: mpsc::UnboundedSender<(u64, Result<(), StoreError>)>,
+    under_way: VecDeque<Commit<E>>,
+    number: u64,
+}
+
 struct Commit<E> {
     number: u64,
     written: bool,
     effects: Vec<E>,
+}
+
+impl<E> Line<E> {
+    /// Hands writes to the store; gives back what can be done at once.
+    fn commit(&mut self, ops: Vec<Op>, mut effects: Vec<E>) -> Vec<E> {
+        if ops.is_empty() {
+            return match self.under_way.back_mut() {
+                Some(last) => {
+                    last.effects.append(&mut effects);
+                    effects
+                }
+                None => effects,
+            };
+        }
+        self.number += 1;
+        let (report, number) = (self.report.clone(), self.number);
+        self.store.commit(ops, move |result| {
+            // A driver that is gone has nothing left to perform.
+            let _ = report.send((number, result));
+        });
+        self.under_way.push_back(Commit { number, written: false, effects });
+        Vec::new()
+    }
+
+    /// A commit is on disk; gives back what can be done now.
+    fn written(&mut self, number: u64) -> Vec<E> {
+        if let Some(commit) = self.under_way.iter_mut().find(|commit| commit.number == number) {
+            commit.written = true;
+        }
+        let mut effects = Vec::new();
+        while self.under_way.front().is_some_and(|commit| commit.written) {
+            effects.extend(self.under_way.pop_front().into_iter().flat_map(|commit| commit.effects));
+        }
+        effects
+    }
 }
 
 /// Runs the node until every sender of its inbox is gone, or `stop` says so; what was decided by then is written and
@@ -64,33 +110,23 @@ pub async fn run<N: Node>(
     mut inbox: mpsc::Receiver<N::Event>,
     stop: impl Future<Output = ()>,
 ) -> Result<N, StoreError> {
-    let (report, mut written) = mpsc::unbounded_channel::<(u64, Result<(), StoreError>)>();
-    let mut under_way: VecDeque<Commit<N::Effect>> = VecDeque::new();
-    let mut number = 0;
+    let (report, mut written) = mpsc::unbounded_channel();
+    let mut line = Line { store, report, under_way: VecDeque::new(), number: 0 };
     let mut failure: Option<StoreError> = None;
     let mut stopping = false;
     let mut events = Vec::with_capacity(BATCH);
     tokio::pin!(stop);
     loop {
-        if stopping && under_way.is_empty() {
+        if stopping && line.under_way.is_empty() {
             return failure.map_or(Ok(node), Err);
         }
         let deadline = node.next_deadline().filter(|_| failure.is_none() && !stopping);
         tokio::select! {
             biased;
-            Some((done, result)) = written.recv() => match result {
-                Ok(()) => {
-                    if let Some(commit) = under_way.iter_mut().find(|commit| commit.number == done) {
-                        commit.written = true;
-                    }
-                    while under_way.front().is_some_and(|commit| commit.written) {
-                        for effect in under_way.pop_front().map(|commit| commit.effects).into_iter().flatten() {
-                            node.perform(effect);
-                        }
-                    }
-                }
+            Some((number, result)) = written.recv() => match result {
+                Ok(()) => line.written(number).into_iter().for_each(|effect| node.perform(effect)),
                 Err(error) => {
-                    under_way.clear();
+                    line.under_way.clear();
                     if failure.is_none() {
                         tracing::error!(%error, "nothing is written any more: no decision is taken until a restart");
                         node.failed(&error);
@@ -99,45 +135,31 @@ pub async fn run<N: Node>(
                 }
             },
             () = &mut stop, if !stopping => stopping = true,
-            count = inbox.recv_many(&mut events, BATCH), if !stopping && under_way.len() < IN_FLIGHT => {
-                if count == 0 {
-                    stopping = true;
-                }
+            count = inbox.recv_many(&mut events, BATCH), if !stopping && line.under_way.len() < IN_FLIGHT => {
+                stopping = count == 0;
             }
-            () = sleep_until(deadline) => events.push(node.time_passed()),
+            () = sleep_until(deadline), if line.under_way.len() < IN_FLIGHT => events.push(node.time_passed()),
         }
         if failure.is_some() {
             events.drain(..).for_each(|event| node.refuse(event));
             continue;
         }
-        if events.is_empty() {
-            continue;
-        }
-        let mut ops = Vec::new();
-        let mut effects = Vec::new();
+        let (mut ops, mut effects) = (Vec::new(), Vec::new());
         for event in events.drain(..) {
-            if let Err(error) = node.prepare(&event).await {
-                tracing::warn!(%error, "an event could not be prepared and is refused");
-                node.refuse(event);
-                continue;
+            if node.needs_disk(&event) {
+                let done = line.commit(std::mem::take(&mut ops), std::mem::take(&mut effects));
+                done.into_iter().for_each(|effect| node.perform(effect));
+                if let Err(error) = node.prepare(&event).await {
+                    tracing::warn!(%error, "an event needs what cannot be read, and is refused");
+                    node.refuse(event);
+                    continue;
+                }
             }
             let (mut writes, mut acts) = node.step(event);
             ops.append(&mut writes);
             effects.append(&mut acts);
         }
-        if !ops.is_empty() {
-            number += 1;
-            let (report, done) = (report.clone(), number);
-            store.commit(ops, move |result| {
-                // A driver that is gone has nothing left to perform.
-                let _ = report.send((done, result));
-            });
-            under_way.push_back(Commit { number, written: false, effects });
-        } else if let Some(last) = under_way.back_mut() {
-            last.effects.append(&mut effects);
-        } else {
-            effects.into_iter().for_each(|effect| node.perform(effect));
-        }
+        line.commit(ops, effects).into_iter().for_each(|effect| node.perform(effect));
     }
 }
 

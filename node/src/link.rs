@@ -128,6 +128,11 @@ impl Outbox {
         }
     }
 
+    /// When the last byte of the peer came; it can be kept without keeping the link.
+    pub fn last_heard(&self) -> LastHeard {
+        LastHeard(Arc::clone(&self.heard))
+    }
+
     /// When the last byte of the peer came, in milliseconds since the Unix epoch by this box's clock.
     pub fn last_heard_ms(&self) -> i64 {
         self.heard.load(Ordering::Relaxed)
@@ -147,6 +152,17 @@ impl Outbox {
             pause = (pause * 2).min(Duration::from_millis(200));
         }
         false
+    }
+}
+
+/// When the last byte of a peer came.
+#[derive(Debug, Clone)]
+pub struct LastHeard(Arc<AtomicI64>);
+
+impl LastHeard {
+    /// In milliseconds since the Unix epoch, by this box's clock.
+    pub fn ms(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

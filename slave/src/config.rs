@@ -44,6 +44,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Who says that the machine is clear after a job.
     pub release: Release,
+    /// What has to happen after a job failed.
+    pub after_failure: AfterFailure,
     /// What orders may ask for.
     pub labels: BTreeMap<String, String>,
     /// How many accepted jobs it keeps.
@@ -54,6 +56,8 @@ pub struct Config {
     pub ca_file: Option<PathBuf>,
     /// Where the kernel's boot id is read.
     pub boot_id_file: PathBuf,
+    /// Where the box's own id is read, which no copy of its disk to another box should carry along.
+    pub machine_id_file: PathBuf,
     /// After a boot without contact, whether the wall clock may be trusted.
     pub trust_clock: bool,
     /// Whether the machine counts as ready when the agent starts with nothing to do. By default that is so with
@@ -75,6 +79,16 @@ pub enum Release {
     Auto,
     /// A person, at the machine or through the master.
     Ack,
+}
+
+/// What has to happen after a job failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AfterFailure {
+    /// The same as after any other job.
+    Release,
+    /// Nothing starts until somebody has looked at the machine.
+    Hold,
 }
 
 /// The link's periods.
@@ -216,12 +230,14 @@ struct RawConfig {
     master: Option<String>,
     state_dir: Option<PathBuf>,
     release: Option<Release>,
+    after_failure: Option<AfterFailure>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
     capacity: Option<i64>,
     enroll_token_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
     boot_id_file: Option<PathBuf>,
+    machine_id_file: Option<PathBuf>,
     trust_clock: Option<bool>,
     ready_at_start: Option<bool>,
     max_interruptions: Option<i64>,
@@ -369,6 +385,7 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
         master,
         state_dir: absolute("state_dir", state_dir)?,
         release,
+        after_failure: raw.after_failure.unwrap_or(AfterFailure::Release),
         labels: raw.labels,
         capacity: u8::try_from(capacity).expect("checked against a limit below 256"),
         enroll_token_file: overrides
@@ -380,6 +397,10 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
         boot_id_file: absolute(
             "boot_id_file",
             raw.boot_id_file.unwrap_or_else(|| PathBuf::from("/proc/sys/kernel/random/boot_id")),
+        )?,
+        machine_id_file: absolute(
+            "machine_id_file",
+            raw.machine_id_file.unwrap_or_else(|| PathBuf::from("/etc/machine-id")),
         )?,
         trust_clock: raw.trust_clock.unwrap_or(false),
         ready_at_start: raw.ready_at_start.unwrap_or(release == Release::Auto),
@@ -634,6 +655,14 @@ fn parse_template(text: &str) -> Result<Template, String> {
 }
 
 impl ProcessProgram {
+    /// The file that is executed.
+    pub fn executable(&self) -> &Path {
+        match self.command.first().map(Vec::as_slice) {
+            Some([Piece::Text(path)]) => Path::new(path),
+            _ => unreachable!("a command begins with a full path without placeholders"),
+        }
+    }
+
     /// The argument list for these parameters, with defaults for those that are left out.
     pub fn arguments(&self, params: &BTreeMap<String, String>) -> Result<Vec<String>, Rejection> {
         if let Some(name) = params.keys().find(|name| !self.params.contains_key(*name)) {
@@ -739,6 +768,7 @@ driver = "simulated"             # params: seconds, fail_at
         refused(&format!("{MINIMAL}capacity = 0"), &["capacity", "1 to 64"]);
         refused(&format!("{MINIMAL}capacity = \"four\""), &["capacity", "line 3"]);
         refused(&format!("{MINIMAL}release = \"never\""), &["release", "`auto`", "`ack`"]);
+        refused(&format!("{MINIMAL}after_failure = \"stop\""), &["after_failure", "`release`", "`hold`"]);
         refused(
             &format!("{MINIMAL}[link]\nheartbeat_seconds = 30"),
             &["link.dead_after_seconds", "at least"],

@@ -1,5 +1,7 @@
 //! Programs of this box as machines, with the real runner: what they do, and what is left when somebody dies.
 
+#![allow(clippy::unwrap_used, reason = "also the helpers of a test may")]
+
 mod support;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -163,7 +165,8 @@ fn a_paused_program_stands_still_and_can_be_stopped() {
     let mut facts = vec![agent.fact(key(1)), agent.fact(key(1))];
     facts.retain(|fact| !matches!(fact, Fact::Resumed | Fact::Stopping));
     assert_eq!(facts, []);
-    assert_eq!(agent.ended(key(1)).result, EndResult::Stopped);
+    let ended = agent.ended(key(1));
+    assert_eq!((ended.result, ended.signal), (EndResult::Stopped, Some(15)), "politely, not by the kill");
     agent.machines.command(Command::Pause(key(1)));
     assert!(agent.refusal(key(1)).contains("ended already"));
 }
@@ -244,6 +247,34 @@ fn work_that_ended_while_nobody_looked_is_known() {
     assert_eq!(ended.exit_code, Some(5));
     agent.stop(key(1), Grade::Now);
     assert_eq!(agent.ended(key(1)), ended);
+}
+
+#[test]
+fn a_run_is_found_although_its_program_means_another_machine_by_now() {
+    let dir = Scratch::new();
+    let mut agent = Agent::new(dir.path(), SH);
+    start(&mut agent, key(1), "sleep 600");
+    drop(agent);
+    let mut agent = Agent::new(dir.path(), "[programs.sh]\ndriver = \"simulated\"");
+    assert!(matches!(agent.probe(key(1), "sh"), Probe::Running { .. }));
+    agent.start(key(1), "sh", &[]);
+    assert!(agent.refusal(key(1)).contains("another machine"));
+    agent.stop(key(1), Grade::Now);
+    agent.expect(key(1), Fact::Stopping);
+    assert_eq!(agent.ended(key(1)).result, EndResult::Stopped);
+}
+
+#[test]
+fn a_removed_run_directory_is_no_reason_to_hang_around() {
+    let dir = Scratch::new();
+    let mut agent = Agent::new(dir.path(), SH);
+    start(&mut agent, key(1), "echo up; sleep 1");
+    let run = run_dir(&agent, key(1));
+    until("it is up", || output(&run) == "up\n" && run.join("child").exists());
+    let runner = runner(&run);
+    std::fs::remove_dir_all(&run).unwrap();
+    assert!(matches!(agent.fact(key(1)), Fact::Probed(Probe::Unknown { .. })));
+    until("the runner has gone", || gone(runner));
 }
 
 /// Not a test of its own: the agent that `kill_minus_nine_of_the_agent_does_not_touch_the_work` kills.
@@ -383,13 +414,10 @@ fn a_stop_before_the_start_keeps_it_from_starting() {
 fn a_runner_that_can_not_run_is_a_refused_start_and_a_proof() {
     let dir = Scratch::new();
     let mut agent = Agent::new(dir.path(), SH);
-    // A file where the output should be created as one: the runner finds a directory instead.
-    agent.machines.command(Command::Start(work(key(1), "sh", &[("script", "true\0")])));
+    agent.start(key(1), "sh", &[("script", "true\0")]);
     assert!(agent.refusal(key(1)).contains("NUL"));
     assert_eq!(agent.probe(key(1), "sh"), Probe::NeverStarted);
 
-    std::fs::write(dir.path().join("runs/blocked"), "").unwrap();
-    std::fs::set_permissions(dir.path().join("runs"), std::fs::Permissions::from_mode(0o700)).unwrap();
     let text = format!("name = \"test\"\nmaster = \"ws://m/\"\nstate_dir = {:?}\n{SH}", dir.path());
     let config =
         reloop_slave::config::Config::parse(&text, Path::new("slave.toml"), Default::default()).unwrap();

@@ -1,5 +1,7 @@
 //! The simulated machine, through the same door as any other.
 
+#![allow(clippy::unwrap_used, reason = "also the helpers of a test may")]
+
 mod support;
 
 use std::time::{Duration, Instant};

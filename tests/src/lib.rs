@@ -15,3 +15,4 @@ pub mod nginx;
 pub mod process;
 pub mod proxy;
 pub mod wait;
+pub mod world;

@@ -46,6 +46,11 @@ async fn raw_server() -> (SocketAddr, mpsc::UnboundedReceiver<TcpStream>) {
     (addr, rx)
 }
 
+/// The next connection that reached the master.
+async fn taken(accepted: &mut mpsc::UnboundedReceiver<TcpStream>) -> TcpStream {
+    timeout(DEADLINE, accepted.recv()).await.expect("a connection at the master").unwrap()
+}
+
 async fn connect(proxy: &Proxy) -> TcpStream {
     TcpStream::connect(proxy.addr()).await.unwrap()
 }
@@ -121,7 +126,7 @@ async fn an_orderly_cut_ends_the_stream_for_both_sides_and_refuses_until_pass() 
     let (upstream, mut accepted) = raw_server().await;
     let proxy = Proxy::start(upstream);
     let mut slave = connect(&proxy).await;
-    let mut master = accepted.recv().await.unwrap();
+    let mut master = taken(&mut accepted).await;
     slave.write_all(b"before").await.unwrap();
     assert_eq!(read_exactly(&mut master, 6).await, b"before");
 
@@ -133,7 +138,7 @@ async fn an_orderly_cut_ends_the_stream_for_both_sides_and_refuses_until_pass() 
 
     proxy.pass();
     let mut slave = connect(&proxy).await;
-    let mut master = accepted.recv().await.unwrap();
+    let mut master = taken(&mut accepted).await;
     slave.write_all(b"after").await.unwrap();
     assert_eq!(read_exactly(&mut master, 5).await, b"after");
     assert_eq!(proxy.counts().connections, 2);
@@ -144,7 +149,7 @@ async fn a_hard_cut_resets_both_sides() {
     let (upstream, mut accepted) = raw_server().await;
     let proxy = Proxy::start(upstream);
     let mut slave = connect(&proxy).await;
-    let mut master = accepted.recv().await.unwrap();
+    let mut master = taken(&mut accepted).await;
     proxy.cut(Close::Reset);
     for socket in [&mut slave, &mut master] {
         let end = timeout(DEADLINE, socket.read_u8()).await.expect("a reset").unwrap_err();
@@ -181,7 +186,7 @@ async fn a_half_open_line_swallows_everything_and_tells_nobody() {
     let (upstream, mut accepted) = raw_server().await;
     let proxy = Proxy::start(upstream);
     let mut slave = connect(&proxy).await;
-    let mut master = accepted.recv().await.unwrap();
+    let mut master = taken(&mut accepted).await;
     slave.write_all(b"up").await.unwrap();
     assert_eq!(read_exactly(&mut master, 2).await, b"up");
 
@@ -202,7 +207,7 @@ async fn a_half_open_line_swallows_everything_and_tells_nobody() {
     master.write_all(b"still lost").await.unwrap();
     assert!(is_silent(&mut newcomer).await);
     let mut slave = connect(&proxy).await;
-    let mut master = accepted.recv().await.unwrap();
+    let mut master = taken(&mut accepted).await;
     slave.write_all(b"through").await.unwrap();
     assert_eq!(read_exactly(&mut master, 7).await, b"through");
     let counts =
@@ -250,7 +255,7 @@ async fn a_throttle_limits_the_rate_and_loses_nothing() {
     let proxy = Proxy::start(upstream);
     proxy.throttle(20_000);
     let mut slave = connect(&proxy).await;
-    let mut master = accepted.recv().await.unwrap();
+    let mut master = taken(&mut accepted).await;
     let begun = Instant::now();
     let sent: Vec<u8> = (0..10_000_u32).map(|i| i as u8).collect();
     slave.write_all(&sent).await.unwrap();
@@ -272,14 +277,14 @@ async fn a_planned_cut_lets_exactly_that_many_bytes_through() {
     for n in [0, 1, 7, 20_000] {
         proxy.cut_after(Direction::ToMaster, n as u64);
         let mut slave = connect(&proxy).await;
-        let mut master = accepted.recv().await.unwrap();
+        let mut master = taken(&mut accepted).await;
         slave.write_all(&vec![7; 30_000]).await.unwrap();
         assert_eq!(read_to_end(&mut master).await.len(), n);
         assert_eq!(read_to_end(&mut slave).await, b"");
 
         proxy.cut_after(Direction::ToSlave, n as u64);
         let mut slave = connect(&proxy).await;
-        let mut master = accepted.recv().await.unwrap();
+        let mut master = taken(&mut accepted).await;
         master.write_all(&vec![7; 30_000]).await.unwrap();
         assert_eq!(read_to_end(&mut slave).await.len(), n);
         assert_eq!(read_to_end(&mut master).await, b"");
@@ -290,9 +295,24 @@ async fn a_planned_cut_lets_exactly_that_many_bytes_through() {
 /// A planned cut concerns one connection: the next one stands.
 async fn says_back_once_uncut(proxy: &Proxy, accepted: &mut mpsc::UnboundedReceiver<TcpStream>) {
     let mut slave = connect(proxy).await;
-    let mut master = accepted.recv().await.unwrap();
+    let mut master = taken(accepted).await;
     slave.write_all(&[1; 40_000]).await.unwrap();
     read_exactly(&mut master, 40_000).await;
+    master.write_all(&[2; 40_000]).await.unwrap();
+    read_exactly(&mut slave, 40_000).await;
+}
+
+#[tokio::test]
+async fn an_orderly_cut_is_orderly_for_a_peer_that_is_still_talking() {
+    let (upstream, mut accepted) = raw_server().await;
+    let proxy = Proxy::start(upstream);
+    proxy.cut_after(Direction::ToSlave, 5);
+    let mut slave = connect(&proxy).await;
+    let mut master = taken(&mut accepted).await;
+    master.write_all(b"fives and more").await.unwrap();
+    assert_eq!(read_to_end(&mut master).await, b"");
+    slave.write_all(&[1; 40_000]).await.unwrap();
+    assert_eq!(read_to_end(&mut slave).await, b"fives");
 }
 
 #[tokio::test]
@@ -306,7 +326,7 @@ async fn a_cut_at_a_frame_falls_on_its_border_whatever_its_length() {
         for before in [false, true] {
             proxy.cut_after_frame(Direction::ToMaster, n as u64, before);
             let mut slave = connect(&proxy).await;
-            let mut master = accepted.recv().await.unwrap();
+            let mut master = taken(&mut accepted).await;
             slave.write_all(&stream).await.unwrap();
             let whole = if before { n - 1 } else { n };
             let expected = HEAD.len() + frames[..whole].iter().map(Vec::len).sum::<usize>();
@@ -324,7 +344,7 @@ async fn a_cut_at_the_frame_zero_falls_behind_the_upgrade() {
     let proxy = Proxy::start(upstream);
     proxy.cut_after_frame(Direction::ToMaster, 0, false);
     let mut slave = connect(&proxy).await;
-    let mut master = accepted.recv().await.unwrap();
+    let mut master = taken(&mut accepted).await;
     slave.write_all(&[HEAD, &frame(5, true)].concat()).await.unwrap();
     assert_eq!(read_to_end(&mut master).await, HEAD);
 }
@@ -334,7 +354,7 @@ async fn frames_are_counted_in_both_directions_even_when_they_come_byte_by_byte(
     let (upstream, mut accepted) = raw_server().await;
     let proxy = Proxy::start(upstream);
     let mut slave = connect(&proxy).await;
-    let mut master = accepted.recv().await.unwrap();
+    let mut master = taken(&mut accepted).await;
     for byte in HEAD.iter().chain(&frame(3, true)).chain(&frame(200, true)) {
         slave.write_all(&[*byte]).await.unwrap();
     }
@@ -351,7 +371,7 @@ async fn an_answer_that_refuses_the_upgrade_has_no_frames() {
     let (upstream, mut accepted) = raw_server().await;
     let proxy = Proxy::start(upstream);
     let mut slave = connect(&proxy).await;
-    let mut master = accepted.recv().await.unwrap();
+    let mut master = taken(&mut accepted).await;
     let answer = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\n\r\n\x82\x00\x82\x00";
     master.write_all(answer).await.unwrap();
     assert_eq!(read_exactly(&mut slave, answer.len()).await, answer);
@@ -363,7 +383,7 @@ async fn a_dead_master_behind_the_proxy_is_a_reset_and_a_closing_one_an_end() {
     let (upstream, mut accepted) = raw_server().await;
     let proxy = Proxy::start(upstream);
     let mut slave = connect(&proxy).await;
-    drop(accepted.recv().await.unwrap());
+    drop(taken(&mut accepted).await);
     assert_eq!(read_to_end(&mut slave).await, b"");
 
     let nobody = SocketAddr::from(([127, 0, 0, 1], reloop_tests::daemon::free_port()));
@@ -393,7 +413,7 @@ async fn the_shipped_nginx_site_carries_links_and_events_and_strips_what_clients
         "GET /v1/link HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{claims}\r\n"
     );
     slave.write_all(request.as_bytes()).await.unwrap();
-    let mut master = timeout(DEADLINE, accepted.recv()).await.unwrap().unwrap();
+    let mut master = taken(&mut accepted).await;
     let head = read_head(&mut master).await.to_ascii_lowercase();
     assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
     assert!(head.contains("x-forwarded-for: 127.0.0.1\r\n") && !head.contains("forged"), "{head}");
@@ -408,7 +428,7 @@ async fn the_shipped_nginx_site_carries_links_and_events_and_strips_what_clients
     let mut client = TcpStream::connect(nginx.addr()).await.unwrap();
     let request = format!("GET /v1/events HTTP/1.1\r\nHost: x\r\n{claims}\r\n");
     client.write_all(request.as_bytes()).await.unwrap();
-    let mut master = timeout(DEADLINE, accepted.recv()).await.unwrap().unwrap();
+    let mut master = taken(&mut accepted).await;
     let head = read_head(&mut master).await.to_ascii_lowercase();
     assert!(!head.contains("connection:") && !head.contains("forged"), "{head}");
     let answer = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nid: 1\ndata: {}\n\n";

@@ -18,6 +18,9 @@ use crate::slave::LinkId;
 use crate::spec::{CancelMode, Desired};
 use crate::time::{Millis, Time};
 
+/// How many earlier hand-outs of a job are kept: enough to see a pattern, and a bound on its record.
+const EARLIER: usize = 32;
+
 const NOT_OURS: &str = "the connection is not one that speaks";
 const OLD_REPORT: &str = "a newer report is known";
 const OLD_DECLINE: &str = "it answers an older wish";
@@ -557,7 +560,9 @@ impl Rules {
         let known = current.and_then(|job| job.report.as_ref()).map(|report| report.seq);
         let tell = match line.verdict {
             Verdict::Adopt => Tell::Record,
-            Verdict::Forget if current.is_some_and(|job| job.state.is_ended()) => Tell::Nothing,
+            Verdict::Forget if current.is_some_and(|job| job.state.is_ended() && job.state != State::Lost) => {
+                Tell::Nothing
+            }
             _ if known.is_some_and(|seq| seq >= row.seq) => Tell::Nothing,
             _ => Tell::Report,
         };
@@ -1115,6 +1120,9 @@ impl Job {
         if let Some(holder) = self.holder.take() {
             let (attempt, state, report) = (self.attempt, self.state, self.report.take());
             self.earlier.push(Earlier { attempt, holder, state, report });
+            if self.earlier.len() > EARLIER {
+                self.earlier.remove(0);
+            }
         }
     }
 }

@@ -73,6 +73,9 @@ const TICK: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// The least time between two progress facts: each becomes a durable write and a report.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a probe waits for what holds the lock to begin: the runner's few synchronous writes, on a slow disk.
+const BEGIN_LIMIT: Duration = Duration::from_secs(2);
+const BEGIN_PAUSE: Duration = Duration::from_millis(10);
 /// The longest line that is looked at for a report; the rest of it is passed over.
 const LINE_LIMIT: usize = 4096;
 /// More unread output than this is skipped but for its end: only the newest report counts.
@@ -183,6 +186,7 @@ impl ProcessMachine {
         let watch = Watch {
             key,
             dir: dir_of(&self.runs, key),
+            boot: self.boot,
             reporter: self.reporter.clone(),
             watched: self.watched.clone(),
             alive: Arc::downgrade(&self.alive),
@@ -221,13 +225,14 @@ impl ProcessMachine {
 
     fn steer(&self, key: RunKey, line: &str) -> Result<(), String> {
         let dir = dir_of(&self.runs, key);
-        if exists(&dir, EXIT) {
-            return Err("it has ended already".into());
+        // The runner reads commands before it writes `started`, so whoever finds that finds a reader, or it is dead.
+        if !exists(&dir, STARTED) {
+            return Err("it has not begun; try again, or probe it".into());
         }
-        if self.control(key, line)? {
+        if !exists(&dir, EXIT) && self.control(key, line)? {
             return Ok(());
         }
-        Err(if exists(&dir, STARTED) { orphaned(&dir) } else { "it does not run; probe it".into() })
+        Err(if exists(&dir, EXIT) { "it has ended already".into() } else { orphaned(&dir) })
     }
 }
 
@@ -261,20 +266,21 @@ impl Machine for ProcessMachine {
             Err(error) => return Err(format!("{}: {error}", dir.display())),
         }
         let begin = Begin::Start { runner: self.runner.clone() };
-        self.prepare(&dir, &plan).and_then(|()| self.watch_from(work.key, begin)).map_err(|error| {
-            // No runner was started; should this fail, a probe comes to the same end.
-            let settled = settle(&dir, self.boot);
-            format!("could not prepare {}: {error} ({settled:?})", dir.display())
-        })
+        // No runner was started if this fails, and a probe will say so.
+        self.prepare(&dir, &plan)
+            .and_then(|()| self.watch_from(work.key, begin))
+            .map_err(|error| format!("could not prepare {}: {error}", dir.display()))
     }
 
     fn stop(&self, key: RunKey, grade: Grade) -> Result<(), String> {
         let dir = dir_of(&self.runs, key);
-        if !exists(&dir, EXIT) && self.control(key, &format!("stop {grade}"))? {
+        let line = format!("stop {grade}");
+        if !exists(&dir, EXIT) && self.control(key, &line)? {
             return Ok(());
         }
-        let probe = settle_or_unknown(&dir, self.boot);
-        let fact = match probe {
+        let fact = match settle_or_unknown(&dir, self.boot) {
+            // It may have begun between the two looks; the runner reads commands before it takes the lock.
+            Probe::Running { .. } if self.control(key, &line)? => return Ok(()),
             Probe::Running { .. } => return Err(orphaned(&dir)),
             Probe::Unknown { why } => return Err(why),
             Probe::Ended(ended) => Fact::Ended(ended),
@@ -407,29 +413,56 @@ pub(super) fn read_json<T: DeserializeOwned>(dir: &Path, file: &str) -> io::Resu
     Ok(Some(value))
 }
 
+/// A run's lock in this process's hands: all of the run is dead or has not begun, and can't begin meanwhile.
+struct Hold(File);
+
+impl Hold {
+    /// Nothing if something of the run lives.
+    fn take(dir: &Path) -> io::Result<Option<Self>> {
+        let file = lock_file(dir)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that another thread forks has the file as well until it executes its program.
+        if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "a run's lock was not released");
+        }
+    }
+}
+
 /// The one place that says what became of a run. With nothing on disk that says it began, and nobody left who could
 /// begin it, it writes that down for good.
 fn settle(dir: &Path, boot: BootId) -> io::Result<Probe> {
-    if let Some(exit) = read_json::<Exit>(dir, EXIT)? {
-        return Ok(Probe::Ended(ended(exit)));
+    if exists(dir, VOID) {
+        return Ok(Probe::NeverStarted);
     }
-    let lock = lock_file(dir)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let started = read_json::<Started>(dir, STARTED)?;
-            // It may have ended between the two looks, with the lock still held by something it left behind.
-            if let Some(exit) = read_json::<Exit>(dir, EXIT)? {
-                return Ok(Probe::Ended(ended(exit)));
-            }
-            return Ok(Probe::Running {
-                paused: state_of(dir)?.paused,
-                permille: newest_progress(dir)?,
-                started_at_ms: started.map(|started| started.at_ms),
-            });
+    let deadline = Instant::now() + BEGIN_LIMIT;
+    let _hold = loop {
+        let started = read_json::<Started>(dir, STARTED)?;
+        if let Some(exit) = read_json::<Exit>(dir, EXIT)? {
+            return Ok(Probe::Ended(ended(exit)));
         }
-        Err(error) => return Err(error.into()),
-    }
+        if let Some(hold) = Hold::take(dir)? {
+            break hold;
+        }
+        // Held by something that has not begun: a runner about to, or for a moment a fork of this process.
+        if started.is_none() && Instant::now() < deadline {
+            thread::sleep(BEGIN_PAUSE);
+            continue;
+        }
+        return Ok(Probe::Running {
+            paused: state_of(dir)?.paused,
+            permille: newest_progress(dir)?,
+            started_at_ms: started.map(|started| started.at_ms),
+        });
+    };
     if let Some(exit) = read_json::<Exit>(dir, EXIT)? {
         return Ok(Probe::Ended(ended(exit)));
     }
@@ -440,11 +473,9 @@ fn settle(dir: &Path, boot: BootId) -> io::Result<Probe> {
         tracing::warn!(dir = %dir.display(), other_boot, "a run left no outcome");
         return Ok(Probe::Gone);
     }
-    if !exists(dir, VOID) {
-        durable::write_file(&dir.join(VOID), b"", 0o600)?;
-        if let Some(runs) = dir.parent() {
-            durable::sync_dir(runs)?;
-        }
+    durable::write_file(&dir.join(VOID), b"", 0o600)?;
+    if let Some(runs) = dir.parent() {
+        durable::sync_dir(runs)?;
     }
     Ok(Probe::NeverStarted)
 }
@@ -513,6 +544,7 @@ enum Begin {
 struct Watch {
     key: RunKey,
     dir: PathBuf,
+    boot: BootId,
     reporter: Reporter,
     watched: Arc<Mutex<BTreeSet<RunKey>>>,
     alive: Weak<()>,
@@ -597,7 +629,7 @@ impl Watch {
 
     fn refuse(&self, why: &str) {
         // The runner is dead or never was, but proof is proof: nothing may begin under this key after a refusal.
-        let fact = match settle(&self.dir, BootId([0; 16])) {
+        let fact = match settle(&self.dir, self.boot) {
             Ok(Probe::NeverStarted) => Fact::Refused { what: Verb::Start, why: clip(why, TEXT_LIMIT) },
             Ok(probe) => Fact::Probed(probe),
             Err(error) => {
@@ -650,8 +682,10 @@ impl Watch {
             if checked_at.elapsed() >= TICK {
                 checked_at = Instant::now();
                 // A held lock is the rule; free without an outcome means that somebody killed all of it.
-                if matches!(self.free(), Ok(true)) && !exists(&self.dir, EXIT) {
-                    self.last(Fact::Probed(Probe::Gone));
+                if matches!(Hold::take(&self.dir), Ok(Some(_)))
+                    && let Ok(probe @ (Probe::Gone | Probe::NeverStarted)) = settle(&self.dir, self.boot)
+                {
+                    self.last(Fact::Probed(probe));
                     return;
                 }
                 if !self.dir.is_dir() {
@@ -679,14 +713,6 @@ impl Watch {
         }
         *before = now;
         listens
-    }
-
-    fn free(&self) -> io::Result<bool> {
-        match flock(lock_file(&self.dir)?, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(true),
-            Err(Errno::WOULDBLOCK) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Without file events, which are a limited good of the system, the look comes at every tick.

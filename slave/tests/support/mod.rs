@@ -43,11 +43,17 @@ impl Drop for Scratch {
     }
 }
 
-/// The process group of a run's program.
+/// The process group of a run's program, which is noted a moment after it has begun.
 pub fn group(run_dir: &Path) -> Pid {
-    let child = std::fs::read(run_dir.join("child")).unwrap();
-    let child: serde_json::Value = serde_json::from_slice(&child).unwrap();
-    Pid::from_raw(child["pid"].as_i64().unwrap().try_into().unwrap()).unwrap()
+    let mut group = None;
+    until("the process group is noted", || {
+        let child = std::fs::read(run_dir.join("child")).unwrap_or_default();
+        let pid =
+            serde_json::from_slice(&child).ok().and_then(|child: serde_json::Value| child["pid"].as_i64());
+        group = pid.and_then(|pid| Pid::from_raw(pid.try_into().unwrap()));
+        group.is_some()
+    });
+    group.unwrap()
 }
 
 pub fn key(number: u64) -> RunKey {

@@ -1,0 +1,344 @@
+//! `master.toml`: where the master listens, where it keeps its data, and whom it takes as a slave.
+//!
+//! Flags beat the environment (`RELOOP_LISTEN`, `RELOOP_DATA_DIR`, `RELOOP_ENROLLMENT`), which beats the file, which
+//! beats the defaults. No file is read unless `--config` names one. Everything is checked before the master starts.
+
+use std::fmt::Display;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reloop_node::link::Timing;
+use reloop_protocol::master::Enrollment;
+use serde::Deserialize;
+
+/// Where clients and slaves find the master on its own box; the reverse proxy stands before it.
+pub const DEFAULT_PORT: u16 = 7400;
+/// Where a packaged master keeps its data.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/reloop";
+
+/// Below this much free space no order is taken: what is under way still has to be written.
+const DEFAULT_MIN_FREE_BYTES: u64 = 64 * 1024 * 1024;
+/// Handshakes at a time: with 5,000 slaves at the door after a restart, each still gets its turn within seconds.
+const DEFAULT_MAX_HANDSHAKES: usize = 256;
+/// How long an older link has to prove that it is there, when the same slave comes again.
+const DEFAULT_PROBE: Duration = Duration::from_secs(5);
+/// Shorter periods than this are a flood, not a heartbeat, and ...
+const PERIOD_MIN_SECONDS: f64 = 0.01;
+/// ... longer ones are past any sense, and far from any overflow.
+const PERIOD_MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
+/// More handshakes at a time than a process may have connections make no sense.
+const HANDSHAKES_LIMIT: i64 = 65_536;
+
+/// The master's settings, checked and complete.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where all its files are; absolute.
+    pub data_dir: PathBuf,
+    /// How slaves are enrolled.
+    pub enrollment: Enrollment,
+    /// Whether `/metrics` is answered without a token.
+    pub metrics_public: bool,
+    /// Below this much free space no order is taken.
+    pub min_free_bytes: u64,
+    /// The links to the slaves.
+    pub link: Link,
+}
+
+/// The links to the slaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    /// Between two pings.
+    pub heartbeat: Duration,
+    /// Without a byte from the slave for this long, the link is dead.
+    pub dead_after: Duration,
+    /// A handshake that takes longer is given up.
+    pub handshake: Duration,
+    /// Handshakes at a time; others are told when to come back.
+    pub max_handshakes: usize,
+    /// How long an older link has to prove that it is there.
+    pub probe: Duration,
+}
+
+/// What flags on the command line set, and the environment likewise: each beats the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// For `listen`.
+    pub listen: Option<String>,
+    /// For `data_dir`.
+    pub data_dir: Option<PathBuf>,
+    /// For `enrollment`.
+    pub enrollment: Option<String>,
+}
+
+impl Overrides {
+    /// What the environment says. A variable that is set to nothing counts as not set.
+    pub fn from_env() -> Self {
+        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self {
+            listen: text("RELOOP_LISTEN"),
+            data_dir: std::env::var_os("RELOOP_DATA_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from),
+            enrollment: text("RELOOP_ENROLLMENT"),
+        }
+    }
+
+    /// These where they say something, else `other`.
+    #[must_use]
+    pub fn over(self, other: Self) -> Self {
+        Self {
+            listen: self.listen.or(other.listen),
+            data_dir: self.data_dir.or(other.data_dir),
+            enrollment: self.enrollment.or(other.enrollment),
+        }
+    }
+}
+
+/// The settings can't be used; each says where, under which key, and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{}: can't be read: {why}; name the file with --config", file.display())]
+    Unreadable {
+        /// Which file.
+        file: PathBuf,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// The file is no TOML, or has an unknown key or a value of the wrong type.
+    #[error("{}: {why}", file.display())]
+    Syntax {
+        /// Which file.
+        file: PathBuf,
+        /// What the reader said, with line and what it expected.
+        why: Box<toml::de::Error>,
+    },
+    /// A value that is not allowed.
+    #[error("{origin}: {key}: {why}")]
+    Value {
+        /// The file, or the command line and the environment.
+        origin: String,
+        /// Which key, as a dotted path.
+        key: String,
+        /// What is wrong, and what is allowed.
+        why: String,
+    },
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    listen: Option<String>,
+    data_dir: Option<PathBuf>,
+    enrollment: Option<String>,
+    metrics_public: Option<bool>,
+    min_free_bytes: Option<i64>,
+    #[serde(default)]
+    link: RawLink,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawLink {
+    heartbeat_seconds: Option<f64>,
+    dead_after_seconds: Option<f64>,
+    handshake_seconds: Option<f64>,
+    max_handshakes: Option<i64>,
+    probe_seconds: Option<f64>,
+}
+
+impl Config {
+    /// Reads and checks the file, if there is one, with the environment's overrides and these flags on top.
+    pub fn load(file: Option<&Path>, flags: Overrides) -> Result<Self, ConfigError> {
+        let overrides = flags.over(Overrides::from_env());
+        let Some(path) = file else { return Self::parse("", None, overrides) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|why| ConfigError::Unreadable { file: path.to_path_buf(), why })?;
+        Self::parse(&text, Some(path), overrides)
+    }
+
+    /// Checks the text of a file; `path` is only for messages.
+    pub fn parse(text: &str, path: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let raw: RawConfig = toml::from_str(text).map_err(|why| ConfigError::Syntax {
+            file: path.unwrap_or(Path::new("master.toml")).to_path_buf(),
+            why: Box::new(why),
+        })?;
+        let outside = "command line or environment".to_owned();
+        let file = path.map_or_else(|| outside.clone(), |path| path.display().to_string());
+        check(raw, overrides).map_err(|Wrong { key, why, overridden }| ConfigError::Value {
+            origin: if overridden { outside } else { file },
+            key,
+            why,
+        })
+    }
+}
+
+/// A value that is not allowed, before its origin has a name.
+struct Wrong {
+    key: String,
+    why: String,
+    overridden: bool,
+}
+
+fn wrong(key: &str, why: impl Display) -> Wrong {
+    Wrong { key: key.to_owned(), why: why.to_string(), overridden: false }
+}
+
+fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
+    let listen = pick("listen", overrides.listen, raw.listen, |text| {
+        text.parse().map_err(|_| format!("{text:?}; expected an address and a port, as 127.0.0.1:7400"))
+    })?
+    .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)));
+    let data_dir = pick("data_dir", overrides.data_dir, raw.data_dir, |dir| {
+        std::path::absolute(dir).map_err(|why| format!("{:?}: {why}; give a full path", dir.display()))
+    })?
+    .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR));
+    let enrollment = pick("enrollment", overrides.enrollment, raw.enrollment, |text| match text.as_str() {
+        "token" => Ok(Enrollment::Token),
+        "approve" => Ok(Enrollment::Approve),
+        "open" => Ok(Enrollment::Open),
+        _ => Err(format!("{text:?}; allowed are \"token\", \"approve\" and \"open\"")),
+    })?
+    .unwrap_or_default();
+    let min_free_bytes = match raw.min_free_bytes {
+        None => DEFAULT_MIN_FREE_BYTES,
+        Some(bytes) => u64::try_from(bytes)
+            .map_err(|_| wrong("min_free_bytes", format_args!("{bytes}; allowed is 0 and above")))?,
+    };
+    Ok(Config {
+        listen,
+        data_dir,
+        enrollment,
+        metrics_public: raw.metrics_public.unwrap_or(false),
+        min_free_bytes,
+        link: check_link(&raw.link)?,
+    })
+}
+
+/// The override, or else the file's value, read; the error knows which of them it was.
+fn pick<T, V>(
+    key: &str,
+    over: Option<T>,
+    file: Option<T>,
+    read: impl Fn(&T) -> Result<V, String>,
+) -> Result<Option<V>, Wrong> {
+    let overridden = over.is_some();
+    let value = over.or(file);
+    value.map(|value| read(&value).map_err(|why| Wrong { key: key.to_owned(), why, overridden })).transpose()
+}
+
+fn check_link(raw: &RawLink) -> Result<Link, Wrong> {
+    let default = Timing::default();
+    let heartbeat = period("link.heartbeat_seconds", raw.heartbeat_seconds, default.heartbeat)?;
+    let dead_after = period("link.dead_after_seconds", raw.dead_after_seconds, default.dead_after)?;
+    if dead_after < heartbeat.mul_f64(2.0) {
+        let why = format_args!(
+            "{} with a heartbeat of {}; allowed is twice the heartbeat and above, so that one may be late",
+            dead_after.as_secs_f64(),
+            heartbeat.as_secs_f64()
+        );
+        return Err(wrong("link.dead_after_seconds", why));
+    }
+    let max_handshakes = match raw.max_handshakes {
+        None => DEFAULT_MAX_HANDSHAKES,
+        Some(count) => usize::try_from(count)
+            .ok()
+            .filter(|_| (1..=HANDSHAKES_LIMIT).contains(&count))
+            .ok_or_else(|| {
+                wrong("link.max_handshakes", format_args!("{count}; allowed are 1 to {HANDSHAKES_LIMIT}"))
+            })?,
+    };
+    Ok(Link {
+        heartbeat,
+        dead_after,
+        handshake: period("link.handshake_seconds", raw.handshake_seconds, default.handshake)?,
+        max_handshakes,
+        probe: period("link.probe_seconds", raw.probe_seconds, DEFAULT_PROBE)?,
+    })
+}
+
+fn period(key: &str, seconds: Option<f64>, default: Duration) -> Result<Duration, Wrong> {
+    let Some(seconds) = seconds else { return Ok(default) };
+    if !(PERIOD_MIN_SECONDS..=PERIOD_MAX_SECONDS).contains(&seconds) {
+        let why = format_args!("{seconds}; allowed are {PERIOD_MIN_SECONDS} to {PERIOD_MAX_SECONDS} seconds");
+        return Err(wrong(key, why));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Some(Path::new("/etc/reloop/master.toml")), Overrides::default())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_a_file_everything_has_its_default() {
+        let config = Config::parse("", None, Overrides::default()).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7400");
+        assert_eq!(config.data_dir, Path::new(DEFAULT_DATA_DIR));
+        assert_eq!(config.enrollment, Enrollment::Token);
+        assert!(!config.metrics_public);
+        assert_eq!(config.min_free_bytes, 64 << 20);
+        assert_eq!(config.link.max_handshakes, 256);
+        assert_eq!(config.link.probe, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_shipped_file_says_the_defaults() {
+        let shipped = parse(include_str!("../../deploy/config/master.toml")).unwrap();
+        let default = Config::parse("", None, Overrides::default()).unwrap();
+        assert_eq!(format!("{shipped:?}"), format!("{default:?}"));
+    }
+
+    #[test]
+    fn flags_beat_the_environment_which_beats_the_file() {
+        let flags = Overrides { listen: Some("0.0.0.0:1".to_owned()), ..Overrides::default() };
+        let environment = Overrides {
+            listen: Some("0.0.0.0:2".to_owned()),
+            enrollment: Some("approve".to_owned()),
+            ..Overrides::default()
+        };
+        let text = "listen = \"0.0.0.0:3\"\nenrollment = \"open\"\ndata_dir = \"/srv/reloop\"";
+        let config = Config::parse(text, None, flags.over(environment)).unwrap();
+        assert_eq!(config.listen.port(), 1);
+        assert_eq!(config.enrollment, Enrollment::Approve);
+        assert_eq!(config.data_dir, Path::new("/srv/reloop"));
+    }
+
+    #[test]
+    fn fractions_of_seconds_are_allowed() {
+        let config = parse("[link]\nheartbeat_seconds = 0.2\ndead_after_seconds = 1").unwrap();
+        assert_eq!(config.link.heartbeat, Duration::from_millis(200));
+        assert_eq!(config.link.dead_after, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn an_error_names_file_key_and_what_is_allowed() {
+        for (text, words) in [
+            ("listen = \"localhost\"", ["master.toml", "listen", "127.0.0.1:7400"]),
+            ("listne = \"127.0.0.1:1\"", ["master.toml", "listne", "`listen`"]),
+            ("enrollment = \"maybe\"", ["master.toml", "enrollment", "\"approve\""]),
+            ("min_free_bytes = -1", ["master.toml", "min_free_bytes", "0 and above"]),
+            ("[link]\nheartbeat_seconds = 0", ["master.toml", "link.heartbeat_seconds", "0.01 to"]),
+            ("[link]\nheartbeat_seconds = nan", ["master.toml", "link.heartbeat_seconds", "0.01 to"]),
+            ("[link]\ndead_after_seconds = 16", ["master.toml", "link.dead_after_seconds", "twice the heartbeat"]),
+            ("[link]\nmax_handshakes = 0", ["master.toml", "link.max_handshakes", "1 to 65536"]),
+            ("metrics_public = \"yes\"", ["master.toml", "metrics_public", "boolean"]),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_override_that_is_wrong_is_not_blamed_on_the_file() {
+        let flags = Overrides { enrollment: Some("all".to_owned()), ..Overrides::default() };
+        let error = Config::parse("", Some(Path::new("master.toml")), flags).unwrap_err().to_string();
+        assert!(error.starts_with("command line or environment: enrollment: \"all\""), "{error}");
+    }
+}

@@ -1,0 +1,509 @@
+//! The master's loop, and the handle that everything else speaks to it through.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use reloop_node::driver::Node;
+use reloop_node::link::{LastHeard, Outbox, wall_ms};
+use reloop_node::store::{Op, Store, StoreError};
+use reloop_protocol::id::{JobId, OrderId, Session, SlaveKey};
+use reloop_protocol::master::{
+    self, Answer, Effect, Event, IdempotencyKey, Job, JobCommand, Master, Order, Receipt, RequestId, SlaveCommand, Token,
+};
+use reloop_protocol::slave::LinkId;
+use reloop_protocol::time::Time;
+use reloop_protocol::wire::Frame;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::records;
+
+/// How many events wait for the loop: past that whoever brings one waits, and a client sees it as latency.
+const INBOX: usize = 4096;
+
+/// How many changes a listener may fall behind before it has to look at everything again.
+const CHANGES: usize = 4096;
+
+/// How long a slave may take to answer a question before the client is told "not now".
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub String);
+
+impl From<StoreError> for Unavailable {
+    fn from(error: StoreError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+const GONE: &str = "the master is shutting down: try again in a moment";
+
+/// What changed; its content is read when it is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A job.
+    Job(JobId),
+    /// A slave.
+    Slave(SlaveKey),
+}
+
+/// What a listener hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Something changed.
+    Change {
+        /// Its number: one more than the last.
+        number: u64,
+        /// What.
+        change: Change,
+    },
+    /// It fell behind: look at everything again.
+    Missed,
+    /// The master shuts down.
+    Closed,
+}
+
+/// Hears of changes from when it was made.
+#[derive(Debug)]
+pub struct Listener {
+    changes: broadcast::Receiver<(u64, Change)>,
+}
+
+impl Listener {
+    /// The next thing.
+    pub async fn next(&mut self) -> Heard {
+        match self.changes.recv().await {
+            Ok((number, change)) => Heard::Change { number, change },
+            Err(broadcast::error::RecvError::Lagged(_)) => Heard::Missed,
+            Err(broadcast::error::RecvError::Closed) => Heard::Closed,
+        }
+    }
+}
+
+/// Tells of changes, and remembers the newest for listeners that come back.
+#[derive(Debug)]
+struct Board {
+    newest: AtomicU64,
+    recent: Mutex<VecDeque<(u64, Change)>>,
+    changes: broadcast::Sender<(u64, Change)>,
+}
+
+impl Board {
+    fn new() -> Self {
+        // Numbers go on across a restart only by chance: a listener from before has to look at everything again.
+        let first = u64::try_from(wall_ms()).unwrap_or(0) << 12;
+        Self {
+            newest: AtomicU64::new(first),
+            recent: Mutex::new(VecDeque::new()),
+            changes: broadcast::channel(CHANGES).0,
+        }
+    }
+
+    fn tell(&self, change: Change) {
+        let number = self.newest.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.push_back((number, change));
+        if recent.len() > CHANGES {
+            recent.pop_front();
+        }
+        // Nobody listens: nobody misses it.
+        let _ = self.changes.send((number, change));
+    }
+}
+
+/// Looks at the state, and gives what is to be delivered once everything that was seen is durable.
+type Look = Box<dyn FnOnce(&Master, Time) -> Deliver + Send>;
+type Deliver = Box<dyn FnOnce() + Send>;
+
+/// What reaches the loop.
+pub enum Input {
+    /// A slave connected.
+    LinkUp {
+        /// Its connection.
+        link: LinkId,
+        /// This end of it.
+        outbox: Outbox,
+        /// What it has to sign.
+        nonce: [u8; 32],
+    },
+    /// Something happened on a link.
+    Link(Event),
+    /// Somebody waits for an answer.
+    Call(Event, RequestId, oneshot::Sender<Answer>),
+    /// Somebody wants to look.
+    Look(Look),
+}
+
+/// What the loop does.
+pub enum Act {
+    /// By the rules.
+    Rule(Effect),
+    /// For somebody who looked.
+    Deliver(Deliver),
+}
+
+/// The handle to the loop.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: mpsc::Sender<Input>,
+    store: Store,
+    board: Arc<Board>,
+    requests: Arc<AtomicU64>,
+    failed: Arc<AtomicBool>,
+    heard: Arc<Mutex<BTreeMap<SlaveKey, LastHeard>>>,
+}
+
+impl Handle {
+    /// Places an order; answered when it is durable.
+    pub async fn place(&self, order: Order, key: Option<IdempotencyKey>) -> Result<Answer, Unavailable> {
+        let known = match &key {
+            Some(key) => records::known_key(&self.store, &key.key).await?,
+            None => None,
+        };
+        self.call(|request| Event::OrderPlaced { request, order: Box::new(order), key, known }).await
+    }
+
+    /// Commands jobs: one, or an order's.
+    pub async fn command(&self, jobs: Vec<JobId>, command: JobCommand) -> Result<Answer, Unavailable> {
+        self.call(|request| Event::JobsCommanded { request, jobs, command }).await
+    }
+
+    /// Commands a slave.
+    pub async fn slave_command(&self, slave: SlaveKey, command: SlaveCommand) -> Result<Answer, Unavailable> {
+        self.call(|request| Event::SlaveCommanded { request, slave, command }).await
+    }
+
+    /// Asks a job's slave for its output.
+    pub async fn log(&self, job: JobId, offset: Option<u64>, limit: u32) -> Result<Answer, Unavailable> {
+        self.call(|request| Event::LogAsked { request, job, offset, limit }).await
+    }
+
+    /// Keeps an enrolment token.
+    pub async fn make_token(&self, hash: [u8; 32], token: Token) -> Result<Answer, Unavailable> {
+        self.call(|request| Event::TokenMade { request, hash, token }).await
+    }
+
+    /// A person says that this copy of the master is the one.
+    pub async fn confirm_restore(&self) -> Result<Answer, Unavailable> {
+        self.call(|request| Event::RestoreConfirmed { request }).await
+    }
+
+    async fn call(&self, event: impl FnOnce(RequestId) -> Event) -> Result<Answer, Unavailable> {
+        let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
+        let (answer, answered) = oneshot::channel();
+        self.send(Input::Call(event(request), request, answer)).await?;
+        match tokio::time::timeout(ANSWER_PATIENCE, answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(Unavailable(self.healthy().err().unwrap_or_else(|| GONE.to_owned()))),
+            Err(_) => Err(Unavailable("no answer in time: ask for the state before you try again".to_owned())),
+        }
+    }
+
+    pub(crate) async fn send(&self, input: Input) -> Result<(), Unavailable> {
+        self.inbox.send(input).await.map_err(|_| Unavailable(GONE.to_owned()))
+    }
+
+    /// Reads the state; answered when everything that it shows is durable.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Master, Time) -> T + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        let look: Look = Box::new(move |state, now| {
+            let seen = look(state, now);
+            // The one who looked has gone away: nobody misses it.
+            Box::new(move || drop(answer.send(seen)))
+        });
+        self.send(Input::Look(look)).await?;
+        answered.await.map_err(|_| Unavailable(GONE.to_owned()))
+    }
+
+    /// An order, from disk.
+    pub async fn order(&self, id: OrderId) -> Result<Option<Order>, Unavailable> {
+        Ok(records::order(&self.store, id).await?)
+    }
+
+    /// Orders, newest first, older than `before`.
+    pub async fn orders(&self, before: Option<OrderId>, limit: usize) -> Result<Vec<Order>, Unavailable> {
+        Ok(records::orders(&self.store, before, limit).await?)
+    }
+
+    /// A job: from memory, with its progress, or from disk.
+    pub async fn job(&self, id: JobId) -> Result<Option<Job>, Unavailable> {
+        match self.read(move |state, _| state.book.jobs.get(&id).cloned()).await? {
+            Some(job) => Ok(Some(job)),
+            None => Ok(records::job(&self.store, id).await?),
+        }
+    }
+
+    /// Jobs, newest first, older than `before`; live ones with their progress.
+    pub async fn jobs(&self, before: Option<JobId>, limit: usize) -> Result<Vec<Job>, Unavailable> {
+        let mut jobs = records::jobs(&self.store, before, limit).await?;
+        let ids: Vec<_> = jobs.iter().filter(|job| !job.state.is_ended()).map(|job| job.id).collect();
+        let live = self
+            .read(move |state, _| {
+                let live = ids.into_iter().filter_map(|id| state.book.jobs.get(&id).cloned());
+                live.map(|job| (job.id, job)).collect::<BTreeMap<_, _>>()
+            })
+            .await?;
+        for job in &mut jobs {
+            if let Some(live) = live.get(&job.id) {
+                *job = live.clone();
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// A slave's receipts, newest first.
+    pub async fn receipts(&self, slave: SlaveKey) -> Result<Vec<Receipt>, Unavailable> {
+        Ok(records::receipts(&self.store, slave).await?)
+    }
+
+    /// Whether orders can be taken; if not, why and what helps.
+    pub fn healthy(&self) -> Result<(), String> {
+        self.store.healthy().map_err(|error| error.to_string())?;
+        if self.failed.load(Ordering::Relaxed) {
+            return Err("the master could not write to its disk: check it, then restart the master".to_owned());
+        }
+        if self.inbox.is_closed() {
+            return Err(GONE.to_owned());
+        }
+        Ok(())
+    }
+
+    /// When a connected slave was last heard.
+    pub fn last_heard(&self, slave: SlaveKey) -> Option<Time> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.get(&slave).map(|heard| Time(heard.ms()))
+    }
+
+    /// Hears of changes from now on.
+    pub fn listen(&self) -> Listener {
+        Listener { changes: self.board.changes.subscribe() }
+    }
+
+    /// The number of the newest change.
+    pub fn newest_change(&self) -> u64 {
+        self.board.newest.load(Ordering::SeqCst)
+    }
+
+    /// What changed since, and then what changes; none if that is too long ago to know.
+    pub fn changes_since(&self, number: u64) -> Option<(Vec<(u64, Change)>, Listener)> {
+        let recent = self.board.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let listener = self.listen();
+        let newest = self.newest_change();
+        let oldest = recent.front().map_or(newest + 1, |(number, _)| *number);
+        if number > newest || number + 1 < oldest {
+            return None;
+        }
+        Some((recent.iter().filter(|(at, _)| *at > number).copied().collect(), listener))
+    }
+}
+
+/// The master, as the loop runs it.
+pub struct Driver {
+    /// Taken out only while it is stepped.
+    state: Option<Master>,
+    store: Store,
+    inbox: mpsc::WeakSender<Input>,
+    board: Arc<Board>,
+    failed: Arc<AtomicBool>,
+    heard: Arc<Mutex<BTreeMap<SlaveKey, LastHeard>>>,
+    links: BTreeMap<LinkId, (Outbox, Session)>,
+    waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
+    probe_patience: Duration,
+}
+
+/// A master's loop before it runs: the loop, the handle to it, and its inbox.
+pub fn new(state: Master, store: Store, probe_patience: Duration) -> (Driver, Handle, mpsc::Receiver<Input>) {
+    let (inbox, events) = mpsc::channel(INBOX);
+    let board = Arc::new(Board::new());
+    let failed = Arc::new(AtomicBool::new(false));
+    let heard = Arc::new(Mutex::new(BTreeMap::new()));
+    let driver = Driver {
+        state: Some(state),
+        store: store.clone(),
+        inbox: inbox.downgrade(),
+        board: Arc::clone(&board),
+        failed: Arc::clone(&failed),
+        heard: Arc::clone(&heard),
+        links: BTreeMap::new(),
+        waiting: BTreeMap::new(),
+        probe_patience,
+    };
+    let handle = Handle { inbox, store, board, requests: Arc::new(AtomicU64::new(0)), failed, heard };
+    (driver, handle, events)
+}
+
+impl Driver {
+    fn state(&self) -> &Master {
+        self.state.as_ref().expect("the state is only away while it is stepped")
+    }
+
+    fn apply(&mut self, event: Event) -> master::Step {
+        let state = self.state.take().expect("the state is only away while it is stepped");
+        let mut step = master::step(state, Time(wall_ms()), event);
+        // What ended lives on disk from here.
+        step.archived.clear();
+        step
+    }
+
+    fn decide(&mut self, event: Event) -> (Vec<Op>, Vec<Act>) {
+        let span = tracing::enabled!(tracing::Level::DEBUG).then(|| format!("{event:?}"));
+        let master::Step { state, persist, effects, .. } = self.apply(event);
+        if let Some(event) = span {
+            tracing::debug!(%event, ?effects, writes = persist.len(), "step");
+        }
+        self.state = Some(state);
+        let mut ops = Vec::with_capacity(persist.len() * 2);
+        for write in &persist {
+            records::ops(write, &mut ops);
+        }
+        (ops, effects.into_iter().map(Act::Rule).collect())
+    }
+
+    fn event(input: &Input) -> Option<&Event> {
+        match input {
+            Input::Link(event) | Input::Call(event, ..) => Some(event),
+            Input::LinkUp { .. } | Input::Look(_) => None,
+        }
+    }
+}
+
+impl Node for Driver {
+    type Event = Input;
+    type Effect = Act;
+
+    fn needs_disk(&self, input: &Input) -> bool {
+        Self::event(input).is_some_and(|event| !master::unknown_jobs(self.state(), event).is_empty())
+    }
+
+    async fn prepare(&mut self, input: &Input) -> Result<(), StoreError> {
+        let Some(event) = Self::event(input) else { return Ok(()) };
+        let mut recalled = Vec::new();
+        for id in master::unknown_jobs(self.state(), event) {
+            recalled.extend(records::job(&self.store, id).await?);
+        }
+        if !recalled.is_empty() {
+            let step = self.apply(Event::Recalled(recalled));
+            self.state = Some(step.state);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, input: Input) -> (Vec<Op>, Vec<Act>) {
+        match input {
+            Input::LinkUp { link, outbox, nonce } => {
+                self.links.insert(link, (outbox, Session(0)));
+                self.decide(Event::LinkOpened { link, nonce })
+            }
+            Input::Link(event) => {
+                if let Event::HelloReceived { link, hello, .. } = &event
+                    && let Some((_, session)) = self.links.get_mut(link)
+                {
+                    *session = hello.session;
+                }
+                let closed = match &event {
+                    Event::LinkClosed { link, .. } => Some(*link),
+                    _ => None,
+                };
+                let decided = self.decide(event);
+                if let Some(link) = closed {
+                    self.links.remove(&link);
+                }
+                decided
+            }
+            Input::Call(event, request, answer) => {
+                self.waiting.insert(request, answer);
+                self.decide(event)
+            }
+            Input::Look(look) => {
+                let deliver = look(self.state(), Time(wall_ms()));
+                (Vec::new(), vec![Act::Deliver(deliver)])
+            }
+        }
+    }
+
+    fn time_passed(&self) -> Input {
+        Input::Link(Event::TimePassed)
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let at = master::next_deadline(self.state())?;
+        let wait = u64::try_from(at.0.saturating_sub(wall_ms())).unwrap_or(0);
+        // A wall clock that is set meanwhile is noticed within a minute.
+        Some(Instant::now() + Duration::from_millis(wait).min(Duration::from_secs(60)))
+    }
+
+    fn perform(&mut self, act: Act) {
+        let effect = match act {
+            Act::Deliver(deliver) => return deliver(),
+            Act::Rule(effect) => effect,
+        };
+        match effect {
+            Effect::Send { link, message } => {
+                if let Some((outbox, session)) = self.links.get(&link) {
+                    outbox.send(&Frame { session: *session, message, signature: None });
+                }
+            }
+            Effect::Close { link, code, text } => {
+                if let Some((outbox, _)) = self.links.get(&link) {
+                    tracing::info!(link = link.0, code = code.number(), text, "closing a link");
+                    outbox.close(code, text);
+                }
+            }
+            Effect::Probe { link } => {
+                let (Some((outbox, _)), Some(inbox)) = (self.links.get(&link).cloned(), self.inbox.upgrade()) else {
+                    return;
+                };
+                let patience = self.probe_patience;
+                tokio::spawn(async move {
+                    let alive = outbox.is_alive(patience).await;
+                    // The master is gone: so is the question.
+                    let _ = inbox.send(Input::Link(Event::LinkProbed { link, alive })).await;
+                });
+            }
+            Effect::Answer { request, answer } => {
+                if let Some(waiting) = self.waiting.remove(&request) {
+                    // The client has gone away; what it asked for is done all the same.
+                    let _ = waiting.send(answer);
+                }
+            }
+            Effect::JobChanged(id) => self.board.tell(Change::Job(id)),
+            Effect::SlaveChanged(key) => {
+                let live = self.state().desks.get(&key).and_then(master::Desk::live);
+                let last_heard = live.and_then(|link| self.links.get(&link)).map(|(outbox, _)| outbox.last_heard());
+                let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                match last_heard {
+                    Some(last_heard) => heard.insert(key, last_heard),
+                    None => heard.remove(&key),
+                };
+                drop(heard);
+                self.board.tell(Change::Slave(key));
+            }
+            Effect::Ignored(why) => tracing::debug!(why, "ignored"),
+        }
+    }
+
+    fn failed(&mut self, _error: &StoreError) {
+        self.failed.store(true, Ordering::Relaxed);
+        // Whoever waits is told that nothing was promised.
+        self.waiting.clear();
+    }
+
+    fn refuse(&mut self, input: Input) {
+        match input {
+            // Reading goes on; what it shows may be newer than the disk, and readiness says why.
+            Input::Look(look) => look(self.state(), Time(wall_ms()))(),
+            Input::LinkUp { outbox, .. } => {
+                outbox.close(reloop_protocol::message::CloseCode::Storage, "the master cannot write to its disk");
+            }
+            Input::Link(Event::LinkClosed { link, .. }) => drop(self.links.remove(&link)),
+            Input::Link(_) | Input::Call(..) => {}
+        }
+    }
+}

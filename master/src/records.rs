@@ -1,0 +1,200 @@
+//! How the master's records lie in the store: the one place that knows the keys.
+//!
+//! | key | value |
+//! |---|---|
+//! | `node` | about itself |
+//! | `job/` id | a job, live or ended |
+//! | `live/` id | nothing: the job is live, and is loaded at start |
+//! | `order/` id | an order |
+//! | `key/` SHA-256 of an idempotency key | the order that it stands for |
+//! | `desk/` public key | a slave |
+//! | `token/` SHA-256 of its text | an enrolment token |
+//! | `receipt/` public key, number | a handshake's receipt, in a ring |
+//!
+//! Ids sort by the time they were made, so a page of the newest is a short scan.
+
+use reloop_node::record;
+use reloop_node::store::{Op, Store, StoreError};
+use reloop_protocol::id::{JobId, OrderId, SlaveKey};
+use reloop_protocol::master::{Desk, IdempotencyKey, Job, Node, Order, Receipt, Token, Write};
+use reloop_protocol::wire;
+use ring::digest::{SHA256, digest};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The layout of every record's payload; another one gets another number.
+const SCHEMA: u8 = 1;
+
+const NODE: &[u8] = b"node";
+const JOB: &[u8] = b"job/";
+const LIVE: &[u8] = b"live/";
+const ORDER: &[u8] = b"order/";
+const KEY: &[u8] = b"key/";
+const DESK: &[u8] = b"desk/";
+const TOKEN: &[u8] = b"token/";
+const RECEIPT: &[u8] = b"receipt/";
+const UNREADABLE: &[u8] = b"unreadable/";
+
+/// What could not be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// The envelope is damaged.
+    #[error(transparent)]
+    Envelope(#[from] record::RecordError),
+    /// A newer version of this program wrote it.
+    #[error("it has layout {0}, and this version knows {SCHEMA}: use the version that wrote it, or a newer one")]
+    Newer(u8),
+    /// The payload is not what the key says.
+    #[error(transparent)]
+    Payload(#[from] wire::WireError),
+}
+
+fn key(prefix: &[u8], rest: &[u8]) -> Vec<u8> {
+    [prefix, rest].concat()
+}
+
+fn put<T: Serialize>(key: Vec<u8>, value: &T) -> Op {
+    Op::Put { key, value: record::seal(SCHEMA, &wire::encode(value)) }
+}
+
+fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, Unreadable> {
+    let (schema, payload) = record::open(value)?;
+    if schema != SCHEMA {
+        return Err(Unreadable::Newer(schema));
+    }
+    Ok(wire::decode(payload, wire::MAX_MESSAGE)?)
+}
+
+/// The key under which a client's key is found.
+pub fn idempotency(text: &str) -> Vec<u8> {
+    key(KEY, digest(&SHA256, text.as_bytes()).as_ref())
+}
+
+/// What a write of the rules is to the store.
+pub fn ops(write: &Write, ops: &mut Vec<Op>) {
+    match write {
+        Write::Node(node) => ops.push(put(NODE.to_vec(), node)),
+        Write::Order(order) => ops.push(put(key(ORDER, &order.id.0), order)),
+        Write::Key(client, order) => ops.push(put(idempotency(&client.key), &(client, order))),
+        Write::Job(job) => {
+            ops.push(put(key(JOB, &job.id.0), job));
+            let live = key(LIVE, &job.id.0);
+            ops.push(if job.state.is_ended() {
+                Op::Delete { key: live }
+            } else {
+                Op::Put { key: live, value: Vec::new() }
+            });
+        }
+        Write::Desk(desk) => ops.push(put(key(DESK, &desk.key.0), desk)),
+        Write::Token(hash, Some(token)) => ops.push(put(key(TOKEN, hash), token)),
+        Write::Token(hash, None) => ops.push(Op::Delete { key: key(TOKEN, hash) }),
+        Write::Receipt(receipt) => {
+            let slot = key(&receipt.slave.0, &receipt.number.to_be_bytes());
+            ops.push(put(key(RECEIPT, &slot), receipt));
+        }
+    }
+}
+
+/// Everything that the rules start from; what cannot be read is set aside under `unreadable/` and said loudly.
+pub async fn load(store: &Store) -> Result<Vec<Write>, StoreError> {
+    let mut found = Loaded { writes: Vec::new(), aside: Vec::new() };
+    store.load(NODE, |k, v| found.take(k, v, |node: Node| Write::Node(node)))?;
+    store.load(DESK, |k, v| found.take(k, v, |desk: Desk| Write::Desk(Box::new(desk))))?;
+    store.load(TOKEN, |k, v| {
+        let hash: Option<[u8; 32]> = k[TOKEN.len()..].try_into().ok();
+        found.take(k, v, |token: Token| Write::Token(hash.unwrap_or_default(), Some(token)));
+    })?;
+    let mut live = Vec::new();
+    store.load(LIVE, |k, _| live.push(key(JOB, &k[LIVE.len()..])))?;
+    for job in live {
+        if let Some(value) = store.get(job.clone()).await? {
+            found.take(&job, &value, |job: Job| Write::Job(Box::new(job)));
+        }
+    }
+    if !found.aside.is_empty() {
+        let (done, written) = tokio::sync::oneshot::channel();
+        store.commit(found.aside, move |result| drop(done.send(result)));
+        written.await.unwrap_or(Err(StoreError::Closed))?;
+    }
+    Ok(found.writes)
+}
+
+struct Loaded {
+    writes: Vec<Write>,
+    aside: Vec<Op>,
+}
+
+impl Loaded {
+    fn take<T: DeserializeOwned>(&mut self, at: &[u8], value: &[u8], write: impl FnOnce(T) -> Write) {
+        match read(value) {
+            Ok(record) => self.writes.push(write(record)),
+            Err(error) => {
+                let name = String::from_utf8_lossy(at).into_owned();
+                tracing::error!(key = name, %error, "a record cannot be read and is set aside: its slave will tell");
+                self.aside.push(Op::Delete { key: at.to_vec() });
+                self.aside.push(Op::Put { key: key(UNREADABLE, at), value: value.to_vec() });
+                if let Some(id) = at.strip_prefix(JOB) {
+                    self.aside.push(Op::Delete { key: key(LIVE, id) });
+                }
+            }
+        }
+    }
+}
+
+/// One record, if it is there and can be read.
+async fn one<T: DeserializeOwned>(store: &Store, at: Vec<u8>) -> Result<Option<T>, StoreError> {
+    let Some(value) = store.get(at.clone()).await? else { return Ok(None) };
+    Ok(readable(&at, &value))
+}
+
+fn readable<T: DeserializeOwned>(at: &[u8], value: &[u8]) -> Option<T> {
+    read(value)
+        .inspect_err(|error| {
+            tracing::error!(key = %String::from_utf8_lossy(at), %error, "a record cannot be read");
+        })
+        .ok()
+}
+
+async fn page<T: DeserializeOwned>(
+    store: &Store,
+    prefix: &[u8],
+    before: Option<Vec<u8>>,
+    limit: usize,
+) -> Result<Vec<T>, StoreError> {
+    let entries = store.scan(prefix.to_vec(), before, true, limit).await?;
+    Ok(entries.iter().filter_map(|(at, value)| readable(at, value)).collect())
+}
+
+/// A job.
+pub async fn job(store: &Store, id: JobId) -> Result<Option<Job>, StoreError> {
+    one(store, key(JOB, &id.0)).await
+}
+
+/// Jobs, newest first, older than `before`.
+pub async fn jobs(store: &Store, before: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
+    page(store, JOB, before.map(|id| key(JOB, &id.0)), limit).await
+}
+
+/// An order.
+pub async fn order(store: &Store, id: OrderId) -> Result<Option<Order>, StoreError> {
+    one(store, key(ORDER, &id.0)).await
+}
+
+/// Orders, newest first, older than `before`.
+pub async fn orders(store: &Store, before: Option<OrderId>, limit: usize) -> Result<Vec<Order>, StoreError> {
+    page(store, ORDER, before.map(|id| key(ORDER, &id.0)), limit).await
+}
+
+/// What a client's key stands for.
+pub async fn known_key(store: &Store, client: &str) -> Result<Option<(OrderId, [u8; 32])>, StoreError> {
+    let known: Option<(IdempotencyKey, OrderId)> = one(store, idempotency(client)).await?;
+    Ok(known.map(|(client, order)| (order, client.fingerprint)))
+}
+
+/// A slave's receipts, newest first.
+pub async fn receipts(store: &Store, slave: SlaveKey) -> Result<Vec<Receipt>, StoreError> {
+    let limit = reloop_protocol::master::RECEIPTS as usize;
+    let mut receipts: Vec<Receipt> = page(store, &key(RECEIPT, &slave.0), None, limit).await?;
+    receipts.sort_by_key(|receipt| std::cmp::Reverse((receipt.at, receipt.session)));
+    Ok(receipts)
+}

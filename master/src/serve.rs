@@ -1,0 +1,207 @@
+//! Starts the master: store, loop, door, REST; and stops it in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::routing::get;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use reloop_node::link::{Timing, random};
+use reloop_node::store::{Options, Store};
+use reloop_protocol::id::MasterId;
+use reloop_protocol::master;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::link::Door;
+use crate::{driver, link, records, rest};
+
+/// Connections that the kernel keeps while the master is busy: five thousand slaves that come back at once overflowed
+/// the usual 128 and took 15 times as long.
+const BACKLOG: u32 = 8192;
+
+/// Memory for the database's pages.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// How long a client may take to send a request's head.
+const HEADER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long requests and links may take to end when the master stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Keepalive of an accepted connection, for peers that are not behind a proxy: idle, between probes, probes.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(20), Duration::from_secs(5), 3);
+
+/// Runs the master until it is told to stop.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let data_dir = &config.data_dir;
+    reloop_node::durable::create_dir_all_synced(data_dir)
+        .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+    let tokens = rest::Tokens::open(data_dir)?;
+    let options = Options { cache_bytes: CACHE_BYTES, min_free_bytes: config.min_free_bytes };
+    let opened = Store::open(&data_dir.join("store"), options)?;
+    if let Some(aside) = &opened.set_aside {
+        tracing::error!(
+            kept = %aside.display(),
+            "the store could not be read and is set aside: this is a new master, its slaves tell it what they hold \
+             once they are enrolled again"
+        );
+    }
+    let store = opened.store;
+    let writes = records::load(&store).await?;
+    let fresh = MasterId::from_parts(unix_ms(), u128::from_le_bytes(random()));
+    let is_new = !writes.iter().any(|write| matches!(write, master::Write::Node(_)));
+    let settings = master::Settings { enrollment: config.enrollment };
+    let state = master::recover(settings, fresh, writes);
+    if is_new {
+        let mut ops = Vec::new();
+        records::ops(&master::Write::Node(state.node), &mut ops);
+        let (done, written) = tokio::sync::oneshot::channel();
+        store.commit(ops, move |result| drop(done.send(result)));
+        written.await.context("the store is closed")??;
+    }
+    tracing::info!(
+        master = %state.node.id, epoch = state.node.epoch.0, jobs = state.book.jobs.len(), slaves = state.desks.len(),
+        new = is_new, "recovered"
+    );
+
+    let (node, handle, inbox) = driver::new(state, store.clone(), config.link.probe);
+    let listener = listen(config.listen)?;
+    let address = listener.local_addr()?;
+    let stop = CancellationToken::new();
+    let driving = tokio::spawn({
+        let stop = stop.clone();
+        async move { reloop_node::driver::run(node, store, inbox, stop.cancelled_owned()).await.map(|_| ()) }
+    });
+
+    let timing = Timing {
+        heartbeat: config.link.heartbeat,
+        dead_after: config.link.dead_after,
+        handshake: config.link.handshake,
+    };
+    let door = Door::new(handle.clone(), timing, config.link.max_handshakes);
+    let router = rest::router(rest::RestState::new(handle, Arc::new(tokens), &config))
+        .merge(Router::new().route("/v1/link", get(link::upgrade)).with_state(door));
+    tracing::info!(%address, "listening");
+    notify(&[sd_notify::NotifyState::Ready]);
+    let watchdog = tokio::spawn(watchdog());
+
+    let quiet = CancellationToken::new();
+    let connections = TaskTracker::new();
+    tokio::select! {
+        () = accept(listener, router, &connections, &quiet) => {}
+        () = told_to_stop() => {}
+    }
+    tracing::info!("stopping: running jobs go on at their machines");
+    notify(&[sd_notify::NotifyState::Stopping]);
+    watchdog.abort();
+    quiet.cancel();
+    connections.close();
+    // The loop ends first: that drops the links, and answers who waits.
+    stop.cancel();
+    let driven = tokio::time::timeout(STOP_PATIENCE, driving).await;
+    if tokio::time::timeout(STOP_PATIENCE, connections.wait()).await.is_err() {
+        tracing::debug!("some connections did not end in time");
+    }
+    match driven {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(error))) => Err(error.into()),
+        Ok(Err(error)) => Err(error).context("the loop died"),
+        Err(_) => anyhow::bail!("the loop did not end within {STOP_PATIENCE:?}"),
+    }
+}
+
+fn unix_ms() -> u64 {
+    u64::try_from(reloop_node::link::wall_ms()).unwrap_or(0)
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address).with_context(|| format!("cannot listen on {address}: is another master running there?"))?;
+    Ok(socket.listen(BACKLOG)?)
+}
+
+async fn accept(listener: TcpListener, router: Router, connections: &TaskTracker, quiet: &CancellationToken) {
+    loop {
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                // Out of file descriptors, most likely: those that end make room.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if let Err(error) = tune(&socket) {
+            tracing::debug!(%error, "a connection was gone before it was tuned");
+            continue;
+        }
+        let service = TowerToHyperService::new(router.clone());
+        let quiet = quiet.clone();
+        connections.spawn(async move {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_PATIENCE)
+                .serve_connection(TokioIo::new(socket), service)
+                .with_upgrades();
+            tokio::pin!(connection);
+            let result = tokio::select! {
+                result = &mut connection => result,
+                () = quiet.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = result {
+                tracing::debug!(%error, "a connection ended badly");
+            }
+        });
+    }
+}
+
+fn tune(socket: &tokio::net::TcpStream) -> std::io::Result<()> {
+    socket.set_nodelay(true)?;
+    let (idle, between, probes) = KEEPALIVE;
+    let keepalive = socket2::TcpKeepalive::new().with_time(idle).with_interval(between).with_retries(probes);
+    socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
+
+async fn told_to_stop() {
+    let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => {
+            tracing::error!(%error, "cannot wait for SIGTERM");
+            return std::future::pending().await;
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        result = tokio::signal::ctrl_c() => {
+            if let Err(error) = result {
+                tracing::error!(%error, "cannot wait for SIGINT");
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// Tells systemd, if that started the master.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
+}
+
+async fn watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    loop {
+        tokio::time::sleep(limit / 2).await;
+        notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+}

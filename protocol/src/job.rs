@@ -59,8 +59,8 @@ pub enum State {
 impl State {
     /// Every state, in wire order.
     pub const ALL: [Self; 14] = [
-        Queued, Assigned, Accepted, Starting, Running, Paused, Stopping, Uncertain, Succeeded, Failed, Canceled,
-        Rejected, Expired, Lost,
+        Queued, Assigned, Accepted, Starting, Running, Paused, Stopping, Uncertain, Succeeded, Failed,
+        Canceled, Rejected, Expired, Lost,
     ];
 
     /// The word that people and programs see.
@@ -108,9 +108,8 @@ impl State {
     pub fn is_executing(self) -> bool {
         match self {
             Starting | Running | Paused | Stopping => true,
-            Queued | Assigned | Accepted | Uncertain | Succeeded | Failed | Canceled | Rejected | Expired | Lost => {
-                false
-            }
+            Queued | Assigned | Accepted | Uncertain | Succeeded | Failed | Canceled | Rejected | Expired
+            | Lost => false,
         }
     }
 
@@ -190,7 +189,10 @@ pub enum Event {
     /// The wish to stop went to disk.
     StopBegan,
     /// The machine refused to stop.
-    StopRefused,
+    StopRefused {
+        /// It had been paused, and still is.
+        paused: bool,
+    },
     /// The machine's work ended.
     MachineEnded(End),
 
@@ -235,8 +237,16 @@ const SUCCEEDED: &str = "it succeeded";
 const STOPPING: &str = "it is being stopped";
 const UNCERTAIN: &str = "a person was asked";
 
-/// The table. Total: every pair of a state and an event has its answer here.
+/// What becomes of a job in this state when this happens. Total.
 pub fn next(state: State, event: Event) -> Turn {
+    match look_up(state, event) {
+        To(next) if next == state => Same,
+        turn => turn,
+    }
+}
+
+/// The table: every pair of a state and an event has its answer here.
+fn look_up(state: State, event: Event) -> Turn {
     match state {
         Queued => match event {
             Bound => To(Assigned),
@@ -252,9 +262,21 @@ pub fn next(state: State, event: Event) -> Turn {
             Retried => Never(NOT_ENDED),
             Vanished => Never(NOT_BOUND),
             Resolved(_) => Never(NOT_UNCERTAIN),
-            Taken | Dropped | Lapsed | StartIntended | StartRefused | MachineStarted | MachinePaused
-            | MachineResumed | StopBegan | StopRefused | MachineEnded(_) | FoundNeverStarted | FoundAlive { .. }
-            | FoundGone(_) | FoundNothing => Never(NOT_HELD),
+            Taken
+            | Dropped
+            | Lapsed
+            | StartIntended
+            | StartRefused
+            | MachineStarted
+            | MachinePaused
+            | MachineResumed
+            | StopBegan
+            | StopRefused { .. }
+            | MachineEnded(_)
+            | FoundNeverStarted
+            | FoundAlive { .. }
+            | FoundGone(_)
+            | FoundNothing => Never(NOT_HELD),
         },
         Assigned => match event {
             GivenBack => To(Queued),
@@ -273,8 +295,18 @@ pub fn next(state: State, event: Event) -> Turn {
             Bound => Same,
             Retried => Never(NOT_ENDED),
             Resolved(_) => Never(NOT_UNCERTAIN),
-            Dropped | Lapsed | StartIntended | MachineStarted | MachinePaused | MachineResumed | StopBegan
-            | StopRefused | MachineEnded(_) | FoundNeverStarted | FoundAlive { .. } | FoundGone(_)
+            Dropped
+            | Lapsed
+            | StartIntended
+            | MachineStarted
+            | MachinePaused
+            | MachineResumed
+            | StopBegan
+            | StopRefused { .. }
+            | MachineEnded(_)
+            | FoundNeverStarted
+            | FoundAlive { .. }
+            | FoundGone(_)
             | FoundNothing => Never(MASTERS),
         },
         Accepted => match event {
@@ -294,8 +326,16 @@ pub fn next(state: State, event: Event) -> Turn {
             Bound | Withdrawn | WindowClosed => Never(ON_SLAVE),
             Retried => Never(NOT_ENDED),
             Resolved(_) => Never(NOT_UNCERTAIN),
-            MachineStarted | MachinePaused | MachineResumed | StopBegan | StopRefused | MachineEnded(_)
-            | FoundNeverStarted | FoundAlive { .. } | FoundGone(_) | FoundNothing => Never(NOT_STARTED),
+            MachineStarted
+            | MachinePaused
+            | MachineResumed
+            | StopBegan
+            | StopRefused { .. }
+            | MachineEnded(_)
+            | FoundNeverStarted
+            | FoundAlive { .. }
+            | FoundGone(_)
+            | FoundNothing => Never(NOT_STARTED),
         },
         Starting | Running | Paused | Stopping => match event {
             MachineStarted => match state {
@@ -324,7 +364,8 @@ pub fn next(state: State, event: Event) -> Turn {
                 Stopping => Same,
                 _ => To(Stopping),
             },
-            StopRefused => match state {
+            StopRefused { paused } => match state {
+                Stopping if paused => To(Paused),
                 Stopping => To(Running),
                 _ => Same,
             },
@@ -337,8 +378,8 @@ pub fn next(state: State, event: Event) -> Turn {
             },
             FoundAlive { paused } => match state {
                 Stopping => Same,
-                _ if paused => to(state, Paused),
-                _ => to(state, Running),
+                _ if paused => To(Paused),
+                _ => To(Running),
             },
             FoundGone(policy) => match (state, policy) {
                 (Stopping, _) => To(Canceled),
@@ -352,10 +393,7 @@ pub fn next(state: State, event: Event) -> Turn {
             Reported(
                 Accepted | Starting | Running | Paused | Stopping | Uncertain | Succeeded | Failed | Canceled
                 | Rejected | Expired,
-            ) => match to_reported(event) {
-                To(same) if same == state => Same,
-                turn => turn,
-            },
+            ) => to_reported(event),
             Reported(Queued | Assigned | Lost) => Never(NOT_A_SLAVES_WORD),
             Bound | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed | StartIntended => {
                 Never(STARTED)
@@ -379,8 +417,17 @@ pub fn next(state: State, event: Event) -> Turn {
                 | Expired,
             ) => to_reported(event),
             Reported(Queued | Assigned | Lost) => Never(NOT_A_SLAVES_WORD),
-            Bound | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed | StartIntended
-            | StartRefused | StopBegan | StopRefused => Never(UNCERTAIN),
+            Bound
+            | GivenBack
+            | Withdrawn
+            | WindowClosed
+            | Taken
+            | Dropped
+            | Lapsed
+            | StartIntended
+            | StartRefused
+            | StopBegan
+            | StopRefused { .. } => Never(UNCERTAIN),
             Retried => Never(NOT_ENDED),
         },
         Lost => match event {
@@ -391,9 +438,26 @@ pub fn next(state: State, event: Event) -> Turn {
             Reported(Succeeded | Failed | Canceled | Rejected | Expired) => to_reported(event),
             Reported(Accepted) => Never(BURNED),
             Reported(Queued | Assigned | Lost) => Never(NOT_A_SLAVES_WORD),
-            Bound | GivenBack | Withdrawn | WindowClosed | Vanished | Resolved(_) | Taken | Dropped | Lapsed
-            | StartIntended | StartRefused | MachineStarted | MachinePaused | MachineResumed | StopBegan
-            | StopRefused | MachineEnded(_) | FoundNeverStarted | FoundAlive { .. } | FoundGone(_)
+            Bound
+            | GivenBack
+            | Withdrawn
+            | WindowClosed
+            | Vanished
+            | Resolved(_)
+            | Taken
+            | Dropped
+            | Lapsed
+            | StartIntended
+            | StartRefused
+            | MachineStarted
+            | MachinePaused
+            | MachineResumed
+            | StopBegan
+            | StopRefused { .. }
+            | MachineEnded(_)
+            | FoundNeverStarted
+            | FoundAlive { .. }
+            | FoundGone(_)
             | FoundNothing => Never(ENDED),
         },
         Succeeded | Failed | Canceled | Rejected | Expired => match event {
@@ -408,9 +472,27 @@ pub fn next(state: State, event: Event) -> Turn {
                     Never(ENDED)
                 }
             }
-            Bound | GivenBack | Withdrawn | WindowClosed | Abandoned | Vanished | Resolved(_) | Taken | Dropped
-            | Lapsed | StartIntended | StartRefused | MachineStarted | MachinePaused | MachineResumed
-            | StopBegan | StopRefused | MachineEnded(_) | FoundNeverStarted | FoundAlive { .. } | FoundGone(_)
+            Bound
+            | GivenBack
+            | Withdrawn
+            | WindowClosed
+            | Abandoned
+            | Vanished
+            | Resolved(_)
+            | Taken
+            | Dropped
+            | Lapsed
+            | StartIntended
+            | StartRefused
+            | MachineStarted
+            | MachinePaused
+            | MachineResumed
+            | StopBegan
+            | StopRefused { .. }
+            | MachineEnded(_)
+            | FoundNeverStarted
+            | FoundAlive { .. }
+            | FoundGone(_)
             | FoundNothing => Never(ENDED),
         },
     }
@@ -429,8 +511,4 @@ fn to_reported(event: Event) -> Turn {
         Reported(state) => To(state),
         _ => Never(NOT_A_SLAVES_WORD),
     }
-}
-
-fn to(from: State, state: State) -> Turn {
-    if from == state { Same } else { To(state) }
 }

@@ -371,6 +371,8 @@ pub struct MachineReport {
     pub unloading: Option<JobId>,
     /// Why a person is needed.
     pub attention: Option<Attention>,
+    /// The job of which nobody knows what became: a person has to say, before anything starts.
+    pub uncertain: Option<JobId>,
     /// A person at the machine has locked remote starts out.
     pub local_lock: bool,
     /// The mode that the slave obeys.

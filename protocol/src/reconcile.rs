@@ -202,7 +202,15 @@ const HELD: &[Mine] = &[Unstarted, Started, Uncertain];
 const OVER: &[Mine] = &[Ended, GivenUp, OlderThanUnstarted, OlderThanStarted, OlderThanEnded];
 const OLDER: &[Mine] = &[GivenUp, OlderThanUnstarted, OlderThanStarted, OlderThanEnded];
 const ANY_MINE: &[Mine] = &[
-    Unknown, Assigned, Unstarted, Started, Uncertain, Ended, GivenUp, OlderThanUnstarted, OlderThanStarted,
+    Unknown,
+    Assigned,
+    Unstarted,
+    Started,
+    Uncertain,
+    Ended,
+    GivenUp,
+    OlderThanUnstarted,
+    OlderThanStarted,
     OlderThanEnded,
 ];
 const PRESENT: &[Theirs] = &[Waiting, Working, Doubtful, Done, Remembered];
@@ -290,7 +298,15 @@ pub const TABLE: &[Line] = &[
         ANY_WISH,
         Verdict::Quarantine,
     ),
-    line("both_know_how_it_ended", &["A8", "E1"], &[Ended], &[Done, Remembered], BELIEVED, ANY_WISH, Verdict::Forget),
+    line(
+        "both_know_how_it_ended",
+        &["A8", "E1"],
+        &[Ended],
+        &[Done, Remembered],
+        BELIEVED,
+        ANY_WISH,
+        Verdict::Forget,
+    ),
     // The slave's attempt was given up or handed to another slave.
     line("an_older_attempt_waits", &["A13", "A14"], OLDER, &[Waiting], BELIEVED, ANY_WISH, Verdict::Cancel),
     line(
@@ -312,7 +328,15 @@ pub const TABLE: &[Line] = &[
         Verdict::Forget,
     ),
     // The master has never heard of it.
-    line("the_master_does_not_know_it", &["D2", "D3", "D6", "C8"], &[Unknown], PRESENT, BELIEVED, ANY_WISH, Verdict::Adopt),
+    line(
+        "the_master_does_not_know_it",
+        &["D2", "D3", "D6", "C8"],
+        &[Unknown],
+        PRESENT,
+        BELIEVED,
+        ANY_WISH,
+        Verdict::Adopt,
+    ),
 ];
 
 const fn line(
@@ -369,7 +393,8 @@ mod tests {
 
     #[test]
     fn nothing_is_destroyed_because_it_was_absent() {
-        for line in TABLE.iter().filter(|line| line.mine.contains(&Unknown) || line.theirs.contains(&Absent)) {
+        for line in TABLE.iter().filter(|line| line.mine.contains(&Unknown) || line.theirs.contains(&Absent))
+        {
             assert!(
                 !matches!(line.verdict, Verdict::Cancel | Verdict::Forget),
                 "{}: {:?}",

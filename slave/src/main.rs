@@ -1,14 +1,278 @@
 //! The agent's program; under `runner <run_dir>` it is the tiny parent of one job instead.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use reloop_protocol::message::PROTOCOL;
+use reloop_slave::config::{Config, Overrides};
+use reloop_slave::local::{self, CallError, Request, Resolution};
+use reloop_slave::run::{EXIT_CONFIG, run};
+use reloop_slave::{check, identity, machine, telemetry};
+
+/// It was not done, and the words say what would do it.
+const EXIT_REFUSED: u8 = 1;
+/// There is no agent to do it.
+const EXIT_NOT_RUNNING: u8 = 6;
+
+/// At the end of the agent, for a log that is being read: longer than a disk takes that is not stuck.
+const LAST_THREADS: Duration = Duration::from_secs(1);
+
+/// A name to look up and a log to read, each for a moment; more at once wait.
+const BLOCKING_THREADS: usize = 4;
+
+/// Runs one machine for a Reloop master, with or without a link.
+#[derive(Parser)]
+#[command(name = "reloop-slave", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the agent. Ending it never ends the job: the next agent finds it again.
+    Run(Settings),
+    /// Keep an enrolment token, which the agent shows to the master until it is taken in.
+    Enroll {
+        #[command(flatten)]
+        settings: Settings,
+        /// A file that holds it; - for the standard input.
+        #[arg(long, value_name = "FILE")]
+        token_file: PathBuf,
+    },
+    /// Look at everything that the agent needs; changes nothing.
+    Check(Settings),
+    /// What the slave does, holds and waits for.
+    Status {
+        #[command(flatten)]
+        place: Place,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The machine is clear of the last job: it takes the next.
+    Ready(Place),
+    /// What needed attention was looked at.
+    Clear(Place),
+    /// Pause what runs. Only here can it be resumed.
+    Pause(Place),
+    /// Let it go on.
+    Resume(Place),
+    /// Stop what runs, where it can be left without harm. This is no emergency stop.
+    Stop {
+        #[command(flatten)]
+        place: Place,
+        /// At once.
+        #[arg(long)]
+        now: bool,
+    },
+    /// Local control: while it is on, nothing that comes from the master starts.
+    Local {
+        /// On, or off.
+        switch: Switch,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Say how an uncertain job ended, after a look at the machine.
+    #[command(allow_missing_positional = true)]
+    Resolve {
+        /// Which; may be left out if there is only one.
+        job: Option<String>,
+        /// How.
+        outcome: Resolution,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// The program's version, and the protocol's.
+    Version,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Args)]
+struct Place {
+    /// The slave's settings.
+    #[arg(long, value_name = "FILE", env = "RELOOP_SLAVE_CONFIG", default_value = "/etc/reloop-slave/slave.toml")]
+    config: PathBuf,
+    /// Where it keeps its files, instead of what the settings say.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Settings {
+    #[command(flatten)]
+    place: Place,
+    /// Its name, instead of what the settings say.
+    #[arg(long)]
+    name: Option<String>,
+    /// Where it dials, instead of what the settings say.
+    #[arg(long, value_name = "URL")]
+    master: Option<String>,
+}
+
+impl Place {
+    fn load(self) -> anyhow::Result<Config> {
+        Settings { place: self, name: None, master: None }.load()
+    }
+}
+
+impl Settings {
+    fn load(self) -> anyhow::Result<Config> {
+        let Self { place: Place { config, state_dir }, name, master } = self;
+        let flags = Overrides { name, master, state_dir, enroll_token_file: None };
+        Ok(Config::load_with(&config, flags)?)
+    }
+}
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    match (arguments.next(), arguments.next(), arguments.next()) {
-        (Some(verb), Some(run_dir), None) if verb == "runner" => {
-            reloop_slave::machine::runner::main(Path::new(&run_dir))
-        }
-        _ => ExitCode::from(64),
+    if let (Some(verb), Some(run_dir), None) = (arguments.next(), arguments.next(), arguments.next())
+        && verb == OsString::from("runner")
+    {
+        return machine::runner::main(Path::new(&run_dir));
     }
+    match act(Cli::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::from(EXIT_CONFIG)
+        }
+    }
+}
+
+fn act(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Run(settings) => {
+            let config = settings.load()?;
+            telemetry::init()?;
+            block_on(run(config))?
+        }
+        Verb::Enroll { settings, token_file } => enroll(&settings.load()?, &token_file),
+        Verb::Check(settings) => {
+            let config = settings.load()?;
+            let findings = block_on(check::check(&config))?;
+            let mut fine = true;
+            for finding in findings {
+                let (mark, text) = match finding.found {
+                    Ok(text) => ("ok", text),
+                    Err(text) => ("NOT OK", text),
+                };
+                fine &= mark == "ok";
+                say(&format!("{:<18} {mark:<7} {text}", finding.subject))?;
+            }
+            Ok(if fine { ExitCode::SUCCESS } else { ExitCode::from(EXIT_REFUSED) })
+        }
+        Verb::Status { place, json } => status(&place.load()?, json),
+        Verb::Ready(place) => ask(place, &Request::Ready),
+        Verb::Clear(place) => ask(place, &Request::Clear),
+        Verb::Pause(place) => ask(place, &Request::Pause),
+        Verb::Resume(place) => ask(place, &Request::Resume),
+        Verb::Stop { place, now } => ask(place, &Request::Stop { now }),
+        Verb::Local { switch, place } => {
+            ask(place, &Request::Local { on: matches!(switch, Switch::On) })
+        }
+        Verb::Resolve { job, outcome, place } => ask(place, &Request::Resolve { job, outcome }),
+        Verb::Version => {
+            let version = env!("CARGO_PKG_VERSION");
+            say(&format!("reloop-slave {version}, protocol {} to {}", PROTOCOL.oldest, PROTOCOL.newest))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .context("the system gives no event loop")?;
+    let done = runtime.block_on(tokio::task::LocalSet::new().run_until(work));
+    runtime.shutdown_timeout(LAST_THREADS);
+    Ok(done)
+}
+
+fn enroll(config: &Config, token_file: &Path) -> anyhow::Result<ExitCode> {
+    let text = if token_file == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).context("the standard input")?;
+        text
+    } else {
+        fs::read_to_string(token_file).with_context(|| token_file.display().to_string())?
+    };
+    reloop_node::durable::create_dir_all_synced(&config.state_dir)
+        .with_context(|| format!("state_dir = {:?}", config.state_dir))?;
+    let path = identity::keep_token(&config.state_dir, &text).context("the token was not kept")?;
+    let then = match local::call(&config.state_dir, &Request::Dial) {
+        Ok(_) => "the running agent shows it to the master now".to_owned(),
+        Err(CallError::NotRunning(_)) => "the agent shows it to the master when it is started".to_owned(),
+        Err(error) => format!("the running agent was not told ({error}) and shows it at its next try"),
+    };
+    say(&format!("the token is in {}: {then}", path.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+    let answer = match local::call(&config.state_dir, &Request::Status) {
+        Ok(answer) => answer,
+        Err(error) => return Ok(no_answer(&error)),
+    };
+    match answer.status {
+        Some(status) if json => say(&serde_json::to_string_pretty(&status)?)?,
+        Some(status) => say(status.for_people().trim_end())?,
+        None => {
+            complain(&answer.text);
+            return Ok(ExitCode::from(EXIT_REFUSED));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ask(place: Place, request: &Request) -> anyhow::Result<ExitCode> {
+    let config = place.load()?;
+    match local::call(&config.state_dir, request) {
+        Ok(answer) if answer.done => {
+            say(&answer.text)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(answer) => {
+            complain(&answer.text);
+            Ok(ExitCode::from(EXIT_REFUSED))
+        }
+        Err(error) => Ok(no_answer(&error)),
+    }
+}
+
+fn no_answer(error: &CallError) -> ExitCode {
+    complain(&error.to_string());
+    match error {
+        CallError::NotRunning(_) => {
+            complain("start it: `systemctl start reloop-slave@NAME`, or `reloop-slave run --config FILE`");
+            ExitCode::from(EXIT_NOT_RUNNING)
+        }
+        CallError::NotAllowed { .. } | CallError::NoAnswer(_) => ExitCode::from(EXIT_REFUSED),
+    }
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        // Whoever reads has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("the standard output"),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one place for what goes wrong outside the log")]
+fn complain(text: &str) {
+    eprintln!("reloop-slave: {text}");
 }

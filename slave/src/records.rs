@@ -11,10 +11,12 @@
 //! been replaced (its own record) or had gone back in time (a job): either way nothing starts until a person has
 //! looked at the machine, because it may be busy with what was lost.
 
+use std::collections::BTreeSet;
+
 use reloop_node::record::{self, RecordError};
-use reloop_node::store::{Op, Store, StoreError};
+use reloop_node::store::{Entry, Op, Store, StoreError};
 use reloop_protocol::id::JobId;
-use reloop_protocol::message::{Attention, Record};
+use reloop_protocol::message::Attention;
 use reloop_protocol::slave::{Job, Node, RING, Write};
 use reloop_protocol::wire::{self, WireError};
 use serde::Serialize;
@@ -87,55 +89,51 @@ pub fn load(store: &Store, now_ms: i64) -> Result<Loaded, LoadError> {
     for prefix in [NODE, JOB, RING_KEYS] {
         store.load(prefix, |key, value| entries.push((key.to_vec(), value.to_vec())))?;
     }
-    let mut set_aside = Vec::new();
-    let mut aside = |key: &[u8], value: &[u8]| {
-        let place = [format!("{UNREADABLE}{now_ms}/").as_bytes(), key].concat();
-        set_aside.push(Op::Put { key: place, value: value.to_vec() });
-        set_aside.push(Op::Delete { key: key.to_vec() });
-    };
     let (mut node, mut jobs, mut ring) = (None::<Node>, Vec::new(), Vec::new());
-    let (mut lost_node, mut lost_job) = (false, false);
+    let mut unreadable = BTreeSet::new();
     for (key, value) in &entries {
-        let read = if key == NODE {
+        let found = if key == NODE {
             read(value).map(|found| node = Some(found))
         } else if let Some(id) = key.strip_prefix(JOB) {
-            read::<Job>(value).and_then(|job| {
-                if job.report.job.0 != id {
-                    return Err(Unreadable::WrongKey);
-                }
-                jobs.push(Write::Job(job.report.job, Some(Box::new(job))));
-                Ok(())
-            })
+            read_job(id, value).map(|job| jobs.push(job))
         } else {
-            read::<Record>(value).map(|record| ring.push(record))
+            read(value).map(|record| ring.push(record))
         };
-        match read {
+        match found {
             Ok(()) => {}
             Err(Unreadable::Newer(schema)) => return Err(LoadError::Newer(schema)),
             Err(error) => {
                 tracing::error!(key = %key.escape_ascii(), %error, "a record can't be read and is set aside");
-                lost_node |= key == NODE;
-                lost_job |= key.starts_with(JOB);
-                aside(key, value);
+                unreadable.insert(key.clone());
             }
         }
     }
-    if lost_node || (node.is_none() && !entries.is_empty()) {
-        tracing::error!("the slave's own record is lost: the store counts as new, and its jobs are set aside too");
-        set_aside.clear();
-        let mut aside = |key: &[u8], value: &[u8]| {
-            let place = [format!("{UNREADABLE}{now_ms}/").as_bytes(), key].concat();
-            set_aside.push(Op::Put { key: place, value: value.to_vec() });
-            set_aside.push(Op::Delete { key: key.to_vec() });
-        };
-        entries.iter().for_each(|(key, value)| aside(key, value));
-        return Ok(Loaded { records: Vec::new(), set_aside });
-    }
-    if lost_job && let Some(node) = &mut node {
+    let Some(mut node) = node else {
+        if !entries.is_empty() {
+            tracing::error!("the slave's own record is lost: the store counts as new, and all of it is set aside");
+        }
+        return Ok(Loaded { records: Vec::new(), set_aside: set_aside(&entries, now_ms) });
+    };
+    if unreadable.iter().any(|key| key.starts_with(JOB)) {
         node.attention.get_or_insert(Attention::StoreRolledBack);
     }
-    let records = node.into_iter().map(Write::Node).chain(jobs).chain([Write::Ring(ring)]).collect();
-    Ok(Loaded { records, set_aside })
+    entries.retain(|(key, _)| unreadable.contains(key));
+    let jobs = jobs.into_iter().map(|job| Write::Job(job.report.job, Some(Box::new(job))));
+    let records = [Write::Node(node), Write::Ring(ring)].into_iter().chain(jobs).collect();
+    Ok(Loaded { records, set_aside: set_aside(&entries, now_ms) })
+}
+
+fn set_aside(entries: &[Entry], now_ms: i64) -> Vec<Op> {
+    let aside = |(key, value): &Entry| {
+        let place = [format!("{UNREADABLE}{now_ms}/").as_bytes(), key].concat();
+        [Op::Put { key: place, value: value.clone() }, Op::Delete { key: key.clone() }]
+    };
+    entries.iter().flat_map(aside).collect()
+}
+
+fn read_job(id: &[u8], value: &[u8]) -> Result<Job, Unreadable> {
+    let job: Job = read(value)?;
+    if job.report.job.0 == id { Ok(job) } else { Err(Unreadable::WrongKey) }
 }
 
 fn job_key(id: JobId) -> Vec<u8> {

@@ -14,5 +14,6 @@ pub mod daemon;
 pub mod nginx;
 pub mod process;
 pub mod proxy;
+pub mod simulation;
 pub mod wait;
 pub mod world;

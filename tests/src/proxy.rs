@@ -402,7 +402,11 @@ async fn run(
             return;
         }
         if !listening {
-            listener = None;
+            if let Some(open) = listener.take() {
+                // Closing is not enough: a process that is just being forked holds a copy of the socket.
+                rustix::net::shutdown(&open, rustix::net::Shutdown::Both)
+                    .expect("a listener can be shut down");
+            }
         } else if listener.is_none() {
             let reopened = shared_port(addr).and_then(|socket| socket.listen(BACKLOG));
             listener = Some(reopened.expect("the proxy's port is kept for it"));

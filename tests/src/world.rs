@@ -163,6 +163,8 @@ pub struct World {
     /// Answers to clients.
     pub answers: BTreeMap<RequestId, Answer>,
     next: u64,
+    /// Every step is printed.
+    pub tracing: bool,
     /// Links that the master believes in and that are dead to the slave.
     dead_links: BTreeMap<LinkId, bool>,
     /// Every message that crossed, for those who want to count.
@@ -180,6 +182,7 @@ impl World {
             boxes: Vec::new(),
             answers: BTreeMap::new(),
             next: 1,
+            tracing: std::env::var_os("RELOOP_TRACE").is_some(),
             dead_links: BTreeMap::new(),
             crossed: Vec::new(),
         };
@@ -189,6 +192,13 @@ impl World {
         }
         world.settle();
         world
+    }
+
+    /// Everything that happens, line by line, when [`World::tracing`] is on.
+    fn note(&self, line: impl FnOnce() -> String) {
+        if self.tracing {
+            println!("{:>9} {}", self.ms, line());
+        }
     }
 
     fn fresh(&mut self) -> u64 {
@@ -270,7 +280,10 @@ impl World {
         held.state = Some(state);
         held.machine.facts.clear();
         let boot = held.boot;
-        self.slave_event(slave, slave::Event::AgentStarted { boot, fingerprint: None, known_key, next_store });
+        self.slave_event(
+            slave,
+            slave::Event::AgentStarted { boot, fingerprint: None, known_key, next_store },
+        );
     }
 
     /// Kills a slave's agent; its machine goes on.
@@ -341,7 +354,13 @@ impl World {
     fn connect(&mut self, slave: usize) {
         let id = LinkId(self.fresh());
         let zero = reloop_protocol::id::Session(0);
-        let wire = Wire { id, to_master: VecDeque::new(), to_slave: VecDeque::new(), session: zero, half_open: false };
+        let wire = Wire {
+            id,
+            to_master: VecDeque::new(),
+            to_slave: VecDeque::new(),
+            session: zero,
+            half_open: false,
+        };
         self.boxes[slave].link = Some(wire);
         self.master_event(master::Event::LinkOpened { link: id, nonce: [0; 32] });
     }
@@ -351,12 +370,14 @@ impl World {
         let now = self.now();
         let Some(mut state) = self.master.take() else { return };
         let unknown = master::unknown_jobs(&state, &event);
-        let recalled: Vec<_> = unknown.iter().filter_map(|id| self.master_disk.jobs.get(id).cloned()).collect();
+        let recalled: Vec<_> =
+            unknown.iter().filter_map(|id| self.master_disk.jobs.get(id).cloned()).collect();
         if !recalled.is_empty() {
             state = master::step(state, now, master::Event::Recalled(recalled)).state;
         }
         let shown = format!("{event:?}");
         let step = master::step(state, now, event);
+        self.note(|| format!("m {shown} => {:?}", step.effects));
         for write in step.persist {
             self.master_disk.write(write);
         }
@@ -374,7 +395,8 @@ impl World {
     fn master_effect(&mut self, effect: master::Effect) {
         match effect {
             master::Effect::Send { link, message } => {
-                if let Some(wire) = self.boxes.iter_mut().filter_map(|b| b.link.as_mut()).find(|w| w.id == link)
+                if let Some(wire) =
+                    self.boxes.iter_mut().filter_map(|b| b.link.as_mut()).find(|w| w.id == link)
                     && !wire.half_open
                 {
                     wire.to_slave.push_back((wire.session, message));
@@ -382,13 +404,19 @@ impl World {
             }
             master::Effect::Close { link, code, .. } => {
                 let last_heard = self.now();
-                if let Some(slave) = self.boxes.iter().position(|b| b.link.as_ref().is_some_and(|w| w.id == link)) {
+                if let Some(slave) =
+                    self.boxes.iter().position(|b| b.link.as_ref().is_some_and(|w| w.id == link))
+                {
                     let held = &mut self.boxes[slave];
                     held.closed.push(code);
                     // What was sent before the close arrives before it.
-                    let pending: Vec<_> = held.link.take().into_iter().flat_map(|wire| wire.to_slave).collect();
+                    let pending: Vec<_> =
+                        held.link.take().into_iter().flat_map(|wire| wire.to_slave).collect();
                     for (session, message) in pending {
-                        self.slave_event(slave, slave::Event::Received { link, session, message, unfit: BTreeMap::new() });
+                        self.slave_event(
+                            slave,
+                            slave::Event::Received { link, session, message, unfit: BTreeMap::new() },
+                        );
                     }
                     self.slave_event(slave, slave::Event::LinkClosed { link });
                 }
@@ -396,7 +424,8 @@ impl World {
                 self.master_event(master::Event::LinkClosed { link, last_heard });
             }
             master::Effect::Probe { link } => {
-                let alive = self.boxes.iter().filter_map(|b| b.link.as_ref()).any(|w| w.id == link && !w.half_open);
+                let alive =
+                    self.boxes.iter().filter_map(|b| b.link.as_ref()).any(|w| w.id == link && !w.half_open);
                 self.master_event(master::Event::LinkProbed { link, alive });
             }
             master::Effect::Answer { request, answer } => drop(self.answers.insert(request, answer)),
@@ -418,6 +447,7 @@ impl World {
         let Some(state) = self.boxes[slave].state.take() else { return };
         let shown = format!("{event:?}");
         let step = slave::step(state, now, event);
+        self.note(|| format!("s{slave} {shown} => {:?}", step.effects));
         let held = &mut self.boxes[slave];
         for write in step.persist {
             held.disk.write(write);
@@ -465,40 +495,64 @@ impl World {
 
     /// Moves one message, fact or connection; false when nothing is left to move.
     pub fn pump(&mut self) -> bool {
-        for slave in 0..self.boxes.len() {
-            if self.boxes[slave].state.is_none() {
-                continue;
-            }
-            if let Some((work, fact)) = self.boxes[slave].machine.facts.pop_front() {
-                self.slave_event(slave, slave::Event::Machine { work, fact });
+        (0..self.boxes.len()).any(|slave| self.pump_one(slave))
+    }
+
+    /// The same, of one slave.
+    pub fn pump_one(&mut self, slave: usize) -> bool {
+        if self.boxes.get(slave).is_none_or(|held| held.state.is_none()) {
+            return false;
+        }
+        if let Some((work, fact)) = self.boxes[slave].machine.facts.pop_front() {
+            self.slave_event(slave, slave::Event::Machine { work, fact });
+            return true;
+        }
+        let held = &mut self.boxes[slave];
+        let Some(wire) = &mut held.link else {
+            let refused = held.closed.last().is_some_and(|code| !code.is_passing());
+            if held.cable && self.master.is_some() && !refused {
+                self.connect(slave);
                 return true;
             }
-            let held = &mut self.boxes[slave];
-            let Some(wire) = &mut held.link else {
-                let refused = held.closed.last().is_some_and(|code| !code.is_passing());
-                if held.cable && self.master.is_some() && !refused {
-                    self.connect(slave);
-                    return true;
-                }
-                continue;
+            return false;
+        };
+        let link = wire.id;
+        if let Some((session, message)) = wire.to_slave.pop_front() {
+            self.crossed.push((slave, kind(&message)));
+            self.slave_event(
+                slave,
+                slave::Event::Received { link, session, message, unfit: BTreeMap::new() },
+            );
+            return true;
+        }
+        if let Some(message) = wire.to_master.pop_front() {
+            self.crossed.push((slave, kind(&message)));
+            let event = match message {
+                Message::Hello(hello) => master::Event::HelloReceived { link, hello, token: None },
+                message => master::Event::Received { link, message },
             };
-            let link = wire.id;
-            if let Some((session, message)) = wire.to_slave.pop_front() {
-                self.crossed.push((slave, kind(&message)));
-                self.slave_event(slave, slave::Event::Received { link, session, message, unfit: BTreeMap::new() });
-                return true;
-            }
-            if let Some(message) = wire.to_master.pop_front() {
-                self.crossed.push((slave, kind(&message)));
-                let event = match message {
-                    Message::Hello(hello) => master::Event::HelloReceived { link, hello, token: None },
-                    message => master::Event::Received { link, message },
-                };
-                self.master_event(event);
-                return true;
-            }
+            self.master_event(event);
+            return true;
         }
         false
+    }
+
+    /// Starts a slave's agent if it is dead.
+    pub fn revive(&mut self, slave: usize) {
+        if self.boxes[slave].state.is_none() {
+            self.start_agent(slave, true);
+        }
+    }
+
+    /// Lets time pass without waiting for what it brings.
+    pub fn pass_some(&mut self, ms: i64) {
+        self.ms += ms;
+        for slave in 0..self.boxes.len() {
+            let held = &mut self.boxes[slave];
+            held.machine.work(ms, GENESIS + self.ms + held.wall_off, held.state.is_some());
+            self.slave_event(slave, slave::Event::TimePassed);
+        }
+        self.master_event(master::Event::TimePassed);
     }
 
     /// Moves everything that can move without time.
@@ -571,7 +625,12 @@ impl World {
     pub fn place(&mut self, order: Order) -> JobId {
         let job = order.jobs[0];
         let request = RequestId(self.fresh());
-        self.master_event(master::Event::OrderPlaced { request, order: Box::new(order), key: None, known: None });
+        self.master_event(master::Event::OrderPlaced {
+            request,
+            order: Box::new(order),
+            key: None,
+            known: None,
+        });
         job
     }
 
@@ -589,6 +648,13 @@ impl World {
         self.master_event(master::Event::SlaveCommanded { request, slave: key, command });
         self.settle();
         self.answers.get(&request).cloned()
+    }
+
+    /// Commands a slave, and does not wait for what comes of it.
+    pub fn command_slave_now(&mut self, slave: usize, command: SlaveCommand) {
+        let request = RequestId(self.fresh());
+        let key = self.boxes[slave].settings.key;
+        self.master_event(master::Event::SlaveCommanded { request, slave: key, command });
     }
 
     /// A person acts at a machine.
@@ -623,6 +689,44 @@ impl World {
         self.boxes.iter().position(|held| held.settings.key == key)
     }
 
+    /// Everything about a job in a few lines, for people.
+    pub fn tell(&self, id: JobId) -> String {
+        use std::fmt::Write as _;
+        let job = self.job(id);
+        let mut text = format!(
+            "{id} {:?} desired {:?} rev {} attempt {}/{} holder {:?} start {:?} reason {:?} report {:?}\n  earlier {:?}",
+            job.state,
+            job.desired,
+            job.rev,
+            job.attempt,
+            job.last_attempt,
+            self.holder(id),
+            job.start,
+            job.reason,
+            job.report.as_ref().map(|r| (r.state, r.rev, r.seq, r.waiting_for, &r.reason)),
+            job.earlier.iter().map(|e| (e.attempt, e.state)).collect::<Vec<_>>(),
+        );
+        for (slave, held) in self.boxes.iter().enumerate() {
+            let Some(state) = &held.state else { continue };
+            let job = state.jobs.get(&id).map(|job| {
+                let r = &job.report;
+                (r.state, r.attempt, r.rev, r.waiting_for, job.desired, job.start.gate, job.missed)
+            });
+            let full: Vec<_> = state.jobs.values().map(|job| (job.report.job, job.report.state)).collect();
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "\n  slave {slave}: {job:?} link {:?} unloading {:?} attention {:?} mode {:?} closed {:?} holds {full:?}",
+                state.link,
+                state.node.unloading,
+                state.node.attention,
+                state.node.conduct.mode,
+                held.closed.last()
+            );
+        }
+        text
+    }
+
     /// How often a job was begun, on any machine.
     pub fn begun(&self, id: JobId) -> u32 {
         let works = self.boxes.iter().flat_map(|held| &held.machine.begun);
@@ -653,6 +757,9 @@ impl Machine {
         if let Some(work) = self.works.get_mut(&key)
             && work.ended.is_none()
         {
+            if work.gone {
+                return self.facts.push_back((key, Fact::Probed(Probed::Gone)));
+            }
             let ended = Ended { end: End::Stopped, outcome: outcome("stopped"), at: None };
             work.ended = Some(ended.clone());
             self.facts.push_back((key, Fact::Ended(ended)));
@@ -663,6 +770,9 @@ impl Machine {
         if let Some(work) = self.works.get_mut(&key)
             && work.ended.is_none()
         {
+            if work.gone {
+                return self.facts.push_back((key, Fact::PauseRefused("there is no such work".to_owned())));
+            }
             work.paused = pause;
             self.facts.push_back((key, if pause { Fact::Paused } else { Fact::Resumed }));
         }

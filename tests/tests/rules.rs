@@ -68,7 +68,9 @@ fn a_deferred_job_starts_by_itself_while_offline() {
 
 #[test]
 fn a_start_that_passed_while_the_slave_was_off_follows_its_late_rule() {
-    for (late, expected) in [(Late::Hold, State::Accepted), (Late::Run, State::Running), (Late::Skip, State::Expired)] {
+    for (late, expected) in
+        [(Late::Hold, State::Accepted), (Late::Run, State::Running), (Late::Skip, State::Expired)]
+    {
         let mut world = World::new(1);
         let mut order = world.order("mill");
         order.start.not_before = later(&world, 30_000);
@@ -164,9 +166,11 @@ fn a_machine_that_cannot_say_what_it_did_makes_a_person_decide() {
 
 #[test]
 fn work_that_a_power_cut_ended_follows_the_orders_rule() {
-    for (policy, expected) in
-        [(OnInterrupt::Hold, State::Uncertain), (OnInterrupt::Fail, State::Failed), (OnInterrupt::Restart, State::Running)]
-    {
+    for (policy, expected) in [
+        (OnInterrupt::Hold, State::Uncertain),
+        (OnInterrupt::Fail, State::Failed),
+        (OnInterrupt::Restart, State::Running),
+    ] {
         let mut world = World::new(1);
         let mut order = world.order("mill");
         order.spec.on_interrupt = policy;
@@ -306,7 +310,10 @@ fn finished_is_not_free_with_release_ack() {
     assert_eq!(world.state(one), State::Succeeded);
     assert_eq!(world.state(two), State::Accepted);
     assert_eq!(world.job(two).report.unwrap().waiting_for, Some(WaitingFor::Ready));
-    assert_eq!(world.command_slave(slave, SlaveCommand::Ready), Some(Answer::Replied(reloop_protocol::message::Reply::Done)));
+    assert_eq!(
+        world.command_slave(slave, SlaveCommand::Ready),
+        Some(Answer::Replied(reloop_protocol::message::Reply::Done))
+    );
     world.settle();
     assert_eq!(world.state(two), State::Running);
 }
@@ -350,15 +357,23 @@ fn maintenance_keeps_starts_out_and_draining_finishes_what_is_there() {
 #[test]
 fn higher_priority_goes_first_and_idle_slaves_before_busy_ones() {
     let mut world = World::new(2);
-    let jobs: Vec<_> = (0..2).map(|_| { let order = world.order("mill"); world.place(order) }).collect();
+    let jobs: Vec<_> = (0..2)
+        .map(|_| {
+            let order = world.order("mill");
+            world.place(order)
+        })
+        .collect();
     world.settle();
-    assert_eq!(jobs.iter().map(|job| world.state(*job)).collect::<Vec<_>>(), [State::Running, State::Running]);
+    assert_eq!(
+        jobs.iter().map(|job| world.state(*job)).collect::<Vec<_>>(),
+        [State::Running, State::Running]
+    );
     let low = world.order("mill");
     let mut high = world.order("mill");
     high.start.priority = 5;
     let (low, high) = (world.place(low), world.place(high));
     world.pass(12_000);
-    assert!(world.state(high).is_executing() , "{:?}", world.state(high));
+    assert!(world.state(high).is_executing(), "{:?}", world.state(high));
     world.pass(12_000);
     assert_eq!(world.state(low), State::Succeeded.min(world.state(low)), "it went on");
     world.pass(12_000);
@@ -368,7 +383,12 @@ fn higher_priority_goes_first_and_idle_slaves_before_busy_ones() {
 #[test]
 fn what_waits_at_a_busy_slave_moves_to_one_that_falls_idle() {
     let mut world = World::new(1);
-    let jobs: Vec<_> = (0..3).map(|_| { let order = world.order("mill"); world.place(order) }).collect();
+    let jobs: Vec<_> = (0..3)
+        .map(|_| {
+            let order = world.order("mill");
+            world.place(order)
+        })
+        .collect();
     world.settle();
     assert_eq!(world.holder(jobs[1]), Some(0));
     world.add_slave("late");
@@ -462,7 +482,9 @@ fn a_master_whose_files_were_put_back_gives_no_orders_until_a_person_confirms() 
     let other = world.place(order);
     world.pass(20_000);
     assert_eq!(world.state(other), State::Queued, "nothing is handed to a slave that doubts");
-    world.master_event(reloop_protocol::master::Event::RestoreConfirmed { request: reloop_protocol::master::RequestId(0) });
+    world.master_event(reloop_protocol::master::Event::RestoreConfirmed {
+        request: reloop_protocol::master::RequestId(0),
+    });
     world.settle();
     assert_eq!(world.state(job), State::Succeeded, "what it forgot is adopted");
     world.pass(20_000);

@@ -198,7 +198,11 @@ impl Job {
     pub(super) fn enter(&mut self, state: State, now: Time, by: &str) {
         self.state = state;
         self.ended_at = state.is_ended().then(|| {
-            self.report.as_ref().filter(|report| report.state == state).and_then(|r| r.ended_at).unwrap_or(now)
+            self.report
+                .as_ref()
+                .filter(|report| report.state == state)
+                .and_then(|r| r.ended_at)
+                .unwrap_or(now)
         });
         if state == State::Queued {
             self.holder = None;
@@ -207,16 +211,23 @@ impl Job {
                 self.desired = Desired::Run;
             }
         }
-        let observed_at = self.report.as_ref().filter(|report| report.state == state).and_then(|report| match state {
-            State::Running => report.started_at,
-            State::Accepted => Some(report.accepted_at),
-            _ if state.is_ended() => report.ended_at,
-            _ => None,
-        });
+        let observed_at =
+            self.report.as_ref().filter(|report| report.state == state).and_then(|report| match state {
+                State::Running => report.started_at,
+                State::Accepted => Some(report.accepted_at),
+                _ if state.is_ended() => report.ended_at,
+                _ => None,
+            });
         if self.events.len() >= JOB_EVENTS {
             self.events.remove(1);
         }
-        self.events.push_back(JobEvent { at: now, observed_at, state, attempt: self.attempt, by: by.to_owned() });
+        self.events.push_back(JobEvent {
+            at: now,
+            observed_at,
+            state,
+            attempt: self.attempt,
+            by: by.to_owned(),
+        });
     }
 
     /// Everything beside the state.
@@ -388,8 +399,13 @@ impl Book {
     }
 
     /// The jobs that wait unstarted at slaves and could go to one of this program and labels, in order.
-    pub(super) fn lent(&self, program: &str, labels: &BTreeMap<String, String>) -> impl Iterator<Item = JobId> {
-        let fitting = self.lent.get(program).into_iter().flatten().filter(move |(requires, _)| fits(requires, labels));
+    pub(super) fn lent(
+        &self,
+        program: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> impl Iterator<Item = JobId> {
+        let fitting =
+            self.lent.get(program).into_iter().flatten().filter(move |(requires, _)| fits(requires, labels));
         fitting.flat_map(|(_, places)| places.iter().map(|(_, id)| *id))
     }
 
@@ -439,7 +455,11 @@ fn forget(queue: &mut ByRequirement, requires: &BTreeMap<String, String>, place:
 }
 
 fn first_fitting(queue: &ByRequirement, labels: &BTreeMap<String, String>) -> Option<Place> {
-    queue.iter().filter(|(requires, _)| fits(requires, labels)).filter_map(|(_, places)| places.first().copied()).min()
+    queue
+        .iter()
+        .filter(|(requires, _)| fits(requires, labels))
+        .filter_map(|(_, places)| places.first().copied())
+        .min()
 }
 
 /// A slave with these labels has everything that is required.

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Answer, Delivery, Earlier, Effect, Enrollment, Job, MAX_PENDING, RECEIPTS, Refusal, Rules, Write, never_seen,
+    Answer, Delivery, Earlier, Effect, Enrollment, Job, MAX_PENDING, RECEIPTS, Refusal, Rules, Write,
+    never_seen,
 };
 use crate::id::{Attempt, BootId, Commit, JobId, Session, SlaveKey, StoreId, WishRev};
 use crate::job::{self, State};
 use crate::message::{
-    Activity, Bond, Challenge, CloseCode, Conduct, Declined, Flags, Forget, Hello, MachineReport, Message, Mode,
-    PROTOCOL, Reason, ReasonCode, Record, Refuse, Report, Row, Ruling, Settled, Tell, Welcome,
+    Activity, Bond, Challenge, CloseCode, Conduct, Declined, Flags, Forget, Hello, MachineReport, Message,
+    Mode, PROTOCOL, Reason, ReasonCode, Record, Refuse, Report, Row, Ruling, Settled, Tell, Welcome,
 };
 use crate::reconcile::{Line, Mine, Store, Theirs, Verdict, Wish, judge};
 use crate::slave::LinkId;
@@ -294,11 +295,16 @@ impl Rules {
 
     /// Questions on a connection that ended have their answer: not now.
     fn unanswer(&mut self, link: LinkId) {
-        let (gone, kept) = std::mem::take(&mut self.state.asked).into_iter().partition(|(_, ask)| ask.link == link);
+        let (gone, kept) =
+            std::mem::take(&mut self.state.asked).into_iter().partition(|(_, ask)| ask.link == link);
         self.state.asked = kept;
         let gone: BTreeMap<u32, super::Asked> = gone;
         for ask in gone.into_values() {
-            self.refuse(ask.request, Refusal::SlaveOffline, "the link was lost before the slave answered: try again");
+            self.refuse(
+                ask.request,
+                Refusal::SlaveOffline,
+                "the link was lost before the slave answered: try again",
+            );
         }
     }
 
@@ -353,7 +359,11 @@ impl Rules {
             desk.link = DeskLink::Down;
             self.state.links.insert(older, None);
             self.unanswer(older);
-            self.close(older, CloseCode::Superseded, "a newer connection of the same slave took over".to_owned());
+            self.close(
+                older,
+                CloseCode::Superseded,
+                "a newer connection of the same slave took over".to_owned(),
+            );
             return self.welcome(link, hello);
         }
         if let DeskLink::Asking { .. } = desk.link {
@@ -388,7 +398,11 @@ impl Rules {
         }
         self.state.links.insert(link, None);
         self.unanswer(link);
-        self.close(link, CloseCode::Superseded, "it did not answer, and the same slave came from elsewhere".to_owned());
+        self.close(
+            link,
+            CloseCode::Superseded,
+            "it did not answer, and the same slave came from elsewhere".to_owned(),
+        );
         self.welcome(newcomer, hello);
     }
 
@@ -415,13 +429,16 @@ impl Rules {
         let by_whom = match (self.state.settings.enrollment, by_token) {
             (_, Ok(())) => Ok(()),
             (Enrollment::Open, Err(_)) if !revoked => Ok(()),
-            (Enrollment::Open, Err(_)) => Err("this slave was revoked: only a token enrols it again".to_owned()),
+            (Enrollment::Open, Err(_)) => {
+                Err("this slave was revoked: only a token enrols it again".to_owned())
+            }
             (Enrollment::Token, Err(why)) => Err(why),
             (Enrollment::Approve, Err(_)) => Err(format!("`reloop slave approve {name}` enrols it")),
         };
         match by_whom {
             Ok(()) => {
-                let desk = self.state.desks.entry(key).or_insert_with(|| Desk::new(key, hello, Enrolled::Yes));
+                let desk =
+                    self.state.desks.entry(key).or_insert_with(|| Desk::new(key, hello, Enrolled::Yes));
                 desk.enrolled = Enrolled::Yes;
                 desk.name.clone_from(name);
                 self.touch_desk(key);
@@ -560,16 +577,23 @@ impl Rules {
         let known = current.and_then(|job| job.report.as_ref()).map(|report| report.seq);
         let tell = match line.verdict {
             Verdict::Adopt => Tell::Record,
-            Verdict::Forget if current.is_some_and(|job| job.state.is_ended() && job.state != State::Lost) => {
+            Verdict::Forget
+                if current.is_some_and(|job| job.state.is_ended() && job.state != State::Lost) =>
+            {
                 Tell::Nothing
             }
-            _ if known.is_some_and(|seq| seq >= row.seq) => Tell::Nothing,
+            // What a person gave up is heard again, whatever was known of it.
+            _ if known.is_some_and(|seq| seq >= row.seq) && current.is_some_and(|job| job.state == row.state) => {
+                Tell::Nothing
+            }
             _ => Tell::Report,
         };
         let newer = current.filter(|job| job.rev > row.rev && !job.state.is_ended());
         let want = match line.verdict {
             Verdict::Keep | Verdict::Start | Verdict::Cancel | Verdict::Recall | Verdict::AskPerson => newer,
-            Verdict::Offer | Verdict::Adopt | Verdict::Forget | Verdict::Release | Verdict::Quarantine => None,
+            Verdict::Offer | Verdict::Adopt | Verdict::Forget | Verdict::Release | Verdict::Quarantine => {
+                None
+            }
         };
         Ruling {
             job: row.job,
@@ -589,7 +613,8 @@ impl Rules {
         theirs: Theirs,
         store: Store,
     ) -> &'static Line {
-        let mine = job.map_or(Mine::Unknown, |job| held_as(job, key, row.map_or(job.attempt, |row| row.attempt)));
+        let mine =
+            job.map_or(Mine::Unknown, |job| held_as(job, key, row.map_or(job.attempt, |row| row.attempt)));
         let wish = job.map_or(Wish::Go, |job| Wish::of(job.desired, &job.start, self.now));
         judge(mine, theirs, store, wish)
     }
@@ -902,7 +927,8 @@ impl Rules {
         let id = report.job;
         let (attempt, said, seq) = (report.attempt, report.state, report.seq);
         self.edit(id, |job| {
-            let known = job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);
+            let known =
+                job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);
             match known {
                 Some(earlier) => {
                     earlier.state = said;
@@ -930,7 +956,8 @@ impl Rules {
         if !counts {
             return;
         }
-        if newer == State::Queued || newer.is_ended() && newer != State::Succeeded && said == State::Succeeded {
+        if newer == State::Queued || newer.is_ended() && newer != State::Succeeded && said == State::Succeeded
+        {
             return self.promote(id, attempt, key);
         }
         if newer.is_started() {
@@ -959,7 +986,8 @@ impl Rules {
         let now = self.now;
         let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
         self.edit(id, |job| {
-            let Some(at) = job.earlier.iter().position(|earlier| earlier.attempt == attempt && earlier.holder == key)
+            let Some(at) =
+                job.earlier.iter().position(|earlier| earlier.attempt == attempt && earlier.holder == key)
             else {
                 return;
             };
@@ -1014,7 +1042,9 @@ impl Rules {
         });
         match desired {
             Desired::Cancel(_) => {
-                self.edit(id, |job| job.reason = Some(Reason::new(ReasonCode::Canceled, "canceled before it started")));
+                self.edit(id, |job| {
+                    job.reason = Some(Reason::new(ReasonCode::Canceled, "canceled before it started"))
+                });
                 self.turn(id, job::Event::Withdrawn, "client");
             }
             Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => {
@@ -1068,7 +1098,8 @@ impl Rules {
         job.rev = report.rev;
         job.holder = Some(key);
         job.heard_at = Some(self.now);
-        let (state, ended, seq, attempt) = (report.state, report.state.is_ended(), report.seq, report.attempt);
+        let (state, ended, seq, attempt) =
+            (report.state, report.state.is_ended(), report.seq, report.attempt);
         job.report = Some(report);
         job.enter(state, self.now, &by);
         self.state.book.insert(job);
@@ -1107,7 +1138,8 @@ impl Rules {
             let conduct = desk.conduct;
             self.send_to(key, Message::Conduct(conduct));
         }
-        let ids: Vec<_> = self.state.book.held_by(key).filter(|job| job.state != State::Uncertain).map(|j| j.id).collect();
+        let ids: Vec<_> =
+            self.state.book.held_by(key).filter(|job| job.state != State::Uncertain).map(|j| j.id).collect();
         for id in ids {
             self.tell_if_newer(key, id);
         }

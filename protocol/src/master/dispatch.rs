@@ -141,7 +141,8 @@ impl Rules {
         let Some(desk) = self.state.desks.get(&key).filter(|desk| self.has_room(desk)) else { return };
         let on_its_way = |id: &JobId| {
             self.state.book.jobs.get(id).and_then(|job| job.holder).is_some_and(|holder| {
-                holder != key && self.state.desks.get(&holder).is_some_and(|d| d.live().is_some() && !d.doubts)
+                holder != key
+                    && self.state.desks.get(&holder).is_some_and(|d| d.live().is_some() && !d.doubts)
                     && !self.is_idle(holder)
                     && self.state.book.held_by(holder).any(|job| job.state.is_started())
             })

@@ -93,13 +93,19 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
         State::Queued if job.desired == Desired::Pause => "it is paused: `resume` lets it go on".to_owned(),
         State::Queued if slaves.is_empty() => "there are no slaves: enrol one".to_owned(),
         State::Queued => match slaves.iter().filter_map(|(_, why)| *why).max() {
-            _ if slaves.iter().any(|(_, why)| why.is_none()) => "a slave has room: it is being handed out".to_owned(),
-            Some(WhyNot::Program | WhyNot::OtherSlave) => "no slave that it is for offers its program".to_owned(),
+            _ if slaves.iter().any(|(_, why)| why.is_none()) => {
+                "a slave has room: it is being handed out".to_owned()
+            }
+            Some(WhyNot::Program | WhyNot::OtherSlave) => {
+                "no slave that it is for offers its program".to_owned()
+            }
             Some(WhyNot::Label) => "no slave with its program has the labels that it requires".to_owned(),
             Some(why) => format!("the slaves that could do it cannot now: {}", why.name()),
             None => "no slave can take it".to_owned(),
         },
-        State::Assigned if away => format!("offered to {at}, which is offline: whether it has it shows when it is back"),
+        State::Assigned if away => {
+            format!("offered to {at}, which is offline: whether it has it shows when it is back")
+        }
         State::Assigned => format!("offered to {at}, which has not answered yet"),
         State::Accepted => {
             let waits = job.report.as_ref().and_then(|report| report.waiting_for);

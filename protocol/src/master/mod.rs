@@ -450,7 +450,9 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
     let mut jobs: Vec<JobId> = match event {
         Event::JobsCommanded { jobs, .. } => jobs.clone(),
         Event::LogAsked { job, .. } => vec![*job],
-        Event::HelloReceived { hello, .. } => hello.rows.iter().chain(&hello.ring).map(|row| row.job).collect(),
+        Event::HelloReceived { hello, .. } => {
+            hello.rows.iter().chain(&hello.ring).map(|row| row.job).collect()
+        }
         Event::Received { message, .. } => match message {
             Message::Report(report) => vec![report.job],
             Message::Declined(declined) => vec![declined.job],
@@ -606,7 +608,8 @@ impl Rules {
     /// Queued jobs whose latest start has passed.
     fn close_windows(&mut self) {
         while let Some(id) = self.state.book.closed_window(self.now) {
-            let reason = Reason::new(ReasonCode::WindowClosed, "its latest start passed and no slave had taken it");
+            let reason =
+                Reason::new(ReasonCode::WindowClosed, "its latest start passed and no slave had taken it");
             self.edit(id, |job| job.reason = Some(reason));
             self.turn(id, job::Event::WindowClosed, "master");
         }

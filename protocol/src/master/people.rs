@@ -1,15 +1,13 @@
 //! What the master does for clients and operators.
 
 use super::{
-    Answer, Asked, Delivery, Desk, Enrolled, Event, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId, Rules,
-    SlaveCommand, Token, Write, attention_text,
+    Answer, Asked, Delivery, Desk, Enrolled, Event, IdempotencyKey, Job, JobCommand, Order, Refusal,
+    RequestId, Rules, SlaveCommand, Token, Write, attention_text,
 };
-use crate::id::{Epoch, JobId, OrderId, SlaveKey};
+use crate::id::{Epoch, JobId, OrderId, SlaveKey, WishRev};
 use crate::job::{self, End, State};
-use crate::message::{
-    Ask, CloseCode, Message, Question, Reason, ReasonCode,
-};
-use crate::spec::{CancelMode, Desired, Gate};
+use crate::message::{Ask, CloseCode, Message, Question, Reason, ReasonCode};
+use crate::spec::{CancelMode, Desired, Gate, Want};
 
 impl Rules {
     pub(super) fn order_placed(
@@ -24,7 +22,8 @@ impl Rules {
             return if fingerprint == key.fingerprint {
                 self.answer(request, Answer::Placed { order, replayed: true })
             } else {
-                let text = format!("the key stands for {order}, which was placed with another body: use a new key");
+                let text =
+                    format!("the key stands for {order}, which was placed with another body: use a new key");
                 self.refuse(request, Refusal::KeyReused, text)
             };
         }
@@ -61,7 +60,8 @@ impl Rules {
             return Err((Refusal::NoSuchJob, format!("there is no job {id}")));
         };
         let state = job.state;
-        let wrong = |what: &str| Err((Refusal::WrongState(state), format!("{id} is {}: {what}", state.name())));
+        let wrong =
+            |what: &str| Err((Refusal::WrongState(state), format!("{id} is {}: {what}", state.name())));
         match command {
             JobCommand::Cancel(_) if state.is_ended() => Ok(Delivery::TooLate),
             JobCommand::Cancel(mode) => Ok(self.cancel_job(id, mode)),
@@ -100,12 +100,15 @@ impl Rules {
                     self.turn(id, job::Event::Retried, "operator");
                     Ok(Delivery::Applied)
                 }
-                job::Turn::Same | job::Turn::Never(_) => {
-                    wrong("only a job that ended without success is tried again; `abandon` ends one whose slave is gone")
-                }
+                job::Turn::Same | job::Turn::Never(_) => wrong(
+                    "only a job that ended without success is tried again; `abandon` ends one whose slave is gone",
+                ),
             },
             JobCommand::Resolve(end) if state == State::Uncertain => Ok(self.resolve(id, end)),
-            JobCommand::Resolve(_) => wrong("only an uncertain job is resolved"),
+            JobCommand::Resolve(end) => match self.resolve_earlier(id, end) {
+                Some(resolved) => resolved,
+                None => wrong("only an uncertain job is resolved"),
+            },
             JobCommand::Abandon if state.is_ended() => Ok(Delivery::TooLate),
             JobCommand::Abandon => self.abandon(id),
         }
@@ -167,12 +170,31 @@ impl Rules {
         Delivery::Applied
     }
 
+    /// A hand-out that was given up, and that its slave still wonders about: the machine starts nothing until a person
+    /// has said how it ended.
+    fn resolve_earlier(&mut self, id: JobId, end: End) -> Option<Result<Delivery, (Refusal, String)>> {
+        let job = self.state.book.jobs.get(&id)?;
+        let earlier = job.earlier.iter().find(|earlier| earlier.state == State::Uncertain)?;
+        let Some(link) = self.state.desks.get(&earlier.holder).and_then(Desk::live) else {
+            let text = format!("the slave that holds attempt {} is not connected", earlier.attempt);
+            return Some(Err((Refusal::SlaveOffline, text)));
+        };
+        let attempt = earlier.attempt;
+        let want = Want { attempt, rev: WishRev(u32::MAX), desired: Desired::Resolve(end), ..job.want(false) };
+        self.send(link, Message::Want(want));
+        Some(Ok(Delivery::Sent))
+    }
+
     fn abandon(&mut self, id: JobId) -> Result<Delivery, (Refusal, String)> {
         let Some(job) = self.state.book.jobs.get(&id) else { return Ok(Delivery::TooLate) };
-        let online = job.holder.and_then(|key| self.state.desks.get(&key)).is_some_and(|desk| desk.live().is_some());
+        let online =
+            job.holder.and_then(|key| self.state.desks.get(&key)).is_some_and(|desk| desk.live().is_some());
         let slave_knows = job.report.as_ref().is_some_and(|report| report.state == job.state);
         if online && slave_knows && job.state != State::Uncertain {
-            let text = format!("the slave of {id} is connected and has it {}: `cancel` it instead", job.state.name());
+            let text = format!(
+                "the slave of {id} is connected and has it {}: `cancel` it instead",
+                job.state.name()
+            );
             return Err((Refusal::SlaveOnline, text));
         }
         let reason = Reason::new(ReasonCode::Abandoned, "a person gave it up");
@@ -204,7 +226,9 @@ impl Rules {
                 let live = desk.live();
                 self.touch_desk(key);
                 if let Some(link) = live {
-                    let text = "this slave was revoked by a person: its job goes on, and it keeps the outcome".to_owned();
+                    let text =
+                        "this slave was revoked by a person: its job goes on, and it keeps the outcome"
+                            .to_owned();
                     self.effects.push(super::Effect::Close { link, code: CloseCode::Revoked, text });
                 }
                 self.answer(request, Answer::Done);
@@ -229,7 +253,9 @@ impl Rules {
                 }
                 match attention {
                     Some(attention) => self.ask(request, key, Question::Clear { attention }),
-                    None => self.refuse(request, Refusal::NothingToDo("clear"), "nothing there needs attention"),
+                    None => {
+                        self.refuse(request, Refusal::NothingToDo("clear"), "nothing there needs attention")
+                    }
                 }
             }
         }
@@ -239,7 +265,11 @@ impl Rules {
         match self.state.book.jobs.get(&job).map(|job| job.holder) {
             None => self.refuse(request, Refusal::NoSuchJob, format!("there is no job {job}")),
             Some(None) => {
-                self.refuse(request, Refusal::NothingToDo("log"), "no slave has it, so there is no output yet");
+                self.refuse(
+                    request,
+                    Refusal::NothingToDo("log"),
+                    "no slave has it, so there is no output yet",
+                );
             }
             Some(Some(key)) => self.ask(request, key, Question::Log { job, offset, limit }),
         }
@@ -248,7 +278,8 @@ impl Rules {
     /// Asks a slave something that needs its answer now.
     fn ask(&mut self, request: RequestId, key: SlaveKey, question: Question) {
         let Some(link) = self.state.desks.get(&key).and_then(Desk::live) else {
-            let text = "the slave is not connected: do it at the machine with `reloop-slave`, or when it is back";
+            let text =
+                "the slave is not connected: do it at the machine with `reloop-slave`, or when it is back";
             return self.refuse(request, Refusal::SlaveOffline, text);
         };
         let id = self.state.next_ask;
@@ -281,7 +312,8 @@ impl Rules {
             self.edit(id, |job| {
                 job.start.gate = Gate::Held;
                 job.rev = job.rev.next();
-                let text = "the master was restored, and a slave may have done it since: `release` lets it start";
+                let text =
+                    "the master was restored, and a slave may have done it since: `release` lets it start";
                 job.reason = Some(Reason::new(ReasonCode::Restored, text));
             });
         }

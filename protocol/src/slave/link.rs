@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Candor, Effect, Job, Link, LinkId, RING, Rules, Settling, Slave, Standing, fresh_report, not_held, standing};
+use super::{
+    Candor, Effect, Job, Link, LinkId, RING, Rules, Settling, Slave, Standing, fresh_report, not_held,
+    standing,
+};
 use crate::id::{JobId, Session, WishRev};
 use crate::job;
 use crate::message::{
-    Attention, Bond, Challenge, CloseCode, Conduct, Flags, Forget, Hello, Message, PROTOCOL, Question, Reason,
-    ReasonCode, Record, Reply, Ruling, Source, Tell, Welcome,
+    Attention, Bond, Challenge, CloseCode, Conduct, Flags, Forget, Hello, Message, PROTOCOL, Question,
+    Reason, ReasonCode, Record, Reply, Ruling, Source, Tell, Welcome,
 };
 use crate::reconcile::Verdict;
 use crate::spec::{CancelMode, Desired, Gate, Want};
@@ -216,7 +219,8 @@ impl Rules {
     }
 
     fn forget(&mut self, forget: Forget) {
-        let Some(job) = self.state.jobs.get(&forget.job).filter(|job| job.report.attempt == forget.attempt) else {
+        let Some(job) = self.state.jobs.get(&forget.job).filter(|job| job.report.attempt == forget.attempt)
+        else {
             self.effects.push(Effect::Ignored(NOT_HERE));
             return;
         };
@@ -272,7 +276,8 @@ impl Rules {
 
     /// The master's whole wish for one job, from a Want or from a Welcome.
     fn wanted(&mut self, want: Want, unfit: &BTreeMap<JobId, Reason>) {
-        let held = self.state.jobs.get(&want.job).map(|job| (job.report.attempt, job.report.state, job.report.rev));
+        let held =
+            self.state.jobs.get(&want.job).map(|job| (job.report.attempt, job.report.state, job.report.rev));
         match held {
             None => self.offered(want, unfit),
             Some((attempt, ..)) if attempt > want.attempt => self.effects.push(Effect::Ignored(OLD_WISH)),
@@ -315,7 +320,8 @@ impl Rules {
             return;
         }
         let Want { job: id, attempt, rev, digest, spec, desired, start } = want;
-        let decline = |code, text: &str, for_good| not_held(id, attempt, rev, Reason::new(code, text), for_good);
+        let decline =
+            |code, text: &str, for_good| not_held(id, attempt, rev, Reason::new(code, text), for_good);
         let declined = match (desired, spec) {
             (Desired::Cancel(_) | Desired::Resolve(_), _) => {
                 decline(ReasonCode::NotHeld, "it was never here", true)
@@ -324,27 +330,31 @@ impl Rules {
             (Desired::Run | Desired::Pause, None) => {
                 decline(ReasonCode::NotHeld, "the work is needed to take it", false)
             }
-            (Desired::Run | Desired::Pause, Some(spec)) => match self.unacceptable(id, &spec, digest, &start, unfit) {
-                Some((reason, for_good)) => not_held(id, attempt, rev, reason, for_good),
-                None => {
-                    let report = fresh_report(id, attempt, rev, self.stamp());
-                    let job = Job {
-                        spec,
-                        digest,
-                        desired,
-                        start,
-                        report,
-                        due: false,
-                        missed: false,
-                        paused_locally: false,
-                        stopping: None,
-                        interruptions: 0,
-                        overrun: false,
-                    };
-                    self.state.jobs.insert(id, job);
-                    return;
+            (Desired::Run | Desired::Pause, Some(spec)) => {
+                match self.unacceptable(id, &spec, digest, &start, unfit) {
+                    Some((reason, for_good)) => not_held(id, attempt, rev, reason, for_good),
+                    None => {
+                        let report = fresh_report(id, attempt, rev, self.stamp());
+                        let job = Job {
+                            spec,
+                            digest,
+                            desired,
+                            start,
+                            report,
+                            due: false,
+                            missed: false,
+                            paused_locally: false,
+                            paused: false,
+                            asked_to_pause: None,
+                            stopping: None,
+                            interruptions: 0,
+                            overrun: false,
+                        };
+                        self.state.jobs.insert(id, job);
+                        return;
+                    }
                 }
-            },
+            }
         };
         self.declined.push(declined);
     }
@@ -369,7 +379,8 @@ impl Rules {
             return Some((Reason::new(ReasonCode::NotInProduction, text), false));
         }
         if state.node.local_lock {
-            let text = "remote starts are locked out at the machine: `reloop-slave local off` there lets them in";
+            let text =
+                "remote starts are locked out at the machine: `reloop-slave local off` there lets them in";
             return Some((Reason::new(ReasonCode::LocalLock, text), false));
         }
         if let (Some(deadline), Some(time)) = (start.deadline, self.master_time())
@@ -467,6 +478,8 @@ fn remembered(record: Record) -> Job {
         due: true,
         missed: false,
         paused_locally: false,
+        paused: false,
+        asked_to_pause: None,
         stopping: None,
         interruptions: 0,
         overrun: false,

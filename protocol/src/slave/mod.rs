@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Attempt, BootId, JobId, Run, Session, SlaveKey, StoreId, WishRev};
 use crate::job::{self, End, State};
 use crate::message::{
-    Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, MachineReport, Message, Outcome,
-    Reason, Record, Report, Row, Settled, Source, WaitingFor,
+    Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, MachineReport, Message,
+    Outcome, Reason, Record, Report, Row, Settled, Source, WaitingFor,
 };
 use crate::spec::{CancelMode, Desired, Spec, SpecDigest, StartRule};
 use crate::time::{Millis, Time};
@@ -162,6 +162,10 @@ pub struct Job {
     pub missed: bool,
     /// A person at the machine paused it: only there can it go on.
     pub paused_locally: bool,
+    /// The machine's last word was that it is paused.
+    pub paused: bool,
+    /// The machine was asked to pause (true) or to go on (false), and has not answered.
+    pub asked_to_pause: Option<bool>,
     /// How it is being stopped.
     pub stopping: Option<CancelMode>,
     /// How often this attempt was interrupted.
@@ -757,14 +761,14 @@ impl Rules {
 /// The machine's condition, from everything that the slave knows.
 pub fn machine_report(state: &Slave) -> MachineReport {
     let executing = state.jobs.values().find(|job| job.report.state.is_executing());
-    let uncertain = state.jobs.values().any(|job| job.report.state == State::Uncertain);
+    let uncertain = state.jobs.values().find(|job| job.report.state == State::Uncertain).map(|job| job.report.job);
     let activity = match executing.map(|job| job.report.state) {
         _ if !state.fresh.probing.is_empty() => Activity::Unknown,
         Some(State::Starting) => Activity::Preparing,
         Some(State::Paused) => Activity::Paused,
         Some(_) => Activity::Running,
         None if state.node.attention == Some(Attention::Fault) => Activity::Fault,
-        None if state.node.attention.is_some() || uncertain => Activity::Attention,
+        None if state.node.attention.is_some() || uncertain.is_some() => Activity::Attention,
         None if state.node.unloading.is_some() => Activity::Unloading,
         None if state.node.local_lock || !state.node.conduct.mode.may_start() => Activity::Idle,
         None => Activity::Ready,
@@ -773,6 +777,7 @@ pub fn machine_report(state: &Slave) -> MachineReport {
         activity,
         unloading: state.node.unloading,
         attention: state.node.attention,
+        uncertain,
         local_lock: state.node.local_lock,
         conduct: state.node.conduct,
     }

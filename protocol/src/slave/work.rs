@@ -1,6 +1,6 @@
 //! What a slave does with its machine, its clock and the people beside it.
 
-use super::{AfterFailure, Ended, Effect, Fact, Local, Probed, Release, Rules, RunKey};
+use super::{AfterFailure, Effect, Ended, Fact, Local, Probed, Release, Rules, RunKey};
 use crate::id::{BootId, JobId, StoreId};
 use crate::job::{self, End, OnInterrupt, State};
 use crate::message::{Attention, Flags, Reason, ReasonCode, Source, WaitingFor};
@@ -48,6 +48,7 @@ impl Rules {
         let id = work.job;
         match fact {
             Fact::Started => {
+                self.is_paused(id, false);
                 self.turn(id, job::Event::MachineStarted, Source::Machine);
                 self.mark_started(id);
             }
@@ -59,8 +60,14 @@ impl Rules {
                     job.report.note = note.or(job.report.note.take());
                 }
             }
-            Fact::Paused => drop(self.turn(id, job::Event::MachinePaused, Source::Machine)),
-            Fact::Resumed => drop(self.turn(id, job::Event::MachineResumed, Source::Machine)),
+            Fact::Paused => {
+                self.is_paused(id, true);
+                self.turn(id, job::Event::MachinePaused, Source::Machine);
+            }
+            Fact::Resumed => {
+                self.is_paused(id, false);
+                self.turn(id, job::Event::MachineResumed, Source::Machine);
+            }
             Fact::Ended(ended) => self.ended(id, ended),
             Fact::StartRefused(reason) => {
                 if self.turn(id, job::Event::StartRefused, Source::Machine) {
@@ -68,15 +75,30 @@ impl Rules {
                 }
             }
             Fact::StopRefused(text) => {
-                if let Some(job) = self.state.jobs.get_mut(&id) {
-                    job.stopping = None;
-                }
-                if self.turn(id, job::Event::StopRefused, Source::Machine) {
+                let Some(job) = self.state.jobs.get_mut(&id) else { return };
+                job.stopping = None;
+                let paused = job.paused;
+                if self.turn(id, job::Event::StopRefused { paused }, Source::Machine) {
                     self.reason(id, Reason::new(ReasonCode::StopRefused, text));
                 }
             }
-            Fact::PauseRefused(text) => self.reason(id, Reason::new(ReasonCode::PauseRefused, text)),
+            Fact::PauseRefused(text) => {
+                if let Some(job) = self.state.jobs.get_mut(&id) {
+                    job.asked_to_pause = None;
+                }
+                self.reason(id, Reason::new(ReasonCode::PauseRefused, text));
+            }
             Fact::Probed(probed) => self.probed(id, probed),
+        }
+    }
+
+    /// The machine's word, kept beside the state: a stop may be refused, and then it counts again.
+    fn is_paused(&mut self, id: JobId, paused: bool) {
+        if let Some(job) = self.state.jobs.get_mut(&id) {
+            job.paused = paused;
+            if job.asked_to_pause == Some(paused) {
+                job.asked_to_pause = None;
+            }
         }
     }
 
@@ -119,10 +141,8 @@ impl Rules {
     }
 
     fn probed(&mut self, id: JobId, probed: Probed) {
-        if !self.state.fresh.probing.remove(&id) {
-            self.effects.push(Effect::Ignored("the machine was not asked"));
-            return;
-        }
+        // A machine may also say by itself that work is gone.
+        self.state.fresh.probing.remove(&id);
         self.found(id, probed);
     }
 
@@ -138,6 +158,10 @@ impl Rules {
             }
             Probed::Alive { paused, permille } => {
                 job.report.progress = permille.or(job.report.progress);
+                job.paused = paused;
+                if job.asked_to_pause == Some(paused) {
+                    job.asked_to_pause = None;
+                }
                 let stopping = job.stopping;
                 let state = job.report.state;
                 if state == State::Uncertain {
@@ -145,6 +169,12 @@ impl Rules {
                 }
                 self.turn(id, job::Event::FoundAlive { paused }, Source::Slave);
                 self.mark_started(id);
+                // It was asked before the crash, and may never have heard.
+                if let (true, Some(asked)) = (state != State::Stopping, self.asked_to_pause(id))
+                    && asked != paused
+                {
+                    self.effects.push(if asked { Effect::Pause(work) } else { Effect::Resume(work) });
+                }
                 // It was canceled on disk before the machine was touched: it stays canceled.
                 if let (State::Stopping, Some(mode)) = (state, stopping) {
                     self.effects.push(Effect::Stop { work, now: mode == CancelMode::Now });
@@ -162,7 +192,8 @@ impl Rules {
                 let interruptions = job.interruptions;
                 if self.turn(id, job::Event::FoundGone(policy), Source::Slave) {
                     let reason = if too_often && self.is(id, State::Uncertain) {
-                        let text = format!("interrupted {interruptions} times: say how it ended with `resolve`");
+                        let text =
+                            format!("interrupted {interruptions} times: say how it ended with `resolve`");
                         Reason::new(ReasonCode::InterruptedTooOften, text)
                     } else {
                         let text = "the box or the agent went down while it ran, and it runs no more";
@@ -235,7 +266,14 @@ impl Rules {
                     Ok(format!("resuming {id}"))
                 }
                 Some((id, state)) => Err(format!("{id} is {}", state.name())),
-                None => Err(NOT_RUNNING.to_owned()),
+                // Paused here, then interrupted, and about to begin again: still paused here.
+                None => match self.state.jobs.values_mut().find(|job| job.paused_locally) {
+                    Some(job) => {
+                        job.paused_locally = false;
+                        Ok(format!("{} may start", job.report.job))
+                    }
+                    None => Err(NOT_RUNNING.to_owned()),
+                },
             },
             Local::Stop { now } => match executing {
                 Some((id, _)) => {
@@ -246,8 +284,12 @@ impl Rules {
                 None => Err(NOT_RUNNING.to_owned()),
             },
             Local::Resolve { job, end } => {
-                let mut uncertain =
-                    self.state.jobs.values().filter(|job| job.report.state == State::Uncertain).map(|j| j.report.job);
+                let mut uncertain = self
+                    .state
+                    .jobs
+                    .values()
+                    .filter(|job| job.report.state == State::Uncertain)
+                    .map(|j| j.report.job);
                 let id = match (job, uncertain.next(), uncertain.next()) {
                     (Some(id), ..) => id,
                     (None, Some(id), None) => id,
@@ -269,9 +311,13 @@ impl Rules {
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         if source == Source::Local {
             job.paused_locally = true;
-            job.report.reason = Some(Reason::new(ReasonCode::PausedLocally, "paused by a person at the machine"));
+            job.report.reason =
+                Some(Reason::new(ReasonCode::PausedLocally, "paused by a person at the machine"));
         }
-        if matches!(job.report.state, State::Starting | State::Running) {
+        if matches!(job.report.state, State::Starting | State::Running | State::Paused)
+            && !job.asked_to_pause.unwrap_or(job.paused)
+        {
+            job.asked_to_pause = Some(true);
             let work = job.work();
             self.effects.push(Effect::Pause(work));
         }
@@ -279,7 +325,8 @@ impl Rules {
 
     pub(super) fn let_run(&mut self, id: JobId, source: Source) {
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
-        if job.report.state != State::Paused {
+        let executing = matches!(job.report.state, State::Starting | State::Running | State::Paused);
+        if !executing || !job.asked_to_pause.unwrap_or(job.paused) {
             return;
         }
         if job.paused_locally {
@@ -287,10 +334,15 @@ impl Rules {
             job.report.reason = Some(Reason::new(ReasonCode::PausedLocally, text));
             return;
         }
+        job.asked_to_pause = Some(false);
         job.report.reason = None;
         job.report.source = source;
         let work = job.work();
         self.effects.push(Effect::Resume(work));
+    }
+
+    fn asked_to_pause(&self, id: JobId) -> Option<bool> {
+        self.state.jobs.get(&id).and_then(|job| job.asked_to_pause)
     }
 
     pub(super) fn resolve(&mut self, id: JobId, end: End, source: Source) -> bool {
@@ -349,7 +401,8 @@ impl Rules {
                 }
                 Late::Run => {
                     job.due = true;
-                    job.report.reason = Some(reason("its time passed while the slave was off: it starts late"));
+                    job.report.reason =
+                        Some(reason("its time passed while the slave was off: it starts late"));
                 }
                 Late::Skip => {
                     self.turn(id, job::Event::Lapsed, Source::Slave);
@@ -458,16 +511,17 @@ impl Rules {
         let time = self.master_time();
         let barred = self.machine_is_barred();
         for job in self.state.jobs.values_mut() {
-            job.report.waiting_for = (job.report.state == State::Accepted).then(|| match held_by(job, time) {
-                Some((waiting_for, reason)) => {
-                    if let Some(reason) = reason {
-                        job.report.reason = Some(reason);
+            job.report.waiting_for =
+                (job.report.state == State::Accepted).then(|| match held_by(job, time) {
+                    Some((waiting_for, reason)) => {
+                        if let Some(reason) = reason {
+                            job.report.reason = Some(reason);
+                        }
+                        waiting_for
                     }
-                    waiting_for
-                }
-                None if barred => WaitingFor::Ready,
-                None => WaitingFor::Turn,
-            });
+                    None if barred => WaitingFor::Ready,
+                    None => WaitingFor::Turn,
+                });
         }
     }
 }

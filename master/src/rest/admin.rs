@@ -1,0 +1,150 @@
+//! What only an admin does: tokens for clients, tokens for slaves, and a restored master.
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use reloop_node::link::random;
+use reloop_protocol::master::{Answer, Token};
+use reloop_protocol::time::Millis;
+use serde::Serialize;
+
+use super::fields::{self, Fields, NAME_LIMIT};
+use super::problem::{Code, Problem};
+use super::tokens::{Role, TokenInfo, TokensError, to_hex};
+use super::{Page, RestState, no_fields, unexpected, view};
+use crate::link::sha256;
+
+/// How long an enrolment token holds if nobody says.
+const ENROLL_DEFAULT_SECONDS: i64 = 3600;
+/// A month: enough to send a box somewhere.
+const ENROLL_LIMIT_SECONDS: i64 = 31 * 24 * 3600;
+/// A whole factory's worth of slaves on one token.
+const USES_LIMIT: i64 = 10_000;
+
+/// An enrolment token; its text is shown this once.
+#[derive(Serialize)]
+pub(super) struct EnrollToken {
+    token: String,
+    name: Option<String>,
+    uses: i64,
+    expires_at: String,
+}
+
+pub(super) async fn make_enroll_token(
+    State(state): State<RestState>,
+    Extension(bearer): Extension<TokenInfo>,
+    body: Body,
+) -> Result<(StatusCode, Json<EnrollToken>), Problem> {
+    let mut fields = Fields::new(fields::json(body).await?)?;
+    let name = fields.text("name", NAME_LIMIT);
+    let seconds = fields.int("ttl_seconds", 1..=ENROLL_LIMIT_SECONDS).unwrap_or(ENROLL_DEFAULT_SECONDS);
+    let uses = fields.int("uses", 1..=USES_LIMIT).unwrap_or(1);
+    fields.end()?;
+    let length = Millis::seconds(u64::try_from(seconds).expect("it was checked against its limit"));
+    let now = state.handle.read(|_, now| now).await.map_err(|why| state.unavailable(why))?;
+    let expires_at = now.after(length);
+    let text = format!("xenr1.{}", to_hex(&random::<32>()));
+    let permission = Token {
+        expires_at,
+        uses_left: u32::try_from(uses).expect("it was checked against its limit"),
+        name: name.clone(),
+    };
+    let answer = state.handle.make_token(sha256(text.as_bytes()), permission).await;
+    match answer.map_err(|why| state.unavailable(why))? {
+        Answer::Done => {
+            tracing::info!(token = bearer.id, slave = name, uses, seconds, "an enrolment token was made");
+            let token = EnrollToken { token: text, name, uses, expires_at: view::time(expires_at) };
+            Ok((StatusCode::CREATED, Json(token)))
+        }
+        Answer::Refused(refusal, why) => Err(Problem::refused(refusal, why)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// The master after a confirmed restore.
+#[derive(Serialize)]
+pub(super) struct Restored {
+    master: String,
+    epoch: u32,
+}
+
+pub(super) async fn confirm_restore(
+    State(state): State<RestState>,
+    Extension(bearer): Extension<TokenInfo>,
+    body: Body,
+) -> Result<Json<Restored>, Problem> {
+    no_fields(body).await?;
+    match state.handle.confirm_restore().await.map_err(|why| state.unavailable(why))? {
+        Answer::Done => {}
+        Answer::Refused(refusal, why) => return Err(Problem::refused(refusal, why)),
+        other => return Err(unexpected(&other)),
+    }
+    let node = state.handle.read(|state, _| state.node).await.map_err(|why| state.unavailable(why))?;
+    tracing::warn!(token = bearer.id, epoch = node.epoch.0, "a person confirmed that this master was restored");
+    Ok(Json(Restored { master: node.id.to_string(), epoch: node.epoch.0 }))
+}
+
+/// A new token; its text is shown this once.
+#[derive(Serialize)]
+pub(super) struct NewToken {
+    #[serde(flatten)]
+    info: TokenInfo,
+    token: String,
+}
+
+pub(super) async fn create_token(
+    State(state): State<RestState>,
+    Extension(bearer): Extension<TokenInfo>,
+    body: Body,
+) -> Result<(StatusCode, Json<NewToken>), Problem> {
+    let mut fields = Fields::new(fields::json(body).await?)?;
+    let name = fields.needed_text("name", NAME_LIMIT);
+    let roles = Role::ALL.map(|role| (role.name(), role));
+    let role = fields.word("role", &roles);
+    if role.is_none() {
+        fields.wrong("role", "needed: viewer, client, operator or admin");
+    }
+    fields.end()?;
+    let role = role.ok_or_else(|| Problem::field("/role", "missing"))?;
+    let tokens = state.tokens;
+    let (info, token) = on_disk(move || tokens.create(&name, role)).await?;
+    tracing::info!(token = bearer.id, made = info.id, role = %info.role, "a token was made");
+    Ok((StatusCode::CREATED, Json(NewToken { info, token })))
+}
+
+pub(super) async fn list_tokens(State(state): State<RestState>) -> Json<Page<TokenInfo>> {
+    Json(Page::whole(state.tokens.list()))
+}
+
+pub(super) async fn revoke_token(
+    State(state): State<RestState>,
+    Extension(bearer): Extension<TokenInfo>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let (tokens, revoked) = (state.tokens, id.clone());
+    on_disk(move || tokens.revoke(&id)).await?;
+    tracing::info!(token = bearer.id, revoked, "a token was revoked");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Runs what blocks on the disk where it holds nobody up.
+async fn on_disk<T: Send + 'static>(
+    change: impl FnOnce() -> Result<T, TokensError> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(change).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            let code = match error {
+                TokensError::Unknown(_) => Code::NotFound,
+                TokensError::TooMany | TokensError::LastAdmin => Code::Conflict,
+                TokensError::Io { .. } | TokensError::Content { .. } => Code::StorageUnavailable,
+            };
+            Err(Problem::new(code, error.to_string()))
+        }
+        Err(error) => {
+            tracing::error!(%error, "a change of the tokens did not end");
+            Err(Problem::new(Code::Internal, "list the tokens before you try again"))
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The stream of changes, as server-sent events (WHATWG HTML, section 9.2).
+//!
+//! Each event is a level: it carries the whole resource as it is when it is sent, so a client that sees the newest one
+//! has missed nothing. A client that comes back with `Last-Event-ID` goes on where it was; one that was away for too
+//! long, or that reads too slowly, gets `reset` and has to look at everything again.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::problem::{Code, Problem};
+use super::{RestState, TokenInfo};
+use crate::driver::{Change, Heard, Listener};
+
+/// Below the idle limit of every common proxy.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// When a browser that lost the stream tries again.
+const RETRY: Duration = Duration::from_secs(2);
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// A client that listens.
+struct Stream {
+    state: RestState,
+    bearer: TokenInfo,
+    /// What is sent before anything new.
+    first: VecDeque<First>,
+    listener: Listener,
+    _permit: OwnedSemaphorePermit,
+}
+
+enum First {
+    /// Where the stream begins, so that a client that comes back before anything happened misses nothing.
+    From(u64),
+    /// The client has to look at everything again.
+    Reset(u64),
+    /// It happened while the client was away.
+    Change(u64, Change),
+}
+
+pub(super) async fn stream(
+    State(state): State<RestState>,
+    Extension(bearer): Extension<TokenInfo>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let permit = state.streams.clone().try_acquire_owned().map_err(|_| {
+        Problem::new(Code::TooManyStreams, "close a page or a watch that nobody looks at, or poll instead")
+    })?;
+    let last = headers.get(LAST_EVENT_ID).map(|id| id.to_str().ok().and_then(|id| id.parse::<u64>().ok()));
+    let newest = state.handle.newest_change();
+    let (first, listener) = match last {
+        None => match state.handle.changes_since(newest) {
+            Some((missed, listener)) => (begin(First::From(newest), missed), listener),
+            None => (begin(First::From(newest), vec![]), state.handle.listen()),
+        },
+        Some(last) => match last.and_then(|last| state.handle.changes_since(last)) {
+            Some((missed, listener)) => (begin(First::From(last.unwrap_or(newest)), missed), listener),
+            None => {
+                // Listens before it looks at the number: what happens in between is told twice, and never not at all.
+                let listener = state.handle.listen();
+                (begin(First::Reset(state.handle.newest_change()), vec![]), listener)
+            }
+        },
+    };
+    let stream = Stream { state, bearer, first, listener, _permit: permit };
+    let events = stream::unfold(stream, async |mut stream| stream.next().await.map(|event| (Ok::<_, Infallible>(event), stream)));
+    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response();
+    response.headers_mut().insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+fn begin(first: First, missed: Vec<(u64, Change)>) -> VecDeque<First> {
+    std::iter::once(first).chain(missed.into_iter().map(|(number, change)| First::Change(number, change))).collect()
+}
+
+fn reset(number: u64) -> Event {
+    let hint = r#"{"hint":"changes were missed: read the lists again"}"#;
+    Event::default().id(number.to_string()).event("reset").data(hint)
+}
+
+impl Stream {
+    /// The next event; none at the end.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            let (number, change) = match self.first.pop_front() {
+                // No data: a client keeps the id and shows nothing.
+                Some(First::From(number)) => return Some(Event::default().id(number.to_string()).retry(RETRY)),
+                Some(First::Reset(number)) => return Some(reset(number)),
+                Some(First::Change(number, change)) => (number, change),
+                None => {
+                    let heard = tokio::select! {
+                        heard = self.listener.next() => heard,
+                        () = self.state.stop.cancelled() => return None,
+                    };
+                    match heard {
+                        Heard::Change { number, change } => (number, change),
+                        Heard::Missed => return Some(reset(self.state.handle.newest_change())),
+                        Heard::Closed => return None,
+                    }
+                }
+            };
+            if !self.state.tokens.holds(&self.bearer.id) {
+                return None;
+            }
+            // Without an answer the master is stopping: the client comes back with the last number that it has.
+            if let Some(event) = self.show(change).await.ok()? {
+                return Some(event.id(number.to_string()));
+            }
+        }
+    }
+
+    async fn show(&self, change: Change) -> Result<Option<Event>, Problem> {
+        let event = match change {
+            Change::Job(id) => match self.state.jobs(&[id]).await?.first() {
+                Some(job) => Event::default().event("job.changed").json_data(self.state.view(job).await?),
+                None => return Ok(None),
+            },
+            Change::Slave(key) => match self.state.slave_view(key).await? {
+                Some(slave) => Event::default().event("slave.changed").json_data(slave),
+                None => return Ok(None),
+            },
+        };
+        event.map(Some).map_err(|error| Problem::new(Code::Internal, format!("an event cannot be written: {error}")))
+    }
+}

@@ -1,0 +1,111 @@
+//! Whether the master runs, whether it takes orders, and numbers about it in the Prometheus text format.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use reloop_protocol::job::State as JobState;
+use reloop_protocol::message::Mode;
+
+use super::problem::Problem;
+use super::query::Query;
+use super::{RestState, view};
+
+const LINKS: [&str; 3] = ["online", "offline", "never"];
+/// Linux counts memory in pages; every machine that this was built for has pages of this size.
+const PAGE_BYTES: u64 = 4096;
+
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Ready means: orders are taken. Slaves that are away never make the master unready.
+pub(super) async fn readyz(State(state): State<RestState>, mut query: Query) -> Result<Response, Problem> {
+    let verbose = query.flag("verbose");
+    query.end()?;
+    let store = state.handle.healthy();
+    let answers = state.handle.read(|_, _| ()).await.map_err(|why| why.0);
+    let ready = store.is_ok() && answers.is_ok();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if !verbose {
+        return Ok((status, if ready { "ok\n" } else { "not ready\n" }).into_response());
+    }
+    let mut text = String::new();
+    for (name, result) in [("store", store), ("loop", answers)] {
+        match result {
+            Ok(()) => text.push_str(&format!("[+]{name} ok\n")),
+            Err(why) => text.push_str(&format!("[-]{name} failed: {why}\n")),
+        }
+    }
+    text.push_str(if ready { "ready\n" } else { "not ready\n" });
+    Ok((status, text).into_response())
+}
+
+/// Label values are fixed words, so that the number of time series never grows.
+pub(super) async fn metrics(State(state): State<RestState>) -> Result<Response, Problem> {
+    let counted = state.handle.read(|state, _| {
+        let mut jobs: BTreeMap<JobState, u64> = BTreeMap::new();
+        for job in state.book.jobs.values() {
+            *jobs.entry(job.state).or_default() += 1;
+        }
+        let mut slaves: BTreeMap<(&'static str, Mode), u64> = BTreeMap::new();
+        for desk in state.desks.values() {
+            *slaves.entry((view::link(desk), desk.conduct.mode)).or_default() += 1;
+        }
+        (jobs, slaves)
+    });
+    let (jobs, slaves) = counted.await.map_err(|why| state.unavailable(why))?;
+    let mut text = Exposition::default();
+    text.gauge("reloop_build_info", "The running release.");
+    text.value("reloop_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    text.gauge("reloop_store_healthy", "1 while orders are taken.");
+    text.value("reloop_store_healthy", &[], u64::from(state.handle.healthy().is_ok()));
+    text.gauge("reloop_jobs", "Jobs that have not ended, by state.");
+    for job_state in JobState::ALL.into_iter().filter(|state| !state.is_ended()) {
+        let count = jobs.get(&job_state).copied().unwrap_or(0);
+        text.value("reloop_jobs", &[("state", job_state.name())], count);
+    }
+    text.gauge("reloop_slaves", "Slaves, by link and mode.");
+    for link in LINKS {
+        for mode in Mode::ALL {
+            let count = slaves.get(&(link, mode)).copied().unwrap_or(0);
+            text.value("reloop_slaves", &[("link", link), ("mode", mode.name())], count);
+        }
+    }
+    text.gauge("reloop_process_start_time_seconds", "When the process started, since the Unix epoch.");
+    let started = u64::try_from(state.started_at.0 / 1000).unwrap_or(0);
+    text.value("reloop_process_start_time_seconds", &[], started);
+    if let Some(bytes) = resident_bytes() {
+        text.gauge("reloop_process_resident_memory_bytes", "Memory in use.");
+        text.value("reloop_process_resident_memory_bytes", &[], bytes);
+    }
+    if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
+        text.gauge("reloop_process_open_fds", "Open files and connections.");
+        text.value("reloop_process_open_fds", &[], fds.count() as u64);
+    }
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text.0).into_response())
+}
+
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(text.split(' ').nth(1)?.parse::<u64>().ok()? * PAGE_BYTES)
+}
+
+#[derive(Default)]
+struct Exposition(String);
+
+impl Exposition {
+    fn gauge(&mut self, name: &str, help: &str) {
+        let written = write!(self.0, "# HELP {name} {help}\n# TYPE {name} gauge\n");
+        written.expect("a string takes all that is written");
+    }
+
+    fn value(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+        let labels: Vec<_> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        writeln!(self.0, "{name}{labels} {value}").expect("a string takes all that is written");
+    }
+}

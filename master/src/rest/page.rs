@@ -1,0 +1,29 @@
+//! The web page: three files in the program, nothing from anywhere else.
+
+use axum::http::header;
+use axum::response::IntoResponse;
+
+const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+pub(super) async fn index() -> impl IntoResponse {
+    file("text/html; charset=utf-8", include_str!("page/index.html"))
+}
+
+pub(super) async fn script() -> impl IntoResponse {
+    file("text/javascript; charset=utf-8", include_str!("page/app.js"))
+}
+
+pub(super) async fn style() -> impl IntoResponse {
+    file("text/css; charset=utf-8", include_str!("page/app.css"))
+}
+
+fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::REFERRER_POLICY, "no-referrer"),
+        // A new release brings new files under the same names.
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, text)
+}

@@ -1,0 +1,487 @@
+//! The slave's way to its master: dial, hand what comes to the driver, and dial again, for ever.
+//!
+//! Nothing is carried over from one connection to the next but how long to wait: the next handshake settles
+//! everything. The wait is random, up to a limit that doubles with each failure (full jitter), so that a thousand
+//! slaves whose master was restarted do not come back in step. It starts over only after a handshake that succeeded.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use reloop_node::link::{self, Ended, Outbox, Timing, random_fraction};
+use reloop_protocol::message::{CloseCode, Message};
+use reloop_protocol::slave::LinkId;
+use reloop_protocol::wire::{Frame, SUBPROTOCOL};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
+use tokio_tungstenite::tungstenite::error::{ProtocolError, SubProtocolError};
+use tokio_tungstenite::tungstenite::http::Uri;
+use tokio_tungstenite::tungstenite::{self, Error as WsError};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+use crate::config::{self, Config};
+use crate::driver::Input;
+use crate::identity;
+
+/// How long finding the address and connecting to it may take. Across a continent it takes a fifth of a second; more
+/// than some seconds means that packets are lost, and another try is better than to go on waiting.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A name with more addresses than this would leave too little of the patience to each.
+const ADDRESSES: usize = 4;
+
+/// An idle connection is tried after this long...
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
+/// ...again after this long...
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// ...and is dead after this many tries without an answer: sooner than the heartbeat finds it out, on the stretch to the
+/// next proxy at least.
+const KEEPALIVE_TRIES: u32 = 3;
+/// What was sent must be acknowledged by then, or the connection is dead (RFC 5482).
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A master may ask for a longer pause than a slave would make, but not for one that looks like a dead slave.
+const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(600);
+
+/// How much of a refusing server's own words is shown.
+const SHOWN_BODY: usize = 200;
+
+/// Anything that a link can run over.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// A connection on which nothing was said yet.
+pub type Socket = WebSocketStream<Box<dyn Stream>>;
+
+/// How to reach the master.
+pub struct Dialer {
+    uri: Uri,
+    host: String,
+    port: u16,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    upgrade_patience: Duration,
+}
+
+/// The master was not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Its name is not known.
+    #[error("{host} can't be found: {why}")]
+    Unknown {
+        /// The name.
+        host: String,
+        /// What the system said.
+        why: io::Error,
+    },
+    /// Nobody there answers.
+    #[error("{host}:{port} can't be reached: {why}")]
+    Unreached {
+        /// The name.
+        host: String,
+        /// The port.
+        port: u16,
+        /// What the system said about the last of its addresses.
+        why: io::Error,
+    },
+    /// Somebody answers, who can't prove to be the one.
+    #[error("no TLS with {host}: {why}")]
+    Tls {
+        /// The name.
+        host: String,
+        /// What is wrong.
+        why: io::Error,
+    },
+    /// It is no master, or a proxy that does not let WebSockets through.
+    #[error("{host} answers, but not as a master: {why}")]
+    NotAMaster {
+        /// The name.
+        host: String,
+        /// What it said.
+        why: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// It takes too long.
+    #[error("{host} does not answer in time")]
+    TooSlow {
+        /// The name.
+        host: String,
+    },
+}
+
+impl Dialer {
+    /// By the settings.
+    ///
+    /// # Errors
+    /// The certificates to trust can't be read.
+    pub fn new(config: &Config) -> anyhow::Result<Self> {
+        let uri: Uri = config.master.parse().with_context(|| format!("master = {:?}", config.master))?;
+        let host = uri.host().context("the master's address has no host")?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let is_tls = uri.scheme_str() == Some("wss");
+        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let tls = match is_tls {
+            true => {
+                let name = ServerName::try_from(host.clone())
+                    .with_context(|| format!("{host:?} can't be the name in a certificate"))?;
+                Some((tls(config.ca_file.as_deref())?, name))
+            }
+            false => None,
+        };
+        Ok(Self { uri, host, port, tls, upgrade_patience: config.link.handshake })
+    }
+
+    /// Whom it dials, without what may be secret in an address.
+    pub fn peer(&self) -> String {
+        format!("{}://{}:{}{}", self.uri.scheme_str().unwrap_or("ws"), self.host, self.port, self.uri.path())
+    }
+
+    /// Connects, up to the point where the master speaks.
+    pub async fn dial(&self) -> Result<Socket, DialError> {
+        let tcp = timeout(CONNECT_PATIENCE, self.connect()).await.map_err(|_| self.too_slow())??;
+        timeout(self.upgrade_patience, self.upgrade(tcp)).await.map_err(|_| self.too_slow())?
+    }
+
+    fn too_slow(&self) -> DialError {
+        DialError::TooSlow { host: self.host.clone() }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, DialError> {
+        let host = || self.host.clone();
+        let found = lookup_host((self.host.as_str(), self.port)).await;
+        let addresses: Vec<SocketAddr> =
+            found.map_err(|why| DialError::Unknown { host: host(), why })?.take(ADDRESSES).collect();
+        let mut why = io::Error::other("the name has no address");
+        for address in &addresses {
+            // One that swallows packets must not take the time of the others.
+            let patience = CONNECT_PATIENCE / u32::try_from(addresses.len()).unwrap_or(1);
+            match timeout(patience, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => match tune(&tcp) {
+                    Ok(()) => return Ok(tcp),
+                    Err(error) => why = error,
+                },
+                Ok(Err(error)) => why = error,
+                Err(_) => why = io::Error::other(format!("{address} does not answer")),
+            }
+        }
+        Err(DialError::Unreached { host: host(), port: self.port, why })
+    }
+
+    async fn upgrade(&self, tcp: TcpStream) -> Result<Socket, DialError> {
+        let stream: Box<dyn Stream> = match &self.tls {
+            None => Box::new(tcp),
+            Some((connector, name)) => {
+                let stream = connector.connect(name.clone(), tcp).await;
+                Box::new(stream.map_err(|why| DialError::Tls { host: self.host.clone(), why })?)
+            }
+        };
+        let request = ClientRequestBuilder::new(self.uri.clone()).with_sub_protocol(SUBPROTOCOL);
+        match client_async_with_config(request, stream, Some(link::config())).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(error) => {
+                let (why, retry_after) = refusal(error);
+                Err(DialError::NotAMaster { host: self.host.clone(), why, retry_after })
+            }
+        }
+    }
+}
+
+fn refusal(error: WsError) -> (String, Option<Duration>) {
+    match error {
+        WsError::Http(response) => {
+            let header = response.headers().get(tungstenite::http::header::RETRY_AFTER);
+            let seconds = header.and_then(|value| value.to_str().ok()?.parse().ok());
+            let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+            let body: String = body.trim().chars().take(SHOWN_BODY).collect();
+            let text = format!("{} {body}", response.status());
+            (text.trim().to_owned(), seconds.map(Duration::from_secs))
+        }
+        WsError::Protocol(ProtocolError::SecWebSocketSubProtocolError(
+            SubProtocolError::NoSubProtocol | SubProtocolError::InvalidSubProtocol,
+        )) => (format!("it does not speak {SUBPROTOCOL}; check the path in the slave's setting master"), None),
+        error => (error.to_string(), None),
+    }
+}
+
+fn tune(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let socket = SockRef::from(tcp);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_TRIES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+fn tls(ca_file: Option<&Path>) -> anyhow::Result<TlsConnector> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let extra = match ca_file {
+        None => vec![],
+        Some(path) => {
+            let about = || format!("ca_file = {path:?}: expected certificates in PEM");
+            let read = CertificateDer::pem_file_iter(path).with_context(about)?;
+            let certificates: Vec<_> = read.collect::<Result<_, _>>().with_context(about)?;
+            if certificates.is_empty() {
+                return Err(anyhow!("there is none")).with_context(about);
+            }
+            certificates
+        }
+    };
+    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(&provider))
+        .context("no certificates to trust: install the system's (ca-certificates), or set ca_file")?;
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("TLS has no protocol version")?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(client)))
+}
+
+/// What the loop needs beside the dialer.
+pub struct Loop {
+    /// The settings.
+    pub config: Config,
+    /// The driver.
+    pub inbox: mpsc::Sender<Input>,
+    /// No more connections once this is true.
+    pub halt: watch::Receiver<bool>,
+    /// Dial now, whatever the pause was for.
+    pub nudge: Arc<Notify>,
+}
+
+/// How one try went.
+#[derive(Debug, Default)]
+struct Outcome {
+    settled: bool,
+    code: Option<CloseCode>,
+    retry_after: Option<Duration>,
+    why: String,
+}
+
+/// Keeps a link to the master for as long as the agent lives.
+pub async fn run(dialer: Dialer, mut parts: Loop) {
+    let mut pauses = Pauses::new(&parts.config.link);
+    let mut told = String::new();
+    let mut enrolled = false;
+    for number in 1.. {
+        let Some(dialed) = unless_halted(&mut parts.halt, dialer.dial()).await else { return };
+        let outcome = match dialed {
+            Ok(socket) => {
+                let outcome = talk(&parts, socket, LinkId(number), enrolled).await;
+                enrolled |= outcome.settled;
+                outcome
+            }
+            Err(error) => {
+                let retry_after = match &error {
+                    DialError::NotAMaster { retry_after, .. } => *retry_after,
+                    DialError::Unknown { .. }
+                    | DialError::Unreached { .. }
+                    | DialError::Tls { .. }
+                    | DialError::TooSlow { .. } => None,
+                };
+                let why = error.to_string();
+                // The driver is gone: so is the need for a link.
+                let Ok(()) = parts.inbox.send(Input::NotReached(why.clone())).await else { return };
+                Outcome { why, retry_after, ..Outcome::default() }
+            }
+        };
+        let pause = pauses.after(&outcome, random_fraction());
+        let todo = outcome.code.map_or("", advice);
+        if outcome.settled {
+            tracing::info!(master = dialer.peer(), why = outcome.why, "the link ended; the machine goes on");
+            told.clear();
+        } else if told != outcome.why {
+            tracing::warn!(master = dialer.peer(), why = outcome.why, todo, "no link; the machine goes on");
+            told.clone_from(&outcome.why);
+        }
+        tracing::debug!(why = outcome.why, ?pause, "the next try comes after a pause");
+        let nudged = async {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = parts.nudge.notified() => {}
+            }
+        };
+        if unless_halted(&mut parts.halt, nudged).await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn unless_halted<T>(halt: &mut watch::Receiver<bool>, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        // If its sender is gone, so is the agent.
+        _ = halt.wait_for(|halted| *halted) => None,
+        done = work => Some(done),
+    }
+}
+
+/// Runs one connection to its end.
+async fn talk(parts: &Loop, socket: Socket, link: LinkId, enrolled: bool) -> Outcome {
+    let config::Link { heartbeat, dead_after, handshake, .. } = parts.config.link;
+    let configured = parts.config.enroll_token_file.as_deref().filter(|_| !enrolled);
+    let mut token = identity::token(&parts.config.state_dir, configured).unwrap_or_else(|error| {
+        tracing::warn!(%error, "no token is shown to the master");
+        None
+    });
+    let (settle, settled) = watch::channel(false);
+    let (give, given) = oneshot::channel::<Outbox>();
+    let (mut given, mut settle) = (Some(given), Some(settle));
+    let mut retry_after = None;
+    let on_frame = |frame: Frame| {
+        if let Message::Refuse(refuse) = &frame.message {
+            retry_after = refuse.retry_after_ms.map(|ms| Duration::from_millis(ms.into()));
+        }
+        let (first, token, inbox) = (given.take().zip(settle.take()), token.take(), parts.inbox.clone());
+        async move {
+            let gone = || (CloseCode::GoingAway, "the agent stops; its job goes on".to_owned());
+            if let Some((given, settled)) = first {
+                let outbox = given.await.map_err(|_| gone())?;
+                inbox.send(Input::LinkUp { link, outbox, settled, token }).await.map_err(|_| gone())?;
+            }
+            inbox.send(Input::Frame { link, frame }).await.map_err(|_| gone())
+        }
+    };
+    let timing = Timing { heartbeat, dead_after, handshake };
+    let ended = link::run(socket, timing, settled.clone(), on_frame, |outbox| {
+        // The frames' end waits for it as long as the link runs.
+        let _ = give.send(outbox);
+    })
+    .await;
+    let why = ended.to_string();
+    // A driver that is gone needs no news of links.
+    let _ = parts.inbox.send(Input::LinkDown { link, why: why.clone() }).await;
+    let code = match ended {
+        Ended::ByPeer(code, _) => code,
+        Ended::ByUs(code, _) => Some(code),
+        Ended::Broken(_) => None,
+    };
+    Outcome { settled: *settled.borrow(), code, retry_after, why }
+}
+
+/// How long to wait before the next try.
+struct Pauses {
+    min: Duration,
+    max: Duration,
+    failures: u32,
+}
+
+impl Pauses {
+    fn new(link: &config::Link) -> Self {
+        Self { min: link.backoff_min, max: link.backoff_max, failures: 0 }
+    }
+
+    /// `random` is from 0 to 1.
+    fn after(&mut self, outcome: &Outcome, random: f64) -> Duration {
+        if outcome.settled && outcome.code != Some(CloseCode::TryLater) {
+            self.failures = 0;
+        }
+        let doubled = 2_u32.checked_pow(self.failures).and_then(|factor| self.min.checked_mul(factor));
+        let limit = doubled.map_or(self.max, |doubled| doubled.min(self.max));
+        self.failures = self.failures.saturating_add(1);
+        if let Some(asked) = outcome.retry_after {
+            return asked.min(RETRY_AFTER_LIMIT) + self.min.mul_f64(random);
+        }
+        if outcome.code.is_some_and(|code| !code.is_passing()) {
+            // A person has to do something first; still not all at the same moment.
+            return self.max.mul_f64(0.75 + 0.25 * random);
+        }
+        limit.mul_f64(random)
+    }
+}
+
+/// What a person can do about a refusal.
+fn advice(code: CloseCode) -> &'static str {
+    match code {
+        CloseCode::NotEnrolled => {
+            "`reloop slave enroll-token` at the master makes a token, `reloop-slave enroll` here uses it; or approve \
+             the slave at the master"
+        }
+        CloseCode::NotAuthentic => "identity.key does not belong to this slave: put the right one back, or enrol anew",
+        CloseCode::WrongMaster => "check the setting master; to move the slave here, enrol it with a token of this master",
+        CloseCode::DuplicateIdentity => {
+            "another box uses a copy of this key: remove identity.key and the store on the copy, and enrol it anew"
+        }
+        CloseCode::Revoked => "the slave was revoked: enrol it anew with a token of the master",
+        CloseCode::Version => "upgrade the older of the two",
+        CloseCode::StaleMaster => "the master has lost newer data: confirm at the master that it is the right one",
+        CloseCode::NameTaken => "give the slave another name, or free this one at the master",
+        CloseCode::Protocol
+        | CloseCode::TooSlow
+        | CloseCode::Superseded
+        | CloseCode::TooLarge
+        | CloseCode::SlowReader
+        | CloseCode::TryLater
+        | CloseCode::GoingAway
+        | CloseCode::Storage
+        | CloseCode::Silent => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pauses() -> Pauses {
+        Pauses { min: Duration::from_millis(200), max: Duration::from_secs(60), failures: 0 }
+    }
+
+    fn failed() -> Outcome {
+        Outcome::default()
+    }
+
+    #[test]
+    fn the_pause_is_anything_up_to_a_limit_that_doubles_to_a_bound() {
+        let mut pauses = pauses();
+        let limits: Vec<_> = (0..12).map(|_| pauses.after(&failed(), 1.0).as_millis()).collect();
+        assert_eq!(limits, [200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000, 60000]);
+        assert_eq!(pauses.after(&failed(), 0.0), Duration::ZERO);
+        for _ in 0..100 {
+            assert_eq!(pauses.after(&failed(), 1.0), Duration::from_secs(60));
+        }
+    }
+
+    #[test]
+    fn only_a_handshake_that_succeeded_starts_the_pauses_over() {
+        let mut pauses = pauses();
+        for _ in 0..5 {
+            pauses.after(&failed(), 1.0);
+        }
+        let refused = Outcome { code: Some(CloseCode::GoingAway), ..failed() };
+        assert_eq!(pauses.after(&refused, 1.0), Duration::from_millis(6400));
+        let settled = Outcome { settled: true, ..failed() };
+        assert_eq!(pauses.after(&settled, 1.0), Duration::from_millis(200));
+        let crowded = Outcome { settled: true, code: Some(CloseCode::TryLater), ..failed() };
+        assert_eq!(pauses.after(&crowded, 1.0), Duration::from_millis(400));
+    }
+
+    #[test]
+    fn a_refusal_that_a_person_has_to_end_is_tried_again_at_the_longest_pause() {
+        for code in CloseCode::ALL.iter().copied().filter(|code| !code.is_passing()) {
+            let refused = Outcome { code: Some(code), ..failed() };
+            assert_eq!(pauses().after(&refused, 0.0), Duration::from_secs(45));
+            assert_eq!(pauses().after(&refused, 1.0), Duration::from_secs(60));
+            assert!(!advice(code).is_empty(), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_master_says_when_to_come_back_within_reason() {
+        let told = |ms| Outcome { retry_after: Some(Duration::from_millis(ms)), ..failed() };
+        assert_eq!(pauses().after(&told(5000), 0.0), Duration::from_secs(5));
+        assert_eq!(pauses().after(&told(5000), 1.0), Duration::from_millis(5200));
+        assert_eq!(pauses().after(&told(u64::from(u32::MAX)), 0.0), RETRY_AFTER_LIMIT);
+    }
+}

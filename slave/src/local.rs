@@ -1,0 +1,320 @@
+//! The people beside the machine: a socket that only this box's owner of the agent (and root) can use.
+//!
+//! One connection is one question: a line of JSON goes in, a line of JSON comes out. It works without a link, for it
+//! asks nobody but the driver.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream as PlainStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reloop_protocol::id::JobId;
+use reloop_protocol::job::End;
+use reloop_protocol::slave::Local;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::driver::Input;
+use crate::status::Status;
+
+const SOCKET: &str = "control.sock";
+const DRAFT: &str = ".control.sock.draft";
+
+/// An address of a unix socket has 108 bytes (unix(7)); a longer path is named through its directory's descriptor.
+const PATH_LIMIT: usize = 100;
+
+/// The longest request; the longest there is has some 100 bytes.
+const REQUEST_LIMIT: u64 = 4096;
+
+/// A status with 64 jobs of long parameters stays far below it.
+const REPLY_LIMIT: u64 = 16 * 1024 * 1024;
+
+/// Both sides are on this box: longer than this means that the other side hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// People and their scripts; more at once wait.
+const CONNECTIONS: usize = 8;
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Everything that there is to say.
+    Status,
+    /// The machine is clear.
+    Ready,
+    /// What needed attention was looked at.
+    Clear,
+    /// Pause what runs.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// Stop what runs.
+    Stop {
+        /// At once, not at a safe point.
+        #[serde(default)]
+        now: bool,
+    },
+    /// Local control: remote starts are locked out.
+    Local {
+        /// On, or off.
+        on: bool,
+    },
+    /// Say how an uncertain job ended.
+    Resolve {
+        /// Which; the only one if none is named.
+        #[serde(default)]
+        job: Option<String>,
+        /// How.
+        outcome: Resolution,
+    },
+    /// Try to reach the master now.
+    Dial,
+}
+
+/// How a person says that a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Resolution {
+    /// The work is done.
+    Succeeded,
+    /// The work is spoilt.
+    Failed,
+    /// The work was left.
+    Canceled,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// It was done.
+    pub done: bool,
+    /// What was done, or why not and what would do it.
+    pub text: String,
+    /// To a question for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Box<Status>>,
+}
+
+/// There is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Nobody is there.
+    #[error("the agent is not running: nobody listens at {}", .0.display())]
+    NotRunning(PathBuf),
+    /// It is not for this user.
+    #[error("{}: {why}; use the agent's own user, or root", path.display())]
+    NotAllowed {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        why: io::Error,
+    },
+    /// It was cut off, or makes no sense.
+    #[error("the agent gave no answer: {0}")]
+    NoAnswer(#[from] io::Error),
+}
+
+/// The socket of this state directory, for messages.
+pub fn socket_path(state_dir: &Path) -> PathBuf {
+    state_dir.join(SOCKET)
+}
+
+/// A path that fits into a socket's address. It is good for as long as the file is open.
+fn address(dir: &Path, name: &str) -> io::Result<(PathBuf, Option<File>)> {
+    let path = dir.join(name);
+    if path.as_os_str().len() <= PATH_LIMIT {
+        return Ok((path, None));
+    }
+    let handle = File::open(dir)?;
+    Ok((PathBuf::from(format!("/proc/self/fd/{}/{name}", handle.as_raw_fd())), Some(handle)))
+}
+
+/// Opens the socket. Whoever holds the store may do so: an older one there is nobody's.
+///
+/// # Errors
+/// What the system says.
+pub fn listen(state_dir: &Path) -> io::Result<UnixListener> {
+    let draft = state_dir.join(DRAFT);
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let (short, _dir) = address(state_dir, DRAFT)?;
+    let listener = UnixListener::bind(short)?;
+    // Nobody finds it before it has its mode.
+    fs::set_permissions(&draft, Permissions::from_mode(0o600))?;
+    fs::rename(&draft, socket_path(state_dir))?;
+    Ok(listener)
+}
+
+/// Removes the socket at the end.
+///
+/// # Errors
+/// What the system says.
+pub fn unlink(state_dir: &Path) -> io::Result<()> {
+    fs::remove_file(socket_path(state_dir))
+}
+
+/// Answers until the agent ends.
+pub async fn serve(listener: UnixListener, inbox: mpsc::Sender<Input>, nudge: Arc<Notify>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, at worst; a person tries again.
+                tracing::warn!(%error, "a local command could not be taken");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let (inbox, nudge) = (inbox.clone(), Arc::clone(&nudge));
+        tokio::spawn(async move {
+            match timeout(PATIENCE, answer(stream, &inbox, &nudge)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "a local connection ended early"),
+                Err(_) => tracing::debug!("a local connection took too long"),
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn answer(mut stream: UnixStream, inbox: &mpsc::Sender<Input>, nudge: &Notify) -> io::Result<()> {
+    let caller = stream.peer_cred()?.uid();
+    let allowed = caller == 0 || caller == rustix::process::geteuid().as_raw();
+    let (read, mut write) = stream.split();
+    let mut line = String::new();
+    tokio::io::BufReader::with_capacity(512, read.take(REQUEST_LIMIT)).read_line(&mut line).await?;
+    let answer = match serde_json::from_str(&line) {
+        _ if !allowed => refused("only the agent's own user and root may do this".to_owned()),
+        Ok(request) => obey(request, inbox, nudge).await,
+        Err(error) => refused(format!("not a request: {error}")),
+    };
+    let mut bytes = serde_json::to_vec(&answer)?;
+    bytes.push(b'\n');
+    write.write_all(&bytes).await?;
+    write.shutdown().await
+}
+
+async fn obey(request: Request, inbox: &mpsc::Sender<Input>, nudge: &Notify) -> Answer {
+    let command = match request {
+        Request::Status => {
+            let (reply, replied) = oneshot::channel();
+            if inbox.send(Input::Status(reply)).await.is_err() {
+                return stopping();
+            }
+            return match replied.await {
+                Ok(status) => Answer { done: true, text: String::new(), status: Some(Box::new(status)) },
+                Err(_) => stopping(),
+            };
+        }
+        Request::Dial => {
+            nudge.notify_one();
+            return Answer { done: true, text: "the master is tried now".to_owned(), status: None };
+        }
+        Request::Ready => Local::Ready,
+        Request::Clear => Local::Clear,
+        Request::Pause => Local::Pause,
+        Request::Resume => Local::Resume,
+        Request::Stop { now } => Local::Stop { now },
+        Request::Local { on } => Local::Lock(on),
+        Request::Resolve { job, outcome } => {
+            let job = match job.map(|text| text.parse::<JobId>()).transpose() {
+                Ok(job) => job,
+                Err(error) => return refused(error.to_string()),
+            };
+            let end = match outcome {
+                Resolution::Succeeded => End::Succeeded,
+                Resolution::Failed => End::Failed,
+                Resolution::Canceled => End::Stopped,
+            };
+            Local::Resolve { job, end }
+        }
+    };
+    let (reply, replied) = oneshot::channel();
+    if inbox.send(Input::Local(command, reply)).await.is_err() {
+        return stopping();
+    }
+    match replied.await {
+        Ok(Ok(text)) => Answer { done: true, text, status: None },
+        Ok(Err(text)) => refused(text),
+        Err(_) => stopping(),
+    }
+}
+
+fn refused(text: String) -> Answer {
+    Answer { done: false, text, status: None }
+}
+
+fn stopping() -> Answer {
+    refused("the agent is stopping: whether this was done is told by `reloop-slave status` when it is back".to_owned())
+}
+
+/// Asks the agent of this state directory. Blocks.
+///
+/// # Errors
+/// It is not running, not ours, or does not answer.
+pub fn call(state_dir: &Path, request: &Request) -> Result<Answer, CallError> {
+    let path = socket_path(state_dir);
+    let connected = address(state_dir, SOCKET).and_then(|(short, _dir)| PlainStream::connect(short));
+    let mut stream = connected.map_err(|why| match why.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => CallError::NotRunning(path.clone()),
+        ErrorKind::PermissionDenied => CallError::NotAllowed { path: path.clone(), why },
+        _ => CallError::NoAnswer(why),
+    })?;
+    // The agent gives up sooner, and says so.
+    stream.set_read_timeout(Some(PATIENCE * 2))?;
+    stream.set_write_timeout(Some(PATIENCE * 2))?;
+    let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut reply = String::new();
+    BufReader::new(stream.take(REPLY_LIMIT)).read_line(&mut reply)?;
+    Ok(serde_json::from_str(&reply).map_err(io::Error::from)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_plain_json() {
+        let parse = |text: &str| serde_json::from_str::<Request>(text);
+        assert_eq!(parse(r#"{"command":"status"}"#).unwrap(), Request::Status);
+        assert_eq!(parse(r#"{"command":"stop"}"#).unwrap(), Request::Stop { now: false });
+        let resolve = parse(r#"{"command":"resolve","outcome":"canceled"}"#).unwrap();
+        assert_eq!(resolve, Request::Resolve { job: None, outcome: Resolution::Canceled });
+        parse(r#"{"command":"stop","soon":true}"#).unwrap_err();
+        parse(r#"{"command":"explode"}"#).unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_socket_below_a_long_path_can_be_opened_and_called() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a".repeat(90)).join("b".repeat(90));
+        fs::create_dir_all(&deep).unwrap();
+        assert!(matches!(call(&deep, &Request::Status), Err(CallError::NotRunning(_))));
+        for _ in 0..2 {
+            // The second finds the first one's socket, as after a crash.
+            let listener = listen(&deep).unwrap();
+            let mode = fs::metadata(socket_path(&deep)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            let (inbox, _inputs) = mpsc::channel(1);
+            let served = tokio::spawn(serve(listener, inbox, Arc::default()));
+            let (at, request) = (deep.clone(), Request::Dial);
+            let answer = tokio::task::spawn_blocking(move || call(&at, &request)).await.unwrap().unwrap();
+            assert!(answer.done, "{answer:?}");
+            served.abort();
+            assert!(served.await.unwrap_err().is_cancelled());
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The agent, from its start to its end.
+//!
+//! First the memory, then the machine, then the master: what was under way is known, and the machine has been asked
+//! about it, before anybody can say anything new. An end in good order touches no machine, and neither does any other.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use reloop_node::driver;
+use reloop_node::durable::create_dir_all_synced;
+use reloop_node::link::{random, wall_ms};
+use reloop_node::store::{Op, Options, Store, StoreError};
+use reloop_protocol::id::StoreId;
+use reloop_protocol::slave::{self, Event, Settings};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use crate::config::{self, Config};
+use crate::driver::{Driver, INBOX, Input, Parts};
+use crate::identity::{self, Identity};
+use crate::link::{self, Dialer};
+use crate::local;
+use crate::machine::{Fact, Machines, RunKey};
+use crate::records::{self, LoadError};
+
+/// A setting or a file of the person who runs this is wrong: starting again would not mend it (`EX_CONFIG`).
+pub const EXIT_CONFIG: u8 = 78;
+
+/// The disk does not take or give what it should: another start may find it mended (`EX_IOERR`).
+pub const EXIT_STORAGE: u8 = 74;
+
+/// A slave's memory is some hundred kilobytes: a small box has better uses for its own.
+const STORE: Options = Options { cache_bytes: 1 << 20, min_free_bytes: 8 << 20 };
+
+/// From a failed write to the end of the agent, which a supervisor starts again. Long enough for the master to hear why
+/// the link is closed and for a person to read the status; short, because until then nobody minds the jobs. The
+/// machine goes on throughout.
+const STORAGE_GRACE: Duration = Duration::from_secs(30);
+
+/// For the link's last words: its own patience for the peer's answer is 2 s.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// Facts that wait for the driver; the machines' threads wait when it is full.
+const FACTS: usize = 64;
+
+/// Where the store is in a state directory.
+pub fn store_dir(state_dir: &Path) -> std::path::PathBuf {
+    state_dir.join("store")
+}
+
+/// Runs the agent until it is told to stop, or can't go on. The exit status says which. It needs a `LocalSet` around
+/// it: everything but the disk and the machine shares one thread.
+///
+/// # Errors
+/// What stands in the way of a start, and what to do about it. It is [`EXIT_CONFIG`]'s kind.
+pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new().context("the system lets no signals be heard")?;
+    let dialer = Dialer::new(&config)?;
+    make_state_dir(&config.state_dir).with_context(|| format!("state_dir = {:?}", config.state_dir))?;
+    let identity = Identity::find_or_make(&config.state_dir)?;
+    let boot = config.boot_id().context("boot_id_file")?;
+    let fingerprint = identity::fingerprint(&config.machine_id_file).context("machine_id_file")?;
+    let (store, loaded) = match open(&config.state_dir).await {
+        Ok(opened) => opened,
+        Err(LoadError::Newer(schema)) => return Err(LoadError::Newer(schema).into()),
+        Err(LoadError::Store(error)) => {
+            tracing::error!(%error, "the agent can't start");
+            return Ok(ExitCode::from(EXIT_STORAGE));
+        }
+    };
+
+    let (facts, heard) = mpsc::channel(FACTS);
+    let machines = Machines::new(&config, facts).context("the machines can't be driven")?;
+    let settings = settings(&config, &identity, &machines);
+    let state = slave::recover(settings, new_store_id(), loaded);
+    if let Some(broken) = slave::broken_invariant(&state) {
+        tracing::error!(broken, "the records contradict each other");
+    }
+    tracing::info!(
+        name = config.name,
+        key = state.settings.key.fingerprint(),
+        store = %state.node.store,
+        jobs = state.jobs.len(),
+        master = dialer.peer(),
+        version = env!("CARGO_PKG_VERSION"),
+        "the agent starts"
+    );
+    let started =
+        Event::AgentStarted { boot, fingerprint, known_key: identity.is_known(), next_store: new_store_id() };
+    let (inbox, inputs) = mpsc::channel(INBOX);
+    inbox.send(Input::Started(started)).await.context("the driver is gone before it began")?;
+    let (broken, mut breakage) = watch::channel(None);
+    let driver = Driver::new(Parts {
+        state,
+        machines,
+        identity,
+        state_dir: config.state_dir.clone(),
+        url: dialer.peer(),
+        store: store.clone(),
+        broken,
+    });
+
+    let listener = local::listen(&config.state_dir)
+        .with_context(|| format!("the socket {}", local::socket_path(&config.state_dir).display()))?;
+    let (halt, halted) = watch::channel(false);
+    let nudge = Arc::new(Notify::new());
+    tokio::spawn(pass_on(heard, inbox.clone()));
+    tokio::spawn(local::serve(listener, inbox.clone(), Arc::clone(&nudge)));
+    if let Some(period) = sd_notify::watchdog_enabled() {
+        tokio::spawn(watchdog(inbox.clone(), period));
+    }
+    let linked = tokio::task::spawn_local(link::run(
+        dialer,
+        link::Loop { config: config.clone(), inbox: inbox.clone(), halt: halted, nudge },
+    ));
+    notify(&[NotifyState::Ready]);
+
+    let stop = async {
+        tokio::select! {
+            name = signals.next() => tracing::info!(signal = name, "the agent stops; its job goes on"),
+            () = async {
+                // Its sender is the driver, which outlives this.
+                let _ = breakage.wait_for(Option::is_some).await;
+                // Until the supervisor starts it anew, no more connections.
+                halt.send_replace(true);
+                tokio::time::sleep(STORAGE_GRACE).await;
+            } => tracing::error!("the agent ends, so that a new one can find a store that works"),
+        }
+        notify(&[NotifyState::Stopping]);
+    };
+    let ended = driver::run(driver, store.clone(), inputs, stop).await;
+    halt.send_replace(true);
+    let code = match ended {
+        Ok(mut driver) => {
+            driver.say_goodbye();
+            ExitCode::SUCCESS
+        }
+        Err(_) => ExitCode::from(EXIT_STORAGE),
+    };
+    if timeout(GOODBYE, linked).await.is_err() {
+        tracing::debug!("the master does not answer the goodbye");
+    }
+    if let Err(error) = local::unlink(&config.state_dir) {
+        tracing::debug!(%error, "the local socket stays behind");
+    }
+    if let Err(error) = store.close() {
+        tracing::error!(%error, "the store could not be closed");
+        return Ok(ExitCode::from(EXIT_STORAGE));
+    }
+    Ok(code)
+}
+
+fn make_state_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        create_dir_all_synced(parent)?;
+    }
+    create_dir_all_synced(dir)?;
+    std::fs::set_permissions(dir, Permissions::from_mode(0o700))
+}
+
+async fn open(state_dir: &Path) -> Result<(Store, Vec<slave::Write>), LoadError> {
+    let opened = Store::open(&store_dir(state_dir), STORE)?;
+    if let Some(aside) = opened.set_aside {
+        tracing::error!(
+            aside = %aside.display(),
+            "the store could not be read and is set aside: nothing starts until a person has looked at the machine"
+        );
+    }
+    let loaded = records::load(&opened.store, wall_ms())?;
+    if !loaded.set_aside.is_empty() {
+        commit(&opened.store, loaded.set_aside).await?;
+    }
+    Ok((opened.store, loaded.records))
+}
+
+async fn commit(store: &Store, ops: Vec<Op>) -> Result<(), StoreError> {
+    let (done, written) = oneshot::channel();
+    store.commit(ops, move |result| {
+        // The one who waits is below.
+        let _ = done.send(result);
+    });
+    written.await.unwrap_or(Err(StoreError::Closed))
+}
+
+fn new_store_id() -> StoreId {
+    StoreId::from_parts(u64::try_from(wall_ms()).unwrap_or(0), u128::from_le_bytes(random()))
+}
+
+fn settings(config: &Config, identity: &Identity, machines: &Machines) -> Settings {
+    Settings {
+        name: config.name.clone(),
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        key: identity.key(),
+        programs: machines.programs().map(str::to_owned).collect(),
+        labels: config.labels.clone(),
+        capacity: config.capacity.into(),
+        release: match config.release {
+            config::Release::Auto => slave::Release::Auto,
+            config::Release::Ack => slave::Release::Ack,
+        },
+        after_failure: match config.after_failure {
+            config::AfterFailure::Release => slave::AfterFailure::Release,
+            config::AfterFailure::Hold => slave::AfterFailure::Hold,
+        },
+        trust_clock: config.trust_clock,
+        max_interruptions: config.max_interruptions,
+        // Read anew for each connection.
+        token: None,
+    }
+}
+
+async fn pass_on(mut heard: mpsc::Receiver<(RunKey, Fact)>, inbox: mpsc::Sender<Input>) {
+    while let Some((key, fact)) = heard.recv().await {
+        if inbox.send(Input::Machine(key, fact)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the supervisor that the driver still takes events.
+async fn watchdog(inbox: mpsc::Sender<Input>, period: Duration) {
+    loop {
+        let (reply, replied) = oneshot::channel();
+        if inbox.send(Input::Alive(reply)).await.is_err() || replied.await.is_err() {
+            return;
+        }
+        notify(&[NotifyState::Watchdog]);
+        tokio::time::sleep(period / 2).await;
+    }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the supervisor was not told");
+    }
+}
+
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -33,11 +33,15 @@ pub async fn check(config: &Config) -> Vec<Finding> {
         finding("state directory", state_dir(&config.state_dir)),
         finding("identity", identity(&config.state_dir)),
         finding("store", store(&config.state_dir)),
-        finding("boot id", config.boot_id().map(|_| "can be read".to_owned()).map_err(|error| error.to_string())),
+        finding(
+            "boot id",
+            config.boot_id().map(|_| "can be read".to_owned()).map_err(|error| error.to_string()),
+        ),
         finding("enrolment token", token(config)),
     ];
     if config.programs.is_empty() {
-        findings.push(finding("programs", Err("none: add a [programs.NAME] table to the settings".to_owned())));
+        findings
+            .push(finding("programs", Err("none: add a [programs.NAME] table to the settings".to_owned())));
     }
     for (name, program) in &config.programs {
         findings.push(finding(&format!("program {name}"), executable(program)));
@@ -55,9 +59,7 @@ fn state_dir(dir: &Path) -> Result<String, String> {
         let there = dir.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"));
         return match access(there, Access::WRITE_OK | Access::EXEC_OK) {
             Ok(()) => Ok(format!("{} will be made", dir.display())),
-            Err(error) => {
-                Err(format!("{} can't be made: {}: {error}", dir.display(), there.display()))
-            }
+            Err(error) => Err(format!("{} can't be made: {}: {error}", dir.display(), there.display())),
         };
     }
     match access(dir, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {

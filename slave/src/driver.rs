@@ -206,7 +206,9 @@ impl Driver {
     fn unfit(&self, message: &Message) -> BTreeMap<JobId, Reason> {
         let wants: Vec<&Want> = match message {
             Message::Want(want) => vec![want],
-            Message::Welcome(welcome) => welcome.rulings.iter().filter_map(|ruling| ruling.want.as_ref()).collect(),
+            Message::Welcome(welcome) => {
+                welcome.rulings.iter().filter_map(|ruling| ruling.want.as_ref()).collect()
+            }
             Message::Challenge(_)
             | Message::Hello(_)
             | Message::Refuse(_)
@@ -225,7 +227,9 @@ impl Driver {
             let spec = want.spec.as_ref()?;
             let size = wire::encode(spec).len();
             if size > SPEC_LIMIT {
-                let text = format!("the work has {size} bytes, and this slave takes {SPEC_LIMIT}: pass files by name");
+                let text = format!(
+                    "the work has {size} bytes, and this slave takes {SPEC_LIMIT}: pass files by name"
+                );
                 return Some((want.job, Reason::new(ReasonCode::BadParams, text)));
             }
             let key = machine::RunKey { job: want.job, attempt: want.attempt, run: Default::default() };
@@ -317,7 +321,10 @@ impl Driver {
 
     fn send(&mut self, link: LinkId, session: Session, message: Message) {
         let Some(connection) = self.links.get(&link) else {
-            tracing::debug!(link = link.0, "a message for a link that has ended: the next handshake settles it");
+            tracing::debug!(
+                link = link.0,
+                "a message for a link that has ended: the next handshake settles it"
+            );
             return;
         };
         let signature = match (&message, connection.nonce) {
@@ -572,7 +579,12 @@ fn told_effects(effects: &[slave::Effect]) -> String {
     let told = effects.iter().map(|effect| match effect {
         // It may carry a token.
         slave::Effect::Send { link, session, message: Message::Hello(hello) } => {
-            format!("Hello {{ link: {}, session: {session}, rows: {:?}, ring: {} }}", link.0, hello.rows, hello.ring.len())
+            format!(
+                "Hello {{ link: {}, session: {session}, rows: {:?}, ring: {} }}",
+                link.0,
+                hello.rows,
+                hello.ring.len()
+            )
         }
         effect => format!("{effect:?}"),
     });

@@ -43,7 +43,9 @@ impl Identity {
             let secret = match fs::read(&path) {
                 Ok(secret) => secret,
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+                Err(error) => {
+                    return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+                }
             };
             let pair = Ed25519KeyPair::from_pkcs8(&secret).map_err(|why| {
                 io::Error::other(format!(

@@ -209,7 +209,9 @@ fn refusal(error: WsError) -> (String, Option<Duration>) {
         }
         WsError::Protocol(ProtocolError::SecWebSocketSubProtocolError(
             SubProtocolError::NoSubProtocol | SubProtocolError::InvalidSubProtocol,
-        )) => (format!("it does not speak {SUBPROTOCOL}; check the path in the slave's setting master"), None),
+        )) => {
+            (format!("it does not speak {SUBPROTOCOL}; check the path in the slave's setting master"), None)
+        }
         error => (error.to_string(), None),
     }
 }
@@ -409,14 +411,20 @@ fn advice(code: CloseCode) -> &'static str {
             "`reloop slave enroll-token` at the master makes a token, `reloop-slave enroll` here uses it; or approve \
              the slave at the master"
         }
-        CloseCode::NotAuthentic => "identity.key does not belong to this slave: put the right one back, or enrol anew",
-        CloseCode::WrongMaster => "check the setting master; to move the slave here, enrol it with a token of this master",
+        CloseCode::NotAuthentic => {
+            "identity.key does not belong to this slave: put the right one back, or enrol anew"
+        }
+        CloseCode::WrongMaster => {
+            "check the setting master; to move the slave here, enrol it with a token of this master"
+        }
         CloseCode::DuplicateIdentity => {
             "another box uses a copy of this key: remove identity.key and the store on the copy, and enrol it anew"
         }
         CloseCode::Revoked => "the slave was revoked: enrol it anew with a token of the master",
         CloseCode::Version => "upgrade the older of the two",
-        CloseCode::StaleMaster => "the master has lost newer data: confirm at the master that it is the right one",
+        CloseCode::StaleMaster => {
+            "the master has lost newer data: confirm at the master that it is the right one"
+        }
         CloseCode::NameTaken => "give the slave another name, or free this one at the master",
         CloseCode::Protocol
         | CloseCode::TooSlow

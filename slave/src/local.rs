@@ -256,7 +256,10 @@ fn refused(text: String) -> Answer {
 }
 
 fn stopping() -> Answer {
-    refused("the agent is stopping: whether this was done is told by `reloop-slave status` when it is back".to_owned())
+    refused(
+        "the agent is stopping: whether this was done is told by `reloop-slave status` when it is back"
+            .to_owned(),
+    )
 }
 
 /// Asks the agent of this state directory. Blocks.

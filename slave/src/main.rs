@@ -102,7 +102,12 @@ enum Switch {
 #[derive(Args)]
 struct Place {
     /// The slave's settings.
-    #[arg(long, value_name = "FILE", env = "RELOOP_SLAVE_CONFIG", default_value = "/etc/reloop-slave/slave.toml")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "RELOOP_SLAVE_CONFIG",
+        default_value = "/etc/reloop-slave/slave.toml"
+    )]
     config: PathBuf,
     /// Where it keeps its files, instead of what the settings say.
     #[arg(long, value_name = "DIR")]
@@ -179,9 +184,7 @@ fn act(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Pause(place) => ask(place, &Request::Pause),
         Verb::Resume(place) => ask(place, &Request::Resume),
         Verb::Stop { place, now } => ask(place, &Request::Stop { now }),
-        Verb::Local { switch, place } => {
-            ask(place, &Request::Local { on: matches!(switch, Switch::On) })
-        }
+        Verb::Local { switch, place } => ask(place, &Request::Local { on: matches!(switch, Switch::On) }),
         Verb::Resolve { job, outcome, place } => ask(place, &Request::Resolve { job, outcome }),
         Verb::Version => {
             let version = env!("CARGO_PKG_VERSION");
@@ -272,7 +275,7 @@ fn say(text: &str) -> anyhow::Result<()> {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the one place for what goes wrong outside the log")]
 fn complain(text: &str) {
-    eprintln!("reloop-slave: {text}");
+    // There is nobody else to tell.
+    let _ = writeln!(io::stderr().lock(), "reloop-slave: {text}");
 }

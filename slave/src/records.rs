@@ -110,7 +110,9 @@ pub fn load(store: &Store, now_ms: i64) -> Result<Loaded, LoadError> {
     }
     let Some(mut node) = node else {
         if !entries.is_empty() {
-            tracing::error!("the slave's own record is lost: the store counts as new, and all of it is set aside");
+            tracing::error!(
+                "the slave's own record is lost: the store counts as new, and all of it is set aside"
+            );
         }
         return Ok(Loaded { records: Vec::new(), set_aside: set_aside(&entries, now_ms) });
     };
@@ -154,5 +156,191 @@ fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, Unreadable> {
         SCHEMA => Ok(wire::decode(payload, wire::MAX_MESSAGE)?),
         0 => Err(Unreadable::Payload(WireError::Malformed("there is no layout 0".to_owned()))),
         newer => Err(Unreadable::Newer(newer)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::mpsc;
+
+    use reloop_node::store::Options;
+    use reloop_protocol::id::{Attempt, BootId, OrderId, Session, SlaveKey, StoreId, WishRev};
+    use reloop_protocol::message::{Bond, Challenge, Conduct, Message, Mode, PROTOCOL, Record, Welcome};
+    use reloop_protocol::slave::{
+        AfterFailure, Event, LinkId, Now, Release, Settings, Slave, durable, recover, step,
+    };
+    use reloop_protocol::spec::{Desired, Spec, StartRule, Want};
+    use reloop_protocol::time::Time;
+
+    use super::*;
+
+    fn open(dir: &Path) -> Store {
+        Store::open(dir, Options { cache_bytes: 1 << 20, min_free_bytes: 0 }).unwrap().store
+    }
+
+    fn commit(store: &Store, ops: Vec<Op>) {
+        let (done, written) = mpsc::channel();
+        store.commit(ops, move |result| done.send(result).unwrap());
+        written.recv().unwrap().unwrap();
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            name: "mill".into(),
+            agent: "test".into(),
+            key: SlaveKey([1; 32]),
+            programs: vec![],
+            labels: BTreeMap::new(),
+            capacity: 4,
+            release: Release::Auto,
+            after_failure: AfterFailure::Release,
+            trust_clock: false,
+            max_interruptions: 3,
+            token: None,
+        }
+    }
+
+    fn recovered(records: Vec<Write>) -> Slave {
+        recover(settings(), StoreId([9; 16]), records)
+    }
+
+    /// A slave with this many jobs, of which all it ever wrote is in the store.
+    fn with_jobs(store: &Store, jobs: u64) -> Slave {
+        let (link, session) = (LinkId(1), Session(1));
+        let received = |message| Event::Received { link, session, message, unfit: BTreeMap::new() };
+        let bond = Bond {
+            master: reloop_protocol::id::MasterId([2; 16]),
+            epoch: Default::default(),
+            commit: Default::default(),
+        };
+        let mut events = vec![
+            Event::AgentStarted {
+                boot: BootId([3; 16]),
+                fingerprint: None,
+                known_key: false,
+                next_store: StoreId([8; 16]),
+            },
+            received(Message::Challenge(Challenge {
+                protocol: PROTOCOL,
+                master: bond.master,
+                epoch: bond.epoch,
+                commit: bond.commit,
+                nonce: [0; 32],
+                time: Time(1000),
+            })),
+            received(Message::Welcome(Welcome {
+                protocol: 1,
+                session,
+                bond,
+                conduct: Conduct { rev: WishRev(0), mode: Mode::Production },
+                rulings: vec![],
+            })),
+        ];
+        events.extend((0..jobs).map(|number| {
+            let spec = Spec {
+                order: OrderId::from_parts(1, 1),
+                name: None,
+                program: "mill".into(),
+                params: BTreeMap::new(),
+                max_runtime: None,
+                on_overdue: Default::default(),
+                on_interrupt: Default::default(),
+            };
+            received(Message::Want(Want {
+                job: JobId::from_parts(number, 1),
+                attempt: Attempt(1),
+                rev: WishRev(1),
+                digest: spec.digest(),
+                spec: Some(spec),
+                desired: Desired::Run,
+                start: StartRule::default(),
+            }))
+        }));
+        let mut state = recovered(vec![]);
+        for event in events {
+            let done = step(state, Now { wall: Time(0), boot_ms: 0 }, event);
+            let mut writes = Vec::new();
+            done.persist.iter().for_each(|write| ops(write, &mut writes));
+            commit(store, writes);
+            state = done.state;
+        }
+        assert_eq!(state.jobs.len() as u64, jobs);
+        state
+    }
+
+    fn damage(store: &Store, key: Vec<u8>) {
+        commit(store, vec![Op::Put { key, value: b"not a record".to_vec() }]);
+    }
+
+    fn keys(store: &Store) -> Vec<String> {
+        let mut keys = Vec::new();
+        store.load(b"", |key, _| keys.push(key.escape_ascii().to_string())).unwrap();
+        keys
+    }
+
+    #[test]
+    fn what_was_written_is_what_is_recovered() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let mut state = with_jobs(&store, 3);
+        let record =
+            |job: &Job| Record { spec: job.spec.clone(), start: job.start, report: job.report.clone() };
+        let all: Vec<Record> = state.jobs.values().map(record).collect();
+        for ring in [all.clone(), all[1..].to_vec()] {
+            let mut writes = Vec::new();
+            ops(&Write::Ring(ring.clone()), &mut writes);
+            commit(&store, writes);
+            state.ring = ring;
+            let loaded = load(&store, 5).unwrap();
+            assert_eq!(loaded.set_aside, []);
+            assert_eq!(durable(&recovered(loaded.records)), durable(&state));
+        }
+    }
+
+    #[test]
+    fn a_job_that_cannot_be_read_is_set_aside_and_a_person_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        with_jobs(&store, 2);
+        damage(&store, job_key(JobId::from_parts(0, 1)));
+        damage(&store, ring_key(3));
+        let loaded = load(&store, 77).unwrap();
+        let state = recovered(loaded.records);
+        assert_eq!(state.jobs.keys().collect::<Vec<_>>(), [&JobId::from_parts(1, 1)]);
+        assert_eq!(state.node.attention, Some(Attention::StoreRolledBack));
+        commit(&store, loaded.set_aside);
+        assert_eq!(keys(&store).iter().filter(|key| key.starts_with("unreadable/77/")).count(), 2);
+        assert_eq!(load(&store, 78).unwrap().set_aside, [], "once");
+    }
+
+    #[test]
+    fn without_its_own_record_the_store_counts_as_new_and_nothing_is_thrown_away() {
+        for missing in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = open(dir.path());
+            with_jobs(&store, 2);
+            let before = keys(&store).len();
+            match missing {
+                false => damage(&store, NODE.to_vec()),
+                true => commit(&store, vec![Op::Delete { key: NODE.to_vec() }]),
+            }
+            let loaded = load(&store, 77).unwrap();
+            assert_eq!(loaded.records, []);
+            commit(&store, loaded.set_aside);
+            let kept = keys(&store);
+            assert_eq!(kept.len(), before - usize::from(missing));
+            assert!(kept.iter().all(|key| key.starts_with("unreadable/77/")), "{kept:?}");
+        }
+    }
+
+    #[test]
+    fn a_newer_programs_records_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        with_jobs(&store, 1);
+        commit(&store, vec![Op::Put { key: NODE.to_vec(), value: record::seal(SCHEMA + 1, b"") }]);
+        assert!(matches!(load(&store, 77), Err(LoadError::Newer(2))));
     }
 }

@@ -183,10 +183,7 @@ impl Status {
             jobs: state.jobs.values().map(JobStatus::of).collect(),
             remembered: state.ring.len(),
             clock: ClockStatus { source: source.to_owned(), offset_ms },
-            store: StoreStatus {
-                healthy: store.is_ok(),
-                text: store.err().map(|error| error.to_string()),
-            },
+            store: StoreStatus { healthy: store.is_ok(), text: store.err().map(|error| error.to_string()) },
         }
     }
 
@@ -204,7 +201,10 @@ impl Status {
             _ => row("master", "none yet: not enrolled"),
         }
         if link.doubtful {
-            row("", "this master is older than what was seen before: it is not obeyed until a person confirms it there");
+            row(
+                "",
+                "this master is older than what was seen before: it is not obeyed until a person confirms it there",
+            );
         }
         if let Some(heard) = &link.last_heard_at {
             row("heard", heard);
@@ -303,7 +303,12 @@ impl JobStatus {
         row("reason", self.reason_text.as_ref());
         if self.state == State::Uncertain.name() {
             let id = &self.id;
-            row("to do", Some(&format!("look at the machine, then `reloop-slave resolve {id} succeeded|failed|canceled`")));
+            row(
+                "to do",
+                Some(&format!(
+                    "look at the machine, then `reloop-slave resolve {id} succeeded|failed|canceled`"
+                )),
+            );
         }
         text
     }

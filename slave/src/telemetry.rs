@@ -16,7 +16,10 @@ pub fn init() -> anyhow::Result<()> {
     let wanted = if wanted.is_empty() { "info" } else { &wanted };
     let filter = EnvFilter::try_new(wanted)
         .with_context(|| format!("RELOOP_LOG={wanted:?}: expected a level like info or debug"))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // It would complain about a stderr that takes nothing on that same stderr, and panic: a full disk under the log must
+    // not end the agent.
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     match std::env::var("RELOOP_LOG_FORMAT").unwrap_or_default().as_str() {
         "" | "text" => lines.with_ansi(io::stderr().is_terminal()).init(),
         "json" => lines.json().init(),

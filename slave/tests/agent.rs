@@ -13,8 +13,8 @@ use reloop_node::link::wall_ms;
 use reloop_protocol::id::{Attempt, Commit, Epoch, JobId, MasterId, OrderId, Session, SlaveKey, WishRev};
 use reloop_protocol::job::State;
 use reloop_protocol::message::{
-    Answer, Ask, Bond, Challenge, CloseCode, Conduct, Forget, Hello, Message, Mode, PROTOCOL, Question, ReasonCode, Refuse,
-    Reply, Report, Ruling, Settled, Welcome,
+    Answer, Ask, Bond, Challenge, CloseCode, Conduct, Forget, Hello, Message, Mode, PROTOCOL, Question,
+    ReasonCode, Refuse, Reply, Report, Ruling, Settled, Welcome,
 };
 use reloop_protocol::spec::{CancelMode, Desired, Spec, StartRule, Want};
 use reloop_protocol::time::Time;
@@ -338,7 +338,15 @@ fn want(id: JobId, program: &str, params: &[(&str, &str)], start: StartRule) -> 
         on_interrupt: Default::default(),
     };
     let digest = spec.digest();
-    Want { job: id, attempt: Attempt(1), rev: WishRev(1), digest, spec: Some(spec), desired: Desired::Run, start }
+    Want {
+        job: id,
+        attempt: Attempt(1),
+        rev: WishRev(1),
+        digest,
+        spec: Some(spec),
+        desired: Desired::Run,
+        start,
+    }
 }
 
 fn bake(id: JobId, seconds: &str) -> Want {
@@ -458,7 +466,9 @@ async fn what_the_programs_cannot_do_is_declined_for_good_and_output_is_answered
     }
     link.send(Message::Want(want(job(4), "say", &[("word", "hello")], rule))).await;
     link.report(State::Succeeded, &mut vec![]).await;
-    for (offset, limit, expected) in [(None, 100, (0, "hello\n")), (None, 3, (3, "lo\n")), (Some(1), 2, (1, "el"))] {
+    for (offset, limit, expected) in
+        [(None, 100, (0, "hello\n")), (None, 3, (3, "lo\n")), (Some(1), 2, (1, "el"))]
+    {
         let question = Question::Log { job: job(4), offset, limit };
         link.send(Message::Ask(Ask { id: 9, question })).await;
         let answer = link.answer().await;
@@ -476,7 +486,10 @@ async fn people_at_the_machine_need_no_link() {
     link.report(State::Running, &mut vec![]).await;
     drop((link, master));
     let status = agent.status_until("the link is down", |status| status["link"]["state"] == "offline").await;
-    assert_eq!((&status["jobs"][0]["state"], &status["clock"]["source"]), (&"running".into(), &"master".into()));
+    assert_eq!(
+        (&status["jobs"][0]["state"], &status["clock"]["source"]),
+        (&"running".into(), &"master".into())
+    );
 
     assert_eq!(agent.says(&["ready"]).await.0, 1);
     assert_eq!(agent.says(&["pause"]).await.0, 0);
@@ -559,7 +572,8 @@ async fn who_does_not_speak_the_subprotocol_is_told_nothing() {
         let heard = timeout(PATIENCE, link.socket.next()).await.expect("the slave stays");
         assert!(!matches!(heard, Some(Ok(_))), "{heard:?}");
     }
-    let trouble = |status: &Value| status["link"]["trouble"].as_str().is_some_and(|text| text.contains(SUBPROTOCOL));
+    let trouble =
+        |status: &Value| status["link"]["trouble"].as_str().is_some_and(|text| text.contains(SUBPROTOCOL));
     agent.status_until("the status says why", trouble).await;
     master.live(vec![]).await;
 }
@@ -594,7 +608,10 @@ async fn a_store_that_fails_ends_the_link_and_the_agent_but_not_the_job() {
     assert!(code == 1 && text.contains("cannot write") && text.contains("machine goes on"), "{text}");
     assert_eq!(link.close_code().await, Some(CloseCode::Storage.number()));
     let status = agent.status().await;
-    assert_eq!((&status["store"]["healthy"], &status["jobs"][0]["state"]), (&false.into(), &"running".into()));
+    assert_eq!(
+        (&status["store"]["healthy"], &status["jobs"][0]["state"]),
+        (&false.into(), &"running".into())
+    );
     assert_eq!(agent.says(&["pause"]).await.0, 1, "nothing is decided any more");
     assert_eq!(timeout(Duration::from_secs(60), agent.ended()).await.unwrap().code(), Some(74));
     agent.start();

@@ -47,24 +47,21 @@ pub(super) fn document() -> Value {
     })
 }
 
-/// What a route takes and gives, beside what its path says.
-struct Text {
-    summary: &'static str,
-    query: &'static [(&'static str, &'static str, &'static str)],
-    body: Option<&'static str>,
-    /// Status, schema or media type, words.
-    answer: (u16, &'static str, &'static str),
-}
+/// A parameter's name, type and words.
+type Parameter = (&'static str, &'static str, &'static str);
+/// A status, a schema or a media type, and words.
+type Success = (u16, &'static str, &'static str);
+/// What a route takes and gives, beside what its path says: a summary, its query, its body's schema, its answer.
+type Words = (&'static str, &'static [Parameter], Option<&'static str>, Success);
 
-const PAGE: [(&str, &str, &str); 2] = [
+const PAGE: [Parameter; 2] = [
     ("limit", "integer", "Entries of a page: 1 to 500, 50 by default."),
     ("cursor", "string", "The `next_cursor` of the page before."),
 ];
 
-fn text(method: &str, path: &str) -> Text {
-    let mut text = Text { summary: "", query: &[], body: None, answer: (200, "", "") };
+fn words_of(method: &str, path: &str) -> Option<Words> {
     let command = "Taken; `delivery` says how far it got. That it was taken does not mean that the machine knows.";
-    (text.summary, text.query, text.body, text.answer) = match (method, path) {
+    let words: Words = match (method, path) {
         ("POST", "/v1/orders") => (
             "Place an order. With an `Idempotency-Key` the same request may be sent again: it is placed once.",
             &[],
@@ -225,13 +222,14 @@ fn text(method: &str, path: &str) -> Text {
         ("GET", "/") => ("The web page.", &[], None, (200, "text/html", "The page.")),
         ("GET", "/assets/app.js") => ("Its script.", &[], None, (200, "text/javascript", "The script.")),
         ("GET", "/assets/app.css") => ("Its style.", &[], None, (200, "text/css", "The style.")),
-        _ => return text,
+        _ => return None,
     };
-    text
+    Some(words)
 }
 
 fn operation(route: &Route) -> Value {
-    let Text { summary, query, body, answer: (status, kind, words) } = text(route.method.as_str(), route.path);
+    let words = words_of(route.method.as_str(), route.path);
+    let (summary, query, body, (status, kind, words)) = words.unwrap_or(("", &[], None, (200, "", "")));
     let mut parameters: Vec<Value> = query.iter().map(|(name, kind, words)| {
         json!({ "name": name, "in": "query", "description": words, "schema": { "type": kind } })
     }).collect();
@@ -510,11 +508,10 @@ mod tests {
     fn every_route_is_described_with_what_it_takes_and_gives() {
         for route in routes() {
             let (method, path) = (route.method.as_str(), route.path);
-            let text = text(method, path);
-            assert!(!text.summary.is_empty(), "{method} {path} has no words in the document");
-            let (_, kind, words) = text.answer;
-            assert!(!words.is_empty() && (!kind.is_empty() || method == "DELETE"), "{method} {path}");
-            assert!((method == "POST") == text.body.is_some(), "{method} {path}: a POST has a body");
+            let words = words_of(method, path);
+            let (_, _, body, (_, kind, _)) = words.unwrap_or_else(|| panic!("no words for {method} {path}"));
+            assert!(!kind.is_empty() || method == "DELETE", "{method} {path}");
+            assert!((method == "POST") == body.is_some(), "{method} {path}: a POST has a body");
             assert!(document()["paths"][path][method.to_lowercase()].is_object());
         }
     }

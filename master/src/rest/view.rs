@@ -89,7 +89,7 @@ impl From<&Reason> for ReasonView {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Freshness {
     /// Its link; null while the job is with no slave, for then the master's own word is always fresh.
-    link: Option<&'static str>,
+    pub link: Option<&'static str>,
     /// When the slave last confirmed, by a report or by a live link.
     observed_at: Option<String>,
 }
@@ -141,7 +141,7 @@ pub struct JobView {
     progress: Option<f64>,
     note: Option<String>,
     /// How fresh that is.
-    freshness: Freshness,
+    pub freshness: Freshness,
     priority: i32,
     not_before: Option<String>,
     deadline: Option<String>,

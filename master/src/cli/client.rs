@@ -1,0 +1,270 @@
+//! Asks a master over REST.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Method, Response, StatusCode, Url};
+use serde_json::Value;
+
+use super::Exit;
+use super::args::ClientArgs;
+use crate::config::DEFAULT_DATA_DIR;
+use crate::rest::tokens::ADMIN_TOKEN_FILE;
+
+/// The master answers at once or says why not; it may itself wait for a slave's answer for ten seconds.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(30);
+/// A master that is there takes the connection at once.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How many pages are looked through for a part of an id.
+const SEARCH_PAGES: usize = 10;
+/// The longest answer: a page of 500 whole jobs, each of 16 KiB and what it went through.
+const PAGE_LIMIT: u32 = 500;
+/// Of a part of an id that is not its beginning: shorter ones fit too much by chance.
+const SUFFIX_MIN: usize = 4;
+
+/// Why a command did not do what it should.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    /// For people; nothing if all was said.
+    pub(super) text: String,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, text: impl Into<String>) -> Self {
+        Self { exit, text: text.into() }
+    }
+}
+
+/// A client of one master.
+pub(super) struct Client {
+    http: reqwest::Client,
+    master: Url,
+    token: Option<String>,
+}
+
+impl Client {
+    pub(super) fn new(args: &ClientArgs) -> Result<Self, Failure> {
+        let usage = |text: String| Failure::new(Exit::Usage, text);
+        let master = Url::parse(&args.master)
+            .map_err(|error| usage(format!("--master {:?}: {error}; expected http://host:port", args.master)))?;
+        if !matches!(master.scheme(), "http" | "https") || master.host().is_none() {
+            return Err(usage(format!("--master {:?}: expected http://host:port or https://host", args.master)));
+        }
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_PATIENCE)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("reloop/", env!("CARGO_PKG_VERSION")));
+        if master.scheme() == "http" {
+            // Without TLS nobody's certificate is needed, and a box that has none is no obstacle.
+            let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("ring knows the default versions")
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth();
+            builder = builder.tls_backend_preconfigured(tls);
+        }
+        let http = builder.build().map_err(|error| Failure::new(Exit::Error, chain(&error)))?;
+        Ok(Self { http, master, token: token(args.token_file.as_deref())? })
+    }
+
+    /// Asks, and gives whatever came back without an error; the text says what is wrong otherwise.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Response, Failure> {
+        let base = self.master.as_str().trim_end_matches('/');
+        let mut request = self.http.request(method, format!("{base}{path}")).timeout(REQUEST_PATIENCE);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if answer.status().is_success() { Ok(answer) } else { Err(self.refused(answer).await) }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let text = format!(
+            "no answer from {}: {}; jobs at the machines go on without it",
+            self.master,
+            chain(error)
+        );
+        Failure::new(Exit::Unreachable, text)
+    }
+
+    async fn refused(&self, answer: Response) -> Failure {
+        let status = answer.status();
+        let exit = exit_of(status);
+        let body: Value = answer.json().await.unwrap_or_default();
+        let detail = body["detail"].as_str().map_or_else(|| status.to_string(), ToOwned::to_owned);
+        let mut text = detail;
+        for error in body["errors"].as_array().into_iter().flatten().skip(1) {
+            let (field, detail) = (&error["field"], &error["detail"]);
+            let line = format!("\n  {}: {}", field.as_str().unwrap_or(""), detail.as_str().unwrap_or(""));
+            text.push_str(&line);
+        }
+        if exit == Exit::Auth && self.token.is_none() {
+            text.push_str("\n  give one with --token-file, RELOOP_TOKEN_FILE or RELOOP_TOKEN");
+        }
+        Failure::new(exit, text)
+    }
+
+    pub(super) async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        self.read(self.send(method, path, &[], body).await?).await
+    }
+
+    /// The answer's body; an answer without one is null.
+    pub(super) async fn read(&self, answer: Response) -> Result<Value, Failure> {
+        if answer.status() == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
+        let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
+        serde_json::from_str(&text).map_err(|error| {
+            Failure::new(Exit::Error, format!("{} does not answer as a master does: {error}", self.master))
+        })
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.json(Method::GET, path, None).await
+    }
+
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.json(Method::POST, path, Some(body)).await
+    }
+
+    /// A list's first entries; `query` starts with `&` or is empty.
+    pub(super) async fn list(&self, path: &str, query: &str, limit: u32) -> Result<Value, Failure> {
+        let mut data: Vec<Value> = Vec::new();
+        let mut cursor = Value::Null;
+        loop {
+            let left = limit.saturating_sub(u32::try_from(data.len()).unwrap_or(u32::MAX));
+            if left == 0 {
+                return Ok(serde_json::json!({ "data": data, "next_cursor": cursor }));
+            }
+            let from = cursor.as_str().map(|cursor| format!("&cursor={}", escape(cursor))).unwrap_or_default();
+            let mut page = self.get(&format!("{path}?limit={}{query}{from}", left.min(PAGE_LIMIT))).await?;
+            if let Value::Array(more) = page["data"].take() {
+                data.extend(more);
+            }
+            cursor = page["next_cursor"].take();
+            if cursor.is_null() {
+                return Ok(serde_json::json!({ "data": data, "next_cursor": null }));
+            }
+        }
+    }
+
+    /// The whole id of a job or an order (`kind` is `job` or `order`) of which somebody gave a part.
+    pub(super) async fn resolve(&self, kind: &str, prefix: &str, part: &str) -> Result<String, Failure> {
+        const ULID_LEN: usize = 26;
+        let bare = part.strip_prefix(prefix).unwrap_or(part).to_ascii_uppercase();
+        if bare.len() == ULID_LEN {
+            return Ok(format!("{prefix}{bare}"));
+        }
+        if bare.is_empty() {
+            return Err(Failure::new(Exit::Usage, format!("{part:?} is no part of an id")));
+        }
+        let fits = |id: &str| {
+            let id = id.strip_prefix(prefix).unwrap_or(id);
+            id.starts_with(&bare) || (bare.len() >= SUFFIX_MIN && id.ends_with(&bare))
+        };
+        let path = format!("/v1/{kind}s");
+        let (mut found, mut cursor) = (Vec::new(), String::new());
+        for _ in 0..SEARCH_PAGES {
+            let page = self.get(&format!("{path}?limit={PAGE_LIMIT}{cursor}")).await?;
+            let ids = page["data"].as_array().into_iter().flatten().filter_map(|one| one["id"].as_str());
+            found.extend(ids.filter(|id| fits(id)).map(ToOwned::to_owned));
+            match page["next_cursor"].as_str() {
+                Some(next) if found.len() < 2 => cursor = format!("&cursor={}", escape(next)),
+                _ => break,
+            }
+        }
+        match found.as_slice() {
+            [only] => Ok(only.clone()),
+            [] => Err(Failure::new(Exit::NotFound, format!("no recent {kind} has {part:?} in its id"))),
+            [first, second, ..] => {
+                let text = format!("{part:?} is not enough: {first} and {second} have it; give more of the id");
+                Err(Failure::new(Exit::Usage, text))
+            }
+        }
+    }
+}
+
+fn exit_of(status: StatusCode) -> Exit {
+    match status {
+        StatusCode::NOT_FOUND => Exit::NotFound,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::Auth,
+        StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => Exit::Conflict,
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Exit::Usage,
+        // A reverse proxy whose master is away.
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Exit::Unreachable,
+        _ => Exit::Error,
+    }
+}
+
+/// An error with everything that caused it: the library's own first line says next to nothing.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// For a part of a path or a value in a query (RFC 3986, section 2.1).
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
+/// The flag, the environment, or the admin token of a master on this box.
+fn token(flag: Option<&Path>) -> Result<Option<String>, Failure> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let named = flag.map(Path::to_path_buf).or_else(|| variable("RELOOP_TOKEN_FILE").map(PathBuf::from));
+    if let Some(file) = named {
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| Failure::new(Exit::Auth, format!("{}: {error}", file.display())))?;
+        return Ok(Some(text.trim().to_owned()));
+    }
+    if let Some(token) = variable("RELOOP_TOKEN") {
+        return Ok(Some(token.to_string_lossy().trim().to_owned()));
+    }
+    // A file that is not there or not for this user only means that there is no token here.
+    let near = [Path::new("data"), Path::new(DEFAULT_DATA_DIR)];
+    let near = near.into_iter().find_map(|dir| std::fs::read_to_string(dir.join(ADMIN_TOKEN_FILE)).ok());
+    Ok(near.map(|text| text.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_plain_letter_is_escaped() {
+        assert_eq!(escape("mill-3 ü/?"), "mill-3%20%C3%BC%2F%3F");
+    }
+
+    #[test]
+    fn exit_codes_tell_refusals_apart() {
+        for (status, exit) in [(404, 3), (401, 4), (403, 4), (409, 5), (422, 5), (400, 2), (503, 1), (502, 6)] {
+            assert_eq!(exit_of(StatusCode::from_u16(status).unwrap()) as u8, exit, "{status}");
+        }
+    }
+}

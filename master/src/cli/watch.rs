@@ -1,0 +1,203 @@
+//! Follows jobs until they end. A master that does not answer is waited for: the jobs go on without it.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::args::Output;
+use super::client::{Client, Failure};
+use super::table::{bar, progress, state, text, word};
+use super::{Exit, remark, say, write_out};
+
+/// Between two looks: a person sees no difference, and a hundred watchers are no load.
+const EVERY: Duration = Duration::from_secs(1);
+/// How much of a log is asked for at a time.
+const LOG_PART: u64 = 64 * 1024;
+
+/// Follows a job until it has ended.
+pub(super) async fn watch(client: &Client, output: Output, id: &str) -> Result<Exit, Failure> {
+    tokio::select! {
+        result = show_until_ended(client, output, id) => result,
+        () = interrupted() => Err(left_alone(&[id.to_owned()], "watch")),
+    }
+}
+
+async fn show_until_ended(client: &Client, output: Output, id: &str) -> Result<Exit, Failure> {
+    let redraws = output == Output::Table && std::io::stdout().is_terminal();
+    let mut shown = String::new();
+    loop {
+        let Some(job) = look(client, id).await? else { continue };
+        let now = jiff::Timestamp::now();
+        let line = match output {
+            Output::Json => job.to_string(),
+            Output::Id => word(&job["state"]),
+            Output::Table => {
+                let mut line = format!("{id}  {}", state(&job, now));
+                if let Some(fraction) = job["progress"].as_f64() {
+                    let bar = if redraws { format!("{} ", bar(fraction)) } else { String::new() };
+                    line = format!("{line}  {bar}{}", progress(&job));
+                }
+                let note = text(&job["note"]);
+                let at = job["slave"].as_str().map(|slave| format!("  on {slave}")).unwrap_or_default();
+                format!("{line}{at}  {note}").trim_end().to_owned()
+            }
+        };
+        if line != shown {
+            // Clears to the end of the line, for what stood there may have been longer.
+            let exit = if redraws { say(&format!("\r{line}\u{1b}[K")) } else { say(&format!("{line}\n")) };
+            if exit != Exit::Ok {
+                return Ok(exit);
+            }
+            shown = line;
+        }
+        if !job["ended_at"].is_null() {
+            if redraws {
+                say("\n");
+            }
+            return Ok(Exit::Ok);
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Waits until all jobs have ended: how, by the worst of them.
+pub(super) async fn wait(client: &Client, ids: &[String], timeout: Option<Duration>) -> Result<Exit, Failure> {
+    let ended = async {
+        let mut worst = Exit::Ok;
+        for id in ids {
+            let exit = ended(client, id).await?;
+            if exit as u8 > worst as u8 {
+                worst = exit;
+            }
+        }
+        Ok(worst)
+    };
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let late = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = ended => result,
+        () = late => Err(Failure::new(Exit::Timeout, "it has not ended yet, and goes on")),
+        () = interrupted() => Err(left_alone(ids, "wait")),
+    }
+}
+
+async fn ended(client: &Client, id: &str) -> Result<Exit, Failure> {
+    let mut warned = false;
+    loop {
+        if let Some(job) = look(client, id).await? {
+            let state = job["state"].as_str().unwrap_or("");
+            if !job["ended_at"].is_null() {
+                remark(&format!("{id} {state}{}", why(&job)));
+                return Ok(exit_of(state));
+            }
+            if state == "uncertain" && !warned {
+                remark(&format!("{id} is uncertain: look at the machine, then `reloop job resolve {id} …`"));
+                warned = true;
+            }
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+fn why(job: &Value) -> String {
+    job["reason"]["text"].as_str().map(|text| format!(": {}", super::table::clean(text))).unwrap_or_default()
+}
+
+fn exit_of(state: &str) -> Exit {
+    match state {
+        "succeeded" => Exit::Ok,
+        "failed" => Exit::JobFailed,
+        "canceled" => Exit::JobCanceled,
+        "rejected" => Exit::JobRejected,
+        "expired" => Exit::JobExpired,
+        "lost" => Exit::JobLost,
+        _ => Exit::Error,
+    }
+}
+
+/// Prints a job's output; with `follow` until the job has ended.
+pub(super) async fn log(
+    client: &Client,
+    id: &str,
+    offset: Option<u64>,
+    limit: Option<u32>,
+    follow: bool,
+) -> Result<Exit, Failure> {
+    let print = async {
+        let mut at = offset;
+        loop {
+            // Looked at first: what it says after its end is all there then.
+            let over = !follow || look(client, id).await?.is_some_and(|job| !job["ended_at"].is_null());
+            loop {
+                let (from, total, bytes) = part(client, id, at, limit).await?;
+                let exit = write_out(&bytes);
+                let end = from + bytes.len() as u64;
+                at = Some(end);
+                if exit != Exit::Ok || (!follow && limit.is_some()) {
+                    return Ok(exit);
+                }
+                if end >= total || bytes.is_empty() {
+                    break;
+                }
+            }
+            if over {
+                return Ok(Exit::Ok);
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    };
+    tokio::select! {
+        result = print => result,
+        () = interrupted() => Err(left_alone(&[id.to_owned()], "log --follow")),
+    }
+}
+
+async fn part(
+    client: &Client,
+    id: &str,
+    offset: Option<u64>,
+    limit: Option<u32>,
+) -> Result<(u64, u64, Vec<u8>), Failure> {
+    let from = offset.map(|offset| format!("&offset={offset}")).unwrap_or_default();
+    let limit = limit.map_or(LOG_PART, u64::from);
+    let path = format!("/v1/jobs/{id}/log?limit={limit}{from}");
+    let answer = client.send(reqwest::Method::GET, &path, &[], None).await?;
+    let number = |name: &str| answer.headers().get(name)?.to_str().ok()?.parse::<u64>().ok();
+    let (offset, total) = (number("reloop-log-offset").unwrap_or(0), number("reloop-log-total").unwrap_or(0));
+    let bytes = answer.bytes().await.map_err(|error| Failure::new(Exit::Unreachable, error.to_string()))?;
+    Ok((offset, total, bytes.to_vec()))
+}
+
+/// The job; none while the master does not answer.
+async fn look(client: &Client, id: &str) -> Result<Option<Value>, Failure> {
+    match client.get(&format!("/v1/jobs/{id}")).await {
+        Ok(job) => Ok(Some(job)),
+        Err(failure) if failure.exit == Exit::Unreachable => {
+            remark(&failure.text);
+            tokio::time::sleep(EVERY).await;
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        // Without the signal's handler Ctrl-C ends the process as it always does.
+        std::future::pending::<()>().await;
+    }
+}
+
+fn left_alone(ids: &[String], verb: &str) -> Failure {
+    for id in ids {
+        remark(&format!("\njob {id} continues; re-attach: reloop job {verb} {id}"));
+    }
+    Failure::new(Exit::Interrupted, "")
+}

@@ -1,0 +1,289 @@
+//! The wire format, byte by byte: every message has a vector in `golden/v1.txt`. A change that moves a byte fails here,
+//! and is a new protocol version. `UPDATE_GOLDEN=1` writes the file anew, for a version that is not released yet.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use reloop_protocol::id::{
+    Attempt, BootId, Commit, Epoch, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, StoreId, WishRev,
+};
+use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::message::*;
+use reloop_protocol::reconcile::Verdict;
+use reloop_protocol::spec::{CancelMode, Desired, Gate, Late, OnOverdue, Spec, StartRule, Want};
+use reloop_protocol::time::{Millis, Time};
+use reloop_protocol::wire::{self, Frame, Signature, WireError};
+
+const JOB: JobId = JobId([1; 16]);
+const NOON: Time = Time(1_700_000_000_000);
+
+fn spec() -> Spec {
+    Spec {
+        order: OrderId([2; 16]),
+        name: Some("bracket".to_owned()),
+        program: "mill".to_owned(),
+        params: BTreeMap::from([("file".to_owned(), "part.nc".to_owned())]),
+        max_runtime: Some(Millis(3_600_000)),
+        on_overdue: OnOverdue::Stop,
+        on_interrupt: OnInterrupt::Restart,
+    }
+}
+
+fn start() -> StartRule {
+    StartRule {
+        not_before: Some(NOON),
+        deadline: Some(Time(NOON.0 + 60_000)),
+        late: Late::Run,
+        gate: Gate::Released { latest: NOON },
+        priority: -3,
+    }
+}
+
+fn report() -> Report {
+    Report {
+        job: JOB,
+        attempt: Attempt(2),
+        run: Run(1),
+        rev: WishRev(3),
+        seq: ReportSeq { start: 4, count: 300 },
+        state: State::Failed,
+        waiting_for: None,
+        progress: Some(420),
+        note: Some("roughing".to_owned()),
+        accepted_at: NOON,
+        started_at: Some(NOON),
+        started_rev: Some(WishRev(3)),
+        ended_at: Some(Time(NOON.0 + 1)),
+        outcome: Some(Outcome { exit_code: Some(-1), signal: None, text: "spindle".to_owned() }),
+        reason: Some(Reason::new(ReasonCode::MachineFault, "spindle")),
+        flags: Flags::OVERDUE,
+        source: Source::Machine,
+    }
+}
+
+fn machine() -> MachineReport {
+    MachineReport {
+        activity: Activity::Unloading,
+        unloading: Some(JOB),
+        attention: Some(Attention::Fault),
+        uncertain: None,
+        local_lock: true,
+        conduct: Conduct { rev: WishRev(1), mode: Mode::Draining },
+    }
+}
+
+fn want() -> Want {
+    Want {
+        job: JOB,
+        attempt: Attempt(2),
+        rev: WishRev(3),
+        digest: spec().digest(),
+        spec: Some(spec()),
+        desired: Desired::Cancel(CancelMode::SafePoint),
+        start: start(),
+    }
+}
+
+fn bond() -> Bond {
+    Bond { master: MasterId([3; 16]), epoch: Epoch(1), commit: Commit(70_000) }
+}
+
+fn row() -> Row {
+    Row {
+        job: JOB,
+        attempt: Attempt(2),
+        rev: WishRev(3),
+        seq: ReportSeq { start: 4, count: 300 },
+        state: State::Running,
+        progress: Some(420),
+    }
+}
+
+fn declined() -> Declined {
+    Declined {
+        job: JOB,
+        attempt: Attempt(2),
+        rev: WishRev(3),
+        reason: Reason::new(ReasonCode::AtCapacity, "full"),
+        for_good: false,
+    }
+}
+
+fn hello() -> Hello {
+    Hello {
+        protocol: Versions { oldest: 1, newest: 1 },
+        key: SlaveKey([4; 32]),
+        name: "mill-3".to_owned(),
+        agent: "0.1.0".to_owned(),
+        bond: Some(bond()),
+        token: Some("xenr1.secret".to_owned()),
+        store: StoreId([5; 16]),
+        boot: BootId([6; 16]),
+        session: Session(9),
+        clock: NOON,
+        machine: machine(),
+        programs: vec!["mill".to_owned()],
+        labels: BTreeMap::from([("material".to_owned(), "pla".to_owned())]),
+        capacity: 4,
+        rows: vec![row()],
+        ring: vec![row()],
+    }
+}
+
+fn messages() -> Vec<(&'static str, Message)> {
+    vec![
+        (
+            "challenge",
+            Message::Challenge(Challenge {
+                protocol: Versions { oldest: 1, newest: 1 },
+                master: MasterId([3; 16]),
+                epoch: Epoch(1),
+                commit: Commit(70_000),
+                nonce: [7; 32],
+                time: NOON,
+            }),
+        ),
+        ("hello", Message::Hello(Box::new(hello()))),
+        (
+            "welcome",
+            Message::Welcome(Welcome {
+                protocol: 1,
+                session: Session(9),
+                bond: bond(),
+                conduct: Conduct { rev: WishRev(1), mode: Mode::Production },
+                rulings: vec![Ruling {
+                    job: JOB,
+                    attempt: Attempt(2),
+                    verdict: Verdict::Cancel,
+                    tell: Tell::Report,
+                    want: Some(want()),
+                }],
+            }),
+        ),
+        (
+            "refuse",
+            Message::Refuse(Refuse {
+                code: CloseCode::NotEnrolled,
+                text: "who?".to_owned(),
+                retry_after_ms: Some(5_000),
+            }),
+        ),
+        (
+            "settled",
+            Message::Settled(Settled {
+                session: Session(9),
+                reports: vec![report()],
+                records: vec![Record { spec: spec(), start: start(), report: report() }],
+                declined: vec![declined()],
+                machine: machine(),
+            }),
+        ),
+        ("report", Message::Report(report())),
+        ("declined", Message::Declined(declined())),
+        ("machine", Message::Machine(machine())),
+        ("want", Message::Want(want())),
+        ("want.resolve", Message::Want(Want { spec: None, desired: Desired::Resolve(End::Stopped), ..want() })),
+        (
+            "forget",
+            Message::Forget(Forget { job: JOB, attempt: Attempt(2), seq: ReportSeq { start: 4, count: 300 } }),
+        ),
+        ("conduct", Message::Conduct(Conduct { rev: WishRev(7), mode: Mode::Maintenance })),
+        ("ask.ready", Message::Ask(Ask { id: 1, question: Question::Ready { unloading: JOB } })),
+        ("ask.clear", Message::Ask(Ask { id: 2, question: Question::Clear { attention: Attention::Moved } })),
+        ("ask.log", Message::Ask(Ask { id: 3, question: Question::Log { job: JOB, offset: None, limit: 4096 } })),
+        ("answer.done", Message::Answer(Answer { id: 1, answer: Reply::Done })),
+        ("answer.refused", Message::Answer(Answer { id: 2, answer: Reply::Refused("no".to_owned()) })),
+        (
+            "answer.log",
+            Message::Answer(Answer { id: 3, answer: Reply::Log { offset: 10, total: 12, bytes: b"ok".to_vec() } }),
+        ),
+        ("ping", Message::Ping),
+        ("pong", Message::Pong),
+    ]
+}
+
+fn frame(name: &str, message: Message) -> Frame {
+    let signature = (name == "hello").then_some(Signature([8; 32], [9; 32]));
+    Frame { session: Session(9), message, signature }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn every_message_has_its_bytes() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.txt");
+    let mut text = String::new();
+    for (name, message) in messages() {
+        let bytes = wire::encode(&frame(name, message.clone()));
+        let back: Frame = wire::decode(&bytes, wire::MAX_MESSAGE).unwrap();
+        assert_eq!(back, frame(name, message), "{name}");
+        writeln!(text, "{name} {}", hex(&bytes)).unwrap();
+    }
+    writeln!(text, "signed {}", hex(&wire::signed_bytes(&[7; 32], &hello()))).unwrap();
+    writeln!(text, "digest {}", hex(&spec().digest().0)).unwrap();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap(), text, "the wire format moved: see the head of this file");
+}
+
+#[test]
+fn the_words_of_each_list_keep_their_numbers() {
+    let mut text = String::new();
+    let mut list = |name: &str, words: Vec<&str>| writeln!(text, "{name}: {}", words.join(" ")).unwrap();
+    list("State", State::ALL.iter().map(|word| word.name()).collect());
+    list("Mode", Mode::ALL.iter().map(|word| word.name()).collect());
+    list("Activity", Activity::ALL.iter().map(|word| word.name()).collect());
+    list("Verdict", Verdict::ALL.iter().map(|word| word.name()).collect());
+    list("ReasonCode", ReasonCode::ALL.iter().map(|word| word.name()).collect());
+    for (number, code) in CloseCode::ALL.iter().enumerate() {
+        assert_eq!(usize::from(wire::encode(code)[0]), number);
+        assert_eq!(CloseCode::from_number(code.number()), Some(*code));
+        writeln!(text, "CloseCode {number}: {code:?} {}", code.number()).unwrap();
+    }
+    for (number, state) in State::ALL.iter().enumerate() {
+        assert_eq!(wire::encode(state), [number as u8]);
+    }
+    for (number, code) in ReasonCode::ALL.iter().enumerate() {
+        assert_eq!(wire::encode(code), [number as u8]);
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/words.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap(), text, "lists only grow at their end");
+}
+
+#[test]
+fn a_row_of_a_hello_takes_at_most_64_bytes() {
+    let largest = Row {
+        attempt: Attempt(u32::MAX),
+        rev: WishRev(u32::MAX),
+        seq: ReportSeq { start: u32::MAX, count: u32::MAX },
+        progress: Some(1000),
+        ..row()
+    };
+    assert!(wire::encode(&largest).len() <= 64, "{}", wire::encode(&largest).len());
+}
+
+#[test]
+fn bytes_that_are_not_exactly_one_message_are_refused() {
+    let bytes = wire::encode(&frame("report", Message::Report(report())));
+    let decode = |bytes: &[u8]| wire::decode::<Frame>(bytes, wire::MAX_MESSAGE);
+    let mut trailing = bytes.clone();
+    trailing.push(0);
+    assert!(matches!(decode(&trailing), Err(WireError::Malformed(_))));
+    for end in 0..bytes.len() {
+        assert!(matches!(decode(&bytes[..end]), Err(WireError::Malformed(_))), "cut at {end}");
+    }
+    // A variant that is not there, and a length that nobody could send.
+    assert!(matches!(decode(&[0, 99]), Err(WireError::Malformed(_))));
+    let huge = [0, 0, 0, 0, 0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+    assert!(decode(&huge).is_err());
+    assert_eq!(
+        wire::decode::<Frame>(&bytes, 10),
+        Err(WireError::TooLarge { size: bytes.len(), limit: 10 })
+    );
+}

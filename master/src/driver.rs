@@ -382,7 +382,7 @@ impl Node for Driver {
         Self::event(input).is_some_and(|event| !master::unknown_jobs(self.state(), event).is_empty())
     }
 
-    async fn prepare(&mut self, input: &Input) -> Result<(), StoreError> {
+    async fn prepare(&mut self, input: &mut Input) -> Result<(), StoreError> {
         let Some(event) = Self::event(input) else { return Ok(()) };
         let mut recalled = Vec::new();
         for id in master::unknown_jobs(self.state(), event) {

@@ -32,7 +32,7 @@ pub trait Node {
     fn needs_disk(&self, event: &Self::Event) -> bool;
 
     /// Fetches it. Everything that was decided before is on its way to the store by then, so the answer is not stale.
-    fn prepare(&mut self, event: &Self::Event) -> impl Future<Output = Result<(), StoreError>>;
+    fn prepare(&mut self, event: &mut Self::Event) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Decides: what has to be written, then what has to be done.
     fn step(&mut self, event: Self::Event) -> (Vec<Op>, Vec<Self::Effect>);
@@ -145,11 +145,11 @@ pub async fn run<N: Node>(
             continue;
         }
         let (mut ops, mut effects) = (Vec::new(), Vec::new());
-        for event in events.drain(..) {
+        for mut event in events.drain(..) {
             if node.needs_disk(&event) {
                 let done = line.commit(std::mem::take(&mut ops), std::mem::take(&mut effects));
                 done.into_iter().for_each(|effect| node.perform(effect));
-                if let Err(error) = node.prepare(&event).await {
+                if let Err(error) = node.prepare(&mut event).await {
                     tracing::warn!(%error, "an event needs what cannot be read, and is refused");
                     node.refuse(event);
                     continue;

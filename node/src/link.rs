@@ -221,10 +221,11 @@ where
 }
 
 async fn patience(mut settled: tokio::sync::watch::Receiver<bool>, limit: Duration) -> Ended {
-    match timeout(limit, settled.wait_for(|settled| *settled)).await {
-        Ok(_) => std::future::pending().await,
-        Err(_) => Ended::ByUs(CloseCode::TooSlow, "the handshake took too long".to_owned()),
+    let in_time = timeout(limit, settled.wait_for(|settled| *settled)).await.is_ok();
+    if in_time {
+        std::future::pending::<()>().await;
     }
+    Ended::ByUs(CloseCode::TooSlow, "the handshake took too long".to_owned())
 }
 
 async fn read<S>(

@@ -395,7 +395,7 @@ impl Node for Driver {
         false
     }
 
-    async fn prepare(&mut self, _input: &Input) -> Result<(), StoreError> {
+    async fn prepare(&mut self, _input: &mut Input) -> Result<(), StoreError> {
         Ok(())
     }
 

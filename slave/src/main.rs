@@ -1,6 +1,5 @@
 //! The agent's program; under `runner <run_dir>` it is the tiny parent of one job instead.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -143,7 +142,7 @@ impl Settings {
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     if let (Some(verb), Some(run_dir), None) = (arguments.next(), arguments.next(), arguments.next())
-        && verb == OsString::from("runner")
+        && verb == "runner"
     {
         return machine::runner::main(Path::new(&run_dir));
     }

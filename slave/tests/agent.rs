@@ -1,5 +1,6 @@
 //! The agent as a process, against a master that is only a script: what crosses the link, in which order, and what
 //! survives when it doesn't.
+#![allow(clippy::unwrap_used, reason = "all of it is test")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -655,7 +656,7 @@ async fn the_supervisor_is_told_when_the_agent_is_ready_alive_and_stopping() {
     let mut command = agent.command(&["run"]);
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "20000").stderr(Stdio::null());
     agent.child = Some(command.spawn().unwrap());
-    let mut heard = async |wanted: &str| {
+    let heard = async |wanted: &str| {
         let mut buffer = [0; 256];
         loop {
             let length = timeout(PATIENCE, supervisor.recv(&mut buffer)).await.expect("no word").unwrap();

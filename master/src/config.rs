@@ -242,12 +242,11 @@ fn check_link(raw: &RawLink) -> Result<Link, Wrong> {
     }
     let max_handshakes = match raw.max_handshakes {
         None => DEFAULT_MAX_HANDSHAKES,
-        Some(count) => usize::try_from(count)
-            .ok()
-            .filter(|_| (1..=HANDSHAKES_LIMIT).contains(&count))
-            .ok_or_else(|| {
-                wrong("link.max_handshakes", format_args!("{count}; allowed are 1 to {HANDSHAKES_LIMIT}"))
-            })?,
+        Some(count) => {
+            usize::try_from(count).ok().filter(|_| (1..=HANDSHAKES_LIMIT).contains(&count)).ok_or_else(
+                || wrong("link.max_handshakes", format_args!("{count}; allowed are 1 to {HANDSHAKES_LIMIT}")),
+            )?
+        }
     };
     Ok(Link {
         heartbeat,
@@ -326,7 +325,10 @@ mod tests {
             ("min_free_bytes = -1", ["master.toml", "min_free_bytes", "0 and above"]),
             ("[link]\nheartbeat_seconds = 0", ["master.toml", "link.heartbeat_seconds", "0.01 to"]),
             ("[link]\nheartbeat_seconds = nan", ["master.toml", "link.heartbeat_seconds", "0.01 to"]),
-            ("[link]\ndead_after_seconds = 16", ["master.toml", "link.dead_after_seconds", "twice the heartbeat"]),
+            (
+                "[link]\ndead_after_seconds = 16",
+                ["master.toml", "link.dead_after_seconds", "twice the heartbeat"],
+            ),
             ("[link]\nmax_handshakes = 0", ["master.toml", "link.max_handshakes", "1 to 65536"]),
             ("metrics_public = \"yes\"", ["master.toml", "metrics_public", "boolean"]),
         ] {

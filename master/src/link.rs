@@ -105,14 +105,19 @@ impl Door {
             }
         };
         let mut last_heard = None;
+        let mut announced = None;
         let inbox = self.handle.clone();
         let ended = link::run(socket, self.timing, settled, on_frame, |outbox| {
             last_heard = Some(outbox.last_heard());
             // In a task of its own, because a link that is to be closed must not wait for a busy master. If that is
             // shutting down, the outbox is dropped, and that closes the link.
-            tokio::spawn(async move { inbox.send(Input::LinkUp { link: id, outbox, nonce }).await });
+            announced = Some(tokio::spawn(async move { inbox.send(Input::LinkUp { link: id, outbox, nonce }).await }));
         })
         .await;
+        if let Some(announced) = announced {
+            // The end is told after the beginning, whatever became of that.
+            drop(announced.await);
+        }
         tracing::debug!(link = id.0, %ended, "a link ended");
         let last_heard = Time(last_heard.map_or_else(link::wall_ms, |heard| heard.ms()));
         // The master is shutting down: it needs no news of links.

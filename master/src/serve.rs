@@ -85,11 +85,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         handshake: config.link.handshake,
     };
     let door = Door::new(handle.clone(), timing, config.link.max_handshakes);
+    let watched = handle.clone();
     let router = rest::router(rest::RestState::new(handle, Arc::new(tokens), &config))
         .merge(Router::new().route("/v1/link", get(link::upgrade)).with_state(door));
     tracing::info!(%address, "listening");
     notify(&[sd_notify::NotifyState::Ready]);
-    let watchdog = tokio::spawn(watchdog());
+    let watchdog = tokio::spawn(watchdog(watched));
 
     let quiet = CancellationToken::new();
     let connections = TaskTracker::new();
@@ -198,10 +199,13 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
-async fn watchdog() {
+/// Tells systemd that the loop still turns: a process that is there and does not decide is to be restarted.
+async fn watchdog(handle: driver::Handle) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     loop {
         tokio::time::sleep(limit / 2).await;
-        notify(&[sd_notify::NotifyState::Watchdog]);
+        if handle.read(|_, _| ()).await.is_ok() {
+            notify(&[sd_notify::NotifyState::Watchdog]);
+        }
     }
 }

@@ -11,7 +11,9 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// `RELOOP_LOG` can't be read.
-    #[error("environment: RELOOP_LOG: {text:?}: {why}; expected a level or target=level, as info or reloop_master=debug")]
+    #[error(
+        "environment: RELOOP_LOG: {text:?}: {why}; expected a level or target=level, as info or reloop_master=debug"
+    )]
     Filter {
         /// What it says.
         text: String,

@@ -459,6 +459,16 @@ impl Attention {
             Self::Fault => "fault",
         }
     }
+
+    /// For people: what it is, and what ends it.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::StoreReplaced => "its database is new: look at the machine, then `clear`",
+            Self::StoreRolledBack => "its database went back in time: look at the machine, then `clear`",
+            Self::Moved => "the box has another fingerprint: look at the machine, then `clear`",
+            Self::Fault => "its last job failed: look at the machine, then `clear`",
+        }
+    }
 }
 
 /// What an accepted job waits for.

@@ -199,7 +199,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .context("the system gives no event loop")?;
-    let done = runtime.block_on(tokio::task::LocalSet::new().run_until(work));
+    let done = runtime.block_on(work);
     runtime.shutdown_timeout(LAST_THREADS);
     Ok(done)
 }

@@ -56,8 +56,7 @@ pub fn store_dir(state_dir: &Path) -> std::path::PathBuf {
     state_dir.join("store")
 }
 
-/// Runs the agent until it is told to stop, or can't go on. The exit status says which. It needs a `LocalSet` around
-/// it: everything but the disk and the machine shares one thread.
+/// Runs the agent until it is told to stop, or can't go on. The exit status says which.
 ///
 /// # Errors
 /// What stands in the way of a start, and what to do about it. It is [`EXIT_CONFIG`]'s kind.
@@ -117,7 +116,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     if let Some(period) = sd_notify::watchdog_enabled() {
         tokio::spawn(watchdog(inbox.clone(), period));
     }
-    let linked = tokio::task::spawn_local(link::run(
+    let linked = tokio::spawn(link::run(
         dialer,
         link::Loop { config: config.clone(), inbox: inbox.clone(), halt: halted, nudge },
     ));

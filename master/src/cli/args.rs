@@ -6,7 +6,12 @@ use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 
 /// Runs jobs on fleets of factory machines over networks that fail.
 #[derive(Debug, Parser)]
-#[command(name = "reloop", version, disable_help_subcommand = true, after_help = "`reloop help exit-codes` lists the exit codes.")]
+#[command(
+    name = "reloop",
+    version,
+    disable_help_subcommand = true,
+    after_help = "`reloop help exit-codes` lists the exit codes."
+)]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) client: ClientArgs,
@@ -17,7 +22,13 @@ pub(super) struct Args {
 #[derive(Debug, clap::Args)]
 pub(super) struct ClientArgs {
     /// The master's address.
-    #[arg(long, global = true, env = "RELOOP_MASTER", default_value = "http://127.0.0.1:7400", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "RELOOP_MASTER",
+        default_value = "http://127.0.0.1:7400",
+        value_name = "URL"
+    )]
     pub(super) master: String,
     /// Holds the token. Else RELOOP_TOKEN_FILE, RELOOP_TOKEN, or the admin token of a master on this box.
     #[arg(long, global = true, value_name = "FILE")]
@@ -399,12 +410,15 @@ mod tests {
     fn an_order_needs_a_file_or_a_program() {
         assert!(Args::try_parse_from(["reloop", "order", "submit"]).is_err());
         assert!(Args::try_parse_from(["reloop", "order", "submit", "-f", "-"]).is_ok());
-        let args = ["reloop", "order", "submit", "--program", "mill", "--param", "file=a=b", "--priority", "-3"];
+        let args =
+            ["reloop", "order", "submit", "--program", "mill", "--param", "file=a=b", "--priority", "-3"];
         let Command::Order(OrderCommand::Submit(submit)) = Args::try_parse_from(args).unwrap().command else {
             panic!("it is an order");
         };
         assert_eq!(submit.param, [("file".to_owned(), "a=b".to_owned())]);
         assert_eq!(submit.priority, Some(-3));
-        assert!(Args::try_parse_from(["reloop", "order", "submit", "--program", "x", "--param", "=b"]).is_err());
+        assert!(
+            Args::try_parse_from(["reloop", "order", "submit", "--program", "x", "--param", "=b"]).is_err()
+        );
     }
 }

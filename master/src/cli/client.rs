@@ -47,10 +47,14 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(args: &ClientArgs) -> Result<Self, Failure> {
         let usage = |text: String| Failure::new(Exit::Usage, text);
-        let master = Url::parse(&args.master)
-            .map_err(|error| usage(format!("--master {:?}: {error}; expected http://host:port", args.master)))?;
+        let master = Url::parse(&args.master).map_err(|error| {
+            usage(format!("--master {:?}: {error}; expected http://host:port", args.master))
+        })?;
         if !matches!(master.scheme(), "http" | "https") || master.host().is_none() {
-            return Err(usage(format!("--master {:?}: expected http://host:port or https://host", args.master)));
+            return Err(usage(format!(
+                "--master {:?}: expected http://host:port or https://host",
+                args.master
+            )));
         }
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_PATIENCE)
@@ -58,11 +62,13 @@ impl Client {
             .user_agent(concat!("reloop/", env!("CARGO_PKG_VERSION")));
         if master.scheme() == "http" {
             // Without TLS nobody's certificate is needed, and a box that has none is no obstacle.
-            let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .expect("ring knows the default versions")
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_no_client_auth();
+            let tls = rustls::ClientConfig::builder_with_provider(Arc::new(
+                rustls::crypto::ring::default_provider(),
+            ))
+            .with_safe_default_protocol_versions()
+            .expect("ring knows the default versions")
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
             builder = builder.tls_backend_preconfigured(tls);
         }
         let http = builder.build().map_err(|error| Failure::new(Exit::Error, chain(&error)))?;
@@ -118,7 +124,12 @@ impl Client {
         Failure::new(exit, text)
     }
 
-    pub(super) async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    pub(super) async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Failure> {
         self.read(self.send(method, path, &[], body).await?).await
     }
 
@@ -150,7 +161,8 @@ impl Client {
             if left == 0 {
                 return Ok(serde_json::json!({ "data": data, "next_cursor": cursor }));
             }
-            let from = cursor.as_str().map(|cursor| format!("&cursor={}", escape(cursor))).unwrap_or_default();
+            let from =
+                cursor.as_str().map(|cursor| format!("&cursor={}", escape(cursor))).unwrap_or_default();
             let mut page = self.get(&format!("{path}?limit={}{query}{from}", left.min(PAGE_LIMIT))).await?;
             if let Value::Array(more) = page["data"].take() {
                 data.extend(more);
@@ -191,7 +203,8 @@ impl Client {
             [only] => Ok(only.clone()),
             [] => Err(Failure::new(Exit::NotFound, format!("no recent {kind} has {part:?} in its id"))),
             [first, second, ..] => {
-                let text = format!("{part:?} is not enough: {first} and {second} have it; give more of the id");
+                let text =
+                    format!("{part:?} is not enough: {first} and {second} have it; give more of the id");
                 Err(Failure::new(Exit::Usage, text))
             }
         }
@@ -263,7 +276,8 @@ mod tests {
 
     #[test]
     fn exit_codes_tell_refusals_apart() {
-        for (status, exit) in [(404, 3), (401, 4), (403, 4), (409, 5), (422, 5), (400, 2), (503, 1), (502, 6)] {
+        for (status, exit) in [(404, 3), (401, 4), (403, 4), (409, 5), (422, 5), (400, 2), (503, 1), (502, 6)]
+        {
             assert_eq!(exit_of(StatusCode::from_u16(status).unwrap()) as u8, exit, "{status}");
         }
     }

@@ -9,7 +9,8 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::args::{
-    ClientArgs, Command, JobCommand, OrderCommand, Output, RestoreCommand, SlaveCommand, SubmitArgs, TokenCommand,
+    ClientArgs, Command, JobCommand, OrderCommand, Output, RestoreCommand, SlaveCommand, SubmitArgs,
+    TokenCommand,
 };
 use super::client::{Client, Failure, escape};
 use super::table::{age, progress, sheet, state, table, text, word};
@@ -27,7 +28,8 @@ pub(super) async fn command(args: &ClientArgs, command: Command) -> Result<Exit,
         Command::Job(command) => job(&client, out, command).await,
         Command::Slave(command) => slave(&client, out, command).await,
         Command::Restore(RestoreCommand::Confirm { yes }) => {
-            let question = "Every slave will obey this copy of the master from here. Is the old one gone for good?";
+            let question =
+                "Every slave will obey this copy of the master from here. Is the old one gone for good?";
             confirm(question, yes)?;
             let answer = client.post("/v1/master/confirm-restore", &json!({})).await?;
             print(out, &answer, "master", |answer| {
@@ -42,7 +44,12 @@ pub(super) async fn command(args: &ClientArgs, command: Command) -> Result<Exit,
 }
 
 /// Prints what the master said: as it is, as the id in the named field, or by `table`.
-fn print(out: Output, value: &Value, id: &str, table: impl FnOnce(&Value) -> String) -> Result<Exit, Failure> {
+fn print(
+    out: Output,
+    value: &Value,
+    id: &str,
+    table: impl FnOnce(&Value) -> String,
+) -> Result<Exit, Failure> {
     let ids = |values: &[Value]| values.iter().map(|one| format!("{}\n", word(&one[id]))).collect::<String>();
     Ok(say(&match out {
         Output::Json => format!("{value:#}\n"),
@@ -88,7 +95,8 @@ async fn order(client: &Client, out: Output, command: OrderCommand) -> Result<Ex
                 let row = |order: &Value| {
                     let slave = word(&order["slave"]);
                     let age = age(&order["created_at"], now);
-                    let (id, name, program) = (word(&order["id"]), word(&order["name"]), word(&order["program"]));
+                    let (id, name, program) =
+                        (word(&order["id"]), word(&order["name"]), word(&order["program"]));
                     vec![id, name, program, word(&order["quantity"]), slave, age]
                 };
                 table(&["ID", "NAME", "PROGRAM", "JOBS", "FOR", "AGE"], &rows(list, row))
@@ -114,7 +122,8 @@ async fn submit(client: &Client, out: Output, args: SubmitArgs) -> Result<Exit, 
         None => (to_hex(&random::<16>()), true),
     };
     let headers = [("idempotency-key", key.as_str())];
-    let order = async { client.read(client.send(Method::POST, "/v1/orders", &headers, Some(&body)).await?).await };
+    let order =
+        async { client.read(client.send(Method::POST, "/v1/orders", &headers, Some(&body)).await?).await };
     let order = order.await.map_err(|mut failure| {
         if failure.exit == Exit::Unreachable {
             let words = if made_up { "the same command with" } else { "the same command again, with" };
@@ -128,7 +137,8 @@ async fn submit(client: &Client, out: Output, args: SubmitArgs) -> Result<Exit, 
     if !args.wait || printed != Exit::Ok {
         return Ok(printed);
     }
-    let ids: Vec<String> = order["jobs"].as_array().into_iter().flatten().map(|job| word(&job["id"])).collect();
+    let ids: Vec<String> =
+        order["jobs"].as_array().into_iter().flatten().map(|job| word(&job["id"])).collect();
     watch::wait(client, &ids, None).await
 }
 
@@ -157,7 +167,9 @@ fn body_of(args: &SubmitArgs) -> Result<Value, Failure> {
         pairs.iter().map(|(name, value)| (name.clone(), Some(Value::from(value.clone())))).collect()
     };
     let start = start.map(|(name, value)| (name.to_owned(), value)).to_vec();
-    for (key, entries) in [("start", start), ("params", pairs(&args.param)), ("requires", pairs(&args.require))] {
+    for (key, entries) in
+        [("start", start), ("params", pairs(&args.param)), ("requires", pairs(&args.require))]
+    {
         for (name, value) in entries.into_iter().filter_map(|(name, value)| Some((name, value?))) {
             let object = order.entry(key).or_insert_with(|| json!({}));
             let Some(object) = object.as_object_mut() else {
@@ -170,7 +182,8 @@ fn body_of(args: &SubmitArgs) -> Result<Value, Failure> {
 }
 
 fn read_order(file: &Path) -> Result<Map<String, Value>, Failure> {
-    let usage = |error: &dyn std::fmt::Display| Failure::new(Exit::Usage, format!("{}: {error}", file.display()));
+    let usage =
+        |error: &dyn std::fmt::Display| Failure::new(Exit::Usage, format!("{}: {error}", file.display()));
     let mut text = String::new();
     if file == Path::new("-") {
         std::io::stdin().read_to_string(&mut text).map_err(|error| usage(&error))?;
@@ -196,7 +209,10 @@ fn show_order(order: &Value) -> String {
 
 fn pairs(map: &Value) -> String {
     let pairs = map.as_object().into_iter().flatten();
-    pairs.map(|(name, value)| format!("{}={}", super::table::clean(name), word(value))).collect::<Vec<_>>().join(" ")
+    pairs
+        .map(|(name, value)| format!("{}={}", super::table::clean(name), word(value)))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn job_table(list: &Value, now: jiff::Timestamp) -> String {
@@ -280,14 +296,19 @@ async fn job(client: &Client, out: Output, command: JobCommand) -> Result<Exit, 
         }
         JobCommand::Pause(job) => (find(&job.id).await?, "pause", json!({})),
         JobCommand::Resume(job) => (find(&job.id).await?, "resume", json!({})),
-        JobCommand::Release { job, valid } => (find(&job.id).await?, "release", json!({ "valid_seconds": valid })),
+        JobCommand::Release { job, valid } => {
+            (find(&job.id).await?, "release", json!({ "valid_seconds": valid }))
+        }
         JobCommand::Retry(job) => (find(&job.id).await?, "retry", json!({})),
         JobCommand::Resolve { job, outcome } => {
             (find(&job.id).await?, "resolve", json!({ "outcome": outcome.name() }))
         }
         JobCommand::Abandon { job, yes } => {
             let id = find(&job.id).await?;
-            confirm(&format!("Give {id} up? Its outcome will not be known, and the machine may still run."), yes)?;
+            confirm(
+                &format!("Give {id} up? Its outcome will not be known, and the machine may still run."),
+                yes,
+            )?;
             (id, "abandon", json!({}))
         }
     };
@@ -418,7 +439,11 @@ fn show_slave(slave: &Value) -> String {
     let list = |value: &Value| value.as_array().into_iter().flatten().map(word).collect::<Vec<_>>().join(" ");
     let flag = |name: &str| slave[name] == true;
     let mode = if flag("mode_pending") { " (not confirmed by the slave)" } else { "" };
-    let marks = ["local_lock", "cloned", "doubts"].into_iter().filter(|name| flag(name)).collect::<Vec<_>>().join(" ");
+    let marks = ["local_lock", "cloned", "doubts"]
+        .into_iter()
+        .filter(|name| flag(name))
+        .collect::<Vec<_>>()
+        .join(" ");
     sheet(&[
         ("slave", word(&slave["name"])),
         ("key", word(&slave["key"])),
@@ -429,6 +454,7 @@ fn show_slave(slave: &Value) -> String {
         ("activity", word(&slave["activity"])),
         ("attention", text(&slave["attention"]["text"])),
         ("unloading", text(&slave["unloading"])),
+        ("uncertain", text(&slave["uncertain"])),
         ("marks", marks),
         ("last seen", format!("{} ago", age(&slave["last_contact_at"], now))),
         ("session", word(&slave["session"])),
@@ -469,7 +495,9 @@ async fn token(client: &Client, out: Output, command: TokenCommand) -> Result<Ex
         TokenCommand::Ls => {
             let list = client.get("/v1/tokens").await?;
             print(out, &list, "id", |list| {
-                let row = |token: &Value| ["id", "name", "role", "created_at"].map(|cell| word(&token[cell])).to_vec();
+                let row = |token: &Value| {
+                    ["id", "name", "role", "created_at"].map(|cell| word(&token[cell])).to_vec()
+                };
                 table(&["ID", "NAME", "ROLE", "CREATED"], &rows(list, row))
             })
         }
@@ -498,7 +526,8 @@ mod tests {
 
     #[test]
     fn options_make_an_order() {
-        let args = ["--program", "mill", "--param", "file=a.nc", "--quantity", "2", "--hold", "--deadline", "x"];
+        let args =
+            ["--program", "mill", "--param", "file=a.nc", "--quantity", "2", "--hold", "--deadline", "x"];
         let expected = json!({
             "program": "mill", "params": {"file": "a.nc"}, "quantity": 2, "start": {"hold": true, "deadline": "x"},
         });

@@ -77,7 +77,9 @@ pub(super) fn age(value: &Value, now: jiff::Timestamp) -> String {
 /// How far a job is; `~` if its slave cannot be heard.
 pub(super) fn progress(job: &Value) -> String {
     match job["progress"].as_f64() {
-        Some(fraction) => format!("{}{:.0}%", if is_stale(job) { "~" } else { "" }, (fraction * 100.0).floor()),
+        Some(fraction) => {
+            format!("{}{:.0}%", if is_stale(job) { "~" } else { "" }, (fraction * 100.0).floor())
+        }
         None => "-".to_owned(),
     }
 }
@@ -101,7 +103,12 @@ fn is_stale(job: &Value) -> bool {
 /// A bar, for a terminal.
 pub(super) fn bar(fraction: f64) -> String {
     const CELLS: usize = 24;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "0 to 24")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "0 to 24"
+    )]
     let full = (fraction.clamp(0.0, 1.0) * CELLS as f64) as usize;
     let head = if full < CELLS { ">" } else { "" };
     format!("[{}{head}{}]", "=".repeat(full), " ".repeat(CELLS - full - head.len()))

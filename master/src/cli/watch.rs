@@ -63,7 +63,11 @@ async fn show_until_ended(client: &Client, output: Output, id: &str) -> Result<E
 }
 
 /// Waits until all jobs have ended: how, by the worst of them.
-pub(super) async fn wait(client: &Client, ids: &[String], timeout: Option<Duration>) -> Result<Exit, Failure> {
+pub(super) async fn wait(
+    client: &Client,
+    ids: &[String],
+    timeout: Option<Duration>,
+) -> Result<Exit, Failure> {
     let ended = async {
         let mut worst = Exit::Ok;
         for id in ids {

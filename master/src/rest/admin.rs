@@ -81,7 +81,11 @@ pub(super) async fn confirm_restore(
         other => return Err(unexpected(&other)),
     }
     let node = state.handle.read(|state, _| state.node).await.map_err(|why| state.unavailable(why))?;
-    tracing::warn!(token = bearer.id, epoch = node.epoch.0, "a person confirmed that this master was restored");
+    tracing::warn!(
+        token = bearer.id,
+        epoch = node.epoch.0,
+        "a person confirmed that this master was restored"
+    );
     Ok(Json(Restored { master: node.id.to_string(), epoch: node.epoch.0 }))
 }
 

@@ -72,14 +72,18 @@ pub(super) async fn stream(
         },
     };
     let stream = Stream { state, bearer, first, listener, _permit: permit };
-    let events = stream::unfold(stream, async |mut stream| stream.next().await.map(|event| (Ok::<_, Infallible>(event), stream)));
+    let events = stream::unfold(stream, async |mut stream| {
+        stream.next().await.map(|event| (Ok::<_, Infallible>(event), stream))
+    });
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response();
     response.headers_mut().insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     Ok(response)
 }
 
 fn begin(first: First, missed: Vec<(u64, Change)>) -> VecDeque<First> {
-    std::iter::once(first).chain(missed.into_iter().map(|(number, change)| First::Change(number, change))).collect()
+    std::iter::once(first)
+        .chain(missed.into_iter().map(|(number, change)| First::Change(number, change)))
+        .collect()
 }
 
 fn reset(number: u64) -> Event {
@@ -93,7 +97,9 @@ impl Stream {
         loop {
             let (number, change) = match self.first.pop_front() {
                 // No data: a client keeps the id and shows nothing.
-                Some(First::From(number)) => return Some(Event::default().id(number.to_string()).retry(RETRY)),
+                Some(First::From(number)) => {
+                    return Some(Event::default().id(number.to_string()).retry(RETRY));
+                }
                 Some(First::Reset(number)) => return Some(reset(number)),
                 Some(First::Change(number, change)) => (number, change),
                 None => {
@@ -120,8 +126,8 @@ impl Stream {
 
     async fn show(&self, change: Change) -> Result<Option<Event>, Problem> {
         let event = match change {
-            Change::Job(id) => match self.state.jobs(&[id]).await?.first() {
-                Some(job) => Event::default().event("job.changed").json_data(self.state.view(job).await?),
+            Change::Job(id) => match self.state.views_of(&[id]).await?.pop() {
+                Some(job) => Event::default().event("job.changed").json_data(job),
                 None => return Ok(None),
             },
             Change::Slave(key) => match self.state.slave_view(key).await? {
@@ -129,6 +135,8 @@ impl Stream {
                 None => return Ok(None),
             },
         };
-        event.map(Some).map_err(|error| Problem::new(Code::Internal, format!("an event cannot be written: {error}")))
+        event
+            .map(Some)
+            .map_err(|error| Problem::new(Code::Internal, format!("an event cannot be written: {error}")))
     }
 }

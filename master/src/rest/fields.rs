@@ -15,19 +15,19 @@ use serde_json::{Map, Value};
 use super::problem::{Code, FieldError, Problem};
 
 /// The longest body: an order with all that it may carry fits many times.
-pub const BODY_LIMIT: usize = 256 * 1024;
+pub(super) const BODY_LIMIT: usize = 256 * 1024;
 /// The longest name, key or label: it fits a line.
-pub const NAME_LIMIT: usize = 128;
+pub(super) const NAME_LIMIT: usize = 128;
 /// The longest value of a parameter or label.
-pub const VALUE_LIMIT: usize = 4096;
+pub(super) const VALUE_LIMIT: usize = 4096;
 /// How many entries a map may have.
-pub const ENTRIES_LIMIT: usize = 64;
+pub(super) const ENTRIES_LIMIT: usize = 64;
 
 /// How long a body may take to arrive: a slow line sends 256 KiB in that time.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A request's body as JSON; none if it is empty.
-pub async fn json(body: Body) -> Result<Option<Value>, Problem> {
+pub(super) async fn json(body: Body) -> Result<Option<Value>, Problem> {
     let Ok(bytes) = tokio::time::timeout(BODY_PATIENCE, collect(body)).await else {
         let text = format!("the body did not arrive within {} seconds", BODY_PATIENCE.as_secs());
         return Err(Problem::new(Code::RequestTimeout, text));
@@ -45,7 +45,8 @@ async fn collect(body: Body) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     let mut parts = body.into_data_stream();
     while let Some(part) = parts.next().await {
-        let part = part.map_err(|error| Problem::new(Code::BadRequest, format!("the body broke off: {error}")))?;
+        let part =
+            part.map_err(|error| Problem::new(Code::BadRequest, format!("the body broke off: {error}")))?;
         if bytes.len() + part.len() > BODY_LIMIT {
             return Err(Problem::new(Code::BodyTooLarge, format!("a body is at most {BODY_LIMIT} bytes")));
         }
@@ -55,7 +56,7 @@ async fn collect(body: Body) -> Result<Vec<u8>, Problem> {
 }
 
 /// The same for every spelling of one body: keys in order, whole numbers as such, absent for null.
-pub fn canonical(value: &Value) -> Value {
+pub(super) fn canonical(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let entries = map.iter().filter(|(_, value)| !value.is_null());
@@ -79,7 +80,7 @@ fn whole(value: &Value) -> Option<i64> {
 
 /// An object that is being read: what was not asked for in the end is unknown.
 #[derive(Debug)]
-pub struct Fields {
+pub(super) struct Fields {
     at: String,
     map: Map<String, Value>,
     known: BTreeSet<&'static str>,
@@ -89,13 +90,14 @@ pub struct Fields {
 
 impl Fields {
     /// The body's object; an absent body counts as an empty one.
-    pub fn new(body: Option<Value>) -> Result<Self, Problem> {
+    pub(super) fn new(body: Option<Value>) -> Result<Self, Problem> {
         match body {
             None => Ok(Self::of(String::new(), Map::new())),
             Some(Value::Object(map)) => Ok(Self::of(String::new(), map)),
-            Some(other) => {
-                Err(Problem::new(Code::BadRequest, format!("the body is {}; expected an object", kind(&other))))
-            }
+            Some(other) => Err(Problem::new(
+                Code::BadRequest,
+                format!("the body is {}; expected an object", kind(&other)),
+            )),
         }
     }
 
@@ -109,7 +111,7 @@ impl Fields {
     }
 
     /// Notes that a field is wrong.
-    pub fn wrong(&mut self, key: &str, detail: impl Into<String>) {
+    pub(super) fn wrong(&mut self, key: &str, detail: impl Into<String>) {
         self.wrong.push(FieldError { field: format!("{}/{}", self.at, pointer(key)), detail: detail.into() });
     }
 
@@ -119,7 +121,7 @@ impl Fields {
     }
 
     /// A text of at most so many bytes.
-    pub fn text(&mut self, key: &'static str, limit: usize) -> Option<String> {
+    pub(super) fn text(&mut self, key: &'static str, limit: usize) -> Option<String> {
         match self.take(key)? {
             Value::String(text) => match bad_text(&text, limit) {
                 None => Some(text),
@@ -133,7 +135,7 @@ impl Fields {
     }
 
     /// A text that has to be there.
-    pub fn needed_text(&mut self, key: &'static str, limit: usize) -> String {
+    pub(super) fn needed_text(&mut self, key: &'static str, limit: usize) -> String {
         let present = self.map.get(key).is_some_and(|value| !value.is_null());
         let text = self.text(key, limit);
         if !present {
@@ -143,7 +145,7 @@ impl Fields {
     }
 
     /// A whole number.
-    pub fn int(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
+    pub(super) fn int(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
         let value = self.take(key)?;
         match whole(&value) {
             Some(number) if range.contains(&number) => Some(number),
@@ -156,7 +158,7 @@ impl Fields {
     }
 
     /// Yes or no.
-    pub fn flag(&mut self, key: &'static str) -> Option<bool> {
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
         match self.take(key)? {
             Value::Bool(flag) => Some(flag),
             other => self.expected(key, &other, "true or false"),
@@ -164,13 +166,16 @@ impl Fields {
     }
 
     /// A moment, as RFC 3339.
-    pub fn time(&mut self, key: &'static str) -> Option<Time> {
+    pub(super) fn time(&mut self, key: &'static str) -> Option<Time> {
         match self.take(key)? {
             Value::String(text) => match text.parse::<jiff::Timestamp>() {
                 Ok(time) => Some(Time(time.as_millisecond())),
                 Err(_) => {
                     let text: String = text.chars().take(NAME_LIMIT).collect();
-                    self.wrong(key, format!("{text:?}; expected a time as RFC 3339, as 2026-03-01T06:00:00Z"));
+                    self.wrong(
+                        key,
+                        format!("{text:?}; expected a time as RFC 3339, as 2026-03-01T06:00:00Z"),
+                    );
                     None
                 }
             },
@@ -179,13 +184,13 @@ impl Fields {
     }
 
     /// One of these words.
-    pub fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+    pub(super) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
         let value = self.take(key)?;
         self.known_word(key, &value, words)
     }
 
     /// Some of these words, in a list.
-    pub fn words<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Vec<T> {
+    pub(super) fn words<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Vec<T> {
         match self.take(key) {
             None => Vec::new(),
             Some(Value::Array(items)) => {
@@ -206,7 +211,7 @@ impl Fields {
     }
 
     /// Texts by name.
-    pub fn texts(&mut self, key: &'static str) -> BTreeMap<String, String> {
+    pub(super) fn texts(&mut self, key: &'static str) -> BTreeMap<String, String> {
         let map = match self.take(key) {
             None => return BTreeMap::new(),
             Some(Value::Object(map)) => map,
@@ -239,7 +244,7 @@ impl Fields {
     }
 
     /// An object in this one, read by `read`; an absent one counts as empty.
-    pub fn object<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Fields) -> T) -> T {
+    pub(super) fn object<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Fields) -> T) -> T {
         let at = format!("{}/{key}", self.at);
         let mut inner = match self.take(key) {
             None => Self::of(at, Map::new()),
@@ -269,7 +274,7 @@ impl Fields {
     }
 
     /// Everything was right, and nothing was left over.
-    pub fn end(mut self) -> Result<(), Problem> {
+    pub(super) fn end(mut self) -> Result<(), Problem> {
         self.note_unknown();
         let code = if self.wrong.is_empty() { Code::UnknownField } else { Code::BadRequest };
         self.wrong.append(&mut self.unknown);
@@ -278,7 +283,7 @@ impl Fields {
 }
 
 /// What is wrong with a text that is shown on one line.
-pub fn bad_text(text: &str, limit: usize) -> Option<String> {
+pub(super) fn bad_text(text: &str, limit: usize) -> Option<String> {
     if text.is_empty() || text.len() > limit {
         return Some(format!("{} bytes; allowed are 1 to {limit}", text.len()));
     }
@@ -359,7 +364,8 @@ mod tests {
 
     #[test]
     fn values_of_a_map_are_strings_of_a_limited_length() {
-        let mut fields = fields(json!({"params": {"a": 1, "b": "x".repeat(VALUE_LIMIT + 1), "": "x", "d": "fine"}}));
+        let mut fields =
+            fields(json!({"params": {"a": 1, "b": "x".repeat(VALUE_LIMIT + 1), "": "x", "d": "fine"}}));
         assert_eq!(fields.texts("params").into_keys().collect::<Vec<_>>(), ["d"]);
         let places: Vec<_> = wrong(fields).into_iter().map(|(at, _)| at).collect();
         assert_eq!(places, ["/params/", "/params/a", "/params/b"]);

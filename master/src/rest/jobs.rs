@@ -20,7 +20,7 @@ use super::order::window;
 use super::problem::Problem;
 use super::query::{Query, page};
 use super::view::{CANCEL_MODES, ENDS, ExplanationView, JobEventView, JobView};
-use super::{Page, RestState, orders, slaves, unexpected, view};
+use super::{Page, RestState, job_id, orders, slaves, unexpected, view};
 
 /// How many old jobs one request looks at for those that fit its filters; the cursor goes on from there.
 const SCAN_LIMIT: usize = 2000;
@@ -58,7 +58,10 @@ impl Filter {
     }
 }
 
-pub(super) async fn list(State(state): State<RestState>, mut query: Query) -> Result<Json<Page<JobView>>, Problem> {
+pub(super) async fn list(
+    State(state): State<RestState>,
+    mut query: Query,
+) -> Result<Json<Page<JobView>>, Problem> {
     let (limit, before) = (query.limit(), query.parsed::<JobId>("cursor"));
     let order = query.parsed::<OrderId>("order");
     let slave = query.text("slave");
@@ -103,7 +106,12 @@ async fn of_order(
     Ok(page(jobs, limit, |job| job.id.to_string()))
 }
 
-async fn live(state: &RestState, before: Option<JobId>, limit: usize, filter: Filter) -> Result<Page<Job>, Problem> {
+async fn live(
+    state: &RestState,
+    before: Option<JobId>,
+    limit: usize,
+    filter: Filter,
+) -> Result<Page<Job>, Problem> {
     let jobs = state.handle.read(move |state, _| {
         let jobs = state.book.jobs.values().rev();
         let jobs = jobs.filter(|job| before.is_none_or(|before| job.id < before) && filter.takes(job));
@@ -137,9 +145,11 @@ async fn any(
     }
 }
 
-pub(super) async fn show(State(state): State<RestState>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {
-    let job = state.job(&id).await?;
-    Ok(Json(state.view(&job).await?))
+pub(super) async fn show(
+    State(state): State<RestState>,
+    Path(id): Path<String>,
+) -> Result<Json<JobView>, Problem> {
+    Ok(Json(state.view_of(job_id(&id)?).await?))
 }
 
 pub(super) async fn events(
@@ -155,9 +165,9 @@ pub(super) async fn explain(
     Path(id): Path<String>,
 ) -> Result<Json<ExplanationView>, Problem> {
     let job = state.job(&id).await?;
-    let explanation = state.handle.read(move |state, now| {
-        view::explanation(state, &job, master::explain(state, &job, now))
-    });
+    let explanation = state
+        .handle
+        .read(move |state, now| view::explanation(state, &job, master::explain(state, &job, now)));
     Ok(Json(explanation.await.map_err(|why| state.unavailable(why))?))
 }
 
@@ -266,15 +276,15 @@ pub(super) async fn command(
     let command = verb.command(&mut fields);
     fields.end()?;
     let command = command.ok_or_else(|| Problem::field("/", "the command is not complete"))?;
-    let id: JobId = id.parse().map_err(|error| Problem::not_found(format!("{error}")))?;
-    let delivery = match state.handle.command(vec![id], command).await.map_err(|why| state.unavailable(why))? {
-        Answer::Taken(taken) => taken.first().map(|(_, delivery)| *delivery),
-        Answer::Refused(refusal, why) => return Err(Problem::refused(refusal, why)),
-        other => return Err(unexpected(&other)),
-    };
+    let id = job_id(&id)?;
+    let delivery =
+        match state.handle.command(vec![id], command).await.map_err(|why| state.unavailable(why))? {
+            Answer::Taken(taken) => taken.first().map(|(_, delivery)| *delivery),
+            Answer::Refused(refusal, why) => return Err(Problem::refused(refusal, why)),
+            other => return Err(unexpected(&other)),
+        };
     let delivery = delivery.ok_or_else(|| unexpected(&Answer::Taken(vec![])))?;
-    let job = state.job(&id.to_string()).await?;
-    let view = state.view(&job).await?;
+    let view = state.view_of(id).await?;
     let answer = Commanded {
         job: id.to_string(),
         command: verb.name(),

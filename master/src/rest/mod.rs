@@ -105,31 +105,66 @@ impl RestState {
     }
 
     async fn job(&self, id: &str) -> Result<Job, Problem> {
-        let id: JobId = id.parse().map_err(|error| Problem::not_found(format!("{error}")))?;
+        let id = job_id(id)?;
         let job = self.handle.job(id).await.map_err(|why| self.unavailable(why))?;
         job.ok_or_else(|| Problem::not_found(format!("there is no job {id}")))
     }
 
     /// Jobs as clients see them.
     async fn views(&self, jobs: &[Job]) -> Result<Vec<JobView>, Problem> {
-        let keys = view::keys(jobs);
-        let holders = self.handle.read(move |state, _| view::holders(state, &keys)).await;
-        let holders = holders.map_err(|why| self.unavailable(why))?;
-        Ok(jobs.iter().map(|job| view::job(job, &holders, |key| self.handle.last_heard(key))).collect())
+        let holders = self.holders(jobs).await?;
+        Ok(jobs.iter().map(|job| self.view(job, &holders)).collect())
     }
 
-    async fn view(&self, job: &Job) -> Result<JobView, Problem> {
-        let mut views = self.views(std::slice::from_ref(job)).await?;
-        Ok(views.pop().expect("one job has one view"))
+    /// The jobs of these ids as clients see them, in their order; those that are gone are left out. One look at the
+    /// state does for those that have not ended.
+    async fn views_of(&self, ids: &[JobId]) -> Result<Vec<JobView>, Problem> {
+        let wanted = ids.to_vec();
+        let seen = self.handle.read(move |state, _| {
+            let live: BTreeMap<_, _> =
+                wanted.iter().filter_map(|id| Some((*id, state.book.jobs.get(id)?.clone()))).collect();
+            let holders = view::holders(state, &view::keys(live.values()));
+            (live, holders)
+        });
+        let (mut jobs, mut holders) = seen.await.map_err(|why| self.unavailable(why))?;
+        let mut ended = Vec::new();
+        for id in ids.iter().filter(|id| !jobs.contains_key(id)) {
+            ended.extend(self.handle.job(*id).await.map_err(|why| self.unavailable(why))?);
+        }
+        if !ended.is_empty() {
+            holders.append(&mut self.holders(&ended).await?);
+            jobs.extend(ended.into_iter().map(|job| (job.id, job)));
+        }
+        Ok(ids.iter().filter_map(|id| jobs.get(id)).map(|job| self.view(job, &holders)).collect())
+    }
+
+    /// One job as clients see it.
+    async fn view_of(&self, id: JobId) -> Result<JobView, Problem> {
+        let view = self.views_of(&[id]).await?.pop();
+        view.ok_or_else(|| Problem::not_found(format!("there is no job {id}")))
+    }
+
+    async fn holders(&self, jobs: &[Job]) -> Result<view::Holders, Problem> {
+        let keys = view::keys(jobs);
+        let holders = self.handle.read(move |state, _| view::holders(state, &keys)).await;
+        holders.map_err(|why| self.unavailable(why))
+    }
+
+    fn view(&self, job: &Job, holders: &view::Holders) -> JobView {
+        view::job(job, holders, |key| self.handle.last_heard(key))
     }
 
     async fn slave_view(&self, key: SlaveKey) -> Result<Option<view::SlaveView>, Problem> {
         let heard = self.handle.last_heard(key);
-        let slave = self.handle.read(move |state, _| {
-            state.desks.get(&key).map(|desk| view::slave(state, desk, heard))
-        });
+        let slave = self
+            .handle
+            .read(move |state, _| state.desks.get(&key).map(|desk| view::slave(state, desk, heard)));
         slave.await.map_err(|why| self.unavailable(why))
     }
+}
+
+fn job_id(id: &str) -> Result<JobId, Problem> {
+    id.parse().map_err(|error| Problem::not_found(format!("{error}")))
 }
 
 /// A page of a list.
@@ -201,7 +236,12 @@ fn routes() -> Vec<Route> {
         ("/v1/jobs/{id}/resolve", Operator, Verb::Resolve),
         ("/v1/jobs/{id}/abandon", Operator, Verb::Abandon),
     ] {
-        add(Method::POST, path, From(role), post(async move |state, id, body| jobs::command(state, id, body, verb).await));
+        add(
+            Method::POST,
+            path,
+            From(role),
+            post(async move |state, id, body| jobs::command(state, id, body, verb).await),
+        );
     }
 
     add(Method::GET, "/v1/slaves", From(Viewer), get(slaves::list));
@@ -214,7 +254,9 @@ fn routes() -> Vec<Route> {
         ("/v1/slaves/{name}/approve", Operator, SlaveVerb::Approve),
         ("/v1/slaves/{name}/forget", Admin, SlaveVerb::Forget),
     ] {
-        let handler = post(async move |state, bearer, name, body| slaves::command(state, bearer, name, body, verb).await);
+        let handler = post(async move |state, bearer, name, body| {
+            slaves::command(state, bearer, name, body, verb).await
+        });
         add(Method::POST, path, From(role), handler);
     }
 
@@ -245,7 +287,12 @@ struct Guard {
 }
 
 impl Guard {
-    fn admit(&self, method: &Method, path: Option<&str>, headers: &HeaderMap) -> Result<Option<TokenInfo>, Problem> {
+    fn admit(
+        &self,
+        method: &Method,
+        path: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Option<TokenInfo>, Problem> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
         let access = path.and_then(|path| self.access.get(&(method.as_str(), path)));
         let role = match access {
@@ -279,9 +326,12 @@ pub fn router(state: RestState) -> Router {
         access: Arc::new(routes.iter().map(|r| ((method_name(&r.method), r.path), r.access)).collect()),
         metrics_public: state.metrics_public,
     };
-    let router = routes.into_iter().fold(Router::new(), |router, route| router.route(route.path, route.handler));
+    let router =
+        routes.into_iter().fold(Router::new(), |router, route| router.route(route.path, route.handler));
     router
-        .fallback(async || Problem::not_found("there is nothing at this path: /v1/openapi.json says what there is"))
+        .fallback(async || {
+            Problem::not_found("there is nothing at this path: /v1/openapi.json says what there is")
+        })
         .method_not_allowed_fallback(async || {
             Problem::new(Code::MethodNotAllowed, "/v1/openapi.json says what this path takes")
         })

@@ -60,13 +60,18 @@ const PAGE: [Parameter; 2] = [
 ];
 
 fn words_of(method: &str, path: &str) -> Option<Words> {
-    let command = "Taken; `delivery` says how far it got. That it was taken does not mean that the machine knows.";
+    let command =
+        "Taken; `delivery` says how far it got. That it was taken does not mean that the machine knows.";
     let words: Words = match (method, path) {
         ("POST", "/v1/orders") => (
             "Place an order. With an `Idempotency-Key` the same request may be sent again: it is placed once.",
             &[],
             Some("OrderRequest"),
-            (201, "Order", "The order is on disk. `Idempotency-Replayed: true`: it was placed before, with this key."),
+            (
+                201,
+                "Order",
+                "The order is on disk. `Idempotency-Replayed: true`: it was placed before, with this key.",
+            ),
         ),
         ("GET", "/v1/orders") => {
             ("Orders, newest first.", &PAGE, None, (200, "OrderPage", "A page, with the jobs' ids."))
@@ -91,9 +96,12 @@ fn words_of(method: &str, path: &str) -> Option<Words> {
             (200, "JobPage", "A page."),
         ),
         ("GET", "/v1/jobs/{id}") => ("A job.", &[], None, (200, "Job", "The job.")),
-        ("GET", "/v1/jobs/{id}/events") => {
-            ("What a job went through: the first and the newest 63 changes.", &[], None, (200, "JobEventPage", "All of it."))
-        }
+        ("GET", "/v1/jobs/{id}/events") => (
+            "What a job went through: the first and the newest 63 changes.",
+            &[],
+            None,
+            (200, "JobEventPage", "All of it."),
+        ),
         ("GET", "/v1/jobs/{id}/log") => (
             "A part of a job's output, from its slave, which has to be connected. `Reloop-Log-Offset` says where the \
              part begins, `Reloop-Log-Total` how long the output is.",
@@ -107,13 +115,12 @@ fn words_of(method: &str, path: &str) -> Option<Words> {
         ("GET", "/v1/jobs/{id}/explain") => {
             ("Why a job has not started, slave by slave.", &[], None, (200, "Explanation", "Why."))
         }
-        ("POST", "/v1/jobs/{id}/cancel") => ("End a job.", &[], Some("CancelRequest"), (202, "JobCommand", command)),
-        ("POST", "/v1/jobs/{id}/pause") => (
-            "Do not start a job; pause it if it runs.",
-            &[],
-            Some("Nothing"),
-            (202, "JobCommand", command),
-        ),
+        ("POST", "/v1/jobs/{id}/cancel") => {
+            ("End a job.", &[], Some("CancelRequest"), (202, "JobCommand", command))
+        }
+        ("POST", "/v1/jobs/{id}/pause") => {
+            ("Do not start a job; pause it if it runs.", &[], Some("Nothing"), (202, "JobCommand", command))
+        }
         ("POST", "/v1/jobs/{id}/resume") => {
             ("Let a paused job go on.", &[], Some("Nothing"), (202, "JobCommand", command))
         }
@@ -159,9 +166,12 @@ fn words_of(method: &str, path: &str) -> Option<Words> {
             (200, "SlavePage", "A page."),
         ),
         ("GET", "/v1/slaves/{name}") => ("A slave.", &[], None, (200, "Slave", "The slave.")),
-        ("GET", "/v1/slaves/{name}/receipts") => {
-            ("What its handshakes came to, newest first.", &[], None, (200, "ReceiptPage", "All that are kept."))
-        }
+        ("GET", "/v1/slaves/{name}/receipts") => (
+            "What its handshakes came to, newest first.",
+            &[],
+            None,
+            (200, "ReceiptPage", "All that are kept."),
+        ),
         ("POST", "/v1/slaves/{name}/ready") => {
             ("Confirm that the machine is clear.", &[], Some("PersonRequest"), (202, "SlaveCommand", command))
         }
@@ -201,8 +211,12 @@ fn words_of(method: &str, path: &str) -> Option<Words> {
             Some("TokenRequest"),
             (201, "NewToken", "The token: it is shown this once."),
         ),
-        ("GET", "/v1/tokens") => ("The tokens, without their text.", &[], None, (200, "TokenPage", "All of them.")),
-        ("DELETE", "/v1/tokens/{id}") => ("Revoke a token.", &[], None, (204, "", "It is worth nothing any more.")),
+        ("GET", "/v1/tokens") => {
+            ("The tokens, without their text.", &[], None, (200, "TokenPage", "All of them."))
+        }
+        ("DELETE", "/v1/tokens/{id}") => {
+            ("Revoke a token.", &[], None, (204, "", "It is worth nothing any more."))
+        }
         ("GET", "/v1/events") => (
             "Changes as server-sent events: `job.changed` and `slave.changed` with the whole resource, `reset` when \
              changes were missed. Goes on after `Last-Event-ID`.",
@@ -210,7 +224,9 @@ fn words_of(method: &str, path: &str) -> Option<Words> {
             None,
             (200, "text/event-stream", "The stream."),
         ),
-        ("GET", "/v1/openapi.json") => ("This document.", &[], None, (200, "application/json", "OpenAPI 3.1.")),
+        ("GET", "/v1/openapi.json") => {
+            ("This document.", &[], None, (200, "application/json", "OpenAPI 3.1."))
+        }
         ("GET", "/livez") => ("Whether the master runs.", &[], None, (200, "text/plain", "It does.")),
         ("GET", "/readyz") => (
             "Whether orders are taken; 503 if not.",
@@ -218,7 +234,9 @@ fn words_of(method: &str, path: &str) -> Option<Words> {
             None,
             (200, "text/plain", "They are."),
         ),
-        ("GET", "/metrics") => ("Numbers for Prometheus.", &[], None, (200, "text/plain", "Text exposition format.")),
+        ("GET", "/metrics") => {
+            ("Numbers for Prometheus.", &[], None, (200, "text/plain", "Text exposition format."))
+        }
         ("GET", "/") => ("The web page.", &[], None, (200, "text/html", "The page.")),
         ("GET", "/assets/app.js") => ("Its script.", &[], None, (200, "text/javascript", "The script.")),
         ("GET", "/assets/app.css") => ("Its style.", &[], None, (200, "text/css", "The style.")),
@@ -234,15 +252,16 @@ fn operation(route: &Route) -> Value {
         json!({ "name": name, "in": "query", "description": words, "schema": { "type": kind } })
     }).collect();
     let in_path = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
-    parameters.extend(in_path.map(|name| {
-        json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })
-    }));
-    let header = |name: &str, words: &str| {
-        json!({ "name": name, "in": "header", "description": words, "schema": { "type": "string" } })
-    };
+    parameters.extend(
+        in_path.map(
+            |name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }),
+        ),
+    );
+    let header = |name: &str, words: &str| json!({ "name": name, "in": "header", "description": words, "schema": { "type": "string" } });
     match route.path {
         "/v1/orders" if body.is_some() => {
-            parameters.push(header("Idempotency-Key", "1 to 255 printable characters; kept as long as the order."));
+            parameters
+                .push(header("Idempotency-Key", "1 to 255 printable characters; kept as long as the order."));
         }
         "/v1/events" => parameters.push(header("Last-Event-ID", "The id of the last event that was seen.")),
         _ => {}
@@ -250,7 +269,9 @@ fn operation(route: &Route) -> Value {
     let success = match kind {
         "" => json!({ "description": words }),
         media if media.contains('/') => json!({ "description": words, "content": { media: {} } }),
-        schema => json!({ "description": words, "content": { "application/json": { "schema": reference(schema) } } }),
+        schema => {
+            json!({ "description": words, "content": { "application/json": { "schema": reference(schema) } } })
+        }
     };
     let mut responses = json!({ status.to_string(): success });
     let mut operation = json!({ "summary": summary });
@@ -297,7 +318,8 @@ fn request(properties: Value, required: &[&str]) -> Value {
 
 /// An answer: everything that is named is there.
 fn shown(properties: Value) -> Value {
-    let required: Vec<String> = properties.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+    let required: Vec<String> =
+        properties.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
     json!({ "type": "object", "properties": properties, "required": required })
 }
 
@@ -338,9 +360,7 @@ fn schemas() -> Value {
     let link = || one_of(&["online", "offline", "never"]);
     let on_overdue = || one_of(&["flag", "stop"]);
     let on_interrupt = || one_of(&["hold", "fail", "restart"]);
-    let retry = |max: Value| {
-        json!({ "max_attempts": max, "on": list(one_of(&["failed", "rejected"])) })
-    };
+    let retry = |max: Value| json!({ "max_attempts": max, "on": list(one_of(&["failed", "rejected"])) });
     let order = |jobs: Value| {
         shown(json!({
             "id": text(), "name": text_or_null(), "program": text(), "params": texts(), "quantity": whole(),
@@ -356,131 +376,210 @@ fn schemas() -> Value {
     let token = || json!({ "id": text(), "name": text(), "role": words(&Role::ALL, Role::name), "created_at": time() });
     let mut new_token = token();
     new_token["token"] = text();
-    let person = || json!({ "reason": { "type": "string", "maxLength": VALUE_LIMIT, "description": "For the log." } });
+    let person =
+        || json!({ "reason": { "type": "string", "maxLength": VALUE_LIMIT, "description": "For the log." } });
     let mut mode_request = person();
     mode_request["mode"] = mode();
     let schemas = [
-        ("OrderRequest", request(json!({
-            "name": name(), "program": name(), "params": short_texts(),
-            "quantity": { "type": "integer", "minimum": 1, "maximum": QUANTITY_LIMIT, "default": 1 },
-            "slave": name(), "requires": short_texts(),
-            "priority": { "type": "integer", "default": 0, "description": "The highest goes first." },
-            "start": request(json!({
-                "not_before": time(), "deadline": time(), "late": late(),
-                "hold": { "type": "boolean", "default": false, "description": "Somebody has to release it." },
-            }), &[]),
-            "max_runtime_seconds": { "type": "integer", "minimum": 1, "maximum": RUNTIME_LIMIT_SECONDS },
-            "on_overdue": on_overdue(),
-            "retry": request(retry(json!({
-                "type": "integer", "minimum": 1, "maximum": ATTEMPTS_LIMIT, "default": 1,
-            })), &[]),
-            "on_interrupt": on_interrupt(), "external_id": name(), "labels": short_texts(),
-        }), &["program"])),
+        (
+            "OrderRequest",
+            request(
+                json!({
+                    "name": name(), "program": name(), "params": short_texts(),
+                    "quantity": { "type": "integer", "minimum": 1, "maximum": QUANTITY_LIMIT, "default": 1 },
+                    "slave": name(), "requires": short_texts(),
+                    "priority": { "type": "integer", "default": 0, "description": "The highest goes first." },
+                    "start": request(json!({
+                        "not_before": time(), "deadline": time(), "late": late(),
+                        "hold": { "type": "boolean", "default": false, "description": "Somebody has to release it." },
+                    }), &[]),
+                    "max_runtime_seconds": { "type": "integer", "minimum": 1, "maximum": RUNTIME_LIMIT_SECONDS },
+                    "on_overdue": on_overdue(),
+                    "retry": request(retry(json!({
+                        "type": "integer", "minimum": 1, "maximum": ATTEMPTS_LIMIT, "default": 1,
+                    })), &[]),
+                    "on_interrupt": on_interrupt(), "external_id": name(), "labels": short_texts(),
+                }),
+                &["program"],
+            ),
+        ),
         ("Order", order(reference("Job"))),
         ("OrderIds", order(text())),
         ("OrderPage", page_of("OrderIds")),
         ("Reason", shown(json!({ "code": words(ReasonCode::ALL, ReasonCode::name), "text": text() }))),
         ("Attention", shown(json!({ "code": text(), "text": text() }))),
-        ("Outcome", shown(json!({
-            "exit_code": { "type": ["integer", "null"] }, "signal": { "type": ["integer", "null"] }, "text": text(),
-        }))),
-        ("Job", shown(json!({
-            "id": text(), "order": text(), "name": text_or_null(), "program": text(), "params": texts(),
-            "state": state(), "desired": one_of(&["run", "pause", "cancel", "resolve"]),
-            "waiting_for": text_or_null(), "reason": nullable("Reason"), "flags": list(text()), "attempt": whole(),
-            "slave": text_or_null(), "requested_slave": text_or_null(), "requires": texts(),
-            "progress": { "type": ["number", "null"], "minimum": 0, "maximum": 1 }, "note": text_or_null(),
-            "freshness": shown(json!({
-                "link": { "type": ["string", "null"], "description": "Null while the job is with no slave." },
-                "observed_at": time_or_null(),
+        (
+            "Outcome",
+            shown(json!({
+                "exit_code": { "type": ["integer", "null"] }, "signal": { "type": ["integer", "null"] }, "text": text(),
             })),
-            "priority": whole(), "not_before": time_or_null(), "deadline": time_or_null(), "late": late(),
-            "gate": one_of(&["open", "held", "released"]), "created_at": time(), "accepted_at": time_or_null(),
-            "started_at": time_or_null(), "ended_at": time_or_null(), "outcome": nullable("Outcome"),
-            "earlier": list(shown(json!({
-                "attempt": whole(), "slave": text(), "state": state(), "started_at": time_or_null(),
-                "ended_at": time_or_null(), "outcome": nullable("Outcome"), "reason": nullable("Reason"),
-            }))),
-            "revision": whole(),
-        }))),
+        ),
+        (
+            "Job",
+            shown(json!({
+                "id": text(), "order": text(), "name": text_or_null(), "program": text(), "params": texts(),
+                "state": state(), "desired": one_of(&["run", "pause", "cancel", "resolve"]),
+                "waiting_for": text_or_null(), "reason": nullable("Reason"), "flags": list(text()), "attempt": whole(),
+                "slave": text_or_null(), "requested_slave": text_or_null(), "requires": texts(),
+                "progress": { "type": ["number", "null"], "minimum": 0, "maximum": 1 }, "note": text_or_null(),
+                "freshness": shown(json!({
+                    "link": { "type": ["string", "null"], "description": "Null while the job is with no slave." },
+                    "observed_at": time_or_null(),
+                })),
+                "priority": whole(), "not_before": time_or_null(), "deadline": time_or_null(), "late": late(),
+                "gate": one_of(&["open", "held", "released"]), "created_at": time(), "accepted_at": time_or_null(),
+                "started_at": time_or_null(), "ended_at": time_or_null(), "outcome": nullable("Outcome"),
+                "earlier": list(shown(json!({
+                    "attempt": whole(), "slave": text(), "state": state(), "started_at": time_or_null(),
+                    "ended_at": time_or_null(), "outcome": nullable("Outcome"), "reason": nullable("Reason"),
+                }))),
+                "revision": whole(),
+            })),
+        ),
         ("JobPage", page_of("Job")),
-        ("JobEvent", shown(json!({
-            "at": time(), "observed_at": time_or_null(), "state": state(), "attempt": whole(), "by": text(),
-        }))),
+        (
+            "JobEvent",
+            shown(json!({
+                "at": time(), "observed_at": time_or_null(), "state": state(), "attempt": whole(), "by": text(),
+            })),
+        ),
         ("JobEventPage", page_of("JobEvent")),
-        ("Explanation", shown(json!({
-            "job": text(), "state": state(), "summary": text(),
-            "slaves": list(shown(json!({
-                "slave": text(),
-                "why_not": { "oneOf": [words(&WhyNot::ALL, WhyNot::name), { "type": "null" }] },
-            }))),
-        }))),
-        ("JobCommand", shown(json!({
-            "job": text(), "command": text(), "delivery": delivery(), "state": state(), "slave_link": text_or_null(),
-        }))),
-        ("OrderCommand", shown(json!({
-            "order": text(), "command": text(),
-            "jobs": list(shown(json!({ "id": text(), "delivery": delivery() }))),
-        }))),
-        ("Slave", shown(json!({
-            "name": text(), "key": text(), "link": link(), "mode": mode(),
-            "mode_pending": { "type": "boolean", "description": "The slave has not confirmed the mode." },
-            "activity": words(&Activity::ALL, Activity::name),
-            "status": { "type": "string", "description": "One word for displays, derived from the three axes." },
-            "enrolled": one_of(&["yes", "pending", "revoked"]), "attention": nullable("Attention"),
-            "unloading": text_or_null(), "local_lock": flag(), "cloned": flag(), "doubts": flag(),
-            "last_contact_at": time_or_null(), "session": whole(), "programs": list(text()), "labels": texts(),
-            "capacity": whole(), "jobs": list(text()), "clock_offset_ms": whole(), "agent_version": text(),
-        }))),
+        (
+            "Explanation",
+            shown(json!({
+                "job": text(), "state": state(), "summary": text(),
+                "slaves": list(shown(json!({
+                    "slave": text(),
+                    "why_not": { "oneOf": [words(&WhyNot::ALL, WhyNot::name), { "type": "null" }] },
+                }))),
+            })),
+        ),
+        (
+            "JobCommand",
+            shown(json!({
+                "job": text(), "command": text(), "delivery": delivery(), "state": state(), "slave_link": text_or_null(),
+            })),
+        ),
+        (
+            "OrderCommand",
+            shown(json!({
+                "order": text(), "command": text(),
+                "jobs": list(shown(json!({ "id": text(), "delivery": delivery() }))),
+            })),
+        ),
+        (
+            "Slave",
+            shown(json!({
+                "name": text(), "key": text(), "link": link(), "mode": mode(),
+                "mode_pending": { "type": "boolean", "description": "The slave has not confirmed the mode." },
+                "activity": words(&Activity::ALL, Activity::name),
+                "status": { "type": "string", "description": "One word for displays, derived from the three axes." },
+                "enrolled": one_of(&["yes", "pending", "revoked"]), "attention": nullable("Attention"),
+                "unloading": text_or_null(), "uncertain": text_or_null(), "local_lock": flag(), "cloned": flag(), "doubts": flag(),
+                "last_contact_at": time_or_null(), "session": whole(), "programs": list(text()), "labels": texts(),
+                "capacity": whole(), "jobs": list(text()), "clock_offset_ms": whole(), "agent_version": text(),
+            })),
+        ),
         ("SlavePage", page_of("Slave")),
-        ("SlaveCommand", shown(json!({
-            "slave": text(), "command": text(), "delivery": delivery(), "mode": mode(), "slave_link": link(),
-        }))),
-        ("Receipt", shown(json!({
-            "number": whole(), "at": time(), "took_ms": whole(), "session": whole(),
-            "store": one_of(&["trusted", "replaced", "rolled_back"]), "rebooted": flag(),
-            "lines": list(shown(json!({
-                "job": text(), "attempt": whole(), "master": state_or_null(), "slave": state_or_null(),
-                "line": text(), "verdict": text(),
-            }))),
-        }))),
+        (
+            "SlaveCommand",
+            shown(json!({
+                "slave": text(), "command": text(), "delivery": delivery(), "mode": mode(), "slave_link": link(),
+            })),
+        ),
+        (
+            "Receipt",
+            shown(json!({
+                "number": whole(), "at": time(), "took_ms": whole(), "session": whole(),
+                "store": one_of(&["trusted", "replaced", "rolled_back"]), "rebooted": flag(),
+                "lines": list(shown(json!({
+                    "job": text(), "attempt": whole(), "master": state_or_null(), "slave": state_or_null(),
+                    "line": text(), "verdict": text(),
+                }))),
+            })),
+        ),
         ("ReceiptPage", page_of("Receipt")),
         ("Nothing", request(json!({}), &[])),
-        ("CancelRequest", request(json!({
-            "mode": {
-                "type": "string", "enum": ["if_not_started", "safe_point", "now"], "default": "safe_point",
-            },
-        }), &[])),
-        ("ReleaseRequest", request(json!({
-            "valid_seconds": { "type": "integer", "minimum": 1, "maximum": 604_800, "default": 600 },
-        }), &[])),
-        ("RescheduleRequest", request(json!({
-            "not_before": time(), "deadline": time(), "late": late(),
-        }), &[])),
-        ("ResolveRequest", request(json!({
-            "outcome": one_of(&["succeeded", "failed", "canceled"]),
-        }), &["outcome"])),
+        (
+            "CancelRequest",
+            request(
+                json!({
+                    "mode": {
+                        "type": "string", "enum": ["if_not_started", "safe_point", "now"], "default": "safe_point",
+                    },
+                }),
+                &[],
+            ),
+        ),
+        (
+            "ReleaseRequest",
+            request(
+                json!({
+                    "valid_seconds": { "type": "integer", "minimum": 1, "maximum": 604_800, "default": 600 },
+                }),
+                &[],
+            ),
+        ),
+        (
+            "RescheduleRequest",
+            request(
+                json!({
+                    "not_before": time(), "deadline": time(), "late": late(),
+                }),
+                &[],
+            ),
+        ),
+        (
+            "ResolveRequest",
+            request(
+                json!({
+                    "outcome": one_of(&["succeeded", "failed", "canceled"]),
+                }),
+                &["outcome"],
+            ),
+        ),
         ("PersonRequest", request(person(), &[])),
         ("ModeRequest", request(mode_request, &["mode"])),
-        ("EnrollTokenRequest", request(json!({
-            "name": name(), "ttl_seconds": { "type": "integer", "minimum": 1, "maximum": 2_678_400, "default": 3600 },
-            "uses": { "type": "integer", "minimum": 1, "maximum": 10_000, "default": 1 },
-        }), &[])),
-        ("EnrollToken", shown(json!({
-            "token": text(), "name": text_or_null(), "uses": whole(), "expires_at": time(),
-        }))),
+        (
+            "EnrollTokenRequest",
+            request(
+                json!({
+                    "name": name(), "ttl_seconds": { "type": "integer", "minimum": 1, "maximum": 2_678_400, "default": 3600 },
+                    "uses": { "type": "integer", "minimum": 1, "maximum": 10_000, "default": 1 },
+                }),
+                &[],
+            ),
+        ),
+        (
+            "EnrollToken",
+            shown(json!({
+                "token": text(), "name": text_or_null(), "uses": whole(), "expires_at": time(),
+            })),
+        ),
         ("Restored", shown(json!({ "master": text(), "epoch": whole() }))),
-        ("TokenRequest", request(json!({
-            "name": name(), "role": words(&Role::ALL, Role::name),
-        }), &["name", "role"])),
+        (
+            "TokenRequest",
+            request(
+                json!({
+                    "name": name(), "role": words(&Role::ALL, Role::name),
+                }),
+                &["name", "role"],
+            ),
+        ),
         ("Token", shown(token())),
         ("NewToken", shown(new_token)),
         ("TokenPage", page_of("Token")),
-        ("Problem", object(json!({
-            "type": text(), "title": text(), "status": whole(), "detail": text(),
-            "code": words(Code::ALL, Code::name), "request_id": text(),
-            "errors": list(object(json!({ "field": text(), "detail": text() }), &["field", "detail"])),
-        }), &["type", "title", "status", "detail", "code", "request_id"])),
+        (
+            "Problem",
+            object(
+                json!({
+                    "type": text(), "title": text(), "status": whole(), "detail": text(),
+                    "code": words(Code::ALL, Code::name), "request_id": text(),
+                    "errors": list(object(json!({ "field": text(), "detail": text() }), &["field", "detail"])),
+                }),
+                &["type", "title", "status", "detail", "code", "request_id"],
+            ),
+        ),
     ];
     Value::Object(schemas.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect())
 }

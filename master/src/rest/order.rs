@@ -15,34 +15,35 @@ use super::problem::Problem;
 use crate::link::sha256;
 
 /// How many jobs one order may have: they are written in one batch.
-pub const QUANTITY_LIMIT: i64 = 1000;
+pub(super) const QUANTITY_LIMIT: i64 = 1000;
 /// How many bytes parameters, labels and requirements may have together: each job's record carries them, a record has
 /// to fit the store's 64 KiB with everything that a job may go through, and a message to a slave carries several.
-pub const WORK_LIMIT: usize = 16 * 1024;
+pub(super) const WORK_LIMIT: usize = 16 * 1024;
 /// How often a job may be tried by itself.
-pub const ATTEMPTS_LIMIT: i64 = 100;
+pub(super) const ATTEMPTS_LIMIT: i64 = 100;
 /// A year: more is a typing error.
-pub const RUNTIME_LIMIT_SECONDS: i64 = 366 * 24 * 3600;
+pub(super) const RUNTIME_LIMIT_SECONDS: i64 = 366 * 24 * 3600;
 /// The longest idempotency key.
-pub const KEY_LIMIT: usize = 255;
+pub(super) const KEY_LIMIT: usize = 255;
 
 /// Words for `late`.
-pub const LATE: [(&str, Late); 3] = [("hold", Late::Hold), ("run", Late::Run), ("skip", Late::Skip)];
+pub(super) const LATE: [(&str, Late); 3] = [("hold", Late::Hold), ("run", Late::Run), ("skip", Late::Skip)];
 /// Words for `on_overdue`.
-pub const ON_OVERDUE: [(&str, OnOverdue); 2] = [("flag", OnOverdue::Flag), ("stop", OnOverdue::Stop)];
+pub(super) const ON_OVERDUE: [(&str, OnOverdue); 2] = [("flag", OnOverdue::Flag), ("stop", OnOverdue::Stop)];
 /// Words for `on_interrupt`.
-pub const ON_INTERRUPT: [(&str, OnInterrupt); 3] =
+pub(super) const ON_INTERRUPT: [(&str, OnInterrupt); 3] =
     [("hold", OnInterrupt::Hold), ("fail", OnInterrupt::Fail), ("restart", OnInterrupt::Restart)];
 /// Words for `retry.on`.
-pub const RETRY_ON: [(&str, RetryOn); 2] = [("failed", RetryOn::Failed), ("rejected", RetryOn::Rejected)];
+pub(super) const RETRY_ON: [(&str, RetryOn); 2] =
+    [("failed", RetryOn::Failed), ("rejected", RetryOn::Rejected)];
 
 /// The word for a value.
-pub fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
+pub(super) fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
     words.iter().find(|(_, known)| known == value).map_or("unknown", |(word, _)| word)
 }
 
 /// Reads an order, and gives it and its jobs new ids.
-pub fn parse(body: Option<Value>, now: Time) -> Result<Order, Problem> {
+pub(super) fn parse(body: Option<Value>, now: Time) -> Result<Order, Problem> {
     let mut fields = Fields::new(body)?;
     let name = fields.text("name", NAME_LIMIT);
     let program = fields.needed_text("program", NAME_LIMIT);
@@ -108,17 +109,17 @@ pub fn parse(body: Option<Value>, now: Time) -> Result<Order, Problem> {
 
 /// When a job may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
+pub(super) struct Window {
     /// Not before this.
-    pub not_before: Option<Time>,
+    pub(super) not_before: Option<Time>,
     /// Not after this.
-    pub deadline: Option<Time>,
+    pub(super) deadline: Option<Time>,
     /// If the first passes while the slave is off.
-    pub late: Late,
+    pub(super) late: Late,
 }
 
 /// Reads the fields of a window.
-pub fn window(fields: &mut Fields) -> Window {
+pub(super) fn window(fields: &mut Fields) -> Window {
     let not_before = fields.time("not_before");
     let deadline = fields.time("deadline");
     if let (Some(not_before), Some(deadline)) = (not_before, deadline)
@@ -130,8 +131,9 @@ pub fn window(fields: &mut Fields) -> Window {
 }
 
 /// A client's key, with what it stands for.
-pub fn idempotency_key(key: &[u8], body: &Value) -> Result<IdempotencyKey, Problem> {
-    let text = std::str::from_utf8(key).ok().filter(|text| text.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+pub(super) fn idempotency_key(key: &[u8], body: &Value) -> Result<IdempotencyKey, Problem> {
+    let text =
+        std::str::from_utf8(key).ok().filter(|text| text.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
     match text {
         Some(text) if bad_text(text, KEY_LIMIT).is_none() => Ok(IdempotencyKey {
             key: text.to_owned(),
@@ -210,7 +212,8 @@ mod tests {
             "start": {"not_before": "2026-03-01T06:00:00Z", "deadline": "2026-03-01T05:00:00Z", "dead_line": 1},
         }));
         let places: Vec<_> = errors.iter().map(|error| error.split(':').next().unwrap()).collect();
-        let expected = ["/program", "/quantity", "/start/deadline", "/retry/on", "/start/dead_line", "/colour"];
+        let expected =
+            ["/program", "/quantity", "/start/deadline", "/retry/on", "/start/dead_line", "/colour"];
         assert_eq!(places, expected, "{errors:?}");
     }
 
@@ -224,7 +227,10 @@ mod tests {
     #[test]
     fn a_key_stands_for_the_body_however_it_is_written() {
         let key = |body| idempotency_key(b"k", &body).unwrap().fingerprint;
-        assert_eq!(key(json!({"quantity": 2.0, "program": "mill"})), key(json!({"program": "mill", "quantity": 2})));
+        assert_eq!(
+            key(json!({"quantity": 2.0, "program": "mill"})),
+            key(json!({"program": "mill", "quantity": 2}))
+        );
         assert_ne!(key(json!({"program": "mill"})), key(json!({"program": "bake"})));
         for bad in [&b""[..], b"a\tb", "schl\u{fc}ssel".as_bytes(), &[b'k'; KEY_LIMIT + 1]] {
             idempotency_key(bad, &json!({})).unwrap_err();

@@ -29,9 +29,9 @@ pub(super) async fn place(
 ) -> Result<Response, Problem> {
     state.handle.healthy().map_err(|why| Problem::new(Code::StorageUnavailable, why))?;
     let body = fields::json(body).await?;
-    let key = headers.get(IDEMPOTENCY_KEY).map(|key| {
-        order::idempotency_key(key.as_bytes(), body.as_ref().unwrap_or(&Value::Null))
-    });
+    let key = headers
+        .get(IDEMPOTENCY_KEY)
+        .map(|key| order::idempotency_key(key.as_bytes(), body.as_ref().unwrap_or(&Value::Null)));
     let key = key.transpose()?;
     let order = order::parse(body, Time(wall_ms()))?;
     let answer = state.handle.place(order.clone(), key).await.map_err(|why| state.unavailable(why))?;
@@ -98,7 +98,8 @@ pub(super) async fn cancel(
     match state.handle.command(order.jobs, command).await.map_err(|why| state.unavailable(why))? {
         Answer::Taken(taken) => {
             let jobs = taken.into_iter();
-            let jobs = jobs.map(|(id, delivery)| JobDelivery { id: id.to_string(), delivery: delivery.name() });
+            let jobs =
+                jobs.map(|(id, delivery)| JobDelivery { id: id.to_string(), delivery: delivery.name() });
             let answer = Canceled { order: order.id.to_string(), command: "cancel", jobs: jobs.collect() };
             Ok((StatusCode::ACCEPTED, Json(answer)))
         }
@@ -109,8 +110,7 @@ pub(super) async fn cancel(
 
 /// The order with its jobs as they are now.
 async fn whole(state: &RestState, order: &Order) -> Result<OrderView<JobView>, Problem> {
-    let jobs = state.jobs(&order.jobs).await?;
-    Ok(view::order(order, state.views(&jobs).await?))
+    Ok(view::order(order, state.views_of(&order.jobs).await?))
 }
 
 async fn find_text(state: &RestState, id: &str) -> Result<Order, Problem> {

@@ -3,7 +3,8 @@
 use axum::http::header;
 use axum::response::IntoResponse;
 
-const POLICY: &str = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY: &str =
+    "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(super) async fn index() -> impl IntoResponse {
     file("text/html; charset=utf-8", include_str!("page/index.html"))

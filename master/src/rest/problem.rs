@@ -204,7 +204,11 @@ mod tests {
             (Refusal::NothingToDo("ready"), 409),
             (Refusal::SlaveRefused, 409),
         ] {
-            assert_eq!(Problem::refused(refusal, String::new()).code.status().as_u16(), status, "{refusal:?}");
+            assert_eq!(
+                Problem::refused(refusal, String::new()).code.status().as_u16(),
+                status,
+                "{refusal:?}"
+            );
         }
     }
 

@@ -28,7 +28,11 @@ pub(super) async fn find(state: &RestState, name: String, prefer: Prefer) -> Res
     found.map_err(|why| state.unavailable(why))?
 }
 
-fn choose<'a>(desks: impl Iterator<Item = &'a Desk>, name: &str, prefer: Prefer) -> Result<SlaveKey, Problem> {
+fn choose<'a>(
+    desks: impl Iterator<Item = &'a Desk>,
+    name: &str,
+    prefer: Prefer,
+) -> Result<SlaveKey, Problem> {
     let rank = |desk: &Desk| match (desk.enrolled, prefer) {
         (Enrolled::Yes, Prefer::Enrolled) | (Enrolled::Pending, Prefer::Pending) => 0,
         (Enrolled::Yes, Prefer::Pending) | (Enrolled::Pending, Prefer::Enrolled) => 1,
@@ -86,7 +90,10 @@ fn place(desk: &Desk) -> String {
     format!("{} {}", desk.name, desk.key.fingerprint())
 }
 
-pub(super) async fn show(State(state): State<RestState>, Path(name): Path<String>) -> Result<Json<SlaveView>, Problem> {
+pub(super) async fn show(
+    State(state): State<RestState>,
+    Path(name): Path<String>,
+) -> Result<Json<SlaveView>, Problem> {
     let key = find(&state, name, Prefer::Enrolled).await?;
     Ok(Json(one(&state, key).await?))
 }

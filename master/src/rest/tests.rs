@@ -60,8 +60,12 @@ impl Reply {
 
 impl Master {
     async fn start(records: Vec<Write>) -> Self {
+        Self::start_with(records, 0).await
+    }
+
+    async fn start_with(records: Vec<Write>, min_free_bytes: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
+        let options = Options { cache_bytes: 1 << 20, min_free_bytes };
         let store = Store::open(&dir.path().join("store"), options).unwrap().store;
         let settings = Settings { enrollment: Enrollment::Token };
         let mut ops = Vec::new();
@@ -135,7 +139,7 @@ fn mill() -> Desk {
             unloading: None,
             attention: None,
             local_lock: false,
-            uncertain: false,
+            uncertain: None,
             conduct: Conduct { rev: WishRev(1), mode: Mode::Production },
         }),
         last_contact: Some(Time(1_700_000_100_000)),
@@ -253,7 +257,9 @@ async fn an_order_that_is_sent_again_with_its_key_is_placed_once() {
     assert_eq!(again.headers["idempotency-replayed"], "true");
     assert_eq!(again.headers["location"], first.headers["location"]);
     let other = master.place(json!({ "program": "bake" }), "k 1").await;
-    assert!(other.problem(422, "idempotency_key_reused")["detail"].as_str().unwrap().contains("use a new key"));
+    assert!(
+        other.problem(422, "idempotency_key_reused")["detail"].as_str().unwrap().contains("use a new key")
+    );
     assert_eq!(master.get("/v1/jobs").await.expect(200)["data"].as_array().unwrap().len(), 2);
     master.place(json!({ "program": "bake" }), "").await.problem(400, "bad_request");
 }
@@ -280,14 +286,21 @@ async fn lists_go_on_where_the_last_page_ended() {
     let master = Master::empty().await;
     let mut orders = Vec::new();
     for program in ["mill", "bake", "mill"] {
-        orders.push(master.post("/v1/orders", json!({ "program": program, "quantity": 2 })).await.expect(201));
+        orders
+            .push(master.post("/v1/orders", json!({ "program": program, "quantity": 2 })).await.expect(201));
     }
-    master.post(&format!("/v1/jobs/{}/cancel", orders[0]["jobs"][0]["id"].as_str().unwrap()), json!({})).await;
-    for (query, expected) in [("", 6), ("&state=queued", 5), ("&state=canceled,queued", 6), ("&state=canceled", 1)] {
+    master
+        .post(&format!("/v1/jobs/{}/cancel", orders[0]["jobs"][0]["id"].as_str().unwrap()), json!({}))
+        .await;
+    for (query, expected) in
+        [("", 6), ("&state=queued", 5), ("&state=canceled,queued", 6), ("&state=canceled", 1)]
+    {
         let (mut found, mut cursor) = (Vec::new(), String::new());
         loop {
             let page = master.get(&format!("/v1/jobs?limit=2{query}{cursor}")).await.expect(200);
-            found.extend(page["data"].as_array().unwrap().iter().map(|job| job["id"].as_str().unwrap().to_owned()));
+            found.extend(
+                page["data"].as_array().unwrap().iter().map(|job| job["id"].as_str().unwrap().to_owned()),
+            );
             match page["next_cursor"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
                 None => break,
@@ -312,7 +325,9 @@ async fn what_is_wrong_with_a_request_is_a_problem_with_a_code() {
     master.get("/v1/jobs/job_01J8ZK7000000000000000000A").await.problem(404, "not_found");
     master.get("/v1/jobs/%ff").await.problem(400, "bad_request");
     master.get("/v1/slaves/nobody").await.problem(404, "not_found");
-    let wrong = master.ask("DELETE", "/v1/orders", &[("authorization", &format!("Bearer {}", master.admin))], "").await;
+    let wrong = master
+        .ask("DELETE", "/v1/orders", &[("authorization", &format!("Bearer {}", master.admin))], "")
+        .await;
     wrong.problem(405, "method_not_allowed");
     assert!(wrong.headers["allow"].to_str().unwrap().contains("POST"));
     let headers = [("authorization", &*format!("bearer {}", master.admin))];
@@ -321,7 +336,10 @@ async fn what_is_wrong_with_a_request_is_a_problem_with_a_code() {
     master.post("/v1/orders", json!([1])).await.problem(400, "bad_request");
     let unknown = master.post("/v1/orders", json!({ "program": "mill", "colour": "red" })).await;
     assert_eq!(unknown.problem(400, "unknown_field")["errors"][0]["field"], "/colour");
-    assert!(master.get("/v1/orders").await.expect(200)["data"].as_array().unwrap().is_empty(), "nothing was placed");
+    assert!(
+        master.get("/v1/orders").await.expect(200)["data"].as_array().unwrap().is_empty(),
+        "nothing was placed"
+    );
 }
 
 #[tokio::test]
@@ -345,14 +363,18 @@ async fn every_route_asks_for_its_role_and_tells_strangers_nothing() {
             }
         }
         // Streams do not end, and the effects of what is granted are for other tests.
-        for (role, token) in bearers.iter().filter(|_| path != "/v1/events" && !path.ends_with("confirm-restore")) {
+        for (role, token) in
+            bearers.iter().filter(|_| path != "/v1/events" && !path.ends_with("confirm-restore"))
+        {
             let reply = master.ask(method, &path, &[("authorization", &format!("Bearer {token}"))], "").await;
             let refused = needed.is_some_and(|needed| *role < needed);
             assert_eq!(reply.status == 403, refused, "{role} {method} {path}: {}", reply.text);
             assert_ne!(reply.status, 500, "{method} {path}: {}", reply.text);
         }
     }
-    for (header, token) in [("authorization", "Basic YTpi"), ("authorization", "Bearer"), ("x-token", &master.admin)] {
+    for (header, token) in
+        [("authorization", "Basic YTpi"), ("authorization", "Bearer"), ("x-token", &master.admin)]
+    {
         master.ask("GET", "/v1/jobs", &[(header, token)], "").await.problem(401, "unauthorized");
     }
     master.ask("GET", "/v1/nothing", &[], "").await.problem(401, "unauthorized");
@@ -374,7 +396,8 @@ async fn tokens_are_made_listed_and_revoked() {
     master.ask("GET", "/v1/jobs", &headers, "").await.problem(401, "unauthorized");
     master.ask("DELETE", &path, &admin, "").await.problem(404, "not_found");
     master.post("/v1/tokens", json!({ "role": "king" })).await.problem(400, "bad_request");
-    let enroll = master.post("/v1/enroll-tokens", json!({ "name": "mill-3", "ttl_seconds": 60 })).await.expect(201);
+    let enroll =
+        master.post("/v1/enroll-tokens", json!({ "name": "mill-3", "ttl_seconds": 60 })).await.expect(201);
     assert!(enroll["token"].as_str().unwrap().starts_with("xenr1."));
     assert_eq!((&enroll["uses"], &enroll["name"]), (&json!(1), &json!("mill-3")));
 }
@@ -385,7 +408,10 @@ async fn a_job_whose_slave_is_away_shows_its_last_word_and_how_old_that_is() {
     let master = Master::start(records).await;
     let id = json!(id.to_string());
     let job = master.job(&id).await;
-    assert_eq!((&job["state"], &job["slave"], &job["attempt"]), (&json!("running"), &json!("mill-3"), &json!(1)));
+    assert_eq!(
+        (&job["state"], &job["slave"], &job["attempt"]),
+        (&json!("running"), &json!("mill-3"), &json!(1))
+    );
     assert_eq!(job["flags"], json!(["stale"]));
     assert_eq!(job["freshness"], json!({ "link": "offline", "observed_at": "2023-11-14T22:15:00Z" }));
     assert_eq!(job["started_at"], "2023-11-14T22:13:40Z");
@@ -408,7 +434,10 @@ async fn a_job_whose_slave_is_away_shows_its_last_word_and_how_old_that_is() {
 
     assert_eq!(master.post(&format!("{path}/abandon"), json!({})).await.expect(202)["state"], "lost");
     let job = master.job(&id).await;
-    assert_eq!((&job["state"], &job["reason"]["code"], &job["flags"]), (&json!("lost"), &json!("abandoned"), &json!([])));
+    assert_eq!(
+        (&job["state"], &job["reason"]["code"], &job["flags"]),
+        (&json!("lost"), &json!("abandoned"), &json!([]))
+    );
     assert_eq!(master.post(&format!("{path}/retry"), json!({})).await.expect(202)["state"], "queued");
     let job = master.job(&id).await;
     assert_eq!(job["earlier"][0]["slave"], "mill-3");
@@ -429,7 +458,8 @@ async fn a_slave_shows_its_axes_and_what_people_decide() {
     assert_eq!(list["data"], json!([slave]));
     assert!(master.get("/v1/slaves?link=online").await.expect(200)["data"].as_array().unwrap().is_empty());
 
-    let moved = master.post("/v1/slaves/mill-3/mode", json!({ "mode": "maintenance", "reason": "oil" })).await;
+    let moved =
+        master.post("/v1/slaves/mill-3/mode", json!({ "mode": "maintenance", "reason": "oil" })).await;
     assert_eq!(moved.expect(202)["delivery"], "pending_on_reconnect");
     let slave = master.get("/v1/slaves/mill-3").await.expect(200);
     assert_eq!((&slave["status"], &slave["mode_pending"]), (&json!("maintenance"), &json!(true)));
@@ -463,7 +493,9 @@ async fn what_is_shown_is_what_the_document_says() {
     let master = Master::start(records).await;
     let document = master.get("/v1/openapi.json").await.expect(200);
     let id = id.to_string();
-    let placed = master.place(json!({ "program": "mill", "retry": { "max_attempts": 2, "on": ["failed"] } }), "k").await;
+    let placed = master
+        .place(json!({ "program": "mill", "retry": { "max_attempts": 2, "on": ["failed"] } }), "k")
+        .await;
     let document_of = |name: &str| document["components"]["schemas"][name].clone();
     for (schema, value) in [
         ("Order", placed.expect(201)),
@@ -473,7 +505,10 @@ async fn what_is_shown_is_what_the_document_says() {
         ("JobEventPage", master.get(&format!("/v1/jobs/{id}/events")).await.expect(200)),
         ("Explanation", master.get(&format!("/v1/jobs/{id}/explain")).await.expect(200)),
         ("SlavePage", master.get("/v1/slaves").await.expect(200)),
-        ("SlaveCommand", master.post("/v1/slaves/mill-3/mode", json!({ "mode": "draining" })).await.expect(202)),
+        (
+            "SlaveCommand",
+            master.post("/v1/slaves/mill-3/mode", json!({ "mode": "draining" })).await.expect(202),
+        ),
         ("ReceiptPage", master.get("/v1/slaves/mill-3/receipts").await.expect(200)),
         ("JobCommand", master.post(&format!("/v1/jobs/{id}/abandon"), json!({})).await.expect(202)),
         ("JobCommand", master.post(&format!("/v1/jobs/{id}/retry"), json!({})).await.expect(202)),
@@ -486,7 +521,12 @@ async fn what_is_shown_is_what_the_document_says() {
         check(&document, &document_of(schema), &value, schema);
     }
     let canceled = format!("/v1/orders/{}/cancel", placed.json()["id"].as_str().unwrap());
-    check(&document, &document_of("OrderCommand"), &master.post(&canceled, json!({})).await.expect(202), "OrderCommand");
+    check(
+        &document,
+        &document_of("OrderCommand"),
+        &master.post(&canceled, json!({})).await.expect(202),
+        "OrderCommand",
+    );
     let problem = master.post("/v1/orders", json!({})).await.problem(400, "bad_request");
     check(&document, &document_of("Problem"), &problem, "Problem");
 }
@@ -512,6 +552,20 @@ async fn health_and_metrics_tell_what_is() {
 }
 
 #[tokio::test]
+async fn a_master_whose_disk_is_full_takes_no_orders_and_goes_on_answering() {
+    let (id, records) = away(JobState::Running);
+    let master = Master::start_with(records, u64::MAX).await;
+    let refused = master.post("/v1/orders", json!({ "this": "is not even looked at" })).await;
+    refused.problem(503, "storage_unavailable");
+    assert_eq!(refused.headers["retry-after"], "5");
+    assert_eq!(master.job(&json!(id.to_string())).await["state"], "running");
+    assert_eq!(master.ask("GET", "/livez", &[], "").await.status, 200);
+    let ready = master.ask("GET", "/readyz?verbose", &[], "").await;
+    assert!(ready.status == 503 && ready.text.starts_with("[-]store failed: "), "{}", ready.text);
+    assert!(master.get("/metrics").await.text.contains("\nreloop_store_healthy 0\n"));
+}
+
+#[tokio::test]
 async fn the_page_loads_nothing_from_elsewhere() {
     let master = Master::empty().await;
     for path in ["/", "/assets/app.js", "/assets/app.css"] {
@@ -532,7 +586,8 @@ struct Events {
 
 impl Events {
     async fn open(master: &Master, last: Option<&str>) -> Self {
-        let mut request = HttpRequest::get("/v1/events").header("authorization", format!("Bearer {}", master.admin));
+        let mut request =
+            HttpRequest::get("/v1/events").header("authorization", format!("Bearer {}", master.admin));
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
@@ -551,7 +606,9 @@ impl Events {
                 self.unread = rest.to_owned();
                 return Some(fields);
             }
-            let part = tokio::time::timeout(PATIENCE, self.body.next()).await.expect("an event within the patience")?;
+            let part = tokio::time::timeout(PATIENCE, self.body.next())
+                .await
+                .expect("an event within the patience")?;
             self.unread.push_str(std::str::from_utf8(&part.unwrap()).unwrap());
         }
     }

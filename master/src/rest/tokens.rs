@@ -161,7 +161,8 @@ impl Tokens {
         }
         let known = read.tokens.into_iter().map(|stored| {
             let hash = from_hex(&stored.sha256);
-            let hash = hash.ok_or_else(|| content(format!("{}: sha256 is not 64 hexadecimal digits", stored.id)))?;
+            let hash =
+                hash.ok_or_else(|| content(format!("{}: sha256 is not 64 hexadecimal digits", stored.id)))?;
             Ok(Known { stored, hash })
         });
         let known = known.collect::<Result<Vec<_>, _>>()?;
@@ -183,7 +184,8 @@ impl Tokens {
             }
             Err(why) => return Err(TokensError::Io { file: admin, why }),
         };
-        if !(TOKEN_MIN..=TOKEN_MAX).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !(TOKEN_MIN..=TOKEN_MAX).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic())
+        {
             let why = format!(
                 "a token is one line of {TOKEN_MIN} to {TOKEN_MAX} printable characters without spaces; mend the \
                  file, or remove it to get a new token"
@@ -256,12 +258,16 @@ impl Tokens {
     }
 
     /// Changes the list on disk, and then here.
-    fn change(&self, edit: impl FnOnce(&mut Vec<Known>) -> Result<(), TokensError>) -> Result<(), TokensError> {
+    fn change(
+        &self,
+        edit: impl FnOnce(&mut Vec<Known>) -> Result<(), TokensError>,
+    ) -> Result<(), TokensError> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
         edit(&mut next)?;
         let tokens = next.iter().map(|token| token.stored.clone()).collect();
-        let text = serde_json::to_vec_pretty(&File { version: VERSION, tokens }).expect("strings and numbers are JSON");
+        let text = serde_json::to_vec_pretty(&File { version: VERSION, tokens })
+            .expect("strings and numbers are JSON");
         durable::write_file(&self.file, &text, 0o600)
             .map_err(|why| TokensError::Io { file: self.file.clone(), why })?;
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = next;

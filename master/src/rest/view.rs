@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use reloop_protocol::id::SlaveKey;
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{Desk, Earlier, Enrolled, Event, Explanation, Job, JobEvent, Master, Order, Receipt};
+use reloop_protocol::master::{
+    Desk, Earlier, Enrolled, Explanation, Job, JobEvent, Master, Order, Receipt,
+};
 use reloop_protocol::message::{Activity, Mode, Outcome, Reason};
 use reloop_protocol::spec::{CancelMode, Desired, Gate, StartRule};
 use reloop_protocol::time::{Millis, Time};
@@ -16,14 +18,17 @@ use serde::Serialize;
 use super::order::{LATE, ON_INTERRUPT, ON_OVERDUE, RETRY_ON, word};
 
 /// Words for how a job is canceled.
-pub const CANCEL_MODES: [(&str, CancelMode); 3] =
-    [("if_not_started", CancelMode::IfNotStarted), ("safe_point", CancelMode::SafePoint), ("now", CancelMode::Now)];
+pub(super) const CANCEL_MODES: [(&str, CancelMode); 3] = [
+    ("if_not_started", CancelMode::IfNotStarted),
+    ("safe_point", CancelMode::SafePoint),
+    ("now", CancelMode::Now),
+];
 /// Words for how an uncertain job is said to have ended.
-pub const ENDS: [(&str, End); 3] =
+pub(super) const ENDS: [(&str, End); 3] =
     [("succeeded", End::Succeeded), ("failed", End::Failed), ("canceled", End::Stopped)];
 
 /// A moment as RFC 3339, UTC.
-pub fn time(time: Time) -> String {
+pub(super) fn time(time: Time) -> String {
     let far = if time.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
     jiff::Timestamp::from_millisecond(time.0).unwrap_or(far).to_string()
 }
@@ -36,29 +41,31 @@ fn seconds(length: Millis) -> f64 {
 
 /// What a job's view needs to know of a slave.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub(super) struct Holder {
     /// Its name.
-    pub name: String,
+    pub(super) name: String,
     /// Whether it can be heard now.
-    pub live: bool,
+    pub(super) live: bool,
     /// When it was last heard, as far as that is known.
-    pub last_contact: Option<Time>,
+    pub(super) last_contact: Option<Time>,
 }
 
 /// The slaves that some jobs are or were with.
-pub type Holders = BTreeMap<SlaveKey, Holder>;
+pub(super) type Holders = BTreeMap<SlaveKey, Holder>;
 
 /// Everybody who has or had one of these jobs.
-pub fn keys<'a>(jobs: impl IntoIterator<Item = &'a Job>) -> Vec<SlaveKey> {
-    let mut keys: Vec<_> =
-        jobs.into_iter().flat_map(|job| job.holder.into_iter().chain(job.earlier.iter().map(|e| e.holder))).collect();
+pub(super) fn keys<'a>(jobs: impl IntoIterator<Item = &'a Job>) -> Vec<SlaveKey> {
+    let mut keys: Vec<_> = jobs
+        .into_iter()
+        .flat_map(|job| job.holder.into_iter().chain(job.earlier.iter().map(|e| e.holder)))
+        .collect();
     keys.sort_unstable();
     keys.dedup();
     keys
 }
 
 /// What the master knows of these slaves.
-pub fn holders(state: &Master, keys: &[SlaveKey]) -> Holders {
+pub(super) fn holders(state: &Master, keys: &[SlaveKey]) -> Holders {
     let desks = keys.iter().filter_map(|key| state.desks.get(key));
     desks
         .map(|desk| {
@@ -74,7 +81,7 @@ pub fn holders(state: &Master, keys: &[SlaveKey]) -> Holders {
 
 /// Why something is as it is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ReasonView {
+pub(super) struct ReasonView {
     code: &'static str,
     text: String,
 }
@@ -87,16 +94,16 @@ impl From<&Reason> for ReasonView {
 
 /// How fresh a slave's word is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Freshness {
+pub(super) struct Freshness {
     /// Its link; null while the job is with no slave, for then the master's own word is always fresh.
-    pub link: Option<&'static str>,
+    pub(super) link: Option<&'static str>,
     /// When the slave last confirmed, by a report or by a live link.
     observed_at: Option<String>,
 }
 
 /// How the machine's work ended.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct OutcomeView {
+pub(super) struct OutcomeView {
     exit_code: Option<i32>,
     signal: Option<i32>,
     text: String,
@@ -110,7 +117,7 @@ impl From<&Outcome> for OutcomeView {
 
 /// Another hand-out of the job.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct EarlierView {
+pub(super) struct EarlierView {
     attempt: u32,
     slave: String,
     state: &'static str,
@@ -122,14 +129,14 @@ pub struct EarlierView {
 
 /// A job.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct JobView {
+pub(super) struct JobView {
     id: String,
     order: String,
     name: Option<String>,
     program: String,
     params: BTreeMap<String, String>,
     /// The last durable fact.
-    pub state: &'static str,
+    pub(super) state: &'static str,
     desired: &'static str,
     waiting_for: Option<&'static str>,
     reason: Option<ReasonView>,
@@ -141,7 +148,7 @@ pub struct JobView {
     progress: Option<f64>,
     note: Option<String>,
     /// How fresh that is.
-    pub freshness: Freshness,
+    pub(super) freshness: Freshness,
     priority: i32,
     not_before: Option<String>,
     deadline: Option<String>,
@@ -157,7 +164,7 @@ pub struct JobView {
 }
 
 /// A job as a client sees it; `heard` is when a connected slave was last heard.
-pub fn job(job: &Job, holders: &Holders, heard: impl Fn(SlaveKey) -> Option<Time>) -> JobView {
+pub(super) fn job(job: &Job, holders: &Holders, heard: impl Fn(SlaveKey) -> Option<Time>) -> JobView {
     let report = job.report.as_ref();
     let holder = job.holder.and_then(|key| holders.get(&key).map(|holder| (key, holder)));
     let live = holder.is_some_and(|(_, holder)| holder.live);
@@ -174,9 +181,14 @@ pub fn job(job: &Job, holders: &Holders, heard: impl Fn(SlaveKey) -> Option<Time
         flags.push("cancel_pending");
     }
     let observed_at = holder.and_then(|(key, holder)| {
-        if live { job.heard_at.max(heard(key)).or(holder.last_contact) } else { job.heard_at.or(holder.last_contact) }
+        if live {
+            job.heard_at.max(heard(key)).or(holder.last_contact)
+        } else {
+            job.heard_at.or(holder.last_contact)
+        }
     });
-    let name_of = |key: SlaveKey| holders.get(&key).map_or_else(|| key.fingerprint(), |holder| holder.name.clone());
+    let name_of =
+        |key: SlaveKey| holders.get(&key).map_or_else(|| key.fingerprint(), |holder| holder.name.clone());
     JobView {
         id: job.id.to_string(),
         order: job.spec.order.to_string(),
@@ -252,7 +264,7 @@ fn gate(gate: Gate) -> &'static str {
 
 /// Something that a job went through.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct JobEventView {
+pub(super) struct JobEventView {
     at: String,
     observed_at: Option<String>,
     state: &'static str,
@@ -274,7 +286,7 @@ impl From<&JobEvent> for JobEventView {
 
 /// Why a job has not started.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ExplanationView {
+pub(super) struct ExplanationView {
     job: String,
     state: &'static str,
     summary: String,
@@ -283,26 +295,28 @@ pub struct ExplanationView {
 
 /// Why a slave does not take a job; null where it could.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct WhyNotView {
+pub(super) struct WhyNotView {
     slave: String,
     why_not: Option<&'static str>,
 }
 
 /// Why a job has not started, with the slaves' names.
-pub fn explanation(state: &Master, job: &Job, explanation: Explanation) -> ExplanationView {
+pub(super) fn explanation(state: &Master, job: &Job, explanation: Explanation) -> ExplanationView {
     let name = |key| state.desks.get(&key).map_or_else(|| key.fingerprint(), |desk: &Desk| desk.name.clone());
     let slaves = explanation.slaves.into_iter();
     ExplanationView {
         job: job.id.to_string(),
         state: job.state.name(),
         summary: explanation.summary,
-        slaves: slaves.map(|(key, why)| WhyNotView { slave: name(key), why_not: why.map(|why| why.name()) }).collect(),
+        slaves: slaves
+            .map(|(key, why)| WhyNotView { slave: name(key), why_not: why.map(|why| why.name()) })
+            .collect(),
     }
 }
 
 /// An order; `J` is a whole job or its id.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct OrderView<J> {
+pub(super) struct OrderView<J> {
     id: String,
     name: Option<String>,
     program: String,
@@ -348,7 +362,7 @@ struct RetryView {
 }
 
 /// An order as a client sees it, as it was placed.
-pub fn order<J>(order: &Order, jobs: Vec<J>) -> OrderView<J> {
+pub(super) fn order<J>(order: &Order, jobs: Vec<J>) -> OrderView<J> {
     OrderView {
         id: order.id.to_string(),
         name: order.spec.name.clone(),
@@ -375,20 +389,21 @@ pub fn order<J>(order: &Order, jobs: Vec<J>) -> OrderView<J> {
 
 /// A slave: three axes, and one word for where there is room for one only.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SlaveView {
+pub(super) struct SlaveView {
     /// Its name.
-    pub name: String,
+    pub(super) name: String,
     key: String,
     /// Its link.
-    pub link: &'static str,
+    pub(super) link: &'static str,
     /// What people decided.
-    pub mode: &'static str,
+    pub(super) mode: &'static str,
     mode_pending: bool,
     activity: &'static str,
     status: &'static str,
     enrolled: &'static str,
     attention: Option<ReasonView>,
     unloading: Option<String>,
+    uncertain: Option<String>,
     local_lock: bool,
     cloned: bool,
     doubts: bool,
@@ -403,7 +418,7 @@ pub struct SlaveView {
 }
 
 /// A slave as a client sees it; `heard` is when it was last heard, if it is connected.
-pub fn slave(state: &Master, desk: &Desk, heard: Option<Time>) -> SlaveView {
+pub(super) fn slave(state: &Master, desk: &Desk, heard: Option<Time>) -> SlaveView {
     let live = desk.live().is_some();
     let machine = desk.machine.as_ref();
     let attention = machine.and_then(|machine| machine.attention);
@@ -423,9 +438,10 @@ pub fn slave(state: &Master, desk: &Desk, heard: Option<Time>) -> SlaveView {
         },
         attention: attention.map(|attention| ReasonView {
             code: attention.name(),
-            text: Event::attention_text(attention).to_owned(),
+            text: attention.advice().to_owned(),
         }),
         unloading: machine.and_then(|machine| machine.unloading).map(|job| job.to_string()),
+        uncertain: machine.and_then(|machine| machine.uncertain).map(|job| job.to_string()),
         local_lock: machine.is_some_and(|machine| machine.local_lock),
         cloned: desk.cloned_at.is_some(),
         doubts: desk.doubts,
@@ -441,7 +457,7 @@ pub fn slave(state: &Master, desk: &Desk, heard: Option<Time>) -> SlaveView {
 }
 
 /// The link's axis.
-pub fn link(desk: &Desk) -> &'static str {
+pub(super) fn link(desk: &Desk) -> &'static str {
     if desk.live().is_some() {
         "online"
     } else if desk.store.is_none() {
@@ -457,9 +473,10 @@ fn activity(desk: &Desk) -> Activity {
 
 /// One word for displays. What keeps a machine from work goes before what it does, and that its word may be old goes
 /// before that word.
-pub fn status(desk: &Desk) -> &'static str {
+pub(super) fn status(desk: &Desk) -> &'static str {
     let machine = desk.machine.as_ref();
-    let needs_person = machine.is_some_and(|machine| machine.attention.is_some());
+    let needs_person =
+        machine.is_some_and(|machine| machine.attention.is_some() || machine.uncertain.is_some());
     match (desk.conduct.mode, activity(desk)) {
         (Mode::Quarantined, _) => "quarantined",
         (Mode::Disabled, _) => "disabled",
@@ -478,7 +495,7 @@ pub fn status(desk: &Desk) -> &'static str {
 
 /// What one handshake came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ReceiptView {
+pub(super) struct ReceiptView {
     number: u32,
     at: String,
     took_ms: u64,

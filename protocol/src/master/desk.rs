@@ -692,10 +692,6 @@ impl Rules {
         desk.last_contact = Some(now);
         desk.balked = false;
         desk.link = DeskLink::Live { link };
-        if store != HelloStore::Trusted && hello.rows.is_empty() {
-            // The slave keeps its database from here; the next handshake compares with it.
-            desk.store = Some(hello.store);
-        }
         if !lines.is_empty() || rebooted || store != HelloStore::Trusted {
             desk.receipts = desk.receipts.wrapping_add(1);
             let receipt = Receipt {

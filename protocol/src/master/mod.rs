@@ -24,7 +24,7 @@ pub use self::explain::{Explanation, WhyNot, explain};
 
 use crate::id::{Commit, Epoch, JobId, MasterId, OrderId, SlaveKey, StoreId};
 use crate::job::{self, End, State};
-use crate::message::{Attention, CloseCode, Hello, Message, Mode, Reason, ReasonCode, Reply};
+use crate::message::{CloseCode, Hello, Message, Mode, Reason, ReasonCode, Reply};
 use crate::slave::LinkId;
 use crate::spec::{CancelMode, Late};
 use crate::time::{Millis, Time};
@@ -668,13 +668,4 @@ pub fn broken_invariant(state: &Master) -> Option<&'static str> {
 /// A store id that no database has: what a desk knows before its slave's first settled handshake.
 fn never_seen(desk: &Desk, store: StoreId) -> bool {
     desk.store.is_none_or(|known| known == store)
-}
-
-fn attention_text(attention: Attention) -> &'static str {
-    match attention {
-        Attention::StoreReplaced => "its database is new: look at the machine, then `clear`",
-        Attention::StoreRolledBack => "its database went back in time: look at the machine, then `clear`",
-        Attention::Moved => "the box has another fingerprint: look at the machine, then `clear`",
-        Attention::Fault => "its last job failed: look at the machine, then `clear`",
-    }
 }

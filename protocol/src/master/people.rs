@@ -1,8 +1,8 @@
 //! What the master does for clients and operators.
 
 use super::{
-    Answer, Asked, Delivery, Desk, Enrolled, Event, IdempotencyKey, Job, JobCommand, Order, Refusal,
-    RequestId, Rules, SlaveCommand, Token, Write, attention_text,
+    Answer, Asked, Delivery, Desk, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal,
+    RequestId, Rules, SlaveCommand, Token, Write,
 };
 use crate::id::{Epoch, JobId, OrderId, SlaveKey, WishRev};
 use crate::job::{self, End, State};
@@ -325,12 +325,5 @@ impl Rules {
             }
         }
         self.answer(request, Answer::Done);
-    }
-}
-
-impl Event {
-    /// Words for a machine's attention and what ends it.
-    pub fn attention_text(attention: crate::message::Attention) -> &'static str {
-        attention_text(attention)
     }
 }

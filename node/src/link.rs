@@ -273,7 +273,8 @@ where
             Message::Pong => {}
             _ => {
                 if frames.try_send(frame).is_err() {
-                    let text = "this node is busy and cannot keep up: the next handshake settles the rest".to_owned();
+                    let text = "this node is busy and cannot keep up: the next handshake settles the rest"
+                        .to_owned();
                     return Ended::ByUs(CloseCode::TryLater, text);
                 }
             }

@@ -10,6 +10,9 @@ use crate::job::{End, OnInterrupt};
 use crate::time::{Millis, Time};
 use crate::wire;
 
+/// The largest work, in bytes on the wire: it has to fit into one record of either node with what is told about it.
+pub const SPEC_BYTES: usize = 32 * 1024;
+
 /// The work of one job. It never changes: [`Spec::digest`] pins it from the order to the start.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Spec {
@@ -34,6 +37,11 @@ pub struct Spec {
 pub struct SpecDigest(pub [u8; 16]);
 
 impl Spec {
+    /// In bytes on the wire.
+    pub fn size(&self) -> usize {
+        wire::encode(self).len()
+    }
+
     /// Pins the work.
     pub fn digest(&self) -> SpecDigest {
         let hash = sha2::Sha256::digest(wire::encode(self));

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use reloop_protocol::id::{
-    Attempt, BootId, Commit, Epoch, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, StoreId, WishRev,
+    Attempt, BootId, Commit, Epoch, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, StoreId,
+    WishRev,
 };
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::message::*;
@@ -182,20 +183,33 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("declined", Message::Declined(declined())),
         ("machine", Message::Machine(machine())),
         ("want", Message::Want(want())),
-        ("want.resolve", Message::Want(Want { spec: None, desired: Desired::Resolve(End::Stopped), ..want() })),
+        (
+            "want.resolve",
+            Message::Want(Want { spec: None, desired: Desired::Resolve(End::Stopped), ..want() }),
+        ),
         (
             "forget",
-            Message::Forget(Forget { job: JOB, attempt: Attempt(2), seq: ReportSeq { start: 4, count: 300 } }),
+            Message::Forget(Forget {
+                job: JOB,
+                attempt: Attempt(2),
+                seq: ReportSeq { start: 4, count: 300 },
+            }),
         ),
         ("conduct", Message::Conduct(Conduct { rev: WishRev(7), mode: Mode::Maintenance })),
         ("ask.ready", Message::Ask(Ask { id: 1, question: Question::Ready { unloading: JOB } })),
         ("ask.clear", Message::Ask(Ask { id: 2, question: Question::Clear { attention: Attention::Moved } })),
-        ("ask.log", Message::Ask(Ask { id: 3, question: Question::Log { job: JOB, offset: None, limit: 4096 } })),
+        (
+            "ask.log",
+            Message::Ask(Ask { id: 3, question: Question::Log { job: JOB, offset: None, limit: 4096 } }),
+        ),
         ("answer.done", Message::Answer(Answer { id: 1, answer: Reply::Done })),
         ("answer.refused", Message::Answer(Answer { id: 2, answer: Reply::Refused("no".to_owned()) })),
         (
             "answer.log",
-            Message::Answer(Answer { id: 3, answer: Reply::Log { offset: 10, total: 12, bytes: b"ok".to_vec() } }),
+            Message::Answer(Answer {
+                id: 3,
+                answer: Reply::Log { offset: 10, total: 12, bytes: b"ok".to_vec() },
+            }),
         ),
         ("ping", Message::Ping),
         ("pong", Message::Pong),
@@ -226,7 +240,11 @@ fn every_message_has_its_bytes() {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(path, &text).unwrap();
     }
-    assert_eq!(std::fs::read_to_string(path).unwrap(), text, "the wire format moved: see the head of this file");
+    assert_eq!(
+        std::fs::read_to_string(path).unwrap(),
+        text,
+        "the wire format moved: see the head of this file"
+    );
 }
 
 #[test]
@@ -282,8 +300,5 @@ fn bytes_that_are_not_exactly_one_message_are_refused() {
     assert!(matches!(decode(&[0, 99]), Err(WireError::Malformed(_))));
     let huge = [0, 0, 0, 0, 0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     assert!(decode(&huge).is_err());
-    assert_eq!(
-        wire::decode::<Frame>(&bytes, 10),
-        Err(WireError::TooLarge { size: bytes.len(), limit: 10 })
-    );
+    assert_eq!(wire::decode::<Frame>(&bytes, 10), Err(WireError::TooLarge { size: bytes.len(), limit: 10 }));
 }

@@ -60,9 +60,6 @@ pub struct Config {
     pub machine_id_file: PathBuf,
     /// After a boot without contact, whether the wall clock may be trusted.
     pub trust_clock: bool,
-    /// Whether the machine counts as ready when the agent starts with nothing to do. By default that is so with
-    /// `release = "auto"` only.
-    pub ready_at_start: bool,
     /// How often an attempt may be interrupted by a reboot before a person is asked.
     pub max_interruptions: u32,
     /// The link's periods.
@@ -239,7 +236,6 @@ struct RawConfig {
     boot_id_file: Option<PathBuf>,
     machine_id_file: Option<PathBuf>,
     trust_clock: Option<bool>,
-    ready_at_start: Option<bool>,
     max_interruptions: Option<i64>,
     #[serde(default)]
     link: RawLink,
@@ -403,7 +399,6 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
             raw.machine_id_file.unwrap_or_else(|| PathBuf::from("/etc/machine-id")),
         )?,
         trust_clock: raw.trust_clock.unwrap_or(false),
-        ready_at_start: raw.ready_at_start.unwrap_or(release == Release::Auto),
         max_interruptions: u32::try_from(max_interruptions).expect("checked against a limit below 2^32"),
         link: check_link(&raw.link)?,
         programs,
@@ -746,7 +741,7 @@ driver = "simulated"             # params: seconds, fail_at
         )
         .unwrap();
         assert_eq!((config.capacity, config.max_interruptions), (4, 3));
-        assert!(config.ready_at_start && !config.trust_clock);
+        assert!(!config.trust_clock);
         assert_eq!(config.link.dead_after, Duration::from_secs(45));
         let Program::Process(mill) = &config.programs["mill"] else { panic!() };
         assert_eq!(mill.stop_grace, Duration::from_secs(30));

@@ -35,9 +35,6 @@ pub const INBOX: usize = 256;
 /// so a deadline may come this much late after a sleep, and no more.
 const TIMER_LIMIT: Duration = Duration::from_secs(60);
 
-/// The largest work that is taken: it has to fit into one record with what is told about it, and the store takes 64 KiB.
-const SPEC_LIMIT: usize = 32 * 1024;
-
 /// The largest part of an output in one answer: a quarter of what fits into a message, so that a link that is slow
 /// still has room between its heartbeats.
 const LOG_LIMIT: u32 = 64 * 1024;
@@ -225,13 +222,6 @@ impl Driver {
         };
         let reason = |want: &Want| {
             let spec = want.spec.as_ref()?;
-            let size = wire::encode(spec).len();
-            if size > SPEC_LIMIT {
-                let text = format!(
-                    "the work has {size} bytes, and this slave takes {SPEC_LIMIT}: pass files by name"
-                );
-                return Some((want.job, Reason::new(ReasonCode::BadParams, text)));
-            }
             let key = machine::RunKey { job: want.job, attempt: want.attempt, run: Default::default() };
             let rejection = self.machines().check(&work(key, spec)).err()?;
             Some((want.job, reason_of(&rejection)))

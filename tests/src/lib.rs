@@ -11,6 +11,7 @@
 
 pub mod client;
 pub mod daemon;
+pub mod docs;
 pub mod nginx;
 pub mod process;
 pub mod proxy;

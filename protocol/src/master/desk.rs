@@ -583,7 +583,9 @@ impl Rules {
                 Tell::Nothing
             }
             // What a person gave up is heard again, whatever was known of it.
-            _ if known.is_some_and(|seq| seq >= row.seq) && current.is_some_and(|job| job.state == row.state) => {
+            _ if known.is_some_and(|seq| seq >= row.seq)
+                && current.is_some_and(|job| job.state == row.state) =>
+            {
                 Tell::Nothing
             }
             _ => Tell::Report,

@@ -1,8 +1,8 @@
 //! What the master does for clients and operators.
 
 use super::{
-    Answer, Asked, Delivery, Desk, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal,
-    RequestId, Rules, SlaveCommand, Token, Write,
+    Answer, Asked, Delivery, Desk, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId,
+    Rules, SlaveCommand, Token, Write,
 };
 use crate::id::{Epoch, JobId, OrderId, SlaveKey, WishRev};
 use crate::job::{self, End, State};
@@ -180,7 +180,8 @@ impl Rules {
             return Some(Err((Refusal::SlaveOffline, text)));
         };
         let attempt = earlier.attempt;
-        let want = Want { attempt, rev: WishRev(u32::MAX), desired: Desired::Resolve(end), ..job.want(false) };
+        let want =
+            Want { attempt, rev: WishRev(u32::MAX), desired: Desired::Resolve(end), ..job.want(false) };
         self.send(link, Message::Want(want));
         Some(Ok(Delivery::Sent))
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Candor, Effect, Job, Link, LinkId, RING, Rules, Settling, Slave, Standing, fresh_report, not_held,
-    standing,
+    Candor, Effect, HELD_BYTES, Job, Link, LinkId, RING, RING_BYTES, Rules, Settling, Slave, Standing,
+    fresh_report, not_held, standing,
 };
 use crate::id::{JobId, Session, WishRev};
 use crate::job;
@@ -13,7 +13,7 @@ use crate::message::{
     Reason, ReasonCode, Record, Reply, Ruling, Source, Tell, Welcome,
 };
 use crate::reconcile::Verdict;
-use crate::spec::{CancelMode, Desired, Gate, Want};
+use crate::spec::{CancelMode, Desired, Gate, SPEC_BYTES, Want};
 
 const OLD_SESSION: &str = "it belongs to another session";
 const DOUBTED: &str = "this master is older than what was seen before: a person has to confirm it there";
@@ -235,7 +235,8 @@ impl Rules {
         let Some(job) = self.state.jobs.remove(&forget.job) else { return };
         self.effects.push(Effect::Dismiss(job.work()));
         self.state.ring.push(Record { spec: job.spec, start: job.start, report: job.report });
-        if self.state.ring.len() > RING {
+        let bytes = |ring: &[Record]| ring.iter().map(|record| record.spec.size()).sum::<usize>();
+        while self.state.ring.len() > RING || bytes(&self.state.ring) > RING_BYTES {
             self.state.ring.remove(0);
         }
     }
@@ -392,6 +393,17 @@ impl Rules {
         if held.len() >= usize::from(state.settings.capacity) {
             let names: Vec<_> = held.iter().map(|job| job.report.job.to_string()).collect();
             let text = format!("the slave holds as many jobs as it may: {}", names.join(", "));
+            return Some((Reason::new(ReasonCode::AtCapacity, text), false));
+        }
+        let size = spec.size();
+        if size > SPEC_BYTES {
+            let text = format!(
+                "the work takes {size} bytes where {SPEC_BYTES} are allowed: pass large things by name"
+            );
+            return Some((Reason::new(ReasonCode::BadParams, text), true));
+        }
+        if held.iter().map(|job| job.spec.size()).sum::<usize>() + size > HELD_BYTES {
+            let text = "the slave holds as much work as one message can tell of";
             return Some((Reason::new(ReasonCode::AtCapacity, text), false));
         }
         None

@@ -22,11 +22,18 @@ use crate::message::{
     Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, MachineReport, Message,
     Outcome, Reason, Record, Report, Row, Settled, Source, WaitingFor,
 };
-use crate::spec::{CancelMode, Desired, Spec, SpecDigest, StartRule};
+use crate::spec::{CancelMode, Desired, Gate, Spec, SpecDigest, StartRule};
 use crate::time::{Millis, Time};
 
 /// How many forgotten outcomes a slave remembers, for a master that comes back from a backup.
 pub const RING: usize = 16;
+
+/// How much work is held, in bytes on the wire: a Settled to a master that knows nothing tells all of it, and is one
+/// message of at most 256 KiB.
+pub const HELD_BYTES: usize = 128 * 1024;
+
+/// The same, of what was told to be forgotten.
+pub const RING_BYTES: usize = 64 * 1024;
 
 /// How long the machine may take to say what it does, after the agent started: a handshake waits for it, and a master
 /// waits 10 s for a Hello.
@@ -554,33 +561,33 @@ pub fn step(state: Slave, now: Now, event: Event) -> Step {
 /// When something will happen by itself, in milliseconds since the boot, and what.
 pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
     let rules = Rules { state: state.clone(), now, effects: vec![], declined: vec![], settling: None };
-    let by_clock = rules.master_time().into_iter().flat_map(|time| {
-        let in_boot = move |at: Time| now.boot_ms.saturating_add(at.since(time).0);
-        state.jobs.values().flat_map(move |job| {
-            let accepted = job.report.state == State::Accepted;
-            let executing = job.report.state.is_executing();
+    let in_boot = |time: Time, at: Time| now.boot_ms.saturating_add(at.since(time).0);
+    let windows = rules.master_time().into_iter().flat_map(|time| {
+        let accepted = state.jobs.values().filter(|job| job.report.state == State::Accepted);
+        accepted.flat_map(move |job| {
             let latest = match job.start.gate {
-                crate::spec::Gate::Released { latest } => Some(latest),
-                crate::spec::Gate::Open | crate::spec::Gate::Held => None,
+                Gate::Released { latest } => Some(latest),
+                Gate::Open | Gate::Held => None,
             };
-            let over = match (job.spec.max_runtime, job.report.started_at) {
-                (Some(length), Some(started)) if executing && !job.overrun => Some(started.after(length)),
-                _ => None,
-            };
-            let upcoming = |at: Option<Time>| at.filter(|at| accepted && *at >= time);
-            [
-                (upcoming(job.start.not_before), Why::NotBefore),
-                (upcoming(job.start.deadline).map(|at| Time(at.0 + 1)), Why::Deadline),
-                (upcoming(latest).map(|at| Time(at.0 + 1)), Why::Release),
-                (over, Why::MaxRuntime),
-            ]
-            .into_iter()
-            .filter_map(move |(at, why)| Some((in_boot(at?), why)))
+            let past = |at: Time| Time(at.0.saturating_add(1));
+            let moments = [
+                (job.start.not_before, Why::NotBefore),
+                (job.start.deadline.map(past), Why::Deadline),
+                (latest.map(past), Why::Release),
+            ];
+            let upcoming = moments.into_iter().filter_map(|(at, why)| Some((at?, why)));
+            upcoming.filter(move |(at, _)| *at > time).map(move |(at, why)| (in_boot(time, at), why))
         })
     });
+    let stamp = rules.stamp();
+    let overruns =
+        state.jobs.values().filter(|job| job.report.state.is_executing() && !job.overrun).filter_map(|job| {
+            let over = job.report.started_at?.after(job.spec.max_runtime?);
+            Some((in_boot(stamp, over), Why::MaxRuntime))
+        });
     let probing = (!state.fresh.probing.is_empty())
         .then(|| (state.fresh.probing_since.saturating_add(PROBE_PATIENCE.0), Why::Probe));
-    by_clock.chain(probing).min_by_key(|(at, _)| *at)
+    windows.chain(overruns).chain(probing).min_by_key(|(at, _)| *at)
 }
 
 /// What a Hello says of the jobs.
@@ -761,7 +768,8 @@ impl Rules {
 /// The machine's condition, from everything that the slave knows.
 pub fn machine_report(state: &Slave) -> MachineReport {
     let executing = state.jobs.values().find(|job| job.report.state.is_executing());
-    let uncertain = state.jobs.values().find(|job| job.report.state == State::Uncertain).map(|job| job.report.job);
+    let uncertain =
+        state.jobs.values().find(|job| job.report.state == State::Uncertain).map(|job| job.report.job);
     let activity = match executing.map(|job| job.report.state) {
         _ if !state.fresh.probing.is_empty() => Activity::Unknown,
         Some(State::Starting) => Activity::Preparing,

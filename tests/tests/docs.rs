@@ -1,0 +1,178 @@
+//! The documentation says what the code does: what is printed from the code is as the code prints it, and what is
+//! written by hand leaves no word of the wire out. `UPDATE_DOCS=1` writes the printed files anew.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use reloop_protocol::job::State;
+use reloop_protocol::message::{Activity, Attention, CloseCode, Mode, ReasonCode, Source, WaitingFor};
+use reloop_protocol::reconcile::{TABLE, Verdict};
+use reloop_tests::docs;
+
+fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn check(path: &str, printed: &str) {
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::create_dir_all(root().join("docs")).unwrap();
+        std::fs::write(root().join(path), printed).unwrap();
+    }
+    let written = read(path);
+    let differs = written.lines().zip(printed.lines()).find(|(written, printed)| written != printed);
+    assert!(
+        written == printed,
+        "{path} differs from the code, first here: {differs:?}; `UPDATE_DOCS=1` writes it anew"
+    );
+}
+
+/// The rows of a page's tables: first cell, number of cells, and whether one of them is empty.
+fn rows(page: &str) -> Vec<(String, usize, bool)> {
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()
+    };
+    page.lines()
+        .filter(|line| line.starts_with("| "))
+        .map(cells)
+        .map(|cells| (cells[0].clone(), cells.len(), cells.iter().any(String::is_empty)))
+        .collect()
+}
+
+fn assert_says(page: &str, path: &str, words: impl IntoIterator<Item = String>) {
+    let missing: Vec<_> = words.into_iter().filter(|word| !page.contains(word.as_str())).collect();
+    assert!(missing.is_empty(), "{path} does not say {missing:?}");
+}
+
+fn code(word: &str) -> String {
+    format!("`{word}`")
+}
+
+#[test]
+fn the_reconciliation_page_is_as_the_tables_print_it() {
+    check("docs/reconciliation.md", &docs::reconciliation());
+}
+
+#[test]
+fn the_states_page_is_as_the_words_print_it() {
+    check("docs/states.md", &docs::states());
+}
+
+#[test]
+fn every_value_has_its_row_in_the_states_page() {
+    assert_eq!(docs::missing(), Vec::<String>::new());
+    let page = docs::states();
+    let rows = rows(&page);
+    let has = |word: &str, cells: usize| {
+        assert!(
+            rows.iter().any(|(first, count, empty)| *first == code(word) && *count == cells && !empty),
+            "{word} has no full row of {cells} cells"
+        );
+    };
+    for state in State::ALL {
+        has(state.name(), 2);
+        has(state.name(), 6);
+    }
+    for mode in Mode::ALL {
+        has(mode.name(), 5);
+    }
+    for activity in Activity::ALL {
+        has(activity.name(), 6);
+    }
+    for (link, ..) in docs::LINKS {
+        has(link, 5);
+    }
+    let waits = docs::all::<WaitingFor>();
+    assert_eq!(waits.last(), Some(&WaitingFor::Clock), "all of them are found");
+    for waiting in waits {
+        has(waiting.name(), 3);
+    }
+    for attention in docs::all::<Attention>() {
+        has(attention.name(), 3);
+    }
+    for source in docs::all::<Source>() {
+        has(source.name(), 2);
+    }
+    assert_eq!(docs::flags().len(), 7);
+    for (_, flag) in docs::flags() {
+        has(flag, 2);
+    }
+    for reason in ReasonCode::ALL {
+        has(reason.name(), 3);
+    }
+    for close in CloseCode::ALL {
+        let number = close.number().to_string();
+        assert!(rows.iter().any(|(first, count, _)| *first == number && *count == 5), "{close:?} has no row");
+    }
+}
+
+#[test]
+fn every_line_of_the_verdict_table_is_printed() {
+    let page = docs::reconciliation();
+    assert_says(&page, "docs/reconciliation.md", TABLE.iter().map(|line| format!("| `{}` |", line.name)));
+    assert_says(&page, "docs/reconciliation.md", Verdict::ALL.map(|verdict| code(verdict.name())));
+    assert_says(&page, "docs/reconciliation.md", State::ALL.map(|state| format!("### `{}`", state.name())));
+}
+
+/// In wire order, as the table of messages in PROTOCOL.md has them.
+const MESSAGES: [&str; 15] = [
+    "Challenge", "Hello", "Welcome", "Refuse", "Settled", "Report", "Declined", "Machine", "Want", "Forget",
+    "Conduct", "Ask", "Answer", "Ping", "Pong",
+];
+
+const PROTOCOL: &str = "protocol/PROTOCOL.md";
+
+#[test]
+fn the_protocol_page_leaves_no_word_and_no_number_out() {
+    let page = read(PROTOCOL);
+    let numbered = |number: usize, word: &str| format!("{number} | {word} |");
+    let listed = |number: usize, word: &str| format!("{number} {}", code(word));
+    let each = |words: Vec<&'static str>| words.into_iter().enumerate();
+    assert_says(&page, PROTOCOL, each(MESSAGES.to_vec()).map(|(n, word)| format!("| {}", numbered(n, word))));
+    let states = State::ALL.iter().map(|state| state.name()).collect();
+    assert_says(&page, PROTOCOL, each(states).map(|(n, word)| format!("| {}", numbered(n, &code(word)))));
+    let reasons = ReasonCode::ALL.iter().map(|reason| reason.name()).collect();
+    assert_says(&page, PROTOCOL, each(reasons).map(|(n, word)| numbered(n, &code(word))));
+    let plain: [Vec<&str>; 6] = [
+        Mode::ALL.iter().map(|word| word.name()).collect(),
+        Activity::ALL.iter().map(|word| word.name()).collect(),
+        Verdict::ALL.iter().map(|word| word.name()).collect(),
+        docs::all::<WaitingFor>().into_iter().map(WaitingFor::name).collect(),
+        docs::all::<Source>().into_iter().map(Source::name).collect(),
+        docs::all::<Attention>().into_iter().map(Attention::name).collect(),
+    ];
+    for words in plain {
+        assert_says(&page, PROTOCOL, each(words).map(|(n, word)| listed(n, word)));
+    }
+    let flags = docs::flags().into_iter();
+    assert_says(&page, PROTOCOL, flags.map(|(bit, word)| format!("| {} | {bit} | `{word}` |", bit.trailing_zeros())));
+    let closes = CloseCode::ALL.iter().enumerate();
+    assert_says(
+        &page,
+        PROTOCOL,
+        closes.map(|(n, close)| {
+            let passing = if close.is_passing() { "yes" } else { "no" };
+            format!("| {n} | {close:?} | {} | {passing} |", close.number())
+        }),
+    );
+}
+
+#[test]
+fn the_vectors_in_the_protocol_page_are_the_golden_ones_and_are_decoded_to_the_last_byte() {
+    let golden = read("protocol/tests/golden/v1.txt");
+    let golden: BTreeMap<&str, &str> = golden.lines().filter_map(|line| line.split_once(' ')).collect();
+    let page = read(PROTOCOL);
+    let (_, vectors) = page.split_once("## 17 Vectors").expect("the page has its vectors");
+    let squeeze = |text: &str| text.chars().filter(|c| !c.is_whitespace() && *c != '`').collect::<String>();
+    for name in ["ask.log", "forget", "want.resolve", "report"] {
+        let section = vectors.split("\n### ").find(|section| section.contains(&code(name))).expect("its section");
+        assert!(squeeze(section).contains(golden[name]), "{name} is not the golden vector");
+        let decoded: String =
+            section.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next()).map(squeeze).collect();
+        assert_eq!(decoded, golden[name], "{name}, decoded");
+    }
+    assert!(squeeze(vectors).contains(golden["digest"]));
+}

@@ -1,0 +1,311 @@
+//! What the scenarios share: a factory of one master and some slaves, each behind a network that fails on command.
+#![allow(dead_code, unreachable_pub, reason = "every test program uses another part")]
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use reloop_tests::client::Client;
+use reloop_tests::daemon::binary;
+use reloop_tests::process::{Master, MasterOptions, Slave, SlaveOptions};
+use reloop_tests::proxy::Proxy;
+use reloop_tests::wait::eventually;
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Far longer than anything here takes, for the sake of a box that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+/// A slave waits at most this long before it dials again: the tests are not about patience.
+const LONGEST_PAUSE_MS: u64 = 200;
+/// Each factory is some processes that all want their disk: more of them at once only wait for each other.
+const FACTORIES: usize = 4;
+
+/// The jobs of a fresh `process` program that prints and can be held in the middle. It notes its start, prints 500 lines,
+/// waits for its gate, prints 500 more, and ends with the status `exit`.
+const PRINTER: &str = r#"
+[programs.printer]
+driver = "process"
+command = ["/bin/sh", "-c", """
+place=../../../../machine
+echo "start $0 $$" >>$place/machine.log
+i=0
+while [ $i -lt 500 ]; do echo line $i; i=$((i+1)); done
+until [ -e $place/gates/$0 ]; do sleep 0.05; done
+while [ $i -lt 1000 ]; do echo line $i; i=$((i+1)); done
+exit $1
+""", "{tag}", "{exit}"]
+[programs.printer.params]
+tag = { pattern = "[A-Za-z0-9_-]+" }
+exit = { pattern = "[0-9]{1,3}", default = "0" }
+"#;
+
+static TURNS: std::sync::OnceLock<Arc<Semaphore>> = std::sync::OnceLock::new();
+
+/// One master, and slaves `s0`, `s1`, … with a network each.
+pub struct Factory {
+    pub slaves: Vec<Slave>,
+    pub nets: Vec<Proxy>,
+    pub client: Client,
+    pub master: Master,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Factory {
+    /// One slave, connected.
+    pub async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// One slave of these options, connected.
+    pub async fn with(change: impl Fn(&mut SlaveOptions)) -> Self {
+        let mut factory = Self::empty(MasterOptions::default()).await;
+        factory.add(change);
+        factory.online(0).await;
+        factory
+    }
+
+    /// A master alone.
+    pub async fn empty(options: MasterOptions) -> Self {
+        let turns = Arc::clone(TURNS.get_or_init(|| Arc::new(Semaphore::new(FACTORIES))));
+        let turn = turns.acquire_owned().await.unwrap();
+        let master = Master::start(options).await;
+        Self { client: master.client(), slaves: vec![], nets: vec![], master, _turn: turn }
+    }
+
+    /// One more slave; its number.
+    pub fn add(&mut self, change: impl Fn(&mut SlaveOptions)) -> usize {
+        let net = Proxy::start(self.master.addr());
+        let mut options = options(&format!("s{}", self.slaves.len()), &net.url());
+        change(&mut options);
+        self.slaves.push(Slave::start(options));
+        self.nets.push(net);
+        self.slaves.len() - 1
+    }
+
+    /// Places an order of one job; the job's id.
+    pub async fn place(&self, order: Value) -> String {
+        let order = self.client.place(&order, None).await.unwrap().expect(201);
+        job_of(&order)
+    }
+
+    /// A job, once `look` is true of it.
+    pub async fn until(&self, job: &str, what: &str, look: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("{job} to be {what}"), PATIENCE, async || {
+            let seen = self.client.job(job).await.map_err(|error| json!(error.to_string()))?;
+            if seen.status == 200 && look(&seen.body) { Ok(seen.body) } else { Err(seen.body) }
+        })
+        .await
+    }
+
+    /// A job, once it is in this state.
+    pub async fn state(&self, job: &str, state: &str) -> Value {
+        self.until(job, state, |job| job["state"] == state).await
+    }
+
+    /// A job, now.
+    pub async fn job(&self, job: &str) -> Value {
+        self.client.job(job).await.unwrap().expect(200)
+    }
+
+    /// A slave as the master sees it, once `look` is true of it.
+    pub async fn slave(&self, slave: usize, what: &str, look: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("slave {slave} to be {what}"), PATIENCE, async || {
+            let seen = self.client.slave(self.slaves[slave].name()).await;
+            let seen = seen.map_err(|error| json!(error.to_string()))?;
+            if seen.status == 200 && look(&seen.body) { Ok(seen.body) } else { Err(seen.body) }
+        })
+        .await
+    }
+
+    /// Waits until the master has a live link to it.
+    pub async fn online(&self, slave: usize) -> Value {
+        self.slave(slave, "online", |slave| slave["link"] == "online").await
+    }
+
+    /// Waits until the master knows that there is no link.
+    pub async fn offline(&self, slave: usize) -> Value {
+        self.slave(slave, "offline", |slave| slave["link"] == "offline").await
+    }
+
+    /// A local command at the machine: whether it was done, and its words.
+    pub async fn local(&self, slave: usize, words: &[&str]) -> (bool, String) {
+        local(self.slaves[slave].config_path(), words).await
+    }
+
+    /// A local command that is done.
+    pub async fn locally(&self, slave: usize, words: &[&str]) -> String {
+        let (done, text) = self.local(slave, words).await;
+        assert!(done, "{words:?}: {text}");
+        text
+    }
+
+    /// What the slave says of itself, once `look` is true of it.
+    pub async fn at_machine(&self, slave: usize, what: &str, look: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("at the machine of slave {slave}: {what}"), PATIENCE, async || {
+            let (done, text) = self.local(slave, &["status", "--json"]).await;
+            let status: Value = serde_json::from_str(&text).map_err(|_| Value::from(text))?;
+            if done && look(&status) { Ok(status) } else { Err(status) }
+        })
+        .await
+    }
+
+    /// Waits until the slave itself says this of the job.
+    pub async fn held_as(&self, slave: usize, job: &str, state: &str) -> Value {
+        let status = self
+            .at_machine(slave, &format!("{job} {state}"), |status| {
+                held(status, job).is_some_and(|job| job["state"] == state)
+            })
+            .await;
+        held(&status, job).unwrap().clone()
+    }
+
+    /// Waits until the slave holds no job at all: what it had is on the master's disk.
+    pub async fn holds_nothing(&self, slave: usize) {
+        self.at_machine(slave, "nothing held", |status| status["jobs"] == json!([])).await;
+    }
+
+    /// Waits until the machine was started with this tag.
+    pub async fn machine_started(&self, slave: usize, tag: &str) {
+        eventually(&format!("the machine to start {tag}"), PATIENCE, async || {
+            let slave = &self.slaves[slave];
+            if slave.starts(tag) > 0 { Ok(()) } else { Err(slave.machine_log()) }
+        })
+        .await;
+    }
+
+    /// Waits until the machine was done with this tag.
+    pub async fn machine_ended(&self, slave: usize, tag: &str) {
+        eventually(&format!("the machine to end {tag}"), PATIENCE, async || {
+            let log = self.slaves[slave].machine_log();
+            let ended = log.iter().any(|(what, noted, _)| what != "start" && noted == tag);
+            if ended { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+
+    /// The whole output of a process job, as it is on the slave's disk.
+    pub fn output(&self, slave: usize, job: &str) -> String {
+        let runs = self.slaves[slave].state_dir().join("runs");
+        let bare = job.trim_start_matches("job_");
+        let dirs = std::fs::read_dir(&runs).unwrap().map(|entry| entry.unwrap());
+        let mut of_job = dirs.filter(|dir| dir.file_name().to_string_lossy().contains(bare));
+        let dir = of_job.next().unwrap_or_else(|| panic!("no run of {job} in {}", runs.display()));
+        assert!(of_job.next().is_none(), "{job} was begun once");
+        std::fs::read_to_string(dir.path().join("output")).unwrap()
+    }
+
+    /// The newest receipt of a slave's handshakes that has a line about this job: the line.
+    pub async fn ruling(&self, slave: usize, job: &str) -> Value {
+        let receipts = self.client.receipts(self.slaves[slave].name()).await.unwrap().expect(200);
+        let mut receipts = receipts["data"].as_array().unwrap().clone();
+        receipts.sort_by_key(|receipt| receipt["number"].as_u64());
+        let mut lines = receipts.iter().rev().flat_map(|receipt| receipt["lines"].as_array().unwrap());
+        lines.find(|line| line["job"] == job).cloned().unwrap_or_else(|| panic!("{receipts:#?}"))
+    }
+}
+
+/// A slave's options, with short pauses and the printer.
+pub fn options(name: &str, url: &str) -> SlaveOptions {
+    let mut options = SlaveOptions::new(name, url);
+    options.link.insert("backoff_max_ms", LONGEST_PAUSE_MS);
+    options.tables = PRINTER.to_owned();
+    options
+}
+
+/// A local command of `reloop-slave`: whether it was done, and its words.
+pub async fn local(config: PathBuf, words: &[&str]) -> (bool, String) {
+    let mut command = Command::new(binary("reloop-slave"));
+    command.args(words).arg("--config").arg(config).stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+/// The only job of an order.
+pub fn job_of(order: &Value) -> String {
+    order["jobs"][0]["id"].as_str().unwrap_or_else(|| panic!("{order:#}")).to_owned()
+}
+
+/// What a slave's status says of one job.
+pub fn held<'a>(status: &'a Value, job: &str) -> Option<&'a Value> {
+    status["jobs"].as_array()?.iter().find(|held| held["id"] == job)
+}
+
+/// An order of `work` that takes `seconds`.
+pub fn work(tag: &str, seconds: f64) -> Value {
+    json!({"program": "work", "params": {"tag": tag, "seconds": seconds.to_string()}})
+}
+
+/// An order that runs until its gate is opened.
+pub fn gated(tag: &str) -> Value {
+    json!({"program": "gated", "params": {"tag": tag}})
+}
+
+/// An order that prints, waits for its gate, prints again and ends with a status.
+pub fn printer(tag: &str, exit: u8) -> Value {
+    json!({"program": "printer", "params": {"tag": tag, "exit": exit.to_string()}})
+}
+
+/// An order of the simulated machine.
+pub fn bake(seconds: f64) -> Value {
+    json!({"program": "bake", "params": {"seconds": seconds.to_string()}})
+}
+
+/// Everything that a printer prints.
+pub fn printed() -> String {
+    (0..1000).map(|line| format!("line {line}\n")).collect()
+}
+
+/// A value with more fields, one level deep.
+pub fn with(mut order: Value, more: Value) -> Value {
+    let more = more.as_object().unwrap().clone();
+    order.as_object_mut().unwrap().extend(more);
+    order
+}
+
+/// A moment from now, as an order says it.
+pub fn in_ms(ms: i64) -> String {
+    rfc3339(now_ms() + ms)
+}
+
+/// This box's clock.
+pub fn now_ms() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+/// Milliseconds since the epoch as RFC 3339, by the civil-from-days rule (proleptic Gregorian calendar).
+pub fn rfc3339(ms: i64) -> String {
+    let (days, rest) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (h, m, s, ms) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
+    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+}
+
+/// A moment of an answer, comparable with [`now_ms`].
+pub fn ms(time: &Value) -> i64 {
+    let text = time.as_str().unwrap_or_else(|| panic!("a time, not {time}"));
+    let number = |from: usize, to: usize| text[from..to].parse::<i64>().unwrap();
+    let (year, month, day) = (number(0, 4), number(5, 7), number(8, 10));
+    let shifted_year = year - i64::from(month <= 2);
+    let era = shifted_year.div_euclid(400);
+    let of_era = shifted_year.rem_euclid(400);
+    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    let fraction = text.trim_end_matches('Z').split_once('.').map_or("", |(_, fraction)| fraction);
+    let millis: i64 = format!("{fraction:0<3}")[..3].parse().unwrap();
+    ((days * 24 + number(11, 13)) * 60 + number(14, 16)) * 60_000 + number(17, 19) * 1000 + millis
+}
+
+/// Whether a job carries this flag.
+pub fn has_flag(job: &Value, flag: &str) -> bool {
+    job["flags"].as_array().is_some_and(|flags| flags.iter().any(|set| set == flag))
+}

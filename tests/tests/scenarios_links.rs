@@ -1,0 +1,145 @@
+//! A network that fails in every way that one does, while a job runs: the job must not notice.
+#![cfg(test)]
+#![allow(clippy::unwrap_used, reason = "all of it is test")]
+
+mod scenario;
+
+use std::time::Duration;
+
+use reloop_tests::nginx::Nginx;
+use reloop_tests::process::{MasterOptions, Slave};
+use reloop_tests::proxy::{Close, Direction, Proxy};
+use reloop_tests::wait::eventually;
+use scenario::{Factory, PATIENCE, gated, has_flag, in_ms, ms, now_ms, printed, printer, with, work};
+use serde_json::json;
+
+#[tokio::test]
+async fn a_job_that_ends_while_the_link_is_cut_is_recorded_with_its_own_time_and_then_forgotten() {
+    let f = Factory::new().await;
+    let job = f.place(printer("cut", 0)).await;
+    f.state(&job, "running").await;
+    f.nets[0].cut(Close::Reset);
+    f.offline(0).await;
+    let seen = f.job(&job).await;
+    assert_eq!(seen["state"], "running", "a cut says nothing about a job");
+    assert!(has_flag(&seen, "stale"), "{seen:#}");
+    assert_eq!(seen["freshness"]["link"], "offline");
+    f.slaves[0].open_gate("cut");
+    let ended = f.held_as(0, &job, "succeeded").await;
+    let back = now_ms();
+    f.nets[0].pass();
+    let seen = f.state(&job, "succeeded").await;
+    assert_eq!(ms(&seen["ended_at"]), ms(&ended["ended_at"]));
+    assert!(ms(&seen["ended_at"]) <= back, "{seen:#}");
+    assert_eq!(seen["outcome"]["exit_code"], 0);
+    assert!(!has_flag(&seen, "stale"), "{seen:#}");
+    f.holds_nothing(0).await;
+    assert_eq!(f.output(0, &job), printed());
+    assert_eq!(f.slaves[0].starts("cut"), 1);
+    assert_eq!(f.ruling(0, &job).await["verdict"], "forget");
+}
+
+#[tokio::test]
+async fn a_flapping_link_changes_nothing_about_a_running_job() {
+    let f = Factory::new().await;
+    let job = f.place(gated("flap")).await;
+    let waits = f.place(work("behind", 0.0)).await;
+    f.state(&job, "running").await;
+    for round in 1..=25 {
+        let connections = f.nets[0].counts().connections;
+        f.nets[0].drop_existing(if round % 2 == 0 { Close::Fin } else { Close::Reset });
+        f.nets[0].wait_for_connections(connections + 1).await;
+        if round % 5 == 0 {
+            f.online(0).await;
+            assert_eq!(f.job(&job).await["state"], "running");
+        }
+    }
+    f.slaves[0].open_gate("flap");
+    f.state(&job, "succeeded").await;
+    f.state(&waits, "succeeded").await;
+    assert_eq!((f.slaves[0].starts("flap"), f.slaves[0].starts("behind")), (1, 1));
+    f.holds_nothing(0).await;
+}
+
+#[tokio::test]
+async fn a_half_open_link_is_noticed_by_its_silence_and_the_job_goes_on() {
+    let f = Factory::new().await;
+    let job = f.place(gated("half")).await;
+    f.state(&job, "running").await;
+    let before = now_ms();
+    f.nets[0].half_open();
+    let slave = f.offline(0).await;
+    assert!(ms(&slave["last_contact_at"]) <= before + 1500, "last heard before the silence: {slave:#}");
+    let seen = f.job(&job).await;
+    assert_eq!((seen["state"].as_str(), has_flag(&seen, "stale")), (Some("running"), true));
+    f.slaves[0].open_gate("half");
+    f.held_as(0, &job, "succeeded").await;
+    assert_eq!(f.job(&job).await["state"], "running", "only the slave says otherwise");
+    f.nets[0].pass();
+    f.nets[0].drop_existing(Close::Reset);
+    f.state(&job, "succeeded").await;
+    assert_eq!(f.slaves[0].starts("half"), 1);
+}
+
+#[tokio::test]
+async fn a_slave_that_comes_back_over_a_half_open_link_takes_over_at_once() {
+    let f = Factory::new().await;
+    let job = f.place(gated("again")).await;
+    f.state(&job, "running").await;
+    let session = f.online(0).await["session"].as_u64().unwrap();
+    f.nets[0].half_open_existing();
+    // The slave notices by its own silence limit and dials anew, while the master may still hold the dead link.
+    f.slave(0, "on a newer session", |slave| slave["link"] == "online" && slave["session"].as_u64() > Some(session)).await;
+    assert_eq!(f.job(&job).await["state"], "running");
+    f.slaves[0].open_gate("again");
+    f.state(&job, "succeeded").await;
+    assert_eq!(f.slaves[0].starts("again"), 1);
+}
+
+/// The handshake is Challenge and Welcome one way, Hello and Settled the other: a cut before and after each of them,
+/// with one job that runs, one that waits and one that was placed while the link was away.
+#[tokio::test]
+async fn a_cut_at_any_message_of_the_handshake_has_no_effect() {
+    let f = Factory::new().await;
+    let running = f.place(gated("running")).await;
+    f.state(&running, "running").await;
+    let waiting = f.place(work("waiting", 0.0)).await;
+    f.until(&waiting, "on the slave's disk", |job| job["waiting_for"] == "turn").await;
+    let mut placed = vec![];
+    let cuts = [
+        (Direction::ToSlave, 0, false),
+        (Direction::ToSlave, 1, true),
+        (Direction::ToSlave, 1, false),
+        (Direction::ToMaster, 1, true),
+        (Direction::ToMaster, 1, false),
+        (Direction::ToSlave, 2, true),
+        (Direction::ToSlave, 2, false),
+        (Direction::ToMaster, 2, true),
+        (Direction::ToMaster, 2, false),
+        (Direction::ToSlave, 3, true),
+        (Direction::ToSlave, 3, false),
+    ];
+    for (round, (direction, frame, before)) in cuts.into_iter().enumerate() {
+        f.nets[0].cut(Close::Fin);
+        f.offline(0).await;
+        placed.push((f.place(work(&format!("placed-{round}"), 0.0)).await, format!("placed-{round}")));
+        f.nets[0].cut_after_frame(direction, frame, before);
+        let connections = f.nets[0].counts().connections;
+        // Takes connections again, without a word about the planned cut.
+        f.nets[0].resume_listening();
+        f.nets[0].wait_for_connections(connections + 2).await;
+        f.online(0).await;
+        let seen = f.job(&running).await;
+        assert_eq!(seen["state"], "running", "{direction:?} {frame} before={before}: {seen:#}");
+        assert_eq!(f.slaves[0].starts("waiting"), 0);
+    }
+    f.slaves[0].open_gate("running");
+    f.state(&running, "succeeded").await;
+    f.state(&waiting, "succeeded").await;
+    for (job, tag) in &placed {
+        f.state(job, "succeeded").await;
+        assert_eq!(f.slaves[0].starts(tag), 1, "{tag}");
+    }
+    assert_eq!((f.slaves[0].starts("running"), f.slaves[0].starts("waiting")), (1, 1));
+    f.holds_nothing(0).await;
+}

@@ -134,6 +134,9 @@ fn take(
 ) -> Result<Option<Event>, (CloseCode, String)> {
     match (stage.session, frame.message) {
         (None, Message::Hello(mut hello)) => {
+            if frame.session != hello.session {
+                return Err((CloseCode::Protocol, "the frame is not of the Hello's session".to_owned()));
+            }
             if !is_authentic(&stage.nonce, &hello, frame.signature) {
                 return Err((CloseCode::NotAuthentic, "the signature does not match the key".to_owned()));
             }

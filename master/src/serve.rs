@@ -85,14 +85,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         handshake: config.link.handshake,
     };
     let door = Door::new(handle.clone(), timing, config.link.max_handshakes);
+    let quiet = CancellationToken::new();
     let watched = handle.clone();
-    let router = rest::router(rest::RestState::new(handle, Arc::new(tokens), &config))
+    let router = rest::router(rest::RestState::new(handle, Arc::new(tokens), &config).with_stop(quiet.clone()))
         .merge(Router::new().route("/v1/link", get(link::upgrade)).with_state(door));
     tracing::info!(%address, "listening");
     notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = tokio::spawn(watchdog(watched));
 
-    let quiet = CancellationToken::new();
     let connections = TaskTracker::new();
     tokio::select! {
         () = accept(listener, router, &connections, &quiet) => {}

@@ -238,6 +238,8 @@ async fn read<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    // The first message comes from somebody who has proved nothing.
+    let mut limit = wire::MAX_HANDSHAKE;
     loop {
         let message = match timeout_at(Instant::now() + dead_after, stream.next()).await {
             Err(_) => return Ended::ByUs(CloseCode::Silent, "nothing was heard for too long".to_owned()),
@@ -263,7 +265,8 @@ where
                 return Ended::ByUs(CloseCode::Protocol, "only binary messages are spoken here".to_owned());
             }
         };
-        let frame: Frame = match wire::decode(&bytes, wire::MAX_MESSAGE) {
+        let limit = std::mem::replace(&mut limit, wire::MAX_MESSAGE);
+        let frame: Frame = match wire::decode(&bytes, limit) {
             Ok(frame) => frame,
             Err(error) => return Ended::ByUs(CloseCode::Protocol, error.to_string()),
         };

@@ -108,7 +108,7 @@ pub struct Hello {
     pub boot: BootId,
     /// Its connections so far.
     pub session: Session,
-    /// Its clock, when it read the Challenge.
+    /// Its wall clock, when it said this.
     pub clock: Time,
     /// The machine's condition.
     pub machine: MachineReport,
@@ -447,6 +447,8 @@ pub enum Attention {
     Moved,
     /// A job's work failed, and the config says that somebody has to look.
     Fault,
+    /// The master knows of a job that was accepted here, and the slave's database does not.
+    MemoryGap,
 }
 
 impl Attention {
@@ -457,6 +459,7 @@ impl Attention {
             Self::StoreRolledBack => "store_rolled_back",
             Self::Moved => "moved",
             Self::Fault => "fault",
+            Self::MemoryGap => "memory_gap",
         }
     }
 
@@ -467,6 +470,9 @@ impl Attention {
             Self::StoreRolledBack => "its database went back in time: look at the machine, then `clear`",
             Self::Moved => "the box has another fingerprint: look at the machine, then `clear`",
             Self::Fault => "its last job failed: look at the machine, then `clear`",
+            Self::MemoryGap => {
+                "its database lacks a job that it had accepted: look at the machine, then `clear`"
+            }
         }
     }
 }
@@ -672,14 +678,8 @@ reason_codes! {
     Retrying = "retrying",
     /// The machine reported a fault, or the program failed.
     MachineFault = "machine_fault",
-    /// The machine needs a person before anything starts.
-    Attention = "attention",
     /// The master was restored from a backup that is older than this start.
     Restored = "restored",
-    /// A person holds it.
-    Held = "held",
-    /// It may not be begun before the peer knows how.
-    TooNew = "too_new",
 }
 
 /// A question that needs its answer now, and names what it assumes: a stale one has no force.

@@ -198,7 +198,8 @@ pub struct Line {
 }
 
 const LIVE: &[Mine] = &[Assigned, Unstarted, Started, Uncertain];
-const HELD: &[Mine] = &[Unstarted, Started, Uncertain];
+const BEGUN_OR_WAITING: &[Mine] = &[Unstarted, Started];
+const UNANSWERED: &[Mine] = &[Assigned, Unstarted, Started];
 const OVER: &[Mine] = &[Ended, GivenUp, OlderThanUnstarted, OlderThanStarted, OlderThanEnded];
 const OLDER: &[Mine] = &[GivenUp, OlderThanUnstarted, OlderThanStarted, OlderThanEnded];
 const ANY_MINE: &[Mine] = &[
@@ -241,11 +242,20 @@ pub const TABLE: &[Line] = &[
         &[TooLate, End, HandBack],
         Verdict::Release,
     ),
-    line("a_promise_was_broken", &["A5"], HELD, &[Absent], &[Trusted], ANY_WISH, Verdict::AskPerson),
+    line(
+        "a_promise_was_broken",
+        &["A5"],
+        BEGUN_OR_WAITING,
+        &[Absent],
+        &[Trusted],
+        ANY_WISH,
+        Verdict::AskPerson,
+    ),
+    line("a_person_was_asked", &["A5", "C1"], &[Uncertain], &[Absent], ANY_STORE, ANY_WISH, Verdict::Keep),
     line(
         "the_memory_is_gone",
         &["C1", "C2", "C3"],
-        LIVE,
+        UNANSWERED,
         &[Absent],
         &[Replaced, RolledBack],
         ANY_WISH,

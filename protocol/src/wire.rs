@@ -58,7 +58,8 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Wire
 }
 
 /// A message as it crosses the link: the session that it belongs to, then the message. The session is 0 until the
-/// slave's Hello has named it; a receiver ignores frames of any other session than its own.
+/// slave's Hello has named it; a receiver ignores frames of any other session than its own. A Ping or Pong belongs to the
+/// connection and not to a session, and always bears 0.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Frame {
     /// Whose conversation this is part of.

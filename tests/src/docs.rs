@@ -3,15 +3,10 @@
 //! A table that is written twice is wrong once. What the rules decide is printed from the rules; what people have to
 //! be told beside it stands here, in matches without a `_` arm, so that a new value does not compile without its row.
 
-use std::fmt::Write as _;
-
 use reloop_protocol::job::{End, Event, OnInterrupt, State, Turn, next};
-use reloop_protocol::message::{
-    Activity, Attention, CloseCode, Flags, Mode, ReasonCode, Source, WaitingFor,
-};
+use reloop_protocol::message::{Activity, Attention, CloseCode, Flags, Mode, ReasonCode, Source, WaitingFor};
 use reloop_protocol::reconcile::{Line, Mine, Store, TABLE, Theirs, Verdict, Wish};
-use reloop_protocol::wire;
-use serde::de::DeserializeOwned;
+use reloop_protocol::wire::{self, WireError};
 
 const MINE: [Mine; 10] = [
     Mine::Unknown,
@@ -25,14 +20,8 @@ const MINE: [Mine; 10] = [
     Mine::OlderThanStarted,
     Mine::OlderThanEnded,
 ];
-const THEIRS: [Theirs; 6] = [
-    Theirs::Absent,
-    Theirs::Waiting,
-    Theirs::Working,
-    Theirs::Doubtful,
-    Theirs::Done,
-    Theirs::Remembered,
-];
+const THEIRS: [Theirs; 6] =
+    [Theirs::Absent, Theirs::Waiting, Theirs::Working, Theirs::Doubtful, Theirs::Done, Theirs::Remembered];
 const STORE: [Store; 3] = [Store::Trusted, Store::Replaced, Store::RolledBack];
 const WISH: [Wish; 6] = [Wish::Go, Wish::Released, Wish::TooLate, Wish::End, Wish::HandBack, Wish::Settle];
 const ENDS: [End; 3] = [End::Succeeded, End::Failed, End::Stopped];
@@ -49,8 +38,8 @@ pub const LINKS: [(&str, &str, [&str; 3]); 3] = [
 ];
 
 /// Every value of a plain enum, in wire order.
-pub fn all<T: DeserializeOwned>() -> Vec<T> {
-    (0..=u8::MAX).map_while(|number| wire::decode(&[number], 1).ok()).collect()
+pub fn all<T>(decode: fn(&[u8], usize) -> Result<T, WireError>) -> Vec<T> {
+    (0..=u8::MAX).map_while(|number| decode(&[number], 1).ok()).collect()
 }
 
 fn words<T: std::fmt::Debug>(value: &T) -> String {
@@ -74,13 +63,13 @@ impl Page {
     }
 
     fn text(&mut self, text: &str) {
-        let _ = write!(self.0, "\n{}\n", text.trim());
+        self.0.push_str(&format!("\n{}\n", text.trim()));
     }
 
     fn table(&mut self, heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
-        let _ = write!(self.0, "\n| {} |\n|{}\n", heads.join(" | "), "---|".repeat(heads.len()));
+        self.0.push_str(&format!("\n| {} |\n|{}\n", heads.join(" | "), "---|".repeat(heads.len())));
         for row in rows {
-            let _ = writeln!(self.0, "| {} |", row.join(" | "));
+            self.0.push_str(&format!("| {} |\n", row.join(" | ")));
         }
     }
 }
@@ -105,7 +94,10 @@ pub fn reconciliation() -> String {
     page.text("## The words\n\n**master** — what the master's book says of the job at this slave:");
     page.table(&["word", "meaning"], MINE.map(|mine| vec![words(&mine), mine_means(mine).to_owned()]));
     page.text("**slave** — what the slave holds of it:");
-    page.table(&["word", "meaning"], THEIRS.map(|theirs| vec![words(&theirs), theirs_means(theirs).to_owned()]));
+    page.table(
+        &["word", "meaning"],
+        THEIRS.map(|theirs| vec![words(&theirs), theirs_means(theirs).to_owned()]),
+    );
     page.text("**memory** — what is known of the database that the slave speaks from:");
     page.table(&["word", "meaning"], STORE.map(|store| vec![words(&store), store_means(store).to_owned()]));
     page.text("**wish** — what the master wishes, as far as a verdict depends on it:");
@@ -137,7 +129,8 @@ pub fn reconciliation() -> String {
     page.table(
         &["case", "what both hold, and what must come out", "lines"],
         cases.into_iter().map(|case| {
-            let lines: Vec<_> = TABLE.iter().filter(|line| line.cases.contains(&case)).map(line_name).collect();
+            let lines: Vec<_> =
+                TABLE.iter().filter(|line| line.cases.contains(&case)).map(line_name).collect();
             vec![case.to_owned(), case_means(case).unwrap_or("").to_owned(), lines.join(" ")]
         }),
     );
@@ -205,7 +198,9 @@ fn wish_means(wish: Wish) -> &'static str {
 
 fn verdict_means(verdict: Verdict) -> &'static str {
     match verdict {
-        Verdict::Keep => "both go on; the master takes the slave's word, the slave gets a newer wish if there is one",
+        Verdict::Keep => {
+            "both go on; the master takes the slave's word, the slave gets a newer wish if there is one"
+        }
         Verdict::Offer => "the slave is given the job again, under the same attempt",
         Verdict::Start => "the slave is given the start again, with its latest time",
         Verdict::Cancel => "the slave is told to end it",
@@ -213,7 +208,9 @@ fn verdict_means(verdict: Verdict) -> &'static str {
         Verdict::Adopt => "the master takes the job up from the slave, with its work, state and times",
         Verdict::Forget => "the master takes the outcome; when that is on its disk, the slave forgets it",
         Verdict::Release => "the slave has never had it: the master may do with it what it wishes",
-        Verdict::Quarantine => "the slave's memory is not trusted: nothing starts from it until a person has looked",
+        Verdict::Quarantine => {
+            "the slave's memory is not trusted: nothing starts from it until a person has looked"
+        }
         Verdict::AskPerson => "nobody can know: the job is `uncertain` until a person says how it ended",
     }
 }
@@ -223,17 +220,23 @@ pub fn case_means(case: &str) -> Option<&'static str> {
     Some(match case {
         "A1" => "The master assigned it, the slave never got it: offered again, or back to the queue.",
         "A2" => "The slave took it, its word was lost: the handshake is the confirmation.",
-        "A3" => "The start was released, the slave still waits: the start is given again, with its latest time.",
+        "A3" => {
+            "The start was released, the slave still waits: the start is given again, with its latest time."
+        }
         "A4" => "The master thinks assigned, the slave runs it: the slave's word counts.",
         "A5" => "The slave had it and has neither job nor outcome: a broken promise, a person is asked.",
         "A6" => "The box rebooted in mid-job: the machine is asked; without an answer, a person.",
         "A7" => "Intent to start on disk, no result: never a second blind start.",
-        "A8" => "It ended while offline: the outcome is recorded with the slave's times, then forgotten there.",
+        "A8" => {
+            "It ended while offline: the outcome is recorded with the slave's times, then forgotten there."
+        }
         "A9" => "It succeeded while the master canceled: succeeded, `cancel_too_late`.",
         "A10" => "It failed while the master canceled: failed.",
         "A11" => "It was canceled and runs: the slave stops it in the mode that was chosen.",
         "A12" => "It was canceled and waits: it is dropped.",
-        "A13" => "It was canceled and the slave is silent: only a person gives it up, and that burns the attempt.",
+        "A13" => {
+            "It was canceled and the slave is silent: only a person gives it up, and that burns the attempt."
+        }
         "A14" => "Another slave has it now, the first comes back unstarted: the first drops it.",
         "A15" => "The first comes back running it, the second has not started: the first keeps it.",
         "A16" => "Both run it: both finish, flagged `duplicate`; a person decides.",
@@ -370,8 +373,10 @@ fn job_table(page: &mut Page) {
             page.table(&["what happens", "becomes"], moves);
         }
         if !refusals.is_empty() {
-            let list: Vec<_> =
-                refusals.into_iter().map(|(why, events)| format!("* *{why}*: {}", events.join("; "))).collect();
+            let list: Vec<_> = refusals
+                .into_iter()
+                .map(|(why, events)| format!("* *{why}*: {}", events.join("; ")))
+                .collect();
             page.text(&format!("Refused:\n\n{}", list.join("\n")));
         }
     }
@@ -434,9 +439,10 @@ fn job(state: State) -> JobRow {
             "The slave refused it before it started.",
             ["— (an error of the method)", "—", "—", "REJECTED", "failed (in setup)"],
         ),
-        State::Expired => {
-            ("Its window closed before it started.", ["— (removed by Clear)", "—", "—", "REMOVED, TIMED_OUT", "—"])
-        }
+        State::Expired => (
+            "Its window closed before it started.",
+            ["— (removed by Clear)", "—", "—", "REMOVED, TIMED_OUT", "—"],
+        ),
         State::Lost => (
             "A person gave it up: its outcome is not known. A late true report may still correct it.",
             ["—", "—", "—", "TIMED_OUT", "lost"],
@@ -453,9 +459,10 @@ fn mode(mode: Mode) -> (&'static str, [&'static str; 3]) {
             "It finishes what it holds and takes no more.",
             ["Processing", "draining, ineligible", "by its activity"],
         ),
-        Mode::Maintenance => {
-            ("People work at it: nothing starts.", ["Maintenance, Setup", "ineligible", "Scheduled Down, Engineering"])
-        }
+        Mode::Maintenance => (
+            "People work at it: nothing starts.",
+            ["Maintenance, Setup", "ineligible", "Scheduled Down, Engineering"],
+        ),
         Mode::Disabled => {
             ("Nothing starts until it is enabled again.", ["None", "ineligible", "Non-Scheduled"])
         }
@@ -477,7 +484,9 @@ fn activity(activity: Activity) -> (&'static str, [&'static str; 4]) {
         Activity::Preparing => {
             ("A job is being started.", ["Executing", "Resetting, Starting", "ACTIVE, WAIT", "Productive"])
         }
-        Activity::Running => ("A job runs, or is being stopped.", ["Executing", "Execute", "ACTIVE", "Productive"]),
+        Activity::Running => {
+            ("A job runs, or is being stopped.", ["Executing", "Execute", "ACTIVE", "Productive"])
+        }
         Activity::Paused => (
             "A job is paused.",
             ["NotExecuting", "Held, Suspended", "INTERRUPTED, FEED_HOLD, PROGRAM_STOPPED", "Standby"],
@@ -544,7 +553,12 @@ fn attention(attention: Attention) -> (&'static str, &'static str) {
             "The box has another fingerprint: it may stand on another machine.",
             "make sure that the config fits the machine",
         ),
-        Attention::Fault => ("A job failed, and the config says that somebody has to look.", "look at the machine"),
+        Attention::Fault => {
+            ("A job failed, and the config says that somebody has to look.", "look at the machine")
+        }
+        Attention::MemoryGap => {
+            ("The master knows of a job that was accepted here, and the slave does not.", "look at the machine")
+        }
     }
 }
 
@@ -571,13 +585,18 @@ pub fn flags() -> Vec<(u16, &'static str)> {
 fn reason(code: ReasonCode) -> (&'static str, &'static str) {
     match code {
         ReasonCode::AtCapacity => ("the slave holds as many jobs as it may", "wait, or raise `capacity`"),
-        ReasonCode::UnknownProgram => ("the slave does not offer the program", "declare it there, or `retry`"),
-        ReasonCode::BadParams => {
-            ("a parameter is missing, unknown, or not allowed; or the work is too large", "place a corrected order")
+        ReasonCode::UnknownProgram => {
+            ("the slave does not offer the program", "declare it there, or `retry`")
         }
+        ReasonCode::BadParams => (
+            "a parameter is missing, unknown, or not allowed; or the work is too large",
+            "place a corrected order",
+        ),
         ReasonCode::NotInProduction => ("people have taken the slave out of production", "`mode production`"),
         ReasonCode::LocalLock => ("a person at the machine has locked remote starts out", "unlock there"),
-        ReasonCode::WindowClosed => ("its latest start passed before it started", "`retry` with another window"),
+        ReasonCode::WindowClosed => {
+            ("its latest start passed before it started", "`retry` with another window")
+        }
         ReasonCode::MissedStart => ("its time passed while the slave was off", "`release`"),
         ReasonCode::ReleaseLapsed => ("the release came too late to count", "`release` again"),
         ReasonCode::NotHeld => ("the slave holds nothing of this attempt", "nothing: it is offered or ended"),
@@ -598,8 +617,12 @@ fn reason(code: ReasonCode) -> (&'static str, &'static str) {
         ReasonCode::NoProof => ("the machine could not say what it did", "look at it, then `resolve`"),
         ReasonCode::MaxRuntime => ("it ran longer than its order allows, and was stopped", "`retry`"),
         ReasonCode::Canceled => ("somebody canceled it", "nothing"),
-        ReasonCode::Vanished => ("the slave lost what it had promised to keep", "look at the machine, `resolve`"),
-        ReasonCode::StoreReplaced => ("the slave's database is new", "look at the machine, `resolve`, `clear`"),
+        ReasonCode::Vanished => {
+            ("the slave lost what it had promised to keep", "look at the machine, `resolve`")
+        }
+        ReasonCode::StoreReplaced => {
+            ("the slave's database is new", "look at the machine, `resolve`, `clear`")
+        }
         ReasonCode::StoreRolledBack => {
             ("the slave's database went back in time", "look at the machine, `resolve`, `clear`")
         }
@@ -607,21 +630,24 @@ fn reason(code: ReasonCode) -> (&'static str, &'static str) {
         ReasonCode::Resolved => ("a person said how it ended", "nothing"),
         ReasonCode::Retrying => ("the order wants another attempt", "nothing"),
         ReasonCode::MachineFault => ("the machine reported a fault, or the program failed", "`retry`"),
-        ReasonCode::Attention => ("the machine needs a person before anything starts", "`clear`"),
         ReasonCode::Restored => {
             ("the master was restored from a backup; a slave may have done it since", "`release`")
         }
-        ReasonCode::Held => ("a person holds it", "`release`"),
-        ReasonCode::TooNew => ("it needs a newer peer", "upgrade the older node"),
     }
 }
 
 fn close(code: CloseCode) -> (&'static str, &'static str) {
     match code {
-        CloseCode::Protocol => ("a message could not be read, or came out of order", "nothing; if it goes on, a bug"),
-        CloseCode::NotAuthentic => ("the signature does not match the key", "put the right key back, or enrol anew"),
+        CloseCode::Protocol => {
+            ("a message could not be read, or came out of order", "nothing; if it goes on, a bug")
+        }
+        CloseCode::NotAuthentic => {
+            ("the signature does not match the key", "put the right key back, or enrol anew")
+        }
         CloseCode::NotEnrolled => ("the slave is not enrolled here", "approve it, or give it a token"),
-        CloseCode::WrongMaster => ("the slave belongs to another master", "correct its address, or enrol it here"),
+        CloseCode::WrongMaster => {
+            ("the slave belongs to another master", "correct its address, or enrol it here")
+        }
         CloseCode::TooSlow => ("the handshake took too long", "nothing"),
         CloseCode::DuplicateIdentity => {
             ("another box with the same key is connected and answers", "give the copy a key of its own")
@@ -665,10 +691,13 @@ pub fn states() -> String {
     );
     page.table(&["state", "meaning"], State::ALL.map(|state| row(code(state.name()), job(state).means, &[])));
     let heads: Vec<&str> = ["state"].into_iter().chain(JOB_STANDARDS).collect();
-    page.table(&heads, State::ALL.map(|state| {
-        let maps = job(state).maps;
-        row(code(state.name()), maps[0], &maps[1..])
-    }));
+    page.table(
+        &heads,
+        State::ALL.map(|state| {
+            let maps = job(state).maps;
+            row(code(state.name()), maps[0], &maps[1..])
+        }),
+    );
     page.text(
         "PackML and ISA-95 both say Held and Suspended and mean different things: in PackML Held has an inner cause and \
          Suspended an outer one; in ISA-95 Held is a constraint and Suspended a decision. Reloop says `paused`, with a \
@@ -677,7 +706,7 @@ pub fn states() -> String {
     page.text("### What an accepted job waits for");
     page.table(
         &["waiting_for", "meaning", "what ends it"],
-        all::<WaitingFor>().into_iter().map(|waiting| {
+        all(wire::decode::<WaitingFor>).into_iter().map(|waiting| {
             let (means, ends) = waiting_for(waiting);
             row(code(waiting.name()), means, &[ends])
         }),
@@ -688,8 +717,13 @@ pub fn states() -> String {
         flags().into_iter().map(|(_, name)| row(code(name), flag(name).unwrap_or(""), &[])),
     );
     page.text("### Who caused the last change");
-    page.table(&["source", "meaning"], all::<Source>().into_iter().map(|s| row(code(s.name()), source(s), &[])));
-    page.text("### Reasons\n\nThe code is for programs and stable; the text beside it is for people and is not.");
+    page.table(
+        &["source", "meaning"],
+        all(wire::decode::<Source>).into_iter().map(|s| row(code(s.name()), source(s), &[])),
+    );
+    page.text(
+        "### Reasons\n\nThe code is for programs and stable; the text beside it is for people and is not.",
+    );
     page.table(
         &["code", "meaning", "what helps"],
         ReasonCode::ALL.iter().map(|code_| {
@@ -718,10 +752,12 @@ pub fn states() -> String {
             row(code(value.name()), means, &maps)
         }),
     );
-    page.text("### Why a person is needed\n\nEach is ended by `clear`, at the machine or through the master.");
+    page.text(
+        "### Why a person is needed\n\nEach is ended by `clear`, at the machine or through the master.",
+    );
     page.table(
         &["attention", "meaning", "before that"],
-        all::<Attention>().into_iter().map(|value| {
+        all(wire::decode::<Attention>).into_iter().map(|value| {
             let (means, todo) = attention(value);
             row(code(value.name()), means, &[todo])
         }),

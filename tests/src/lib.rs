@@ -11,6 +11,7 @@
 
 pub mod client;
 pub mod daemon;
+pub mod demo;
 pub mod docs;
 pub mod nginx;
 pub mod process;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use reloop_protocol::job::State;
 use reloop_protocol::message::{Activity, Attention, CloseCode, Mode, ReasonCode, Source, WaitingFor};
 use reloop_protocol::reconcile::{TABLE, Verdict};
+use reloop_protocol::wire;
 use reloop_tests::docs;
 
 fn root() -> PathBuf {
@@ -19,8 +20,8 @@ fn read(path: &str) -> String {
 
 fn check(path: &str, printed: &str) {
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::create_dir_all(root().join("docs")).unwrap();
-        std::fs::write(root().join(path), printed).unwrap();
+        std::fs::create_dir_all(root().join("docs")).expect("the folder can be made");
+        std::fs::write(root().join(path), printed).expect("the page can be written");
     }
     let written = read(path);
     let differs = written.lines().zip(printed.lines()).find(|(written, printed)| written != printed);
@@ -85,15 +86,15 @@ fn every_value_has_its_row_in_the_states_page() {
     for (link, ..) in docs::LINKS {
         has(link, 5);
     }
-    let waits = docs::all::<WaitingFor>();
+    let waits = docs::all(wire::decode::<WaitingFor>);
     assert_eq!(waits.last(), Some(&WaitingFor::Clock), "all of them are found");
     for waiting in waits {
         has(waiting.name(), 3);
     }
-    for attention in docs::all::<Attention>() {
+    for attention in docs::all(wire::decode::<Attention>) {
         has(attention.name(), 3);
     }
-    for source in docs::all::<Source>() {
+    for source in docs::all(wire::decode::<Source>) {
         has(source.name(), 2);
     }
     assert_eq!(docs::flags().len(), 7);
@@ -119,8 +120,21 @@ fn every_line_of_the_verdict_table_is_printed() {
 
 /// In wire order, as the table of messages in PROTOCOL.md has them.
 const MESSAGES: [&str; 15] = [
-    "Challenge", "Hello", "Welcome", "Refuse", "Settled", "Report", "Declined", "Machine", "Want", "Forget",
-    "Conduct", "Ask", "Answer", "Ping", "Pong",
+    "Challenge",
+    "Hello",
+    "Welcome",
+    "Refuse",
+    "Settled",
+    "Report",
+    "Declined",
+    "Machine",
+    "Want",
+    "Forget",
+    "Conduct",
+    "Ask",
+    "Answer",
+    "Ping",
+    "Pong",
 ];
 
 const PROTOCOL: &str = "protocol/PROTOCOL.md";
@@ -140,15 +154,19 @@ fn the_protocol_page_leaves_no_word_and_no_number_out() {
         Mode::ALL.iter().map(|word| word.name()).collect(),
         Activity::ALL.iter().map(|word| word.name()).collect(),
         Verdict::ALL.iter().map(|word| word.name()).collect(),
-        docs::all::<WaitingFor>().into_iter().map(WaitingFor::name).collect(),
-        docs::all::<Source>().into_iter().map(Source::name).collect(),
-        docs::all::<Attention>().into_iter().map(Attention::name).collect(),
+        docs::all(wire::decode::<WaitingFor>).into_iter().map(WaitingFor::name).collect(),
+        docs::all(wire::decode::<Source>).into_iter().map(Source::name).collect(),
+        docs::all(wire::decode::<Attention>).into_iter().map(Attention::name).collect(),
     ];
     for words in plain {
         assert_says(&page, PROTOCOL, each(words).map(|(n, word)| listed(n, word)));
     }
     let flags = docs::flags().into_iter();
-    assert_says(&page, PROTOCOL, flags.map(|(bit, word)| format!("| {} | {bit} | `{word}` |", bit.trailing_zeros())));
+    assert_says(
+        &page,
+        PROTOCOL,
+        flags.map(|(bit, word)| format!("| {} | {bit} | `{word}` |", bit.trailing_zeros())),
+    );
     let closes = CloseCode::ALL.iter().enumerate();
     assert_says(
         &page,
@@ -168,10 +186,14 @@ fn the_vectors_in_the_protocol_page_are_the_golden_ones_and_are_decoded_to_the_l
     let (_, vectors) = page.split_once("## 17 Vectors").expect("the page has its vectors");
     let squeeze = |text: &str| text.chars().filter(|c| !c.is_whitespace() && *c != '`').collect::<String>();
     for name in ["ask.log", "forget", "want.resolve", "report"] {
-        let section = vectors.split("\n### ").find(|section| section.contains(&code(name))).expect("its section");
+        let section =
+            vectors.split("\n### ").find(|section| section.contains(&code(name))).expect("its section");
         assert!(squeeze(section).contains(golden[name]), "{name} is not the golden vector");
-        let decoded: String =
-            section.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next()).map(squeeze).collect();
+        let decoded: String = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next())
+            .map(squeeze)
+            .collect();
         assert_eq!(decoded, golden[name], "{name}, decoded");
     }
     assert!(squeeze(vectors).contains(golden["digest"]));

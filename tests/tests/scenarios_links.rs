@@ -9,7 +9,6 @@ use std::time::Duration;
 use reloop_tests::nginx::Nginx;
 use reloop_tests::process::{MasterOptions, Slave};
 use reloop_tests::proxy::{Close, Direction, Proxy};
-use reloop_tests::wait::eventually;
 use scenario::{Factory, PATIENCE, gated, has_flag, in_ms, ms, now_ms, printed, printer, with, work};
 use serde_json::json;
 
@@ -120,13 +119,14 @@ async fn a_cut_at_any_message_of_the_handshake_has_no_effect() {
         (Direction::ToSlave, 3, false),
     ];
     for (round, (direction, frame, before)) in cuts.into_iter().enumerate() {
-        f.nets[0].cut(Close::Fin);
+        // An agent that stands still does not dial before the cut is planned.
+        f.slaves[0].pause();
+        let connections = f.nets[0].counts().connections;
+        f.nets[0].drop_existing(Close::Fin);
         f.offline(0).await;
         placed.push((f.place(work(&format!("placed-{round}"), 0.0)).await, format!("placed-{round}")));
         f.nets[0].cut_after_frame(direction, frame, before);
-        let connections = f.nets[0].counts().connections;
-        // Takes connections again, without a word about the planned cut.
-        f.nets[0].resume_listening();
+        f.slaves[0].cont();
         f.nets[0].wait_for_connections(connections + 2).await;
         f.online(0).await;
         let seen = f.job(&running).await;
@@ -142,4 +142,87 @@ async fn a_cut_at_any_message_of_the_handshake_has_no_effect() {
     }
     assert_eq!((f.slaves[0].starts("running"), f.slaves[0].starts("waiting")), (1, 1));
     f.holds_nothing(0).await;
+}
+
+/// The same for the link's other end: the master's answers to a Want cross a link that is cut after each message.
+#[tokio::test]
+async fn a_cut_at_any_message_of_an_offer_starts_the_job_once() {
+    let f = Factory::new().await;
+    for (round, (direction, frame, before)) in [
+        (Direction::ToSlave, 3, true),
+        (Direction::ToSlave, 3, false),
+        (Direction::ToMaster, 3, true),
+        (Direction::ToMaster, 3, false),
+        (Direction::ToMaster, 4, true),
+        (Direction::ToMaster, 4, false),
+        (Direction::ToMaster, 5, false),
+        (Direction::ToSlave, 4, true),
+        (Direction::ToSlave, 4, false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let connections = f.nets[0].counts().connections;
+        f.nets[0].cut_after_frame(direction, frame, before);
+        f.nets[0].drop_existing(Close::Fin);
+        f.nets[0].wait_for_connections(connections + 1).await;
+        let tag = format!("offer-{round}");
+        let job = f.place(work(&tag, 0.0)).await;
+        let job = f.state(&job, "succeeded").await;
+        assert_eq!(job["attempt"], 1, "{direction:?} {frame} before={before}");
+        assert_eq!(f.slaves[0].starts(&tag), 1, "{direction:?} {frame} before={before}");
+    }
+    f.holds_nothing(0).await;
+}
+
+#[tokio::test]
+async fn a_slow_and_distant_network_only_makes_it_later() {
+    let f = Factory::new().await;
+    f.nets[0].delay(Duration::from_millis(150));
+    f.nets[0].throttle(20_000);
+    let due = in_ms(1200);
+    let job = f.place(with(work("slow", 0.0), json!({"start": {"not_before": due}}))).await;
+    let job = f.state(&job, "succeeded").await;
+    assert!(ms(&job["started_at"]) >= ms(&json!(due)), "{job:#}");
+    assert_eq!(f.slaves[0].starts("slow"), 1);
+}
+
+#[tokio::test]
+async fn the_shipped_nginx_site_carries_links_and_events_through_reload_and_restart() {
+    let mut f = Factory::empty(MasterOptions::default()).await;
+    let Some(nginx) = Nginx::start(f.master.addr().port()).await else { return };
+    let net = Proxy::start(nginx.addr());
+    f.slaves.push(Slave::start(scenario::options("s0", &net.url())));
+    f.nets.push(net);
+    f.online(0).await;
+    let through = reloop_tests::client::Client::new(nginx.addr(), Some(admin_token(&f)));
+    let mut events = through.events(None).await.unwrap();
+    let job = f.place(gated("nginx")).await;
+    f.state(&job, "running").await;
+    let heard = async {
+        while let Some(event) = events.next().await.unwrap() {
+            if event.data["id"] == job.as_str() && event.data["state"] == "running" {
+                return;
+            }
+        }
+        panic!("the stream ended");
+    };
+    tokio::time::timeout(PATIENCE, heard).await.expect("events pass at once");
+    let session = f.online(0).await["session"].clone();
+    nginx.reload();
+    through.livez().await.unwrap().expect(200);
+    assert_eq!(f.job(&job).await["state"], "running");
+    drop(nginx);
+    f.offline(0).await;
+    let nginx = Nginx::start(f.master.addr().port()).await.unwrap();
+    f.nets[0].redirect(nginx.addr());
+    let slave = f.online(0).await;
+    assert_ne!(slave["session"], session);
+    f.slaves[0].open_gate("nginx");
+    f.state(&job, "succeeded").await;
+    assert_eq!(f.slaves[0].starts("nginx"), 1);
+}
+
+fn admin_token(f: &Factory) -> String {
+    std::fs::read_to_string(f.master.data_dir().join("admin.token")).unwrap().trim().to_owned()
 }

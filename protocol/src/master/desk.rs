@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Answer, Delivery, Earlier, Effect, Enrollment, Job, MAX_PENDING, RECEIPTS, Refusal, Rules, Write,
-    never_seen,
 };
 use crate::id::{Attempt, BootId, Commit, JobId, Session, SlaveKey, StoreId, WishRev};
 use crate::job::{self, State};
@@ -18,6 +17,9 @@ use crate::reconcile::{Line, Mine, Store, Theirs, Verdict, Wish, judge};
 use crate::slave::LinkId;
 use crate::spec::{CancelMode, Desired};
 use crate::time::{Millis, Time};
+
+/// How much work one Welcome offers, in bytes on the wire: it is one message of at most 256 KiB.
+const OFFERED_BYTES: usize = 128 * 1024;
 
 /// How many earlier hand-outs of a job are kept: enough to see a pattern, and a bound on its record.
 const EARLIER: usize = 32;
@@ -340,7 +342,7 @@ impl Rules {
         if foreign {
             // It told nothing of its jobs yet: it binds itself, and introduces itself again.
             let welcome = Welcome {
-                protocol: PROTOCOL.newest,
+                protocol: PROTOCOL.common(hello.protocol).unwrap_or(PROTOCOL.newest),
                 session: hello.session,
                 bond: bond_of(self.state.node),
                 conduct: desk.conduct,
@@ -515,7 +517,7 @@ impl Rules {
         let key = hello.key;
         let Some(desk) = self.state.desks.get(&key) else { return };
         let node = self.state.node;
-        let store = if !never_seen(desk, hello.store) {
+        let store = if desk.store.is_some_and(|known| known != hello.store) {
             HelloStore::Replaced
         } else if desk.store.is_some() && hello.session <= desk.session {
             HelloStore::RolledBack
@@ -527,6 +529,7 @@ impl Rules {
         let mut rulings = Vec::new();
         let mut lines = Vec::new();
         let mut seen = BTreeSet::new();
+        let mut room = OFFERED_BYTES;
         for (row, remembered) in
             hello.rows.iter().map(|row| (row, false)).chain(hello.ring.iter().map(|row| (row, true)))
         {
@@ -542,7 +545,11 @@ impl Rules {
         for job in self.state.book.held_by(key).filter(|job| !seen.contains(&job.id)) {
             let line = self.line(Some(job), key, None, Theirs::Absent, store.store());
             lines.push(receipt_line(job.id, job.attempt, Some(job), None, line));
-            let want = (line.verdict == Verdict::Offer).then(|| job.want(true));
+            // What does not fit into this message is wanted again as soon as the link is live.
+            let size = job.spec.size();
+            let fits = line.verdict == Verdict::Offer && size <= room;
+            room -= if fits { size } else { 0 };
+            let want = fits.then(|| job.want(true));
             rulings.push(Ruling {
                 job: job.id,
                 attempt: job.attempt,
@@ -552,7 +559,7 @@ impl Rules {
             });
         }
         let welcome = Welcome {
-            protocol: PROTOCOL.newest,
+            protocol: PROTOCOL.common(hello.protocol).unwrap_or(PROTOCOL.newest),
             session: hello.session,
             bond: bond_of(node),
             conduct,
@@ -707,6 +714,13 @@ impl Rules {
                 lines,
             };
             self.persist.push(Write::Receipt(Box::new(receipt)));
+        }
+        // A master that was restored has forgotten how often people decided: its word has to be newer than any of those.
+        if let Some(obeyed) = desk.machine.as_ref().map(|machine| machine.conduct)
+            && (obeyed.rev > desk.conduct.rev
+                || obeyed.rev == desk.conduct.rev && obeyed.mode != desk.conduct.mode)
+        {
+            desk.conduct.rev = if obeyed.mode == desk.conduct.mode { obeyed.rev } else { obeyed.rev.next() };
         }
         self.touch_desk(key);
         self.settle_jobs(key, &hello, store.store(), settled.reports, settled.records, settled.declined);
@@ -923,7 +937,7 @@ impl Rules {
     /// The slave's word about an attempt that was given up or handed to another slave.
     fn take_older(&mut self, key: SlaveKey, report: Report, line: &Line) {
         let id = report.job;
-        let (attempt, said, seq) = (report.attempt, report.state, report.seq);
+        let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev.next());
         self.edit(id, |job| {
             let known =
                 job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);
@@ -941,7 +955,7 @@ impl Rules {
             // It is told in the Welcome; on a live link it is told here.
             let want = crate::spec::Want {
                 attempt,
-                rev: WishRev(u32::MAX),
+                rev,
                 desired: Desired::Cancel(CancelMode::IfNotStarted),
                 ..job.want(false)
             };
@@ -1012,7 +1026,7 @@ impl Rules {
             return self.effects.push(Effect::Ignored(OLD_DECLINE));
         }
         let (id, desired) = (declined.job, job.desired);
-        if declined.reason.code == ReasonCode::NotHeld && desired == Desired::Run {
+        if declined.reason.code == ReasonCode::NotHeld && matches!(desired, Desired::Run | Desired::Pause) {
             // It lacks the work: it is offered whole, under the same attempt.
             let want = job.want(true);
             return self.send_to(key, Message::Want(want));

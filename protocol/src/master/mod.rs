@@ -22,7 +22,7 @@ pub use self::desk::{Desk, DeskLink, Enrolled, Receipt, ReceiptLine};
 pub use self::dispatch::Room;
 pub use self::explain::{Explanation, WhyNot, explain};
 
-use crate::id::{Commit, Epoch, JobId, MasterId, OrderId, SlaveKey, StoreId};
+use crate::id::{Commit, Epoch, JobId, MasterId, OrderId, SlaveKey};
 use crate::job::{self, End, State};
 use crate::message::{CloseCode, Hello, Message, Mode, Reason, ReasonCode, Reply};
 use crate::slave::LinkId;
@@ -663,9 +663,4 @@ pub fn broken_invariant(state: &Master) -> Option<&'static str> {
         }
     }
     state.book.broken_invariant()
-}
-
-/// A store id that no database has: what a desk knows before its slave's first settled handshake.
-fn never_seen(desk: &Desk, store: StoreId) -> bool {
-    desk.store.is_none_or(|known| known == store)
 }

@@ -4,7 +4,7 @@ use super::{
     Answer, Asked, Delivery, Desk, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId,
     Rules, SlaveCommand, Token, Write,
 };
-use crate::id::{Epoch, JobId, OrderId, SlaveKey, WishRev};
+use crate::id::{Epoch, JobId, OrderId, SlaveKey};
 use crate::job::{self, End, State};
 use crate::message::{Ask, CloseCode, Message, Question, Reason, ReasonCode};
 use crate::spec::{CancelMode, Desired, Gate, Want};
@@ -180,8 +180,8 @@ impl Rules {
             return Some(Err((Refusal::SlaveOffline, text)));
         };
         let attempt = earlier.attempt;
-        let want =
-            Want { attempt, rev: WishRev(u32::MAX), desired: Desired::Resolve(end), ..job.want(false) };
+        let rev = earlier.report.as_ref().map_or(job.rev, |report| report.rev).next();
+        let want = Want { attempt, rev, desired: Desired::Resolve(end), ..job.want(false) };
         self.send(link, Message::Want(want));
         Some(Ok(Delivery::Sent))
     }
@@ -283,6 +283,10 @@ impl Rules {
                 "the slave is not connected: do it at the machine with `reloop-slave`, or when it is back";
             return self.refuse(request, Refusal::SlaveOffline, text);
         };
+        if self.state.desks.get(&key).is_some_and(|desk| desk.doubts) {
+            let text = "the slave has seen a later state of this master, and answers nothing: `reloop restore confirm`";
+            return self.refuse(request, Refusal::SlaveRefused, text);
+        }
         let id = self.state.next_ask;
         self.state.next_ask = self.state.next_ask.wrapping_add(1);
         self.state.asked.insert(id, Asked { request, link });

@@ -33,7 +33,10 @@ impl Rules {
     ) {
         match (self.state.link, message) {
             (_, Message::Challenge(challenge)) => self.challenged(link, &challenge),
-            (Link::Introduced { link: ours, .. }, Message::Refuse(refuse)) if ours == link => {
+            (
+                Link::Introduced { link: ours, .. } | Link::Challenged { link: ours, .. },
+                Message::Refuse(refuse),
+            ) if ours == link => {
                 self.state.link = Link::Down;
                 self.effects.push(Effect::Close { link, code: refuse.code, text: refuse.text });
             }
@@ -120,6 +123,8 @@ impl Rules {
             self.effects.push(Effect::Close { link, code: CloseCode::GoingAway, text });
             return;
         }
+        // A database that has just been born has promised nothing yet.
+        let newborn = self.state.node.bond.is_none();
         let mut settling =
             Settling { link, session, doubtful, report: BTreeSet::new(), record: BTreeSet::new() };
         if !doubtful {
@@ -135,13 +140,13 @@ impl Rules {
             if doubtful {
                 self.effects.push(Effect::Ignored(DOUBTED));
             } else {
-                self.rule(ruling, unfit);
+                self.rule(ruling, unfit, newborn);
             }
         }
         self.settling = Some(settling);
     }
 
-    fn rule(&mut self, ruling: Ruling, unfit: &BTreeMap<JobId, Reason>) {
+    fn rule(&mut self, ruling: Ruling, unfit: &BTreeMap<JobId, Reason>, newborn: bool) {
         let Ruling { job, attempt, verdict, want, .. } = ruling;
         match verdict {
             Verdict::Quarantine => {
@@ -156,10 +161,15 @@ impl Rules {
                 }
             }
             // The outcome is told in Settled; Forget comes when the master has it on disk.
+            Verdict::AskPerson => {
+                // It had promised to keep a job that it does not know: nothing starts until somebody has looked.
+                if !self.state.jobs.contains_key(&job) && !newborn {
+                    self.state.node.attention = self.state.node.attention.or(Some(Attention::MemoryGap));
+                }
+            }
             Verdict::Keep
             | Verdict::Adopt
             | Verdict::Forget
-            | Verdict::AskPerson
             | Verdict::Release
             | Verdict::Offer
             | Verdict::Start
@@ -233,6 +243,7 @@ impl Rules {
             return;
         }
         let Some(job) = self.state.jobs.remove(&forget.job) else { return };
+        self.state.ring.retain(|record| record.report.job != forget.job);
         self.effects.push(Effect::Dismiss(job.work()));
         self.state.ring.push(Record { spec: job.spec, start: job.start, report: job.report });
         let bytes = |ring: &[Record]| ring.iter().map(|record| record.spec.size()).sum::<usize>();
@@ -424,10 +435,11 @@ impl Rules {
             }
         }
         if want.digest != job.digest {
-            let text = "the work that the master means is not the work that is here";
+            let text = "the work that the master means is not the work that is here: cancel it";
             job.report.reason = Some(Reason::new(ReasonCode::DigestMismatch, text));
-            job.start.gate = Gate::Held;
-            return;
+            if state == job::State::Accepted {
+                job.start.gate = Gate::Held;
+            }
         }
         match want.desired {
             Desired::Run => self.let_run(id, Source::Remote),

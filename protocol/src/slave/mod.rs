@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Attempt, BootId, JobId, Run, Session, SlaveKey, StoreId, WishRev};
+use crate::id::{Attempt, BootId, Commit, JobId, Run, Session, SlaveKey, StoreId, WishRev};
 use crate::job::{self, End, State};
 use crate::message::{
     Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, MachineReport, Message,
@@ -843,6 +843,8 @@ fn standing(bond: Option<Bond>, challenge: &Challenge) -> Standing {
     match bond {
         None => Standing::New,
         Some(bond) if bond.master != challenge.master => Standing::Foreign,
+        // Just admitted there: nothing of what was forgotten before is on its disk.
+        Some(bond) if bond.commit == Commit(0) => Standing::New,
         Some(bond) if bond.epoch > challenge.epoch => Standing::Old,
         Some(bond) if bond.epoch == challenge.epoch && bond.commit > challenge.commit => Standing::Old,
         Some(bond) if bond.epoch < challenge.epoch => Standing::Restored,

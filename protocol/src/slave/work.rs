@@ -181,7 +181,9 @@ impl Rules {
                 }
             }
             Probed::Gone => {
-                job.interruptions = job.interruptions.saturating_add(1);
+                if job.report.state.is_executing() {
+                    job.interruptions = job.interruptions.saturating_add(1);
+                }
                 job.report.flags.set(Flags::INTERRUPTED);
                 let too_often = job.interruptions > self.state.settings.max_interruptions;
                 let policy = match job.spec.on_interrupt {

@@ -33,6 +33,7 @@ i=0
 while [ $i -lt 500 ]; do echo line $i; i=$((i+1)); done
 until [ -e $place/gates/$0 ]; do sleep 0.05; done
 while [ $i -lt 1000 ]; do echo line $i; i=$((i+1)); done
+echo "end $0 $$" >>$place/machine.log
 exit $1
 """, "{tag}", "{exit}"]
 [programs.printer.params]
@@ -195,6 +196,16 @@ impl Factory {
         std::fs::read_to_string(dir.path().join("output")).unwrap()
     }
 
+    /// How often the simulated machine began this job, by its own memory.
+    pub fn bakes(&self, slave: usize, job: &str) -> usize {
+        let file = self.slaves[slave].state_dir().join("machines").join("bake.json");
+        let Ok(text) = std::fs::read_to_string(file) else { return 0 };
+        let memory: Value = serde_json::from_str(&text).unwrap();
+        let bare = job.trim_start_matches("job_");
+        let runs = memory["runs"].as_array().unwrap().iter();
+        runs.filter(|run| run["key"].as_str().unwrap().contains(bare) && run["trace"] != "void").count()
+    }
+
     /// The newest receipt of a slave's handshakes that has a line about this job: the line.
     pub async fn ruling(&self, slave: usize, job: &str) -> Value {
         let receipts = self.client.receipts(self.slaves[slave].name()).await.unwrap().expect(200);
@@ -274,35 +285,15 @@ pub fn now_ms() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-/// Milliseconds since the epoch as RFC 3339, by the civil-from-days rule (proleptic Gregorian calendar).
+/// Milliseconds since the epoch as RFC 3339.
 pub fn rfc3339(ms: i64) -> String {
-    let (days, rest) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (h, m, s, ms) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
-    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+    jiff::Timestamp::from_millisecond(ms).unwrap().to_string()
 }
 
 /// A moment of an answer, comparable with [`now_ms`].
 pub fn ms(time: &Value) -> i64 {
     let text = time.as_str().unwrap_or_else(|| panic!("a time, not {time}"));
-    let number = |from: usize, to: usize| text[from..to].parse::<i64>().unwrap();
-    let (year, month, day) = (number(0, 4), number(5, 7), number(8, 10));
-    let shifted_year = year - i64::from(month <= 2);
-    let era = shifted_year.div_euclid(400);
-    let of_era = shifted_year.rem_euclid(400);
-    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    let fraction = text.trim_end_matches('Z').split_once('.').map_or("", |(_, fraction)| fraction);
-    let millis: i64 = format!("{fraction:0<3}")[..3].parse().unwrap();
-    ((days * 24 + number(11, 13)) * 60 + number(14, 16)) * 60_000 + number(17, 19) * 1000 + millis
+    text.parse::<jiff::Timestamp>().unwrap().as_millisecond()
 }
 
 /// Whether a job carries this flag.

@@ -442,6 +442,11 @@ async fn place_until_acknowledged(
 /// tag was started twice, all jobs have ended, and both views are equal.
 #[tokio::test]
 async fn nothing_is_lost_and_nothing_starts_twice_whatever_dies_when() {
+    // The client is a task beside the faults.
+    tokio::task::LocalSet::new().run_until(chaos()).await;
+}
+
+async fn chaos() {
     const SLAVES: u64 = 3;
     let env = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seed = env("RELOOP_SEED").unwrap_or_else(|| u64::from(std::process::id()) ^ now_ms().unsigned_abs());
@@ -458,7 +463,7 @@ async fn nothing_is_lost_and_nothing_starts_twice_whatever_dies_when() {
     }
     let (order_here, mut orders) = tokio::sync::mpsc::unbounded_channel::<(String, Option<String>, Value, bool)>();
     let client = f.client.clone();
-    let load = tokio::spawn(async move {
+    let load = tokio::task::spawn_local(async move {
         let mut placed = vec![];
         while let Some((key, tag, order, cancel)) = orders.recv().await {
             let one = place_until_acknowledged(&client, key, tag, order).await;

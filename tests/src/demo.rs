@@ -10,6 +10,7 @@ mod screen;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
@@ -96,12 +97,19 @@ fn build() -> anyhow::Result<()> {
         Some(profile) => profile,
     };
     let target = dir.parent().context("a profile lies in the target directory")?;
-    let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        // As the outer `cargo run` does it: all of the workspace, so that no dependency is built twice.
-        .args(["build", "--bins", "--profile", profile, "--target-dir"])
-        .arg(target)
-        .current_dir(workspace())
-        .status();
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What the outer cargo says of this package: build scripts look at it, and would build their crates once more.
+    let outer = |key: &OsStr| {
+        ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|prefix| key.as_encoded_bytes().starts_with(prefix.as_bytes()))
+    };
+    for (key, _) in std::env::vars_os().filter(|(key, _)| outer(key)) {
+        cargo.env_remove(key);
+    }
+    // As the outer `cargo run` does it: all of the workspace, so that no dependency is built twice.
+    let arguments = ["build", "--bins", "--profile", profile, "--target-dir"];
+    let built = cargo.args(arguments).arg(target).current_dir(workspace()).status();
     match built {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => bail!("the nodes could not be built ({status}): cargo said above what to mend"),
@@ -181,7 +189,7 @@ impl Office {
             if TcpListener::bind(addr).is_err() {
                 continue;
             }
-            let dir = WorkDir::new("reloop-demo-master-");
+            let dir = WorkDir::new("reloop-demo-");
             let daemon = Daemon::new("master", dir.path().join("master.log"));
             let mut office = Self { daemon, addr, dir };
             if office.start().await? {
@@ -201,9 +209,12 @@ impl Office {
         let args = [&args[..], &["--data-dir".into(), path(&self.data_dir())]].concat();
         let args = [&args[..], &["--config".into(), path(&config)]].concat();
         self.daemon.spawn(&binary("reloop"), &args, &BTreeMap::new(), &[]);
-        let (client, end) = (Client::new(self.addr, None), Instant::now() + START_DEADLINE);
+        let end = Instant::now() + START_DEADLINE;
         loop {
-            if client.livez().await.is_ok_and(|reply| reply.status == 200) {
+            // With the token that only this master knows: on the same port another one may answer.
+            if let Ok(client) = self.client()
+                && client.slaves().await.is_ok_and(|reply| reply.status == 200)
+            {
                 return Ok(true);
             }
             if let Some(status) = self.daemon.ended() {
@@ -354,7 +365,7 @@ impl Factory {
         .await?;
         self.screen.say(
             Voice::Sees,
-            "Three slaves dialled in: two simulated ovens, and a mill that runs a real program (a shell script).",
+            "Three slaves dialled in: two simulated ovens and a mill that runs a real program, a shell script.",
         );
         self.screen.caption("Orders come in over REST; the master hands them out as jobs.");
         let due = Timestamp::now() + CAKE_IS_DUE_AFTER;
@@ -400,7 +411,7 @@ impl Factory {
         self.facts.bread_when_noticed = self.share("bread").unwrap_or_default();
         let belief = self.jobs.get("bread").cloned().context("bread is in the master's book")?;
         let text = format!(
-            "At the machine: bread at {}. The master: {} at {}, {} s old, flagged {}. It gives nothing up.",
+            "At the machine: bread at {}. The master: {} at {}, {} s old, {}. It gives nothing up.",
             percent(self.facts.bread_when_noticed),
             belief.state,
             percent(belief.progress.unwrap_or_default()),
@@ -501,7 +512,7 @@ impl Factory {
         let id = job.as_str().or_else(|| job["id"].as_str()).context("an order has a job")?;
         self.names.insert(id.to_owned(), name.to_owned());
         self.order.push(name.to_owned());
-        self.screen.say(Voice::Does, format!("Order {name}: {what}."));
+        self.screen.say(Voice::Does, format!("Order {name:<8} {what}."));
         Ok(())
     }
 
@@ -619,7 +630,7 @@ impl Factory {
         for job in self.jobs.values().filter(|job| job.is_ended()) {
             if self.told.insert(format!("{} at the master", job.name())) {
                 let voice = if job.state == "succeeded" { Voice::Good } else { Voice::Bad };
-                let text = format!("{} {}: the master has the outcome on its disk.", job.name(), job.state);
+                let text = format!("{} {}; the master has it on its disk.", job.name(), job.state);
                 self.screen.say(voice, text);
             }
         }
@@ -773,7 +784,9 @@ impl Factory {
         self.screen.finish();
         let facts = &self.facts;
         let mut text = String::from("\n");
-        let mut line = |line: String| writeln!(text, "  {line}").expect("a string takes everything");
+        let mut line = |line: String| {
+            writeln!(text, "{}", format!("  {line}").trim_end()).expect("a string takes everything")
+        };
         let bold = |text: &str| self.screen.paint(Style::Bold, text);
         let dim = |text: &str| self.screen.paint(Style::Dim, text);
         line(format!(

@@ -82,6 +82,9 @@ pub fn run(seed: u64, slaves: usize, jobs: usize) -> Outcome {
             let ms = 100 + random.below(4_000) as i64;
             world.pass_some(ms);
         }
+        if random.one_in(4) {
+            world.deliver_late(random.below(64));
+        }
         acts += 1;
         let slave = random.below(slaves);
         let job = (!placed.is_empty()).then(|| placed[random.below(placed.len())]);

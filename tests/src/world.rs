@@ -148,6 +148,14 @@ struct Wire {
     half_open: bool,
 }
 
+/// How many late frames are kept: the oldest are lost for good.
+const LATE: usize = 64;
+
+enum Late {
+    ToSlave(usize, LinkId, reloop_protocol::id::Session, Message),
+    ToMaster(LinkId, Message),
+}
+
 /// The world.
 pub struct World {
     /// Milliseconds since the beginning.
@@ -167,6 +175,8 @@ pub struct World {
     pub tracing: bool,
     /// Links that the master believes in and that are dead to the slave.
     dead_links: BTreeMap<LinkId, bool>,
+    /// Frames that were under way when their link died: they may still arrive, at a node that is in another session.
+    late: VecDeque<Late>,
     /// Every message that crossed, for those who want to count.
     pub crossed: Vec<(usize, &'static str)>,
 }
@@ -184,6 +194,7 @@ impl World {
             next: 1,
             tracing: std::env::var_os("RELOOP_TRACE").is_some(),
             dead_links: BTreeMap::new(),
+            late: VecDeque::new(),
             crossed: Vec::new(),
         };
         world.start_master();
@@ -344,11 +355,34 @@ impl World {
 
     fn drop_link(&mut self, slave: usize) {
         let Some(wire) = self.boxes[slave].link.take() else { return };
+        let to_slave = wire.to_slave.into_iter().map(|(session, m)| Late::ToSlave(slave, wire.id, session, m));
+        let to_master = wire.to_master.into_iter().map(|message| Late::ToMaster(wire.id, message));
+        self.late.extend(to_slave.chain(to_master));
+        while self.late.len() > LATE {
+            self.late.pop_front();
+        }
         if self.boxes[slave].state.is_some() {
             self.slave_event(slave, slave::Event::LinkClosed { link: wire.id });
         }
         let last_heard = self.now();
         self.master_event(master::Event::LinkClosed { link: wire.id, last_heard });
+    }
+
+    /// A frame of a dead link arrives all the same.
+    pub fn deliver_late(&mut self, which: usize) {
+        let Some(late) = self.late.remove(which % self.late.len().max(1)) else { return };
+        match late {
+            Late::ToSlave(slave, link, session, message) => {
+                let unfit = BTreeMap::new();
+                self.slave_event(slave, slave::Event::Received { link, session, message, unfit });
+            }
+            Late::ToMaster(link, message) => match message {
+                Message::Hello(hello) => {
+                    self.master_event(master::Event::HelloReceived { link, hello, token: None });
+                }
+                message => self.master_event(master::Event::Received { link, message }),
+            },
+        }
     }
 
     fn connect(&mut self, slave: usize) {

@@ -648,6 +648,74 @@ fn a_failed_job_is_tried_again_only_if_its_order_says_so() {
 }
 
 #[test]
+fn what_has_not_ended_is_not_forgotten_whoever_says_so() {
+    use reloop_protocol::message::{Forget, Message};
+    use reloop_protocol::slave;
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.settle();
+    let report = world.job(job).report.unwrap();
+    let slave::Link::Live { link, session, .. } = world.boxes[0].state.as_ref().unwrap().link else {
+        panic!("not live")
+    };
+    let mut seq = report.seq;
+    seq.count += 100;
+    let message = Message::Forget(Forget { job, attempt: report.attempt, seq });
+    world.slave_event(0, slave::Event::Received { link, session, message, unfit: Default::default() });
+    assert_eq!(world.on_slave(0, job), Some(State::Running));
+    // Nor an outcome that is newer than what the master has on disk.
+    world.cut(0);
+    world.pass(12_000);
+    world.plug(0);
+    while !matches!(world.boxes[0].state.as_ref().unwrap().link, slave::Link::Live { .. }) {
+        assert!(world.pump());
+    }
+    let slave::Link::Live { link, session, .. } = world.boxes[0].state.as_ref().unwrap().link else {
+        panic!("not live")
+    };
+    let message = Message::Forget(Forget { job, attempt: report.attempt, seq: report.seq });
+    world.slave_event(0, slave::Event::Received { link, session, message, unfit: Default::default() });
+    assert_eq!(world.on_slave(0, job), Some(State::Succeeded));
+}
+
+#[test]
+fn frames_of_another_session_have_no_force() {
+    use reloop_protocol::message::Message;
+    use reloop_protocol::slave;
+    let mut world = World::new(1);
+    let mut order = world.order("mill");
+    order.start.gate = Gate::Held;
+    let job = world.place(order);
+    world.settle();
+    let held = world.job(job);
+    let slave::Link::Live { link, session, .. } = world.boxes[0].state.as_ref().unwrap().link else {
+        panic!("not live")
+    };
+    let mut start = held.start;
+    start.gate = Gate::Open;
+    let want = reloop_protocol::spec::Want {
+        job,
+        attempt: held.attempt,
+        rev: reloop_protocol::id::WishRev(held.rev.0 + 9),
+        digest: held.digest,
+        spec: None,
+        desired: held.desired,
+        start,
+    };
+    let other_link = slave::LinkId(link.0 + 1000);
+    let other_session = reloop_protocol::id::Session(session.0 + 1);
+    for (link, session) in [(other_link, session), (link, other_session)] {
+        let message = Message::Want(want.clone());
+        world.slave_event(0, slave::Event::Received { link, session, message, unfit: Default::default() });
+        assert_eq!(world.on_slave(0, job), Some(State::Accepted));
+    }
+    let message = Message::Want(want);
+    world.slave_event(0, slave::Event::Received { link, session, message, unfit: Default::default() });
+    assert_eq!(world.begun(job), 1, "of this session it has");
+}
+
+#[test]
 fn a_promise_that_was_broken_makes_a_person_decide() {
     let mut world = World::new(1);
     let order = world.order("mill");

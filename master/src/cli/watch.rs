@@ -27,8 +27,12 @@ pub(super) async fn watch(client: &Client, output: Output, id: &str) -> Result<E
 async fn show_until_ended(client: &Client, output: Output, id: &str) -> Result<Exit, Failure> {
     let redraws = output == Output::Table && std::io::stdout().is_terminal();
     let mut shown = String::new();
+    let mut looker = Looker::new(client);
     loop {
-        let Some(job) = look(client, id).await? else { continue };
+        let Some(job) = looker.look(id).await? else {
+            tokio::time::sleep(EVERY).await;
+            continue;
+        };
         let now = jiff::Timestamp::now();
         let line = match output {
             Output::Json => job.to_string(),
@@ -70,8 +74,9 @@ pub(super) async fn wait(
 ) -> Result<Exit, Failure> {
     let ended = async {
         let mut worst = Exit::Ok;
+        let mut looker = Looker::new(client);
         for id in ids {
-            let exit = ended(client, id).await?;
+            let exit = ended(&mut looker, id).await?;
             if exit as u8 > worst as u8 {
                 worst = exit;
             }
@@ -92,10 +97,10 @@ pub(super) async fn wait(
     }
 }
 
-async fn ended(client: &Client, id: &str) -> Result<Exit, Failure> {
+async fn ended(looker: &mut Looker<'_>, id: &str) -> Result<Exit, Failure> {
     let mut warned = false;
     loop {
-        if let Some(job) = look(client, id).await? {
+        if let Some(job) = looker.look(id).await? {
             let state = job["state"].as_str().unwrap_or("");
             if !job["ended_at"].is_null() {
                 remark(&format!("{id} {state}{}", why(&job)));
@@ -136,9 +141,10 @@ pub(super) async fn log(
 ) -> Result<Exit, Failure> {
     let print = async {
         let mut at = offset;
+        let mut looker = Looker::new(client);
         loop {
             // Looked at first: what it says after its end is all there then.
-            let over = !follow || look(client, id).await?.is_some_and(|job| !job["ended_at"].is_null());
+            let over = !follow || looker.look(id).await?.is_some_and(|job| !job["ended_at"].is_null());
             loop {
                 let (from, total, bytes) = part(client, id, at, limit).await?;
                 let exit = write_out(&bytes);
@@ -179,16 +185,34 @@ async fn part(
     Ok((offset, total, bytes.to_vec()))
 }
 
-/// The job; none while the master does not answer.
-async fn look(client: &Client, id: &str) -> Result<Option<Value>, Failure> {
-    match client.get(&format!("/v1/jobs/{id}")).await {
-        Ok(job) => Ok(Some(job)),
-        Err(failure) if failure.exit == Exit::Unreachable => {
-            remark(&failure.text);
-            tokio::time::sleep(EVERY).await;
-            Ok(None)
+/// Looks at jobs again and again, and says once that the master does not answer.
+struct Looker<'a> {
+    client: &'a Client,
+    silent: bool,
+}
+
+impl<'a> Looker<'a> {
+    fn new(client: &'a Client) -> Self {
+        Self { client, silent: false }
+    }
+
+    /// The job; none while the master does not answer.
+    async fn look(&mut self, id: &str) -> Result<Option<Value>, Failure> {
+        match self.client.get(&format!("/v1/jobs/{id}")).await {
+            Ok(job) => {
+                if std::mem::take(&mut self.silent) {
+                    remark("the master answers again");
+                }
+                Ok(Some(job))
+            }
+            Err(failure) if failure.exit == Exit::Unreachable => {
+                if !std::mem::replace(&mut self.silent, true) {
+                    remark(&format!("{}; trying again every second", failure.text));
+                }
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
         }
-        Err(failure) => Err(failure),
     }
 }
 

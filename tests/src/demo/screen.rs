@@ -14,7 +14,7 @@ const MAX_COLUMNS: usize = 118;
 /// `  12.3  » ` in front of a line of the story.
 const MARGIN: usize = 12;
 const NAME: usize = 9;
-const LINK: usize = 15;
+const LINK: usize = 16;
 const JOB: usize = 9;
 const PERCENT: usize = 6;
 const MASTER: usize = 32;
@@ -206,17 +206,13 @@ impl Screen {
             return;
         }
         self.live = false;
+        let mut lines = self.head();
+        lines.extend(self.story.iter().flat_map(|entry| self.entry(entry, self.columns())));
         let mut out = erase(self.drawn);
-        for line in self.head() {
-            out.push_str(&line);
-            out.push('\n');
+        for line in lines {
+            push_line(&mut out, &line);
         }
-        for entry in &self.story {
-            for line in self.entry(entry, self.columns()) {
-                out.push_str(&line);
-                out.push('\n');
-            }
-        }
+        out.push_str("\x1b[J");
         out.push_str(LEAVE);
         print(&out);
     }
@@ -256,8 +252,7 @@ impl Screen {
         lines.extend(story.split_off(story.len().saturating_sub(room)));
         self.drawn = lines.len();
         for line in lines {
-            out.push_str(&line);
-            out.push_str("\x1b[K\n");
+            push_line(&mut out, &line);
         }
         out.push_str(END);
         print(&out);
@@ -323,7 +318,10 @@ impl Screen {
 
     fn entry(&self, entry: &Entry, columns: usize) -> Vec<String> {
         let (mark, style) = entry.voice.mark();
-        let style = if entry.voice == Voice::Does { Style::Plain } else { style };
+        let style = match entry.voice {
+            Voice::Does | Voice::Sees | Voice::Good => Style::Plain,
+            Voice::Detail | Voice::Breaks | Voice::Bad => style,
+        };
         wrap(&entry.text, columns.saturating_sub(MARGIN))
             .iter()
             .enumerate()
@@ -356,6 +354,13 @@ fn erase(lines: usize) -> String {
         0 => "\r".to_owned(),
         lines => format!("\r\x1b[{lines}A"),
     }
+}
+
+fn push_line(frame: &mut String, line: &str) {
+    // Erased first: behind a full line the cursor still stands on its last character.
+    frame.push_str("\x1b[2K");
+    frame.push_str(line);
+    frame.push('\n');
 }
 
 fn print(text: &str) {

@@ -10,7 +10,8 @@ use reloop_node::link::{LastHeard, Outbox, wall_ms};
 use reloop_node::store::{Op, Store, StoreError};
 use reloop_protocol::id::{JobId, OrderId, Session, SlaveKey};
 use reloop_protocol::master::{
-    self, Answer, Effect, Event, IdempotencyKey, Job, JobCommand, Master, Order, Receipt, RequestId, SlaveCommand, Token,
+    self, Answer, Effect, Event, IdempotencyKey, Job, JobCommand, Master, Order, Receipt, RequestId,
+    SlaveCommand, Token,
 };
 use reloop_protocol::slave::LinkId;
 use reloop_protocol::time::Time;
@@ -141,7 +142,7 @@ pub enum Input {
 /// What the loop does.
 pub enum Act {
     /// By the rules.
-    Rule(Effect),
+    Rule(Box<Effect>),
     /// For somebody who looked.
     Deliver(Deliver),
 }
@@ -199,7 +200,9 @@ impl Handle {
         match tokio::time::timeout(ANSWER_PATIENCE, answered).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(Unavailable(self.healthy().err().unwrap_or_else(|| GONE.to_owned()))),
-            Err(_) => Err(Unavailable("no answer in time: ask for the state before you try again".to_owned())),
+            Err(_) => {
+                Err(Unavailable("no answer in time: ask for the state before you try again".to_owned()))
+            }
         }
     }
 
@@ -267,7 +270,9 @@ impl Handle {
     pub fn healthy(&self) -> Result<(), String> {
         self.store.healthy().map_err(|error| error.to_string())?;
         if self.failed.load(Ordering::Relaxed) {
-            return Err("the master could not write to its disk: check it, then restart the master".to_owned());
+            return Err(
+                "the master could not write to its disk: check it, then restart the master".to_owned()
+            );
         }
         if self.inbox.is_closed() {
             return Err(GONE.to_owned());
@@ -363,7 +368,7 @@ impl Driver {
         for write in &persist {
             records::ops(write, &mut ops);
         }
-        (ops, effects.into_iter().map(Act::Rule).collect())
+        (ops, effects.into_iter().map(|effect| Act::Rule(Box::new(effect))).collect())
     }
 
     fn event(input: &Input) -> Option<&Event> {
@@ -442,7 +447,7 @@ impl Node for Driver {
     fn perform(&mut self, act: Act) {
         let effect = match act {
             Act::Deliver(deliver) => return deliver(),
-            Act::Rule(effect) => effect,
+            Act::Rule(effect) => *effect,
         };
         match effect {
             Effect::Send { link, message } => {
@@ -457,7 +462,8 @@ impl Node for Driver {
                 }
             }
             Effect::Probe { link } => {
-                let (Some((outbox, _)), Some(inbox)) = (self.links.get(&link).cloned(), self.inbox.upgrade()) else {
+                let (Some((outbox, _)), Some(inbox)) = (self.links.get(&link).cloned(), self.inbox.upgrade())
+                else {
                     return;
                 };
                 let patience = self.probe_patience;
@@ -476,7 +482,8 @@ impl Node for Driver {
             Effect::JobChanged(id) => self.board.tell(Change::Job(id)),
             Effect::SlaveChanged(key) => {
                 let live = self.state().desks.get(&key).and_then(master::Desk::live);
-                let last_heard = live.and_then(|link| self.links.get(&link)).map(|(outbox, _)| outbox.last_heard());
+                let last_heard =
+                    live.and_then(|link| self.links.get(&link)).map(|(outbox, _)| outbox.last_heard());
                 let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
                 match last_heard {
                     Some(last_heard) => heard.insert(key, last_heard),
@@ -500,7 +507,10 @@ impl Node for Driver {
             // Reading goes on; what it shows may be newer than the disk, and readiness says why.
             Input::Look(look) => look(self.state(), Time(wall_ms()))(),
             Input::LinkUp { outbox, .. } => {
-                outbox.close(reloop_protocol::message::CloseCode::Storage, "the master cannot write to its disk");
+                outbox.close(
+                    reloop_protocol::message::CloseCode::Storage,
+                    "the master cannot write to its disk",
+                );
             }
             Input::Link(Event::LinkClosed { link, .. }) => drop(self.links.remove(&link)),
             Input::Link(_) | Input::Call(..) => {}

@@ -43,7 +43,12 @@ pub struct Door {
 impl Door {
     /// A door with this many handshakes at a time.
     pub fn new(handle: Handle, timing: Timing, handshakes: usize) -> Self {
-        Self { handle, timing, places: Arc::new(Semaphore::new(handshakes)), next: Arc::new(AtomicU64::new(1)) }
+        Self {
+            handle,
+            timing,
+            places: Arc::new(Semaphore::new(handshakes)),
+            next: Arc::new(AtomicU64::new(1)),
+        }
     }
 }
 
@@ -60,7 +65,8 @@ pub async fn upgrade(State(door): State<Door>, mut request: Request) -> Response
         let span = COME_BACK.1 - COME_BACK.0;
         let wait = COME_BACK.0 + (link::random_fraction() * span as f64).round() as u64;
         let text = "too many slaves connect at once\n";
-        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, wait.to_string())], text).into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, wait.to_string())], text)
+            .into_response();
     };
     let mut bare = axum::http::Request::new(());
     bare.method_mut().clone_from(request.method());
@@ -69,7 +75,9 @@ pub async fn upgrade(State(door): State<Door>, mut request: Request) -> Response
     bare.headers_mut().clone_from(request.headers());
     let mut response = match create_response(&bare) {
         Ok(response) => response.map(|()| Body::empty()),
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("not a WebSocket upgrade: {error}\n")).into_response(),
+        Err(error) => {
+            return (StatusCode::BAD_REQUEST, format!("not a WebSocket upgrade: {error}\n")).into_response();
+        }
     };
     response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     let upgraded = hyper::upgrade::on(&mut request);
@@ -111,7 +119,10 @@ impl Door {
             last_heard = Some(outbox.last_heard());
             // In a task of its own, because a link that is to be closed must not wait for a busy master. If that is
             // shutting down, the outbox is dropped, and that closes the link.
-            announced = Some(tokio::spawn(async move { inbox.send(Input::LinkUp { link: id, outbox, nonce }).await }));
+            announced =
+                Some(tokio::spawn(
+                    async move { inbox.send(Input::LinkUp { link: id, outbox, nonce }).await },
+                ));
         })
         .await;
         if let Some(announced) = announced {

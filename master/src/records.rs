@@ -42,7 +42,9 @@ pub enum Unreadable {
     #[error(transparent)]
     Envelope(#[from] record::RecordError),
     /// A newer version of this program wrote it.
-    #[error("it has layout {0}, and this version knows {SCHEMA}: use the version that wrote it, or a newer one")]
+    #[error(
+        "it has layout {0}, and this version knows {SCHEMA}: use the version that wrote it, or a newer one"
+    )]
     Newer(u8),
     /// The payload is not what the key says.
     #[error(transparent)]

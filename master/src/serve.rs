@@ -87,8 +87,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let door = Door::new(handle.clone(), timing, config.link.max_handshakes);
     let quiet = CancellationToken::new();
     let watched = handle.clone();
-    let router = rest::router(rest::RestState::new(handle, Arc::new(tokens), &config).with_stop(quiet.clone()))
-        .merge(Router::new().route("/v1/link", get(link::upgrade)).with_state(door));
+    let router =
+        rest::router(rest::RestState::new(handle, Arc::new(tokens), &config).with_stop(quiet.clone()))
+            .merge(Router::new().route("/v1/link", get(link::upgrade)).with_state(door));
     tracing::info!(%address, "listening");
     notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = tokio::spawn(watchdog(watched));
@@ -122,9 +123,12 @@ fn unix_ms() -> u64 {
 }
 
 fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+    let socket =
+        if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
-    socket.bind(address).with_context(|| format!("cannot listen on {address}: is another master running there?"))?;
+    socket
+        .bind(address)
+        .with_context(|| format!("cannot listen on {address}: is another master running there?"))?;
     Ok(socket.listen(BACKLOG)?)
 }
 

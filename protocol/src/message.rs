@@ -708,6 +708,10 @@ pub enum Question {
     Log {
         /// Which job.
         job: JobId,
+        /// Which hand-out.
+        attempt: Attempt,
+        /// Which beginning of it.
+        run: Run,
         /// From which byte; the end of the output if none.
         offset: Option<u64>,
         /// How many bytes at most.

@@ -200,7 +200,16 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("ask.clear", Message::Ask(Ask { id: 2, question: Question::Clear { attention: Attention::Moved } })),
         (
             "ask.log",
-            Message::Ask(Ask { id: 3, question: Question::Log { job: JOB, offset: None, limit: 4096 } }),
+            Message::Ask(Ask {
+                id: 3,
+                question: Question::Log {
+                    job: JOB,
+                    attempt: Attempt(2),
+                    run: Run(1),
+                    offset: None,
+                    limit: 4096,
+                },
+            }),
         ),
         ("answer.done", Message::Answer(Answer { id: 1, answer: Reply::Done })),
         ("answer.refused", Message::Answer(Answer { id: 2, answer: Reply::Refused("no".to_owned()) })),

@@ -12,6 +12,7 @@ use reloop_protocol::master::{
 use reloop_protocol::message::{
     Attention, CloseCode, Flags, Message, Mode, ReasonCode, Source, Versions, WaitingFor,
 };
+use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave::{self, Effect, LinkId, Local, Now, Release};
 use reloop_protocol::spec::{CancelMode, Desired, Gate, Late, OnOverdue, SpecDigest, Want};
 use reloop_protocol::time::{Millis, Time};
@@ -96,6 +97,9 @@ fn a1_an_offer_that_never_arrived_is_made_again_or_taken_back() {
         world.settle();
         assert_eq!(world.state(job), expected, "{wish}");
         assert_eq!(world.job(job).attempt.0, 1, "the same attempt");
+        let receipt = world.master_disk.receipts.last().unwrap();
+        let verdict = if wish == "run" { Verdict::Offer } else { Verdict::Release };
+        assert_eq!(receipt.lines[0].verdict, verdict, "{wish}");
     }
 }
 

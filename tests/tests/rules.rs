@@ -648,6 +648,39 @@ fn a_failed_job_is_tried_again_only_if_its_order_says_so() {
 }
 
 #[test]
+fn a_slave_says_nothing_until_its_machine_has_said_what_it_does() {
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.settle();
+    world.kill_agent(0);
+    world.boxes[0].machine.silent = true;
+    world.start_agent(0, true);
+    world.crossed.clear();
+    world.settle();
+    let said: Vec<_> = world.crossed.iter().map(|(_, kind)| *kind).collect();
+    assert_eq!(said, ["challenge"], "no Hello while the machine is being asked");
+    world.pass(6_000);
+    assert_eq!(world.state(job), State::Uncertain, "silence is an answer in the end");
+}
+
+#[test]
+fn nothing_is_handed_out_before_the_handshake_is_over() {
+    let mut world = World::new(1);
+    world.cut(0);
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.crossed.clear();
+    world.plug(0);
+    world.settle();
+    let said: Vec<_> = world.crossed.iter().map(|(_, kind)| *kind).collect();
+    let settled = said.iter().position(|kind| *kind == "settled").unwrap();
+    let want = said.iter().position(|kind| *kind == "want").unwrap();
+    assert!(settled < want, "{said:?}");
+    assert_eq!(world.state(job), State::Running);
+}
+
+#[test]
 fn what_has_not_ended_is_not_forgotten_whoever_says_so() {
     use reloop_protocol::message::{Forget, Message};
     use reloop_protocol::slave;

@@ -478,7 +478,7 @@ async fn chaos() {
 
     let mut faults = vec![];
     for round in 0..rounds {
-        for number in 0..dice.below(4) {
+        for number in 0..dice.below(7) {
             let key = format!("chaos-{round}-{number}");
             let tag = format!("t-{round}-{number}");
             let seconds = f64::from(u32::try_from(dice.below(600)).unwrap()) / 1000.0;
@@ -495,7 +495,7 @@ async fn chaos() {
         }
         let slave = usize::try_from(dice.below(SLAVES)).unwrap();
         let close = if dice.below(2) == 0 { Close::Fin } else { Close::Reset };
-        let fault = dice.below(10);
+        let fault = dice.below(12);
         faults.push((round, fault, slave));
         match fault {
             0 | 1 => f.master.restart().await,
@@ -517,6 +517,15 @@ async fn chaos() {
                 f.nets[slave].drop_existing(close);
             }
             8 => f.nets[slave].cut(close),
+            9 => {
+                f.slaves[slave].stop().await;
+                f.slaves[slave].restart();
+            }
+            10 => {
+                f.master.pause();
+                tokio::time::sleep(Duration::from_millis(dice.below(4000))).await;
+                f.master.cont();
+            }
             _ => {
                 f.nets[slave].delay(Duration::from_millis(dice.below(200)));
                 f.slaves[slave].kill();

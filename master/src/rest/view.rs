@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 
 use reloop_protocol::id::SlaveKey;
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{
-    Desk, Earlier, Enrolled, Explanation, Job, JobEvent, Master, Order, Receipt,
-};
+use reloop_protocol::master::{Desk, Earlier, Enrolled, Explanation, Job, JobEvent, Master, Order, Receipt};
 use reloop_protocol::message::{Activity, Mode, Outcome, Reason};
 use reloop_protocol::spec::{CancelMode, Desired, Gate, StartRule};
 use reloop_protocol::time::{Millis, Time};
@@ -436,10 +434,8 @@ pub(super) fn slave(state: &Master, desk: &Desk, heard: Option<Time>) -> SlaveVi
             Enrolled::Pending => "pending",
             Enrolled::Revoked => "revoked",
         },
-        attention: attention.map(|attention| ReasonView {
-            code: attention.name(),
-            text: attention.advice().to_owned(),
-        }),
+        attention: attention
+            .map(|attention| ReasonView { code: attention.name(), text: attention.advice().to_owned() }),
         unloading: machine.and_then(|machine| machine.unloading).map(|job| job.to_string()),
         uncertain: machine.and_then(|machine| machine.uncertain).map(|job| job.to_string()),
         local_lock: machine.is_some_and(|machine| machine.local_lock),

@@ -701,20 +701,18 @@ impl Rules {
         desk.last_contact = Some(now);
         desk.balked = false;
         desk.link = DeskLink::Live { link };
-        if !lines.is_empty() || rebooted || store != HelloStore::Trusted {
-            desk.receipts = desk.receipts.wrapping_add(1);
-            let receipt = Receipt {
-                slave: key,
-                number: desk.receipts % RECEIPTS,
-                at: now,
-                took: now.since(since),
-                session: hello.session,
-                store,
-                rebooted,
-                lines,
-            };
-            self.persist.push(Write::Receipt(Box::new(receipt)));
-        }
+        desk.receipts = desk.receipts.wrapping_add(1);
+        let receipt = Receipt {
+            slave: key,
+            number: desk.receipts % RECEIPTS,
+            at: now,
+            took: now.since(since),
+            session: hello.session,
+            store,
+            rebooted,
+            lines,
+        };
+        self.persist.push(Write::Receipt(Box::new(receipt)));
         // A master that was restored has forgotten how often people decided: its word has to be newer than any of those.
         if let Some(obeyed) = desk.machine.as_ref().map(|machine| machine.conduct)
             && (obeyed.rev > desk.conduct.rev

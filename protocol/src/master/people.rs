@@ -4,7 +4,7 @@ use super::{
     Answer, Asked, Delivery, Desk, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId,
     Rules, SlaveCommand, Token, Write,
 };
-use crate::id::{Epoch, JobId, OrderId, SlaveKey};
+use crate::id::{Epoch, JobId, OrderId, Run, SlaveKey};
 use crate::job::{self, End, State};
 use crate::message::{Ask, CloseCode, Message, Question, Reason, ReasonCode};
 use crate::spec::{CancelMode, Desired, Gate, Want};
@@ -263,17 +263,19 @@ impl Rules {
     }
 
     pub(super) fn log_asked(&mut self, request: RequestId, job: JobId, offset: Option<u64>, limit: u32) {
-        match self.state.book.jobs.get(&job).map(|job| job.holder) {
-            None => self.refuse(request, Refusal::NoSuchJob, format!("there is no job {job}")),
-            Some(None) => {
-                self.refuse(
-                    request,
-                    Refusal::NothingToDo("log"),
-                    "no slave has it, so there is no output yet",
-                );
-            }
-            Some(Some(key)) => self.ask(request, key, Question::Log { job, offset, limit }),
-        }
+        let Some(found) = self.state.book.jobs.get(&job) else {
+            return self.refuse(request, Refusal::NoSuchJob, format!("there is no job {job}"));
+        };
+        let run = found.report.as_ref().map(|report| report.run).filter(|run| *run > Run(0));
+        let (Some(key), Some(run)) = (found.holder, run) else {
+            return self.refuse(
+                request,
+                Refusal::NothingToDo("log"),
+                "it has not begun, so there is no output",
+            );
+        };
+        let attempt = found.attempt;
+        self.ask(request, key, Question::Log { job, attempt, run, offset, limit });
     }
 
     /// Asks a slave something that needs its answer now.

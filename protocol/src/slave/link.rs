@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Candor, Effect, HELD_BYTES, Job, Link, LinkId, RING, RING_BYTES, Rules, Settling, Slave, Standing,
-    fresh_report, not_held, standing,
+    Candor, Effect, HELD_BYTES, Job, Link, LinkId, RING, RING_BYTES, Rules, RunKey, Settling, Slave,
+    Standing, fresh_report, not_held, standing,
 };
 use crate::id::{JobId, Session, WishRev};
 use crate::job;
@@ -271,15 +271,11 @@ impl Rules {
                     Reply::Refused("the machine does not need attention for that".to_owned())
                 }
             }
-            Question::Log { job, offset, limit } => {
-                let held = self.state.jobs.get(&job).map(Job::work);
-                match held {
-                    Some(work) => {
-                        self.effects.push(Effect::ReadLog { link, session, id, work, offset, limit });
-                        return;
-                    }
-                    None => Reply::Refused("the slave does not hold that job any more".to_owned()),
-                }
+            // The machine may have kept it for longer than the slave has kept the job.
+            Question::Log { job, attempt, run, offset, limit } => {
+                let work = RunKey { job, attempt, run };
+                self.effects.push(Effect::ReadLog { link, session, id, work, offset, limit });
+                return;
             }
         };
         let message = Message::Answer(crate::message::Answer { id, answer: reply });

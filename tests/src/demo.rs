@@ -604,10 +604,11 @@ impl Factory {
         let receipts: Vec<Receipt> = watch::list(&self.client, &path).await?;
         let newest = receipts.into_iter().max_by_key(|receipt| receipt.number);
         let receipt = newest.with_context(|| format!("no receipt of the handshake with {slave}"))?;
-        let text = format!(
-            "{slave} is back. Both views were compared in one handshake, settled in {} ms:",
-            receipt.took_ms
-        );
+        let took = match receipt.took_ms {
+            0 => "less than 1 ms".to_owned(),
+            ms => format!("{ms} ms"),
+        };
+        let text = format!("{slave} is back. Both views were compared in one handshake, settled in {took}:");
         self.screen.say(Voice::Good, text);
         for line in &receipt.lines {
             let name = self.names.get(&line.job).unwrap_or(&line.job);
@@ -643,10 +644,7 @@ impl Factory {
             names.cloned().collect::<Vec<_>>()
         };
         Board {
-            title: format!(
-                "Reloop · one master, three slaves, three bad cables · http://{}",
-                self.office.addr
-            ),
+            title: format!("Reloop · one master, three slaves, bad cables · http://{}", self.office.addr),
             rows,
             orders: vec![
                 ("waiting", named(&|job| !job.is_ended() && !job.is_under_way())),
@@ -666,6 +664,9 @@ impl Factory {
         let mine = |job: &&Job| job.slave.as_deref() == Some(name) && !job.is_ended();
         let under_way = self.jobs.values().filter(mine).find(|job| job.is_under_way());
         let master = match under_way.or_else(|| self.jobs.values().find(mine)) {
+            Some(job) if job.state == "running" => {
+                format!("{} {}", job.name(), percent(job.progress.unwrap_or_default()))
+            }
             Some(job) if job.is_under_way() => {
                 format!("{} {} {}", job.name(), job.state, percent(job.progress.unwrap_or_default()))
             }

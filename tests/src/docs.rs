@@ -556,9 +556,10 @@ fn attention(attention: Attention) -> (&'static str, &'static str) {
         Attention::Fault => {
             ("A job failed, and the config says that somebody has to look.", "look at the machine")
         }
-        Attention::MemoryGap => {
-            ("The master knows of a job that was accepted here, and the slave does not.", "look at the machine")
-        }
+        Attention::MemoryGap => (
+            "The master knows of a job that was accepted here, and the slave does not.",
+            "look at the machine",
+        ),
     }
 }
 

@@ -355,7 +355,8 @@ impl World {
 
     fn drop_link(&mut self, slave: usize) {
         let Some(wire) = self.boxes[slave].link.take() else { return };
-        let to_slave = wire.to_slave.into_iter().map(|(session, m)| Late::ToSlave(slave, wire.id, session, m));
+        let to_slave =
+            wire.to_slave.into_iter().map(|(session, m)| Late::ToSlave(slave, wire.id, session, m));
         let to_master = wire.to_master.into_iter().map(|message| Late::ToMaster(wire.id, message));
         self.late.extend(to_slave.chain(to_master));
         while self.late.len() > LATE {

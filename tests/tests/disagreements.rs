@@ -271,7 +271,10 @@ fn a11_a_running_job_is_stopped_by_the_mode_that_was_chosen_or_says_why_not() {
         assert_eq!(world.state(job), State::Canceled, "{mode:?}");
     }
     let (mut world, job) = running();
-    assert_eq!(world.command(job, JobCommand::Cancel(CancelMode::IfNotStarted)), taken(Delivery::TooLate, job));
+    assert_eq!(
+        world.command(job, JobCommand::Cancel(CancelMode::IfNotStarted)),
+        taken(Delivery::TooLate, job)
+    );
     world.boxes[0].machine.unstoppable = true;
     world.command(job, JobCommand::Cancel(CancelMode::Now));
     world.settle();
@@ -491,7 +494,9 @@ fn b1_a_start_time_that_comes_offline_is_kept() {
 
 #[test]
 fn b2_a_start_that_was_missed_follows_its_late_rule_and_is_reported() {
-    for (late, expected) in [(Late::Hold, State::Accepted), (Late::Run, State::Running), (Late::Skip, State::Expired)] {
+    for (late, expected) in
+        [(Late::Hold, State::Accepted), (Late::Run, State::Running), (Late::Skip, State::Expired)]
+    {
         let mut world = World::new(1);
         let mut order = world.order("mill");
         order.start.not_before = later(&world, 5_000);
@@ -533,7 +538,8 @@ fn b3_a_changed_time_is_applied_if_it_has_not_started() {
     };
     let mut world = World::new(1);
     let job = deferred(&mut world);
-    let sooner = JobCommand::Reschedule { not_before: later(&world, 5_000), deadline: None, late: Late::Hold };
+    let sooner =
+        JobCommand::Reschedule { not_before: later(&world, 5_000), deadline: None, late: Late::Hold };
     assert_eq!(world.command(job, sooner), taken(Delivery::PendingOnReconnect, job));
     world.plug(0);
     world.pass(6_000);
@@ -542,7 +548,8 @@ fn b3_a_changed_time_is_applied_if_it_has_not_started() {
     let mut world = World::new(1);
     let job = deferred(&mut world);
     let known = world.job(job).rev;
-    let later_still = JobCommand::Reschedule { not_before: later(&world, 900_000), deadline: None, late: Late::Hold };
+    let later_still =
+        JobCommand::Reschedule { not_before: later(&world, 900_000), deadline: None, late: Late::Hold };
     world.command(job, later_still);
     world.pass(22_000);
     world.plug(0);
@@ -559,7 +566,8 @@ fn b4_a_withdrawn_start_of_a_running_job_stops_nothing() {
     let job = world.place(order);
     world.settle();
     world.cut(0);
-    let never = JobCommand::Reschedule { not_before: later(&world, 1_000_000), deadline: None, late: Late::Skip };
+    let never =
+        JobCommand::Reschedule { not_before: later(&world, 1_000_000), deadline: None, late: Late::Skip };
     world.command(job, never);
     world.pass(3_000);
     world.plug(0);
@@ -850,7 +858,10 @@ fn d2_a_master_that_lost_everything_adopts_and_stops_nothing() {
     world.start_master();
     world.settle();
     let adopted = world.job(job);
-    assert_eq!((adopted.state, adopted.spec, adopted.report.unwrap().started_at), (State::Running, spec, started));
+    assert_eq!(
+        (adopted.state, adopted.spec, adopted.report.unwrap().started_at),
+        (State::Running, spec, started)
+    );
     assert!(adopted.flags.has(Flags::ADOPTED));
     assert!(world.master_disk.orders.contains_key(&world.job(job).spec.order));
     world.pass(10_000);
@@ -899,7 +910,9 @@ fn d4_files_that_were_put_back_give_no_commands_until_a_person_confirms() {
     world.master_disk = backup;
     world.start_master();
     world.settle();
-    let slave::Link::Live { doubtful, .. } = world.boxes[0].state.as_ref().unwrap().link else { panic!("not live") };
+    let slave::Link::Live { doubtful, .. } = world.boxes[0].state.as_ref().unwrap().link else {
+        panic!("not live")
+    };
     assert!(doubtful, "it reports, and obeys nothing");
     let order = world.order("mill");
     let other = world.place(order);
@@ -950,7 +963,12 @@ fn d7_d8_the_same_key_makes_exactly_one_order_across_a_crash() {
     let key = IdempotencyKey { key: "k".to_owned(), fingerprint: [1; 32] };
     let place = |world: &mut World, order: master::Order, request, key: IdempotencyKey, known| {
         let order = Box::new(order);
-        world.master_event(master::Event::OrderPlaced { request: RequestId(request), order, key: Some(key), known });
+        world.master_event(master::Event::OrderPlaced {
+            request: RequestId(request),
+            order,
+            key: Some(key),
+            known,
+        });
         world.answers[&RequestId(request)].clone()
     };
     let first = place(&mut world, order.clone(), 900, key.clone(), None);

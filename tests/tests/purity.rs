@@ -7,15 +7,49 @@ use std::process::Command;
 
 /// Everything that `reloop-protocol` may be built from: data formats, a hash, an id's text form, derive macros.
 const ALLOWED: &[&str] = &[
-    "bincode", "block-buffer", "cfg-if", "const-oid", "cpufeatures", "crypto-common", "digest", "hybrid-array",
-    "proc-macro2", "quote", "reloop-protocol", "serde", "serde_core", "serde_derive", "sha2", "syn", "thiserror",
-    "thiserror-impl", "typenum", "ulid", "unicode-ident",
+    "bincode",
+    "block-buffer",
+    "cfg-if",
+    "const-oid",
+    "cpufeatures",
+    "crypto-common",
+    "digest",
+    "hybrid-array",
+    "proc-macro2",
+    "quote",
+    "reloop-protocol",
+    "serde",
+    "serde_core",
+    "serde_derive",
+    "sha2",
+    "syn",
+    "thiserror",
+    "thiserror-impl",
+    "typenum",
+    "ulid",
+    "unicode-ident",
 ];
 
 /// What the rules' source does not name.
 const FORBIDDEN: &[&str] = &[
-    "std::fs", "std::net", "std::io", "std::env", "std::process", "std::thread", "std::time", "std::sync", "tokio",
-    "async fn", ".await", "tracing::", "println!", "eprintln!", "unsafe", "HashMap", "HashSet", "rand::",
+    "std::fs",
+    "std::net",
+    "std::io",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "std::time",
+    "std::sync",
+    "tokio",
+    "async fn",
+    ".await",
+    "tracing::",
+    "println!",
+    "eprintln!",
+    "unsafe",
+    "HashMap",
+    "HashSet",
+    "rand::",
 ];
 
 fn workspace() -> PathBuf {

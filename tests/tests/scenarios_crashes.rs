@@ -12,7 +12,9 @@ use std::time::Duration;
 use reloop_tests::process::MasterOptions;
 use reloop_tests::proxy::Close;
 use reloop_tests::wait::eventually;
-use scenario::{Factory, PATIENCE, bake, gated, has_flag, held, in_ms, ms, now_ms, printed, printer, with, work};
+use scenario::{
+    Factory, PATIENCE, bake, gated, has_flag, held, in_ms, ms, now_ms, printed, printer, with, work,
+};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -83,7 +85,10 @@ async fn a_job_outlives_its_agent_and_the_master_dying_one_after_the_other() {
     f.slaves[0].open_gate("both");
     f.machine_ended(0, "both").await;
     f.slaves[0].restart();
-    f.at_machine(0, "the next job done", |status| held(status, &next).is_some_and(|job| job["state"] == "succeeded")).await;
+    f.at_machine(0, "the next job done", |status| {
+        held(status, &next).is_some_and(|job| job["state"] == "succeeded")
+    })
+    .await;
     f.master.restart().await;
     f.state(&process, "succeeded").await;
     f.state(&next, "succeeded").await;
@@ -212,7 +217,10 @@ async fn a_job_that_a_reboot_interrupted_follows_its_orders_word() {
     f.slaves[0].reboot();
     let seen = f.state(&hold, "uncertain").await;
     assert!(!seen["reason"]["text"].as_str().unwrap().is_empty());
-    assert_eq!(f.slave(0, "asking", |slave| slave["status"] == "attention").await["uncertain"], hold.as_str());
+    assert_eq!(
+        f.slave(0, "asking", |slave| slave["status"] == "attention").await["uncertain"],
+        hold.as_str()
+    );
     assert_eq!(f.slaves[0].starts("behind"), 0, "nothing starts over a job of which nobody knows");
     f.client.resolve(&hold, &json!({"outcome": "failed"})).await.unwrap().expect(202);
     assert_eq!(f.state(&hold, "failed").await["reason"]["code"], "resolved");
@@ -229,8 +237,10 @@ async fn a_job_that_a_reboot_interrupted_follows_its_orders_word() {
     f.state(&restart, "running").await;
     f.nets[0].cut(Close::Fin);
     f.slaves[0].reboot();
-    eventually("it to begin again, without a link", PATIENCE, async || (f.slaves[0].starts("restart") == 2).then_some(()))
-        .await;
+    eventually("it to begin again, without a link", PATIENCE, async || {
+        (f.slaves[0].starts("restart") == 2).then_some(())
+    })
+    .await;
     f.slaves[0].open_gate("restart");
     f.nets[0].pass();
     let seen = f.state(&restart, "succeeded").await;
@@ -258,7 +268,8 @@ async fn a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_per
     f.slaves[0].wipe();
     f.slaves[0].restart();
     f.state(&running, "uncertain").await;
-    let seen = f.slave(0, "asking", |slave| slave["link"] == "online" && slave["status"] == "attention").await;
+    let seen =
+        f.slave(0, "asking", |slave| slave["link"] == "online" && slave["status"] == "attention").await;
     assert_eq!(seen["attention"]["code"], "store_replaced", "{seen:#}");
     let after = f.place(work("after", 0.0)).await;
     let behind = f.place(with(work("behind", 0.0), json!({"slave": "s0"}))).await;
@@ -269,11 +280,17 @@ async fn a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_per
         f.state(&waiting, "canceled").await;
     }
     f.at_machine(0, "still asking", |status| status["machine"]["attention"] == "store_replaced").await;
-    assert_eq!((f.slaves[0].starts("after"), f.slaves[0].starts("behind"), f.slaves[0].starts("waiting")), (0, 0, 0));
+    assert_eq!(
+        (f.slaves[0].starts("after"), f.slaves[0].starts("behind"), f.slaves[0].starts("waiting")),
+        (0, 0, 0)
+    );
     f.client.clear("s0", &json!({})).await.unwrap().expect(202);
     f.state(&after, "succeeded").await;
     f.state(&behind, "succeeded").await;
-    assert_eq!((f.slaves[0].starts("running"), f.slaves[0].starts("after"), f.slaves[0].starts("behind")), (1, 1, 1));
+    assert_eq!(
+        (f.slaves[0].starts("running"), f.slaves[0].starts("after"), f.slaves[0].starts("behind")),
+        (1, 1, 1)
+    );
 }
 
 #[tokio::test]
@@ -372,7 +389,9 @@ async fn an_intent_is_on_the_disk_before_the_machine_is_touched() {
 /// A successful fdatasync of a store's database file. A call that another thread's call interrupts in the trace is
 /// shown in two halves; the second counts.
 fn synced(line: &str) -> bool {
-    line.contains("fdatasync") && line.contains("= 0") && (line.contains("/store/db") || line.contains("resumed"))
+    line.contains("fdatasync")
+        && line.contains("= 0")
+        && (line.contains("/store/db") || line.contains("resumed"))
 }
 
 fn lines(trace: &Path) -> Vec<String> {
@@ -461,7 +480,8 @@ async fn chaos() {
         f.add(|_| {});
         f.online(slave).await;
     }
-    let (order_here, mut orders) = tokio::sync::mpsc::unbounded_channel::<(String, Option<String>, Value, bool)>();
+    let (order_here, mut orders) =
+        tokio::sync::mpsc::unbounded_channel::<(String, Option<String>, Value, bool)>();
     let client = f.client.clone();
     let load = tokio::task::spawn_local(async move {
         let mut placed = vec![];
@@ -486,7 +506,8 @@ async fn chaos() {
             let (tag, order) = match dice.below(6) {
                 0 | 1 => (None, with(bake(seconds), json!({"quantity": 1 + dice.below(3)}))),
                 2 => {
-                    let start = json!({"start": {"not_before": in_ms(1500)}});
+                    // Its time may pass while its agent is dead.
+                    let start = json!({"start": {"not_before": in_ms(1500), "late": "run"}});
                     (Some(tag.clone()), with(work(&tag, seconds), start))
                 }
                 _ => (Some(tag.clone()), with(work(&tag, seconds), json!({"priority": dice.below(3)}))),
@@ -575,5 +596,6 @@ async fn chaos() {
         assert_eq!(f.client.slave(f.slaves[slave].name()).await.unwrap().expect(200)["jobs"], json!([]));
     }
     use std::io::Write as _;
-    writeln!(std::io::stderr(), "chaos: {} orders, {jobs} jobs, all ended and none twice", placed.len()).unwrap();
+    writeln!(std::io::stderr(), "chaos: {} orders, {jobs} jobs, all ended and none twice", placed.len())
+        .unwrap();
 }

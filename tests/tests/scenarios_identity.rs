@@ -38,7 +38,11 @@ async fn a_copied_box_is_refused_and_flagged_and_the_job_is_undisturbed() {
     })
     .await;
     let seen = f.slave(0, "flagged", |slave| slave["cloned"] == true).await;
-    assert_eq!((seen["link"].as_str(), &seen["session"]), (Some("online"), &session), "no ping-pong: {seen:#}");
+    assert_eq!(
+        (seen["link"].as_str(), &seen["session"]),
+        (Some("online"), &session),
+        "no ping-pong: {seen:#}"
+    );
     assert_eq!(seen["status"], "attention");
     assert_eq!(f.job(&job).await["state"], "running");
     drop(clone);
@@ -66,7 +70,8 @@ async fn a_rebooted_box_whose_old_link_is_half_open_takes_over_after_the_old_one
 
 #[tokio::test]
 async fn a_slave_is_enrolled_by_a_token_for_its_name_and_no_other_and_only_once() {
-    let mut f = Factory::empty(MasterOptions { enrollment: "token".to_owned(), ..MasterOptions::default() }).await;
+    let mut f =
+        Factory::empty(MasterOptions { enrollment: "token".to_owned(), ..MasterOptions::default() }).await;
     f.add(|_| {});
     refused(&f, 0, CloseCode::NotEnrolled).await;
     assert_eq!(f.client.slave("s0").await.unwrap().status, 404, "a stranger leaves no trace");
@@ -113,7 +118,8 @@ async fn a_revoked_slave_finishes_its_job_and_is_let_in_again_by_a_token_only() 
 
 #[tokio::test]
 async fn a_stranger_waits_for_approval() {
-    let mut f = Factory::empty(MasterOptions { enrollment: "approve".to_owned(), ..MasterOptions::default() }).await;
+    let mut f =
+        Factory::empty(MasterOptions { enrollment: "approve".to_owned(), ..MasterOptions::default() }).await;
     f.add(|_| {});
     f.slave(0, "listed", |slave| slave["enrolled"] == "pending").await;
     let job = f.place(with_slave(work("approved", 0.0))).await;
@@ -172,7 +178,9 @@ async fn refused(f: &Factory, slave: usize, code: CloseCode) {
 async fn refused_for(f: &Factory, slave: usize, code: CloseCode, words: &str) {
     f.at_machine(slave, &format!("refused with {} {words}", code.number()), |status| {
         let trouble = status["link"]["trouble"].as_str().unwrap_or_default();
-        status["link"]["state"] != "online" && trouble.contains(&code.number().to_string()) && trouble.contains(words)
+        status["link"]["state"] != "online"
+            && trouble.contains(&code.number().to_string())
+            && trouble.contains(words)
     })
     .await;
 }
@@ -226,7 +234,8 @@ impl Raw {
         assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
         let (opcode, bytes) = raw.frame().await.unwrap();
         assert_eq!(opcode, 2);
-        let Frame { message: Message::Challenge(challenge), .. } = wire::decode(&bytes, wire::MAX_MESSAGE).unwrap()
+        let Frame { message: Message::Challenge(challenge), .. } =
+            wire::decode(&bytes, wire::MAX_MESSAGE).unwrap()
         else {
             panic!("no Challenge");
         };
@@ -386,7 +395,8 @@ async fn who_does_not_speak_the_protocol_is_closed_with_the_documented_code_and_
     future.protocol = reloop_protocol::message::Versions { oldest: 900, newest: 901 };
     raw.say(&signed(&key, &nonce, future)).await;
     let (_, refusal) = raw.frame().await.unwrap();
-    let Frame { message: Message::Refuse(Refuse { code, .. }), .. } = wire::decode(&refusal, wire::MAX_MESSAGE).unwrap()
+    let Frame { message: Message::Refuse(Refuse { code, .. }), .. } =
+        wire::decode(&refusal, wire::MAX_MESSAGE).unwrap()
     else {
         panic!("no Refuse");
     };
@@ -425,7 +435,10 @@ async fn who_finds_the_house_full_is_told_when_to_come_back() {
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n"
     );
     let (_, answer) = Raw::ask(f.master.addr(), &upgrade).await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.to_lowercase().contains("retry-after: "), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.to_lowercase().contains("retry-after: "),
+        "{answer}"
+    );
     f.client.livez().await.unwrap().expect(200);
     drop(held);
     f.add(|_| {});
@@ -489,7 +502,10 @@ async fn an_idempotency_key_stands_for_one_order_also_after_the_master_was_kille
     jobs.dedup();
     assert_eq!(jobs.len(), 1, "one order, however many ask at once");
     f.state(&jobs[0], "succeeded").await;
-    assert_eq!((f.slaves[0].starts("once"), f.slaves[0].starts("together"), f.slaves[0].starts("twice")), (1, 1, 0));
+    assert_eq!(
+        (f.slaves[0].starts("once"), f.slaves[0].starts("together"), f.slaves[0].starts("twice")),
+        (1, 1, 0)
+    );
 }
 
 #[tokio::test]
@@ -497,7 +513,8 @@ async fn each_role_may_do_what_it_may_and_no_more() {
     let f = Factory::new().await;
     let mut clients = BTreeMap::new();
     for role in ["viewer", "client", "operator"] {
-        let made = f.client.post("/v1/tokens", &json!({"name": role, "role": role})).await.unwrap().expect(201);
+        let made =
+            f.client.post("/v1/tokens", &json!({"name": role, "role": role})).await.unwrap().expect(201);
         clients.insert(role, f.client.with_token(made["token"].as_str().unwrap()));
     }
     let nobody = f.client.with_token("x".repeat(70));

@@ -88,7 +88,10 @@ async fn a_slave_that_comes_back_over_a_half_open_link_takes_over_at_once() {
     let session = f.online(0).await["session"].as_u64().unwrap();
     f.nets[0].half_open_existing();
     // The slave notices by its own silence limit and dials anew, while the master may still hold the dead link.
-    f.slave(0, "on a newer session", |slave| slave["link"] == "online" && slave["session"].as_u64() > Some(session)).await;
+    f.slave(0, "on a newer session", |slave| {
+        slave["link"] == "online" && slave["session"].as_u64() > Some(session)
+    })
+    .await;
     assert_eq!(f.job(&job).await["state"], "running");
     f.slaves[0].open_gate("again");
     f.state(&job, "succeeded").await;

@@ -6,7 +6,9 @@ mod scenario;
 
 use reloop_tests::proxy::Close;
 use reloop_tests::wait::eventually;
-use scenario::{Factory, PATIENCE, bake, gated, has_flag, held, in_ms, ms, now_ms, printed, printer, with, work};
+use scenario::{
+    Factory, PATIENCE, bake, gated, has_flag, held, in_ms, ms, now_ms, printed, printer, with, work,
+};
 use serde_json::json;
 
 #[tokio::test]
@@ -96,7 +98,8 @@ async fn two_slaves_share_the_work_and_the_higher_priority_goes_first() {
     let second = f.state(&second, "running").await;
     assert_ne!(first["slave"], second["slave"], "idle slaves are served first");
 
-    let pinned = |tag: &str, priority: i32| with(work(tag, 0.0), json!({"slave": "s0", "priority": priority}));
+    let pinned =
+        |tag: &str, priority: i32| with(work(tag, 0.0), json!({"slave": "s0", "priority": priority}));
     let low = f.place(pinned("low", -1)).await;
     let high = f.place(pinned("high", 5)).await;
     for job in [&low, &high] {
@@ -109,7 +112,8 @@ async fn two_slaves_share_the_work_and_the_higher_priority_goes_first() {
     let high = f.state(&high, "succeeded").await;
     let low = f.state(&low, "succeeded").await;
     assert!(ms(&high["started_at"]) <= ms(&low["started_at"]), "{high:#} {low:#}");
-    let order: Vec<_> = f.slaves[0].machine_log().into_iter().filter(|(what, ..)| what == "start").map(|l| l.1).collect();
+    let order: Vec<_> =
+        f.slaves[0].machine_log().into_iter().filter(|(what, ..)| what == "start").map(|l| l.1).collect();
     assert_eq!(order[1..], ["high", "low"]);
     assert_eq!((high["slave"].as_str(), low["slave"].as_str()), (Some("s0"), Some("s0")));
 }
@@ -154,7 +158,8 @@ async fn a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word
         jobs.push(job);
     }
     f.slaves[0].power_off();
-    eventually("their time to pass", PATIENCE, async || (now_ms() > ms(&json!(due)) + 100).then_some(())).await;
+    eventually("their time to pass", PATIENCE, async || (now_ms() > ms(&json!(due)) + 100).then_some(()))
+        .await;
     f.slaves[0].restart();
     let run = f.state(&jobs[1], "succeeded").await;
     assert!(has_flag(&run, "missed_start"), "{run:#}");
@@ -165,7 +170,10 @@ async fn a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word
     assert_eq!((f.slaves[0].starts("hold"), f.slaves[0].starts("skip")), (0, 0));
     f.client.release(&jobs[0], &json!({})).await.unwrap().expect(202);
     f.state(&jobs[0], "succeeded").await;
-    assert_eq!((f.slaves[0].starts("hold"), f.slaves[0].starts("run"), f.slaves[0].starts("skip")), (1, 1, 0));
+    assert_eq!(
+        (f.slaves[0].starts("hold"), f.slaves[0].starts("run"), f.slaves[0].starts("skip")),
+        (1, 1, 0)
+    );
 }
 
 #[tokio::test]
@@ -206,13 +214,13 @@ async fn a_held_job_waits_for_its_release() {
 #[tokio::test]
 async fn a_job_that_runs_too_long_while_offline_is_flagged_or_stopped_as_its_order_says() {
     let f = Factory::new().await;
-    let limited = |tag: &str, word: &str| {
-        with(gated(tag), json!({"max_runtime_seconds": 1, "on_overdue": word}))
-    };
+    let limited =
+        |tag: &str, word: &str| with(gated(tag), json!({"max_runtime_seconds": 1, "on_overdue": word}));
     let flag = f.place(limited("flag", "flag")).await;
     f.state(&flag, "running").await;
     f.nets[0].cut(Close::Fin);
-    f.at_machine(0, "overdue", |status| held(status, &flag).is_some_and(|job| has_flag(job, "overdue"))).await;
+    f.at_machine(0, "overdue", |status| held(status, &flag).is_some_and(|job| has_flag(job, "overdue")))
+        .await;
     f.slaves[0].open_gate("flag");
     f.held_as(0, &flag, "succeeded").await;
     f.nets[0].pass();
@@ -223,10 +231,14 @@ async fn a_job_that_runs_too_long_while_offline_is_flagged_or_stopped_as_its_ord
     f.state(&stop, "running").await;
     f.nets[0].cut(Close::Reset);
     f.machine_ended(0, "stop").await;
-    f.at_machine(0, "stopped", |status| held(status, &stop).is_some_and(|job| !job["ended_at"].is_null())).await;
+    f.at_machine(0, "stopped", |status| held(status, &stop).is_some_and(|job| !job["ended_at"].is_null()))
+        .await;
     f.nets[0].pass();
     let job = f.until(&stop, "ended", |job| !job["ended_at"].is_null()).await;
     assert_eq!(job["reason"]["code"], "max_runtime", "{job:#}");
     assert!(has_flag(&job, "overdue"), "{job:#}");
-    assert_eq!(f.slaves[0].machine_log().last().map(|(what, tag, _)| (what.as_str(), tag.as_str())), Some(("stop", "stop")));
+    assert_eq!(
+        f.slaves[0].machine_log().last().map(|(what, tag, _)| (what.as_str(), tag.as_str())),
+        Some(("stop", "stop"))
+    );
 }

@@ -57,7 +57,11 @@ async fn a_cancel_while_offline_waits_as_part_of_the_job_and_acts_at_the_next_co
     for job in [&running, &accepted] {
         assert_eq!(cancel(&f, job, json!({})).await, "pending_on_reconnect");
         let seen = f.job(job).await;
-        assert_eq!((&seen["desired"], has_flag(&seen, "cancel_pending")), (&json!("cancel"), true), "{seen:#}");
+        assert_eq!(
+            (&seen["desired"], has_flag(&seen, "cancel_pending")),
+            (&json!("cancel"), true),
+            "{seen:#}"
+        );
     }
     f.held_as(0, &running, "running").await;
     f.nets[0].pass();
@@ -89,7 +93,8 @@ async fn a_cancel_of_an_order_ends_all_its_jobs() {
     let f = Factory::new().await;
     let order = with(gated("many"), json!({"quantity": 5}));
     let order = f.client.place(&order, None).await.unwrap().expect(201);
-    let jobs: Vec<_> = order["jobs"].as_array().unwrap().iter().map(|job| job["id"].as_str().unwrap()).collect();
+    let jobs: Vec<_> =
+        order["jobs"].as_array().unwrap().iter().map(|job| job["id"].as_str().unwrap()).collect();
     f.state(jobs[0], "running").await;
     f.client.cancel_order(order["id"].as_str().unwrap(), &json!({})).await.unwrap().expect(202);
     for job in jobs {
@@ -110,7 +115,11 @@ async fn a_faulted_machine_starts_nothing_until_somebody_has_looked() {
     let seen = f.state(&first, "failed").await;
     assert_eq!(seen["reason"]["code"], "machine_fault", "{seen:#}");
     let seen = f.slave(0, "in fault", |slave| !slave["attention"].is_null()).await;
-    assert_eq!((seen["attention"]["code"].as_str(), seen["status"].as_str()), (Some("fault"), Some("fault")), "{seen:#}");
+    assert_eq!(
+        (seen["attention"]["code"].as_str(), seen["status"].as_str()),
+        (Some("fault"), Some("fault")),
+        "{seen:#}"
+    );
     let next = f.place(work("next", 0.0)).await;
     let order_then = f.client.explain(&next).await.unwrap().expect(200);
     assert!(!order_then["summary"].as_str().unwrap().is_empty());
@@ -137,7 +146,8 @@ async fn finished_is_not_free_until_somebody_says_that_the_machine_is_clear() {
     let f = Factory::with(|options| options.release = "ack".to_owned()).await;
     // Whether it is clear when it is new is for a person to say too; there may be nothing to say.
     f.local(0, &["ready"]).await;
-    let jobs = [f.place(work("one", 0.0)).await, f.place(work("two", 0.0)).await, f.place(work("three", 0.0)).await];
+    let jobs =
+        [f.place(work("one", 0.0)).await, f.place(work("two", 0.0)).await, f.place(work("three", 0.0)).await];
     f.state(&jobs[0], "succeeded").await;
     let seen = f.slave(0, "unloading", |slave| slave["activity"] == "unloading").await;
     assert_eq!(seen["unloading"], jobs[0].as_str());
@@ -184,9 +194,16 @@ async fn a_machine_that_waits_to_be_cleared_still_waits_after_its_agent_was_kill
 #[tokio::test]
 async fn a_lock_at_the_machine_keeps_remote_starts_out_and_only_there_it_is_opened() {
     let f = Factory::new().await;
+    let first = f.place(gated("first")).await;
+    f.state(&first, "running").await;
+    let waiting = f.place(with(work("waiting", 0.0), json!({"slave": "s0"}))).await;
+    f.until(&waiting, "on the slave's disk", |job| job["waiting_for"] == "turn").await;
     f.locally(0, &["local", "on"]).await;
     let seen = f.slave(0, "locked", |slave| slave["local_lock"] == true).await;
     assert_eq!(seen["link"], "online");
+    f.slaves[0].open_gate("first");
+    f.state(&first, "succeeded").await;
+    f.until(&waiting, "locked out", |job| job["waiting_for"] == "ready").await;
     let job = f.place(with(work("locked", 0.0), json!({"slave": "s0"}))).await;
     for word in ["clear", "ready"] {
         let refused = f.client.post(&format!("/v1/slaves/s0/{word}"), &json!({})).await.unwrap().expect(409);
@@ -200,10 +217,11 @@ async fn a_lock_at_the_machine_keeps_remote_starts_out_and_only_there_it_is_open
     let seen = f.job(&job).await;
     assert!(seen["started_at"].is_null(), "{seen:#}");
     assert_eq!(f.slave(0, "locked", |_| true).await["local_lock"], true);
-    assert_eq!(f.slaves[0].starts("locked"), 0);
+    assert_eq!((f.slaves[0].starts("locked"), f.slaves[0].starts("waiting")), (0, 0));
     f.locally(0, &["local", "off"]).await;
     f.state(&job, "succeeded").await;
-    assert_eq!(f.slaves[0].starts("locked"), 1);
+    f.state(&waiting, "succeeded").await;
+    assert_eq!((f.slaves[0].starts("locked"), f.slaves[0].starts("waiting")), (1, 1));
 }
 
 #[tokio::test]

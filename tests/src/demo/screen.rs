@@ -17,7 +17,7 @@ const NAME: usize = 9;
 const LINK: usize = 16;
 const JOB: usize = 9;
 const PERCENT: usize = 6;
-const MASTER: usize = 32;
+const MASTER: usize = 24;
 
 /// Who speaks in a line of the story.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -210,7 +210,7 @@ impl Factory {
     pub async fn ruling(&self, slave: usize, job: &str) -> Value {
         let receipts = self.client.receipts(self.slaves[slave].name()).await.unwrap().expect(200);
         let mut receipts = receipts["data"].as_array().unwrap().clone();
-        receipts.sort_by_key(|receipt| receipt["number"].as_u64());
+        receipts.sort_by_key(|receipt| receipt["session"].as_u64());
         let mut lines = receipts.iter().rev().flat_map(|receipt| receipt["lines"].as_array().unwrap());
         lines.find(|line| line["job"] == job).cloned().unwrap_or_else(|| panic!("{receipts:#?}"))
     }

@@ -205,7 +205,10 @@ where
             Ended::ByUs(CloseCode::SlowReader, "the peer does not read what it is sent".to_owned())
         }
     };
-    if let Ended::ByUs(code, text) = &ended {
+    // A peer that is silent or does not read would not hear why.
+    if let Ended::ByUs(code, text) = &ended
+        && !matches!(code, CloseCode::Silent | CloseCode::SlowReader)
+    {
         let close = close_frame(*code, text);
         let goodbye = async {
             sink.send(WsMessage::Close(Some(close))).await?;

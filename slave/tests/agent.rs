@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use reloop_node::link::wall_ms;
-use reloop_protocol::id::{Attempt, Commit, Epoch, JobId, MasterId, OrderId, Session, SlaveKey, WishRev};
+use reloop_protocol::id::{
+    Attempt, Commit, Epoch, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, WishRev,
+};
 use reloop_protocol::job::State;
 use reloop_protocol::message::{
     Answer, Ask, Bond, Challenge, CloseCode, Conduct, Forget, Hello, Message, Mode, PROTOCOL, Question,
@@ -467,10 +469,17 @@ async fn what_the_programs_cannot_do_is_declined_for_good_and_output_is_answered
     }
     link.send(Message::Want(want(job(4), "say", &[("word", "hello")], rule))).await;
     link.report(State::Succeeded, &mut vec![]).await;
+    // Held or not: the machine keeps it for longer.
+    link.send(Message::Forget(Forget {
+        job: job(4),
+        attempt: Attempt(1),
+        seq: ReportSeq { start: 9, count: 9 },
+    }))
+    .await;
     for (offset, limit, expected) in
         [(None, 100, (0, "hello\n")), (None, 3, (3, "lo\n")), (Some(1), 2, (1, "el"))]
     {
-        let question = Question::Log { job: job(4), offset, limit };
+        let question = Question::Log { job: job(4), attempt: Attempt(1), run: Run(1), offset, limit };
         link.send(Message::Ask(Ask { id: 9, question })).await;
         let answer = link.answer().await;
         let bytes = expected.1.as_bytes().to_vec();

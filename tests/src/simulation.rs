@@ -1,4 +1,4 @@
-//! Seeded random schedules over the [`World`](crate::world::World): everything that can break breaks, then everything
+//! Seeded random schedules over the [`World`]: everything that can break breaks, then everything
 //! is healed, and then every job must be in a state that its history allows, with both views equal.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,5 @@
 //! The rules of both nodes against each other, without processes: the loop in all its cases.
+#![cfg(test)]
 
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{Answer, Delivery, JobCommand, SlaveCommand};

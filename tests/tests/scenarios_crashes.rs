@@ -61,16 +61,17 @@ async fn a_process_job_that_ends_while_its_agent_is_dead_keeps_its_outcome_and_t
 #[tokio::test]
 async fn a_simulated_job_outlives_its_killed_agent_and_begins_once() {
     let mut f = Factory::new().await;
-    let job = f.place(bake(2.0)).await;
+    let job = f.place(bake(3.0)).await;
     f.state(&job, "running").await;
-    for _ in 0..3 {
+    for session in 2..5 {
         f.slaves[0].restart();
-        f.online(0).await;
+        f.slave(0, "back", |slave| slave["link"] == "online" && slave["session"] == session).await;
+        assert_eq!(f.job(&job).await["state"], "running");
     }
     let ended = f.state(&job, "succeeded").await;
     assert_eq!((f.bakes(0, &job), &ended["attempt"]), (1, &json!(1)));
     let length = ms(&ended["ended_at"]) - ms(&ended["started_at"]);
-    assert!((1900..4000).contains(&length), "{ended:#}");
+    assert!((2900..5000).contains(&length), "{ended:#}");
 }
 
 #[tokio::test]
@@ -163,6 +164,18 @@ async fn a_master_that_restarts_with_its_data_shows_the_past_as_stale_until_the_
     f.state(&job, "succeeded").await;
     f.state(&next, "succeeded").await;
     assert_eq!((f.slaves[0].starts("stale"), f.slaves[0].starts("next")), (1, 1));
+}
+
+#[tokio::test]
+async fn what_a_job_waits_for_is_known_again_after_its_agent_and_then_the_master_restarted() {
+    let mut f = Factory::new().await;
+    let job = f.place(with(work("held", 0.0), json!({"start": {"hold": true}, "slave": "s0"}))).await;
+    f.until(&job, "held", |job| job["waiting_for"] == "operator").await;
+    f.slaves[0].restart();
+    f.slave(0, "on its second session", |slave| slave["link"] == "online" && slave["session"] == 2).await;
+    f.until(&job, "held", |job| job["waiting_for"] == "operator").await;
+    f.master.restart().await;
+    f.until(&job, "held", |job| job["waiting_for"] == "operator").await;
 }
 
 #[tokio::test]
@@ -539,7 +552,9 @@ async fn chaos() {
             }
             8 => f.nets[slave].cut(close),
             9 => {
-                f.slaves[slave].stop().await;
+                if f.slaves[slave].is_alive() {
+                    f.slaves[slave].stop().await;
+                }
                 f.slaves[slave].restart();
             }
             10 => {

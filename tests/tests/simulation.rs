@@ -1,4 +1,5 @@
 //! Random schedules with every fault of the world: each must converge, and break no invariant on the way.
+#![cfg(test)]
 
 use std::collections::BTreeMap;
 

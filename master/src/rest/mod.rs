@@ -1,8 +1,8 @@
 //! The interface for clients and people: JSON over HTTP under `/v1`, a stream of events, health, metrics, a web page.
 //!
-//! Handlers are thin: they parse at the edge, ask the loop through [`Handle`], and show what it says. [`routes`] is the
+//! Handlers are thin: they parse at the edge, ask the loop through [`Handle`], and show what it says. `routes` is the
 //! one list of what there is and who may use it: the router, the guard and the OpenAPI document are made from it. Every
-//! request passes the guard ([`answer`]) first, which knows the bearer, and leaves through it with a request id.
+//! request passes the guard (`answer`) first, which knows the bearer, and leaves through it with a request id.
 
 pub mod problem;
 pub mod tokens;

@@ -32,7 +32,8 @@ impl Rules {
         self.state.fresh.next_store = Some(next_store);
         self.state.fresh.probing_since = self.now.boot_ms;
         for (id, job) in &mut self.state.jobs {
-            job.report.seq = crate::id::ReportSeq { start: starts, count: 0 };
+            // The master's disk keeps 0: it does not know what only a report says.
+            job.report.seq = crate::id::ReportSeq { start: starts, count: 1 };
             if job.report.state.is_executing() || job.report.state == State::Uncertain {
                 self.state.fresh.probing.insert(*id);
                 self.effects.push(Effect::Probe { work: job.work(), spec: job.spec.clone() });

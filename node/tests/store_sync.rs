@@ -1,51 +1,32 @@
 //! The store's durability, seen from the kernel: no commit is acknowledged without an fdatasync of the database file
 //! between the two, and none at all when that fails or the disk is full.
 //!
-//! The tests run this test program itself, under strace or on a file system of its own, with a worker that commits.
-
-#![allow(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
+//! The tests run `examples/store_worker.rs`, under strace or on a file system of its own.
+#![cfg(test)]
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc;
 
-use reloop_node::store::{Op, Options, Store, StoreError};
-
-const WORKER: &str = "worker_commits_one_after_the_other";
-const FILLING_WORKER: &str = "worker_fills_the_disk";
-const FILLING_COMMITS: usize = 600;
-const WORKER_DIR: &str = "RELOOP_TEST_STORE_DIR";
+/// The same number as the worker's.
 const COMMITS: usize = 20;
 
-/// A marker that strace sees and libtest does not capture.
-fn say(what: &str) {
-    let mut line = what.to_owned();
-    line.push('\n');
-    std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+/// The worker, which cargo builds beside the tests.
+fn worker() -> PathBuf {
+    let deps = std::env::current_exe().unwrap();
+    let worker = deps.parent().unwrap().parent().unwrap().join("examples/store_worker");
+    assert!(
+        worker.exists(),
+        "{} is missing: build it with `cargo build -p reloop-node --examples`",
+        worker.display()
+    );
+    worker
 }
 
-#[test]
-#[ignore = "the other tests run it under strace"]
-fn worker_commits_one_after_the_other() {
-    let Some(dir) = std::env::var_os(WORKER_DIR) else { return };
-    let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
-    let store = Store::open(Path::new(&dir), options).unwrap().store;
-    for n in 0..COMMITS {
-        let (answer, answered) = mpsc::channel();
-        let op = Op::Put { key: format!("key {n}").into_bytes(), value: vec![7; 300] };
-        say(&format!("commit {n}"));
-        store.commit(vec![op], move |result| {
-            match result {
-                Ok(()) => say(&format!("acknowledged {n}")),
-                Err(error) => say(&format!("refused {n}: {error}")),
-            }
-            answer.send(()).unwrap();
-        });
-        answered.recv().unwrap();
-    }
-    say(&format!("healthy: {}", store.healthy().is_ok()));
+/// Not captured by the test runner: what is left out must be seen to be.
+fn left_out(why: &str) {
+    writeln!(std::io::stderr(), "left out: {why}").unwrap();
 }
 
 /// The trace, line by line, or nothing if there is no strace here.
@@ -55,21 +36,21 @@ fn trace(dir: &Path, arguments: &[&str]) -> Option<Vec<String>> {
         .args(["-f", "-y", "-s", "200", "-o"])
         .arg(&log)
         .args(arguments)
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", WORKER, "--ignored", "--nocapture", "--test-threads=1"])
-        .env(WORKER_DIR, dir.join("store"))
+        .arg(worker())
+        .arg("commit")
+        .arg(dir.join("store"))
         .output();
     let output = match outcome {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            println!("left out: strace missing");
+            left_out("strace missing");
             return None;
         }
         Err(error) => panic!("strace does not start: {error}"),
     };
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     if complaint.contains("PTRACE_TRACEME") || complaint.contains("Operation not permitted") {
-        println!("left out: strace may not trace here: {complaint}");
+        left_out(&format!("strace may not trace here: {complaint}"));
         return None;
     }
     assert!(output.status.success(), "{complaint}\n{}", String::from_utf8_lossy(&output.stdout));
@@ -131,76 +112,24 @@ fn on_a_disk_that_fills_up_all_that_was_acknowledged_stays_and_nothing_more_is()
     let outcome = Command::new("unshare")
         .args(["--map-root-user", "--mount", "sh", "-c", script])
         .arg(dir.path())
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", FILLING_WORKER, "--ignored", "--nocapture", "--test-threads=1"])
-        .env(WORKER_DIR, dir.path().join("store"))
+        .arg(worker())
+        .arg("fill")
+        .arg(dir.path().join("store"))
         .output();
     let output = match outcome {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            println!("left out: unshare missing");
+            left_out("unshare missing");
             return;
         }
         Err(error) => panic!("unshare does not start: {error}"),
     };
     let complaint = String::from_utf8_lossy(&output.stderr);
     if complaint.starts_with("unshare: ") || output.status.code() == Some(77) {
-        println!("left out: no namespaces here: {complaint}");
+        left_out(&format!("no namespaces here: {complaint}"));
         return;
     }
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{complaint}\n{text}");
     assert!(text.contains("the disk filled up and nothing was lost"), "{complaint}\n{text}");
-}
-
-#[test]
-#[ignore = "another test runs it on a small file system"]
-fn worker_fills_the_disk() {
-    let Some(dir) = std::env::var_os(WORKER_DIR) else { return };
-    let options = Options { cache_bytes: 1 << 20, min_free_bytes: 2 << 20 };
-    let opened = Store::open(Path::new(&dir), options.clone()).unwrap();
-    let mut good = 0;
-    let mut full_at = None;
-    for n in 0..FILLING_COMMITS {
-        let key = format!("{n:04}").into_bytes();
-        match commit(&opened.store, Op::Put { key, value: vec![7; 20_000] }) {
-            Ok(()) => {
-                assert_eq!(full_at, None, "nothing is acknowledged after the first error");
-                good = n + 1;
-            }
-            Err(StoreError::Full { .. }) => full_at = full_at.or(Some(n)),
-            Err(error) => panic!("{error}"),
-        }
-    }
-    assert!(good > 10 && full_at == Some(good), "{good} {full_at:?}");
-    assert!(matches!(opened.store.healthy(), Err(StoreError::Full { .. })));
-    assert!(matches!(opened.store.close(), Err(StoreError::Full { .. })));
-
-    // A node that is started again on the full disk may not get its store, but must not lose it.
-    match Store::open(Path::new(&dir), options.clone()) {
-        Ok(opened) => {
-            assert_eq!(opened.set_aside, None);
-            assert!(matches!(opened.store.healthy(), Err(StoreError::Full { .. })), "the watermark says so");
-        }
-        Err(error) => assert!(matches!(error, StoreError::Full { .. }), "{error}"),
-    }
-    let larger = Command::new("mount")
-        .args(["-o", "remount,size=40m"])
-        .arg(Path::new(&dir).parent().unwrap())
-        .status();
-    assert!(larger.unwrap().success());
-    let opened = Store::open(Path::new(&dir), options).unwrap();
-    assert_eq!(opened.set_aside, None);
-    opened.store.healthy().unwrap();
-    let mut found = 0;
-    opened.store.load(b"", |_, value| found += usize::from(value == [7; 20_000])).unwrap();
-    assert!(found >= good, "{found} of {good} acknowledged");
-    commit(&opened.store, Op::Put { key: b"more".to_vec(), value: vec![] }).unwrap();
-    say("the disk filled up and nothing was lost");
-}
-
-fn commit(store: &Store, op: Op) -> Result<(), StoreError> {
-    let (answer, answered) = mpsc::channel();
-    store.commit(vec![op], move |result| answer.send(result).unwrap());
-    answered.recv().unwrap()
 }

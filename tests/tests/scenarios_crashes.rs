@@ -425,7 +425,7 @@ fn strace(trace: &Path) -> Option<Vec<String>> {
     Some(words.map(str::to_owned).to_vec())
 }
 
-/// How many rounds of faults: about 1.2 s each.
+/// How many rounds of faults if RELOOP_CHAOS_ROUNDS says nothing: on two cores it takes a minute and a half.
 const CHAOS_ROUNDS: u64 = 100;
 
 /// Sebastiano Vigna's SplitMix64: the same seed, the same choices.

@@ -35,6 +35,10 @@ async fn a_process_job_ends_with_its_whole_output_and_its_exit_status() {
     let job = f.state(&bad, "failed").await;
     assert_eq!(job["outcome"]["exit_code"], 7);
     assert_eq!(f.output(0, &bad), printed());
+    for job in [&good, &bad] {
+        let log = f.client.job_log(job, "offset=0").await.unwrap().expect(200);
+        assert_eq!(log.as_str(), Some(printed().as_str()), "what ended is asked for most");
+    }
     assert_eq!((f.slaves[0].starts("good"), f.slaves[0].starts("bad")), (1, 1));
     f.holds_nothing(0).await;
 }

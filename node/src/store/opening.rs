@@ -16,12 +16,12 @@ use crate::durable::{create_dir_all_synced, parent_of, sync_dir};
 use crate::store::StoreError;
 use crate::store::engine::{BLOB_DIR, DATABASE_FILE, Fault};
 
-/// How long sled's own lock may stay taken while ours is free: its background threads let go of the file a moment
-/// after the database was closed.
-const SLED_RELEASE_LIMIT: Duration = Duration::from_secs(2);
+/// How long a lock may stay taken by a node that has ended: sled's background threads let go of the file a moment after
+/// the database was closed, and a process that a killed node was just forking holds its descriptors up to its exec.
+const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 
-/// How often to look whether they have.
-const SLED_RELEASE_POLL: Duration = Duration::from_millis(5);
+/// How often to look whether it was let go.
+const RELEASE_POLL: Duration = Duration::from_millis(5);
 
 pub(super) struct Opening<E> {
     pub(super) engine: E,
@@ -56,11 +56,8 @@ pub(super) fn open<E: Send>(
 fn lock(dir: &Path) -> Result<File, StoreError> {
     let system = |error: io::Error| StoreError::from_open(dir, &error);
     let handle = File::open(dir).map_err(system)?;
-    match handle.try_lock() {
-        Ok(()) => Ok(handle),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { dir: dir.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(system(error)),
-    }
+    wait_for_lock(dir, &handle)?;
+    Ok(handle)
 }
 
 fn wait_for_sled(dir: &Path) -> Result<(), StoreError> {
@@ -70,13 +67,17 @@ fn wait_for_sled(dir: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(system(error)),
     };
-    let deadline = Instant::now() + SLED_RELEASE_LIMIT;
+    wait_for_lock(dir, &file)
+}
+
+fn wait_for_lock(dir: &Path, file: &File) -> Result<(), StoreError> {
+    let deadline = Instant::now() + RELEASE_LIMIT;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(SLED_RELEASE_POLL),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(RELEASE_POLL),
             Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { dir: dir.to_owned() }),
-            Err(TryLockError::Error(error)) => return Err(system(error)),
+            Err(TryLockError::Error(error)) => return Err(StoreError::from_open(dir, &error)),
         }
     }
 }
@@ -213,6 +214,19 @@ mod tests {
         assert!(matches!(opened, Err(StoreError::Open { .. })));
         assert!(is_old(&dir));
         assert_eq!(names_in(root.path()), ["store"]);
+    }
+
+    #[test]
+    fn a_lock_that_a_dead_node_still_holds_for_a_moment_is_waited_for() {
+        let (_root, dir) = old_store();
+        let dying = File::open(&dir).unwrap();
+        dying.lock().unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| lock(&dir).map(drop));
+            thread::sleep(RELEASE_POLL * 10);
+            drop(dying);
+            waiting.join().unwrap().unwrap();
+        });
     }
 
     #[test]

@@ -485,11 +485,19 @@ impl Node for Driver {
                 let last_heard =
                     live.and_then(|link| self.links.get(&link)).map(|(outbox, _)| outbox.last_heard());
                 let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                let was_online = heard.contains_key(&key);
+                let is_online = last_heard.is_some();
                 match last_heard {
                     Some(last_heard) => heard.insert(key, last_heard),
                     None => heard.remove(&key),
                 };
                 drop(heard);
+                if let Some(desk) = self.state().desks.get(&key).filter(|_| was_online != is_online) {
+                    let (slave, session) = (&desk.name, desk.session.0);
+                    let jobs = self.state().book.held_by(key).count();
+                    let link = if is_online { "online" } else { "offline; its jobs go on" };
+                    tracing::info!(slave, session, jobs, "{link}");
+                }
                 self.board.tell(Change::Slave(key));
             }
             Effect::Ignored(why) => tracing::debug!(why, "ignored"),

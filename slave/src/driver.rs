@@ -184,6 +184,8 @@ impl Driver {
             && !*connection.settled.borrow()
         {
             connection.settled.send_replace(true);
+            let session = self.state.node.session.0;
+            tracing::info!(session, jobs = self.state.jobs.len(), "online");
         }
         let mut ops = Vec::new();
         persist.iter().for_each(|write| records::ops(write, &mut ops));
@@ -404,7 +406,11 @@ impl Node for Driver {
             }
             Input::Frame { link, frame } => self.received(link, frame),
             Input::LinkDown { link, why } => {
+                let was_live = matches!(self.state.link, Link::Live { link: live, .. } if live == link);
                 self.links.remove(&link);
+                if was_live {
+                    tracing::info!(why, jobs = self.state.jobs.len(), "offline; the machine goes on");
+                }
                 self.trouble = Some(why);
                 self.decide(slave::Event::LinkClosed { link })
             }

@@ -7,7 +7,7 @@ use reloop_protocol::job::State;
 use reloop_tests::simulation::run;
 
 /// How many schedules one test run tries; another number comes by `RELOOP_SIMULATIONS`.
-const SCHEDULES: u64 = 300;
+const SCHEDULES: u64 = 3_000;
 
 fn schedules() -> u64 {
     std::env::var("RELOOP_SIMULATIONS").ok().map_or(SCHEDULES, |text| text.parse().unwrap())

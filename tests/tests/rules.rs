@@ -682,6 +682,26 @@ fn nothing_is_handed_out_before_the_handshake_is_over() {
 }
 
 #[test]
+fn what_happens_inside_a_handshake_is_told_at_its_end() {
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.settle();
+    world.cut(0);
+    world.plug(0);
+    world.crossed.clear();
+    // The Hello is out, the Welcome is not in, and the machine ends.
+    while !world.crossed.iter().any(|(_, kind)| *kind == "hello") {
+        assert!(world.pump());
+    }
+    world.boxes[0].machine.length_ms = 0;
+    world.pass_some(20_000);
+    world.settle();
+    assert_eq!(world.state(job), State::Succeeded);
+    assert_eq!(world.on_slave(0, job), None);
+}
+
+#[test]
 fn what_has_not_ended_is_not_forgotten_whoever_says_so() {
     use reloop_protocol::message::{Forget, Message};
     use reloop_protocol::slave;

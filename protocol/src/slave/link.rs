@@ -100,6 +100,7 @@ impl Rules {
         let Link::Challenged { link, doubtful, candor } = self.state.link else { return };
         let (true, Some(boot)) = (self.state.fresh.probing.is_empty(), self.state.fresh.boot) else { return };
         let session = self.state.node.session;
+        self.state.fresh.told = self.state.jobs.iter().map(|(id, job)| (*id, job.report.seq)).collect();
         self.state.link = Link::Introduced { link, session, doubtful };
         let hello = hello(&self.state, boot, candor, self.now.wall);
         self.effects.push(Effect::Send { link, session, message: Message::Hello(Box::new(hello)) });

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Attempt, BootId, Commit, JobId, Run, Session, SlaveKey, StoreId, WishRev};
+use crate::id::{Attempt, BootId, Commit, JobId, ReportSeq, Run, Session, SlaveKey, StoreId, WishRev};
 use crate::job::{self, End, State};
 use crate::message::{
     Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, MachineReport, Message,
@@ -243,6 +243,8 @@ pub struct Fresh {
     pub probing: BTreeSet<JobId>,
     /// Since when, in milliseconds since the boot.
     pub probing_since: u64,
+    /// What the last Hello said of each job: what has changed by the Welcome is told in Settled.
+    pub told: BTreeMap<JobId, ReportSeq>,
 }
 
 /// What happened.
@@ -727,7 +729,7 @@ impl Rules {
         let machine = machine_report(&self.state);
         let mut tell = Vec::new();
         if let Some(settling) = self.settling.take() {
-            tell.push(Message::Settled(self.settled(&settling, &told, machine)));
+            tell.push(Message::Settled(self.settled(&settling, machine)));
             self.state.link =
                 Link::Live { link: settling.link, session: settling.session, doubtful: settling.doubtful };
         } else if let Link::Live { .. } = self.state.link {
@@ -746,9 +748,11 @@ impl Rules {
         Step { state: self.state, persist, effects: self.effects }
     }
 
-    fn settled(&self, settling: &Settling, told: &[JobId], machine: MachineReport) -> Settled {
+    fn settled(&self, settling: &Settling, machine: MachineReport) -> Settled {
         let mut report = settling.report.clone();
-        report.extend(told.iter().filter(|id| !settling.record.contains(id)));
+        let changed = |id: &JobId, job: &Job| self.state.fresh.told.get(id) != Some(&job.report.seq);
+        let since_hello = self.state.jobs.iter().filter(|(id, job)| changed(id, job)).map(|(id, _)| id);
+        report.extend(since_hello.filter(|id| !settling.record.contains(id)));
         let remembered = |id: &&JobId| self.state.ring.iter().find(|record| record.report.job == **id);
         let kept = |id: &&JobId| {
             let job = self.state.jobs.get(*id)?;

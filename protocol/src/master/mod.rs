@@ -4,12 +4,15 @@
 //! state is an order book ([`Book`]: what waits, and who may take it) and one [`Desk`] per slave (its link, its
 //! evidence, its reconciliation). A desk never reads another desk; what moves between them goes through the book.
 //!
-//! [`step`] is the one entry: `desk` answers slaves, `people` answers clients and operators, `dispatch` gives work to
-//! whom it fits, and the end of every step writes what was touched and publishes it.
+//! [`step`] is the one entry: `desk` runs the handshake, `admission` knows who belongs here, `evidence` judges what
+//! slaves say, `people` answers clients and operators, `dispatch` gives work to whom it fits, and the end of every step
+//! writes what was touched and publishes it.
 
+mod admission;
 mod book;
 mod desk;
 mod dispatch;
+mod evidence;
 mod explain;
 mod people;
 

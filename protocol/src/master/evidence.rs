@@ -1,0 +1,515 @@
+//! What a desk makes of what its slave says: the handshake's end, reports, refusals.
+//!
+//! Each is judged by the verdict table, and each verdict goes through the job table.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::desk::{Desk, DeskLink, Receipt, is_current};
+use super::{Delivery, Earlier, Effect, Job, RECEIPTS, Rules, Write};
+use crate::id::{Attempt, JobId, SlaveKey};
+use crate::job::{self, State};
+use crate::message::{
+    CloseCode, Declined, Flags, Forget, Hello, Message, Reason, ReasonCode, Record, Report, Row, Settled,
+};
+use crate::reconcile::{Line, Store, Theirs, Verdict};
+use crate::slave::LinkId;
+use crate::spec::{CancelMode, Desired};
+
+/// How many earlier hand-outs of a job are kept: enough to see a pattern, and a bound on its record.
+const EARLIER: usize = 32;
+
+const OLD_REPORT: &str = "a newer report is known";
+const OLD_DECLINE: &str = "it answers an older wish";
+const NO_RECORD: &str = "the slave did not tell the record that it was asked for";
+
+impl Rules {
+    /// The handshake is over: what both held, and what the slave made of the verdicts, becomes what is.
+    pub(super) fn settled(&mut self, key: SlaveKey, link: LinkId, settled: Settled) {
+        let now = self.now;
+        let Some(desk) = self.state.desks.get_mut(&key) else { return };
+        let DeskLink::Welcomed { hello, store, lines, since, .. } = std::mem::take(&mut desk.link) else {
+            return;
+        };
+        if settled.session != hello.session {
+            return self.close(link, CloseCode::Protocol, "Settled of another session".to_owned());
+        }
+        let rebooted = desk.boot.is_some_and(|boot| boot != hello.boot);
+        desk.store = Some(hello.store);
+        desk.boot = Some(hello.boot);
+        desk.session = hello.session;
+        desk.agent.clone_from(&hello.agent);
+        desk.programs.clone_from(&hello.programs);
+        desk.labels.clone_from(&hello.labels);
+        desk.capacity = hello.capacity;
+        desk.clock_offset_ms = hello.clock.0 - since.0;
+        desk.machine = Some(settled.machine);
+        desk.last_contact = Some(now);
+        desk.balked = false;
+        desk.link = DeskLink::Live { link };
+        desk.receipts = desk.receipts.wrapping_add(1);
+        let receipt = Receipt {
+            slave: key,
+            number: desk.receipts % RECEIPTS,
+            at: now,
+            took: now.since(since),
+            session: hello.session,
+            store,
+            rebooted,
+            lines,
+        };
+        self.persist.push(Write::Receipt(Box::new(receipt)));
+        // A master that was restored has forgotten how often people decided: its word has to be newer than any of those.
+        if let Some(obeyed) = desk.machine.as_ref().map(|machine| machine.conduct)
+            && (obeyed.rev > desk.conduct.rev
+                || obeyed.rev == desk.conduct.rev && obeyed.mode != desk.conduct.mode)
+        {
+            desk.conduct.rev = if obeyed.mode == desk.conduct.mode { obeyed.rev } else { obeyed.rev.next() };
+        }
+        self.touch_desk(key);
+        self.settle_jobs(key, &hello, store.store(), settled.reports, settled.records, settled.declined);
+        self.tell_newer_wishes(key);
+    }
+
+    fn settle_jobs(
+        &mut self,
+        key: SlaveKey,
+        hello: &Hello,
+        store: Store,
+        reports: Vec<Report>,
+        records: Vec<Record>,
+        declined: Vec<Declined>,
+    ) {
+        let mut seen: BTreeSet<JobId> = hello.rows.iter().chain(&hello.ring).map(|row| row.job).collect();
+        let reported: BTreeSet<JobId> = reports.iter().map(|report| report.job).collect();
+        let (adopted, renewed): (Vec<_>, Vec<_>) =
+            records.into_iter().partition(|record| !self.state.book.jobs.contains_key(&record.report.job));
+        seen.extend(declined.iter().map(|declined| declined.job));
+        seen.extend(&reported);
+        for record in adopted {
+            seen.insert(record.report.job);
+            self.adopt(key, record);
+        }
+        // An offer that was taken is in the reports; what is in neither view is judged as absent.
+        let absent: Vec<JobId> =
+            self.state.book.held_by(key).map(|job| job.id).filter(|id| !seen.contains(id)).collect();
+        for id in absent {
+            self.judge_absent(key, id, store);
+        }
+        for row in hello.rows.iter().filter(|row| !reported.contains(&row.job)) {
+            self.mirror_row(key, row, store);
+        }
+        for report in reports.into_iter().chain(renewed.into_iter().map(|record| record.report)) {
+            self.judge_report(key, report, store);
+        }
+        for declined in declined {
+            self.declined(key, declined);
+        }
+    }
+
+    /// The slave has neither the job nor its outcome.
+    fn judge_absent(&mut self, key: SlaveKey, id: JobId, store: Store) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let line = self.line(Some(job), key, None, Theirs::Absent, store);
+        let desired = job.desired;
+        match line.verdict {
+            Verdict::AskPerson => {
+                let reason = match store {
+                    Store::Trusted => Reason::new(
+                        ReasonCode::Vanished,
+                        "the slave had promised to keep it, and has neither the job nor its outcome: say how it ended \
+                         with `resolve`",
+                    ),
+                    Store::Replaced => Reason::new(
+                        ReasonCode::StoreReplaced,
+                        "the slave's database is new: nobody knows what became of it; say how it ended with `resolve`",
+                    ),
+                    Store::RolledBack => Reason::new(
+                        ReasonCode::StoreRolledBack,
+                        "the slave's database went back in time: say how it ended with `resolve`",
+                    ),
+                };
+                self.edit(id, |job| {
+                    job.reason = Some(reason);
+                    job.report = None;
+                });
+                self.turn(id, job::Event::Vanished, "reconciliation");
+            }
+            Verdict::Release => self.given_back(id, desired, None),
+            Verdict::Offer
+            | Verdict::Keep
+            | Verdict::Start
+            | Verdict::Cancel
+            | Verdict::Recall
+            | Verdict::Adopt
+            | Verdict::Forget
+            | Verdict::Quarantine => {}
+        }
+    }
+
+    /// A row that the report is known of: only what moves without a report moves.
+    fn mirror_row(&mut self, key: SlaveKey, row: &Row, store: Store) {
+        let Some(job) = self.state.book.jobs.get(&row.job) else { return };
+        let line = self.line(Some(job), key, Some(row), Theirs::of(row.state), store);
+        if !is_current(job, key, row.attempt) {
+            return;
+        }
+        if line.verdict == Verdict::Forget {
+            let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };
+            return self.send_to(key, Message::Forget(forget));
+        }
+        let now = self.now;
+        if let Some(job) = self.state.book.jobs.get_mut(&row.job) {
+            job.heard_at = Some(now);
+            if let Some(report) = &mut job.report {
+                report.progress = row.progress;
+                report.seq = report.seq.max(row.seq);
+            }
+            self.stirred.insert(row.job);
+        }
+    }
+
+    /// A report on a live link.
+    pub(super) fn heard(&mut self, key: SlaveKey, report: Report) {
+        if report.state.is_ended()
+            && let Some(desk) = self.state.desks.get_mut(&key)
+        {
+            desk.balked = false;
+        }
+        self.judge_report(key, report, Store::Trusted);
+        self.look_for_work.insert(key);
+    }
+
+    fn judge_report(&mut self, key: SlaveKey, report: Report, store: Store) {
+        let Some(job) = self.state.book.jobs.get(&report.job) else {
+            return self.effects.push(Effect::Ignored(NO_RECORD));
+        };
+        let row = Row {
+            job: report.job,
+            attempt: report.attempt,
+            rev: report.rev,
+            seq: report.seq,
+            state: report.state,
+            progress: report.progress,
+        };
+        let theirs = Theirs::of(report.state);
+        let line = self.line(Some(job), key, Some(&row), theirs, store);
+        let id = report.job;
+        if report.attempt > job.last_attempt {
+            // A master that was restored has handed it out again without remembering.
+            self.edit(id, |job| {
+                job.last_attempt = report.attempt;
+                job.attempt = report.attempt;
+                job.holder = Some(key);
+                job.rev = job.rev.max(report.rev);
+            });
+            return self.take(key, report);
+        }
+        if is_current(job, key, report.attempt) {
+            if job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
+                return self.effects.push(Effect::Ignored(OLD_REPORT));
+            }
+            if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
+                return self.flag(id, Flags::DUPLICATE, "the slave says that an ended attempt is alive");
+            }
+            return self.take(key, report);
+        }
+        self.take_older(key, report, line);
+    }
+
+    /// The slave's word about the attempt that speaks for the job.
+    fn take(&mut self, key: SlaveKey, report: Report) {
+        let id = report.job;
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let mut after = job.clone();
+        after.report = Some(report.clone());
+        after.rev = after.rev.max(report.rev);
+        if report.state.is_started() && job.desired == Desired::Return {
+            after.wish(Desired::Run);
+        }
+        let was_lost = job.state == State::Lost;
+        let durable_change = after.durable() != job.durable() || job.state != report.state;
+        let now = self.now;
+        if durable_change {
+            self.edit(id, |job| {
+                job.rev = after.rev;
+                job.desired = after.desired;
+                job.report = Some(report.clone());
+                job.heard_at = Some(now);
+                job.reason = None;
+                if was_lost {
+                    job.flags.set(Flags::LATE_RESULT);
+                }
+                if matches!(job.desired, Desired::Cancel(_)) && report.state == State::Succeeded {
+                    job.flags.set(Flags::CANCEL_TOO_LATE);
+                }
+            });
+            let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
+            self.turn(id, job::Event::Reported(report.state), &by);
+        } else if let Some(job) = self.state.book.jobs.get_mut(&id) {
+            job.report = Some(report.clone());
+            job.heard_at = Some(now);
+            self.stirred.insert(id);
+        }
+        if report.state.is_ended() {
+            let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
+            self.send_to(key, Message::Forget(forget));
+            self.try_again(id);
+        } else {
+            self.tell_if_newer(key, id);
+        }
+    }
+
+    /// The order's own policy may want another attempt.
+    fn try_again(&mut self, id: JobId) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let wanted = match job.state {
+            State::Failed => job.retry.on.contains(&super::RetryOn::Failed),
+            State::Rejected => job.retry.on.contains(&super::RetryOn::Rejected),
+            _ => false,
+        };
+        if wanted && job.desired == Desired::Run && job.last_attempt.0 < job.retry.max_attempts {
+            self.edit(id, |job| {
+                let text = format!("attempt {} {}", job.attempt, job.state.name());
+                job.set_aside();
+                job.reason = Some(Reason::new(ReasonCode::Retrying, text));
+            });
+            self.turn(id, job::Event::Retried, "the order's retry");
+        }
+    }
+
+    /// The slave's word about an attempt that was given up or handed to another slave.
+    fn take_older(&mut self, key: SlaveKey, report: Report, line: &Line) {
+        let id = report.job;
+        let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev.next());
+        self.edit(id, |job| {
+            let known =
+                job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);
+            match known {
+                Some(earlier) => {
+                    earlier.state = said;
+                    earlier.report = Some(report);
+                }
+                None => job.earlier.push(Earlier { attempt, holder: key, state: said, report: Some(report) }),
+            }
+        });
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let (newer, newer_holder) = (job.state, job.holder);
+        if line.verdict == Verdict::Cancel {
+            // It is told in the Welcome; on a live link it is told here.
+            let want = crate::spec::Want {
+                attempt,
+                rev,
+                desired: Desired::Cancel(CancelMode::IfNotStarted),
+                ..job.want(false)
+            };
+            return self.send_to(key, Message::Want(want));
+        }
+        if said.is_ended() {
+            self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
+        }
+        let counts = said.is_started() || said == State::Succeeded;
+        if !counts {
+            return;
+        }
+        if newer == State::Queued || newer.is_ended() && newer != State::Succeeded && said == State::Succeeded
+        {
+            return self.promote(id, attempt, key);
+        }
+        if newer.is_started() {
+            let text = if said.is_ended() {
+                format!("attempt {attempt} succeeded elsewhere: cancel this one if it is not needed")
+            } else {
+                format!("attempt {attempt} runs elsewhere too: both finish unless somebody cancels one")
+            };
+            return self.flag(id, Flags::DUPLICATE, &text);
+        }
+        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder) {
+            self.edit(id, |job| job.wish(Desired::Return));
+            self.tell_if_newer(holder, id);
+        }
+    }
+
+    fn flag(&mut self, id: JobId, flag: Flags, text: &str) {
+        self.edit(id, |job| {
+            job.flags.set(flag);
+            job.reason = Some(Reason::new(ReasonCode::OlderAttempt, text));
+        });
+    }
+
+    /// An earlier attempt speaks for the job again: nobody else has started it.
+    fn promote(&mut self, id: JobId, attempt: Attempt, key: SlaveKey) {
+        let now = self.now;
+        let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
+        self.edit(id, |job| {
+            let Some(at) =
+                job.earlier.iter().position(|earlier| earlier.attempt == attempt && earlier.holder == key)
+            else {
+                return;
+            };
+            let earlier = job.earlier.remove(at);
+            if job.state != State::Queued {
+                job.set_aside();
+            }
+            job.attempt = attempt;
+            job.holder = Some(key);
+            job.report = earlier.report;
+            job.flags.set(Flags::LATE_RESULT);
+            job.reason = None;
+            job.enter(earlier.state, now, &by);
+        });
+    }
+
+    /// Somebody said no, or gave it back.
+    pub(super) fn declined(&mut self, key: SlaveKey, declined: Declined) {
+        let Some(job) = self.state.book.jobs.get(&declined.job) else { return };
+        let stale = !is_current(job, key, declined.attempt)
+            || job.state != State::Assigned && job.state != State::Accepted
+            || declined.rev < job.rev && declined.reason.code != ReasonCode::GivenBack;
+        if stale {
+            return self.effects.push(Effect::Ignored(OLD_DECLINE));
+        }
+        let (id, desired) = (declined.job, job.desired);
+        if declined.reason.code == ReasonCode::NotHeld && matches!(desired, Desired::Run | Desired::Pause) {
+            // It lacks the work: it is offered whole, under the same attempt.
+            let want = job.want(true);
+            return self.send_to(key, Message::Want(want));
+        }
+        if declined.for_good && desired == Desired::Run {
+            self.edit(id, |job| job.reason = Some(declined.reason));
+            let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
+            self.turn(id, job::Event::StartRefused, &by);
+            return self.try_again(id);
+        }
+        let asked_for = declined.reason.code == ReasonCode::GivenBack;
+        if !asked_for && let Some(desk) = self.state.desks.get_mut(&key) {
+            desk.balked = true;
+        }
+        self.given_back(id, desired, (!asked_for).then_some(declined.reason));
+    }
+
+    /// The slave never had it, or has let it go.
+    fn given_back(&mut self, id: JobId, desired: Desired, reason: Option<Reason>) {
+        let has_reason = reason.is_some();
+        self.edit(id, |job| {
+            if has_reason {
+                job.reason = reason;
+            }
+        });
+        match desired {
+            Desired::Cancel(_) => {
+                self.edit(id, |job| {
+                    job.reason = Some(Reason::new(ReasonCode::Canceled, "canceled before it started"))
+                });
+                self.turn(id, job::Event::Withdrawn, "client");
+            }
+            Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => {
+                let closed = |job: &Job| job.start.deadline.is_some_and(|deadline| deadline < self.now);
+                let over = self.state.book.jobs.get(&id).is_some_and(closed);
+                if over {
+                    let reason = Reason::new(ReasonCode::WindowClosed, "its latest start passed");
+                    self.edit(id, |job| job.reason = Some(reason));
+                    self.turn(id, job::Event::WindowClosed, "master");
+                    return;
+                }
+                self.turn(id, job::Event::GivenBack, "slave");
+                self.speak_for(id);
+            }
+        }
+    }
+
+    /// A job that is queued again: an earlier attempt that is under way or succeeded speaks for it.
+    fn speak_for(&mut self, id: JobId) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let alive = job.earlier.iter().find(|e| e.state.is_started() || e.state == State::Succeeded);
+        if let Some((attempt, holder)) = alive.map(|earlier| (earlier.attempt, earlier.holder)) {
+            self.promote(id, attempt, holder);
+        }
+    }
+
+    /// The master takes a job up from its slave.
+    fn adopt(&mut self, key: SlaveKey, record: Record) {
+        let Record { spec, start, report } = record;
+        let id = report.job;
+        let desk = self.state.desks.get(&key);
+        let by = desk.map_or_else(String::new, |desk| desk.name.clone());
+        let mut flags = Flags::default();
+        flags.set(Flags::ADOPTED);
+        let order = super::Order {
+            id: spec.order,
+            created_at: report.accepted_at,
+            jobs: vec![id],
+            spec,
+            slave: None,
+            requires: BTreeMap::new(),
+            start,
+            retry: super::Retry { max_attempts: 1, on: BTreeSet::new() },
+            external_id: None,
+            labels: BTreeMap::new(),
+        };
+        let mut job = Job::new(id, &order);
+        job.flags = flags;
+        job.attempt = report.attempt;
+        job.last_attempt = report.attempt;
+        job.rev = report.rev;
+        job.holder = Some(key);
+        job.heard_at = Some(self.now);
+        let (state, ended, seq, attempt) =
+            (report.state, report.state.is_ended(), report.seq, report.attempt);
+        job.report = Some(report);
+        job.enter(state, self.now, &by);
+        self.state.book.insert(job);
+        self.touched.insert(id);
+        self.persist.push(Write::Order(Box::new(order)));
+        if ended {
+            self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
+        }
+    }
+
+    pub(super) fn send_to(&mut self, key: SlaveKey, message: Message) {
+        if let Some(link) = self.state.desks.get(&key).and_then(Desk::live) {
+            self.send(link, message);
+        }
+    }
+
+    /// Tells the slave the newest wish, if its last report does not know it.
+    pub(super) fn tell_if_newer(&mut self, key: SlaveKey, id: JobId) -> Delivery {
+        let Some(job) = self.state.book.jobs.get(&id) else { return Delivery::TooLate };
+        let live = self.state.desks.get(&key).filter(|desk| !desk.doubts).and_then(Desk::live);
+        let Some(link) = live else { return Delivery::PendingOnReconnect };
+        let knows = job.report.as_ref().map(|report| report.rev);
+        if knows.is_none_or(|rev| rev < job.rev) {
+            let want = job.want(knows.is_none());
+            self.send(link, Message::Want(want));
+        }
+        Delivery::Sent
+    }
+
+    fn tell_newer_wishes(&mut self, key: SlaveKey) {
+        let Some(desk) = self.state.desks.get(&key) else { return };
+        if desk.doubts {
+            return;
+        }
+        if desk.machine.as_ref().is_some_and(|machine| machine.conduct.rev < desk.conduct.rev) {
+            let conduct = desk.conduct;
+            self.send_to(key, Message::Conduct(conduct));
+        }
+        let ids: Vec<_> =
+            self.state.book.held_by(key).filter(|job| job.state != State::Uncertain).map(|j| j.id).collect();
+        for id in ids {
+            self.tell_if_newer(key, id);
+        }
+    }
+}
+
+impl Job {
+    /// Another attempt comes: what this one came to is kept beside it.
+    pub(super) fn set_aside(&mut self) {
+        if let Some(holder) = self.holder.take() {
+            let (attempt, state, report) = (self.attempt, self.state, self.report.take());
+            self.earlier.push(Earlier { attempt, holder, state, report });
+            if self.earlier.len() > EARLIER {
+                self.earlier.remove(0);
+            }
+        }
+    }
+}

@@ -22,7 +22,7 @@ use reloop_protocol::time::Time;
 const GENESIS: i64 = 1_700_000_000_000;
 
 /// A slave with everything around it.
-pub struct Box_ {
+pub struct Station {
     /// Its rules' state; none while the agent is dead.
     pub state: Option<Slave>,
     /// Its disk.
@@ -167,7 +167,7 @@ pub struct World {
     /// How slaves are enrolled.
     pub enrollment: Enrollment,
     /// The slaves.
-    pub boxes: Vec<Box_>,
+    pub boxes: Vec<Station>,
     /// Answers to clients.
     pub answers: BTreeMap<RequestId, Answer>,
     next: u64,
@@ -244,7 +244,7 @@ impl World {
             token: None,
         };
         let boot = BootId(self.bytes());
-        self.boxes.push(Box_ {
+        self.boxes.push(Station {
             state: None,
             disk: SlaveDisk::default(),
             settings,

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use reloop_protocol::id::Session;
+use reloop_protocol::limits;
 use reloop_protocol::message::{CloseCode, Message};
 use reloop_protocol::wire::{self, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -273,6 +274,9 @@ where
             Ok(frame) => frame,
             Err(error) => return Ended::ByUs(CloseCode::Protocol, error.to_string()),
         };
+        if let Err(what) = limits::check(&frame.message) {
+            return Ended::ByUs(CloseCode::Protocol, what.to_owned());
+        }
         match frame.message {
             // One pong answers all pings before it.
             Message::Ping => drop(pongs.try_send(())),

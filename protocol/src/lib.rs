@@ -12,10 +12,11 @@
 //! * [`reconcile`]: what the master holds against what the slave holds: one verdict per job.
 //! * [`slave`]: the rules of the node at the machine.
 //! * [`master`]: the rules of the node that takes orders: the order book, and one desk per slave.
-//! * [`message`], [`spec`], [`id`], [`time`]: what they speak of. [`wire`]: as bytes.
+//! * [`message`], [`spec`], [`id`], [`time`]: what they speak of. [`wire`]: as bytes. [`limits`]: how much of it.
 
 pub mod id;
 pub mod job;
+pub mod limits;
 pub mod master;
 pub mod message;
 pub mod reconcile;

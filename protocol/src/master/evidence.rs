@@ -8,6 +8,7 @@ use super::desk::{Desk, DeskLink, Receipt, is_current};
 use super::{Delivery, Earlier, Effect, Job, RECEIPTS, Rules, Write};
 use crate::id::{Attempt, JobId, SlaveKey};
 use crate::job::{self, State};
+use crate::limits;
 use crate::message::{
     CloseCode, Declined, Flags, Forget, Hello, Message, Reason, ReasonCode, Record, Report, Row, Settled,
 };
@@ -16,7 +17,10 @@ use crate::slave::LinkId;
 use crate::spec::{CancelMode, Desired};
 
 /// How many earlier hand-outs of a job are kept: enough to see a pattern, and a bound on its record.
-const EARLIER: usize = 32;
+const EARLIER: usize = 16;
+
+/// How much of a text is kept of an earlier hand-out, in bytes.
+const EARLIER_TEXT: usize = 256;
 
 const OLD_REPORT: &str = "a newer report is known";
 const OLD_DECLINE: &str = "it answers an older wish";
@@ -40,7 +44,7 @@ impl Rules {
         desk.agent.clone_from(&hello.agent);
         desk.programs.clone_from(&hello.programs);
         desk.labels.clone_from(&hello.labels);
-        desk.capacity = hello.capacity;
+        desk.capacity = hello.capacity.min(limits::CAPACITY);
         desk.clock_offset_ms = hello.clock.0 - since.0;
         desk.machine = Some(settled.machine);
         desk.last_contact = Some(now);
@@ -280,6 +284,7 @@ impl Rules {
     /// The slave's word about an attempt that was given up or handed to another slave.
     fn take_older(&mut self, key: SlaveKey, report: Report, line: &Line) {
         let id = report.job;
+        let report = report.clipped(EARLIER_TEXT);
         let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev.next());
         self.edit(id, |job| {
             let known =
@@ -289,7 +294,7 @@ impl Rules {
                     earlier.state = said;
                     earlier.report = Some(report);
                 }
-                None => job.earlier.push(Earlier { attempt, holder: key, state: said, report: Some(report) }),
+                None => job.keep(Earlier { attempt, holder: key, state: said, report: Some(report) }),
             }
         });
         let Some(job) = self.state.book.jobs.get(&id) else { return };
@@ -505,11 +510,16 @@ impl Job {
     /// Another attempt comes: what this one came to is kept beside it.
     pub(super) fn set_aside(&mut self) {
         if let Some(holder) = self.holder.take() {
-            let (attempt, state, report) = (self.attempt, self.state, self.report.take());
-            self.earlier.push(Earlier { attempt, holder, state, report });
-            if self.earlier.len() > EARLIER {
-                self.earlier.remove(0);
-            }
+            let (attempt, state) = (self.attempt, self.state);
+            let report = self.report.take().map(|report| report.clipped(EARLIER_TEXT));
+            self.keep(Earlier { attempt, holder, state, report });
+        }
+    }
+
+    fn keep(&mut self, earlier: Earlier) {
+        self.earlier.push(earlier);
+        if self.earlier.len() > EARLIER {
+            self.earlier.remove(0);
         }
     }
 }

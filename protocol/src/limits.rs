@@ -1,0 +1,129 @@
+//! What a peer may say at most, beyond what the size of a message allows.
+//!
+//! Whatever is taken from a peer ends in a record on disk, and a record has its own largest size: a peer that could
+//! exceed it could stop a node from writing. So each message is looked at before it becomes an event.
+
+use crate::message::{Hello, Message, Reason, Record, Report};
+use crate::spec::SPEC_BYTES;
+
+/// A name, in bytes: what a slave's config allows.
+pub const NAME_BYTES: usize = 63;
+
+/// The agent's version, in bytes.
+pub const AGENT_BYTES: usize = 64;
+
+/// All names of programs together, or all labels, in bytes: a slave's desk is one record of at most 64 KiB.
+pub const LIST_BYTES: usize = 16 * 1024;
+
+/// Jobs that a slave holds, ended ones included.
+pub const ROWS: usize = 256;
+
+/// One text for people, in bytes: the longest that a node writes itself names 64 jobs.
+pub const TEXT_BYTES: usize = 2560;
+
+/// Unended jobs that a slave may be given, whatever it says: what a Settled can tell of.
+pub const CAPACITY: u16 = 64;
+
+/// Checks a message against the limits; the error names what is too much.
+pub fn check(message: &Message) -> Result<(), &'static str> {
+    match message {
+        Message::Hello(hello) => check_hello(hello),
+        Message::Settled(settled) => {
+            if settled.reports.len() + settled.records.len() + settled.declined.len() > 3 * ROWS {
+                return Err("too many jobs in a Settled");
+            }
+            settled.reports.iter().try_for_each(check_report)?;
+            settled.records.iter().try_for_each(check_record)?;
+            settled.declined.iter().try_for_each(|declined| check_reason(&declined.reason))
+        }
+        Message::Report(report) => check_report(report),
+        Message::Declined(declined) => check_reason(&declined.reason),
+        Message::Refuse(refuse) => check_text(&refuse.text),
+        Message::Challenge(_)
+        | Message::Welcome(_)
+        | Message::Machine(_)
+        | Message::Want(_)
+        | Message::Forget(_)
+        | Message::Conduct(_)
+        | Message::Ask(_)
+        | Message::Answer(_)
+        | Message::Ping
+        | Message::Pong => Ok(()),
+    }
+}
+
+fn check_hello(hello: &Hello) -> Result<(), &'static str> {
+    let labels: usize = hello.labels.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    let programs: usize = hello.programs.iter().map(|program| program.len() + 1).sum();
+    if hello.name.is_empty() || hello.name.len() > NAME_BYTES {
+        return Err("a name of 1 to 63 bytes is allowed");
+    }
+    // It is shown to people and in logs: nothing in it may be more than a name.
+    if !hello
+        .name
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte))
+    {
+        return Err("a name is made of a to z, 0 to 9, dot, dash and underscore");
+    }
+    if hello.agent.len() > AGENT_BYTES {
+        return Err("the agent's version is too long");
+    }
+    if programs > LIST_BYTES || labels > LIST_BYTES {
+        return Err("too many programs or labels: 16 KiB of each are allowed");
+    }
+    if hello.rows.len() > ROWS || hello.ring.len() > ROWS {
+        return Err("too many jobs in a Hello");
+    }
+    Ok(())
+}
+
+fn check_record(record: &Record) -> Result<(), &'static str> {
+    if record.spec.size() > SPEC_BYTES {
+        return Err("a job's work is larger than 32 KiB");
+    }
+    check_report(&record.report)
+}
+
+fn check_report(report: &Report) -> Result<(), &'static str> {
+    if !report.state.is_slaves_word() {
+        return Err("a slave does not say this of a job");
+    }
+    report.note.as_deref().map_or(Ok(()), check_text)?;
+    report.reason.as_ref().map_or(Ok(()), check_reason)?;
+    report.outcome.as_ref().map_or(Ok(()), |outcome| check_text(&outcome.text))
+}
+
+fn check_reason(reason: &Reason) -> Result<(), &'static str> {
+    check_text(&reason.text)
+}
+
+fn check_text(text: &str) -> Result<(), &'static str> {
+    if text.len() > TEXT_BYTES { Err("a text is longer than 2560 bytes") } else { Ok(()) }
+}
+
+impl Report {
+    /// The report with its texts cut to this many bytes each.
+    pub(crate) fn clipped(mut self, bytes: usize) -> Self {
+        if let Some(note) = &mut self.note {
+            clip(note, bytes);
+        }
+        if let Some(reason) = &mut self.reason {
+            clip(&mut reason.text, bytes);
+        }
+        if let Some(outcome) = &mut self.outcome {
+            clip(&mut outcome.text, bytes);
+        }
+        self
+    }
+}
+
+fn clip(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        let mut end = bytes;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+    }
+}

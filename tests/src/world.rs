@@ -11,7 +11,7 @@ use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{
     self, Answer, Enrollment, JobCommand, Master, Order, Receipt, RequestId, Retry, SlaveCommand,
 };
-use reloop_protocol::message::{CloseCode, Message, Outcome};
+use reloop_protocol::message::{CloseCode, Message, Outcome, ReasonCode};
 use reloop_protocol::slave::{
     self, Ended, Fact, LinkId, Local, Now, Probed, Release, RunKey, Settings, Slave,
 };
@@ -171,6 +171,8 @@ pub struct World {
     /// Answers to clients.
     pub answers: BTreeMap<RequestId, Answer>,
     next: u64,
+    /// No disk was touched: nobody may say that something vanished.
+    pub disks_are_sound: bool,
     /// Every step is printed.
     pub tracing: bool,
     /// Links that the master believes in and that are dead to the slave.
@@ -192,6 +194,7 @@ impl World {
             boxes: Vec::new(),
             answers: BTreeMap::new(),
             next: 1,
+            disks_are_sound: false,
             tracing: std::env::var_os("RELOOP_TRACE").is_some(),
             dead_links: BTreeMap::new(),
             late: VecDeque::new(),
@@ -415,6 +418,11 @@ impl World {
         self.note(|| format!("m {shown} => {:?}", step.effects));
         for write in step.persist {
             self.master_disk.write(write);
+        }
+        let vanished =
+            |job: &master::Job| job.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Vanished);
+        if self.disks_are_sound && self.master_disk.jobs.values().any(vanished) {
+            panic!("something vanished from a sound disk, by {shown}");
         }
         if let Some(broken) = master::broken_invariant(&step.state) {
             panic!("master: {broken} is broken by {shown}");

@@ -702,6 +702,36 @@ fn what_happens_inside_a_handshake_is_told_at_its_end() {
 }
 
 #[test]
+fn a_job_that_was_given_back_while_the_link_broke_is_not_missed() {
+    for then_canceled in [false, true] {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = 60_000;
+        let jobs: Vec<_> = (0..2)
+            .map(|_| {
+                let order = world.order("mill");
+                world.place(order)
+            })
+            .collect();
+        world.settle();
+        // An idle slave appears: the waiting job is asked back, and the answer is lost.
+        world.add_slave("idle");
+        while world.on_slave(0, jobs[1]).is_some() {
+            assert!(world.pump());
+        }
+        world.cut(0);
+        assert_eq!(world.state(jobs[1]), State::Accepted);
+        if then_canceled {
+            world.command(jobs[1], JobCommand::Cancel(CancelMode::SafePoint));
+        }
+        world.plug(0);
+        world.pass(30_000);
+        let expected = if then_canceled { State::Canceled } else { State::Succeeded };
+        assert_eq!(world.state(jobs[1]), expected);
+        assert_eq!(world.begun(jobs[1]), u32::from(!then_canceled));
+    }
+}
+
+#[test]
 fn what_has_not_ended_is_not_forgotten_whoever_says_so() {
     use reloop_protocol::message::{Forget, Message};
     use reloop_protocol::slave;

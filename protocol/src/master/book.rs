@@ -83,6 +83,9 @@ pub struct Job {
     pub desired: Desired,
     /// Its number.
     pub rev: WishRev,
+    /// The wish by which it was asked back, until the slave has spoken of it since: it may have let it go, and its word
+    /// of that may have been lost.
+    pub recalled: Option<WishRev>,
     /// The hand-out that speaks for the job.
     pub attempt: Attempt,
     /// The highest hand-out so far.
@@ -150,6 +153,7 @@ impl Job {
             state: State::Queued,
             desired: Desired::Run,
             rev: WishRev(1),
+            recalled: None,
             attempt: Attempt(0),
             last_attempt: Attempt(0),
             holder: None,
@@ -193,6 +197,9 @@ impl Job {
     pub(super) fn wish(&mut self, desired: Desired) {
         self.desired = desired;
         self.rev = self.rev.next();
+        if desired == Desired::Return {
+            self.recalled = Some(self.rev);
+        }
     }
 
     pub(super) fn enter(&mut self, state: State, now: Time, by: &str) {
@@ -207,6 +214,7 @@ impl Job {
         if state == State::Queued {
             self.holder = None;
             self.report = None;
+            self.recalled = None;
             if matches!(self.desired, Desired::Return | Desired::Resolve(_)) {
                 self.desired = Desired::Run;
             }

@@ -598,6 +598,8 @@ fn held_as(job: &Job, key: SlaveKey, attempt: Attempt) -> Mine {
     }
     match job.state {
         State::Queued | State::Assigned => Mine::Assigned,
+        // Asked back: whether the slave still has it is as open as when it was offered.
+        State::Accepted if job.recalled.is_some() => Mine::Assigned,
         State::Accepted => Mine::Unstarted,
         State::Starting | State::Running | State::Paused | State::Stopping => Mine::Started,
         State::Uncertain => Mine::Uncertain,

@@ -227,6 +227,7 @@ impl Rules {
         let mut after = job.clone();
         after.report = Some(report.clone());
         after.rev = after.rev.max(report.rev);
+        after.recalled = after.recalled.filter(|recalled| *recalled > report.rev);
         if report.state.is_started() && job.desired == Desired::Return {
             after.wish(Desired::Run);
         }
@@ -237,6 +238,7 @@ impl Rules {
             self.edit(id, |job| {
                 job.rev = after.rev;
                 job.desired = after.desired;
+                job.recalled = after.recalled;
                 job.report = Some(report.clone());
                 job.heard_at = Some(now);
                 job.reason = None;
@@ -400,6 +402,10 @@ impl Rules {
                 job.reason = reason;
             }
         });
+        if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Accepted) {
+            // It had been taken before it was let go: it is nobody's first, and then what the wish makes of it.
+            self.turn(id, job::Event::GivenBack, "slave");
+        }
         match desired {
             Desired::Cancel(_) => {
                 self.edit(id, |job| {

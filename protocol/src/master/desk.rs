@@ -147,7 +147,7 @@ impl HelloStore {
 pub struct Receipt {
     /// Which slave.
     pub slave: SlaveKey,
-    /// Its number there; the ring keeps the newest [`RECEIPTS`].
+    /// Its number there; the ring keeps the newest [`RECEIPTS`](super::RECEIPTS).
     pub number: u32,
     /// When it was settled.
     pub at: Time,

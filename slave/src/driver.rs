@@ -402,7 +402,7 @@ impl Node for Driver {
                 self.state.settings.token = token;
                 self.last_heard = Some(outbox.last_heard());
                 self.links.insert(link, Connection { outbox, settled, nonce: None });
-                (vec![], vec![])
+                self.decide(slave::Event::LinkOpened { link })
             }
             Input::Frame { link, frame } => self.received(link, frame),
             Input::LinkDown { link, why } => {

@@ -146,6 +146,7 @@ impl Status {
     ) -> Self {
         let (link, doubtful) = match state.link {
             Link::Down => ("offline", false),
+            Link::Opened { .. } => ("connecting", false),
             Link::Challenged { doubtful, .. } | Link::Introduced { doubtful, .. } => ("connecting", doubtful),
             Link::Live { doubtful, .. } => ("online", doubtful),
         };

@@ -4,7 +4,7 @@
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{Answer, Delivery, JobCommand, SlaveCommand};
 use reloop_protocol::message::{Attention, CloseCode, Flags, Mode, ReasonCode, WaitingFor};
-use reloop_protocol::slave::{Local, Release};
+use reloop_protocol::slave::{self, Local, Release};
 use reloop_protocol::spec::{CancelMode, Gate, Late};
 use reloop_protocol::time::{Millis, Time};
 use reloop_tests::world::World;
@@ -812,4 +812,39 @@ fn a_promise_that_was_broken_makes_a_person_decide() {
     world.settle();
     assert_eq!(world.state(job), State::Uncertain);
     assert_eq!(world.job(job).reason.unwrap().code, ReasonCode::Vanished);
+}
+
+#[test]
+fn a_job_that_nobody_let_go_does_not_start_because_the_clock_is_lost() {
+    let mut world = World::new(1);
+    let mut order = world.order("mill");
+    order.start.gate = Gate::Held;
+    let job = world.place(order);
+    world.settle();
+    assert_eq!(world.on_slave(0, job), Some(State::Accepted));
+    world.cut(0);
+    world.reboot(0);
+    world.pass(60_000);
+    assert_eq!((world.on_slave(0, job), world.begun(job)), (Some(State::Accepted), 0));
+    world.plug(0);
+    world.settle();
+    world.command(job, JobCommand::Release { valid: Millis::seconds(60) });
+    world.settle();
+    assert_eq!(world.on_slave(0, job), Some(State::Running));
+}
+
+#[test]
+fn a_challenge_of_a_dead_connection_does_not_set_the_clock() {
+    let mut world = World::new(1);
+    world.cut(0);
+    world.plug(0);
+    // Connected, and the Challenge is under way.
+    assert!(world.dial_in(0));
+    world.cut(0);
+    let sync = world.boxes[0].state.as_ref().unwrap().node.sync;
+    world.pass_some(20_000);
+    assert_eq!(world.late_frames(), 1);
+    world.deliver_late(0);
+    let state = world.boxes[0].state.as_ref().unwrap();
+    assert_eq!((state.node.sync, state.link), (sync, slave::Link::Down));
 }

@@ -32,9 +32,13 @@ impl Rules {
         unfit: &BTreeMap<JobId, Reason>,
     ) {
         match (self.state.link, message) {
-            (_, Message::Challenge(challenge)) => self.challenged(link, &challenge),
+            (Link::Opened { link: ours }, Message::Challenge(challenge)) if ours == link => {
+                self.challenged(link, &challenge);
+            }
             (
-                Link::Introduced { link: ours, .. } | Link::Challenged { link: ours, .. },
+                Link::Opened { link: ours }
+                | Link::Introduced { link: ours, .. }
+                | Link::Challenged { link: ours, .. },
                 Message::Refuse(refuse),
             ) if ours == link => {
                 self.state.link = Link::Down;
@@ -48,7 +52,14 @@ impl Rules {
             (Link::Live { link: l, session: s, doubtful }, message) if l == link && s == session => {
                 self.live(doubtful, message, unfit);
             }
-            (Link::Live { .. } | Link::Introduced { .. } | Link::Challenged { .. } | Link::Down, _) => {
+            (
+                Link::Live { .. }
+                | Link::Introduced { .. }
+                | Link::Challenged { .. }
+                | Link::Opened { .. }
+                | Link::Down,
+                _,
+            ) => {
                 self.effects.push(Effect::Ignored(OLD_SESSION));
             }
         }
@@ -56,12 +67,19 @@ impl Rules {
 
     pub(super) fn link_closed(&mut self, closed: LinkId) {
         match self.state.link {
-            Link::Challenged { link, .. } | Link::Introduced { link, .. } | Link::Live { link, .. }
+            Link::Opened { link }
+            | Link::Challenged { link, .. }
+            | Link::Introduced { link, .. }
+            | Link::Live { link, .. }
                 if link == closed =>
             {
                 self.state.link = Link::Down;
             }
-            Link::Challenged { .. } | Link::Introduced { .. } | Link::Live { .. } | Link::Down => {}
+            Link::Opened { .. }
+            | Link::Challenged { .. }
+            | Link::Introduced { .. }
+            | Link::Live { .. }
+            | Link::Down => {}
         }
     }
 

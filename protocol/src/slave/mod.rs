@@ -186,6 +186,11 @@ pub struct Job {
 pub enum Link {
     /// None.
     Down,
+    /// It stands, and the master speaks first.
+    Opened {
+        /// Which.
+        link: LinkId,
+    },
     /// The Hello waits until the machine has said what it does.
     Challenged {
         /// Which.
@@ -260,6 +265,11 @@ pub enum Event {
         known_key: bool,
         /// A name for the next database.
         next_store: StoreId,
+    },
+    /// A connection stands; it is the only one.
+    LinkOpened {
+        /// Which.
+        link: LinkId,
     },
     /// The master said something.
     Received {
@@ -551,6 +561,7 @@ pub fn step(state: Slave, now: Now, event: Event) -> Step {
             rules.agent_started(boot, fingerprint, known_key, next_store);
         }
         Event::Received { link, session, message, unfit } => rules.received(link, session, message, &unfit),
+        Event::LinkOpened { link } => rules.state.link = Link::Opened { link },
         Event::LinkClosed { link } => rules.link_closed(link),
         Event::Machine { work, fact } => rules.machine(work, fact),
         Event::Local { request, command } => rules.local(request, command),

@@ -1,0 +1,148 @@
+//! What must hold in the world, by name, and the ledger against which it is checked.
+//!
+//! The nodes check themselves by their own invariants. The ledger knows what no node knows: what was promised to
+//! clients, what machines really did, and what people decided. It is written by the world alone, so that a node that is
+//! wrong about itself is found out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use reloop_protocol::id::{Attempt, JobId, OrderId, WishRev};
+use reloop_protocol::job::State;
+use reloop_protocol::message::Outcome;
+
+/// Everything that must hold after every step, or once everything is healed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Invariant {
+    /// An order that was acknowledged is on the master's disk, for ever.
+    AcknowledgedOrderKept,
+    /// A machine is told to begin one beginning at most once.
+    BegunOnce,
+    /// One attempt is begun again only if its order says so, or the first beginning never reached the machine.
+    AttemptBegunOnce,
+    /// A job runs on two slaves only if a person gave it away, or its order lets it be tried again.
+    OnePlace,
+    /// In one machine there is at most one work alive.
+    OneWorkPerMachine,
+    /// The nodes' own invariants, among them: only a slave says running; at most one job executes per slave.
+    NodeInvariant,
+    /// An outcome that was durable on the slave is not changed, and is not forgotten before the master's disk has it.
+    OutcomeKept,
+    /// A slave never lets go of a job that was begun and has not ended.
+    NothingDestroyed,
+    /// A cancel that was taken and an outcome that came first are both kept.
+    CancelAndOutcomeKept,
+    /// No start outside its window, as the master's clock has it.
+    StartInWindow,
+    /// No start while the machine is locked, occupied, needs a person or is out of production.
+    StartWhenReady,
+    /// Nothing acts on a frame of a dead session.
+    OldSessionIgnored,
+    /// Wishes only go forward.
+    WishesGoForward,
+    /// A slave's epoch of its master only goes forward.
+    EpochsGoForward,
+    /// Nobody says that something vanished while all disks are sound.
+    NothingVanishes,
+    /// The disk brings back what the node believes.
+    DiskIsState,
+    /// The world comes to rest once nothing happens any more.
+    ComesToRest,
+    /// Once everything is healed, every job ends, in a state that its history demands.
+    Converges,
+    /// Once everything is healed, both views are equal.
+    ViewsEqual,
+    /// A job that waits can say why.
+    WaitingIsExplained,
+}
+
+impl Invariant {
+    /// Every invariant.
+    pub const ALL: [Self; 20] = [
+        Self::AcknowledgedOrderKept,
+        Self::BegunOnce,
+        Self::AttemptBegunOnce,
+        Self::OnePlace,
+        Self::OneWorkPerMachine,
+        Self::NodeInvariant,
+        Self::OutcomeKept,
+        Self::NothingDestroyed,
+        Self::CancelAndOutcomeKept,
+        Self::StartInWindow,
+        Self::StartWhenReady,
+        Self::OldSessionIgnored,
+        Self::WishesGoForward,
+        Self::EpochsGoForward,
+        Self::NothingVanishes,
+        Self::DiskIsState,
+        Self::ComesToRest,
+        Self::Converges,
+        Self::ViewsEqual,
+        Self::WaitingIsExplained,
+    ];
+
+    /// As one sentence.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::AcknowledgedOrderKept => "an acknowledged order is never lost",
+            Self::BegunOnce => "a beginning reaches its machine at most once",
+            Self::AttemptBegunOnce => "an attempt starts at most once, unless its order allows a restart",
+            Self::OnePlace => "a job never runs on two slaves unless a person gave it away",
+            Self::OneWorkPerMachine => "at most one work is alive in a machine",
+            Self::NodeInvariant => "the node's own invariants hold",
+            Self::OutcomeKept => "an outcome once durable reaches the master and is never changed",
+            Self::NothingDestroyed => "nothing is destroyed because it was absent",
+            Self::CancelAndOutcomeKept => "cancel and outcome are both kept",
+            Self::StartInWindow => "no start outside its window",
+            Self::StartWhenReady => "no start while not ready or locked",
+            Self::OldSessionIgnored => "nothing acts on an old session",
+            Self::WishesGoForward => "nothing acts on an old wish",
+            Self::EpochsGoForward => "nothing acts on an old epoch",
+            Self::NothingVanishes => "nothing vanishes from a sound disk",
+            Self::DiskIsState => "recover(disk) equals the durable state",
+            Self::ComesToRest => "the world comes to rest",
+            Self::Converges => "once healed, every job ends as its history demands",
+            Self::ViewsEqual => "once healed, both views are equal",
+            Self::WaitingIsExplained => "a waiting job can say why",
+        }
+    }
+}
+
+impl fmt::Display for Invariant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sentence())
+    }
+}
+
+/// An invariant that does not hold, and how that shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Which.
+    pub invariant: Invariant,
+    /// How.
+    pub how: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "broken: {}: {}", self.invariant, self.how)
+    }
+}
+
+/// What the world knows and no node does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Ledger {
+    /// Orders that were acknowledged to clients.
+    pub acknowledged: BTreeSet<OrderId>,
+    /// Jobs of which a person decided something that may make them run in two places: retry, abandon, a release after a
+    /// restore, a resolve.
+    pub given_away: BTreeSet<JobId>,
+    /// Jobs whose cancel was taken while they had not ended.
+    pub canceled: BTreeSet<JobId>,
+    /// Outcomes that were durable on a slave's disk.
+    pub outcomes: BTreeMap<(JobId, Attempt), (State, Option<Outcome>)>,
+    /// The newest wish that a slave's disk held of an attempt.
+    pub wishes: BTreeMap<(usize, JobId, Attempt), WishRev>,
+    /// A disk was wiped, put back, cloned or doubled: promises that only a disk can keep are excused.
+    pub unsound: bool,
+}

@@ -123,6 +123,8 @@ pub struct Machine {
     pub unstoppable: bool,
     /// It refuses to start.
     pub refuses: bool,
+    /// It has begun what it refuses: the reply to an earlier word was lost.
+    pub begins_all_the_same: bool,
     /// Work takes this long.
     pub length_ms: i64,
     /// Work fails.
@@ -296,7 +298,13 @@ impl World {
         let boot = held.boot;
         self.slave_event(
             slave,
-            slave::Event::AgentStarted { boot, fingerprint: None, known_key, next_store },
+            slave::Event::AgentStarted {
+                boot,
+                fingerprint: None,
+                known_key,
+                next_store,
+                damage: Default::default(),
+            },
         );
     }
 
@@ -779,17 +787,12 @@ impl World {
 
 impl Machine {
     fn start(&mut self, key: RunKey) {
-        if self.refuses {
-            let reason = reloop_protocol::message::Reason::new(
-                reloop_protocol::message::ReasonCode::StartRefused,
-                "the machine refuses",
-            );
-            self.facts.push_back((key, Fact::StartRefused(reason)));
-            return;
+        if !self.refuses || self.begins_all_the_same {
+            *self.begun.entry(key).or_default() += 1;
+            self.works.insert(key, Work { left_ms: self.length_ms, paused: false, ended: None, gone: false });
         }
-        *self.begun.entry(key).or_default() += 1;
-        self.works.insert(key, Work { left_ms: self.length_ms, paused: false, ended: None, gone: false });
-        self.facts.push_back((key, Fact::Started));
+        let refusal = || Fact::StartRefused("the machine refuses".to_owned());
+        self.facts.push_back((key, if self.refuses { refusal() } else { Fact::Started }));
     }
 
     fn stop(&mut self, key: RunKey) {

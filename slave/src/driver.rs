@@ -35,10 +35,6 @@ pub const INBOX: usize = 256;
 /// so a deadline may come this much late after a sleep, and no more.
 const TIMER_LIMIT: Duration = Duration::from_secs(60);
 
-/// The largest part of an output in one answer: a quarter of what fits into a message, so that a link that is slow
-/// still has room between its heartbeats.
-const LOG_LIMIT: u32 = 64 * 1024;
-
 /// What happens outside.
 pub enum Input {
     /// The agent's own start, and nothing else. Its writes put aside what could not be read: in one commit with what the
@@ -335,7 +331,7 @@ impl Driver {
         tokio::task::spawn_blocking(move || {
             let answer = {
                 let machines = machines.read().unwrap_or_else(PoisonError::into_inner);
-                read_output(&machines, key, offset, limit.min(LOG_LIMIT))
+                read_output(&machines, key, offset, limit)
             };
             let message = Message::Answer(Answer { id, answer });
             outbox.send(&Frame { session, message, signature: None });

@@ -1,10 +1,13 @@
 //! The rules of both nodes against each other, without processes: the loop in all its cases.
 #![cfg(test)]
 
-use reloop_protocol::id::{JobId, StoreId};
+use reloop_protocol::id::{Attempt, JobId, Run, StoreId};
 use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::limits::LOG_BYTES;
 use reloop_protocol::master::{Answer, Delivery, JobCommand, SlaveCommand};
-use reloop_protocol::message::{Attention, CloseCode, Flags, Mode, Reason, ReasonCode, WaitingFor};
+use reloop_protocol::message::{
+    Ask, Attention, CloseCode, Flags, Message, Mode, Question, Reason, ReasonCode, WaitingFor,
+};
 use reloop_protocol::slave::{self, Damage, Fact, Local, Now, Release};
 use reloop_protocol::spec::{CancelMode, Gate, Late};
 use reloop_protocol::time::{Millis, Time};
@@ -944,4 +947,23 @@ fn without_its_own_record_nothing_else_on_a_slaves_disk_counts() {
     assert_eq!((lost.node.store, lost.jobs.len()), (StoreId([7; 16]), 0));
     let whole = recover(rest.into_iter().chain([slave::Write::Node(node)]).collect());
     assert!(whole.jobs.contains_key(&job));
+}
+
+#[test]
+fn a_part_of_an_output_fits_an_answer_however_much_is_asked_for() {
+    let (world, job) = starting(|_| {});
+    let state = world.boxes[0].state.clone().unwrap();
+    let slave::Link::Live { link, session, .. } = state.link else { panic!("it is online") };
+    for (asked, given) in [(u32::MAX, LOG_BYTES), (100, 100)] {
+        let question = Question::Log { job, attempt: Attempt(1), run: Run(1), offset: None, limit: asked };
+        let message = Message::Ask(Ask { id: 1, question });
+        let now = Now { wall: world.now(), boot_ms: 0 };
+        let event = slave::Event::Received { link, session, message, unfit: Default::default() };
+        let effects = slave::step(state.clone(), now, event).effects;
+        let limits = effects.iter().filter_map(|effect| match effect {
+            slave::Effect::ReadLog { limit, .. } => Some(*limit),
+            _ => None,
+        });
+        assert_eq!(limits.collect::<Vec<_>>(), [given]);
+    }
 }

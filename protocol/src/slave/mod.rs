@@ -533,6 +533,19 @@ pub enum Why {
     Probe,
 }
 
+impl Why {
+    /// What happens then, for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NotBefore => "a job's time comes",
+            Self::Deadline => "a job's window closes",
+            Self::Release => "the word that lets a held job start lapses",
+            Self::MaxRuntime => "a job runs longer than its order allows",
+            Self::Probe => "the machine is no longer waited for to say what it did",
+        }
+    }
+}
+
 /// The state that the disk holds; `fresh` names a database that is empty. Without a slave's own record nothing counts
 /// ([`Damage::is_total`]).
 pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<Item = Write>) -> Slave {

@@ -82,7 +82,7 @@ pub enum Input {
 /// What is done once the decision is durable.
 pub enum Effect {
     /// As the rules say.
-    Rules(slave::Effect),
+    Rules(Box<slave::Effect>),
     /// The identity has a memory from here on.
     SettleIdentity,
     /// The answer to a person.
@@ -181,7 +181,7 @@ impl Driver {
         }
         let mut ops = Vec::new();
         persist.iter().for_each(|write| records::ops(write, &mut ops));
-        (ops, effects.into_iter().map(Effect::Rules).collect())
+        (ops, effects.into_iter().map(|effect| Effect::Rules(Box::new(effect))).collect())
     }
 
     fn received(&mut self, link: LinkId, frame: Frame) -> (Vec<Op>, Vec<Effect>) {
@@ -418,7 +418,7 @@ impl Node for Driver {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Rules(effect) => self.act(effect),
+            Effect::Rules(effect) => self.act(*effect),
             Effect::SettleIdentity => {
                 if let Err(error) = self.identity.settle() {
                     tracing::warn!(%error, "the key stays marked as new: a lost store would not be noticed");

@@ -39,7 +39,7 @@ async fn a_job_is_rescheduled_and_what_is_not_given_no_longer_counts() {
     let output = reloop(&url, &token, &later).await;
     assert!(output.status.success(), "{}", words(&output));
     assert!(words(&output).contains("reschedule: done; it is queued"), "{}", words(&output));
-    let start = &client.job(job).await.unwrap().expect(200)["start"];
+    let start = client.job(job).await.unwrap().expect(200);
     assert_eq!(
         (&start["not_before"], &start["deadline"], &start["late"]),
         (&json!("2091-01-01T06:00:00Z"), &json!(null), &json!("run"))

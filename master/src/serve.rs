@@ -31,6 +31,10 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// How long a client may take to send a request's head.
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// After a connection that could not be accepted, which the next try would only find again: long enough that the loop
+/// does not spin, short enough that nobody notices.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long requests and links may take to end when the master stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -139,7 +143,7 @@ async fn accept(listener: TcpListener, router: Router, connections: &TaskTracker
             Err(error) => {
                 // Out of file descriptors, most likely: those that end make room.
                 tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };

@@ -24,6 +24,10 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as WsCode
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message as WsMessage, error::CapacityError};
 
+/// Between two looks for a peer's sign of life, the first and the longest: a quick answer is seen at once, and the
+/// seconds that a slow one may take cost a few looks.
+const SIGN_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+
 /// Read buffer of one link: with the library's 128 KiB, ten thousand idle links cost more than a gigabyte.
 const READ_BUFFER: usize = 4 * 1024;
 
@@ -144,13 +148,13 @@ impl Outbox {
         let before = self.last_heard_ms();
         self.send(&Frame { session: Session(0), message: Message::Ping, signature: None });
         let deadline = Instant::now() + patience;
-        let mut pause = Duration::from_millis(10);
+        let mut pause = SIGN_PAUSE.0;
         while Instant::now() < deadline {
             tokio::time::sleep(pause).await;
             if self.last_heard_ms() > before {
                 return true;
             }
-            pause = (pause * 2).min(Duration::from_millis(200));
+            pause = (pause * 2).min(SIGN_PAUSE.1);
         }
         false
     }

@@ -208,6 +208,9 @@ impl Master {
             if let Some(status) = self.daemon.ended() {
                 return Ok(Err(status));
             }
+            if !self.daemon.listens(self.addr.port()) {
+                return Err(format!("it does not listen yet\n{}", self.daemon.tail()));
+            }
             match client.livez().await {
                 Ok(reply) if reply.status == 200 => Ok(Ok(())),
                 Ok(reply) => Err(format!("{reply:?}")),
@@ -272,7 +275,8 @@ impl SlaveOptions {
 }
 
 /// What the default programs run. It notes starts and ends where neither node can reach, and ends on SIGTERM.
-const WORK_SCRIPT: &str = r#"#!/bin/sh
+/// `gated` ends as well when the one who would open the gate, in the first line, is gone.
+const WORK_SCRIPT: &str = r#"
 here=$(dirname "$0") mode=$1 tag=$2 seconds=$3 exit=$4
 note() { echo "$1 $tag $$" >>"$here/machine.log"; }
 note start
@@ -282,7 +286,7 @@ work)
     sleep "$seconds" & child=$!
     wait "$child" ;;
 gated)
-    until [ -e "$here/gates/$tag" ]; do sleep 0.05; done ;;
+    until [ -e "$here/gates/$tag" ] || [ ! -e "/proc/$keeper" ]; do sleep 0.05; done ;;
 esac
 note end
 exit "$exit"
@@ -327,7 +331,8 @@ impl Slave {
         let slave = Self { daemon: Daemon::new(&options.name, dir.path().join("slave.log")), options, dir };
         make_dir(&slave.state_dir());
         make_dir(&slave.machine_dir().join("gates"));
-        write(&slave.machine_dir().join("work.sh"), WORK_SCRIPT);
+        let keeper = format!("#!/bin/sh\nkeeper={}", std::process::id());
+        write(&slave.machine_dir().join("work.sh"), &(keeper + WORK_SCRIPT));
         slave.new_boot();
         slave
     }

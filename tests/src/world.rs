@@ -319,7 +319,9 @@ impl World {
         held.machine.facts.clear();
         let (boot, fingerprint) = (held.boot, held.fingerprint);
         self.ledger.wishes.retain(|(of, ..), _| *of != slave);
-        self.slave_event(slave, slave::Event::AgentStarted { boot, fingerprint, known_key, next_store });
+        let damage = slave::Damage::default();
+        let started = slave::Event::AgentStarted { boot, fingerprint, known_key, next_store, damage };
+        self.slave_event(slave, started);
     }
 
     /// Kills a slave's agent; its machine goes on.

@@ -788,6 +788,7 @@ fn c6_a_box_with_another_fingerprint_waits_for_a_person() {
         fingerprint: Some([fingerprint; 16]),
         known_key: true,
         next_store: StoreId([1; 16]),
+        damage: Default::default(),
     };
     let event = start(1, &world);
     world.slave_event(0, event);

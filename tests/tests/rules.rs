@@ -1,10 +1,14 @@
 //! The rules of both nodes against each other, without processes: the loop in all its cases.
 #![cfg(test)]
 
+use reloop_protocol::id::{Attempt, JobId, Run, StoreId};
 use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::limits::LOG_BYTES;
 use reloop_protocol::master::{Answer, Delivery, JobCommand, SlaveCommand};
-use reloop_protocol::message::{Attention, CloseCode, Flags, Mode, ReasonCode, WaitingFor};
-use reloop_protocol::slave::{self, Local, Release};
+use reloop_protocol::message::{
+    Ask, Attention, CloseCode, Flags, Message, Mode, Question, Reason, ReasonCode, WaitingFor,
+};
+use reloop_protocol::slave::{self, Damage, Fact, Local, Now, Release};
 use reloop_protocol::spec::{CancelMode, Gate, Late};
 use reloop_protocol::time::{Millis, Time};
 use reloop_tests::world::World;
@@ -847,4 +851,154 @@ fn a_challenge_of_a_dead_connection_does_not_set_the_clock() {
     world.deliver_late(0);
     let state = world.boxes[0].state.as_ref().unwrap();
     assert_eq!((state.node.sync, state.link), (sync, slave::Link::Down));
+}
+
+/// A slave that has just told its machine to begin.
+fn starting(prepare: impl FnOnce(&mut World)) -> (World, JobId) {
+    let mut world = World::new(1);
+    prepare(&mut world);
+    let order = world.order("mill");
+    let job = world.place(order);
+    while world.on_slave(0, job) != Some(State::Starting) {
+        assert!(world.pump(), "the job does not come to its start");
+    }
+    (world, job)
+}
+
+fn told(world: &World, job: JobId, fact: Fact) -> slave::Step {
+    let state = world.boxes[0].state.clone().unwrap();
+    let work = state.jobs[&job].work();
+    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
+    slave::step(state, now, slave::Event::Machine { work, fact })
+}
+
+#[test]
+fn a_rejected_start_is_proof_and_a_refused_one_is_a_question() {
+    let (world, job) = starting(|_| {});
+    let asks = |step: &slave::Step| step.effects.iter().any(|e| matches!(e, slave::Effect::Probe { .. }));
+    let rejected = told(&world, job, Fact::StartRejected(Reason::new(ReasonCode::UnknownProgram, "gone")));
+    assert!(!asks(&rejected));
+    let report = &rejected.state.jobs[&job].report;
+    assert_eq!(
+        (report.state, report.reason.as_ref().unwrap().code),
+        (State::Rejected, ReasonCode::UnknownProgram)
+    );
+    let refused = told(&world, job, Fact::StartRefused("busy".to_owned()));
+    assert!(asks(&refused));
+    assert_eq!(refused.state.jobs[&job].report.state, State::Starting, "until the machine has answered");
+}
+
+#[test]
+fn a_start_that_is_refused_although_the_work_began_is_followed_to_its_end() {
+    let (mut world, job) = starting(|world| {
+        world.boxes[0].machine.refuses = true;
+        world.boxes[0].machine.begins_all_the_same = true;
+    });
+    world.settle();
+    assert_eq!(world.state(job), State::Running);
+    world.pass(12_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+}
+
+#[test]
+fn a_machine_that_refuses_a_start_and_then_falls_silent_makes_a_person_decide() {
+    let (mut world, job) = starting(|world| {
+        world.boxes[0].machine.refuses = true;
+        world.boxes[0].machine.silent = true;
+    });
+    world.pass(4_000);
+    assert_eq!(world.on_slave(0, job), Some(State::Starting), "it has time to answer");
+    world.pass(2_000);
+    assert_eq!(world.state(job), State::Uncertain);
+    let reason = world.job(job).report.unwrap().reason.unwrap();
+    assert_eq!(reason.code, ReasonCode::NoProof);
+    assert!(reason.text.contains("the machine refuses"), "{}", reason.text);
+    world.boxes[0].machine.refuses = false;
+    world.command(job, JobCommand::Resolve(End::Failed));
+    let order = world.order("mill");
+    let next = world.place(order);
+    world.settle();
+    assert_eq!(world.state(next), State::Running);
+}
+
+#[test]
+fn a_crash_between_a_refused_start_and_the_machines_answer_begins_nothing_twice() {
+    for began in [false, true] {
+        let (mut world, job) = starting(|world| {
+            world.boxes[0].machine.refuses = true;
+            world.boxes[0].machine.begins_all_the_same = began;
+        });
+        // The refusal has been heard, the answer to the question has not.
+        world.pump();
+        let probing = &world.boxes[0].state.as_ref().unwrap().fresh.probing;
+        assert_eq!(probing[&job].refused.as_deref(), Some("the machine refuses"));
+        world.kill_agent(0);
+        world.start_agent(0, true);
+        world.settle();
+        let expected = if began { State::Running } else { State::Rejected };
+        assert_eq!((world.state(job), world.begun(job)), (expected, u32::from(began)), "began: {began}");
+        world.pass(20_000);
+    }
+}
+
+#[test]
+fn records_that_cannot_be_read_bar_the_machine_until_somebody_has_looked() {
+    for (damage, expected) in [
+        (Damage { node: false, jobs: 1 }, Some(Attention::StoreRolledBack)),
+        (Damage { node: true, jobs: 2 }, Some(Attention::StoreReplaced)),
+        (Damage::default(), None),
+    ] {
+        let mut world = World::new(1);
+        let started = slave::Event::AgentStarted {
+            boot: world.boxes[0].boot,
+            fingerprint: None,
+            // Its key says nothing: the damage alone is enough.
+            known_key: false,
+            next_store: StoreId([7; 16]),
+            damage,
+        };
+        world.slave_event(0, started);
+        assert_eq!(world.boxes[0].state.as_ref().unwrap().node.attention, expected);
+        let order = world.order("mill");
+        let job = world.place(order);
+        world.pass(1_000);
+        assert_eq!(world.begun(job), u32::from(expected.is_none()), "{damage:?}");
+        world.kill_agent(0);
+        world.start_agent(0, true);
+        let attention = world.boxes[0].state.as_ref().unwrap().node.attention;
+        assert_eq!(attention, expected, "the next start knows it too");
+    }
+}
+
+#[test]
+fn without_its_own_record_nothing_else_on_a_slaves_disk_counts() {
+    let (world, job) = starting(|_| {});
+    let state = world.boxes[0].state.as_ref().unwrap();
+    let (node, jobs, ring) = slave::durable(state);
+    let jobs = jobs.into_iter().map(|(id, job)| slave::Write::Job(id, Some(Box::new(job))));
+    let rest: Vec<_> = jobs.chain([slave::Write::Ring(ring)]).collect();
+    let recover = |records: Vec<_>| slave::recover(state.settings.clone(), StoreId([7; 16]), records);
+    let lost = recover(rest.clone());
+    assert_eq!((lost.node.store, lost.jobs.len()), (StoreId([7; 16]), 0));
+    let whole = recover(rest.into_iter().chain([slave::Write::Node(node)]).collect());
+    assert!(whole.jobs.contains_key(&job));
+}
+
+#[test]
+fn a_part_of_an_output_fits_an_answer_however_much_is_asked_for() {
+    let (world, job) = starting(|_| {});
+    let state = world.boxes[0].state.clone().unwrap();
+    let slave::Link::Live { link, session, .. } = state.link else { panic!("it is online") };
+    for (asked, given) in [(u32::MAX, LOG_BYTES), (100, 100)] {
+        let question = Question::Log { job, attempt: Attempt(1), run: Run(1), offset: None, limit: asked };
+        let message = Message::Ask(Ask { id: 1, question });
+        let now = Now { wall: world.now(), boot_ms: 0 };
+        let event = slave::Event::Received { link, session, message, unfit: Default::default() };
+        let effects = slave::step(state.clone(), now, event).effects;
+        let limits = effects.iter().filter_map(|effect| match effect {
+            slave::Effect::ReadLog { limit, .. } => Some(*limit),
+            _ => None,
+        });
+        assert_eq!(limits.collect::<Vec<_>>(), [given]);
+    }
 }

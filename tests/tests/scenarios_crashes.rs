@@ -16,6 +16,20 @@ use scenario::{
     Factory, PATIENCE, bake, gated, has_flag, held, in_ms, ms, now_ms, printed, printer, with, work,
 };
 use serde_json::{Value, json};
+use tokio::time::sleep;
+
+// Pauses that are part of what is tried: a fault comes at some moment, and nobody waits for anything to be so.
+
+/// From one round to the next, the agent's death moves on by this: over accept, intent, claim, runner and report, wherever
+/// those fall on this box.
+const START_STEP: Duration = Duration::from_millis(5);
+/// The same of the master's death after an order was sent, which is answered sooner.
+const ORDER_STEP: Duration = Duration::from_millis(2);
+/// A master may stand still for up to this long: more than the 3 s after which its links count as dead.
+const STANDSTILL_MS: u64 = 4000;
+/// From one fault to the next: from the middle of a handshake to about as long as one and a short job take.
+const LEAST_QUIET: Duration = Duration::from_millis(100);
+const QUIET_MS: u64 = 1000;
 
 #[tokio::test]
 async fn a_process_job_outlives_its_killed_agent_and_is_found_again() {
@@ -101,11 +115,10 @@ async fn a_job_outlives_its_agent_and_the_master_dying_one_after_the_other() {
 #[tokio::test]
 async fn agents_killed_at_any_moment_of_a_start_start_once() {
     let mut f = Factory::new().await;
-    for round in 0_u64..12 {
+    for round in 0..12 {
         let tag = format!("moment-{round}");
         let job = f.place(work(&tag, 0.1)).await;
-        // Where in accept, intent, claim, runner and report this falls differs from round to round and box to box.
-        tokio::time::sleep(Duration::from_millis(round * 5)).await;
+        sleep(START_STEP * round).await;
         f.slaves[0].restart();
         let ended = f.state(&job, "succeeded").await;
         assert_eq!((f.slaves[0].starts(&tag), &ended["attempt"]), (1, &json!(1)), "{ended:#}");
@@ -117,7 +130,7 @@ async fn agents_killed_at_any_moment_of_a_start_start_once() {
 async fn an_order_that_was_acknowledged_outlives_the_masters_death_at_any_moment() {
     let mut f = Factory::new().await;
     let mut placed = vec![];
-    for round in 0_u64..12 {
+    for round in 0..12 {
         let (tag, key) = (format!("order-{round}"), format!("key-{round}"));
         let client = f.client.clone();
         let order = work(&tag, 0.0);
@@ -125,7 +138,7 @@ async fn an_order_that_was_acknowledged_outlives_the_masters_death_at_any_moment
             let (order, key) = (order.clone(), key.clone());
             tokio::spawn(async move { client.place(&order, Some(&key)).await })
         };
-        tokio::time::sleep(Duration::from_millis(round * 2)).await;
+        sleep(ORDER_STEP * round).await;
         f.master.restart().await;
         let acknowledged = placing.await.unwrap().ok().map(|reply| reply.expect(201));
         let again = f.client.place(&order, Some(&key)).await.unwrap().expect(201);
@@ -559,7 +572,7 @@ async fn chaos() {
             }
             10 => {
                 f.master.pause();
-                tokio::time::sleep(Duration::from_millis(dice.below(4000))).await;
+                sleep(Duration::from_millis(dice.below(STANDSTILL_MS))).await;
                 f.master.cont();
             }
             _ => {
@@ -567,7 +580,7 @@ async fn chaos() {
                 f.slaves[slave].kill();
             }
         }
-        tokio::time::sleep(Duration::from_millis(100 + dice.below(1000))).await;
+        sleep(LEAST_QUIET + Duration::from_millis(dice.below(QUIET_MS))).await;
         // What was left cut or dead is mended a while later; the next fault may come first.
         let mended = usize::try_from(dice.below(SLAVES)).unwrap();
         f.nets[mended].pass();

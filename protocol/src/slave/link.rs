@@ -8,6 +8,7 @@ use super::{
 };
 use crate::id::{JobId, Session, WishRev};
 use crate::job;
+use crate::limits::LOG_BYTES;
 use crate::message::{
     Attention, Bond, Challenge, CloseCode, Conduct, Flags, Forget, Hello, Message, PROTOCOL, Question,
     Reason, ReasonCode, Record, Reply, Ruling, Source, Tell, Welcome,
@@ -293,6 +294,7 @@ impl Rules {
             // The machine may have kept it for longer than the slave has kept the job.
             Question::Log { job, attempt, run, offset, limit } => {
                 let work = RunKey { job, attempt, run };
+                let limit = limit.min(LOG_BYTES);
                 self.effects.push(Effect::ReadLog { link, session, id, work, offset, limit });
                 return;
             }

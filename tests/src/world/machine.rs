@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::End;
-use reloop_protocol::message::{Outcome, Reason, ReasonCode};
+use reloop_protocol::message::Outcome;
 use reloop_protocol::slave::{Ended, Fact, Probed, RunKey};
 use reloop_protocol::time::Time;
 
@@ -21,6 +21,8 @@ pub struct Machine {
     pub unstoppable: bool,
     /// It refuses to start.
     pub refuses: bool,
+    /// It has begun what it refuses: the reply to an earlier word was lost.
+    pub begins_all_the_same: bool,
     /// Work takes this long.
     pub length_ms: i64,
     /// Work fails.
@@ -69,14 +71,12 @@ impl Machine {
     }
 
     pub(super) fn start(&mut self, key: RunKey) {
-        if self.refuses {
-            let reason = Reason::new(ReasonCode::StartRefused, "the machine refuses");
-            self.facts.push_back((key, Fact::StartRefused(reason)));
-            return;
+        if !self.refuses || self.begins_all_the_same {
+            *self.begun.entry(key).or_default() += 1;
+            self.works.insert(key, Work { left_ms: self.length_ms, paused: false, ended: None, gone: false });
         }
-        *self.begun.entry(key).or_default() += 1;
-        self.works.insert(key, Work { left_ms: self.length_ms, paused: false, ended: None, gone: false });
-        self.facts.push_back((key, Fact::Started));
+        let refusal = || Fact::StartRefused("the machine refuses".to_owned());
+        self.facts.push_back((key, if self.refuses { refusal() } else { Fact::Started }));
     }
 
     pub(super) fn stop(&mut self, key: RunKey) {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use reloop_tests::demo;
+use reloop_tests::{demo, model};
 
 /// Shows and exercises Reloop with real processes on this machine.
 #[derive(Parser)]
@@ -21,10 +21,29 @@ enum Verb {
         #[arg(long)]
         once: bool,
     },
+    /// Enumerates every state of a small floor, with every fault at every moment: all configurations, or one.
+    Model {
+        /// Which configuration.
+        name: Option<String>,
+        /// Tell which there are.
+        #[arg(long)]
+        list: bool,
+        /// Find the shortest way to what does not hold; this needs much more memory.
+        #[arg(long)]
+        shortest: bool,
+        /// How many threads search.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+    },
 }
 
 fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Demo { once } => demo::run(once),
+        Verb::Model { list: true, .. } => model::list(),
+        Verb::Model { name, shortest, threads, list: false } => {
+            let search = if shortest { model::Search::Shortest } else { model::Search::Deep };
+            model::check(name.as_deref(), search, threads)
+        }
     }
 }

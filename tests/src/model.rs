@@ -79,33 +79,27 @@ pub struct Scene {
     pub world: World,
     /// What may still happen in it.
     pub left: Left,
-    /// Orders that were placed.
-    pub placed: BTreeSet<usize>,
-}
-
-impl Scene {
-    /// What tells it from others.
-    pub fn fingerprint(&self) -> u64 {
-        self.world.fingerprint()
-    }
+    /// So many orders were placed.
+    pub placed: usize,
+    /// The world's fingerprint, which is asked for more than once.
+    print: u64,
 }
 
 impl Hash for Scene {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.fingerprint().hash(state);
-        (self.left, &self.placed).hash(state);
+        (self.print, self.left, self.placed).hash(state);
     }
 }
 
 impl PartialEq for Scene {
     fn eq(&self, other: &Self) -> bool {
-        self.left == other.left && self.placed == other.placed && self.fingerprint() == other.fingerprint()
+        (self.print, self.left, self.placed) == (other.print, other.left, other.placed)
     }
 }
 
 impl fmt::Debug for Scene {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x} {:?}", self.fingerprint(), self.left)
+        write!(f, "{:016x} {:?}", self.print, self.left)
     }
 }
 
@@ -138,7 +132,7 @@ impl Floor {
 
     /// The jobs that were placed.
     pub fn jobs(&self, scene: &Scene) -> Vec<JobId> {
-        scene.placed.iter().map(|order| self.job(*order)).collect()
+        (0..scene.placed).map(|order| self.job(order)).collect()
     }
 
     /// What is wrong with a state: in itself, or with the end to which it comes.
@@ -151,7 +145,7 @@ impl Floor {
             // That has its own name.
             return true;
         }
-        let chosen = scene.fingerprint().is_multiple_of(self.configuration.healed);
+        let chosen = scene.print.is_multiple_of(self.configuration.healed);
         let is_last = || {
             let mut acts = Vec::new();
             self.actions(scene, &mut acts);
@@ -178,7 +172,7 @@ impl Model for Floor {
     fn init_states(&self) -> Vec<Scene> {
         let Configuration { faults, deeds, late, steps, .. } = self.configuration;
         let left = Left { faults: faults.0, deeds: deeds.0, late: late.0, steps: steps.0 };
-        vec![Scene { world: self.first.clone(), left, placed: BTreeSet::new() }]
+        vec![Scene { world: self.first.clone(), left, placed: 0, print: self.first.fingerprint() }]
     }
 
     fn actions(&self, scene: &Scene, acts: &mut Vec<Act>) {
@@ -193,6 +187,7 @@ impl Model for Floor {
         let late = if scene.left.late > 0 { self.configuration.late.1 } else { 0 };
         scene.world.forget_the_past(late);
         scene.world.check_explained();
+        scene.print = scene.world.fingerprint();
         Some(scene)
     }
 

@@ -848,3 +848,23 @@ fn a_challenge_of_a_dead_connection_does_not_set_the_clock() {
     let state = world.boxes[0].state.as_ref().unwrap();
     assert_eq!((state.node.sync, state.link), (sync, slave::Link::Down));
 }
+
+#[test]
+fn an_uncertain_job_that_was_given_up_while_its_slave_was_connected_can_still_be_resolved() {
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.settle();
+    world.reboot(0);
+    world.settle();
+    assert_eq!(world.state(job), State::Uncertain);
+    world.command(job, JobCommand::Abandon);
+    world.settle();
+    assert_eq!(world.state(job), State::Lost);
+    assert_eq!(world.on_slave(0, job), Some(State::Uncertain), "the machine waits for a person");
+    let answer = world.command(job, JobCommand::Resolve(End::Failed));
+    assert_eq!(answer, Some(Answer::Taken(vec![(job, Delivery::Sent)])));
+    world.settle();
+    assert_eq!(world.state(job), State::Failed);
+    assert_eq!(world.on_slave(0, job), None, "the machine is free");
+}

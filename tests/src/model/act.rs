@@ -15,10 +15,10 @@ const RELEASED_FOR: Millis = Millis::seconds(15);
 /// One thing that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Act {
-    /// A client places an order.
-    Placed(usize),
+    /// A client places the next order.
+    Placed,
     /// The same, and the master crashes when it has done so many things.
-    PlacedAndCrashed(usize, usize),
+    PlacedAndCrashed(usize),
     /// A slave hears its master's next message.
     Down(usize),
     /// The same, and the agent crashes when it has done so many things: its disk knows all of them.
@@ -57,16 +57,15 @@ pub enum Act {
 
 /// Everything that can happen.
 pub(super) fn possible(floor: &Floor, scene: &Scene, acts: &mut Vec<Act>) {
-    let Scene { world, left, placed } = scene;
+    let Scene { world, left, .. } = scene;
     let configuration = floor.configuration;
     let fault = |fault: Fault| left.faults > 0 && configuration.faults.1.contains(&fault);
     let crashes = 0..configuration.effects;
     let master = world.master.is_some();
-    // Orders of one kind: which of them comes first makes no difference.
-    if let Some(order) = (0..floor.orders.len()).find(|order| !placed.contains(order)).filter(|_| master) {
-        acts.push(Act::Placed(order));
+    if master && scene.placed < floor.orders.len() {
+        acts.push(Act::Placed);
         if fault(Fault::CrashMaster) {
-            acts.extend(crashes.clone().map(|done| Act::PlacedAndCrashed(order, done)));
+            acts.extend(crashes.clone().map(Act::PlacedAndCrashed));
         }
     }
     for slave in 0..world.boxes.len() {
@@ -156,8 +155,8 @@ fn possible_at(floor: &Floor, scene: &Scene, deed: Deed) -> Vec<usize> {
     let world = &scene.world;
     let master = world.master.as_ref();
     let jobs = |fits: &dyn Fn(&reloop_protocol::master::Job) -> bool| {
-        let known = |order: &&usize| master.is_some() && world.find_job(floor.job(**order)).is_some_and(fits);
-        scene.placed.iter().filter(known).copied().collect()
+        let known = |order: &usize| master.is_some() && world.find_job(floor.job(*order)).is_some_and(fits);
+        (0..scene.placed).filter(known).collect()
     };
     let slaves = |fits: &dyn Fn(&reloop_protocol::slave::Slave) -> bool| {
         (0..world.boxes.len()).filter(|slave| world.boxes[*slave].state.as_ref().is_some_and(fits)).collect()
@@ -194,10 +193,10 @@ fn possible_at(floor: &Floor, scene: &Scene, deed: Deed) -> Vec<usize> {
 /// Lets it happen; none if it turns out not to.
 pub(super) fn perform(floor: &Floor, scene: &mut Scene, act: Act) -> Option<()> {
     match act {
-        Act::Placed(order) => place(floor, scene, order),
-        Act::PlacedAndCrashed(order, done) => {
+        Act::Placed => place(floor, scene),
+        Act::PlacedAndCrashed(done) => {
             scene.world.crash_master_after(done);
-            place(floor, scene, order);
+            place(floor, scene);
             return crashed(scene);
         }
         Act::Down(slave) => drop(scene.world.to_slave(slave)),
@@ -259,9 +258,9 @@ fn crashed(scene: &mut Scene) -> Option<()> {
     (!scene.world.defuse()).then_some(())
 }
 
-fn place(floor: &Floor, scene: &mut Scene, order: usize) {
-    scene.placed.insert(order);
-    scene.world.place(floor.orders[order].clone());
+fn place(floor: &Floor, scene: &mut Scene) {
+    scene.world.place(floor.orders[scene.placed].clone());
+    scene.placed += 1;
 }
 
 /// The work in a machine ends.

@@ -82,6 +82,7 @@ impl Floor {
         for id in self.jobs(scene) {
             let Some(job) = world.find_job(id) else { continue };
             let doubted = job.state == State::Uncertain
+                || job.report.as_ref().is_some_and(|report| report.state == State::Uncertain)
                 || job.earlier.iter().any(|earlier| earlier.state == State::Uncertain);
             let paused = job.state == State::Paused || job.desired == Desired::Pause;
             let waits = matches!(job.state, State::Queued | State::Assigned | State::Accepted)

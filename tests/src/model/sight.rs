@@ -104,14 +104,11 @@ pub fn all() -> Vec<Property<Floor>> {
 }
 
 fn is(floor: &Floor, scene: &Scene, state: State) -> bool {
-    scene.placed.iter().any(|order| scene.world.find_job(floor.job(*order)).is_some_and(|job| job.state == state))
+    floor.jobs(scene).iter().any(|job| scene.world.find_job(*job).is_some_and(|job| job.state == state))
 }
 
 fn has(floor: &Floor, scene: &Scene, flag: Flags) -> bool {
-    let flagged = |order: &usize| {
-        scene.world.find_job(floor.job(*order)).is_some_and(|job| job.all_flags().has(flag))
-    };
-    scene.placed.iter().any(flagged)
+    floor.jobs(scene).iter().any(|job| scene.world.find_job(*job).is_some_and(|job| job.all_flags().has(flag)))
 }
 
 fn was_closed(scene: &Scene, code: CloseCode) -> bool {

@@ -91,16 +91,14 @@ impl MasterDisk {
     }
 
     pub(super) fn node(&self) -> Option<&master::Node> {
-        match self.node.as_ref()? {
-            master::Write::Node(node) => Some(node),
-            _ => None,
-        }
+        let Some(master::Write::Node(node)) = &self.node else { return None };
+        Some(node)
     }
 
     pub(super) fn desks(&self) -> impl Iterator<Item = &master::Desk> {
-        self.desks.values().filter_map(|write| match write {
-            master::Write::Desk(desk) => Some(&**desk),
-            _ => None,
+        self.desks.values().filter_map(|write| {
+            let master::Write::Desk(desk) = write else { return None };
+            Some(&**desk)
         })
     }
 

@@ -47,6 +47,9 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 /// What people see of a run that is under way: it is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// So few machines come to rest within fewer moves, or never.
+const PATIENCE: usize = 2_000;
+
 /// The property that stands for everything that must hold in the end.
 const COMES_RIGHT: &str = "whatever happened, once everything is mended and answered it comes right";
 
@@ -110,6 +113,7 @@ impl Floor {
         first.lenient = true;
         first.disks_are_sound = true;
         first.tracing = false;
+        first.patience = PATIENCE;
         for held in &mut first.boxes {
             held.machine.length_ms = Machine::UNTIL_TOLD;
             (configuration.slave)(&mut held.settings);

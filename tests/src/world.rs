@@ -42,7 +42,7 @@ const COMPARED_ALWAYS: usize = 24;
 /// How often they do.
 const COMPARED_EVERY: u64 = 64;
 
-/// More moves than any settling takes: beyond it, the nodes talk in circles.
+/// What [`World::patience`] is at first: enough for many slaves with many jobs.
 const MOVES: usize = 1_000_000;
 
 /// A slave with everything around it.
@@ -135,6 +135,8 @@ pub struct World {
     pub lenient: bool,
     /// The first invariant that broke.
     pub broken: Option<Broken>,
+    /// More moves than any settling takes: beyond it, the nodes talk in circles.
+    pub patience: usize,
     /// Steps of both nodes so far.
     pub steps: u64,
     /// Every message that crossed, for those who want to count.
@@ -178,6 +180,7 @@ impl World {
             tracing: std::env::var_os("RELOOP_TRACE").is_some(),
             lenient: false,
             broken: None,
+            patience: MOVES,
             steps: 0,
             crossed: Vec::new(),
             next: 1,
@@ -1052,12 +1055,12 @@ impl World {
 
     /// Moves everything that can move without time.
     pub fn settle(&mut self) {
-        for _ in 0..MOVES {
+        for _ in 0..self.patience {
             if self.broken.is_some() || !self.pump() {
                 return;
             }
         }
-        self.violate(Invariant::ComesToRest, format!("after {MOVES} moves"));
+        self.violate(Invariant::ComesToRest, format!("after {} moves", self.patience));
     }
 
     /// Lets time pass, in steps, with everything that it brings.
@@ -1282,6 +1285,7 @@ impl World {
             }
         }
         if self.ledger.canceled.contains(&id)
+            && !self.ledger.unsound
             && !decided
             && job.state == State::Succeeded
             && !effective_flags(job).has(Flags::CANCEL_TOO_LATE)

@@ -868,3 +868,18 @@ fn an_uncertain_job_that_was_given_up_while_its_slave_was_connected_can_still_be
     assert_eq!(world.state(job), State::Failed);
     assert_eq!(world.on_slave(0, job), None, "the machine is free");
 }
+
+#[test]
+fn a_job_that_is_handed_again_to_the_slave_that_is_just_beginning_it_comes_to_rest() {
+    let mut world = World::new(1);
+    world.patience = 1_000;
+    let order = world.order("mill");
+    let job = world.place(order);
+    // The slave has not spoken yet, and both hand-outs reach it, one after the other.
+    world.command(job, JobCommand::Abandon);
+    world.command(job, JobCommand::Retry);
+    world.settle();
+    assert_eq!((world.state(job), world.begun(job)), (State::Running, 1));
+    world.pass(12_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+}

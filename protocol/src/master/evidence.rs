@@ -300,7 +300,7 @@ impl Rules {
             }
         });
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let (newer, newer_holder) = (job.state, job.holder);
+        let (newer, newer_holder, desired) = (job.state, job.holder, job.desired);
         if line.verdict == Verdict::Cancel {
             // It is told in the Welcome; on a live link it is told here.
             let want = crate::spec::Want {
@@ -330,7 +330,10 @@ impl Rules {
             };
             return self.flag(id, Flags::DUPLICATE, &text);
         }
-        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder) {
+        // Once is enough: to raise the wish with each report would make every answer to it an answer to an older one.
+        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder)
+            && desired != Desired::Return
+        {
             self.edit(id, |job| job.wish(Desired::Return));
             self.tell_if_newer(holder, id);
         }

@@ -252,6 +252,7 @@ impl Walk {
             answers: _,
             tracing: _,
             lenient: _,
+            patience: _,
             steps: _,
             crossed: _,
             next: _,

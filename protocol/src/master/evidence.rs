@@ -155,6 +155,14 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&row.job) else { return };
         let line = self.line(Some(job), key, Some(row), Theirs::of(row.state), store);
         if !is_current(job, key, row.attempt) {
+            // Another attempt was wanted since the Welcome: what this one came to is on disk beside it.
+            let is_kept = job.earlier.iter().any(|earlier| {
+                earlier.attempt == row.attempt && earlier.holder == key && earlier.state == row.state
+            });
+            if is_kept && row.state.is_ended() {
+                let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };
+                self.send_to(key, Message::Forget(forget));
+            }
             return;
         }
         if line.verdict == Verdict::Forget {

@@ -179,10 +179,12 @@ impl Rules {
             let report = job.report.as_ref().filter(|_| job.state == State::Lost).filter(wonders)?;
             Some((job.attempt, job.holder?, report.rev))
         };
+        // The book's word of it may be that it was given up: what counts is what its slave said.
         let earlier = || {
-            let earlier = job.earlier.iter().find(|earlier| earlier.state == State::Uncertain)?;
-            let rev = earlier.report.as_ref().map_or(job.rev, |report| report.rev);
-            Some((earlier.attempt, earlier.holder, rev))
+            job.earlier.iter().find_map(|earlier| {
+                let report = earlier.report.as_ref().filter(wonders)?;
+                Some((earlier.attempt, earlier.holder, report.rev))
+            })
         };
         let (attempt, holder, rev) = itself().or_else(earlier)?;
         let Some(link) = self.state.desks.get(&holder).and_then(Desk::live) else {
@@ -332,12 +334,10 @@ impl Rules {
                 job.reason = Some(Reason::new(ReasonCode::Restored, text));
             });
         }
+        // Each of them, introduced or not: a slave decides by the Challenge whether it obeys, for as long as the link lives.
         let text = "this master was restored and confirmed: introduce yourself again";
-        for desk in self.state.desks.values() {
-            if let Some(link) = desk.live() {
-                let text = text.to_owned();
-                self.effects.push(super::Effect::Close { link, code: CloseCode::GoingAway, text });
-            }
+        for link in self.state.links.keys().copied().collect::<Vec<_>>() {
+            self.close(link, CloseCode::GoingAway, text.to_owned());
         }
         self.answer(request, Answer::Done);
     }

@@ -2,7 +2,7 @@
 
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::JobCommand;
-use reloop_protocol::message::CloseCode;
+use reloop_protocol::message::{CloseCode, Report};
 use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{Desired, Gate};
 use reloop_protocol::time::Millis;
@@ -82,8 +82,8 @@ impl Floor {
         for id in self.jobs(scene) {
             let Some(job) = world.find_job(id) else { continue };
             let doubted = job.state == State::Uncertain
-                || job.report.as_ref().is_some_and(|report| report.state == State::Uncertain)
-                || job.earlier.iter().any(|earlier| earlier.state == State::Uncertain);
+                || job.report.as_ref().is_some_and(wonders)
+                || job.earlier.iter().filter_map(|earlier| earlier.report.as_ref()).any(wonders);
             let paused = job.state == State::Paused || job.desired == Desired::Pause;
             let waits = matches!(job.state, State::Queued | State::Assigned | State::Accepted)
                 && (job.start.gate != Gate::Open || job.start.not_before.is_some());
@@ -98,6 +98,10 @@ impl Floor {
             }
         }
     }
+}
+
+fn wonders(report: &Report) -> bool {
+    report.state == State::Uncertain
 }
 
 fn is_believed(master: &reloop_protocol::master::Master) -> bool {

@@ -132,6 +132,10 @@ impl Floor {
         Self { configuration, first, orders, culprit: OnceLock::new() }
     }
 
+    fn print(&self, world: &World) -> u64 {
+        world.fingerprint(self.configuration.deeds.1.contains(&Deed::BackUp))
+    }
+
     /// The job of an order.
     pub fn job(&self, order: usize) -> JobId {
         self.orders[order].jobs[0]
@@ -189,7 +193,7 @@ impl Model for Floor {
     fn init_states(&self) -> Vec<Scene> {
         let Configuration { faults, deeds, late, steps, .. } = self.configuration;
         let left = Left { faults: faults.0, deeds: deeds.0, late: late.0, steps: steps.0 };
-        vec![Scene { world: self.first.clone(), left, placed: 0, print: self.first.fingerprint() }]
+        vec![Scene { world: self.first.clone(), left, placed: 0, print: self.print(&self.first) }]
     }
 
     fn actions(&self, scene: &Scene, acts: &mut Vec<Act>) {
@@ -204,7 +208,7 @@ impl Model for Floor {
         let late = if scene.left.late > 0 { self.configuration.late.1 } else { 0 };
         scene.world.forget_the_past(late);
         scene.world.check_explained();
-        scene.print = scene.world.fingerprint();
+        scene.print = self.print(&scene.world);
         Some(scene)
     }
 

@@ -7,9 +7,9 @@
 //!   met on a walk that is the same for all worlds.
 //! * A slave's sessions are compared with each other and counted up: they are told by how far they lie behind its
 //!   newest, and so a shift of all of them changes nothing.
-//! * The master's commits are compared and counted up too. As long as no backup can bring an older count back, the
-//!   newest is always the master's own, and the order of all that are known says everything. With a backup, the
-//!   distances count as well.
+//! * The master's commits are compared and counted up too. As long as no backup brings an older count back, the newest
+//!   is always the master's own, and the order of all that are known says everything. Where one is or will be made,
+//!   the distances count as well.
 //! * A node that is up equals its disk, or [`Invariant::DiskIsState`](super::Invariant) is broken: only one of them is
 //!   looked at. What is derived from the jobs in the book is derived.
 //! * Receipts, a job's events and revision, last contacts, answers and counters are for people. No rule reads them.
@@ -31,9 +31,10 @@ use reloop_protocol::slave::{self, Fresh, Link, LinkId, Slave, Sync};
 use super::{Late, Station, Wire, World};
 
 impl World {
-    /// See the [module](self). The clocks count as they are: worlds at different times differ.
-    pub fn fingerprint(&self) -> u64 {
-        let mut walk = Walk::new(self);
+    /// See the [module](self). The clocks count as they are: worlds at different times differ. `may_go_back`: the
+    /// master's backup may be put back some day, be it made already or not.
+    pub fn fingerprint(&self, may_go_back: bool) -> u64 {
+        let mut walk = Walk::new(self, may_go_back);
         walk.world(self);
         walk.hash.finish()
     }
@@ -173,7 +174,7 @@ fn number<T: PartialEq>(names: &mut Vec<T>, name: T) -> usize {
 }
 
 impl Walk {
-    fn new(world: &World) -> Self {
+    fn new(world: &World, gaps: bool) -> Self {
         let session = |held: &Station| {
             let node = held.state.as_ref().map(|state| &state.node).or_else(|| held.disk.node());
             (held.settings.key, node.map_or(Session(0), |node| node.session))
@@ -185,7 +186,7 @@ impl Walk {
             stores: Vec::new(),
             newest: world.boxes.iter().map(session).collect(),
             commits: world.commits().into_iter().collect(),
-            gaps: world.backup.is_some() || world.double.is_some(),
+            gaps,
         }
     }
 

@@ -28,6 +28,12 @@ enum Verb {
         /// Tell which there are.
         #[arg(long)]
         list: bool,
+        /// So many faults, instead of what the configuration says.
+        #[arg(long)]
+        faults: Option<u8>,
+        /// So many deeds of people, instead of what the configuration says.
+        #[arg(long)]
+        deeds: Option<u8>,
         /// Find the shortest way to what does not hold; this needs much more memory.
         #[arg(long)]
         shortest: bool,
@@ -41,9 +47,10 @@ fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Demo { once } => demo::run(once),
         Verb::Model { list: true, .. } => model::list(),
-        Verb::Model { name, shortest, threads, list: false } => {
+        Verb::Model { name, faults, deeds, shortest, threads, list: false } => {
+            let instead = model::Instead { faults, deeds };
             let search = if shortest { model::Search::Shortest } else { model::Search::Deep };
-            model::check(name.as_deref(), search, threads)
+            model::check(name.as_deref(), instead, search, threads)
         }
     }
 }

@@ -58,7 +58,7 @@ const COMES_RIGHT: &str = "whatever happened, once everything is mended and answ
 #[derive(Debug)]
 pub struct Floor {
     /// Which.
-    pub configuration: &'static Configuration,
+    pub configuration: Configuration,
     first: World,
     orders: Vec<Order>,
     /// The first state in which something was wrong: stateright keeps the last that it meets before it stops.
@@ -111,7 +111,7 @@ impl fmt::Debug for Scene {
 
 impl Floor {
     /// The first state: all slaves are connected, and nothing was ordered.
-    pub fn new(configuration: &'static Configuration) -> Self {
+    pub fn new(configuration: Configuration) -> Self {
         let mut first = World::new(configuration.slaves);
         first.lenient = true;
         first.disks_are_sound = true;
@@ -307,10 +307,26 @@ pub fn list() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// More or less than a configuration says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Instead {
+    /// So many faults.
+    pub faults: Option<u8>,
+    /// So many deeds.
+    pub deeds: Option<u8>,
+}
+
 /// Enumerates one configuration or all, and tells what was found; fails if something does not hold.
-pub fn check(name: Option<&str>, search: Search, threads: usize) -> ExitCode {
-    let chosen: Vec<_> =
-        CONFIGURATIONS.iter().filter(|one| name.is_none_or(|name| name == one.name)).collect();
+pub fn check(name: Option<&str>, instead: Instead, search: Search, threads: usize) -> ExitCode {
+    let chosen: Vec<_> = CONFIGURATIONS
+        .iter()
+        .filter(|one| name.is_none_or(|name| name == one.name))
+        .map(|one| Configuration {
+            faults: (instead.faults.unwrap_or(one.faults.0), one.faults.1),
+            deeds: (instead.deeds.unwrap_or(one.deeds.0), one.deeds.1),
+            ..*one
+        })
+        .collect();
     if chosen.is_empty() {
         println!("there is no such configuration; there are:");
         list();
@@ -343,7 +359,7 @@ pub fn check(name: Option<&str>, search: Search, threads: usize) -> ExitCode {
 
 /// Enumerates a configuration; `tell` hears now and then how far it is.
 pub fn run(
-    configuration: &'static Configuration,
+    configuration: Configuration,
     search: Search,
     threads: usize,
     tell: impl FnMut(usize, Duration),

@@ -945,3 +945,23 @@ fn a_slave_that_was_being_welcomed_when_the_restore_was_confirmed_obeys() {
         assert_eq!((world.state(job), world.on_slave(0, job)), (State::Succeeded, None), "{greeted}");
     }
 }
+
+#[test]
+fn a_master_that_caught_up_during_the_handshake_knows_that_it_is_doubted() {
+    let mut world = World::new(1);
+    world.back_up_master();
+    world.cut(0);
+    world.plug(0);
+    world.settle();
+    world.restore_master(false);
+    assert!(world.dial_in(0) && world.to_slave(0));
+    // The slave has made up its mind, and the master gets as far as it had been.
+    for _ in 0..8 {
+        let order = world.order("mill");
+        world.place(order);
+    }
+    world.settle();
+    let state = world.boxes[0].state.as_ref().unwrap();
+    assert!(matches!(state.link, slave::Link::Live { doubtful: true, .. }));
+    assert_eq!(world.master.as_ref().unwrap().doubted_by.len(), 1, "somebody is told to confirm");
+}

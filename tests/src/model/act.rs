@@ -58,7 +58,7 @@ pub enum Act {
 /// Everything that can happen.
 pub(super) fn possible(floor: &Floor, scene: &Scene, acts: &mut Vec<Act>) {
     let Scene { world, left, .. } = scene;
-    let configuration = floor.configuration;
+    let configuration = &floor.configuration;
     let fault = |fault: Fault| left.faults > 0 && configuration.faults.1.contains(&fault);
     let crashes = 0..configuration.effects;
     let master = world.master.is_some();

@@ -95,7 +95,7 @@ impl Deed {
 }
 
 /// A floor, and how much may happen on it in one story.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Configuration {
     /// Its name.
     pub name: &'static str,
@@ -333,8 +333,8 @@ pub static CONFIGURATIONS: [Configuration; 12] = [
 ];
 
 /// The one of that name.
-pub fn configuration(name: &str) -> Option<&'static Configuration> {
-    CONFIGURATIONS.iter().find(|configuration| configuration.name == name)
+pub fn configuration(name: &str) -> Option<Configuration> {
+    CONFIGURATIONS.iter().find(|configuration| configuration.name == name).copied()
 }
 
 fn orders(world: &mut World, count: usize) -> Vec<Order> {

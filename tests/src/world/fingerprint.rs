@@ -43,6 +43,7 @@ impl World {
     fn commits(&self) -> BTreeSet<Commit> {
         let mut known = BTreeSet::new();
         known.extend(self.master_node().map(|node| node.commit));
+        known.extend(self.master.iter().flat_map(|master| master.told.values()));
         known.extend(self.backup.iter().filter_map(|disk| disk.node()).map(|node| node.commit));
         for held in &self.boxes {
             let node = held.state.as_ref().map(|state| &state.node).or_else(|| held.disk.node());
@@ -444,6 +445,7 @@ impl Walk {
             desks,
             tokens,
             links,
+            told,
             asked,
             next_ask,
             doubted_by,
@@ -460,6 +462,16 @@ impl Walk {
         let mut known: Vec<_> = links.iter().map(|(link, key)| (number(&mut self.links, *link), key)).collect();
         known.sort_unstable();
         self.see(known);
+        if self.gaps {
+            // It is compared with what a slave saw of a later state, and nobody saw one as long as nothing goes back.
+            let mut told: Vec<_> =
+                told.iter().map(|(link, commit)| (number(&mut self.links, *link), *commit)).collect();
+            told.sort_unstable();
+            for (link, commit) in told {
+                self.see(link);
+                self.commit(commit);
+            }
+        }
         // Who asked what is outside of what is enumerated: it counts as it is.
         self.see((settings, tokens, asked, next_ask, doubted_by, room));
     }

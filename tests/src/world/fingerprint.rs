@@ -43,7 +43,6 @@ impl World {
     fn commits(&self) -> BTreeSet<Commit> {
         let mut known = BTreeSet::new();
         known.extend(self.master_node().map(|node| node.commit));
-        known.extend(self.master.iter().flat_map(|master| master.told.values()));
         known.extend(self.backup.iter().filter_map(|disk| disk.node()).map(|node| node.commit));
         for held in &self.boxes {
             let node = held.state.as_ref().map(|state| &state.node).or_else(|| held.disk.node());

@@ -162,15 +162,14 @@ fn possible_at(floor: &Floor, scene: &Scene, deed: Deed) -> Vec<usize> {
         (0..world.boxes.len()).filter(|slave| world.boxes[*slave].state.as_ref().is_some_and(fits)).collect()
     };
     match deed {
-        Deed::Cancel(_) => {
-            jobs(&|job| !job.state.is_ended() && !matches!(job.desired, Desired::Cancel(_)))
-        }
+        Deed::Cancel(_) => jobs(&|job| !job.state.is_ended() && !matches!(job.desired, Desired::Cancel(_))),
         Deed::Pause => jobs(&|job| !job.state.is_ended() && job.desired == Desired::Run),
         Deed::Resume => jobs(&|job| !job.state.is_ended() && job.desired == Desired::Pause),
         Deed::Abandon => jobs(&|job| !job.state.is_ended()),
         Deed::Retry => jobs(&|job| job.state.is_ended() && job.state != State::Succeeded),
         Deed::Resolve(_) => jobs(&|job| {
-            job.state == State::Uncertain || job.earlier.iter().any(|earlier| earlier.state == State::Uncertain)
+            job.state == State::Uncertain
+                || job.earlier.iter().any(|earlier| earlier.state == State::Uncertain)
         }),
         Deed::Release => {
             jobs(&|job| !job.state.is_ended() && !job.state.is_started() && job.start.gate != Gate::Open)

@@ -125,7 +125,6 @@ pub struct Configuration {
     pub healed: u64,
 }
 
-
 const EVERYTHING: &[Fault] = &[
     Fault::Cut,
     Fault::HalfOpen,
@@ -137,17 +136,13 @@ const EVERYTHING: &[Fault] = &[
     Fault::CrashMaster,
 ];
 
-const CRASHES: &[Fault] = &[Fault::Cut, Fault::HalfOpen, Fault::CrashAgent, Fault::CrashMaster, Fault::Reboot];
+const CRASHES: &[Fault] =
+    &[Fault::Cut, Fault::HalfOpen, Fault::CrashAgent, Fault::CrashMaster, Fault::Reboot];
 
-const MACHINES: &[Fault] =
-    &[Fault::Cut, Fault::Refuse, Fault::Unstoppable, Fault::CrashAgent, Fault::Reboot];
+const MACHINES: &[Fault] = &[Fault::Cut, Fault::Refuse, Fault::Unstoppable, Fault::CrashAgent, Fault::Reboot];
 
-const RESTORES: &[Fault] = &[
-    Fault::Cut,
-    Fault::KillAgent,
-    Fault::Restore { confirmed: true },
-    Fault::Restore { confirmed: false },
-];
+const RESTORES: &[Fault] =
+    &[Fault::Cut, Fault::KillAgent, Fault::Restore { confirmed: true }, Fault::Restore { confirmed: false }];
 
 const PEOPLE: &[Deed] = &[
     Deed::Cancel(CancelMode::IfNotStarted),
@@ -162,12 +157,8 @@ const PEOPLE: &[Deed] = &[
     Deed::StopLocally,
 ];
 
-const HAND_OVER: &[Deed] = &[
-    Deed::Cancel(CancelMode::Now),
-    Deed::Abandon,
-    Deed::Retry,
-    Deed::Resolve(End::Failed),
-];
+const HAND_OVER: &[Deed] =
+    &[Deed::Cancel(CancelMode::Now), Deed::Abandon, Deed::Retry, Deed::Resolve(End::Failed)];
 
 const AT_THE_MACHINE: &[Deed] = &[
     Deed::Cancel(CancelMode::Now),
@@ -182,14 +173,8 @@ const AT_THE_MACHINE: &[Deed] = &[
 
 const WINDOWS: &[Deed] = &[Deed::Cancel(CancelMode::Now), Deed::Release];
 
-const BACKUPS: &[Deed] = &[
-    Deed::BackUp,
-    Deed::Confirm,
-    Deed::Release,
-    Deed::Abandon,
-    Deed::Retry,
-    Deed::Cancel(CancelMode::Now),
-];
+const BACKUPS: &[Deed] =
+    &[Deed::BackUp, Deed::Confirm, Deed::Release, Deed::Abandon, Deed::Retry, Deed::Cancel(CancelMode::Now)];
 
 const BOTH: &[End] = &[End::Succeeded, End::Failed];
 const WELL: &[End] = &[End::Succeeded];
@@ -313,7 +298,17 @@ pub static CONFIGURATIONS: [Configuration; 12] = [
         about: "one slave, jobs with a window, three faults, a clock, and a machine that may be silent",
         long: true,
         orders: deferred,
-        faults: (3, &[Fault::Cut, Fault::KillAgent, Fault::Reboot, Fault::CrashAgent, Fault::CrashMaster, Fault::Silent]),
+        faults: (
+            3,
+            &[
+                Fault::Cut,
+                Fault::KillAgent,
+                Fault::Reboot,
+                Fault::CrashAgent,
+                Fault::CrashMaster,
+                Fault::Silent,
+            ],
+        ),
         deeds: (2, WINDOWS),
         steps: (5, 5_000),
         healed: 512,
@@ -359,4 +354,3 @@ fn deferred(world: &mut World) -> Vec<Order> {
     held.start.deadline = at(world, 10_000);
     vec![planned, held]
 }
-

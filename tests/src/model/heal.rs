@@ -27,7 +27,10 @@ impl Floor {
         mend(&mut world);
         let over = |world: &World| {
             jobs.iter().all(|job| world.find_job(*job).is_none_or(|job| job.state.is_ended()))
-                && world.boxes.iter().all(|held| held.state.as_ref().is_some_and(|state| state.jobs.is_empty()))
+                && world
+                    .boxes
+                    .iter()
+                    .all(|held| held.state.as_ref().is_some_and(|state| state.jobs.is_empty()))
         };
         for _ in 0..ROUNDS {
             world.settle();

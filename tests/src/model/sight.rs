@@ -34,7 +34,8 @@ pub const SIGHTS: [Sight; 34] = [
     ("a job was interrupted", |f, s| has(f, s, Flags::INTERRUPTED)),
     ("a reboot left a job uncertain", |_, s| {
         s.world.boxes.iter().any(|held| {
-            held.machine.alive().next().is_none() && on_disk(held, &|job| job.report.state == State::Uncertain)
+            held.machine.alive().next().is_none()
+                && on_disk(held, &|job| job.report.state == State::Uncertain)
         })
     }),
     ("the intent to start is on disk, and the machine was never touched", |_, s| {
@@ -67,7 +68,8 @@ pub const SIGHTS: [Sight; 34] = [
     ("a job ended and no master knows", |f, s| {
         f.jobs(s).iter().any(|job| {
             let said = |slave| s.world.on_slave(slave, *job).is_some_and(State::is_ended);
-            (0..s.world.boxes.len()).any(said) && s.world.find_job(*job).is_some_and(|job| !job.state.is_ended())
+            (0..s.world.boxes.len()).any(said)
+                && s.world.find_job(*job).is_some_and(|job| !job.state.is_ended())
         })
     }),
     ("a session was superseded", |_, s| was_closed(s, CloseCode::Superseded)),
@@ -108,7 +110,10 @@ fn is(floor: &Floor, scene: &Scene, state: State) -> bool {
 }
 
 fn has(floor: &Floor, scene: &Scene, flag: Flags) -> bool {
-    floor.jobs(scene).iter().any(|job| scene.world.find_job(*job).is_some_and(|job| job.all_flags().has(flag)))
+    floor
+        .jobs(scene)
+        .iter()
+        .any(|job| scene.world.find_job(*job).is_some_and(|job| job.all_flags().has(flag)))
 }
 
 fn was_closed(scene: &Scene, code: CloseCode) -> bool {

@@ -437,19 +437,8 @@ impl Walk {
     }
 
     fn master(&mut self, master: &Master) {
-        let Master {
-            settings,
-            node,
-            book,
-            desks,
-            tokens,
-            links,
-            told,
-            asked,
-            next_ask,
-            doubted_by,
-            room,
-        } = master;
+        let Master { settings, node, book, desks, tokens, links, told, asked, next_ask, doubted_by, room } =
+            master;
         self.see(1u8);
         self.master_node(node);
         for job in book.jobs.values() {
@@ -458,7 +447,8 @@ impl Walk {
         for desk in desks.values() {
             self.desk(desk);
         }
-        let mut known: Vec<_> = links.iter().map(|(link, key)| (number(&mut self.links, *link), key)).collect();
+        let mut known: Vec<_> =
+            links.iter().map(|(link, key)| (number(&mut self.links, *link), key)).collect();
         known.sort_unstable();
         self.see(known);
         if self.gaps {

@@ -9,6 +9,7 @@
 //! After every step the world checks the [`Invariant`]s. The first that breaks ends the story: [`World::broken`].
 
 mod disk;
+mod fingerprint;
 mod invariant;
 mod machine;
 
@@ -41,7 +42,7 @@ const COMPARED_ALWAYS: usize = 24;
 /// How often they do.
 const COMPARED_EVERY: u64 = 64;
 
-/// More moves than any settling takes: beyond it, the nodes talk in circles.
+/// What [`World::patience`] is at first: enough for many slaves with many jobs.
 const MOVES: usize = 1_000_000;
 
 /// A slave with everything around it.
@@ -134,6 +135,8 @@ pub struct World {
     pub lenient: bool,
     /// The first invariant that broke.
     pub broken: Option<Broken>,
+    /// More moves than any settling takes: beyond it, the nodes talk in circles.
+    pub patience: usize,
     /// Steps of both nodes so far.
     pub steps: u64,
     /// Every message that crossed, for those who want to count.
@@ -177,6 +180,7 @@ impl World {
             tracing: std::env::var_os("RELOOP_TRACE").is_some(),
             lenient: false,
             broken: None,
+            patience: MOVES,
             steps: 0,
             crossed: Vec::new(),
             next: 1,
@@ -345,6 +349,43 @@ impl World {
         }
     }
 
+    /// Takes the crashes back that have not happened; true if there was one.
+    pub fn defuse(&mut self) -> bool {
+        let agents = self.boxes.iter_mut().filter_map(|held| held.fuse.take()).count();
+        self.fuse.take().is_some() || agents > 0
+    }
+
+    /// Forgets what only people could ask for, and keeps no more than so many frames of dead links: a world of which
+    /// many copies are made has to stay small.
+    pub fn forget_the_past(&mut self, late: usize) {
+        self.answers.clear();
+        self.crossed.clear();
+        self.master_disk.receipts.clear();
+        for held in &mut self.boxes {
+            held.replies.clear();
+            let older = held.closed.len().saturating_sub(1);
+            held.closed.drain(..older);
+        }
+        while self.late.len() > late {
+            self.late.pop_front();
+        }
+    }
+
+    /// What a slave's machine has to say and has not been heard.
+    pub fn unheard(&self, slave: usize) -> usize {
+        self.boxes[slave].machine.facts.len()
+    }
+
+    /// What is under way to a slave, and from it.
+    pub fn under_way(&self, slave: usize) -> (usize, usize) {
+        self.boxes[slave].link.as_ref().map_or((0, 0), |wire| (wire.to_slave.len(), wire.to_master.len()))
+    }
+
+    /// Whether a slave has a link, and whether it swallows everything.
+    pub fn link(&self, slave: usize) -> Option<bool> {
+        self.boxes[slave].link.as_ref().map(|wire| wire.half_open)
+    }
+
     /// Pulls a slave's power, and puts it back: agent and work are gone.
     pub fn reboot(&mut self, slave: usize) {
         self.kill_agent(slave);
@@ -399,6 +440,11 @@ impl World {
     /// Backs the master's files up.
     pub fn back_up_master(&mut self) {
         self.backup = Some(self.master_disk.clone());
+    }
+
+    /// Whether there is a backup to put back.
+    pub fn is_backed_up(&self) -> bool {
+        self.backup.is_some()
     }
 
     /// Puts the master's backup back; a person confirms that, or forgets to.
@@ -700,6 +746,11 @@ impl World {
         self.answers.insert(request, answer);
     }
 
+    /// What a slave's wall clock shows.
+    pub fn wall(&self, slave: usize) -> i64 {
+        self.slave_now(slave).wall.0
+    }
+
     fn slave_now(&self, slave: usize) -> Now {
         let held = &self.boxes[slave];
         let awake = self.ms - held.booted_at;
@@ -930,8 +981,8 @@ impl World {
         true
     }
 
-    /// Lets a slave connect, if it is not and can.
-    pub fn dial_in(&mut self, slave: usize) -> bool {
+    /// Whether a slave is not connected, and could be.
+    pub fn can_dial(&self, slave: usize) -> bool {
         let held = &self.boxes[slave];
         if held.state.is_none() || held.link.is_some() || !held.cable {
             return false;
@@ -942,11 +993,16 @@ impl World {
         } else {
             self.double.as_ref().is_some_and(|seat| seat.state.is_some())
         };
-        if refused || !up {
-            return false;
+        up && !refused
+    }
+
+    /// Lets a slave connect, if it is not and can.
+    pub fn dial_in(&mut self, slave: usize) -> bool {
+        let dials = self.can_dial(slave);
+        if dials {
+            self.connect(slave);
         }
-        self.connect(slave);
-        true
+        dials
     }
 
     /// Delivers the next message to a slave.
@@ -1001,12 +1057,12 @@ impl World {
 
     /// Moves everything that can move without time.
     pub fn settle(&mut self) {
-        for _ in 0..MOVES {
+        for _ in 0..self.patience {
             if self.broken.is_some() || !self.pump() {
                 return;
             }
         }
-        self.violate(Invariant::ComesToRest, format!("after {MOVES} moves"));
+        self.violate(Invariant::ComesToRest, format!("after {} moves", self.patience));
     }
 
     /// Lets time pass, in steps, with everything that it brings.
@@ -1231,6 +1287,7 @@ impl World {
             }
         }
         if self.ledger.canceled.contains(&id)
+            && !self.ledger.unsound
             && !decided
             && job.state == State::Succeeded
             && !effective_flags(job).has(Flags::CANCEL_TOO_LATE)

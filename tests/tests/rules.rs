@@ -1002,3 +1002,120 @@ fn a_part_of_an_output_fits_an_answer_however_much_is_asked_for() {
         assert_eq!(limits.collect::<Vec<_>>(), [given]);
     }
 }
+
+#[test]
+fn an_uncertain_job_that_was_given_up_while_its_slave_was_connected_can_still_be_resolved() {
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.settle();
+    world.reboot(0);
+    world.settle();
+    assert_eq!(world.state(job), State::Uncertain);
+    world.command(job, JobCommand::Abandon);
+    world.settle();
+    assert_eq!(world.state(job), State::Lost);
+    assert_eq!(world.on_slave(0, job), Some(State::Uncertain), "the machine waits for a person");
+    let answer = world.command(job, JobCommand::Resolve(End::Failed));
+    assert_eq!(answer, Some(Answer::Taken(vec![(job, Delivery::Sent)])));
+    world.settle();
+    assert_eq!(world.state(job), State::Failed);
+    assert_eq!(world.on_slave(0, job), None, "the machine is free");
+}
+
+#[test]
+fn a_job_that_is_handed_again_to_the_slave_that_is_just_beginning_it_comes_to_rest() {
+    let mut world = World::new(1);
+    world.patience = 1_000;
+    let order = world.order("mill");
+    let job = world.place(order);
+    // The slave has not spoken yet, and both hand-outs reach it, one after the other.
+    world.command(job, JobCommand::Abandon);
+    world.command(job, JobCommand::Retry);
+    world.settle();
+    assert_eq!((world.state(job), world.begun(job)), (State::Running, 1));
+    world.pass(12_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+}
+
+#[test]
+fn an_attempt_that_is_followed_by_another_during_a_handshake_is_forgotten_and_the_other_begins() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.fails = true;
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.settle();
+    world.pass_some(12_000);
+    world.hear_machine(0);
+    // The outcome is on the master's disk, and the word of that is lost.
+    world.crash_master_after(0);
+    world.to_master(0);
+    assert!(world.master.is_none());
+    world.start_master();
+    assert_eq!((world.state(job), world.on_slave(0, job)), (State::Failed, Some(State::Failed)));
+    // The Welcome is out.
+    assert!(world.dial_in(0) && world.to_slave(0) && world.to_master(0));
+    world.boxes[0].machine.fails = false;
+    world.command(job, JobCommand::Retry);
+    world.settle();
+    assert_eq!(world.state(job), State::Running);
+    world.pass(12_000);
+    assert_eq!(world.state(job), State::Succeeded);
+}
+
+#[test]
+fn an_uncertain_job_that_was_given_up_and_is_done_elsewhere_can_still_be_resolved() {
+    let mut world = World::new(2);
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.settle();
+    let first = world.holder(job).unwrap();
+    world.reboot(first);
+    world.settle();
+    world.command(job, JobCommand::Abandon);
+    world.command(job, JobCommand::Retry);
+    world.pass(12_000);
+    assert_eq!(world.state(job), State::Succeeded);
+    assert_eq!(world.on_slave(first, job), Some(State::Uncertain), "that machine waits for a person");
+    world.command(job, JobCommand::Resolve(End::Failed));
+    world.settle();
+    assert_eq!((world.state(job), world.on_slave(first, job)), (State::Succeeded, None));
+}
+
+#[test]
+fn a_slave_that_was_being_welcomed_when_the_restore_was_confirmed_obeys() {
+    for greeted in 0..3 {
+        let mut world = World::new(1);
+        world.back_up_master();
+        let order = world.order("mill");
+        let job = world.place(order);
+        world.settle();
+        world.restore_master(false);
+        assert!(world.dial_in(0));
+        let _ = greeted < 1 || world.to_slave(0);
+        let _ = greeted < 2 || world.to_master(0);
+        world.confirm_restore();
+        world.pass(12_000);
+        assert_eq!((world.state(job), world.on_slave(0, job)), (State::Succeeded, None), "{greeted}");
+    }
+}
+
+#[test]
+fn a_master_that_caught_up_during_the_handshake_knows_that_it_is_doubted() {
+    let mut world = World::new(1);
+    world.back_up_master();
+    world.cut(0);
+    world.plug(0);
+    world.settle();
+    world.restore_master(false);
+    assert!(world.dial_in(0) && world.to_slave(0));
+    // The slave has made up its mind, and the master gets as far as it had been.
+    for _ in 0..8 {
+        let order = world.order("mill");
+        world.place(order);
+    }
+    world.settle();
+    let state = world.boxes[0].state.as_ref().unwrap();
+    assert!(matches!(state.link, slave::Link::Live { doubtful: true, .. }));
+    assert_eq!(world.master.as_ref().unwrap().doubted_by.len(), 1, "somebody is told to confirm");
+}

@@ -155,6 +155,14 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&row.job) else { return };
         let line = self.line(Some(job), key, Some(row), Theirs::of(row.state), store);
         if !is_current(job, key, row.attempt) {
+            // Another attempt was wanted since the Welcome: what this one came to is on disk beside it.
+            let is_kept = job.earlier.iter().any(|earlier| {
+                earlier.attempt == row.attempt && earlier.holder == key && earlier.state == row.state
+            });
+            if is_kept && row.state.is_ended() {
+                let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };
+                self.send_to(key, Message::Forget(forget));
+            }
             return;
         }
         if line.verdict == Verdict::Forget {
@@ -300,7 +308,7 @@ impl Rules {
             }
         });
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let (newer, newer_holder) = (job.state, job.holder);
+        let (newer, newer_holder, desired) = (job.state, job.holder, job.desired);
         if line.verdict == Verdict::Cancel {
             // It is told in the Welcome; on a live link it is told here.
             let want = crate::spec::Want {
@@ -330,7 +338,10 @@ impl Rules {
             };
             return self.flag(id, Flags::DUPLICATE, &text);
         }
-        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder) {
+        // Once is enough: to raise the wish with each report would make every answer to it an answer to an older one.
+        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder)
+            && desired != Desired::Return
+        {
             self.edit(id, |job| job.wish(Desired::Return));
             self.tell_if_newer(holder, id);
         }

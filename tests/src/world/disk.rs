@@ -39,12 +39,21 @@ impl SlaveDisk {
         }
     }
 
+    /// Every job's record.
+    pub fn held(&self) -> impl Iterator<Item = &slave::Job> {
+        self.jobs.keys().filter_map(|id| self.job(*id))
+    }
+
     /// The node's record, if it was ever written.
     pub fn node(&self) -> Option<&slave::Node> {
         match self.node.as_ref()? {
             slave::Write::Node(node) => Some(node),
             slave::Write::Job(..) | slave::Write::Ring(_) => None,
         }
+    }
+
+    pub(super) fn ring(&self) -> Option<&slave::Write> {
+        self.ring.as_ref()
     }
 
     pub(super) fn records(&self) -> impl Iterator<Item = slave::Write> {
@@ -79,6 +88,18 @@ impl MasterDisk {
             master::Write::Key(key, order) => drop(self.keys.insert(key.key, (order, key.fingerprint))),
             master::Write::Receipt(receipt) => self.receipts.push(*receipt),
         }
+    }
+
+    pub(super) fn node(&self) -> Option<&master::Node> {
+        let Some(master::Write::Node(node)) = &self.node else { return None };
+        Some(node)
+    }
+
+    pub(super) fn desks(&self) -> impl Iterator<Item = &master::Desk> {
+        self.desks.values().filter_map(|write| {
+            let master::Write::Desk(desk) = write else { return None };
+            Some(&**desk)
+        })
     }
 
     pub(super) fn records(&self) -> impl Iterator<Item = master::Write> {

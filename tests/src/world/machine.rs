@@ -23,7 +23,7 @@ pub struct Machine {
     pub refuses: bool,
     /// It has begun what it refuses: the reply to an earlier word was lost.
     pub begins_all_the_same: bool,
-    /// Work takes this long.
+    /// Work takes this long; [`Machine::UNTIL_TOLD`] if it ends only by [`Machine::finish`].
     pub length_ms: i64,
     /// Work fails.
     pub fails: bool,
@@ -40,6 +40,9 @@ pub struct Work {
 }
 
 impl Machine {
+    /// A [length](Machine::length_ms) that no time uses up.
+    pub const UNTIL_TOLD: i64 = i64::MAX;
+
     /// The beginnings that have neither ended nor been ended by a person or a power cut.
     pub fn alive(&self) -> impl Iterator<Item = RunKey> {
         self.works.iter().filter(|(_, work)| work.ended.is_none() && !work.gone).map(|(key, _)| *key)
@@ -53,6 +56,21 @@ impl Machine {
     /// How a beginning ended, if the machine can still tell.
     pub fn ended(&self, key: RunKey) -> Option<&Ended> {
         self.works.get(&key)?.ended.as_ref()
+    }
+
+    /// The beginnings that work, rather than being paused.
+    pub fn working(&self) -> impl Iterator<Item = RunKey> {
+        self.alive().filter(|key| self.works.get(key).is_some_and(|work| !work.paused))
+    }
+
+    /// A beginning ends by itself; the agent hears of it if it is there.
+    pub fn finish(&mut self, key: RunKey, end: End, at: Time, agent: bool) {
+        let Some(work) = self.works.get_mut(&key) else { return };
+        let ended = Ended { end, outcome: outcome("done"), at: Some(at) };
+        work.ended = Some(ended.clone());
+        if agent {
+            self.facts.push_back((key, Fact::Ended(ended)));
+        }
     }
 
     /// The power is cut: what worked works no more, and nobody can know how far it came.
@@ -121,7 +139,7 @@ impl Machine {
 
     pub(super) fn work(&mut self, ms: i64, wall: i64, agent: bool) {
         for (key, work) in &mut self.works {
-            if work.ended.is_some() || work.paused || work.gone {
+            if work.ended.is_some() || work.paused || work.gone || work.left_ms == Self::UNTIL_TOLD {
                 continue;
             }
             work.left_ms -= ms;

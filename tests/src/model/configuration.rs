@@ -1,0 +1,356 @@
+//! The floors that are enumerated, and how much may happen on them.
+
+use reloop_protocol::job::{End, OnInterrupt};
+use reloop_protocol::master::Order;
+use reloop_protocol::slave::{AfterFailure, Release, Settings};
+use reloop_protocol::spec::{CancelMode, Gate, Late};
+use reloop_protocol::time::Time;
+
+use crate::world::World;
+
+/// Something that breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// A cable is pulled; both ends notice.
+    Cut,
+    /// The slave's end of a link is dead; the master's does not know.
+    HalfOpen,
+    /// A link swallows everything; neither end knows.
+    Swallow,
+    /// An agent is killed; its machine goes on.
+    KillAgent,
+    /// An agent crashes between what it wrote and what it does, or between two things that it does.
+    CrashAgent,
+    /// A box loses its power, and gets it back.
+    Reboot,
+    /// A machine refuses to start.
+    Refuse,
+    /// A machine refuses to stop.
+    Unstoppable,
+    /// A machine answers no probe.
+    Silent,
+    /// The master is killed.
+    KillMaster,
+    /// The master crashes between what it wrote and what it does, or between two things that it does.
+    CrashMaster,
+    /// The master's backup is put back.
+    Restore {
+        /// And a person says so.
+        confirmed: bool,
+    },
+}
+
+/// Something that a person does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Deed {
+    /// Cancels a job.
+    Cancel(CancelMode),
+    /// Pauses a job.
+    Pause,
+    /// Resumes a job.
+    Resume,
+    /// Gives an attempt up: with a retry, the job is handed to another slave.
+    Abandon,
+    /// Wants another attempt.
+    Retry,
+    /// Says how an uncertain job ended.
+    Resolve(End),
+    /// Lets a held job go.
+    Release,
+    /// Locks remote starts out, at the machine.
+    Lock,
+    /// Lets them in.
+    Unlock,
+    /// Pauses what runs, at the machine.
+    PauseLocally,
+    /// Resumes it there.
+    ResumeLocally,
+    /// Stops it there.
+    StopLocally,
+    /// Backs the master up.
+    BackUp,
+    /// Confirms that the master was restored.
+    Confirm,
+}
+
+impl Deed {
+    pub(super) fn is_at_the_master(self) -> bool {
+        match self {
+            Self::Cancel(_)
+            | Self::Pause
+            | Self::Resume
+            | Self::Abandon
+            | Self::Retry
+            | Self::Resolve(_)
+            | Self::Release
+            | Self::Confirm => true,
+            Self::Lock
+            | Self::Unlock
+            | Self::PauseLocally
+            | Self::ResumeLocally
+            | Self::StopLocally
+            | Self::BackUp => false,
+        }
+    }
+}
+
+/// A floor, and how much may happen on it in one story.
+#[derive(Debug, Clone, Copy)]
+pub struct Configuration {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is there for.
+    pub about: &'static str,
+    /// It takes minutes or hours, and is run by hand.
+    pub long: bool,
+    /// How many slaves.
+    pub slaves: usize,
+    /// What their config says.
+    pub slave: fn(&mut Settings),
+    /// What is ordered, in this order.
+    pub orders: fn(&mut World) -> Vec<Order>,
+    /// So many faults, of these kinds. Mending is free.
+    pub faults: (u8, &'static [Fault]),
+    /// So many deeds of people, of these kinds.
+    pub deeds: (u8, &'static [Deed]),
+    /// So many late frames arrive, and so many are kept at most.
+    pub late: (u8, usize),
+    /// So many steps of the clock, each so many milliseconds long.
+    pub steps: (u8, i64),
+    /// How work may end by itself.
+    pub ends: &'static [End],
+    /// A crash comes before any of so many effects.
+    pub effects: usize,
+    /// One state in so many is healed, and every last one.
+    pub healed: u64,
+}
+
+const EVERYTHING: &[Fault] = &[
+    Fault::Cut,
+    Fault::HalfOpen,
+    Fault::Swallow,
+    Fault::KillAgent,
+    Fault::CrashAgent,
+    Fault::Reboot,
+    Fault::KillMaster,
+    Fault::CrashMaster,
+];
+
+const CRASHES: &[Fault] =
+    &[Fault::Cut, Fault::HalfOpen, Fault::CrashAgent, Fault::CrashMaster, Fault::Reboot];
+
+const MACHINES: &[Fault] = &[Fault::Cut, Fault::Refuse, Fault::Unstoppable, Fault::CrashAgent, Fault::Reboot];
+
+const RESTORES: &[Fault] =
+    &[Fault::Cut, Fault::KillAgent, Fault::Restore { confirmed: true }, Fault::Restore { confirmed: false }];
+
+const PEOPLE: &[Deed] = &[
+    Deed::Cancel(CancelMode::IfNotStarted),
+    Deed::Cancel(CancelMode::Now),
+    Deed::Pause,
+    Deed::Resume,
+    Deed::Abandon,
+    Deed::Retry,
+    Deed::Resolve(End::Failed),
+    Deed::Lock,
+    Deed::PauseLocally,
+    Deed::StopLocally,
+];
+
+const HAND_OVER: &[Deed] =
+    &[Deed::Cancel(CancelMode::Now), Deed::Abandon, Deed::Retry, Deed::Resolve(End::Failed)];
+
+const AT_THE_MACHINE: &[Deed] = &[
+    Deed::Cancel(CancelMode::Now),
+    Deed::Pause,
+    Deed::Resume,
+    Deed::Lock,
+    Deed::Unlock,
+    Deed::PauseLocally,
+    Deed::ResumeLocally,
+    Deed::StopLocally,
+];
+
+const WINDOWS: &[Deed] = &[Deed::Cancel(CancelMode::Now), Deed::Release];
+
+const BACKUPS: &[Deed] =
+    &[Deed::BackUp, Deed::Confirm, Deed::Release, Deed::Abandon, Deed::Retry, Deed::Cancel(CancelMode::Now)];
+
+const BOTH: &[End] = &[End::Succeeded, End::Failed];
+const WELL: &[End] = &[End::Succeeded];
+
+const PLAIN: Configuration = Configuration {
+    name: "",
+    about: "",
+    long: false,
+    slaves: 1,
+    slave: |_| {},
+    orders: |world| orders(world, 1),
+    faults: (1, EVERYTHING),
+    deeds: (1, PEOPLE),
+    late: (0, 0),
+    steps: (0, 0),
+    ends: BOTH,
+    effects: 3,
+    healed: 32,
+};
+
+/// Every configuration.
+pub static CONFIGURATIONS: [Configuration; 12] = [
+    Configuration {
+        name: "one-job",
+        about: "one slave, one job, any two faults, and one deed",
+        faults: (2, EVERYTHING),
+        ..PLAIN
+    },
+    Configuration {
+        name: "restartable",
+        about: "the same job, which may be begun again, at a machine that refuses to start or to stop",
+        slave: |settings| {
+            settings.release = Release::Ack;
+            settings.after_failure = AfterFailure::Hold;
+            settings.max_interruptions = 1;
+        },
+        orders: restartable,
+        faults: (2, MACHINES),
+        deeds: (1, AT_THE_MACHINE),
+        ..PLAIN
+    },
+    Configuration {
+        name: "two-jobs",
+        about: "one slave, two jobs, any fault, and one deed",
+        orders: |world| orders(world, 2),
+        ends: WELL,
+        effects: 2,
+        ..PLAIN
+    },
+    Configuration {
+        name: "two-slaves",
+        about: "two slaves, one job, any fault, and a hand-over",
+        slaves: 2,
+        deeds: (2, HAND_OVER),
+        ends: WELL,
+        effects: 2,
+        ..PLAIN
+    },
+    Configuration {
+        name: "late-frames",
+        about: "one slave, one job, two broken links or killed nodes, and two frames that arrive late",
+        faults: (2, &[Fault::Cut, Fault::KillAgent, Fault::KillMaster]),
+        deeds: (1, &[Deed::Cancel(CancelMode::Now)]),
+        late: (2, 3),
+        ends: WELL,
+        ..PLAIN
+    },
+    Configuration {
+        name: "deferred",
+        about: "one slave, jobs with a window, two faults, and a clock",
+        orders: deferred,
+        faults: (2, &[Fault::Cut, Fault::KillAgent, Fault::Reboot, Fault::CrashAgent]),
+        deeds: (1, WINDOWS),
+        steps: (4, 5_000),
+        ends: WELL,
+        effects: 2,
+        ..PLAIN
+    },
+    Configuration {
+        name: "restored",
+        about: "one slave, one job, a backup of the master that is put back, and who says so",
+        faults: (2, RESTORES),
+        deeds: (2, BACKUPS),
+        ends: WELL,
+        ..PLAIN
+    },
+    Configuration {
+        name: "one-job-long",
+        about: "one slave, one job, any four faults, and two deeds",
+        long: true,
+        faults: (4, EVERYTHING),
+        deeds: (2, PEOPLE),
+        healed: 512,
+        ..PLAIN
+    },
+    Configuration {
+        name: "two-jobs-long",
+        about: "one slave, two jobs, any two faults, and two deeds",
+        long: true,
+        orders: |world| orders(world, 2),
+        faults: (2, EVERYTHING),
+        deeds: (2, PEOPLE),
+        healed: 512,
+        ..PLAIN
+    },
+    Configuration {
+        name: "two-slaves-long",
+        about: "two slaves, two jobs, any fault, and two deeds",
+        long: true,
+        slaves: 2,
+        orders: |world| orders(world, 2),
+        faults: (1, CRASHES),
+        deeds: (2, HAND_OVER),
+        ends: WELL,
+        effects: 2,
+        healed: 512,
+        ..PLAIN
+    },
+    Configuration {
+        name: "deferred-long",
+        about: "one slave, jobs with a window, three faults, a clock, and a machine that may be silent",
+        long: true,
+        orders: deferred,
+        faults: (
+            3,
+            &[
+                Fault::Cut,
+                Fault::KillAgent,
+                Fault::Reboot,
+                Fault::CrashAgent,
+                Fault::CrashMaster,
+                Fault::Silent,
+            ],
+        ),
+        deeds: (2, WINDOWS),
+        steps: (5, 5_000),
+        healed: 512,
+        ..PLAIN
+    },
+    Configuration {
+        name: "restored-long",
+        about: "one slave, two jobs, a backup of the master that is put back, and who says so",
+        long: true,
+        orders: |world| orders(world, 2),
+        faults: (3, RESTORES),
+        deeds: (3, BACKUPS),
+        ends: WELL,
+        healed: 512,
+        ..PLAIN
+    },
+];
+
+/// The one of that name.
+pub fn configuration(name: &str) -> Option<Configuration> {
+    CONFIGURATIONS.iter().find(|configuration| configuration.name == name).copied()
+}
+
+fn orders(world: &mut World, count: usize) -> Vec<Order> {
+    (0..count).map(|_| world.order("mill")).collect()
+}
+
+fn restartable(world: &mut World) -> Vec<Order> {
+    let mut order = world.order("mill");
+    order.spec.on_interrupt = OnInterrupt::Restart;
+    vec![order]
+}
+
+/// One with a window that is held once it is missed, and one that has to be let go.
+fn deferred(world: &mut World) -> Vec<Order> {
+    let at = |world: &World, ms| Some(Time(world.now().0 + ms));
+    let mut planned = world.order("mill");
+    planned.start.not_before = at(world, 5_000);
+    planned.start.deadline = at(world, 15_000);
+    planned.start.late = Late::Hold;
+    let mut held = world.order("mill");
+    held.start.gate = Gate::Held;
+    held.start.deadline = at(world, 10_000);
+    vec![planned, held]
+}

@@ -21,6 +21,11 @@ pub struct Machine {
     pub unstoppable: bool,
     /// It refuses to start.
     pub refuses: bool,
+    /// How often it refused to start.
+    pub refused: u32,
+    /// It is broken on purpose, so that whoever looks for faults can be tried: after a power cut it begins twice.
+    pub stutters: bool,
+    pub(super) was_cut: bool,
     /// Work takes this long.
     pub length_ms: i64,
     /// Work fails.
@@ -55,6 +60,7 @@ impl Machine {
 
     /// The power is cut: what worked works no more, and nobody can know how far it came.
     pub(super) fn lose_power(&mut self) {
+        self.was_cut = true;
         for work in self.works.values_mut() {
             work.gone |= work.ended.is_none();
         }
@@ -70,11 +76,12 @@ impl Machine {
 
     pub(super) fn start(&mut self, key: RunKey) {
         if self.refuses {
+            self.refused += 1;
             let reason = Reason::new(ReasonCode::StartRefused, "the machine refuses");
             self.facts.push_back((key, Fact::StartRefused(reason)));
             return;
         }
-        *self.begun.entry(key).or_default() += 1;
+        *self.begun.entry(key).or_default() += if self.stutters && self.was_cut { 2 } else { 1 };
         self.works.insert(key, Work { left_ms: self.length_ms, paused: false, ended: None, gone: false });
         self.facts.push_back((key, Fact::Started));
     }

@@ -39,6 +39,9 @@ enum Verb {
         /// Jobs in each schedule; else the seed says.
         #[arg(long)]
         jobs: Option<usize>,
+        /// Go on when something breaks, and keep one schedule of each way in which something does.
+        #[arg(long)]
+        all: bool,
         /// Where a schedule goes that breaks something.
         #[arg(long, default_value = "target/schedules")]
         keep: PathBuf,
@@ -56,8 +59,8 @@ enum Verb {
 fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Demo { once } => demo::run(once),
-        Verb::Simulate { seeds, from, slaves, jobs, keep } => {
-            report(simulate(Hunt { from, seeds, slaves, jobs }, &keep))
+        Verb::Simulate { seeds, from, slaves, jobs, all, keep } => {
+            report(simulate(Hunt { from, seeds, slaves, jobs, all }, &keep))
         }
         Verb::Replay { file, step } => report(replay(&file, step)),
     }
@@ -82,11 +85,13 @@ fn report(result: Result<bool>) -> ExitCode {
 fn simulate(hunt: Hunt, keep: &Path) -> Result<bool> {
     let bag = hunt::hunt(hunt);
     print!("{}", bag.tell()?);
-    let Some((schedule, failure)) = bag.found else {
+    if bag.found.is_empty() {
         println!("nothing breaks");
         return Ok(true);
-    };
-    println!("{}", hunt::keep(keep, schedule, failure)?.1);
+    }
+    for found in bag.found.into_values() {
+        println!("\n{}", hunt::keep(keep, found)?.1);
+    }
     Ok(false)
 }
 

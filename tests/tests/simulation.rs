@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use reloop_protocol::job::State;
-use reloop_tests::simulation::hunt::{self, Hunt};
+use reloop_tests::simulation::hunt::{self, Found, Hunt};
 use reloop_tests::simulation::{Outcome, Profile, Schedule, file, play, run, schedule, shrink};
 use reloop_tests::world::{Act, Invariant, Placed};
 
@@ -22,11 +22,12 @@ fn number(variable: &str, default: u64) -> u64 {
 #[test]
 fn every_schedule_of_faults_converges_once_it_is_healed() {
     let seeds = number("RELOOP_SIMULATIONS", SCHEDULES);
-    let bag = hunt::hunt(Hunt { from: number("RELOOP_SEED", 0), seeds, slaves: None, jobs: None });
+    let mut bag =
+        hunt::hunt(Hunt { from: number("RELOOP_SEED", 0), seeds, slaves: None, jobs: None, all: false });
     println!("{}", bag.tell().unwrap());
-    if let Some((schedule, failure)) = bag.found {
+    if let Some((_, found)) = std::mem::take(&mut bag.found).into_iter().next() {
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("schedules");
-        panic!("{}", hunt::keep(&kept, schedule, failure).unwrap().1);
+        panic!("{}", hunt::keep(&kept, found).unwrap().1);
     }
     if seeds < SCHEDULES {
         return;
@@ -98,7 +99,8 @@ fn a_broken_machine_is_found_and_its_schedule_cut_down_to_a_handful_of_acts() {
     let (schedule, failure) = stuttering();
     assert_eq!(failure.broken.invariant, Invariant::BegunOnce);
     let directory = tempfile::tempdir().unwrap();
-    let (path, told) = hunt::keep(directory.path(), schedule.clone(), failure.clone()).unwrap();
+    let found = Found { schedule: schedule.clone(), failure: failure.clone(), count: 1 };
+    let (path, told) = hunt::keep(directory.path(), found).unwrap();
     let kept = file::open(&path).unwrap();
     assert!(kept.acts.len() <= HANDFUL, "{told}");
     assert!(kept.acts.iter().any(|act| matches!(act, Act::Reboot { .. })), "{told}");

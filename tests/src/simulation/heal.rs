@@ -57,15 +57,14 @@ pub(super) fn heal(world: &mut World, slaves: usize) {
         }
         confirm(world);
         let quiet = look_at_slaves(world, slaves, round) & look_at_jobs(world);
+        let done = world.master.as_ref().is_some_and(|master| master.book.jobs.is_empty());
+        let mut agents = world.boxes.iter().filter_map(|held| held.state.as_ref());
+        if quiet && done && agents.all(|state| state.jobs.is_empty()) {
+            break;
+        }
         for _ in 0..ROUND_MS / TICK_MS {
             world.pass_some(TICK_MS);
             world.settle();
-        }
-        let done = world.master.as_ref().is_some_and(|master| master.book.jobs.is_empty());
-        let empty =
-            world.boxes.iter().filter_map(|held| held.state.as_ref()).all(|state| state.jobs.is_empty());
-        if quiet && done && empty {
-            break;
         }
     }
     world.check_explained();

@@ -23,6 +23,8 @@ pub struct Hunt {
     pub slaves: Option<usize>,
     /// Jobs of each, if it is not the seed that says.
     pub jobs: Option<usize>,
+    /// Go on when something breaks: one schedule is kept of each way in which something does.
+    pub all: bool,
 }
 
 /// What they came to.
@@ -40,8 +42,19 @@ pub struct Bag {
     pub acts: BTreeMap<&'static str, usize>,
     /// The most slaves and jobs in one of them.
     pub largest: (usize, usize),
-    /// What was found, not cut down yet; of several, that of the lowest seed.
-    pub found: Option<(Schedule, Failure)>,
+    /// What was found, by the way in which it breaks.
+    pub found: BTreeMap<String, Found>,
+}
+
+/// Schedules that break an invariant in one way.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// That of the lowest seed, not cut down yet.
+    pub schedule: Schedule,
+    /// How it breaks.
+    pub failure: Failure,
+    /// How many there are.
+    pub count: u64,
 }
 
 /// Plays schedules until one breaks something, or all are played.
@@ -68,10 +81,8 @@ pub fn hunt(hunt: Hunt) -> Bag {
                     match played {
                         Ok(outcome) => bag.add(outcome, size),
                         Err(failure) => {
-                            over.store(true, Ordering::Relaxed);
-                            if bag.found.as_ref().is_none_or(|(known, _)| known.head.seed > seed) {
-                                bag.found = Some((schedule, failure));
-                            }
+                            over.fetch_or(!hunt.all, Ordering::Relaxed);
+                            bag.find(schedule, failure);
                         }
                     }
                 }
@@ -94,6 +105,15 @@ impl Bag {
             *self.acts.entry(kind).or_default() += count;
         }
         self.largest = self.largest.max(size);
+    }
+
+    fn find(&mut self, schedule: Schedule, failure: Failure) {
+        let new = Found { schedule, failure, count: 0 };
+        let found = self.found.entry(way(&new.failure)).or_insert_with(|| new.clone());
+        found.count += 1;
+        if found.schedule.head.seed > new.schedule.head.seed {
+            *found = Found { count: found.count, ..new };
+        }
     }
 
     /// Steps of the nodes per second.
@@ -129,16 +149,25 @@ impl Bag {
     }
 }
 
+/// In which way something breaks: the invariant, and the words that say how, without names and numbers.
+fn way(failure: &Failure) -> String {
+    let words = failure.broken.how.split_whitespace();
+    let words = words.filter(|word| word.chars().all(|letter| letter.is_ascii_lowercase() || letter == ','));
+    let words: Vec<_> = words.take(8).collect();
+    format!("{}: {}", failure.broken.invariant, words.join(" "))
+}
+
 /// Cuts what was found down, writes it into a directory, and says how to look at it.
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn keep(directory: &Path, schedule: Schedule, failure: Failure) -> Result<(PathBuf, String)> {
+pub fn keep(directory: &Path, found: Found) -> Result<(PathBuf, String)> {
+    let Found { schedule, failure, count } = found;
     let (seed, slaves, acts) = (schedule.head.seed, schedule.head.slaves.len(), schedule.acts.len());
     let (smallest, failure) = shrink::shrink(schedule, failure);
     let path = file::save(directory, &smallest)?;
     let mut text = format!(
-        "seed {seed}, {slaves} slaves: {}\n{} of its {acts} acts are enough, on {} slaves:\n",
+        "seed {seed}, {slaves} slaves ({count} such schedules): {}\n{} of its {acts} acts are enough, on {} slaves:\n",
         failure.broken,
         smallest.acts.len(),
         smallest.head.slaves.len()

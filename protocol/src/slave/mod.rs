@@ -250,6 +250,8 @@ pub struct Fresh {
     pub probing_since: u64,
     /// What the last Hello said of each job: what has changed by the Welcome is told in Settled.
     pub told: BTreeMap<JobId, ReportSeq>,
+    /// The master's commit in a handshake that told the ring: it counts when the master has said something since.
+    pub owed: Option<Commit>,
 }
 
 /// What happened.

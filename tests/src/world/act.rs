@@ -564,7 +564,8 @@ impl World {
         if placed.again {
             order.retry = Retry { max_attempts: 2, on: [RetryOn::Failed].into() };
         }
-        order.slave = placed.slave.map(|slave| format!("s{slave}"));
+        // For a slave that is not there, nobody would ever take it.
+        order.slave = placed.slave.filter(|slave| *slave < self.boxes.len()).map(|slave| format!("s{slave}"));
         self.place(order);
         true
     }

@@ -65,12 +65,11 @@ impl Rules {
         match command {
             JobCommand::Cancel(_) if state.is_ended() => Ok(Delivery::TooLate),
             JobCommand::Cancel(mode) => Ok(self.cancel_job(id, mode)),
-            JobCommand::Pause if state.is_ended() => Ok(Delivery::TooLate),
-            JobCommand::Pause => Ok(self.wish(id, Desired::Pause)),
-            JobCommand::Resume if state.is_ended() => Ok(Delivery::TooLate),
-            JobCommand::Resume if matches!(job.desired, Desired::Cancel(_)) => {
+            JobCommand::Pause | JobCommand::Resume if state.is_ended() => Ok(Delivery::TooLate),
+            JobCommand::Pause | JobCommand::Resume if matches!(job.desired, Desired::Cancel(_)) => {
                 wrong("its cancel is on the way, and is not taken back")
             }
+            JobCommand::Pause => Ok(self.wish(id, Desired::Pause)),
             JobCommand::Resume => {
                 let delivery = self.wish(id, Desired::Run);
                 self.look_for_slave.insert(id);
@@ -158,7 +157,7 @@ impl Rules {
         }
     }
 
-    fn resolve(&mut self, id: JobId, end: End) -> Delivery {
+    pub(super) fn resolve(&mut self, id: JobId, end: End) -> Delivery {
         let Some(job) = self.state.book.jobs.get(&id) else { return Delivery::TooLate };
         let slave_holds_it = job.report.as_ref().is_some_and(|report| report.state == State::Uncertain);
         if slave_holds_it {

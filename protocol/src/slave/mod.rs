@@ -248,6 +248,8 @@ pub struct Fresh {
     pub probing: BTreeMap<JobId, Probing>,
     /// What the last Hello said of each job: what has changed by the Welcome is told in Settled.
     pub told: BTreeMap<JobId, ReportSeq>,
+    /// The master's commit in a handshake that told the ring: it counts when the master has said something since.
+    pub owed: Option<Commit>,
 }
 
 /// A question to the machine that it has not answered.

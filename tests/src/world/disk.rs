@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use reloop_protocol::id::{JobId, OrderId, SlaveKey};
+use reloop_protocol::id::{Attempt, JobId, OrderId, SlaveKey};
+use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Order, Receipt};
+use reloop_protocol::message::{Record, Report};
 use reloop_protocol::slave;
 
 /// What is on a slave's disk.
@@ -52,8 +54,36 @@ impl SlaveDisk {
         }
     }
 
-    pub(super) fn ring(&self) -> Option<&slave::Write> {
-        self.ring.as_ref()
+    /// Every job's record.
+    pub fn jobs(&self) -> impl Iterator<Item = &slave::Job> {
+        self.jobs.keys().filter_map(|id| self.job(*id))
+    }
+
+    /// What was told to be forgotten.
+    pub fn ring(&self) -> &[Record] {
+        match &self.ring {
+            Some(slave::Write::Ring(ring)) => ring,
+            Some(slave::Write::Node(_) | slave::Write::Job(..)) | None => &[],
+        }
+    }
+
+    /// A job, or this hand-out of it, is here or in the ring.
+    pub(super) fn remembers(&self, id: JobId, attempt: Option<Attempt>) -> bool {
+        let kept = self.job(id).map(|job| &job.report);
+        let reports = kept.into_iter().chain(self.ring().iter().map(|record| &record.report));
+        reports
+            .filter(|report| report.job == id)
+            .any(|report| attempt.is_none_or(|attempt| report.attempt == attempt))
+    }
+
+    /// This is what `recover` would bring back of that state, record by record; an empty disk holds nothing.
+    pub(super) fn holds(&self, state: &slave::Slave) -> bool {
+        let Some(on_disk) = self.node() else { return true };
+        let (node, jobs, ring) = slave::durable(state);
+        *on_disk == node
+            && self.jobs.len() == jobs.len()
+            && jobs.iter().all(|(id, job)| self.job(*id) == Some(job))
+            && self.ring() == ring
     }
 
     pub(super) fn records(&self) -> impl Iterator<Item = slave::Write> {
@@ -107,10 +137,68 @@ impl MasterDisk {
         self.node.iter().chain(self.desks.values()).chain(self.tokens.values()).cloned().chain(jobs)
     }
 
+    /// This hand-out is known to have come to this.
+    pub(super) fn knows(&self, id: JobId, attempt: Attempt, state: State) -> bool {
+        let Some(job) = self.jobs.get(&id) else { return false };
+        let told = |report: &Option<Report>| {
+            report.as_ref().is_some_and(|report| report.attempt == attempt && report.state == state)
+        };
+        told(&job.report) || job.earlier.iter().any(|earlier| told(&earlier.report))
+    }
+
+    /// This is what `recover` would bring back of that state, record by record.
+    pub(super) fn holds(&self, state: &master::Master) -> bool {
+        let (node, jobs, desks, tokens) = master::durable(state);
+        let live = self.jobs.values().filter(|job| !job.state.is_ended()).count();
+        let desk = |desk: &master::Desk| match self.desks.get(&desk.key) {
+            Some(master::Write::Desk(kept)) => **kept == *desk,
+            _ => false,
+        };
+        let token = |(hash, token): (&[u8; 32], &master::Token)| match self.tokens.get(hash) {
+            Some(master::Write::Token(_, Some(kept))) => kept == token,
+            _ => false,
+        };
+        self.node == Some(master::Write::Node(node))
+            && live == jobs.len()
+            && jobs.iter().all(|job| self.jobs.get(&job.id) == Some(job))
+            && self.desks.len() == desks.len()
+            && desks.iter().all(desk)
+            && self.tokens.len() == tokens.len()
+            && tokens.iter().all(token)
+    }
+
     /// The same disk with only the jobs that a master keeps in memory: what a restart would bring back, cheaply.
     pub(super) fn live_records(&self) -> impl Iterator<Item = master::Write> {
         let live = self.jobs.values().filter(|job| !job.state.is_ended());
         let jobs = live.map(|job| master::Write::Job(Box::new(job.clone())));
         self.node.iter().chain(self.desks.values()).chain(self.tokens.values()).cloned().chain(jobs)
+    }
+}
+
+/// A write in a few words.
+pub(super) fn name_slave_write(write: &slave::Write) -> String {
+    match write {
+        slave::Write::Node(node) => format!("node (session {})", node.session),
+        slave::Write::Job(id, Some(job)) => {
+            format!("{id} attempt {} {:?} rev {}", job.report.attempt, job.report.state, job.report.rev)
+        }
+        slave::Write::Job(id, None) => format!("{id} gone"),
+        slave::Write::Ring(ring) => format!("ring of {}", ring.len()),
+    }
+}
+
+/// A write in a few words.
+pub(super) fn name_master_write(write: &master::Write) -> String {
+    match write {
+        master::Write::Node(node) => format!("node (epoch {}, commit {})", node.epoch, node.commit),
+        master::Write::Order(order) => order.id.to_string(),
+        master::Write::Key(key, order) => format!("key {} of {order}", key.key),
+        master::Write::Job(job) => {
+            format!("{} attempt {} {:?} rev {}", job.id, job.attempt, job.state, job.rev)
+        }
+        master::Write::Desk(desk) => format!("desk of {} (session {})", desk.name, desk.session),
+        master::Write::Token(_, Some(_)) => "a token".to_owned(),
+        master::Write::Token(_, None) => "a token spent".to_owned(),
+        master::Write::Receipt(receipt) => format!("receipt {}", receipt.number),
     }
 }

@@ -28,7 +28,7 @@ use reloop_protocol::master::{self, Desk, DeskLink, Master};
 use reloop_protocol::message::{Bond, Challenge, Hello, Message, Settled, Welcome};
 use reloop_protocol::slave::{self, Fresh, Link, LinkId, Slave, Sync};
 
-use super::{Late, Station, Wire, World};
+use super::{Station, Stray, Wire, World};
 
 impl World {
     /// See the [module](self). The clocks count as they are: worlds at different times differ. `may_go_back`: the
@@ -53,7 +53,7 @@ impl World {
             known.extend(frames.filter_map(commit_in));
         }
         known.extend(self.late.iter().filter_map(|late| match late {
-            Late::ToSlave(.., message) | Late::ToMaster(.., message) => commit_in(message),
+            Stray::ToSlave(.., message) | Stray::ToMaster(.., message) => commit_in(message),
         }));
         for desk in self.master.iter().flat_map(|master| master.desks.values()) {
             known.extend(hellos(&desk.link).filter_map(|hello| hello.bond).map(|bond| bond.commit));
@@ -256,9 +256,11 @@ impl Walk {
             patience: _,
             steps: _,
             crossed: _,
+            keeps_crossed: _,
+            numbered,
             next: _,
         } = world;
-        self.see((ms, master_off, enrollment, disks_are_sound, swapped, fuse));
+        self.see((ms, master_off, enrollment, disks_are_sound, swapped, fuse, numbered));
         self.see(ledger);
         self.see(broken.as_ref().map(|broken| broken.invariant));
         for held in boxes {
@@ -292,19 +294,19 @@ impl Walk {
         }
     }
 
-    fn late<'a>(&mut self, late: impl Iterator<Item = &'a Late>, boxes: &[Station]) {
+    fn late<'a>(&mut self, late: impl Iterator<Item = &'a Stray>, boxes: &[Station]) {
         let mut each: Vec<u64> = late
             .map(|late| {
                 let outside = std::mem::take(&mut self.hash);
                 match late {
-                    Late::ToSlave(slave, link, session, message) => {
+                    Stray::ToSlave(slave, link, session, message) => {
                         let key = boxes[*slave].settings.key;
                         self.see((0u8, slave));
                         self.link(*link);
                         self.session(key, *session);
                         self.message(key, message);
                     }
-                    Late::ToMaster(double, link, message) => {
+                    Stray::ToMaster(double, link, message) => {
                         self.see((1u8, double));
                         self.link(*link);
                         // A Hello names its slave; the session in a Settled counts as it is.
@@ -336,6 +338,7 @@ impl Walk {
             link,
             cable,
             dials_double,
+            retired,
             closed,
             synced,
             saved,
@@ -344,7 +347,7 @@ impl Walk {
         } = station;
         self.see((settings, machine));
         self.boot(*boot);
-        self.see((booted_at, wall_off, drift_ppm, fingerprint, cable, dials_double, fuse));
+        self.see((booted_at, wall_off, drift_ppm, fingerprint, cable, dials_double, retired, fuse));
         self.see(closed.last());
         self.see((synced, saved));
         match state {
@@ -400,11 +403,11 @@ impl Walk {
                 self.see(doubtful);
             }
         }
-        let Fresh { boot, next_store, awake_since, probing, told } = fresh;
+        let Fresh { boot, next_store, awake_since, probing, told, owed } = fresh;
         if let Some(boot) = boot {
             self.boot(*boot);
         }
-        self.see((next_store.is_some(), awake_since.is_some(), probing));
+        self.see((next_store.is_some(), awake_since.is_some(), probing, owed));
         if let Link::Introduced { .. } = link {
             self.see(told);
         }

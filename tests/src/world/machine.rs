@@ -23,6 +23,11 @@ pub struct Machine {
     pub refuses: bool,
     /// It has begun what it refuses: the reply to an earlier word was lost.
     pub begins_all_the_same: bool,
+    /// How often it refused to start.
+    pub refused: u32,
+    /// It is broken on purpose, so that whoever looks for faults can be tried: after a power cut it begins twice.
+    pub stutters: bool,
+    pub(super) was_cut: bool,
     /// Work takes this long; [`Machine::UNTIL_TOLD`] if it ends only by [`Machine::finish`].
     pub length_ms: i64,
     /// Work fails.
@@ -75,6 +80,7 @@ impl Machine {
 
     /// The power is cut: what worked works no more, and nobody can know how far it came.
     pub(super) fn lose_power(&mut self) {
+        self.was_cut = true;
         for work in self.works.values_mut() {
             work.gone |= work.ended.is_none();
         }
@@ -90,9 +96,10 @@ impl Machine {
 
     pub(super) fn start(&mut self, key: RunKey) {
         if !self.refuses || self.begins_all_the_same {
-            *self.begun.entry(key).or_default() += 1;
+            *self.begun.entry(key).or_default() += if self.stutters && self.was_cut { 2 } else { 1 };
             self.works.insert(key, Work { left_ms: self.length_ms, paused: false, ended: None, gone: false });
         }
+        self.refused += u32::from(self.refuses);
         let refusal = || Fact::StartRefused("the machine refuses".to_owned());
         self.facts.push_back((key, if self.refuses { refusal() } else { Fact::Started }));
     }

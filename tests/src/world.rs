@@ -575,11 +575,12 @@ impl World {
         let torn =
             live.filter(|job| !confirmed || job.holder.is_some() && !remembered(job.id)).map(|job| job.id);
         self.ledger.torn.extend(torn);
-        self.outcomes_are_forgotten();
+        self.outcomes_are_forgotten(confirmed);
     }
 
-    /// Outcomes that neither the master nor a slave knows any more, or that only a master that is gone was told.
-    fn outcomes_are_forgotten(&mut self) {
+    /// Outcomes that neither the master nor a slave knows any more, or that only a master that is gone was told. Slaves tell
+    /// what they were told to forget if they notice that the master went back in time: its epoch says so.
+    fn outcomes_are_forgotten(&mut self, noticed: bool) {
         let told = std::mem::take(&mut self.ledger.outcomes);
         let boxes = &self.boxes;
         let disk = &self.master_disk;
@@ -587,7 +588,9 @@ impl World {
             let slave = &boxes[*slave].disk;
             // Of a job that it holds again, a slave tells the newest attempt.
             let overshadowed = slave.job(*id).is_some_and(|job| job.report.attempt != *attempt);
-            disk.knows(*id, *attempt, told.state) || slave.remembers(*id, Some(*attempt)) && !overshadowed
+            let held = slave.job(*id).is_some_and(|job| job.report.attempt == *attempt);
+            let remembered = noticed && slave.remembers(*id, Some(*attempt)) && !overshadowed;
+            disk.knows(*id, *attempt, told.state) || held || remembered
         });
         self.ledger.outcomes = kept.collect();
     }
@@ -629,7 +632,7 @@ impl World {
         self.at(true, Self::kill_master);
         self.double = None;
         self.ledger.split = false;
-        self.outcomes_are_forgotten();
+        self.outcomes_are_forgotten(false);
         self.late.retain(|late| !matches!(late, Stray::ToMaster(true, ..)));
     }
 
@@ -1427,7 +1430,11 @@ impl World {
             }
         }
         self.check_acknowledged();
-        let unheard = self.ledger.outcomes.keys().find(|(id, ..)| self.find_job(*id).is_none());
+        let unheard = self
+            .ledger
+            .outcomes
+            .keys()
+            .find(|(id, ..)| !self.ledger.torn.contains(id) && self.find_job(*id).is_none());
         if let Some((id, attempt, slave)) = unheard {
             let how = format!("no master has heard of {id}, attempt {attempt}, which ended on slave {slave}");
             self.violate(Invariant::OutcomeKept, how);
@@ -1488,6 +1495,7 @@ impl World {
             told_by_slaves.take_while(|((of, ..), _)| *of == id).find(|((_, attempt, _), ended)| {
                 let this = Some((*attempt, ended.state));
                 !ended.retold
+                    && !self.ledger.torn.contains(&id)
                     && told(&job.report) != this
                     && !job.earlier.iter().any(|earlier| told(&earlier.report) == this)
             });
@@ -1529,7 +1537,7 @@ impl World {
                 // A stop that was refused, or that came after the end, leaves its reason behind.
                 Some(ReasonCode::Canceled) => ledger.cancel_asked.contains(&id),
                 Some(ReasonCode::Abandoned) => {
-                    ledger.given_away.contains(&id) || job.last_attempt > Attempt(1)
+                    ledger.masters_forgot || ledger.given_away.contains(&id) || job.last_attempt > Attempt(1)
                 }
                 Some(ReasonCode::MaxRuntime) => job.spec.on_overdue == OnOverdue::Stop,
                 _ => true,

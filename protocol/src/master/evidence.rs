@@ -185,7 +185,7 @@ impl Rules {
             job.heard_at = Some(now);
             if let Some(report) = &mut job.report {
                 report.progress = row.progress;
-                report.seq = report.seq.max(row.seq);
+                report.seq = if store == Store::Trusted { report.seq.max(row.seq) } else { row.seq };
             }
             self.stirred.insert(row.job);
         }
@@ -221,7 +221,9 @@ impl Rules {
             return self.take_forgotten(key, report);
         }
         if is_current(job, key, report.attempt) {
-            if job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
+            // Another memory counts its reports anew.
+            let counts_on = store == Store::Trusted;
+            if counts_on && job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
                 return self.effects.push(Effect::Ignored(OLD_REPORT));
             }
             if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {

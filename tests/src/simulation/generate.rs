@@ -141,6 +141,10 @@ impl Maker {
     fn round(&mut self) {
         if self.profile == Profile::Calm {
             self.stir();
+            if self.random.one_in(3) {
+                let slave = self.slave();
+                self.acts.extend([Act::StartMaster, Act::Revive { slave }, Act::Plug { slave }]);
+            }
             if self.placed < self.jobs && !self.random.one_in(3) {
                 self.place();
             } else if self.random.one_in(3) {

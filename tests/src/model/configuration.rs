@@ -295,8 +295,10 @@ pub static CONFIGURATIONS: [Configuration; 14] = [
     },
     Configuration {
         name: "deferred-long",
-        about: "one slave, jobs with a window, two faults, a release, and a clock",
+        about: "one slave, jobs with a window, two faults, a release, a clock, and a machine that may be silent",
         long: true,
+        faults: (2, &[Fault::Cut, Fault::KillAgent, Fault::Reboot, Fault::CrashAgent, Fault::Silent]),
+        healed: 128,
         ..DEFERRED
     },
 ];
@@ -322,7 +324,6 @@ const LATE_FRAMES: Configuration = Configuration {
 
 const DEFERRED: Configuration = Configuration {
     orders: deferred,
-    faults: (2, &[Fault::Cut, Fault::KillAgent, Fault::Reboot, Fault::CrashAgent]),
     deeds: (1, WINDOWS),
     steps: (4, 5_000),
     ends: WELL,

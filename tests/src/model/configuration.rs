@@ -196,7 +196,7 @@ const PLAIN: Configuration = Configuration {
 };
 
 /// Every configuration, the short ones first. What a short one leaves out for the sake of time, its long one has.
-pub static CONFIGURATIONS: [Configuration; 14] = [
+pub static CONFIGURATIONS: [Configuration; 15] = [
     Configuration { name: "one-job", about: "one slave, one job, any fault, and any deed", ..PLAIN },
     Configuration {
         name: "one-job-broken-twice",
@@ -240,15 +240,16 @@ pub static CONFIGURATIONS: [Configuration; 14] = [
     },
     Configuration {
         name: "deferred",
-        about: "one slave, jobs with a window, a fault, a release, and a clock",
-        faults: (1, &[Fault::Cut, Fault::KillAgent, Fault::Reboot]),
+        about: "one slave, jobs with a window, a cut or a power failure, a release, and a clock",
+        faults: (1, &[Fault::Cut, Fault::Reboot]),
+        steps: (3, 5_000),
         ..DEFERRED
     },
     Configuration {
         name: "restored",
-        about: "one slave, one job, a backup of the master that is put back, and who says so",
-        faults: (2, RESTORES),
-        deeds: (2, BACKUPS),
+        about: "one slave, one job, a backup of the master that is put back twice, and who says so",
+        faults: (2, &[Fault::Restore { confirmed: true }, Fault::Restore { confirmed: false }]),
+        deeds: (2, &[Deed::BackUp, Deed::Confirm, Deed::Release, Deed::Cancel(CancelMode::Now)]),
         ends: WELL,
         ..PLAIN
     },
@@ -292,6 +293,15 @@ pub static CONFIGURATIONS: [Configuration; 14] = [
         about: "one slave, one job, two broken links or dead nodes, and two frames that arrive late",
         long: true,
         ..LATE_FRAMES
+    },
+    Configuration {
+        name: "restored-long",
+        about: "the same with cut links, dead agents, and a hand-over",
+        long: true,
+        faults: (2, RESTORES),
+        deeds: (2, BACKUPS),
+        ends: WELL,
+        ..PLAIN
     },
     Configuration {
         name: "deferred-long",

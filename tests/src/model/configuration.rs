@@ -240,7 +240,8 @@ pub static CONFIGURATIONS: [Configuration; 15] = [
     },
     Configuration {
         name: "deferred",
-        about: "one slave, jobs with a window, a cut or a power failure, a release, and a clock",
+        about: "one slave, a job with a window, a cut or a power failure, a release, and a clock",
+        orders: |world| vec![planned(world)],
         faults: (1, &[Fault::Cut, Fault::Reboot]),
         steps: (3, 5_000),
         ..DEFERRED
@@ -356,15 +357,21 @@ fn restartable(world: &mut World) -> Vec<Order> {
     vec![order]
 }
 
-/// One with a window that is held once it is missed, and one that has to be let go.
-fn deferred(world: &mut World) -> Vec<Order> {
+/// It is held once its window was missed.
+fn planned(world: &mut World) -> Order {
     let at = |world: &World, ms| Some(Time(world.now().0 + ms));
-    let mut planned = world.order("mill");
-    planned.start.not_before = at(world, 5_000);
-    planned.start.deadline = at(world, 15_000);
-    planned.start.late = Late::Hold;
+    let mut order = world.order("mill");
+    order.start.not_before = at(world, 5_000);
+    order.start.deadline = at(world, 10_000);
+    order.start.late = Late::Hold;
+    order
+}
+
+/// And one that has to be let go.
+fn deferred(world: &mut World) -> Vec<Order> {
+    let planned = planned(world);
     let mut held = world.order("mill");
     held.start.gate = Gate::Held;
-    held.start.deadline = at(world, 10_000);
+    held.start.deadline = planned.start.deadline;
     vec![planned, held]
 }

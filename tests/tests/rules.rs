@@ -1119,3 +1119,22 @@ fn a_master_that_caught_up_during_the_handshake_knows_that_it_is_doubted() {
     assert!(matches!(state.link, slave::Link::Live { doubtful: true, .. }));
     assert_eq!(world.master.as_ref().unwrap().doubted_by.len(), 1, "somebody is told to confirm");
 }
+
+#[test]
+fn a_slave_that_declined_because_of_an_attempt_that_is_over_is_offered_the_next() {
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.to_slave(0);
+    world.boxes[0].machine.fails = true;
+    world.pass_some(12_000);
+    world.boxes[0].machine.fails = false;
+    // The work has failed and nobody has heard of it yet, not even its own slave.
+    world.command(job, JobCommand::Abandon);
+    world.command(job, JobCommand::Retry);
+    assert!(world.to_slave(0) && world.to_master(0) && world.to_master(0));
+    world.settle();
+    assert_eq!(world.state(job), State::Running);
+    world.pass(12_000);
+    assert_eq!(world.state(job), State::Succeeded);
+}

@@ -435,7 +435,12 @@ impl Rules {
             return self.try_again(id);
         }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
-        if !asked_for && let Some(desk) = self.state.desks.get_mut(&key) {
+        // What became of an older attempt was told before this: by now it is forgotten there, or speaks for the job.
+        let is_told = declined.reason.code == ReasonCode::OlderAttempt;
+        if !asked_for
+            && !is_told
+            && let Some(desk) = self.state.desks.get_mut(&key)
+        {
             desk.balked = true;
         }
         self.given_back(id, desired, (!asked_for).then_some(declined.reason));

@@ -2,6 +2,7 @@
 
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{Answer, JobCommand};
+use reloop_protocol::message::Flags;
 use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{Desired, Gate};
 use reloop_protocol::time::{Millis, Time};
@@ -171,9 +172,10 @@ fn possible_at(floor: &Floor, scene: &Scene, deed: Deed) -> Vec<usize> {
             job.state == State::Uncertain
                 || job.earlier.iter().any(|earlier| earlier.state == State::Uncertain)
         }),
-        Deed::Release => {
-            jobs(&|job| !job.state.is_ended() && !job.state.is_started() && job.start.gate != Gate::Open)
-        }
+        Deed::Release => jobs(&|job| {
+            let waits = job.start.gate != Gate::Open || job.all_flags().has(Flags::MISSED_START);
+            waits && !job.state.is_ended() && !job.state.is_started()
+        }),
         Deed::Lock => slaves(&|slave| !slave.node.local_lock),
         Deed::Unlock => slaves(&|slave| slave.node.local_lock),
         Deed::PauseLocally | Deed::StopLocally => {
@@ -291,7 +293,6 @@ fn fail(world: &mut World, fault: Fault, slave: usize) {
 
 /// None: it was refused, and nothing changed.
 fn do_deed(floor: &Floor, scene: &mut Scene, deed: Deed, of: usize) -> Option<()> {
-    let local = |scene: &mut Scene, command| drop(scene.world.local(of, command));
     let command = match deed {
         Deed::Cancel(mode) => JobCommand::Cancel(mode),
         Deed::Pause => JobCommand::Pause,
@@ -300,14 +301,25 @@ fn do_deed(floor: &Floor, scene: &mut Scene, deed: Deed, of: usize) -> Option<()
         Deed::Retry => JobCommand::Retry,
         Deed::Resolve(end) => JobCommand::Resolve(end),
         Deed::Release => JobCommand::Release { valid: RELEASED_FOR },
-        Deed::Lock => return Some(local(scene, Local::Lock(true))),
-        Deed::Unlock => return Some(local(scene, Local::Lock(false))),
-        Deed::PauseLocally => return Some(local(scene, Local::Pause)),
-        Deed::ResumeLocally => return Some(local(scene, Local::Resume)),
-        Deed::StopLocally => return Some(local(scene, Local::Stop { now: true })),
-        Deed::BackUp => return Some(scene.world.back_up_master()),
-        Deed::Confirm => return Some(scene.world.confirm_restore()),
+        Deed::Lock => return at_the_machine(scene, of, Local::Lock(true)),
+        Deed::Unlock => return at_the_machine(scene, of, Local::Lock(false)),
+        Deed::PauseLocally => return at_the_machine(scene, of, Local::Pause),
+        Deed::ResumeLocally => return at_the_machine(scene, of, Local::Resume),
+        Deed::StopLocally => return at_the_machine(scene, of, Local::Stop { now: true }),
+        Deed::BackUp => {
+            scene.world.back_up_master();
+            return Some(());
+        }
+        Deed::Confirm => {
+            scene.world.confirm_restore();
+            return Some(());
+        }
     };
     let answer = scene.world.command(floor.job(of), command);
     (!matches!(answer, Some(Answer::Refused(..)))).then_some(())
+}
+
+fn at_the_machine(scene: &mut Scene, slave: usize, command: Local) -> Option<()> {
+    scene.world.local(slave, command);
+    Some(())
 }

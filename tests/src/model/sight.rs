@@ -72,7 +72,11 @@ pub const SIGHTS: [Sight; 34] = [
                 && s.world.find_job(*job).is_some_and(|job| !job.state.is_ended())
         })
     }),
-    ("a session was superseded", |_, s| was_closed(s, CloseCode::Superseded)),
+    ("a slave is back, and the master still believes in its dead link", |_, s| {
+        let back = (0..s.world.boxes.len()).filter(|slave| s.world.link(*slave).is_some()).count();
+        let believed = s.world.master.as_ref().map_or(0, |master| master.links.len());
+        back == s.world.boxes.len() && believed > back
+    }),
     ("an older master was refused", |_, s| was_closed(s, CloseCode::StaleMaster)),
     ("a slave doubts its master", |_, s| {
         s.world.master.as_ref().is_some_and(|master| !master.doubted_by.is_empty())

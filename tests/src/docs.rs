@@ -1,4 +1,5 @@
-//! The documentation that is printed from the code: `docs/reconciliation.md` and `docs/states.md`.
+//! The documentation that is printed from the code: `docs/reconciliation.md` and `docs/states.md`. (`docs/coverage.md`
+//! is [`crate::coverage`]'s.)
 //!
 //! A table that is written twice is wrong once. What the rules decide is printed from the rules; what people have to
 //! be told beside it stands here, in matches without a `_` arm, so that a new value does not compile without its row.
@@ -7,6 +8,8 @@ use reloop_protocol::job::{End, Event, OnInterrupt, State, Turn, next};
 use reloop_protocol::message::{Activity, Attention, CloseCode, Flags, Mode, ReasonCode, Source, WaitingFor};
 use reloop_protocol::reconcile::{Line, Mine, Store, TABLE, Theirs, Verdict, Wish};
 use reloop_protocol::wire::{self, WireError};
+
+use crate::rows;
 
 const MINE: [Mine; 10] = [
     Mine::Unknown,
@@ -53,20 +56,24 @@ fn words<T: std::fmt::Debug>(value: &T) -> String {
     text
 }
 
-struct Page(String);
+/// A page that is being printed.
+pub(crate) struct Page(pub(crate) String);
 
 impl Page {
-    fn new(title: &str, source: &str) -> Self {
+    /// With its title, and what it is printed from.
+    pub(crate) fn new(title: &str, source: &str) -> Self {
         Self(format!(
             "# {title}\n\n<!-- Printed from {source} by `UPDATE_DOCS=1 cargo test -p reloop-tests --test docs`. -->\n"
         ))
     }
 
-    fn text(&mut self, text: &str) {
+    /// A paragraph, a heading or a list.
+    pub(crate) fn text(&mut self, text: &str) {
         self.0.push_str(&format!("\n{}\n", text.trim()));
     }
 
-    fn table(&mut self, heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+    /// A table.
+    pub(crate) fn table(&mut self, heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
         self.0.push_str(&format!("\n| {} |\n|{}\n", heads.join(" | "), "---|".repeat(heads.len())));
         for row in rows {
             self.0.push_str(&format!("| {} |\n", row.join(" | ")));
@@ -122,7 +129,10 @@ pub fn reconciliation() -> String {
             ]
         }),
     );
-    page.text("## The cases\n\nDisagreements that these lines answer, each with what must come out.");
+    page.text(
+        "## The cases\n\nDisagreements that these lines answer, each with what must come out. All of them, what else decides \
+         them, and the tests that show them are in [coverage.md](coverage.md).",
+    );
     let mut cases: Vec<&str> = TABLE.iter().flat_map(|line| line.cases).copied().collect();
     cases.sort_by_key(|case| (case.as_bytes()[0], case[1..].parse::<u8>().unwrap_or(0)));
     cases.dedup();
@@ -131,7 +141,9 @@ pub fn reconciliation() -> String {
         cases.into_iter().map(|case| {
             let lines: Vec<_> =
                 TABLE.iter().filter(|line| line.cases.contains(&case)).map(line_name).collect();
-            vec![case.to_owned(), case_means(case).unwrap_or("").to_owned(), lines.join(" ")]
+            let means =
+                rows::row(case).map_or_else(String::new, |row| format!("{} → {}", row.case, row.outcome));
+            vec![case.to_owned(), means, lines.join(" ")]
         }),
     );
     job_table(&mut page);
@@ -213,59 +225,6 @@ fn verdict_means(verdict: Verdict) -> &'static str {
         }
         Verdict::AskPerson => "nobody can know: the job is `uncertain` until a person says how it ended",
     }
-}
-
-/// What a case of the table's `cases` is about.
-pub fn case_means(case: &str) -> Option<&'static str> {
-    Some(match case {
-        "A1" => "The master assigned it, the slave never got it: offered again, or back to the queue.",
-        "A2" => "The slave took it, its word was lost: the handshake is the confirmation.",
-        "A3" => {
-            "The start was released, the slave still waits: the start is given again, with its latest time."
-        }
-        "A4" => "The master thinks assigned, the slave runs it: the slave's word counts.",
-        "A5" => "The slave had it and has neither job nor outcome: a broken promise, a person is asked.",
-        "A6" => "The box rebooted in mid-job: the machine is asked; without an answer, a person.",
-        "A7" => "Intent to start on disk, no result: never a second blind start.",
-        "A8" => {
-            "It ended while offline: the outcome is recorded with the slave's times, then forgotten there."
-        }
-        "A9" => "It succeeded while the master canceled: succeeded, `cancel_too_late`.",
-        "A10" => "It failed while the master canceled: failed.",
-        "A11" => "It was canceled and runs: the slave stops it in the mode that was chosen.",
-        "A12" => "It was canceled and waits: it is dropped.",
-        "A13" => {
-            "It was canceled and the slave is silent: only a person gives it up, and that burns the attempt."
-        }
-        "A14" => "Another slave has it now, the first comes back unstarted: the first drops it.",
-        "A15" => "The first comes back running it, the second has not started: the first keeps it.",
-        "A16" => "Both run it: both finish, flagged `duplicate`; a person decides.",
-        "A17" => "The first ended it, the second runs it: the outcome is recorded beside it.",
-        "A18" => "Both ended it: the first success is the job's outcome.",
-        "A19" => "A cancel was on disk, then the power failed: it stays canceled.",
-        "A20" => "An attempt is offered that the slave has ended: it answers with the outcome.",
-        "B1" => "The start time comes while offline: the slave starts it by itself.",
-        "B3" => "The time was changed while offline: applied if unstarted, else the fact stands.",
-        "B4" => "The start was withdrawn, the slave runs it: it goes on.",
-        "B5" => "\"Start now\" while offline: one wish with a latest time, no stored command.",
-        "B6" => "Two jobs for the same time: one runs, the other waits its turn.",
-        "B7" => "A boot without a clock to trust: it waits for the clock.",
-        "B9" => "Its time comes, the machine is not ready: it waits until its deadline.",
-        "C1" => "The slave's database is new: its jobs are uncertain, a person looks at the machine.",
-        "C2" => "The slave's database does not open: set aside, then as C1.",
-        "C3" => "The slave's database went back in time: its rows are not trusted.",
-        "C8" => "The slave was revoked while running and enrolled again: its job is adopted.",
-        "D1" => "The master restarted: jobs are stale until each slave's handshake.",
-        "D2" => "The master lost all its data: jobs are adopted from the slaves.",
-        "D3" => "The master was restored from a backup: outcomes that slaves remember close the gap.",
-        "D6" => "The slave was moved to another master: once enrolled there, its jobs are adopted.",
-        "D7" => "The master stopped between taking the order and handing it out: it is offered.",
-        "E1" => "A report older than what is known: ignored.",
-        "E7" => "A person at the machine acted: reported with its source, the master follows.",
-        "E9" => "Reboots again and again in mid-job: past a limit a person is asked.",
-        "E10" => "Pings are missed, the job is fine: only the last contact changes.",
-        _ => return None,
-    })
 }
 
 fn events() -> Vec<Event> {
@@ -782,7 +741,7 @@ pub fn states() -> String {
 
 /// Values that have no row; the matches above catch most of them before.
 pub fn missing() -> Vec<String> {
-    let cases = TABLE.iter().flat_map(|line| line.cases).filter(|case| case_means(case).is_none());
+    let cases = TABLE.iter().flat_map(|line| line.cases).filter(|case| rows::row(case).is_none());
     let flags = flags().into_iter().filter(|(_, name)| flag(name).is_none());
     cases.map(|case| format!("case {case}")).chain(flags.map(|(_, name)| format!("flag {name}"))).collect()
 }

@@ -8,7 +8,7 @@ use reloop_protocol::message::CloseCode;
 use reloop_tests::process::{Master, MasterOptions};
 use reloop_tests::proxy::Close;
 use reloop_tests::wait::eventually;
-use scenario::{Factory, PATIENCE, gated, has_flag, in_ms, ms, now_ms, with, work};
+use scenario::{Factory, PATIENCE, gated, has_flag, held, in_ms, ms, now_ms, with, work};
 use serde_json::{Value, json};
 
 /// A person says that this copy of the master is the one.
@@ -109,10 +109,11 @@ async fn d3_after_a_restore_the_slaves_close_the_gap_and_nothing_fires_in_mass()
     f.state(&fresh, "succeeded").await;
 
     // The slave that it was for may have done it since the backup: a person lets it go, or does not.
-    f.add(|_| {});
-    f.online(1).await;
     let seen = f.job(&missed).await;
     assert_eq!(seen["reason"]["code"], "restored", "{seen:#}");
+    f.add(|_| {});
+    f.online(1).await;
+    f.until(&missed, "held", |job| job["waiting_for"] == "operator").await;
     let barrier = f.place(with(work("barrier", 0.0), json!({"slave": "s1"}))).await;
     f.state(&barrier, "succeeded").await;
     assert_eq!(f.slaves[1].starts("missed"), 0);
@@ -149,7 +150,8 @@ async fn d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_co
     confirm_restore(&f).await;
     let seen = f.state(&job, "succeeded").await;
     assert!(has_flag(&seen, "adopted"), "{seen:#}");
-    f.holds_nothing(0).await;
+    f.at_machine(0, "without what it had told", |status| held(status, &job).is_none()).await;
+    f.until(&other, "held", |job| job["waiting_for"] == "operator").await;
     f.client.release(&other, &json!({})).await.unwrap().expect(202);
     f.state(&other, "succeeded").await;
     assert_eq!((f.slaves[0].starts("since"), f.slaves[0].starts("other")), (1, 1));
@@ -200,10 +202,11 @@ async fn d10_a_master_below_its_free_space_refuses_orders_and_goes_on_with_what_
     f.client.readyz().await.unwrap().expect(503);
     assert_eq!(f.job(&job).await["started_at"], before["started_at"], "it answers questions");
     f.slaves[0].open_gate("full");
-    f.held_as(0, &job, "succeeded").await;
+    let ended = f.state(&job, "succeeded").await;
+    f.holds_nothing(0).await;
     f.master.options_mut().config = roomy;
     f.master.restart().await;
-    f.state(&job, "succeeded").await;
+    assert_eq!(f.job(&job).await["ended_at"], ended["ended_at"], "what slaves report finds its place");
     let order = f.client.place(&work("refused", 0.0), Some("key")).await.unwrap().expect(201);
     f.state(&scenario::job_of(&order), "succeeded").await;
     assert_eq!((f.slaves[0].starts("full"), f.slaves[0].starts("refused")), (1, 1));

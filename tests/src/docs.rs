@@ -5,6 +5,7 @@
 //! be told beside it stands here, in matches without a `_` arm, so that a new value does not compile without its row.
 
 use reloop_protocol::job::{End, Event, OnInterrupt, State, Turn, next};
+use reloop_protocol::master::{Delivery, WhyNot};
 use reloop_protocol::message::{Activity, Attention, CloseCode, Flags, Mode, ReasonCode, Source, WaitingFor};
 use reloop_protocol::reconcile::{Line, Mine, Store, TABLE, Theirs, Verdict, Wish};
 use reloop_protocol::wire::{self, WireError};
@@ -535,6 +536,48 @@ fn flag(name: &str) -> Option<&'static str> {
     })
 }
 
+/// What the master adds to the flags when it shows a job.
+pub const SHOWN_FLAGS: [(&str, &str); 2] = [
+    ("stale", "its slave is not connected: everything else is the last word of it"),
+    ("cancel_pending", "its cancel is wished and has not come true"),
+];
+
+/// How far a command can have got.
+pub const DELIVERIES: [Delivery; 4] =
+    [Delivery::Applied, Delivery::Sent, Delivery::PendingOnReconnect, Delivery::TooLate];
+
+fn delivery_means(delivery: Delivery) -> &'static str {
+    match delivery {
+        Delivery::Applied => "it is done",
+        Delivery::Sent => "it is on its way to the slave",
+        Delivery::PendingOnReconnect => {
+            "the slave is not there: the wish waits as part of the job, and counts at the next handshake if it is still the \
+             newest"
+        }
+        Delivery::TooLate => "what it was to prevent has happened",
+    }
+}
+
+/// Meaning; what ends it.
+fn why_not(why: WhyNot) -> (&'static str, &'static str) {
+    match why {
+        WhyNot::OtherSlave => ("the order names another slave", "nothing: it waits for that one"),
+        WhyNot::Program => ("it does not offer the program", "declare it there"),
+        WhyNot::Label => ("a label that the order requires is missing or differs", "set it there"),
+        WhyNot::NotEnrolled => ("it is not enrolled, or not any more", "a token, or `approve`"),
+        WhyNot::Offline => ("it is not connected", "its next connection"),
+        WhyNot::Mode => ("people have taken it out of production", "`mode production`"),
+        WhyNot::LocalLock => ("a person at the machine has locked remote starts out", "unlock there"),
+        WhyNot::Attention => ("it needs a person", "`clear`, after a look at the machine"),
+        WhyNot::Doubts => ("it has seen a later state of this master", "`reloop restore confirm`"),
+        WhyNot::Declined => ("it declined, and nothing has changed there since", "its next news"),
+        WhyNot::Capacity => {
+            ("it holds as many jobs as it may", "an end of one of them, or a higher `capacity`")
+        }
+        WhyNot::Ready => ("its machine is not ready", "`ready`, or the end of what it does"),
+    }
+}
+
 /// The flags in use: bit and word.
 pub fn flags() -> Vec<(u16, &'static str)> {
     let named = |bit: u32| Some((1 << bit, Flags(1 << bit).names().next()?));
@@ -675,6 +718,21 @@ pub fn states() -> String {
     page.table(
         &["flag", "meaning"],
         flags().into_iter().map(|(_, name)| row(code(name), flag(name).unwrap_or(""), &[])),
+    );
+    page.text("Two more are worked out when somebody asks, and are on no disk:");
+    page.table(&["flag", "meaning"], SHOWN_FLAGS.map(|(name, means)| row(code(name), means, &[])));
+    page.text("### How far a command got");
+    page.table(
+        &["delivery", "meaning"],
+        DELIVERIES.map(|delivery| row(code(delivery.name()), delivery_means(delivery), &[])),
+    );
+    page.text("### Why a slave does not take a job\n\nAs `explain` says it, for every slave.");
+    page.table(
+        &["why_not", "meaning", "what ends it"],
+        WhyNot::ALL.map(|why| {
+            let (means, ends) = why_not(why);
+            row(code(why.name()), means, &[ends])
+        }),
     );
     page.text("### Who caused the last change");
     page.table(

@@ -361,7 +361,7 @@ pub const ROWS: &[Row] = &[
         "B8",
         "A wall clock jumps by hours, forwards or back, at the slave or the master.",
         "A job fires once and not early; elapsed times stay right.",
-        &[MASTER_TIME],
+        &[MASTER_TIME, rule("protocol/src/master/desk.rs", "clock_set")],
         &[About::Clocks],
     ),
     shown(

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use reloop_protocol::job::State;
+use reloop_protocol::master::WhyNot;
 use reloop_protocol::message::{Activity, Attention, CloseCode, Mode, ReasonCode, Source, WaitingFor};
 use reloop_protocol::reconcile::{TABLE, Verdict};
 use reloop_protocol::wire;
@@ -185,8 +186,20 @@ fn every_value_has_its_row_in_the_states_page() {
         has(source.name(), 2);
     }
     assert_eq!(docs::flags().len(), 7);
-    for (_, flag) in docs::flags() {
+    for flag in docs::flags().into_iter().map(|(_, flag)| flag).chain(docs::SHOWN_FLAGS.map(|(flag, _)| flag))
+    {
         has(flag, 2);
+    }
+    let master = read("master/src/rest/view.rs");
+    let pushed = master.matches("flags.push(").count();
+    let known =
+        docs::SHOWN_FLAGS.iter().filter(|(flag, _)| master.contains(&format!("flags.push(\"{flag}\")")));
+    assert_eq!((pushed, known.count()), (2, 2), "what the master adds to the flags is in SHOWN_FLAGS");
+    for delivery in docs::DELIVERIES {
+        has(delivery.name(), 2);
+    }
+    for why in WhyNot::ALL {
+        has(why.name(), 3);
     }
     for reason in ReasonCode::ALL {
         has(reason.name(), 3);

@@ -8,7 +8,7 @@ use reloop_tests::clock::WrongClock;
 use reloop_tests::process::MasterOptions;
 use reloop_tests::proxy::Close;
 use reloop_tests::wait::eventually;
-use scenario::{Factory, PATIENCE, bake, in_ms, ms, now_ms, rfc3339, with, work};
+use scenario::{Factory, PATIENCE, bake, gated, in_ms, ms, now_ms, rfc3339, with, work};
 use serde_json::{Value, json};
 
 const HOURS: i64 = 3600;
@@ -114,5 +114,28 @@ async fn b8_a_master_whose_clock_jumps_starts_nothing_twice_and_nothing_early() 
         f.state(&job, "succeeded").await;
         assert!(now_ms() >= due, "{hours} h: not early by the clock that counts now");
         assert_eq!((f.slaves[0].starts("before"), f.slaves[0].starts("after")), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn b8_a_master_whose_clock_is_set_while_its_slaves_are_there_keeps_the_new_time() {
+    for hours in [5, -5] {
+        let clock = WrongClock::new();
+        let mut f = Factory::empty(MasterOptions { env: clock.env(), ..MasterOptions::default() }).await;
+        f.add(|_| {});
+        f.online(0).await;
+        let running = f.place(gated("running")).await;
+        let before = f.state(&running, "running").await;
+        clock.is_off_by(hours * HOURS);
+        f.slave(0, "measuring again", |slave| slave["link"] == "online" && slave["session"] == 2).await;
+        let seen = f.job(&running).await;
+        assert_eq!((&seen["state"], &seen["attempt"]), (&json!("running"), &before["attempt"]));
+        f.slaves[0].open_gate("running");
+        f.state(&running, "succeeded").await;
+        let due = now_ms() + 3000;
+        let job = f.place(at(work("after", 0.0), &rfc3339(due + hours * HOURS * 1000))).await;
+        f.state(&job, "succeeded").await;
+        assert!(now_ms() >= due, "{hours} h: not early by the clock that counts now");
+        assert_eq!((f.slaves[0].starts("running"), f.slaves[0].starts("after")), (1, 1));
     }
 }

@@ -265,6 +265,8 @@ async fn e7_a_stop_at_the_machine_ends_the_job_without_a_link_and_is_reported_wi
     let f = Factory::new().await;
     let job = f.place(gated("stop")).await;
     f.state(&job, "running").await;
+    // It has begun with its first line, which is when it can hear a stop.
+    f.machine_started(0, "stop").await;
     f.nets[0].cut(Close::Reset);
     f.locally(0, &["stop"]).await;
     f.machine_ended(0, "stop").await;

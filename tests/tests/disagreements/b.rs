@@ -1,7 +1,7 @@
 //! Deferred jobs and time.
 
 use reloop_protocol::job::State;
-use reloop_protocol::master::{Delivery, JobCommand};
+use reloop_protocol::master::{self, Delivery, JobCommand};
 use reloop_protocol::message::{Flags, ReasonCode, WaitingFor};
 use reloop_protocol::slave::Release;
 use reloop_protocol::spec::{Late, OnOverdue};
@@ -173,6 +173,18 @@ fn b8_a_clock_that_jumps_fires_once_and_not_early() {
         assert!((9_000..=11_000).contains(&took), "elapsed times stay right: {took} ms");
         assert_eq!(world.begun(job), 1);
     }
+}
+
+#[test]
+fn b8_slaves_measure_a_masters_clock_again_that_was_set() {
+    let (mut world, job) = running();
+    let (_, session) = live(&world);
+    world.master_event(master::Event::ClockSet);
+    world.settle();
+    assert!(live(&world).1 > session, "a handshake shows them the time");
+    assert_eq!(world.state(job), State::Running);
+    world.pass(11_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
 }
 
 #[test]

@@ -64,7 +64,7 @@ async fn b8_a_slave_whose_clock_jumps_starts_once_and_not_early_and_tells_the_ri
         let env = clock.env();
         let f = Factory::with(|options| options.env.clone_from(&env)).await;
         let due = in_ms(3000);
-        let job = f.place(at(bake(1.0), &due)).await;
+        let job = f.place(at(bake(2.0), &due)).await;
         f.until(&job, "on the slave's disk", |job| job["waiting_for"] == "time").await;
         f.nets[0].cut(Close::Fin);
         f.offline(0).await;
@@ -86,7 +86,8 @@ async fn b8_a_slave_whose_clock_jumps_starts_once_and_not_early_and_tells_the_ri
         let seen = f.state(&job, "succeeded").await;
         let (started, ended) = (ms(&seen["started_at"]), ms(&seen["ended_at"]));
         assert!((0..5000).contains(&(started - ms(&json!(due)))), "{hours} h: {seen:#}");
-        assert!((900..5000).contains(&(ended - started)), "{hours} h: {seen:#}");
+        // The start is stamped when its news is read, on a busy box somewhat after the machine's own beginning.
+        assert!((1000..8000).contains(&(ended - started)), "{hours} h: {seen:#}");
         assert_eq!(f.bakes(0, &job), 1);
     }
 }

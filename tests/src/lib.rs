@@ -10,6 +10,8 @@
 //! panics keeps its directories and prints where they are, with the tail of each log.
 
 pub mod client;
+pub mod clock;
+pub mod coverage;
 pub mod daemon;
 pub mod demo;
 pub mod docs;
@@ -17,6 +19,7 @@ pub mod model;
 pub mod nginx;
 pub mod process;
 pub mod proxy;
+pub mod rows;
 pub mod simulation;
 pub mod wait;
 pub mod world;

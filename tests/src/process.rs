@@ -159,6 +159,38 @@ impl Master {
         remove_dir(&self.data_dir());
     }
 
+    /// A copy of its data at this moment.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    pub fn backup(&self) -> Backup {
+        // A disk is copied at one moment, not over a stretch of time in which the store moves on.
+        self.pause();
+        let backup = Backup::of(&self.data_dir());
+        self.cont();
+        backup
+    }
+
+    /// Kills it, and puts its data back as it was then.
+    ///
+    /// # Panics
+    /// When its data cannot be replaced.
+    pub fn put_back(&mut self, backup: &Backup) {
+        self.kill();
+        backup.put_back(&self.data_dir());
+    }
+
+    /// Another master on a copy of the same data.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_from(backup: &Backup, options: MasterOptions) -> Self {
+        let mut master = Self::start(options).await;
+        master.put_back(backup);
+        master.restart().await;
+        master
+    }
+
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
@@ -408,6 +440,26 @@ impl Slave {
         remove_dir(&self.state_dir().join("store"));
     }
 
+    /// A copy of its store at this moment.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    pub fn backup(&self) -> Backup {
+        self.pause();
+        let backup = Backup::of(&self.state_dir().join("store"));
+        self.cont();
+        backup
+    }
+
+    /// Kills the agent, and puts its store back as it was then.
+    ///
+    /// # Panics
+    /// When the store cannot be replaced.
+    pub fn put_back(&mut self, backup: &Backup) {
+        self.kill();
+        backup.put_back(&self.state_dir().join("store"));
+    }
+
     /// Kills what the slave's jobs run, and leaves the agent.
     ///
     /// # Panics
@@ -554,6 +606,23 @@ driver = "simulated"
     fn new_boot(&self) {
         let id = fs::read_to_string("/proc/sys/kernel/random/uuid").expect("Linux gives random UUIDs");
         write(&self.boot_id_path(), &id);
+    }
+}
+
+/// What a node had on its disk at one moment.
+#[derive(Debug)]
+pub struct Backup(WorkDir);
+
+impl Backup {
+    fn of(dir: &Path) -> Self {
+        let backup = WorkDir::new("reloop-backup-");
+        copy_dir(dir, backup.path());
+        Self(backup)
+    }
+
+    fn put_back(&self, dir: &Path) {
+        remove_dir(dir);
+        copy_dir(self.0.path(), dir);
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 #[tokio::test]
-async fn a_copied_box_is_refused_and_flagged_and_the_job_is_undisturbed() {
+async fn c4_a_copied_box_is_refused_and_flagged_and_the_job_is_undisturbed() {
     let mut f = Factory::new().await;
     let job = f.place(gated("original")).await;
     f.state(&job, "running").await;
@@ -56,7 +56,7 @@ async fn a_copied_box_is_refused_and_flagged_and_the_job_is_undisturbed() {
 }
 
 #[tokio::test]
-async fn a_rebooted_box_whose_old_link_is_half_open_takes_over_after_the_old_one_was_asked() {
+async fn c4_a_rebooted_box_whose_old_link_is_half_open_takes_over_after_the_old_one_was_asked() {
     let mut f = Factory::with(|options| {
         options.link.insert("dead_after_seconds", 60);
     })
@@ -98,7 +98,7 @@ async fn a_slave_is_enrolled_by_a_token_for_its_name_and_no_other_and_only_once(
 }
 
 #[tokio::test]
-async fn a_revoked_slave_finishes_its_job_and_is_let_in_again_by_a_token_only() {
+async fn c8_a_revoked_slave_finishes_its_job_and_is_let_in_again_by_a_token_only() {
     let mut f = Factory::new().await;
     let job = f.place(gated("revoked")).await;
     f.state(&job, "running").await;
@@ -129,7 +129,7 @@ async fn a_stranger_waits_for_approval() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_is_refused_and_the_first_goes_on() {
+async fn c7_a_name_that_is_taken_is_refused_and_the_first_goes_on() {
     let mut f = Factory::new().await;
     let second = f.add(|options| options.name = "s0".to_owned());
     refused(&f, second, CloseCode::NameTaken).await;
@@ -139,7 +139,55 @@ async fn a_name_that_is_taken_is_refused_and_the_first_goes_on() {
 }
 
 #[tokio::test]
-async fn a_slave_of_another_master_is_told_so_and_tells_nothing_of_its_jobs() {
+async fn c7_a_name_that_a_person_frees_goes_to_the_new_key_and_the_old_keys_job_stays_with_it() {
+    let mut f = Factory::new().await;
+    let job = f.place(gated("old")).await;
+    f.state(&job, "running").await;
+    let second = f.add(|options| options.name = "s0".to_owned());
+    refused(&f, second, CloseCode::NameTaken).await;
+    f.client.forget("s0", &json!({})).await.unwrap().expect(202);
+    refused(&f, 0, CloseCode::Revoked).await;
+    f.at_machine(second, "online", |status| status["link"]["state"] == "online").await;
+    let next = f.place(with_slave(work("new", 0.0))).await;
+    f.state(&next, "succeeded").await;
+    assert_eq!((f.slaves[0].starts("new"), f.slaves[second].starts("new")), (0, 1));
+    let seen = f.job(&job).await;
+    assert_eq!(seen["state"], "running", "{seen:#}");
+    f.held_as(0, &job, "running").await;
+    assert_eq!((f.slaves[0].starts("old"), f.slaves[second].starts("old")), (1, 0));
+}
+
+#[tokio::test]
+async fn c6_a_disk_in_another_box_starts_nothing_until_a_person_has_looked() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = dir.path().join("machine-id");
+    std::fs::write(&id, "one box\n").unwrap();
+    let line = format!("machine_id_file = {:?}", id.to_str().unwrap());
+    let mut f = Factory::with(|options| options.config.clone_from(&line)).await;
+    let first = f.place(work("first", 0.0)).await;
+    f.state(&first, "succeeded").await;
+    f.slaves[0].restart();
+    f.slave(0, "on its second session", |slave| slave["link"] == "online" && slave["session"] == 2).await;
+    f.at_machine(0, "at ease", |status| status["machine"]["attention"].is_null()).await;
+    f.slaves[0].power_off();
+    std::fs::write(&id, "another box\n").unwrap();
+    f.slaves[0].restart();
+    let seen = f.slave(0, "asking", |slave| slave["link"] == "online" && !slave["attention"].is_null()).await;
+    assert_eq!((&seen["attention"]["code"], &seen["status"]), (&json!("moved"), &json!("attention")));
+    let next = f.place(with_slave(work("next", 0.0))).await;
+    let why = f.client.explain(&next).await.unwrap().expect(200);
+    assert_eq!(why["slaves"][0]["why_not"], "attention", "{why:#}");
+    assert_eq!(f.slaves[0].starts("next"), 0);
+    f.client.clear("s0", &json!({})).await.unwrap().expect(202);
+    f.state(&next, "succeeded").await;
+    // What a person has confirmed is what it is.
+    f.slaves[0].restart();
+    f.slave(0, "back", |slave| slave["link"] == "online" && slave["session"] == 4).await;
+    f.at_machine(0, "at ease", |status| status["machine"]["attention"].is_null()).await;
+}
+
+#[tokio::test]
+async fn d6_a_slave_of_another_master_is_told_so_and_tells_nothing_of_its_jobs() {
     let mut f = Factory::new().await;
     let job = f.place(gated("mine")).await;
     f.state(&job, "running").await;
@@ -475,7 +523,7 @@ async fn a_request_that_makes_no_sense_is_refused_with_its_reason_and_places_not
 }
 
 #[tokio::test]
-async fn an_idempotency_key_stands_for_one_order_also_after_the_master_was_killed() {
+async fn d8_an_idempotency_key_stands_for_one_order_also_after_the_master_was_killed() {
     let mut f = Factory::new().await;
     let order = work("once", 0.0);
     let first = f.client.place(&order, Some("k1")).await.unwrap().expect(201);

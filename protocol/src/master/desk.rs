@@ -371,6 +371,15 @@ impl Rules {
         self.effects.push(Effect::Probe { link: older });
     }
 
+    /// Slaves keep time by this master's clock as the handshake showed it to them: they look at it again.
+    pub(super) fn clock_set(&mut self) {
+        let links: Vec<LinkId> = self.state.links.keys().copied().collect();
+        for link in links {
+            let text = "this master's clock was set: introduce yourself again".to_owned();
+            self.close(link, CloseCode::GoingAway, text);
+        }
+    }
+
     /// The older of two links was asked whether it is there.
     pub(super) fn link_probed(&mut self, link: LinkId, alive: bool) {
         let Some(key) = self.state.links.get(&link).copied().flatten() else { return };

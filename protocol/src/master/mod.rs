@@ -229,6 +229,8 @@ pub enum Event {
     },
     /// A moment came that [`next_deadline`] named.
     TimePassed,
+    /// The master's wall clock was set: what slaves have measured of it is wrong.
+    ClockSet,
 }
 
 /// What somebody may want of a job.
@@ -490,7 +492,8 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
         | Event::LinkOpened { .. }
         | Event::LinkProbed { .. }
         | Event::LinkClosed { .. }
-        | Event::TimePassed => vec![],
+        | Event::TimePassed
+        | Event::ClockSet => vec![],
     };
     // A Settled speaks of the Hello's rows too.
     if let Event::Received { link, message: Message::Settled(_) } = event
@@ -538,6 +541,7 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
         Event::LinkProbed { link, alive } => rules.link_probed(link, alive),
         Event::LinkClosed { link, last_heard } => rules.link_closed(link, last_heard),
         Event::TimePassed => {}
+        Event::ClockSet => rules.clock_set(),
     }
     rules.close_windows();
     rules.dispatch();

@@ -6,8 +6,8 @@
 //! power cut. Reads go through the same inbox: they see every write queued before them, and nothing that is not
 //! durable.
 //!
-//! Trouble has three shapes. A store that is *unreadable* when it is opened is set aside under a dated name and
-//! replaced by an empty one ([`Opened::set_aside`]). A *failed write* is final: nothing is acknowledged any more until
+//! Trouble has three shapes. A store that is *unreadable* when it is opened, or that has lost commits which were
+//! acknowledged, is set aside under a dated name and replaced by an empty one ([`Opened::set_aside`]). A *failed write* is final: nothing is acknowledged any more until
 //! the node is restarted, because after a failed fdatasync nobody knows what is on the disk. A disk that is *nearly
 //! full* is only reported ([`Store::healthy`]): commits go on, and the caller decides what to refuse.
 //!
@@ -17,6 +17,7 @@
 //! Architecture invariant: nothing outside this module knows which database this is.
 
 mod engine;
+mod mark;
 mod opening;
 
 use std::collections::BTreeMap;

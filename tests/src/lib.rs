@@ -12,10 +12,12 @@
 pub mod client;
 pub mod daemon;
 pub mod demo;
+pub mod disk;
 pub mod docs;
 pub mod nginx;
 pub mod process;
 pub mod proxy;
 pub mod simulation;
+pub mod store_load;
 pub mod wait;
 pub mod world;

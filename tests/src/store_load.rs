@@ -45,8 +45,9 @@ pub enum Found {
 pub fn write(dir: &Path) -> Result<(), StoreError> {
     let store = Store::open(dir, OPTIONS)?.store;
     let mut last = BTreeMap::new();
-    let readable = store.load(b"last/", |key, value| drop(last.insert(key.to_vec(), number_in(value))));
-    readable?;
+    store.load(b"last/", |key, value| {
+        last.insert(key.to_vec(), number_in(value));
+    })?;
     let (failed, failure) = mpsc::channel();
     for writer in 0..WRITERS {
         let (store, failed) = (store.clone(), failed.clone());

@@ -214,6 +214,27 @@ impl Disk {
         fs::remove_file(self.at.join(FILLER)).expect("the filler can be removed");
     }
 
+    /// Makes every change of one of its files fail, for root too; `on = false` ends that. Only on ext4.
+    ///
+    /// # Panics
+    /// When the file system does not know that.
+    pub fn make_immutable(&self, file: &Path, on: bool) {
+        must(run("chattr", &[if on { "+i" } else { "-i" }], &[file]));
+    }
+
+    /// The file system finds itself damaged, and takes no writes any more: what a dying disk comes to. Only on ext4.
+    ///
+    /// # Panics
+    /// When the kernel has no such switch.
+    pub fn turn_read_only(&self) {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("Linux lists its mounts");
+        let at = format!(" {} ", self.at.display());
+        let line = mounts.lines().find(|line| line.contains(&at)).expect("it is mounted");
+        let device = line.split("/dev/").nth(1).and_then(|rest| rest.split(' ').next());
+        let switch = format!("/sys/fs/ext4/{}/trigger_fs_error", device.expect("it stands on a loop device"));
+        fs::write(&switch, "1").unwrap_or_else(|error| panic!("{switch}: {error}"));
+    }
+
     /// How much is free.
     ///
     /// # Panics
@@ -245,7 +266,7 @@ fn make_image(image: &Path, mib: u64) -> Result<(), String> {
 }
 
 fn mount_image(image: &Path, at: &Path) -> Result<(), String> {
-    run("mount", &["-o", &format!("loop,commit={JOURNAL_SECONDS}")], &[image, at])
+    run("mount", &["-o", &format!("loop,errors=remount-ro,commit={JOURNAL_SECONDS}")], &[image, at])
 }
 
 fn unmount(at: &Path) -> Result<(), String> {

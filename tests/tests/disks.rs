@@ -9,6 +9,7 @@ mod scenario;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::future::Future;
 use std::io::Write as _;
 use std::path::Path;
@@ -16,13 +17,14 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use reloop_tests::client::Client;
+use reloop_tests::daemon::binary;
 use reloop_tests::disk::{self, Disk, DiskKind};
 use reloop_tests::process::MasterOptions;
 use reloop_tests::proxy::Close;
 use reloop_tests::simulation::Random;
 use reloop_tests::store_load::{self, Found, Worker};
 use reloop_tests::wait::eventually;
-use scenario::{Factory, PATIENCE, bake, held, now_ms, with, work};
+use scenario::{Factory, PATIENCE, bake, gated, held, now_ms, with, work};
 use serde_json::{Value, json};
 
 /// Power cuts of each kind if RELOOP_POWER_CUTS says nothing.
@@ -60,7 +62,7 @@ fn a_store_under_load_outlives_power_cuts_with_every_acknowledged_batch_whole() 
     let (mut acknowledged, mut batches) = (BTreeMap::new(), 0);
     let mut failures = vec![];
     for cut in 1..=cuts {
-        let mut worker = Worker::start(Path::new(env!("CARGO_BIN_EXE_harness")), &store_load::dir_on(disk.path()));
+        let mut worker = Worker::start(&binary("harness"), &store_load::dir_on(disk.path()));
         let enough = acknowledged.values().sum::<u64>() + 1 + random.below(800) as u64;
         let end = Instant::now() + PATIENCE;
         while worker.progress() < enough {
@@ -115,15 +117,20 @@ struct Load {
 
 impl Load {
     fn start(client: &Client, seed: u64, slaves: &[String]) -> Self {
+        Self::start_on(client, seed, slaves, Rc::default(), 0)
+    }
+
+    /// Clients with keys of their own that add to what was told before.
+    fn start_on(client: &Client, seed: u64, slaves: &[String], told: Rc<RefCell<Told>>, round: u64) -> Self {
         const PLACERS: u64 = 6;
-        let mut load = Self { told: Rc::default(), stopped: Rc::default(), tasks: vec![] };
+        let mut load = Self { told, stopped: Rc::default(), tasks: vec![] };
         for placer in 0..PLACERS {
             let (told, stopped, client) = load.shared(client);
             load.tasks.push(tokio::task::spawn_local(async move {
                 let mut random = Random::new(seed ^ placer << 32);
                 let mut number = 0;
                 while !stopped.get() {
-                    let key = format!("{placer}-{number}");
+                    let key = format!("{round}-{placer}-{number}");
                     let order = match random.below(4) {
                         // No slave has that: it waits at the master until it is canceled.
                         0 => with(bake(0.0), json!({"requires": {"place": "nowhere"}})),
@@ -139,8 +146,9 @@ impl Load {
                                 break;
                             }
                             Ok(reply) => assert_eq!(reply.status, 503, "{:#}", reply.body),
-                            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                            Err(_) => {}
                         }
+                        tokio::time::sleep(Duration::from_millis(10)).await;
                     }
                     number += 1;
                 }
@@ -394,4 +402,449 @@ async fn cut_the_slaves_power() {
 async fn ended_jobs(client: &Client) -> BTreeMap<String, String> {
     let jobs = all(client, "/v1/jobs").await.into_values().filter(|job| job["ended_at"].is_string());
     jobs.map(|job| (job["id"].as_str().unwrap().to_owned(), job["state"].as_str().unwrap().to_owned())).collect()
+}
+
+/// A wrapper under which one system call on the store's database file fails, or all from then on.
+fn failing(store: &Path, call: &str, error: &str, when: &str) -> Vec<String> {
+    let database = store.join("db").to_str().unwrap().to_owned();
+    let inject = format!("inject={call}:error={error}:when={when}");
+    let words = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", &database, "-e", &format!("trace={call}"), "-e", &inject];
+    words.map(str::to_owned).to_vec()
+}
+
+/// Which call fails, how, and when it is called for the how manieth time by its thread.
+fn any_fault(random: &mut Random) -> (&'static str, &'static str, String) {
+    let call = ["pwrite64", "fdatasync", "sync_file_range"][random.below(3)];
+    let error = ["EIO", "ENOSPC"][random.below(2)];
+    // A disk that fails once and then seems fine again is the more dangerous one.
+    let when = format!("{}{}", 2 + random.below(40), if random.one_in(2) { "+" } else { "" });
+    (call, error, when)
+}
+
+/// Until the master says that it takes no orders.
+async fn not_ready(client: &Client, when: &str) {
+    eventually(&format!("not ready ({when})"), PATIENCE, async || match client.readyz().await {
+        Ok(reply) if reply.status == 503 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+}
+
+/// A master that cannot write refuses what it would have to write, says why, and answers questions.
+async fn assert_read_only(f: &Factory, job: &str, when: &str) {
+    let refused = f.client.place(&bake(0.0), Some("refused")).await.unwrap();
+    assert_eq!((refused.status, &refused.body["code"]), (503, &json!("storage_unavailable")), "{when}");
+    assert!(!refused.body["detail"].as_str().unwrap().is_empty(), "{when}");
+    let refused = f.client.cancel(job, &json!({})).await.unwrap();
+    assert_eq!((refused.status, &refused.body["code"]), (503, &json!("storage_unavailable")), "{when}");
+    assert_eq!(f.client.livez().await.unwrap().status, 200, "{when}");
+    assert_eq!(f.client.job(job).await.unwrap().expect(200)["id"], job, "{when}");
+    // The history is read from the disk, as far as that goes; either way there is an answer.
+    let history = f.client.jobs("limit=10").await.unwrap();
+    assert!(history.status == 200 || history.body["code"] == "storage_unavailable", "{when}: {history:?}");
+    let why = f.client.get("/readyz?verbose").await.unwrap();
+    assert!(why.status == 503 && why.body.to_string().contains("store failed"), "{when}: {why:?}");
+}
+
+#[tokio::test]
+async fn a_master_whose_disk_gives_errors_acknowledges_nothing_that_is_not_there_afterwards() {
+    if disk::faults_available() {
+        local(fail_the_masters_disk()).await;
+    }
+}
+
+async fn fail_the_masters_disk() {
+    let (seed, faults) = (seed(), env("RELOOP_DISK_FAULTS").unwrap_or(DISK_FAULTS));
+    let mut random = Random::new(seed);
+    let mut f = Factory::new().await;
+    let store = f.master.data_dir().join("store");
+    let mut told = Rc::new(RefCell::new(Told::default()));
+    for fault in 1..=faults {
+        let (call, error, at) = any_fault(&mut random);
+        let when = format!("RELOOP_SEED={seed}, fault {fault}: {call} {error} at {at}");
+        let running = f.place(gated(&format!("g{fault}"))).await;
+        f.state(&running, "running").await;
+        f.master.options_mut().wrapper = failing(&store, call, error, &at);
+        // It may come so early that the master does not get its store.
+        if let Err(status) = f.master.try_restart().await {
+            assert_eq!(status.code(), Some(74), "{when}:\n{}", f.master.log());
+        } else {
+            let mut load = Load::start_on(&f.client, random.any(), &["s0".to_owned()], Rc::clone(&told), fault);
+            not_ready(&f.client, &when).await;
+            assert_read_only(&f, &running, &when).await;
+            load.stop().await;
+            told = load.told;
+        }
+        assert!(f.master.log().contains("no write is acknowledged any more") || !f.master.is_alive(), "{when}");
+        f.master.options_mut().wrapper.clear();
+        f.master.restart().await;
+        assert_kept(&f.client, &told, &mut random, &when).await;
+        f.online(0).await;
+        f.slaves[0].open_gate(&format!("g{fault}"));
+        f.state(&running, "succeeded").await;
+        assert_eq!(f.slaves[0].starts(&format!("g{fault}")), 1, "{when}");
+        f.holds_nothing(0).await;
+        assert!(!f.master.log().contains("panicked"), "{when}:\n{}", f.master.log());
+    }
+    say(&format!("failing disks of a master: {faults}, {} orders, none lost", told.borrow().orders.len()));
+}
+
+#[tokio::test]
+async fn a_slave_whose_disk_gives_errors_leaves_its_machine_alone_and_begins_nothing() {
+    if !disk::faults_available() {
+        return;
+    }
+    let (seed, faults) = (seed(), env("RELOOP_DISK_FAULTS").unwrap_or(DISK_FAULTS));
+    let mut random = Random::new(seed);
+    let mut f = Factory::new().await;
+    let store = f.slaves[0].state_dir().join("store");
+    for fault in 1..=faults {
+        let (call, error, _) = any_fault(&mut random);
+        // One start and some offers are fewer writes than a load of orders.
+        let at = format!("{}{}", 2 + random.below(12), if random.one_in(2) { "+" } else { "" });
+        let when = format!("RELOOP_SEED={seed}, fault {fault}: {call} {error} at {at}");
+        let (tag, behind) = (format!("g{fault}"), format!("b{fault}"));
+        let running = f.place(gated(&tag)).await;
+        f.state(&running, "running").await;
+        let waiting = f.place(work(&behind, 0.0)).await;
+        f.until(&waiting, "on the slave's disk", |job| job["waiting_for"] == "turn").await;
+        f.slaves[0].options_mut().wrapper = failing(&store, call, error, &at);
+        f.slaves[0].restart();
+        let mut canceled = vec![];
+        eventually(&format!("the store to fail ({when})"), PATIENCE, async || {
+            // It may come so early that the agent does not get its store.
+            if let Some(status) = f.slaves[0].ended() {
+                return if status.code() == Some(74) { Ok(()) } else { Err(format!("{when}: {status}")) };
+            }
+            let (done, text) = f.local(0, &["status", "--json"]).await;
+            let status: Value = serde_json::from_str(&text).unwrap_or_default();
+            if done && status["store"]["healthy"] == false {
+                assert!(!status["store"]["text"].as_str().unwrap().is_empty(), "{when}");
+                return Ok(());
+            }
+            // Offers that come and go are what makes it write.
+            let job = f.place(with(work("never", 0.0), json!({"slave": "s0", "start": {"hold": true}}))).await;
+            drop(f.client.cancel(&job, &json!({})).await);
+            canceled.push(job);
+            Err(text)
+        })
+        .await;
+        // The machine goes on to its end, and nothing follows it: that could not be known after a power cut.
+        f.slaves[0].open_gate(&tag);
+        f.machine_ended(0, &tag).await;
+        assert_eq!(f.slaves[0].starts(&behind), 0, "{when}");
+        f.slaves[0].options_mut().wrapper.clear();
+        f.slaves[0].restart();
+        f.state(&running, "succeeded").await;
+        f.state(&waiting, "succeeded").await;
+        for job in &canceled {
+            f.state(job, "canceled").await;
+        }
+        assert_eq!((f.slaves[0].starts(&tag), f.slaves[0].starts(&behind)), (1, 1), "{when}");
+        f.holds_nothing(0).await;
+        assert!(!f.slaves[0].log().contains("panicked"), "{when}:\n{}", f.slaves[0].log());
+    }
+    assert_eq!(f.slaves[0].starts("never"), 0);
+    say(&format!("failing disks of a slave: {faults}, no job lost, stopped or begun twice"));
+}
+
+/// D10.
+#[tokio::test]
+async fn a_master_that_runs_low_on_space_refuses_orders_takes_reports_and_needs_no_restart() {
+    if !disk::available() {
+        return;
+    }
+    let mut f = Factory::empty(MasterOptions {
+        config: format!("min_free_bytes = {}", 16 << 20),
+        disk: DiskKind::Tmpfs { kib: 40 << 10 },
+        ..MasterOptions::default()
+    })
+    .await;
+    f.add(|_| {});
+    f.online(0).await;
+    let job = f.place(gated("low")).await;
+    f.state(&job, "running").await;
+    f.master.disk().fill(8 << 20);
+    not_ready(&f.client, "low space").await;
+    let refused = f.client.place(&bake(0.0), None).await.unwrap();
+    assert_eq!((refused.status, &refused.body["code"]), (503, &json!("storage_unavailable")));
+    f.nets[0].drop_existing(Close::Reset);
+    f.slaves[0].open_gate("low");
+    f.state(&job, "succeeded").await;
+    f.holds_nothing(0).await;
+    f.online(0).await;
+    f.master.disk().make_room();
+    ready(&f.client).await;
+    let job = f.place(work("after", 0.0)).await;
+    f.state(&job, "succeeded").await;
+}
+
+async fn ready(client: &Client) {
+    eventually("the master to take orders again", PATIENCE, async || match client.readyz().await {
+        Ok(reply) if reply.status == 200 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+}
+
+/// D10.
+#[tokio::test]
+async fn a_master_on_a_full_disk_loses_nothing_and_goes_on_by_itself_when_there_is_room() {
+    if disk::available() {
+        local(fill_the_masters_disk()).await;
+    }
+}
+
+async fn fill_the_masters_disk() {
+    let mut f = Factory::empty(MasterOptions {
+        config: "min_free_bytes = 0".to_owned(),
+        disk: DiskKind::Tmpfs { kib: 24 << 10 },
+        ..MasterOptions::default()
+    })
+    .await;
+    f.add(|_| {});
+    f.online(0).await;
+    let job = f.place(gated("full")).await;
+    f.state(&job, "running").await;
+    let mut load = Load::start(&f.client, 5, &["s0".to_owned()]);
+    load.more_orders(30).await;
+    f.master.disk().fill(0);
+    not_ready(&f.client, "full").await;
+    assert_read_only(&f, &job, "full").await;
+    f.slaves[0].open_gate("full");
+    f.machine_ended(0, "full").await;
+    f.master.disk().make_room();
+    ready(&f.client).await;
+    let before = load.told.borrow().orders.len();
+    eventually("more orders", PATIENCE, async || (load.told.borrow().orders.len() > before).then_some(())).await;
+    load.stop().await;
+    assert_kept(&f.client, &load.told, &mut Random::new(5), "full").await;
+    f.state(&job, "succeeded").await;
+    f.online(0).await;
+    f.holds_nothing(0).await;
+    assert_eq!(f.master.log().matches("starts anew").count(), 1, "{}", f.master.log());
+}
+
+#[tokio::test]
+async fn a_slave_on_a_full_disk_lets_its_job_run_and_begins_nothing() {
+    if !disk::available() {
+        return;
+    }
+    let mut f = Factory::with(|options| options.disk = DiskKind::Tmpfs { kib: 24 << 10 }).await;
+    let running = f.place(gated("full")).await;
+    f.state(&running, "running").await;
+    let waiting = f.place(work("behind", 0.0)).await;
+    f.until(&waiting, "on the slave's disk", |job| job["waiting_for"] == "turn").await;
+    f.slaves[0].disk().fill(0);
+    f.at_machine(0, "a full disk", |status| status["store"]["healthy"] == false).await;
+    f.slaves[0].open_gate("full");
+    f.machine_ended(0, "full").await;
+    // The runner keeps room for how it ended; what the end needs in the store has no room.
+    assert_eq!((f.slaves[0].starts("full"), f.slaves[0].starts("behind")), (1, 0));
+    f.slaves[0].restart();
+    f.slaves[0].disk().make_room();
+    f.slaves[0].restart();
+    let ended = f.state(&running, "succeeded").await;
+    assert_eq!(ended["attempt"], 1);
+    f.state(&waiting, "succeeded").await;
+    assert_eq!((f.slaves[0].starts("full"), f.slaves[0].starts("behind")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_master_whose_file_system_turns_read_only_answers_and_loses_nothing() {
+    if !disk::available() {
+        return;
+    }
+    let mut f = Factory::empty(MasterOptions {
+        config: "min_free_bytes = 0".to_owned(),
+        disk: DiskKind::Ext4 { mib: 64 },
+        ..MasterOptions::default()
+    })
+    .await;
+    f.add(|_| {});
+    f.online(0).await;
+    let job = f.place(gated("ro")).await;
+    f.state(&job, "running").await;
+    let placed = f.client.place(&work("kept", 0.0), Some("kept")).await.unwrap().expect(201);
+    f.master.disk().turn_read_only();
+    eventually("a write to fail", PATIENCE, async || match f.client.place(&bake(0.0), None).await {
+        Ok(reply) if reply.status == 503 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_read_only(&f, &job, "read-only").await;
+    // The disk is checked and mounted again, as after any repair.
+    f.master.cut_power();
+    f.master.restart().await;
+    let again = f.client.place(&work("kept", 0.0), Some("kept")).await.unwrap().expect(201);
+    assert_eq!(again["id"], placed["id"]);
+    f.slaves[0].open_gate("ro");
+    f.state(&job, "succeeded").await;
+}
+
+/// What can happen to the files of a store; those that are named as such are no obstacle.
+const DAMAGES: [&str; 8] =
+    ["leftover", "shortened", "flip", "flip", "empty", "missing", "directory", "snapshot"];
+
+fn damage(store: &Path, how: &str, random: &mut Random) {
+    let db = store.join("db");
+    match how {
+        "leftover" => fs::write(store.join("snap.FFFFFFFFFFFFFF00.generating"), b"half").unwrap(),
+        "shortened" => {
+            // Beyond its last record it is only room for more.
+            let bytes = fs::read(&db).unwrap();
+            let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+            let left = random.below(end) as u64;
+            fs::File::options().write(true).open(&db).unwrap().set_len(left).unwrap();
+        }
+        "flip" => {
+            let mut bytes = fs::read(&db).unwrap();
+            // Where something stands: most of a young database is empty.
+            let full: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+            bytes[full[random.below(full.len())]] ^= 1 << random.below(8);
+            fs::write(&db, bytes).unwrap();
+        }
+        "empty" => fs::write(&db, b"").unwrap(),
+        "missing" => fs::remove_file(&db).unwrap(),
+        "directory" => {
+            fs::remove_file(&db).unwrap();
+            fs::create_dir(&db).unwrap();
+        }
+        "snapshot" => {
+            for entry in fs::read_dir(store).unwrap().map(|entry| entry.unwrap()) {
+                if entry.file_name().to_string_lossy().starts_with("snap.") {
+                    fs::write(entry.path(), b"no snapshot").unwrap();
+                }
+            }
+        }
+        other => panic!("{other}"),
+    }
+}
+
+/// The stores that were set aside beside the one in use.
+fn set_aside(dir: &Path) -> BTreeSet<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("store.unreadable-")).collect()
+}
+
+/// C2.
+#[tokio::test]
+async fn a_slave_with_a_damaged_store_knows_all_or_asks_and_never_touches_its_machine() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let mut f = Factory::new().await;
+    for (number, how) in DAMAGES.into_iter().enumerate() {
+        let (when, tag) = (format!("RELOOP_SEED={seed}, {number}: {how}"), format!("d{number}"));
+        let job = f.place(gated(&tag)).await;
+        f.state(&job, "running").await;
+        let before = set_aside(&f.slaves[0].state_dir());
+        f.slaves[0].kill();
+        damage(&f.slaves[0].state_dir().join("store"), how, &mut random);
+        f.slaves[0].restart();
+        f.offline(0).await;
+        let seen = f.online(0).await;
+        if set_aside(&f.slaves[0].state_dir()).len() == before.len() {
+            assert!(["leftover", "flip"].contains(&how), "{when}: it went unnoticed");
+            assert!(seen["attention"].is_null(), "{when}: {seen:#}");
+            assert_eq!(f.job(&job).await["state"], "running", "{when}");
+            f.slaves[0].open_gate(&tag);
+            f.state(&job, "succeeded").await;
+        } else {
+            assert_ne!(how, "leftover", "{when}");
+            assert_eq!(seen["attention"]["code"], "store_replaced", "{when}: {seen:#}");
+            f.state(&job, "uncertain").await;
+            let noted = f.slaves[0].machine_log();
+            let of_job: Vec<_> = noted.iter().filter(|(_, noted, _)| *noted == tag).map(|(what, ..)| what).collect();
+            assert_eq!(of_job, ["start"], "{when}: the machine is not touched");
+            assert!(!f.slaves[0].runs().is_empty(), "{when}: what ran still runs");
+            f.slaves[0].open_gate(&tag);
+            f.machine_ended(0, &tag).await;
+            f.client.resolve(&job, &json!({"outcome": "succeeded"})).await.unwrap().expect(202);
+            f.client.clear("s0", &json!({})).await.unwrap().expect(202);
+            f.state(&job, "succeeded").await;
+        }
+        let next = f.place(work(&format!("n{number}"), 0.0)).await;
+        f.state(&next, "succeeded").await;
+        f.holds_nothing(0).await;
+        assert_eq!((f.slaves[0].starts(&tag), f.slaves[0].starts(&format!("n{number}"))), (1, 1), "{when}");
+        assert!(!f.slaves[0].log().contains("panicked"), "{when}:\n{}", f.slaves[0].log());
+    }
+    assert!(set_aside(&f.slaves[0].state_dir()).len() >= 4, "damage was noticed (seed {seed})");
+}
+
+#[tokio::test]
+async fn a_master_with_a_damaged_store_knows_all_or_sets_it_aside_and_adopts_what_runs() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let mut f = Factory::new().await;
+    for (number, how) in DAMAGES.into_iter().enumerate() {
+        let (when, tag) = (format!("RELOOP_SEED={seed}, {number}: {how}"), format!("d{number}"));
+        let kept = f.client.place(&with(bake(0.0), json!({"requires": {"place": "nowhere"}})), None).await.unwrap();
+        let kept = kept.expect(201)["id"].as_str().unwrap().to_owned();
+        let job = f.place(gated(&tag)).await;
+        let running = f.state(&job, "running").await;
+        let before = set_aside(&f.master.data_dir());
+        f.master.kill();
+        damage(&f.master.data_dir().join("store"), how, &mut random);
+        f.master.restart().await;
+        ready(&f.client).await;
+        f.online(0).await;
+        let seen = f.state(&job, "running").await;
+        assert_eq!(seen["started_at"], running["started_at"], "{when}");
+        let aside = set_aside(&f.master.data_dir());
+        if aside.len() == before.len() {
+            assert!(["leftover", "flip"].contains(&how), "{when}: it went unnoticed");
+            f.client.order(&kept).await.unwrap().expect(200);
+        } else {
+            assert_ne!(how, "leftover", "{when}");
+            let aside = aside.difference(&before).next().unwrap();
+            assert!(f.master.log().contains(aside.as_str()), "{when}: it says where the old one is");
+            assert!(scenario::has_flag(&seen, "adopted"), "{when}: {seen:#}");
+            assert_eq!(f.client.order(&kept).await.unwrap().status, 404, "{when}");
+        }
+        f.slaves[0].open_gate(&tag);
+        f.state(&job, "succeeded").await;
+        f.holds_nothing(0).await;
+        assert_eq!(f.slaves[0].starts(&tag), 1, "{when}");
+        assert!(!f.master.log().contains("panicked"), "{when}:\n{}", f.master.log());
+    }
+    assert!(set_aside(&f.master.data_dir()).len() >= 4, "damage was noticed (seed {seed})");
+}
+
+/// The disk may be fine, and only somebody's change of its rights is not: nothing is set aside for that.
+#[tokio::test]
+async fn a_store_that_may_not_be_opened_is_left_as_it_is_and_opens_when_it_may() {
+    if !disk::available() {
+        return;
+    }
+    let ext4 = DiskKind::Ext4 { mib: 64 };
+    let config = "min_free_bytes = 0".to_owned();
+    let mut f = Factory::empty(MasterOptions { disk: ext4, config, ..MasterOptions::default() }).await;
+    f.add(|options| options.disk = ext4);
+    f.online(0).await;
+    let job = f.place(gated("mine")).await;
+    f.state(&job, "running").await;
+    let (at_master, at_slave) =
+        (f.master.data_dir().join("store/db"), f.slaves[0].state_dir().join("store/db"));
+    f.master.kill();
+    f.slaves[0].kill();
+    f.master.disk().make_immutable(&at_master, true);
+    f.slaves[0].disk().make_immutable(&at_slave, true);
+    let status = f.master.try_restart().await.unwrap_err();
+    assert_eq!(status.code(), Some(74), "{}", f.master.log());
+    assert!(f.master.log().contains("mend the cause and start again"), "{}", f.master.log());
+    f.slaves[0].restart();
+    let status =
+        eventually("the agent to give up", PATIENCE, async || f.slaves[0].ended().ok_or("it runs")).await;
+    assert_eq!(status.code(), Some(74), "{}", f.slaves[0].log());
+    f.master.disk().make_immutable(&at_master, false);
+    f.slaves[0].disk().make_immutable(&at_slave, false);
+    assert!(set_aside(&f.master.data_dir()).is_empty() && set_aside(&f.slaves[0].state_dir()).is_empty());
+    f.master.restart().await;
+    f.slaves[0].restart();
+    f.online(0).await;
+    assert_eq!(f.job(&job).await["state"], "running");
+    f.slaves[0].open_gate("mine");
+    f.state(&job, "succeeded").await;
+    assert_eq!(f.slaves[0].starts("mine"), 1);
 }

@@ -15,12 +15,14 @@
 //! within one tree only.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Once;
 
 use crate::store::mark::Mark;
 use crate::store::{Entry, KEY_LIMIT_BYTES, VALUE_LIMIT_BYTES};
@@ -255,8 +257,30 @@ fn missing_piece(key: &[u8]) -> Fault {
 }
 
 fn guarded<T>(call: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(silence_guarded_panics);
+    let outer = GUARDED.replace(true);
     // Whoever gets a fault from a write stops writing, so that no half-changed state of sled is built upon.
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(fault_of_panic(panic.as_ref())))
+    let result = catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(outer);
+    result.unwrap_or_else(|panic| Err(fault_of_panic(panic.as_ref())))
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A panic that becomes an error is told as one: a message of the runtime with a backtrace would send whoever reads the
+/// log after a damaged disk on the search for a bug.
+fn silence_guarded_panics() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if GUARDED.get() {
+            tracing::debug!(%panic, "sled panicked");
+        } else {
+            before(panic);
+        }
+    }));
 }
 
 fn fault_of_panic(panic: &(dyn Any + Send)) -> Fault {

@@ -270,9 +270,11 @@ impl Handle {
     pub fn healthy(&self) -> Result<(), String> {
         self.store.healthy().map_err(|error| error.to_string())?;
         if self.has_failed() {
-            return Err("the master could not write to its disk: check it; the master goes on when it takes writes \
+            return Err(
+                "the master could not write to its disk: check it; the master goes on when it takes writes \
                         again"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         if self.inbox.is_closed() {
             return Err(GONE.to_owned());

@@ -157,7 +157,9 @@ async fn disk_mended(handle: driver::Handle, config: &Config) {
             tokio::task::spawn_blocking(move || durable::try_writing(&data_dir, min_free_bytes)).await;
         match tried {
             Ok(Ok(())) => return,
-            Ok(Err(why)) => tracing::warn!(%why, "the disk takes no writes: questions are answered, orders refused"),
+            Ok(Err(why)) => {
+                tracing::warn!(%why, "the disk takes no writes: questions are answered, orders refused")
+            }
             Err(error) => tracing::error!(%error, "the disk could not be tried"),
         }
     }

@@ -212,6 +212,35 @@ fn a_database_cut_short_anywhere_loses_nothing_in_silence() {
     }
 }
 
+/// The way back that the documentation names: without its mark the database is taken as it is.
+#[test]
+fn a_store_that_lost_its_end_opens_with_what_is_left_once_somebody_has_removed_its_mark() {
+    let fixture = Fixture::new(true);
+    let dir = fixture.damaged(|dir| {
+        let file = OpenOptions::new().write(true).open(dir.join("db")).unwrap();
+        file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    });
+    let Opened { store, set_aside } = Store::open(&dir, options()).unwrap();
+    store.close().unwrap();
+    let aside = set_aside.expect("its end is lost");
+    fs::remove_dir_all(&dir).unwrap();
+    fs::rename(&aside, &dir).unwrap();
+    fs::remove_file(dir.join("acknowledged")).unwrap();
+    let Opened { store, set_aside } = Store::open(&dir, options()).unwrap();
+    assert_eq!(set_aside, None);
+    let mut same = 0;
+    store
+        .load(b"", |key, value| {
+            same += usize::from(fixture.content.get(key).is_some_and(|kept| kept == value))
+        })
+        .unwrap();
+    assert!(
+        (1..fixture.content.len()).contains(&same),
+        "{same} of {} are as they were",
+        fixture.content.len()
+    );
+}
+
 #[test]
 fn a_missing_file_loses_nothing_in_silence() {
     let fixture = Fixture::new(false);

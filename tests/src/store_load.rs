@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use reloop_node::store::{Op, Options, Store, StoreError};
 use rustix::process::Pid;
@@ -24,6 +25,10 @@ pub const WRITERS: u64 = 6;
 const SLOTS: usize = 48;
 /// Up to two pieces of a value in the store.
 const LONGEST_VALUE: usize = 8000;
+
+/// strace attaches within milliseconds; the rest is for a busy machine.
+const ATTACH_DEADLINE: Duration = Duration::from_secs(20);
+const ATTACH_PAUSE: Duration = Duration::from_millis(5);
 
 const OPTIONS: Options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
 
@@ -96,8 +101,11 @@ pub fn verify(dir: &Path, acknowledged: &BTreeMap<u64, u64>) -> Found {
         }
         let expected = state_after(writer, number);
         let prefix = slot_prefix(writer);
-        let there: BTreeMap<_, _> =
-            found.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let there: BTreeMap<_, _> = found
+            .iter()
+            .filter(|(key, _)| key.starts_with(&prefix))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         if there != expected {
             return Found::Lost(format!("writer {writer}: what is there is no state after batch {number}"));
         }
@@ -169,6 +177,8 @@ pub struct Worker {
     /// Reads what the worker says; ends with it.
     reader: Option<JoinHandle<()>>,
     acknowledged: Arc<Mutex<BTreeMap<u64, u64>>>,
+    /// Ends with the worker.
+    tracer: Option<Child>,
 }
 
 impl Worker {
@@ -196,7 +206,31 @@ impl Worker {
                 noted.lock().expect("nothing panics while it holds this").insert(writer, number);
             }
         });
-        Self { child, reader: Some(reader), acknowledged }
+        Self { child, reader: Some(reader), acknowledged, tracer: None }
+    }
+
+    /// From here on its fdatasync does nothing and reports success: what a store would be that leaves it out. Ends with
+    /// the worker.
+    ///
+    /// # Panics
+    /// When strace cannot do that: ask [`crate::disk::faults_available`] first.
+    pub fn leave_syncs_out(&mut self) {
+        let words =
+            ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:retval=0"];
+        let mut strace = Command::new("strace");
+        strace
+            .args(words)
+            .arg("-p")
+            .arg(self.child.id().to_string())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
+        self.tracer = Some(strace.spawn().expect("strace was just found"));
+        let end = Instant::now() + ATTACH_DEADLINE;
+        let tasks = format!("/proc/{}/task", self.child.id());
+        while !all_traced(&tasks) {
+            assert!(Instant::now() < end, "strace does not attach");
+            std::thread::sleep(ATTACH_PAUSE);
+        }
     }
 
     /// The sum of the numbers of all writers' newest acknowledged batches: it grows by one with each.
@@ -226,10 +260,21 @@ impl Worker {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(mut tracer) = self.tracer.take() {
+            let _ = tracer.wait();
+        }
         if let Some(reader) = self.reader.take() {
             reader.join().expect("it said nothing but acknowledgements");
         }
     }
+}
+
+fn all_traced(tasks: &str) -> bool {
+    let Ok(tasks) = std::fs::read_dir(tasks) else { return false };
+    tasks.flatten().all(|task| {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        !status.contains("\nTracerPid:\t0\n")
+    })
 }
 
 impl Drop for Worker {

@@ -182,7 +182,9 @@ impl Engine {
 fn count_in(db: &sled::Db) -> Result<u64, Fault> {
     let Some(value) = db.get([COUNT])? else { return Ok(0) };
     let bytes = value.as_ref().try_into();
-    bytes.map(u64::from_le_bytes).map_err(|_| Fault::Unreadable("its count of commits is no number".to_owned()))
+    bytes
+        .map(u64::from_le_bytes)
+        .map_err(|_| Fault::Unreadable("its count of commits is no number".to_owned()))
 }
 
 fn put_pieces(db: &sled::Db, batch: &mut sled::Batch, key: &[u8], value: Option<&[u8]>) -> Result<(), Fault> {

@@ -170,7 +170,7 @@ fn number_in(value: &[u8]) -> u64 {
     value.try_into().map_or(0, u64::from_le_bytes)
 }
 
-/// A process that runs [`write`].
+/// A process that runs [`write()`].
 #[derive(Debug)]
 pub struct Worker {
     child: Child,

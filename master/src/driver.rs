@@ -275,15 +275,22 @@ impl Handle {
     /// Whether orders can be taken; if not, why and what helps.
     pub fn healthy(&self) -> Result<(), String> {
         self.store.healthy().map_err(|error| error.to_string())?;
-        if self.failed.load(Ordering::Relaxed) {
+        if self.has_failed() {
             return Err(
-                "the master could not write to its disk: check it, then restart the master".to_owned()
+                "the master could not write to its disk: check it; the master goes on when it takes writes \
+                        again"
+                    .to_owned(),
             );
         }
         if self.inbox.is_closed() {
             return Err(GONE.to_owned());
         }
         Ok(())
+    }
+
+    /// A write has failed: nothing is decided any more until the store is opened anew.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// When a connected slave was last heard.

@@ -25,6 +25,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(15);
 /// A killed process is gone at once, unless its disk hangs.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 const KILL_PAUSE: Duration = Duration::from_millis(5);
+/// A thread in a system call stops when that ends; a sync of a busy disk takes its time.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(20);
 /// Below the range from which Linux takes the ports of outgoing connections, so that no link of another test sits on a
 /// master's port while that master is down.
 const PORTS: std::ops::Range<u16> = 12_000..32_000;
@@ -199,6 +201,12 @@ impl Daemon {
         processes().filter(|pid| group_of(*pid) == Some(leader)).any(|pid| open_files(pid).any(is_one))
     }
 
+    /// The process, as what [`freeze`] takes.
+    pub(crate) fn process(&self) -> Vec<Pid> {
+        assert!(!self.wrapped, "what a wrapper runs is not known");
+        self.child.as_ref().map(Pid::from_child).into_iter().collect()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let Some(child) = &self.child else { return };
         let pid = Pid::from_child(child);
@@ -323,6 +331,29 @@ pub(crate) fn kill_processes_of(dir: &Path, except: Option<u32>) {
         }
         std::thread::sleep(KILL_PAUSE);
     }
+}
+
+/// SIGSTOP to all of them; returns when no thread of theirs does anything any more.
+pub(crate) fn freeze(processes: &[Pid]) {
+    let end = Instant::now() + FREEZE_DEADLINE;
+    for process in processes {
+        send(*process, Signal::STOP);
+    }
+    while !processes.iter().all(|process| is_frozen(*process)) {
+        assert!(Instant::now() < end, "processes do not stop: {processes:?}");
+        std::thread::sleep(KILL_PAUSE);
+    }
+}
+
+/// All threads are stopped (`T`), or are gone.
+fn is_frozen(process: Pid) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero())) else { return true };
+    threads.flatten().all(|thread| {
+        let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else { return true };
+        // The name before it may hold anything, parentheses too.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        state.is_none_or(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
+    })
 }
 
 /// Whatever cannot be read of a process says nothing: it has ended meanwhile, or it is somebody else's.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use reloop_tests::simulation::hunt::Hunt;
 use reloop_tests::simulation::{self, file, hunt};
-use reloop_tests::{demo, model};
+use reloop_tests::{demo, model, store_load};
 
 /// Shows and exercises Reloop with real processes on this machine.
 #[derive(Parser)]
@@ -74,6 +74,12 @@ enum Verb {
         #[arg(long)]
         step: bool,
     },
+    /// Writes to a store until it is killed, and says what was acknowledged: the power-cut test's worker.
+    #[command(hide = true)]
+    StoreLoad {
+        /// The store's directory.
+        dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -89,6 +95,7 @@ fn main() -> ExitCode {
             report(simulate(Hunt { from, seeds, slaves, jobs, all }, &keep))
         }
         Verb::Replay { file, step } => report(replay(&file, step)),
+        Verb::StoreLoad { dir } => report(store_load::write(&dir).map(|()| true).map_err(Into::into)),
     }
 }
 

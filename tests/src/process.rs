@@ -20,9 +20,10 @@ use rustix::process::{Pid, Signal};
 
 use crate::client::Client;
 use crate::daemon::{
-    Daemon, WorkDir, binary, copy_dir, free_port, kill_processes_of, make_dir, processes_of, remove_dir,
-    write,
+    Daemon, WorkDir, binary, copy_dir, free_port, freeze, kill_processes_of, make_dir, processes_of,
+    remove_dir, write,
 };
+use crate::disk::{Disk, DiskKind};
 use crate::wait::eventually;
 
 /// A master opens an empty store in well under a second; the rest is for a machine that is busy with a build.
@@ -52,6 +53,8 @@ pub struct MasterOptions {
     pub env: BTreeMap<String, String>,
     /// A program that runs the master, with its arguments: `strace` with injected disk errors, for instance.
     pub wrapper: Vec<String>,
+    /// What its data directory stands on.
+    pub disk: DiskKind,
 }
 
 impl Default for MasterOptions {
@@ -63,6 +66,7 @@ impl Default for MasterOptions {
             args: Vec::new(),
             env: BTreeMap::new(),
             wrapper: Vec::new(),
+            disk: DiskKind::Shared,
         }
     }
 }
@@ -73,6 +77,8 @@ pub struct Master {
     daemon: Daemon,
     options: MasterOptions,
     addr: SocketAddr,
+    /// Dropped after the process that uses it and before the directory that it is mounted in.
+    disk: Option<Disk>,
     dir: WorkDir,
 }
 
@@ -85,8 +91,9 @@ impl Master {
         let dir = WorkDir::new("reloop-master-");
         let mut master = Self {
             daemon: Daemon::new("master", dir.path().join("master.log")),
-            options,
             addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            disk: Disk::mount(options.disk, &dir.path().join("data")),
+            options,
             dir,
         };
         for _ in 0..PORT_ATTEMPTS {
@@ -140,9 +147,34 @@ impl Master {
         self.daemon.signal(Signal::CONT);
     }
 
+    /// The box loses its power: the process is gone, and the disk has what had reached it by then.
+    /// [`Master::restart`] is the other half.
+    ///
+    /// # Panics
+    /// When its disk is none whose power can be cut.
+    pub fn cut_power(&mut self) {
+        freeze(&self.daemon.process());
+        let left = self.disk().as_the_power_cut_leaves_it();
+        self.kill();
+        self.disk.as_mut().expect("it was just there").come_back_as(left);
+    }
+
+    /// The disk of its own.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("the options give it a disk of its own")
+    }
+
     /// Whether its process runs.
     pub fn is_alive(&mut self) -> bool {
         self.daemon.is_alive()
+    }
+
+    /// How it ended, once it did by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.daemon.ended()
     }
 
     /// Its process, while it runs.
@@ -283,6 +315,8 @@ pub struct SlaveOptions {
     pub env: BTreeMap<String, String>,
     /// A program that runs the slave, with its arguments.
     pub wrapper: Vec<String>,
+    /// What its state directory stands on.
+    pub disk: DiskKind,
 }
 
 impl SlaveOptions {
@@ -302,6 +336,7 @@ impl SlaveOptions {
             tables: String::new(),
             env: BTreeMap::new(),
             wrapper: Vec::new(),
+            disk: DiskKind::Shared,
         }
     }
 }
@@ -329,6 +364,8 @@ exit "$exit"
 pub struct Slave {
     daemon: Daemon,
     options: SlaveOptions,
+    /// Dropped after the processes that use it and before the directory that it is mounted in.
+    disk: Option<Disk>,
     dir: WorkDir,
 }
 
@@ -360,7 +397,12 @@ impl Slave {
 
     fn prepare(options: SlaveOptions) -> Self {
         let dir = WorkDir::new("reloop-slave-");
-        let slave = Self { daemon: Daemon::new(&options.name, dir.path().join("slave.log")), options, dir };
+        let slave = Self {
+            daemon: Daemon::new(&options.name, dir.path().join("slave.log")),
+            disk: Disk::mount(options.disk, &dir.path().join("state")),
+            options,
+            dir,
+        };
         make_dir(&slave.state_dir());
         make_dir(&slave.machine_dir().join("gates"));
         let keeper = format!("#!/bin/sh\nkeeper={}", std::process::id());
@@ -406,6 +448,11 @@ impl Slave {
         self.daemon.is_alive()
     }
 
+    /// How the agent ended, once it did by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.daemon.ended()
+    }
+
     /// The agent's process, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.daemon.pid()
@@ -429,6 +476,27 @@ impl Slave {
         self.kill();
         self.kill_runs();
         self.new_boot();
+    }
+
+    /// [`Slave::power_off`], and the disk has only what had reached it by then. [`Slave::restart`] is the other half.
+    ///
+    /// # Panics
+    /// When its disk is none whose power can be cut.
+    pub fn cut_power(&mut self) {
+        // The agent first: it begins nothing that would have to be found.
+        freeze(&self.daemon.process());
+        freeze(&self.runs());
+        let left = self.disk().as_the_power_cut_leaves_it();
+        self.power_off();
+        self.disk.as_mut().expect("it was just there").come_back_as(left);
+    }
+
+    /// The disk of its own.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("the options give it a disk of its own")
     }
 
     /// Kills the agent and removes its store: the disk was replaced and only the key was carried over.

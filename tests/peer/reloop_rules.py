@@ -20,6 +20,7 @@ from reloop_wire import (ENDED, EXECUTING, Activity, Answer, Ask, Attention, Bon
 
 VERSION = 1
 RING = 16
+RING_BYTES = 64 * 1024
 MAX_SPEC = 32 * 1024
 MAX_SPECS = 128 * 1024
 # A machine that tells its progress more often is not told on more often than this.
@@ -161,7 +162,7 @@ class Rules:
         memory.starts += 1
         self.jobs: Dict[bytes, Held] = {held.report.job: held for held in memory.jobs}
         for held in memory.jobs:
-            held.report.seq = ReportSeq(memory.starts, 0)
+            held.report.seq = ReportSeq(memory.starts, 1)
         self.last: Dict[bytes, Report] = {job: replace(held.report) for job, held in self.jobs.items()}
         self.last_machine: Optional[MachineReport] = None
         self.again: set = set()
@@ -294,7 +295,10 @@ class Rules:
         held = self.jobs.get(word.job)
         if held and held.report.attempt == word.attempt and held.report.state in ENDED and held.report.seq <= word.seq:
             del self.jobs[word.job]
-            self.memory.ring = (self.memory.ring + [Record(held.spec, held.start, held.report)])[-RING:]
+            others = [record for record in self.memory.ring if record.report.job != word.job]
+            self.memory.ring = (others + [Record(held.spec, held.start, held.report)])[-RING:]
+            while sum(len(encode(record.spec)) for record in self.memory.ring) > RING_BYTES:
+                del self.memory.ring[0]
             self.commands.append(LetGo(word.job))
 
     def conduct(self, conduct: Conduct) -> None:
@@ -343,7 +347,6 @@ class Rules:
         time, spec, mode = self.master_time(), want.spec, self.memory.conduct.mode
         unended = [held for held in self.jobs.values() if held.report.state not in ENDED]
         if done:
-            self.memory.ring.remove(done)
             report = replace(done.report, seq=ReportSeq(self.memory.starts, 0))
             self.jobs[want.job] = Held(done.spec, digest(done.spec), Run(), done.start, report)
             return None
@@ -404,6 +407,7 @@ class Rules:
         elif isinstance(desired, Resolve) and report.state is State.uncertain:
             end = {End.succeeded: State.succeeded, End.failed: State.failed, End.stopped: State.canceled}[desired.end]
             self.move(held, end, Source.remote, ReasonCode.resolved, "a person said so")
+            self.occupy(held)
 
     # ---- 9.5 A job's life ----
 
@@ -467,14 +471,17 @@ class Rules:
         if said.end is End.succeeded:
             report.reason, report.progress = None, 1000
             self.move(held, State.succeeded, Source.machine)
-            if isinstance(held.desired, Cancel):
+            if isinstance(held.desired, Cancel) or held.stopping is not None:
                 report.flags |= Flags.cancel_too_late
         elif said.end is End.failed:
             self.move(held, State.failed, Source.machine, ReasonCode.machine_fault, said.text)
         else:
             self.move(held, State.canceled, Source.machine)
+        self.occupy(held)
+
+    def occupy(self, held: Held) -> None:
         if self.settings.release == "ack":
-            self.memory.unloading = report.job
+            self.memory.unloading = held.report.job
 
     # ---- 11.2, 11.3 What may start ----
 
@@ -493,7 +500,7 @@ class Rules:
         busy = any(held.report.state in EXECUTING for held in self.jobs.values())
         if free and not barred and not busy:
             first = min(free, key=lambda held: (-held.start.priority, held.report.job))
-            first.report.run += 1
+            first.report.run, first.report.progress = first.report.run + 1, None
             self.move(first, State.starting, Source.slave)
             first.report.reason = None
             self.commands.append(Start(first.report.job, first.report.attempt, first.report.run, first.spec.params))

@@ -139,7 +139,7 @@ class Agent:
             await self.finish_turn()
         elif isinstance(message, Refuse):
             link.refused = message
-            raise MustClose(1000, f"refused: {CLOSE_CODES[message.code]} {message.text}")
+            raise MustClose(CLOSE_CODES[message.code], message.text)
         elif not isinstance(message, link.awaits):
             raise MustClose(4400, f"a {type(message).__name__} came out of order")
         elif isinstance(message, Challenge):
@@ -203,11 +203,9 @@ class Agent:
                 link = self.link = Link(socket)
                 await self.attend(link)
                 self.link = None
-                code = link.code if link.code not in (None, 1000) else socket.close_code
-                if link.refused:
-                    code = CLOSE_CODES[link.refused.code]
-                    after = link.refused.retry_after_ms
-                    retry_after = None if after is None else after / 1000
+                code = socket.close_code if link.code is None else link.code
+                if link.refused and link.refused.retry_after_ms is not None:
+                    retry_after = link.refused.retry_after_ms / 1000
                 log.info("the link ended with %s", code)
                 if link.was_live.is_set() and code != 4429:
                     failures = 0

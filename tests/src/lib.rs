@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod demo;
 pub mod docs;
 pub mod nginx;
+pub mod peer;
 pub mod process;
 pub mod proxy;
 pub mod simulation;

@@ -7,7 +7,7 @@ mod scenario;
 
 use std::fs;
 
-use reloop_tests::daemon::workspace;
+use reloop_tests::daemon::{copy_dir, workspace};
 use reloop_tests::peer::{Peer, check_golden};
 use reloop_tests::process::{Master, MasterOptions};
 use reloop_tests::proxy::{Close, Direction, Proxy};
@@ -354,4 +354,53 @@ async fn another_master_gets_the_python_slave_and_its_jobs_by_a_persons_word_onl
     assert_eq!(l.peer.starts(&job), 1);
     let earlier = client.job(&done).await.unwrap().expect(200);
     assert_eq!(earlier["state"], "succeeded", "what it had been told to forget is told to a new master");
+}
+
+#[tokio::test]
+async fn the_python_slave_tells_a_master_from_an_old_copy_all_and_obeys_it_after_a_persons_word_only() {
+    let Some(mut l) = Line::new(&[]).await else { return };
+    let place = tempfile::tempdir().unwrap();
+    let copy = place.path().join("copy");
+    l.f.master.kill();
+    copy_dir(&l.f.master.data_dir(), &copy);
+    l.f.master.restart().await;
+    l.online().await;
+    let done = l.f.place(sleep(0.0)).await;
+    l.f.state(&done, "succeeded").await;
+    l.forgotten(&done).await;
+    // One more connection, by which it knows how far this master has come.
+    let seen = l.peer.state()["bond"]["commit"].as_u64();
+    l.net.drop_existing(Close::Fin);
+    eventually("a newer commit at the slave", PATIENCE, async || {
+        let commit = l.peer.state()["bond"]["commit"].as_u64();
+        if commit > seen { Ok(()) } else { Err(commit) }
+    })
+    .await;
+
+    l.f.master.wipe();
+    copy_dir(&copy, &l.f.master.data_dir());
+    l.f.master.restart().await;
+    l.slave("in doubt", |slave| slave["link"] == "online" && slave["doubts"] == true).await;
+    let told = l.f.state(&done, "succeeded").await;
+    assert!(has_flag(&told, "adopted"), "what it was told to forget is told again: {told:#}");
+    let early = l.f.place(sleep(0.0)).await;
+    assert_eq!(l.f.client.mode("py", &json!({"mode": "maintenance"})).await.unwrap().status / 100, 2);
+    l.slave("not heard", |slave| slave["mode_pending"] == true).await;
+    let session = l.online().await["session"].as_u64();
+    l.net.drop_existing(Close::Fin);
+    l.slave("back, and in doubt", |slave| {
+        slave["link"] == "online" && slave["session"].as_u64() > session && slave["doubts"] == true
+    })
+    .await;
+    assert_eq!(l.peer.state()["conduct"]["mode"], "production", "nothing is obeyed");
+    assert_eq!(l.peer.starts(&early), 0);
+
+    l.f.client.post("/v1/master/confirm-restore", &json!({})).await.unwrap().expect(200);
+    let obeys = |slave: &Value| slave["doubts"] == false && slave["mode_pending"] == false;
+    l.slave("obedient", |slave| slave["link"] == "online" && obeys(slave)).await;
+    assert_eq!(l.peer.state()["conduct"]["mode"], "maintenance");
+    assert_eq!(l.f.client.mode("py", &json!({"mode": "production"})).await.unwrap().status / 100, 2);
+    let after = l.f.place(sleep(0.0)).await;
+    l.f.state(&after, "succeeded").await;
+    assert_eq!((l.peer.starts(&done), l.peer.starts(&after)), (1, 1));
 }

@@ -128,7 +128,8 @@ async fn the_python_slave_is_enrolled_does_a_job_and_forgets_it_when_told() {
     let seen = l.f.state(&job, "succeeded").await;
     assert_eq!((seen["attempt"].as_u64(), seen["progress"].as_f64()), (Some(1), Some(1.0)), "{seen:#}");
     let took = ms(&seen["ended_at"]) - ms(&seen["started_at"]);
-    assert!((1500..1600).contains(&took), "{took} ms");
+    // Each end is rounded by itself, and turned into the master's time.
+    assert!((1490..1600).contains(&took), "{took} ms");
     let seen = l.f.state(&failing, "failed").await;
     assert_eq!(seen["reason"]["code"], "machine_fault");
     l.forgotten(&failing).await;

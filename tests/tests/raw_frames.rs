@@ -91,12 +91,12 @@ impl House {
     }
 
     /// The honest slave has noticed nothing, and the master serves as before.
-    async fn is_undisturbed(self) {
-        self.is_undisturbed_by(&[]).await;
+    async fn ends_undisturbed(self) {
+        self.ends_undisturbed_by(&[]).await;
     }
 
     /// The same, where these have been let in and are in the book.
-    async fn is_undisturbed_by(mut self, known: &[&str]) {
+    async fn ends_undisturbed_by(mut self, known: &[&str]) {
         let slave = self.f.online(0).await;
         assert_eq!(slave["session"], self.session, "its link stood all the time: {slave:#}");
         assert_eq!(self.f.job(&self.job).await["state"], "running");
@@ -216,7 +216,7 @@ async fn whoever_sends_bad_frames_loses_the_own_link_with_the_documented_code_an
         resident.push(house.resident());
     }
     assert!(resident[3] < resident[0] + SLACK_BYTES, "{resident:?}");
-    house.is_undisturbed().await;
+    house.ends_undisturbed().await;
 }
 
 #[tokio::test]
@@ -253,7 +253,7 @@ async fn the_end_of_a_link_is_answered_as_rfc_6455_says() {
         assert_eq!(raw.closed().await, Some(WS_PROTOCOL_ERROR), "{code}");
         house.let_go(before, 1, &format!("close code {code}")).await;
     }
-    house.is_undisturbed().await;
+    house.ends_undisturbed().await;
 }
 
 #[tokio::test]
@@ -277,7 +277,7 @@ async fn a_message_may_come_in_fragments_with_pings_between_them() {
     let welcome = raw.message().await;
     assert!(matches!(welcome, Some(Message::Welcome(_))), "{welcome:?}");
     drop(raw);
-    house.is_undisturbed_by(&["raw"]).await;
+    house.ends_undisturbed_by(&["raw"]).await;
 }
 
 #[tokio::test]
@@ -337,7 +337,7 @@ async fn what_comes_before_its_time_or_only_by_half_is_no_way_in() {
     }
     assert_eq!(raw.closed().await, Some(CloseCode::TooSlow.number()));
     house.let_go(before, 1, "heartbeats").await;
-    house.is_undisturbed().await;
+    house.ends_undisturbed().await;
 }
 
 #[tokio::test]
@@ -399,7 +399,7 @@ async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_s
     raw.say(&other).await;
     assert_eq!(raw.closed().await, Some(CloseCode::Protocol.number()), "the frame's session is the Hello's");
     house.let_go(before, 1, "a frame of another session").await;
-    house.is_undisturbed_by(&["raw"]).await;
+    house.ends_undisturbed_by(&["raw"]).await;
 }
 
 /// Each claims as much as may be claimed, sends next to nothing of it, and waits.
@@ -426,7 +426,7 @@ async fn what_strangers_claim_to_send_costs_the_master_nothing() {
     }
     let most = *resident.iter().max().unwrap();
     assert!(most < resident[0] + SLACK_BYTES, "{resident:?}, of {} claimed", STRANGERS * MAX_MESSAGE as u64);
-    house.is_undisturbed().await;
+    house.ends_undisturbed().await;
 }
 
 /// What a bad master does with a connection once the request is there.

@@ -18,6 +18,7 @@ pub mod disk;
 pub mod docs;
 pub mod model;
 pub mod nginx;
+pub mod peer;
 pub mod process;
 pub mod proxy;
 pub mod rows;

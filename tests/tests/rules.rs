@@ -3,14 +3,12 @@
 #![cfg(test)]
 
 use reloop_protocol::id::{Attempt, JobId, Run, StoreId};
-use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::LOG_BYTES;
 use reloop_protocol::master::{Answer, Delivery, JobCommand, SlaveCommand};
-use reloop_protocol::message::{
-    Ask, Attention, CloseCode, Flags, Message, Mode, Question, Reason, ReasonCode, WaitingFor,
-};
+use reloop_protocol::message::{Ask, Attention, Flags, Message, Question, Reason, ReasonCode, WaitingFor};
 use reloop_protocol::slave::{self, Damage, Fact, Local, Now, Release};
-use reloop_protocol::spec::{CancelMode, Gate, Late};
+use reloop_protocol::spec::{CancelMode, Gate};
 use reloop_protocol::time::{Millis, Time};
 use reloop_tests::world::World;
 

@@ -561,9 +561,15 @@ impl World {
         self.start_master();
     }
 
-    /// What the master's disk does not hold any more is promised only as far as slaves remember it.
+    /// What the master's disk does not hold any more is promised only as far as slaves remember it, and notice that they
+    /// are asked for it: by an epoch that they have not seen.
     fn master_forgot(&mut self, confirmed: bool) {
         let disk = &self.master_disk;
+        let seen = |node: &master::Node| {
+            let bonds = self.boxes.iter().filter_map(|held| held.disk.node()?.bond);
+            bonds.filter(|bond| bond.master == node.id).any(|bond| bond.epoch > node.epoch)
+        };
+        let confirmed = confirmed && !disk.node().is_some_and(seen);
         self.ledger.masters_forgot = true;
         self.ledger.acknowledged.retain(|order| disk.orders.contains_key(order));
         let canceled = |job: &master::Job| job.state.is_ended() || matches!(job.desired, Desired::Cancel(_));
@@ -1107,7 +1113,7 @@ impl World {
         let drift = (self.ms - at) * held.drift_ppm.abs() / 1_000_000 + 1;
         if let Some(not_before) = job.start.not_before
             && !matches!(job.start.gate, Gate::Released { .. })
-            && time + drift < not_before.0
+            && time + drift - late.min(0) < not_before.0
         {
             return Some(format!("{} ms early", not_before.0 - time));
         }
@@ -1118,7 +1124,7 @@ impl World {
         [job.start.deadline, latest]
             .into_iter()
             .flatten()
-            .find(|latest| time - drift - late > latest.0)
+            .find(|latest| time - drift - late.max(0) > latest.0)
             .map(|latest| format!("{} ms late", time - latest.0))
     }
 
@@ -1526,7 +1532,8 @@ impl World {
         let report = job.report.as_ref().filter(|report| report.state == job.state);
         let reason = report.and_then(|report| report.reason.as_ref()).or(job.reason.as_ref());
         let reason = reason.map(|reason| reason.code);
-        let resolved = ledger.resolved.contains(&id) && reason == Some(ReasonCode::Resolved);
+        let known = reason == Some(ReasonCode::Resolved) || ledger.torn.contains(&id);
+        let resolved = ledger.resolved.contains(&id) && known;
         let demanded = match job.state {
             State::Succeeded => ended(End::Succeeded) || resolved,
             State::Failed => match reason {

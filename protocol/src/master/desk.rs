@@ -498,6 +498,8 @@ impl Rules {
         let known = current.and_then(|job| job.report.as_ref()).map(|report| report.seq);
         let tell = match line.verdict {
             Verdict::Adopt => Tell::Record,
+            // It counts its reports anew.
+            Verdict::Quarantine => Tell::Report,
             Verdict::Forget
                 if current.is_some_and(|job| job.state.is_ended() && job.state != State::Lost) =>
             {

@@ -185,7 +185,7 @@ impl Rules {
             job.heard_at = Some(now);
             if let Some(report) = &mut job.report {
                 report.progress = row.progress;
-                report.seq = if store == Store::Trusted { report.seq.max(row.seq) } else { row.seq };
+                report.seq = report.seq.max(row.seq);
             }
             self.stirred.insert(row.job);
         }
@@ -228,6 +228,13 @@ impl Rules {
             }
             if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
                 return self.flag(id, Flags::DUPLICATE, "the slave says that an ended attempt is alive");
+            }
+            let over = job.state.is_ended() && job.state != State::Lost;
+            if over && report.state.is_ended() && report.state != job.state {
+                // Two memories of one attempt: what was known first stays.
+                let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
+                self.send_to(key, Message::Forget(forget));
+                return self.flag(id, Flags::DUPLICATE, "the slave says that this attempt ended otherwise");
             }
             return self.take(key, report);
         }

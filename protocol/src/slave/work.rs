@@ -122,8 +122,14 @@ impl Rules {
     fn ended(&mut self, id: JobId, ended: Ended) {
         let at = ended.at.map_or_else(|| self.stamp(), |wall| self.by_wall(wall));
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
+        let next = match job::next(job.report.state, job::Event::MachineEnded(ended.end)) {
+            job::Turn::To(next) => next,
+            job::Turn::Same => return,
+            // A person has said how it ended before the machine did: an outcome does not change.
+            job::Turn::Never(why) => return self.effects.push(Effect::Ignored(why)),
+        };
         let wished_away = matches!(job.desired, Desired::Cancel(_)) || job.stopping.is_some();
-        if job::next(job.report.state, job::Event::MachineEnded(ended.end)) == job::Turn::To(State::Failed) {
+        if next == State::Failed {
             job.report.reason = Some(Reason::new(ReasonCode::MachineFault, ended.outcome.text.clone()));
         }
         if ended.end == End::Succeeded {

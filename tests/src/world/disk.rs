@@ -137,6 +137,19 @@ impl MasterDisk {
         self.node.iter().chain(self.desks.values()).chain(self.tokens.values()).cloned().chain(jobs)
     }
 
+    /// The node's record, if it was ever written.
+    pub(super) fn node(&self) -> Option<&master::Node> {
+        match self.node.as_ref()? {
+            master::Write::Node(node) => Some(node),
+            master::Write::Order(_)
+            | master::Write::Key(..)
+            | master::Write::Job(_)
+            | master::Write::Desk(_)
+            | master::Write::Token(..)
+            | master::Write::Receipt(_) => None,
+        }
+    }
+
     /// This hand-out is known to have come to this.
     pub(super) fn knows(&self, id: JobId, attempt: Attempt, state: State) -> bool {
         let Some(job) = self.jobs.get(&id) else { return false };

@@ -429,6 +429,7 @@ impl Walk {
         self.store(*store);
         self.session(key, *session);
         self.bond(*bond);
+        self.see(sync.is_some());
         if let Some(Sync { boot, boot_ms, wall, master }) = sync {
             self.boot(*boot);
             self.see((master.0 - i64::try_from(*boot_ms).unwrap_or(i64::MAX), master.0 - wall.0));

@@ -243,7 +243,7 @@ pub static CONFIGURATIONS: [Configuration; 15] = [
         about: "one slave, a job with a window, a cut or a power failure, a release, and a clock",
         orders: |world| vec![planned(world)],
         faults: (1, &[Fault::Cut, Fault::Reboot]),
-        steps: (3, 5_000),
+        steps: (2, 10_000),
         ..DEFERRED
     },
     Configuration {

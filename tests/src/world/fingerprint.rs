@@ -211,7 +211,11 @@ impl Walk {
 
     fn session(&mut self, of: SlaveKey, session: Session) {
         let newest = self.newest.iter().find(|(key, _)| *key == of).map_or(Session(0), |(_, newest)| *newest);
-        self.see(newest.0.wrapping_sub(session.0));
+        // 0 is a word of its own: a connection on which nobody has said Hello yet.
+        self.see((
+            session == Session(0),
+            newest.0.wrapping_sub(session.0) * u64::from(session != Session(0)),
+        ));
     }
 
     fn commit(&mut self, commit: Commit) {
@@ -429,6 +433,7 @@ impl Walk {
         self.store(*store);
         self.session(key, *session);
         self.bond(*bond);
+        self.see(sync.is_some());
         if let Some(Sync { boot, boot_ms, wall, master }) = sync {
             self.boot(*boot);
             self.see((master.0 - i64::try_from(*boot_ms).unwrap_or(i64::MAX), master.0 - wall.0));

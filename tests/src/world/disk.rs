@@ -120,11 +120,6 @@ impl MasterDisk {
         }
     }
 
-    pub(super) fn node(&self) -> Option<&master::Node> {
-        let Some(master::Write::Node(node)) = &self.node else { return None };
-        Some(node)
-    }
-
     pub(super) fn desks(&self) -> impl Iterator<Item = &master::Desk> {
         self.desks.values().filter_map(|write| {
             let master::Write::Desk(desk) = write else { return None };

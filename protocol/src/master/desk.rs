@@ -506,7 +506,8 @@ impl Rules {
                 Tell::Nothing
             }
             // What a person gave up is heard again, whatever was known of it.
-            _ if known.is_some_and(|seq| seq >= row.seq)
+            // A lower number is no older word: another box spoke from a copy of this memory.
+            _ if known.is_some_and(|seq| seq == row.seq)
                 && current.is_some_and(|job| job.state == row.state) =>
             {
                 Tell::Nothing

@@ -107,7 +107,7 @@ impl Rules {
             self.mirror_row(key, row, store);
         }
         for report in reports.into_iter().chain(renewed.into_iter().map(|record| record.report)) {
-            self.judge_report(key, report, store);
+            self.judge_report(key, report, Some(store));
         }
         for declined in declined {
             self.declined(key, declined);
@@ -198,11 +198,12 @@ impl Rules {
         {
             desk.balked = false;
         }
-        self.judge_report(key, report, Store::Trusted);
+        self.judge_report(key, report, None);
         self.look_for_work.insert(key);
     }
 
-    fn judge_report(&mut self, key: SlaveKey, report: Report, store: Store) {
+    /// With the memory that a handshake found; on a live link, without.
+    fn judge_report(&mut self, key: SlaveKey, report: Report, settled: Option<Store>) {
         let Some(job) = self.state.book.jobs.get(&report.job) else {
             return self.effects.push(Effect::Ignored(NO_RECORD));
         };
@@ -215,15 +216,14 @@ impl Rules {
             progress: report.progress,
         };
         let theirs = Theirs::of(report.state);
-        let line = self.line(Some(job), key, Some(&row), theirs, store);
+        let line = self.line(Some(job), key, Some(&row), theirs, settled.unwrap_or(Store::Trusted));
         let id = report.job;
         if report.attempt > job.last_attempt {
             return self.take_forgotten(key, report);
         }
         if is_current(job, key, report.attempt) {
-            // Another memory counts its reports anew.
-            let counts_on = store == Store::Trusted;
-            if counts_on && job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
+            // What a handshake was told is the newest word, whatever its number: another memory counts anew.
+            if settled.is_none() && job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
                 return self.effects.push(Effect::Ignored(OLD_REPORT));
             }
             if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {

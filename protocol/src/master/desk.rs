@@ -235,7 +235,7 @@ impl Desk {
     }
 
     /// The connection that is the slave's at present, handshake over or not.
-    fn current(&self) -> Option<LinkId> {
+    pub(super) fn current(&self) -> Option<LinkId> {
         match &self.link {
             DeskLink::Down => None,
             DeskLink::Live { link } | DeskLink::Welcomed { link, .. } => Some(*link),

@@ -222,8 +222,10 @@ impl Rules {
             return self.take_forgotten(key, report);
         }
         if is_current(job, key, report.attempt) {
-            // What a handshake was told is the newest word, whatever its number: another memory counts anew.
-            if settled.is_none() && job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
+            // After a handshake its word is the newest, whatever its number: another memory counts anew.
+            let link = self.state.desks.get(&key).and_then(Desk::current);
+            let same_memory = settled.is_none() && link.is_some() && job.heard_on == link;
+            if same_memory && job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
                 return self.effects.push(Effect::Ignored(OLD_REPORT));
             }
             if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
@@ -289,6 +291,7 @@ impl Rules {
             after.wish(Desired::Run);
         }
         let was_lost = job.state == State::Lost;
+        let link = self.state.desks.get(&key).and_then(Desk::current);
         let durable_change = after.durable() != job.durable() || job.state != report.state;
         let now = self.now;
         if durable_change {
@@ -298,6 +301,7 @@ impl Rules {
                 job.recalled = after.recalled;
                 job.report = Some(report.clone());
                 job.heard_at = Some(now);
+                job.heard_on = link;
                 job.reason = None;
                 if was_lost {
                     job.flags.set(Flags::LATE_RESULT);
@@ -311,6 +315,7 @@ impl Rules {
         } else if let Some(job) = self.state.book.jobs.get_mut(&id) {
             job.report = Some(report.clone());
             job.heard_at = Some(now);
+            job.heard_on = link;
             self.stirred.insert(id);
         }
         if report.state.is_ended() {

@@ -514,11 +514,16 @@ impl Walk {
             ended_at,
             events,
             heard_at: _,
+            heard_on,
             revision: _,
         } = job;
         self.see((id, spec, digest, slave, requires, start, retry, created_at));
         self.see((state, desired, rev, recalled, attempt, last_attempt, holder));
         self.see((report, earlier, reason, flags, ended_at));
+        self.see(heard_on.is_some());
+        if let Some(link) = heard_on {
+            self.link(*link);
+        }
         // The world asks whether it was tried again.
         self.see(events.iter().filter(|event| event.state == State::Queued).take(2).count());
     }

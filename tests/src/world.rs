@@ -607,11 +607,9 @@ impl World {
             return;
         }
         self.ledger.masters_forgot = true;
-        if !confirmed {
-            self.ledger.split = true;
-            let live = self.master_disk.jobs.values().filter(|job| !job.state.is_ended());
-            self.ledger.torn.extend(live.map(|job| job.id));
-        }
+        self.ledger.split = !confirmed;
+        let live = self.master_disk.jobs.values().filter(|job| !job.state.is_ended());
+        self.ledger.torn.extend(live.map(|job| job.id));
         let disk = self.master_disk.clone();
         self.double = Some(Box::new(Seat { disk, ..Seat::default() }));
         self.at(true, |world| {
@@ -1489,6 +1487,8 @@ impl World {
         }
         let places = self.boxes.iter().filter(|held| held.machine.knows(id)).count();
         let retried = job.events.iter().filter(|event| event.state == State::Queued).count() > 1;
+        // A master that lost its data does not remember that it was tried again; the attempts tell.
+        let retried = retried || self.ledger.masters_forgot && attempts.len() >= places;
         if places > 1 && !decided && !retried && !torn {
             self.violate(Invariant::OnePlace, format!("{id} ran in {places} places"));
         }
@@ -1511,6 +1511,7 @@ impl World {
         }
         if self.ledger.canceled.contains(&id)
             && !self.ledger.given_away.contains(&id)
+            && !self.ledger.torn.contains(&id)
             && job.state == State::Succeeded
             && !job.all_flags().has(Flags::CANCEL_TOO_LATE)
         {
@@ -1537,8 +1538,9 @@ impl World {
         let demanded = match job.state {
             State::Succeeded => ended(End::Succeeded) || resolved,
             State::Failed => match reason {
-                Some(ReasonCode::Interrupted) => job.spec.on_interrupt == OnInterrupt::Fail,
-                _ => ended(End::Failed) || resolved,
+                _ if ended(End::Failed) || resolved => true,
+                // The reason may have been overwritten by that of a later refusal.
+                _ => job.spec.on_interrupt == OnInterrupt::Fail && job.all_flags().has(Flags::INTERRUPTED),
             },
             State::Canceled => match reason {
                 // A stop that was refused, or that came after the end, leaves its reason behind.

@@ -429,9 +429,16 @@ impl Rules {
         let key = hello.key;
         let Some(desk) = self.state.desks.get(&key) else { return };
         let node = self.state.node;
+        // A memory that went forward does not say less than it has said: a copy of it may, under a newer session.
+        let says_less = |row: &Row| {
+            let job = self.state.book.jobs.get(&row.job).filter(|job| is_current(job, key, row.attempt));
+            let known = job.and_then(|job| job.report.as_ref());
+            known.is_some_and(|known| known.seq > row.seq)
+        };
         let store = if desk.store.is_some_and(|known| known != hello.store) {
             HelloStore::Replaced
-        } else if desk.store.is_some() && hello.session <= desk.session {
+        } else if desk.store.is_some() && (hello.session <= desk.session || hello.rows.iter().any(says_less))
+        {
             HelloStore::RolledBack
         } else {
             HelloStore::Trusted
@@ -506,12 +513,7 @@ impl Rules {
                 Tell::Nothing
             }
             // What a person gave up is heard again, whatever was known of it.
-            // A lower number is no older word: another box spoke from a copy of this memory.
-            _ if known.is_some_and(|seq| seq == row.seq)
-                && current.is_some_and(|job| job.state == row.state) =>
-            {
-                Tell::Nothing
-            }
+            _ if known == Some(row.seq) && current.is_some_and(|job| job.state == row.state) => Tell::Nothing,
             _ => Tell::Report,
         };
         let newer = current.filter(|job| job.rev > row.rev && !job.state.is_ended());

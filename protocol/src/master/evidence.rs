@@ -83,7 +83,13 @@ impl Rules {
         records: Vec<Record>,
         declined: Vec<Declined>,
     ) {
-        let mut seen: BTreeSet<JobId> = hello.rows.iter().chain(&hello.ring).map(|row| row.job).collect();
+        // An older attempt in the slave's view says nothing of a newer one.
+        let mut seen: BTreeMap<JobId, Attempt> = BTreeMap::new();
+        let mut saw = |job: JobId, attempt: Attempt| {
+            let newest = seen.entry(job).or_insert(attempt);
+            *newest = attempt.max(*newest);
+        };
+        hello.rows.iter().chain(&hello.ring).for_each(|row| saw(row.job, row.attempt));
         // What a memory that went back in time says of jobs that are not there is as old as it is.
         let kept = |report: &Report| hello.rows.iter().any(|row| row.job == report.job);
         let reports: Vec<_> =
@@ -91,15 +97,20 @@ impl Rules {
         let reported: BTreeSet<JobId> = reports.iter().map(|report| report.job).collect();
         let (adopted, renewed): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| !self.state.book.jobs.contains_key(&record.report.job));
-        seen.extend(declined.iter().map(|declined| declined.job));
-        seen.extend(&reported);
+        declined.iter().for_each(|declined| saw(declined.job, declined.attempt));
+        reports.iter().for_each(|report| saw(report.job, report.attempt));
         for record in adopted {
-            seen.insert(record.report.job);
+            saw(record.report.job, record.report.attempt);
             self.adopt(key, record);
         }
         // An offer that was taken is in the reports; what is in neither view is judged as absent.
-        let absent: Vec<JobId> =
-            self.state.book.held_by(key).map(|job| job.id).filter(|id| !seen.contains(id)).collect();
+        let absent: Vec<JobId> = self
+            .state
+            .book
+            .held_by(key)
+            .filter(|job| seen.get(&job.id).is_none_or(|newest| *newest < job.attempt))
+            .map(|job| job.id)
+            .collect();
         for id in absent {
             self.judge_absent(key, id, store);
         }

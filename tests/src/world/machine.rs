@@ -90,7 +90,15 @@ impl Machine {
     /// A person has seen to it that nothing but `known` works in the machine.
     pub(super) fn clear_by_hand(&mut self, known: Option<RunKey>) {
         for (key, work) in &mut self.works {
-            work.gone |= work.ended.is_none() && Some(*key) != known;
+            if work.ended.is_none() && !work.gone && Some(*key) != known {
+                work.gone = true;
+                // What it had said of that work and nobody has heard is no answer any more.
+                for (of, fact) in &mut self.facts {
+                    if of == key {
+                        *fact = Fact::Probed(Probed::Gone);
+                    }
+                }
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::desk::{Desk, DeskLink, Receipt, is_current};
 use super::{Delivery, Earlier, Effect, Job, RECEIPTS, Rules, Write};
-use crate::id::{Attempt, JobId, SlaveKey};
+use crate::id::{Attempt, JobId, SlaveKey, WishRev};
 use crate::job::{self, State};
 use crate::limits;
 use crate::message::{
@@ -14,7 +14,7 @@ use crate::message::{
 };
 use crate::reconcile::{Line, Store, Theirs, Verdict};
 use crate::slave::LinkId;
-use crate::spec::{CancelMode, Desired};
+use crate::spec::{CancelMode, Desired, Want};
 
 /// How many earlier hand-outs of a job are kept: enough to see a pattern, and a bound on its record.
 const EARLIER: usize = 16;
@@ -223,9 +223,21 @@ impl Rules {
             if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
                 return self.flag(id, Flags::DUPLICATE, "the slave says that an ended attempt is alive");
             }
+            if line.verdict == Verdict::Cancel && job.state == State::Lost {
+                return self.call_off(key, id, report.attempt, report.rev);
+            }
             return self.take(key, report);
         }
         self.take_older(key, report, line);
+    }
+
+    /// A hand-out that does not count any more, and that its slave has not begun. It is told in the Welcome; on a live
+    /// link it is told here.
+    fn call_off(&mut self, key: SlaveKey, id: JobId, attempt: Attempt, rev: WishRev) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let desired = Desired::Cancel(CancelMode::IfNotStarted);
+        let want = Want { attempt, rev: rev.next(), desired, ..job.want(false) };
+        self.send_to(key, Message::Want(want));
     }
 
     /// The slave's word about the attempt that speaks for the job.
@@ -295,7 +307,7 @@ impl Rules {
     fn take_older(&mut self, key: SlaveKey, report: Report, line: &Line) {
         let id = report.job;
         let report = report.clipped(EARLIER_TEXT);
-        let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev.next());
+        let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev);
         self.edit(id, |job| {
             let known =
                 job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);
@@ -310,14 +322,7 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let (newer, newer_holder, desired) = (job.state, job.holder, job.desired);
         if line.verdict == Verdict::Cancel {
-            // It is told in the Welcome; on a live link it is told here.
-            let want = crate::spec::Want {
-                attempt,
-                rev,
-                desired: Desired::Cancel(CancelMode::IfNotStarted),
-                ..job.want(false)
-            };
-            return self.send_to(key, Message::Want(want));
+            return self.call_off(key, id, attempt, rev);
         }
         if said.is_ended() {
             self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));

@@ -683,3 +683,19 @@ fn a_slave_that_declined_because_of_an_attempt_that_is_over_is_offered_the_next(
     world.pass(12_000);
     assert_eq!(world.state(job), State::Succeeded);
 }
+
+#[test]
+fn a_job_that_was_given_up_while_its_offer_was_under_way_is_called_off() {
+    let mut world = World::new(1);
+    let first = world.order("mill");
+    let first = world.place(first);
+    world.settle();
+    let second = world.order("mill");
+    let second = world.place(second);
+    assert_eq!(world.state(second), State::Assigned);
+    world.command(second, JobCommand::Abandon);
+    world.settle();
+    assert_eq!((world.state(first), world.on_slave(0, second)), (State::Running, None));
+    world.pass(30_000);
+    assert_eq!((world.state(second), world.begun(second)), (State::Canceled, 0));
+}

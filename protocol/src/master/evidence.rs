@@ -242,6 +242,9 @@ impl Rules {
             if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
                 return self.flag(id, Flags::DUPLICATE, "the slave says that an ended attempt is alive");
             }
+            if line.verdict == Verdict::Cancel && job.state == State::Lost {
+                return self.withdraw(key, id, report.attempt, report.rev.next());
+            }
             let over = job.state.is_ended() && job.state != State::Lost;
             if over && report.state.is_ended() && report.state != job.state {
                 // Two memories of one attempt: what was known first stays.
@@ -360,7 +363,7 @@ impl Rules {
     fn take_older(&mut self, key: SlaveKey, report: Report, line: &Line) {
         let id = report.job;
         let report = report.clipped(EARLIER_TEXT);
-        let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev.next());
+        let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev);
         self.edit(id, |job| {
             let known =
                 job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);

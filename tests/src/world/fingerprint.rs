@@ -212,10 +212,8 @@ impl Walk {
     fn session(&mut self, of: SlaveKey, session: Session) {
         let newest = self.newest.iter().find(|(key, _)| *key == of).map_or(Session(0), |(_, newest)| *newest);
         // 0 is a word of its own: a connection on which nobody has said Hello yet.
-        self.see((
-            session == Session(0),
-            newest.0.wrapping_sub(session.0) * u64::from(session != Session(0)),
-        ));
+        let behind = (session != Session(0)).then(|| newest.0.wrapping_sub(session.0));
+        self.see(behind);
     }
 
     fn commit(&mut self, commit: Commit) {

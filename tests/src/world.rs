@@ -1544,7 +1544,10 @@ impl World {
             },
             State::Canceled => match reason {
                 // A stop that was refused, or that came after the end, leaves its reason behind.
-                Some(ReasonCode::Canceled) => ledger.cancel_asked.contains(&id),
+                // What was given up before it began is called off.
+                Some(ReasonCode::Canceled) => {
+                    ledger.cancel_asked.contains(&id) || ledger.abandoned.contains(&id)
+                }
                 Some(ReasonCode::Abandoned) => {
                     ledger.masters_forgot || ledger.given_away.contains(&id) || job.last_attempt > Attempt(1)
                 }

@@ -11,11 +11,11 @@ use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{
     self, Answer, Enrollment, JobCommand, Master, Order, Receipt, RequestId, Retry, SlaveCommand,
 };
-use reloop_protocol::message::{CloseCode, Message, Outcome, ReasonCode};
+use reloop_protocol::message::{CloseCode, Flags, Message, Outcome, ReasonCode};
 use reloop_protocol::slave::{
     self, Ended, Fact, LinkId, Local, Now, Probed, Release, RunKey, Settings, Slave,
 };
-use reloop_protocol::spec::{OnOverdue, Spec, StartRule};
+use reloop_protocol::spec::{Desired, Gate, Late as LateRule, OnOverdue, Spec, StartRule};
 use reloop_protocol::time::Time;
 
 /// When the world begins, in milliseconds since the Unix epoch.
@@ -506,12 +506,59 @@ impl World {
         }
         assert_eq!(slave::durable(&back), (node, jobs, ring), "slave {slave}'s disk after {shown}");
         held.state = Some(step.state);
+        self.check_overruns(slave);
         for effect in step.effects {
             self.slave_effect(slave, effect);
         }
     }
 
+    /// What this slave takes for the master's time, if it has heard it in this boot.
+    fn time_of(&self, slave: usize) -> Option<Time> {
+        let sync = self.boxes[slave].state.as_ref()?.node.sync?;
+        let since = i64::try_from(self.slave_now(slave).boot_ms.checked_sub(sync.boot_ms)?).ok()?;
+        (sync.boot == self.boxes[slave].boot).then_some(Time(sync.master.0 + since))
+    }
+
+    /// What may not be started, said apart from the rules that start.
+    fn check_start(&self, slave: usize, work: RunKey) {
+        let Some(state) = &self.boxes[slave].state else { return };
+        let never = |broken: bool, what: &str| assert!(!broken, "slave {slave} starts {work:?} {what}");
+        let Some(job) = state.jobs.get(&work.job) else { return never(true, "that it does not hold") };
+        let (node, start) = (&state.node, &job.start);
+        never(node.local_lock, "while the machine is locked");
+        never(node.attention.is_some(), "although the machine needs attention");
+        never(node.unloading.is_some(), "over finished work");
+        never(!node.conduct.mode.may_start(), "out of production");
+        never(state.jobs.values().any(|job| job.report.state == State::Uncertain), "beside a job in doubt");
+        never(job.desired != Desired::Run || job.paused_locally, "that nobody wants to run");
+        let released = matches!(start.gate, Gate::Released { .. });
+        never(start.gate == Gate::Held, "that is held");
+        let missed = job.report.flags.has(Flags::MISSED_START);
+        never(missed && !released && start.late == LateRule::Hold, "whose time it missed");
+        let Some(time) = self.time_of(slave) else {
+            let timed = start.not_before.is_some() || start.deadline.is_some() || released;
+            return never(timed && !state.settings.trust_clock, "without knowing the time");
+        };
+        never(!released && start.not_before.is_some_and(|at| at > time), "before its time");
+        never(start.deadline.is_some_and(|at| at < time), "after its latest start");
+        never(matches!(start.gate, Gate::Released { latest } if latest < time), "on a release that lapsed");
+    }
+
+    /// No job runs longer than it may, and nobody knows.
+    fn check_overruns(&self, slave: usize) {
+        let (Some(state), Some(time)) = (&self.boxes[slave].state, self.time_of(slave)) else { return };
+        for job in state.jobs.values().filter(|job| job.report.state.is_executing()) {
+            if let (Some(started), Some(length)) = (job.report.started_at, job.spec.max_runtime) {
+                let known = started.after(length) > time || job.report.flags.has(Flags::OVERDUE);
+                assert!(known, "slave {slave} lets {} run too long", job.report.job);
+            }
+        }
+    }
+
     fn slave_effect(&mut self, slave: usize, effect: slave::Effect) {
+        if let slave::Effect::Start { work, .. } = effect {
+            self.check_start(slave, work);
+        }
         let held = &mut self.boxes[slave];
         match effect {
             slave::Effect::Send { link, session, message } => {

@@ -334,6 +334,23 @@ fn a_local_lock_keeps_starts_out_until_it_is_lifted_there() {
 }
 
 #[test]
+fn a_held_job_is_held_also_where_nobody_knows_the_time() {
+    let mut world = World::new(1);
+    let mut order = world.order("mill");
+    order.start.gate = Gate::Held;
+    let job = world.place(order);
+    world.settle();
+    world.cut(0);
+    world.reboot(0);
+    world.pass(5_000);
+    assert_eq!(world.on_slave(0, job), Some(State::Accepted), "it was rebooted, and heard of no master since");
+    world.plug(0);
+    world.command(job, JobCommand::Release { valid: Millis::seconds(60) });
+    world.settle();
+    assert_eq!((world.state(job), world.begun(job)), (State::Running, 1));
+}
+
+#[test]
 fn maintenance_keeps_starts_out_and_draining_finishes_what_is_there() {
     let mut world = World::new(1);
     let mut order = world.order("mill");

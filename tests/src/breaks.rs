@@ -31,7 +31,7 @@ pub const SEEDED: &str = "SEEDED";
 pub const SIMULATION: &str = "simulation";
 
 /// Test programs that are about the rules alone, as `caught_by` names them.
-pub const RULE_TESTS: [&str; 2] = ["rules", "disagreements"];
+pub const RULE_TESTS: [&str; 3] = ["rules", "disagreements", "fences"];
 
 /// One rule, broken.
 #[derive(Debug, Clone, Copy)]
@@ -103,11 +103,16 @@ pub fn doctored(file: &str, text: &str, breaks: &[Break]) -> Result<String, Stri
         let places: Vec<usize> = text.match_indices(find).map(|(at, _)| at).collect();
         let names: Vec<_> = same.iter().map(|one| one.name).collect();
         let &[at] = places.as_slice() else {
-            wrong.push(format!("{}: {file} holds its find {} times, not once: {find}", names.join(", "), places.len()));
+            wrong.push(format!(
+                "{}: {file} holds its find {} times, not once: {find}",
+                names.join(", "),
+                places.len()
+            ));
             continue;
         };
         if same.len() > 1 && same.iter().any(|one| one.writes_its_own_switch()) {
-            wrong.push(format!("{}: those that write their own switch cannot share a find", names.join(", ")));
+            wrong
+                .push(format!("{}: those that write their own switch cannot share a find", names.join(", ")));
             continue;
         }
         splices.push(Splice { at: at..at + find.len(), text: switched(file, find, &same), names });
@@ -115,7 +120,11 @@ pub fn doctored(file: &str, text: &str, breaks: &[Break]) -> Result<String, Stri
     splices.sort_by_key(|splice| splice.at.start);
     for pair in splices.windows(2) {
         if pair[0].at.end > pair[1].at.start {
-            wrong.push(format!("{} and {} overlap in {file}", pair[0].names.join(", "), pair[1].names.join(", ")));
+            wrong.push(format!(
+                "{} and {} overlap in {file}",
+                pair[0].names.join(", "),
+                pair[1].names.join(", ")
+            ));
         }
     }
     if !wrong.is_empty() {
@@ -173,7 +182,9 @@ pub fn rotten(workspace: &Path, breaks: &[Break]) -> Vec<String> {
     }
     let mut names: Vec<_> = breaks.iter().map(|one| one.name).collect();
     names.sort_unstable();
-    wrong.extend(names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| format!("two are called {}", pair[0])));
+    wrong.extend(
+        names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| format!("two are called {}", pair[0])),
+    );
     for one in breaks {
         if one.caught_by.is_empty() {
             wrong.push(format!("{}: nobody is named who catches it", one.name));

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use reloop_tests::breaks::{self, Break};
+use reloop_tests::breaks::{self, Break, run};
 use reloop_tests::daemon::workspace;
 use reloop_tests::demo;
 
@@ -25,71 +25,79 @@ enum Verb {
     },
     /// Can the tests fail? Breaks rules on purpose, one after the other, in a doctored copy of the workspace, and tells
     /// which tests notice. Exit 1 if a break survives.
-    Breaks {
-        /// Only these; all if none is named.
-        names: Vec<String>,
-        /// Say what there is, and run nothing.
-        #[arg(long)]
-        list: bool,
-        /// Only what tests of the rules and the simulation are to notice: no processes.
-        #[arg(long, conflicts_with = "processes")]
-        rules: bool,
-        /// Only what tests with real processes are to notice.
-        #[arg(long)]
-        processes: bool,
-        /// Try every test of the rules and the simulation on each break, and tell all that notice.
-        #[arg(long, conflicts_with = "processes")]
-        survey: bool,
-        /// Take it for granted that the tests with processes pass while nothing is broken.
-        #[arg(long)]
-        assume_sound: bool,
-    },
+    Breaks(Breaks),
+}
+
+/// What of the breaks to run.
+#[derive(clap::Args)]
+struct Breaks {
+    /// Only these; all if none is named.
+    names: Vec<String>,
+    /// Say what there is, and run nothing.
+    #[arg(long)]
+    list: bool,
+    /// Only what tests of the rules and the simulation are to notice: no processes.
+    #[arg(long, conflicts_with = "processes")]
+    rules: bool,
+    /// Only what tests with real processes are to notice.
+    #[arg(long)]
+    processes: bool,
+    /// Try every test of the rules and the simulation on each break, and tell all that notice.
+    #[arg(long, conflicts_with = "processes")]
+    survey: bool,
+    /// Make and build the doctored copies, and run nothing.
+    #[arg(long)]
+    build: bool,
+    /// Take it for granted that the tests with processes pass while nothing is broken.
+    #[arg(long)]
+    assume_sound: bool,
 }
 
 fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Demo { once } => demo::run(once),
-        Verb::Breaks { names, list, rules, processes, survey, assume_sound } => {
-            let all = breaks::all();
-            let unknown: Vec<_> = names.iter().filter(|name| all.iter().all(|one| one.name != **name)).collect();
-            if !unknown.is_empty() {
-                return fail(&format!("no such break: {unknown:?}; `--list` names them"));
+        Verb::Breaks(breaks) => breaks.run().unwrap_or_else(|error| fail(&error)),
+    }
+}
+
+impl Breaks {
+    fn run(self) -> Result<ExitCode, String> {
+        let all = breaks::all();
+        let known = |name: &str| all.iter().any(|one| one.name == name);
+        if let Some(name) = self.names.iter().find(|name| !known(name)) {
+            return Err(format!("there is no break {name}: `--list` names them"));
+        }
+        let chosen = |one: &&Break| self.names.is_empty() || self.names.iter().any(|name| name == one.name);
+        let chosen: Vec<Break> = all.iter().filter(chosen).copied().collect();
+        if self.list {
+            for one in chosen {
+                println!("{}: {} ({})\n    {}", one.name, one.what, one.file, one.caught_by.join("\n    "));
             }
-            let chosen: Vec<Break> =
-                all.iter().filter(|one| names.is_empty() || names.iter().any(|name| name == one.name)).copied().collect();
-            if list {
-                for one in chosen {
-                    println!("{}: {} ({})\n    {}", one.name, one.what, one.file, one.caught_by.join("\n    "));
-                }
-                return ExitCode::SUCCESS;
-            }
-            let wrong = breaks::rotten(workspace(), &all);
-            if !wrong.is_empty() {
-                return fail(&wrong.join("\n"));
-            }
-            let of_rules = |one: &&Break| survey || one.is_hunted() || !one.rule_tests().is_empty();
-            let at_rules: Vec<_> = chosen.iter().filter(of_rules).filter(|_| !processes).copied().collect();
-            let with_processes = |one: &&Break| !rules && !survey && !one.process_tests().is_empty();
-            let in_processes: Vec<_> = chosen.iter().filter(with_processes).copied().collect();
-            let mut rows = Vec::new();
-            if !at_rules.is_empty() {
-                match breaks::run::rules(workspace(), &all, &at_rules, survey) {
-                    Ok(found) => rows.extend(found),
-                    Err(error) => return fail(&error),
-                }
-            }
-            if !in_processes.is_empty() {
-                match breaks::run::processes(workspace(), &all, &in_processes, !assume_sound) {
-                    Ok(found) => rows.extend(found),
-                    Err(error) => return fail(&error),
-                }
-            }
-            println!("\n{}", breaks::run::table(&rows));
-            let survived = rows.iter().filter(|row| !row.caught).count();
-            if survived == 0 || survey {
-                return ExitCode::SUCCESS;
-            }
-            fail(&format!("{survived} of {} catchers did not notice their break", rows.len()))
+            return Ok(ExitCode::SUCCESS);
+        }
+        let wrong = breaks::rotten(workspace(), &all);
+        if !wrong.is_empty() {
+            return Err(wrong.join("\n"));
+        }
+        if self.build {
+            run::build(workspace(), &all, self.rules, self.processes)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut rows = Vec::new();
+        let of_rules = |one: &&Break| self.survey || one.is_hunted() || !one.rule_tests().is_empty();
+        let of_rules: Vec<_> = chosen.iter().filter(of_rules).copied().collect();
+        if !self.processes && !of_rules.is_empty() {
+            rows.extend(run::rules(workspace(), &all, &of_rules, self.survey)?);
+        }
+        let of_processes: Vec<_> =
+            chosen.iter().filter(|one| !one.process_tests().is_empty()).copied().collect();
+        if !self.rules && !self.survey && !of_processes.is_empty() {
+            rows.extend(run::processes(workspace(), &all, &of_processes, !self.assume_sound)?);
+        }
+        println!("\n{}", run::table(&rows));
+        match rows.iter().filter(|row| !row.caught).count() {
+            0 => Ok(ExitCode::SUCCESS),
+            survived => Err(format!("{survived} times of {} a break was not noticed", rows.len())),
         }
     }
 }

@@ -261,7 +261,11 @@ fn check(
         let job = world.job(*id);
         if let Some(said) = job.report.as_ref().map(|report| report.state).filter(|said| said.is_ended()) {
             let repeated = said == job.state || job.state == State::Lost;
-            assert!(repeated, "seed {seed}: {id} is {:?} at the master, and its slave said {said:?}", job.state);
+            assert!(
+                repeated,
+                "seed {seed}: {id} is {:?} at the master, and its slave said {said:?}",
+                job.state
+            );
         }
         let begun: Vec<_> = world
             .boxes

@@ -328,6 +328,7 @@ fn a_local_lock_keeps_starts_out_until_it_is_lifted_there() {
     let job = world.place(order);
     world.pass(5_000);
     assert_eq!(world.state(job), State::Queued, "a locked machine is not offered work");
+    assert_eq!(world.job(job).last_attempt.0, 0, "not even to decline it");
     world.local(0, Local::Lock(false)).unwrap().unwrap();
     world.settle();
     assert_eq!(world.state(job), State::Running);
@@ -343,7 +344,11 @@ fn a_held_job_is_held_also_where_nobody_knows_the_time() {
     world.cut(0);
     world.reboot(0);
     world.pass(5_000);
-    assert_eq!(world.on_slave(0, job), Some(State::Accepted), "it was rebooted, and heard of no master since");
+    assert_eq!(
+        world.on_slave(0, job),
+        Some(State::Accepted),
+        "it was rebooted, and heard of no master since"
+    );
     world.plug(0);
     world.command(job, JobCommand::Release { valid: Millis::seconds(60) });
     world.settle();

@@ -66,11 +66,12 @@ struct Verdict {
 /// # Errors
 /// The copy cannot be made or built, or something fails although nothing is broken.
 pub fn rules(workspace: &Path, all: &[Break], breaks: &[Break], survey: bool) -> Result<Vec<Row>, String> {
-    let copy = workspace::rules(workspace, all).map_err(|error| error.to_string())?;
-    let mut programs = copy.build(&["test", "--no-run", "-p", "reloop-tests", "--tests"])?;
-    // Last: of a program that also has tests of its own, the program is meant.
-    programs.extend(copy.build(&["build", "-p", "reloop-tests", "--bins"])?);
-    let bench = Bench { programs: &programs, logs: workspace.join("target/breaks/log/rules"), patience: RULE_PATIENCE };
+    let programs = build_rules(workspace, all)?;
+    let bench = Bench {
+        programs: &programs,
+        logs: workspace.join("target/breaks/log/rules"),
+        patience: RULE_PATIENCE,
+    };
     bench.sound(breaks.iter().flat_map(Break::rule_tests))?;
     let hunted = bench.hunt(None, SOUND_SCHEDULES)?;
     if hunted.failed {
@@ -112,20 +113,49 @@ pub fn rules(workspace: &Path, all: &[Break], breaks: &[Break], survey: bool) ->
 /// # Errors
 /// The copy cannot be made or built, or something fails although nothing is broken.
 pub fn processes(workspace: &Path, all: &[Break], breaks: &[Break], sound: bool) -> Result<Vec<Row>, String> {
-    let copy = workspace::whole(workspace, all).map_err(|error| error.to_string())?;
-    let mut programs = BTreeMap::new();
-    copy.build(&["build", "--workspace", "--bins", "--examples"])?;
-    let wanted: BTreeSet<_> = breaks.iter().flat_map(Break::process_tests).map(|(program, _)| program).collect();
-    let mut arguments = vec!["test", "--no-run", "--workspace"];
-    for program in &wanted {
-        arguments.extend(["--test", program]);
-    }
-    programs.extend(copy.build(&arguments)?);
-    let bench = Bench { programs: &programs, logs: workspace.join("target/breaks/log/whole"), patience: PROCESS_PATIENCE };
+    let programs = build_whole(workspace, all)?;
+    let bench = Bench {
+        programs: &programs,
+        logs: workspace.join("target/breaks/log/whole"),
+        patience: PROCESS_PATIENCE,
+    };
     if sound {
         bench.sound(breaks.iter().flat_map(Break::process_tests))?;
     }
     in_parallel(breaks, PROCESS_WORKERS, |one| bench.tests(one, &one.process_tests()))
+}
+
+/// Makes and builds the doctored copies; both, if neither is asked for alone.
+///
+/// # Errors
+/// A copy cannot be made or built.
+pub fn build(workspace: &Path, all: &[Break], rules: bool, processes: bool) -> Result<(), String> {
+    if !rules {
+        build_whole(workspace, all)?;
+    }
+    if !processes {
+        build_rules(workspace, all)?;
+    }
+    Ok(())
+}
+
+fn build_rules(workspace: &Path, all: &[Break]) -> Result<Programs, String> {
+    let copy = workspace::rules(workspace, all).map_err(|error| error.to_string())?;
+    let mut programs = copy.build(&["test", "--no-run", "-p", "reloop-tests", "--tests"])?;
+    programs.extend(copy.build(&["build", "-p", "reloop-tests", "--bins"])?);
+    Ok(programs)
+}
+
+fn build_whole(workspace: &Path, all: &[Break]) -> Result<Programs, String> {
+    let copy = workspace::whole(workspace, all).map_err(|error| error.to_string())?;
+    // The nodes, which the scenarios look for beside themselves.
+    copy.build(&["build", "-p", "reloop-master", "-p", "reloop-slave", "--bins"])?;
+    let mut arguments = vec!["test", "--no-run"];
+    let tests: BTreeSet<_> = all.iter().flat_map(Break::process_tests).map(|(program, _)| program).collect();
+    for test in &tests {
+        arguments.extend(["--test", test]);
+    }
+    copy.build(&arguments)
 }
 
 /// Does something for each break, some at a time; the rows in the order of the breaks.
@@ -184,7 +214,10 @@ impl Bench<'_> {
             let tests: Vec<_> = tests.into_iter().collect();
             for (test, verdict) in self.run_tests(None, program, &tests)? {
                 if verdict.failed {
-                    return Err(format!("{program}::{test} fails although nothing is broken: {}", verdict.said));
+                    return Err(format!(
+                        "{program}::{test} fails although nothing is broken: {}",
+                        verdict.said
+                    ));
                 }
             }
         }
@@ -195,7 +228,8 @@ impl Bench<'_> {
         let mut rows = Vec::new();
         let programs: BTreeSet<_> = tests.iter().map(|(program, _)| *program).collect();
         for program in programs {
-            let names: Vec<_> = tests.iter().filter(|(of, _)| *of == program).map(|(_, test)| *test).collect();
+            let names: Vec<_> =
+                tests.iter().filter(|(of, _)| *of == program).map(|(_, test)| *test).collect();
             let began = Instant::now();
             let verdicts = self.run_tests(Some(one.name), program, &names)?;
             let after = format!("{:.1} s", began.elapsed().as_secs_f64());
@@ -257,7 +291,8 @@ impl Bench<'_> {
         let mut command = Command::new(self.program("hunt")?);
         command.args(["0", &schedules.to_string()]);
         let (status, text) = self.run(switch, "hunt", command)?;
-        let said = if text.is_empty() && !status.success() { format!("\t{status}") } else { text };
+        // The world tells more before it gives up.
+        let said = text.lines().last().map_or_else(|| format!("\t{status}"), str::to_owned);
         Ok(Verdict { failed: !status.success(), said })
     }
 
@@ -266,7 +301,12 @@ impl Bench<'_> {
     }
 
     /// Runs a program to its end, with everything that it has started.
-    fn run(&self, switch: Option<&str>, name: &str, mut command: Command) -> Result<(ExitStatus, String), String> {
+    fn run(
+        &self,
+        switch: Option<&str>,
+        name: &str,
+        mut command: Command,
+    ) -> Result<(ExitStatus, String), String> {
         let log = self.log(switch, name);
         let about = |error: std::io::Error| format!("{}: {error}", log.display());
         fs::create_dir_all(&self.logs).map_err(about)?;

@@ -9,7 +9,7 @@ pub(super) const LIST: &[Break] = &[
         find: "was.is_none_or(|was| was.durable() != durable)",
         with: "was.is_none_or(|was| was.durable() != durable) && job.report.state != State::Starting",
         what: "The intent to start is on disk before the machine is touched.",
-        caught_by: &["simulation"],
+        caught_by: &["simulation", "disagreements::d9_a_cut_inside_the_handshake_has_no_effect"],
     },
     Break {
         name: "attention_is_not_written",
@@ -17,7 +17,11 @@ pub(super) const LIST: &[Break] = &[
         find: "before.node != self.state.node",
         with: "before.node.session != self.state.node.session",
         what: "What a slave knows of itself and of its people's locks is on its disk.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "fences::what_the_programs_cannot_do_is_never_held",
+            "scenarios_people::a_machine_that_waits_to_be_cleared_still_waits_after_its_agent_was_killed",
+        ],
     },
     Break {
         name: "two_at_once",
@@ -25,7 +29,11 @@ pub(super) const LIST: &[Break] = &[
         find: "self.machine_is_taken() || self.machine_is_barred()",
         with: "self.machine_is_barred()",
         what: "A machine does one job at a time.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "disagreements::d1_after_a_restart_nothing_is_dispatched_before_reconciliation",
+            "disagreements::d3_after_a_restore_the_ring_repairs_the_gap_and_nothing_fires_in_mass",
+        ],
     },
     Break {
         name: "starts_while_locked",
@@ -33,7 +41,10 @@ pub(super) const LIST: &[Break] = &[
         find: "|| node.local_lock",
         with: "|| node.local_lock && !SEEDED",
         what: "A machine that is locked at the machine starts nothing.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "scenarios_people::a_lock_at_the_machine_keeps_remote_starts_out_and_only_there_it_is_opened",
+        ],
     },
     Break {
         name: "starts_out_of_production",
@@ -41,7 +52,11 @@ pub(super) const LIST: &[Break] = &[
         find: "!node.conduct.mode.may_start()",
         with: "false",
         what: "A slave in maintenance starts nothing.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "rules::maintenance_keeps_starts_out_and_draining_finishes_what_is_there",
+            "scenarios_people::a_slave_out_of_production_finishes_what_runs_and_starts_nothing",
+        ],
     },
     Break {
         name: "starts_over_finished_work",
@@ -49,7 +64,12 @@ pub(super) const LIST: &[Break] = &[
         find: "node.unloading.is_some()",
         with: "false",
         what: "Finished is not free: what lies in the machine is cleared first.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "disagreements::b9_a_machine_that_is_not_ready_is_waited_for_until_the_deadline",
+            "rules::finished_is_not_free_with_release_ack",
+            "scenarios_people::finished_is_not_free_until_somebody_says_that_the_machine_is_clear",
+        ],
     },
     Break {
         name: "starts_in_fault",
@@ -65,7 +85,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.jobs.values().any(|job| job.report.state == State::Uncertain)",
         with: "false",
         what: "Nothing starts on a machine that may still work on a job of which nobody knows.",
-        caught_by: &["simulation"],
+        caught_by: &["simulation", "rules::a_machine_that_cannot_say_what_it_did_makes_a_person_decide"],
     },
     Break {
         name: "starts_early",
@@ -73,7 +93,16 @@ pub(super) const LIST: &[Break] = &[
         find: "job.start.not_before.is_some_and(|at| at > time)",
         with: "false",
         what: "No job starts before its time.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "disagreements::b1_a_start_time_that_comes_offline_is_kept",
+            "disagreements::b3_a_changed_time_is_applied_if_it_has_not_started",
+            "disagreements::b4_a_withdrawn_start_of_a_running_job_stops_nothing",
+            "disagreements::b6_of_two_for_the_same_time_one_waits_its_turn",
+            "rules::a_deferred_job_starts_by_itself_while_offline",
+            "scenarios_nominal::a_deferred_job_is_handed_ahead_and_starts_at_its_time_while_online",
+            "scenarios_links::a_slow_and_distant_network_only_makes_it_later",
+        ],
     },
     Break {
         name: "starts_late",
@@ -81,7 +110,11 @@ pub(super) const LIST: &[Break] = &[
         find: "job.start.deadline.is_some_and(|deadline| deadline < time)",
         with: "false",
         what: "No job starts after its latest start.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "disagreements::b9_a_machine_that_is_not_ready_is_waited_for_until_the_deadline",
+            "scenarios_nominal::a_job_whose_window_closes_unstarted_expires_at_the_slave_and_at_the_master",
+        ],
     },
     Break {
         name: "starts_held",
@@ -89,7 +122,11 @@ pub(super) const LIST: &[Break] = &[
         find: "job.start.gate == Gate::Held || job.missed && job.start.gate == Gate::Open",
         with: "job.missed && job.start.gate == Gate::Open",
         what: "A held job waits for its release, whatever the time is.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "disagreements::a2_a_lost_confirmation_is_made_good_by_the_snapshot",
+            "scenarios_nominal::a_held_job_waits_for_its_release",
+        ],
     },
     Break {
         name: "release_has_no_latest_time",
@@ -97,7 +134,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Gate::Released { latest } if latest < time =>",
         with: "Gate::Released { latest } if latest < time && !SEEDED =>",
         what: "A release is for a start by its latest time, and no later.",
-        caught_by: &["simulation"],
+        caught_by: &["simulation", "disagreements::a3_a_released_start_is_given_again_until_its_latest_time"],
     },
     Break {
         name: "paused_wish_starts",
@@ -113,7 +150,11 @@ pub(super) const LIST: &[Break] = &[
         find: "job.missed = true;",
         with: "job.due = true;",
         what: "A start that passed while the slave was off, with late = hold, waits for a person.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "rules::a_store_that_went_back_in_time_fires_nothing",
+            "scenarios_nominal::a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word",
+        ],
     },
     Break {
         name: "missed_start_is_not_skipped",
@@ -121,7 +162,11 @@ pub(super) const LIST: &[Break] = &[
         find: "self.turn(id, job::Event::Lapsed, Source::Slave);",
         with: "job.due = true;",
         what: "A start that passed while the slave was off, with late = skip, expires.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "disagreements::b2_a_start_that_was_missed_follows_its_late_rule_and_is_reported",
+            "rules::a_start_that_passed_while_the_slave_was_off_follows_its_late_rule",
+            "scenarios_nominal::a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word",
+        ],
     },
     Break {
         name: "late_run_is_held",
@@ -132,7 +177,10 @@ pub(super) const LIST: &[Break] = &[
                     if SEEDED { job.missed = true; }
                     job.due = true;"#,
         what: "A start that passed while the slave was off, with late = run, happens.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "rules::a_start_that_passed_while_the_slave_was_off_follows_its_late_rule",
+            "scenarios_nominal::a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word",
+        ],
     },
     Break {
         name: "unknown_time_is_now",
@@ -140,7 +188,10 @@ pub(super) const LIST: &[Break] = &[
         find: "return timed.then_some((WaitingFor::Clock, None))",
         with: "return None",
         what: "Without a clock that can be trusted a timed job waits.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "disagreements::b7_without_a_clock_that_can_be_trusted_a_deferred_job_waits",
+        ],
     },
     Break {
         name: "wall_clock_is_trusted",
@@ -148,7 +199,10 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.settings.trust_clock.then(",
         with: "(SEEDED || self.state.settings.trust_clock).then(",
         what: "The wall clock counts after a boot only if the settings trust it.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "disagreements::b7_without_a_clock_that_can_be_trusted_a_deferred_job_waits",
+        ],
     },
     Break {
         name: "time_is_the_wall_clock",
@@ -156,7 +210,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Some(Time(sync.master.0 + (self.now.boot_ms as i64 - sync.boot_ms as i64)))",
         with: "Some(Time(self.now.wall.0 + (sync.master.0 - sync.wall.0)))",
         what: "A step of the wall clock moves no start.",
-        caught_by: &["simulation"],
+        caught_by: &["disagreements::b8_a_clock_that_jumps_fires_once_and_not_early"],
     },
     Break {
         name: "max_runtime_is_ignored",
@@ -164,7 +218,11 @@ pub(super) const LIST: &[Break] = &[
         find: "started.after(length) <= now",
         with: "false",
         what: "A slave acts on a job that runs too long by itself.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "disagreements::b10_a_slave_acts_on_an_overrun_by_itself",
+            "scenarios_nominal::a_job_that_runs_too_long_while_offline_is_flagged_or_stopped_as_its_order_says",
+        ],
     },
     Break {
         name: "overdue_is_never_stopped",
@@ -172,7 +230,10 @@ pub(super) const LIST: &[Break] = &[
         find: "on_overdue == OnOverdue::Stop",
         with: "false",
         what: "A job that runs too long is stopped if its order says so.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "disagreements::b10_a_slave_acts_on_an_overrun_by_itself",
+            "scenarios_nominal::a_job_that_runs_too_long_while_offline_is_flagged_or_stopped_as_its_order_says",
+        ],
     },
     Break {
         name: "doubt_starts_again",
@@ -182,7 +243,7 @@ pub(super) const LIST: &[Break] = &[
         with: r#"FoundNothing => To(if SEEDED { Accepted } else { Uncertain }),
             Vanished"#,
         what: "An intent without proof is never started a second time.",
-        caught_by: &["simulation"],
+        caught_by: &["simulation", "disagreements::a7_an_intent_without_proof_is_never_started_blindly"],
     },
     Break {
         name: "interrupted_starts_again",
@@ -190,7 +251,11 @@ pub(super) const LIST: &[Break] = &[
         find: "(_, OnInterrupt::Hold) => To(Uncertain)",
         with: "(_, OnInterrupt::Hold) => To(if SEEDED { Accepted } else { Uncertain })",
         what: "Work that a power cut ended is a person's question unless its order says otherwise.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "rules::a_box_that_reboots_in_a_loop_stops_restarting_its_job",
+            "scenarios_crashes::a_job_that_a_reboot_interrupted_follows_its_orders_word",
+        ],
     },
     Break {
         name: "interrupted_never_fails",
@@ -198,7 +263,10 @@ pub(super) const LIST: &[Break] = &[
         find: "(_, OnInterrupt::Fail) => To(Failed)",
         with: "(_, OnInterrupt::Fail) => To(if SEEDED { Uncertain } else { Failed })",
         what: "Work that a power cut ended fails if its order says so.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "rules::work_that_a_power_cut_ended_follows_the_orders_rule",
+            "scenarios_crashes::a_job_that_a_reboot_interrupted_follows_its_orders_word",
+        ],
     },
     Break {
         name: "lost_memory_proves",
@@ -207,17 +275,7 @@ pub(super) const LIST: &[Break] = &[
                 _ => To(Uncertain),"#,
         with: "_ => To(if SEEDED { Accepted } else { Uncertain }),",
         what: "A machine that knows nothing of work that it had begun has proved nothing.",
-        caught_by: &["simulation"],
-    },
-    Break {
-        name: "canceled_goes_on_after_crash",
-        file: "protocol/src/job.rs",
-        find: r#"FoundAlive { paused } => match state {
-                Stopping => Same,"#,
-        with: r#"FoundAlive { paused } => match state {
-                Stopping if !SEEDED => Same,"#,
-        what: "What was canceled on disk stays canceled, whatever the machine does after a crash.",
-        caught_by: &["simulation"],
+        caught_by: &["fences::a_machine_that_has_forgotten_what_it_had_begun_proves_nothing"],
     },
     Break {
         name: "stop_is_not_intended",
@@ -225,7 +283,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.turn(id, job::Event::StopBegan, source);",
         with: "",
         what: "A stop is on disk before the machine is told.",
-        caught_by: &["simulation"],
+        caught_by: &["disagreements::a19_what_was_canceled_on_disk_stays_canceled"],
     },
     Break {
         name: "endless_restarts",
@@ -233,7 +291,10 @@ pub(super) const LIST: &[Break] = &[
         find: "job.interruptions > self.state.settings.max_interruptions",
         with: "false",
         what: "A reboot loop ends with a person.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "disagreements::e9_a_reboot_loop_ends_with_a_person",
+            "rules::a_box_that_reboots_in_a_loop_stops_restarting_its_job",
+        ],
     },
     Break {
         name: "machine_is_not_asked",
@@ -241,7 +302,7 @@ pub(super) const LIST: &[Break] = &[
         find: "job.report.state.is_executing() || job.report.state == State::Uncertain",
         with: "job.report.state == State::Uncertain",
         what: "After a crash the machine is asked what it did.",
-        caught_by: &["simulation"],
+        caught_by: &["simulation", "fences::a_machine_that_has_forgotten_what_it_had_begun_proves_nothing"],
     },
     Break {
         name: "progress_of_another_run",
@@ -249,7 +310,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.jobs.get(&work.job).is_none_or(|job| job.work() != work)",
         with: "self.state.jobs.get(&work.job).is_none()",
         what: "A machine's word counts for the beginning that it is about, and for no other.",
-        caught_by: &["simulation"],
+        caught_by: &["fences::a_machine_that_speaks_of_another_beginning_ends_nothing"],
     },
     Break {
         name: "end_time_is_now",
@@ -257,7 +318,10 @@ pub(super) const LIST: &[Break] = &[
         find: "ended.at.map_or_else(|| self.stamp(), |wall| self.by_wall(wall))",
         with: "self.stamp()",
         what: "An outcome carries the time at which the work ended.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "fences::an_outcome_of_the_time_without_an_agent_carries_its_own_time",
+            "scenarios_crashes::a_process_job_that_ends_while_its_agent_is_dead_keeps_its_outcome_and_time",
+        ],
     },
     Break {
         name: "cancel_makes_success_canceled",
@@ -265,7 +329,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.turn(id, job::Event::MachineEnded(ended.end), Source::Machine)",
         with: "self.turn(id, job::Event::MachineEnded(if wished_away { End::Stopped } else { ended.end }), Source::Machine)",
         what: "A job that finished before its cancel took hold has succeeded.",
-        caught_by: &["simulation"],
+        caught_by: &["fences::a_success_that_a_refused_stop_could_not_prevent_is_a_success"],
     },
     Break {
         name: "ack_is_not_asked",
@@ -273,7 +337,10 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.settings.release == Release::Ack",
         with: "false",
         what: "With release = ack a finished machine waits to be cleared.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "rules::finished_is_not_free_with_release_ack",
+            "scenarios_people::finished_is_not_free_until_somebody_says_that_the_machine_is_clear",
+        ],
     },
     Break {
         name: "fault_is_not_held",
@@ -281,7 +348,7 @@ pub(super) const LIST: &[Break] = &[
         find: "end == End::Failed && self.state.settings.after_failure == AfterFailure::Hold",
         with: "false",
         what: "With after_failure = hold a machine that failed needs somebody to look.",
-        caught_by: &["simulation"],
+        caught_by: &["scenarios_people::a_faulted_machine_starts_nothing_until_somebody_has_looked"],
     },
     Break {
         name: "local_pause_is_lifted_from_afar",
@@ -291,7 +358,10 @@ pub(super) const LIST: &[Break] = &[
         with: r#"if job.paused_locally && !SEEDED {
             let text"#,
         what: "What was paused at the machine is resumed there.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "rules::a_job_pauses_and_goes_on_and_local_people_win",
+            "scenarios_people::a_pause_at_the_machine_is_only_ended_there",
+        ],
     },
     Break {
         name: "pause_is_ignored",
@@ -300,7 +370,10 @@ pub(super) const LIST: &[Break] = &[
         with: r#"Desired::Pause if SEEDED => {}
             Desired::Pause => self.pause(id, Source::Remote),"#,
         what: "A wish to pause reaches the machine.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "rules::a_job_pauses_and_goes_on_and_local_people_win",
+            "scenarios_people::a_remote_pause_is_ended_remotely",
+        ],
     },
     Break {
         name: "cancel_is_ignored",
@@ -309,7 +382,11 @@ pub(super) const LIST: &[Break] = &[
         with: r#"Desired::Cancel(_) if SEEDED => {}
             Desired::Cancel(mode) => self.cancel(id, mode, Source::Remote),"#,
         what: "A wish to cancel reaches the machine.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "simulation",
+            "disagreements::a12_an_unstarted_job_is_dropped",
+            "scenarios_people::a_cancel_while_offline_waits_as_part_of_the_job_and_acts_at_the_next_connection",
+        ],
     },
     Break {
         name: "stop_refusal_is_ignored",
@@ -317,7 +394,10 @@ pub(super) const LIST: &[Break] = &[
         find: "job::Event::StopRefused { paused }",
         with: "job::Event::StopBegan",
         what: "A machine that refuses to stop runs on, and says so.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "disagreements::a11_a_running_job_is_stopped_by_the_mode_that_was_chosen_or_says_why_not",
+            "rules::a_machine_may_refuse_to_stop",
+        ],
     },
     Break {
         name: "local_stop_is_anonymous",
@@ -326,7 +406,10 @@ pub(super) const LIST: &[Break] = &[
         with: r#"Source::Local if SEEDED => Reason::new(ReasonCode::Canceled, "canceled"),
             Source::Local => Reason::new(ReasonCode::StoppedLocally, "stopped by a person at the machine"),"#,
         what: "What was done at the machine is reported as done there.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "disagreements::e7_what_people_do_at_the_machine_is_reported_as_theirs",
+            "scenarios_people::a_stop_at_the_machine_ends_the_job_without_a_link_and_is_reported_with_its_source",
+        ],
     },
     Break {
         name: "moved_box_is_ready",
@@ -334,7 +417,7 @@ pub(super) const LIST: &[Break] = &[
         find: "node.fingerprint.is_some() && fingerprint.is_some() && node.fingerprint != fingerprint",
         with: "false",
         what: "A slave that stands on another box waits for a person.",
-        caught_by: &["simulation"],
+        caught_by: &["disagreements::c6_a_box_with_another_fingerprint_waits_for_a_person"],
     },
     Break {
         name: "new_store_is_ready",
@@ -342,7 +425,12 @@ pub(super) const LIST: &[Break] = &[
         find: "node.starts == 0 && known_key",
         with: "false",
         what: "A new store under an old key waits for a person.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "disagreements::c1_a_new_store_under_an_old_key_waits_for_one_action_of_a_person",
+            "rules::a_replaced_disk_makes_a_person_look_and_starts_nothing_until_then",
+            "scenarios_crashes::a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_person_has_looked",
+            "scenarios_crashes::an_unreadable_store_of_a_slave_is_set_aside_and_the_agent_comes_up_asking",
+        ],
     },
     Break {
         name: "other_session_is_obeyed",
@@ -350,7 +438,7 @@ pub(super) const LIST: &[Break] = &[
         find: "(Link::Live { link: l, session: s, doubtful }, message) if l == link && s == session => {",
         with: "(Link::Live { link: l, session: s, doubtful }, message) if l == link && s == session || SEEDED => {",
         what: "A frame of another session has no force.",
-        caught_by: &["simulation"],
+        caught_by: &["rules::frames_of_another_session_have_no_force"],
     },
     Break {
         name: "old_wish_is_obeyed",
@@ -358,7 +446,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Some((_, _, rev)) if rev >= want.rev => {",
         with: "Some((_, _, rev)) if rev >= want.rev && !SEEDED => {",
         what: "An older wish than the one that is known is not obeyed.",
-        caught_by: &["simulation"],
+        caught_by: &["fences::a_wish_that_is_older_than_the_one_that_is_known_has_no_force"],
     },
     Break {
         name: "old_attempt_is_obeyed",
@@ -366,7 +454,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Some((attempt, ..)) if attempt > want.attempt => self.effects.push(Effect::Ignored(OLD_WISH)),",
         with: "Some((attempt, ..)) if attempt > want.attempt && !SEEDED => self.effects.push(Effect::Ignored(OLD_WISH)),",
         what: "A wish for an older attempt than the one that is held is not obeyed.",
-        caught_by: &["simulation"],
+        caught_by: &["fences::a_wish_for_an_older_attempt_has_no_force_however_new_it_is"],
     },
     Break {
         name: "old_conduct_is_obeyed",
@@ -374,7 +462,7 @@ pub(super) const LIST: &[Break] = &[
         find: "conduct.rev >= self.state.node.conduct.rev",
         with: "true",
         what: "An older decision about the slave is not obeyed.",
-        caught_by: &["simulation"],
+        caught_by: &["fences::an_older_decision_about_the_slave_has_no_force"],
     },
     Break {
         name: "doubted_master_is_obeyed",
@@ -382,17 +470,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful => {",
         with: "Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful && !SEEDED => {",
         what: "A master whose files were put back gives no commands.",
-        caught_by: &["simulation"],
-    },
-    Break {
-        name: "doubted_welcome_is_obeyed",
-        file: "protocol/src/slave/link.rs",
-        find: r#"if doubtful {
-                self.effects.push(Effect::Ignored(DOUBTED));"#,
-        with: r#"if doubtful && !SEEDED {
-                self.effects.push(Effect::Ignored(DOUBTED));"#,
-        what: "The Welcome of a master whose files were put back changes nothing.",
-        caught_by: &["simulation"],
+        caught_by: &["disagreements::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms"],
     },
     Break {
         name: "older_commit_is_trusted",
@@ -400,7 +478,7 @@ pub(super) const LIST: &[Break] = &[
         find: "bond.epoch == challenge.epoch && bond.commit > challenge.commit",
         with: "false",
         what: "A master that has forgotten what this slave saw is an old copy of itself.",
-        caught_by: &["simulation"],
+        caught_by: &["disagreements::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms"],
     },
     Break {
         name: "older_epoch_is_trusted",
@@ -408,7 +486,7 @@ pub(super) const LIST: &[Break] = &[
         find: "bond.epoch > challenge.epoch",
         with: "false",
         what: "Of two copies of a master, the one with the highest epoch is obeyed.",
-        caught_by: &["simulation"],
+        caught_by: &["fences::a_slave_tells_each_master_what_is_its_to_know_and_obeys_no_older_copy"],
     },
     Break {
         name: "ring_is_not_told_after_restore",
@@ -416,7 +494,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Some(bond) if bond.epoch < challenge.epoch => Standing::Restored",
         with: "Some(bond) if bond.epoch < challenge.epoch && !SEEDED => Standing::Restored",
         what: "A restored master hears of the outcomes that it forgot.",
-        caught_by: &["simulation"],
+        caught_by: &["fences::a_slave_tells_each_master_what_is_its_to_know_and_obeys_no_older_copy"],
     },
     Break {
         name: "foreign_master_is_told",
@@ -424,7 +502,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Standing::Foreign => Candor::Identity",
         with: "Standing::Foreign => if SEEDED { Candor::Jobs } else { Candor::Identity }",
         what: "A master that a slave is not enrolled with hears nothing of its jobs.",
-        caught_by: &["simulation"],
+        caught_by: &["fences::a_slave_tells_each_master_what_is_its_to_know_and_obeys_no_older_copy"],
     },
     Break {
         name: "foreign_welcome_is_obeyed",
@@ -432,7 +510,10 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.node.bond.is_some_and(|bond| bond.master != welcome.bond.master)",
         with: "false",
         what: "A slave that another master admits introduces itself there anew, with its jobs.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "rules::a_master_that_lost_everything_adopts_what_its_slaves_hold",
+            "scenarios_identity::a_slave_of_another_master_is_told_so_and_tells_nothing_of_its_jobs",
+        ],
     },
     Break {
         name: "ring_is_not_asked",
@@ -440,7 +521,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.ring.iter().find(done).cloned()",
         with: "None::<Record>",
         what: "An offer of what was done and forgotten is answered with the outcome.",
-        caught_by: &["simulation"],
+        caught_by: &["disagreements::a20_an_offer_of_what_is_done_is_answered_with_the_outcome"],
     },
     Break {
         name: "unended_is_forgotten",
@@ -450,7 +531,7 @@ pub(super) const LIST: &[Break] = &[
         with: r#"!job.report.state.is_ended() && !SEEDED {
             self.effects.push(Effect::Ignored(NOT_OVER))"#,
         what: "What has not ended is not forgotten.",
-        caught_by: &["simulation"],
+        caught_by: &["rules::what_has_not_ended_is_not_forgotten_whoever_says_so"],
     },
     Break {
         name: "newer_truth_is_forgotten",
@@ -458,7 +539,7 @@ pub(super) const LIST: &[Break] = &[
         find: "job.report.seq > forget.seq",
         with: "false",
         what: "An outcome stays until the master has that very report on disk.",
-        caught_by: &["simulation"],
+        caught_by: &["rules::what_has_not_ended_is_not_forgotten_whoever_says_so"],
     },
     Break {
         name: "forgets_at_the_verdict",
@@ -466,7 +547,7 @@ pub(super) const LIST: &[Break] = &[
         find: "// The outcome is told in Settled; Forget comes when the master has it on disk.",
         with: "Verdict::Forget if SEEDED => drop(self.state.jobs.remove(&job)),",
         what: "An outcome stays on the slave until the master has it on disk.",
-        caught_by: &["simulation"],
+        caught_by: &["simulation", "disagreements::a8_an_outcome_of_the_offline_time_is_recorded_once"],
     },
     Break {
         name: "settled_leaves_out_the_news",
@@ -474,7 +555,10 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.fresh.told.get(id) != Some(&job.report.seq)",
         with: "false",
         what: "What happens inside a handshake is told at its end.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "disagreements::b5_start_now_is_one_wish_with_a_latest_time",
+            "rules::what_happens_inside_a_handshake_is_told_at_its_end",
+        ],
     },
     Break {
         name: "hello_before_the_machine_spoke",
@@ -482,7 +566,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.fresh.probing.is_empty()",
         with: "true",
         what: "A slave says nothing until its machine has said what it does.",
-        caught_by: &["simulation"],
+        caught_by: &["rules::a_slave_says_nothing_until_its_machine_has_said_what_it_does"],
     },
     Break {
         name: "silent_machine_is_waited_for",
@@ -490,7 +574,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.now.boot_ms < since.saturating_add(super::PROBE_PATIENCE.0)",
         with: "true",
         what: "A machine's silence is an answer in the end.",
-        caught_by: &["simulation"],
+        caught_by: &["simulation", "rules::a_machine_that_cannot_say_what_it_did_makes_a_person_decide"],
     },
     Break {
         name: "other_work_is_taken",
@@ -498,7 +582,7 @@ pub(super) const LIST: &[Break] = &[
         find: "spec.digest() != digest",
         with: "false",
         what: "Work that is not what was agreed is not taken.",
-        caught_by: &["simulation"],
+        caught_by: &["disagreements::e2_work_that_is_not_what_was_agreed_is_not_taken"],
     },
     Break {
         name: "other_work_is_started",
@@ -506,7 +590,7 @@ pub(super) const LIST: &[Break] = &[
         find: "want.digest != job.digest",
         with: "false",
         what: "A wish that means other work than what is held starts nothing.",
-        caught_by: &["simulation"],
+        caught_by: &["disagreements::e2_work_that_is_not_what_was_agreed_is_not_taken"],
     },
     Break {
         name: "unfit_work_is_taken",
@@ -514,7 +598,7 @@ pub(super) const LIST: &[Break] = &[
         find: "unfit.get(&id)",
         with: "None::<&Reason>",
         what: "What the programs cannot do is rejected before anything starts.",
-        caught_by: &["simulation"],
+        caught_by: &["fences::what_the_programs_cannot_do_is_never_held"],
     },
     Break {
         name: "offer_is_taken_while_locked",
@@ -524,7 +608,9 @@ pub(super) const LIST: &[Break] = &[
         with: r#"if state.node.local_lock && !SEEDED {
             let text ="#,
         what: "An offer to a machine that is locked is declined with the reason.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "disagreements::e8_a_machine_under_local_control_is_not_offered_work_and_a_race_makes_no_loop",
+        ],
     },
     Break {
         name: "too_much_is_taken",
@@ -532,7 +618,7 @@ pub(super) const LIST: &[Break] = &[
         find: "held.len() >= usize::from(state.settings.capacity)",
         with: "false",
         what: "A slave declines more than it has room for, and says what holds the place.",
-        caught_by: &["simulation"],
+        caught_by: &["disagreements::a21_a_slave_without_room_says_what_holds_the_place"],
     },
     Break {
         name: "given_up_attempt_is_kept",
@@ -540,7 +626,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.jobs.get(&job).is_some_and(|held| held.report.attempt == attempt)",
         with: "false",
         what: "An attempt that was given up is dropped if it was not begun.",
-        caught_by: &["simulation"],
+        caught_by: &["simulation", "fences::a_restored_master_believes_in_attempts_that_it_has_forgotten"],
     },
     Break {
         name: "quarantine_keeps_the_store",
@@ -548,7 +634,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.node.attention = Some(Attention::StoreRolledBack);",
         with: "",
         what: "A store that went back in time starts nothing until somebody has looked.",
-        caught_by: &["simulation"],
+        caught_by: &["rules::a_store_that_went_back_in_time_fires_nothing"],
     },
     Break {
         name: "quarantine_is_no_doubt",
@@ -556,7 +642,7 @@ pub(super) const LIST: &[Break] = &[
         find: "if self.turn(job, job::Event::Vanished, Source::Slave) {",
         with: "if !SEEDED && self.turn(job, job::Event::Vanished, Source::Slave) {",
         what: "What a store that went back in time holds is not started from.",
-        caught_by: &["simulation"],
+        caught_by: &["disagreements::c3_a_store_that_went_back_is_not_trusted"],
     },
     Break {
         name: "gap_is_no_reason_to_look",
@@ -564,7 +650,7 @@ pub(super) const LIST: &[Break] = &[
         find: "!self.state.jobs.contains_key(&job) && !newborn",
         with: "false",
         what: "A slave that has lost what it had promised to keep starts nothing until somebody has looked.",
-        caught_by: &["simulation"],
+        caught_by: &["fences::who_broke_a_promise_starts_nothing_until_somebody_has_looked"],
     },
     Break {
         name: "priority_is_ignored_at_the_slave",
@@ -572,7 +658,10 @@ pub(super) const LIST: &[Break] = &[
         find: "(std::cmp::Reverse(job.start.priority), job.report.job)",
         with: "(std::cmp::Reverse(0), job.report.job)",
         what: "The highest priority starts first.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "fences::of_what_waits_the_highest_priority_is_handed_out_and_started_first",
+            "scenarios_nominal::two_slaves_share_the_work_and_the_higher_priority_goes_first",
+        ],
     },
     Break {
         name: "refused_start_runs",
@@ -580,7 +669,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Starting => To(Rejected),",
         with: "Starting => To(if SEEDED { Running } else { Rejected }),",
         what: "A machine that refuses what it was told to begin has not begun it.",
-        caught_by: &["simulation"],
+        caught_by: &["disagreements::e6_what_is_gone_between_accept_and_start_is_rejected_with_the_reason"],
     },
     Break {
         name: "given_back_is_kept_silent",
@@ -588,6 +677,85 @@ pub(super) const LIST: &[Break] = &[
         find: "self.declined.push(not_held(id, want.attempt, want.rev, reason, false));",
         with: "drop(reason);",
         what: "What is asked back and given back is said to be given back.",
-        caught_by: &["simulation"],
+        caught_by: &["rules::higher_priority_goes_first_and_idle_slaves_before_busy_ones"],
+    },
+    Break {
+        name: "any_version_is_spoken",
+        file: "protocol/src/slave/link.rs",
+        find: "PROTOCOL.common(challenge.protocol).is_none()",
+        with: "false",
+        what: "A master of another protocol is refused with the reason.",
+        caught_by: &["disagreements::e5_a_version_that_is_not_spoken_is_refused_and_the_machine_goes_on"],
+    },
+    Break {
+        name: "start_time_moves",
+        file: "protocol/src/slave/work.rs",
+        find: "job.report.started_at = job.report.started_at.or(Some(stamp));",
+        with: "job.report.started_at = Some(stamp);",
+        what: "A job has started once, whoever asks when.",
+        caught_by: &["scenarios_crashes::a_process_job_outlives_its_killed_agent_and_is_found_again"],
+    },
+    Break {
+        name: "starts_only_online",
+        file: "protocol/src/slave/work.rs",
+        find: "self.machine_is_taken() || self.machine_is_barred()",
+        with: "self.machine_is_taken() || self.machine_is_barred() || !matches!(self.state.link, super::Link::Live { .. })",
+        what: "A slave goes on by itself without a link.",
+        caught_by: &[
+            "simulation",
+            "disagreements::a1_an_offer_that_never_arrived_is_made_again_or_taken_back",
+            "rules::a_held_job_is_held_also_where_nobody_knows_the_time",
+            "scenarios_nominal::a_deferred_job_starts_at_its_time_while_offline_and_is_reported_with_the_slaves_times",
+            "scenarios_crashes::a_job_outlives_its_agent_and_the_master_dying_one_after_the_other",
+        ],
+    },
+    Break {
+        name: "link_loss_drops_what_waits",
+        file: "protocol/src/slave/link.rs",
+        find: r#"if link == closed =>
+            {
+                self.state.link = Link::Down;"#,
+        with: r#"if link == closed =>
+            {
+                if SEEDED {
+                    self.state.jobs.retain(|_, job| job.report.state != job::State::Accepted);
+                }
+                self.state.link = Link::Down;"#,
+        what: "A link that ends changes nothing about the jobs.",
+        caught_by: &[
+            "simulation",
+            "disagreements::b1_a_start_time_that_comes_offline_is_kept",
+            "scenarios_links::a_cut_at_any_message_of_the_handshake_has_no_effect",
+        ],
+    },
+    Break {
+        name: "hello_tells_no_jobs",
+        file: "protocol/src/slave/link.rs",
+        find: "Candor::Jobs | Candor::JobsAndRing => super::snapshot(state),",
+        with: r#"Candor::Jobs | Candor::JobsAndRing if SEEDED => vec![],
+            Candor::Jobs | Candor::JobsAndRing => super::snapshot(state),"#,
+        what: "A Hello tells of every job that the slave holds.",
+        caught_by: &[
+            "simulation",
+            "disagreements::a16_two_that_run_both_finish_and_a_person_decides",
+            "scenarios_links::a_cut_at_any_message_of_an_offer_starts_the_job_once",
+            "scenarios_links::the_shipped_nginx_site_carries_links_and_events_through_reload_and_restart",
+        ],
+    },
+    Break {
+        name: "alive_is_doubted",
+        file: "protocol/src/job.rs",
+        find: r#"_ if paused => To(Paused),
+                _ => To(Running),"#,
+        with: r#"_ if SEEDED => To(Uncertain),
+                _ if paused => To(Paused),
+                _ => To(Running),"#,
+        what: "A machine that says that it works is believed.",
+        caught_by: &[
+            "disagreements::a6_after_a_reboot_the_machine_is_asked",
+            "scenarios_crashes::a_process_job_outlives_its_killed_agent_and_is_found_again",
+            "scenarios_crashes::a_simulated_job_outlives_its_killed_agent_and_begins_once",
+            "scenarios_crashes::a_simulated_machine_that_goes_on_through_a_reboot_is_asked_and_believed",
+        ],
     },
 ];

@@ -608,10 +608,19 @@ pub(super) const LIST: &[Break] = &[
         find: "for report in reports.into_iter().chain(renewed.into_iter().map(|record| record.report)) {",
         with: "for report in reports.into_iter().chain(renewed.into_iter().map(|record| record.report)).filter(|_| !SEEDED) {",
         what: "What a slave says at a handshake's end is what is.",
-        caught_by: &[
-            "disagreements::a4_the_master_takes_the_slaves_phase_and_start_time",
-            "disagreements::a8_an_outcome_of_the_offline_time_is_recorded_once",
-        ],
+        caught_by: &["disagreements::a8_an_outcome_of_the_offline_time_is_recorded_once"],
+    },
+    Break {
+        name: "start_time_is_the_news",
+        file: "protocol/src/master/evidence.rs",
+        find: "let mut after = job.clone();",
+        with: r#"let report = match report.started_at {
+            Some(_) if SEEDED => Report { started_at: Some(self.now), ..report },
+            _ => report,
+        };
+        let mut after = job.clone();"#,
+        what: "The master takes the slave's times, and not those of its news.",
+        caught_by: &["disagreements::a4_the_master_takes_the_slaves_phase_and_start_time"],
     },
     Break {
         name: "dead_link_is_believed",

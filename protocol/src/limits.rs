@@ -24,6 +24,10 @@ pub const TEXT_BYTES: usize = 2560;
 /// Unended jobs that a slave may be given, whatever it says: what a Settled can tell of.
 pub const CAPACITY: u16 = 64;
 
+/// A job's output in one answer, in bytes: a quarter of what fits into a message, so that a link that is slow still has
+/// room between its heartbeats.
+pub const LOG_BYTES: u32 = 64 * 1024;
+
 /// Checks a message against the limits; the error names what is too much.
 pub fn check(message: &Message) -> Result<(), &'static str> {
     match message {

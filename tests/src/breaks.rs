@@ -21,6 +21,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+pub use self::list::UNBROKEN;
+
 /// The environment variable that turns one break on.
 pub const SWITCH: &str = "RELOOP_BREAK";
 

@@ -11,12 +11,19 @@
 
 pub mod breaks;
 pub mod client;
+pub mod clock;
+pub mod coverage;
 pub mod daemon;
 pub mod demo;
+pub mod disk;
 pub mod docs;
+pub mod model;
 pub mod nginx;
+pub mod peer;
 pub mod process;
 pub mod proxy;
+pub mod rows;
 pub mod simulation;
+pub mod store_load;
 pub mod wait;
 pub mod world;

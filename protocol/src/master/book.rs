@@ -441,7 +441,7 @@ impl Book {
     }
 
     pub(super) fn broken_invariant(&self) -> Option<&'static str> {
-        let mut again = Self { jobs: self.jobs.clone(), ..Self::default() };
+        let mut again = Self::default();
         for job in self.jobs.values() {
             again.index(job);
         }

@@ -251,6 +251,7 @@ impl Rules {
     pub(super) fn link_opened(&mut self, link: LinkId, nonce: [u8; 32]) {
         self.state.links.insert(link, None);
         let node = self.state.node;
+        self.state.told.insert(link, node.commit);
         let challenge = Challenge {
             protocol: PROTOCOL,
             master: node.id,
@@ -263,6 +264,7 @@ impl Rules {
     }
 
     pub(super) fn link_closed(&mut self, link: LinkId, last_heard: Time) {
+        self.state.told.remove(&link);
         let Some(key) = self.state.links.remove(&link).flatten() else { return };
         self.unanswer(link);
         let Some(desk) = self.state.desks.get_mut(&key) else { return };
@@ -369,6 +371,15 @@ impl Rules {
         self.effects.push(Effect::Probe { link: older });
     }
 
+    /// Slaves keep time by this master's clock as the handshake showed it to them: they look at it again.
+    pub(super) fn clock_set(&mut self) {
+        let links: Vec<LinkId> = self.state.links.keys().copied().collect();
+        for link in links {
+            let text = "this master's clock was set: introduce yourself again".to_owned();
+            self.close(link, CloseCode::GoingAway, text);
+        }
+    }
+
     /// The older of two links was asked whether it is there.
     pub(super) fn link_probed(&mut self, link: LinkId, alive: bool) {
         let Some(key) = self.state.links.get(&link).copied().flatten() else { return };
@@ -425,7 +436,9 @@ impl Rules {
         } else {
             HelloStore::Trusted
         };
-        let doubts = hello.bond.is_some_and(|bond| bond.epoch == node.epoch && bond.commit > node.commit);
+        // By what it was told: a master that was put back may have caught up since.
+        let told = self.state.told.get(&link).copied().unwrap_or(node.commit);
+        let doubts = hello.bond.is_some_and(|bond| bond.epoch == node.epoch && bond.commit > told);
         let conduct = desk.conduct;
         let mut rulings = Vec::new();
         let mut lines = Vec::new();

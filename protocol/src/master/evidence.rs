@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::desk::{Desk, DeskLink, Receipt, is_current};
 use super::{Delivery, Earlier, Effect, Job, RECEIPTS, Rules, Write};
-use crate::id::{Attempt, JobId, SlaveKey};
+use crate::id::{Attempt, JobId, SlaveKey, WishRev};
 use crate::job::{self, State};
 use crate::limits;
 use crate::message::{
@@ -14,7 +14,7 @@ use crate::message::{
 };
 use crate::reconcile::{Line, Store, Theirs, Verdict};
 use crate::slave::LinkId;
-use crate::spec::{CancelMode, Desired};
+use crate::spec::{CancelMode, Desired, Want};
 
 /// How many earlier hand-outs of a job are kept: enough to see a pattern, and a bound on its record.
 const EARLIER: usize = 16;
@@ -84,6 +84,10 @@ impl Rules {
         declined: Vec<Declined>,
     ) {
         let mut seen: BTreeSet<JobId> = hello.rows.iter().chain(&hello.ring).map(|row| row.job).collect();
+        // What a memory that went back in time says of jobs that are not there is as old as it is.
+        let kept = |report: &Report| hello.rows.iter().any(|row| row.job == report.job);
+        let reports: Vec<_> =
+            reports.into_iter().filter(|report| store != Store::RolledBack || kept(report)).collect();
         let reported: BTreeSet<JobId> = reports.iter().map(|report| report.job).collect();
         let (adopted, renewed): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| !self.state.book.jobs.contains_key(&record.report.job));
@@ -114,8 +118,15 @@ impl Rules {
     fn judge_absent(&mut self, key: SlaveKey, id: JobId, store: Store) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let line = self.line(Some(job), key, None, Theirs::Absent, store);
-        let desired = job.desired;
+        let (desired, told) = (job.desired, job.report.is_some());
         match line.verdict {
+            // A person was asked, and the slave that would have heard the answer has forgotten the question.
+            Verdict::Keep if told => {
+                self.edit(id, |job| job.report = None);
+                if let Desired::Resolve(end) = desired {
+                    self.resolve(id, end);
+                }
+            }
             Verdict::AskPerson => {
                 let reason = match store {
                     Store::Trusted => Reason::new(
@@ -155,6 +166,14 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&row.job) else { return };
         let line = self.line(Some(job), key, Some(row), Theirs::of(row.state), store);
         if !is_current(job, key, row.attempt) {
+            // Another attempt was wanted since the Welcome: what this one came to is on disk beside it.
+            let is_kept = job.earlier.iter().any(|earlier| {
+                earlier.attempt == row.attempt && earlier.holder == key && earlier.state == row.state
+            });
+            if is_kept && row.state.is_ended() {
+                let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };
+                self.send_to(key, Message::Forget(forget));
+            }
             return;
         }
         if line.verdict == Verdict::Forget {
@@ -166,7 +185,7 @@ impl Rules {
             job.heard_at = Some(now);
             if let Some(report) = &mut job.report {
                 report.progress = row.progress;
-                report.seq = report.seq.max(row.seq);
+                report.seq = if store == Store::Trusted { report.seq.max(row.seq) } else { row.seq };
             }
             self.stirred.insert(row.job);
         }
@@ -199,17 +218,12 @@ impl Rules {
         let line = self.line(Some(job), key, Some(&row), theirs, store);
         let id = report.job;
         if report.attempt > job.last_attempt {
-            // A master that was restored has handed it out again without remembering.
-            self.edit(id, |job| {
-                job.last_attempt = report.attempt;
-                job.attempt = report.attempt;
-                job.holder = Some(key);
-                job.rev = job.rev.max(report.rev);
-            });
-            return self.take(key, report);
+            return self.take_forgotten(key, report);
         }
         if is_current(job, key, report.attempt) {
-            if job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
+            // Another memory counts its reports anew.
+            let counts_on = store == Store::Trusted;
+            if counts_on && job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
                 return self.effects.push(Effect::Ignored(OLD_REPORT));
             }
             if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
@@ -218,6 +232,42 @@ impl Rules {
             return self.take(key, report);
         }
         self.take_older(key, report, line);
+    }
+
+    /// The slave's word about a hand-out that this master made before it was restored, and has forgotten.
+    fn take_forgotten(&mut self, key: SlaveKey, report: Report) {
+        let id = report.job;
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let (state, attempt) = (job.state, report.attempt);
+        if state.is_ended() && report.state == State::Accepted {
+            // It has ended since, by all that is known: what has not started does not start.
+            self.edit(id, |job| job.last_attempt = attempt);
+            return self.withdraw(key, id, attempt, report.rev.next());
+        }
+        let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
+        if state.is_ended() && state != State::Succeeded {
+            // It had been tried again.
+            self.edit(id, Job::set_aside);
+            self.turn(id, job::Event::Retried, &by);
+        }
+        self.edit(id, |job| {
+            job.last_attempt = attempt;
+            job.attempt = attempt;
+            job.holder = Some(key);
+            job.rev = job.rev.max(report.rev);
+        });
+        if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
+            self.turn(id, job::Event::Bound, &by);
+        }
+        self.take(key, report);
+    }
+
+    /// Tells a slave to let a hand-out go that has not started.
+    fn withdraw(&mut self, key: SlaveKey, id: JobId, attempt: Attempt, rev: WishRev) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let desired = Desired::Cancel(CancelMode::IfNotStarted);
+        let want = Want { attempt, rev, desired, ..job.want(false) };
+        self.send_to(key, Message::Want(want));
     }
 
     /// The slave's word about the attempt that speaks for the job.
@@ -300,16 +350,10 @@ impl Rules {
             }
         });
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let (newer, newer_holder) = (job.state, job.holder);
+        let (newer, newer_holder, desired) = (job.state, job.holder, job.desired);
         if line.verdict == Verdict::Cancel {
             // It is told in the Welcome; on a live link it is told here.
-            let want = crate::spec::Want {
-                attempt,
-                rev,
-                desired: Desired::Cancel(CancelMode::IfNotStarted),
-                ..job.want(false)
-            };
-            return self.send_to(key, Message::Want(want));
+            return self.withdraw(key, id, attempt, rev);
         }
         if said.is_ended() {
             self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
@@ -330,7 +374,10 @@ impl Rules {
             };
             return self.flag(id, Flags::DUPLICATE, &text);
         }
-        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder) {
+        // Once is enough: to raise the wish with each report would make every answer to it an answer to an older one.
+        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder)
+            && desired != Desired::Return
+        {
             self.edit(id, |job| job.wish(Desired::Return));
             self.tell_if_newer(holder, id);
         }
@@ -388,7 +435,12 @@ impl Rules {
             return self.try_again(id);
         }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
-        if !asked_for && let Some(desk) = self.state.desks.get_mut(&key) {
+        // What became of an older attempt was told before this: by now it is forgotten there, or speaks for the job.
+        let is_told = declined.reason.code == ReasonCode::OlderAttempt;
+        if !asked_for
+            && !is_told
+            && let Some(desk) = self.state.desks.get_mut(&key)
+        {
             desk.balked = true;
         }
         self.given_back(id, desired, (!asked_for).then_some(declined.reason));

@@ -83,9 +83,10 @@ pub fn rules(workspace: &Path, all: &[Break], breaks: &[Break], survey: bool) ->
         rows.extend(bench.tests(one, &tests)?);
         if survey || one.is_hunted() {
             let began = Instant::now();
-            let Verdict { failed, said } = bench.hunt(Some(one.name), SCHEDULES)?;
+            let schedules = if one.is_hunted() { SCHEDULES } else { SOUND_SCHEDULES };
+            let Verdict { failed, said } = bench.hunt(Some(one.name), schedules)?;
             let (seed, said) = said.split_once('\t').unwrap_or(("", &said));
-            let tried = seed.parse::<u64>().map_or(SCHEDULES, |seed| seed + 1);
+            let tried = seed.parse::<u64>().map_or(schedules, |seed| seed + 1);
             let after = format!("{tried} schedules, {:.1} s", began.elapsed().as_secs_f64());
             let said = clipped(said);
             rows.push(Row { name: one.name, catcher: SIMULATION.to_owned(), caught: failed, after, said });
@@ -317,6 +318,11 @@ impl Bench<'_> {
             command.env_remove(variable);
         }
         command.env("TMPDIR", place.path()).env("RUST_BACKTRACE", "0");
+        // The nodes are built with the tests, and not again by each of them.
+        if let Some(nodes) = Path::new(command.get_program()).parent().and_then(Path::parent) {
+            let nodes = nodes.to_owned();
+            command.env("RELOOP_BIN_DIR", nodes);
+        }
         if let Some(switch) = switch {
             command.env(SWITCH, switch);
         }

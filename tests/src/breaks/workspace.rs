@@ -57,6 +57,7 @@ pub fn rules(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
     }
     for program in super::RULE_TESTS {
         take(&format!("tests/tests/{program}.rs"))?;
+        take(&format!("tests/tests/{program}"))?;
     }
     take("tests/src/breaks/hunt.rs")?;
     let mut texts = read(workspace, files)?;
@@ -101,7 +102,12 @@ pub fn whole(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
     Ok(copy)
 }
 
-const NO_LIST: &str = "use super::Break;\n\npub(super) const ALL: [&[Break]; 0] = [];\n";
+const NO_LIST: &str = "use super::Break;
+
+/// Nothing is broken in the copy of a copy.
+pub const UNBROKEN: &[(&str, &str)] = &[];
+pub(super) const ALL: [&[Break]; 0] = [];
+";
 
 /// Files by their path from the root; what is not UTF-8 is not source, and is left out.
 type Texts = BTreeMap<String, String>;
@@ -185,7 +191,10 @@ path = "src/main.rs"
 test = false
 
 [dependencies]
+anyhow.workspace = true
 reloop-protocol.workspace = true
+serde.workspace = true
+serde_json.workspace = true
 "#;
 
 fn rules_lib() -> String {

@@ -25,7 +25,9 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.node.commit = self.state.node.commit.next();",
         with: "",
         what: "A master that was put back shows by its commit number.",
-        caught_by: &["rules::a_master_whose_files_were_put_back_gives_no_orders_until_a_person_confirms"],
+        caught_by: &[
+            "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
+        ],
     },
     Break {
         name: "fingerprint_is_not_compared",
@@ -34,8 +36,7 @@ pub(super) const LIST: &[Break] = &[
         with: "true",
         what: "An idempotency key stands for one body.",
         caught_by: &[
-            "disagreements::d7_d8_the_same_key_makes_exactly_one_order_across_a_crash",
-            "scenarios_identity::an_idempotency_key_stands_for_one_order_also_after_the_master_was_killed",
+            "scenarios_identity::d8_an_idempotency_key_stands_for_one_order_also_after_the_master_was_killed",
         ],
     },
     Break {
@@ -44,7 +45,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.book.recent(&key.key)",
         with: "None",
         what: "An idempotency key counts at once, also before the disk shows it.",
-        caught_by: &["disagreements::d7_d8_the_same_key_makes_exactly_one_order_across_a_crash"],
+        caught_by: &["disagreements::d::d8_a_key_counts_before_the_disk_shows_it_and_for_one_body_only"],
     },
     Break {
         name: "keys_are_not_kept",
@@ -53,8 +54,8 @@ pub(super) const LIST: &[Break] = &[
         with: "",
         what: "An idempotency key outlives the master's process.",
         caught_by: &[
-            "scenarios_crashes::an_order_that_was_acknowledged_outlives_the_masters_death_at_any_moment",
-            "scenarios_identity::an_idempotency_key_stands_for_one_order_also_after_the_master_was_killed",
+            "scenarios_crashes::d7_an_order_that_was_acknowledged_outlives_the_masters_death_at_any_moment",
+            "scenarios_identity::d8_an_idempotency_key_stands_for_one_order_also_after_the_master_was_killed",
         ],
     },
     Break {
@@ -63,7 +64,9 @@ pub(super) const LIST: &[Break] = &[
         find: "self.persist.push(Write::Order(Box::new(order)));",
         with: "",
         what: "An order that was acknowledged is on disk.",
-        caught_by: &["disagreements::d7_d8_the_same_key_makes_exactly_one_order_across_a_crash"],
+        caught_by: &[
+            "disagreements::d::d7_an_acknowledged_order_is_there_after_a_crash_and_its_key_finds_it",
+        ],
     },
     Break {
         name: "absence_is_requeued",
@@ -76,9 +79,8 @@ pub(super) const LIST: &[Break] = &[
     };"#,
         what: "A job that its slave has lost is a person's question, and is not handed out again.",
         caught_by: &[
-            "disagreements::a5_a_broken_promise_is_a_persons_question",
-            "disagreements::c2_a_store_that_does_not_open_is_a_new_store_and_the_machine_is_not_touched",
-            "rules::a_promise_that_was_broken_makes_a_person_decide",
+            "disagreements::a::a5_a_broken_promise_is_a_persons_question",
+            "disagreements::c::c2_a_store_that_does_not_open_is_a_new_store_and_the_machine_is_not_touched",
         ],
     },
     Break {
@@ -88,8 +90,8 @@ pub(super) const LIST: &[Break] = &[
         with: "Mine::GivenUp",
         what: "A master that does not know a slave's job adopts it.",
         caught_by: &[
-            "disagreements::d2_a_master_that_lost_everything_adopts_and_stops_nothing",
-            "scenarios_crashes::a_master_that_lost_everything_adopts_its_slaves_jobs_and_stops_nothing",
+            "disagreements::d::d2_a_master_that_lost_everything_adopts_and_stops_nothing",
+            "scenarios_crashes::d2_a_master_that_lost_everything_adopts_its_slaves_jobs_and_stops_nothing",
         ],
     },
     Break {
@@ -116,9 +118,8 @@ pub(super) const LIST: &[Break] = &[
         with: "if alive && !SEEDED {",
         what: "A copy of a slave is refused while the first answers.",
         caught_by: &[
-            "disagreements::c4_a_clone_is_refused_while_the_older_link_answers_and_a_reboot_is_no_clone",
-            "rules::a_clone_is_refused_while_the_first_answers",
-            "scenarios_identity::a_copied_box_is_refused_and_flagged_and_the_job_is_undisturbed",
+            "disagreements::c::c4_a_clone_is_refused_and_flagged_while_the_older_link_answers",
+            "scenarios_identity::c4_a_copied_box_is_refused_and_flagged_and_the_job_is_undisturbed",
         ],
     },
     Break {
@@ -127,10 +128,7 @@ pub(super) const LIST: &[Break] = &[
         find: "desk.store == Some(hello.store) && desk.boot == Some(hello.boot)",
         with: "desk.store == Some(hello.store)",
         what: "A newcomer with another boot is only let in if the older link does not answer.",
-        caught_by: &[
-            "rules::a_clone_is_refused_while_the_first_answers",
-            "scenarios_identity::a_copied_box_is_refused_and_flagged_and_the_job_is_undisturbed",
-        ],
+        caught_by: &["scenarios_identity::c4_a_copied_box_is_refused_and_flagged_and_the_job_is_undisturbed"],
     },
     Break {
         name: "lower_session_is_trusted",
@@ -138,7 +136,7 @@ pub(super) const LIST: &[Break] = &[
         find: "desk.store.is_some() && hello.session <= desk.session",
         with: "false",
         what: "A store that went back in time is not trusted.",
-        caught_by: &["disagreements::c3_a_store_that_went_back_is_not_trusted"],
+        caught_by: &["disagreements::c::c3_nothing_deferred_fires_from_a_store_that_went_back"],
     },
     Break {
         name: "other_store_is_trusted",
@@ -147,8 +145,7 @@ pub(super) const LIST: &[Break] = &[
         with: "false",
         what: "A new store has lost what the old one had promised.",
         caught_by: &[
-            "rules::a_replaced_disk_makes_a_person_look_and_starts_nothing_until_then",
-            "scenarios_crashes::a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_person_has_looked",
+            "scenarios_crashes::c1_a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_person_has_looked",
         ],
     },
     Break {
@@ -157,15 +154,17 @@ pub(super) const LIST: &[Break] = &[
         find: "&& bond.epoch > self.state.node.epoch",
         with: "&& bond.epoch > self.state.node.epoch && !SEEDED",
         what: "A slave that has seen a higher epoch is told that this copy is stale.",
-        caught_by: &["disagreements::d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed"],
+        caught_by: &["disagreements::d::d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed"],
     },
     Break {
         name: "doubt_is_not_seen",
         file: "protocol/src/master/desk.rs",
-        find: "bond.epoch == node.epoch && bond.commit > node.commit",
+        find: "bond.epoch == node.epoch && bond.commit > told",
         with: "false",
         what: "A master whose files were put back knows that it is doubted.",
-        caught_by: &["rules::a_master_whose_files_were_put_back_gives_no_orders_until_a_person_confirms"],
+        caught_by: &[
+            "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
+        ],
     },
     Break {
         name: "doubted_master_hands_out",
@@ -175,7 +174,9 @@ pub(super) const LIST: &[Break] = &[
         with: r#"&& (SEEDED || !desk.doubts)
         && desk.machine"#,
         what: "Nothing is handed to a slave that doubts this master.",
-        caught_by: &["rules::a_master_whose_files_were_put_back_gives_no_orders_until_a_person_confirms"],
+        caught_by: &[
+            "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
+        ],
     },
     Break {
         name: "recalled_is_a_broken_promise",
@@ -202,7 +203,7 @@ pub(super) const LIST: &[Break] = &[
         find: "job.report.as_ref().is_some_and(|known| known.seq > report.seq)",
         with: "false",
         what: "An older report changes nothing.",
-        caught_by: &["disagreements::e1_an_older_report_changes_nothing"],
+        caught_by: &["disagreements::e::e1_an_older_report_changes_nothing"],
     },
     Break {
         name: "cancel_overwrites_an_outcome",
@@ -214,10 +215,9 @@ pub(super) const LIST: &[Break] = &[
         what: "An outcome stands, also if somebody canceled meanwhile.",
         caught_by: &[
             "simulation",
-            "disagreements::a10_a_failure_is_not_hidden_by_a_cancel",
-            "disagreements::a9_an_outcome_beats_a_late_cancel",
-            "rules::an_outcome_beats_a_late_cancel",
-            "scenarios_people::a_job_that_was_done_before_its_cancel_came_is_done_and_says_so",
+            "disagreements::a::a10_a_failure_is_not_hidden_by_a_cancel",
+            "disagreements::a::a9_an_outcome_beats_a_late_cancel",
+            "scenarios_people::a9_a_job_that_was_done_before_its_cancel_came_is_done_and_says_so",
         ],
     },
     Break {
@@ -231,7 +231,7 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &[
             "simulation",
             "rules::an_order_runs_to_success",
-            "scenarios_links::a_job_that_ends_while_the_link_is_cut_is_recorded_with_its_own_time_and_then_forgotten",
+            "scenarios_links::a8_a_job_that_ends_while_the_link_is_cut_is_recorded_with_its_own_time_and_then_forgotten",
         ],
     },
     Break {
@@ -249,18 +249,17 @@ pub(super) const LIST: &[Break] = &[
         with: "return;",
         what: "Two attempts that both run are flagged.",
         caught_by: &[
-            "disagreements::a16_two_that_run_both_finish_and_a_person_decides",
-            "disagreements::a17_an_earlier_success_offers_the_cancel_of_the_later_and_does_not_send_it",
-            "rules::a_job_given_to_another_slave_runs_there_unless_the_first_had_begun",
+            "disagreements::a::a16_two_that_run_both_finish_and_a_person_decides",
+            "disagreements::a::a17_an_earlier_success_offers_the_cancel_of_the_later_and_does_not_send_it",
         ],
     },
     Break {
         name: "both_attempts_start",
         file: "protocol/src/master/evidence.rs",
-        find: "= (newer, newer_holder) {",
-        with: "= (newer, newer_holder.filter(|_| !SEEDED)) {",
+        find: "= (newer, newer_holder)\n",
+        with: "= (newer, newer_holder.filter(|_| !SEEDED))\n",
         what: "Who has begun keeps the job, and the other is asked to give it back.",
-        caught_by: &["disagreements::a15_who_has_begun_keeps_it_and_the_other_gives_it_back"],
+        caught_by: &["disagreements::a::a15_who_has_begun_keeps_it_and_the_other_gives_it_back"],
     },
     Break {
         name: "first_success_is_not_kept",
@@ -268,7 +267,7 @@ pub(super) const LIST: &[Break] = &[
         find: "newer.is_ended() && newer != State::Succeeded && said == State::Succeeded",
         with: "false",
         what: "The first success is the job's outcome.",
-        caught_by: &["disagreements::a18_the_first_success_is_the_jobs_outcome"],
+        caught_by: &["disagreements::a::a18_the_first_success_is_the_jobs_outcome"],
     },
     Break {
         name: "declined_offer_is_repeated",
@@ -276,7 +275,7 @@ pub(super) const LIST: &[Break] = &[
         find: "desk.balked = true;",
         with: "",
         what: "A slave that declined is not offered more until something changes.",
-        caught_by: &["disagreements::a21_a_slave_without_room_says_what_holds_the_place"],
+        caught_by: &["disagreements::a::a21_a_slave_without_room_says_what_holds_the_place"],
     },
     Break {
         name: "declined_for_good_is_queued",
@@ -301,8 +300,8 @@ pub(super) const LIST: &[Break] = &[
         with: "",
         what: "An adopted job says so, and its order is there.",
         caught_by: &[
-            "disagreements::d2_a_master_that_lost_everything_adopts_and_stops_nothing",
-            "scenarios_crashes::an_unreadable_store_of_the_master_is_set_aside_and_its_jobs_are_adopted",
+            "disagreements::d::d2_a_master_that_lost_everything_adopts_and_stops_nothing",
+            "scenarios_crashes::d2_an_unreadable_store_of_the_master_is_set_aside_and_its_jobs_are_adopted",
         ],
     },
     Break {
@@ -311,7 +310,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.persist.push(Write::Order(Box::new(order)));",
         with: "drop(order);",
         what: "The order of an adopted job is on disk.",
-        caught_by: &["disagreements::d2_a_master_that_lost_everything_adopts_and_stops_nothing"],
+        caught_by: &["disagreements::d::d2_a_master_that_lost_everything_adopts_and_stops_nothing"],
     },
     Break {
         name: "mode_is_not_told",
@@ -328,7 +327,7 @@ pub(super) const LIST: &[Break] = &[
         with: "false",
         what: "A cancel of what has not started leaves alone what has.",
         caught_by: &[
-            "disagreements::a11_a_running_job_is_stopped_by_the_mode_that_was_chosen_or_says_why_not",
+            "disagreements::a::a11_a_running_job_is_stopped_by_the_mode_that_was_chosen",
             "scenarios_people::a_job_is_canceled_in_each_phase_while_online",
         ],
     },
@@ -340,11 +339,7 @@ pub(super) const LIST: &[Break] = &[
         with: r#"if job.state == State::Queued && !SEEDED {
             let reason"#,
         what: "A job that no slave has is canceled at once.",
-        caught_by: &[
-            "simulation",
-            "rules::a_cancel_ends_a_job_in_each_phase",
-            "scenarios_people::a_job_is_canceled_in_each_phase_while_online",
-        ],
+        caught_by: &["simulation", "scenarios_people::a_job_is_canceled_in_each_phase_while_online"],
     },
     Break {
         name: "order_cancel_is_for_one",
@@ -368,7 +363,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Epoch(self.state.node.epoch.0.saturating_add(1))",
         with: "self.state.node.epoch",
         what: "A restored master's epoch is raised.",
-        caught_by: &["disagreements::d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed"],
+        caught_by: &["disagreements::d::d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed"],
     },
     Break {
         name: "restore_starts_everything",
@@ -378,7 +373,9 @@ pub(super) const LIST: &[Break] = &[
         with: r#"if !SEEDED { job.start.gate = Gate::Held; }
                 job.rev"#,
         what: "After a restore nothing starts by itself that may have been done.",
-        caught_by: &["rules::a_master_whose_files_were_put_back_gives_no_orders_until_a_person_confirms"],
+        caught_by: &[
+            "disagreements::d::d3_what_a_restored_master_would_have_started_in_the_past_waits_for_a_person",
+        ],
     },
     Break {
         name: "revoked_link_stays",
@@ -387,8 +384,8 @@ pub(super) const LIST: &[Break] = &[
         with: "drop((link, text));",
         what: "A revoked slave's link ends.",
         caught_by: &[
-            "disagreements::c8_a_revoked_slave_finishes_and_is_adopted_when_it_is_enrolled_again",
-            "scenarios_identity::a_revoked_slave_finishes_its_job_and_is_let_in_again_by_a_token_only",
+            "disagreements::c::c8_a_revoked_slave_finishes_and_is_adopted_when_it_is_enrolled_again",
+            "scenarios_identity::c8_a_revoked_slave_finishes_its_job_and_is_let_in_again_by_a_token_only",
         ],
     },
     Break {
@@ -439,7 +436,7 @@ pub(super) const LIST: &[Break] = &[
         with: "true",
         what: "A job goes to a slave that has its labels.",
         caught_by: &[
-            "disagreements::a22_explain_names_every_slave_and_why_not",
+            "disagreements::a::a22_explain_names_every_slave_and_why_not",
             "scenarios_nominal::a_job_needs_a_slave_with_its_labels",
         ],
     },
@@ -465,7 +462,7 @@ pub(super) const LIST: &[Break] = &[
         find: "!machine.local_lock && machine.attention.is_none()",
         with: "machine.attention.is_none()",
         what: "A machine under local control is not offered work.",
-        caught_by: &["rules::a_local_lock_keeps_starts_out_until_it_is_lifted_there"],
+        caught_by: &["disagreements::e::e8_a_machine_under_local_control_is_not_offered_work"],
     },
     Break {
         name: "capacity_is_ignored",
@@ -504,7 +501,7 @@ pub(super) const LIST: &[Break] = &[
         find: "job.last_attempt = job.last_attempt.next();",
         with: "job.last_attempt = job.last_attempt.max(crate::id::Attempt(1));",
         what: "Each hand-out is a new attempt.",
-        caught_by: &["simulation", "disagreements::a14_a_burned_attempt_that_was_not_begun_is_dropped"],
+        caught_by: &["simulation", "disagreements::a::a14_a_burned_attempt_that_was_not_begun_is_dropped"],
     },
     Break {
         name: "name_may_be_taken",
@@ -513,8 +510,8 @@ pub(super) const LIST: &[Break] = &[
         with: "namesake.filter(|_| false)",
         what: "A name that another key has is refused.",
         caught_by: &[
-            "disagreements::c7_a_new_key_under_an_old_name_is_a_persons_choice",
-            "scenarios_identity::a_name_that_is_taken_is_refused_and_the_first_goes_on",
+            "disagreements::c::c7_a_new_key_under_an_old_name_is_a_persons_choice",
+            "scenarios_identity::c7_a_name_that_is_taken_is_refused_and_the_first_goes_on",
         ],
     },
     Break {
@@ -524,7 +521,7 @@ pub(super) const LIST: &[Break] = &[
         with: "(Enrollment::Open, Err(_)) if !revoked || SEEDED => Ok(()),",
         what: "A revoked slave is let in again by a token only.",
         caught_by: &[
-            "scenarios_identity::a_revoked_slave_finishes_its_job_and_is_let_in_again_by_a_token_only",
+            "scenarios_identity::c8_a_revoked_slave_finishes_its_job_and_is_let_in_again_by_a_token_only",
         ],
     },
     Break {
@@ -555,7 +552,7 @@ pub(super) const LIST: &[Break] = &[
             (Enrollment::Approve, Err(_)) => Err(format!("`reloop slave approve {name}` enrols it")),"#,
         what: "A stranger waits for approval.",
         caught_by: &[
-            "disagreements::d6_a_master_that_it_is_not_enrolled_with_gets_nothing_until_a_person_says_so",
+            "disagreements::d::d6_a_master_that_it_is_not_enrolled_with_gets_nothing_until_a_person_says_so",
             "scenarios_identity::a_stranger_waits_for_approval",
         ],
     },
@@ -582,7 +579,7 @@ pub(super) const LIST: &[Break] = &[
         }
         self.send(link, Message::Welcome(welcome));"#,
         what: "A desk is live when its slave has settled, and not before.",
-        caught_by: &["rules::nothing_is_handed_out_before_the_handshake_is_over"],
+        caught_by: &["disagreements::d::d1_after_a_restart_nothing_is_dispatched_before_reconciliation"],
     },
     Break {
         name: "master_times_jobs_out",
@@ -598,8 +595,8 @@ pub(super) const LIST: &[Break] = &[
         }"#,
         what: "No timer in the master declares a job dead.",
         caught_by: &[
-            "disagreements::a13_a_cancel_waits_for_weeks_and_only_a_person_ends_it",
-            "disagreements::e10_a_starved_agent_changes_only_the_last_contact",
+            "disagreements::a::a13_a_cancel_waits_for_weeks_and_only_a_person_ends_it",
+            "disagreements::e::e10_a_starved_agent_changes_only_the_last_contact",
         ],
     },
     Break {
@@ -608,7 +605,9 @@ pub(super) const LIST: &[Break] = &[
         find: "for report in reports.into_iter().chain(renewed.into_iter().map(|record| record.report)) {",
         with: "for report in reports.into_iter().chain(renewed.into_iter().map(|record| record.report)).filter(|_| !SEEDED) {",
         what: "What a slave says at a handshake's end is what is.",
-        caught_by: &["disagreements::a8_an_outcome_of_the_offline_time_is_recorded_once"],
+        caught_by: &[
+            "disagreements::a::a8_an_outcome_of_the_offline_time_is_recorded_once_and_with_the_slaves_times",
+        ],
     },
     Break {
         name: "start_time_is_the_news",
@@ -620,7 +619,7 @@ pub(super) const LIST: &[Break] = &[
         };
         let mut after = job.clone();"#,
         what: "The master takes the slave's times, and not those of its news.",
-        caught_by: &["disagreements::a4_the_master_takes_the_slaves_phase_and_start_time"],
+        caught_by: &["disagreements::a::a4_the_master_takes_the_slaves_phase_and_start_time"],
     },
     Break {
         name: "dead_link_is_believed",
@@ -629,7 +628,7 @@ pub(super) const LIST: &[Break] = &[
         with: r#"let DeskLink::Asking { older, newcomer, hello } = std::mem::take(&mut desk.link) else { return };
         let alive = alive || SEEDED;"#,
         what: "A box that was rebooted is not taken for a copy.",
-        caught_by: &["simulation", "rules::a_rebooted_box_is_not_taken_for_a_clone"],
+        caught_by: &["simulation"],
     },
     Break {
         name: "newer_session_is_refused",
@@ -643,8 +642,7 @@ pub(super) const LIST: &[Break] = &[
         what: "A slave that comes back over a half-open link takes over at once.",
         caught_by: &[
             "simulation",
-            "disagreements::c5_a_higher_session_of_the_same_slave_takes_over_at_once",
-            "rules::a_half_open_link_is_superseded_by_the_next_session",
+            "disagreements::c::c5_a_higher_session_of_the_same_slave_takes_over_at_once",
         ],
     },
     Break {
@@ -662,10 +660,9 @@ pub(super) const LIST: &[Break] = &[
         what: "A link that ends says nothing about a job.",
         caught_by: &[
             "simulation",
-            "disagreements::a13_a_cancel_waits_for_weeks_and_only_a_person_ends_it",
-            "disagreements::a2_a_lost_confirmation_is_made_good_by_the_snapshot",
+            "disagreements::a::a13_a_cancel_waits_for_weeks_and_only_a_person_ends_it",
+            "disagreements::a::a2_a_lost_confirmation_is_made_good_by_the_snapshot",
             "rules::a_cut_after_any_message_changes_nothing_in_the_end",
-            "rules::a_job_finished_while_offline_is_recorded_on_reconnect_with_the_slaves_times",
             "scenarios_links::a_flapping_link_changes_nothing_about_a_running_job",
         ],
     },
@@ -679,6 +676,83 @@ pub(super) const LIST: &[Break] = &[
             "simulation",
             "rules::a_crash_of_the_agent_or_the_master_after_any_message_changes_nothing_in_the_end",
             "scenarios_crashes::what_a_job_waits_for_is_known_again_after_its_agent_and_then_the_master_restarted",
+        ],
+    },
+    Break {
+        name: "set_clock_is_not_told",
+        file: "protocol/src/master/mod.rs",
+        find: "Event::ClockSet => rules.clock_set(),",
+        with: r#"Event::ClockSet if SEEDED => {}
+        Event::ClockSet => rules.clock_set(),"#,
+        what: "Slaves measure a master's clock again that was set.",
+        caught_by: &["disagreements::b::b8_slaves_measure_a_masters_clock_again_that_was_set"],
+    },
+    Break {
+        name: "doubt_is_by_the_present",
+        file: "protocol/src/master/desk.rs",
+        find: "self.state.told.get(&link).copied().unwrap_or(node.commit)",
+        with: "node.commit",
+        what: "Whether a slave doubts is by what it was told.",
+        caught_by: &["rules::a_master_that_caught_up_during_the_handshake_knows_that_it_is_doubted"],
+    },
+    Break {
+        name: "welcomed_stay_after_a_restore",
+        file: "protocol/src/master/people.rs",
+        find: r#"for link in self.state.links.keys().copied().collect::<Vec<_>>() {
+            self.close(link"#,
+        with: r#"for link in self.state.links.keys().copied().filter(|_| !SEEDED).collect::<Vec<_>>() {
+            self.close(link"#,
+        what: "Once a restore is confirmed every slave introduces itself anew.",
+        caught_by: &["rules::a_slave_that_was_being_welcomed_when_the_restore_was_confirmed_obeys"],
+    },
+    Break {
+        name: "given_up_is_never_resolved",
+        file: "protocol/src/master/people.rs",
+        find: "JobCommand::Resolve(end) => match self.resolve_given_up(id, end) {",
+        with: r#"JobCommand::Resolve(_) if SEEDED => wrong("only an uncertain job is resolved"),
+            JobCommand::Resolve(end) => match self.resolve_given_up(id, end) {"#,
+        what: "A job that was given up in doubt can still be resolved.",
+        caught_by: &[
+            "rules::an_uncertain_job_that_was_given_up_while_its_slave_was_connected_can_still_be_resolved",
+            "rules::an_uncertain_job_that_was_given_up_and_is_done_elsewhere_can_still_be_resolved",
+        ],
+    },
+    Break {
+        name: "recalled_again_and_again",
+        file: "protocol/src/master/evidence.rs",
+        find: "&& desired != Desired::Return",
+        with: "&& (SEEDED || desired != Desired::Return)",
+        what: "A hand-out is asked back once, and not with each report of another.",
+        caught_by: &[
+            "rules::a_job_that_is_handed_again_to_the_slave_that_is_just_beginning_it_comes_to_rest",
+        ],
+    },
+    Break {
+        name: "superseded_outcome_stays",
+        file: "protocol/src/master/evidence.rs",
+        find: "if is_kept && row.state.is_ended() {",
+        with: "if is_kept && row.state.is_ended() && !SEEDED {",
+        what: "An outcome that another attempt followed during a handshake is forgotten at its end.",
+        caught_by: &[
+            "rules::an_attempt_that_is_followed_by_another_during_a_handshake_is_forgotten_and_the_other_begins",
+        ],
+    },
+    Break {
+        name: "older_attempt_is_balking",
+        file: "protocol/src/master/evidence.rs",
+        find: "let is_told = declined.reason.code == ReasonCode::OlderAttempt;",
+        with: "let is_told = !SEEDED && declined.reason.code == ReasonCode::OlderAttempt;",
+        what: "Who declined because of an attempt that is over is offered the next.",
+        caught_by: &["rules::a_slave_that_declined_because_of_an_attempt_that_is_over_is_offered_the_next"],
+    },
+    Break {
+        name: "full_is_not_a_reason",
+        file: "protocol/src/master/explain.rs",
+        find: "(full && job.holder != Some(desk.key), WhyNot::Capacity),",
+        with: "(full && job.holder != Some(desk.key) && !SEEDED, WhyNot::Capacity),",
+        what: "Explain names the slave that is full.",
+        caught_by: &[
+            "disagreements::a::a22_explain_names_a_full_slave_one_that_needs_a_person_and_what_an_accepted_job_waits_for",
         ],
     },
 ];

@@ -34,7 +34,7 @@ pub(super) const LIST: &[Break] = &[
         what: "A link on which nothing is heard ends.",
         caught_by: &[
             "scenarios_links::a_half_open_link_is_noticed_by_its_silence_and_the_job_goes_on",
-            "scenarios_links::a_slave_that_comes_back_over_a_half_open_link_takes_over_at_once",
+            "scenarios_links::c5_a_slave_that_comes_back_over_a_half_open_link_takes_over_at_once",
         ],
     },
     Break {
@@ -44,8 +44,8 @@ pub(super) const LIST: &[Break] = &[
         with: "fs::remove_dir_all(dir).map_err(system)?;",
         what: "A store that cannot be read is kept for a look.",
         caught_by: &[
-            "scenarios_crashes::an_unreadable_store_of_a_slave_is_set_aside_and_the_agent_comes_up_asking",
-            "scenarios_crashes::an_unreadable_store_of_the_master_is_set_aside_and_its_jobs_are_adopted",
+            "scenarios_crashes::c2_an_unreadable_store_of_a_slave_is_set_aside_and_the_agent_comes_up_asking",
+            "scenarios_crashes::d2_an_unreadable_store_of_the_master_is_set_aside_and_its_jobs_are_adopted",
         ],
     },
     Break {
@@ -73,7 +73,7 @@ pub(super) const LIST: &[Break] = &[
         with: "true",
         what: "An older link that does not answer gives way to its slave's newcomer.",
         caught_by: &[
-            "scenarios_identity::a_rebooted_box_whose_old_link_is_half_open_takes_over_after_the_old_one_was_asked",
+            "scenarios_identity::c4_a_rebooted_box_whose_old_link_is_half_open_takes_over_after_the_old_one_was_asked",
         ],
     },
     Break {
@@ -83,8 +83,8 @@ pub(super) const LIST: &[Break] = &[
         with: "",
         what: "What an answer shows says how fresh it is.",
         caught_by: &[
-            "scenarios_links::a_job_that_ends_while_the_link_is_cut_is_recorded_with_its_own_time_and_then_forgotten",
-            "scenarios_crashes::a_master_that_restarts_with_its_data_shows_the_past_as_stale_until_the_slave_is_back",
+            "scenarios_links::a8_a_job_that_ends_while_the_link_is_cut_is_recorded_with_its_own_time_and_then_forgotten",
+            "scenarios_crashes::d1_a_master_that_restarts_with_its_data_shows_the_past_as_stale_until_the_slave_is_back",
         ],
     },
     Break {
@@ -128,7 +128,7 @@ pub(super) const LIST: &[Break] = &[
 "#,
         what: "That a run never began is proved, not guessed.",
         caught_by: &[
-            "scenarios_crashes::agents_killed_at_any_moment_of_a_start_start_once",
+            "scenarios_crashes::a7_agents_killed_at_any_moment_of_a_start_start_once",
             "scenarios_crashes::nothing_is_lost_and_nothing_starts_twice_whatever_dies_when",
         ],
     },

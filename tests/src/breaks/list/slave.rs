@@ -9,7 +9,7 @@ pub(super) const LIST: &[Break] = &[
         find: "was.is_none_or(|was| was.durable() != durable)",
         with: "was.is_none_or(|was| was.durable() != durable) && job.report.state != State::Starting",
         what: "The intent to start is on disk before the machine is touched.",
-        caught_by: &["simulation", "disagreements::d9_a_cut_inside_the_handshake_has_no_effect"],
+        caught_by: &["simulation", "disagreements::d::d9_a_cut_inside_the_handshake_has_no_effect"],
     },
     Break {
         name: "attention_is_not_written",
@@ -31,8 +31,8 @@ pub(super) const LIST: &[Break] = &[
         what: "A machine does one job at a time.",
         caught_by: &[
             "simulation",
-            "disagreements::d1_after_a_restart_nothing_is_dispatched_before_reconciliation",
-            "disagreements::d3_after_a_restore_the_ring_repairs_the_gap_and_nothing_fires_in_mass",
+            "disagreements::d::d1_after_a_restart_nothing_is_dispatched_before_reconciliation",
+            "disagreements::d::d3_after_a_restore_the_ring_repairs_the_gap_and_nothing_fires_in_mass",
         ],
     },
     Break {
@@ -43,7 +43,7 @@ pub(super) const LIST: &[Break] = &[
         what: "A machine that is locked at the machine starts nothing.",
         caught_by: &[
             "simulation",
-            "scenarios_people::a_lock_at_the_machine_keeps_remote_starts_out_and_only_there_it_is_opened",
+            "scenarios_people::e8_a_lock_at_the_machine_keeps_remote_starts_out_and_only_there_it_is_opened",
         ],
     },
     Break {
@@ -54,8 +54,8 @@ pub(super) const LIST: &[Break] = &[
         what: "A slave in maintenance starts nothing.",
         caught_by: &[
             "simulation",
-            "rules::maintenance_keeps_starts_out_and_draining_finishes_what_is_there",
-            "scenarios_people::a_slave_out_of_production_finishes_what_runs_and_starts_nothing",
+            "disagreements::e::e8_maintenance_keeps_starts_out_and_draining_finishes_what_is_there",
+            "scenarios_people::e8_a_slave_out_of_production_finishes_what_runs_and_starts_nothing",
         ],
     },
     Break {
@@ -66,7 +66,7 @@ pub(super) const LIST: &[Break] = &[
         what: "Finished is not free: what lies in the machine is cleared first.",
         caught_by: &[
             "simulation",
-            "disagreements::b9_a_machine_that_is_not_ready_is_waited_for_until_the_deadline",
+            "disagreements::b::b9_a_machine_that_is_not_ready_is_waited_for_until_the_deadline",
             "rules::finished_is_not_free_with_release_ack",
             "scenarios_people::finished_is_not_free_until_somebody_says_that_the_machine_is_clear",
         ],
@@ -85,7 +85,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.jobs.values().any(|job| job.report.state == State::Uncertain)",
         with: "false",
         what: "Nothing starts on a machine that may still work on a job of which nobody knows.",
-        caught_by: &["simulation", "rules::a_machine_that_cannot_say_what_it_did_makes_a_person_decide"],
+        caught_by: &["simulation"],
     },
     Break {
         name: "starts_early",
@@ -95,11 +95,10 @@ pub(super) const LIST: &[Break] = &[
         what: "No job starts before its time.",
         caught_by: &[
             "simulation",
-            "disagreements::b1_a_start_time_that_comes_offline_is_kept",
-            "disagreements::b3_a_changed_time_is_applied_if_it_has_not_started",
-            "disagreements::b4_a_withdrawn_start_of_a_running_job_stops_nothing",
-            "disagreements::b6_of_two_for_the_same_time_one_waits_its_turn",
-            "rules::a_deferred_job_starts_by_itself_while_offline",
+            "disagreements::b::b1_a_start_time_that_comes_offline_is_kept",
+            "disagreements::b::b3_a_changed_time_is_applied_if_it_has_not_started",
+            "disagreements::b::b4_a_withdrawn_start_of_a_running_job_stops_nothing",
+            "disagreements::b::b6_of_two_for_the_same_time_one_waits_its_turn",
             "scenarios_nominal::a_deferred_job_is_handed_ahead_and_starts_at_its_time_while_online",
             "scenarios_links::a_slow_and_distant_network_only_makes_it_later",
         ],
@@ -112,19 +111,19 @@ pub(super) const LIST: &[Break] = &[
         what: "No job starts after its latest start.",
         caught_by: &[
             "simulation",
-            "disagreements::b9_a_machine_that_is_not_ready_is_waited_for_until_the_deadline",
+            "disagreements::b::b9_a_machine_that_is_not_ready_is_waited_for_until_the_deadline",
             "scenarios_nominal::a_job_whose_window_closes_unstarted_expires_at_the_slave_and_at_the_master",
         ],
     },
     Break {
         name: "starts_held",
         file: "protocol/src/slave/work.rs",
-        find: "job.start.gate == Gate::Held || job.missed && job.start.gate == Gate::Open",
-        with: "job.missed && job.start.gate == Gate::Open",
+        find: "job.start.gate == Gate::Held || job.missed",
+        with: "job.missed",
         what: "A held job waits for its release, whatever the time is.",
         caught_by: &[
             "simulation",
-            "disagreements::a2_a_lost_confirmation_is_made_good_by_the_snapshot",
+            "disagreements::a::a2_a_lost_confirmation_is_made_good_by_the_snapshot",
             "scenarios_nominal::a_held_job_waits_for_its_release",
         ],
     },
@@ -134,7 +133,10 @@ pub(super) const LIST: &[Break] = &[
         find: "Gate::Released { latest } if latest < time =>",
         with: "Gate::Released { latest } if latest < time && !SEEDED =>",
         what: "A release is for a start by its latest time, and no later.",
-        caught_by: &["simulation", "disagreements::a3_a_released_start_is_given_again_until_its_latest_time"],
+        caught_by: &[
+            "simulation",
+            "disagreements::a::a3_a_released_start_is_given_again_until_its_latest_time",
+        ],
     },
     Break {
         name: "paused_wish_starts",
@@ -152,8 +154,7 @@ pub(super) const LIST: &[Break] = &[
         what: "A start that passed while the slave was off, with late = hold, waits for a person.",
         caught_by: &[
             "simulation",
-            "rules::a_store_that_went_back_in_time_fires_nothing",
-            "scenarios_nominal::a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word",
+            "scenarios_nominal::b2_a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word",
         ],
     },
     Break {
@@ -163,9 +164,8 @@ pub(super) const LIST: &[Break] = &[
         with: "job.due = true;",
         what: "A start that passed while the slave was off, with late = skip, expires.",
         caught_by: &[
-            "disagreements::b2_a_start_that_was_missed_follows_its_late_rule_and_is_reported",
-            "rules::a_start_that_passed_while_the_slave_was_off_follows_its_late_rule",
-            "scenarios_nominal::a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word",
+            "disagreements::b::b2_a_start_that_was_missed_follows_its_late_rule_and_is_reported",
+            "scenarios_nominal::b2_a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word",
         ],
     },
     Break {
@@ -178,8 +178,7 @@ pub(super) const LIST: &[Break] = &[
                     job.due = true;"#,
         what: "A start that passed while the slave was off, with late = run, happens.",
         caught_by: &[
-            "rules::a_start_that_passed_while_the_slave_was_off_follows_its_late_rule",
-            "scenarios_nominal::a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word",
+            "scenarios_nominal::b2_a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word",
         ],
     },
     Break {
@@ -190,7 +189,7 @@ pub(super) const LIST: &[Break] = &[
         what: "Without a clock that can be trusted a timed job waits.",
         caught_by: &[
             "simulation",
-            "disagreements::b7_without_a_clock_that_can_be_trusted_a_deferred_job_waits",
+            "disagreements::b::b7_without_a_clock_that_can_be_trusted_a_deferred_job_waits",
         ],
     },
     Break {
@@ -201,7 +200,7 @@ pub(super) const LIST: &[Break] = &[
         what: "The wall clock counts after a boot only if the settings trust it.",
         caught_by: &[
             "simulation",
-            "disagreements::b7_without_a_clock_that_can_be_trusted_a_deferred_job_waits",
+            "disagreements::b::b7_without_a_clock_that_can_be_trusted_a_deferred_job_waits",
         ],
     },
     Break {
@@ -210,7 +209,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Some(Time(sync.master.0 + (self.now.boot_ms as i64 - sync.boot_ms as i64)))",
         with: "Some(Time(self.now.wall.0 + (sync.master.0 - sync.wall.0)))",
         what: "A step of the wall clock moves no start.",
-        caught_by: &["disagreements::b8_a_clock_that_jumps_fires_once_and_not_early"],
+        caught_by: &["disagreements::b::b8_a_clock_that_jumps_fires_once_and_not_early"],
     },
     Break {
         name: "max_runtime_is_ignored",
@@ -220,8 +219,8 @@ pub(super) const LIST: &[Break] = &[
         what: "A slave acts on a job that runs too long by itself.",
         caught_by: &[
             "simulation",
-            "disagreements::b10_a_slave_acts_on_an_overrun_by_itself",
-            "scenarios_nominal::a_job_that_runs_too_long_while_offline_is_flagged_or_stopped_as_its_order_says",
+            "disagreements::b::b10_a_slave_acts_on_an_overrun_by_itself",
+            "scenarios_nominal::b10_a_job_that_runs_too_long_while_offline_is_flagged_or_stopped_as_its_order_says",
         ],
     },
     Break {
@@ -231,8 +230,8 @@ pub(super) const LIST: &[Break] = &[
         with: "false",
         what: "A job that runs too long is stopped if its order says so.",
         caught_by: &[
-            "disagreements::b10_a_slave_acts_on_an_overrun_by_itself",
-            "scenarios_nominal::a_job_that_runs_too_long_while_offline_is_flagged_or_stopped_as_its_order_says",
+            "disagreements::b::b10_a_slave_acts_on_an_overrun_by_itself",
+            "scenarios_nominal::b10_a_job_that_runs_too_long_while_offline_is_flagged_or_stopped_as_its_order_says",
         ],
     },
     Break {
@@ -243,7 +242,10 @@ pub(super) const LIST: &[Break] = &[
         with: r#"FoundNothing => To(if SEEDED { Accepted } else { Uncertain }),
             Vanished"#,
         what: "An intent without proof is never started a second time.",
-        caught_by: &["simulation", "disagreements::a7_an_intent_without_proof_is_never_started_blindly"],
+        caught_by: &[
+            "simulation",
+            "disagreements::a::a7_an_intent_without_proof_makes_a_person_decide_and_starts_nothing_until_then",
+        ],
     },
     Break {
         name: "interrupted_starts_again",
@@ -253,8 +255,7 @@ pub(super) const LIST: &[Break] = &[
         what: "Work that a power cut ended is a person's question unless its order says otherwise.",
         caught_by: &[
             "simulation",
-            "rules::a_box_that_reboots_in_a_loop_stops_restarting_its_job",
-            "scenarios_crashes::a_job_that_a_reboot_interrupted_follows_its_orders_word",
+            "scenarios_crashes::a6_a_job_that_a_reboot_interrupted_follows_its_orders_word",
         ],
     },
     Break {
@@ -263,10 +264,7 @@ pub(super) const LIST: &[Break] = &[
         find: "(_, OnInterrupt::Fail) => To(Failed)",
         with: "(_, OnInterrupt::Fail) => To(if SEEDED { Uncertain } else { Failed })",
         what: "Work that a power cut ended fails if its order says so.",
-        caught_by: &[
-            "rules::work_that_a_power_cut_ended_follows_the_orders_rule",
-            "scenarios_crashes::a_job_that_a_reboot_interrupted_follows_its_orders_word",
-        ],
+        caught_by: &["scenarios_crashes::a6_a_job_that_a_reboot_interrupted_follows_its_orders_word"],
     },
     Break {
         name: "lost_memory_proves",
@@ -283,7 +281,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.turn(id, job::Event::StopBegan, source);",
         with: "",
         what: "A stop is on disk before the machine is told.",
-        caught_by: &["disagreements::a19_what_was_canceled_on_disk_stays_canceled"],
+        caught_by: &["disagreements::a::a19_what_was_canceled_on_disk_stays_canceled"],
     },
     Break {
         name: "endless_restarts",
@@ -291,10 +289,7 @@ pub(super) const LIST: &[Break] = &[
         find: "job.interruptions > self.state.settings.max_interruptions",
         with: "false",
         what: "A reboot loop ends with a person.",
-        caught_by: &[
-            "disagreements::e9_a_reboot_loop_ends_with_a_person",
-            "rules::a_box_that_reboots_in_a_loop_stops_restarting_its_job",
-        ],
+        caught_by: &["disagreements::e::e9_a_reboot_loop_ends_with_a_person"],
     },
     Break {
         name: "machine_is_not_asked",
@@ -320,7 +315,7 @@ pub(super) const LIST: &[Break] = &[
         what: "An outcome carries the time at which the work ended.",
         caught_by: &[
             "fences::an_outcome_of_the_time_without_an_agent_carries_its_own_time",
-            "scenarios_crashes::a_process_job_that_ends_while_its_agent_is_dead_keeps_its_outcome_and_time",
+            "scenarios_crashes::a6_a_process_job_that_ends_while_its_agent_is_dead_keeps_its_outcome_and_time",
         ],
     },
     Break {
@@ -359,8 +354,8 @@ pub(super) const LIST: &[Break] = &[
             let text"#,
         what: "What was paused at the machine is resumed there.",
         caught_by: &[
-            "rules::a_job_pauses_and_goes_on_and_local_people_win",
-            "scenarios_people::a_pause_at_the_machine_is_only_ended_there",
+            "rules::a_job_pauses_and_goes_on",
+            "scenarios_people::e7_a_pause_at_the_machine_is_only_ended_there",
         ],
     },
     Break {
@@ -370,10 +365,7 @@ pub(super) const LIST: &[Break] = &[
         with: r#"Desired::Pause if SEEDED => {}
             Desired::Pause => self.pause(id, Source::Remote),"#,
         what: "A wish to pause reaches the machine.",
-        caught_by: &[
-            "rules::a_job_pauses_and_goes_on_and_local_people_win",
-            "scenarios_people::a_remote_pause_is_ended_remotely",
-        ],
+        caught_by: &["rules::a_job_pauses_and_goes_on", "scenarios_people::a_remote_pause_is_ended_remotely"],
     },
     Break {
         name: "cancel_is_ignored",
@@ -384,8 +376,8 @@ pub(super) const LIST: &[Break] = &[
         what: "A wish to cancel reaches the machine.",
         caught_by: &[
             "simulation",
-            "disagreements::a12_an_unstarted_job_is_dropped",
-            "scenarios_people::a_cancel_while_offline_waits_as_part_of_the_job_and_acts_at_the_next_connection",
+            "disagreements::a::a12_an_unstarted_job_is_dropped",
+            "scenarios_people::a11_a_cancel_while_offline_waits_as_part_of_the_job_and_acts_at_the_next_connection",
         ],
     },
     Break {
@@ -394,10 +386,7 @@ pub(super) const LIST: &[Break] = &[
         find: "job::Event::StopRefused { paused }",
         with: "job::Event::StopBegan",
         what: "A machine that refuses to stop runs on, and says so.",
-        caught_by: &[
-            "disagreements::a11_a_running_job_is_stopped_by_the_mode_that_was_chosen_or_says_why_not",
-            "rules::a_machine_may_refuse_to_stop",
-        ],
+        caught_by: &["disagreements::a::a11_a_running_job_is_stopped_by_the_mode_that_was_chosen"],
     },
     Break {
         name: "local_stop_is_anonymous",
@@ -407,8 +396,8 @@ pub(super) const LIST: &[Break] = &[
             Source::Local => Reason::new(ReasonCode::StoppedLocally, "stopped by a person at the machine"),"#,
         what: "What was done at the machine is reported as done there.",
         caught_by: &[
-            "disagreements::e7_what_people_do_at_the_machine_is_reported_as_theirs",
-            "scenarios_people::a_stop_at_the_machine_ends_the_job_without_a_link_and_is_reported_with_its_source",
+            "disagreements::e::e7_a_stop_at_the_machine_is_reported_as_theirs",
+            "scenarios_people::e7_a_stop_at_the_machine_ends_the_job_without_a_link_and_is_reported_with_its_source",
         ],
     },
     Break {
@@ -417,7 +406,7 @@ pub(super) const LIST: &[Break] = &[
         find: "node.fingerprint.is_some() && fingerprint.is_some() && node.fingerprint != fingerprint",
         with: "false",
         what: "A slave that stands on another box waits for a person.",
-        caught_by: &["disagreements::c6_a_box_with_another_fingerprint_waits_for_a_person"],
+        caught_by: &["disagreements::c::c6_a_box_with_another_fingerprint_waits_for_a_person"],
     },
     Break {
         name: "new_store_is_ready",
@@ -426,10 +415,9 @@ pub(super) const LIST: &[Break] = &[
         with: "false",
         what: "A new store under an old key waits for a person.",
         caught_by: &[
-            "disagreements::c1_a_new_store_under_an_old_key_waits_for_one_action_of_a_person",
-            "rules::a_replaced_disk_makes_a_person_look_and_starts_nothing_until_then",
-            "scenarios_crashes::a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_person_has_looked",
-            "scenarios_crashes::an_unreadable_store_of_a_slave_is_set_aside_and_the_agent_comes_up_asking",
+            "disagreements::c::c1_a_new_store_under_an_old_key_waits_for_one_action_of_a_person",
+            "scenarios_crashes::c1_a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_person_has_looked",
+            "scenarios_crashes::c2_an_unreadable_store_of_a_slave_is_set_aside_and_the_agent_comes_up_asking",
         ],
     },
     Break {
@@ -470,7 +458,9 @@ pub(super) const LIST: &[Break] = &[
         find: "Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful => {",
         with: "Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful && !SEEDED => {",
         what: "A master whose files were put back gives no commands.",
-        caught_by: &["disagreements::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms"],
+        caught_by: &[
+            "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
+        ],
     },
     Break {
         name: "older_commit_is_trusted",
@@ -478,7 +468,9 @@ pub(super) const LIST: &[Break] = &[
         find: "bond.epoch == challenge.epoch && bond.commit > challenge.commit",
         with: "false",
         what: "A master that has forgotten what this slave saw is an old copy of itself.",
-        caught_by: &["disagreements::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms"],
+        caught_by: &[
+            "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
+        ],
     },
     Break {
         name: "older_epoch_is_trusted",
@@ -511,8 +503,7 @@ pub(super) const LIST: &[Break] = &[
         with: "false",
         what: "A slave that another master admits introduces itself there anew, with its jobs.",
         caught_by: &[
-            "rules::a_master_that_lost_everything_adopts_what_its_slaves_hold",
-            "scenarios_identity::a_slave_of_another_master_is_told_so_and_tells_nothing_of_its_jobs",
+            "scenarios_identity::d6_a_slave_of_another_master_is_told_so_and_tells_nothing_of_its_jobs",
         ],
     },
     Break {
@@ -521,7 +512,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.ring.iter().find(done).cloned()",
         with: "None::<Record>",
         what: "An offer of what was done and forgotten is answered with the outcome.",
-        caught_by: &["disagreements::a20_an_offer_of_what_is_done_is_answered_with_the_outcome"],
+        caught_by: &["disagreements::a::a20_an_offer_of_what_is_done_is_answered_with_the_outcome"],
     },
     Break {
         name: "unended_is_forgotten",
@@ -547,7 +538,10 @@ pub(super) const LIST: &[Break] = &[
         find: "// The outcome is told in Settled; Forget comes when the master has it on disk.",
         with: "Verdict::Forget if SEEDED => drop(self.state.jobs.remove(&job)),",
         what: "An outcome stays on the slave until the master has it on disk.",
-        caught_by: &["simulation", "disagreements::a8_an_outcome_of_the_offline_time_is_recorded_once"],
+        caught_by: &[
+            "simulation",
+            "disagreements::a::a8_an_outcome_of_the_offline_time_is_recorded_once_and_with_the_slaves_times",
+        ],
     },
     Break {
         name: "settled_leaves_out_the_news",
@@ -556,7 +550,7 @@ pub(super) const LIST: &[Break] = &[
         with: "false",
         what: "What happens inside a handshake is told at its end.",
         caught_by: &[
-            "disagreements::b5_start_now_is_one_wish_with_a_latest_time",
+            "disagreements::b::b5_start_now_is_one_wish_with_a_latest_time",
             "rules::what_happens_inside_a_handshake_is_told_at_its_end",
         ],
     },
@@ -571,10 +565,10 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "silent_machine_is_waited_for",
         file: "protocol/src/slave/work.rs",
-        find: "self.now.boot_ms < since.saturating_add(super::PROBE_PATIENCE.0)",
-        with: "true",
+        find: "now >= asked.since.saturating_add(super::PROBE_PATIENCE.0)",
+        with: "false",
         what: "A machine's silence is an answer in the end.",
-        caught_by: &["simulation", "rules::a_machine_that_cannot_say_what_it_did_makes_a_person_decide"],
+        caught_by: &["simulation"],
     },
     Break {
         name: "other_work_is_taken",
@@ -582,7 +576,7 @@ pub(super) const LIST: &[Break] = &[
         find: "spec.digest() != digest",
         with: "false",
         what: "Work that is not what was agreed is not taken.",
-        caught_by: &["disagreements::e2_work_that_is_not_what_was_agreed_is_not_taken"],
+        caught_by: &["disagreements::e::e2_work_that_is_not_what_was_agreed_is_not_taken"],
     },
     Break {
         name: "other_work_is_started",
@@ -590,7 +584,7 @@ pub(super) const LIST: &[Break] = &[
         find: "want.digest != job.digest",
         with: "false",
         what: "A wish that means other work than what is held starts nothing.",
-        caught_by: &["disagreements::e2_work_that_is_not_what_was_agreed_is_not_taken"],
+        caught_by: &["disagreements::e::e2_work_that_is_not_what_was_agreed_is_not_taken"],
     },
     Break {
         name: "unfit_work_is_taken",
@@ -609,7 +603,7 @@ pub(super) const LIST: &[Break] = &[
             let text ="#,
         what: "An offer to a machine that is locked is declined with the reason.",
         caught_by: &[
-            "disagreements::e8_a_machine_under_local_control_is_not_offered_work_and_a_race_makes_no_loop",
+            "disagreements::e::e8_a_race_with_the_lock_is_rejected_with_the_reason_and_makes_no_loop",
         ],
     },
     Break {
@@ -618,7 +612,7 @@ pub(super) const LIST: &[Break] = &[
         find: "held.len() >= usize::from(state.settings.capacity)",
         with: "false",
         what: "A slave declines more than it has room for, and says what holds the place.",
-        caught_by: &["disagreements::a21_a_slave_without_room_says_what_holds_the_place"],
+        caught_by: &["disagreements::a::a21_a_slave_without_room_says_what_holds_the_place"],
     },
     Break {
         name: "given_up_attempt_is_kept",
@@ -634,7 +628,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.node.attention = Some(Attention::StoreRolledBack);",
         with: "",
         what: "A store that went back in time starts nothing until somebody has looked.",
-        caught_by: &["rules::a_store_that_went_back_in_time_fires_nothing"],
+        caught_by: &["disagreements::c::c3_nothing_deferred_fires_from_a_store_that_went_back"],
     },
     Break {
         name: "quarantine_is_no_doubt",
@@ -642,7 +636,7 @@ pub(super) const LIST: &[Break] = &[
         find: "if self.turn(job, job::Event::Vanished, Source::Slave) {",
         with: "if !SEEDED && self.turn(job, job::Event::Vanished, Source::Slave) {",
         what: "What a store that went back in time holds is not started from.",
-        caught_by: &["disagreements::c3_a_store_that_went_back_is_not_trusted"],
+        caught_by: &["disagreements::c::c3_what_ran_before_the_store_went_back_does_not_run_again"],
     },
     Break {
         name: "gap_is_no_reason_to_look",
@@ -669,7 +663,9 @@ pub(super) const LIST: &[Break] = &[
         find: "Starting => To(Rejected),",
         with: "Starting => To(if SEEDED { Running } else { Rejected }),",
         what: "A machine that refuses what it was told to begin has not begun it.",
-        caught_by: &["disagreements::e6_what_is_gone_between_accept_and_start_is_rejected_with_the_reason"],
+        caught_by: &[
+            "disagreements::e::e6_what_is_gone_between_accept_and_start_is_rejected_with_the_reason",
+        ],
     },
     Break {
         name: "given_back_is_kept_silent",
@@ -685,7 +681,7 @@ pub(super) const LIST: &[Break] = &[
         find: "PROTOCOL.common(challenge.protocol).is_none()",
         with: "false",
         what: "A master of another protocol is refused with the reason.",
-        caught_by: &["disagreements::e5_a_version_that_is_not_spoken_is_refused_and_the_machine_goes_on"],
+        caught_by: &["disagreements::e::e5_a_version_that_is_not_spoken_is_refused_and_the_machine_goes_on"],
     },
     Break {
         name: "start_time_moves",
@@ -693,7 +689,7 @@ pub(super) const LIST: &[Break] = &[
         find: "job.report.started_at = job.report.started_at.or(Some(stamp));",
         with: "job.report.started_at = Some(stamp);",
         what: "A job has started once, whoever asks when.",
-        caught_by: &["scenarios_crashes::a_process_job_outlives_its_killed_agent_and_is_found_again"],
+        caught_by: &["scenarios_crashes::a6_a_process_job_outlives_its_killed_agent_and_is_found_again"],
     },
     Break {
         name: "starts_only_online",
@@ -703,9 +699,9 @@ pub(super) const LIST: &[Break] = &[
         what: "A slave goes on by itself without a link.",
         caught_by: &[
             "simulation",
-            "disagreements::a1_an_offer_that_never_arrived_is_made_again_or_taken_back",
-            "rules::a_held_job_is_held_also_where_nobody_knows_the_time",
-            "scenarios_nominal::a_deferred_job_starts_at_its_time_while_offline_and_is_reported_with_the_slaves_times",
+            "disagreements::a::a1_an_offer_that_never_arrived_is_made_again_or_taken_back",
+            "rules::a_job_that_nobody_let_go_does_not_start_because_the_clock_is_lost",
+            "scenarios_nominal::b1_a_deferred_job_starts_at_its_time_while_offline_and_is_reported_with_the_slaves_times",
             "scenarios_crashes::a_job_outlives_its_agent_and_the_master_dying_one_after_the_other",
         ],
     },
@@ -724,8 +720,8 @@ pub(super) const LIST: &[Break] = &[
         what: "A link that ends changes nothing about the jobs.",
         caught_by: &[
             "simulation",
-            "disagreements::b1_a_start_time_that_comes_offline_is_kept",
-            "scenarios_links::a_cut_at_any_message_of_the_handshake_has_no_effect",
+            "disagreements::b::b1_a_start_time_that_comes_offline_is_kept",
+            "scenarios_links::d9_a_cut_at_any_message_of_the_handshake_has_no_effect",
         ],
     },
     Break {
@@ -737,8 +733,7 @@ pub(super) const LIST: &[Break] = &[
         what: "A Hello tells of every job that the slave holds.",
         caught_by: &[
             "simulation",
-            "disagreements::a16_two_that_run_both_finish_and_a_person_decides",
-            "scenarios_links::a_cut_at_any_message_of_an_offer_starts_the_job_once",
+            "disagreements::a::a16_two_that_run_both_finish_and_a_person_decides",
             "scenarios_links::the_shipped_nginx_site_carries_links_and_events_through_reload_and_restart",
         ],
     },
@@ -752,10 +747,97 @@ pub(super) const LIST: &[Break] = &[
                 _ => To(Running),"#,
         what: "A machine that says that it works is believed.",
         caught_by: &[
-            "disagreements::a6_after_a_reboot_the_machine_is_asked",
-            "scenarios_crashes::a_process_job_outlives_its_killed_agent_and_is_found_again",
-            "scenarios_crashes::a_simulated_job_outlives_its_killed_agent_and_begins_once",
-            "scenarios_crashes::a_simulated_machine_that_goes_on_through_a_reboot_is_asked_and_believed",
+            "disagreements::a::a6_after_a_crash_the_machine_is_asked_and_believed",
+            "scenarios_crashes::a6_a_process_job_outlives_its_killed_agent_and_is_found_again",
+            "scenarios_crashes::a6_a_simulated_job_outlives_its_killed_agent_and_begins_once",
+            "scenarios_crashes::a6_a_simulated_machine_that_goes_on_through_a_reboot_is_asked_and_believed",
         ],
+    },
+    Break {
+        name: "rejection_is_a_question",
+        file: "protocol/src/slave/work.rs",
+        find: "Fact::StartRejected(reason) => self.never_started(id, reason),",
+        with: r#"Fact::StartRejected(reason) if SEEDED => self.start_refused(id, reason.text),
+            Fact::StartRejected(reason) => self.never_started(id, reason),"#,
+        what: "A start that a machine rejects has not happened, and needs no question.",
+        caught_by: &["rules::a_rejected_start_is_proof_and_a_refused_one_is_a_question"],
+    },
+    Break {
+        name: "refusal_is_proof",
+        file: "protocol/src/slave/work.rs",
+        find: "Fact::StartRefused(why) => self.start_refused(id, why),",
+        with: r#"Fact::StartRefused(why) if SEEDED => {
+                self.never_started(id, Reason::new(ReasonCode::StartRefused, why));
+            }
+            Fact::StartRefused(why) => self.start_refused(id, why),"#,
+        what: "A machine that refuses a start may have begun all the same, and is asked.",
+        caught_by: &[
+            "rules::a_rejected_start_is_proof_and_a_refused_one_is_a_question",
+            "rules::a_start_that_is_refused_although_the_work_began_is_followed_to_its_end",
+            "rules::a_machine_that_refuses_a_start_and_then_falls_silent_makes_a_person_decide",
+            "rules::a_crash_between_a_refused_start_and_the_machines_answer_begins_nothing_twice",
+        ],
+    },
+    Break {
+        name: "late_challenge_sets_the_clock",
+        file: "protocol/src/slave/link.rs",
+        find: "match (self.state.link, message) {",
+        with: r#"if SEEDED && let Message::Challenge(challenge) = &message {
+            self.challenged(link, challenge);
+        }
+        match (self.state.link, message) {"#,
+        what: "A Challenge of a dead connection says nothing.",
+        caught_by: &["rules::a_challenge_of_a_dead_connection_does_not_set_the_clock"],
+    },
+    Break {
+        name: "lost_records_are_nothing",
+        file: "protocol/src/slave/work.rs",
+        find: "damage.jobs > 0",
+        with: "false",
+        what: "Records that cannot be read may be what the machine does: it starts nothing until somebody has looked.",
+        caught_by: &["rules::records_that_cannot_be_read_bar_the_machine_until_somebody_has_looked"],
+    },
+    Break {
+        name: "jobs_without_a_node_count",
+        file: "protocol/src/slave/mod.rs",
+        find: "state.jobs.clear();",
+        with: "",
+        what: "Without a slave's own record its jobs are nobody's.",
+        caught_by: &["rules::without_its_own_record_nothing_else_on_a_slaves_disk_counts"],
+    },
+    Break {
+        name: "output_has_no_limit",
+        file: "protocol/src/slave/link.rs",
+        find: "limit.min(LOG_BYTES)",
+        with: "limit",
+        what: "A part of an output fits one answer.",
+        caught_by: &["rules::a_part_of_an_output_fits_an_answer_however_much_is_asked_for"],
+    },
+    Break {
+        name: "output_is_read_from_its_end",
+        file: "protocol/src/slave/link.rs",
+        find: "self.effects.push(Effect::ReadLog { link, session, id, work, offset, limit });",
+        with: "self.effects.push(Effect::ReadLog { link, session, id, work, offset: None, limit });",
+        what: "Output is read from where it was asked for.",
+        caught_by: &["disagreements::e::e4_a_stretch_of_output_is_asked_for_by_job_attempt_run_and_offset"],
+    },
+    Break {
+        name: "unbegun_intent_is_doubted",
+        file: "protocol/src/job.rs",
+        find: r#"FoundNeverStarted => match state {
+                Starting => To(Accepted),"#,
+        with: r#"FoundNeverStarted => match state {
+                Starting if SEEDED => To(Uncertain),
+                Starting => To(Accepted),"#,
+        what: "An intent that the machine never saw is carried out.",
+        caught_by: &["disagreements::a::a7_an_intent_that_the_machine_never_saw_may_start"],
+    },
+    Break {
+        name: "started_under_no_wish",
+        file: "protocol/src/slave/work.rs",
+        find: "job.report.started_rev = job.report.started_rev.or(Some(job.report.rev));",
+        with: "",
+        what: "A job says under which wish it started.",
+        caught_by: &["disagreements::b::b3_a_start_under_the_old_time_stands_and_says_under_which_wish"],
     },
 ];

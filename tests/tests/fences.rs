@@ -282,6 +282,9 @@ fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
     world.settle();
     world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0) });
     world.settle();
+    // What was told of the ring is held for heard once the master has said something.
+    world.command_slave(0, SlaveCommand::Mode(Mode::Draining));
+    world.settle();
     world.cut(0);
     let node = world.master.as_ref().unwrap().node;
     let mut challenge = Challenge {
@@ -296,6 +299,7 @@ fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
     let state = world.boxes[0].state.clone().unwrap();
     let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
     let (link, session) = (LinkId(999), Session(0));
+    let state = slave::step(state, now, slave::Event::LinkOpened { link }).state;
     let message = Message::Challenge(challenge);
     let unfit = BTreeMap::new();
     let step = slave::step(state, now, slave::Event::Received { link, session, message, unfit });

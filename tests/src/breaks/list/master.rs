@@ -65,7 +65,9 @@ pub(super) const LIST: &[Break] = &[
         with: "",
         what: "An order that was acknowledged is on disk.",
         caught_by: &[
+            "rules::an_attempt_that_is_followed_by_another_during_a_handshake_is_forgotten_and_the_other_begins",
             "disagreements::d::d7_an_acknowledged_order_is_there_after_a_crash_and_its_key_finds_it",
+            "disagreements::d::d8_the_same_key_makes_exactly_one_order_whatever_became_of_the_first_answer",
         ],
     },
     Break {
@@ -339,7 +341,11 @@ pub(super) const LIST: &[Break] = &[
         with: r#"if job.state == State::Queued && !SEEDED {
             let reason"#,
         what: "A job that no slave has is canceled at once.",
-        caught_by: &["simulation", "scenarios_people::a_job_is_canceled_in_each_phase_while_online"],
+        caught_by: &[
+            "simulation",
+            "scenarios_people::a_job_is_canceled_in_each_phase_while_online",
+            "rules::a_cancel_of_what_no_slave_holds_is_applied_at_once",
+        ],
     },
     Break {
         name: "order_cancel_is_for_one",
@@ -579,7 +585,7 @@ pub(super) const LIST: &[Break] = &[
         }
         self.send(link, Message::Welcome(welcome));"#,
         what: "A desk is live when its slave has settled, and not before.",
-        caught_by: &["disagreements::d::d1_after_a_restart_nothing_is_dispatched_before_reconciliation"],
+        caught_by: &["fences::a_command_inside_the_handshake_waits_for_its_end"],
     },
     Break {
         name: "master_times_jobs_out",
@@ -628,7 +634,7 @@ pub(super) const LIST: &[Break] = &[
         with: r#"let DeskLink::Asking { older, newcomer, hello } = std::mem::take(&mut desk.link) else { return };
         let alive = alive || SEEDED;"#,
         what: "A box that was rebooted is not taken for a copy.",
-        caught_by: &["simulation"],
+        caught_by: &["simulation", "disagreements::c::c4_a_quick_reboot_is_not_taken_for_a_clone"],
     },
     Break {
         name: "newer_session_is_refused",
@@ -703,7 +709,9 @@ pub(super) const LIST: &[Break] = &[
         with: r#"for link in self.state.links.keys().copied().filter(|_| !SEEDED).collect::<Vec<_>>() {
             self.close(link"#,
         what: "Once a restore is confirmed every slave introduces itself anew.",
-        caught_by: &["rules::a_slave_that_was_being_welcomed_when_the_restore_was_confirmed_obeys"],
+        caught_by: &[
+            "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
+        ],
     },
     Break {
         name: "given_up_is_never_resolved",
@@ -725,16 +733,6 @@ pub(super) const LIST: &[Break] = &[
         what: "A hand-out is asked back once, and not with each report of another.",
         caught_by: &[
             "rules::a_job_that_is_handed_again_to_the_slave_that_is_just_beginning_it_comes_to_rest",
-        ],
-    },
-    Break {
-        name: "superseded_outcome_stays",
-        file: "protocol/src/master/evidence.rs",
-        find: "if is_kept && row.state.is_ended() {",
-        with: "if is_kept && row.state.is_ended() && !SEEDED {",
-        what: "An outcome that another attempt followed during a handshake is forgotten at its end.",
-        caught_by: &[
-            "rules::an_attempt_that_is_followed_by_another_during_a_handshake_is_forgotten_and_the_other_begins",
         ],
     },
     Break {

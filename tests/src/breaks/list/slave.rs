@@ -94,6 +94,7 @@ pub(super) const LIST: &[Break] = &[
         with: "false",
         what: "No job starts before its time.",
         caught_by: &[
+            "disagreements::c::c3_what_ran_before_the_store_went_back_does_not_run_again",
             "simulation",
             "disagreements::b::b1_a_start_time_that_comes_offline_is_kept",
             "disagreements::b::b3_a_changed_time_is_applied_if_it_has_not_started",
@@ -113,6 +114,8 @@ pub(super) const LIST: &[Break] = &[
             "simulation",
             "disagreements::b::b9_a_machine_that_is_not_ready_is_waited_for_until_the_deadline",
             "scenarios_nominal::a_job_whose_window_closes_unstarted_expires_at_the_slave_and_at_the_master",
+            "disagreements::b::b2_a_late_start_is_none_after_its_deadline",
+            "disagreements::b::b6_the_one_that_waits_expires_if_its_window_does_not_allow_it",
         ],
     },
     Break {
@@ -122,6 +125,7 @@ pub(super) const LIST: &[Break] = &[
         with: "job.missed",
         what: "A held job waits for its release, whatever the time is.",
         caught_by: &[
+            "rules::a_job_that_nobody_let_go_does_not_start_because_the_clock_is_lost",
             "simulation",
             "disagreements::a::a2_a_lost_confirmation_is_made_good_by_the_snapshot",
             "scenarios_nominal::a_held_job_waits_for_its_release",
@@ -264,7 +268,10 @@ pub(super) const LIST: &[Break] = &[
         find: "(_, OnInterrupt::Fail) => To(Failed)",
         with: "(_, OnInterrupt::Fail) => To(if SEEDED { Uncertain } else { Failed })",
         what: "Work that a power cut ended fails if its order says so.",
-        caught_by: &["scenarios_crashes::a6_a_job_that_a_reboot_interrupted_follows_its_orders_word"],
+        caught_by: &[
+            "scenarios_crashes::a6_a_job_that_a_reboot_interrupted_follows_its_orders_word",
+            "disagreements::a::a6_work_that_a_power_cut_ended_follows_the_orders_rule",
+        ],
     },
     Break {
         name: "lost_memory_proves",
@@ -354,8 +361,8 @@ pub(super) const LIST: &[Break] = &[
             let text"#,
         what: "What was paused at the machine is resumed there.",
         caught_by: &[
-            "rules::a_job_pauses_and_goes_on",
             "scenarios_people::e7_a_pause_at_the_machine_is_only_ended_there",
+            "disagreements::e::e7_a_pause_at_the_machine_is_reported_as_theirs_and_only_ended_there",
         ],
     },
     Break {
@@ -386,7 +393,9 @@ pub(super) const LIST: &[Break] = &[
         find: "job::Event::StopRefused { paused }",
         with: "job::Event::StopBegan",
         what: "A machine that refuses to stop runs on, and says so.",
-        caught_by: &["disagreements::a::a11_a_running_job_is_stopped_by_the_mode_that_was_chosen"],
+        caught_by: &[
+            "disagreements::a::a11_a_machine_may_refuse_to_stop_and_the_job_is_running_again_and_says_so",
+        ],
     },
     Break {
         name: "local_stop_is_anonymous",
@@ -584,7 +593,7 @@ pub(super) const LIST: &[Break] = &[
         find: "want.digest != job.digest",
         with: "false",
         what: "A wish that means other work than what is held starts nothing.",
-        caught_by: &["disagreements::e::e2_work_that_is_not_what_was_agreed_is_not_taken"],
+        caught_by: &["disagreements::e::e2_a_job_whose_digest_changed_does_not_start"],
     },
     Break {
         name: "unfit_work_is_taken",
@@ -636,7 +645,7 @@ pub(super) const LIST: &[Break] = &[
         find: "if self.turn(job, job::Event::Vanished, Source::Slave) {",
         with: "if !SEEDED && self.turn(job, job::Event::Vanished, Source::Slave) {",
         what: "What a store that went back in time holds is not started from.",
-        caught_by: &["disagreements::c::c3_what_ran_before_the_store_went_back_does_not_run_again"],
+        caught_by: &["disagreements::c::c3_nothing_deferred_fires_from_a_store_that_went_back"],
     },
     Break {
         name: "gap_is_no_reason_to_look",
@@ -700,7 +709,6 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &[
             "simulation",
             "disagreements::a::a1_an_offer_that_never_arrived_is_made_again_or_taken_back",
-            "rules::a_job_that_nobody_let_go_does_not_start_because_the_clock_is_lost",
             "scenarios_nominal::b1_a_deferred_job_starts_at_its_time_while_offline_and_is_reported_with_the_slaves_times",
             "scenarios_crashes::a_job_outlives_its_agent_and_the_master_dying_one_after_the_other",
         ],
@@ -732,9 +740,11 @@ pub(super) const LIST: &[Break] = &[
             Candor::Jobs | Candor::JobsAndRing => super::snapshot(state),"#,
         what: "A Hello tells of every job that the slave holds.",
         caught_by: &[
+            "rules::a_slave_that_was_being_welcomed_when_the_restore_was_confirmed_obeys",
             "simulation",
             "disagreements::a::a16_two_that_run_both_finish_and_a_person_decides",
             "scenarios_links::the_shipped_nginx_site_carries_links_and_events_through_reload_and_restart",
+            "disagreements::d::d9_an_offer_that_waits_for_the_handshake_begins_anew_with_it",
         ],
     },
     Break {

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use reloop_tests::breaks::{self, Break, run};
+use reloop_tests::daemon::workspace;
 use reloop_tests::simulation::hunt::Hunt;
 use reloop_tests::simulation::{self, file, hunt};
 use reloop_tests::{demo, model, store_load};
@@ -80,11 +82,40 @@ enum Verb {
         /// The store's directory.
         dir: PathBuf,
     },
+    /// Can the tests fail? Breaks rules on purpose, one after the other, in a doctored copy of the workspace, and tells
+    /// which tests notice. Exit 1 if a break survives.
+    Breaks(Breaks),
+}
+
+/// What of the breaks to run.
+#[derive(clap::Args)]
+struct Breaks {
+    /// Only these; all if none is named.
+    names: Vec<String>,
+    /// Say what there is, and run nothing.
+    #[arg(long)]
+    list: bool,
+    /// Only what tests of the rules and the simulation are to notice: no processes.
+    #[arg(long, conflicts_with = "processes")]
+    rules: bool,
+    /// Only what tests with real processes are to notice.
+    #[arg(long)]
+    processes: bool,
+    /// Try every test of the rules and the simulation on each break, and tell all that notice.
+    #[arg(long, conflicts_with = "processes")]
+    survey: bool,
+    /// Make and build the doctored copies, and run nothing.
+    #[arg(long)]
+    build: bool,
+    /// Take it for granted that the tests with processes pass while nothing is broken.
+    #[arg(long)]
+    assume_sound: bool,
 }
 
 fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Demo { once } => demo::run(once),
+        Verb::Breaks(breaks) => report(breaks.run().map_err(anyhow::Error::msg)),
         Verb::Model { list: true, .. } => model::list(),
         Verb::Model { name, faults, deeds, shortest, threads, list: false } => {
             let instead = model::Instead { faults, deeds };
@@ -111,6 +142,50 @@ fn report(result: Result<bool>) -> ExitCode {
             }
             ExitCode::from(2)
         }
+    }
+}
+
+impl Breaks {
+    /// Whether nothing survived.
+    fn run(self) -> Result<bool, String> {
+        let all = breaks::all();
+        let known = |name: &str| all.iter().any(|one| one.name == name);
+        if let Some(name) = self.names.iter().find(|name| !known(name)) {
+            return Err(format!("there is no break {name}: `--list` names them"));
+        }
+        let chosen = |one: &&Break| self.names.is_empty() || self.names.iter().any(|name| name == one.name);
+        let chosen: Vec<Break> = all.iter().filter(chosen).copied().collect();
+        if self.list {
+            for one in chosen {
+                println!("{}: {} ({})\n    {}", one.name, one.what, one.file, one.caught_by.join("\n    "));
+            }
+            return Ok(true);
+        }
+        let wrong = breaks::rotten(workspace(), &all);
+        if !wrong.is_empty() {
+            return Err(wrong.join("\n"));
+        }
+        if self.build {
+            run::build(workspace(), &all, self.rules, self.processes)?;
+            return Ok(true);
+        }
+        let mut rows = Vec::new();
+        let of_rules = |one: &&Break| self.survey || one.is_hunted() || !one.rule_tests().is_empty();
+        let of_rules: Vec<_> = chosen.iter().filter(of_rules).copied().collect();
+        if !self.processes && !of_rules.is_empty() {
+            rows.extend(run::rules(workspace(), &all, &of_rules, self.survey)?);
+        }
+        let of_processes: Vec<_> =
+            chosen.iter().filter(|one| !one.process_tests().is_empty()).copied().collect();
+        if !self.rules && !self.survey && !of_processes.is_empty() {
+            rows.extend(run::processes(workspace(), &all, &of_processes, !self.assume_sound)?);
+        }
+        println!("\n{}", run::table(&rows));
+        let survived = rows.iter().filter(|row| !row.caught).count();
+        if survived > 0 {
+            println!("{survived} times of {} a break was not noticed", rows.len());
+        }
+        Ok(survived == 0)
     }
 }
 

@@ -7,7 +7,7 @@ mod scenario;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use reloop_tests::process::MasterOptions;
 use reloop_tests::proxy::Close;
@@ -395,6 +395,7 @@ async fn a6_a_simulated_machine_that_goes_on_through_a_reboot_is_asked_and_belie
     f.slaves[0].reboot();
     f.state(&job, "succeeded").await;
     assert_eq!(f.bakes(0, &job), 1);
+    f.ran_undisturbed(&job).await;
 }
 
 #[tokio::test]
@@ -406,7 +407,8 @@ async fn c1_a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_
     f.until(&waiting, "on the slave's disk", |job| job["waiting_for"] == "turn").await;
     f.slaves[0].wipe();
     f.slaves[0].restart();
-    f.state(&running, "uncertain").await;
+    let seen = f.state(&running, "uncertain").await;
+    assert_eq!(seen["reason"]["code"], "store_replaced", "not a promise that was broken: {seen:#}");
     let seen =
         f.slave(0, "asking", |slave| slave["link"] == "online" && slave["status"] == "attention").await;
     assert_eq!(seen["attention"]["code"], "store_replaced", "{seen:#}");
@@ -489,7 +491,9 @@ async fn an_order_is_on_the_disk_before_it_is_acknowledged() {
     let Some(wrapper) = strace(&trace) else { return };
     let f = Factory::empty(MasterOptions { wrapper, ..MasterOptions::default() }).await;
     for round in 0..3 {
+        let began = Instant::now();
         f.place(work(&format!("traced-{round}"), 0.0)).await;
+        assert!(began.elapsed() >= SLOW_DISK, "acknowledged after {:?}", began.elapsed());
     }
     let lines = eventually("three answers in the trace", PATIENCE, async || {
         let lines = lines(&trace);
@@ -515,8 +519,14 @@ async fn an_intent_is_on_the_disk_before_the_machine_is_touched() {
     let Some(wrapper) = strace(&trace) else { return };
     let f = Factory::with(|options| options.wrapper.clone_from(&wrapper)).await;
     let before = lines(&trace).len();
+    let placed = SystemTime::now();
     let job = f.place(work("traced", 0.0)).await;
     f.state(&job, "succeeded").await;
+    let runs = fs::read_dir(f.slaves[0].state_dir().join("runs")).unwrap();
+    let plans: Vec<_> = runs.map(|run| run.unwrap().path().join("plan")).collect();
+    assert_eq!(plans.len(), 1);
+    let waited = fs::metadata(&plans[0]).unwrap().modified().unwrap().duration_since(placed).unwrap();
+    assert!(waited >= SLOW_DISK, "the machine was touched after {waited:?}");
     let lines = lines(&trace).split_off(before);
     let touched = lines
         .iter()
@@ -537,9 +547,13 @@ fn lines(trace: &Path) -> Vec<String> {
     fs::read_to_string(trace).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// Runs a node so that its system calls are written down; `None`, and a word about it, where that can't be done.
+/// How long the disk of a traced node takes to make something durable: what does not wait for it comes sooner.
+const SLOW_DISK: Duration = Duration::from_millis(500);
+
+/// Runs a node so that its disk is slow and its system calls are written down; `None`, and a word about it, where that can't be done.
 fn strace(trace: &Path) -> Option<Vec<String>> {
-    let works = Command::new("strace").args(["-f", "-o", "/dev/null", "/bin/true"]).output();
+    let slow = format!("inject=fdatasync:delay_enter={}", SLOW_DISK.as_micros());
+    let works = Command::new("strace").args(["-f", "-e", &slow, "-o", "/dev/null", "/bin/true"]).output();
     if !works.is_ok_and(|output| output.status.success()) {
         use std::io::Write as _;
         writeln!(std::io::stderr(), "left out: strace is not installed, or may not trace").unwrap();
@@ -547,7 +561,8 @@ fn strace(trace: &Path) -> Option<Vec<String>> {
     }
     let calls = "trace=fdatasync,read,recvfrom,write,writev,sendto,sendmsg,mkdir,mkdirat,execve";
     let trace: PathBuf = trace.to_owned();
-    let words = ["strace", "-f", "-y", "-s", "64", "-e", calls, "-o", trace.to_str().unwrap()];
+    let place = trace.to_str().unwrap();
+    let words = ["strace", "-f", "-y", "-s", "64", "-e", calls, "-e", &slow, "-o", place];
     Some(words.map(str::to_owned).to_vec())
 }
 

@@ -59,6 +59,7 @@ async fn a_flapping_link_changes_nothing_about_a_running_job() {
     f.state(&waits, "succeeded").await;
     assert_eq!((f.slaves[0].starts("flap"), f.slaves[0].starts("behind")), (1, 1));
     f.holds_nothing(0).await;
+    f.ran_undisturbed(&job).await;
 }
 
 #[tokio::test]
@@ -301,6 +302,7 @@ async fn the_shipped_nginx_site_carries_links_and_events_through_reload_and_rest
     f.slaves[0].open_gate("nginx");
     f.state(&job, "succeeded").await;
     assert_eq!(f.slaves[0].starts("nginx"), 1);
+    f.ran_undisturbed(&job).await;
 }
 
 fn admin_token(f: &Factory) -> String {

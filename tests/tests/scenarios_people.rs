@@ -31,6 +31,8 @@ async fn a_job_is_canceled_in_each_phase_while_online() {
 
     assert_eq!(cancel(&f, &running, json!({"mode": "if_not_started"})).await, "too_late");
     assert_eq!(f.job(&running).await["desired"], "run", "what came too late is not wished");
+    // It handles the signal only once it has come so far as to note its start.
+    f.machine_started(0, "running").await;
     assert_eq!(cancel(&f, &running, json!({"mode": "safe_point"})).await, "sent");
     let seen = f.state(&running, "canceled").await;
     assert_eq!(seen["desired"], "cancel");

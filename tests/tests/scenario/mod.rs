@@ -208,6 +208,14 @@ impl Factory {
         runs.filter(|run| run["key"].as_str().unwrap().contains(bare) && run["trace"] != "void").count()
     }
 
+    /// A job that ran, and of which nothing else was ever said until it succeeded.
+    pub async fn ran_undisturbed(&self, job: &str) {
+        let events = self.client.job_events(job).await.unwrap().expect(200);
+        let states = events["data"].as_array().unwrap().iter().map(|event| &event["state"]);
+        let states: Vec<_> = states.skip_while(|state| **state != "running").collect();
+        assert_eq!(states, ["running", "succeeded"], "nothing else, not even for a moment");
+    }
+
     /// The newest receipt of a slave's handshakes that has a line about this job: the line.
     pub async fn ruling(&self, slave: usize, job: &str) -> Value {
         let receipts = self.client.receipts(self.slaves[slave].name()).await.unwrap().expect(200);

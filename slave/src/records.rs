@@ -223,6 +223,7 @@ mod tests {
                 next_store: StoreId([8; 16]),
                 damage: Damage::default(),
             },
+            Event::LinkOpened { link },
             received(Message::Challenge(Challenge {
                 protocol: PROTOCOL,
                 master: bond.master,

@@ -699,3 +699,18 @@ fn a_job_that_was_given_up_while_its_offer_was_under_way_is_called_off() {
     world.pass(30_000);
     assert_eq!((world.state(second), world.begun(second)), (State::Canceled, 0));
 }
+
+#[test]
+fn a_job_that_is_wished_paused_does_not_start_when_its_turn_comes() {
+    let mut world = World::new(1);
+    let orders = [world.order("mill"), world.order("mill")];
+    let [first, second] = orders.map(|order| world.place(order));
+    world.settle();
+    assert_eq!((world.state(first), world.state(second)), (State::Running, State::Accepted));
+    world.command(second, JobCommand::Pause);
+    world.pass(30_000);
+    assert_eq!((world.state(first), world.begun(second)), (State::Succeeded, 0));
+    world.command(second, JobCommand::Resume);
+    world.pass(12_000);
+    assert_eq!((world.state(second), world.begun(second)), (State::Succeeded, 1));
+}

@@ -135,7 +135,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "lower_session_is_trusted",
         file: "protocol/src/master/desk.rs",
-        find: "desk.store.is_some() && hello.session <= desk.session",
+        find: "hello.session <= desk.session || hello.rows.iter().any(says_less)",
         with: "false",
         what: "A store that went back in time is not trusted.",
         caught_by: &["disagreements::c::c3_nothing_deferred_fires_from_a_store_that_went_back"],
@@ -216,7 +216,6 @@ pub(super) const LIST: &[Break] = &[
             self.turn(id, job::Event::Reported(said), &by);"#,
         what: "An outcome stands, also if somebody canceled meanwhile.",
         caught_by: &[
-            "simulation",
             "disagreements::a::a10_a_failure_is_not_hidden_by_a_cancel",
             "disagreements::a::a9_an_outcome_beats_a_late_cancel",
             "scenarios_people::a9_a_job_that_was_done_before_its_cancel_came_is_done_and_says_so",
@@ -507,7 +506,7 @@ pub(super) const LIST: &[Break] = &[
         find: "job.last_attempt = job.last_attempt.next();",
         with: "job.last_attempt = job.last_attempt.max(crate::id::Attempt(1));",
         what: "Each hand-out is a new attempt.",
-        caught_by: &["simulation", "disagreements::a::a14_a_burned_attempt_that_was_not_begun_is_dropped"],
+        caught_by: &["disagreements::a::a14_a_burned_attempt_that_was_not_begun_is_dropped"],
     },
     Break {
         name: "name_may_be_taken",
@@ -673,9 +672,17 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "given_up_offer_is_not_called_off",
+        file: "protocol/src/master/evidence.rs",
+        find: "line.verdict == Verdict::Cancel && job.state == State::Lost",
+        with: "false",
+        what: "What was given up while its offer was under way is called off.",
+        caught_by: &["rules::a_job_that_was_given_up_while_its_offer_was_under_way_is_called_off"],
+    },
+    Break {
         name: "report_is_taken_for_known",
         file: "protocol/src/master/desk.rs",
-        find: "known.is_some_and(|seq| seq >= row.seq)",
+        find: "known == Some(row.seq)",
         with: "true",
         what: "After a handshake the master knows what the slave knows.",
         caught_by: &[

@@ -148,7 +148,7 @@ pub(super) const LIST: &[Break] = &[
         find: "job.desired == Desired::Pause || job.paused_locally",
         with: "job.paused_locally",
         what: "A job that is wished paused does not start.",
-        caught_by: &["simulation"],
+        caught_by: &["rules::a_job_that_is_wished_paused_does_not_start_when_its_turn_comes"],
     },
     Break {
         name: "missed_start_fires",
@@ -157,7 +157,6 @@ pub(super) const LIST: &[Break] = &[
         with: "job.due = true;",
         what: "A start that passed while the slave was off, with late = hold, waits for a person.",
         caught_by: &[
-            "simulation",
             "scenarios_nominal::b2_a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word",
         ],
     },
@@ -222,7 +221,6 @@ pub(super) const LIST: &[Break] = &[
         with: "false",
         what: "A slave acts on a job that runs too long by itself.",
         caught_by: &[
-            "simulation",
             "disagreements::b::b10_a_slave_acts_on_an_overrun_by_itself",
             "scenarios_nominal::b10_a_job_that_runs_too_long_while_offline_is_flagged_or_stopped_as_its_order_says",
         ],
@@ -629,7 +627,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.jobs.get(&job).is_some_and(|held| held.report.attempt == attempt)",
         with: "false",
         what: "An attempt that was given up is dropped if it was not begun.",
-        caught_by: &["simulation", "fences::a_restored_master_believes_in_attempts_that_it_has_forgotten"],
+        caught_by: &["simulation"],
     },
     Break {
         name: "quarantine_keeps_the_store",

@@ -42,7 +42,7 @@ const OUTER: [&str; 6] = [
 /// Enough of a log to see how it came to the failure.
 const TAIL_LINES: usize = 60;
 
-/// Where a node's program is: in `RELOOP_BIN_DIR`, taken as it is, else [`build`]ed beside the running one.
+/// Where a node's program is: in `RELOOP_BIN_DIR`, taken as it is, else built beside the running one.
 ///
 /// # Panics
 /// When it cannot be built.

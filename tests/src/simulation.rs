@@ -3,7 +3,7 @@
 //!
 //! A schedule is data: a fleet, and the list of [`Act`]s that happen to it. It is made from a seed alone, without a look
 //! at the world, so it can be played again, cut down, written to a file and read by people. What no schedule says, the
-//! [`heal`]ing does: it mends every fault, answers every question that a person is asked, and lets time pass.
+//! healing does: it mends every fault, answers every question that a person is asked, and lets time pass.
 //!
 //! [`hunt`] plays many schedules; the first that breaks an invariant is cut down by [`shrink`] to what it takes, and kept
 //! as a [`file`](mod@file) that `harness replay` plays act by act.

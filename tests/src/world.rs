@@ -2,7 +2,7 @@
 //! only through `step` and `recover`.
 //!
 //! A disk keeps exactly the durable writes: a node may crash between what it wrote and what it does, and between any
-//! two things that it does ([`World::crash_after`]). Links keep the order of a session, may be cut at any moment, and
+//! two things that it does ([`World::crash_agent_after`]). Links keep the order of a session, may be cut at any moment, and
 //! what was under way may still arrive in a later one. Machines go on without their agents. Clocks jump and drift.
 //! Disks are wiped, put back and cloned, masters restored and doubled.
 //!

@@ -31,7 +31,7 @@ use reloop_protocol::slave::{self, Fresh, Link, LinkId, Slave, Sync};
 use super::{Station, Stray, Wire, World};
 
 impl World {
-    /// See the [module](self). The clocks count as they are: worlds at different times differ. `may_go_back`: the
+    /// See the module. The clocks count as they are: worlds at different times differ. `may_go_back`: the
     /// master's backup may be put back some day, be it made already or not.
     pub fn fingerprint(&self, may_go_back: bool) -> u64 {
         let mut walk = Walk::new(self, may_go_back);

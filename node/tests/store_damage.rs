@@ -216,13 +216,21 @@ fn a_database_cut_short_anywhere_loses_nothing_in_silence() {
 #[test]
 fn a_store_that_lost_its_end_opens_with_what_is_left_once_somebody_has_removed_its_mark() {
     let fixture = Fixture::new(true);
-    let dir = fixture.damaged(|dir| {
-        let file = OpenOptions::new().write(true).open(dir.join("db")).unwrap();
-        file.set_len(file.metadata().unwrap().len() - 1).unwrap();
-    });
-    let Opened { store, set_aside } = Store::open(&dir, options()).unwrap();
-    store.close().unwrap();
-    let aside = set_aside.expect("its end is lost");
+    // The last bytes of the file may hold nothing yet: it is cut shorter until something is lost.
+    let mut cut = 1;
+    let (dir, aside) = loop {
+        let dir = fixture.damaged(|dir| {
+            let file = OpenOptions::new().write(true).open(dir.join("db")).unwrap();
+            let left = file.metadata().unwrap().len().checked_sub(cut).expect("the store has an end to lose");
+            file.set_len(left).unwrap();
+        });
+        let Opened { store, set_aside } = Store::open(&dir, options()).unwrap();
+        store.close().unwrap();
+        if let Some(aside) = set_aside {
+            break (dir, aside);
+        }
+        cut *= 4;
+    };
     fs::remove_dir_all(&dir).unwrap();
     fs::rename(&aside, &dir).unwrap();
     fs::remove_file(dir.join("acknowledged")).unwrap();

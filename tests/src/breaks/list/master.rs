@@ -672,6 +672,14 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "forgotten_attempt_is_not_believed",
+        file: "protocol/src/master/evidence.rs",
+        find: "report.attempt > job.last_attempt",
+        with: "false",
+        what: "What a slave says of an attempt that a restored master has forgotten happens now.",
+        caught_by: &["fences::a_restored_master_believes_in_attempts_that_it_has_forgotten"],
+    },
+    Break {
         name: "given_up_offer_is_not_called_off",
         file: "protocol/src/master/evidence.rs",
         find: "line.verdict == Verdict::Cancel && job.state == State::Lost",

@@ -270,7 +270,7 @@ where
             }
         };
         let limit = std::mem::replace(&mut limit, wire::MAX_MESSAGE);
-        let frame: Frame = match wire::decode(&bytes, limit) {
+        let frame: Frame = match wire::decode_frame(&bytes, limit) {
             Ok(frame) => frame,
             Err(error) => return Ended::ByUs(CloseCode::Protocol, error.to_string()),
         };

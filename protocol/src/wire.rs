@@ -57,6 +57,17 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Wire
     options().deserialize(bytes).map_err(|error| WireError::Malformed(error.to_string()))
 }
 
+/// The frame of bytes. A frame has one form: other bytes that would mean the same are refused, because digests and
+/// signatures are taken over the form.
+pub fn decode_frame(bytes: &[u8], limit: usize) -> Result<Frame, WireError> {
+    let frame = decode(bytes, limit)?;
+    if encode(&frame) == bytes {
+        Ok(frame)
+    } else {
+        Err(WireError::Malformed("it is not in its shortest form, or a map is not in order".to_owned()))
+    }
+}
+
 /// A message as it crosses the link: the session that it belongs to, then the message. The session is 0 until the
 /// slave's Hello has named it; a receiver ignores frames of any other session than its own. A Ping or Pong belongs to the
 /// connection and not to a session, and always bears 0.

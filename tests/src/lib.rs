@@ -13,6 +13,7 @@ pub mod client;
 pub mod daemon;
 pub mod demo;
 pub mod docs;
+pub mod fuzz;
 pub mod nginx;
 pub mod process;
 pub mod proxy;

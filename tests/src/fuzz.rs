@@ -5,6 +5,7 @@
 
 pub mod any;
 pub mod config;
+pub mod master;
 pub mod records;
 pub mod rest;
 pub mod wire;
@@ -13,10 +14,11 @@ pub mod wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("wire", wire::run),
     ("records", records::run),
     ("master_config", config::master),
     ("slave_config", config::slave),
     ("rest", rest::run),
+    ("hostile_slave", master::run),
 ];

@@ -6,8 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use reloop_node::record;
+use reloop_node::store::VALUE_LIMIT_BYTES;
 use reloop_protocol::id::{BootId, JobId, MasterId, OrderId, SlaveKey, StoreId};
 use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::limits;
 use reloop_protocol::master::{
     self, Answer, Enrollment, JobCommand, Master, Order, Receipt, RequestId, Retry, SlaveCommand,
 };
@@ -17,6 +20,8 @@ use reloop_protocol::slave::{
 };
 use reloop_protocol::spec::{OnOverdue, Spec, StartRule};
 use reloop_protocol::time::Time;
+use reloop_protocol::wire;
+use serde::Serialize;
 
 /// When the world begins, in milliseconds since the Unix epoch.
 const GENESIS: i64 = 1_700_000_000_000;
@@ -56,6 +61,11 @@ pub struct SlaveDisk {
 impl SlaveDisk {
     fn write(&mut self, write: slave::Write) {
         match &write {
+            slave::Write::Node(node) => fits(node),
+            slave::Write::Job(_, job) => fits(job),
+            slave::Write::Ring(ring) => ring.iter().for_each(fits),
+        }
+        match &write {
             slave::Write::Node(_) => self.node = Some(write),
             slave::Write::Job(id, Some(_)) => drop(self.jobs.insert(*id, write)),
             slave::Write::Job(id, None) => drop(self.jobs.remove(id)),
@@ -90,8 +100,36 @@ pub struct MasterDisk {
     pub receipts: Vec<Receipt>,
 }
 
+/// What one record holds at most; the envelope takes some bytes of the store's limit for a value.
+const RECORD_BYTES: usize = VALUE_LIMIT_BYTES - record::OVERHEAD_BYTES;
+
+/// The nodes stop for good at a record that the store does not take.
+fn fits<T: Serialize>(record: &T) {
+    let size = wire::encode(record).len();
+    assert!(size <= RECORD_BYTES, "a record of {size} bytes was to be written: no store takes it");
+}
+
+/// A peer closes the link at a message that it does not take.
+fn is_heard(message: &Message) {
+    assert_eq!(limits::check(message), Ok(()), "{} is not taken by any peer", kind(message));
+    let size = wire::encode(message).len() + FRAME_BYTES;
+    assert!(size <= wire::MAX_MESSAGE, "a {} of {size} bytes was to be sent: no peer takes it", kind(message));
+}
+
+/// Session and signature around a message, in bytes.
+const FRAME_BYTES: usize = 9 + 1 + 64;
+
 impl MasterDisk {
     fn write(&mut self, write: master::Write) {
+        match &write {
+            master::Write::Node(node) => fits(node),
+            master::Write::Job(job) => fits(job),
+            master::Write::Order(order) => fits(order),
+            master::Write::Desk(desk) => fits(desk),
+            master::Write::Token(_, token) => fits(token),
+            master::Write::Key(key, order) => fits(&(key, order)),
+            master::Write::Receipt(receipt) => fits(receipt),
+        }
         match write {
             master::Write::Node(_) => self.node = Some(write),
             master::Write::Job(job) => drop(self.jobs.insert(job.id, *job)),
@@ -438,6 +476,7 @@ impl World {
     fn master_effect(&mut self, effect: master::Effect) {
         match effect {
             master::Effect::Send { link, message } => {
+                is_heard(&message);
                 if let Some(wire) =
                     self.boxes.iter_mut().filter_map(|b| b.link.as_mut()).find(|w| w.id == link)
                     && !wire.half_open
@@ -515,6 +554,7 @@ impl World {
         let held = &mut self.boxes[slave];
         match effect {
             slave::Effect::Send { link, session, message } => {
+                is_heard(&message);
                 if let Some(wire) = held.link.as_mut().filter(|wire| wire.id == link && !wire.half_open) {
                     wire.session = session;
                     wire.to_master.push_back(message);

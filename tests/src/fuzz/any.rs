@@ -19,6 +19,9 @@ const LENGTHS: [usize; 6] = [0, 63, 64, 255, 2560, 2561];
 /// How many elements a long list has, at most: as many as the protocol's own limits let through, and a few more.
 const MANY: usize = 300;
 
+/// How many elements all lists of one value have together: lists of lists would be a fuzzer's whole day.
+const ELEMENTS: usize = 600;
+
 /// What is worth saying again, by the name of its type.
 #[derive(Debug, Clone, Default)]
 pub struct Pools {
@@ -50,6 +53,8 @@ impl Pools {
 pub struct Source<'a> {
     rest: &'a [u8],
     noise: u64,
+    /// Elements that may still come.
+    room: usize,
     /// What is drawn from.
     pub pools: Pools,
 }
@@ -57,7 +62,7 @@ pub struct Source<'a> {
 impl<'a> Source<'a> {
     /// From bytes.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes, noise: 0, pools: Pools::default() }
+        Self { rest: bytes, noise: 0, room: ELEMENTS, pools: Pools::default() }
     }
 
     /// Nothing is left of what was given.
@@ -97,6 +102,7 @@ impl<'a> Source<'a> {
     /// # Panics
     /// If the type needs a self-describing format, which nothing on the wire may.
     pub fn any<T: DeserializeOwned>(&mut self) -> T {
+        self.room = ELEMENTS;
         T::deserialize(self).expect("every byte string is a value of every plain type")
     }
 
@@ -126,13 +132,16 @@ impl<'a> Source<'a> {
     }
 
     fn length(&mut self) -> usize {
-        match self.below(32) {
+        let length = match self.below(32) {
             0..=7 => 0,
             8..=19 => 1,
             20..=29 => 2 + self.below(3),
             30 => self.below(32),
             _ => self.below(256) + MANY - 255,
-        }
+        };
+        let length = length.min(self.room);
+        self.room -= length;
+        length
     }
 
     fn text(&mut self) -> String {

@@ -8,17 +8,19 @@ pub mod config;
 pub mod master;
 pub mod records;
 pub mod rest;
+pub mod slave;
 pub mod wire;
 
 /// A target, by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("wire", wire::run),
     ("records", records::run),
     ("master_config", config::master),
     ("slave_config", config::slave),
     ("rest", rest::run),
     ("hostile_slave", master::run),
+    ("hostile_master", slave::run),
 ];

@@ -219,6 +219,8 @@ pub struct World {
     late: VecDeque<Late>,
     /// Every message that crossed, for those who want to count.
     pub crossed: Vec<(usize, &'static str)>,
+    /// What slaves were told to do by their rules, for those who want to look; kept only once there is a place for it.
+    pub acts: Option<Vec<slave::Effect>>,
 }
 
 impl World {
@@ -237,6 +239,7 @@ impl World {
             dead_links: BTreeMap::new(),
             late: VecDeque::new(),
             crossed: Vec::new(),
+            acts: None,
         };
         world.start_master();
         for number in 0..slaves {
@@ -451,6 +454,11 @@ impl World {
         if !recalled.is_empty() {
             state = master::step(state, now, master::Event::Recalled(recalled)).state;
         }
+        let orders = master::unknown_orders(&event);
+        let orders: Vec<_> = orders.iter().filter_map(|id| self.master_disk.orders.get(id).cloned()).collect();
+        if !orders.is_empty() {
+            state = master::step(state, now, master::Event::OrdersRecalled(orders)).state;
+        }
         let shown = format!("{event:?}");
         let step = master::step(state, now, event);
         self.note(|| format!("m {shown} => {:?}", step.effects));
@@ -515,7 +523,8 @@ impl World {
         }
     }
 
-    fn slave_now(&self, slave: usize) -> Now {
+    /// A slave's clocks.
+    pub fn slave_now(&self, slave: usize) -> Now {
         let held = &self.boxes[slave];
         Now {
             wall: Time(GENESIS + self.ms + held.wall_off),
@@ -545,6 +554,9 @@ impl World {
         }
         assert_eq!(slave::durable(&back), (node, jobs, ring), "slave {slave}'s disk after {shown}");
         held.state = Some(step.state);
+        if let Some(acts) = &mut self.acts {
+            acts.extend(step.effects.iter().cloned());
+        }
         for effect in step.effects {
             self.slave_effect(slave, effect);
         }

@@ -120,3 +120,8 @@ fn any_body_is_a_request_within_the_bounds_or_a_problem_with_a_code() {
 fn a_hostile_slave_harms_nobody_but_itself() {
     hold("hostile_slave");
 }
+
+#[test]
+fn a_hostile_master_cannot_make_a_slave_start_what_it_must_not() {
+    hold("hostile_master");
+}

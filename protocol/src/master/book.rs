@@ -287,6 +287,8 @@ pub struct Book {
     recent_orders: BTreeMap<String, ([u8; 32], OrderId)>,
     /// In memory for this step only.
     recalled: BTreeSet<JobId>,
+    /// Orders, in memory for this step only.
+    pub(super) orders: BTreeMap<OrderId, Order>,
 }
 
 impl Book {

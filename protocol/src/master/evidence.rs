@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::desk::{Desk, DeskLink, Receipt, is_current};
+use super::desk::{Desk, DeskLink, Receipt, ReceiptLine, is_current};
 use super::{Delivery, Earlier, Effect, Job, RECEIPTS, Rules, Write};
-use crate::id::{Attempt, JobId, SlaveKey};
+use crate::id::{Attempt, Epoch, JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::limits;
 use crate::message::{
@@ -19,11 +19,17 @@ use crate::spec::{CancelMode, Desired};
 /// How many earlier hand-outs of a job are kept: enough to see a pattern, and a bound on its record.
 const EARLIER: usize = 16;
 
+/// How many jobs an order may have: as many as a client may order at once.
+const ORDER_JOBS: usize = 1000;
+
 /// How much of a text is kept of an earlier hand-out, in bytes.
 const EARLIER_TEXT: usize = 256;
 
 const OLD_REPORT: &str = "a newer report is known";
 const OLD_DECLINE: &str = "it answers an older wish";
+const NEVER_HANDED: &str = "this attempt was never handed to this slave";
+const NOT_ASKED: &str = "a record that nobody asked for";
+const TOO_MANY: &str = "the slave has as many jobs as it may tell of";
 const NO_RECORD: &str = "the slave did not tell the record that it was asked for";
 
 impl Rules {
@@ -31,12 +37,14 @@ impl Rules {
     pub(super) fn settled(&mut self, key: SlaveKey, link: LinkId, settled: Settled) {
         let now = self.now;
         let Some(desk) = self.state.desks.get_mut(&key) else { return };
-        let DeskLink::Welcomed { hello, store, lines, since, .. } = std::mem::take(&mut desk.link) else {
-            return;
-        };
-        if settled.session != hello.session {
+        if desk.hello().is_none_or(|hello| hello.session != settled.session) {
             return self.close(link, CloseCode::Protocol, "Settled of another session".to_owned());
         }
+        let (ours, asking) = match std::mem::take(&mut desk.link) {
+            DeskLink::Asking { older, newcomer, hello } => (*older, Some((newcomer, hello))),
+            ours @ (DeskLink::Down | DeskLink::Welcomed { .. } | DeskLink::Live { .. }) => (ours, None),
+        };
+        let DeskLink::Welcomed { hello, store, lines, since, .. } = ours else { return };
         let rebooted = desk.boot.is_some_and(|boot| boot != hello.boot);
         desk.store = Some(hello.store);
         desk.boot = Some(hello.boot);
@@ -45,11 +53,18 @@ impl Rules {
         desk.programs.clone_from(&hello.programs);
         desk.labels.clone_from(&hello.labels);
         desk.capacity = hello.capacity.min(limits::CAPACITY);
-        desk.clock_offset_ms = hello.clock.0 - since.0;
-        desk.machine = Some(settled.machine);
+        desk.clock_offset_ms = hello.clock.ahead_of(since);
+        desk.machine = Some(settled.machine.clone());
         desk.last_contact = Some(now);
         desk.balked = false;
-        desk.link = DeskLink::Live { link };
+        desk.link = match asking {
+            None => DeskLink::Live { link },
+            Some((newcomer, hello)) => {
+                DeskLink::Asking { older: Box::new(DeskLink::Live { link }), newcomer, hello }
+            }
+        };
+        let adopts = |line: &&ReceiptLine| line.verdict == Verdict::Adopt;
+        let asked: BTreeSet<JobId> = lines.iter().filter(adopts).map(|line| line.job).collect();
         desk.receipts = desk.receipts.wrapping_add(1);
         let receipt = Receipt {
             slave: key,
@@ -70,7 +85,7 @@ impl Rules {
             desk.conduct.rev = if obeyed.mode == desk.conduct.mode { obeyed.rev } else { obeyed.rev.next() };
         }
         self.touch_desk(key);
-        self.settle_jobs(key, &hello, store.store(), settled.reports, settled.records, settled.declined);
+        self.settle_jobs(key, &hello, store.store(), &asked, settled);
         self.tell_newer_wishes(key);
     }
 
@@ -79,10 +94,10 @@ impl Rules {
         key: SlaveKey,
         hello: &Hello,
         store: Store,
-        reports: Vec<Report>,
-        records: Vec<Record>,
-        declined: Vec<Declined>,
+        asked: &BTreeSet<JobId>,
+        settled: Settled,
     ) {
+        let Settled { reports, records, declined, .. } = settled;
         let mut seen: BTreeSet<JobId> = hello.rows.iter().chain(&hello.ring).map(|row| row.job).collect();
         let reported: BTreeSet<JobId> = reports.iter().map(|report| report.job).collect();
         let (adopted, renewed): (Vec<_>, Vec<_>) =
@@ -91,7 +106,11 @@ impl Rules {
         seen.extend(&reported);
         for record in adopted {
             seen.insert(record.report.job);
-            self.adopt(key, record);
+            if asked.contains(&record.report.job) {
+                self.adopt(key, record);
+            } else {
+                self.effects.push(Effect::Ignored(NOT_ASKED));
+            }
         }
         // An offer that was taken is in the reports; what is in neither view is judged as absent.
         let absent: Vec<JobId> =
@@ -187,6 +206,9 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&report.job) else {
             return self.effects.push(Effect::Ignored(NO_RECORD));
         };
+        if !self.may_speak(job, key, report.attempt) {
+            return self.effects.push(Effect::Ignored(NEVER_HANDED));
+        }
         let row = Row {
             job: report.job,
             attempt: report.attempt,
@@ -218,6 +240,17 @@ impl Rules {
             return self.take(key, report);
         }
         self.take_older(key, report, line);
+    }
+
+    /// Nobody speaks for another's job: what another slave has, or what is over, is spoken of only by whom it was handed
+    /// to, unless the master's own memory of that has a gap.
+    fn may_speak(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> bool {
+        let was_handed = |earlier: &Earlier| earlier.attempt == attempt && earlier.holder == key;
+        let is_anothers = job.holder.map_or(job.state.is_ended(), |holder| holder != key);
+        !is_anothers
+            || job.earlier.iter().any(was_handed)
+            || job.flags.has(Flags::ADOPTED)
+            || self.state.node.epoch > Epoch(1)
     }
 
     /// The slave's word about the attempt that speaks for the job.
@@ -441,6 +474,12 @@ impl Rules {
     fn adopt(&mut self, key: SlaveKey, record: Record) {
         let Record { spec, start, report } = record;
         let id = report.job;
+        if self.state.book.jobs.contains_key(&id) {
+            return self.effects.push(Effect::Ignored(NOT_ASKED));
+        }
+        if !report.state.is_ended() && self.state.book.held_by(key).count() >= limits::ROWS {
+            return self.effects.push(Effect::Ignored(TOO_MANY));
+        }
         let desk = self.state.desks.get(&key);
         let by = desk.map_or_else(String::new, |desk| desk.name.clone());
         let mut flags = Flags::default();
@@ -470,10 +509,28 @@ impl Rules {
         job.enter(state, self.now, &by);
         self.state.book.insert(job);
         self.touched.insert(id);
-        self.persist.push(Write::Order(Box::new(order)));
+        self.rebuild(order);
         if ended {
             self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
         }
+    }
+
+    /// The order of a job that was adopted: what the disk has of it is kept, and gains the job.
+    fn rebuild(&mut self, order: super::Order) {
+        let order = match self.state.book.orders.get(&order.id) {
+            None => order,
+            Some(known) => {
+                let new: Vec<_> = order.jobs.into_iter().filter(|job| !known.jobs.contains(job)).collect();
+                if new.is_empty() || known.spec != order.spec || known.jobs.len() + new.len() > ORDER_JOBS {
+                    return;
+                }
+                let mut known = known.clone();
+                known.jobs.extend(new);
+                known
+            }
+        };
+        self.state.book.orders.insert(order.id, order.clone());
+        self.persist.push(Write::Order(Box::new(order)));
     }
 
     pub(super) fn send_to(&mut self, key: SlaveKey, message: Message) {

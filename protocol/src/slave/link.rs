@@ -8,6 +8,7 @@ use super::{
 };
 use crate::id::{JobId, Session, WishRev};
 use crate::job;
+use crate::limits;
 use crate::message::{
     Attention, Bond, Challenge, CloseCode, Conduct, Flags, Forget, Hello, Message, PROTOCOL, Question,
     Reason, ReasonCode, Record, Reply, Ruling, Source, Tell, Welcome,
@@ -403,6 +404,11 @@ impl Rules {
             let text = format!("the slave holds as many jobs as it may: {}", names.join(", "));
             return Some((Reason::new(ReasonCode::AtCapacity, text), false));
         }
+        if state.jobs.len() >= usize::from(limits::CAPACITY) {
+            let text = "the slave keeps as many jobs and outcomes as one message can tell of: the master has to \
+                        take the outcomes first";
+            return Some((Reason::new(ReasonCode::AtCapacity, text), false));
+        }
         let size = spec.size();
         if size > SPEC_BYTES {
             let text = format!(
@@ -410,7 +416,8 @@ impl Rules {
             );
             return Some((Reason::new(ReasonCode::BadParams, text), true));
         }
-        if held.iter().map(|job| job.spec.size()).sum::<usize>() + size > HELD_BYTES {
+        // Outcomes count: a master that knows nothing is told them whole.
+        if state.jobs.values().map(|job| job.spec.size()).sum::<usize>() + size > HELD_BYTES {
             let text = "the slave holds as much work as one message can tell of";
             return Some((Reason::new(ReasonCode::AtCapacity, text), false));
         }

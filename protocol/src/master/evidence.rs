@@ -223,9 +223,7 @@ impl Rules {
         if report.attempt > job.last_attempt {
             // A master that was restored has handed it out again without remembering.
             self.edit(id, |job| {
-                job.last_attempt = report.attempt;
-                job.attempt = report.attempt;
-                job.holder = Some(key);
+                job.hand(report.attempt, key);
                 job.rev = job.rev.max(report.rev);
             });
             return self.take(key, report);
@@ -245,10 +243,9 @@ impl Rules {
     /// Nobody speaks for another's job: what another slave has, or what is over, is spoken of only by whom it was handed
     /// to, unless the master's own memory of that has a gap.
     fn may_speak(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> bool {
-        let was_handed = |earlier: &Earlier| earlier.attempt == attempt && earlier.holder == key;
         let is_anothers = job.holder.map_or(job.state.is_ended(), |holder| holder != key);
         !is_anothers
-            || job.earlier.iter().any(was_handed)
+            || job.was_handed(attempt, key)
             || job.flags.has(Flags::ADOPTED)
             || self.state.node.epoch > Epoch(1)
     }
@@ -498,10 +495,8 @@ impl Rules {
         };
         let mut job = Job::new(id, &order);
         job.flags = flags;
-        job.attempt = report.attempt;
-        job.last_attempt = report.attempt;
+        job.hand(report.attempt, key);
         job.rev = report.rev;
-        job.holder = Some(key);
         job.heard_at = Some(self.now);
         let (state, ended, seq, attempt) =
             (report.state, report.state.is_ended(), report.seq, report.attempt);

@@ -412,7 +412,7 @@ impl<'a> Scene<'a> {
         let all = self.world.master_disk.jobs.keys().map(|id| (*id, self.world.job(*id)));
         all.filter(|(_, job)| {
             let touched = job.holder == Some(HOSTILE)
-                || job.earlier.iter().any(|earlier| earlier.holder == HOSTILE)
+                || job.handed.iter().any(|(_, holder)| *holder == HOSTILE)
                 || job.holder.is_none() && !job.state.is_ended();
             !touched && !job.flags.has(reloop_protocol::message::Flags::ADOPTED)
         })
@@ -466,10 +466,10 @@ impl<'a> Scene<'a> {
                 open += 1;
                 let command = match (job.state, job.desired) {
                     _ if job.holder == Some(HOSTILE) => JobCommand::Abandon,
+                    _ if job.slave.as_deref() == Some("hostile") => JobCommand::Cancel(CancelMode::Now),
                     (State::Uncertain, _) => JobCommand::Resolve(End::Failed),
                     (State::Paused, _) | (_, Desired::Pause) => JobCommand::Resume,
                     _ if job.start.gate != Gate::Open => JobCommand::Release { valid: Millis::seconds(600) },
-                    _ if job.slave.as_deref() == Some("hostile") => JobCommand::Cancel(CancelMode::Now),
                     _ => continue,
                 };
                 self.world.command(id, command);

@@ -113,7 +113,11 @@ fn fits<T: Serialize>(record: &T) {
 fn is_heard(message: &Message) {
     assert_eq!(limits::check(message), Ok(()), "{} is not taken by any peer", kind(message));
     let size = wire::encode(message).len() + FRAME_BYTES;
-    assert!(size <= wire::MAX_MESSAGE, "a {} of {size} bytes was to be sent: no peer takes it", kind(message));
+    assert!(
+        size <= wire::MAX_MESSAGE,
+        "a {} of {size} bytes was to be sent: no peer takes it",
+        kind(message)
+    );
 }
 
 /// Session and signature around a message, in bytes.
@@ -455,7 +459,8 @@ impl World {
             state = master::step(state, now, master::Event::Recalled(recalled)).state;
         }
         let orders = master::unknown_orders(&event);
-        let orders: Vec<_> = orders.iter().filter_map(|id| self.master_disk.orders.get(id).cloned()).collect();
+        let orders: Vec<_> =
+            orders.iter().filter_map(|id| self.master_disk.orders.get(id).cloned()).collect();
         if !orders.is_empty() {
             state = master::step(state, now, master::Event::OrdersRecalled(orders)).state;
         }

@@ -8,11 +8,7 @@ use super::problem::Problem;
 use super::{fields, jobs, order, slaves};
 
 /// An order, with new ids, and what an idempotency key stands for if it comes with one.
-pub fn order(
-    body: &[u8],
-    key: Option<&[u8]>,
-    now: Time,
-) -> Result<(Order, Option<IdempotencyKey>), Problem> {
+pub fn order(body: &[u8], key: Option<&[u8]>, now: Time) -> Result<(Order, Option<IdempotencyKey>), Problem> {
     let body = fields::parse(body)?;
     let key = key.map(|key| order::idempotency_key(key, body.as_ref().unwrap_or(&Value::Null)));
     let key = key.transpose()?;

@@ -8,8 +8,8 @@ use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::limits;
 use reloop_protocol::master::{self, DeskLink, Event, JobCommand, Order, RetryOn, SlaveCommand};
 use reloop_protocol::message::{
-    Activity, Declined, Hello, MachineReport, Message, Mode, PROTOCOL, Reason, ReasonCode, Record, Report, Row,
-    Settled,
+    Activity, Declined, Hello, MachineReport, Message, Mode, PROTOCOL, Reason, ReasonCode, Record, Report,
+    Row, Settled,
 };
 use reloop_protocol::slave::LinkId;
 use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
@@ -42,7 +42,11 @@ pub fn run(bytes: &[u8]) {
         if scene.source.is_empty() {
             break;
         }
-        if scene.source.below(3) == 0 { scene.honest() } else { scene.hostile() }
+        if scene.source.below(3) == 0 {
+            scene.honest()
+        } else {
+            scene.hostile()
+        }
         scene.nothing_is_lost();
     }
     scene.ends_well();
@@ -186,7 +190,8 @@ impl<'a> Scene<'a> {
         if self.links.is_empty() || act == 0 {
             return self.connect();
         }
-        let at = if self.source.one_in(8) { self.source.below(self.links.len()) } else { self.links.len() - 1 };
+        let at =
+            if self.source.one_in(8) { self.source.below(self.links.len()) } else { self.links.len() - 1 };
         let link = self.links[at];
         match act {
             1 => {
@@ -328,7 +333,8 @@ impl<'a> Scene<'a> {
     fn declined(&mut self) -> Declined {
         let mut declined: Declined = self.source.any();
         if self.source.one_in(2) {
-            let code = self.source.pick(&[ReasonCode::GivenBack, ReasonCode::NotHeld, ReasonCode::AtCapacity]);
+            let code =
+                self.source.pick(&[ReasonCode::GivenBack, ReasonCode::NotHeld, ReasonCode::AtCapacity]);
             declined.reason = Reason::new(code, "");
         }
         if let Some(job) = self.world.master_disk.jobs.get(&declined.job)
@@ -343,7 +349,8 @@ impl<'a> Scene<'a> {
     fn machine(&mut self) -> MachineReport {
         let mut machine: MachineReport = self.source.any();
         if !self.source.one_in(4) {
-            machine = MachineReport { activity: Activity::Ready, attention: None, local_lock: false, ..machine };
+            machine =
+                MachineReport { activity: Activity::Ready, attention: None, local_lock: false, ..machine };
         }
         machine
     }
@@ -421,7 +428,8 @@ impl<'a> Scene<'a> {
 
     fn nothing_is_lost(&self) {
         for (id, order) in &self.placed {
-            let mut kept = self.world.master_disk.orders.get(id).cloned().expect("no acknowledged order is lost");
+            let mut kept =
+                self.world.master_disk.orders.get(id).cloned().expect("no acknowledged order is lost");
             // A slave may bring another job of the same work, and no more.
             kept.jobs.truncate(order.jobs.len());
             assert_eq!(kept, *order, "an acknowledged order stays what it was");
@@ -449,7 +457,11 @@ impl<'a> Scene<'a> {
         for link in std::mem::take(&mut self.links) {
             self.world.master_event(Event::LinkClosed { link, last_heard });
         }
-        self.world.master_event(Event::SlaveCommanded { request, slave: HOSTILE, command: SlaveCommand::Forget });
+        self.world.master_event(Event::SlaveCommanded {
+            request,
+            slave: HOSTILE,
+            command: SlaveCommand::Forget,
+        });
         for slave in 0..HONEST {
             self.world.revive(slave);
             self.world.plug(slave);

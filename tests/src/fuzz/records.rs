@@ -70,8 +70,11 @@ fn masters(entries: &BTreeMap<Vec<u8>, Vec<u8>>) {
 
 fn slaves(entries: &BTreeMap<Vec<u8>, Vec<u8>>) {
     let mine = |key: &[u8]| [&b"node"[..], b"job/", b"ring/"].iter().any(|of| key.starts_with(of));
-    let mine: Vec<Entry> =
-        entries.iter().filter(|(key, _)| mine(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mine: Vec<Entry> = entries
+        .iter()
+        .filter(|(key, _)| mine(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     let loaded = match of_slave::understand(mine.clone(), 7) {
         Ok(loaded) => loaded,
         Err(of_slave::LoadError::Newer(schema)) => return assert!(schema > 1),

@@ -176,7 +176,8 @@ impl Small {
             }
         }
         let live = self.jobs.values().map(|job| master::Write::Job(Box::new(job.clone())));
-        let back = master::recover(step.state.settings, step.state.node.id, self.node.iter().cloned().chain(live));
+        let back =
+            master::recover(step.state.settings, step.state.node.id, self.node.iter().cloned().chain(live));
         assert_eq!(master::durable(&back), master::durable(&step.state));
         // A deadline that never comes, or is at the end of time, is no reason to fall over.
         master::next_deadline(&step.state);

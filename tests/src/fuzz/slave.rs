@@ -293,9 +293,8 @@ impl<'a> Scene<'a> {
         }
         match before.link {
             Link::Down | Link::Challenged { .. } => true,
-            Link::Introduced { link: l, session: s, doubtful } | Link::Live { link: l, session: s, doubtful } => {
-                doubtful || l != link || s != session
-            }
+            Link::Introduced { link: l, session: s, doubtful }
+            | Link::Live { link: l, session: s, doubtful } => doubtful || l != link || s != session,
         }
     }
 
@@ -350,12 +349,16 @@ impl<'a> Scene<'a> {
         let time = master_time(state, now);
         match (job.start.gate, time) {
             (Gate::Held, _) => panic!("{work:?} is held"),
-            (Gate::Released { latest }, Some(time)) => assert!(time <= latest, "{work:?} was released until {latest}"),
+            (Gate::Released { latest }, Some(time)) => {
+                assert!(time <= latest, "{work:?} was released until {latest}")
+            }
             (Gate::Released { .. }, None) => panic!("{work:?} was begun without a clock"),
             (Gate::Open, Some(time)) => {
                 assert!(job.start.not_before.is_none_or(|at| at <= time), "{work:?} was begun early");
             }
-            (Gate::Open, None) => assert!(job.start.not_before.is_none(), "{work:?} was begun without a clock"),
+            (Gate::Open, None) => {
+                assert!(job.start.not_before.is_none(), "{work:?} was begun without a clock")
+            }
         }
         match time {
             Some(time) => assert!(job.start.deadline.is_none_or(|at| time <= at), "{work:?} was begun late"),

@@ -243,7 +243,7 @@ impl<'a> Scene<'a> {
         if self.source.one_in(6) {
             return;
         }
-        self.session += 1;
+        self.session = self.session.saturating_add(1);
         let hello = self.hello();
         let session = hello.session;
         self.introduce(link, hello);
@@ -368,12 +368,12 @@ impl<'a> Scene<'a> {
         if let Some(master) = &self.world.master {
             pools.bytes("MasterId", [master.node.id.0]);
             let epoch = i64::from(master.node.epoch.0);
-            pools.numbers("Epoch", [epoch, epoch, epoch - 1, epoch + 1]);
+            pools.numbers("Epoch", [epoch, epoch, (epoch - 1).max(0), epoch + 1]);
             let commit = master.node.commit.0 as i64;
             pools.numbers("Commit", [commit, commit, 0, commit + 1]);
         }
-        let session = self.session as i64;
-        pools.numbers("Session", [session, session, session + 1, 0]);
+        let session = i64::try_from(self.session).unwrap_or(i64::MAX - 1);
+        pools.numbers("Session", [session, session, session.saturating_add(1), 0]);
         let now = self.world.now().0;
         pools.numbers("Time", [now, now - 1_000, now + 1_000, i64::MAX, 0]);
         pools.words(&["hostile", "s0", "mill", "bake", ""]);

@@ -240,9 +240,9 @@ impl<'a> Scene<'a> {
         let bond = state.node.bond;
         pools.bytes("MasterId", bond.iter().map(|bond| bond.master.0));
         let epoch = bond.map_or(1, |bond| i64::from(bond.epoch.0));
-        pools.numbers("Epoch", [epoch, epoch, epoch, epoch + 1, epoch - 1]);
-        let commit = bond.map_or(1, |bond| bond.commit.0 as i64);
-        pools.numbers("Commit", [commit, commit, commit + 1, 0]);
+        pools.numbers("Epoch", [epoch, epoch, epoch, epoch + 1, (epoch - 1).max(0)]);
+        let commit = bond.map_or(1, |bond| i64::try_from(bond.commit.0).unwrap_or(i64::MAX - 1));
+        pools.numbers("Commit", [commit, commit, commit.saturating_add(1), 0]);
         pools.numbers("Attempt", [1, 1, 2, 3]);
         pools.numbers("WishRev", [1, 2, 3, 4, 5]);
         let now = self.world.now().0;

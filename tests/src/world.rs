@@ -464,22 +464,22 @@ impl World {
         if !orders.is_empty() {
             state = master::step(state, now, master::Event::OrdersRecalled(orders)).state;
         }
-        let shown = format!("{event:?}");
+        let shown = event.clone();
         let step = master::step(state, now, event);
-        self.note(|| format!("m {shown} => {:?}", step.effects));
+        self.note(|| format!("m {shown:?} => {:?}", step.effects));
         for write in step.persist {
             self.master_disk.write(write);
         }
         let vanished =
             |job: &master::Job| job.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Vanished);
         if self.disks_are_sound && self.master_disk.jobs.values().any(vanished) {
-            panic!("something vanished from a sound disk, by {shown}");
+            panic!("something vanished from a sound disk, by {shown:?}");
         }
         if let Some(broken) = master::broken_invariant(&step.state) {
-            panic!("master: {broken} is broken by {shown}");
+            panic!("master: {broken} is broken by {shown:?}");
         }
         let back = master::recover(step.state.settings, step.state.node.id, self.master_disk.records());
-        assert_eq!(master::durable(&back), master::durable(&step.state), "master's disk after {shown}");
+        assert_eq!(master::durable(&back), master::durable(&step.state), "master's disk after {shown:?}");
         self.master = Some(step.state);
         for effect in step.effects {
             self.master_effect(effect);
@@ -541,15 +541,15 @@ impl World {
     pub fn slave_event(&mut self, slave: usize, event: slave::Event) {
         let now = self.slave_now(slave);
         let Some(state) = self.boxes[slave].state.take() else { return };
-        let shown = format!("{event:?}");
+        let shown = event.clone();
         let step = slave::step(state, now, event);
-        self.note(|| format!("s{slave} {shown} => {:?}", step.effects));
+        self.note(|| format!("s{slave} {shown:?} => {:?}", step.effects));
         let held = &mut self.boxes[slave];
         for write in step.persist {
             held.disk.write(write);
         }
         if let Some(broken) = slave::broken_invariant(&step.state) {
-            panic!("slave {slave}: {broken} is broken by {shown}");
+            panic!("slave {slave}: {broken} is broken by {shown:?}");
         }
         let back = slave::recover(held.settings.clone(), step.state.node.store, held.disk.records());
         let (mut node, mut jobs, ring) = slave::durable(&step.state);
@@ -557,7 +557,7 @@ impl World {
             node = back.node.clone();
             jobs.clone_from(&back.jobs);
         }
-        assert_eq!(slave::durable(&back), (node, jobs, ring), "slave {slave}'s disk after {shown}");
+        assert_eq!(slave::durable(&back), (node, jobs, ring), "slave {slave}'s disk after {shown:?}");
         held.state = Some(step.state);
         if let Some(acts) = &mut self.acts {
             acts.extend(step.effects.iter().cloned());

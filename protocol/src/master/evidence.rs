@@ -221,11 +221,22 @@ impl Rules {
         let line = self.line(Some(job), key, Some(&row), theirs, store);
         let id = report.job;
         if report.attempt > job.last_attempt {
-            // A master that was restored has handed it out again without remembering.
+            // A master that was restored has handed it out again without remembering: what it did then happens now.
+            let state = job.state;
+            if state == State::Succeeded {
+                return self.take_older(key, report, line);
+            }
+            if state.is_ended() {
+                self.edit(id, Job::set_aside);
+                self.turn(id, job::Event::Retried, "reconciliation");
+            }
             self.edit(id, |job| {
                 job.hand(report.attempt, key);
                 job.rev = job.rev.max(report.rev);
             });
+            if state == State::Queued || state.is_ended() {
+                self.turn(id, job::Event::Bound, "reconciliation");
+            }
             return self.take(key, report);
         }
         if is_current(job, key, report.attempt) {

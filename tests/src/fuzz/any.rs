@@ -14,7 +14,7 @@ use serde::de::{
 };
 
 /// Lengths of texts that a limit may care about.
-const LENGTHS: [usize; 6] = [0, 63, 64, 255, 2560, 2561];
+const LENGTHS: [usize; 7] = [0, 63, 64, 255, 2560, 2561, 40_000];
 
 /// How many elements a long list has, at most: as many as the protocol's own limits let through, and a few more.
 const MANY: usize = 300;

@@ -49,7 +49,10 @@ pub fn run(bytes: &[u8]) {
         }
         scene.nothing_is_lost();
     }
-    scene.ends_well();
+    // It is by far the longest part.
+    if scene.source.one_in(4) {
+        scene.ends_well();
+    }
 }
 
 struct Scene<'a> {
@@ -402,11 +405,11 @@ impl<'a> Scene<'a> {
     /// One word of it, and what it must not have done.
     fn say(&mut self, event: Event) {
         let before = self.others();
-        let shown = format!("{event:?}");
+        let shown = event.clone();
         self.world.master_event(event);
         for (id, was) in before {
             let is = self.world.job(id);
-            assert!(same(&was, &is), "{id} was changed by {shown}:\n{was:?}\n{is:?}");
+            assert!(same(&was, &is), "{id} was changed by {shown:?}:\n{was:?}\n{is:?}");
         }
     }
 

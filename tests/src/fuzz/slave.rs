@@ -11,7 +11,7 @@ use reloop_protocol::message::{Challenge, Message, Outcome, PROTOCOL, Reason, Re
 use reloop_protocol::slave::{
     self, AfterFailure, Effect, Ended, Event, Fact, Link, LinkId, Local, Probed, Release, RunKey, Slave,
 };
-use reloop_protocol::spec::{Desired, Gate, Want};
+use reloop_protocol::spec::{Desired, Gate, StartRule, Want};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, MAX_MESSAGE};
 
@@ -33,6 +33,9 @@ const TEXT: usize = 512;
 /// If the slave starts what it must not, changes an outcome, or decides what it could not write or say.
 pub fn run(bytes: &[u8]) {
     let mut scene = Scene::new(bytes);
+    if !scene.source.one_in(8) {
+        scene.shake_hands();
+    }
     for _ in 0..ACTS {
         if scene.source.is_empty() {
             break;
@@ -85,7 +88,8 @@ impl<'a> Scene<'a> {
     /// What the machine, its people and time do.
     fn honest(&mut self) {
         match self.source.below(10) {
-            0 | 1 => drop(self.world.pump_one(0)),
+            0 => drop(self.world.pump_one(0)),
+            1 => self.world.settle(),
             2 | 3 => {
                 let ms = i64::from(self.source.byte()) * 20;
                 self.world.pass_some(ms);
@@ -156,7 +160,8 @@ impl<'a> Scene<'a> {
     fn hostile(&mut self) {
         self.remember();
         match self.source.below(16) {
-            0 | 1 => {
+            0 => self.shake_hands(),
+            1 => {
                 self.link = LinkId(self.link.0 + 1);
                 let mut challenge: Challenge = self.source.any();
                 if !self.source.one_in(4) {
@@ -197,6 +202,22 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// As the slave's own master would do it, so that most runs come to what is behind it.
+    fn shake_hands(&mut self) {
+        self.remember();
+        let mut challenge: Challenge = self.source.any();
+        let bond = self.state().node.bond.expect("it was admitted when the world began");
+        (challenge.protocol, challenge.master, challenge.epoch) = (PROTOCOL, bond.master, bond.epoch);
+        challenge.time = self.world.now();
+        if !self.source.one_in(4) {
+            challenge.commit = bond.commit;
+        }
+        self.say(Message::Challenge(challenge));
+        let conduct = self.state().node.conduct;
+        let session = self.session();
+        self.say(Message::Welcome(Welcome { protocol: 1, session, bond, conduct, rulings: vec![] }));
+    }
+
     fn welcome(&mut self) -> Welcome {
         let mut welcome: Welcome = self.source.any();
         welcome.session = self.session();
@@ -215,6 +236,9 @@ impl<'a> Scene<'a> {
         let mut want: Want = self.source.any();
         if !self.source.one_in(3) {
             want.desired = Desired::Run;
+        }
+        if self.source.one_in(2) {
+            want.start = StartRule { priority: want.start.priority, ..StartRule::default() };
         }
         if let Some(spec) = &mut want.spec {
             spec.params.retain(|_, value| value.len() < 256);
@@ -270,14 +294,14 @@ impl<'a> Scene<'a> {
             }
             _ => BTreeMap::new(),
         };
-        let shown = format!("{message:?}");
+        let shown = message.clone();
         self.world.slave_event(0, Event::Received { link, session, message, unfit });
         let after = self.state();
         if deaf {
             let told = (slave::durable(after), slave::durable(&before));
             let (is, was) = (&told.0, &told.1);
-            assert!(is.1 == was.1 && is.2 == was.2, "jobs were changed by {shown}");
-            assert!(is.0.conduct == was.0.conduct && is.0.attention == was.0.attention, "obeyed {shown}");
+            assert!(is.1 == was.1 && is.2 == was.2, "jobs were changed by {shown:?}");
+            assert!(is.0.conduct == was.0.conduct && is.0.attention == was.0.attention, "obeyed {shown:?}");
         }
         let now = self.world.slave_now(0);
         slave::next_deadline(self.state(), now);

@@ -116,6 +116,12 @@ impl Rules {
         unfit: &BTreeMap<JobId, Reason>,
     ) {
         let foreign = self.state.node.bond.is_some_and(|bond| bond.master != welcome.bond.master);
+        if foreign && doubtful {
+            let text = "a Welcome to another master than the one that asked who this is".to_owned();
+            self.state.link = Link::Down;
+            self.effects.push(Effect::Close { link, code: CloseCode::Protocol, text });
+            return;
+        }
         if foreign {
             // This master admits the slave, which has told it nothing yet: bind to it and introduce again.
             self.state.node.bond = Some(Bond { commit: crate::id::Commit(0), ..welcome.bond });

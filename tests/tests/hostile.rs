@@ -2,10 +2,11 @@
 #![cfg(test)]
 
 use reloop_protocol::id::Attempt;
-use reloop_protocol::job::State;
+use reloop_protocol::job::{End, State};
 use reloop_protocol::limits;
-use reloop_protocol::master::Event;
-use reloop_protocol::message::Message;
+use reloop_protocol::master;
+use reloop_protocol::message::{Message, Outcome};
+use reloop_protocol::slave::{Ended, Event, Fact, Probed};
 use reloop_protocol::spec::Gate;
 use reloop_protocol::wire::{self, Frame, MAX_MESSAGE};
 use reloop_tests::fuzz::any::Source;
@@ -26,7 +27,7 @@ fn a_slave_cannot_speak_for_a_job_that_another_slave_has() {
         for state in [State::Accepted, State::Running, State::Succeeded, State::Failed] {
             let mut report = before.report.clone().unwrap();
             (report.attempt, report.state) = (attempt, state);
-            world.master_event(Event::Received { link, message: Message::Report(report) });
+            world.master_event(master::Event::Received { link, message: Message::Report(report) });
             assert_eq!(world.job(job), before, "{attempt} {state:?}");
         }
     }
@@ -103,4 +104,26 @@ fn every_byte_string_is_a_message() {
         let bytes = [seed; 64];
         let _: Message = Source::new(&bytes).any();
     }
+}
+
+#[test]
+fn what_a_machine_says_after_the_end_changes_nothing() {
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.settle();
+    let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
+    world.cut(0);
+    let ended = |end, text: &str| {
+        let outcome = Outcome { exit_code: None, signal: None, text: text.to_owned() };
+        Event::Machine { work, fact: Fact::Ended(Ended { end, outcome, at: None }) }
+    };
+    world.slave_event(0, ended(End::Failed, "the spindle broke"));
+    let before = world.boxes[0].state.clone().unwrap();
+    assert_eq!(before.jobs[&job].report.state, State::Failed);
+    world.slave_event(0, ended(End::Succeeded, "done"));
+    for fact in [Fact::PauseRefused("no".to_owned()), Fact::Probed(Probed::Gone), Fact::Paused] {
+        world.slave_event(0, Event::Machine { work, fact });
+    }
+    assert_eq!(world.boxes[0].state.as_ref(), Some(&before));
 }

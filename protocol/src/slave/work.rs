@@ -8,6 +8,7 @@ use crate::spec::{CancelMode, Desired, Gate, Late, OnOverdue};
 use crate::time::Time;
 
 const OTHER_WORK: &str = "the machine speaks of a beginning that is not this job's";
+const OVER: &str = "it has ended, and an outcome does not change";
 const NOT_RUNNING: &str = "nothing runs that could be told";
 
 impl Rules {
@@ -47,6 +48,15 @@ impl Rules {
             return;
         }
         let id = work.job;
+        // A machine may also say by itself that work is gone.
+        if let Fact::Probed(_) = fact {
+            self.state.fresh.probing.remove(&id);
+        }
+        // What it came to may be on the master's disk already.
+        if self.state.jobs.get(&id).is_some_and(|job| job.report.state.is_ended()) {
+            self.effects.push(Effect::Ignored(OVER));
+            return;
+        }
         match fact {
             Fact::Started => {
                 self.is_paused(id, false);
@@ -89,7 +99,7 @@ impl Rules {
                 }
                 self.reason(id, Reason::new(ReasonCode::PauseRefused, text));
             }
-            Fact::Probed(probed) => self.probed(id, probed),
+            Fact::Probed(probed) => self.found(id, probed),
         }
     }
 
@@ -139,12 +149,6 @@ impl Rules {
         if end == End::Failed && self.state.settings.after_failure == AfterFailure::Hold {
             self.state.node.attention = self.state.node.attention.or(Some(Attention::Fault));
         }
-    }
-
-    fn probed(&mut self, id: JobId, probed: Probed) {
-        // A machine may also say by itself that work is gone.
-        self.state.fresh.probing.remove(&id);
-        self.found(id, probed);
     }
 
     fn found(&mut self, id: JobId, probed: Probed) {

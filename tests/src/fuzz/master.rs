@@ -25,6 +25,9 @@ const HONEST: usize = 2;
 /// How much happens in one run, at most.
 const ACTS: usize = 48;
 
+/// How many seconds everything has, once the hostile slave is gone: one machine may have all the jobs to do.
+const ROUNDS: usize = 90;
+
 /// Whose key the hostile slave has.
 const HOSTILE: SlaveKey = SlaveKey([0xEE; 32]);
 
@@ -470,7 +473,7 @@ impl<'a> Scene<'a> {
             self.world.plug(slave);
         }
         self.world.settle();
-        for _ in 0..12 {
+        for _ in 0..ROUNDS {
             self.world.pass(1_000);
             let mut open = 0;
             for id in self.jobs.clone() {

@@ -311,9 +311,9 @@ impl<'a> Scene<'a> {
     /// The slave must not act on this: it is of another session or connection, or of a master that is older than one
     /// that it has seen.
     fn is_deaf(&self, before: &Slave, link: LinkId, session: Session, message: &Message) -> bool {
-        // A Challenge begins a new conversation, and is no order.
+        // A Challenge is no order, but it tells the time, and then what waited for that may begin.
         if matches!(message, Message::Challenge(_)) {
-            return true;
+            return false;
         }
         match before.link {
             Link::Down | Link::Challenged { .. } => true,

@@ -8,6 +8,7 @@ use reloop_protocol::master;
 use reloop_protocol::message::{Message, Outcome};
 use reloop_protocol::slave::{Ended, Event, Fact, Probed};
 use reloop_protocol::spec::Gate;
+use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, MAX_MESSAGE};
 use reloop_tests::fuzz::any::Source;
 use reloop_tests::world::{MasterDisk, World};
@@ -126,4 +127,33 @@ fn what_a_machine_says_after_the_end_changes_nothing() {
         world.slave_event(0, Event::Machine { work, fact });
     }
     assert_eq!(world.boxes[0].state.as_ref(), Some(&before));
+}
+
+#[test]
+fn a_held_job_waits_for_its_release_even_where_nobody_knows_the_time() {
+    let mut world = World::new(1);
+    let mut order = world.order("mill");
+    order.start.gate = Gate::Held;
+    let job = world.place(order);
+    world.settle();
+    world.cut(0);
+    world.reboot(0);
+    world.pass(5_000);
+    assert_eq!((world.on_slave(0, job), world.begun(job)), (Some(State::Accepted), 0));
+}
+
+#[test]
+fn an_offer_that_came_too_late_does_not_keep_its_slave_from_the_next() {
+    let mut world = World::new(1);
+    let mut order = world.order("mill");
+    order.start.deadline = Some(Time(world.now().0 + 100));
+    let late = world.place(order);
+    // The offer is under way meanwhile.
+    world.ms += 1_000;
+    world.settle();
+    assert_eq!(world.state(late), State::Expired);
+    let order = world.order("mill");
+    let next = world.place(order);
+    world.settle();
+    assert_eq!(world.state(next), State::Running);
 }

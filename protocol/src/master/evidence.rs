@@ -428,6 +428,18 @@ impl Rules {
             self.turn(id, job::Event::StartRefused, &by);
             return self.try_again(id);
         }
+        if declined.reason.code == ReasonCode::WindowClosed
+            && job.start.deadline.is_some()
+            && !matches!(desired, Desired::Cancel(_))
+        {
+            // That is about the job and not about the slave, which takes the next.
+            self.edit(id, |job| job.reason = Some(declined.reason));
+            if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Accepted) {
+                self.turn(id, job::Event::GivenBack, "slave");
+            }
+            self.turn(id, job::Event::WindowClosed, "slave");
+            return;
+        }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
         if !asked_for && let Some(desk) = self.state.desks.get_mut(&key) {
             desk.balked = true;

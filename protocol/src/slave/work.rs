@@ -538,19 +538,21 @@ fn held_by(job: &super::Job, time: Option<Time>) -> Option<(WaitingFor, Option<R
     if job.desired == Desired::Pause || job.paused_locally {
         return Some((WaitingFor::Operator, None));
     }
+    if job.start.gate == Gate::Held {
+        return Some((WaitingFor::Operator, None));
+    }
     let timed = job.start.not_before.is_some()
         || job.start.deadline.is_some()
         || matches!(job.start.gate, Gate::Released { .. });
     let Some(time) = time else { return timed.then_some((WaitingFor::Clock, None)) };
     match job.start.gate {
-        Gate::Held => return Some((WaitingFor::Operator, None)),
         Gate::Released { latest } if latest < time => {
             let text = "the release was for a start before now: release it again";
             return Some((WaitingFor::Operator, Some(Reason::new(ReasonCode::ReleaseLapsed, text))));
         }
         // A person's word to start now stands above the planned time.
         Gate::Released { .. } => return None,
-        Gate::Open => {}
+        Gate::Open | Gate::Held => {}
     }
     if job.missed {
         return Some((WaitingFor::Operator, None));

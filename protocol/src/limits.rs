@@ -30,6 +30,9 @@ pub const COUNT: u32 = u32::MAX / 2;
 /// ... the highest commit number that is taken from a peer. Each is raised by one at a time and never comes near; a peer
 /// that could say the highest number there is would leave no higher one to whoever comes after it.
 pub const COMMITS: u64 = u64::MAX / 2;
+/// A job's output in one answer, in bytes: a quarter of what fits into a message, so that a link that is slow still has
+/// room between its heartbeats.
+pub const LOG_BYTES: u32 = 64 * 1024;
 
 /// Checks a message against the limits; the error names what is too much.
 pub fn check(message: &Message) -> Result<(), &'static str> {

@@ -54,7 +54,10 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Wire
     if bytes.len() > limit {
         return Err(WireError::TooLarge { size: bytes.len(), limit });
     }
-    options().deserialize(bytes).map_err(|error| WireError::Malformed(error.to_string()))
+    options().deserialize(bytes).map_err(|error| {
+        let text = error.to_string();
+        WireError::Malformed(text.lines().next().unwrap_or_default().to_owned())
+    })
 }
 
 /// The frame of bytes. A frame has one form: other bytes that would mean the same are refused, because digests and

@@ -1,9 +1,13 @@
 //! The harness as a program: what of it is for people to run and to look at.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use reloop_tests::demo;
+use reloop_tests::simulation::hunt::Hunt;
+use reloop_tests::simulation::{self, file, hunt};
+use reloop_tests::{demo, model, store_load};
 
 /// Shows and exercises Reloop with real processes on this machine.
 #[derive(Parser)]
@@ -21,10 +25,133 @@ enum Verb {
         #[arg(long)]
         once: bool,
     },
+    /// Enumerates every state of a small floor, with every fault at every moment: all configurations, or one.
+    Model {
+        /// Which configuration.
+        name: Option<String>,
+        /// Tell which there are.
+        #[arg(long)]
+        list: bool,
+        /// So many faults, instead of what the configuration says.
+        #[arg(long)]
+        faults: Option<u8>,
+        /// So many deeds of people, instead of what the configuration says.
+        #[arg(long)]
+        deeds: Option<u8>,
+        /// Find the shortest way to what does not hold; this needs much more memory.
+        #[arg(long)]
+        shortest: bool,
+        /// How many threads search.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+    },
+    /// Random schedules of faults over both nodes' rules, without processes: stops at the first that breaks something.
+    Simulate {
+        /// How many schedules.
+        #[arg(long, default_value_t = 10_000)]
+        seeds: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Slaves in each schedule; else the seed says.
+        #[arg(long)]
+        slaves: Option<usize>,
+        /// Jobs in each schedule; else the seed says.
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// Go on when something breaks, and keep one schedule of each way in which something does.
+        #[arg(long)]
+        all: bool,
+        /// Where a schedule goes that breaks something.
+        #[arg(long, default_value = "target/schedules")]
+        keep: PathBuf,
+    },
+    /// Plays a schedule from a file, and prints every event, what came of it and what was written.
+    Replay {
+        /// The schedule.
+        file: PathBuf,
+        /// Wait for Enter before each act.
+        #[arg(long)]
+        step: bool,
+    },
+    /// Writes to a store until it is killed, and says what was acknowledged: the power-cut test's worker.
+    #[command(hide = true)]
+    StoreLoad {
+        /// The store's directory.
+        dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Demo { once } => demo::run(once),
+        Verb::Model { list: true, .. } => model::list(),
+        Verb::Model { name, faults, deeds, shortest, threads, list: false } => {
+            let instead = model::Instead { faults, deeds };
+            let search = if shortest { model::Search::Shortest } else { model::Search::Deep };
+            model::check(name.as_deref(), instead, search, threads)
+        }
+        Verb::Simulate { seeds, from, slaves, jobs, all, keep } => {
+            report(simulate(Hunt { from, seeds, slaves, jobs, all }, &keep))
+        }
+        Verb::Replay { file, step } => report(replay(&file, step)),
+        Verb::StoreLoad { dir } => report(store_load::write(&dir).map(|()| true).map_err(Into::into)),
     }
+}
+
+fn report(result: Result<bool>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // The program's one place for errors.
+            #[expect(clippy::print_stderr)]
+            {
+                eprintln!("{error:#}");
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether nothing broke.
+fn simulate(hunt: Hunt, keep: &Path) -> Result<bool> {
+    let bag = hunt::hunt(hunt);
+    print!("{}", bag.tell()?);
+    if bag.found.is_empty() {
+        println!("nothing breaks");
+        return Ok(true);
+    }
+    for found in bag.found.into_values() {
+        println!("\n{}", hunt::keep(keep, found)?.1);
+    }
+    Ok(false)
+}
+
+/// Whether nothing broke.
+fn replay(file: &Path, step: bool) -> Result<bool> {
+    let schedule = file::open(file)?;
+    println!("seed {}, {} slaves", schedule.head.seed, schedule.head.slaves.len());
+    if let Some(note) = &schedule.head.note {
+        println!("{note}");
+    }
+    let mut lines = std::io::stdin().lines();
+    let played = simulation::watch(&schedule, true, &mut |number, act| {
+        match act {
+            Some(act) => println!("\n== {} {act:?}", number + 1),
+            None => println!("\n== everything is healed"),
+        }
+        if step {
+            // At the end of the input it goes on without waiting.
+            let _ = lines.next();
+        }
+    });
+    match played {
+        Ok(outcome) => println!("\nnothing breaks: {:?}", outcome.ended),
+        Err(failure) => {
+            println!("\n{}", failure.broken);
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -9,6 +9,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use reloop_protocol::id::{JobId, OrderId, SlaveKey};
 use reloop_protocol::job::State as JobState;
+use reloop_protocol::limits::LOG_BYTES;
 use reloop_protocol::master::{self, Answer, Job, JobCommand};
 use reloop_protocol::message::Reply;
 use reloop_protocol::spec::CancelMode;
@@ -27,10 +28,8 @@ use super::{Page, RestState, job_id, orders, slaves, unexpected, view};
 const SCAN_LIMIT: usize = 2000;
 /// How many of them are read at a time.
 const SCAN_PAGE: usize = 200;
-/// How much of a log is answered if nobody says, and ...
+/// How much of a log is answered if nobody says.
 const LOG_DEFAULT: u32 = 16 * 1024;
-/// ... at most: it crosses the link in one message, of 256 KiB at most.
-const LOG_LIMIT: u32 = 128 * 1024;
 /// How long a release holds if nobody says: longer than a walk to the machine.
 const RELEASE_DEFAULT_SECONDS: i64 = 600;
 /// A release is a person's word about now; a week is no longer that.
@@ -178,7 +177,7 @@ pub(super) async fn log(
     mut query: Query,
 ) -> Result<Response, Problem> {
     let offset = query.int("offset", 0..=i64::MAX).and_then(|offset| u64::try_from(offset).ok());
-    let limit = query.int("limit", 1..=i64::from(LOG_LIMIT)).and_then(|limit| u32::try_from(limit).ok());
+    let limit = query.int("limit", 1..=i64::from(LOG_BYTES)).and_then(|limit| u32::try_from(limit).ok());
     query.end()?;
     let job = state.job(&id).await?;
     let answer = state.handle.log(job.id, offset, limit.unwrap_or(LOG_DEFAULT)).await;

@@ -9,6 +9,7 @@ use super::{IdempotencyKey, RECENT_KEYS};
 use crate::id::{Attempt, JobId, OrderId, SlaveKey, WishRev};
 use crate::job::State;
 use crate::message::{Flags, Reason, Report};
+use crate::slave::LinkId;
 use crate::spec::{Desired, Gate, Spec, SpecDigest, StartRule, Want};
 use crate::time::Time;
 
@@ -99,6 +100,9 @@ pub struct Job {
     pub report: Option<Report>,
     /// When that came.
     pub heard_at: Option<Time>,
+    /// On which connection: only there is a report with a lower number an older word.
+    #[serde(skip)]
+    pub heard_on: Option<LinkId>,
     /// Other hand-outs that came to something.
     pub earlier: Vec<Earlier>,
     /// To whom it was handed, newest last: who may speak of an attempt.
@@ -164,6 +168,7 @@ impl Job {
             holder: None,
             report: None,
             heard_at: None,
+            heard_on: None,
             earlier: Vec::new(),
             handed: VecDeque::new(),
             reason: None,
@@ -178,6 +183,7 @@ impl Job {
     pub(super) fn durable(&self) -> Self {
         let mut job = self.clone();
         job.heard_at = None;
+        job.heard_on = None;
         if let Some(report) = &mut job.report {
             report.progress = None;
             report.note = None;
@@ -466,7 +472,7 @@ impl Book {
     }
 
     pub(super) fn broken_invariant(&self) -> Option<&'static str> {
-        let mut again = Self { jobs: self.jobs.clone(), ..Self::default() };
+        let mut again = Self::default();
         for job in self.jobs.values() {
             again.index(job);
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::desk::{Desk, DeskLink, Receipt, ReceiptLine, is_current};
 use super::{Delivery, Earlier, Effect, Job, RECEIPTS, Rules, Write};
-use crate::id::{Attempt, Epoch, JobId, SlaveKey};
+use crate::id::{Attempt, Epoch, JobId, SlaveKey, WishRev};
 use crate::job::{self, State};
 use crate::limits;
 use crate::message::{
@@ -14,7 +14,7 @@ use crate::message::{
 };
 use crate::reconcile::{Line, Store, Theirs, Verdict};
 use crate::slave::LinkId;
-use crate::spec::{CancelMode, Desired};
+use crate::spec::{CancelMode, Desired, Want};
 
 /// How many earlier hand-outs of a job are kept: enough to see a pattern, and a bound on its record.
 const EARLIER: usize = 16;
@@ -98,14 +98,24 @@ impl Rules {
         settled: Settled,
     ) {
         let Settled { reports, records, declined, .. } = settled;
-        let mut seen: BTreeSet<JobId> = hello.rows.iter().chain(&hello.ring).map(|row| row.job).collect();
+        // An older attempt in the slave's view says nothing of a newer one.
+        let mut seen: BTreeMap<JobId, Attempt> = BTreeMap::new();
+        let mut saw = |job: JobId, attempt: Attempt| {
+            let newest = seen.entry(job).or_insert(attempt);
+            *newest = attempt.max(*newest);
+        };
+        hello.rows.iter().chain(&hello.ring).for_each(|row| saw(row.job, row.attempt));
+        // What a memory that went back in time says of jobs that are not there is as old as it is.
+        let kept = |report: &Report| hello.rows.iter().any(|row| row.job == report.job);
+        let reports: Vec<_> =
+            reports.into_iter().filter(|report| store != Store::RolledBack || kept(report)).collect();
         let reported: BTreeSet<JobId> = reports.iter().map(|report| report.job).collect();
         let (adopted, renewed): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| !self.state.book.jobs.contains_key(&record.report.job));
-        seen.extend(declined.iter().map(|declined| declined.job));
-        seen.extend(&reported);
+        declined.iter().for_each(|declined| saw(declined.job, declined.attempt));
+        reports.iter().for_each(|report| saw(report.job, report.attempt));
         for record in adopted {
-            seen.insert(record.report.job);
+            saw(record.report.job, record.report.attempt);
             if asked.contains(&record.report.job) {
                 self.adopt(key, record);
             } else {
@@ -113,8 +123,13 @@ impl Rules {
             }
         }
         // An offer that was taken is in the reports; what is in neither view is judged as absent.
-        let absent: Vec<JobId> =
-            self.state.book.held_by(key).map(|job| job.id).filter(|id| !seen.contains(id)).collect();
+        let absent: Vec<JobId> = self
+            .state
+            .book
+            .held_by(key)
+            .filter(|job| seen.get(&job.id).is_none_or(|newest| *newest < job.attempt))
+            .map(|job| job.id)
+            .collect();
         for id in absent {
             self.judge_absent(key, id, store);
         }
@@ -122,7 +137,7 @@ impl Rules {
             self.mirror_row(key, row, store);
         }
         for report in reports.into_iter().chain(renewed.into_iter().map(|record| record.report)) {
-            self.judge_report(key, report, store);
+            self.judge_report(key, report, Some(store));
         }
         for declined in declined {
             self.declined(key, declined);
@@ -133,8 +148,15 @@ impl Rules {
     fn judge_absent(&mut self, key: SlaveKey, id: JobId, store: Store) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let line = self.line(Some(job), key, None, Theirs::Absent, store);
-        let desired = job.desired;
+        let (desired, told) = (job.desired, job.report.is_some());
         match line.verdict {
+            // A person was asked, and the slave that would have heard the answer has forgotten the question.
+            Verdict::Keep if told => {
+                self.edit(id, |job| job.report = None);
+                if let Desired::Resolve(end) = desired {
+                    self.resolve(id, end);
+                }
+            }
             Verdict::AskPerson => {
                 let reason = match store {
                     Store::Trusted => Reason::new(
@@ -174,6 +196,14 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&row.job) else { return };
         let line = self.line(Some(job), key, Some(row), Theirs::of(row.state), store);
         if !is_current(job, key, row.attempt) {
+            // Another attempt was wanted since the Welcome: what this one came to is on disk beside it.
+            let is_kept = job.earlier.iter().any(|earlier| {
+                earlier.attempt == row.attempt && earlier.holder == key && earlier.state == row.state
+            });
+            if is_kept && row.state.is_ended() {
+                let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };
+                self.send_to(key, Message::Forget(forget));
+            }
             return;
         }
         if line.verdict == Verdict::Forget {
@@ -198,11 +228,12 @@ impl Rules {
         {
             desk.balked = false;
         }
-        self.judge_report(key, report, Store::Trusted);
+        self.judge_report(key, report, None);
         self.look_for_work.insert(key);
     }
 
-    fn judge_report(&mut self, key: SlaveKey, report: Report, store: Store) {
+    /// With the memory that a handshake found; on a live link, without.
+    fn judge_report(&mut self, key: SlaveKey, report: Report, settled: Option<Store>) {
         let Some(job) = self.state.book.jobs.get(&report.job) else {
             return self.effects.push(Effect::Ignored(NO_RECORD));
         };
@@ -218,33 +249,30 @@ impl Rules {
             progress: report.progress,
         };
         let theirs = Theirs::of(report.state);
-        let line = self.line(Some(job), key, Some(&row), theirs, store);
+        let line = self.line(Some(job), key, Some(&row), theirs, settled.unwrap_or(Store::Trusted));
         let id = report.job;
         if report.attempt > job.last_attempt {
-            // A master that was restored has handed it out again without remembering: what it did then happens now.
-            let state = job.state;
-            if state == State::Succeeded {
-                return self.take_older(key, report, line);
-            }
-            if state.is_ended() {
-                self.edit(id, Job::set_aside);
-                self.turn(id, job::Event::Retried, "reconciliation");
-            }
-            self.edit(id, |job| {
-                job.hand(report.attempt, key);
-                job.rev = job.rev.max(report.rev);
-            });
-            if state == State::Queued || state.is_ended() {
-                self.turn(id, job::Event::Bound, "reconciliation");
-            }
-            return self.take(key, report);
+            return self.take_forgotten(key, report);
         }
         if is_current(job, key, report.attempt) {
-            if job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
+            // After a handshake its word is the newest, whatever its number: another memory counts anew.
+            let link = self.state.desks.get(&key).and_then(Desk::current);
+            let same_memory = settled.is_none() && link.is_some() && job.heard_on == link;
+            if same_memory && job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
                 return self.effects.push(Effect::Ignored(OLD_REPORT));
             }
             if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
                 return self.flag(id, Flags::DUPLICATE, "the slave says that an ended attempt is alive");
+            }
+            if line.verdict == Verdict::Cancel && job.state == State::Lost {
+                return self.withdraw(key, id, report.attempt, report.rev.next());
+            }
+            let over = job.state.is_ended() && job.state != State::Lost;
+            if over && report.state.is_ended() && report.state != job.state {
+                // Two memories of one attempt: what was known first stays.
+                let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
+                self.send_to(key, Message::Forget(forget));
+                return self.flag(id, Flags::DUPLICATE, "the slave says that this attempt ended otherwise");
             }
             return self.take(key, report);
         }
@@ -261,6 +289,40 @@ impl Rules {
             || self.state.node.epoch > Epoch(1)
     }
 
+    /// The slave's word about a hand-out that this master made before it was restored, and has forgotten.
+    fn take_forgotten(&mut self, key: SlaveKey, report: Report) {
+        let id = report.job;
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let (state, attempt) = (job.state, report.attempt);
+        if state.is_ended() && report.state == State::Accepted {
+            // It has ended since, by all that is known: what has not started does not start.
+            self.edit(id, |job| job.last_attempt = attempt);
+            return self.withdraw(key, id, attempt, report.rev.next());
+        }
+        let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
+        if state.is_ended() && state != State::Succeeded {
+            // It had been tried again.
+            self.edit(id, Job::set_aside);
+            self.turn(id, job::Event::Retried, &by);
+        }
+        self.edit(id, |job| {
+            job.hand(attempt, key);
+            job.rev = job.rev.max(report.rev);
+        });
+        if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
+            self.turn(id, job::Event::Bound, &by);
+        }
+        self.take(key, report);
+    }
+
+    /// Tells a slave to let a hand-out go that has not started.
+    fn withdraw(&mut self, key: SlaveKey, id: JobId, attempt: Attempt, rev: WishRev) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let desired = Desired::Cancel(CancelMode::IfNotStarted);
+        let want = Want { attempt, rev, desired, ..job.want(false) };
+        self.send_to(key, Message::Want(want));
+    }
+
     /// The slave's word about the attempt that speaks for the job.
     fn take(&mut self, key: SlaveKey, report: Report) {
         let id = report.job;
@@ -273,6 +335,7 @@ impl Rules {
             after.wish(Desired::Run);
         }
         let was_lost = job.state == State::Lost;
+        let link = self.state.desks.get(&key).and_then(Desk::current);
         let durable_change = after.durable() != job.durable() || job.state != report.state;
         let now = self.now;
         if durable_change {
@@ -282,6 +345,7 @@ impl Rules {
                 job.recalled = after.recalled;
                 job.report = Some(report.clone());
                 job.heard_at = Some(now);
+                job.heard_on = link;
                 job.reason = None;
                 if was_lost {
                     job.flags.set(Flags::LATE_RESULT);
@@ -295,6 +359,7 @@ impl Rules {
         } else if let Some(job) = self.state.book.jobs.get_mut(&id) {
             job.report = Some(report.clone());
             job.heard_at = Some(now);
+            job.heard_on = link;
             self.stirred.insert(id);
         }
         if report.state.is_ended() {
@@ -328,7 +393,7 @@ impl Rules {
     fn take_older(&mut self, key: SlaveKey, report: Report, line: &Line) {
         let id = report.job;
         let report = report.clipped(EARLIER_TEXT);
-        let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev.next());
+        let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev);
         self.edit(id, |job| {
             let known =
                 job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);
@@ -341,16 +406,10 @@ impl Rules {
             }
         });
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let (newer, newer_holder) = (job.state, job.holder);
+        let (newer, newer_holder, desired) = (job.state, job.holder, job.desired);
         if line.verdict == Verdict::Cancel {
             // It is told in the Welcome; on a live link it is told here.
-            let want = crate::spec::Want {
-                attempt,
-                rev,
-                desired: Desired::Cancel(CancelMode::IfNotStarted),
-                ..job.want(false)
-            };
-            return self.send_to(key, Message::Want(want));
+            return self.withdraw(key, id, attempt, rev);
         }
         if said.is_ended() {
             self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
@@ -371,7 +430,10 @@ impl Rules {
             };
             return self.flag(id, Flags::DUPLICATE, &text);
         }
-        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder) {
+        // Once is enough: to raise the wish with each report would make every answer to it an answer to an older one.
+        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder)
+            && desired != Desired::Return
+        {
             self.edit(id, |job| job.wish(Desired::Return));
             self.tell_if_newer(holder, id);
         }
@@ -441,7 +503,12 @@ impl Rules {
             return;
         }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
-        if !asked_for && let Some(desk) = self.state.desks.get_mut(&key) {
+        // What became of an older attempt was told before this: by now it is forgotten there, or speaks for the job.
+        let is_told = declined.reason.code == ReasonCode::OlderAttempt;
+        if !asked_for
+            && !is_told
+            && let Some(desk) = self.state.desks.get_mut(&key)
+        {
             desk.balked = true;
         }
         self.given_back(id, desired, (!asked_for).then_some(declined.reason));

@@ -75,6 +75,8 @@ pub struct Master {
     pub tokens: BTreeMap<[u8; 32], Token>,
     /// Connections, and whose they are once that is known.
     pub links: BTreeMap<LinkId, Option<SlaveKey>>,
+    /// The commit that each connection's Challenge told: by it the slave decided whether this master is an old one.
+    pub told: BTreeMap<LinkId, Commit>,
     /// Questions that wait for a slave's answer.
     pub asked: BTreeMap<u32, Asked>,
     /// The number of the next question.
@@ -229,6 +231,8 @@ pub enum Event {
     },
     /// A moment came that [`next_deadline`] named.
     TimePassed,
+    /// The master's wall clock was set: what slaves have measured of it is wrong.
+    ClockSet,
 }
 
 /// What somebody may want of a job.
@@ -424,6 +428,7 @@ pub fn recover(settings: Settings, fresh: MasterId, records: impl IntoIterator<I
         desks: BTreeMap::new(),
         tokens: BTreeMap::new(),
         links: BTreeMap::new(),
+        told: BTreeMap::new(),
         asked: BTreeMap::new(),
         next_ask: 0,
         doubted_by: BTreeSet::new(),
@@ -490,7 +495,8 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
         | Event::LinkOpened { .. }
         | Event::LinkProbed { .. }
         | Event::LinkClosed { .. }
-        | Event::TimePassed => vec![],
+        | Event::TimePassed
+        | Event::ClockSet => vec![],
     };
     // A Settled speaks of the Hello's rows too.
     if let Event::Received { link, message: Message::Settled(_) } = event
@@ -549,6 +555,7 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
         Event::LinkProbed { link, alive } => rules.link_probed(link, alive),
         Event::LinkClosed { link, last_heard } => rules.link_closed(link, last_heard),
         Event::TimePassed => {}
+        Event::ClockSet => rules.clock_set(),
     }
     rules.close_windows();
     rules.dispatch();

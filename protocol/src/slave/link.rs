@@ -6,9 +6,9 @@ use super::{
     Candor, Effect, HELD_BYTES, Job, Link, LinkId, RING, RING_BYTES, Rules, RunKey, Settling, Slave,
     Standing, fresh_report, not_held, standing,
 };
-use crate::id::{JobId, Session, WishRev};
+use crate::id::{Attempt, Commit, JobId, Session, WishRev};
 use crate::job;
-use crate::limits;
+use crate::limits::{self, LOG_BYTES};
 use crate::message::{
     Attention, Bond, Challenge, CloseCode, Conduct, Flags, Forget, Hello, Message, PROTOCOL, Question,
     Reason, ReasonCode, Record, Reply, Ruling, Source, Tell, Welcome,
@@ -33,9 +33,13 @@ impl Rules {
         unfit: &BTreeMap<JobId, Reason>,
     ) {
         match (self.state.link, message) {
-            (_, Message::Challenge(challenge)) => self.challenged(link, &challenge),
+            (Link::Opened { link: ours }, Message::Challenge(challenge)) if ours == link => {
+                self.challenged(link, &challenge);
+            }
             (
-                Link::Introduced { link: ours, .. } | Link::Challenged { link: ours, .. },
+                Link::Opened { link: ours }
+                | Link::Introduced { link: ours, .. }
+                | Link::Challenged { link: ours, .. },
                 Message::Refuse(refuse),
             ) if ours == link => {
                 self.state.link = Link::Down;
@@ -49,7 +53,14 @@ impl Rules {
             (Link::Live { link: l, session: s, doubtful }, message) if l == link && s == session => {
                 self.live(doubtful, message, unfit);
             }
-            (Link::Live { .. } | Link::Introduced { .. } | Link::Challenged { .. } | Link::Down, _) => {
+            (
+                Link::Live { .. }
+                | Link::Introduced { .. }
+                | Link::Challenged { .. }
+                | Link::Opened { .. }
+                | Link::Down,
+                _,
+            ) => {
                 self.effects.push(Effect::Ignored(OLD_SESSION));
             }
         }
@@ -57,12 +68,19 @@ impl Rules {
 
     pub(super) fn link_closed(&mut self, closed: LinkId) {
         match self.state.link {
-            Link::Challenged { link, .. } | Link::Introduced { link, .. } | Link::Live { link, .. }
+            Link::Opened { link }
+            | Link::Challenged { link, .. }
+            | Link::Introduced { link, .. }
+            | Link::Live { link, .. }
                 if link == closed =>
             {
                 self.state.link = Link::Down;
             }
-            Link::Challenged { .. } | Link::Introduced { .. } | Link::Live { .. } | Link::Down => {}
+            Link::Opened { .. }
+            | Link::Challenged { .. }
+            | Link::Introduced { .. }
+            | Link::Live { .. }
+            | Link::Down => {}
         }
     }
 
@@ -124,7 +142,7 @@ impl Rules {
         }
         if foreign {
             // This master admits the slave, which has told it nothing yet: bind to it and introduce again.
-            self.state.node.bond = Some(Bond { commit: crate::id::Commit(0), ..welcome.bond });
+            self.state.node.bond = Some(Bond { commit: Commit(0), ..welcome.bond });
             self.state.node.conduct = Conduct { rev: WishRev(0), ..self.state.node.conduct };
             self.state.link = Link::Down;
             let text = "admitted by another master than before: introducing again, with its jobs".to_owned();
@@ -136,7 +154,16 @@ impl Rules {
         let mut settling =
             Settling { link, session, doubtful, report: BTreeSet::new(), record: BTreeSet::new() };
         if !doubtful {
-            self.state.node.bond = Some(welcome.bond);
+            // The ring was told. Whether that arrived shows when the master says something: until then, it is told again.
+            let told = self
+                .state
+                .node
+                .bond
+                .is_none_or(|bond| bond.commit == Commit(0) || bond.epoch < welcome.bond.epoch);
+            let owed = told && !self.state.ring.is_empty();
+            self.state.fresh.owed = owed.then_some(welcome.bond.commit);
+            let commit = if owed { Commit(0) } else { welcome.bond.commit };
+            self.state.node.bond = Some(Bond { commit, ..welcome.bond });
             self.conduct(welcome.conduct);
         }
         for ruling in welcome.rulings {
@@ -145,13 +172,23 @@ impl Rules {
                 Tell::Report => drop(settling.report.insert(ruling.job)),
                 Tell::Record => drop(settling.record.insert(ruling.job)),
             }
+            let asked = ruling.verdict == Verdict::AskPerson;
             if doubtful {
                 self.effects.push(Effect::Ignored(DOUBTED));
+            } else if asked && self.remembers(ruling.job, ruling.attempt) {
+                // It is a master that went back in time unnoticed: nobody needs to be asked.
+                settling.report.insert(ruling.job);
             } else {
                 self.rule(ruling, unfit, newborn);
             }
         }
         self.settling = Some(settling);
+    }
+
+    /// It was done here, told and forgotten.
+    fn remembers(&self, job: JobId, attempt: Attempt) -> bool {
+        let same = |record: &Record| record.report.job == job && record.report.attempt == attempt;
+        !self.state.jobs.contains_key(&job) && self.state.ring.iter().any(same)
     }
 
     fn rule(&mut self, ruling: Ruling, unfit: &BTreeMap<JobId, Reason>, newborn: bool) {
@@ -192,7 +229,7 @@ impl Rules {
     }
 
     /// An attempt that the master has given up or handed to another slave: it goes if it has not started.
-    fn cancel_attempt(&mut self, job: JobId, attempt: crate::id::Attempt) {
+    fn cancel_attempt(&mut self, job: JobId, attempt: Attempt) {
         if self.state.jobs.get(&job).is_some_and(|held| held.report.attempt == attempt)
             && self.turn(job, job::Event::Dropped, Source::Remote)
         {
@@ -201,6 +238,9 @@ impl Rules {
     }
 
     fn live(&mut self, doubtful: bool, message: Message, unfit: &BTreeMap<JobId, Reason>) {
+        if let (Some(commit), Some(bond)) = (self.state.fresh.owed.take(), &mut self.state.node.bond) {
+            bond.commit = commit;
+        }
         match message {
             Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful => {
                 self.effects.push(Effect::Ignored(DOUBTED));
@@ -282,6 +322,7 @@ impl Rules {
             // The machine may have kept it for longer than the slave has kept the job.
             Question::Log { job, attempt, run, offset, limit } => {
                 let work = RunKey { job, attempt, run };
+                let limit = limit.min(LOG_BYTES);
                 self.effects.push(Effect::ReadLog { link, session, id, work, offset, limit });
                 return;
             }

@@ -35,8 +35,8 @@ pub const HELD_BYTES: usize = 128 * 1024;
 /// The same, of what was told to be forgotten.
 pub const RING_BYTES: usize = 64 * 1024;
 
-/// How long the machine may take to say what it does, after the agent started: a handshake waits for it, and a master
-/// waits 10 s for a Hello.
+/// How long the machine may take to say what it does, after the agent started or a start was refused: a handshake
+/// waits for it, and a master waits 10 s for a Hello.
 pub const PROBE_PATIENCE: Millis = Millis::seconds(5);
 
 /// What a slave is told by its config. Not state: it may be another at each start.
@@ -194,6 +194,11 @@ pub struct Job {
 pub enum Link {
     /// None.
     Down,
+    /// It stands, and the master speaks first.
+    Opened {
+        /// Which.
+        link: LinkId,
+    },
     /// The Hello waits until the machine has said what it does.
     Challenged {
         /// Which.
@@ -248,11 +253,38 @@ pub struct Fresh {
     /// Since when it can tell the master's time.
     pub awake_since: Option<Time>,
     /// Jobs of which the machine has been asked and has not said.
-    pub probing: BTreeSet<JobId>,
-    /// Since when, in milliseconds since the boot.
-    pub probing_since: u64,
+    pub probing: BTreeMap<JobId, Probing>,
     /// What the last Hello said of each job: what has changed by the Welcome is told in Settled.
     pub told: BTreeMap<JobId, ReportSeq>,
+    /// The master's commit in a handshake that told the ring: it counts when the master has said something since.
+    pub owed: Option<Commit>,
+}
+
+/// A question to the machine that it has not answered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Probing {
+    /// Since when, in milliseconds since the boot.
+    pub since: u64,
+    /// It is asked because it would not start, and this is what it said. Not on disk: an agent that finds an intent to
+    /// start there asks in any case, and begins anew if nothing had begun.
+    pub refused: Option<String>,
+}
+
+/// What could not be read of the disk when the agent started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Damage {
+    /// What the slave kept about itself, while there were other records.
+    pub node: bool,
+    /// This many jobs.
+    pub jobs: u32,
+}
+
+impl Damage {
+    /// Nothing on the disk counts: without its own record a slave can't tell whose jobs it holds, nor under which
+    /// promises, so the database counts as another.
+    pub fn is_total(self) -> bool {
+        self.node
+    }
 }
 
 /// What happened.
@@ -268,6 +300,13 @@ pub enum Event {
         known_key: bool,
         /// A name for the next database.
         next_store: StoreId,
+        /// What of it could not be read.
+        damage: Damage,
+    },
+    /// A connection stands; it is the only one.
+    LinkOpened {
+        /// Which.
+        link: LinkId,
     },
     /// The master said something.
     Received {
@@ -332,8 +371,10 @@ pub enum Fact {
     Resumed,
     /// Its work ended.
     Ended(Ended),
-    /// It would not start.
-    StartRefused(Reason),
+    /// It was told to begin what this slave can't or may not do: proof that nothing began.
+    StartRejected(Reason),
+    /// It would not start, and says why. That is no proof: it may refuse what it has begun before.
+    StartRefused(String),
     /// It would not stop.
     StopRefused(String),
     /// It would not pause or resume.
@@ -512,7 +553,21 @@ pub enum Why {
     Probe,
 }
 
-/// The state that the disk holds; `fresh` names a database that is empty.
+impl Why {
+    /// What happens then, for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NotBefore => "a job's time comes",
+            Self::Deadline => "a job's window closes",
+            Self::Release => "the word that lets a held job start lapses",
+            Self::MaxRuntime => "a job runs longer than its order allows",
+            Self::Probe => "the machine is no longer waited for to say what it did",
+        }
+    }
+}
+
+/// The state that the disk holds; `fresh` names a database that is empty. Without a slave's own record nothing counts
+/// ([`Damage::is_total`]).
 pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<Item = Write>) -> Slave {
     let mut state = Slave {
         settings,
@@ -533,13 +588,21 @@ pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<It
         link: Link::Down,
         fresh: Fresh::default(),
     };
+    let mut known = false;
     for record in records {
         match record {
-            Write::Node(node) => state.node = node,
+            Write::Node(node) => {
+                state.node = node;
+                known = true;
+            }
             Write::Job(id, Some(job)) => drop(state.jobs.insert(id, *job)),
             Write::Job(id, None) => drop(state.jobs.remove(&id)),
             Write::Ring(ring) => state.ring = ring,
         }
+    }
+    if !known {
+        state.jobs.clear();
+        state.ring.clear();
     }
     state
 }
@@ -555,10 +618,11 @@ pub fn step(state: Slave, now: Now, event: Event) -> Step {
     let before = state.clone();
     let mut rules = Rules { state, now, effects: Vec::new(), declined: Vec::new(), settling: None };
     match event {
-        Event::AgentStarted { boot, fingerprint, known_key, next_store } => {
-            rules.agent_started(boot, fingerprint, known_key, next_store);
+        Event::AgentStarted { boot, fingerprint, known_key, next_store, damage } => {
+            rules.agent_started(boot, fingerprint, known_key, next_store, damage);
         }
         Event::Received { link, session, message, unfit } => rules.received(link, session, message, &unfit),
+        Event::LinkOpened { link } => rules.state.link = Link::Opened { link },
         Event::LinkClosed { link } => rules.link_closed(link),
         Event::Machine { work, fact } => rules.machine(work, fact),
         Event::Local { request, command } => rules.local(request, command),
@@ -595,8 +659,8 @@ pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
             let over = job.report.started_at?.after(job.spec.max_runtime?);
             Some((in_boot(stamp, over), Why::MaxRuntime))
         });
-    let probing = (!state.fresh.probing.is_empty())
-        .then(|| (state.fresh.probing_since.saturating_add(PROBE_PATIENCE.0), Why::Probe));
+    let probing = state.fresh.probing.values();
+    let probing = probing.map(|asked| (asked.since.saturating_add(PROBE_PATIENCE.0), Why::Probe));
     windows.chain(overruns).chain(probing).min_by_key(|(at, _)| *at)
 }
 

@@ -81,7 +81,7 @@ impl<'a> Scene<'a> {
     fn session(&self) -> Session {
         match self.state().link {
             Link::Introduced { session, .. } | Link::Live { session, .. } => session,
-            Link::Down | Link::Challenged { .. } => self.state().node.session,
+            Link::Down | Link::Opened { .. } | Link::Challenged { .. } => self.state().node.session,
         }
     }
 
@@ -134,19 +134,21 @@ impl<'a> Scene<'a> {
         let outcome = Outcome { exit_code: Some(1), signal: None, text: text.clone() };
         let end = self.source.pick(&[End::Succeeded, End::Failed, End::Stopped]);
         let ended = Ended { end, outcome, at: self.source.one_in(2).then(|| self.source.any()) };
-        let fact = match self.source.below(10) {
+        let fact = match self.source.below(11) {
             0 => Fact::Started,
             1 => Fact::Progressed { permille: self.source.any(), note: Some(text) },
             2 => Fact::Paused,
             3 => Fact::Resumed,
             4 | 5 => Fact::Ended(ended),
-            6 => Fact::StartRefused(Reason::new(ReasonCode::StartRefused, text)),
+            6 => Fact::StartRefused(text),
+            9 => Fact::StartRejected(Reason::new(ReasonCode::StartRefused, text)),
             7 => Fact::StopRefused(text),
             8 => Fact::PauseRefused(text),
-            _ => Fact::Probed(match self.source.below(4) {
+            _ => Fact::Probed(match self.source.below(5) {
                 0 => Probed::Alive { paused: self.source.one_in(2), permille: None },
                 1 => Probed::Ended(ended),
                 2 => Probed::Gone,
+                3 => Probed::NeverStarted,
                 _ => Probed::Unknown(text),
             }),
         };
@@ -162,7 +164,7 @@ impl<'a> Scene<'a> {
         match self.source.below(16) {
             0 => self.shake_hands(),
             1 => {
-                self.link = LinkId(self.link.0 + 1);
+                self.dial();
                 let mut challenge: Challenge = self.source.any();
                 if !self.source.one_in(4) {
                     challenge.protocol = PROTOCOL;
@@ -202,9 +204,19 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// Another connection: on one, a master introduces itself once.
+    fn dial(&mut self) {
+        let link = self.link;
+        self.world.slave_event(0, Event::LinkClosed { link });
+        self.link = LinkId(link.0 + 1);
+        self.world.slave_event(0, Event::LinkOpened { link: self.link });
+        self.look();
+    }
+
     /// As the slave's own master would do it, so that most runs come to what is behind it.
     fn shake_hands(&mut self) {
         self.remember();
+        self.dial();
         let mut challenge: Challenge = self.source.any();
         let bond = self.state().node.bond.expect("it was admitted when the world began");
         (challenge.protocol, challenge.master, challenge.epoch) = (PROTOCOL, bond.master, bond.epoch);
@@ -316,7 +328,7 @@ impl<'a> Scene<'a> {
             return false;
         }
         match before.link {
-            Link::Down | Link::Challenged { .. } => true,
+            Link::Down | Link::Opened { .. } | Link::Challenged { .. } => true,
             Link::Introduced { link: l, session: s, doubtful }
             | Link::Live { link: l, session: s, doubtful } => doubtful || l != link || s != session,
         }

@@ -1,6 +1,8 @@
 //! What the scenarios share: a factory of one master and some slaves, each behind a network that fails on command.
 #![allow(dead_code, unreachable_pub, reason = "every test program uses another part")]
 
+pub mod raw;
+
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;

@@ -1,31 +1,35 @@
-//! A store's client that the durability tests watch from outside: `store_worker commit DIR` or `store_worker fill DIR`.
-#![allow(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
+//! A store's client that the durability tests watch from outside, in a process of its own.
 
-use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
 
 use reloop_node::store::{Op, Options, Store, StoreError};
 
-const COMMITS: usize = 20;
+/// Names the work in the environment: `commit` or `fill`.
+pub(crate) const WORK: &str = "STORE_WORK";
+/// Names the store's directory there.
+pub(crate) const DIR: &str = "STORE_DIR";
+
+pub(crate) const COMMITS: usize = 20;
 const FILLING_COMMITS: usize = 600;
 
-fn main() {
-    let mut arguments = std::env::args_os().skip(1);
-    let (what, dir) = (arguments.next().unwrap(), PathBuf::from(arguments.next().unwrap()));
-    match what.to_str() {
-        Some("commit") => commits(&dir),
-        Some("fill") => fills(&dir),
-        _ => panic!("commit or fill"),
+#[test]
+#[ignore = "it is what the other tests run and watch"]
+fn works() {
+    let dir = PathBuf::from(std::env::var_os(DIR).unwrap());
+    match std::env::var(WORK).unwrap().as_str() {
+        "commit" => commits(&dir),
+        "fill" => fills(&dir),
+        other => panic!("commit or fill, not {other}"),
     }
 }
 
-/// A marker that strace sees and libtest does not capture.
+/// A marker that strace sees as one write, whatever the test runner has in its buffer.
 fn say(what: &str) {
-    let mut line = what.to_owned();
-    line.push('\n');
-    std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+    let line = format!("{what}\n");
+    assert_eq!(rustix::io::write(std::io::stdout().as_fd(), line.as_bytes()).unwrap(), line.len());
 }
 
 /// Commits one after the other, and says what it does on a descriptor that strace sees.

@@ -1,27 +1,24 @@
 //! The store's durability, seen from the kernel: no commit is acknowledged without an fdatasync of the database file
 //! between the two, and none at all when that fails or the disk is full.
 //!
-//! The tests run `examples/store_worker.rs`, under strace or on a file system of its own.
+//! The tests run this very program once more, as a [`worker`] under strace or on a file system of its own.
 #![cfg(test)]
 
+mod worker;
+
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-/// The same number as the worker's.
-const COMMITS: usize = 20;
+use worker::COMMITS;
 
-/// The worker, which cargo builds beside the tests.
-fn worker() -> PathBuf {
-    let deps = std::env::current_exe().unwrap();
-    let worker = deps.parent().unwrap().parent().unwrap().join("examples/store_worker");
-    assert!(
-        worker.exists(),
-        "{} is missing: build it with `cargo build -p reloop-node --examples`",
-        worker.display()
-    );
-    worker
+/// This program as a worker: the program, and its arguments.
+fn as_worker() -> Vec<OsString> {
+    let own = std::env::current_exe().unwrap().into_os_string();
+    let arguments = ["--ignored", "--exact", "worker::works", "--nocapture", "--test-threads", "1"];
+    [own].into_iter().chain(arguments.map(OsString::from)).collect()
 }
 
 /// Not captured by the test runner: what is left out must be seen to be.
@@ -36,9 +33,9 @@ fn trace(dir: &Path, arguments: &[&str]) -> Option<Vec<String>> {
         .args(["-f", "-y", "-s", "200", "-o"])
         .arg(&log)
         .args(arguments)
-        .arg(worker())
-        .arg("commit")
-        .arg(dir.join("store"))
+        .args(as_worker())
+        .env(worker::WORK, "commit")
+        .env(worker::DIR, dir.join("store"))
         .output();
     let output = match outcome {
         Ok(output) => output,
@@ -112,9 +109,9 @@ fn on_a_disk_that_fills_up_all_that_was_acknowledged_stays_and_nothing_more_is()
     let outcome = Command::new("unshare")
         .args(["--map-root-user", "--mount", "sh", "-c", script])
         .arg(dir.path())
-        .arg(worker())
-        .arg("fill")
-        .arg(dir.path().join("store"))
+        .args(as_worker())
+        .env(worker::WORK, "fill")
+        .env(worker::DIR, dir.path().join("store"))
         .output();
     let output = match outcome {
         Ok(output) => output,

@@ -1,0 +1,182 @@
+//! What must hold in the world, by name, and the ledger against which it is checked.
+//!
+//! The nodes check themselves by their own invariants. The ledger knows what no node knows: what was promised to
+//! clients, what machines really did, and what people decided. It is written by the world alone, so that a node that is
+//! wrong about itself is found out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use reloop_protocol::id::{Attempt, JobId, OrderId, SlaveKey, WishRev};
+use reloop_protocol::job::State;
+use reloop_protocol::message::Outcome;
+use serde::{Deserialize, Serialize};
+
+/// Everything that must hold after every step, or once everything is healed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Invariant {
+    /// An order that was acknowledged is on the master's disk, for ever.
+    AcknowledgedOrderKept,
+    /// A machine is told to begin one beginning at most once.
+    BegunOnce,
+    /// One attempt is begun again only if its order says so, or the first beginning never reached the machine.
+    AttemptBegunOnce,
+    /// A job runs on two slaves only if a person gave it away, or its order lets it be tried again.
+    OnePlace,
+    /// In one machine there is at most one work alive.
+    OneWorkPerMachine,
+    /// The nodes' own invariants, among them: only a slave says running; at most one job executes per slave.
+    NodeInvariant,
+    /// An outcome that was durable on the slave is not changed, and is not forgotten before the master's disk has it.
+    OutcomeKept,
+    /// A slave never lets go of a job that was begun and has not ended.
+    NothingDestroyed,
+    /// A cancel that was taken and an outcome that came first are both kept.
+    CancelAndOutcomeKept,
+    /// No start outside its window, as the master's clock has it.
+    StartInWindow,
+    /// No start while the machine is locked, occupied, needs a person or is out of production.
+    StartWhenReady,
+    /// Nothing acts on a frame of a dead session.
+    OldSessionIgnored,
+    /// Wishes only go forward.
+    WishesGoForward,
+    /// A slave's epoch of its master only goes forward.
+    EpochsGoForward,
+    /// Nobody says that something vanished while all disks are sound.
+    NothingVanishes,
+    /// The disk brings back what the node believes.
+    DiskIsState,
+    /// The world comes to rest once nothing happens any more.
+    ComesToRest,
+    /// Once everything is healed, every job ends, in a state that its history demands.
+    Converges,
+    /// Once everything is healed, both views are equal.
+    ViewsEqual,
+    /// A job that waits can say why.
+    WaitingIsExplained,
+    /// Whatever happens, the rules have an answer.
+    Total,
+}
+
+impl Invariant {
+    /// Every invariant.
+    pub const ALL: [Self; 21] = [
+        Self::AcknowledgedOrderKept,
+        Self::BegunOnce,
+        Self::AttemptBegunOnce,
+        Self::OnePlace,
+        Self::OneWorkPerMachine,
+        Self::NodeInvariant,
+        Self::OutcomeKept,
+        Self::NothingDestroyed,
+        Self::CancelAndOutcomeKept,
+        Self::StartInWindow,
+        Self::StartWhenReady,
+        Self::OldSessionIgnored,
+        Self::WishesGoForward,
+        Self::EpochsGoForward,
+        Self::NothingVanishes,
+        Self::DiskIsState,
+        Self::ComesToRest,
+        Self::Converges,
+        Self::ViewsEqual,
+        Self::WaitingIsExplained,
+        Self::Total,
+    ];
+
+    /// As one sentence.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::AcknowledgedOrderKept => "an acknowledged order is never lost",
+            Self::BegunOnce => "a beginning reaches its machine at most once",
+            Self::AttemptBegunOnce => "an attempt starts at most once, unless its order allows a restart",
+            Self::OnePlace => "a job never runs on two slaves unless a person gave it away",
+            Self::OneWorkPerMachine => "at most one work is alive in a machine",
+            Self::NodeInvariant => "the node's own invariants hold",
+            Self::OutcomeKept => "an outcome once durable reaches the master and is never changed",
+            Self::NothingDestroyed => "nothing is destroyed because it was absent",
+            Self::CancelAndOutcomeKept => "cancel and outcome are both kept",
+            Self::StartInWindow => "no start outside its window",
+            Self::StartWhenReady => "no start while not ready or locked",
+            Self::OldSessionIgnored => "nothing acts on an old session",
+            Self::WishesGoForward => "nothing acts on an old wish",
+            Self::EpochsGoForward => "nothing acts on an old epoch",
+            Self::NothingVanishes => "nothing vanishes from a sound disk",
+            Self::DiskIsState => "recover(disk) equals the durable state",
+            Self::ComesToRest => "the world comes to rest",
+            Self::Converges => "once healed, every job ends as its history demands",
+            Self::ViewsEqual => "once healed, both views are equal",
+            Self::WaitingIsExplained => "a waiting job can say why",
+            Self::Total => "the rules never panic",
+        }
+    }
+}
+
+impl fmt::Display for Invariant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sentence())
+    }
+}
+
+/// An invariant that does not hold, and how that shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Which.
+    pub invariant: Invariant,
+    /// How.
+    pub how: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "broken: {}: {}", self.invariant, self.how)
+    }
+}
+
+/// How an attempt ended, by a slave's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Told {
+    /// What it came to.
+    pub state: State,
+    /// What the machine said.
+    pub outcome: Option<Outcome>,
+    /// That disk is not the one that it was written to: it may come to say otherwise.
+    pub retold: bool,
+}
+
+/// What the world knows and no node does.
+///
+/// A fault that no software survives excuses exactly the promises that only what it destroyed could keep: the ledger
+/// names the jobs, the slaves' keys and the masters that it concerns.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Ledger {
+    /// Orders that were acknowledged to clients, and that the master's disk holds unless it is wrong.
+    pub acknowledged: BTreeSet<OrderId>,
+    /// Jobs of which a person decided something that may make them run in two places: retry, abandon, a release after a
+    /// restore, a resolve.
+    pub given_away: BTreeSet<JobId>,
+    /// Jobs whose cancel was taken while they had not ended.
+    pub canceled: BTreeSet<JobId>,
+    /// Jobs that somebody wanted canceled, in time or not.
+    pub cancel_asked: BTreeSet<JobId>,
+    /// Jobs that a person gave up.
+    pub abandoned: BTreeSet<JobId>,
+    /// Jobs of which a person said how they ended.
+    pub resolved: BTreeSet<JobId>,
+    /// Jobs that may expire: somebody gave them a latest start, or a start that is not made up for.
+    pub timed: BTreeSet<JobId>,
+    /// Outcomes that were durable on a slave's disk, by job, hand-out and slave.
+    pub outcomes: BTreeMap<(JobId, Attempt, usize), Told>,
+    /// The newest wish that a slave's disk held of an attempt.
+    pub wishes: BTreeMap<(usize, JobId, Attempt), WishRev>,
+    /// Jobs that a disk which was wiped, put back, copied or doubled has forgotten, or knows twice.
+    pub torn: BTreeSet<JobId>,
+    /// Keys that two boxes have.
+    pub cloned: BTreeSet<SlaveKey>,
+    /// A master was restored, wiped or doubled: it may hand a job out again under a number that was used before.
+    pub masters_forgot: bool,
+    /// Two masters with the same past say that they are the one, and nobody has raised the epoch of either.
+    pub split: bool,
+}

@@ -56,7 +56,8 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Wire
     }
     options().deserialize(bytes).map_err(|error| {
         let text = error.to_string();
-        WireError::Malformed(text.lines().next().unwrap_or_default().to_owned())
+        let line = text.lines().find(|line| !line.trim().is_empty());
+        WireError::Malformed(line.unwrap_or("it makes no sense").to_owned())
     })
 }
 

@@ -238,7 +238,7 @@ impl Rules {
             return self.effects.push(Effect::Ignored(NO_RECORD));
         };
         if !self.may_speak(job, key, report.attempt) {
-            return self.effects.push(Effect::Ignored(NEVER_HANDED));
+            return self.take_claim(key, report, settled.is_some());
         }
         let row = Row {
             job: report.job,
@@ -283,10 +283,47 @@ impl Rules {
     /// to, unless the master's own memory of that has a gap.
     fn may_speak(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> bool {
         let is_anothers = job.holder.map_or(job.state.is_ended(), |holder| holder != key);
-        !is_anothers
-            || job.was_handed(attempt, key)
-            || job.flags.has(Flags::ADOPTED)
-            || self.state.node.epoch > Epoch(1)
+        !is_anothers || self.is_trusted(job, key, attempt)
+    }
+
+    /// It was handed to this slave, or may have been.
+    fn is_trusted(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> bool {
+        job.was_handed(attempt, key) || job.flags.has(Flags::ADOPTED) || self.state.node.epoch > Epoch(1)
+    }
+
+    /// The word of a slave that was never handed this, by all that the master knows: it lies, or the master was restored and
+    /// nobody has said so. It is kept beside the job for people to see, and nothing follows from it.
+    fn take_claim(&mut self, key: SlaveKey, report: Report, settled: bool) {
+        let Some(job) = self.state.book.jobs.get(&report.job) else { return };
+        let (id, attempt, seq, said) = (report.job, report.attempt, report.seq, report.state);
+        let is_known = job.earlier.iter().any(|e| e.attempt == attempt && e.holder == key);
+        if !is_known && (!settled || job.earlier.len() >= EARLIER) {
+            return self.effects.push(Effect::Ignored(NEVER_HANDED));
+        }
+        self.keep_earlier(key, report);
+        if !is_known && said != State::Accepted {
+            self.edit(id, |job| job.flags.set(Flags::DUPLICATE));
+        }
+        if said.is_ended() {
+            self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
+        }
+    }
+
+    /// What a hand-out came to that does not speak for the job.
+    fn keep_earlier(&mut self, key: SlaveKey, report: Report) {
+        let report = report.clipped(EARLIER_TEXT);
+        let (id, attempt, state) = (report.job, report.attempt, report.state);
+        self.edit(id, |job| {
+            let known =
+                job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);
+            match known {
+                Some(earlier) => {
+                    earlier.state = state;
+                    earlier.report = Some(report);
+                }
+                None => job.keep(Earlier { attempt, holder: key, state, report: Some(report) }),
+            }
+        });
     }
 
     /// The slave's word about a hand-out that this master made before it was restored, and has forgotten.
@@ -392,19 +429,8 @@ impl Rules {
     /// The slave's word about an attempt that was given up or handed to another slave.
     fn take_older(&mut self, key: SlaveKey, report: Report, line: &Line) {
         let id = report.job;
-        let report = report.clipped(EARLIER_TEXT);
         let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev);
-        self.edit(id, |job| {
-            let known =
-                job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);
-            match known {
-                Some(earlier) => {
-                    earlier.state = said;
-                    earlier.report = Some(report);
-                }
-                None => job.keep(Earlier { attempt, holder: key, state: said, report: Some(report) }),
-            }
-        });
+        self.keep_earlier(key, report);
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let (newer, newer_holder, desired) = (job.state, job.holder, job.desired);
         if line.verdict == Verdict::Cancel {
@@ -551,7 +577,10 @@ impl Rules {
     /// A job that is queued again: an earlier attempt that is under way or succeeded speaks for it.
     fn speak_for(&mut self, id: JobId) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let alive = job.earlier.iter().find(|e| e.state.is_started() || e.state == State::Succeeded);
+        let alive = job.earlier.iter().find(|earlier| {
+            (earlier.state.is_started() || earlier.state == State::Succeeded)
+                && self.is_trusted(job, earlier.holder, earlier.attempt)
+        });
         if let Some((attempt, holder)) = alive.map(|earlier| (earlier.attempt, earlier.holder)) {
             self.promote(id, attempt, holder);
         }

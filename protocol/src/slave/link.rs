@@ -149,6 +149,12 @@ impl Rules {
             self.effects.push(Effect::Close { link, code: CloseCode::GoingAway, text });
             return;
         }
+        if !doubtful && self.state.node.bond.is_some_and(|bond| bond.epoch > welcome.bond.epoch) {
+            let text = "a Welcome of an older epoch than the one that was seen before".to_owned();
+            self.state.link = Link::Down;
+            self.effects.push(Effect::Close { link, code: CloseCode::Protocol, text });
+            return;
+        }
         // A database that has just been born has promised nothing yet.
         let newborn = self.state.node.bond.is_none();
         let mut settling =

@@ -918,9 +918,9 @@ fn standing(bond: Option<Bond>, challenge: &Challenge) -> Standing {
     match bond {
         None => Standing::New,
         Some(bond) if bond.master != challenge.master => Standing::Foreign,
+        Some(bond) if bond.epoch > challenge.epoch => Standing::Old,
         // Just admitted there: nothing of what was forgotten before is on its disk.
         Some(bond) if bond.commit == Commit(0) => Standing::New,
-        Some(bond) if bond.epoch > challenge.epoch => Standing::Old,
         Some(bond) if bond.epoch == challenge.epoch && bond.commit > challenge.commit => Standing::Old,
         Some(bond) if bond.epoch < challenge.epoch => Standing::Restored,
         Some(_) => Standing::Known,

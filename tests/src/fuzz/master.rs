@@ -8,8 +8,8 @@ use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::limits;
 use reloop_protocol::master::{self, DeskLink, Event, JobCommand, Order, RetryOn, SlaveCommand};
 use reloop_protocol::message::{
-    Activity, Declined, Hello, MachineReport, Message, Mode, PROTOCOL, Reason, ReasonCode, Record, Report,
-    Row, Settled,
+    Activity, Declined, Flags, Hello, MachineReport, Message, Mode, PROTOCOL, Reason, ReasonCode, Record,
+    Report, Row, Settled,
 };
 use reloop_protocol::slave::LinkId;
 use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
@@ -427,7 +427,7 @@ impl<'a> Scene<'a> {
             let touched = job.holder == Some(HOSTILE)
                 || job.handed.iter().any(|(_, holder)| *holder == HOSTILE)
                 || job.holder.is_none() && !job.state.is_ended();
-            !touched && !job.flags.has(reloop_protocol::message::Flags::ADOPTED)
+            !touched && !job.flags.has(Flags::ADOPTED)
         })
         .collect()
     }
@@ -505,15 +505,24 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// Asking back what waits unstarted, for a slave that has nothing to do, is all that may happen to another's job.
+/// Asking back what waits unstarted, for a slave that has nothing to do, and keeping what the hostile slave claims beside
+/// it, is all that may happen to another's job.
 fn same(was: &master::Job, is: &master::Job) -> bool {
+    let claims = |job: &master::Job| job.earlier.iter().filter(|e| e.holder == HOSTILE).count();
+    let (mut was, mut is) = (was.clone(), is.clone());
+    if claims(&is) > 0 {
+        for job in [&mut was, &mut is] {
+            job.earlier.retain(|earlier| earlier.holder != HOSTILE);
+            job.flags.set(Flags::DUPLICATE);
+            job.revision = 0;
+        }
+    }
     let asked_back = was.desired == Desired::Run
         && is.desired == Desired::Return
         && matches!(was.state, State::Assigned | State::Accepted);
     if !asked_back {
         return was == is;
     }
-    let mut was = was.clone();
     (was.desired, was.rev, was.recalled, was.revision) = (is.desired, is.rev, is.recalled, is.revision);
-    was == *is
+    was == is
 }

@@ -444,14 +444,24 @@ impl Node for Driver {
     type Effect = Act;
 
     fn needs_disk(&self, input: &Input) -> bool {
-        Self::event(input).is_some_and(|event| !master::unknown_jobs(self.state(), event).is_empty())
+        Self::event(input).is_some_and(|event| {
+            !master::unknown_jobs(self.state(), event).is_empty() || !master::unknown_orders(event).is_empty()
+        })
     }
 
     async fn prepare(&mut self, input: &mut Input) -> Result<(), StoreError> {
         let Some(event) = Self::event(input) else { return Ok(()) };
+        let mut orders = Vec::new();
+        for id in master::unknown_orders(event) {
+            orders.extend(records::order(&self.store, id).await?);
+        }
         let mut recalled = Vec::new();
         for id in master::unknown_jobs(self.state(), event) {
             recalled.extend(records::job(&self.store, id).await?);
+        }
+        if !orders.is_empty() {
+            let step = self.apply(Event::OrdersRecalled(orders));
+            self.state = Some(step.state);
         }
         if !recalled.is_empty() {
             let step = self.apply(Event::Recalled(recalled));

@@ -282,7 +282,7 @@ where
                 return Ended::ByUs(CloseCode::Protocol, "only binary messages are spoken here".to_owned());
             }
         };
-        let frame: Frame = match wire::decode(&bytes, limit) {
+        let frame: Frame = match wire::decode_frame(&bytes, limit) {
             Ok(frame) => frame,
             Err(error @ WireError::TooLarge { .. }) => {
                 return Ended::ByUs(CloseCode::TooLarge, error.to_string());

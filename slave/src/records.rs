@@ -88,6 +88,14 @@ pub fn load(store: &Store, now_ms: i64) -> Result<Loaded, LoadError> {
     for prefix in [NODE, JOB, RING_KEYS] {
         store.load(prefix, |key, value| entries.push((key.to_vec(), value.to_vec())))?;
     }
+    understand(entries, now_ms)
+}
+
+/// What the entries of a store mean; `now_ms` names the place of what can't be read.
+///
+/// # Errors
+/// They belong to a newer program.
+pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadError> {
     let (mut node, mut jobs, mut ring) = (None::<Node>, Vec::new(), Vec::new());
     let mut unreadable = BTreeSet::new();
     for (key, value) in &entries {

@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod demo;
 pub mod disk;
 pub mod docs;
+pub mod fuzz;
 pub mod model;
 pub mod nginx;
 pub mod peer;

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use reloop_protocol::id::{Attempt, BootId, JobId, MasterId, OrderId, Session, SlaveKey, StoreId};
 use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::limits;
 use reloop_protocol::master::{
     self, Answer, Delivery, Enrollment, JobCommand, Master, Order, RequestId, Retry, SlaveCommand,
 };
@@ -25,6 +26,7 @@ use reloop_protocol::message::{CloseCode, Flags, Message, ReasonCode, Report};
 use reloop_protocol::slave::{self, LinkId, Local, Now, Release, RunKey, Settings, Slave};
 use reloop_protocol::spec::{Desired, Gate, Late, OnOverdue, Spec, StartRule};
 use reloop_protocol::time::Time;
+use reloop_protocol::wire;
 
 pub use self::act::{Act, JobAct, LocalAct, Placed, SlaveAct, job_id};
 pub use self::disk::{MasterDisk, SlaveDisk};
@@ -47,6 +49,20 @@ const COMPARED_EVERY: u64 = 64;
 
 /// What [`World::patience`] is at first: enough for many slaves with many jobs.
 const MOVES: usize = 1_000_000;
+
+/// Session and signature around a message, in bytes.
+const FRAME_BYTES: usize = 9 + 1 + 64;
+
+/// A peer closes the link at a message that it does not take.
+fn is_heard(message: &Message) {
+    assert_eq!(limits::check(message), Ok(()), "{} is not taken by any peer", kind(message));
+    let size = wire::encode(message).len() + FRAME_BYTES;
+    assert!(
+        size <= wire::MAX_MESSAGE,
+        "a {} of {size} bytes was to be sent: no peer takes it",
+        kind(message)
+    );
+}
 
 /// A slave with everything around it.
 #[derive(Debug, Clone)]
@@ -164,6 +180,8 @@ pub struct World {
     pub crossed: Vec<(usize, &'static str)>,
     /// ...if it is to be kept.
     pub keeps_crossed: bool,
+    /// What slaves were told to do by their rules, for those who want to look; kept only once there is a place for it.
+    pub acts: Option<Vec<slave::Effect>>,
     next: u64,
     /// Links that the master believes in and that are dead to the slave.
     dead_links: BTreeSet<LinkId>,
@@ -209,6 +227,7 @@ impl World {
             steps: 0,
             crossed: Vec::new(),
             keeps_crossed: true,
+            acts: None,
             next: 1,
             dead_links: BTreeSet::new(),
             late: VecDeque::new(),
@@ -789,6 +808,12 @@ impl World {
         if !recalled.is_empty() {
             state = master::step(state, now, master::Event::Recalled(recalled)).state;
         }
+        let orders = master::unknown_orders(&event);
+        let orders: Vec<_> =
+            orders.iter().filter_map(|id| self.master_disk.orders.get(id).cloned()).collect();
+        if !orders.is_empty() {
+            state = master::step(state, now, master::Event::OrdersRecalled(orders)).state;
+        }
         let shown = self.tracing.then(|| format!("{event:?}"));
         let step = master::step(state, now, event);
         self.steps += 1;
@@ -834,6 +859,7 @@ impl World {
     fn master_effect(&mut self, effect: master::Effect) {
         match effect {
             master::Effect::Send { link, message } => {
+                is_heard(&message);
                 if let Some(wire) =
                     self.boxes.iter_mut().filter_map(|b| b.link.as_mut()).find(|w| w.id == link)
                     && !wire.half_open
@@ -900,7 +926,8 @@ impl World {
         self.slave_now(slave).wall.0
     }
 
-    fn slave_now(&self, slave: usize) -> Now {
+    /// A slave's clocks.
+    pub fn slave_now(&self, slave: usize) -> Now {
         let held = &self.boxes[slave];
         let awake = self.ms - held.booted_at;
         let drifted = awake + awake * held.drift_ppm / 1_000_000;
@@ -949,6 +976,9 @@ impl World {
         held.state = Some(step.state);
         if !same {
             self.violate(Invariant::DiskIsState, format!("slave {slave}"));
+        }
+        if let Some(acts) = &mut self.acts {
+            acts.extend(step.effects.iter().cloned());
         }
         for effect in step.effects {
             let fuse = &mut self.boxes[slave].fuse;
@@ -1033,6 +1063,7 @@ impl World {
         let held = &mut self.boxes[slave];
         match effect {
             slave::Effect::Send { link, session, message } => {
+                is_heard(&message);
                 if let Some(wire) = held.link.as_mut().filter(|wire| wire.id == link && !wire.half_open) {
                     wire.session = session;
                     wire.to_master.push_back(message);

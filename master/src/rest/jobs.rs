@@ -15,6 +15,7 @@ use reloop_protocol::message::Reply;
 use reloop_protocol::spec::CancelMode;
 use reloop_protocol::time::Millis;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::fields::{self, Fields};
 use super::order::window;
@@ -209,7 +210,18 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    fn name(self) -> &'static str {
+    pub(super) const ALL: [Self; 8] = [
+        Self::Cancel,
+        Self::Pause,
+        Self::Resume,
+        Self::Release,
+        Self::Reschedule,
+        Self::Retry,
+        Self::Resolve,
+        Self::Abandon,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Cancel => "cancel",
             Self::Pause => "pause",
@@ -220,6 +232,14 @@ impl Verb {
             Self::Resolve => "resolve",
             Self::Abandon => "abandon",
         }
+    }
+
+    /// The whole command.
+    pub(super) fn read(self, body: Option<Value>) -> Result<JobCommand, Problem> {
+        let mut fields = Fields::new(body)?;
+        let command = self.command(&mut fields);
+        fields.end()?;
+        command.ok_or_else(|| Problem::field("/", "the command is not complete"))
     }
 
     fn command(self, fields: &mut Fields) -> Option<JobCommand> {
@@ -271,10 +291,7 @@ pub(super) async fn command(
     body: Body,
     verb: Verb,
 ) -> Result<(StatusCode, Json<Commanded>), Problem> {
-    let mut fields = Fields::new(fields::json(body).await?)?;
-    let command = verb.command(&mut fields);
-    fields.end()?;
-    let command = command.ok_or_else(|| Problem::field("/", "the command is not complete"))?;
+    let command = verb.read(fields::json(body).await?)?;
     let id = job_id(&id)?;
     let delivery =
         match state.handle.command(vec![id], command).await.map_err(|why| state.unavailable(why))? {

@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::desk::{Desk, DeskLink, Receipt, is_current};
+use super::desk::{Desk, DeskLink, Receipt, ReceiptLine, is_current};
 use super::{Delivery, Earlier, Effect, Job, RECEIPTS, Rules, Write};
-use crate::id::{Attempt, JobId, SlaveKey, WishRev};
+use crate::id::{Attempt, Epoch, JobId, SlaveKey, WishRev};
 use crate::job::{self, State};
 use crate::limits;
 use crate::message::{
@@ -19,11 +19,17 @@ use crate::spec::{CancelMode, Desired, Want};
 /// How many earlier hand-outs of a job are kept: enough to see a pattern, and a bound on its record.
 const EARLIER: usize = 16;
 
+/// How many jobs an order may have: as many as a client may order at once.
+const ORDER_JOBS: usize = 1000;
+
 /// How much of a text is kept of an earlier hand-out, in bytes.
 const EARLIER_TEXT: usize = 256;
 
 const OLD_REPORT: &str = "a newer report is known";
 const OLD_DECLINE: &str = "it answers an older wish";
+const NEVER_HANDED: &str = "this attempt was never handed to this slave";
+const NOT_ASKED: &str = "a record that nobody asked for";
+const TOO_MANY: &str = "the slave has as many jobs as it may tell of";
 const NO_RECORD: &str = "the slave did not tell the record that it was asked for";
 
 impl Rules {
@@ -31,12 +37,14 @@ impl Rules {
     pub(super) fn settled(&mut self, key: SlaveKey, link: LinkId, settled: Settled) {
         let now = self.now;
         let Some(desk) = self.state.desks.get_mut(&key) else { return };
-        let DeskLink::Welcomed { hello, store, lines, since, .. } = std::mem::take(&mut desk.link) else {
-            return;
-        };
-        if settled.session != hello.session {
+        if desk.hello().is_none_or(|hello| hello.session != settled.session) {
             return self.close(link, CloseCode::Protocol, "Settled of another session".to_owned());
         }
+        let (ours, asking) = match std::mem::take(&mut desk.link) {
+            DeskLink::Asking { older, newcomer, hello } => (*older, Some((newcomer, hello))),
+            ours @ (DeskLink::Down | DeskLink::Welcomed { .. } | DeskLink::Live { .. }) => (ours, None),
+        };
+        let DeskLink::Welcomed { hello, store, lines, since, .. } = ours else { return };
         let rebooted = desk.boot.is_some_and(|boot| boot != hello.boot);
         desk.store = Some(hello.store);
         desk.boot = Some(hello.boot);
@@ -45,11 +53,18 @@ impl Rules {
         desk.programs.clone_from(&hello.programs);
         desk.labels.clone_from(&hello.labels);
         desk.capacity = hello.capacity.min(limits::CAPACITY);
-        desk.clock_offset_ms = hello.clock.0 - since.0;
-        desk.machine = Some(settled.machine);
+        desk.clock_offset_ms = hello.clock.ahead_of(since);
+        desk.machine = Some(settled.machine.clone());
         desk.last_contact = Some(now);
         desk.balked = false;
-        desk.link = DeskLink::Live { link };
+        desk.link = match asking {
+            None => DeskLink::Live { link },
+            Some((newcomer, hello)) => {
+                DeskLink::Asking { older: Box::new(DeskLink::Live { link }), newcomer, hello }
+            }
+        };
+        let adopts = |line: &&ReceiptLine| line.verdict == Verdict::Adopt;
+        let asked: BTreeSet<JobId> = lines.iter().filter(adopts).map(|line| line.job).collect();
         desk.receipts = desk.receipts.wrapping_add(1);
         let receipt = Receipt {
             slave: key,
@@ -70,7 +85,7 @@ impl Rules {
             desk.conduct.rev = if obeyed.mode == desk.conduct.mode { obeyed.rev } else { obeyed.rev.next() };
         }
         self.touch_desk(key);
-        self.settle_jobs(key, &hello, store.store(), settled.reports, settled.records, settled.declined);
+        self.settle_jobs(key, &hello, store.store(), &asked, settled);
         self.tell_newer_wishes(key);
     }
 
@@ -79,10 +94,10 @@ impl Rules {
         key: SlaveKey,
         hello: &Hello,
         store: Store,
-        reports: Vec<Report>,
-        records: Vec<Record>,
-        declined: Vec<Declined>,
+        asked: &BTreeSet<JobId>,
+        settled: Settled,
     ) {
+        let Settled { reports, records, declined, .. } = settled;
         // An older attempt in the slave's view says nothing of a newer one.
         let mut seen: BTreeMap<JobId, Attempt> = BTreeMap::new();
         let mut saw = |job: JobId, attempt: Attempt| {
@@ -101,7 +116,11 @@ impl Rules {
         reports.iter().for_each(|report| saw(report.job, report.attempt));
         for record in adopted {
             saw(record.report.job, record.report.attempt);
-            self.adopt(key, record);
+            if asked.contains(&record.report.job) {
+                self.adopt(key, record);
+            } else {
+                self.effects.push(Effect::Ignored(NOT_ASKED));
+            }
         }
         // An offer that was taken is in the reports; what is in neither view is judged as absent.
         let absent: Vec<JobId> = self
@@ -218,6 +237,9 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&report.job) else {
             return self.effects.push(Effect::Ignored(NO_RECORD));
         };
+        if !self.may_speak(job, key, report.attempt) {
+            return self.take_claim(key, report, settled.is_some());
+        }
         let row = Row {
             job: report.job,
             attempt: report.attempt,
@@ -257,6 +279,53 @@ impl Rules {
         self.take_older(key, report, line);
     }
 
+    /// Nobody speaks for another's job: what another slave has, or what is over, is spoken of only by whom it was handed
+    /// to, unless the master's own memory of that has a gap.
+    fn may_speak(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> bool {
+        let is_anothers = job.holder.map_or(job.state.is_ended(), |holder| holder != key);
+        !is_anothers || self.is_trusted(job, key, attempt)
+    }
+
+    /// It was handed to this slave, or may have been.
+    fn is_trusted(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> bool {
+        job.was_handed(attempt, key) || job.flags.has(Flags::ADOPTED) || self.state.node.epoch > Epoch(1)
+    }
+
+    /// The word of a slave that was never handed this, by all that the master knows: it lies, or the master was restored and
+    /// nobody has said so. It is kept beside the job for people to see, and nothing follows from it.
+    fn take_claim(&mut self, key: SlaveKey, report: Report, settled: bool) {
+        let Some(job) = self.state.book.jobs.get(&report.job) else { return };
+        let (id, attempt, seq, said) = (report.job, report.attempt, report.seq, report.state);
+        let is_known = job.earlier.iter().any(|e| e.attempt == attempt && e.holder == key);
+        if !is_known && (!settled || job.earlier.len() >= EARLIER) {
+            return self.effects.push(Effect::Ignored(NEVER_HANDED));
+        }
+        self.keep_earlier(key, report);
+        if !is_known && said != State::Accepted {
+            self.edit(id, |job| job.flags.set(Flags::DUPLICATE));
+        }
+        if said.is_ended() {
+            self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
+        }
+    }
+
+    /// What a hand-out came to that does not speak for the job.
+    fn keep_earlier(&mut self, key: SlaveKey, report: Report) {
+        let report = report.clipped(EARLIER_TEXT);
+        let (id, attempt, state) = (report.job, report.attempt, report.state);
+        self.edit(id, |job| {
+            let known =
+                job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);
+            match known {
+                Some(earlier) => {
+                    earlier.state = state;
+                    earlier.report = Some(report);
+                }
+                None => job.keep(Earlier { attempt, holder: key, state, report: Some(report) }),
+            }
+        });
+    }
+
     /// The slave's word about a hand-out that this master made before it was restored, and has forgotten.
     fn take_forgotten(&mut self, key: SlaveKey, report: Report) {
         let id = report.job;
@@ -274,9 +343,7 @@ impl Rules {
             self.turn(id, job::Event::Retried, &by);
         }
         self.edit(id, |job| {
-            job.last_attempt = attempt;
-            job.attempt = attempt;
-            job.holder = Some(key);
+            job.hand(attempt, key);
             job.rev = job.rev.max(report.rev);
         });
         if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
@@ -362,19 +429,8 @@ impl Rules {
     /// The slave's word about an attempt that was given up or handed to another slave.
     fn take_older(&mut self, key: SlaveKey, report: Report, line: &Line) {
         let id = report.job;
-        let report = report.clipped(EARLIER_TEXT);
         let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev);
-        self.edit(id, |job| {
-            let known =
-                job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);
-            match known {
-                Some(earlier) => {
-                    earlier.state = said;
-                    earlier.report = Some(report);
-                }
-                None => job.keep(Earlier { attempt, holder: key, state: said, report: Some(report) }),
-            }
-        });
+        self.keep_earlier(key, report);
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let (newer, newer_holder, desired) = (job.state, job.holder, job.desired);
         if line.verdict == Verdict::Cancel {
@@ -460,6 +516,18 @@ impl Rules {
             self.turn(id, job::Event::StartRefused, &by);
             return self.try_again(id);
         }
+        if declined.reason.code == ReasonCode::WindowClosed
+            && job.start.deadline.is_some()
+            && !matches!(desired, Desired::Cancel(_))
+        {
+            // That is about the job and not about the slave, which takes the next.
+            self.edit(id, |job| job.reason = Some(declined.reason));
+            if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Accepted) {
+                self.turn(id, job::Event::GivenBack, "slave");
+            }
+            self.turn(id, job::Event::WindowClosed, "slave");
+            return;
+        }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
         // What became of an older attempt was told before this: by now it is forgotten there, or speaks for the job.
         let is_told = declined.reason.code == ReasonCode::OlderAttempt;
@@ -509,7 +577,10 @@ impl Rules {
     /// A job that is queued again: an earlier attempt that is under way or succeeded speaks for it.
     fn speak_for(&mut self, id: JobId) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let alive = job.earlier.iter().find(|e| e.state.is_started() || e.state == State::Succeeded);
+        let alive = job.earlier.iter().find(|earlier| {
+            (earlier.state.is_started() || earlier.state == State::Succeeded)
+                && self.is_trusted(job, earlier.holder, earlier.attempt)
+        });
         if let Some((attempt, holder)) = alive.map(|earlier| (earlier.attempt, earlier.holder)) {
             self.promote(id, attempt, holder);
         }
@@ -519,6 +590,12 @@ impl Rules {
     fn adopt(&mut self, key: SlaveKey, record: Record) {
         let Record { spec, start, report } = record;
         let id = report.job;
+        if self.state.book.jobs.contains_key(&id) {
+            return self.effects.push(Effect::Ignored(NOT_ASKED));
+        }
+        if !report.state.is_ended() && self.state.book.held_by(key).count() >= limits::ROWS {
+            return self.effects.push(Effect::Ignored(TOO_MANY));
+        }
         let desk = self.state.desks.get(&key);
         let by = desk.map_or_else(String::new, |desk| desk.name.clone());
         let mut flags = Flags::default();
@@ -537,10 +614,8 @@ impl Rules {
         };
         let mut job = Job::new(id, &order);
         job.flags = flags;
-        job.attempt = report.attempt;
-        job.last_attempt = report.attempt;
+        job.hand(report.attempt, key);
         job.rev = report.rev;
-        job.holder = Some(key);
         job.heard_at = Some(self.now);
         let (state, ended, seq, attempt) =
             (report.state, report.state.is_ended(), report.seq, report.attempt);
@@ -548,10 +623,28 @@ impl Rules {
         job.enter(state, self.now, &by);
         self.state.book.insert(job);
         self.touched.insert(id);
-        self.persist.push(Write::Order(Box::new(order)));
+        self.rebuild(order);
         if ended {
             self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
         }
+    }
+
+    /// The order of a job that was adopted: what the disk has of it is kept, and gains the job.
+    fn rebuild(&mut self, order: super::Order) {
+        let order = match self.state.book.orders.get(&order.id) {
+            None => order,
+            Some(known) => {
+                let new: Vec<_> = order.jobs.into_iter().filter(|job| !known.jobs.contains(job)).collect();
+                if new.is_empty() || known.spec != order.spec || known.jobs.len() + new.len() > ORDER_JOBS {
+                    return;
+                }
+                let mut known = known.clone();
+                known.jobs.extend(new);
+                known
+            }
+        };
+        self.state.book.orders.insert(order.id, order.clone());
+        self.persist.push(Write::Order(Box::new(order)));
     }
 
     pub(super) fn send_to(&mut self, key: SlaveKey, message: Message) {

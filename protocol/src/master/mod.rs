@@ -136,6 +136,8 @@ pub struct IdempotencyKey {
 pub enum Event {
     /// Jobs that the disk holds and the next event speaks of: [`unknown_jobs`] names them.
     Recalled(Vec<Job>),
+    /// Orders that the disk holds and the next event speaks of: [`unknown_orders`] names them.
+    OrdersRecalled(Vec<Order>),
     /// A client placed an order.
     OrderPlaced {
         /// Who waits.
@@ -485,6 +487,7 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
             | Message::Pong => vec![],
         },
         Event::Recalled(_)
+        | Event::OrdersRecalled(_)
         | Event::OrderPlaced { .. }
         | Event::SlaveCommanded { .. }
         | Event::TokenMade { .. }
@@ -508,6 +511,13 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
     jobs
 }
 
+/// Orders that the event speaks of: if the disk has them, they come first, as [`Event::OrdersRecalled`].
+pub fn unknown_orders(event: &Event) -> Vec<OrderId> {
+    let Event::Received { message: Message::Settled(settled), .. } = event else { return vec![] };
+    let orders: BTreeSet<_> = settled.records.iter().map(|record| record.spec.order).collect();
+    orders.into_iter().collect()
+}
+
 /// What a master does when something happens.
 pub fn step(state: Master, now: Time, event: Event) -> Step {
     let mut rules = Rules {
@@ -527,6 +537,10 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
             for job in jobs {
                 rules.state.book.recall(job);
             }
+            return Step { state: rules.state, persist: vec![], effects: vec![], archived: vec![] };
+        }
+        Event::OrdersRecalled(orders) => {
+            rules.state.book.orders.extend(orders.into_iter().map(|order| (order.id, order)));
             return Step { state: rules.state, persist: vec![], effects: vec![], archived: vec![] };
         }
         Event::OrderPlaced { request, order, key, known } => rules.order_placed(request, *order, key, known),
@@ -550,7 +564,7 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
 
 /// When something will happen by itself, and why: a queued job's window closes.
 pub fn next_deadline(state: &Master) -> Option<Time> {
-    state.book.next_window().map(|at| Time(at.0 + 1))
+    state.book.next_window().map(|at| at.after(Millis(1)))
 }
 
 /// A step under way.
@@ -634,6 +648,7 @@ impl Rules {
             self.persist.push(Write::Job(Box::new(job.durable())));
         }
         archived.extend(self.state.book.archive(&self.touched));
+        self.state.book.orders.clear();
         for key in &self.desks {
             if let Some(desk) = self.state.desks.get(key) {
                 self.persist.push(Write::Desk(Box::new(desk.durable())));

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::id::{Attempt, Commit, JobId, Session, WishRev};
 use crate::job;
-use crate::limits::LOG_BYTES;
+use crate::limits::{self, LOG_BYTES};
 use crate::message::{
     Attention, Bond, Challenge, CloseCode, Conduct, Flags, Forget, Hello, Message, PROTOCOL, Question,
     Reason, ReasonCode, Record, Reply, Ruling, Source, Tell, Welcome,
@@ -134,6 +134,12 @@ impl Rules {
         unfit: &BTreeMap<JobId, Reason>,
     ) {
         let foreign = self.state.node.bond.is_some_and(|bond| bond.master != welcome.bond.master);
+        if foreign && doubtful {
+            let text = "a Welcome to another master than the one that asked who this is".to_owned();
+            self.state.link = Link::Down;
+            self.effects.push(Effect::Close { link, code: CloseCode::Protocol, text });
+            return;
+        }
         if foreign {
             // This master admits the slave, which has told it nothing yet: bind to it and introduce again.
             self.state.node.bond = Some(Bond { commit: Commit(0), ..welcome.bond });
@@ -141,6 +147,12 @@ impl Rules {
             self.state.link = Link::Down;
             let text = "admitted by another master than before: introducing again, with its jobs".to_owned();
             self.effects.push(Effect::Close { link, code: CloseCode::GoingAway, text });
+            return;
+        }
+        if !doubtful && self.state.node.bond.is_some_and(|bond| bond.epoch > welcome.bond.epoch) {
+            let text = "a Welcome of an older epoch than the one that was seen before".to_owned();
+            self.state.link = Link::Down;
+            self.effects.push(Effect::Close { link, code: CloseCode::Protocol, text });
             return;
         }
         // A database that has just been born has promised nothing yet.
@@ -445,6 +457,11 @@ impl Rules {
             let text = format!("the slave holds as many jobs as it may: {}", names.join(", "));
             return Some((Reason::new(ReasonCode::AtCapacity, text), false));
         }
+        if state.jobs.len() >= usize::from(limits::CAPACITY) {
+            let text = "the slave keeps as many jobs and outcomes as one message can tell of: the master has to \
+                        take the outcomes first";
+            return Some((Reason::new(ReasonCode::AtCapacity, text), false));
+        }
         let size = spec.size();
         if size > SPEC_BYTES {
             let text = format!(
@@ -452,7 +469,8 @@ impl Rules {
             );
             return Some((Reason::new(ReasonCode::BadParams, text), true));
         }
-        if held.iter().map(|job| job.spec.size()).sum::<usize>() + size > HELD_BYTES {
+        // Outcomes count: a master that knows nothing is told them whole.
+        if state.jobs.values().map(|job| job.spec.size()).sum::<usize>() + size > HELD_BYTES {
             let text = "the slave holds as much work as one message can tell of";
             return Some((Reason::new(ReasonCode::AtCapacity, text), false));
         }

@@ -150,6 +150,14 @@ pub struct Sync {
     pub master: Time,
 }
 
+impl Sync {
+    /// The master's clock at this many milliseconds since the same boot.
+    fn master_at(&self, boot_ms: u64) -> Time {
+        let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        self.master.shifted(ms(boot_ms) - ms(self.boot_ms))
+    }
+}
+
 /// A job, as the slave keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Job {
@@ -712,7 +720,7 @@ impl Rules {
     fn master_time(&self) -> Option<Time> {
         let sync = self.state.node.sync?;
         if Some(sync.boot) == self.state.fresh.boot {
-            return Some(Time(sync.master.0 + (self.now.boot_ms as i64 - sync.boot_ms as i64)));
+            return Some(sync.master_at(self.now.boot_ms));
         }
         self.state.settings.trust_clock.then(|| self.by_wall(self.now.wall))
     }
@@ -726,10 +734,9 @@ impl Rules {
     fn by_wall(&self, wall: Time) -> Time {
         match self.state.node.sync {
             Some(sync) if Some(sync.boot) == self.state.fresh.boot => {
-                let master = sync.master.0 + (self.now.boot_ms as i64 - sync.boot_ms as i64);
-                Time(master - (self.now.wall.0 - wall.0))
+                sync.master_at(self.now.boot_ms).shifted(wall.ahead_of(self.now.wall))
             }
-            Some(sync) => Time(wall.0 + (sync.master.0 - sync.wall.0)),
+            Some(sync) => wall.shifted(sync.master.ahead_of(sync.wall)),
             None => wall,
         }
     }
@@ -911,9 +918,9 @@ fn standing(bond: Option<Bond>, challenge: &Challenge) -> Standing {
     match bond {
         None => Standing::New,
         Some(bond) if bond.master != challenge.master => Standing::Foreign,
+        Some(bond) if bond.epoch > challenge.epoch => Standing::Old,
         // Just admitted there: nothing of what was forgotten before is on its disk.
         Some(bond) if bond.commit == Commit(0) => Standing::New,
-        Some(bond) if bond.epoch > challenge.epoch => Standing::Old,
         Some(bond) if bond.epoch == challenge.epoch && bond.commit > challenge.commit => Standing::Old,
         Some(bond) if bond.epoch < challenge.epoch => Standing::Restored,
         Some(_) => Standing::Known,

@@ -8,6 +8,7 @@ use crate::spec::{CancelMode, Desired, Gate, Late, OnOverdue};
 use crate::time::Time;
 
 const OTHER_WORK: &str = "the machine speaks of a beginning that is not this job's";
+const OVER: &str = "it has ended, and an outcome does not change";
 const NOT_RUNNING: &str = "nothing runs that could be told";
 
 impl Rules {
@@ -58,6 +59,14 @@ impl Rules {
             return;
         }
         let id = work.job;
+        // What it came to may be on the master's disk already.
+        if self.state.jobs.get(&id).is_some_and(|job| job.report.state.is_ended()) {
+            if let Fact::Probed(_) = fact {
+                self.state.fresh.probing.remove(&id);
+            }
+            self.effects.push(Effect::Ignored(OVER));
+            return;
+        }
         match fact {
             Fact::Started => {
                 self.is_paused(id, false);

@@ -2,11 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use reloop_node::record;
+use reloop_node::store::VALUE_LIMIT_BYTES;
 use reloop_protocol::id::{Attempt, JobId, OrderId, SlaveKey};
 use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Order, Receipt};
 use reloop_protocol::message::{Record, Report};
-use reloop_protocol::slave;
+use reloop_protocol::{slave, wire};
+use serde::Serialize;
+
+/// What one record holds at most; the envelope takes some bytes of the store's limit for a value.
+const RECORD_BYTES: usize = VALUE_LIMIT_BYTES - record::OVERHEAD_BYTES;
+
+/// The nodes stop for good at a record that the store does not take.
+fn fits<T: Serialize>(record: &T) {
+    let size = wire::encode(record).len();
+    assert!(size <= RECORD_BYTES, "a record of {size} bytes was to be written: no store takes it");
+}
 
 /// What is on a slave's disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -18,6 +30,11 @@ pub struct SlaveDisk {
 
 impl SlaveDisk {
     pub(super) fn write(&mut self, write: slave::Write) {
+        match &write {
+            slave::Write::Node(node) => fits(node),
+            slave::Write::Job(_, job) => fits(job),
+            slave::Write::Ring(ring) => ring.iter().for_each(fits),
+        }
         match &write {
             slave::Write::Node(_) => self.node = Some(write),
             slave::Write::Job(id, Some(_)) => drop(self.jobs.insert(*id, write)),
@@ -108,6 +125,15 @@ pub struct MasterDisk {
 
 impl MasterDisk {
     pub(super) fn write(&mut self, write: master::Write) {
+        match &write {
+            master::Write::Node(node) => fits(node),
+            master::Write::Job(job) => fits(job),
+            master::Write::Order(order) => fits(order),
+            master::Write::Desk(desk) => fits(desk),
+            master::Write::Token(_, token) => fits(token),
+            master::Write::Key(key, order) => fits(&(key, order)),
+            master::Write::Receipt(receipt) => fits(receipt),
+        }
         match write {
             master::Write::Node(_) => self.node = Some(write),
             master::Write::Job(job) => drop(self.jobs.insert(job.id, *job)),

@@ -259,6 +259,7 @@ impl Walk {
             steps: _,
             crossed: _,
             keeps_crossed: _,
+            acts: _,
             numbered,
             next: _,
         } = world;
@@ -507,6 +508,7 @@ impl Walk {
             holder,
             report,
             earlier,
+            handed,
             reason,
             flags,
             ended_at,
@@ -517,7 +519,7 @@ impl Walk {
         } = job;
         self.see((id, spec, digest, slave, requires, start, retry, created_at));
         self.see((state, desired, rev, recalled, attempt, last_attempt, holder));
-        self.see((report, earlier, reason, flags, ended_at));
+        self.see((report, earlier, handed, reason, flags, ended_at));
         self.see(heard_on.is_some());
         if let Some(link) = heard_on {
             self.link(*link);

@@ -224,20 +224,24 @@ impl Rules {
             return self.take_forgotten(key, report);
         }
         if is_current(job, key, report.attempt) {
+            let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);
+            let over = job.state.is_ended() && job.state != State::Lost && report.state.is_ended();
+            let differs = report.state != job.state;
+            if over && (older || differs) {
+                // Another memory of the attempt: what was known first stays, and that one is not needed.
+                let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
+                self.send_to(key, Message::Forget(forget));
+                if differs {
+                    self.flag(id, Flags::DUPLICATE, "the slave says that this attempt ended otherwise");
+                }
+                return;
+            }
             // Another memory counts its reports anew.
-            let counts_on = store == Store::Trusted;
-            if counts_on && job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
+            if older && store == Store::Trusted {
                 return self.effects.push(Effect::Ignored(OLD_REPORT));
             }
             if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
                 return self.flag(id, Flags::DUPLICATE, "the slave says that an ended attempt is alive");
-            }
-            let over = job.state.is_ended() && job.state != State::Lost;
-            if over && report.state.is_ended() && report.state != job.state {
-                // Two memories of one attempt: what was known first stays.
-                let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
-                self.send_to(key, Message::Forget(forget));
-                return self.flag(id, Flags::DUPLICATE, "the slave says that this attempt ended otherwise");
             }
             return self.take(key, report);
         }
@@ -442,10 +446,12 @@ impl Rules {
             return self.try_again(id);
         }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
-        if !asked_for && let Some(desk) = self.state.desks.get_mut(&key) {
+        self.given_back(id, desired, (!asked_for).then_some(declined.reason));
+        // If the job has ended by that, it says nothing of others.
+        let waits = self.state.book.jobs.get(&id).is_some_and(|job| !job.state.is_ended());
+        if let (false, true, Some(desk)) = (asked_for, waits, self.state.desks.get_mut(&key)) {
             desk.balked = true;
         }
-        self.given_back(id, desired, (!asked_for).then_some(declined.reason));
     }
 
     /// The slave never had it, or has let it go.

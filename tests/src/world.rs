@@ -1489,7 +1489,8 @@ impl World {
             },
             State::Canceled => match reason {
                 // A stop that was refused, or that came after the end, leaves its reason behind.
-                Some(ReasonCode::Canceled) => ledger.cancel_asked.contains(&id),
+                // A hand-out that a restored master has forgotten, and that was given up since, is canceled too.
+                Some(ReasonCode::Canceled) => ledger.cancel_asked.contains(&id) || ledger.masters_forgot,
                 Some(ReasonCode::Abandoned) => {
                     ledger.masters_forgot || ledger.given_away.contains(&id) || job.last_attempt > Attempt(1)
                 }

@@ -101,14 +101,18 @@ fn look_at_slaves(world: &mut World, slaves: usize, round: usize) -> bool {
     for slave in 0..slaves {
         let Some(state) = &world.boxes[slave].state else { continue };
         let node = &state.node;
-        let uncertain = state.jobs.values().any(|job| job.report.state == State::Uncertain);
+        let mut uncertain = state.jobs.values().filter(|job| job.report.state == State::Uncertain);
+        let uncertain = uncertain.next().map(|job| job.report.job);
         let paused = state.jobs.values().any(|job| job.paused_locally);
         let needs = [
             (node.unloading.is_some(), Local::Ready),
             (node.attention.is_some(), Local::Clear),
             (node.local_lock, Local::Lock(false)),
             (paused, Local::Resume),
-            (uncertain && round >= AT_THE_MACHINE, Local::Resolve { job: None, end: End::Failed }),
+            (
+                uncertain.is_some() && round >= AT_THE_MACHINE,
+                Local::Resolve { job: uncertain, end: End::Failed },
+            ),
         ];
         let mode = node.conduct.mode;
         for (_, command) in needs.into_iter().filter(|(needed, _)| *needed) {

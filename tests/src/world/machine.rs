@@ -70,7 +70,12 @@ impl Machine {
     /// A person has seen to it that nothing but `known` works in the machine.
     pub(super) fn clear_by_hand(&mut self, known: Option<RunKey>) {
         for (key, work) in &mut self.works {
-            work.gone |= work.ended.is_none() && Some(*key) != known;
+            let cleared = work.ended.is_none() && !work.gone && Some(*key) != known;
+            if cleared {
+                work.gone = true;
+                // What it was about to say of it is not true any more.
+                self.facts.retain(|(of, _)| of != key);
+            }
         }
     }
 

@@ -1566,10 +1566,14 @@ impl World {
         let reason = reason.map(|reason| reason.code);
         let known = reason == Some(ReasonCode::Resolved) || ledger.torn.contains(&id);
         let resolved = ledger.resolved.contains(&id) && known;
+        // A machine that a memory from the past has begun again keeps only the newer end.
+        let again =
+            |held: &Station| held.machine.begun.iter().any(|(work, count)| work.job == id && *count > 1);
+        let begun_again = ledger.torn.contains(&id) && self.boxes.iter().any(again);
         let demanded = match job.state {
-            State::Succeeded => ended(End::Succeeded) || resolved,
+            State::Succeeded => ended(End::Succeeded) || resolved || begun_again,
             State::Failed => match reason {
-                _ if ended(End::Failed) || resolved => true,
+                _ if ended(End::Failed) || resolved || begun_again => true,
                 // The reason may have been overwritten by that of a later refusal.
                 _ => job.spec.on_interrupt == OnInterrupt::Fail && job.all_flags().has(Flags::INTERRUPTED),
             },

@@ -255,10 +255,22 @@ impl Rules {
             return self.take_forgotten(key, report);
         }
         if is_current(job, key, report.attempt) {
+            let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);
+            let over = job.state.is_ended() && job.state != State::Lost && report.state.is_ended();
+            let differs = report.state != job.state;
+            if over && (older || differs) {
+                // Another memory of the attempt: what was known first stays, and that one is not needed.
+                let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
+                self.send_to(key, Message::Forget(forget));
+                if differs {
+                    self.flag(id, Flags::DUPLICATE, "the slave says that this attempt ended otherwise");
+                }
+                return;
+            }
             // After a handshake its word is the newest, whatever its number: another memory counts anew.
             let link = self.state.desks.get(&key).and_then(Desk::current);
             let same_memory = settled.is_none() && link.is_some() && job.heard_on == link;
-            if same_memory && job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
+            if same_memory && older {
                 return self.effects.push(Effect::Ignored(OLD_REPORT));
             }
             if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
@@ -266,13 +278,6 @@ impl Rules {
             }
             if line.verdict == Verdict::Cancel && job.state == State::Lost {
                 return self.withdraw(key, id, report.attempt, report.rev.next());
-            }
-            let over = job.state.is_ended() && job.state != State::Lost;
-            if over && report.state.is_ended() && report.state != job.state {
-                // Two memories of one attempt: what was known first stays.
-                let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
-                self.send_to(key, Message::Forget(forget));
-                return self.flag(id, Flags::DUPLICATE, "the slave says that this attempt ended otherwise");
             }
             return self.take(key, report);
         }
@@ -531,13 +536,16 @@ impl Rules {
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
         // What became of an older attempt was told before this: by now it is forgotten there, or speaks for the job.
         let is_told = declined.reason.code == ReasonCode::OlderAttempt;
+        self.given_back(id, desired, (!asked_for).then_some(declined.reason));
+        // If the job has ended by that, it says nothing of others.
+        let waits = self.state.book.jobs.get(&id).is_some_and(|job| !job.state.is_ended());
         if !asked_for
             && !is_told
+            && waits
             && let Some(desk) = self.state.desks.get_mut(&key)
         {
             desk.balked = true;
         }
-        self.given_back(id, desired, (!asked_for).then_some(declined.reason));
     }
 
     /// The slave never had it, or has let it go.

@@ -9,6 +9,15 @@ use crate::job::{self, End, State};
 use crate::message::{Ask, CloseCode, Message, Question, Reason, ReasonCode, Report};
 use crate::spec::{CancelMode, Desired, Gate, Want};
 
+/// Its cancel may still come in time: one that was only meant for what has not started may not, once it has.
+fn is_being_canceled(job: &Job) -> bool {
+    match job.desired {
+        Desired::Cancel(CancelMode::IfNotStarted) => !job.state.is_started(),
+        Desired::Cancel(CancelMode::SafePoint | CancelMode::Now) => true,
+        Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => false,
+    }
+}
+
 impl Rules {
     pub(super) fn order_placed(
         &mut self,
@@ -66,7 +75,7 @@ impl Rules {
             JobCommand::Cancel(_) if state.is_ended() => Ok(Delivery::TooLate),
             JobCommand::Cancel(mode) => Ok(self.cancel_job(id, mode)),
             JobCommand::Pause | JobCommand::Resume if state.is_ended() => Ok(Delivery::TooLate),
-            JobCommand::Pause | JobCommand::Resume if matches!(job.desired, Desired::Cancel(_)) => {
+            JobCommand::Pause | JobCommand::Resume if is_being_canceled(job) => {
                 wrong("its cancel is on the way, and is not taken back")
             }
             JobCommand::Pause => Ok(self.wish(id, Desired::Pause)),

@@ -239,7 +239,14 @@ impl Rules {
         if self.state.jobs.get(&job).is_some_and(|held| held.report.attempt == attempt)
             && self.turn(job, job::Event::Dropped, Source::Remote)
         {
-            self.reason(job, Reason::new(ReasonCode::Abandoned, "another attempt took its place"));
+            let wished =
+                self.state.jobs.get(&job).is_some_and(|job| matches!(job.desired, Desired::Cancel(_)));
+            let reason = if wished {
+                Reason::new(ReasonCode::Canceled, "canceled")
+            } else {
+                Reason::new(ReasonCode::Abandoned, "another attempt took its place")
+            };
+            self.reason(job, reason);
         }
     }
 

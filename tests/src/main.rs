@@ -13,7 +13,7 @@ use reloop_tests::daemon::workspace;
 use reloop_tests::simulation::hunt::Hunt;
 use reloop_tests::simulation::{self, file, hunt};
 use reloop_tests::mutants::report::{Fates, page};
-use reloop_tests::mutants::run::{Fate, Plan};
+use reloop_tests::mutants::run::{Fate, Plan, Until};
 use reloop_tests::mutants::{self, Mutant, copy};
 use reloop_tests::{demo, model, store_load};
 
@@ -111,9 +111,9 @@ struct Mutants {
     /// Only those that have not been noticed so far; what was found earlier is kept.
     #[arg(long)]
     again: bool,
-    /// Leave out the model check, which takes longest.
-    #[arg(long)]
-    without_model: bool,
+    /// Try no more than this: each stage takes much longer than the one before.
+    #[arg(long, value_enum, default_value_t = Until::Model)]
+    until: Until,
     /// Print the page from what is known, and run nothing.
     #[arg(long)]
     report: bool,
@@ -254,9 +254,14 @@ impl Mutants {
             let told = |one: &Mutant, fate: &Fate| {
                 let left = left.fetch_sub(1, Ordering::Relaxed) - 1;
                 println!("{left:>4} left: {} {fate:?}", one.name);
-                fates.lock().expect("no worker panics with it").insert(one.name.clone(), fate.clone());
+                let mut fates = fates.lock().expect("no worker panics with it");
+                fates.insert(one.name.clone(), fate.clone());
+                // So that `--again` goes on where a run was ended.
+                if let Ok(bytes) = serde_json::to_vec(&*fates) {
+                    drop(std::fs::write(&path, bytes));
+                }
             };
-            let plan = Plan { without_model: self.without_model };
+            let plan = Plan { until: self.until };
             mutants::run::run(workspace(), &prepared, &chosen, plan, told)?;
         }
         let fates = fates.into_inner().expect("no worker panics with it");

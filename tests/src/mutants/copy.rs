@@ -27,20 +27,16 @@ const ROOT: &str = "protocol/src/lib.rs";
 /// How often the compiler may be asked what else does not compile. It tells in stages: names, types, borrows.
 const ROUNDS: usize = 20;
 
-/// What became of the mutants before any test ran.
+/// The copy with all the mutants.
 #[derive(Debug)]
 pub struct Prepared {
     /// The programs that hold every mutant that can be switched.
     pub programs: Programs,
-    /// Those.
-    pub switched: BTreeSet<Number>,
-    /// Those that have to be built by themselves.
+    /// Those that cannot: they have to be built by themselves, and many do not compile.
     pub alone: BTreeSet<Number>,
-    /// Those that do not compile.
-    pub unviable: BTreeSet<Number>,
 }
 
-/// Makes and builds the copy with all the mutants, and finds out which of them do not compile.
+/// Makes and builds the copy with all the mutants that can be switched.
 ///
 /// # Errors
 /// A file cannot be read or written, or the copy does not compile for a reason that is no mutant's.
@@ -82,27 +78,31 @@ pub fn prepare(workspace: &Path, mutants: &[Mutant]) -> Result<Prepared, String>
     };
     remember(&memory, &(rules, &off))?;
     let programs = build(&copy)?;
-    let by_itself: BTreeSet<Number> = off.union(&left).copied().collect();
-    let switched = mutants.iter().map(|one| one.piece.number).filter(|number| !by_itself.contains(number)).collect();
-    let (alone, unviable) = try_alone(workspace, &plain, mutants, &by_itself)?;
-    Ok(Prepared { programs, switched, alone, unviable })
+    let alone = off.union(&left).copied().collect();
+    Ok(Prepared { programs, alone })
 }
 
-/// Builds one mutant by itself; none if it turns out not to compile.
+/// Builds one mutant by itself; none if it does not compile. What the compiler said of a text is remembered.
 ///
 /// # Errors
-/// A file cannot be read or written.
+/// A file cannot be read or written, or the tests do not compile with it.
 pub fn alone(workspace: &Path, mutant: &Mutant) -> Result<Option<Programs>, String> {
     let mut texts = texts(workspace)?;
     apply(&mut texts, mutant)?;
+    let memory = workspace.join("target/mutants/compiles.json");
+    let mut known: BTreeMap<u64, bool> = remembered(&memory);
+    let rules = hash(&texts);
+    if known.get(&rules) == Some(&false) {
+        return Ok(None);
+    }
     give_switch(&mut texts, 1);
     let copy = Doctored::new(workspace, "mutants", "one");
     copy.write(&texts).map_err(|error| error.to_string())?;
-    // Arithmetic that can only overflow is found when code is made of it.
-    if !errors_of(&copy, &["build", "-p", "reloop-protocol"])?.is_empty() {
-        return Ok(None);
-    }
-    build(&copy).map(Some)
+    let compiles = ["check", "build"].iter().map(|how| errors_of(&copy, &[how, "-p", "reloop-protocol"]));
+    let compiles = compiles.map(|errors| errors.map(|errors| errors.is_empty())).find(|one| *one != Ok(true));
+    known.insert(rules, compiles.unwrap_or(Ok(true))?);
+    remember(&memory, &known)?;
+    if known[&rules] { build(&copy).map(Some) } else { Ok(None) }
 }
 
 fn build(copy: &Doctored) -> Result<Programs, String> {
@@ -305,31 +305,4 @@ fn errors_of(copy: &Doctored, arguments: &[&str]) -> Result<Vec<Error>, String> 
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }
     Ok(errors)
-}
-
-/// Lets the compiler say of each of these, as it would be without any switch, whether it compiles. What it said of a
-/// text is remembered.
-fn try_alone(
-    workspace: &Path,
-    plain: &Texts,
-    mutants: &[Mutant],
-    which: &BTreeSet<Number>,
-) -> Result<(BTreeSet<Number>, BTreeSet<Number>), String> {
-    let memory = workspace.join("target/mutants/compiles.json");
-    let mut known: BTreeMap<u64, bool> = remembered(&memory);
-    let copy = Doctored::new(workspace, "mutants", "check");
-    let (mut viable, mut unviable) = (BTreeSet::new(), BTreeSet::new());
-    println!("{} mutants cannot be switched: asking the compiler about each by itself", which.len());
-    for mutant in mutants.iter().filter(|one| which.contains(&one.piece.number)) {
-        let mut texts = plain.clone();
-        apply(&mut texts, mutant)?;
-        let hash = hash(&texts);
-        if let std::collections::btree_map::Entry::Vacant(new) = known.entry(hash) {
-            copy.write(&texts).map_err(|error| error.to_string())?;
-            new.insert(errors_of(&copy, &["check", "-p", "reloop-protocol"])?.is_empty());
-            remember(&memory, &known)?;
-        }
-        if known[&hash] { &mut viable } else { &mut unviable }.insert(mutant.piece.number);
-    }
-    Ok((viable, unviable))
 }

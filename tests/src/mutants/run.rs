@@ -81,10 +81,21 @@ pub enum Stage {
 }
 
 /// What the run does.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// Leave out the model check.
-    pub without_model: bool,
+    /// What comes after is left out.
+    pub until: Until,
+}
+
+/// The stages, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Until {
+    /// The tests of the rules.
+    Rules,
+    /// The random schedules.
+    Simulation,
+    /// The model check.
+    Model,
 }
 
 /// How a program ended.
@@ -104,7 +115,7 @@ struct Bench<'a> {
     logs: PathBuf,
     prepared: &'a Prepared,
     rules: BTreeMap<&'static str, Reach>,
-    schedules: Reach,
+    schedules: Option<Reach>,
     model: Option<Reach>,
 }
 
@@ -124,14 +135,7 @@ pub fn run(
     let bench = Bench::new(logs, prepared, plan)?;
     let (mut queue, mut alone) = (Vec::new(), Vec::new());
     for one in mutants {
-        let number = one.piece.number;
-        if prepared.unviable.contains(&number) {
-            told(one, &Fate::Unviable);
-        } else if prepared.alone.contains(&number) {
-            alone.push(one);
-        } else {
-            queue.push(one);
-        }
+        if prepared.alone.contains(&one.piece.number) { &mut alone } else { &mut queue }.push(one);
     }
     let next = AtomicUsize::new(0);
     let wrong = Mutex::new(Vec::new());
@@ -161,7 +165,7 @@ impl<'a> Bench<'a> {
     /// Runs everything once without a mutant: it has to pass, and tells what it reaches.
     fn new(logs: PathBuf, prepared: &'a Prepared, plan: Plan) -> Result<Self, String> {
         let empty = || Reach { tests: BTreeMap::new(), took: Duration::ZERO };
-        let mut bench = Self { logs, prepared, rules: BTreeMap::new(), schedules: empty(), model: None };
+        let mut bench = Self { logs, prepared, rules: BTreeMap::new(), schedules: None, model: None };
         for name in RULES.into_iter().filter(|name| prepared.programs.contains_key(*name)) {
             let mut reach = empty();
             for test in bench.tests_of(name)? {
@@ -172,12 +176,14 @@ impl<'a> Bench<'a> {
             println!("{name}: {} tests, {:.1} s", reach.tests.len(), reach.took.as_secs_f64());
             bench.rules.insert(name, reach);
         }
-        let began = Instant::now();
-        let reached = bench.reached(HUNT, &["0", &REACHING_SCHEDULES.to_string()])?;
-        let took = began.elapsed() * u32::try_from(SCHEDULES / REACHING_SCHEDULES).unwrap_or(1);
-        println!("simulation: {} mutants reached, {:.1} s", reached.len(), took.as_secs_f64());
-        bench.schedules = Reach { tests: BTreeMap::from([(String::new(), reached)]), took };
-        if !plan.without_model {
+        if plan.until >= Until::Simulation {
+            let began = Instant::now();
+            let reached = bench.reached(HUNT, &["0", &REACHING_SCHEDULES.to_string()])?;
+            let took = began.elapsed() * u32::try_from(SCHEDULES / REACHING_SCHEDULES).unwrap_or(1);
+            println!("simulation: {} mutants reached, {:.1} s", reached.len(), took.as_secs_f64());
+            bench.schedules = Some(Reach { tests: BTreeMap::from([(String::new(), reached)]), took });
+        }
+        if plan.until >= Until::Model {
             let began = Instant::now();
             let reached = bench.reached(MODEL.0, &["--exact", MODEL.1])?;
             println!("model: {} mutants reached, {:.1} s", reached.len(), began.elapsed().as_secs_f64());
@@ -262,11 +268,13 @@ impl<'a> Bench<'a> {
                 }
             }
         }
-        if !reaching(&self.schedules.tests).is_empty() {
+        if let Some(schedules) = &self.schedules
+            && !reaching(&schedules.tests).is_empty()
+        {
             reached.insert(Stage::Simulation);
             let mut command = switched(HUNT)?;
             command.args(["0", &SCHEDULES.to_string()]);
-            match self.end(command, &log, patience(self.schedules.took))? {
+            match self.end(command, &log, patience(schedules.took))? {
                 End::Passed => {}
                 End::Failed(text) => {
                     let seed = text.lines().last().and_then(|line| line.split('\t').next()).unwrap_or_default();

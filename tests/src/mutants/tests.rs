@@ -132,7 +132,7 @@ fn what_no_choice_can_stand_for_is_left_to_be_built_alone() {
         at: at(find),
         instead: "-".to_owned(),
     };
-    let doctored = doctored(text, &[operator(0, "+"), operator(1, "&&"), operator(2, ">")]).unwrap();
+    let doctored = doctored(text, &[operator(0, "+"), operator(1, "&&"), operator(2, "> 1")]).unwrap();
     assert_eq!(doctored.left, [0, 1]);
     assert!(doctored.text.contains("mutant(2)"));
 }

@@ -127,7 +127,7 @@ it changes nothing that matters.\n\n";
 
 const LEGEND: &str = "\n\
 A mutant counts where it is first noticed: by the tests of the rules (those of `protocol/`, and `rules`, `rules_edges`,\n\
-`disagreements`, `fences` and `hostile` of `tests/`); else by 3,000 random schedules; else by the model check's short\n\
+`disagreements`, `fences` and `hostile` of `tests/`); else by 1,000 random schedules; else by the model check's short\n\
 configurations, either because something does not hold (`model`) or because only the number of states is another\n\
 (`states`). Those that hung never came to an end, which is noticed as well.\n\n\
 ## Survivors\n";

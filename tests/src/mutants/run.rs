@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde::{Deserialize, Serialize};
 
 use super::copy::{self, Prepared};
@@ -16,8 +17,8 @@ use super::{Mutant, Number, REACHED, SWITCH};
 use crate::breaks::workspace::Programs;
 
 /// Programs with tests of the rules, the quick ones first.
-const RULES: [&str; 8] =
-    ["reloop_protocol", "limits", "golden", "rules", "rules_edges", "fences", "hostile", "disagreements"];
+const RULES: [&str; 9] =
+    ["reloop_protocol", "limits", "golden", "job_table", "rules", "rules_edges", "fences", "hostile", "disagreements"];
 
 /// The program that tries schedules.
 const HUNT: &str = "hunt";
@@ -25,17 +26,20 @@ const HUNT: &str = "hunt";
 /// The test of the model check, in the program that has its name.
 const MODEL: (&str, &str) = ("model", "every_story_of_the_short_configurations_holds_and_comes_right");
 
-/// Schedules that a mutant meets before it has survived them: as many as the test command tries.
-const SCHEDULES: usize = 3_000;
+/// Schedules that a mutant meets before it has survived them: a third of what the test command tries.
+const SCHEDULES: usize = 1_000;
 
 /// Schedules that tell what schedules reach. What so many do not reach is not looked for in more of them.
 const REACHING_SCHEDULES: usize = 1_000;
 
-/// A program may take so many times as long as without a mutant ...
-const SLOWER: u32 = 10;
+/// A program may take so many times the processor time that it takes without a mutant ...
+const SLOWER: u32 = 5;
 
-/// ... and at least so long: the box may be busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// ... and at least so much.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// On a busy box processor time passes so much slower than time itself.
+const BUSY: u32 = 20;
 
 /// Between two looks whether a program has ended.
 const PAUSE: Duration = Duration::from_millis(3);
@@ -316,10 +320,12 @@ impl<'a> Bench<'a> {
         command.env("RUST_BACKTRACE", "0").env("RUST_TEST_THREADS", "1");
         command.stdin(Stdio::null()).stdout(log.try_clone().map_err(about)?).stderr(log);
         let mut child = command.spawn().map_err(about)?;
-        let limit = Rlimit { current: Some(MEMORY), maximum: Some(MEMORY) };
-        // A child that has ended already needs no limit.
-        let _ = prlimit(Some(Pid::from_child(&child)), Resource::As, limit);
-        let end = Instant::now() + patience;
+        for (what, most) in [(Resource::As, MEMORY), (Resource::Cpu, patience.as_secs() + 1)] {
+            let limit = Rlimit { current: Some(most), maximum: Some(most) };
+            // A child that has ended already needs no limit.
+            let _ = prlimit(Some(Pid::from_child(&child)), what, limit);
+        }
+        let end = Instant::now() + patience * BUSY;
         let status = loop {
             if let Some(status) = child.try_wait().map_err(about)? {
                 break status;
@@ -332,6 +338,10 @@ impl<'a> Bench<'a> {
         };
         if status.success() {
             return Ok(End::Passed);
+        }
+        // The kernel ends who is over the limit of its processor time.
+        if status.signal().is_some_and(|signal| signal == Signal::XCPU.as_raw() || signal == Signal::KILL.as_raw()) {
+            return Ok(End::Hung);
         }
         let bytes = fs::read(&path).map_err(about)?;
         Ok(End::Failed(String::from_utf8_lossy(&bytes).into_owned()))

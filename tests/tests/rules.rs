@@ -246,6 +246,31 @@ fn a_slave_says_nothing_until_its_machine_has_said_what_it_does() {
 }
 
 #[test]
+fn what_was_wished_while_nobody_could_say_is_done_once_the_machine_is_found_working() {
+    for (wished, state) in
+        [(JobCommand::Cancel(CancelMode::Now), State::Canceled), (JobCommand::Pause, State::Paused)]
+    {
+        let mut world = World::new(1);
+        let order = world.order("mill");
+        let job = world.place(order);
+        world.settle();
+        world.kill_agent(0);
+        world.boxes[0].machine.silent = true;
+        world.start_agent(0, true);
+        world.pass(6_000);
+        assert_eq!(world.state(job), State::Uncertain);
+        assert_eq!(world.command(job, wished), Some(Answer::Taken(vec![(job, Delivery::Sent)])));
+        world.settle();
+        world.kill_agent(0);
+        world.boxes[0].machine.silent = false;
+        world.start_agent(0, true);
+        world.plug(0);
+        world.settle();
+        assert_eq!(world.state(job), state, "{wished:?}");
+    }
+}
+
+#[test]
 fn what_happens_inside_a_handshake_is_told_at_its_end() {
     let mut world = World::new(1);
     let order = world.order("mill");

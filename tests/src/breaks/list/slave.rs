@@ -207,10 +207,20 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "wish_in_doubt_is_forgotten",
+        file: "protocol/src/slave/work.rs",
+        find: "self.follow(id, desired, stopping);",
+        with: "();",
+        what: "What was wished while nobody could say is done once the machine is found working.",
+        caught_by: &[
+            "rules::what_was_wished_while_nobody_could_say_is_done_once_the_machine_is_found_working",
+        ],
+    },
+    Break {
         name: "time_is_the_wall_clock",
         file: "protocol/src/slave/mod.rs",
-        find: "Some(Time(sync.master.0 + (self.now.boot_ms as i64 - sync.boot_ms as i64)))",
-        with: "Some(Time(self.now.wall.0 + (sync.master.0 - sync.wall.0)))",
+        find: "return Some(sync.master_at(self.now.boot_ms));",
+        with: "return Some(Time(self.now.wall.0 + (sync.master.0 - sync.wall.0)));",
         what: "A step of the wall clock moves no start.",
         caught_by: &["disagreements::b::b8_a_clock_that_jumps_fires_once_and_not_early"],
     },

@@ -11,10 +11,11 @@ use reloop_protocol::master::{
     RequestId, SlaveCommand, Token,
 };
 use reloop_protocol::message::{
-    Activity, Attention, Bond, Conduct, Hello, MachineReport, Mode, PROTOCOL, ReasonCode,
+    Activity, Attention, Bond, CloseCode, Conduct, Declined, Hello, MachineReport, Message, Mode, Outcome, PROTOCOL,
+    Reason, ReasonCode, Record, Settled,
 };
-use reloop_protocol::slave::{self, AfterFailure, Damage, Fact, LinkId, Local, PROBE_PATIENCE, Release, Why};
-use reloop_protocol::spec::{CancelMode, Gate};
+use reloop_protocol::slave::{self, AfterFailure, Damage, Ended, Fact, LinkId, Local, PROBE_PATIENCE, Release, Why};
+use reloop_protocol::spec::{CancelMode, Gate, StartRule};
 use reloop_protocol::time::{Millis, Time};
 use reloop_tests::world::{Machine, World};
 
@@ -466,4 +467,367 @@ fn the_reason_of_a_failure_is_the_machines_word() {
     let report = world.job(done).report.unwrap();
     assert_eq!((report.state, report.reason), (State::Succeeded, None));
     assert_eq!(world.command(done, JobCommand::Resolve(End::Failed)).map(|answer| matches!(answer, Answer::Refused(..))), Some(true));
+}
+
+/// A master and nobody else: what it does at each event, without a world that obeys.
+struct Seat {
+    state: master::Master,
+    now: Time,
+    key: SlaveKey,
+}
+
+const OLDER: LinkId = LinkId(500);
+const NEWER: LinkId = LinkId(501);
+
+impl Seat {
+    /// Of a world with one slave, whose link has gone.
+    fn of(world: &mut World) -> Self {
+        world.cut(0);
+        world.settle();
+        let (state, now) = (world.master.clone().unwrap(), world.now());
+        Self { state, now, key: world.boxes[0].settings.key }
+    }
+
+    fn step(&mut self, event: master::Event) -> Vec<master::Effect> {
+        let step = master::step(self.state.clone(), self.now, event);
+        self.state = step.state;
+        step.effects
+    }
+
+    /// What the slave would say of itself now.
+    fn hello(&self) -> Hello {
+        let desk = &self.state.desks[&self.key];
+        Hello {
+            key: self.key,
+            name: desk.name.clone(),
+            store: desk.store.unwrap(),
+            boot: desk.boot.unwrap(),
+            session: Session(desk.session.0 + 1),
+            capacity: 8,
+            ..hello(1, "")
+        }
+    }
+
+    fn say_hello(&mut self, link: LinkId, hello: Hello) -> Vec<master::Effect> {
+        self.step(master::Event::LinkOpened { link, nonce: [0; 32] });
+        self.step(master::Event::HelloReceived { link, hello: Box::new(hello), token: None })
+    }
+
+    fn settle(&mut self, link: LinkId, session: Session) -> Vec<master::Effect> {
+        let machine = hello(1, "").machine;
+        let settled = Settled { session, reports: vec![], records: vec![], declined: vec![], machine };
+        self.step(master::Event::Received { link, message: Message::Settled(settled) })
+    }
+
+    fn live(&self) -> Option<LinkId> {
+        self.state.desks[&self.key].live()
+    }
+}
+
+fn closed(effects: &[master::Effect], link: LinkId) -> Option<CloseCode> {
+    effects.iter().find_map(|effect| match effect {
+        master::Effect::Close { link: closed, code, .. } if *closed == link => Some(*code),
+        _ => None,
+    })
+}
+
+fn welcomed(effects: &[master::Effect], link: LinkId) -> Option<&reloop_protocol::message::Welcome> {
+    effects.iter().find_map(|effect| match effect {
+        master::Effect::Send { link: to, message: Message::Welcome(welcome) } if *to == link => Some(welcome),
+        _ => None,
+    })
+}
+
+fn is_probed(effects: &[master::Effect], link: LinkId) -> bool {
+    effects.iter().any(|effect| matches!(effect, master::Effect::Probe { link: asked } if *asked == link))
+}
+
+#[test]
+fn the_same_box_takes_over_its_link_and_another_box_has_to_wait_for_the_first() {
+    for in_handshake in [false, true] {
+        for (other_store, other_boot) in [(false, false), (true, false), (false, true), (true, true)] {
+            let mut seat = Seat::of(&mut World::new(1));
+            let first = seat.hello();
+            seat.say_hello(OLDER, first.clone());
+            if !in_handshake {
+                seat.settle(OLDER, first.session);
+                assert_eq!(seat.live(), Some(OLDER));
+            }
+            let mut second = Hello { session: Session(first.session.0 + 1), ..first.clone() };
+            if other_store {
+                second.store = StoreId([9; 16]);
+            }
+            if other_boot {
+                second.boot = BootId([9; 16]);
+            }
+            let effects = seat.say_hello(NEWER, second);
+            let same_box = !other_store && !other_boot;
+            let case = (in_handshake, other_store, other_boot);
+            assert_eq!(closed(&effects, OLDER), same_box.then_some(CloseCode::Superseded), "{case:?}");
+            assert_eq!(welcomed(&effects, NEWER).is_some(), same_box, "{case:?}");
+            assert_eq!(is_probed(&effects, OLDER), !same_box, "{case:?}");
+        }
+    }
+}
+
+#[test]
+fn of_two_boxes_the_one_whose_link_ends_first_has_lost() {
+    let asking = || {
+        let mut seat = Seat::of(&mut World::new(1));
+        let first = seat.hello();
+        seat.say_hello(OLDER, first.clone());
+        seat.settle(OLDER, first.session);
+        let second = Hello { boot: BootId([9; 16]), session: Session(first.session.0 + 1), ..first };
+        assert!(is_probed(&seat.say_hello(NEWER, second), OLDER));
+        seat
+    };
+    let mut seat = asking();
+    let last_heard = seat.now;
+    let effects = seat.step(master::Event::LinkClosed { link: NEWER, last_heard });
+    assert!(welcomed(&effects, NEWER).is_none());
+    assert_eq!(seat.live(), Some(OLDER), "who was there stays");
+    let mut seat = asking();
+    let effects = seat.step(master::Event::LinkClosed { link: OLDER, last_heard });
+    assert!(welcomed(&effects, NEWER).is_some(), "the newcomer is heard");
+    // A third has to come again later.
+    let mut seat = asking();
+    let third = Hello { boot: BootId([8; 16]), ..seat.hello() };
+    assert_eq!(closed(&seat.say_hello(LinkId(502), third), LinkId(502)), Some(CloseCode::TryLater));
+}
+
+#[test]
+fn a_slave_says_nothing_before_it_has_settled_and_settles_once() {
+    let mut seat = Seat::of(&mut World::new(1));
+    let first = seat.hello();
+    let machine = first.machine.clone();
+    let answer = reloop_protocol::message::Answer { id: 1, answer: reloop_protocol::message::Reply::Done };
+    for message in [Message::Machine(machine), Message::Answer(answer)] {
+        let mut seat = Seat { state: seat.state.clone(), ..seat };
+        seat.say_hello(OLDER, first.clone());
+        let effects = seat.step(master::Event::Received { link: OLDER, message: message.clone() });
+        assert_eq!(closed(&effects, OLDER), Some(CloseCode::Protocol), "{message:?}");
+    }
+    seat.say_hello(OLDER, first.clone());
+    assert_eq!(closed(&seat.settle(OLDER, first.session), OLDER), None);
+    assert_eq!(closed(&seat.settle(OLDER, first.session), OLDER), Some(CloseCode::Protocol));
+}
+
+#[test]
+fn a_settled_of_another_session_is_no_part_of_this_handshake() {
+    let mut seat = Seat::of(&mut World::new(1));
+    let first = seat.hello();
+    seat.say_hello(OLDER, first.clone());
+    let effects = seat.settle(OLDER, Session(first.session.0 + 1));
+    assert_eq!(closed(&effects, OLDER), Some(CloseCode::Protocol));
+    assert_eq!(seat.live(), None);
+}
+
+#[test]
+fn a_word_of_a_job_before_the_handshake_is_over_ends_the_link() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let report = world.job(job).report.unwrap();
+    let seat = Seat::of(&mut world);
+    let first = seat.hello();
+    let declined = Declined {
+        job,
+        attempt: report.attempt,
+        rev: report.rev,
+        reason: Reason::new(ReasonCode::AtCapacity, "full"),
+        for_good: false,
+    };
+    for message in [Message::Report(report), Message::Declined(declined)] {
+        let mut seat = Seat { state: seat.state.clone(), ..seat };
+        seat.say_hello(OLDER, first.clone());
+        let effects = seat.step(master::Event::Received { link: OLDER, message });
+        assert_eq!(closed(&effects, OLDER), Some(CloseCode::Protocol));
+    }
+}
+
+#[test]
+fn offers_that_do_not_fit_into_one_message_come_when_the_link_is_live() {
+    let mut world = World::new(1);
+    world.swallow(0);
+    let mut jobs = vec![];
+    for _ in 0..4 {
+        let mut order = world.order("mill");
+        order.slave = Some("s0".to_owned());
+        order.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(32_000))]);
+        order.start.gate = Gate::Held;
+        jobs.push(world.place(order));
+    }
+    for job in &jobs {
+        assert_eq!(world.state(*job), State::Assigned);
+    }
+    let size = world.job(jobs[0]).spec.size();
+    // Those that are kept from being too many for it by what the message may hold, and not by the slave's room.
+    let mut seat = Seat::of(&mut world);
+    for (number, job) in seat.state.clone().book.jobs.into_values().enumerate() {
+        let id = JobId([100 + number as u8; 16]);
+        let mut copy = master::Job { id, ..job };
+        copy.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(32_000))]);
+        seat.step(master::Event::Recalled(vec![copy]));
+    }
+    let first = seat.hello();
+    let effects = seat.say_hello(OLDER, first);
+    let welcome = welcomed(&effects, OLDER).unwrap();
+    assert_eq!(welcome.rulings.len(), 8);
+    let with_work = welcome.rulings.iter().filter(|ruling| ruling.want.is_some()).count();
+    assert_eq!(with_work, 128 * 1024 / size, "{size} bytes each");
+}
+
+#[test]
+fn only_the_questions_on_the_link_that_ended_are_answered_by_its_end() {
+    let mut world = World::new(2);
+    let mut asked = vec![];
+    for name in ["s0", "s1"] {
+        let job = place_as(&mut world, |order| order.slave = Some(name.to_owned()));
+        assert_eq!(world.state(job), State::Running);
+        let request = RequestId(5_000_000 + asked.len() as u64);
+        world.master_event(master::Event::LogAsked { request, job, offset: None, limit: 100 });
+        asked.push(request);
+    }
+    assert!(asked.iter().all(|request| !world.answers.contains_key(request)));
+    let link = world.master.as_ref().unwrap().desks[&world.boxes[0].settings.key].live().unwrap();
+    let last_heard = world.now();
+    world.master_event(master::Event::LinkClosed { link, last_heard });
+    assert!(matches!(world.answers.get(&asked[0]), Some(Answer::Refused(master::Refusal::SlaveOffline, _))));
+    assert_eq!(world.answers.get(&asked[1]), None);
+    assert_eq!(world.master.as_ref().unwrap().asked.len(), 1, "the other slave may still answer");
+}
+
+#[test]
+fn a_receipt_says_what_was_known_of_the_slaves_memory_and_whether_its_box_was_rebooted() {
+    let mut world = World::new(1);
+    let last = |world: &World| {
+        let receipt = world.master_disk.receipts.last().unwrap();
+        (receipt.store.name(), receipt.rebooted)
+    };
+    assert_eq!(last(&world), ("trusted", false));
+    world.save_disk(0);
+    world.cut(0);
+    world.plug(0);
+    world.settle();
+    assert_eq!(last(&world), ("trusted", false));
+    world.reboot(0);
+    world.settle();
+    assert_eq!(last(&world), ("trusted", true));
+    world.kill_agent(0);
+    world.put_back_disk(0);
+    world.revive(0);
+    world.settle();
+    assert_eq!(last(&world).0, "rolled_back");
+    world.replace_disk(0);
+    world.revive(0);
+    world.settle();
+    assert_eq!(last(&world).0, "replaced");
+}
+
+#[test]
+fn a_delivery_is_called_as_the_api_says() {
+    use master::Delivery::{Applied, PendingOnReconnect, Sent, TooLate};
+    let names = [Applied, Sent, PendingOnReconnect, TooLate].map(master::Delivery::name);
+    assert_eq!(names, ["applied", "sent", "pending_on_reconnect", "too_late"]);
+}
+
+#[test]
+fn a_master_whose_book_contradicts_itself_is_found_out() {
+    let mut world = World::new(1);
+    let running = place_as(&mut world, |_| {});
+    let far = later(&world, 600_000);
+    let accepted = place_as(&mut world, |order| order.start.not_before = far);
+    let queued = place_as(&mut world, |order| {
+        order.slave = Some("nobody".to_owned());
+        order.start.deadline = far;
+    });
+    let sound = world.master.clone().unwrap();
+    assert_eq!(master::broken_invariant(&sound), None);
+    let key = world.boxes[0].settings.key;
+    let broken = |job: JobId, change: &dyn Fn(&mut master::Job)| {
+        let mut state = sound.clone();
+        change(state.book.jobs.get_mut(&job).unwrap());
+        master::broken_invariant(&state).unwrap_or("nothing")
+    };
+    assert_eq!(broken(queued, &|job| job.holder = Some(key)), "a queued job is with nobody");
+    for job in [running, accepted] {
+        assert_eq!(broken(job, &|job| job.holder = None), "an assigned job is with a slave");
+    }
+    let assigned = |job: &mut master::Job| (job.state, job.holder) = (State::Assigned, None);
+    assert_eq!(broken(accepted, &assigned), "an assigned job is with a slave");
+    assert_eq!(broken(queued, &|job| job.attempt = job.last_attempt.next()), "attempts are counted");
+    assert_eq!(broken(running, &|job| job.report = None), "only a slave says running");
+    assert_eq!(broken(running, &|job| job.report.as_mut().unwrap().state = State::Paused), "only a slave says running");
+    assert_eq!(broken(accepted, &|job| job.state = State::Failed), "what has ended is on disk, not in memory");
+    let derived = "what is derived from the jobs is derived from the jobs";
+    assert_eq!(broken(queued, &|job| job.start.priority = 7), derived);
+    assert_eq!(broken(queued, &|job| job.start.deadline = None), derived);
+    assert_eq!(broken(accepted, &|job| job.holder = Some(SlaveKey([9; 32]))), derived);
+    assert_eq!(broken(accepted, &|job| job.start.gate = Gate::Held), "nothing", "nothing is derived from a gate");
+}
+
+#[test]
+fn the_orders_of_records_are_fetched_before_the_records_are_judged() {
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let (id, spec) = (order.id, order.spec.clone());
+    let job = world.place(order);
+    world.settle();
+    let report = world.job(job).report.unwrap();
+    let record = Record { spec, start: StartRule::default(), report };
+    let machine = hello(1, "").machine;
+    let settled =
+        Settled { session: Session(1), reports: vec![], records: vec![record.clone(), record], declined: vec![], machine };
+    let event = master::Event::Received { link: OLDER, message: Message::Settled(settled) };
+    assert_eq!(master::unknown_orders(&event), [id]);
+    assert_eq!(master::unknown_orders(&master::Event::TimePassed), []);
+}
+
+#[test]
+fn what_is_kept_of_an_earlier_attempt_is_cut_between_two_characters() {
+    // Of texts of many bytes as much is kept as fits.
+    for (text, kept) in [("x".repeat(256), 256), ("x".repeat(257), 256), (format!("x{}", "é".repeat(150)), 255)] {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |_| {});
+        world.cut(0);
+        world.command(job, JobCommand::Abandon);
+        let second = world.add_slave("second");
+        world.boxes[second].machine.length_ms = Machine::UNTIL_TOLD;
+        world.command(job, JobCommand::Retry);
+        world.settle();
+        assert_eq!(world.holder(job), Some(second));
+        let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
+        let fact = Fact::Progressed { permille: None, note: Some(text.clone()) };
+        world.slave_event(0, slave::Event::Machine { work, fact });
+        world.plug(0);
+        world.settle();
+        let fact = Fact::Ended(Ended {
+            end: End::Failed,
+            outcome: Outcome { exit_code: None, signal: None, text: text.clone() },
+            at: None,
+        });
+        world.slave_event(0, slave::Event::Machine { work, fact });
+        world.settle();
+        let earlier = world.job(job).earlier;
+        let [earlier] = earlier.as_slice() else { panic!("{earlier:?}") };
+        let report = earlier.report.as_ref().unwrap();
+        assert_eq!(earlier.state, State::Failed);
+        assert_eq!(report.outcome.as_ref().map(|outcome| outcome.text.len()), Some(kept));
+        assert_eq!(report.reason.as_ref().map(|reason| reason.text.len()), Some(kept));
+        assert_eq!(report.note.as_ref().map(String::len), Some(kept));
+    }
+}
+
+#[test]
+fn a_machine_that_has_to_be_cleared_says_so() {
+    let mut world = World::bare();
+    let settings = slave::Settings { release: Release::Ack, ..world.settings("s0") };
+    world.start_master();
+    world.add_box(settings);
+    let job = place_as(&mut world, |_| {});
+    world.pass(12_000);
+    assert_eq!(world.state(job), State::Succeeded);
+    assert_eq!((machine(&world).activity, machine(&world).unloading), (Activity::Unloading, Some(job)));
+    world.local(0, Local::Ready);
+    assert_eq!(machine(&world).activity, Activity::Ready);
 }

@@ -366,3 +366,28 @@ fn a_key_is_shown_by_its_first_sixteen_digits() {
     assert_eq!(key.fingerprint(), "ab010203040506f0");
     assert_eq!(format!("{key:?}"), "ab010203040506f0");
 }
+
+#[test]
+fn a_message_may_be_as_large_as_the_limit_and_no_larger() {
+    let bytes = wire::encode(&frame("ping", Message::Ping));
+    assert!(wire::decode::<Frame>(&bytes, bytes.len()).is_ok());
+    let one_less = bytes.len() - 1;
+    assert_eq!(
+        wire::decode::<Frame>(&bytes, one_less),
+        Err(WireError::TooLarge { size: bytes.len(), limit: one_less })
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_told_in_one_line_with_a_reason() {
+    let Err(WireError::Malformed(why)) = wire::decode::<Frame>(&[0, 99], 100) else { panic!("it is no frame") };
+    assert!(!why.trim().is_empty() && !why.contains('\n'), "{why:?}");
+}
+
+#[test]
+fn a_moment_is_shown_in_milliseconds() {
+    assert_eq!(Time(1_500).to_string(), "1500 ms");
+    assert_eq!(Time(1_500).since(Time(500)), Millis(1_000));
+    assert_eq!(Time(500).since(Time(1_500)), Millis(0));
+    assert_eq!(Millis::seconds(3), Millis(3_000));
+}

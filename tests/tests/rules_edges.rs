@@ -4,18 +4,19 @@
 
 use std::collections::BTreeMap;
 
-use reloop_protocol::id::{BootId, JobId, MasterId, OrderId, Session, SlaveKey, StoreId, WishRev};
+use reloop_protocol::id::{Attempt, BootId, JobId, MasterId, OrderId, Run, Session, SlaveKey, StoreId, WishRev};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
     self, Answer, Enrolled, Enrollment, IdempotencyKey, JobCommand, MAX_PENDING, Order, RECEIPTS, RECENT_KEYS,
     RequestId, SlaveCommand, Token,
 };
 use reloop_protocol::message::{
-    Activity, Attention, Bond, CloseCode, Conduct, Declined, Hello, MachineReport, Message, Mode, Outcome, PROTOCOL,
-    Reason, ReasonCode, Record, Settled,
+    Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Hello, MachineReport, Message, Mode, Outcome, PROTOCOL,
+    Reason, ReasonCode, Record, Refuse, Settled, Welcome,
 };
+use reloop_protocol::reconcile::Wish;
 use reloop_protocol::slave::{self, AfterFailure, Damage, Ended, Fact, LinkId, Local, PROBE_PATIENCE, Release, Why};
-use reloop_protocol::spec::{CancelMode, Gate, StartRule};
+use reloop_protocol::spec::{CancelMode, Desired, Gate, StartRule};
 use reloop_protocol::time::{Millis, Time};
 use reloop_tests::world::{Machine, World};
 
@@ -830,4 +831,152 @@ fn a_machine_that_has_to_be_cleared_says_so() {
     assert_eq!((machine(&world).activity, machine(&world).unloading), (Activity::Unloading, Some(job)));
     world.local(0, Local::Ready);
     assert_eq!(machine(&world).activity, Activity::Ready);
+}
+
+#[test]
+fn a_slave_whose_memory_contradicts_itself_is_found_out() {
+    let mut world = World::new(1);
+    let running = place_as(&mut world, |_| {});
+    let waiting = place_as(&mut world, |_| {});
+    let sound = world.boxes[0].state.clone().unwrap();
+    assert_eq!(slave::broken_invariant(&sound), None);
+    let broken = |change: &dyn Fn(&mut slave::Slave)| {
+        let mut state = sound.clone();
+        change(&mut state);
+        slave::broken_invariant(&state).unwrap_or("nothing")
+    };
+    let report = |state: &mut slave::Slave, job: JobId, to: State| state.jobs.get_mut(&job).unwrap().report.state = to;
+    assert_eq!(broken(&|state| report(state, waiting, State::Running)), "at most one executing job per slave");
+    assert_eq!(broken(&|state| report(state, waiting, State::Lost)), "a slave says only what is its to say");
+    assert_eq!(broken(&|state| report(state, waiting, State::Uncertain)), "nothing");
+    let unbegun = |state: &mut slave::Slave| state.jobs.get_mut(&running).unwrap().report.run = Run(0);
+    assert_eq!(broken(&unbegun), "what executes was begun");
+    let other = |state: &mut slave::Slave| state.jobs.get_mut(&waiting).unwrap().spec.program = "bake".to_owned();
+    assert_eq!(broken(&other), "the work is what was agreed");
+    let job = &sound.jobs[&waiting];
+    let record = Record { spec: job.spec.clone(), start: job.start, report: job.report.clone() };
+    assert_eq!(broken(&|state| state.ring = vec![record.clone(); slave::RING]), "nothing");
+    assert_eq!(broken(&|state| state.ring = vec![record.clone(); slave::RING + 1]), "the ring is bounded");
+}
+
+#[test]
+fn a_wish_is_too_late_only_after_its_last_millisecond() {
+    let now = Time(1_000);
+    let of = |deadline: Option<i64>, latest: Option<i64>| {
+        let gate = latest.map_or(Gate::Open, |latest| Gate::Released { latest: Time(latest) });
+        Wish::of(Desired::Run, &StartRule { deadline: deadline.map(Time), gate, ..StartRule::default() }, now)
+    };
+    assert_eq!([999, 1_000, 1_001].map(|at| of(Some(at), None)), [Wish::TooLate, Wish::Go, Wish::Go]);
+    assert_eq!([999, 1_000, 1_001].map(|at| of(None, Some(at))), [Wish::Go, Wish::Released, Wish::Released]);
+}
+
+/// What a slave does with this on this link, while it is as it is.
+fn hears(world: &World, link: LinkId, session: Session, message: Message) -> (slave::Slave, Vec<slave::Effect>) {
+    let state = world.boxes[0].state.clone().unwrap();
+    let event = slave::Event::Received { link, session, message, unfit: BTreeMap::new() };
+    let step = slave::step(state, world.slave_now(0), event);
+    (step.state, step.effects)
+}
+
+#[test]
+fn a_slave_hears_nothing_that_comes_on_another_link_or_of_another_session() {
+    let mut world = World::new(1);
+    let slave::Link::Live { link, session, .. } = world.boxes[0].state.as_ref().unwrap().link else {
+        panic!("it is connected");
+    };
+    let conduct = Message::Conduct(Conduct { rev: WishRev(100), mode: Mode::Maintenance });
+    let obeys = |(state, _): (slave::Slave, Vec<slave::Effect>)| state.node.conduct.mode == Mode::Maintenance;
+    let (other_link, other_session) = (LinkId(link.0 + 1_000), Session(session.0 + 1));
+    assert!(obeys(hears(&world, link, session, conduct.clone())));
+    assert!(!obeys(hears(&world, other_link, session, conduct.clone())));
+    assert!(!obeys(hears(&world, link, other_session, conduct)));
+    // The end of another link is not the end of this one.
+    world.slave_event(0, slave::Event::LinkClosed { link: other_link });
+    assert!(matches!(world.boxes[0].state.as_ref().unwrap().link, slave::Link::Live { .. }));
+    world.slave_event(0, slave::Event::LinkClosed { link });
+    assert_eq!(world.boxes[0].state.as_ref().unwrap().link, slave::Link::Down);
+
+    // In the handshake it is no other.
+    let challenge = Challenge {
+        protocol: PROTOCOL,
+        master: world.master.as_ref().unwrap().node.id,
+        epoch: world.master.as_ref().unwrap().node.epoch,
+        commit: world.master.as_ref().unwrap().node.commit,
+        nonce: [0; 32],
+        time: world.now(),
+    };
+    let refuse = || Message::Refuse(Refuse { code: CloseCode::Revoked, text: String::new(), retry_after_ms: None });
+    world.slave_event(0, slave::Event::LinkOpened { link: OLDER });
+    let opened = slave::Link::Opened { link: OLDER };
+    assert_eq!(hears(&world, NEWER, Session(0), Message::Challenge(challenge.clone())).0.link, opened);
+    assert_eq!(hears(&world, NEWER, Session(0), refuse()).0.link, opened);
+    assert_eq!(hears(&world, OLDER, Session(0), refuse()).0.link, slave::Link::Down);
+    let (introduced, _) = hears(&world, OLDER, Session(0), Message::Challenge(challenge));
+    let slave::Link::Introduced { link: OLDER, session, .. } = introduced.link else { panic!("{introduced:?}") };
+    let welcome = |session| {
+        Message::Welcome(Welcome {
+            protocol: 1,
+            session,
+            bond: introduced.node.bond.unwrap(),
+            conduct: introduced.node.conduct,
+            rulings: vec![],
+        })
+    };
+    world.boxes[0].state = Some(introduced.clone());
+    let (other_link, other_session) = (NEWER, Session(session.0 + 1));
+    for (link, frame, inside) in
+        [(other_link, session, session), (OLDER, other_session, session), (OLDER, session, other_session)]
+    {
+        assert_eq!(hears(&world, link, frame, welcome(inside)).0.link, introduced.link);
+    }
+    let (live, _) = hears(&world, OLDER, session, welcome(session));
+    assert!(matches!(live.link, slave::Link::Live { link: OLDER, .. }));
+    assert_eq!(hears(&world, OLDER, Session(0), refuse()).0.link, slave::Link::Down);
+}
+
+#[test]
+fn a_revoked_slave_comes_back_only_with_a_token_even_where_everybody_may_come() {
+    let mut world = World::new(1);
+    world.cut(0);
+    world.command_slave(0, SlaveCommand::Forget);
+    let key = world.boxes[0].settings.key;
+    assert_eq!(world.master.as_ref().unwrap().desks[&key].enrolled, Enrolled::Revoked);
+    world.master.as_mut().unwrap().settings.enrollment = Enrollment::Open;
+    let caller = Hello { key, ..hello(1, "s0") };
+    let (enrolled, text) = introduce(&mut world, 1, caller.clone(), None);
+    assert_eq!(enrolled, Some(Enrolled::Revoked));
+    assert!(text.contains("was revoked"), "{text}");
+    assert_eq!(introduce(&mut world, 2, hello(2, "new"), None).0, Some(Enrolled::Yes), "others may");
+    let token = Token { expires_at: later(&world, 1_000).unwrap(), uses_left: 1, name: None };
+    world.master_event(master::Event::TokenMade { request: RequestId(77), hash: [7; 32], token });
+    assert_eq!(introduce(&mut world, 3, caller, Some([7; 32])).0, Some(Enrolled::Yes));
+}
+
+#[test]
+fn who_may_have_been_handed_an_attempt_too_long_ago_to_know_is_heard() {
+    let mut world = World::new(1);
+    let second = world.add_slave("second");
+    let job = place_as(&mut world, |order| order.slave = Some("second".to_owned()));
+    world.boxes[second].machine.fails = true;
+    for _ in 0..17 {
+        world.pass(12_000);
+        world.command(job, JobCommand::Retry);
+        world.settle();
+    }
+    let kept = world.job(job);
+    let (oldest, _) = *kept.handed.front().unwrap();
+    assert!(oldest.0 > 1 && kept.handed.len() == 16, "{:?}", kept.handed);
+    let first = world.boxes[0].settings.key;
+    let link = world.master.as_ref().unwrap().desks[&first].live().unwrap();
+    let mut claims = |attempt: Attempt| {
+        let mut report = kept.report.clone().unwrap();
+        (report.attempt, report.state) = (attempt, State::Running);
+        let before = world.master.clone();
+        world.master_event(master::Event::Received { link, message: Message::Report(report) });
+        let known = world.job(job) == kept;
+        world.master = before;
+        known
+    };
+    assert!(claims(oldest), "this one is known to be another's");
+    assert!(!claims(Attempt(oldest.0 - 1)), "of this one nobody knows any more");
 }

@@ -249,7 +249,7 @@ impl Mutants {
         }
         let fates = Mutex::new(old);
         if !self.report {
-            let prepared = copy::prepare(workspace(), &all)?;
+            let prepared = copy::prepare(workspace(), &all, self.until >= Until::Model)?;
             let left = AtomicUsize::new(chosen.len());
             let told = |one: &Mutant, fate: &Fate| {
                 let left = left.fetch_sub(1, Ordering::Relaxed) - 1;

@@ -8,11 +8,11 @@ use reloop_protocol::id::{Attempt, BootId, JobId, MasterId, OrderId, Run, Sessio
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
     self, Answer, Enrolled, Enrollment, IdempotencyKey, JobCommand, MAX_PENDING, Order, RECEIPTS, RECENT_KEYS,
-    RequestId, SlaveCommand, Token,
+    RequestId, Retry, RetryOn, SlaveCommand, Token,
 };
 use reloop_protocol::message::{
-    Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Hello, MachineReport, Message, Mode, Outcome, PROTOCOL,
-    Reason, ReasonCode, Record, Refuse, Settled, Welcome,
+    Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, Hello, MachineReport, Message, Mode, Outcome, PROTOCOL,
+    Reason, ReasonCode, Record, Refuse, Report, Settled, Welcome,
 };
 use reloop_protocol::reconcile::Wish;
 use reloop_protocol::slave::{self, AfterFailure, Damage, Ended, Fact, LinkId, Local, PROBE_PATIENCE, Release, Why};
@@ -979,4 +979,124 @@ fn who_may_have_been_handed_an_attempt_too_long_ago_to_know_is_heard() {
     };
     assert!(claims(oldest), "this one is known to be another's");
     assert!(!claims(Attempt(oldest.0 - 1)), "of this one nobody knows any more");
+}
+
+#[test]
+fn after_a_restore_the_masters_decision_about_a_slave_is_newer_than_any_that_the_slave_has_heard() {
+    let mode = |maintenance: bool| if maintenance { Mode::Maintenance } else { Mode::Production };
+    for (heard, maintenance, expected) in
+        [(5, true, 6), (5, false, 5), (1, true, 2), (1, false, 1), (0, true, 1), (0, false, 1)]
+    {
+        let mut seat = Seat::of(&mut World::new(1));
+        let key = seat.key;
+        assert_eq!(seat.state.desks[&key].conduct, Conduct { rev: WishRev(1), mode: Mode::Production });
+        let first = seat.hello();
+        seat.say_hello(OLDER, first.clone());
+        let conduct = Conduct { rev: WishRev(heard), mode: mode(maintenance) };
+        let machine = MachineReport { conduct, ..first.machine };
+        let settled =
+            Settled { session: first.session, reports: vec![], records: vec![], declined: vec![], machine };
+        seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) });
+        let expected = Conduct { rev: WishRev(expected), mode: Mode::Production };
+        assert_eq!(seat.state.desks[&key].conduct, expected, "{conduct:?}");
+    }
+}
+
+/// A job that runs at the second slave, and the first one's report of an attempt that it was never handed.
+fn claim() -> (Seat, Report) {
+    let mut world = World::new(1);
+    world.add_slave("second");
+    let job = place_as(&mut world, |order| order.slave = Some("second".to_owned()));
+    assert_eq!(world.holder(job), Some(1));
+    let report = world.job(job).report.unwrap();
+    (Seat::of(&mut world), report)
+}
+
+fn settle_with(seat: &mut Seat, reports: Vec<Report>) -> Vec<master::Effect> {
+    let first = seat.hello();
+    seat.say_hello(OLDER, first.clone());
+    let machine = first.machine;
+    let settled = Settled { session: first.session, reports, records: vec![], declined: vec![], machine };
+    seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) })
+}
+
+fn is_forgotten(effects: &[master::Effect]) -> bool {
+    let forget = |effect: &master::Effect| {
+        matches!(effect, master::Effect::Send { link: OLDER, message: Message::Forget(_) })
+    };
+    effects.iter().any(forget)
+}
+
+#[test]
+fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
+    for (state, flagged, forgotten) in [
+        (State::Accepted, false, false),
+        (State::Running, true, false),
+        (State::Succeeded, true, true),
+    ] {
+        let (mut seat, report) = claim();
+        let id = report.job;
+        let before = seat.state.book.jobs[&id].clone();
+        let report = Report { state, attempt: Attempt(7), ..report };
+        let effects = settle_with(&mut seat, vec![report.clone()]);
+        let job = seat.state.book.jobs[&id].clone();
+        assert_eq!((job.state, job.holder, job.attempt), (before.state, before.holder, before.attempt));
+        let shown: Vec<_> = job.earlier.iter().map(|one| (one.attempt, one.holder, one.state)).collect();
+        assert_eq!(shown, [(Attempt(7), seat.key, state)]);
+        assert_eq!(job.flags.has(Flags::DUPLICATE), flagged, "{state:?}");
+        assert_eq!(is_forgotten(&effects), forgotten, "{state:?}");
+        // What it says of it later is kept in the same place; what it says of others is not kept at all.
+        for (attempt, expected) in [(7, State::Failed), (8, State::Failed)] {
+            let report = Report { state: State::Failed, attempt: Attempt(attempt), ..report.clone() };
+            seat.step(master::Event::Received { link: OLDER, message: Message::Report(report) });
+            let shown: Vec<_> = seat.state.book.jobs[&id].earlier.iter().map(|one| (one.attempt, one.state)).collect();
+            assert_eq!(shown, [(Attempt(7), expected)]);
+        }
+    }
+}
+
+#[test]
+fn of_what_nobody_was_handed_only_so_much_is_shown() {
+    let (mut seat, report) = claim();
+    let reports: Vec<_> =
+        (2..22).map(|attempt| Report { attempt: Attempt(attempt), ..report.clone() }).collect();
+    settle_with(&mut seat, reports);
+    let shown: Vec<_> = seat.state.book.jobs[&report.job].earlier.iter().map(|one| one.attempt.0).collect();
+    assert_eq!(shown, (2..18).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_job_is_tried_again_as_often_as_its_order_says_and_for_what_it_says() {
+    for (on, refuses, tries, state) in [
+        (RetryOn::Failed, false, 3, State::Failed),
+        (RetryOn::Rejected, true, 3, State::Rejected),
+        (RetryOn::Rejected, false, 1, State::Failed),
+        (RetryOn::Failed, true, 1, State::Rejected),
+    ] {
+        let mut world = World::new(1);
+        world.boxes[0].machine.fails = true;
+        world.boxes[0].machine.refuses = refuses;
+        let job = place_as(&mut world, |order| order.retry = Retry { max_attempts: 3, on: [on].into() });
+        world.pass(60_000);
+        let job = world.job(job);
+        assert_eq!((job.state, job.attempt), (state, Attempt(tries)), "{on:?}");
+    }
+}
+
+#[test]
+fn what_a_slave_says_of_a_job_that_was_given_up_is_marked_as_late() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    world.cut(0);
+    world.command(job, JobCommand::Abandon);
+    assert_eq!(world.state(job), State::Lost);
+    world.pass(12_000);
+    world.plug(0);
+    world.settle();
+    let late = world.job(job);
+    assert_eq!(late.state, State::Succeeded);
+    assert!(late.flags.has(Flags::LATE_RESULT));
+    let job = place_as(&mut world, |_| {});
+    world.pass(12_000);
+    assert!(!world.job(job).flags.has(Flags::LATE_RESULT));
 }

@@ -16,10 +16,13 @@ use super::{Mutant, REACHED, SWITCH};
 use crate::breaks::workspace::{Doctored, Programs, Texts, slim};
 
 /// Modules of this crate that the copy is made of.
-const MODULES: [&str; 3] = ["world", "simulation", "model"];
+const MODULES: [&str; 2] = ["world", "simulation"];
 
 /// Tests that the copy holds beside those of the rules' own crate.
-pub const TESTS: [&str; 6] = ["rules", "rules_edges", "disagreements", "fences", "hostile", "model"];
+const TESTS: [&str; 5] = ["rules", "rules_edges", "disagreements", "fences", "hostile"];
+
+/// The model check, a module and a test: it takes long to build, and is there only where it is asked for.
+const MODEL: &str = "model";
 
 /// The rules' crate root, which gets the switch.
 const ROOT: &str = "protocol/src/lib.rs";
@@ -40,8 +43,8 @@ pub struct Prepared {
 ///
 /// # Errors
 /// A file cannot be read or written, or the copy does not compile for a reason that is no mutant's.
-pub fn prepare(workspace: &Path, mutants: &[Mutant]) -> Result<Prepared, String> {
-    let plain = texts(workspace)?;
+pub fn prepare(workspace: &Path, mutants: &[Mutant], with_model: bool) -> Result<Prepared, String> {
+    let plain = texts(workspace, with_model)?;
     let copy = Doctored::new(workspace, "mutants", "all");
     // What did not compile in these very sources does not compile today.
     let memory = workspace.join("target/mutants/switched-off.json");
@@ -86,8 +89,8 @@ pub fn prepare(workspace: &Path, mutants: &[Mutant]) -> Result<Prepared, String>
 ///
 /// # Errors
 /// A file cannot be read or written, or the tests do not compile with it.
-pub fn alone(workspace: &Path, mutant: &Mutant) -> Result<Option<Programs>, String> {
-    let mut texts = texts(workspace)?;
+pub fn alone(workspace: &Path, mutant: &Mutant, with_model: bool) -> Result<Option<Programs>, String> {
+    let mut texts = texts(workspace, with_model)?;
     apply(&mut texts, mutant)?;
     let memory = workspace.join("target/mutants/compiles.json");
     let mut known: BTreeMap<u64, bool> = remembered(&memory);
@@ -111,8 +114,11 @@ fn build(copy: &Doctored) -> Result<Programs, String> {
     Ok(programs)
 }
 
-fn texts(workspace: &Path) -> Result<Texts, String> {
-    let mut texts = slim(workspace, &MODULES, &TESTS).map_err(|error| error.to_string())?;
+fn texts(workspace: &Path, with_model: bool) -> Result<Texts, String> {
+    let model = with_model.then_some(MODEL);
+    let modules: Vec<_> = MODULES.into_iter().chain(model).collect();
+    let tests: Vec<_> = TESTS.into_iter().chain(model).collect();
+    let mut texts = slim(workspace, &modules, &tests).map_err(|error| error.to_string())?;
     // The hostile stories draw from the same bag as the fuzz targets.
     let any = "tests/src/fuzz/any.rs";
     let text = fs::read_to_string(workspace.join(any)).map_err(|error| format!("{any}: {error}"))?;

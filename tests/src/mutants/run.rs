@@ -156,7 +156,7 @@ pub fn run(
         }
     });
     for one in alone {
-        match copy::alone(workspace, one)? {
+        match copy::alone(workspace, one, plan.until >= Until::Model)? {
             Some(programs) => told(one, &bench.fate_alone(&programs, one)?),
             None => told(one, &Fate::Unviable),
         }

@@ -380,7 +380,9 @@ fn a_message_may_be_as_large_as_the_limit_and_no_larger() {
 
 #[test]
 fn what_cannot_be_read_is_told_in_one_line_with_a_reason() {
-    let Err(WireError::Malformed(why)) = wire::decode::<Frame>(&[0, 99], 100) else { panic!("it is no frame") };
+    let Err(WireError::Malformed(why)) = wire::decode::<Frame>(&[0, 99], 100) else {
+        panic!("it is no frame")
+    };
     assert!(!why.trim().is_empty() && !why.contains('\n'), "{why:?}");
 }
 

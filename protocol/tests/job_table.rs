@@ -56,7 +56,11 @@ fn every_state_has_its_answer_to_every_event() {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(path, &text).unwrap();
     }
-    assert_eq!(std::fs::read_to_string(path).unwrap(), text, "the life of a job changed: see the head of this file");
+    assert_eq!(
+        std::fs::read_to_string(path).unwrap(),
+        text,
+        "the life of a job changed: see the head of this file"
+    );
 }
 
 #[test]

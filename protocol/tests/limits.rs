@@ -10,8 +10,8 @@ use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::limits::{self, TEXT_BYTES};
 use reloop_protocol::master::{Earlier, Job, JobEvent, Order, Retry};
 use reloop_protocol::message::{
-    Activity, Bond, CloseCode, Conduct, Declined, Flags, Hello, MachineReport, Message, Mode, Outcome, Reason,
-    ReasonCode, Record, Refuse, Report, Row, Ruling, Settled, Source, Tell, Versions, Welcome,
+    Activity, Bond, CloseCode, Conduct, Declined, Flags, Hello, MachineReport, Message, Mode, Outcome,
+    Reason, ReasonCode, Record, Refuse, Report, Row, Ruling, Settled, Source, Tell, Versions, Welcome,
 };
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave;
@@ -216,7 +216,9 @@ const MOST: [Most; 33] = [
     ("programs", |more| {
         // Each takes a byte more than its name.
         let text = "p".repeat(limits::LIST_BYTES / 4 - 1);
-        hello_with(|hello| hello.programs = vec![text.clone(), text.clone(), text.clone(), text + &"p".repeat(more)])
+        hello_with(|hello| {
+            hello.programs = vec![text.clone(), text.clone(), text.clone(), text + &"p".repeat(more)]
+        })
     }),
     ("labels", |more| {
         // Each takes two bytes more than its name and its value.
@@ -242,7 +244,9 @@ const MOST: [Most; 33] = [
         })
     }),
     ("a settled report", |more| settled_with(|one| one.reports = vec![report(TEXT_BYTES + more)])),
-    ("a settled record's report", |more| settled_with(|one| one.records = vec![record(1, TEXT_BYTES + more)])),
+    ("a settled record's report", |more| {
+        settled_with(|one| one.records = vec![record(1, TEXT_BYTES + more)])
+    }),
     ("a settled record's work", |more| {
         settled_with(|one| one.records = vec![Record { spec: work(more), ..record(1, 1) }])
     }),
@@ -262,7 +266,9 @@ const MOST: [Most; 33] = [
     ("a wish's attempt", |more| Message::Want(want(count(more), 1))),
     ("a report's attempt", |more| Message::Report(Report { attempt: Attempt(count(more)), ..report(1) })),
     ("a report's wish", |more| Message::Report(Report { rev: WishRev(count(more)), ..report(1) })),
-    ("a report's note", |more| Message::Report(Report { note: Some("x".repeat(TEXT_BYTES + more)), ..report(1) })),
+    ("a report's note", |more| {
+        Message::Report(Report { note: Some("x".repeat(TEXT_BYTES + more)), ..report(1) })
+    }),
     ("an outcome", |more| {
         let outcome = Outcome { exit_code: None, signal: None, text: "x".repeat(TEXT_BYTES + more) };
         Message::Report(Report { outcome: Some(outcome), ..report(1) })

@@ -10,11 +10,11 @@ use clap::{Parser, Subcommand};
 use regex::Regex;
 use reloop_tests::breaks::{self, Break, run};
 use reloop_tests::daemon::workspace;
-use reloop_tests::simulation::hunt::Hunt;
-use reloop_tests::simulation::{self, file, hunt};
 use reloop_tests::mutants::report::{Fates, page};
 use reloop_tests::mutants::run::{Fate, Plan, Until};
 use reloop_tests::mutants::{self, Mutant, copy};
+use reloop_tests::simulation::hunt::Hunt;
+use reloop_tests::simulation::{self, file, hunt};
 use reloop_tests::{demo, model, store_load};
 
 /// Shows and exercises Reloop with real processes on this machine.
@@ -240,7 +240,9 @@ impl Mutants {
         let path = workspace().join(FATES);
         let about = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let old: Fates = match std::fs::read(&path) {
-            Ok(bytes) if self.again || self.report => serde_json::from_slice(&bytes).map_err(|e| about(&e))?,
+            Ok(bytes) if self.again || self.report => {
+                serde_json::from_slice(&bytes).map_err(|e| about(&e))?
+            }
             Ok(_) | Err(_) => Fates::new(),
         };
         let whole = chosen.len() == all.len();

@@ -4,18 +4,22 @@
 
 use std::collections::BTreeMap;
 
-use reloop_protocol::id::{Attempt, BootId, JobId, MasterId, OrderId, Run, Session, SlaveKey, StoreId, WishRev};
+use reloop_protocol::id::{
+    Attempt, BootId, JobId, MasterId, OrderId, Run, Session, SlaveKey, StoreId, WishRev,
+};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
-    self, Answer, Enrolled, Enrollment, IdempotencyKey, JobCommand, MAX_PENDING, Order, RECEIPTS, RECENT_KEYS,
-    RequestId, Retry, RetryOn, SlaveCommand, Token,
+    self, Answer, Enrolled, Enrollment, IdempotencyKey, JobCommand, MAX_PENDING, Order, RECEIPTS,
+    RECENT_KEYS, RequestId, Retry, RetryOn, SlaveCommand, Token,
 };
 use reloop_protocol::message::{
-    Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, Hello, MachineReport, Message, Mode, Outcome, PROTOCOL,
-    Reason, ReasonCode, Record, Refuse, Report, Settled, Welcome,
+    Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, Hello, MachineReport, Message,
+    Mode, Outcome, PROTOCOL, Reason, ReasonCode, Record, Refuse, Report, Settled, Welcome,
 };
 use reloop_protocol::reconcile::Wish;
-use reloop_protocol::slave::{self, AfterFailure, Damage, Ended, Fact, LinkId, Local, PROBE_PATIENCE, Release, Why};
+use reloop_protocol::slave::{
+    self, AfterFailure, Damage, Ended, Fact, LinkId, Local, PROBE_PATIENCE, Release, Why,
+};
 use reloop_protocol::spec::{CancelMode, Desired, Gate, StartRule};
 use reloop_protocol::time::{Millis, Time};
 use reloop_tests::world::{Machine, World};
@@ -196,7 +200,12 @@ fn hello(key: u8, name: &str) -> Hello {
 }
 
 /// A slave introduces itself; whether it is enrolled then, and the text of what the master closed with.
-fn introduce(world: &mut World, link: u64, hello: Hello, token: Option<[u8; 32]>) -> (Option<Enrolled>, String) {
+fn introduce(
+    world: &mut World,
+    link: u64,
+    hello: Hello,
+    token: Option<[u8; 32]>,
+) -> (Option<Enrolled>, String) {
     let key = hello.key;
     let link = LinkId(1_000_000 + link);
     let now = world.now();
@@ -215,7 +224,8 @@ fn introduce(world: &mut World, link: u64, hello: Hello, token: Option<[u8; 32]>
 fn with_token(uses_left: u32, lives_ms: i64, name: Option<&str>) -> World {
     let mut world = World::new(0);
     world.master.as_mut().unwrap().settings.enrollment = Enrollment::Token;
-    let token = Token { expires_at: later(&world, lives_ms).unwrap(), uses_left, name: name.map(str::to_owned) };
+    let token =
+        Token { expires_at: later(&world, lives_ms).unwrap(), uses_left, name: name.map(str::to_owned) };
     world.master_event(master::Event::TokenMade { request: RequestId(77), hash: [7; 32], token });
     world
 }
@@ -326,7 +336,9 @@ fn an_event_carries_the_slaves_own_time_where_the_slave_has_one() {
     world.plug(0);
     world.settle();
     let kept = world.job(job);
-    let seen = |state| kept.events.iter().find(|event| event.state == state).map(|event| (event.at, event.observed_at));
+    let seen = |state| {
+        kept.events.iter().find(|event| event.state == state).map(|event| (event.at, event.observed_at))
+    };
     let after = |ms| Time(start.0 + ms);
     assert_eq!(seen(State::Assigned), Some((start, None)));
     assert_eq!(seen(State::Starting).map(|(_, observed)| observed), Some(None));
@@ -346,7 +358,8 @@ fn only_the_newest_idempotency_keys_are_known_by_heart() {
     let mut place = |number: usize| {
         let order = world.order("mill");
         let id = order.id;
-        let (order, key, request) = (Box::new(order), Some(key(number)), RequestId(1_000_000 + number as u64));
+        let (order, key, request) =
+            (Box::new(order), Some(key(number)), RequestId(1_000_000 + number as u64));
         let state = world.master.take().unwrap();
         let now = world.now();
         let step = master::step(state, now, master::Event::OrderPlaced { request, order, key, known: None });
@@ -467,7 +480,12 @@ fn the_reason_of_a_failure_is_the_machines_word() {
     world.pass(12_000);
     let report = world.job(done).report.unwrap();
     assert_eq!((report.state, report.reason), (State::Succeeded, None));
-    assert_eq!(world.command(done, JobCommand::Resolve(End::Failed)).map(|answer| matches!(answer, Answer::Refused(..))), Some(true));
+    assert_eq!(
+        world
+            .command(done, JobCommand::Resolve(End::Failed))
+            .map(|answer| matches!(answer, Answer::Refused(..))),
+        Some(true)
+    );
 }
 
 /// A master and nobody else: what it does at each event, without a world that obeys.
@@ -757,13 +775,23 @@ fn a_master_whose_book_contradicts_itself_is_found_out() {
     assert_eq!(broken(accepted, &assigned), "an assigned job is with a slave");
     assert_eq!(broken(queued, &|job| job.attempt = job.last_attempt.next()), "attempts are counted");
     assert_eq!(broken(running, &|job| job.report = None), "only a slave says running");
-    assert_eq!(broken(running, &|job| job.report.as_mut().unwrap().state = State::Paused), "only a slave says running");
-    assert_eq!(broken(accepted, &|job| job.state = State::Failed), "what has ended is on disk, not in memory");
+    assert_eq!(
+        broken(running, &|job| job.report.as_mut().unwrap().state = State::Paused),
+        "only a slave says running"
+    );
+    assert_eq!(
+        broken(accepted, &|job| job.state = State::Failed),
+        "what has ended is on disk, not in memory"
+    );
     let derived = "what is derived from the jobs is derived from the jobs";
     assert_eq!(broken(queued, &|job| job.start.priority = 7), derived);
     assert_eq!(broken(queued, &|job| job.start.deadline = None), derived);
     assert_eq!(broken(accepted, &|job| job.holder = Some(SlaveKey([9; 32]))), derived);
-    assert_eq!(broken(accepted, &|job| job.start.gate = Gate::Held), "nothing", "nothing is derived from a gate");
+    assert_eq!(
+        broken(accepted, &|job| job.start.gate = Gate::Held),
+        "nothing",
+        "nothing is derived from a gate"
+    );
 }
 
 #[test]
@@ -776,8 +804,13 @@ fn the_orders_of_records_are_fetched_before_the_records_are_judged() {
     let report = world.job(job).report.unwrap();
     let record = Record { spec, start: StartRule::default(), report };
     let machine = hello(1, "").machine;
-    let settled =
-        Settled { session: Session(1), reports: vec![], records: vec![record.clone(), record], declined: vec![], machine };
+    let settled = Settled {
+        session: Session(1),
+        reports: vec![],
+        records: vec![record.clone(), record],
+        declined: vec![],
+        machine,
+    };
     let event = master::Event::Received { link: OLDER, message: Message::Settled(settled) };
     assert_eq!(master::unknown_orders(&event), [id]);
     assert_eq!(master::unknown_orders(&master::Event::TimePassed), []);
@@ -786,7 +819,9 @@ fn the_orders_of_records_are_fetched_before_the_records_are_judged() {
 #[test]
 fn what_is_kept_of_an_earlier_attempt_is_cut_between_two_characters() {
     // Of texts of many bytes as much is kept as fits.
-    for (text, kept) in [("x".repeat(256), 256), ("x".repeat(257), 256), (format!("x{}", "é".repeat(150)), 255)] {
+    for (text, kept) in
+        [("x".repeat(256), 256), ("x".repeat(257), 256), (format!("x{}", "é".repeat(150)), 255)]
+    {
         let mut world = World::new(1);
         world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
         let job = place_as(&mut world, |_| {});
@@ -845,13 +880,18 @@ fn a_slave_whose_memory_contradicts_itself_is_found_out() {
         change(&mut state);
         slave::broken_invariant(&state).unwrap_or("nothing")
     };
-    let report = |state: &mut slave::Slave, job: JobId, to: State| state.jobs.get_mut(&job).unwrap().report.state = to;
-    assert_eq!(broken(&|state| report(state, waiting, State::Running)), "at most one executing job per slave");
+    let report =
+        |state: &mut slave::Slave, job: JobId, to: State| state.jobs.get_mut(&job).unwrap().report.state = to;
+    assert_eq!(
+        broken(&|state| report(state, waiting, State::Running)),
+        "at most one executing job per slave"
+    );
     assert_eq!(broken(&|state| report(state, waiting, State::Lost)), "a slave says only what is its to say");
     assert_eq!(broken(&|state| report(state, waiting, State::Uncertain)), "nothing");
     let unbegun = |state: &mut slave::Slave| state.jobs.get_mut(&running).unwrap().report.run = Run(0);
     assert_eq!(broken(&unbegun), "what executes was begun");
-    let other = |state: &mut slave::Slave| state.jobs.get_mut(&waiting).unwrap().spec.program = "bake".to_owned();
+    let other =
+        |state: &mut slave::Slave| state.jobs.get_mut(&waiting).unwrap().spec.program = "bake".to_owned();
     assert_eq!(broken(&other), "the work is what was agreed");
     let job = &sound.jobs[&waiting];
     let record = Record { spec: job.spec.clone(), start: job.start, report: job.report.clone() };
@@ -871,7 +911,12 @@ fn a_wish_is_too_late_only_after_its_last_millisecond() {
 }
 
 /// What a slave does with this on this link, while it is as it is.
-fn hears(world: &World, link: LinkId, session: Session, message: Message) -> (slave::Slave, Vec<slave::Effect>) {
+fn hears(
+    world: &World,
+    link: LinkId,
+    session: Session,
+    message: Message,
+) -> (slave::Slave, Vec<slave::Effect>) {
     let state = world.boxes[0].state.clone().unwrap();
     let event = slave::Event::Received { link, session, message, unfit: BTreeMap::new() };
     let step = slave::step(state, world.slave_now(0), event);
@@ -905,14 +950,17 @@ fn a_slave_hears_nothing_that_comes_on_another_link_or_of_another_session() {
         nonce: [0; 32],
         time: world.now(),
     };
-    let refuse = || Message::Refuse(Refuse { code: CloseCode::Revoked, text: String::new(), retry_after_ms: None });
+    let refuse =
+        || Message::Refuse(Refuse { code: CloseCode::Revoked, text: String::new(), retry_after_ms: None });
     world.slave_event(0, slave::Event::LinkOpened { link: OLDER });
     let opened = slave::Link::Opened { link: OLDER };
     assert_eq!(hears(&world, NEWER, Session(0), Message::Challenge(challenge.clone())).0.link, opened);
     assert_eq!(hears(&world, NEWER, Session(0), refuse()).0.link, opened);
     assert_eq!(hears(&world, OLDER, Session(0), refuse()).0.link, slave::Link::Down);
     let (introduced, _) = hears(&world, OLDER, Session(0), Message::Challenge(challenge));
-    let slave::Link::Introduced { link: OLDER, session, .. } = introduced.link else { panic!("{introduced:?}") };
+    let slave::Link::Introduced { link: OLDER, session, .. } = introduced.link else {
+        panic!("{introduced:?}")
+    };
     let welcome = |session| {
         Message::Welcome(Welcome {
             protocol: 1,
@@ -1029,11 +1077,9 @@ fn is_forgotten(effects: &[master::Effect]) -> bool {
 
 #[test]
 fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
-    for (state, flagged, forgotten) in [
-        (State::Accepted, false, false),
-        (State::Running, true, false),
-        (State::Succeeded, true, true),
-    ] {
+    for (state, flagged, forgotten) in
+        [(State::Accepted, false, false), (State::Running, true, false), (State::Succeeded, true, true)]
+    {
         let (mut seat, report) = claim();
         let id = report.job;
         let before = seat.state.book.jobs[&id].clone();
@@ -1049,7 +1095,8 @@ fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
         for (attempt, expected) in [(7, State::Failed), (8, State::Failed)] {
             let report = Report { state: State::Failed, attempt: Attempt(attempt), ..report.clone() };
             seat.step(master::Event::Received { link: OLDER, message: Message::Report(report) });
-            let shown: Vec<_> = seat.state.book.jobs[&id].earlier.iter().map(|one| (one.attempt, one.state)).collect();
+            let shown: Vec<_> =
+                seat.state.book.jobs[&id].earlier.iter().map(|one| (one.attempt, one.state)).collect();
             assert_eq!(shown, [(Attempt(7), expected)]);
         }
     }

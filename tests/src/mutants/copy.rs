@@ -72,7 +72,11 @@ pub fn prepare(workspace: &Path, mutants: &[Mutant], with_model: bool) -> Result
                 kept.extend(error.constants(&texts));
             }
         }
-        println!("round {round}: {} errors, {} mutants cannot be switched", errors.len(), off.len() + more.len());
+        println!(
+            "round {round}: {} errors, {} mutants cannot be switched",
+            errors.len(),
+            off.len() + more.len()
+        );
         if (more.is_empty() && kept.is_empty()) || round > ROUNDS {
             let said: Vec<_> = errors.into_iter().map(|error| error.said).take(5).collect();
             return Err(format!("{} does not compile:\n{}", copy.root().display(), said.join("\n")));
@@ -176,7 +180,8 @@ fn with_switches(
         }
     }
     for file in sources {
-        let text = without_constants(&texts[&file], &constants).map_err(|error| format!("{file}: {error}"))?;
+        let text =
+            without_constants(&texts[&file], &constants).map_err(|error| format!("{file}: {error}"))?;
         texts.insert(file, text);
     }
     give_switch(&mut texts, mutants.len().max(1));
@@ -270,7 +275,12 @@ impl Error {
             let line = text.lines().next()?;
             let upper = |c: char| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit();
             let words = line.split(|c| !upper(c)).filter(|word| word.len() > 2);
-            Some(words.filter(|word| line.contains(&format!("{word}()"))).map(str::to_owned).collect::<Vec<_>>())
+            Some(
+                words
+                    .filter(|word| line.contains(&format!("{word}()")))
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>(),
+            )
         };
         self.at.iter().filter_map(word).flatten().collect()
     }

@@ -139,7 +139,8 @@ impl Places {
                 self.operators.get(&at)?.as_ref().map(|whole| Place::Expression(stretch(whole)))
             }
             Genre::StructField => {
-                let around = self.structs.iter().filter(|whole| whole.start <= at && piece.at.end <= whole.end);
+                let around =
+                    self.structs.iter().filter(|whole| whole.start <= at && piece.at.end <= whole.end);
                 around.min_by_key(|whole| whole.len()).map(|whole| Place::Expression(stretch(whole)))
             }
             Genre::FnValue => self.bodies.get(&at).map(|body| Place::Body(stretch(&body.inside))),

@@ -47,7 +47,11 @@ impl Row {
     }
 
     fn percent(&self) -> f64 {
-        if self.viable() == 0 { 100.0 } else { 100.0 * (self.viable() - self.survived) as f64 / self.viable() as f64 }
+        if self.viable() == 0 {
+            100.0
+        } else {
+            100.0 * (self.viable() - self.survived) as f64 / self.viable() as f64
+        }
     }
 
     fn line(&self, name: &str) -> String {
@@ -100,7 +104,9 @@ pub fn page(mutants: &[Mutant], fates: &Fates, explained: &[(&str, &str)]) -> (S
         all.percent(),
         all.unviable
     );
-    page.push_str("| file | mutants | viable | rules | simulation | model | states | of these hung | survived | % |\n");
+    page.push_str(
+        "| file | mutants | viable | rules | simulation | model | states | of these hung | survived | % |\n",
+    );
     page.push_str("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n");
     for (file, row) in &rows {
         page.push_str(&row.line(&format!("`{}`", file.strip_prefix("protocol/src/").unwrap_or(file))));

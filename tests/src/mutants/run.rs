@@ -17,8 +17,17 @@ use super::{Mutant, Number, REACHED, SWITCH};
 use crate::breaks::workspace::Programs;
 
 /// Programs with tests of the rules, the quick ones first.
-const RULES: [&str; 9] =
-    ["reloop_protocol", "limits", "golden", "job_table", "rules", "rules_edges", "fences", "hostile", "disagreements"];
+const RULES: [&str; 9] = [
+    "reloop_protocol",
+    "limits",
+    "golden",
+    "job_table",
+    "rules",
+    "rules_edges",
+    "fences",
+    "hostile",
+    "disagreements",
+];
 
 /// The program that tries schedules.
 const HUNT: &str = "hunt";
@@ -229,7 +238,11 @@ impl<'a> Bench<'a> {
     fn fate(&self, mutant: &Mutant) -> Result<Fate, String> {
         let number = mutant.piece.number;
         let reaches = |tests: &BTreeMap<String, BTreeSet<Number>>| -> Vec<String> {
-            tests.iter().filter(|(_, reached)| reached.contains(&number)).map(|(test, _)| test.clone()).collect()
+            tests
+                .iter()
+                .filter(|(_, reached)| reached.contains(&number))
+                .map(|(test, _)| test.clone())
+                .collect()
         };
         self.tried(&self.prepared.programs, number, reaches)
     }
@@ -263,7 +276,8 @@ impl<'a> Bench<'a> {
             match self.end(command, &log, patience(reach.took))? {
                 End::Passed => {}
                 End::Failed(text) => {
-                    let failed = text.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+                    let failed =
+                        text.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
                     let what = format!("{program}::{}", failed.unwrap_or("it ended early"));
                     return Ok(Fate::Caught { by: Stage::Rules, what, hung: false });
                 }
@@ -281,7 +295,8 @@ impl<'a> Bench<'a> {
             match self.end(command, &log, patience(schedules.took))? {
                 End::Passed => {}
                 End::Failed(text) => {
-                    let seed = text.lines().last().and_then(|line| line.split('\t').next()).unwrap_or_default();
+                    let seed =
+                        text.lines().last().and_then(|line| line.split('\t').next()).unwrap_or_default();
                     let what = format!("seed {seed}");
                     return Ok(Fate::Caught { by: Stage::Simulation, what, hung: false });
                 }
@@ -300,7 +315,11 @@ impl<'a> Bench<'a> {
                 End::Passed => {}
                 End::Failed(text) => {
                     let only = ["the number of states changed", "the model proves nothing about"];
-                    let by = if only.iter().any(|words| text.contains(words)) { Stage::States } else { Stage::Model };
+                    let by = if only.iter().any(|words| text.contains(words)) {
+                        Stage::States
+                    } else {
+                        Stage::Model
+                    };
                     return Ok(Fate::Caught { by, what: MODEL.1.to_owned(), hung: false });
                 }
                 End::Hung => return Ok(Fate::Caught { by: Stage::Model, what: String::new(), hung: true }),
@@ -340,7 +359,10 @@ impl<'a> Bench<'a> {
             return Ok(End::Passed);
         }
         // The kernel ends who is over the limit of its processor time.
-        if status.signal().is_some_and(|signal| signal == Signal::XCPU.as_raw() || signal == Signal::KILL.as_raw()) {
+        if status
+            .signal()
+            .is_some_and(|signal| signal == Signal::XCPU.as_raw() || signal == Signal::KILL.as_raw())
+        {
             return Ok(End::Hung);
         }
         let bytes = fs::read(&path).map_err(about)?;

@@ -83,7 +83,10 @@ fn built(dir: &Path, name: &str, text: &str) -> std::path::PathBuf {
     std::fs::write(&source, text).unwrap();
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
-    command.args(["--edition", "2024", "-Awarnings", "-Cdebug-assertions=on", "-o"]).arg(&program).arg(&source);
+    command
+        .args(["--edition", "2024", "-Awarnings", "-Cdebug-assertions=on", "-o"])
+        .arg(&program)
+        .arg(&source);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     program

@@ -13,6 +13,7 @@ use reloop_protocol::master::{
     self, Answer, Effect, Event, IdempotencyKey, Job, JobCommand, Master, Order, Receipt, RequestId,
     SlaveCommand, Token,
 };
+use reloop_protocol::message::CloseCode;
 use reloop_protocol::slave::LinkId;
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::Frame;
@@ -30,6 +31,10 @@ const CHANGES: usize = 4096;
 /// How long a slave may take to answer a question before the client is told "not now".
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// After a failed write, how often to look whether the disk takes writes again. Not so often that a disk which fails at
+/// every second write keeps the master busy with starting; until then the reads go on.
+pub(crate) const MEND_PERIOD: Duration = Duration::from_secs(10);
+
 /// Every so often the wall clock is compared with the one that only goes forward...
 const CLOCK_LOOK: Duration = Duration::from_secs(5);
 /// ...and was set if they have come apart by more than this: time services that only speed it up or slow it down
@@ -46,6 +51,9 @@ impl From<StoreError> for Unavailable {
         Self(error.to_string())
     }
 }
+
+/// For slaves.
+const CANNOT_WRITE: &str = "the master cannot write to its disk";
 
 const GONE: &str = "the master is shutting down: try again in a moment";
 
@@ -143,6 +151,10 @@ pub enum Input {
     Call(Event, RequestId, oneshot::Sender<Answer>),
     /// Somebody wants to look.
     Look(Look),
+    /// Whether the loop still turns.
+    Alive(oneshot::Sender<()>),
+    /// After a failed write: the state that the disk holds.
+    Reread(Result<Box<Master>, StoreError>),
 }
 
 /// What the loop does.
@@ -205,7 +217,7 @@ impl Handle {
         self.send(Input::Call(event(request), request, answer)).await?;
         match tokio::time::timeout(ANSWER_PATIENCE, answered).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(Unavailable(self.healthy().err().unwrap_or_else(|| GONE.to_owned()))),
+            Ok(Err(_)) => Err(self.no_answer()),
             Err(_) => {
                 Err(Unavailable("no answer in time: ask for the state before you try again".to_owned()))
             }
@@ -228,7 +240,17 @@ impl Handle {
             Box::new(move || drop(answer.send(seen)))
         });
         self.send(Input::Look(look)).await?;
-        answered.await.map_err(|_| Unavailable(GONE.to_owned()))
+        answered.await.map_err(|_| self.no_answer())
+    }
+
+    /// Whether the loop still turns.
+    pub async fn is_alive(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.send(Input::Alive(answer)).await.is_ok() && answered.await.is_ok()
+    }
+
+    fn no_answer(&self) -> Unavailable {
+        Unavailable(self.healthy().err().unwrap_or_else(|| GONE.to_owned()))
     }
 
     /// An order, from disk.
@@ -274,14 +296,14 @@ impl Handle {
 
     /// Whether orders can be taken; if not, why and what helps.
     pub fn healthy(&self) -> Result<(), String> {
-        self.store.healthy().map_err(|error| error.to_string())?;
         if self.has_failed() {
-            return Err(
-                "the master could not write to its disk: check it; the master goes on when it takes writes \
-                        again"
-                    .to_owned(),
-            );
+            return Err(format!(
+                "the master could not write to its disk: check it; it is tried every {} s, and the master goes on \
+                 when it takes writes again",
+                MEND_PERIOD.as_secs()
+            ));
         }
+        self.store.healthy().map_err(|error| error.to_string())?;
         if self.inbox.is_closed() {
             return Err(GONE.to_owned());
         }
@@ -324,7 +346,7 @@ impl Handle {
 
 /// The master, as the loop runs it.
 pub struct Driver {
-    /// Taken out only while it is stepped.
+    /// Away while it is stepped, and after a failed write until what the disk holds is read.
     state: Option<Master>,
     store: Store,
     inbox: mpsc::WeakSender<Input>,
@@ -361,6 +383,7 @@ pub fn new(state: Master, store: Store, probe_patience: Duration) -> (Driver, Ha
 }
 
 impl Driver {
+    /// Not to be called after a failed write.
     fn state(&self) -> &Master {
         self.state.as_ref().expect("the state is only away while it is stepped")
     }
@@ -428,13 +451,19 @@ impl Driver {
                 let deliver = look(self.state(), Time(wall_ms()));
                 (Vec::new(), vec![Act::Deliver(deliver)])
             }
+            Input::Alive(answer) => {
+                // The one who asked has gone away: nobody misses it.
+                let _ = answer.send(());
+                (Vec::new(), Vec::new())
+            }
+            Input::Reread(_) => (Vec::new(), Vec::new()),
         }
     }
 
     fn event(input: &Input) -> Option<&Event> {
         match input {
             Input::Link(event) | Input::Call(event, ..) => Some(event),
-            Input::LinkUp { .. } | Input::Look(_) => None,
+            Input::LinkUp { .. } | Input::Look(_) | Input::Alive(_) | Input::Reread(_) => None,
         }
     }
 }
@@ -549,23 +578,49 @@ impl Node for Driver {
         }
     }
 
-    fn failed(&mut self, _error: &StoreError) {
+    fn failed(&mut self, _error: &StoreError, undone: Vec<Act>) {
         self.failed.store(true, Ordering::Relaxed);
         // Whoever waits is told that nothing was promised.
+        drop(undone);
         self.waiting.clear();
+        // What slaves say can't be kept: they say it again when the master goes on.
+        for (outbox, _) in std::mem::take(&mut self.links).into_values() {
+            outbox.close(CloseCode::Storage, CANNOT_WRITE);
+        }
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let (Some(state), Some(inbox)) = (self.state.take(), self.inbox.upgrade()) else { return };
+        let live = state.desks.values().filter(|desk| desk.live().is_some());
+        live.for_each(|desk| self.board.tell(Change::Slave(desk.key)));
+        let (settings, id, store) = (state.settings, state.node.id, self.store.clone());
+        // There is room for one state.
+        drop(state);
+        tokio::spawn(async move {
+            let records = records::reread(store).await;
+            let state = records.map(|records| Box::new(master::recover(settings, id, records)));
+            // The master starts anew already.
+            let _ = inbox.send(Input::Reread(state)).await;
+        });
     }
 
     fn refuse(&mut self, input: Input) {
         match input {
-            // Reading goes on; what it shows may be newer than the disk, and readiness says why.
-            Input::Look(look) => look(self.state(), Time(wall_ms()))(),
-            Input::LinkUp { outbox, .. } => {
-                outbox.close(
-                    reloop_protocol::message::CloseCode::Storage,
-                    "the master cannot write to its disk",
-                );
+            Input::Look(look) => match &self.state {
+                Some(durable) => look(durable, Time(wall_ms()))(),
+                // Who looks learns it from the answer that does not come.
+                None => drop(look),
+            },
+            Input::Reread(Ok(durable)) => {
+                tracing::warn!("questions are answered from what is on the disk; every slave is shown as offline");
+                self.state = Some(*durable);
             }
-            Input::Link(Event::LinkClosed { link, .. }) => drop(self.links.remove(&link)),
+            Input::Reread(Err(error)) => {
+                tracing::error!(%error, "questions are refused: what is on the disk can't be read");
+            }
+            Input::Alive(answer) => {
+                // The one who asked has gone away: nobody misses it.
+                let _ = answer.send(());
+            }
+            Input::LinkUp { outbox, .. } => outbox.close(CloseCode::Storage, CANNOT_WRITE),
             Input::Link(_) | Input::Call(..) => {}
         }
     }

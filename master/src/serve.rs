@@ -1,7 +1,7 @@
 //! Starts the master: store, loop, door, REST; and stops it in order.
 //!
 //! After a failed write the master takes no decision any more, because nobody knows what is on the disk; questions are
-//! answered from memory. Once the disk takes writes again the master starts anew, within the same process: from
+//! answered from what was durable before. Once the disk takes writes again the master starts anew, within the same process: from
 //! what the disk holds, as after a restart.
 
 use std::net::SocketAddr;
@@ -45,10 +45,6 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Keepalive of an accepted connection, for peers that are not behind a proxy: idle, between probes, probes.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(20), Duration::from_secs(5), 3);
-
-/// After a failed write, how often to look whether the disk takes writes again. Not so often that a disk which fails at
-/// every second write keeps the master busy with starting; until then the reads go on.
-const MEND_PERIOD: Duration = Duration::from_secs(10);
 
 /// Why a master ended without an error.
 enum Ended {
@@ -152,7 +148,7 @@ async fn run_once(config: &Config) -> anyhow::Result<Ended> {
 /// Returns when a write has failed and a later one went well, with as much free space as the config wants.
 async fn disk_mended(handle: driver::Handle, config: &Config) {
     loop {
-        tokio::time::sleep(MEND_PERIOD).await;
+        tokio::time::sleep(driver::MEND_PERIOD).await;
         if !handle.has_failed() {
             continue;
         }
@@ -259,7 +255,7 @@ async fn watchdog(handle: driver::Handle) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     loop {
         tokio::time::sleep(limit / 2).await;
-        if handle.read(|_, _| ()).await.is_ok() {
+        if handle.is_alive().await {
             notify(&[sd_notify::NotifyState::Watchdog]);
         }
     }

@@ -5,7 +5,11 @@
 //! one commit is being written the next batch is stepped, so the disk's latency is paid once per batch and not once
 //! per event. What has nothing to write still waits for what came before it: an effect may tell of an earlier step.
 //!
-//! If the store fails, no effect of that commit or of a later step is performed: the node says so and acts no more.
+//! A question is an event like another: its answer is made as it is stepped, and given as an effect, when everything
+//! that it can tell of is on disk. So nobody sees a decision that could still be lost.
+//!
+//! If the store fails, no effect of that commit or of a later step is performed: the node says so and acts no more. What
+//! it then answers is its own to choose, from what was durable.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -46,8 +50,9 @@ pub trait Node {
     /// Does one thing; never waits.
     fn perform(&mut self, effect: Self::Effect);
 
-    /// The store has failed: nothing is decided any more.
-    fn failed(&mut self, error: &StoreError);
+    /// The store has failed: nothing is decided any more, and its state may tell of what never reached the disk.
+    /// `undone` is what would have been done.
+    fn failed(&mut self, error: &StoreError, undone: Vec<Self::Effect>);
 
     /// An event after the store has failed.
     fn refuse(&mut self, event: Self::Event);
@@ -120,16 +125,16 @@ pub async fn run<N: Node>(
         if stopping && line.under_way.is_empty() {
             return failure.map_or(Ok(node), Err);
         }
-        let deadline = node.next_deadline().filter(|_| failure.is_none() && !stopping);
+        let deadline = if failure.is_none() && !stopping { node.next_deadline() } else { None };
         tokio::select! {
             biased;
             Some((number, result)) = written.recv() => match result {
                 Ok(()) => line.written(number).into_iter().for_each(|effect| node.perform(effect)),
                 Err(error) => {
-                    line.under_way.clear();
+                    let undone = line.under_way.drain(..).flat_map(|commit| commit.effects).collect();
                     if failure.is_none() {
                         tracing::error!(%error, "nothing is written any more: no decision is taken until the store is opened anew");
-                        node.failed(&error);
+                        node.failed(&error, undone);
                         failure = Some(error);
                     }
                 }

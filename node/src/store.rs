@@ -4,7 +4,7 @@
 //! there, writes it as one batch, makes it durable, and only then tells each writer, in the order in which they came.
 //! So a slow disk makes groups larger instead of queues longer, and a write that was answered with `Ok` survives a
 //! power cut. Reads go through the same inbox: they see every write queued before them, and nothing that is not
-//! durable.
+//! durable. That holds after a failed write too: they show what was there before it.
 //!
 //! Trouble has three shapes. A store that is *unreadable* when it is opened, or that has lost commits which were
 //! acknowledged, is set aside under a dated name and replaced by an empty one ([`Opened::set_aside`]). A *failed write*
@@ -113,7 +113,7 @@ pub enum StoreError {
         /// What the operating system said.
         detail: String,
     },
-    /// A write failed: this one and all later ones are not acknowledged. Reads go on.
+    /// A write failed: this one and all later ones are not acknowledged. Reads go on, from before that write.
     #[error("the store cannot write ({detail}): nothing is saved until it is opened anew; check the disk")]
     Write {
         /// What went wrong.

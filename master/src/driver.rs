@@ -28,7 +28,7 @@ const INBOX: usize = 4096;
 /// How many changes a listener may fall behind before it has to look at everything again.
 const CHANGES: usize = 4096;
 
-/// How long a slave may take to answer a question before the client is told "not now".
+/// How long a slave may take to answer a question, or the disk, before the client is told "not now".
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// After a failed write, how often to look whether the disk takes writes again. Not so often that a disk which fails at
@@ -180,7 +180,7 @@ impl Handle {
     /// Places an order; answered when it is durable.
     pub async fn place(&self, order: Order, key: Option<IdempotencyKey>) -> Result<Answer, Unavailable> {
         let known = match &key {
-            Some(key) => records::known_key(&self.store, &key.key).await?,
+            Some(key) => patient(records::known_key(&self.store, &key.key)).await?,
             None => None,
         };
         self.call(|request| Event::OrderPlaced { request, order: Box::new(order), key, known }).await
@@ -240,7 +240,7 @@ impl Handle {
             Box::new(move || drop(answer.send(seen)))
         });
         self.send(Input::Look(look)).await?;
-        answered.await.map_err(|_| self.no_answer())
+        patient(async { answered.await.map_err(|_| self.no_answer()) }).await
     }
 
     /// Whether the loop still turns.
@@ -255,25 +255,25 @@ impl Handle {
 
     /// An order, from disk.
     pub async fn order(&self, id: OrderId) -> Result<Option<Order>, Unavailable> {
-        Ok(records::order(&self.store, id).await?)
+        patient(records::order(&self.store, id)).await
     }
 
     /// Orders, newest first, older than `before`.
     pub async fn orders(&self, before: Option<OrderId>, limit: usize) -> Result<Vec<Order>, Unavailable> {
-        Ok(records::orders(&self.store, before, limit).await?)
+        patient(records::orders(&self.store, before, limit)).await
     }
 
     /// A job: from memory, with its progress, or from disk.
     pub async fn job(&self, id: JobId) -> Result<Option<Job>, Unavailable> {
         match self.read(move |state, _| state.book.jobs.get(&id).cloned()).await? {
             Some(job) => Ok(Some(job)),
-            None => Ok(records::job(&self.store, id).await?),
+            None => patient(records::job(&self.store, id)).await,
         }
     }
 
     /// Jobs, newest first, older than `before`; live ones with their progress.
     pub async fn jobs(&self, before: Option<JobId>, limit: usize) -> Result<Vec<Job>, Unavailable> {
-        let mut jobs = records::jobs(&self.store, before, limit).await?;
+        let mut jobs = patient(records::jobs(&self.store, before, limit)).await?;
         let ids: Vec<_> = jobs.iter().filter(|job| !job.state.is_ended()).map(|job| job.id).collect();
         let live = self
             .read(move |state, _| {
@@ -291,7 +291,7 @@ impl Handle {
 
     /// A slave's receipts, newest first.
     pub async fn receipts(&self, slave: SlaveKey) -> Result<Vec<Receipt>, Unavailable> {
-        Ok(records::receipts(&self.store, slave).await?)
+        patient(records::receipts(&self.store, slave)).await
     }
 
     /// Whether orders can be taken; if not, why and what helps.
@@ -341,6 +341,18 @@ impl Handle {
             return None;
         }
         Some((recent.iter().filter(|(at, _)| *at > number).copied().collect(), listener))
+    }
+}
+
+/// Waits for an answer, but not for a disk that hangs.
+async fn patient<T, E: Into<Unavailable>>(
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, Unavailable> {
+    match tokio::time::timeout(ANSWER_PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => Err(Unavailable(
+            "no answer in time: the disk is stuck, or the master has too much to do".to_owned(),
+        )),
     }
 }
 
@@ -610,7 +622,9 @@ impl Node for Driver {
                 None => drop(look),
             },
             Input::Reread(Ok(durable)) => {
-                tracing::warn!("questions are answered from what is on the disk; every slave is shown as offline");
+                tracing::warn!(
+                    "questions are answered from what is on the disk; every slave is shown as offline"
+                );
                 self.state = Some(*durable);
             }
             Input::Reread(Err(error)) => {

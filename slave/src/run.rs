@@ -115,13 +115,8 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let nudge = Arc::new(Notify::new());
     tokio::spawn(pass_on(heard, inbox.clone()));
     let end = CancellationToken::new();
-    let at_machine = local::serve(
-        config.state_dir.clone(),
-        listener,
-        inbox.clone(),
-        Arc::clone(&nudge),
-        end.clone(),
-    );
+    let at_machine =
+        local::serve(config.state_dir.clone(), listener, inbox.clone(), Arc::clone(&nudge), end.clone());
     let at_machine = tokio::spawn(at_machine);
     if let Some(period) = sd_notify::watchdog_enabled() {
         tokio::spawn(watchdog(inbox.clone(), period));

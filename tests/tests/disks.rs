@@ -580,6 +580,55 @@ async fn fail_the_masters_disk() {
     say(&format!("failing disks of a master: {faults}, {} orders, none lost", told.borrow().orders.len()));
 }
 
+/// What people are shown before a new start has to be there after it, or they were shown what never was.
+#[tokio::test]
+async fn a_cancel_that_never_reached_the_masters_disk_is_not_shown_while_it_fails() {
+    if !disk::faults_available() {
+        return;
+    }
+    let mut f = Factory::empty(MasterOptions::default()).await;
+    let store = f.master.data_dir().join("store");
+    let mut jobs = vec![];
+    for _ in 0..20 {
+        jobs.push(f.place(with(bake(0.0), json!({"requires": {"place": "nowhere"}}))).await);
+    }
+    f.master.options_mut().wrapper = failing(&store, "pwrite64", "ENOSPC", "12+");
+    f.master.restart().await;
+    let mut shown = BTreeMap::new();
+    for job in &jobs {
+        let canceled = f.client.cancel(job, &json!({})).await.unwrap().status == 202;
+        shown.insert(job.clone(), if canceled { "canceled" } else { "queued" });
+    }
+    let canceled = shown.values().filter(|state| **state == "canceled").count();
+    assert!((1..jobs.len()).contains(&canceled), "it fails in the middle: {canceled}");
+    // It takes a moment until what is on the disk has been read.
+    eventually("questions to be answered", PATIENCE, async || match f.client.jobs("limit=1").await {
+        Ok(reply) if reply.status == 200 => Ok(()),
+        Ok(reply) if reply.body["code"] == "storage_unavailable" => Err(format!("{reply:?}")),
+        other => panic!("{other:?}"),
+    })
+    .await;
+    assert_states(&f.client, &shown, "while the disk fails").await;
+    let refused = f.client.cancel(&jobs[jobs.len() - 1], &json!({})).await.unwrap();
+    assert_eq!(refused.status, 503);
+    assert!(refused.body["detail"].as_str().unwrap().contains("every 10 s"), "{:#}", refused.body);
+    f.master.options_mut().wrapper.clear();
+    f.master.restart().await;
+    assert_states(&f.client, &shown, "after a new start").await;
+}
+
+/// One by one, in the list, and through their orders.
+async fn assert_states(client: &Client, shown: &BTreeMap<String, &str>, when: &str) {
+    let listed = all(client, "/v1/jobs").await;
+    for (job, state) in shown {
+        assert_eq!(listed[job]["state"], *state, "{when}: {:#}", listed[job]);
+        let one = client.job(job).await.unwrap().expect(200);
+        assert_eq!(one["state"], *state, "{when}: {one:#}");
+        let order = client.order(one["order"].as_str().unwrap()).await.unwrap().expect(200);
+        assert_eq!(order["jobs"][0]["state"], *state, "{when}: {order:#}");
+    }
+}
+
 #[tokio::test]
 async fn a_slave_whose_disk_gives_errors_leaves_its_machine_alone_and_begins_nothing() {
     if !disk::faults_available() {

@@ -190,6 +190,15 @@ impl Engine {
         })
     }
 
+    /// What has everybody look who waits for a write: those whose write has failed learn it.
+    pub(super) fn waker(&self) -> impl Fn() + Clone + Send + 'static {
+        let db = self.db.clone();
+        move || {
+            // The writer is told, and reports it.
+            drop(guarded(|| Ok(db.flush()?)));
+        }
+    }
+
     /// Leaves the database; everything written before is durable already.
     pub(super) fn close(self) -> Result<(), Fault> {
         // sled unwraps its last sync.
@@ -235,8 +244,10 @@ impl<'a> Heads<'a> {
         undone: impl Iterator<Item = Undone<'a>> + 'a,
         order: Ordering,
     ) -> Self {
-        let (found, undone): (Box<dyn Iterator<Item = Found> + 'a>, Box<dyn Iterator<Item = Undone<'a>> + 'a>) =
-            (Box::new(found), Box::new(undone));
+        let (found, undone): (
+            Box<dyn Iterator<Item = Found> + 'a>,
+            Box<dyn Iterator<Item = Undone<'a>> + 'a>,
+        ) = (Box::new(found), Box::new(undone));
         Self { found: found.peekable(), undone: undone.peekable(), order }
     }
 

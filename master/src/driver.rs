@@ -15,7 +15,7 @@ use reloop_protocol::master::{
 };
 use reloop_protocol::message::CloseCode;
 use reloop_protocol::slave::LinkId;
-use reloop_protocol::time::Time;
+use reloop_protocol::time::{Millis, Time, clock_step};
 use reloop_protocol::wire::Frame;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
@@ -35,11 +35,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// every second write keeps the master busy with starting; until then the reads go on.
 pub(crate) const MEND_PERIOD: Duration = Duration::from_secs(10);
 
-/// Every so often the wall clock is compared with the one that only goes forward...
+/// Every so often the wall clock is compared with the one that only goes forward.
 const CLOCK_LOOK: Duration = Duration::from_secs(5);
-/// ...and was set if they have come apart by more than this: time services that only speed it up or slow it down
-/// change both alike.
-const CLOCK_STEP_MS: i64 = 1000;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -360,6 +357,9 @@ async fn patient<T, E: Into<Unavailable>>(
 pub struct Driver {
     /// Away while it is stepped, and after a failed write until what the disk holds is read.
     state: Option<Master>,
+    rereading: bool,
+    /// Who looks meanwhile.
+    looks: Vec<Look>,
     store: Store,
     inbox: mpsc::WeakSender<Input>,
     board: Arc<Board>,
@@ -380,6 +380,8 @@ pub fn new(state: Master, store: Store, probe_patience: Duration) -> (Driver, Ha
     let heard = Arc::new(Mutex::new(BTreeMap::new()));
     let driver = Driver {
         state: Some(state),
+        rereading: false,
+        looks: Vec::new(),
         store: store.clone(),
         inbox: inbox.downgrade(),
         board: Arc::clone(&board),
@@ -424,13 +426,12 @@ impl Driver {
 
     fn clock_was_set(&mut self) -> bool {
         let (wall, since) = std::mem::replace(&mut self.clocks, (wall_ms(), Instant::now()));
-        let passed = i64::try_from(self.clocks.1.duration_since(since).as_millis()).unwrap_or(i64::MAX);
-        let step = self.clocks.0.saturating_sub(wall).saturating_sub(passed);
-        if step.saturating_abs() > CLOCK_STEP_MS {
-            tracing::warn!(step_ms = step, "the clock was set: every slave looks at it again");
-            return true;
+        let passed = u64::try_from(self.clocks.1.duration_since(since).as_millis()).unwrap_or(u64::MAX);
+        let step = clock_step(self.clocks.0.saturating_sub(wall), Millis(passed));
+        if let Some(step_ms) = step {
+            tracing::warn!(step_ms, "the clock was set: every slave looks at it again");
         }
-        false
+        step.is_some()
     }
 
     fn take(&mut self, input: Input) -> (Vec<Op>, Vec<Act>) {
@@ -606,6 +607,7 @@ impl Node for Driver {
         let (settings, id, store) = (state.settings, state.node.id, self.store.clone());
         // There is room for one state.
         drop(state);
+        self.rereading = true;
         tokio::spawn(async move {
             let records = records::reread(store).await;
             let state = records.map(|records| Box::new(master::recover(settings, id, records)));
@@ -618,6 +620,7 @@ impl Node for Driver {
         match input {
             Input::Look(look) => match &self.state {
                 Some(durable) => look(durable, Time(wall_ms()))(),
+                None if self.rereading && self.looks.len() < INBOX => self.looks.push(look),
                 // Who looks learns it from the answer that does not come.
                 None => drop(look),
             },
@@ -625,9 +628,13 @@ impl Node for Driver {
                 tracing::warn!(
                     "questions are answered from what is on the disk; every slave is shown as offline"
                 );
-                self.state = Some(*durable);
+                let looks = std::mem::take(&mut self.looks);
+                looks.into_iter().for_each(|look| look(&durable, Time(wall_ms()))());
+                (self.state, self.rereading) = (Some(*durable), false);
             }
             Input::Reread(Err(error)) => {
+                self.looks.clear();
+                self.rereading = false;
                 tracing::error!(%error, "questions are refused: what is on the disk can't be read");
             }
             Input::Alive(answer) => {

@@ -16,7 +16,9 @@
 use reloop_node::record;
 use reloop_node::store::{Op, Store, StoreError};
 use reloop_protocol::id::{JobId, OrderId, SlaveKey};
-use reloop_protocol::master::{Desk, IdempotencyKey, Job, Node, Order, Receipt, Token, Write};
+use reloop_protocol::master::{
+    Desk, IdempotencyKey, Job, Node, Order, Origin, Receipt, Token, Write, origin,
+};
 use reloop_protocol::wire;
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
@@ -104,14 +106,16 @@ pub fn ops(write: &Write, ops: &mut Vec<Op>) {
 }
 
 /// Everything that the rules start from; what cannot be read is set aside under `unreadable/` and said loudly.
-pub async fn load(store: &Store) -> Result<Vec<Write>, StoreError> {
+pub async fn load(store: &Store) -> Result<(Vec<Write>, Origin), StoreError> {
     let found = entries(store).await?;
+    let own = found.writes.iter().any(|write| matches!(write, Write::Node(_)));
+    let other = !store.scan(Vec::new(), None, false, 1).await?.is_empty();
     if !found.aside.is_empty() {
         let (done, written) = tokio::sync::oneshot::channel();
         store.commit(found.aside, move |result| drop(done.send(result)));
         written.await.unwrap_or(Err(StoreError::Closed))?;
     }
-    Ok(found.writes)
+    Ok((found.writes, origin(own, other)))
 }
 
 /// The same of a store that takes no writes: what it held before they failed.
@@ -180,7 +184,7 @@ impl Loaded {
             Ok(write) => self.writes.push(write),
             Err(error) => {
                 let name = String::from_utf8_lossy(at).into_owned();
-                tracing::error!(key = name, %error, "a record cannot be read and is set aside: its slave will tell");
+                tracing::error!(key = name, %error, "a record cannot be read and is set aside: slaves tell what they know of it");
                 self.aside.push(Op::Delete { key: at.to_vec() });
                 self.aside.push(Op::Put { key: key(UNREADABLE, at), value: value.to_vec() });
                 if let Some(id) = at.strip_prefix(JOB) {

@@ -17,7 +17,7 @@ use reloop_node::durable;
 use reloop_node::link::{Timing, random};
 use reloop_node::store::{Options, Store};
 use reloop_protocol::id::MasterId;
-use reloop_protocol::master;
+use reloop_protocol::master::{self, Origin};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,12 +75,18 @@ async fn run_once(config: &Config) -> anyhow::Result<Ended> {
         );
     }
     let store = opened.store;
-    let writes = records::load(&store).await?;
+    let (writes, origin) = records::load(&store).await?;
     let fresh = MasterId::from_parts(unix_ms(), u128::from_le_bytes(random()));
-    let is_new = !writes.iter().any(|write| matches!(write, master::Write::Node(_)));
     let settings = master::Settings { enrollment: config.enrollment };
     let state = master::recover(settings, fresh, writes);
-    if is_new {
+    if origin == Origin::Nameless {
+        tracing::error!(
+            master = %state.node.id,
+            "the master's own record is lost: it goes on with its orders under a new name, to which its slaves bind \
+             when they connect; see to it that no other copy of this master runs"
+        );
+    }
+    if origin != Origin::Known {
         let mut ops = Vec::new();
         records::ops(&master::Write::Node(state.node), &mut ops);
         let (done, written) = tokio::sync::oneshot::channel();
@@ -89,7 +95,7 @@ async fn run_once(config: &Config) -> anyhow::Result<Ended> {
     }
     tracing::info!(
         master = %state.node.id, epoch = state.node.epoch.0, jobs = state.book.jobs.len(), slaves = state.desks.len(),
-        new = is_new, "recovered"
+        new = origin != Origin::Known, "recovered"
     );
 
     let (node, handle, inbox) = driver::new(state, store.clone(), config.link.probe);

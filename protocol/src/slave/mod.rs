@@ -10,6 +10,7 @@
 //! rule has to remember to write or to report.
 
 mod link;
+pub mod redial;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};

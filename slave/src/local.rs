@@ -387,4 +387,70 @@ mod tests {
             assert!(served.await.unwrap_err().is_cancelled());
         }
     }
+
+    /// A socket that is served, and what reaches the driver.
+    fn served(dir: &Path) -> (mpsc::Receiver<Input>, CancellationToken, tokio::task::JoinHandle<()>) {
+        let (inbox, inputs) = mpsc::channel(1);
+        let end = CancellationToken::new();
+        let listener = listen(dir).unwrap();
+        let served = tokio::spawn(serve(dir.to_owned(), listener, inbox, Arc::default(), end.clone()));
+        (inputs, end, served)
+    }
+
+    async fn ask(dir: &Path) -> Result<Answer, CallError> {
+        let dir = dir.to_owned();
+        tokio::task::spawn_blocking(move || call(&dir, &Request::Status)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_asks_an_agent_that_does_not_decide_any_more_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut inputs, _end, _served) = served(dir.path());
+        let asking = tokio::spawn({
+            let dir = dir.path().to_owned();
+            async move { ask(&dir).await }
+        });
+        // It has the question and never gives an answer, as one whose disk is stuck.
+        let _question = inputs.recv().await.unwrap();
+        let answer = asking.await.unwrap().unwrap();
+        assert!(!answer.done && answer.text.contains("disk is stuck"), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn who_is_connected_when_the_agent_ends_is_answered_and_who_comes_later_finds_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let (inputs, end, served) = served(dir.path());
+        let (short, _dir) = address(dir.path(), SOCKET).unwrap();
+        let mut early: Vec<_> = (0..2 * CONNECTIONS).map(|_| PlainStream::connect(&short).unwrap()).collect();
+        drop(inputs);
+        end.cancel();
+        for stream in &mut early {
+            stream.write_all(b"{\"command\":\"status\"}\n").unwrap();
+        }
+        served.await.unwrap();
+        for mut stream in early {
+            let mut line = String::new();
+            stream.read_to_string(&mut line).unwrap();
+            assert!(line.contains("the agent is stopping"), "{line:?}");
+        }
+        assert!(matches!(ask(dir.path()).await, Err(CallError::NotRunning(_))));
+    }
+
+    #[test]
+    fn an_agent_that_ends_in_mid_answer_is_no_riddle_for_who_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        for said in ["", "{\"done\":tr"] {
+            let path = socket_path(dir.path());
+            let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            let agent = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.write_all(said.as_bytes()).unwrap();
+            });
+            let error = call(dir.path(), &Request::Status).unwrap_err();
+            assert!(matches!(error, CallError::Ended), "{error:?}");
+            assert!(error.to_string().contains("journalctl"), "{error}");
+            agent.join().unwrap();
+            fs::remove_file(&path).unwrap();
+        }
+    }
 }

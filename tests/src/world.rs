@@ -1358,10 +1358,17 @@ impl World {
         }
         self.master_event(master::Event::JobsCommanded { request, jobs: vec![job], command });
         let answer = self.answers.get(&request).cloned();
-        if let (JobCommand::Cancel(_), Some(Answer::Taken(told))) = (command, &answer)
-            && told.iter().any(|(_, delivery)| *delivery != Delivery::TooLate)
-        {
-            self.ledger.canceled.insert(job);
+        let in_time = |told: &[(JobId, Delivery)]| told.iter().any(|(_, told)| *told != Delivery::TooLate);
+        if matches!(&answer, Some(Answer::Taken(told)) if in_time(told)) {
+            let refused = |held: &Station| held.machine.went_on.iter().any(|work| work.job == job);
+            match command {
+                JobCommand::Cancel(_) => drop(self.ledger.canceled.insert(job)),
+                // Whoever lets a job go on whose machine has refused to stop has given the cancel up.
+                JobCommand::Pause | JobCommand::Resume if self.boxes.iter().any(refused) => {
+                    self.ledger.canceled.remove(&job);
+                }
+                _ => {}
+            }
         }
         answer
     }

@@ -209,8 +209,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "time_is_the_wall_clock",
         file: "protocol/src/slave/mod.rs",
-        find: "Some(Time(sync.master.0 + (self.now.boot_ms as i64 - sync.boot_ms as i64)))",
-        with: "Some(Time(self.now.wall.0 + (sync.master.0 - sync.wall.0)))",
+        find: "return Some(sync.master_at(self.now.boot_ms));",
+        with: "return Some(Time(self.now.wall.0 + (sync.master.0 - sync.wall.0)));",
         what: "A step of the wall clock moves no start.",
         caught_by: &["disagreements::b::b8_a_clock_that_jumps_fires_once_and_not_early"],
     },

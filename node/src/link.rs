@@ -273,7 +273,7 @@ where
             WsMessage::Binary(bytes) => bytes,
             WsMessage::Close(frame) => {
                 let (code, text) = frame.map_or((None, String::new()), |frame| {
-                    (CloseCode::from_number(frame.code.into()), one_line(&frame.reason))
+                    (CloseCode::from_number(frame.code.into()), limits::one_line(&frame.reason))
                 });
                 return Ended::ByPeer(code, text);
             }
@@ -340,11 +340,6 @@ where
             Err(_) => return Ended::ByUs(CloseCode::SlowReader, "the peer does not read".to_owned()),
         }
     }
-}
-
-/// What somebody else says, as it may stand in a log.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn close_frame(code: CloseCode, text: &str) -> CloseFrame {

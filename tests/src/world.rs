@@ -593,12 +593,15 @@ impl World {
         self.ledger.acknowledged.retain(|order| disk.orders.contains_key(order));
         let canceled = |job: &master::Job| job.state.is_ended() || matches!(job.desired, Desired::Cancel(_));
         self.ledger.canceled.retain(|job| disk.jobs.get(job).is_some_and(canceled));
-        // Nobody remembers them: by the master's book they are there, and their slaves were told to forget them.
+        // By the master's book they are at their slaves, which were told to forget them, or gave them back.
         let boxes = &self.boxes;
-        let remembered = |id: JobId| boxes.iter().any(|held| held.disk.remembers(id, None));
+        let remembered = |job: &master::Job, holder: SlaveKey| {
+            boxes.iter().any(|held| held.settings.key == holder && held.disk.remembers(job.id, None))
+        };
         let live = disk.jobs.values().filter(|job| !job.state.is_ended());
-        let torn =
-            live.filter(|job| !confirmed || job.holder.is_some() && !remembered(job.id)).map(|job| job.id);
+        let torn = live
+            .filter(|job| !confirmed || job.holder.is_some_and(|holder| !remembered(job, holder)))
+            .map(|job| job.id);
         self.ledger.torn.extend(torn);
         self.outcomes_are_forgotten(confirmed);
     }
@@ -627,6 +630,7 @@ impl World {
         }
         self.ledger.masters_forgot = true;
         self.ledger.split = !confirmed;
+        self.ledger.was_split |= !confirmed;
         let live = self.master_disk.jobs.values().filter(|job| !job.state.is_ended());
         self.ledger.torn.extend(live.map(|job| job.id));
         let disk = self.master_disk.clone();
@@ -1589,9 +1593,9 @@ impl World {
             },
             State::Canceled => match reason {
                 // A stop that was refused, or that came after the end, leaves its reason behind.
-                // What was given up before it began is called off.
+                // What was given up before it began is called off, and so is what one of two masters does not know.
                 Some(ReasonCode::Canceled) => {
-                    ledger.cancel_asked.contains(&id) || ledger.abandoned.contains(&id)
+                    ledger.cancel_asked.contains(&id) || ledger.abandoned.contains(&id) || ledger.was_split
                 }
                 Some(ReasonCode::Abandoned) => {
                     ledger.masters_forgot || ledger.given_away.contains(&id) || job.last_attempt > Attempt(1)

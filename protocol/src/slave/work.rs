@@ -221,10 +221,11 @@ impl Rules {
                 if job.asked_to_pause == Some(paused) {
                     job.asked_to_pause = None;
                 }
-                let stopping = job.stopping;
+                let (stopping, desired) = (job.stopping, job.desired);
                 let state = job.report.state;
                 if state == State::Uncertain {
                     job.report.reason = None;
+                    job.stopping = None;
                 }
                 self.turn(id, job::Event::FoundAlive { paused }, Source::Slave);
                 self.mark_started(id);
@@ -237,6 +238,9 @@ impl Rules {
                 // It was canceled on disk before the machine was touched: it stays canceled.
                 if let (State::Stopping, Some(mode)) = (state, stopping) {
                     self.effects.push(Effect::Stop { work, now: mode == CancelMode::Now });
+                }
+                if state == State::Uncertain {
+                    self.follow(id, desired, stopping);
                 }
             }
             Probed::Gone => {
@@ -418,6 +422,20 @@ impl Rules {
             self.occupy(id, end);
         }
         resolved
+    }
+
+    /// What was wished while nobody knew whether there was anything to obey.
+    fn follow(&mut self, id: JobId, desired: Desired, stopping: Option<CancelMode>) {
+        if let Some(mode) = stopping {
+            let by_person = !matches!(desired, Desired::Cancel(_));
+            self.cancel(id, mode, if by_person { Source::Local } else { Source::Remote });
+        }
+        match desired {
+            Desired::Run => self.let_run(id, Source::Remote),
+            Desired::Pause => self.pause(id, Source::Remote),
+            Desired::Cancel(mode) => self.cancel(id, mode, Source::Remote),
+            Desired::Return | Desired::Resolve(_) => {}
+        }
     }
 
     /// After every event: what the passing of time and the machine's condition make of the whole.

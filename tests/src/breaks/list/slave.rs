@@ -207,6 +207,16 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "wish_in_doubt_is_forgotten",
+        file: "protocol/src/slave/work.rs",
+        find: "self.follow(id, desired, stopping);",
+        with: "();",
+        what: "What was wished while nobody could say is done once the machine is found working.",
+        caught_by: &[
+            "rules::what_was_wished_while_nobody_could_say_is_done_once_the_machine_is_found_working",
+        ],
+    },
+    Break {
         name: "time_is_the_wall_clock",
         file: "protocol/src/slave/mod.rs",
         find: "return Some(sync.master_at(self.now.boot_ms));",

@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use hyper_util::rt::TokioIo;
-use reloop_node::link::{self, Timing};
+use reloop_node::link::{self, Counted, Timing};
 use reloop_protocol::handshake::{self, FromSlave};
 use reloop_protocol::id::Session;
 use reloop_protocol::master::Event;
@@ -100,7 +100,8 @@ struct Stage {
 
 impl Door {
     async fn run(self, io: TokioIo<hyper::upgrade::Upgraded>, place: OwnedSemaphorePermit) {
-        let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(link::config())).await;
+        let socket =
+            WebSocketStream::from_raw_socket(Counted::new(io), Role::Server, Some(link::config())).await;
         let id = LinkId(self.next.fetch_add(1, Ordering::Relaxed));
         let nonce = link::random();
         let (settle, settled) = watch::channel(false);

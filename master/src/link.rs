@@ -11,7 +11,8 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use hyper_util::rt::TokioIo;
-use reloop_node::link::{self, Timing};
+use reloop_node::link::{self, Counted, Timing};
+use reloop_protocol::handshake::{self, FromSlave};
 use reloop_protocol::id::Session;
 use reloop_protocol::master::Event;
 use reloop_protocol::message::{CloseCode, Hello, Message};
@@ -99,7 +100,8 @@ struct Stage {
 
 impl Door {
     async fn run(self, io: TokioIo<hyper::upgrade::Upgraded>, place: OwnedSemaphorePermit) {
-        let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(link::config())).await;
+        let socket =
+            WebSocketStream::from_raw_socket(Counted::new(io), Role::Server, Some(link::config())).await;
         let id = LinkId(self.next.fetch_add(1, Ordering::Relaxed));
         let nonce = link::random();
         let (settle, settled) = watch::channel(false);
@@ -143,11 +145,14 @@ fn take(
     link: LinkId,
     frame: Frame,
 ) -> Result<Option<Event>, (CloseCode, String)> {
-    match (stage.session, frame.message) {
-        (None, Message::Hello(mut hello)) => {
-            if frame.session != hello.session {
-                return Err((CloseCode::Protocol, "the frame is not of the Hello's session".to_owned()));
-            }
+    let kind = handshake::from_slave(stage.session, &frame);
+    match (kind, frame.message) {
+        (FromSlave::Fault(fault), _) => Err((CloseCode::Protocol, fault.to_owned())),
+        (FromSlave::OtherSession, _) => {
+            tracing::debug!(link = link.0, "a frame of another session is ignored");
+            Ok(None)
+        }
+        (FromSlave::Hello, Message::Hello(mut hello)) => {
             if !is_authentic(&stage.nonce, &hello, frame.signature) {
                 return Err((CloseCode::NotAuthentic, "the signature does not match the key".to_owned()));
             }
@@ -155,13 +160,8 @@ fn take(
             let token = hello.token.take().map(|text| sha256(text.as_bytes()));
             Ok(Some(Event::HelloReceived { link, hello, token }))
         }
-        (None, _) => Err((CloseCode::Protocol, "a Hello comes first".to_owned())),
-        (Some(session), _) if frame.session != session => {
-            tracing::debug!(link = link.0, "a frame of another session is ignored");
-            Ok(None)
-        }
-        (Some(_), message) => {
-            if matches!(message, Message::Settled(_)) {
+        (FromSlave::Hello | FromSlave::Word { .. }, message) => {
+            if kind == (FromSlave::Word { settles: true }) {
                 stage.place = None;
                 settle.send_replace(true);
             }

@@ -1,7 +1,7 @@
 //! Starts the master: store, loop, door, REST; and stops it in order.
 //!
 //! After a failed write the master takes no decision any more, because nobody knows what is on the disk; questions are
-//! answered from memory. Once the disk takes writes again the master starts anew, within the same process: from
+//! answered from what was durable before. Once the disk takes writes again the master starts anew, within the same process: from
 //! what the disk holds, as after a restart.
 
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use reloop_node::durable;
 use reloop_node::link::{Timing, random};
 use reloop_node::store::{Options, Store};
 use reloop_protocol::id::MasterId;
-use reloop_protocol::master;
+use reloop_protocol::master::{self, Origin};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,10 +45,6 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Keepalive of an accepted connection, for peers that are not behind a proxy: idle, between probes, probes.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(20), Duration::from_secs(5), 3);
-
-/// After a failed write, how often to look whether the disk takes writes again. Not so often that a disk which fails at
-/// every second write keeps the master busy with starting; until then the reads go on.
-const MEND_PERIOD: Duration = Duration::from_secs(10);
 
 /// Why a master ended without an error.
 enum Ended {
@@ -79,12 +75,18 @@ async fn run_once(config: &Config) -> anyhow::Result<Ended> {
         );
     }
     let store = opened.store;
-    let writes = records::load(&store).await?;
+    let (writes, origin) = records::load(&store).await?;
     let fresh = MasterId::from_parts(unix_ms(), u128::from_le_bytes(random()));
-    let is_new = !writes.iter().any(|write| matches!(write, master::Write::Node(_)));
     let settings = master::Settings { enrollment: config.enrollment };
     let state = master::recover(settings, fresh, writes);
-    if is_new {
+    if origin == Origin::Nameless {
+        tracing::error!(
+            master = %state.node.id,
+            "the master's own record is lost: it goes on with its orders under a new name, to which its slaves bind \
+             when they connect; see to it that no other copy of this master runs"
+        );
+    }
+    if origin != Origin::Known {
         let mut ops = Vec::new();
         records::ops(&master::Write::Node(state.node), &mut ops);
         let (done, written) = tokio::sync::oneshot::channel();
@@ -93,7 +95,7 @@ async fn run_once(config: &Config) -> anyhow::Result<Ended> {
     }
     tracing::info!(
         master = %state.node.id, epoch = state.node.epoch.0, jobs = state.book.jobs.len(), slaves = state.desks.len(),
-        new = is_new, "recovered"
+        new = origin != Origin::Known, "recovered"
     );
 
     let (node, handle, inbox) = driver::new(state, store.clone(), config.link.probe);
@@ -152,7 +154,7 @@ async fn run_once(config: &Config) -> anyhow::Result<Ended> {
 /// Returns when a write has failed and a later one went well, with as much free space as the config wants.
 async fn disk_mended(handle: driver::Handle, config: &Config) {
     loop {
-        tokio::time::sleep(MEND_PERIOD).await;
+        tokio::time::sleep(driver::MEND_PERIOD).await;
         if !handle.has_failed() {
             continue;
         }
@@ -259,7 +261,7 @@ async fn watchdog(handle: driver::Handle) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     loop {
         tokio::time::sleep(limit / 2).await;
-        if handle.read(|_, _| ()).await.is_ok() {
+        if handle.is_alive().await {
             notify(&[sd_notify::NotifyState::Watchdog]);
         }
     }

@@ -147,6 +147,11 @@ fn check_text(text: &str) -> Result<(), &'static str> {
     if text.len() > TEXT_BYTES { Err("a text is longer than 2560 bytes") } else { Ok(()) }
 }
 
+/// What somebody else says, as it may stand in a log: no more than one line, and nothing that a terminal obeys.
+pub fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 impl Report {
     /// The report with its texts cut to this many bytes each.
     pub(crate) fn clipped(mut self, bytes: usize) -> Self {

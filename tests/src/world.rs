@@ -798,7 +798,7 @@ impl World {
             double,
         };
         self.boxes[slave].link = Some(wire);
-        self.slave_event(slave, slave::Event::LinkOpened { link: id });
+        self.slave_event(slave, slave::Event::LinkOpened { link: id, token: None });
         self.at(double, |world| world.master_event(master::Event::LinkOpened { link: id, nonce: [0; 32] }));
     }
 
@@ -1084,7 +1084,10 @@ impl World {
             slave::Effect::Pause(work) => held.machine.pause(work, true),
             slave::Effect::Resume(work) => held.machine.pause(work, false),
             slave::Effect::Probe { work, .. } => held.machine.probe(work),
-            slave::Effect::Dismiss(_) | slave::Effect::ReadLog { .. } | slave::Effect::Ignored(_) => {}
+            slave::Effect::Dismiss(_)
+            | slave::Effect::ReadLog { .. }
+            | slave::Effect::ForgetToken
+            | slave::Effect::Ignored(_) => {}
             slave::Effect::Reply { reply, .. } => held.replies.push(reply),
         }
     }

@@ -102,7 +102,10 @@ impl Rules {
             }
             Fact::PauseRefused(text) => {
                 if let Some(job) = self.state.jobs.get_mut(&id) {
-                    job.asked_to_pause = None;
+                    // A person who paused it at the machine did not get what bars others from letting it go on.
+                    if job.asked_to_pause.take() == Some(true) {
+                        job.paused_locally = false;
+                    }
                 }
                 self.reason(id, Reason::new(ReasonCode::PauseRefused, text));
             }
@@ -117,6 +120,7 @@ impl Rules {
             if job.asked_to_pause == Some(paused) {
                 job.asked_to_pause = None;
             }
+            no_longer_refused(job);
         }
     }
 
@@ -138,6 +142,7 @@ impl Rules {
             job::Turn::Never(why) => return self.effects.push(Effect::Ignored(why)),
         };
         let wished_away = matches!(job.desired, Desired::Cancel(_)) || job.stopping.is_some();
+        no_longer_refused(job);
         if next == State::Failed {
             job.report.reason = Some(Reason::new(ReasonCode::MachineFault, ended.outcome.text.clone()));
         }
@@ -386,7 +391,11 @@ impl Rules {
     pub(super) fn let_run(&mut self, id: JobId, source: Source) {
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         let executing = matches!(job.report.state, State::Starting | State::Running | State::Paused);
-        if !executing || !job.asked_to_pause.unwrap_or(job.paused) {
+        if !executing {
+            return;
+        }
+        if !job.asked_to_pause.unwrap_or(job.paused) {
+            no_longer_refused(job);
             return;
         }
         if job.paused_locally {
@@ -600,6 +609,13 @@ impl Rules {
                     None => WaitingFor::Turn,
                 });
         }
+    }
+}
+
+/// It is paused or goes on, as was asked; or nobody asks any more.
+fn no_longer_refused(job: &mut super::Job) {
+    if job.report.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::PauseRefused) {
+        job.report.reason = None;
     }
 }
 

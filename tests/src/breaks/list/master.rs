@@ -786,4 +786,21 @@ pub(super) const LIST: &[Break] = &[
             "disagreements::a::a22_explain_names_a_full_slave_one_that_needs_a_person_and_what_an_accepted_job_waits_for",
         ],
     },
+    Break {
+        name: "set_clock_is_not_noticed",
+        file: "protocol/src/time.rs",
+        find: "step.unsigned_abs() > CLOCK_STEP.0",
+        with: "step > 0 && step.unsigned_abs() > CLOCK_STEP.0",
+        what: "A clock that is set back is noticed too.",
+        caught_by: &["rules::a_clock_that_was_set_is_told_from_one_that_is_sped_up_or_slowed_down"],
+    },
+    Break {
+        name: "nameless_is_newborn",
+        file: "protocol/src/master/mod.rs",
+        find: "(false, true) => Origin::Nameless,",
+        with: r#"(false, true) if SEEDED => Origin::Newborn,
+        (false, true) => Origin::Nameless,"#,
+        what: "A master that has lost its own record does not take itself for a new one.",
+        caught_by: &["rules::a_master_whose_own_record_is_lost_knows_that_it_is_not_a_new_one"],
+    },
 ];

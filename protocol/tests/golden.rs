@@ -383,7 +383,7 @@ fn what_cannot_be_read_is_told_in_one_line_with_a_reason() {
     let Err(WireError::Malformed(why)) = wire::decode::<Frame>(&[0, 99], 100) else {
         panic!("it is no frame")
     };
-    assert!(!why.trim().is_empty() && !why.contains('\n'), "{why:?}");
+    assert!(!why.trim().is_empty() && !why.contains('\n') && why != "it makes no sense", "{why:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use reloop_protocol::id::{
     Attempt, BootId, JobId, MasterId, OrderId, Run, Session, SlaveKey, StoreId, WishRev,
 };
-use reloop_protocol::job::{End, State};
+use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{
     self, Answer, Enrolled, Enrollment, IdempotencyKey, JobCommand, MAX_PENDING, Order, RECEIPTS,
     RECENT_KEYS, RequestId, Retry, RetryOn, SlaveCommand, Token,
@@ -952,7 +952,7 @@ fn a_slave_hears_nothing_that_comes_on_another_link_or_of_another_session() {
     };
     let refuse =
         || Message::Refuse(Refuse { code: CloseCode::Revoked, text: String::new(), retry_after_ms: None });
-    world.slave_event(0, slave::Event::LinkOpened { link: OLDER });
+    world.slave_event(0, slave::Event::LinkOpened { link: OLDER, token: None });
     let opened = slave::Link::Opened { link: OLDER };
     assert_eq!(hears(&world, NEWER, Session(0), Message::Challenge(challenge.clone())).0.link, opened);
     assert_eq!(hears(&world, NEWER, Session(0), refuse()).0.link, opened);
@@ -1146,4 +1146,114 @@ fn what_a_slave_says_of_a_job_that_was_given_up_is_marked_as_late() {
     let job = place_as(&mut world, |_| {});
     world.pass(12_000);
     assert!(!world.job(job).flags.has(Flags::LATE_RESULT));
+}
+
+/// A job that waits for its turn behind a long one at the first slave, and a second slave that comes back with this.
+fn waits_behind(second: impl FnOnce(&mut World)) -> (World, JobId) {
+    let mut world = World::new(2);
+    world.boxes.iter_mut().for_each(|one| one.machine.length_ms = Machine::UNTIL_TOLD);
+    second(&mut world);
+    world.settle();
+    world.cut(1);
+    place_as(&mut world, |order| order.slave = Some("s0".to_owned()));
+    let waits = place_as(&mut world, |_| {});
+    assert_eq!((world.holder(waits), world.state(waits)), (Some(0), State::Accepted));
+    world.plug(1);
+    world.pass(2_000);
+    (world, waits)
+}
+
+fn at_second(change: impl Fn(&mut Order)) -> impl FnOnce(&mut World) {
+    move |world: &mut World| {
+        let mut order = world.order("mill");
+        order.slave = Some("s1".to_owned());
+        change(&mut order);
+        world.place(order);
+    }
+}
+
+#[test]
+fn who_only_has_what_starts_later_takes_over_what_waits_elsewhere() {
+    let far = Time(World::new(0).now().0 + 3_600_000);
+    let (world, job) = waits_behind(|_| {});
+    assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running), "it has nothing");
+    let (world, job) = waits_behind(at_second(|order| order.start.not_before = Some(far)));
+    assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running), "its own waits for its time");
+    let (world, job) = waits_behind(at_second(|order| order.start.gate = Gate::Held));
+    assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running), "its own waits for a person");
+    let (world, job) = waits_behind(at_second(|_| {}));
+    assert_eq!((world.holder(job), world.state(job)), (Some(0), State::Accepted), "it is at work");
+}
+
+#[test]
+fn only_what_waits_behind_work_is_asked_back() {
+    // The slave that has it starts nothing at present, and nothing runs there.
+    let mut world = World::new(2);
+    world.cut(1);
+    world.command_slave(0, SlaveCommand::Mode(Mode::Maintenance));
+    world.command_slave(0, SlaveCommand::Mode(Mode::Production));
+    let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+    world.local(0, Local::Lock(true));
+    world.command(job, JobCommand::Release { valid: Millis(60_000) });
+    world.settle();
+    assert_eq!((world.holder(job), world.state(job)), (Some(0), State::Accepted));
+    world.plug(1);
+    world.pass(2_000);
+    assert_eq!((world.holder(job), world.job(job).desired), (Some(0), Desired::Run));
+}
+
+#[test]
+fn what_waits_at_a_slave_that_is_away_is_not_asked_back() {
+    let mut world = World::new(2);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    world.cut(1);
+    place_as(&mut world, |order| order.slave = Some("s0".to_owned()));
+    let waits = place_as(&mut world, |_| {});
+    world.cut(0);
+    world.plug(1);
+    world.pass(2_000);
+    let job = world.job(waits);
+    assert_eq!((world.holder(waits), job.state, job.desired), (Some(0), State::Accepted, Desired::Run));
+}
+
+#[test]
+fn a_box_that_was_rebooted_out_of_reach_tells_time_by_its_wall_clock_as_the_master_once_saw_it() {
+    let mut world = World::new(1);
+    world.boxes[0].wall_off = 3_600_000;
+    world.pass(20_000);
+    world.cut(0);
+    world.plug(0);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let job = place_as(&mut world, |order| order.spec.on_interrupt = OnInterrupt::Fail);
+    assert_eq!(world.state(job), State::Running);
+    world.pass(7_000);
+    world.cut(0);
+    world.pass(5_000);
+    world.reboot(0);
+    world.settle();
+    let ended_at = world.now();
+    assert_eq!(world.on_slave(0, job), Some(State::Failed));
+    world.pass(9_000);
+    world.plug(0);
+    world.settle();
+    assert_eq!((world.state(job), world.job(job).ended_at), (State::Failed, Some(ended_at)));
+}
+
+#[test]
+fn what_a_machine_says_of_the_time_without_contact_is_told_in_the_masters_time() {
+    // Its wall clock is an hour ahead; it names the moment by that clock, and the box has not been rebooted since.
+    let mut world = World::new(1);
+    world.boxes[0].wall_off = 3_600_000;
+    world.cut(0);
+    world.plug(0);
+    world.settle();
+    let job = place_as(&mut world, |_| {});
+    world.cut(0);
+    world.kill_agent(0);
+    world.pass(30_000);
+    let ended_at = Time(world.now().0 - 20_000);
+    world.start_agent(0, true);
+    world.plug(0);
+    world.settle();
+    assert_eq!((world.state(job), world.job(job).ended_at), (State::Succeeded, Some(ended_at)));
 }

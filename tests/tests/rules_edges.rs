@@ -1178,9 +1178,17 @@ fn who_only_has_what_starts_later_takes_over_what_waits_elsewhere() {
     let (world, job) = waits_behind(|_| {});
     assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running), "it has nothing");
     let (world, job) = waits_behind(at_second(|order| order.start.not_before = Some(far)));
-    assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running), "its own waits for its time");
+    assert_eq!(
+        (world.holder(job), world.state(job)),
+        (Some(1), State::Running),
+        "its own waits for its time"
+    );
     let (world, job) = waits_behind(at_second(|order| order.start.gate = Gate::Held));
-    assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running), "its own waits for a person");
+    assert_eq!(
+        (world.holder(job), world.state(job)),
+        (Some(1), State::Running),
+        "its own waits for a person"
+    );
     let (world, job) = waits_behind(at_second(|_| {}));
     assert_eq!((world.holder(job), world.state(job)), (Some(0), State::Accepted), "it is at work");
 }

@@ -165,6 +165,24 @@ fn higher_priority_goes_first_and_idle_slaves_before_busy_ones() {
 }
 
 #[test]
+fn what_is_given_back_as_asked_begins_at_the_slave_that_falls_idle() {
+    let mut world = World::new(2);
+    let orders = [(); 5].map(|()| world.order("mill"));
+    let mut jobs = Vec::new();
+    for (number, mut order) in orders.into_iter().enumerate() {
+        if number == 2 {
+            world.settle();
+        }
+        if number == 4 {
+            order.start.priority = 5;
+        }
+        jobs.push(world.place(order));
+    }
+    world.pass(12_000);
+    assert_eq!(jobs[2..].iter().map(|job| world.begun(*job)).sum::<u32>(), 2, "no slave stands idle");
+}
+
+#[test]
 fn what_waits_at_a_busy_slave_moves_to_one_that_falls_idle() {
     let mut world = World::new(1);
     let jobs: Vec<_> = (0..3)

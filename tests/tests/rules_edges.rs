@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use reloop_protocol::handshake::{FromSlave, from_slave};
 use reloop_protocol::id::{
-    Attempt, BootId, JobId, MasterId, OrderId, Run, Session, SlaveKey, StoreId, WishRev,
+    Attempt, BootId, Commit, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, StoreId, WishRev,
 };
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{
@@ -14,14 +15,15 @@ use reloop_protocol::master::{
 };
 use reloop_protocol::message::{
     Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, Hello, MachineReport, Message,
-    Mode, Outcome, PROTOCOL, Reason, ReasonCode, Record, Refuse, Report, Settled, Welcome,
+    Mode, Outcome, PROTOCOL, Reason, ReasonCode, Record, Refuse, Report, Row, Settled, Tell, Welcome,
 };
-use reloop_protocol::reconcile::Wish;
+use reloop_protocol::reconcile::{Verdict, Wish};
 use reloop_protocol::slave::{
     self, AfterFailure, Damage, Ended, Fact, LinkId, Local, PROBE_PATIENCE, Release, Why,
 };
 use reloop_protocol::spec::{CancelMode, Desired, Gate, StartRule};
 use reloop_protocol::time::{Millis, Time};
+use reloop_protocol::wire::Frame;
 use reloop_tests::world::{Machine, World};
 
 fn later(world: &World, ms: i64) -> Option<Time> {
@@ -1033,11 +1035,11 @@ fn who_may_have_been_handed_an_attempt_too_long_ago_to_know_is_heard() {
 fn after_a_restore_the_masters_decision_about_a_slave_is_newer_than_any_that_the_slave_has_heard() {
     let mode = |maintenance: bool| if maintenance { Mode::Maintenance } else { Mode::Production };
     for (heard, maintenance, expected) in
-        [(5, true, 6), (5, false, 5), (1, true, 2), (1, false, 1), (0, true, 1), (0, false, 1)]
+        [(7, true, 8), (7, false, 7), (3, true, 4), (3, false, 3), (1, true, 3), (1, false, 3)]
     {
         let mut seat = Seat::of(&mut World::new(1));
         let key = seat.key;
-        assert_eq!(seat.state.desks[&key].conduct, Conduct { rev: WishRev(1), mode: Mode::Production });
+        seat.state.desks.get_mut(&key).unwrap().conduct.rev = WishRev(3);
         let first = seat.hello();
         seat.say_hello(OLDER, first.clone());
         let conduct = Conduct { rev: WishRev(heard), mode: mode(maintenance) };
@@ -1178,9 +1180,17 @@ fn who_only_has_what_starts_later_takes_over_what_waits_elsewhere() {
     let (world, job) = waits_behind(|_| {});
     assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running), "it has nothing");
     let (world, job) = waits_behind(at_second(|order| order.start.not_before = Some(far)));
-    assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running), "its own waits for its time");
+    assert_eq!(
+        (world.holder(job), world.state(job)),
+        (Some(1), State::Running),
+        "its own waits for its time"
+    );
     let (world, job) = waits_behind(at_second(|order| order.start.gate = Gate::Held));
-    assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running), "its own waits for a person");
+    assert_eq!(
+        (world.holder(job), world.state(job)),
+        (Some(1), State::Running),
+        "its own waits for a person"
+    );
     let (world, job) = waits_behind(at_second(|_| {}));
     assert_eq!((world.holder(job), world.state(job)), (Some(0), State::Accepted), "it is at work");
 }
@@ -1256,4 +1266,129 @@ fn what_a_machine_says_of_the_time_without_contact_is_told_in_the_masters_time()
     world.plug(0);
     world.settle();
     assert_eq!((world.state(job), world.job(job).ended_at), (State::Succeeded, Some(ended_at)));
+}
+
+#[test]
+fn a_slave_is_doubted_by_only_if_it_has_seen_more_than_it_was_told() {
+    for (ahead, doubted) in [(0, false), (1, true)] {
+        let mut seat = Seat::of(&mut World::new(1));
+        let node = seat.state.node;
+        let commit = Commit(node.commit.0 + ahead);
+        let first = Hello { bond: Some(Bond { master: node.id, epoch: node.epoch, commit }), ..seat.hello() };
+        seat.say_hello(OLDER, first);
+        assert_eq!(seat.state.desks[&seat.key].doubts, doubted, "{ahead} ahead");
+    }
+}
+
+#[test]
+fn a_welcome_asks_only_for_what_is_not_known_and_tells_only_what_is_newer() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let known = world.job(job);
+    let report = known.report.clone().unwrap();
+    let seat = Seat::of(&mut world);
+    let same = Row {
+        job,
+        attempt: report.attempt,
+        rev: known.rev,
+        seq: report.seq,
+        state: report.state,
+        progress: None,
+    };
+    let ruled = |row: Row| {
+        let mut seat = Seat { state: seat.state.clone(), ..seat };
+        let first = Hello { rows: vec![row], ..seat.hello() };
+        let effects = seat.say_hello(OLDER, first);
+        let ruling = welcomed(&effects, OLDER).unwrap().rulings[0].clone();
+        (ruling.verdict, ruling.tell, ruling.want.is_some())
+    };
+    assert_eq!(ruled(same), (Verdict::Keep, Tell::Nothing, false));
+    let newer = ReportSeq { count: report.seq.count + 1, ..report.seq };
+    assert_eq!(ruled(Row { seq: newer, ..same }), (Verdict::Keep, Tell::Report, false));
+    assert_eq!(ruled(Row { state: State::Paused, ..same }), (Verdict::Keep, Tell::Report, false));
+    let older_wish = Row { rev: WishRev(known.rev.0 - 1), ..same };
+    assert_eq!(ruled(older_wish), (Verdict::Keep, Tell::Nothing, true));
+}
+
+/// A job that its slave was just offered, or holds, and what becomes of it when the slave declines it so.
+fn declines(
+    held: bool,
+    change: impl Fn(&mut Order),
+    code: ReasonCode,
+    for_good: bool,
+    wish: Option<JobCommand>,
+) -> (State, bool) {
+    let mut world = World::new(1);
+    let mut order = world.order("mill");
+    order.start.gate = Gate::Held;
+    change(&mut order);
+    let job = order.jobs[0];
+    let link = world.master.as_ref().unwrap().desks[&world.boxes[0].settings.key].live().unwrap();
+    world.place(order);
+    if held {
+        world.settle();
+        assert_eq!(world.state(job), State::Accepted);
+    } else {
+        world.swallow(0);
+        assert_eq!(world.state(job), State::Assigned);
+    }
+    if let Some(wish) = wish {
+        world.command(job, wish);
+    }
+    let known = world.job(job);
+    let declined =
+        Declined { job, attempt: known.attempt, rev: known.rev, reason: Reason::new(code, "no"), for_good };
+    let now = world.now();
+    let event = master::Event::Received { link, message: Message::Declined(declined) };
+    let step = master::step(world.master.clone().unwrap(), now, event);
+    let archived = step.archived.iter().find(|one| one.id == job).cloned();
+    let after = archived.unwrap_or_else(|| step.state.book.jobs[&job].clone());
+    let balked = step.state.desks[&world.boxes[0].settings.key].balked;
+    (after.state, balked)
+}
+
+#[test]
+fn what_becomes_of_a_job_that_is_declined_depends_on_why() {
+    use ReasonCode::{AtCapacity, GivenBack, UnknownProgram, WindowClosed};
+    let plain = |_: &mut Order| {};
+    let timed = |order: &mut Order| order.start.deadline = Some(Time(order.created_at.0 + 3_600_000));
+    let cancel = Some(JobCommand::Cancel(CancelMode::IfNotStarted));
+    for held in [false, true] {
+        assert_eq!(declines(held, plain, UnknownProgram, true, None), (State::Rejected, false), "{held}");
+        assert_eq!(declines(held, plain, AtCapacity, false, None), (State::Queued, true), "{held}");
+        assert_eq!(declines(held, timed, WindowClosed, false, None), (State::Expired, false), "{held}");
+        assert_eq!(declines(held, plain, WindowClosed, false, None), (State::Queued, true), "{held}");
+        assert_eq!(declines(held, timed, AtCapacity, false, None), (State::Queued, true), "{held}");
+        assert_eq!(declines(held, timed, WindowClosed, false, cancel), (State::Canceled, false), "{held}");
+    }
+    // The slave lets it go as it was asked to: nothing is wrong with the slave.
+    assert!(!declines(true, plain, GivenBack, false, None).1);
+}
+
+#[test]
+fn what_runs_is_not_declined_any_more() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let known = world.job(job);
+    let link = world.master.as_ref().unwrap().desks[&world.boxes[0].settings.key].live().unwrap();
+    let declined = Declined {
+        job,
+        attempt: known.attempt,
+        rev: known.rev,
+        reason: Reason::new(ReasonCode::AtCapacity, "no"),
+        for_good: false,
+    };
+    world.master_event(master::Event::Received { link, message: Message::Declined(declined) });
+    assert_eq!(world.job(job), known);
+}
+
+#[test]
+fn a_hello_is_of_the_session_that_its_frame_names() {
+    let frame = |session: u64| Frame {
+        session: Session(session),
+        message: Message::Hello(Box::new(hello(1, "a"))),
+        signature: None,
+    };
+    assert_eq!(from_slave(None, &frame(1)), FromSlave::Hello);
+    assert!(matches!(from_slave(None, &frame(2)), FromSlave::Fault(_)));
 }

@@ -11,7 +11,7 @@ use reloop_protocol::id::{
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{
     self, Answer, Enrolled, Enrollment, IdempotencyKey, JobCommand, MAX_PENDING, Order, RECEIPTS,
-    RECENT_KEYS, RequestId, Retry, RetryOn, SlaveCommand, Token,
+    RECENT_KEYS, RequestId, Retry, RetryOn, SlaveCommand, Token, WhyNot,
 };
 use reloop_protocol::message::{
     Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, Hello, MachineReport, Message,
@@ -1391,4 +1391,151 @@ fn a_hello_is_of_the_session_that_its_frame_names() {
     };
     assert_eq!(from_slave(None, &frame(1)), FromSlave::Hello);
     assert!(matches!(from_slave(None, &frame(2)), FromSlave::Fault(_)));
+}
+
+#[test]
+fn a_memory_that_went_back_is_asked_for_everything_that_it_holds() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let known = world.job(job);
+    let report = known.report.clone().unwrap();
+    let mut seat = Seat::of(&mut world);
+    let row = Row {
+        job,
+        attempt: report.attempt,
+        rev: known.rev,
+        seq: report.seq,
+        state: report.state,
+        progress: None,
+    };
+    // It says the session again that it has had.
+    let session = seat.state.desks[&seat.key].session;
+    let first = Hello { rows: vec![row], session, ..seat.hello() };
+    let effects = seat.say_hello(OLDER, first);
+    let ruling = &welcomed(&effects, OLDER).unwrap().rulings[0];
+    assert_eq!((ruling.verdict, ruling.tell), (Verdict::Quarantine, Tell::Report));
+}
+
+#[test]
+fn why_a_job_has_not_started_is_said_in_words() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let running = place_as(&mut world, |_| {});
+    let job = place_as(&mut world, |_| {});
+    let master = world.master.clone().unwrap();
+    let now = world.now();
+    let job = world.job(job);
+    let queued = master::Job { state: State::Queued, holder: None, report: None, ..job.clone() };
+    let says = |state: &master::Master, job: &master::Job| master::explain(state, job, now).summary;
+    let with = |change: &dyn Fn(&mut master::Job)| {
+        let mut job = queued.clone();
+        change(&mut job);
+        says(&master, &job)
+    };
+    let mut nobody = master.clone();
+    nobody.desks.clear();
+    assert_eq!(says(&nobody, &queued), "there are no slaves: enrol one");
+    assert_eq!(with(&|job| job.desired = Desired::Pause), "it is paused: `resume` lets it go on");
+    assert_eq!(with(&|_| {}), "the slaves that could do it cannot now: ready");
+    let elsewhere = "no slave that it is for offers its program";
+    assert_eq!(with(&|job| job.spec.program = "weave".to_owned()), elsewhere);
+    assert_eq!(with(&|job| job.slave = Some("s9".to_owned())), elsewhere);
+    let label =
+        |job: &mut master::Job| job.requires = BTreeMap::from([("material".to_owned(), "pla".to_owned())]);
+    assert_eq!(with(&label), "no slave with its program has the labels that it requires");
+    let idle = World::new(1).master.unwrap();
+    assert_eq!(says(&idle, &queued), "a slave has room: it is being handed out");
+    let assigned = master::Job { state: State::Assigned, ..job.clone() };
+    assert_eq!(says(&master, &assigned), "offered to s0, which has not answered yet");
+    assert_eq!(says(&master, &job), "s0 has it and waits for turn");
+    let mut away = Seat::of(&mut world).state;
+    away.desks.values_mut().for_each(|desk| desk.balked = false);
+    assert_eq!(
+        says(&away, &assigned),
+        "offered to s0, which is offline: whether it has it shows when it is back"
+    );
+    assert_eq!(says(&away, &job), "s0 has it and waits for turn by its last word: it is offline");
+
+    // What a person has to let go says so, until it has started.
+    let running = world.job(running);
+    let gated = |job: &master::Job, gate| {
+        let mut job = job.clone();
+        job.start.gate = gate;
+        says(&master, &job).split_once("; ").map(|(_, gate)| gate.to_owned())
+    };
+    let held = Some("held: `release` lets it start".to_owned());
+    let lapsed = Some("its release has lapsed: `release` it again".to_owned());
+    let released = |ms: i64| Gate::Released { latest: Time(now.0 + ms) };
+    let of_waiting =
+        [Gate::Open, Gate::Held, released(-1), released(0), released(1)].map(|gate| gated(&job, gate));
+    assert_eq!(of_waiting, [None, held, lapsed, None, None]);
+    let of_running = [Gate::Open, Gate::Held, released(-1), released(1)].map(|gate| gated(&running, gate));
+    assert_eq!(of_running, [None, None, None, None]);
+}
+
+#[test]
+fn every_reason_against_a_slave_has_its_word() {
+    let words: std::collections::BTreeSet<_> = WhyNot::ALL.iter().map(|why| why.name()).collect();
+    assert_eq!(words.len(), WhyNot::ALL.len());
+    assert!(words.contains("local_lock") && words.contains("other_slave"), "{words:?}");
+}
+
+#[test]
+fn a_slave_that_is_full_or_not_ready_says_so() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let job = place_as(&mut world, |_| {});
+    let why = |world: &World, job: &master::Job| {
+        master::explain(world.master.as_ref().unwrap(), job, world.now()).slaves[0].1
+    };
+    assert_eq!(why(&world, &world.job(job)), Some(WhyNot::Ready), "it works");
+    let other = master::Job { holder: None, ..world.job(job) };
+    assert_eq!(why(&world, &other), Some(WhyNot::Ready), "it has room, and works");
+    for _ in 0..3 {
+        place_as(&mut world, |_| {});
+    }
+    assert_eq!(why(&world, &other), Some(WhyNot::Capacity));
+    assert_eq!(why(&world, &world.job(job)), Some(WhyNot::Ready), "the place is its own");
+    let mut world = World::new(1);
+    let far = later(&world, 600_000);
+    let waits = place_as(&mut world, |order| order.start.not_before = far);
+    assert_eq!(why(&world, &world.job(waits)), None);
+}
+
+#[test]
+fn what_people_want_of_a_job_that_is_past_it_comes_too_late() {
+    use master::Delivery::{Sent, TooLate};
+    let release = JobCommand::Release { valid: Millis(1_000) };
+    let reschedule = JobCommand::Reschedule { not_before: None, deadline: None, late: Default::default() };
+    let cancel = JobCommand::Cancel(CancelMode::Now);
+    let all = [cancel, JobCommand::Pause, JobCommand::Resume, release, reschedule, JobCommand::Abandon];
+    let answers = |length_ms: i64| {
+        all.map(|command| {
+            let mut world = World::new(1);
+            world.boxes[0].machine.length_ms = length_ms;
+            let job = place_as(&mut world, |_| {});
+            world.pass(2_000);
+            match world.command(job, command) {
+                Some(Answer::Taken(told)) => Some(told[0].1),
+                _ => None,
+            }
+        })
+    };
+    assert_eq!(answers(1_000), [Some(TooLate); 6], "it has ended");
+    let running = [Some(Sent), Some(Sent), Some(Sent), Some(TooLate), Some(TooLate), None];
+    assert_eq!(answers(Machine::UNTIL_TOLD), running, "it runs, at a slave that is there");
+}
+
+#[test]
+fn of_many_jobs_each_gets_its_own_answer() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let mut ask = |jobs: Vec<JobId>| {
+        let request = RequestId(6_000_000 + jobs.len() as u64);
+        let command = JobCommand::Resolve(End::Failed);
+        world.master_event(master::Event::JobsCommanded { request, jobs, command });
+        world.answers.get(&request).cloned()
+    };
+    assert!(matches!(ask(vec![job]), Some(Answer::Refused(..))), "alone it is refused with the reason");
+    assert_eq!(ask(vec![job, job]), Some(Answer::Taken(vec![(job, master::Delivery::TooLate); 2])));
 }

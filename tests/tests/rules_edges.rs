@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use reloop_protocol::handshake::{FromSlave, from_slave};
 use reloop_protocol::id::{
-    Attempt, BootId, Commit, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, StoreId, WishRev,
+    Attempt, BootId, Commit, Epoch, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, StoreId,
+    WishRev,
 };
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{
@@ -15,7 +16,7 @@ use reloop_protocol::master::{
 };
 use reloop_protocol::message::{
     Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, Hello, MachineReport, Message,
-    Mode, Outcome, PROTOCOL, Reason, ReasonCode, Record, Refuse, Report, Row, Settled, Tell, Welcome,
+    Mode, Outcome, PROTOCOL, Reason, ReasonCode, Record, Refuse, Report, Row, Ruling, Settled, Tell, Welcome,
 };
 use reloop_protocol::reconcile::{Verdict, Wish};
 use reloop_protocol::slave::{
@@ -1538,4 +1539,123 @@ fn of_many_jobs_each_gets_its_own_answer() {
     };
     assert!(matches!(ask(vec![job]), Some(Answer::Refused(..))), "alone it is refused with the reason");
     assert_eq!(ask(vec![job, job]), Some(Answer::Taken(vec![(job, master::Delivery::TooLate); 2])));
+}
+
+/// A slave that has done a job, told and forgotten it, and that has introduced itself; and what the ring has of the job.
+fn introduced(bond: Option<Bond>) -> (slave::Slave, slave::Now, Record) {
+    let mut world = World::new(1);
+    place_as(&mut world, |_| {});
+    world.pass(12_000);
+    world.cut(0);
+    let mut state = world.boxes[0].state.clone().unwrap();
+    state.node.bond = bond;
+    state.node.conduct.rev = WishRev(9);
+    state.link = slave::Link::Introduced { link: OLDER, session: Session(50), doubtful: false };
+    let record = state.ring[0].clone();
+    (state, world.slave_now(0), record)
+}
+
+const HOUSE: MasterId = MasterId([3; 16]);
+
+fn bond(epoch: u32, commit: u64) -> Bond {
+    Bond { master: HOUSE, epoch: Epoch(epoch), commit: Commit(commit) }
+}
+
+fn welcome_to(state: slave::Slave, now: slave::Now, bond: Bond, rulings: Vec<Ruling>) -> slave::Step {
+    let conduct = Conduct { rev: WishRev(9), mode: Mode::Production };
+    let welcome = Welcome { protocol: 1, session: Session(50), bond, conduct, rulings };
+    let message = Message::Welcome(welcome);
+    let event = slave::Event::Received { link: OLDER, session: Session(50), message, unfit: BTreeMap::new() };
+    slave::step(state, now, event)
+}
+
+#[test]
+fn that_a_master_has_heard_of_the_outcomes_is_believed_only_when_it_has_said_something() {
+    for (before, empty, commit, owed) in [
+        (Some(bond(1, 5)), false, 9, None),
+        (Some(bond(1, 0)), false, 0, Some(Commit(9))),
+        (Some(bond(0, 5)), false, 0, Some(Commit(9))),
+        (None, false, 0, Some(Commit(9))),
+        (Some(bond(1, 0)), true, 9, None),
+    ] {
+        let (mut state, now, _) = introduced(before);
+        if empty {
+            state.ring.clear();
+        }
+        let after = welcome_to(state, now, bond(1, 9), vec![]).state;
+        assert_eq!((after.node.bond, after.fresh.owed), (Some(bond(1, commit)), owed), "{before:?} {empty}");
+        assert!(matches!(after.link, slave::Link::Live { link: OLDER, .. }));
+    }
+}
+
+#[test]
+fn a_welcome_of_an_older_epoch_is_not_taken() {
+    let (state, now, _) = introduced(Some(bond(2, 5)));
+    let step = welcome_to(state, now, bond(1, 9), vec![]);
+    assert_eq!((step.state.link, step.state.node.bond), (slave::Link::Down, Some(bond(2, 5))));
+}
+
+#[test]
+fn who_is_admitted_by_another_master_binds_to_it_and_begins_anew() {
+    let (state, now, _) = introduced(Some(Bond { master: MasterId([8; 16]), ..bond(2, 5) }));
+    let mode = state.node.conduct.mode;
+    let after = welcome_to(state, now, bond(1, 9), vec![]).state;
+    assert_eq!((after.link, after.node.bond), (slave::Link::Down, Some(bond(1, 0))));
+    assert_eq!(
+        after.node.conduct,
+        Conduct { rev: WishRev(0), mode },
+        "what the other decided is no older decision"
+    );
+}
+
+#[test]
+fn nobody_is_asked_about_what_the_slave_remembers() {
+    let told = |attempt_off: u32, other_job: bool, verdict: Verdict, held: bool| {
+        let (mut state, now, record) = introduced(Some(bond(1, 5)));
+        let job = if other_job { JobId([0xaa; 16]) } else { record.report.job };
+        if held {
+            let mut world = World::new(1);
+            let id = place_as(&mut world, |_| {});
+            let mut kept = world.boxes[0].state.clone().unwrap().jobs[&id].clone();
+            kept.report.job = job;
+            kept.report.state = State::Uncertain;
+            state.jobs.insert(job, kept);
+        }
+        let attempt = Attempt(record.report.attempt.0 + attempt_off);
+        let ruling = Ruling { job, attempt, verdict, tell: Tell::Nothing, want: None };
+        let step = welcome_to(state, now, bond(1, 9), vec![ruling]);
+        let settled = step.effects.iter().find_map(|effect| match effect {
+            slave::Effect::Send { message: Message::Settled(settled), .. } => Some(settled.reports.clone()),
+            _ => None,
+        });
+        settled.unwrap().iter().any(|report| report.state == State::Succeeded)
+    };
+    assert!(told(0, false, Verdict::AskPerson, false), "it tells how it ended");
+    assert!(!told(0, false, Verdict::Keep, false), "unless nobody would ask");
+    assert!(!told(1, false, Verdict::AskPerson, false), "of another attempt it knows nothing");
+    assert!(!told(0, true, Verdict::AskPerson, false), "nor of another job");
+    assert!(!told(0, false, Verdict::AskPerson, true), "what it holds it says otherwise");
+}
+
+#[test]
+fn a_slave_remembers_the_newest_outcomes_as_many_as_fit() {
+    let mut world = World::new(1);
+    let mut done = |bytes: usize| {
+        let job = place_as(&mut world, |order| {
+            order.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(bytes))]);
+        });
+        world.pass(12_000);
+        assert_eq!(world.state(job), State::Succeeded);
+        let ring = &world.boxes[0].state.as_ref().unwrap().ring;
+        assert_eq!(ring.last().map(|record| record.report.job), Some(job));
+        ring.len()
+    };
+    let counted: Vec<_> = (0..slave::RING + 3).map(|_| done(10)).collect();
+    assert_eq!(counted[..slave::RING], (1..=slave::RING).collect::<Vec<_>>());
+    assert_eq!(counted[slave::RING..], [slave::RING; 3]);
+    // Large ones push out the small ones, and then each other.
+    let large = slave::RING_BYTES / 2 - 1_000;
+    let counted: Vec<_> = (0..4).map(|_| done(large)).collect();
+    assert!(counted[0] == slave::RING && counted[1] > 2 && counted[1] < slave::RING, "{counted:?}");
+    assert_eq!(counted[2..], [2, 2]);
 }

@@ -1656,6 +1656,5 @@ fn a_slave_remembers_the_newest_outcomes_as_many_as_fit() {
     // Large ones push out the small ones, and then each other.
     let large = slave::RING_BYTES / 2 - 1_000;
     let counted: Vec<_> = (0..4).map(|_| done(large)).collect();
-    assert!(counted[0] == slave::RING && counted[1] > 2 && counted[1] < slave::RING, "{counted:?}");
-    assert_eq!(counted[2..], [2, 2]);
+    assert_eq!(counted, [slave::RING, slave::RING, 2, 2]);
 }

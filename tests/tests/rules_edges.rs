@@ -22,7 +22,7 @@ use reloop_protocol::reconcile::{Verdict, Wish};
 use reloop_protocol::slave::{
     self, AfterFailure, Damage, Ended, Fact, LinkId, Local, PROBE_PATIENCE, Release, Why,
 };
-use reloop_protocol::spec::{CancelMode, Desired, Gate, StartRule};
+use reloop_protocol::spec::{CancelMode, Desired, Gate, SPEC_BYTES, StartRule, Want};
 use reloop_protocol::time::{Millis, Time};
 use reloop_protocol::wire::Frame;
 use reloop_tests::world::{Machine, World};
@@ -1657,4 +1657,125 @@ fn a_slave_remembers_the_newest_outcomes_as_many_as_fit() {
     let large = slave::RING_BYTES / 2 - 1_000;
     let counted: Vec<_> = (0..4).map(|_| done(large)).collect();
     assert_eq!(counted, [slave::RING, slave::RING, 2, 2]);
+}
+
+/// The slave's live link.
+fn live_at(world: &World) -> (LinkId, Session) {
+    match world.boxes[0].state.as_ref().unwrap().link {
+        slave::Link::Live { link, session, .. } => (link, session),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stop_is_as_hard_as_it_was_asked_for_and_is_only_ever_made_harder() {
+    use CancelMode::{IfNotStarted, Now, SafePoint};
+    let stops = |modes: &[CancelMode]| {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |_| {});
+        let known = world.job(job);
+        let (link, session) = live_at(&world);
+        let mut stops = vec![];
+        for (number, mode) in modes.iter().enumerate() {
+            let want = Want {
+                job,
+                attempt: known.attempt,
+                rev: WishRev(known.rev.0 + 1 + number as u32),
+                digest: known.digest,
+                spec: None,
+                desired: Desired::Cancel(*mode),
+                start: known.start,
+            };
+            let (state, effects) = hears(&world, link, session, Message::Want(want));
+            world.boxes[0].state = Some(state);
+            stops.extend(effects.iter().filter_map(|effect| match effect {
+                slave::Effect::Stop { now, .. } => Some(*now),
+                _ => None,
+            }));
+        }
+        stops
+    };
+    assert_eq!(stops(&[SafePoint]), [false]);
+    assert_eq!(stops(&[Now]), [true]);
+    assert!(stops(&[IfNotStarted]).is_empty());
+    assert_eq!(stops(&[SafePoint, Now]), [false, true]);
+    assert_eq!(stops(&[SafePoint, SafePoint]), [false]);
+    assert_eq!(stops(&[Now, SafePoint]), [true]);
+}
+
+#[test]
+fn a_slave_takes_work_that_just_fits_and_is_just_in_time() {
+    let offered = |specs: &[usize], deadline: Option<i64>| {
+        let mut world = World::new(1);
+        let now = world.now();
+        let (link, session) = live_at(&world);
+        let mut declined = vec![];
+        for (number, bytes) in specs.iter().enumerate() {
+            let mut order = world.order("mill");
+            order.spec.params = BTreeMap::from([("p".to_owned(), String::new())]);
+            let missing = bytes - order.spec.size();
+            let mut text = "x".repeat(missing);
+            loop {
+                order.spec.params.insert("p".to_owned(), text.clone());
+                if order.spec.size() <= *bytes {
+                    break;
+                }
+                text.pop();
+            }
+            assert_eq!(order.spec.size(), *bytes);
+            let deadline = deadline.map(|ms| Time(now.0 + ms));
+            let start = StartRule { gate: Gate::Held, deadline, ..StartRule::default() };
+            let want = Want {
+                job: JobId([200 + number as u8; 16]),
+                attempt: Attempt(1),
+                rev: WishRev(1),
+                digest: order.spec.digest(),
+                spec: Some(order.spec),
+                desired: Desired::Run,
+                start,
+            };
+            let (state, effects) = hears(&world, link, session, Message::Want(want));
+            world.boxes[0].state = Some(state);
+            declined.extend(effects.into_iter().filter_map(|effect| match effect {
+                slave::Effect::Send { message: Message::Declined(declined), .. } => {
+                    Some(declined.reason.code)
+                }
+                _ => None,
+            }));
+        }
+        declined
+    };
+    assert!(offered(&[SPEC_BYTES], None).is_empty());
+    assert_eq!(offered(&[SPEC_BYTES + 1], None), [ReasonCode::BadParams]);
+    assert!(offered(&[slave::HELD_BYTES / 4; 4], None).is_empty());
+    let more = [
+        slave::HELD_BYTES / 4,
+        slave::HELD_BYTES / 4,
+        slave::HELD_BYTES / 4,
+        slave::HELD_BYTES / 4 - 200,
+        201,
+    ];
+    assert_eq!(offered(&more, None), [ReasonCode::AtCapacity]);
+    assert!(offered(&[1_000], Some(0)).is_empty());
+    assert_eq!(offered(&[1_000], Some(-1)), [ReasonCode::WindowClosed]);
+}
+
+#[test]
+fn only_a_success_is_complete_and_only_an_unwished_one_is_as_it_should_be() {
+    for (end, progress) in [(End::Succeeded, Some(1_000)), (End::Failed, None)] {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |_| {});
+        let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
+        world.cut(0);
+        let outcome = Outcome { exit_code: None, signal: None, text: String::new() };
+        world.slave_event(
+            0,
+            slave::Event::Machine { work, fact: Fact::Ended(Ended { end, outcome, at: None }) },
+        );
+        let report = &world.boxes[0].state.as_ref().unwrap().jobs[&job].report;
+        assert_eq!(report.progress, progress, "{end:?}");
+        assert!(!report.flags.has(Flags::CANCEL_TOO_LATE));
+    }
 }

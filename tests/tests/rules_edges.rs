@@ -1779,3 +1779,87 @@ fn only_a_success_is_complete_and_only_an_unwished_one_is_as_it_should_be() {
         assert!(!report.flags.has(Flags::CANCEL_TOO_LATE));
     }
 }
+
+#[test]
+fn a_decision_that_the_slave_has_not_heard_is_told_when_the_handshake_is_over() {
+    for (heard, told) in [(2, true), (3, false), (4, false)] {
+        let mut seat = Seat::of(&mut World::new(1));
+        let key = seat.key;
+        seat.state.desks.get_mut(&key).unwrap().conduct.rev = WishRev(3);
+        let first = seat.hello();
+        seat.say_hello(OLDER, first.clone());
+        let conduct = Conduct { rev: WishRev(heard), mode: Mode::Production };
+        let machine = MachineReport { conduct, ..first.machine };
+        let settled =
+            Settled { session: first.session, reports: vec![], records: vec![], declined: vec![], machine };
+        let effects = seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) });
+        let tells = effects
+            .iter()
+            .any(|effect| matches!(effect, master::Effect::Send { message: Message::Conduct(_), .. }));
+        assert_eq!(tells, told, "{heard}");
+    }
+}
+
+#[test]
+fn interrupted_work_has_to_be_cleared_away_unless_it_begins_again_or_nobody_knows() {
+    for (policy, stopping, state, cleared) in [
+        (OnInterrupt::Hold, false, State::Uncertain, false),
+        (OnInterrupt::Fail, false, State::Failed, true),
+        (OnInterrupt::Restart, false, State::Accepted, false),
+        (OnInterrupt::Restart, true, State::Canceled, true),
+        (OnInterrupt::Hold, true, State::Canceled, true),
+    ] {
+        let mut world = World::bare();
+        let settings = slave::Settings { release: Release::Ack, ..world.settings("s0") };
+        world.start_master();
+        world.add_box(settings);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |order| order.spec.on_interrupt = policy);
+        let mut before = world.boxes[0].state.clone().unwrap();
+        let kept = before.jobs.get_mut(&job).unwrap();
+        if stopping {
+            kept.report.state = State::Stopping;
+            kept.stopping = Some(CancelMode::Now);
+            kept.desired = Desired::Cancel(CancelMode::Now);
+        }
+        let work = kept.work();
+        before.node.local_lock = true;
+        let event = slave::Event::Machine { work, fact: Fact::Probed(slave::Probed::Gone) };
+        let after = slave::step(before, world.slave_now(0), event).state;
+        assert_eq!(after.jobs[&job].report.state, state, "{policy:?} {stopping}");
+        assert_eq!(after.node.unloading.is_some(), cleared, "{policy:?} {stopping}");
+    }
+}
+
+#[test]
+fn what_a_machine_was_asked_for_before_a_crash_it_is_asked_for_again_if_it_does_otherwise() {
+    for (asked, paused, again) in [
+        (Some(true), false, Some(true)),
+        (Some(true), true, None),
+        (Some(false), true, Some(false)),
+        (Some(false), false, None),
+        (None, false, None),
+    ] {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |_| {});
+        let mut before = world.boxes[0].state.clone().unwrap();
+        let kept = before.jobs.get_mut(&job).unwrap();
+        kept.asked_to_pause = asked;
+        kept.desired = if paused && again.is_none() { Desired::Pause } else { Desired::Run };
+        if asked == Some(true) {
+            kept.desired = Desired::Pause;
+        }
+        let work = kept.work();
+        let fact = Fact::Probed(slave::Probed::Alive { paused, permille: None });
+        let step = slave::step(before, world.slave_now(0), slave::Event::Machine { work, fact });
+        let repeated = step.effects.iter().find_map(|effect| match effect {
+            slave::Effect::Pause(_) => Some(true),
+            slave::Effect::Resume(_) => Some(false),
+            _ => None,
+        });
+        assert_eq!(repeated, again, "{asked:?} {paused}");
+        let asked = step.state.jobs[&job].asked_to_pause;
+        assert_eq!(asked.is_some(), again.is_some());
+    }
+}

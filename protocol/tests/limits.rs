@@ -320,6 +320,7 @@ fn the_limits_are_those_that_the_protocol_states() {
     assert_eq!(limits::COUNT, 2_147_483_647);
     assert_eq!(limits::COMMITS, 9_223_372_036_854_775_807);
     assert_eq!(limits::LOG_BYTES, 65_536);
+    assert_eq!(limits::RECORD_BYTES, 65_531);
     assert_eq!(SPEC_BYTES, 32_768);
     assert_eq!(wire::MAX_MESSAGE, 262_144);
     assert_eq!(wire::MAX_HANDSHAKE, 65_536);

@@ -4,24 +4,27 @@
 
 use std::collections::BTreeMap;
 
+use reloop_protocol::handshake::{FromSlave, from_slave};
 use reloop_protocol::id::{
-    Attempt, BootId, JobId, MasterId, OrderId, Run, Session, SlaveKey, StoreId, WishRev,
+    Attempt, BootId, Commit, Epoch, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, StoreId,
+    WishRev,
 };
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{
     self, Answer, Enrolled, Enrollment, IdempotencyKey, JobCommand, MAX_PENDING, Order, RECEIPTS,
-    RECENT_KEYS, RequestId, Retry, RetryOn, SlaveCommand, Token,
+    RECENT_KEYS, RequestId, Retry, RetryOn, SlaveCommand, Token, WhyNot,
 };
 use reloop_protocol::message::{
     Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, Hello, MachineReport, Message,
-    Mode, Outcome, PROTOCOL, Reason, ReasonCode, Record, Refuse, Report, Settled, Welcome,
+    Mode, Outcome, PROTOCOL, Reason, ReasonCode, Record, Refuse, Report, Row, Ruling, Settled, Tell, Welcome,
 };
-use reloop_protocol::reconcile::Wish;
+use reloop_protocol::reconcile::{Verdict, Wish};
 use reloop_protocol::slave::{
     self, AfterFailure, Damage, Ended, Fact, LinkId, Local, PROBE_PATIENCE, Release, Why,
 };
-use reloop_protocol::spec::{CancelMode, Desired, Gate, StartRule};
+use reloop_protocol::spec::{CancelMode, Desired, Gate, SPEC_BYTES, StartRule, Want};
 use reloop_protocol::time::{Millis, Time};
+use reloop_protocol::wire::Frame;
 use reloop_tests::world::{Machine, World};
 
 fn later(world: &World, ms: i64) -> Option<Time> {
@@ -1033,11 +1036,11 @@ fn who_may_have_been_handed_an_attempt_too_long_ago_to_know_is_heard() {
 fn after_a_restore_the_masters_decision_about_a_slave_is_newer_than_any_that_the_slave_has_heard() {
     let mode = |maintenance: bool| if maintenance { Mode::Maintenance } else { Mode::Production };
     for (heard, maintenance, expected) in
-        [(5, true, 6), (5, false, 5), (1, true, 2), (1, false, 1), (0, true, 1), (0, false, 1)]
+        [(7, true, 8), (7, false, 7), (3, true, 4), (3, false, 3), (1, true, 3), (1, false, 3)]
     {
         let mut seat = Seat::of(&mut World::new(1));
         let key = seat.key;
-        assert_eq!(seat.state.desks[&key].conduct, Conduct { rev: WishRev(1), mode: Mode::Production });
+        seat.state.desks.get_mut(&key).unwrap().conduct.rev = WishRev(3);
         let first = seat.hello();
         seat.say_hello(OLDER, first.clone());
         let conduct = Conduct { rev: WishRev(heard), mode: mode(maintenance) };
@@ -1264,4 +1267,599 @@ fn what_a_machine_says_of_the_time_without_contact_is_told_in_the_masters_time()
     world.plug(0);
     world.settle();
     assert_eq!((world.state(job), world.job(job).ended_at), (State::Succeeded, Some(ended_at)));
+}
+
+#[test]
+fn a_slave_is_doubted_by_only_if_it_has_seen_more_than_it_was_told() {
+    for (ahead, doubted) in [(0, false), (1, true)] {
+        let mut seat = Seat::of(&mut World::new(1));
+        let node = seat.state.node;
+        let commit = Commit(node.commit.0 + ahead);
+        let first = Hello { bond: Some(Bond { master: node.id, epoch: node.epoch, commit }), ..seat.hello() };
+        seat.say_hello(OLDER, first);
+        assert_eq!(seat.state.desks[&seat.key].doubts, doubted, "{ahead} ahead");
+    }
+}
+
+#[test]
+fn a_welcome_asks_only_for_what_is_not_known_and_tells_only_what_is_newer() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let known = world.job(job);
+    let report = known.report.clone().unwrap();
+    let seat = Seat::of(&mut world);
+    let same = Row {
+        job,
+        attempt: report.attempt,
+        rev: known.rev,
+        seq: report.seq,
+        state: report.state,
+        progress: None,
+    };
+    let ruled = |row: Row| {
+        let mut seat = Seat { state: seat.state.clone(), ..seat };
+        let first = Hello { rows: vec![row], ..seat.hello() };
+        let effects = seat.say_hello(OLDER, first);
+        let ruling = welcomed(&effects, OLDER).unwrap().rulings[0].clone();
+        (ruling.verdict, ruling.tell, ruling.want.is_some())
+    };
+    assert_eq!(ruled(same), (Verdict::Keep, Tell::Nothing, false));
+    let newer = ReportSeq { count: report.seq.count + 1, ..report.seq };
+    assert_eq!(ruled(Row { seq: newer, ..same }), (Verdict::Keep, Tell::Report, false));
+    assert_eq!(ruled(Row { state: State::Paused, ..same }), (Verdict::Keep, Tell::Report, false));
+    let older_wish = Row { rev: WishRev(known.rev.0 - 1), ..same };
+    assert_eq!(ruled(older_wish), (Verdict::Keep, Tell::Nothing, true));
+}
+
+/// A job that its slave was just offered, or holds, and what becomes of it when the slave declines it so.
+fn declines(
+    held: bool,
+    change: impl Fn(&mut Order),
+    code: ReasonCode,
+    for_good: bool,
+    wish: Option<JobCommand>,
+) -> (State, bool) {
+    let mut world = World::new(1);
+    let mut order = world.order("mill");
+    order.start.gate = Gate::Held;
+    change(&mut order);
+    let job = order.jobs[0];
+    let link = world.master.as_ref().unwrap().desks[&world.boxes[0].settings.key].live().unwrap();
+    world.place(order);
+    if held {
+        world.settle();
+        assert_eq!(world.state(job), State::Accepted);
+    } else {
+        world.swallow(0);
+        assert_eq!(world.state(job), State::Assigned);
+    }
+    if let Some(wish) = wish {
+        world.command(job, wish);
+    }
+    let known = world.job(job);
+    let declined =
+        Declined { job, attempt: known.attempt, rev: known.rev, reason: Reason::new(code, "no"), for_good };
+    let now = world.now();
+    let event = master::Event::Received { link, message: Message::Declined(declined) };
+    let step = master::step(world.master.clone().unwrap(), now, event);
+    let archived = step.archived.iter().find(|one| one.id == job).cloned();
+    let after = archived.unwrap_or_else(|| step.state.book.jobs[&job].clone());
+    let balked = step.state.desks[&world.boxes[0].settings.key].balked;
+    (after.state, balked)
+}
+
+#[test]
+fn what_becomes_of_a_job_that_is_declined_depends_on_why() {
+    use ReasonCode::{AtCapacity, GivenBack, UnknownProgram, WindowClosed};
+    let plain = |_: &mut Order| {};
+    let timed = |order: &mut Order| order.start.deadline = Some(Time(order.created_at.0 + 3_600_000));
+    let cancel = Some(JobCommand::Cancel(CancelMode::IfNotStarted));
+    for held in [false, true] {
+        assert_eq!(declines(held, plain, UnknownProgram, true, None), (State::Rejected, false), "{held}");
+        assert_eq!(declines(held, plain, AtCapacity, false, None), (State::Queued, true), "{held}");
+        assert_eq!(declines(held, timed, WindowClosed, false, None), (State::Expired, false), "{held}");
+        assert_eq!(declines(held, plain, WindowClosed, false, None), (State::Queued, true), "{held}");
+        assert_eq!(declines(held, timed, AtCapacity, false, None), (State::Queued, true), "{held}");
+        assert_eq!(declines(held, timed, WindowClosed, false, cancel), (State::Canceled, false), "{held}");
+    }
+    // The slave lets it go as it was asked to: nothing is wrong with the slave.
+    assert!(!declines(true, plain, GivenBack, false, None).1);
+}
+
+#[test]
+fn what_runs_is_not_declined_any_more() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let known = world.job(job);
+    let link = world.master.as_ref().unwrap().desks[&world.boxes[0].settings.key].live().unwrap();
+    let declined = Declined {
+        job,
+        attempt: known.attempt,
+        rev: known.rev,
+        reason: Reason::new(ReasonCode::AtCapacity, "no"),
+        for_good: false,
+    };
+    world.master_event(master::Event::Received { link, message: Message::Declined(declined) });
+    assert_eq!(world.job(job), known);
+}
+
+#[test]
+fn a_hello_is_of_the_session_that_its_frame_names() {
+    let frame = |session: u64| Frame {
+        session: Session(session),
+        message: Message::Hello(Box::new(hello(1, "a"))),
+        signature: None,
+    };
+    assert_eq!(from_slave(None, &frame(1)), FromSlave::Hello);
+    assert!(matches!(from_slave(None, &frame(2)), FromSlave::Fault(_)));
+}
+
+#[test]
+fn a_memory_that_went_back_is_asked_for_everything_that_it_holds() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let known = world.job(job);
+    let report = known.report.clone().unwrap();
+    let mut seat = Seat::of(&mut world);
+    let row = Row {
+        job,
+        attempt: report.attempt,
+        rev: known.rev,
+        seq: report.seq,
+        state: report.state,
+        progress: None,
+    };
+    // It says the session again that it has had.
+    let session = seat.state.desks[&seat.key].session;
+    let first = Hello { rows: vec![row], session, ..seat.hello() };
+    let effects = seat.say_hello(OLDER, first);
+    let ruling = &welcomed(&effects, OLDER).unwrap().rulings[0];
+    assert_eq!((ruling.verdict, ruling.tell), (Verdict::Quarantine, Tell::Report));
+}
+
+#[test]
+fn why_a_job_has_not_started_is_said_in_words() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let running = place_as(&mut world, |_| {});
+    let job = place_as(&mut world, |_| {});
+    let master = world.master.clone().unwrap();
+    let now = world.now();
+    let job = world.job(job);
+    let queued = master::Job { state: State::Queued, holder: None, report: None, ..job.clone() };
+    let says = |state: &master::Master, job: &master::Job| master::explain(state, job, now).summary;
+    let with = |change: &dyn Fn(&mut master::Job)| {
+        let mut job = queued.clone();
+        change(&mut job);
+        says(&master, &job)
+    };
+    let mut nobody = master.clone();
+    nobody.desks.clear();
+    assert_eq!(says(&nobody, &queued), "there are no slaves: enrol one");
+    assert_eq!(with(&|job| job.desired = Desired::Pause), "it is paused: `resume` lets it go on");
+    assert_eq!(with(&|_| {}), "the slaves that could do it cannot now: ready");
+    let elsewhere = "no slave that it is for offers its program";
+    assert_eq!(with(&|job| job.spec.program = "weave".to_owned()), elsewhere);
+    assert_eq!(with(&|job| job.slave = Some("s9".to_owned())), elsewhere);
+    let label =
+        |job: &mut master::Job| job.requires = BTreeMap::from([("material".to_owned(), "pla".to_owned())]);
+    assert_eq!(with(&label), "no slave with its program has the labels that it requires");
+    let idle = World::new(1).master.unwrap();
+    assert_eq!(says(&idle, &queued), "a slave has room: it is being handed out");
+    let assigned = master::Job { state: State::Assigned, ..job.clone() };
+    assert_eq!(says(&master, &assigned), "offered to s0, which has not answered yet");
+    assert_eq!(says(&master, &job), "s0 has it and waits for turn");
+    let mut away = Seat::of(&mut world).state;
+    away.desks.values_mut().for_each(|desk| desk.balked = false);
+    assert_eq!(
+        says(&away, &assigned),
+        "offered to s0, which is offline: whether it has it shows when it is back"
+    );
+    assert_eq!(says(&away, &job), "s0 has it and waits for turn by its last word: it is offline");
+
+    // What a person has to let go says so, until it has started.
+    let running = world.job(running);
+    let gated = |job: &master::Job, gate| {
+        let mut job = job.clone();
+        job.start.gate = gate;
+        says(&master, &job).split_once("; ").map(|(_, gate)| gate.to_owned())
+    };
+    let held = Some("held: `release` lets it start".to_owned());
+    let lapsed = Some("its release has lapsed: `release` it again".to_owned());
+    let released = |ms: i64| Gate::Released { latest: Time(now.0 + ms) };
+    let of_waiting =
+        [Gate::Open, Gate::Held, released(-1), released(0), released(1)].map(|gate| gated(&job, gate));
+    assert_eq!(of_waiting, [None, held, lapsed, None, None]);
+    let of_running = [Gate::Open, Gate::Held, released(-1), released(1)].map(|gate| gated(&running, gate));
+    assert_eq!(of_running, [None, None, None, None]);
+}
+
+#[test]
+fn every_reason_against_a_slave_has_its_word() {
+    let words: std::collections::BTreeSet<_> = WhyNot::ALL.iter().map(|why| why.name()).collect();
+    assert_eq!(words.len(), WhyNot::ALL.len());
+    assert!(words.contains("local_lock") && words.contains("other_slave"), "{words:?}");
+}
+
+#[test]
+fn a_slave_that_is_full_or_not_ready_says_so() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let job = place_as(&mut world, |_| {});
+    let why = |world: &World, job: &master::Job| {
+        master::explain(world.master.as_ref().unwrap(), job, world.now()).slaves[0].1
+    };
+    assert_eq!(why(&world, &world.job(job)), Some(WhyNot::Ready), "it works");
+    let other = master::Job { holder: None, ..world.job(job) };
+    assert_eq!(why(&world, &other), Some(WhyNot::Ready), "it has room, and works");
+    for _ in 0..3 {
+        place_as(&mut world, |_| {});
+    }
+    assert_eq!(why(&world, &other), Some(WhyNot::Capacity));
+    assert_eq!(why(&world, &world.job(job)), Some(WhyNot::Ready), "the place is its own");
+    let mut world = World::new(1);
+    let far = later(&world, 600_000);
+    let waits = place_as(&mut world, |order| order.start.not_before = far);
+    assert_eq!(why(&world, &world.job(waits)), None);
+}
+
+#[test]
+fn what_people_want_of_a_job_that_is_past_it_comes_too_late() {
+    use master::Delivery::{Sent, TooLate};
+    let release = JobCommand::Release { valid: Millis(1_000) };
+    let reschedule = JobCommand::Reschedule { not_before: None, deadline: None, late: Default::default() };
+    let cancel = JobCommand::Cancel(CancelMode::Now);
+    let all = [cancel, JobCommand::Pause, JobCommand::Resume, release, reschedule, JobCommand::Abandon];
+    let answers = |length_ms: i64| {
+        all.map(|command| {
+            let mut world = World::new(1);
+            world.boxes[0].machine.length_ms = length_ms;
+            let job = place_as(&mut world, |_| {});
+            world.pass(2_000);
+            match world.command(job, command) {
+                Some(Answer::Taken(told)) => Some(told[0].1),
+                _ => None,
+            }
+        })
+    };
+    assert_eq!(answers(1_000), [Some(TooLate); 6], "it has ended");
+    let running = [Some(Sent), Some(Sent), Some(Sent), Some(TooLate), Some(TooLate), None];
+    assert_eq!(answers(Machine::UNTIL_TOLD), running, "it runs, at a slave that is there");
+}
+
+#[test]
+fn of_many_jobs_each_gets_its_own_answer() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let mut ask = |jobs: Vec<JobId>| {
+        let request = RequestId(6_000_000 + jobs.len() as u64);
+        let command = JobCommand::Resolve(End::Failed);
+        world.master_event(master::Event::JobsCommanded { request, jobs, command });
+        world.answers.get(&request).cloned()
+    };
+    assert!(matches!(ask(vec![job]), Some(Answer::Refused(..))), "alone it is refused with the reason");
+    assert_eq!(ask(vec![job, job]), Some(Answer::Taken(vec![(job, master::Delivery::TooLate); 2])));
+}
+
+/// A slave that has done a job, told and forgotten it, and that has introduced itself; and what the ring has of the job.
+fn introduced(bond: Option<Bond>) -> (slave::Slave, slave::Now, Record) {
+    let mut world = World::new(1);
+    place_as(&mut world, |_| {});
+    world.pass(12_000);
+    world.cut(0);
+    let mut state = world.boxes[0].state.clone().unwrap();
+    state.node.bond = bond;
+    state.node.conduct.rev = WishRev(9);
+    state.link = slave::Link::Introduced { link: OLDER, session: Session(50), doubtful: false };
+    let record = state.ring[0].clone();
+    (state, world.slave_now(0), record)
+}
+
+const HOUSE: MasterId = MasterId([3; 16]);
+
+fn bond(epoch: u32, commit: u64) -> Bond {
+    Bond { master: HOUSE, epoch: Epoch(epoch), commit: Commit(commit) }
+}
+
+fn welcome_to(state: slave::Slave, now: slave::Now, bond: Bond, rulings: Vec<Ruling>) -> slave::Step {
+    let conduct = Conduct { rev: WishRev(9), mode: Mode::Production };
+    let welcome = Welcome { protocol: 1, session: Session(50), bond, conduct, rulings };
+    let message = Message::Welcome(welcome);
+    let event = slave::Event::Received { link: OLDER, session: Session(50), message, unfit: BTreeMap::new() };
+    slave::step(state, now, event)
+}
+
+#[test]
+fn that_a_master_has_heard_of_the_outcomes_is_believed_only_when_it_has_said_something() {
+    for (before, empty, commit, owed) in [
+        (Some(bond(1, 5)), false, 9, None),
+        (Some(bond(1, 0)), false, 0, Some(Commit(9))),
+        (Some(bond(0, 5)), false, 0, Some(Commit(9))),
+        (None, false, 0, Some(Commit(9))),
+        (Some(bond(1, 0)), true, 9, None),
+    ] {
+        let (mut state, now, _) = introduced(before);
+        if empty {
+            state.ring.clear();
+        }
+        let after = welcome_to(state, now, bond(1, 9), vec![]).state;
+        assert_eq!((after.node.bond, after.fresh.owed), (Some(bond(1, commit)), owed), "{before:?} {empty}");
+        assert!(matches!(after.link, slave::Link::Live { link: OLDER, .. }));
+    }
+}
+
+#[test]
+fn a_welcome_of_an_older_epoch_is_not_taken() {
+    let (state, now, _) = introduced(Some(bond(2, 5)));
+    let step = welcome_to(state, now, bond(1, 9), vec![]);
+    assert_eq!((step.state.link, step.state.node.bond), (slave::Link::Down, Some(bond(2, 5))));
+}
+
+#[test]
+fn who_is_admitted_by_another_master_binds_to_it_and_begins_anew() {
+    let (state, now, _) = introduced(Some(Bond { master: MasterId([8; 16]), ..bond(2, 5) }));
+    let mode = state.node.conduct.mode;
+    let after = welcome_to(state, now, bond(1, 9), vec![]).state;
+    assert_eq!((after.link, after.node.bond), (slave::Link::Down, Some(bond(1, 0))));
+    assert_eq!(
+        after.node.conduct,
+        Conduct { rev: WishRev(0), mode },
+        "what the other decided is no older decision"
+    );
+}
+
+#[test]
+fn nobody_is_asked_about_what_the_slave_remembers() {
+    let told = |attempt_off: u32, other_job: bool, verdict: Verdict, held: bool| {
+        let (mut state, now, record) = introduced(Some(bond(1, 5)));
+        let job = if other_job { JobId([0xaa; 16]) } else { record.report.job };
+        if held {
+            let mut world = World::new(1);
+            let id = place_as(&mut world, |_| {});
+            let mut kept = world.boxes[0].state.clone().unwrap().jobs[&id].clone();
+            kept.report.job = job;
+            kept.report.state = State::Uncertain;
+            state.jobs.insert(job, kept);
+        }
+        let attempt = Attempt(record.report.attempt.0 + attempt_off);
+        let ruling = Ruling { job, attempt, verdict, tell: Tell::Nothing, want: None };
+        let step = welcome_to(state, now, bond(1, 9), vec![ruling]);
+        let settled = step.effects.iter().find_map(|effect| match effect {
+            slave::Effect::Send { message: Message::Settled(settled), .. } => Some(settled.reports.clone()),
+            _ => None,
+        });
+        settled.unwrap().iter().any(|report| report.state == State::Succeeded)
+    };
+    assert!(told(0, false, Verdict::AskPerson, false), "it tells how it ended");
+    assert!(!told(0, false, Verdict::Keep, false), "unless nobody would ask");
+    assert!(!told(1, false, Verdict::AskPerson, false), "of another attempt it knows nothing");
+    assert!(!told(0, true, Verdict::AskPerson, false), "nor of another job");
+    assert!(!told(0, false, Verdict::AskPerson, true), "what it holds it says otherwise");
+}
+
+#[test]
+fn a_slave_remembers_the_newest_outcomes_as_many_as_fit() {
+    let mut world = World::new(1);
+    let mut done = |bytes: usize| {
+        let job = place_as(&mut world, |order| {
+            order.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(bytes))]);
+        });
+        world.pass(12_000);
+        assert_eq!(world.state(job), State::Succeeded);
+        let ring = &world.boxes[0].state.as_ref().unwrap().ring;
+        assert_eq!(ring.last().map(|record| record.report.job), Some(job));
+        ring.len()
+    };
+    let counted: Vec<_> = (0..slave::RING + 3).map(|_| done(10)).collect();
+    assert_eq!(counted[..slave::RING], (1..=slave::RING).collect::<Vec<_>>());
+    assert_eq!(counted[slave::RING..], [slave::RING; 3]);
+    // Large ones push out the small ones, and then each other.
+    let large = slave::RING_BYTES / 2 - 1_000;
+    let counted: Vec<_> = (0..4).map(|_| done(large)).collect();
+    assert_eq!(counted, [slave::RING, slave::RING, 2, 2]);
+}
+
+/// The slave's live link.
+fn live_at(world: &World) -> (LinkId, Session) {
+    match world.boxes[0].state.as_ref().unwrap().link {
+        slave::Link::Live { link, session, .. } => (link, session),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stop_is_as_hard_as_it_was_asked_for_and_is_only_ever_made_harder() {
+    use CancelMode::{IfNotStarted, Now, SafePoint};
+    let stops = |modes: &[CancelMode]| {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |_| {});
+        let known = world.job(job);
+        let (link, session) = live_at(&world);
+        let mut stops = vec![];
+        for (number, mode) in modes.iter().enumerate() {
+            let want = Want {
+                job,
+                attempt: known.attempt,
+                rev: WishRev(known.rev.0 + 1 + number as u32),
+                digest: known.digest,
+                spec: None,
+                desired: Desired::Cancel(*mode),
+                start: known.start,
+            };
+            let (state, effects) = hears(&world, link, session, Message::Want(want));
+            world.boxes[0].state = Some(state);
+            stops.extend(effects.iter().filter_map(|effect| match effect {
+                slave::Effect::Stop { now, .. } => Some(*now),
+                _ => None,
+            }));
+        }
+        stops
+    };
+    assert_eq!(stops(&[SafePoint]), [false]);
+    assert_eq!(stops(&[Now]), [true]);
+    assert!(stops(&[IfNotStarted]).is_empty());
+    assert_eq!(stops(&[SafePoint, Now]), [false, true]);
+    assert_eq!(stops(&[SafePoint, SafePoint]), [false]);
+    assert_eq!(stops(&[Now, SafePoint]), [true]);
+}
+
+#[test]
+fn a_slave_takes_work_that_just_fits_and_is_just_in_time() {
+    let offered = |specs: &[usize], deadline: Option<i64>| {
+        let mut world = World::new(1);
+        let now = world.now();
+        let (link, session) = live_at(&world);
+        let mut declined = vec![];
+        for (number, bytes) in specs.iter().enumerate() {
+            let mut order = world.order("mill");
+            order.spec.params = BTreeMap::from([("p".to_owned(), String::new())]);
+            let missing = bytes - order.spec.size();
+            let mut text = "x".repeat(missing);
+            loop {
+                order.spec.params.insert("p".to_owned(), text.clone());
+                if order.spec.size() <= *bytes {
+                    break;
+                }
+                text.pop();
+            }
+            assert_eq!(order.spec.size(), *bytes);
+            let deadline = deadline.map(|ms| Time(now.0 + ms));
+            let start = StartRule { gate: Gate::Held, deadline, ..StartRule::default() };
+            let want = Want {
+                job: JobId([200 + number as u8; 16]),
+                attempt: Attempt(1),
+                rev: WishRev(1),
+                digest: order.spec.digest(),
+                spec: Some(order.spec),
+                desired: Desired::Run,
+                start,
+            };
+            let (state, effects) = hears(&world, link, session, Message::Want(want));
+            world.boxes[0].state = Some(state);
+            declined.extend(effects.into_iter().filter_map(|effect| match effect {
+                slave::Effect::Send { message: Message::Declined(declined), .. } => {
+                    Some(declined.reason.code)
+                }
+                _ => None,
+            }));
+        }
+        declined
+    };
+    assert!(offered(&[SPEC_BYTES], None).is_empty());
+    assert_eq!(offered(&[SPEC_BYTES + 1], None), [ReasonCode::BadParams]);
+    assert!(offered(&[slave::HELD_BYTES / 4; 4], None).is_empty());
+    let more = [
+        slave::HELD_BYTES / 4,
+        slave::HELD_BYTES / 4,
+        slave::HELD_BYTES / 4,
+        slave::HELD_BYTES / 4 - 200,
+        201,
+    ];
+    assert_eq!(offered(&more, None), [ReasonCode::AtCapacity]);
+    assert!(offered(&[1_000], Some(0)).is_empty());
+    assert_eq!(offered(&[1_000], Some(-1)), [ReasonCode::WindowClosed]);
+}
+
+#[test]
+fn only_a_success_is_complete_and_only_an_unwished_one_is_as_it_should_be() {
+    for (end, progress) in [(End::Succeeded, Some(1_000)), (End::Failed, None)] {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |_| {});
+        let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
+        world.cut(0);
+        let outcome = Outcome { exit_code: None, signal: None, text: String::new() };
+        world.slave_event(
+            0,
+            slave::Event::Machine { work, fact: Fact::Ended(Ended { end, outcome, at: None }) },
+        );
+        let report = &world.boxes[0].state.as_ref().unwrap().jobs[&job].report;
+        assert_eq!(report.progress, progress, "{end:?}");
+        assert!(!report.flags.has(Flags::CANCEL_TOO_LATE));
+    }
+}
+
+#[test]
+fn a_decision_that_the_slave_has_not_heard_is_told_when_the_handshake_is_over() {
+    for (heard, told) in [(2, true), (3, false), (4, false)] {
+        let mut seat = Seat::of(&mut World::new(1));
+        let key = seat.key;
+        seat.state.desks.get_mut(&key).unwrap().conduct.rev = WishRev(3);
+        let first = seat.hello();
+        seat.say_hello(OLDER, first.clone());
+        let conduct = Conduct { rev: WishRev(heard), mode: Mode::Production };
+        let machine = MachineReport { conduct, ..first.machine };
+        let settled =
+            Settled { session: first.session, reports: vec![], records: vec![], declined: vec![], machine };
+        let effects = seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) });
+        let tells = effects
+            .iter()
+            .any(|effect| matches!(effect, master::Effect::Send { message: Message::Conduct(_), .. }));
+        assert_eq!(tells, told, "{heard}");
+    }
+}
+
+#[test]
+fn interrupted_work_has_to_be_cleared_away_unless_it_begins_again_or_nobody_knows() {
+    for (policy, stopping, state, cleared) in [
+        (OnInterrupt::Hold, false, State::Uncertain, false),
+        (OnInterrupt::Fail, false, State::Failed, true),
+        (OnInterrupt::Restart, false, State::Accepted, false),
+        (OnInterrupt::Restart, true, State::Canceled, true),
+        (OnInterrupt::Hold, true, State::Canceled, true),
+    ] {
+        let mut world = World::bare();
+        let settings = slave::Settings { release: Release::Ack, ..world.settings("s0") };
+        world.start_master();
+        world.add_box(settings);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |order| order.spec.on_interrupt = policy);
+        let mut before = world.boxes[0].state.clone().unwrap();
+        let kept = before.jobs.get_mut(&job).unwrap();
+        if stopping {
+            kept.report.state = State::Stopping;
+            kept.stopping = Some(CancelMode::Now);
+            kept.desired = Desired::Cancel(CancelMode::Now);
+        }
+        let work = kept.work();
+        before.node.local_lock = true;
+        let event = slave::Event::Machine { work, fact: Fact::Probed(slave::Probed::Gone) };
+        let after = slave::step(before, world.slave_now(0), event).state;
+        assert_eq!(after.jobs[&job].report.state, state, "{policy:?} {stopping}");
+        assert_eq!(after.node.unloading.is_some(), cleared, "{policy:?} {stopping}");
+    }
+}
+
+#[test]
+fn what_a_machine_was_asked_for_before_a_crash_it_is_asked_for_again_if_it_does_otherwise() {
+    for (asked, paused, again) in [
+        (Some(true), false, Some(true)),
+        (Some(true), true, None),
+        (Some(false), true, Some(false)),
+        (Some(false), false, None),
+        (None, false, None),
+    ] {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |_| {});
+        let mut before = world.boxes[0].state.clone().unwrap();
+        let kept = before.jobs.get_mut(&job).unwrap();
+        kept.asked_to_pause = asked;
+        kept.desired = if paused && again.is_none() { Desired::Pause } else { Desired::Run };
+        if asked == Some(true) {
+            kept.desired = Desired::Pause;
+        }
+        let work = kept.work();
+        let fact = Fact::Probed(slave::Probed::Alive { paused, permille: None });
+        let step = slave::step(before, world.slave_now(0), slave::Event::Machine { work, fact });
+        let repeated = step.effects.iter().find_map(|effect| match effect {
+            slave::Effect::Pause(_) => Some(true),
+            slave::Effect::Resume(_) => Some(false),
+            _ => None,
+        });
+        assert_eq!(repeated, again, "{asked:?} {paused}");
+        let asked = step.state.jobs[&job].asked_to_pause;
+        assert_eq!(asked.is_some(), again.is_some());
+    }
 }

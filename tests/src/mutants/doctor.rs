@@ -513,12 +513,12 @@ pub fn last_arm(text: &str, at: usize) -> Option<Number> {
     impl<'ast> Visit<'ast> for Last<'_> {
         fn visit_expr_match(&mut self, node: &'ast syn::ExprMatch) {
             if node.expr.span().byte_range().contains(&self.1) {
-                let numbers = node.arms.iter().filter_map(|arm| {
+                let mut numbers = node.arms.iter().filter_map(|arm| {
                     let Pat::Guard(guarded) = &arm.pat else { return None };
                     let guard = &self.0[guarded.guard.span().byte_range()];
                     guard.strip_prefix("!crate::mutant(")?.split(')').next()?.parse().ok()
                 });
-                self.2 = numbers.last();
+                self.2 = numbers.next_back();
             }
             visit::visit_expr_match(self, node);
         }

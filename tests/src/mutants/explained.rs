@@ -39,10 +39,6 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "the slave's own report says that it waits for its time; this counts only until that report is there",
     ),
     (
-        "protocol/src/master/evidence.rs: replace < with <= in Rules::given_back in `let closed = |job: &Job| job.start.deadline.is_some_and(|deadline| deadline < self.now);`",
-        "the clock would have to stand on the very millisecond of the deadline; the next look at the windows says the same a millisecond later",
-    ),
-    (
         "protocol/src/master/evidence.rs: replace > with >= in Rules::judge_report in `let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);`",
         "a report that comes twice under one number says the same twice",
     ),
@@ -57,9 +53,5 @@ pub const EXPLAINED: &[(&str, &str)] = &[
     (
         "protocol/src/slave/link.rs: replace > with >= in Rules::forget in `while self.state.ring.len() > RING || bytes(&self.state.ring) > RING_BYTES {` (2)",
         "differs only for a ring of exactly that many bytes, which is as good as one that is a record shorter",
-    ),
-    (
-        "protocol/src/slave/work.rs: replace && with || in Rules::overrun in `.filter(|job| job.report.state.is_executing() && !job.overrun)`",
-        "what is flagged is flagged already, and what does not execute has no time that is over",
     ),
 ];

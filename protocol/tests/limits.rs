@@ -170,7 +170,8 @@ fn spec(params: usize) -> Spec {
 
 /// The work that is as large as it may be, and so much larger.
 fn work(more: usize) -> Spec {
-    let most = (0..=SPEC_BYTES).rev().find(|params| spec(*params).size() <= SPEC_BYTES).unwrap();
+    let most =
+        (0..=SPEC_BYTES).rev().find(|params| spec(*params).size() <= SPEC_BYTES).expect("the emptiest fits");
     spec(most + more)
 }
 
@@ -276,7 +277,7 @@ const MOST: [Most; 33] = [
 ];
 
 fn count(more: usize) -> u32 {
-    limits::COUNT + u32::try_from(more).unwrap()
+    limits::COUNT + u32::try_from(more).expect("a small number")
 }
 
 fn record(params: usize, text: usize) -> Record {

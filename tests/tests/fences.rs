@@ -9,7 +9,7 @@ use reloop_protocol::master::{self, Answer, JobCommand, SlaveCommand};
 use reloop_protocol::message::{
     Challenge, Conduct, Declined, Flags, Hello, Message, Mode, Outcome, PROTOCOL, Reason, ReasonCode,
 };
-use reloop_protocol::slave::{self, Effect, Ended, Fact, LinkId, Local, Now, RunKey, Slave};
+use reloop_protocol::slave::{self, Effect, Ended, Fact, LinkId, Local, Now, Probed, RunKey, Slave};
 use reloop_protocol::spec::{CancelMode, Desired, Gate, Want};
 use reloop_tests::world::World;
 
@@ -75,6 +75,24 @@ fn an_older_decision_about_the_slave_has_no_force() {
     world.command_slave(0, SlaveCommand::Mode(Mode::Maintenance));
     say(&mut world, Message::Conduct(Conduct { rev: WishRev(0), mode: Mode::Production }));
     assert_eq!(world.boxes[0].state.as_ref().unwrap().node.conduct.mode, Mode::Maintenance);
+}
+
+#[test]
+fn that_a_start_never_was_is_believed_only_of_a_machine_that_was_asked() {
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let job = world.place(order);
+    while world.on_slave(0, job) != Some(State::Starting) {
+        assert!(world.pump(), "the job does not come to its start");
+    }
+    let work = RunKey { job, attempt: Attempt(1), run: Run(1) };
+    world.slave_event(0, slave::Event::Machine { work, fact: Fact::Probed(Probed::NeverStarted) });
+    world.settle();
+    assert_eq!(
+        (world.on_slave(0, job), world.begun(job)),
+        (Some(State::Running), 1),
+        "it is not begun again"
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::spec::{CancelMode, Desired, Gate, Late, OnOverdue};
 use crate::time::Time;
 
 const OTHER_WORK: &str = "the machine speaks of a beginning that is not this job's";
+const NOT_ASKED: &str = "nobody asked whether it had begun";
 const OVER: &str = "it has ended, and an outcome does not change";
 const NOT_RUNNING: &str = "nothing runs that could be told";
 
@@ -187,9 +188,12 @@ impl Rules {
     }
 
     fn probed(&mut self, id: JobId, probed: Probed) {
-        // A machine may also say by itself that work is gone.
-        let refused = self.state.fresh.probing.remove(&id).and_then(|asked| asked.refused);
-        self.settled_by_probe(id, refused, probed);
+        // A machine may also say by itself that work is gone. That it never began is an answer, or nothing.
+        let asked = self.state.fresh.probing.remove(&id);
+        if asked.is_none() && matches!(probed, Probed::NeverStarted) {
+            return self.effects.push(Effect::Ignored(NOT_ASKED));
+        }
+        self.settled_by_probe(id, asked.and_then(|asked| asked.refused), probed);
     }
 
     fn settled_by_probe(&mut self, id: JobId, refused: Option<String>, probed: Probed) {

@@ -70,6 +70,7 @@ impl<'a> Scene<'a> {
         world.boxes[0].cable = false;
         world.revive(0);
         world.acts = Some(Vec::new());
+        world.ledger.master_lies = true;
         let (ended, begun) = (BTreeMap::new(), BTreeSet::new());
         Self { source, world, link: LinkId(LINKS), ended, begun }
     }
@@ -152,10 +153,19 @@ impl<'a> Scene<'a> {
                 _ => Probed::Unknown(text),
             }),
         };
-        // A machine speaks of what it was told to begin.
-        if self.begun.contains(&work) {
-            self.world.slave_event(0, Event::Machine { work, fact });
+        // A machine speaks of what it was told to begin, and gives no proof against itself: what it says is over, is.
+        if !self.begun.contains(&work) {
+            return;
         }
+        match &fact {
+            Fact::StartRejected(_)
+            | Fact::Ended(_)
+            | Fact::Probed(Probed::NeverStarted | Probed::Gone | Probed::Ended(_)) => {
+                self.world.boxes[0].machine.let_go(work);
+            }
+            _ => {}
+        }
+        self.world.slave_event(0, Event::Machine { work, fact });
     }
 
     /// What the hostile master does.

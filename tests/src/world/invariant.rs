@@ -182,4 +182,6 @@ pub struct Ledger {
     pub split: bool,
     /// There were two such masters once: one may have withdrawn what only the other had handed out.
     pub was_split: bool,
+    /// A master that is not of this world says what it likes: a slave cannot know whether it has what it tells to forget.
+    pub master_lies: bool,
 }

@@ -55,6 +55,13 @@ impl Machine {
         self.works.iter().filter(|(_, work)| work.ended.is_none() && !work.gone).map(|(key, _)| *key)
     }
 
+    /// Nothing of a beginning is left in it.
+    pub fn let_go(&mut self, key: RunKey) {
+        if let Some(work) = self.works.get_mut(&key) {
+            work.gone |= work.ended.is_none();
+        }
+    }
+
     /// Whether this machine was ever told to begin the job.
     pub fn knows(&self, job: JobId) -> bool {
         self.begun.keys().any(|work| work.job == job)

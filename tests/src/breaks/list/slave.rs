@@ -227,6 +227,14 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "unasked_answer_is_believed",
+        file: "protocol/src/slave/work.rs",
+        find: "asked.is_none() && matches!(probed, Probed::NeverStarted)",
+        with: "false",
+        what: "That a start never was is an answer, or nothing.",
+        caught_by: &["fences::that_a_start_never_was_is_believed_only_of_a_machine_that_was_asked"],
+    },
+    Break {
         name: "time_is_the_wall_clock",
         file: "protocol/src/slave/mod.rs",
         find: "return Some(sync.master_at(self.now.boot_ms));",

@@ -186,7 +186,8 @@ where
     let heard = Arc::new(AtomicI64::new(wall_ms()));
     let outbox = Outbox { orders, kill: Arc::clone(&kill), heard: Arc::clone(&heard) };
     let (pongs, pong_queue) = mpsc::channel(1);
-    let (frames, mut inbox) = mpsc::channel(INBOX);
+    // Boxed, because a channel reserves room for 32 of what it carries, on every link.
+    let (frames, mut inbox) = mpsc::channel::<Box<Frame>>(INBOX);
     let (mut sink, mut stream) = socket.split();
     // The loop keeps no sender of its own: when the node drops its outbox, the link ends.
     start(outbox);
@@ -195,7 +196,7 @@ where
         ended = write(&mut sink, queue, pong_queue, timing.heartbeat) => ended,
         ended = async {
             while let Some(frame) = inbox.recv().await {
-                if let Err((code, text)) = handle(frame).await {
+                if let Err((code, text)) = handle(*frame).await {
                     return Ended::ByUs(code, text);
                 }
             }
@@ -235,7 +236,7 @@ async fn patience(mut settled: tokio::sync::watch::Receiver<bool>, limit: Durati
 async fn read<S>(
     stream: &mut SplitStream<WebSocketStream<S>>,
     heard: &AtomicI64,
-    frames: &mpsc::Sender<Frame>,
+    frames: &mpsc::Sender<Box<Frame>>,
     pongs: &mpsc::Sender<()>,
     dead_after: Duration,
 ) -> Ended
@@ -282,7 +283,7 @@ where
             Message::Ping => drop(pongs.try_send(())),
             Message::Pong => {}
             _ => {
-                if frames.try_send(frame).is_err() {
+                if frames.try_send(Box::new(frame)).is_err() {
                     let text = "this node is busy and cannot keep up: the next handshake settles the rest"
                         .to_owned();
                     return Ended::ByUs(CloseCode::TryLater, text);

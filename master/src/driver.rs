@@ -30,6 +30,12 @@ const CHANGES: usize = 4096;
 /// How long a slave may take to answer a question before the client is told "not now".
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Every so often the wall clock is compared with the one that only goes forward...
+const CLOCK_LOOK: Duration = Duration::from_secs(5);
+/// ...and was set if they have come apart by more than this: time services that only speed it up or slow it down
+/// change both alike.
+const CLOCK_STEP_MS: i64 = 1000;
+
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -269,15 +275,22 @@ impl Handle {
     /// Whether orders can be taken; if not, why and what helps.
     pub fn healthy(&self) -> Result<(), String> {
         self.store.healthy().map_err(|error| error.to_string())?;
-        if self.failed.load(Ordering::Relaxed) {
+        if self.has_failed() {
             return Err(
-                "the master could not write to its disk: check it, then restart the master".to_owned()
+                "the master could not write to its disk: check it; the master goes on when it takes writes \
+                        again"
+                    .to_owned(),
             );
         }
         if self.inbox.is_closed() {
             return Err(GONE.to_owned());
         }
         Ok(())
+    }
+
+    /// A write has failed: nothing is decided any more until the store is opened anew.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// When a connected slave was last heard.
@@ -321,6 +334,8 @@ pub struct Driver {
     links: BTreeMap<LinkId, (Outbox, Session)>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     probe_patience: Duration,
+    /// Both clocks, when they were last compared.
+    clocks: (i64, Instant),
 }
 
 /// A master's loop before it runs: the loop, the handle to it, and its inbox.
@@ -339,6 +354,7 @@ pub fn new(state: Master, store: Store, probe_patience: Duration) -> (Driver, Ha
         links: BTreeMap::new(),
         waiting: BTreeMap::new(),
         probe_patience,
+        clocks: (wall_ms(), Instant::now()),
     };
     let handle = Handle { inbox, store, board, requests: Arc::new(AtomicU64::new(0)), failed, heard };
     (driver, handle, events)
@@ -371,36 +387,18 @@ impl Driver {
         (ops, effects.into_iter().map(|effect| Act::Rule(Box::new(effect))).collect())
     }
 
-    fn event(input: &Input) -> Option<&Event> {
-        match input {
-            Input::Link(event) | Input::Call(event, ..) => Some(event),
-            Input::LinkUp { .. } | Input::Look(_) => None,
+    fn clock_was_set(&mut self) -> bool {
+        let (wall, since) = std::mem::replace(&mut self.clocks, (wall_ms(), Instant::now()));
+        let passed = i64::try_from(self.clocks.1.duration_since(since).as_millis()).unwrap_or(i64::MAX);
+        let step = self.clocks.0.saturating_sub(wall).saturating_sub(passed);
+        if step.saturating_abs() > CLOCK_STEP_MS {
+            tracing::warn!(step_ms = step, "the clock was set: every slave looks at it again");
+            return true;
         }
-    }
-}
-
-impl Node for Driver {
-    type Event = Input;
-    type Effect = Act;
-
-    fn needs_disk(&self, input: &Input) -> bool {
-        Self::event(input).is_some_and(|event| !master::unknown_jobs(self.state(), event).is_empty())
+        false
     }
 
-    async fn prepare(&mut self, input: &mut Input) -> Result<(), StoreError> {
-        let Some(event) = Self::event(input) else { return Ok(()) };
-        let mut recalled = Vec::new();
-        for id in master::unknown_jobs(self.state(), event) {
-            recalled.extend(records::job(&self.store, id).await?);
-        }
-        if !recalled.is_empty() {
-            let step = self.apply(Event::Recalled(recalled));
-            self.state = Some(step.state);
-        }
-        Ok(())
-    }
-
-    fn step(&mut self, input: Input) -> (Vec<Op>, Vec<Act>) {
+    fn take(&mut self, input: Input) -> (Vec<Op>, Vec<Act>) {
         match input {
             Input::LinkUp { link, outbox, nonce } => {
                 self.links.insert(link, (outbox, Session(0)));
@@ -433,15 +431,62 @@ impl Node for Driver {
         }
     }
 
+    fn event(input: &Input) -> Option<&Event> {
+        match input {
+            Input::Link(event) | Input::Call(event, ..) => Some(event),
+            Input::LinkUp { .. } | Input::Look(_) => None,
+        }
+    }
+}
+
+impl Node for Driver {
+    type Event = Input;
+    type Effect = Act;
+
+    fn needs_disk(&self, input: &Input) -> bool {
+        Self::event(input).is_some_and(|event| {
+            !master::unknown_jobs(self.state(), event).is_empty() || !master::unknown_orders(event).is_empty()
+        })
+    }
+
+    async fn prepare(&mut self, input: &mut Input) -> Result<(), StoreError> {
+        let Some(event) = Self::event(input) else { return Ok(()) };
+        let mut orders = Vec::new();
+        for id in master::unknown_orders(event) {
+            orders.extend(records::order(&self.store, id).await?);
+        }
+        let mut recalled = Vec::new();
+        for id in master::unknown_jobs(self.state(), event) {
+            recalled.extend(records::job(&self.store, id).await?);
+        }
+        if !orders.is_empty() {
+            let step = self.apply(Event::OrdersRecalled(orders));
+            self.state = Some(step.state);
+        }
+        if !recalled.is_empty() {
+            let step = self.apply(Event::Recalled(recalled));
+            self.state = Some(step.state);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, input: Input) -> (Vec<Op>, Vec<Act>) {
+        let (mut ops, mut acts) =
+            if self.clock_was_set() { self.decide(Event::ClockSet) } else { (Vec::new(), Vec::new()) };
+        let (then, after) = self.take(input);
+        ops.extend(then);
+        acts.extend(after);
+        (ops, acts)
+    }
+
     fn time_passed(&self) -> Input {
         Input::Link(Event::TimePassed)
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let at = master::next_deadline(self.state())?;
-        let wait = u64::try_from(at.0.saturating_sub(wall_ms())).unwrap_or(0);
-        // A wall clock that is set meanwhile is noticed within a minute.
-        Some(Instant::now() + Duration::from_millis(wait).min(Duration::from_secs(60)))
+        let wait = master::next_deadline(self.state())
+            .map(|at| Duration::from_millis(u64::try_from(at.0.saturating_sub(wall_ms())).unwrap_or(0)));
+        Some(Instant::now() + wait.unwrap_or(CLOCK_LOOK).min(CLOCK_LOOK))
     }
 
     fn perform(&mut self, act: Act) {

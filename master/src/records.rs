@@ -49,6 +49,9 @@ pub enum Unreadable {
     /// The payload is not what the key says.
     #[error(transparent)]
     Payload(#[from] wire::WireError),
+    /// It is another thing's record.
+    #[error("it stands under another's key")]
+    WrongKey,
 }
 
 fn key(prefix: &[u8], rest: &[u8]) -> Vec<u8> {
@@ -99,18 +102,15 @@ pub fn ops(write: &Write, ops: &mut Vec<Op>) {
 
 /// Everything that the rules start from; what cannot be read is set aside under `unreadable/` and said loudly.
 pub async fn load(store: &Store) -> Result<Vec<Write>, StoreError> {
-    let mut found = Loaded { writes: Vec::new(), aside: Vec::new() };
-    store.load(NODE, |k, v| found.take(k, v, |node: Node| Write::Node(node)))?;
-    store.load(DESK, |k, v| found.take(k, v, |desk: Desk| Write::Desk(Box::new(desk))))?;
-    store.load(TOKEN, |k, v| {
-        let hash: Option<[u8; 32]> = k[TOKEN.len()..].try_into().ok();
-        found.take(k, v, |token: Token| Write::Token(hash.unwrap_or_default(), Some(token)));
-    })?;
+    let mut found = Loaded::default();
+    for prefix in [NODE, DESK, TOKEN] {
+        store.load(prefix, |key, value| found.entry(key, value))?;
+    }
     let mut live = Vec::new();
     store.load(LIVE, |k, _| live.push(key(JOB, &k[LIVE.len()..])))?;
     for job in live {
         if let Some(value) = store.get(job.clone()).await? {
-            found.take(&job, &value, |job: Job| Write::Job(Box::new(job)));
+            found.entry(&job, &value);
         }
     }
     if !found.aside.is_empty() {
@@ -121,15 +121,32 @@ pub async fn load(store: &Store) -> Result<Vec<Write>, StoreError> {
     Ok(found.writes)
 }
 
-struct Loaded {
-    writes: Vec<Write>,
-    aside: Vec<Op>,
+/// What was found in a store.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// For `recover`.
+    pub writes: Vec<Write>,
+    /// To be committed before anything else: puts aside what could not be read.
+    pub aside: Vec<Op>,
 }
 
 impl Loaded {
-    fn take<T: DeserializeOwned>(&mut self, at: &[u8], value: &[u8], write: impl FnOnce(T) -> Write) {
-        match read(value) {
-            Ok(record) => self.writes.push(write(record)),
+    /// Reads one entry that the rules start from, or sets it aside.
+    pub fn entry(&mut self, at: &[u8], value: &[u8]) {
+        if at == NODE {
+            self.take(at, value, |node: Node| Some(Write::Node(node)));
+        } else if let Some(key) = at.strip_prefix(DESK) {
+            self.take(at, value, |desk: Desk| (desk.key.0 == key).then(|| Write::Desk(Box::new(desk))));
+        } else if let Some(id) = at.strip_prefix(JOB) {
+            self.take(at, value, |job: Job| (job.id.0 == id).then(|| Write::Job(Box::new(job))));
+        } else if let Some(hash) = at.strip_prefix(TOKEN) {
+            self.take(at, value, |token: Token| Some(Write::Token(hash.try_into().ok()?, Some(token))));
+        }
+    }
+
+    fn take<T: DeserializeOwned>(&mut self, at: &[u8], value: &[u8], write: impl FnOnce(T) -> Option<Write>) {
+        match read(value).and_then(|record| write(record).ok_or(Unreadable::WrongKey)) {
+            Ok(write) => self.writes.push(write),
             Err(error) => {
                 let name = String::from_utf8_lossy(at).into_owned();
                 tracing::error!(key = name, %error, "a record cannot be read and is set aside: its slave will tell");
@@ -149,7 +166,8 @@ async fn one<T: DeserializeOwned>(store: &Store, at: Vec<u8>) -> Result<Option<T
     Ok(readable(&at, &value))
 }
 
-fn readable<T: DeserializeOwned>(at: &[u8], value: &[u8]) -> Option<T> {
+/// A record, unless it can't be read, which is said loudly.
+pub fn readable<T: DeserializeOwned>(at: &[u8], value: &[u8]) -> Option<T> {
     read(value)
         .inspect_err(|error| {
             tracing::error!(key = %String::from_utf8_lossy(at), %error, "a record cannot be read");

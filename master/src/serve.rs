@@ -1,4 +1,8 @@
 //! Starts the master: store, loop, door, REST; and stops it in order.
+//!
+//! After a failed write the master takes no decision any more, because nobody knows what is on the disk; questions are
+//! answered from memory. Once the disk takes writes again the master starts anew, within the same process: from
+//! what the disk holds, as after a restart.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,6 +13,7 @@ use axum::Router;
 use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use reloop_node::durable;
 use reloop_node::link::{Timing, random};
 use reloop_node::store::{Options, Store};
 use reloop_protocol::id::MasterId;
@@ -31,16 +36,37 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// How long a client may take to send a request's head.
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// After a connection that could not be accepted, which the next try would only find again: long enough that the loop
+/// does not spin, short enough that nobody notices.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long requests and links may take to end when the master stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Keepalive of an accepted connection, for peers that are not behind a proxy: idle, between probes, probes.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(20), Duration::from_secs(5), 3);
 
+/// After a failed write, how often to look whether the disk takes writes again. Not so often that a disk which fails at
+/// every second write keeps the master busy with starting; until then the reads go on.
+const MEND_PERIOD: Duration = Duration::from_secs(10);
+
+/// Why a master ended without an error.
+enum Ended {
+    Told,
+    DiskMended,
+}
+
 /// Runs the master until it is told to stop.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    while let Ended::DiskMended = run_once(&config).await? {
+        tracing::warn!("the disk takes writes again: the master starts anew from what is on it");
+    }
+    Ok(())
+}
+
+async fn run_once(config: &Config) -> anyhow::Result<Ended> {
     let data_dir = &config.data_dir;
-    reloop_node::durable::create_dir_all_synced(data_dir)
+    durable::create_dir_all_synced(data_dir)
         .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
     let tokens = rest::Tokens::open(data_dir)?;
     let options = Options { cache_bytes: CACHE_BYTES, min_free_bytes: config.min_free_bytes };
@@ -75,7 +101,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
     let driving = tokio::spawn({
-        let stop = stop.clone();
+        let (stop, store) = (stop.clone(), store.clone());
         async move { reloop_node::driver::run(node, store, inbox, stop.cancelled_owned()).await.map(|_| ()) }
     });
 
@@ -88,19 +114,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let quiet = CancellationToken::new();
     let watched = handle.clone();
     let router =
-        rest::router(rest::RestState::new(handle, Arc::new(tokens), &config).with_stop(quiet.clone()))
+        rest::router(rest::RestState::new(handle, Arc::new(tokens), config).with_stop(quiet.clone()))
             .merge(Router::new().route("/v1/link", get(link::upgrade)).with_state(door));
     tracing::info!(%address, "listening");
     notify(&[sd_notify::NotifyState::Ready]);
-    let watchdog = tokio::spawn(watchdog(watched));
+    let watchdog = tokio::spawn(watchdog(watched.clone()));
 
     let connections = TaskTracker::new();
-    tokio::select! {
-        () = accept(listener, router, &connections, &quiet) => {}
-        () = told_to_stop() => {}
+    let ended = tokio::select! {
+        () = accept(listener, router, &connections, &quiet) => Ended::Told,
+        () = told_to_stop() => Ended::Told,
+        () = disk_mended(watched, config) => Ended::DiskMended,
+    };
+    if matches!(ended, Ended::Told) {
+        tracing::info!("stopping: running jobs go on at their machines");
+        notify(&[sd_notify::NotifyState::Stopping]);
     }
-    tracing::info!("stopping: running jobs go on at their machines");
-    notify(&[sd_notify::NotifyState::Stopping]);
     watchdog.abort();
     quiet.cancel();
     connections.close();
@@ -110,11 +139,33 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if tokio::time::timeout(STOP_PATIENCE, connections.wait()).await.is_err() {
         tracing::debug!("some connections did not end in time");
     }
+    let closed = store.close();
     match driven {
-        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Ok(()))) => closed.map(|()| ended).map_err(Into::into),
+        Ok(Ok(Err(_))) if matches!(ended, Ended::DiskMended) => Ok(ended),
         Ok(Ok(Err(error))) => Err(error.into()),
         Ok(Err(error)) => Err(error).context("the loop died"),
         Err(_) => anyhow::bail!("the loop did not end within {STOP_PATIENCE:?}"),
+    }
+}
+
+/// Returns when a write has failed and a later one went well, with as much free space as the config wants.
+async fn disk_mended(handle: driver::Handle, config: &Config) {
+    loop {
+        tokio::time::sleep(MEND_PERIOD).await;
+        if !handle.has_failed() {
+            continue;
+        }
+        let (data_dir, min_free_bytes) = (config.data_dir.clone(), config.min_free_bytes);
+        let tried =
+            tokio::task::spawn_blocking(move || durable::try_writing(&data_dir, min_free_bytes)).await;
+        match tried {
+            Ok(Ok(())) => return,
+            Ok(Err(why)) => {
+                tracing::warn!(%why, "the disk takes no writes: questions are answered, orders refused")
+            }
+            Err(error) => tracing::error!(%error, "the disk could not be tried"),
+        }
     }
 }
 
@@ -139,7 +190,7 @@ async fn accept(listener: TcpListener, router: Router, connections: &TaskTracker
             Err(error) => {
                 // Out of file descriptors, most likely: those that end make room.
                 tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };

@@ -128,7 +128,7 @@ pub async fn run<N: Node>(
                 Err(error) => {
                     line.under_way.clear();
                     if failure.is_none() {
-                        tracing::error!(%error, "nothing is written any more: no decision is taken until a restart");
+                        tracing::error!(%error, "nothing is written any more: no decision is taken until the store is opened anew");
                         node.failed(&error);
                         failure = Some(error);
                     }

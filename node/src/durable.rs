@@ -9,6 +9,12 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+/// The file of [`try_writing`].
+const TRIAL: &str = "write.trial";
+
+/// More than a file system writes without asking its disk for new space.
+const TRIAL_BYTES: usize = 1 << 20;
+
 /// Replaces a file as a whole: after a crash at any point it holds either what it held before or all of `bytes`.
 ///
 /// `mode` is the file's permission bits (`0o600` for a secret), whatever the umask. The new content is written beside
@@ -47,6 +53,25 @@ pub fn create_dir_all_synced(path: &Path) -> io::Result<()> {
             Err(error) => return Err(error),
         }
         sync_dir(parent_of(dir))?;
+    }
+    Ok(())
+}
+
+/// Whether a directory takes writes: a file in it is written durably and removed again, and `min_free_bytes` are left.
+///
+/// # Errors
+/// What stood in the way.
+pub fn try_writing(dir: &Path, min_free_bytes: u64) -> io::Result<()> {
+    let trial = dir.join(TRIAL);
+    let written = write_file(&trial, &vec![0; TRIAL_BYTES], 0o600);
+    match fs::remove_file(&trial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => written?,
+    }
+    let found = rustix::fs::statvfs(dir)?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    if free < min_free_bytes {
+        return Err(io::Error::other(format!("{free} bytes are free, {min_free_bytes} are wanted")));
     }
     Ok(())
 }

@@ -15,14 +15,19 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use reloop_protocol::id::Session;
 use reloop_protocol::limits;
 use reloop_protocol::message::{CloseCode, Message};
-use reloop_protocol::wire::{self, Frame};
+use reloop_protocol::wire::{self, Frame, WireError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as WsCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message as WsMessage, error::CapacityError};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message as WsMessage};
+
+/// Between two looks for a peer's sign of life, the first and the longest: a quick answer is seen at once, and the
+/// seconds that a slow one may take cost a few looks.
+const SIGN_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
 /// Read buffer of one link: with the library's 128 KiB, ten thousand idle links cost more than a gigabyte.
 const READ_BUFFER: usize = 4 * 1024;
@@ -144,13 +149,13 @@ impl Outbox {
         let before = self.last_heard_ms();
         self.send(&Frame { session: Session(0), message: Message::Ping, signature: None });
         let deadline = Instant::now() + patience;
-        let mut pause = Duration::from_millis(10);
+        let mut pause = SIGN_PAUSE.0;
         while Instant::now() < deadline {
             tokio::time::sleep(pause).await;
             if self.last_heard_ms() > before {
                 return true;
             }
-            pause = (pause * 2).min(Duration::from_millis(200));
+            pause = (pause * 2).min(SIGN_PAUSE.1);
         }
         false
     }
@@ -207,20 +212,22 @@ where
             Ended::ByUs(CloseCode::SlowReader, "the peer does not read what it is sent".to_owned())
         }
     };
-    // A peer that is silent or does not read would not hear why.
-    if let Ended::ByUs(code, text) = &ended
-        && !matches!(code, CloseCode::Silent | CloseCode::SlowReader)
-    {
-        let close = close_frame(*code, text);
-        let goodbye = async {
-            sink.send(WsMessage::Close(Some(close))).await?;
-            while stream.next().await.is_some_and(|message| message.is_ok()) {}
-            Ok::<(), WsError>(())
-        };
-        match timeout(CLOSE_PATIENCE, goodbye).await {
-            Ok(Ok(())) | Err(_) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "the peer was gone before it was told why"),
+    let goodbye = async {
+        match &ended {
+            // A peer that is silent or does not read would not hear why.
+            Ended::ByUs(CloseCode::Silent | CloseCode::SlowReader, _) | Ended::Broken(_) => Ok(()),
+            Ended::ByUs(code, text) => {
+                sink.send(WsMessage::Close(Some(close_frame(*code, text)))).await?;
+                while stream.next().await.is_some_and(|message| message.is_ok()) {}
+                Ok(())
+            }
+            // The library has made the answer to a close, and leaves it to others to send it.
+            Ended::ByPeer(..) => sink.close().await,
         }
+    };
+    match timeout(CLOSE_PATIENCE, goodbye).await {
+        Ok(Ok(())) | Err(_) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "the peer was gone before the close was done"),
     }
     ended
 }
@@ -243,7 +250,7 @@ async fn read<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    // The first message comes from somebody who has proved nothing.
+    // Who has said nothing but Ping has proved nothing.
     let mut limit = wire::MAX_HANDSHAKE;
     loop {
         let message = match timeout_at(Instant::now() + dead_after, stream.next()).await {
@@ -253,6 +260,12 @@ where
                 let text = format!("a message of {size} bytes where {max_size} are allowed");
                 return Ended::ByUs(CloseCode::TooLarge, text);
             }
+            Ok(Some(Err(WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake)))) => {
+                return Ended::Broken("the connection ended without a word".to_owned());
+            }
+            Ok(Some(Err(error @ (WsError::Protocol(_) | WsError::Utf8(_))))) => {
+                return Ended::ByUs(CloseCode::Protocol, error.to_string());
+            }
             Ok(Some(Err(error))) => return Ended::Broken(error.to_string()),
             Ok(Some(Ok(message))) => message,
         };
@@ -261,7 +274,7 @@ where
             WsMessage::Binary(bytes) => bytes,
             WsMessage::Close(frame) => {
                 let (code, text) = frame.map_or((None, String::new()), |frame| {
-                    (CloseCode::from_number(frame.code.into()), frame.reason.to_string())
+                    (CloseCode::from_number(frame.code.into()), one_line(&frame.reason))
                 });
                 return Ended::ByPeer(code, text);
             }
@@ -270,10 +283,14 @@ where
                 return Ended::ByUs(CloseCode::Protocol, "only binary messages are spoken here".to_owned());
             }
         };
-        let limit = std::mem::replace(&mut limit, wire::MAX_MESSAGE);
-        let frame: Frame = match wire::decode(&bytes, limit) {
+        let frame: Frame = match wire::decode_frame(&bytes, limit) {
             Ok(frame) => frame,
-            Err(error) => return Ended::ByUs(CloseCode::Protocol, error.to_string()),
+            Err(error @ WireError::TooLarge { .. }) => {
+                return Ended::ByUs(CloseCode::TooLarge, error.to_string());
+            }
+            Err(error @ WireError::Malformed(_)) => {
+                return Ended::ByUs(CloseCode::Protocol, error.to_string());
+            }
         };
         if let Err(what) = limits::check(&frame.message) {
             return Ended::ByUs(CloseCode::Protocol, what.to_owned());
@@ -283,6 +300,7 @@ where
             Message::Ping => drop(pongs.try_send(())),
             Message::Pong => {}
             _ => {
+                limit = wire::MAX_MESSAGE;
                 if frames.try_send(Box::new(frame)).is_err() {
                     let text = "this node is busy and cannot keep up: the next handshake settles the rest"
                         .to_owned();
@@ -323,6 +341,11 @@ where
             Err(_) => return Ended::ByUs(CloseCode::SlowReader, "the peer does not read".to_owned()),
         }
     }
+}
+
+/// What somebody else says, as it may stand in a log.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn close_frame(code: CloseCode, text: &str) -> CloseFrame {

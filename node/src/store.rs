@@ -6,10 +6,11 @@
 //! power cut. Reads go through the same inbox: they see every write queued before them, and nothing that is not
 //! durable.
 //!
-//! Trouble has three shapes. A store that is *unreadable* when it is opened is set aside under a dated name and
-//! replaced by an empty one ([`Opened::set_aside`]). A *failed write* is final: nothing is acknowledged any more until
-//! the node is restarted, because after a failed fdatasync nobody knows what is on the disk. A disk that is *nearly
-//! full* is only reported ([`Store::healthy`]): commits go on, and the caller decides what to refuse.
+//! Trouble has three shapes. A store that is *unreadable* when it is opened, or that has lost commits which were
+//! acknowledged, is set aside under a dated name and replaced by an empty one ([`Opened::set_aside`]). A *failed write*
+//! is final: nothing is acknowledged any more until the store is opened anew, because after a failed fdatasync nobody
+//! knows what is on the disk. A disk that is *nearly full* is only reported ([`Store::healthy`]): commits go on, and the
+//! caller decides what to refuse.
 //!
 //! A commit that failed, or whose answer was cut off by a crash, may still be found after the next start, whole or not
 //! at all. It is unknown, not undone.
@@ -17,6 +18,7 @@
 //! Architecture invariant: nothing outside this module knows which database this is.
 
 mod engine;
+mod mark;
 mod opening;
 
 use std::collections::BTreeMap;
@@ -112,7 +114,7 @@ pub enum StoreError {
         detail: String,
     },
     /// A write failed: this one and all later ones are not acknowledged. Reads go on.
-    #[error("the store cannot write ({detail}): nothing is saved any more; check the disk, then restart")]
+    #[error("the store cannot write ({detail}): nothing is saved until it is opened anew; check the disk")]
     Write {
         /// What went wrong.
         detail: String,
@@ -550,7 +552,7 @@ impl StoreError {
     fn from_write(fault: Fault) -> StoreError {
         match fault {
             Fault::System(error) if is_full(&error) => StoreError::Full {
-                detail: format!("{error}: nothing is saved any more; free some space, then restart"),
+                detail: format!("{error}: nothing is saved until it is opened anew; free some space"),
             },
             Fault::System(error) => StoreError::Write { detail: error.to_string() },
             Fault::Unreadable(detail) => StoreError::Write { detail },

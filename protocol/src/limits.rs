@@ -3,8 +3,8 @@
 //! Whatever is taken from a peer ends in a record on disk, and a record has its own largest size: a peer that could
 //! exceed it could stop a node from writing. So each message is looked at before it becomes an event.
 
-use crate::message::{Hello, Message, Reason, Record, Report};
-use crate::spec::SPEC_BYTES;
+use crate::message::{Bond, Hello, MachineReport, Message, Reason, Record, Report};
+use crate::spec::{SPEC_BYTES, Want};
 
 /// A name, in bytes: what a slave's config allows.
 pub const NAME_BYTES: usize = 63;
@@ -24,6 +24,16 @@ pub const TEXT_BYTES: usize = 2560;
 /// Unended jobs that a slave may be given, whatever it says: what a Settled can tell of.
 pub const CAPACITY: u16 = 64;
 
+/// The highest attempt, wish, conduct or epoch, and ...
+pub const COUNT: u32 = u32::MAX / 2;
+
+/// ... the highest commit number that is taken from a peer. Each is raised by one at a time and never comes near; a peer
+/// that could say the highest number there is would leave no higher one to whoever comes after it.
+pub const COMMITS: u64 = u64::MAX / 2;
+/// A job's output in one answer, in bytes: a quarter of what fits into a message, so that a link that is slow still has
+/// room between its heartbeats.
+pub const LOG_BYTES: u32 = 64 * 1024;
+
 /// Checks a message against the limits; the error names what is too much.
 pub fn check(message: &Message) -> Result<(), &'static str> {
     match message {
@@ -34,17 +44,22 @@ pub fn check(message: &Message) -> Result<(), &'static str> {
             }
             settled.reports.iter().try_for_each(check_report)?;
             settled.records.iter().try_for_each(check_record)?;
-            settled.declined.iter().try_for_each(|declined| check_reason(&declined.reason))
+            settled.declined.iter().try_for_each(|declined| check_reason(&declined.reason))?;
+            check_machine(&settled.machine)
         }
         Message::Report(report) => check_report(report),
         Message::Declined(declined) => check_reason(&declined.reason),
         Message::Refuse(refuse) => check_text(&refuse.text),
+        Message::Welcome(welcome) => {
+            check_bond(&welcome.bond)?;
+            check_count(welcome.conduct.rev.0)?;
+            welcome.rulings.iter().filter_map(|ruling| ruling.want.as_ref()).try_for_each(check_want)
+        }
+        Message::Machine(machine) => check_machine(machine),
+        Message::Want(want) => check_want(want),
+        Message::Conduct(conduct) => check_count(conduct.rev.0),
         Message::Challenge(_)
-        | Message::Welcome(_)
-        | Message::Machine(_)
-        | Message::Want(_)
         | Message::Forget(_)
-        | Message::Conduct(_)
         | Message::Ask(_)
         | Message::Answer(_)
         | Message::Ping
@@ -75,7 +90,30 @@ fn check_hello(hello: &Hello) -> Result<(), &'static str> {
     if hello.rows.len() > ROWS || hello.ring.len() > ROWS {
         return Err("too many jobs in a Hello");
     }
-    Ok(())
+    hello.bond.iter().try_for_each(check_bond)?;
+    check_machine(&hello.machine)?;
+    let mut rows = hello.rows.iter().chain(&hello.ring);
+    rows.try_for_each(|row| check_count(row.attempt.0).and_then(|()| check_count(row.rev.0)))
+}
+
+fn check_bond(bond: &Bond) -> Result<(), &'static str> {
+    if bond.commit.0 > COMMITS {
+        return Err("a number is past anything that is counted to");
+    }
+    check_count(bond.epoch.0)
+}
+
+fn check_machine(machine: &MachineReport) -> Result<(), &'static str> {
+    check_count(machine.conduct.rev.0)
+}
+
+fn check_want(want: &Want) -> Result<(), &'static str> {
+    check_count(want.attempt.0)?;
+    check_count(want.rev.0)
+}
+
+fn check_count(count: u32) -> Result<(), &'static str> {
+    if count > COUNT { Err("a number is past anything that is counted to") } else { Ok(()) }
 }
 
 fn check_record(record: &Record) -> Result<(), &'static str> {
@@ -89,6 +127,8 @@ fn check_report(report: &Report) -> Result<(), &'static str> {
     if !report.state.is_slaves_word() {
         return Err("a slave does not say this of a job");
     }
+    check_count(report.attempt.0)?;
+    check_count(report.rev.0)?;
     report.note.as_deref().map_or(Ok(()), check_text)?;
     report.reason.as_ref().map_or(Ok(()), check_reason)?;
     report.outcome.as_ref().map_or(Ok(()), |outcome| check_text(&outcome.text))

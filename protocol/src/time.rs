@@ -26,6 +26,17 @@ impl Time {
         Self(self.0.saturating_add_unsigned(length.0))
     }
 
+    /// This moment and a difference between two clocks later; the far end of time if that does not fit.
+    #[must_use]
+    pub fn shifted(self, ms: i64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// What this clock shows more than another, in milliseconds.
+    pub fn ahead_of(self, other: Time) -> i64 {
+        self.0.saturating_sub(other.0)
+    }
+
     /// How long it is from `earlier` to this moment; nothing if `earlier` is later.
     pub fn since(self, earlier: Time) -> Millis {
         Millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

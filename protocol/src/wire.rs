@@ -54,7 +54,22 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Wire
     if bytes.len() > limit {
         return Err(WireError::TooLarge { size: bytes.len(), limit });
     }
-    options().deserialize(bytes).map_err(|error| WireError::Malformed(error.to_string()))
+    options().deserialize(bytes).map_err(|error| {
+        let text = error.to_string();
+        let line = text.lines().find(|line| !line.trim().is_empty());
+        WireError::Malformed(line.unwrap_or("it makes no sense").to_owned())
+    })
+}
+
+/// The frame of bytes. A frame has one form: other bytes that would mean the same are refused, because digests and
+/// signatures are taken over the form.
+pub fn decode_frame(bytes: &[u8], limit: usize) -> Result<Frame, WireError> {
+    let frame = decode(bytes, limit)?;
+    if encode(&frame) == bytes {
+        Ok(frame)
+    } else {
+        Err(WireError::Malformed("it is not in its shortest form, or a map is not in order".to_owned()))
+    }
 }
 
 /// A message as it crosses the link: the session that it belongs to, then the message. The session is 0 until the

@@ -18,9 +18,9 @@ fn report(text: usize) -> Report {
     let text = "x".repeat(text);
     Report {
         job: JobId([1; 16]),
-        attempt: Attempt(u32::MAX),
+        attempt: Attempt(limits::COUNT),
         run: Run(u32::MAX),
-        rev: WishRev(u32::MAX),
+        rev: WishRev(limits::COUNT),
         seq: ReportSeq { start: u32::MAX, count: u32::MAX },
         state: State::Failed,
         waiting_for: None,

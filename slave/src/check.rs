@@ -148,7 +148,7 @@ async fn challenge(socket: &mut crate::link::Socket, patience: Duration) -> Resu
         }
     };
     let bytes = timeout(patience, heard).await.map_err(silent)??;
-    match wire::decode::<Frame>(&bytes, wire::MAX_HANDSHAKE) {
+    match wire::decode_frame(&bytes, wire::MAX_HANDSHAKE) {
         Ok(Frame { message: Message::Challenge(challenge), .. }) => Ok(challenge),
         Ok(_) => Err("it does not begin with a Challenge: not a master of this version".to_owned()),
         Err(error) => Err(format!("its first words make no sense: {error}")),

@@ -35,14 +35,11 @@ pub const INBOX: usize = 256;
 /// so a deadline may come this much late after a sleep, and no more.
 const TIMER_LIMIT: Duration = Duration::from_secs(60);
 
-/// The largest part of an output in one answer: a quarter of what fits into a message, so that a link that is slow
-/// still has room between its heartbeats.
-const LOG_LIMIT: u32 = 64 * 1024;
-
 /// What happens outside.
 pub enum Input {
-    /// The agent's own start, and nothing else.
-    Started(slave::Event),
+    /// The agent's own start, and nothing else. Its writes put aside what could not be read: in one commit with what the
+    /// rules make of that, so that a crash in between can't lose the reason for which a person is asked.
+    Started(slave::Event, Vec<Op>),
     /// A connection stands; the master speaks first.
     LinkUp {
         /// Which.
@@ -85,11 +82,9 @@ pub enum Input {
 /// What is done once the decision is durable.
 pub enum Effect {
     /// As the rules say.
-    Rules(slave::Effect),
+    Rules(Box<slave::Effect>),
     /// The identity has a memory from here on.
     SettleIdentity,
-    /// A command for the machine that only finds out what it meant.
-    Ask(Work),
     /// The answer to a person.
     Status(Box<Status>, oneshot::Sender<Status>),
 }
@@ -127,8 +122,6 @@ pub struct Driver {
     trouble: Option<String>,
     replies: BTreeMap<u64, oneshot::Sender<Result<String, String>>>,
     next_request: u64,
-    /// Starts that a machine would not take; it has been asked whether they began all the same.
-    refused: BTreeMap<machine::RunKey, String>,
 }
 
 struct Connection {
@@ -162,7 +155,6 @@ impl Driver {
             trouble: None,
             replies: BTreeMap::new(),
             next_request: 0,
-            refused: BTreeMap::new(),
         }
     }
 
@@ -189,7 +181,7 @@ impl Driver {
         }
         let mut ops = Vec::new();
         persist.iter().for_each(|write| records::ops(write, &mut ops));
-        (ops, effects.into_iter().map(Effect::Rules).collect())
+        (ops, effects.into_iter().map(|effect| Effect::Rules(Box::new(effect))).collect())
     }
 
     fn received(&mut self, link: LinkId, frame: Frame) -> (Vec<Op>, Vec<Effect>) {
@@ -246,35 +238,13 @@ impl Driver {
             // The rules know: they wished it.
             machine::Fact::Stopping => return (vec![], vec![]),
             machine::Fact::Ended(ended) => Fact::Ended(ended_of(ended)),
-            machine::Fact::Refused { what: Verb::Start, why } => return self.start_refused(key, why),
+            machine::Fact::Rejected(rejection) => Fact::StartRejected(reason_of(&rejection)),
+            machine::Fact::Refused { what: Verb::Start, why } => Fact::StartRefused(why),
             machine::Fact::Refused { what: Verb::Stop, why } => Fact::StopRefused(why),
             machine::Fact::Refused { what: Verb::Pause | Verb::Resume, why } => Fact::PauseRefused(why),
-            machine::Fact::Probed(probe) => match (self.refused.remove(&key), probed_of(probe)) {
-                (Some(why), Probed::NeverStarted) => {
-                    Fact::StartRefused(Reason::new(ReasonCode::StartRefused, why))
-                }
-                (Some(_), Probed::Alive { .. }) => Fact::Started,
-                (Some(_), Probed::Ended(ended)) => Fact::Ended(ended),
-                (_, probed) => Fact::Probed(probed),
-            },
+            machine::Fact::Probed(probe) => Fact::Probed(probed_of(probe)),
         };
         self.decide(slave::Event::Machine { work: rules_key(key), fact })
-    }
-
-    /// To the rules a refusal is proof that nothing began; a machine may also refuse what it has begun before.
-    fn start_refused(&mut self, key: machine::RunKey, why: String) -> (Vec<Op>, Vec<Effect>) {
-        let job = self.state.jobs.get(&key.job).filter(|job| job.work() == rules_key(key));
-        let Some(work) = job.map(|job| work(key, &job.spec)) else {
-            tracing::debug!(%key, why, "a start is refused of which nothing is known any more");
-            return (vec![], vec![]);
-        };
-        let rejection = self.machines().check(&work).err();
-        if let Some(rejection) = rejection {
-            let fact = Fact::StartRefused(reason_of(&rejection));
-            return self.decide(slave::Event::Machine { work: rules_key(key), fact });
-        }
-        self.refused.insert(key, why);
-        (vec![], vec![Effect::Ask(work)])
     }
 
     fn act(&mut self, effect: slave::Effect) {
@@ -361,7 +331,7 @@ impl Driver {
         tokio::task::spawn_blocking(move || {
             let answer = {
                 let machines = machines.read().unwrap_or_else(PoisonError::into_inner);
-                read_output(&machines, key, offset, limit.min(LOG_LIMIT))
+                read_output(&machines, key, offset, limit)
             };
             let message = Message::Answer(Answer { id, answer });
             outbox.send(&Frame { session, message, signature: None });
@@ -393,8 +363,9 @@ impl Node for Driver {
 
     fn step(&mut self, input: Input) -> (Vec<Op>, Vec<Effect>) {
         match input {
-            Input::Started(event) => {
-                let (ops, mut effects) = self.decide(event);
+            Input::Started(event, mut ops) => {
+                let (decided, mut effects) = self.decide(event);
+                ops.extend(decided);
                 effects.push(Effect::SettleIdentity);
                 (ops, effects)
             }
@@ -447,13 +418,12 @@ impl Node for Driver {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Rules(effect) => self.act(effect),
+            Effect::Rules(effect) => self.act(*effect),
             Effect::SettleIdentity => {
                 if let Err(error) = self.identity.settle() {
                     tracing::warn!(%error, "the key stays marked as new: a lost store would not be noticed");
                 }
             }
-            Effect::Ask(work) => self.command(Command::Probe(work)),
             Effect::Status(status, reply) => {
                 // Whoever asked may have gone away.
                 let _ = reply.send(*status);
@@ -490,7 +460,7 @@ impl Node for Driver {
             Input::Machine(key, fact) => {
                 tracing::debug!(%key, ?fact, "not kept: the next start asks the machine again");
             }
-            Input::Started(_)
+            Input::Started(..)
             | Input::Frame { .. }
             | Input::LinkDown { .. }
             | Input::NotReached(_)

@@ -347,7 +347,11 @@ async fn talk(parts: &Loop, socket: Socket, link: LinkId, enrolled: bool) -> Out
             retry_after = refuse.retry_after_ms.map(|ms| Duration::from_millis(ms.into()));
         }
         let (first, token, inbox) = (given.take().zip(settle.take()), token.take(), parts.inbox.clone());
+        let in_order = first.is_none() || matches!(frame.message, Message::Challenge(_) | Message::Refuse(_));
         async move {
+            if !in_order {
+                return Err((CloseCode::Protocol, "a Challenge comes first".to_owned()));
+            }
             let gone = || (CloseCode::GoingAway, "the agent stops; its job goes on".to_owned());
             if let Some((given, settled)) = first {
                 let outbox = given.await.map_err(|_| gone())?;

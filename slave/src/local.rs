@@ -39,6 +39,10 @@ const REPLY_LIMIT: u64 = 16 * 1024 * 1024;
 /// Both sides are on this box: longer than this means that the other side hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// After a connection that could not be accepted (out of descriptors, at worst): the next try would only find that again,
+/// and a person tries once more.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
 /// People and their scripts; more at once wait.
 const CONNECTIONS: usize = 8;
 
@@ -170,9 +174,8 @@ pub async fn serve(listener: UnixListener, inbox: mpsc::Sender<Input>, nudge: Ar
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors, at worst; a person tries again.
                 tracing::warn!(%error, "a local command could not be taken");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };

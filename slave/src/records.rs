@@ -7,17 +7,14 @@
 //! | `ring/` number | an outcome that it was told to forget, oldest first |
 //! | `unreadable/` time `/` key | a record that could not be read, as it was |
 //!
-//! An unreadable record is an ordinary start state. What cannot be known any more is handled as if the database had
-//! been replaced (its own record) or had gone back in time (a job): either way nothing starts until a person has
-//! looked at the machine, because it may be busy with what was lost.
+//! An unreadable record is an ordinary start state: it is set aside, and the rules are told of the damage.
 
 use std::collections::BTreeSet;
 
 use reloop_node::record::{self, RecordError};
 use reloop_node::store::{Entry, Op, Store, StoreError};
 use reloop_protocol::id::JobId;
-use reloop_protocol::message::Attention;
-use reloop_protocol::slave::{Job, Node, RING, Write};
+use reloop_protocol::slave::{Damage, Job, Node, RING, Write};
 use reloop_protocol::wire::{self, WireError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,7 +32,9 @@ const UNREADABLE: &str = "unreadable/";
 pub struct Loaded {
     /// For `recover`.
     pub records: Vec<Write>,
-    /// To be committed before anything else: puts aside what could not be read.
+    /// What of it could not be read.
+    pub damage: Damage,
+    /// Puts aside what does not count: to be committed with what the rules make of the damage, before anything else.
     pub set_aside: Vec<Op>,
 }
 
@@ -89,6 +88,14 @@ pub fn load(store: &Store, now_ms: i64) -> Result<Loaded, LoadError> {
     for prefix in [NODE, JOB, RING_KEYS] {
         store.load(prefix, |key, value| entries.push((key.to_vec(), value.to_vec())))?;
     }
+    understand(entries, now_ms)
+}
+
+/// What the entries of a store mean; `now_ms` names the place of what can't be read.
+///
+/// # Errors
+/// They belong to a newer program.
+pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadError> {
     let (mut node, mut jobs, mut ring) = (None::<Node>, Vec::new(), Vec::new());
     let mut unreadable = BTreeSet::new();
     for (key, value) in &entries {
@@ -108,21 +115,20 @@ pub fn load(store: &Store, now_ms: i64) -> Result<Loaded, LoadError> {
             }
         }
     }
-    let Some(mut node) = node else {
-        if !entries.is_empty() {
-            tracing::error!(
-                "the slave's own record is lost: the store counts as new, and all of it is set aside"
-            );
-        }
-        return Ok(Loaded { records: Vec::new(), set_aside: set_aside(&entries, now_ms) });
+    let damage = Damage {
+        node: node.is_none() && !entries.is_empty(),
+        jobs: u32::try_from(unreadable.iter().filter(|key| key.starts_with(JOB)).count()).unwrap_or(u32::MAX),
     };
-    if unreadable.iter().any(|key| key.starts_with(JOB)) {
-        node.attention.get_or_insert(Attention::StoreRolledBack);
+    if damage.is_total() {
+        tracing::error!(
+            "the slave's own record is lost: the store counts as new, and all of it is set aside"
+        );
+    } else {
+        entries.retain(|(key, _)| unreadable.contains(key));
     }
-    entries.retain(|(key, _)| unreadable.contains(key));
     let jobs = jobs.into_iter().map(|job| Write::Job(job.report.job, Some(Box::new(job))));
-    let records = [Write::Node(node), Write::Ring(ring)].into_iter().chain(jobs).collect();
-    Ok(Loaded { records, set_aside: set_aside(&entries, now_ms) })
+    let records = node.map(Write::Node).into_iter().chain([Write::Ring(ring)]).chain(jobs).collect();
+    Ok(Loaded { records, damage, set_aside: set_aside(&entries, now_ms) })
 }
 
 fn set_aside(entries: &[Entry], now_ms: i64) -> Vec<Op> {
@@ -167,7 +173,9 @@ mod tests {
 
     use reloop_node::store::Options;
     use reloop_protocol::id::{Attempt, BootId, OrderId, Session, SlaveKey, StoreId, WishRev};
-    use reloop_protocol::message::{Bond, Challenge, Conduct, Message, Mode, PROTOCOL, Record, Welcome};
+    use reloop_protocol::message::{
+        Attention, Bond, Challenge, Conduct, Message, Mode, PROTOCOL, Record, Welcome,
+    };
     use reloop_protocol::slave::{
         AfterFailure, Event, LinkId, Now, Release, Settings, Slave, durable, recover, step,
     };
@@ -221,7 +229,9 @@ mod tests {
                 fingerprint: None,
                 known_key: false,
                 next_store: StoreId([8; 16]),
+                damage: Damage::default(),
             },
+            Event::LinkOpened { link },
             received(Message::Challenge(Challenge {
                 protocol: PROTOCOL,
                 master: bond.master,
@@ -300,16 +310,16 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_cannot_be_read_is_set_aside_and_a_person_is_asked() {
+    fn a_job_that_cannot_be_read_is_set_aside_and_counted() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         with_jobs(&store, 2);
         damage(&store, job_key(JobId::from_parts(0, 1)));
         damage(&store, ring_key(3));
         let loaded = load(&store, 77).unwrap();
+        assert_eq!(loaded.damage, Damage { node: false, jobs: 1 });
         let state = recovered(loaded.records);
         assert_eq!(state.jobs.keys().collect::<Vec<_>>(), [&JobId::from_parts(1, 1)]);
-        assert_eq!(state.node.attention, Some(Attention::StoreRolledBack));
         commit(&store, loaded.set_aside);
         assert_eq!(keys(&store).iter().filter(|key| key.starts_with("unreadable/77/")).count(), 2);
         assert_eq!(load(&store, 78).unwrap().set_aside, [], "once");
@@ -327,11 +337,40 @@ mod tests {
                 true => commit(&store, vec![Op::Delete { key: NODE.to_vec() }]),
             }
             let loaded = load(&store, 77).unwrap();
-            assert_eq!(loaded.records, []);
+            assert_eq!(loaded.damage, Damage { node: true, jobs: 0 });
+            assert_eq!(recovered(loaded.records), recovered(vec![]));
             commit(&store, loaded.set_aside);
             let kept = keys(&store);
             assert_eq!(kept.len(), before - usize::from(missing));
             assert!(kept.iter().all(|key| key.starts_with("unreadable/77/")), "{kept:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_lost_and_that_somebody_has_to_look_are_one_commit() {
+        let lost = [
+            (NODE.to_vec(), Attention::StoreReplaced),
+            (job_key(JobId::from_parts(0, 1)), Attention::StoreRolledBack),
+        ];
+        for (key, expected) in lost {
+            let dir = tempfile::tempdir().unwrap();
+            let store = open(dir.path());
+            with_jobs(&store, 2);
+            damage(&store, key);
+            let Loaded { records, damage, mut set_aside } = load(&store, 77).unwrap();
+            let started = Event::AgentStarted {
+                boot: BootId([3; 16]),
+                fingerprint: None,
+                known_key: false,
+                next_store: StoreId([8; 16]),
+                damage,
+            };
+            let done = step(recovered(records), Now { wall: Time(0), boot_ms: 0 }, started);
+            done.persist.iter().for_each(|write| ops(write, &mut set_aside));
+            commit(&store, set_aside);
+            let loaded = load(&store, 78).unwrap();
+            assert_eq!((loaded.damage, loaded.set_aside), (Damage::default(), vec![]), "once");
+            assert_eq!(recovered(loaded.records).node.attention, Some(expected));
         }
     }
 

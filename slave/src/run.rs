@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use reloop_node::driver;
 use reloop_node::durable::create_dir_all_synced;
 use reloop_node::link::{random, wall_ms};
-use reloop_node::store::{Op, Options, Store, StoreError};
+use reloop_node::store::{Options, Store};
 use reloop_protocol::id::StoreId;
 use reloop_protocol::slave::{self, Event, Settings};
 use sd_notify::NotifyState;
@@ -29,7 +29,7 @@ use crate::identity::{self, Identity};
 use crate::link::{self, Dialer};
 use crate::local;
 use crate::machine::{Fact, Machines, RunKey};
-use crate::records::{self, LoadError};
+use crate::records::{self, LoadError, Loaded};
 
 /// A setting or a file of the person who runs this is wrong: starting again would not mend it (`EX_CONFIG`).
 pub const EXIT_CONFIG: u8 = 78;
@@ -67,7 +67,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let identity = Identity::find_or_make(&config.state_dir)?;
     let boot = config.boot_id().context("boot_id_file")?;
     let fingerprint = identity::fingerprint(&config.machine_id_file).context("machine_id_file")?;
-    let (store, loaded) = match open(&config.state_dir).await {
+    let (store, loaded) = match open(&config.state_dir) {
         Ok(opened) => opened,
         Err(LoadError::Newer(schema)) => return Err(LoadError::Newer(schema).into()),
         Err(LoadError::Store(error)) => {
@@ -79,7 +79,8 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let (facts, heard) = mpsc::channel(FACTS);
     let machines = Machines::new(&config, facts).context("the machines can't be driven")?;
     let settings = settings(&config, &identity, &machines);
-    let state = slave::recover(settings, new_store_id(), loaded);
+    let Loaded { records, damage, set_aside } = loaded;
+    let state = slave::recover(settings, new_store_id(), records);
     if let Some(broken) = slave::broken_invariant(&state) {
         tracing::error!(broken, "the records contradict each other");
     }
@@ -92,10 +93,10 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         version = env!("CARGO_PKG_VERSION"),
         "the agent starts"
     );
-    let started =
-        Event::AgentStarted { boot, fingerprint, known_key: identity.is_known(), next_store: new_store_id() };
+    let (known_key, next_store) = (identity.is_known(), new_store_id());
+    let started = Event::AgentStarted { boot, fingerprint, known_key, next_store, damage };
     let (inbox, inputs) = mpsc::channel(INBOX);
-    inbox.send(Input::Started(started)).await.context("the driver is gone before it began")?;
+    inbox.send(Input::Started(started, set_aside)).await.context("the driver is gone before it began")?;
     let (broken, mut breakage) = watch::channel(None);
     let driver = Driver::new(Parts {
         state,
@@ -168,7 +169,7 @@ fn make_state_dir(dir: &Path) -> io::Result<()> {
     std::fs::set_permissions(dir, Permissions::from_mode(0o700))
 }
 
-async fn open(state_dir: &Path) -> Result<(Store, Vec<slave::Write>), LoadError> {
+fn open(state_dir: &Path) -> Result<(Store, Loaded), LoadError> {
     let opened = Store::open(&store_dir(state_dir), STORE)?;
     if let Some(aside) = opened.set_aside {
         tracing::error!(
@@ -177,19 +178,7 @@ async fn open(state_dir: &Path) -> Result<(Store, Vec<slave::Write>), LoadError>
         );
     }
     let loaded = records::load(&opened.store, wall_ms())?;
-    if !loaded.set_aside.is_empty() {
-        commit(&opened.store, loaded.set_aside).await?;
-    }
-    Ok((opened.store, loaded.records))
-}
-
-async fn commit(store: &Store, ops: Vec<Op>) -> Result<(), StoreError> {
-    let (done, written) = oneshot::channel();
-    store.commit(ops, move |result| {
-        // The one who waits is below.
-        let _ = done.send(result);
-    });
-    written.await.unwrap_or(Err(StoreError::Closed))
+    Ok((opened.store, loaded))
 }
 
 fn new_store_id() -> StoreId {

@@ -23,6 +23,8 @@ pub struct Status {
     pub link: LinkStatus,
     /// Its machine.
     pub machine: MachineStatus,
+    /// What happens next by itself, if nothing else does before.
+    pub next: Option<NextStatus>,
     /// The jobs that it holds.
     pub jobs: Vec<JobStatus>,
     /// Outcomes that it was told to forget and still remembers.
@@ -67,6 +69,15 @@ pub struct MachineStatus {
     pub attention: Option<String>,
     /// A person here has locked remote starts out.
     pub local_lock: bool,
+}
+
+/// A moment for which the slave waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextStatus {
+    /// When, by this box's clock.
+    pub at: String,
+    /// What it is for.
+    pub why: String,
 }
 
 /// A job that the slave holds. Times are by the master's clock.
@@ -181,6 +192,11 @@ impl Status {
                 attention: machine.attention.map(|attention| attention.name().to_owned()),
                 local_lock: machine.local_lock,
             },
+            next: slave::next_deadline(state, now).map(|(boot_ms, why)| {
+                let wait = i64::try_from(boot_ms.saturating_sub(now.boot_ms)).unwrap_or(i64::MAX);
+                let at = rfc3339(Time(now.wall.0.saturating_add(wait)));
+                NextStatus { at, why: why.text().to_owned() }
+            }),
             jobs: state.jobs.values().map(JobStatus::of).collect(),
             remembered: state.ring.len(),
             clock: ClockStatus { source: source.to_owned(), offset_ms },
@@ -230,6 +246,9 @@ impl Status {
             _ => "unknown until the master was reached in this boot: timed jobs wait".to_owned(),
         };
         row("clock", &clock);
+        if let Some(next) = &self.next {
+            row("next", &format!("{}: {}", next.at, next.why));
+        }
         row("store", self.store.text.as_deref().unwrap_or("healthy"));
         row("jobs", &format!("{} here, {} forgotten outcomes remembered", self.jobs.len(), self.remembered));
         for job in &self.jobs {

@@ -494,6 +494,11 @@ async fn people_at_the_machine_need_no_link() {
     let (mut link, ..) = master.live(vec![]).await;
     link.send(Message::Want(bake(job(1), "3600"))).await;
     link.report(State::Running, &mut vec![]).await;
+    assert_eq!(agent.status().await["next"], Value::Null, "nothing comes by itself");
+    let mut deferred = bake(job(2), "1");
+    deferred.start.not_before = Some(Time(4_102_444_800_000));
+    link.send(Message::Want(deferred)).await;
+    link.report(State::Accepted, &mut vec![]).await;
     drop((link, master));
     let status = agent.status_until("the link is down", |status| status["link"]["state"] == "offline").await;
     assert_eq!(
@@ -515,7 +520,7 @@ async fn people_at_the_machine_need_no_link() {
     assert_eq!(status["jobs"][0]["reason"], "stopped_locally");
     let (code, text) = agent.says(&["status"]).await;
     assert_eq!(code, 0);
-    for expected in ["mill-3", "offline", "canceled", "local off", "healthy"] {
+    for expected in ["mill-3", "offline", "canceled", "local off", "healthy", "a job's time comes"] {
         assert!(text.contains(expected), "{expected:?} is not in {text}");
     }
 }

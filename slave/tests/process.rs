@@ -142,6 +142,21 @@ fn a_polite_program_stops_by_itself_and_a_deaf_one_is_killed_when_the_grace_is_o
     }
 }
 
+/// What the kernel says of each process of a group, one letter each (proc_pid_stat(5), fields 3 and 5).
+fn states(group: Pid) -> String {
+    let group = group.as_raw_nonzero().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let states = processes.filter_map(|entry| {
+        // One that has ended meanwhile is no longer of the group.
+        let stat = std::fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        (fields[2] == group).then(|| fields[0].to_owned())
+    });
+    let states: String = states.collect();
+    assert!(!states.is_empty(), "no process is left in group {group}");
+    states
+}
+
 #[test]
 fn a_paused_program_stands_still_and_can_be_stopped() {
     let dir = Scratch::new();
@@ -151,10 +166,11 @@ fn a_paused_program_stands_still_and_can_be_stopped() {
     until("it works", || output(&run).len() > 10);
     agent.machines.command(Command::Pause(key(1)));
     agent.expect(key(1), Fact::Paused);
+    // Stopped by the kernel, and not just slow: then nothing can be written any more.
+    until("all of it is stopped", || states(support::group(&run)).chars().all(|state| "TZ".contains(state)));
     let length = output(&run).len();
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(output(&run).len(), length);
     assert!(matches!(agent.probe(key(1), "sh"), Probe::Running { paused: true, .. }));
+    assert_eq!(output(&run).len(), length);
     agent.machines.command(Command::Resume(key(1)));
     agent.expect(key(1), Fact::Resumed);
     until("it works again", || output(&run).len() > length);

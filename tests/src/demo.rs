@@ -10,13 +10,12 @@ mod screen;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -28,7 +27,7 @@ use tokio::time::sleep;
 use self::screen::{Board, Machine, Row, Screen, Style, Voice};
 use self::watch::{Eye, Job, Receipt, Status};
 use crate::client::Client;
-use crate::daemon::{Daemon, WorkDir, binary, workspace, write};
+use crate::daemon::{Daemon, WorkDir, binary, build, write};
 use crate::process::{Slave, SlaveOptions};
 use crate::proxy::Proxy;
 
@@ -82,41 +81,8 @@ pub fn run(once: bool) -> ExitCode {
 }
 
 fn prepare() -> anyhow::Result<tokio::runtime::Runtime> {
-    if std::env::var_os("RELOOP_BIN_DIR").is_none() {
-        build()?;
-    }
+    build()?;
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
-}
-
-/// Lets cargo decide what is missing or stale, with the profile and into the place of this program.
-fn build() -> anyhow::Result<()> {
-    let own = std::env::current_exe().context("this program's own path")?;
-    let dir = own.parent().context("a program lies in a directory")?;
-    let profile = match dir.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => "dev",
-        Some(profile) => profile,
-    };
-    let target = dir.parent().context("a profile lies in the target directory")?;
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What the outer cargo says of this package: build scripts look at it, and would build their crates once more.
-    let outer = |key: &OsStr| {
-        ["CARGO_PKG_", "CARGO_MANIFEST_"]
-            .iter()
-            .any(|prefix| key.as_encoded_bytes().starts_with(prefix.as_bytes()))
-    };
-    for (key, _) in std::env::vars_os().filter(|(key, _)| outer(key)) {
-        cargo.env_remove(key);
-    }
-    // As the outer `cargo run` does it: all of the workspace, so that no dependency is built twice.
-    let arguments = ["build", "--bins", "--profile", profile, "--target-dir"];
-    let built = cargo.args(arguments).arg(target).current_dir(workspace()).status();
-    match built {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => bail!("the nodes could not be built ({status}): cargo said above what to mend"),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && dir.join("reloop").is_file() => Ok(()),
-        Err(error) => Err(error)
-            .context("cargo could not be run: install Rust, or name the nodes' directory in RELOOP_BIN_DIR"),
-    }
 }
 
 async fn perform(once: bool) -> anyhow::Result<ExitCode> {

@@ -1,12 +1,16 @@
-//! The documentation that is printed from the code: `docs/reconciliation.md` and `docs/states.md`.
+//! The documentation that is printed from the code: `docs/reconciliation.md` and `docs/states.md`. (`docs/coverage.md`
+//! is [`crate::coverage`]'s.)
 //!
 //! A table that is written twice is wrong once. What the rules decide is printed from the rules; what people have to
 //! be told beside it stands here, in matches without a `_` arm, so that a new value does not compile without its row.
 
 use reloop_protocol::job::{End, Event, OnInterrupt, State, Turn, next};
+use reloop_protocol::master::{Delivery, WhyNot};
 use reloop_protocol::message::{Activity, Attention, CloseCode, Flags, Mode, ReasonCode, Source, WaitingFor};
 use reloop_protocol::reconcile::{Line, Mine, Store, TABLE, Theirs, Verdict, Wish};
 use reloop_protocol::wire::{self, WireError};
+
+use crate::rows;
 
 const MINE: [Mine; 10] = [
     Mine::Unknown,
@@ -53,20 +57,24 @@ fn words<T: std::fmt::Debug>(value: &T) -> String {
     text
 }
 
-struct Page(String);
+/// A page that is being printed.
+pub(crate) struct Page(pub(crate) String);
 
 impl Page {
-    fn new(title: &str, source: &str) -> Self {
+    /// With its title, and what it is printed from.
+    pub(crate) fn new(title: &str, source: &str) -> Self {
         Self(format!(
             "# {title}\n\n<!-- Printed from {source} by `UPDATE_DOCS=1 cargo test -p reloop-tests --test docs`. -->\n"
         ))
     }
 
-    fn text(&mut self, text: &str) {
+    /// A paragraph, a heading or a list.
+    pub(crate) fn text(&mut self, text: &str) {
         self.0.push_str(&format!("\n{}\n", text.trim()));
     }
 
-    fn table(&mut self, heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+    /// A table.
+    pub(crate) fn table(&mut self, heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
         self.0.push_str(&format!("\n| {} |\n|{}\n", heads.join(" | "), "---|".repeat(heads.len())));
         for row in rows {
             self.0.push_str(&format!("| {} |\n", row.join(" | ")));
@@ -122,7 +130,10 @@ pub fn reconciliation() -> String {
             ]
         }),
     );
-    page.text("## The cases\n\nDisagreements that these lines answer, each with what must come out.");
+    page.text(
+        "## The cases\n\nDisagreements that these lines answer, each with what must come out. All of them, what else decides \
+         them, and the tests that show them are in [coverage.md](coverage.md).",
+    );
     let mut cases: Vec<&str> = TABLE.iter().flat_map(|line| line.cases).copied().collect();
     cases.sort_by_key(|case| (case.as_bytes()[0], case[1..].parse::<u8>().unwrap_or(0)));
     cases.dedup();
@@ -131,7 +142,9 @@ pub fn reconciliation() -> String {
         cases.into_iter().map(|case| {
             let lines: Vec<_> =
                 TABLE.iter().filter(|line| line.cases.contains(&case)).map(line_name).collect();
-            vec![case.to_owned(), case_means(case).unwrap_or("").to_owned(), lines.join(" ")]
+            let means =
+                rows::row(case).map_or_else(String::new, |row| format!("{} → {}", row.case, row.outcome));
+            vec![case.to_owned(), means, lines.join(" ")]
         }),
     );
     job_table(&mut page);
@@ -213,59 +226,6 @@ fn verdict_means(verdict: Verdict) -> &'static str {
         }
         Verdict::AskPerson => "nobody can know: the job is `uncertain` until a person says how it ended",
     }
-}
-
-/// What a case of the table's `cases` is about.
-pub fn case_means(case: &str) -> Option<&'static str> {
-    Some(match case {
-        "A1" => "The master assigned it, the slave never got it: offered again, or back to the queue.",
-        "A2" => "The slave took it, its word was lost: the handshake is the confirmation.",
-        "A3" => {
-            "The start was released, the slave still waits: the start is given again, with its latest time."
-        }
-        "A4" => "The master thinks assigned, the slave runs it: the slave's word counts.",
-        "A5" => "The slave had it and has neither job nor outcome: a broken promise, a person is asked.",
-        "A6" => "The box rebooted in mid-job: the machine is asked; without an answer, a person.",
-        "A7" => "Intent to start on disk, no result: never a second blind start.",
-        "A8" => {
-            "It ended while offline: the outcome is recorded with the slave's times, then forgotten there."
-        }
-        "A9" => "It succeeded while the master canceled: succeeded, `cancel_too_late`.",
-        "A10" => "It failed while the master canceled: failed.",
-        "A11" => "It was canceled and runs: the slave stops it in the mode that was chosen.",
-        "A12" => "It was canceled and waits: it is dropped.",
-        "A13" => {
-            "It was canceled and the slave is silent: only a person gives it up, and that burns the attempt."
-        }
-        "A14" => "Another slave has it now, the first comes back unstarted: the first drops it.",
-        "A15" => "The first comes back running it, the second has not started: the first keeps it.",
-        "A16" => "Both run it: both finish, flagged `duplicate`; a person decides.",
-        "A17" => "The first ended it, the second runs it: the outcome is recorded beside it.",
-        "A18" => "Both ended it: the first success is the job's outcome.",
-        "A19" => "A cancel was on disk, then the power failed: it stays canceled.",
-        "A20" => "An attempt is offered that the slave has ended: it answers with the outcome.",
-        "B1" => "The start time comes while offline: the slave starts it by itself.",
-        "B3" => "The time was changed while offline: applied if unstarted, else the fact stands.",
-        "B4" => "The start was withdrawn, the slave runs it: it goes on.",
-        "B5" => "\"Start now\" while offline: one wish with a latest time, no stored command.",
-        "B6" => "Two jobs for the same time: one runs, the other waits its turn.",
-        "B7" => "A boot without a clock to trust: it waits for the clock.",
-        "B9" => "Its time comes, the machine is not ready: it waits until its deadline.",
-        "C1" => "The slave's database is new: its jobs are uncertain, a person looks at the machine.",
-        "C2" => "The slave's database does not open: set aside, then as C1.",
-        "C3" => "The slave's database went back in time: its rows are not trusted.",
-        "C8" => "The slave was revoked while running and enrolled again: its job is adopted.",
-        "D1" => "The master restarted: jobs are stale until each slave's handshake.",
-        "D2" => "The master lost all its data: jobs are adopted from the slaves.",
-        "D3" => "The master was restored from a backup: outcomes that slaves remember close the gap.",
-        "D6" => "The slave was moved to another master: once enrolled there, its jobs are adopted.",
-        "D7" => "The master stopped between taking the order and handing it out: it is offered.",
-        "E1" => "A report older than what is known: ignored.",
-        "E7" => "A person at the machine acted: reported with its source, the master follows.",
-        "E9" => "Reboots again and again in mid-job: past a limit a person is asked.",
-        "E10" => "Pings are missed, the job is fine: only the last contact changes.",
-        _ => return None,
-    })
 }
 
 fn events() -> Vec<Event> {
@@ -576,6 +536,48 @@ fn flag(name: &str) -> Option<&'static str> {
     })
 }
 
+/// What the master adds to the flags when it shows a job.
+pub const SHOWN_FLAGS: [(&str, &str); 2] = [
+    ("stale", "its slave is not connected: everything else is the last word of it"),
+    ("cancel_pending", "its cancel is wished and has not come true"),
+];
+
+/// How far a command can have got.
+pub const DELIVERIES: [Delivery; 4] =
+    [Delivery::Applied, Delivery::Sent, Delivery::PendingOnReconnect, Delivery::TooLate];
+
+fn delivery_means(delivery: Delivery) -> &'static str {
+    match delivery {
+        Delivery::Applied => "it is done",
+        Delivery::Sent => "it is on its way to the slave",
+        Delivery::PendingOnReconnect => {
+            "the slave is not there: the wish waits as part of the job, and counts at the next handshake if it is still the \
+             newest"
+        }
+        Delivery::TooLate => "what it was to prevent has happened",
+    }
+}
+
+/// Meaning; what ends it.
+fn why_not(why: WhyNot) -> (&'static str, &'static str) {
+    match why {
+        WhyNot::OtherSlave => ("the order names another slave", "nothing: it waits for that one"),
+        WhyNot::Program => ("it does not offer the program", "declare it there"),
+        WhyNot::Label => ("a label that the order requires is missing or differs", "set it there"),
+        WhyNot::NotEnrolled => ("it is not enrolled, or not any more", "a token, or `approve`"),
+        WhyNot::Offline => ("it is not connected", "its next connection"),
+        WhyNot::Mode => ("people have taken it out of production", "`mode production`"),
+        WhyNot::LocalLock => ("a person at the machine has locked remote starts out", "unlock there"),
+        WhyNot::Attention => ("it needs a person", "`clear`, after a look at the machine"),
+        WhyNot::Doubts => ("it has seen a later state of this master", "`reloop restore confirm`"),
+        WhyNot::Declined => ("it declined, and nothing has changed there since", "its next news"),
+        WhyNot::Capacity => {
+            ("it holds as many jobs as it may", "an end of one of them, or a higher `capacity`")
+        }
+        WhyNot::Ready => ("its machine is not ready", "`ready`, or the end of what it does"),
+    }
+}
+
 /// The flags in use: bit and word.
 pub fn flags() -> Vec<(u16, &'static str)> {
     let named = |bit: u32| Some((1 << bit, Flags(1 << bit).names().next()?));
@@ -717,6 +719,21 @@ pub fn states() -> String {
         &["flag", "meaning"],
         flags().into_iter().map(|(_, name)| row(code(name), flag(name).unwrap_or(""), &[])),
     );
+    page.text("Two more are worked out when somebody asks, and are on no disk:");
+    page.table(&["flag", "meaning"], SHOWN_FLAGS.map(|(name, means)| row(code(name), means, &[])));
+    page.text("### How far a command got");
+    page.table(
+        &["delivery", "meaning"],
+        DELIVERIES.map(|delivery| row(code(delivery.name()), delivery_means(delivery), &[])),
+    );
+    page.text("### Why a slave does not take a job\n\nAs `explain` says it, for every slave.");
+    page.table(
+        &["why_not", "meaning", "what ends it"],
+        WhyNot::ALL.map(|why| {
+            let (means, ends) = why_not(why);
+            row(code(why.name()), means, &[ends])
+        }),
+    );
     page.text("### Who caused the last change");
     page.table(
         &["source", "meaning"],
@@ -782,7 +799,7 @@ pub fn states() -> String {
 
 /// Values that have no row; the matches above catch most of them before.
 pub fn missing() -> Vec<String> {
-    let cases = TABLE.iter().flat_map(|line| line.cases).filter(|case| case_means(case).is_none());
+    let cases = TABLE.iter().flat_map(|line| line.cases).filter(|case| rows::row(case).is_none());
     let flags = flags().into_iter().filter(|(_, name)| flag(name).is_none());
     cases.map(|case| format!("case {case}")).chain(flags.map(|(_, name)| format!("flag {name}"))).collect()
 }

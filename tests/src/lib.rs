@@ -10,13 +10,22 @@
 //! panics keeps its directories and prints where they are, with the tail of each log.
 
 pub mod bench;
+pub mod breaks;
 pub mod client;
+pub mod clock;
+pub mod coverage;
 pub mod daemon;
 pub mod demo;
+pub mod disk;
 pub mod docs;
+pub mod fuzz;
+pub mod model;
 pub mod nginx;
+pub mod peer;
 pub mod process;
 pub mod proxy;
+pub mod rows;
 pub mod simulation;
+pub mod store_load;
 pub mod wait;
 pub mod world;

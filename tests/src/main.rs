@@ -1,10 +1,16 @@
 //! The harness as a program: what of it is for people to run and to look at.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use reloop_tests::{bench, demo};
+use reloop_tests::breaks::{self, Break, run};
+use reloop_tests::daemon::workspace;
+use reloop_tests::simulation::hunt::Hunt;
+use reloop_tests::simulation::{self, file, hunt};
+use reloop_tests::{bench, demo, model, store_load};
 
 /// Shows and exercises Reloop with real processes on this machine.
 #[derive(Parser)]
@@ -36,22 +42,208 @@ enum Verb {
         #[arg(long, hide = true)]
         bare_server: Option<SocketAddr>,
     },
+    /// Enumerates every state of a small floor, with every fault at every moment: all configurations, or one.
+    Model {
+        /// Which configuration.
+        name: Option<String>,
+        /// Tell which there are.
+        #[arg(long)]
+        list: bool,
+        /// So many faults, instead of what the configuration says.
+        #[arg(long)]
+        faults: Option<u8>,
+        /// So many deeds of people, instead of what the configuration says.
+        #[arg(long)]
+        deeds: Option<u8>,
+        /// Find the shortest way to what does not hold; this needs much more memory.
+        #[arg(long)]
+        shortest: bool,
+        /// How many threads search.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+    },
+    /// Random schedules of faults over both nodes' rules, without processes: stops at the first that breaks something.
+    Simulate {
+        /// How many schedules.
+        #[arg(long, default_value_t = 10_000)]
+        seeds: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Slaves in each schedule; else the seed says.
+        #[arg(long)]
+        slaves: Option<usize>,
+        /// Jobs in each schedule; else the seed says.
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// Go on when something breaks, and keep one schedule of each way in which something does.
+        #[arg(long)]
+        all: bool,
+        /// Where a schedule goes that breaks something.
+        #[arg(long, default_value = "target/schedules")]
+        keep: PathBuf,
+    },
+    /// Plays a schedule from a file, and prints every event, what came of it and what was written.
+    Replay {
+        /// The schedule.
+        file: PathBuf,
+        /// Wait for Enter before each act.
+        #[arg(long)]
+        step: bool,
+    },
+    /// Writes to a store until it is killed, and says what was acknowledged: the power-cut test's worker.
+    #[command(hide = true)]
+    StoreLoad {
+        /// The store's directory.
+        dir: PathBuf,
+    },
+    /// Can the tests fail? Breaks rules on purpose, one after the other, in a doctored copy of the workspace, and tells
+    /// which tests notice. Exit 1 if a break survives.
+    Breaks(Breaks),
+}
+
+/// What of the breaks to run.
+#[derive(clap::Args)]
+struct Breaks {
+    /// Only these; all if none is named.
+    names: Vec<String>,
+    /// Say what there is, and run nothing.
+    #[arg(long)]
+    list: bool,
+    /// Only what tests of the rules and the simulation are to notice: no processes.
+    #[arg(long, conflicts_with = "processes")]
+    rules: bool,
+    /// Only what tests with real processes are to notice.
+    #[arg(long)]
+    processes: bool,
+    /// Try every test of the rules and the simulation on each break, and tell all that notice.
+    #[arg(long, conflicts_with = "processes")]
+    survey: bool,
+    /// Make and build the doctored copies, and run nothing.
+    #[arg(long)]
+    build: bool,
+    /// Take it for granted that the tests with processes pass while nothing is broken.
+    #[arg(long)]
+    assume_sound: bool,
 }
 
 fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Demo { once } => demo::run(once),
-        Verb::Bench { bare_server: Some(addr), .. } => told(bench::bare_server(addr)),
-        Verb::Bench { names, size, rounds, .. } => told(bench::run(&names, size, rounds)),
+        Verb::Bench { bare_server: Some(addr), .. } => report(bench::bare_server(addr).map(|()| true)),
+        Verb::Bench { names, size, rounds, .. } => report(bench::run(&names, size, rounds).map(|()| true)),
+        Verb::Breaks(breaks) => report(breaks.run().map_err(anyhow::Error::msg)),
+        Verb::Model { list: true, .. } => model::list(),
+        Verb::Model { name, faults, deeds, shortest, threads, list: false } => {
+            let instead = model::Instead { faults, deeds };
+            let search = if shortest { model::Search::Shortest } else { model::Search::Deep };
+            model::check(name.as_deref(), instead, search, threads)
+        }
+        Verb::Simulate { seeds, from, slaves, jobs, all, keep } => {
+            report(simulate(Hunt { from, seeds, slaves, jobs, all }, &keep))
+        }
+        Verb::Replay { file, step } => report(replay(&file, step)),
+        Verb::StoreLoad { dir } => report(store_load::write(&dir).map(|()| true).map_err(Into::into)),
     }
 }
 
-fn told(result: anyhow::Result<()>) -> ExitCode {
+fn report(result: Result<bool>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            println!("{error:?}");
-            ExitCode::FAILURE
+            // The program's one place for errors.
+            #[expect(clippy::print_stderr)]
+            {
+                eprintln!("{error:#}");
+            }
+            ExitCode::from(2)
         }
     }
+}
+
+impl Breaks {
+    /// Whether nothing survived.
+    fn run(self) -> Result<bool, String> {
+        let all = breaks::all();
+        let known = |name: &str| all.iter().any(|one| one.name == name);
+        if let Some(name) = self.names.iter().find(|name| !known(name)) {
+            return Err(format!("there is no break {name}: `--list` names them"));
+        }
+        let chosen = |one: &&Break| self.names.is_empty() || self.names.iter().any(|name| name == one.name);
+        let chosen: Vec<Break> = all.iter().filter(chosen).copied().collect();
+        if self.list {
+            for one in chosen {
+                println!("{}: {} ({})\n    {}", one.name, one.what, one.file, one.caught_by.join("\n    "));
+            }
+            return Ok(true);
+        }
+        let wrong = breaks::rotten(workspace(), &all);
+        if !wrong.is_empty() {
+            return Err(wrong.join("\n"));
+        }
+        if self.build {
+            run::build(workspace(), &all, self.rules, self.processes)?;
+            return Ok(true);
+        }
+        let mut rows = Vec::new();
+        let of_rules = |one: &&Break| self.survey || one.is_hunted() || !one.rule_tests().is_empty();
+        let of_rules: Vec<_> = chosen.iter().filter(of_rules).copied().collect();
+        if !self.processes && !of_rules.is_empty() {
+            rows.extend(run::rules(workspace(), &all, &of_rules, self.survey)?);
+        }
+        let of_processes: Vec<_> =
+            chosen.iter().filter(|one| !one.process_tests().is_empty()).copied().collect();
+        if !self.rules && !self.survey && !of_processes.is_empty() {
+            rows.extend(run::processes(workspace(), &all, &of_processes, !self.assume_sound)?);
+        }
+        println!("\n{}", run::table(&rows));
+        let survived = rows.iter().filter(|row| !row.caught).count();
+        if survived > 0 {
+            println!("{survived} times of {} a break was not noticed", rows.len());
+        }
+        Ok(survived == 0)
+    }
+}
+
+/// Whether nothing broke.
+fn simulate(hunt: Hunt, keep: &Path) -> Result<bool> {
+    let bag = hunt::hunt(hunt);
+    print!("{}", bag.tell()?);
+    if bag.found.is_empty() {
+        println!("nothing breaks");
+        return Ok(true);
+    }
+    for found in bag.found.into_values() {
+        println!("\n{}", hunt::keep(keep, found)?.1);
+    }
+    Ok(false)
+}
+
+/// Whether nothing broke.
+fn replay(file: &Path, step: bool) -> Result<bool> {
+    let schedule = file::open(file)?;
+    println!("seed {}, {} slaves", schedule.head.seed, schedule.head.slaves.len());
+    if let Some(note) = &schedule.head.note {
+        println!("{note}");
+    }
+    let mut lines = std::io::stdin().lines();
+    let played = simulation::watch(&schedule, true, &mut |number, act| {
+        match act {
+            Some(act) => println!("\n== {} {act:?}", number + 1),
+            None => println!("\n== everything is healed"),
+        }
+        if step {
+            // At the end of the input it goes on without waiting.
+            let _ = lines.next();
+        }
+    });
+    match played {
+        Ok(outcome) => println!("\nnothing breaks: {:?}", outcome.ended),
+        Err(failure) => {
+            println!("\n{}", failure.broken);
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -20,9 +20,10 @@ use rustix::process::{Pid, Signal};
 
 use crate::client::Client;
 use crate::daemon::{
-    Daemon, WorkDir, binary, copy_dir, free_port, kill_processes_of, make_dir, processes_of, remove_dir,
-    write,
+    Daemon, WorkDir, binary, copy_dir, free_port, freeze, kill_processes_of, make_dir, processes_of,
+    remove_dir, write,
 };
+use crate::disk::{Disk, DiskKind};
 use crate::wait::eventually;
 
 /// A master opens an empty store in well under a second; the rest is for a machine that is busy with a build.
@@ -52,6 +53,8 @@ pub struct MasterOptions {
     pub env: BTreeMap<String, String>,
     /// A program that runs the master, with its arguments: `strace` with injected disk errors, for instance.
     pub wrapper: Vec<String>,
+    /// What its data directory stands on.
+    pub disk: DiskKind,
 }
 
 impl Default for MasterOptions {
@@ -63,6 +66,7 @@ impl Default for MasterOptions {
             args: Vec::new(),
             env: BTreeMap::new(),
             wrapper: Vec::new(),
+            disk: DiskKind::Shared,
         }
     }
 }
@@ -73,6 +77,8 @@ pub struct Master {
     daemon: Daemon,
     options: MasterOptions,
     addr: SocketAddr,
+    /// Dropped after the process that uses it and before the directory that it is mounted in.
+    disk: Option<Disk>,
     dir: WorkDir,
 }
 
@@ -85,8 +91,9 @@ impl Master {
         let dir = WorkDir::new("reloop-master-");
         let mut master = Self {
             daemon: Daemon::new("master", dir.path().join("master.log")),
-            options,
             addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            disk: Disk::mount(options.disk, &dir.path().join("data")),
+            options,
             dir,
         };
         for _ in 0..PORT_ATTEMPTS {
@@ -140,9 +147,34 @@ impl Master {
         self.daemon.signal(Signal::CONT);
     }
 
+    /// The box loses its power: the process is gone, and the disk has what had reached it by then.
+    /// [`Master::restart`] is the other half.
+    ///
+    /// # Panics
+    /// When its disk is none whose power can be cut.
+    pub fn cut_power(&mut self) {
+        freeze(&self.daemon.process());
+        let left = self.disk().as_the_power_cut_leaves_it();
+        self.kill();
+        self.disk.as_mut().expect("it was just there").come_back_as(left);
+    }
+
+    /// The disk of its own.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("the options give it a disk of its own")
+    }
+
     /// Whether its process runs.
     pub fn is_alive(&mut self) -> bool {
         self.daemon.is_alive()
+    }
+
+    /// How it ended, once it did by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.daemon.ended()
     }
 
     /// Its process, while it runs.
@@ -157,6 +189,38 @@ impl Master {
     pub fn wipe(&mut self) {
         self.kill();
         remove_dir(&self.data_dir());
+    }
+
+    /// A copy of its data at this moment.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    pub fn backup(&self) -> Backup {
+        // A disk is copied at one moment, not over a stretch of time in which the store moves on.
+        self.pause();
+        let backup = Backup::of(&self.data_dir());
+        self.cont();
+        backup
+    }
+
+    /// Kills it, and puts its data back as it was then.
+    ///
+    /// # Panics
+    /// When its data cannot be replaced.
+    pub fn put_back(&mut self, backup: &Backup) {
+        self.kill();
+        backup.put_back(&self.data_dir());
+    }
+
+    /// Another master on a copy of the same data.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_from(backup: &Backup, options: MasterOptions) -> Self {
+        let mut master = Self::start(options).await;
+        master.put_back(backup);
+        master.restart().await;
+        master
     }
 
     /// Where it listens.
@@ -208,6 +272,9 @@ impl Master {
             if let Some(status) = self.daemon.ended() {
                 return Ok(Err(status));
             }
+            if !self.daemon.listens(self.addr.port()) {
+                return Err(format!("it does not listen yet\n{}", self.daemon.tail()));
+            }
             match client.livez().await {
                 Ok(reply) if reply.status == 200 => Ok(Ok(())),
                 Ok(reply) => Err(format!("{reply:?}")),
@@ -248,6 +315,8 @@ pub struct SlaveOptions {
     pub env: BTreeMap<String, String>,
     /// A program that runs the slave, with its arguments.
     pub wrapper: Vec<String>,
+    /// What its state directory stands on.
+    pub disk: DiskKind,
 }
 
 impl SlaveOptions {
@@ -267,12 +336,14 @@ impl SlaveOptions {
             tables: String::new(),
             env: BTreeMap::new(),
             wrapper: Vec::new(),
+            disk: DiskKind::Shared,
         }
     }
 }
 
 /// What the default programs run. It notes starts and ends where neither node can reach, and ends on SIGTERM.
-const WORK_SCRIPT: &str = r#"#!/bin/sh
+/// `gated` ends as well when the one who would open the gate, in the first line, is gone.
+const WORK_SCRIPT: &str = r#"
 here=$(dirname "$0") mode=$1 tag=$2 seconds=$3 exit=$4
 note() { echo "$1 $tag $$" >>"$here/machine.log"; }
 note start
@@ -282,7 +353,7 @@ work)
     sleep "$seconds" & child=$!
     wait "$child" ;;
 gated)
-    until [ -e "$here/gates/$tag" ]; do sleep 0.05; done ;;
+    until [ -e "$here/gates/$tag" ] || [ ! -e "/proc/$keeper" ]; do sleep 0.05; done ;;
 esac
 note end
 exit "$exit"
@@ -293,6 +364,8 @@ exit "$exit"
 pub struct Slave {
     daemon: Daemon,
     options: SlaveOptions,
+    /// Dropped after the processes that use it and before the directory that it is mounted in.
+    disk: Option<Disk>,
     dir: WorkDir,
 }
 
@@ -324,10 +397,16 @@ impl Slave {
 
     fn prepare(options: SlaveOptions) -> Self {
         let dir = WorkDir::new("reloop-slave-");
-        let slave = Self { daemon: Daemon::new(&options.name, dir.path().join("slave.log")), options, dir };
+        let slave = Self {
+            daemon: Daemon::new(&options.name, dir.path().join("slave.log")),
+            disk: Disk::mount(options.disk, &dir.path().join("state")),
+            options,
+            dir,
+        };
         make_dir(&slave.state_dir());
         make_dir(&slave.machine_dir().join("gates"));
-        write(&slave.machine_dir().join("work.sh"), WORK_SCRIPT);
+        let keeper = format!("#!/bin/sh\nkeeper={}", std::process::id());
+        write(&slave.machine_dir().join("work.sh"), &(keeper + WORK_SCRIPT));
         slave.new_boot();
         slave
     }
@@ -369,6 +448,11 @@ impl Slave {
         self.daemon.is_alive()
     }
 
+    /// How the agent ended, once it did by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.daemon.ended()
+    }
+
     /// The agent's process, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.daemon.pid()
@@ -394,6 +478,27 @@ impl Slave {
         self.new_boot();
     }
 
+    /// [`Slave::power_off`], and the disk has only what had reached it by then. [`Slave::restart`] is the other half.
+    ///
+    /// # Panics
+    /// When its disk is none whose power can be cut.
+    pub fn cut_power(&mut self) {
+        // The agent first: it begins nothing that would have to be found.
+        freeze(&self.daemon.process());
+        freeze(&self.runs());
+        let left = self.disk().as_the_power_cut_leaves_it();
+        self.power_off();
+        self.disk.as_mut().expect("it was just there").come_back_as(left);
+    }
+
+    /// The disk of its own.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("the options give it a disk of its own")
+    }
+
     /// Kills the agent and removes its store: the disk was replaced and only the key was carried over.
     ///
     /// # Panics
@@ -401,6 +506,26 @@ impl Slave {
     pub fn wipe(&mut self) {
         self.kill();
         remove_dir(&self.state_dir().join("store"));
+    }
+
+    /// A copy of its store at this moment.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    pub fn backup(&self) -> Backup {
+        self.pause();
+        let backup = Backup::of(&self.state_dir().join("store"));
+        self.cont();
+        backup
+    }
+
+    /// Kills the agent, and puts its store back as it was then.
+    ///
+    /// # Panics
+    /// When the store cannot be replaced.
+    pub fn put_back(&mut self, backup: &Backup) {
+        self.kill();
+        backup.put_back(&self.state_dir().join("store"));
     }
 
     /// Kills what the slave's jobs run, and leaves the agent.
@@ -549,6 +674,23 @@ driver = "simulated"
     fn new_boot(&self) {
         let id = fs::read_to_string("/proc/sys/kernel/random/uuid").expect("Linux gives random UUIDs");
         write(&self.boot_id_path(), &id);
+    }
+}
+
+/// What a node had on its disk at one moment.
+#[derive(Debug)]
+pub struct Backup(WorkDir);
+
+impl Backup {
+    fn of(dir: &Path) -> Self {
+        let backup = WorkDir::new("reloop-backup-");
+        copy_dir(dir, backup.path());
+        Self(backup)
+    }
+
+    fn put_back(&self, dir: &Path) {
+        remove_dir(dir);
+        copy_dir(self.0.path(), dir);
     }
 }
 

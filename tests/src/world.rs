@@ -2,47 +2,67 @@
 //! only through `step` and `recover`.
 //!
 //! A disk keeps exactly the durable writes: a node may crash between what it wrote and what it does, and between any
-//! two things that it does ([`World::crash_after`]). Links keep the order of a session, may be cut at any moment, and
+//! two things that it does ([`World::crash_agent_after`]). Links keep the order of a session, may be cut at any moment, and
 //! what was under way may still arrive in a later one. Machines go on without their agents. Clocks jump and drift.
 //! Disks are wiped, put back and cloned, masters restored and doubled.
 //!
 //! After every step the world checks the [`Invariant`]s. The first that breaks ends the story: [`World::broken`].
 
+mod act;
 mod disk;
+mod fingerprint;
 mod invariant;
 mod machine;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use reloop_protocol::id::{BootId, JobId, MasterId, OrderId, Session, SlaveKey, StoreId};
-use reloop_protocol::job::{OnInterrupt, State};
+use reloop_protocol::id::{Attempt, BootId, JobId, MasterId, OrderId, Session, SlaveKey, StoreId};
+use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::limits;
 use reloop_protocol::master::{
     self, Answer, Delivery, Enrollment, JobCommand, Master, Order, RequestId, Retry, SlaveCommand,
 };
-use reloop_protocol::message::{CloseCode, Flags, Message, ReasonCode};
+use reloop_protocol::message::{CloseCode, Flags, Message, ReasonCode, Report};
 use reloop_protocol::slave::{self, LinkId, Local, Now, Release, RunKey, Settings, Slave};
-use reloop_protocol::spec::{Gate, OnOverdue, Spec, StartRule};
+use reloop_protocol::spec::{Desired, Gate, Late, OnOverdue, Spec, StartRule};
 use reloop_protocol::time::Time;
+use reloop_protocol::wire;
 
+pub use self::act::{Act, JobAct, LocalAct, Placed, SlaveAct, job_id};
 pub use self::disk::{MasterDisk, SlaveDisk};
-pub use self::invariant::{Broken, Invariant, Ledger};
+pub use self::invariant::{Broken, Invariant, Ledger, Told};
 pub use self::machine::{Machine, Work};
 
 /// When the world begins, in milliseconds since the Unix epoch.
 const GENESIS: i64 = 1_700_000_000_000;
 
 /// How many late frames are kept: the oldest are lost for good.
-const LATE: usize = 64;
+const STRAYS: usize = 64;
 
-/// Worlds with more live jobs compare the master's whole disk with its whole state only now and then: what a step wrote
-/// is compared after every step.
+/// Worlds with more live jobs look at the whole master, its disk and its own invariants, only now and then: what is
+/// wrong with it stays wrong, so it is found all the same.
 const COMPARED_ALWAYS: usize = 24;
 
-/// How often they do.
+/// How often they do. As often, and at each start, what `recover` makes of a disk is compared as a whole; else what is
+/// on the disk is compared with what should be there, record by record.
 const COMPARED_EVERY: u64 = 64;
 
-/// More moves than any settling takes: beyond it, the nodes talk in circles.
+/// What [`World::patience`] is at first: enough for many slaves with many jobs.
 const MOVES: usize = 1_000_000;
+
+/// Session and signature around a message, in bytes.
+const FRAME_BYTES: usize = 9 + 1 + 64;
+
+/// A peer closes the link at a message that it does not take.
+fn is_heard(message: &Message) {
+    assert_eq!(limits::check(message), Ok(()), "{} is not taken by any peer", kind(message));
+    let size = wire::encode(message).len() + FRAME_BYTES;
+    assert!(
+        size <= wire::MAX_MESSAGE,
+        "a {} of {size} bytes was to be sent: no peer takes it",
+        kind(message)
+    );
+}
 
 /// A slave with everything around it.
 #[derive(Debug, Clone)]
@@ -74,10 +94,28 @@ pub struct Station {
     /// What its people were told.
     pub replies: Vec<Result<String, String>>,
     /// How well it knows the master's time: when it read it, how late the reading was, how far off that master's clock.
-    synced: Option<(i64, i64, i64)>,
-    saved: Option<SlaveDisk>,
+    synced: Option<Synced>,
+    saved: Option<Saved>,
+    /// It was taken away for good.
+    pub retired: bool,
     /// The agent crashes after this many more effects.
     fuse: Option<usize>,
+}
+
+/// A reading of a master's clock: when it was, how late it arrived, and how far off that clock was then.
+#[derive(Debug, Clone, Copy, Hash)]
+struct Synced {
+    at: i64,
+    late: i64,
+    master_off: i64,
+}
+
+/// A copy of a slave's disk, with what the world knows beside it.
+#[derive(Debug, Clone, Hash)]
+struct Saved {
+    disk: SlaveDisk,
+    synced: Option<Synced>,
+    boot: BootId,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -93,7 +131,7 @@ struct Wire {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Late {
+enum Stray {
     ToSlave(usize, LinkId, Session, Message),
     ToMaster(bool, LinkId, Message),
 }
@@ -134,16 +172,24 @@ pub struct World {
     pub lenient: bool,
     /// The first invariant that broke.
     pub broken: Option<Broken>,
+    /// More moves than any settling takes: beyond it, the nodes talk in circles.
+    pub patience: usize,
     /// Steps of both nodes so far.
     pub steps: u64,
-    /// Every message that crossed, for those who want to count.
+    /// Every message that crossed, for those who want to count...
     pub crossed: Vec<(usize, &'static str)>,
+    /// ...if it is to be kept.
+    pub keeps_crossed: bool,
+    /// What slaves were told to do by their rules, for those who want to look; kept only once there is a place for it.
+    pub acts: Option<Vec<slave::Effect>>,
     next: u64,
     /// Links that the master believes in and that are dead to the slave.
     dead_links: BTreeSet<LinkId>,
     /// Frames that were under way when their link died: they may still arrive, at a node that is in another session.
-    late: VecDeque<Late>,
+    late: VecDeque<Stray>,
     double: Option<Box<Seat>>,
+    /// Jobs of a schedule that were placed, whether they are still known or not.
+    pub numbered: BTreeSet<JobId>,
     /// The double sits in the master's place, for the length of one call.
     swapped: bool,
     backup: Option<MasterDisk>,
@@ -177,12 +223,16 @@ impl World {
             tracing: std::env::var_os("RELOOP_TRACE").is_some(),
             lenient: false,
             broken: None,
+            patience: MOVES,
             steps: 0,
             crossed: Vec::new(),
+            keeps_crossed: true,
+            acts: None,
             next: 1,
             dead_links: BTreeSet::new(),
             late: VecDeque::new(),
             double: None,
+            numbered: BTreeSet::new(),
             swapped: false,
             backup: None,
             fuse: None,
@@ -225,9 +275,15 @@ impl World {
 
     /// Adds a slave and plugs it in.
     pub fn add_slave(&mut self, name: &str) -> usize {
+        let settings = self.settings(name);
+        self.add_box(settings)
+    }
+
+    /// A plain slave's config, with a new key.
+    pub fn settings(&mut self, name: &str) -> Settings {
         let mut key = [0; 32];
         key[..16].copy_from_slice(&self.bytes());
-        let settings = Settings {
+        Settings {
             name: name.to_owned(),
             agent: "test".to_owned(),
             key: SlaveKey(key),
@@ -239,7 +295,11 @@ impl World {
             trust_clock: false,
             max_interruptions: 3,
             token: None,
-        };
+        }
+    }
+
+    /// Adds a slave that is told this by its config, and plugs it in.
+    pub fn add_box(&mut self, settings: Settings) -> usize {
         let slave = self.add_station(settings, SlaveDisk::default());
         self.start_agent(slave, false);
         slave
@@ -264,6 +324,7 @@ impl World {
             replies: Vec::new(),
             synced: None,
             saved: None,
+            retired: false,
             fuse: None,
         });
         self.boxes.len() - 1
@@ -275,6 +336,9 @@ impl World {
         let settings = master::Settings { enrollment: self.enrollment };
         let state = master::recover(settings, fresh, self.master_disk.records());
         self.master_disk.write(master::Write::Node(state.node));
+        if !self.master_disk.holds(&state) {
+            self.violate(Invariant::DiskIsState, "a master that has just started");
+        }
         self.master = Some(state);
         let lost: Vec<_> = self
             .ledger
@@ -284,7 +348,7 @@ impl World {
             .copied()
             .collect();
         for order in lost {
-            if self.disks_are_sound && !self.ledger.unsound && !self.swapped {
+            if self.disks_are_sound && !self.swapped {
                 self.violate(Invariant::AcknowledgedOrderKept, format!("{order} is not on the disk"));
             }
             self.ledger.acknowledged.remove(&order);
@@ -318,8 +382,9 @@ impl World {
         held.fuse = None;
         held.machine.facts.clear();
         let (boot, fingerprint) = (held.boot, held.fingerprint);
-        self.ledger.wishes.retain(|(of, ..), _| *of != slave);
-        self.slave_event(slave, slave::Event::AgentStarted { boot, fingerprint, known_key, next_store });
+        let damage = slave::Damage::default();
+        let started = slave::Event::AgentStarted { boot, fingerprint, known_key, next_store, damage };
+        self.slave_event(slave, started);
     }
 
     /// Kills a slave's agent; its machine goes on.
@@ -343,6 +408,54 @@ impl World {
         }
     }
 
+    /// Takes the crashes back that have not happened; true if there was one.
+    pub fn defuse(&mut self) -> bool {
+        let agents = self.boxes.iter_mut().filter_map(|held| held.fuse.take()).count();
+        self.fuse.take().is_some() || agents > 0
+    }
+
+    /// Forgets what only people could ask for, and keeps no more than so many frames of dead links: a world of which
+    /// many copies are made has to stay small.
+    pub fn forget_the_past(&mut self, late: usize) {
+        self.answers.clear();
+        self.crossed.clear();
+        self.master_disk.receipts.clear();
+        for held in &mut self.boxes {
+            held.replies.clear();
+            let older = held.closed.len().saturating_sub(1);
+            held.closed.drain(..older);
+        }
+        while self.late.len() > late {
+            self.late.pop_front();
+        }
+    }
+
+    /// What a slave's machine has to say and has not been heard.
+    pub fn unheard(&self, slave: usize) -> usize {
+        self.boxes[slave].machine.facts.len()
+    }
+
+    /// What is under way to a slave, and from it.
+    pub fn under_way(&self, slave: usize) -> (usize, usize) {
+        self.boxes[slave].link.as_ref().map_or((0, 0), |wire| (wire.to_slave.len(), wire.to_master.len()))
+    }
+
+    /// Whether a slave has a link, and whether it swallows everything.
+    pub fn link(&self, slave: usize) -> Option<bool> {
+        self.boxes[slave].link.as_ref().map(|wire| wire.half_open)
+    }
+
+    /// Nobody crashes any more who has not yet.
+    pub fn disarm(&mut self) {
+        self.fuse = None;
+        if let Some(seat) = &mut self.double {
+            seat.fuse = None;
+        }
+        for held in &mut self.boxes {
+            held.fuse = None;
+        }
+    }
+
     /// Pulls a slave's power, and puts it back: agent and work are gone.
     pub fn reboot(&mut self, slave: usize) {
         self.kill_agent(slave);
@@ -358,8 +471,8 @@ impl World {
 
     /// Replaces a slave's disk, but for its key.
     pub fn replace_disk(&mut self, slave: usize) {
-        self.ledger.unsound = true;
         self.kill_agent(slave);
+        self.memory_is_lost(slave);
         self.boxes[slave].disk = SlaveDisk::default();
         self.boxes[slave].synced = None;
         self.start_agent(slave, true);
@@ -367,25 +480,29 @@ impl World {
 
     /// Copies a slave's disk, for [`World::put_back_disk`].
     pub fn save_disk(&mut self, slave: usize) {
-        self.boxes[slave].saved = Some(self.boxes[slave].disk.clone());
+        let held = &mut self.boxes[slave];
+        held.saved = Some(Saved { disk: held.disk.clone(), synced: held.synced, boot: held.boot });
     }
 
     /// Puts a slave's saved disk back in: its store goes back in time.
     pub fn put_back_disk(&mut self, slave: usize) {
         let Some(saved) = self.boxes[slave].saved.clone() else { return };
-        self.ledger.unsound = true;
         self.kill_agent(slave);
-        self.boxes[slave].disk = saved;
-        self.boxes[slave].synced = None;
+        self.memory_is_lost(slave);
+        let held = &mut self.boxes[slave];
+        held.disk = saved.disk;
+        held.synced = saved.synced.filter(|_| saved.boot == held.boot);
+        self.memory_is_lost(slave);
         self.start_agent(slave, true);
     }
 
     /// Puts a copy of a slave's disk, key included, into another box with another machine.
     pub fn clone_box(&mut self, slave: usize) -> usize {
-        self.ledger.unsound = true;
+        self.memory_is_lost(slave);
         let original = &self.boxes[slave];
         let (settings, disk, length_ms) =
             (original.settings.clone(), original.disk.clone(), original.machine.length_ms);
+        self.ledger.cloned.insert(settings.key);
         let clone = self.add_station(settings, disk);
         let number = u8::try_from(clone).unwrap_or(u8::MAX);
         self.boxes[clone].fingerprint = Some([number; 16]);
@@ -394,17 +511,55 @@ impl World {
         clone
     }
 
+    /// Takes a box away for good.
+    pub fn retire(&mut self, slave: usize) {
+        self.kill_agent(slave);
+        self.boxes[slave].cable = false;
+        self.boxes[slave].retired = true;
+        self.boxes[slave].machine.lose_power();
+    }
+
+    /// What the disk of a slave holds now, what the masters believe to be there, and what its machine was told to begin,
+    /// is not promised any more: the disk is about to forget it, or to know it twice.
+    fn memory_is_lost(&mut self, slave: usize) {
+        let held = &self.boxes[slave];
+        let key = held.settings.key;
+        let mut torn: BTreeSet<JobId> = held.disk.jobs().map(|job| job.report.job).collect();
+        torn.extend(held.machine.begun.keys().map(|work| work.job));
+        let seat = self.double.as_ref().map(|seat| &seat.disk);
+        for disk in [Some(&self.master_disk), seat].into_iter().flatten() {
+            let there = disk.jobs.values().filter(|job| !job.state.is_ended() && job.holder == Some(key));
+            torn.extend(there.map(|job| job.id));
+        }
+        self.ledger.torn.extend(torn);
+        self.ledger.wishes.retain(|(of, ..), _| *of != slave);
+        let told = std::mem::take(&mut self.ledger.outcomes);
+        let kept = told.into_iter().filter_map(|((id, attempt, of), mut told)| {
+            if of == slave {
+                told.retold = true;
+            }
+            let lost = of == slave && !self.masters_know(id, attempt, told.state);
+            (!lost).then_some(((id, attempt, of), told))
+        });
+        self.ledger.outcomes = kept.collect();
+    }
+
     /// Backs the master's files up.
     pub fn back_up_master(&mut self) {
         self.backup = Some(self.master_disk.clone());
     }
 
+    /// Whether there is a backup to put back.
+    pub fn is_backed_up(&self) -> bool {
+        self.backup.is_some()
+    }
+
     /// Puts the master's backup back; a person confirms that, or forgets to.
     pub fn restore_master(&mut self, confirmed: bool) {
         let Some(backup) = self.backup.clone() else { return };
-        self.ledger.unsound = true;
         self.kill_master();
         self.master_disk = backup;
+        self.master_forgot(confirmed);
         self.start_master();
         if confirmed {
             self.confirm_restore();
@@ -419,10 +574,50 @@ impl World {
 
     /// The master loses all its data.
     pub fn wipe_master(&mut self) {
-        self.ledger.unsound = true;
         self.kill_master();
         self.master_disk = MasterDisk::default();
+        self.master_forgot(true);
         self.start_master();
+    }
+
+    /// What the master's disk does not hold any more is promised only as far as slaves remember it, and notice that they
+    /// are asked for it: by an epoch that they have not seen.
+    fn master_forgot(&mut self, confirmed: bool) {
+        let disk = &self.master_disk;
+        let seen = |node: &master::Node| {
+            let bonds = self.boxes.iter().filter_map(|held| held.disk.node()?.bond);
+            bonds.filter(|bond| bond.master == node.id).any(|bond| bond.epoch > node.epoch)
+        };
+        let confirmed = confirmed && !disk.node().is_some_and(seen);
+        self.ledger.masters_forgot = true;
+        self.ledger.acknowledged.retain(|order| disk.orders.contains_key(order));
+        let canceled = |job: &master::Job| job.state.is_ended() || matches!(job.desired, Desired::Cancel(_));
+        self.ledger.canceled.retain(|job| disk.jobs.get(job).is_some_and(canceled));
+        // Nobody remembers them: by the master's book they are there, and their slaves were told to forget them.
+        let boxes = &self.boxes;
+        let remembered = |id: JobId| boxes.iter().any(|held| held.disk.remembers(id, None));
+        let live = disk.jobs.values().filter(|job| !job.state.is_ended());
+        let torn =
+            live.filter(|job| !confirmed || job.holder.is_some() && !remembered(job.id)).map(|job| job.id);
+        self.ledger.torn.extend(torn);
+        self.outcomes_are_forgotten(confirmed);
+    }
+
+    /// Outcomes that neither the master nor a slave knows any more, or that only a master that is gone was told. Slaves tell
+    /// what they were told to forget if they notice that the master went back in time: its epoch says so.
+    fn outcomes_are_forgotten(&mut self, noticed: bool) {
+        let told = std::mem::take(&mut self.ledger.outcomes);
+        let boxes = &self.boxes;
+        let disk = &self.master_disk;
+        let kept = told.into_iter().filter(|((id, attempt, slave), told)| {
+            let slave = &boxes[*slave].disk;
+            // Of a job that it holds again, a slave tells the newest attempt.
+            let overshadowed = slave.job(*id).is_some_and(|job| job.report.attempt != *attempt);
+            let held = slave.job(*id).is_some_and(|job| job.report.attempt == *attempt);
+            let remembered = noticed && slave.remembers(*id, Some(*attempt)) && !overshadowed;
+            disk.knows(*id, *attempt, told.state) || held || remembered
+        });
+        self.ledger.outcomes = kept.collect();
     }
 
     /// Somebody starts a second master on a copy of the master's files; a person may raise its epoch.
@@ -430,7 +625,10 @@ impl World {
         if self.double.is_some() {
             return;
         }
-        self.ledger.unsound = true;
+        self.ledger.masters_forgot = true;
+        self.ledger.split = !confirmed;
+        let live = self.master_disk.jobs.values().filter(|job| !job.state.is_ended());
+        self.ledger.torn.extend(live.map(|job| job.id));
         let disk = self.master_disk.clone();
         self.double = Some(Box::new(Seat { disk, ..Seat::default() }));
         self.at(true, |world| {
@@ -456,7 +654,9 @@ impl World {
         }
         self.at(true, Self::kill_master);
         self.double = None;
-        self.late.retain(|late| !matches!(late, Late::ToMaster(true, ..)));
+        self.ledger.split = false;
+        self.outcomes_are_forgotten(false);
+        self.late.retain(|late| !matches!(late, Stray::ToMaster(true, ..)));
     }
 
     /// Points a slave at the master or at its double.
@@ -520,10 +720,10 @@ impl World {
     /// What was under way on a dead link.
     fn strand(&mut self, slave: usize, wire: Wire) {
         let (id, double) = (wire.id, wire.double);
-        let to_slave = wire.to_slave.into_iter().map(|(session, m)| Late::ToSlave(slave, id, session, m));
-        let to_master = wire.to_master.into_iter().map(|message| Late::ToMaster(double, id, message));
+        let to_slave = wire.to_slave.into_iter().map(|(session, m)| Stray::ToSlave(slave, id, session, m));
+        let to_master = wire.to_master.into_iter().map(|message| Stray::ToMaster(double, id, message));
         self.late.extend(to_slave.chain(to_master));
-        while self.late.len() > LATE {
+        while self.late.len() > STRAYS {
             self.late.pop_front();
         }
     }
@@ -550,20 +750,21 @@ impl World {
     pub fn deliver_late(&mut self, which: usize) {
         let Some(late) = self.late.remove(which % self.late.len().max(1)) else { return };
         match late {
-            Late::ToSlave(slave, link, session, message) => {
+            Stray::ToSlave(slave, link, session, message) => {
                 let unfit = BTreeMap::new();
-                let before = self.boxes[slave].disk.clone();
+                let known = self.boxes[slave]
+                    .disk
+                    .node()
+                    .map(|node| (node.conduct, node.bond, node.sync, node.session));
                 let begun = self.boxes[slave].machine.begun.len();
                 self.slave_event(slave, slave::Event::Received { link, session, message, unfit });
                 let held = &self.boxes[slave];
-                let jobs_stand = before.node().is_none_or(|node| {
-                    held.disk.node().is_some_and(|now| now.conduct == node.conduct && now.bond == node.bond)
-                });
-                if held.machine.begun.len() != begun || !jobs_stand {
+                let now = held.disk.node().map(|node| (node.conduct, node.bond, node.sync, node.session));
+                if held.machine.begun.len() != begun || known.is_some() && now != known {
                     self.violate(Invariant::OldSessionIgnored, format!("slave {slave} obeyed {link:?}"));
                 }
             }
-            Late::ToMaster(double, link, message) => self.at(double, |world| {
+            Stray::ToMaster(double, link, message) => self.at(double, |world| {
                 let commit = world.master.as_ref().map(|master| master.node.commit);
                 let event = match message {
                     Message::Hello(hello) => master::Event::HelloReceived { link, hello, token: None },
@@ -573,7 +774,8 @@ impl World {
                 let passed = world.master.as_ref().and_then(master::next_deadline);
                 let quiet = passed.is_none_or(|at| at > world.now());
                 world.master_event(event);
-                if quiet && commit != world.master.as_ref().map(|master| master.node.commit) {
+                let crashed = world.master.is_none();
+                if quiet && !crashed && commit != world.master.as_ref().map(|master| master.node.commit) {
                     world.violate(Invariant::OldSessionIgnored, format!("the master heeded {link:?}"));
                 }
             }),
@@ -606,28 +808,38 @@ impl World {
         if !recalled.is_empty() {
             state = master::step(state, now, master::Event::Recalled(recalled)).state;
         }
+        let orders = master::unknown_orders(&event);
+        let orders: Vec<_> =
+            orders.iter().filter_map(|id| self.master_disk.orders.get(id).cloned()).collect();
+        if !orders.is_empty() {
+            state = master::step(state, now, master::Event::OrdersRecalled(orders)).state;
+        }
         let shown = self.tracing.then(|| format!("{event:?}"));
         let step = master::step(state, now, event);
         self.steps += 1;
-        self.note(|| format!("m {} => {:?}", shown.unwrap_or_default(), step.effects));
-        let mut vanished = false;
+        self.note(|| {
+            let seat = if self.swapped { "double" } else { "master" };
+            let wrote: Vec<_> = step.persist.iter().map(disk::name_master_write).collect();
+            format!("{seat} {} => {:?}; wrote {}", shown.unwrap_or_default(), step.effects, wrote.join(", "))
+        });
         for write in step.persist {
             if let master::Write::Job(job) = &write {
-                vanished |= job.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Vanished);
+                self.check_vanished(job);
             }
             self.master_disk.write(write);
         }
-        if vanished && self.disks_are_sound && !self.ledger.unsound {
-            self.violate(Invariant::NothingVanishes, "the master says that a job vanished");
-        }
-        if let Some(broken) = master::broken_invariant(&step.state) {
-            self.violate(Invariant::NodeInvariant, format!("master: {broken}"));
-        }
-        let few = step.state.book.jobs.len() <= COMPARED_ALWAYS;
-        if few || self.steps.is_multiple_of(COMPARED_EVERY) {
-            let live = self.master_disk.live_records();
-            let back = master::recover(step.state.settings, step.state.node.id, live);
-            if master::durable(&back) != master::durable(&step.state) {
+        let now_and_then = self.steps.is_multiple_of(COMPARED_EVERY);
+        if step.state.book.jobs.len() <= COMPARED_ALWAYS || now_and_then {
+            if let Some(broken) = master::broken_invariant(&step.state) {
+                self.violate(Invariant::NodeInvariant, format!("master: {broken}"));
+            }
+            let mut same = self.master_disk.holds(&step.state);
+            if same && now_and_then {
+                let live = self.master_disk.live_records();
+                let back = master::recover(step.state.settings, step.state.node.id, live);
+                same = master::durable(&back) == master::durable(&step.state);
+            }
+            if !same {
                 self.violate(Invariant::DiskIsState, "master");
             }
         }
@@ -647,6 +859,7 @@ impl World {
     fn master_effect(&mut self, effect: master::Effect) {
         match effect {
             master::Effect::Send { link, message } => {
+                is_heard(&message);
                 if let Some(wire) =
                     self.boxes.iter_mut().filter_map(|b| b.link.as_mut()).find(|w| w.id == link)
                     && !wire.half_open
@@ -685,12 +898,22 @@ impl World {
         }
     }
 
+    fn check_vanished(&mut self, job: &master::Job) {
+        let vanished = job.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Vanished);
+        if !vanished || !self.disks_are_sound || self.ledger.torn.contains(&job.id) {
+            return;
+        }
+        if job.holder.is_none_or(|holder| !self.ledger.cloned.contains(&holder)) {
+            self.violate(Invariant::NothingVanishes, format!("the master says that {} vanished", job.id));
+        }
+    }
+
     fn answered(&mut self, request: RequestId, answer: Answer) {
         if let Answer::Placed { order, .. } = &answer {
             if !self.master_disk.orders.contains_key(order) {
                 self.violate(Invariant::AcknowledgedOrderKept, "acknowledged before it was on the disk");
             }
-            // The double's orders are lost with it: a person decides which of the two stays.
+            // What the double takes is lost with it: a person decides which of the two stays.
             if !self.swapped {
                 self.ledger.acknowledged.insert(*order);
             }
@@ -698,7 +921,13 @@ impl World {
         self.answers.insert(request, answer);
     }
 
-    fn slave_now(&self, slave: usize) -> Now {
+    /// What a slave's wall clock shows.
+    pub fn wall(&self, slave: usize) -> i64 {
+        self.slave_now(slave).wall.0
+    }
+
+    /// A slave's clocks.
+    pub fn slave_now(&self, slave: usize) -> Now {
         let held = &self.boxes[slave];
         let awake = self.ms - held.booted_at;
         let drifted = awake + awake * held.drift_ppm / 1_000_000;
@@ -716,12 +945,20 @@ impl World {
         let sync_before = state.node.sync;
         let step = slave::step(state, now, event);
         self.steps += 1;
-        self.note(|| format!("s{slave} {} => {:?}", shown.unwrap_or_default(), step.effects));
+        self.note(|| {
+            let wrote: Vec<_> = step.persist.iter().map(disk::name_slave_write).collect();
+            format!(
+                "slave {slave} {} => {:?}; wrote {}",
+                shown.unwrap_or_default(),
+                step.effects,
+                wrote.join(", ")
+            )
+        });
         if let Some(sync) = step.state.node.sync
             && step.state.node.sync != sync_before
         {
             let late = self.now().0 - sync.master.0;
-            self.boxes[slave].synced = Some((self.ms, late, self.master_off));
+            self.boxes[slave].synced = Some(Synced { at: self.ms, late, master_off: self.master_off });
         }
         for write in step.persist {
             self.check_slave_write(slave, &write);
@@ -731,16 +968,17 @@ impl World {
             self.violate(Invariant::NodeInvariant, format!("slave {slave}: {broken}"));
         }
         let held = &mut self.boxes[slave];
-        let back = slave::recover(held.settings.clone(), step.state.node.store, held.disk.records());
-        let (mut node, mut jobs, ring) = slave::durable(&step.state);
-        if held.disk.node().is_none() {
-            node = back.node.clone();
-            jobs.clone_from(&back.jobs);
+        let mut same = held.disk.holds(&step.state);
+        if same && held.disk.node().is_some() && self.steps.is_multiple_of(COMPARED_EVERY) {
+            let back = slave::recover(held.settings.clone(), step.state.node.store, held.disk.records());
+            same = slave::durable(&back) == slave::durable(&step.state);
         }
-        let same = slave::durable(&back) == (node, jobs, ring);
         held.state = Some(step.state);
         if !same {
             self.violate(Invariant::DiskIsState, format!("slave {slave}"));
+        }
+        if let Some(acts) = &mut self.acts {
+            acts.extend(step.effects.iter().cloned());
         }
         for effect in step.effects {
             let fuse = &mut self.boxes[slave].fuse;
@@ -769,16 +1007,25 @@ impl World {
             }
             slave::Write::Job(id, Some(job)) => {
                 let (attempt, rev) = (job.report.attempt, job.report.rev);
+                let held = &self.boxes[slave];
+                let two_masters = self.ledger.split && held.dials_double;
+                if two_masters || self.ledger.cloned.contains(&held.settings.key) {
+                    self.ledger.torn.insert(*id);
+                }
                 let newest = self.ledger.wishes.entry((slave, *id, attempt)).or_insert(rev);
-                if *newest > rev && !self.ledger.unsound {
+                if *newest > rev {
                     self.violate(Invariant::WishesGoForward, format!("slave {slave}, {id}"));
                 } else {
-                    *newest = rev.max(*newest);
+                    *newest = rev;
                 }
                 if job.report.state.is_ended() {
-                    let told = (job.report.state, job.report.outcome.clone());
-                    let known = self.ledger.outcomes.entry((*id, attempt)).or_insert_with(|| told.clone());
-                    if *known != told && !self.ledger.unsound {
+                    let told =
+                        Told { state: job.report.state, outcome: job.report.outcome.clone(), retold: false };
+                    let known =
+                        self.ledger.outcomes.entry((*id, attempt, slave)).or_insert_with(|| told.clone());
+                    if known.retold {
+                        *known = Told { retold: true, ..told };
+                    } else if *known != told {
                         let how = format!("slave {slave}, {id}: {known:?} became {told:?}");
                         self.violate(Invariant::OutcomeKept, how);
                     }
@@ -787,13 +1034,18 @@ impl World {
             slave::Write::Job(id, None) => {
                 let Some(job) = self.boxes[slave].disk.job(*id) else { return };
                 let (state, attempt) = (job.report.state, job.report.attempt);
-                if state.is_started() && !self.ledger.unsound {
+                if self.ledger.masters_forgot {
+                    // A master that does not remember this hand-out makes it again, and counts its wishes anew.
+                    self.ledger.wishes.remove(&(slave, *id, attempt));
+                }
+                if state.is_started() {
                     self.violate(
                         Invariant::NothingDestroyed,
                         format!("slave {slave} let go of {id}, {state:?}"),
                     );
                 }
-                if state.is_ended() && !self.ledger.unsound && !self.masters_know(*id, attempt, state) {
+                let torn = self.ledger.torn.contains(id);
+                if state.is_ended() && !torn && !self.masters_know(*id, attempt, state) {
                     let how = format!("slave {slave} forgot {id}, {state:?}, which is on no master's disk");
                     self.violate(Invariant::OutcomeKept, how);
                 }
@@ -802,22 +1054,16 @@ impl World {
         }
     }
 
-    fn masters_know(&self, id: JobId, attempt: reloop_protocol::id::Attempt, state: State) -> bool {
-        let knows = |disk: &MasterDisk| {
-            disk.jobs.get(&id).is_some_and(|job| {
-                let told = |report: &Option<reloop_protocol::message::Report>| {
-                    report.as_ref().is_some_and(|report| report.attempt == attempt && report.state == state)
-                };
-                told(&job.report) || job.earlier.iter().any(|earlier| told(&earlier.report))
-            })
-        };
-        knows(&self.master_disk) || self.double.as_ref().is_some_and(|seat| knows(&seat.disk))
+    fn masters_know(&self, id: JobId, attempt: Attempt, state: State) -> bool {
+        self.master_disk.knows(id, attempt, state)
+            || self.double.as_ref().is_some_and(|seat| seat.disk.knows(id, attempt, state))
     }
 
     fn slave_effect(&mut self, slave: usize, effect: slave::Effect) {
         let held = &mut self.boxes[slave];
         match effect {
             slave::Effect::Send { link, session, message } => {
+                is_heard(&message);
                 if let Some(wire) = held.link.as_mut().filter(|wire| wire.id == link && !wire.half_open) {
                     wire.session = session;
                     wire.to_master.push_back(message);
@@ -844,10 +1090,13 @@ impl World {
         self.check_start(slave, work);
         self.boxes[slave].machine.start(work);
         let held = &self.boxes[slave];
-        if held.machine.begun.get(&work).is_some_and(|count| *count > 1) {
+        let torn = &self.ledger.torn;
+        let again =
+            held.machine.begun.get(&work).is_some_and(|count| *count > 1) && !torn.contains(&work.job);
+        let alive: Vec<_> = held.machine.alive().filter(|work| !torn.contains(&work.job)).collect();
+        if again {
             self.violate(Invariant::BegunOnce, format!("slave {slave} began {work:?} again"));
         }
-        let alive: Vec<_> = self.boxes[slave].machine.alive().collect();
         if alive.len() > 1 {
             self.violate(Invariant::OneWorkPerMachine, format!("slave {slave}: {alive:?}"));
         }
@@ -882,17 +1131,18 @@ impl World {
         let timed = job.start.not_before.is_some()
             || job.start.deadline.is_some()
             || matches!(job.start.gate, Gate::Released { .. });
-        if again || !timed || held.settings.trust_clock {
+        if again || !timed {
             return None;
         }
-        let Some((at, late, master_off)) = held.synced else {
-            return Some("it cannot tell the master's time".to_owned());
+        let Some(Synced { at, late, master_off }) = held.synced else {
+            let by_wall = held.settings.trust_clock;
+            return (!by_wall).then(|| "it cannot tell the master's time".to_owned());
         };
         let time = GENESIS + self.ms + master_off;
         let drift = (self.ms - at) * held.drift_ppm.abs() / 1_000_000 + 1;
         if let Some(not_before) = job.start.not_before
             && !matches!(job.start.gate, Gate::Released { .. })
-            && time + drift < not_before.0
+            && time + drift - late.min(0) < not_before.0
         {
             return Some(format!("{} ms early", not_before.0 - time));
         }
@@ -903,7 +1153,7 @@ impl World {
         [job.start.deadline, latest]
             .into_iter()
             .flatten()
-            .find(|latest| time - drift - late > latest.0)
+            .find(|latest| time - drift - late.max(0) > latest.0)
             .map(|latest| format!("{} ms late", time - latest.0))
     }
 
@@ -928,8 +1178,8 @@ impl World {
         true
     }
 
-    /// Lets a slave connect, if it is not and can.
-    pub fn dial_in(&mut self, slave: usize) -> bool {
+    /// Whether a slave is not connected, and could be.
+    pub fn can_dial(&self, slave: usize) -> bool {
         let held = &self.boxes[slave];
         if held.state.is_none() || held.link.is_some() || !held.cable {
             return false;
@@ -940,11 +1190,16 @@ impl World {
         } else {
             self.double.as_ref().is_some_and(|seat| seat.state.is_some())
         };
-        if refused || !up {
-            return false;
+        up && !refused
+    }
+
+    /// Lets a slave connect, if it is not and can.
+    pub fn dial_in(&mut self, slave: usize) -> bool {
+        let dials = self.can_dial(slave);
+        if dials {
+            self.connect(slave);
         }
-        self.connect(slave);
-        true
+        dials
     }
 
     /// Delivers the next message to a slave.
@@ -953,7 +1208,9 @@ impl World {
         let (Some(wire), true) = (&mut held.link, held.state.is_some()) else { return false };
         let link = wire.id;
         let Some((session, message)) = wire.to_slave.pop_front() else { return false };
-        self.crossed.push((slave, kind(&message)));
+        if self.keeps_crossed {
+            self.crossed.push((slave, kind(&message)));
+        }
         self.slave_event(slave, slave::Event::Received { link, session, message, unfit: BTreeMap::new() });
         true
     }
@@ -964,7 +1221,9 @@ impl World {
         let (Some(wire), true) = (&mut held.link, held.state.is_some()) else { return false };
         let (link, double) = (wire.id, wire.double);
         let Some(message) = wire.to_master.pop_front() else { return false };
-        self.crossed.push((slave, kind(&message)));
+        if self.keeps_crossed {
+            self.crossed.push((slave, kind(&message)));
+        }
         let event = match message {
             Message::Hello(hello) => master::Event::HelloReceived { link, hello, token: None },
             message => master::Event::Received { link, message },
@@ -999,12 +1258,21 @@ impl World {
 
     /// Moves everything that can move without time.
     pub fn settle(&mut self) {
-        for _ in 0..MOVES {
-            if self.broken.is_some() || !self.pump() {
-                return;
+        let mut moves = 0;
+        let mut idle = false;
+        while !idle {
+            idle = true;
+            for slave in 0..self.boxes.len() {
+                while self.broken.is_none() && self.pump_one(slave) {
+                    idle = false;
+                    moves += 1;
+                    if moves > self.patience {
+                        return self
+                            .violate(Invariant::ComesToRest, format!("after {} moves", self.patience));
+                    }
+                }
             }
         }
-        self.violate(Invariant::ComesToRest, format!("after {MOVES} moves"));
     }
 
     /// Lets time pass, in steps, with everything that it brings.
@@ -1046,6 +1314,9 @@ impl World {
     /// Places an order; gives its first job.
     pub fn place(&mut self, order: Order) -> JobId {
         let job = order.jobs[0];
+        if order.start.deadline.is_some() || order.start.late == Late::Skip {
+            self.ledger.timed.insert(job);
+        }
         let request = RequestId(self.fresh());
         self.master_event(master::Event::OrderPlaced {
             request,
@@ -1061,20 +1332,26 @@ impl World {
         let request = RequestId(self.fresh());
         match command {
             // What a person decides is a person's to answer for.
-            JobCommand::Abandon | JobCommand::Retry | JobCommand::Resolve(_) => {
+            JobCommand::Abandon => {
+                self.ledger.given_away.insert(job);
+                self.ledger.abandoned.insert(job);
+            }
+            JobCommand::Resolve(_) => {
+                self.ledger.given_away.insert(job);
+                self.ledger.resolved.insert(job);
+                self.look_at_machines(Some(job));
+            }
+            JobCommand::Retry => drop(self.ledger.given_away.insert(job)),
+            JobCommand::Release { .. } if self.ledger.masters_forgot => {
                 self.ledger.given_away.insert(job);
             }
-            JobCommand::Release { .. } if self.ledger.unsound => {
-                self.ledger.given_away.insert(job);
+            JobCommand::Reschedule { deadline, late, .. } => {
+                if deadline.is_some() || late == Late::Skip {
+                    self.ledger.timed.insert(job);
+                }
             }
-            JobCommand::Cancel(_)
-            | JobCommand::Pause
-            | JobCommand::Resume
-            | JobCommand::Release { .. }
-            | JobCommand::Reschedule { .. } => {}
-        }
-        if matches!(command, JobCommand::Resolve(_)) {
-            self.look_at_machines(Some(job));
+            JobCommand::Cancel(_) => drop(self.ledger.cancel_asked.insert(job)),
+            JobCommand::Pause | JobCommand::Resume | JobCommand::Release { .. } => {}
         }
         self.master_event(master::Event::JobsCommanded { request, jobs: vec![job], command });
         let answer = self.answers.get(&request).cloned();
@@ -1121,6 +1398,11 @@ impl World {
     /// A person acts at a machine.
     pub fn local(&mut self, slave: usize, command: Local) -> Option<Result<String, String>> {
         let request = self.fresh();
+        if let Local::Resolve { .. } = command {
+            let uncertain = self.boxes[slave].state.iter().flat_map(|state| state.jobs.values());
+            let uncertain = uncertain.filter(|job| job.report.state == State::Uncertain);
+            self.ledger.resolved.extend(uncertain.map(|job| job.report.job));
+        }
         if matches!(command, Local::Clear | Local::Resolve { .. }) {
             let held = &mut self.boxes[slave];
             let executing = held.state.as_ref().and_then(|state| {
@@ -1171,6 +1453,9 @@ impl World {
     /// What must hold of jobs whose story is told: every question answered, every fault mended, every link up.
     pub fn check_converged(&mut self, jobs: &[JobId]) {
         for slave in 0..self.boxes.len() {
+            if self.boxes[slave].retired {
+                continue;
+            }
             let Some(state) = &self.boxes[slave].state else {
                 return self.violate(Invariant::Converges, format!("slave {slave} is dead"));
             };
@@ -1179,6 +1464,16 @@ impl World {
                 self.violate(Invariant::ViewsEqual, format!("slave {slave} keeps {kept:?}"));
             }
         }
+        self.check_acknowledged();
+        let unheard = self
+            .ledger
+            .outcomes
+            .keys()
+            .find(|(id, ..)| !self.ledger.torn.contains(id) && self.find_job(*id).is_none());
+        if let Some((id, attempt, slave)) = unheard {
+            let how = format!("no master has heard of {id}, attempt {attempt}, which ended on slave {slave}");
+            self.violate(Invariant::OutcomeKept, how);
+        }
         for id in jobs {
             let Some(job) = self.find_job(*id).cloned() else { continue };
             if !job.state.is_ended() {
@@ -1186,11 +1481,26 @@ impl World {
                 self.violate(Invariant::Converges, how);
                 continue;
             }
-            self.check_history(*id, &job);
+            self.check_places(*id, &job);
+            self.check_outcomes(*id, &job);
+            if let Some(how) = self.undemanded(&job) {
+                self.violate(Invariant::Converges, how);
+            }
         }
     }
 
-    fn check_history(&mut self, id: JobId, job: &master::Job) {
+    fn check_acknowledged(&mut self) {
+        let disk = &self.master_disk;
+        let kept = |order: &OrderId| {
+            let order = disk.orders.get(order);
+            order.is_some_and(|order| order.jobs.iter().all(|job| disk.jobs.contains_key(job)))
+        };
+        if let Some(order) = self.ledger.acknowledged.iter().find(|order| !kept(order)).copied() {
+            self.violate(Invariant::AcknowledgedOrderKept, format!("{order} is not on the disk"));
+        }
+    }
+
+    fn check_places(&mut self, id: JobId, job: &master::Job) {
         let begun: Vec<RunKey> = self
             .boxes
             .iter()
@@ -1200,44 +1510,98 @@ impl World {
         let attempts: BTreeSet<_> = begun.iter().map(|work| work.attempt).collect();
         let restartable = job.spec.on_interrupt == OnInterrupt::Restart;
         let decided = self.ledger.given_away.contains(&id);
-        let excused = decided && self.ledger.unsound;
-        if begun.len() > attempts.len() && !restartable && !excused {
+        let torn = self.ledger.torn.contains(&id);
+        // A restored master counts its hand-outs anew.
+        let recounted = decided && self.ledger.masters_forgot;
+        if begun.len() > attempts.len() && !restartable && !torn && !recounted {
             self.violate(Invariant::AttemptBegunOnce, format!("{id}: {begun:?}"));
         }
         let places = self.boxes.iter().filter(|held| held.machine.knows(id)).count();
         let retried = job.events.iter().filter(|event| event.state == State::Queued).count() > 1;
-        if places > 1 && !decided && !retried {
+        // A master that lost its data does not remember that it was tried again; the attempts tell.
+        let retried = retried || self.ledger.masters_forgot && attempts.len() >= places;
+        if places > 1 && !decided && !retried && !torn {
             self.violate(Invariant::OnePlace, format!("{id} ran in {places} places"));
         }
-        if job.state == State::Succeeded && job.reason.is_none() && begun.is_empty() {
-            self.violate(Invariant::Converges, format!("{id} succeeded without a machine"));
-        }
-        let told = |report: &Option<reloop_protocol::message::Report>| {
-            report.as_ref().map(|report| (report.attempt, report.state))
-        };
-        for ((_, attempt), (state, _)) in self
-            .ledger
-            .outcomes
-            .range((id, reloop_protocol::id::Attempt(0))..)
-            .take_while(|((of, _), _)| *of == id)
-        {
-            let known = told(&job.report) == Some((*attempt, *state))
-                || job.earlier.iter().any(|earlier| told(&earlier.report) == Some((*attempt, *state)));
-            if !known && !self.ledger.unsound {
-                let how = format!("{id}: the master never learned that attempt {attempt:?} was {state:?}");
-                return self.violate(Invariant::OutcomeKept, how);
-            }
+    }
+
+    fn check_outcomes(&mut self, id: JobId, job: &master::Job) {
+        let told = |report: &Option<Report>| report.as_ref().map(|report| (report.attempt, report.state));
+        let told_by_slaves = self.ledger.outcomes.range((id, Attempt(0), 0)..);
+        let unheard =
+            told_by_slaves.take_while(|((of, ..), _)| *of == id).find(|((_, attempt, _), ended)| {
+                let this = Some((*attempt, ended.state));
+                !ended.retold
+                    && !self.ledger.torn.contains(&id)
+                    && told(&job.report) != this
+                    && !job.earlier.iter().any(|earlier| told(&earlier.report) == this)
+            });
+        if let Some(((_, attempt, _), ended)) = unheard {
+            let how = format!("{id}: the master never learned that attempt {attempt} was {:?}", ended.state);
+            return self.violate(Invariant::OutcomeKept, how);
         }
         if self.ledger.canceled.contains(&id)
-            && !decided
+            && !self.ledger.given_away.contains(&id)
+            && !self.ledger.torn.contains(&id)
             && job.state == State::Succeeded
-            && !effective_flags(job).has(Flags::CANCEL_TOO_LATE)
+            && !job.all_flags().has(Flags::CANCEL_TOO_LATE)
         {
-            self.violate(
-                Invariant::CancelAndOutcomeKept,
-                format!("{id} succeeded, and its cancel is forgotten"),
-            );
+            let how = format!("{id} succeeded, and its cancel is forgotten");
+            self.violate(Invariant::CancelAndOutcomeKept, how);
         }
+    }
+
+    /// How a job ended, if nothing that really happened says so.
+    fn undemanded(&self, job: &master::Job) -> Option<String> {
+        let id = job.id;
+        let ledger = &self.ledger;
+        let ended = |end: End| {
+            let works =
+                self.boxes.iter().flat_map(|held| held.machine.works.keys().map(move |key| (held, *key)));
+            let mut works = works.filter(|(_, key)| key.job == id && key.attempt == job.attempt);
+            works.any(|(held, key)| held.machine.ended(key).is_some_and(|ended| ended.end == end))
+        };
+        let report = job.report.as_ref().filter(|report| report.state == job.state);
+        let reason = report.and_then(|report| report.reason.as_ref()).or(job.reason.as_ref());
+        let reason = reason.map(|reason| reason.code);
+        let known = reason == Some(ReasonCode::Resolved) || ledger.torn.contains(&id);
+        let resolved = ledger.resolved.contains(&id) && known;
+        // A machine that a memory from the past has begun again keeps only the newer end.
+        let again =
+            |held: &Station| held.machine.begun.iter().any(|(work, count)| work.job == id && *count > 1);
+        let begun_again = ledger.torn.contains(&id) && self.boxes.iter().any(again);
+        let demanded = match job.state {
+            State::Succeeded => ended(End::Succeeded) || resolved || begun_again,
+            State::Failed => match reason {
+                _ if ended(End::Failed) || resolved || begun_again => true,
+                // The reason may have been overwritten by that of a later refusal.
+                _ => job.spec.on_interrupt == OnInterrupt::Fail && job.all_flags().has(Flags::INTERRUPTED),
+            },
+            State::Canceled => match reason {
+                // A stop that was refused, or that came after the end, leaves its reason behind.
+                // What was given up before it began is called off.
+                Some(ReasonCode::Canceled) => {
+                    ledger.cancel_asked.contains(&id) || ledger.abandoned.contains(&id)
+                }
+                Some(ReasonCode::Abandoned) => {
+                    ledger.masters_forgot || ledger.given_away.contains(&id) || job.last_attempt > Attempt(1)
+                }
+                Some(ReasonCode::MaxRuntime) => job.spec.on_overdue == OnOverdue::Stop,
+                _ => true,
+            },
+            State::Expired => ledger.timed.contains(&id),
+            State::Rejected => self.boxes.iter().any(|held| held.machine.refused > 0),
+            State::Lost => ledger.abandoned.contains(&id),
+            State::Queued
+            | State::Assigned
+            | State::Accepted
+            | State::Starting
+            | State::Running
+            | State::Paused
+            | State::Stopping
+            | State::Uncertain => false,
+        };
+        (!demanded).then(|| format!("nothing says that {} is {:?}, by {reason:?}", self.tell(id), job.state))
     }
 
     /// Whether every waiting job can say why.
@@ -1293,15 +1657,6 @@ impl World {
         }
         text
     }
-}
-
-/// The flags that a client sees: the master's own and those of the report.
-fn effective_flags(job: &master::Job) -> Flags {
-    let mut flags = job.flags;
-    if let Some(report) = &job.report {
-        flags.set(report.flags);
-    }
-    flags
 }
 
 fn kind(message: &Message) -> &'static str {

@@ -1,14 +1,17 @@
 //! The documentation says what the code does: what is printed from the code is as the code prints it, and what is
 //! written by hand leaves no word of the wire out. `UPDATE_DOCS=1` writes the printed files anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use reloop_protocol::job::State;
+use reloop_protocol::master::WhyNot;
 use reloop_protocol::message::{Activity, Attention, CloseCode, Mode, ReasonCode, Source, WaitingFor};
 use reloop_protocol::reconcile::{TABLE, Verdict};
 use reloop_protocol::wire;
+use reloop_tests::coverage::{self, Test};
 use reloop_tests::docs;
+use reloop_tests::rows::{ROWS, Rule, Scope};
 
 fn root() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -63,6 +66,91 @@ fn the_states_page_is_as_the_words_print_it() {
 }
 
 #[test]
+fn the_coverage_page_is_as_the_names_of_the_tests_print_it() {
+    check("docs/coverage.md", &coverage::page(&tests()));
+}
+
+fn tests() -> Vec<coverage::Test> {
+    coverage::collect(&root(), "tests/tests")
+}
+
+#[test]
+fn every_row_of_the_disagreements_is_shown_where_it_has_to_be() {
+    assert_eq!(coverage::gaps(&tests()), Vec::<String>::new());
+    let main = read("tests/tests/disagreements/main.rs");
+    for test in tests() {
+        // A file that nobody names is not compiled, and its tests do not run.
+        if let Some(module) = test.file.strip_prefix("tests/tests/disagreements/") {
+            let declared = format!("\nmod {};", module.trim_end_matches(".rs"));
+            assert!(main.contains(&declared), "{} is not part of the program", test.file);
+        }
+    }
+}
+
+#[test]
+fn every_row_of_the_disagreements_says_what_decides_it() {
+    for row in ROWS.iter().filter(|row| !matches!(row.scope, Scope::Nothing(_))) {
+        assert!(row.lines().count() + row.rules.len() > 0, "nothing decides {}", row.number);
+        for Rule { file, function } in row.rules {
+            let source = read(file);
+            let there = ["(", "<"].iter().any(|then| source.contains(&format!("fn {function}{then}")));
+            assert!(there, "{}: there is no function {function} in {file}", row.number);
+        }
+    }
+    let numbers: BTreeSet<&str> = ROWS.iter().map(|row| row.number).collect();
+    assert_eq!(numbers.len(), ROWS.len(), "each number once");
+    let published = [('A', 22), ('B', 10), ('C', 8), ('D', 10), ('E', 10)];
+    for number in published.iter().flat_map(|(letter, last)| (1..=*last).map(move |n| format!("{letter}{n}")))
+    {
+        assert!(numbers.contains(number.as_str()), "{number} has no row");
+    }
+    assert_eq!(numbers.len(), 60);
+}
+
+/// A link to a test: its name in code, and the file it stands in.
+fn linked_tests(page: &str) -> Vec<(&str, &str)> {
+    let links = page.split("[`").skip(1).filter_map(|rest| {
+        let (name, rest) = rest.split_once("`](")?;
+        let (target, _) = rest.split_once(')')?;
+        Some((name, target.strip_prefix("../")?))
+    });
+    links.filter(|(_, target)| target.ends_with(".rs")).collect()
+}
+
+const GUARANTEES: &str = "docs/guarantees.md";
+/// How many promises the project gives.
+const PROMISES: usize = 9;
+
+#[test]
+fn every_proof_that_the_guarantees_name_is_a_test_that_runs() {
+    let page = read(GUARANTEES);
+    let mut missing = Vec::new();
+    for (name, file) in linked_tests(&page) {
+        let named = Test { file: file.to_owned(), name: name.to_owned() };
+        if !coverage::of_source(file, &read(file)).contains(&named) {
+            missing.push(named);
+        }
+    }
+    assert_eq!(missing, [], "{GUARANTEES} names tests that are not there, or are ignored");
+}
+
+#[test]
+fn every_guarantee_has_a_proof_its_faults_and_its_limits() {
+    let page = read(GUARANTEES);
+    let sections: Vec<&str> = page.split("\n## ").skip(1).collect();
+    for promise in 1..=PROMISES {
+        let Some(section) = sections.iter().find(|section| section.starts_with(&format!("{promise}. ")))
+        else {
+            panic!("{GUARANTEES} does not speak of promise {promise}");
+        };
+        assert!(linked_tests(section).len() >= 2, "promise {promise} has hardly a proof");
+        for part in ["**Under**", "**Proof**", "**Not promised**"] {
+            assert!(section.contains(part), "promise {promise} does not say {part}");
+        }
+    }
+}
+
+#[test]
 fn every_value_has_its_row_in_the_states_page() {
     assert_eq!(docs::missing(), Vec::<String>::new());
     let page = docs::states();
@@ -98,8 +186,20 @@ fn every_value_has_its_row_in_the_states_page() {
         has(source.name(), 2);
     }
     assert_eq!(docs::flags().len(), 7);
-    for (_, flag) in docs::flags() {
+    for flag in docs::flags().into_iter().map(|(_, flag)| flag).chain(docs::SHOWN_FLAGS.map(|(flag, _)| flag))
+    {
         has(flag, 2);
+    }
+    let master = read("master/src/rest/view.rs");
+    let pushed = master.matches("flags.push(").count();
+    let known =
+        docs::SHOWN_FLAGS.iter().filter(|(flag, _)| master.contains(&format!("flags.push(\"{flag}\")")));
+    assert_eq!((pushed, known.count()), (2, 2), "what the master adds to the flags is in SHOWN_FLAGS");
+    for delivery in docs::DELIVERIES {
+        has(delivery.name(), 2);
+    }
+    for why in WhyNot::ALL {
+        has(why.name(), 3);
     }
     for reason in ReasonCode::ALL {
         has(reason.name(), 3);

@@ -7,7 +7,7 @@ mod scenario;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use reloop_tests::process::MasterOptions;
 use reloop_tests::proxy::Close;
@@ -16,9 +16,23 @@ use scenario::{
     Factory, PATIENCE, bake, gated, has_flag, held, in_ms, ms, now_ms, printed, printer, with, work,
 };
 use serde_json::{Value, json};
+use tokio::time::sleep;
+
+// Pauses that are part of what is tried: a fault comes at some moment, and nobody waits for anything to be so.
+
+/// From one round to the next, the agent's death moves on by this: over accept, intent, claim, runner and report, wherever
+/// those fall on this box.
+const START_STEP: Duration = Duration::from_millis(5);
+/// The same of the master's death after an order was sent, which is answered sooner.
+const ORDER_STEP: Duration = Duration::from_millis(2);
+/// A master may stand still for up to this long: more than the 3 s after which its links count as dead.
+const STANDSTILL_MS: u64 = 4000;
+/// From one fault to the next: from the middle of a handshake to about as long as one and a short job take.
+const LEAST_QUIET: Duration = Duration::from_millis(100);
+const QUIET_MS: u64 = 1000;
 
 #[tokio::test]
-async fn a_process_job_outlives_its_killed_agent_and_is_found_again() {
+async fn a6_a_process_job_outlives_its_killed_agent_and_is_found_again() {
     let mut f = Factory::new().await;
     let job = f.place(printer("agent", 3)).await;
     let started = f.state(&job, "running").await;
@@ -37,7 +51,7 @@ async fn a_process_job_outlives_its_killed_agent_and_is_found_again() {
 }
 
 #[tokio::test]
-async fn a_process_job_that_ends_while_its_agent_is_dead_keeps_its_outcome_and_time() {
+async fn a6_a_process_job_that_ends_while_its_agent_is_dead_keeps_its_outcome_and_time() {
     let mut f = Factory::new().await;
     let job = f.place(printer("dead", 5)).await;
     f.state(&job, "running").await;
@@ -59,7 +73,7 @@ async fn a_process_job_that_ends_while_its_agent_is_dead_keeps_its_outcome_and_t
 }
 
 #[tokio::test]
-async fn a_simulated_job_outlives_its_killed_agent_and_begins_once() {
+async fn a6_a_simulated_job_outlives_its_killed_agent_and_begins_once() {
     let mut f = Factory::new().await;
     let job = f.place(bake(3.0)).await;
     f.state(&job, "running").await;
@@ -99,13 +113,12 @@ async fn a_job_outlives_its_agent_and_the_master_dying_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn agents_killed_at_any_moment_of_a_start_start_once() {
+async fn a7_agents_killed_at_any_moment_of_a_start_start_once() {
     let mut f = Factory::new().await;
-    for round in 0_u64..12 {
+    for round in 0..12 {
         let tag = format!("moment-{round}");
         let job = f.place(work(&tag, 0.1)).await;
-        // Where in accept, intent, claim, runner and report this falls differs from round to round and box to box.
-        tokio::time::sleep(Duration::from_millis(round * 5)).await;
+        sleep(START_STEP * round).await;
         f.slaves[0].restart();
         let ended = f.state(&job, "succeeded").await;
         assert_eq!((f.slaves[0].starts(&tag), &ended["attempt"]), (1, &json!(1)), "{ended:#}");
@@ -114,10 +127,123 @@ async fn agents_killed_at_any_moment_of_a_start_start_once() {
 }
 
 #[tokio::test]
-async fn an_order_that_was_acknowledged_outlives_the_masters_death_at_any_moment() {
+async fn a7_a_power_cut_at_any_moment_of_a_start_never_starts_it_blindly_again() {
+    let mut f = Factory::new().await;
+    for round in 0_u64..8 {
+        let tag = format!("power-{round}");
+        let job = f.place(gated(&tag)).await;
+        // Where in accept, intent, claim, runner and report this falls differs from round to round and box to box.
+        tokio::time::sleep(Duration::from_millis(round * 8)).await;
+        f.slaves[0].reboot();
+        f.slave(0, "back", |slave| slave["link"] == "online" && slave["session"] == round + 2).await;
+        let seen = f
+            .until(&job, "running or uncertain", |job| {
+                job["state"] == "uncertain" || job["state"] == "running"
+            })
+            .await;
+        assert!(f.slaves[0].starts(&tag) <= 1, "{seen:#}");
+        if seen["state"] == "uncertain" {
+            f.client.resolve(&job, &json!({"outcome": "failed"})).await.unwrap().expect(202);
+            f.state(&job, "failed").await;
+        } else {
+            f.slaves[0].open_gate(&tag);
+            f.state(&job, "succeeded").await;
+        }
+        assert!(f.slaves[0].starts(&tag) <= 1);
+    }
+    f.holds_nothing(0).await;
+}
+
+/// A program that does not hear a polite request to stop.
+const DEAF: &str = r#"
+[programs.deaf]
+driver = "process"
+command = ["/bin/sh", "-c", "trap '' TERM; echo start deaf $$ >>../../../../machine/machine.log; while :; do sleep 0.05; done"]
+stop_grace_seconds = 600
+"#;
+
+#[tokio::test]
+async fn a19_what_was_canceled_on_disk_stays_canceled_whatever_dies() {
+    let mut f = Factory::with(|options| options.tables.push_str(DEAF)).await;
+    let job = f.place(json!({"program": "deaf"})).await;
+    f.state(&job, "running").await;
+    f.machine_started(0, "deaf").await;
+    f.client.cancel(&job, &json!({"mode": "safe_point"})).await.unwrap().expect(202);
+    f.held_as(0, &job, "stopping").await;
+    f.slaves[0].restart();
+    f.held_as(0, &job, "stopping").await;
+    f.nets[0].cut(Close::Reset);
+    f.slaves[0].reboot();
+    f.held_as(0, &job, "canceled").await;
+    f.nets[0].pass();
+    f.state(&job, "canceled").await;
+    assert_eq!(f.slaves[0].starts("deaf"), 1);
+}
+
+#[tokio::test]
+async fn e6_a_program_that_is_gone_between_accept_and_start_is_rejected_with_the_reason() {
+    let mut f = Factory::new().await;
+    let held = with(printer("gone", 0), json!({"start": {"hold": true}, "slave": "s0"}));
+    let job = f.place(held).await;
+    f.until(&job, "held", |job| job["waiting_for"] == "operator").await;
+    f.slaves[0].options_mut().tables.clear();
+    f.slaves[0].restart();
+    f.slave(0, "on its second session", |slave| slave["link"] == "online" && slave["session"] == 2).await;
+    f.client.release(&job, &json!({})).await.unwrap().expect(202);
+    let seen = f.state(&job, "rejected").await;
+    assert_eq!(seen["reason"]["code"], "unknown_program", "{seen:#}");
+    assert_eq!(f.slaves[0].starts("gone"), 0);
+    let next = f.place(work("next", 0.0)).await;
+    f.state(&next, "succeeded").await;
+}
+
+#[tokio::test]
+async fn e9_a_box_that_reboots_again_and_again_asks_a_person() {
+    let mut f = Factory::with(|options| options.config = "max_interruptions = 2".to_owned()).await;
+    let job = f.place(with(gated("loop"), json!({"on_interrupt": "restart"}))).await;
+    for start in 1..=3 {
+        eventually(&format!("start {start}"), PATIENCE, async || {
+            let starts = f.slaves[0].starts("loop");
+            if starts == start { Ok(()) } else { Err(starts) }
+        })
+        .await;
+        f.held_as(0, &job, "running").await;
+        f.slaves[0].reboot();
+    }
+    let seen = f.state(&job, "uncertain").await;
+    assert_eq!(seen["reason"]["code"], "interrupted_too_often", "{seen:#}");
+    f.client.resolve(&job, &json!({"outcome": "failed"})).await.unwrap().expect(202);
+    f.state(&job, "failed").await;
+    assert_eq!(f.slaves[0].starts("loop"), 3);
+}
+
+#[tokio::test]
+async fn e10_an_agent_that_is_starved_changes_only_the_last_contact() {
+    let f = Factory::new().await;
+    let job = f.place(gated("starved")).await;
+    let before = f.state(&job, "running").await;
+    f.slaves[0].pause();
+    let slave = f.offline(0).await;
+    let seen = f.job(&job).await;
+    assert!(has_flag(&seen, "stale"), "{seen:#}");
+    for field in ["state", "desired", "attempt", "slave", "started_at", "reason", "outcome", "revision"] {
+        assert_eq!(seen[field], before[field], "{field}");
+    }
+    // The machine does not need its agent.
+    f.slaves[0].open_gate("starved");
+    f.machine_ended(0, "starved").await;
+    assert_eq!(f.job(&job).await["state"], "running", "only the slave says otherwise");
+    f.slaves[0].cont();
+    let ended = f.state(&job, "succeeded").await;
+    assert!(ms(&slave["last_contact_at"]) <= ms(&ended["ended_at"]), "{ended:#}");
+    assert_eq!((f.slaves[0].starts("starved"), &ended["attempt"]), (1, &json!(1)));
+}
+
+#[tokio::test]
+async fn d7_an_order_that_was_acknowledged_outlives_the_masters_death_at_any_moment() {
     let mut f = Factory::new().await;
     let mut placed = vec![];
-    for round in 0_u64..12 {
+    for round in 0..12 {
         let (tag, key) = (format!("order-{round}"), format!("key-{round}"));
         let client = f.client.clone();
         let order = work(&tag, 0.0);
@@ -125,7 +251,7 @@ async fn an_order_that_was_acknowledged_outlives_the_masters_death_at_any_moment
             let (order, key) = (order.clone(), key.clone());
             tokio::spawn(async move { client.place(&order, Some(&key)).await })
         };
-        tokio::time::sleep(Duration::from_millis(round * 2)).await;
+        sleep(ORDER_STEP * round).await;
         f.master.restart().await;
         let acknowledged = placing.await.unwrap().ok().map(|reply| reply.expect(201));
         let again = f.client.place(&order, Some(&key)).await.unwrap().expect(201);
@@ -143,7 +269,7 @@ async fn an_order_that_was_acknowledged_outlives_the_masters_death_at_any_moment
 }
 
 #[tokio::test]
-async fn a_master_that_restarts_with_its_data_shows_the_past_as_stale_until_the_slave_is_back() {
+async fn d1_a_master_that_restarts_with_its_data_shows_the_past_as_stale_until_the_slave_is_back() {
     let mut f = Factory::new().await;
     let job = f.place(gated("stale")).await;
     let before = f.state(&job, "running").await;
@@ -179,7 +305,7 @@ async fn what_a_job_waits_for_is_known_again_after_its_agent_and_then_the_master
 }
 
 #[tokio::test]
-async fn a_master_that_lost_everything_adopts_its_slaves_jobs_and_stops_nothing() {
+async fn d2_a_master_that_lost_everything_adopts_its_slaves_jobs_and_stops_nothing() {
     let mut f = Factory::new().await;
     let done = f.place(work("done", 0.0)).await;
     let done_before = f.state(&done, "succeeded").await;
@@ -219,7 +345,7 @@ async fn a_master_that_lost_everything_adopts_its_slaves_jobs_and_stops_nothing(
 }
 
 #[tokio::test]
-async fn a_job_that_a_reboot_interrupted_follows_its_orders_word() {
+async fn a6_a_job_that_a_reboot_interrupted_follows_its_orders_word() {
     let mut f = Factory::new().await;
     let interrupted = |tag: &str, word: &str| with(gated(tag), json!({"on_interrupt": word}));
 
@@ -262,17 +388,18 @@ async fn a_job_that_a_reboot_interrupted_follows_its_orders_word() {
 }
 
 #[tokio::test]
-async fn a_simulated_machine_that_goes_on_through_a_reboot_is_asked_and_believed() {
+async fn a6_a_simulated_machine_that_goes_on_through_a_reboot_is_asked_and_believed() {
     let mut f = Factory::new().await;
     let job = f.place(bake(1.5)).await;
     f.state(&job, "running").await;
     f.slaves[0].reboot();
     f.state(&job, "succeeded").await;
     assert_eq!(f.bakes(0, &job), 1);
+    f.ran_undisturbed(&job).await;
 }
 
 #[tokio::test]
-async fn a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_person_has_looked() {
+async fn c1_a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_person_has_looked() {
     let mut f = Factory::new().await;
     let running = f.place(gated("running")).await;
     f.state(&running, "running").await;
@@ -280,7 +407,8 @@ async fn a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_per
     f.until(&waiting, "on the slave's disk", |job| job["waiting_for"] == "turn").await;
     f.slaves[0].wipe();
     f.slaves[0].restart();
-    f.state(&running, "uncertain").await;
+    let seen = f.state(&running, "uncertain").await;
+    assert_eq!(seen["reason"]["code"], "store_replaced", "not a promise that was broken: {seen:#}");
     let seen =
         f.slave(0, "asking", |slave| slave["link"] == "online" && slave["status"] == "attention").await;
     assert_eq!(seen["attention"]["code"], "store_replaced", "{seen:#}");
@@ -307,7 +435,7 @@ async fn a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_per
 }
 
 #[tokio::test]
-async fn an_unreadable_store_of_a_slave_is_set_aside_and_the_agent_comes_up_asking() {
+async fn c2_an_unreadable_store_of_a_slave_is_set_aside_and_the_agent_comes_up_asking() {
     let mut f = Factory::new().await;
     let job = f.place(gated("garbage")).await;
     f.state(&job, "running").await;
@@ -326,7 +454,7 @@ async fn an_unreadable_store_of_a_slave_is_set_aside_and_the_agent_comes_up_aski
 }
 
 #[tokio::test]
-async fn an_unreadable_store_of_the_master_is_set_aside_and_its_jobs_are_adopted() {
+async fn d2_an_unreadable_store_of_the_master_is_set_aside_and_its_jobs_are_adopted() {
     let mut f = Factory::new().await;
     let job = f.place(gated("garbage")).await;
     let before = f.state(&job, "running").await;
@@ -363,7 +491,9 @@ async fn an_order_is_on_the_disk_before_it_is_acknowledged() {
     let Some(wrapper) = strace(&trace) else { return };
     let f = Factory::empty(MasterOptions { wrapper, ..MasterOptions::default() }).await;
     for round in 0..3 {
+        let began = Instant::now();
         f.place(work(&format!("traced-{round}"), 0.0)).await;
+        assert!(began.elapsed() >= SLOW_DISK, "acknowledged after {:?}", began.elapsed());
     }
     let lines = eventually("three answers in the trace", PATIENCE, async || {
         let lines = lines(&trace);
@@ -389,8 +519,14 @@ async fn an_intent_is_on_the_disk_before_the_machine_is_touched() {
     let Some(wrapper) = strace(&trace) else { return };
     let f = Factory::with(|options| options.wrapper.clone_from(&wrapper)).await;
     let before = lines(&trace).len();
+    let placed = SystemTime::now();
     let job = f.place(work("traced", 0.0)).await;
     f.state(&job, "succeeded").await;
+    let runs = fs::read_dir(f.slaves[0].state_dir().join("runs")).unwrap();
+    let plans: Vec<_> = runs.map(|run| run.unwrap().path().join("plan")).collect();
+    assert_eq!(plans.len(), 1);
+    let waited = fs::metadata(&plans[0]).unwrap().modified().unwrap().duration_since(placed).unwrap();
+    assert!(waited >= SLOW_DISK, "the machine was touched after {waited:?}");
     let lines = lines(&trace).split_off(before);
     let touched = lines
         .iter()
@@ -411,9 +547,13 @@ fn lines(trace: &Path) -> Vec<String> {
     fs::read_to_string(trace).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// Runs a node so that its system calls are written down; `None`, and a word about it, where that can't be done.
+/// How long the disk of a traced node takes to make something durable: what does not wait for it comes sooner.
+const SLOW_DISK: Duration = Duration::from_millis(500);
+
+/// Runs a node so that its disk is slow and its system calls are written down; `None`, and a word about it, where that can't be done.
 fn strace(trace: &Path) -> Option<Vec<String>> {
-    let works = Command::new("strace").args(["-f", "-o", "/dev/null", "/bin/true"]).output();
+    let slow = format!("inject=fdatasync:delay_enter={}", SLOW_DISK.as_micros());
+    let works = Command::new("strace").args(["-f", "-e", &slow, "-o", "/dev/null", "/bin/true"]).output();
     if !works.is_ok_and(|output| output.status.success()) {
         use std::io::Write as _;
         writeln!(std::io::stderr(), "left out: strace is not installed, or may not trace").unwrap();
@@ -421,7 +561,8 @@ fn strace(trace: &Path) -> Option<Vec<String>> {
     }
     let calls = "trace=fdatasync,read,recvfrom,write,writev,sendto,sendmsg,mkdir,mkdirat,execve";
     let trace: PathBuf = trace.to_owned();
-    let words = ["strace", "-f", "-y", "-s", "64", "-e", calls, "-o", trace.to_str().unwrap()];
+    let place = trace.to_str().unwrap();
+    let words = ["strace", "-f", "-y", "-s", "64", "-e", calls, "-e", &slow, "-o", place];
     Some(words.map(str::to_owned).to_vec())
 }
 
@@ -559,7 +700,7 @@ async fn chaos() {
             }
             10 => {
                 f.master.pause();
-                tokio::time::sleep(Duration::from_millis(dice.below(4000))).await;
+                sleep(Duration::from_millis(dice.below(STANDSTILL_MS))).await;
                 f.master.cont();
             }
             _ => {
@@ -567,7 +708,7 @@ async fn chaos() {
                 f.slaves[slave].kill();
             }
         }
-        tokio::time::sleep(Duration::from_millis(100 + dice.below(1000))).await;
+        sleep(LEAST_QUIET + Duration::from_millis(dice.below(QUIET_MS))).await;
         // What was left cut or dead is mended a while later; the next fault may come first.
         let mended = usize::try_from(dice.below(SLAVES)).unwrap();
         f.nets[mended].pass();

@@ -7,13 +7,14 @@ mod scenario;
 use std::time::Duration;
 
 use reloop_tests::nginx::Nginx;
-use reloop_tests::process::{MasterOptions, Slave};
+use reloop_tests::process::{LinkSettings, MasterOptions, Slave};
 use reloop_tests::proxy::{Close, Direction, Proxy};
+use reloop_tests::wait::eventually;
 use scenario::{Factory, PATIENCE, gated, has_flag, in_ms, ms, now_ms, printed, printer, with, work};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_job_that_ends_while_the_link_is_cut_is_recorded_with_its_own_time_and_then_forgotten() {
+async fn a8_a_job_that_ends_while_the_link_is_cut_is_recorded_with_its_own_time_and_then_forgotten() {
     let f = Factory::new().await;
     let job = f.place(printer("cut", 0)).await;
     f.state(&job, "running").await;
@@ -58,6 +59,7 @@ async fn a_flapping_link_changes_nothing_about_a_running_job() {
     f.state(&waits, "succeeded").await;
     assert_eq!((f.slaves[0].starts("flap"), f.slaves[0].starts("behind")), (1, 1));
     f.holds_nothing(0).await;
+    f.ran_undisturbed(&job).await;
 }
 
 #[tokio::test]
@@ -81,7 +83,7 @@ async fn a_half_open_link_is_noticed_by_its_silence_and_the_job_goes_on() {
 }
 
 #[tokio::test]
-async fn a_slave_that_comes_back_over_a_half_open_link_takes_over_at_once() {
+async fn c5_a_slave_that_comes_back_over_a_half_open_link_takes_over_at_once() {
     let f = Factory::new().await;
     let job = f.place(gated("again")).await;
     f.state(&job, "running").await;
@@ -101,7 +103,7 @@ async fn a_slave_that_comes_back_over_a_half_open_link_takes_over_at_once() {
 /// The handshake is Challenge and Welcome one way, Hello and Settled the other: a cut before and after each of them,
 /// with one job that runs, one that waits and one that was placed while the link was away.
 #[tokio::test]
-async fn a_cut_at_any_message_of_the_handshake_has_no_effect() {
+async fn d9_a_cut_at_any_message_of_the_handshake_has_no_effect() {
     let f = Factory::new().await;
     let running = f.place(gated("running")).await;
     f.state(&running, "running").await;
@@ -147,13 +149,43 @@ async fn a_cut_at_any_message_of_the_handshake_has_no_effect() {
     f.holds_nothing(0).await;
 }
 
-/// The same for the link's other end: the master's answers to a Want cross a link that is cut after each message.
+/// One job for each of these cuts of the connection over which it is offered: it starts once, under its first attempt.
+async fn cut_an_offer(f: &Factory, name: &str, cuts: &[(Direction, u64, bool)]) {
+    for (round, (direction, frame, before)) in cuts.iter().enumerate() {
+        let connections = f.nets[0].counts().connections;
+        f.nets[0].cut_after_frame(*direction, *frame, *before);
+        f.nets[0].drop_existing(Close::Fin);
+        f.nets[0].wait_for_connections(connections + 1).await;
+        let tag = format!("{name}-{round}");
+        let job = f.place(work(&tag, 0.0)).await;
+        let job = f.state(&job, "succeeded").await;
+        assert_eq!(job["attempt"], 1, "{direction:?} {frame} before={before}");
+        assert_eq!(f.slaves[0].starts(&tag), 1, "{direction:?} {frame} before={before}");
+    }
+    f.holds_nothing(0).await;
+}
+
 #[tokio::test]
-async fn a_cut_at_any_message_of_an_offer_starts_the_job_once() {
+async fn a1_an_offer_that_the_link_lost_is_made_again_under_the_same_attempt() {
     let f = Factory::new().await;
-    for (round, (direction, frame, before)) in [
-        (Direction::ToSlave, 3, true),
-        (Direction::ToSlave, 3, false),
+    let cuts = [(Direction::ToSlave, 3, true), (Direction::ToSlave, 3, false)];
+    cut_an_offer(&f, "offer", &cuts).await;
+    // And for certain on its way: the agent stands still, and the connection breaks with the offer in it.
+    f.slaves[0].pause();
+    let job = f.place(work("paused", 0.0)).await;
+    assert_eq!(f.job(&job).await["state"], "assigned");
+    f.nets[0].drop_existing(Close::Reset);
+    f.offline(0).await;
+    assert_eq!(f.job(&job).await["state"], "assigned", "silence proves nothing");
+    f.slaves[0].cont();
+    assert_eq!(f.state(&job, "succeeded").await["attempt"], 1);
+    assert_eq!(f.slaves[0].starts("paused"), 1);
+}
+
+#[tokio::test]
+async fn a2_a_confirmation_that_the_link_lost_is_made_good_by_the_next_handshake() {
+    let f = Factory::new().await;
+    let cuts = [
         (Direction::ToMaster, 3, true),
         (Direction::ToMaster, 3, false),
         (Direction::ToMaster, 4, true),
@@ -161,21 +193,67 @@ async fn a_cut_at_any_message_of_an_offer_starts_the_job_once() {
         (Direction::ToMaster, 5, false),
         (Direction::ToSlave, 4, true),
         (Direction::ToSlave, 4, false),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let connections = f.nets[0].counts().connections;
-        f.nets[0].cut_after_frame(direction, frame, before);
-        f.nets[0].drop_existing(Close::Fin);
-        f.nets[0].wait_for_connections(connections + 1).await;
-        let tag = format!("offer-{round}");
-        let job = f.place(work(&tag, 0.0)).await;
-        let job = f.state(&job, "succeeded").await;
-        assert_eq!(job["attempt"], 1, "{direction:?} {frame} before={before}");
-        assert_eq!(f.slaves[0].starts(&tag), 1, "{direction:?} {frame} before={before}");
+    ];
+    cut_an_offer(&f, "word", &cuts).await;
+}
+
+#[tokio::test]
+async fn a2_what_the_slave_began_unheard_is_running_at_the_next_handshake_and_not_sent_again() {
+    // No heartbeat shall be the frame that is counted.
+    let calm = |link: &mut LinkSettings| {
+        link.insert("heartbeat_seconds", 30);
+        link.insert("dead_after_seconds", 90);
+    };
+    let mut options = MasterOptions::default();
+    calm(&mut options.link);
+    let mut f = Factory::empty(options).await;
+    f.add(|options| calm(&mut options.link));
+    f.online(0).await;
+    // Hello and Settled go through, the word that it was taken does not, and nobody comes back until we say so.
+    f.nets[0].cut_after_frame(Direction::ToMaster, 3, true);
+    f.nets[0].drop_existing(Close::Reset);
+    f.slave(0, "on its second session", |slave| slave["link"] == "online" && slave["session"] == 2).await;
+    f.nets[0].refuse();
+    let job = f.place(gated("unheard")).await;
+    f.held_as(0, &job, "running").await;
+    f.offline(0).await;
+    assert_eq!(f.job(&job).await["state"], "assigned");
+    f.nets[0].pass();
+    f.state(&job, "running").await;
+    assert_eq!(f.ruling(0, &job).await["verdict"], "keep");
+    f.slaves[0].open_gate("unheard");
+    assert_eq!(f.state(&job, "succeeded").await["attempt"], 1);
+    assert_eq!(f.slaves[0].starts("unheard"), 1);
+}
+
+#[tokio::test]
+async fn e4_a_stretch_of_output_is_the_same_however_often_and_over_whichever_link_it_is_asked_for() {
+    let f = Factory::new().await;
+    let job = f.place(printer("log", 0)).await;
+    f.state(&job, "running").await;
+    f.slaves[0].open_gate("log");
+    f.state(&job, "succeeded").await;
+    let whole = printed();
+    let mut read = String::new();
+    while read.len() < whole.len() {
+        let query = format!("offset={}&limit=1000", read.len());
+        let part = f.client.job_log(&job, &query).await.unwrap();
+        assert_eq!(part.headers["reloop-log-offset"], read.len().to_string());
+        assert_eq!(part.headers["reloop-log-total"], whole.len().to_string());
+        let part = part.expect(200).as_str().unwrap().to_owned();
+        // Over another link than the one over which the first answer came.
+        f.nets[0].drop_existing(Close::Reset);
+        let again = eventually("the same stretch again", PATIENCE, async || {
+            let answer = f.client.job_log(&job, &query).await.map_err(|error| format!("{error:?}"))?;
+            if answer.status == 200 { Ok(answer.body) } else { Err(format!("{answer:?}")) }
+        });
+        assert_eq!(again.await, part.as_str());
+        read.push_str(&part);
     }
-    f.holds_nothing(0).await;
+    assert_eq!(read, whole, "no doubles and no gaps");
+    let past = f.client.job_log(&job, &format!("offset={}", whole.len() + 500)).await.unwrap();
+    assert_eq!(past.headers["reloop-log-offset"], whole.len().to_string(), "what is not there is said");
+    assert_eq!(past.expect(200), Value::Null, "an empty stretch");
 }
 
 #[tokio::test]
@@ -224,6 +302,7 @@ async fn the_shipped_nginx_site_carries_links_and_events_through_reload_and_rest
     f.slaves[0].open_gate("nginx");
     f.state(&job, "succeeded").await;
     assert_eq!(f.slaves[0].starts("nginx"), 1);
+    f.ran_undisturbed(&job).await;
 }
 
 fn admin_token(f: &Factory) -> String {

@@ -70,7 +70,7 @@ async fn a_deferred_job_is_handed_ahead_and_starts_at_its_time_while_online() {
 }
 
 #[tokio::test]
-async fn a_deferred_job_starts_at_its_time_while_offline_and_is_reported_with_the_slaves_times() {
+async fn b1_a_deferred_job_starts_at_its_time_while_offline_and_is_reported_with_the_slaves_times() {
     let f = Factory::new().await;
     let due = in_ms(2500);
     let job = f.place(with(work("later", 0.2), json!({"start": {"not_before": due}}))).await;
@@ -151,7 +151,7 @@ async fn a_job_needs_a_slave_with_its_labels() {
 }
 
 #[tokio::test]
-async fn a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word() {
+async fn b2_a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word() {
     let mut f = Factory::new().await;
     let due = in_ms(2000);
     let late = |late: &str| with(work(late, 0.0), json!({"start": {"not_before": due, "late": late}}));
@@ -216,7 +216,7 @@ async fn a_held_job_waits_for_its_release() {
 }
 
 #[tokio::test]
-async fn a_job_that_runs_too_long_while_offline_is_flagged_or_stopped_as_its_order_says() {
+async fn b10_a_job_that_runs_too_long_while_offline_is_flagged_or_stopped_as_its_order_says() {
     let f = Factory::new().await;
     let limited =
         |tag: &str, word: &str| with(gated(tag), json!({"max_runtime_seconds": 1, "on_overdue": word}));

@@ -31,6 +31,8 @@ async fn a_job_is_canceled_in_each_phase_while_online() {
 
     assert_eq!(cancel(&f, &running, json!({"mode": "if_not_started"})).await, "too_late");
     assert_eq!(f.job(&running).await["desired"], "run", "what came too late is not wished");
+    // It handles the signal only once it has come so far as to note its start.
+    f.machine_started(0, "running").await;
     assert_eq!(cancel(&f, &running, json!({"mode": "safe_point"})).await, "sent");
     let seen = f.state(&running, "canceled").await;
     assert_eq!(seen["desired"], "cancel");
@@ -46,7 +48,7 @@ async fn a_job_is_canceled_in_each_phase_while_online() {
 }
 
 #[tokio::test]
-async fn a_cancel_while_offline_waits_as_part_of_the_job_and_acts_at_the_next_connection() {
+async fn a11_a_cancel_while_offline_waits_as_part_of_the_job_and_acts_at_the_next_connection() {
     let f = Factory::new().await;
     let running = f.place(gated("running")).await;
     f.state(&running, "running").await;
@@ -73,7 +75,7 @@ async fn a_cancel_while_offline_waits_as_part_of_the_job_and_acts_at_the_next_co
 }
 
 #[tokio::test]
-async fn a_job_that_was_done_before_its_cancel_came_is_done_and_says_so() {
+async fn a9_a_job_that_was_done_before_its_cancel_came_is_done_and_says_so() {
     let f = Factory::new().await;
     let job = f.place(gated("done")).await;
     f.state(&job, "running").await;
@@ -192,7 +194,7 @@ async fn a_machine_that_waits_to_be_cleared_still_waits_after_its_agent_was_kill
 }
 
 #[tokio::test]
-async fn a_lock_at_the_machine_keeps_remote_starts_out_and_only_there_it_is_opened() {
+async fn e8_a_lock_at_the_machine_keeps_remote_starts_out_and_only_there_it_is_opened() {
     let f = Factory::new().await;
     let first = f.place(gated("first")).await;
     f.state(&first, "running").await;
@@ -225,7 +227,7 @@ async fn a_lock_at_the_machine_keeps_remote_starts_out_and_only_there_it_is_open
 }
 
 #[tokio::test]
-async fn a_pause_at_the_machine_is_only_ended_there() {
+async fn e7_a_pause_at_the_machine_is_only_ended_there() {
     let f = Factory::new().await;
     let job = f.place(bake(1.5)).await;
     f.state(&job, "running").await;
@@ -261,10 +263,12 @@ async fn a_remote_pause_is_ended_remotely() {
 }
 
 #[tokio::test]
-async fn a_stop_at_the_machine_ends_the_job_without_a_link_and_is_reported_with_its_source() {
+async fn e7_a_stop_at_the_machine_ends_the_job_without_a_link_and_is_reported_with_its_source() {
     let f = Factory::new().await;
     let job = f.place(gated("stop")).await;
     f.state(&job, "running").await;
+    // It has begun with its first line, which is when it can hear a stop.
+    f.machine_started(0, "stop").await;
     f.nets[0].cut(Close::Reset);
     f.locally(0, &["stop"]).await;
     f.machine_ended(0, "stop").await;
@@ -276,7 +280,7 @@ async fn a_stop_at_the_machine_ends_the_job_without_a_link_and_is_reported_with_
 }
 
 #[tokio::test]
-async fn a_slave_out_of_production_finishes_what_runs_and_starts_nothing() {
+async fn e8_a_slave_out_of_production_finishes_what_runs_and_starts_nothing() {
     let f = Factory::new().await;
     let job = f.place(gated("runs")).await;
     f.state(&job, "running").await;

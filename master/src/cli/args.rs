@@ -33,6 +33,9 @@ pub(super) struct ClientArgs {
     /// Holds the token. Else RELOOP_TOKEN_FILE, RELOOP_TOKEN, or the admin token of a master on this box.
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
+    /// Certificates in PEM to trust with https, beside the system's.
+    #[arg(long, global = true, env = "RELOOP_CA_FILE", value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
     /// How to print.
     #[arg(short, long, global = true, default_value = "table", value_name = "FORMAT")]
     pub(super) output: Output,
@@ -247,6 +250,20 @@ pub(super) enum JobCommand {
         /// How long the word holds.
         #[arg(long, default_value_t = 600, value_name = "SECONDS")]
         valid: u64,
+    },
+    /// Change when an unstarted job may start: what is not given no longer counts.
+    Reschedule {
+        #[command(flatten)]
+        job: JobId,
+        /// Do not start before this, as 2026-03-01T06:00:00Z.
+        #[arg(long, value_name = "TIME")]
+        not_before: Option<String>,
+        /// Do not start after this.
+        #[arg(long, value_name = "TIME")]
+        deadline: Option<String>,
+        /// If its time passes while the slave is off: hold, run or skip. hold if not given.
+        #[arg(long, value_name = "HOW")]
+        late: Option<String>,
     },
     /// Begin a new attempt of a job that ended without success.
     Retry(JobId),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::{Certificate, Method, Response, StatusCode, Url};
 use serde_json::Value;
 
 use super::Exit;
@@ -70,6 +70,8 @@ impl Client {
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
             builder = builder.tls_backend_preconfigured(tls);
+        } else if let Some(file) = &args.ca_file {
+            builder = builder.tls_certs_merge(certificates(file)?);
         }
         let http = builder.build().map_err(|error| Failure::new(Exit::Error, chain(&error)))?;
         Ok(Self { http, master, token: token(args.token_file.as_deref())? })
@@ -245,6 +247,16 @@ pub(super) fn escape(text: &str) -> String {
         }
     }
     escaped
+}
+
+fn certificates(file: &Path) -> Result<Vec<Certificate>, Failure> {
+    let usage = |why: &dyn std::fmt::Display| {
+        let text = format!("--ca-file {}: {why}; expected certificates in PEM", file.display());
+        Failure::new(Exit::Usage, text)
+    };
+    let pem = std::fs::read(file).map_err(|error| usage(&error))?;
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| usage(&chain(&error)))?;
+    if certificates.is_empty() { Err(usage(&"there is none")) } else { Ok(certificates) }
 }
 
 /// The flag, the environment, or the admin token of a master on this box.

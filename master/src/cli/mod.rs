@@ -13,6 +13,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use reloop_node::store::StoreError;
 
 use self::args::{Args, Command, ServeArgs};
 use crate::config::{Config, Overrides};
@@ -47,6 +48,8 @@ pub enum Exit {
     JobExpired = 13,
     /// The awaited job was given up: its outcome is not known.
     JobLost = 14,
+    /// The disk does not take or give what it should.
+    Storage = 74,
     /// The config can't be used.
     Config = 78,
     /// Ctrl-C.
@@ -70,6 +73,7 @@ Exit codes
    5  it is not possible as things stand
    6  the master does not answer
    7  it took longer than --timeout
+  74  serve: the store can't be opened or written; nothing was changed, mend the disk and start again
   78  serve: the config can't be used
  130  Ctrl-C: what was watched goes on
 
@@ -117,7 +121,7 @@ fn run_master(args: ServeArgs) -> Exit {
         Ok(()) => Exit::Ok,
         Err(error) => {
             complain(&format!("{error:#}"));
-            Exit::Error
+            if error.is::<StoreError>() { Exit::Storage } else { Exit::Error }
         }
     }
 }

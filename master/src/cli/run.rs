@@ -299,6 +299,11 @@ async fn job(client: &Client, out: Output, command: JobCommand) -> Result<Exit, 
         JobCommand::Release { job, valid } => {
             (find(&job.id).await?, "release", json!({ "valid_seconds": valid }))
         }
+        JobCommand::Reschedule { job, not_before, deadline, late } => {
+            let window = [("not_before", not_before), ("deadline", deadline), ("late", late)];
+            let given = window.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
+            (find(&job.id).await?, "reschedule", Value::Object(given.collect()))
+        }
         JobCommand::Retry(job) => (find(&job.id).await?, "retry", json!({})),
         JobCommand::Resolve { job, outcome } => {
             (find(&job.id).await?, "resolve", json!({ "outcome": outcome.name() }))

@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
+use reloop_protocol::limits::LOG_BYTES;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -14,7 +15,7 @@ use super::{Exit, remark, say, write_out};
 /// Between two looks: a person sees no difference, and a hundred watchers are no load.
 const EVERY: Duration = Duration::from_secs(1);
 /// How much of a log is asked for at a time.
-const LOG_PART: u64 = 64 * 1024;
+const LOG_PART: u64 = LOG_BYTES as u64;
 
 /// Follows a job until it has ended.
 pub(super) async fn watch(client: &Client, output: Output, id: &str) -> Result<Exit, Failure> {

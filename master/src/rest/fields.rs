@@ -32,11 +32,15 @@ pub(super) async fn json(body: Body) -> Result<Option<Value>, Problem> {
         let text = format!("the body did not arrive within {} seconds", BODY_PATIENCE.as_secs());
         return Err(Problem::new(Code::RequestTimeout, text));
     };
-    let bytes = bytes?;
+    parse(&bytes?)
+}
+
+/// The same, of a body that is there.
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<Value>, Problem> {
     if bytes.trim_ascii().is_empty() {
         return Ok(None);
     }
-    serde_json::from_slice(&bytes)
+    serde_json::from_slice(bytes)
         .map(Some)
         .map_err(|error| Problem::new(Code::BadRequest, format!("the body is not JSON: {error}")))
 }

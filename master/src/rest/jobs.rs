@@ -9,11 +9,13 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use reloop_protocol::id::{JobId, OrderId, SlaveKey};
 use reloop_protocol::job::State as JobState;
+use reloop_protocol::limits::LOG_BYTES;
 use reloop_protocol::master::{self, Answer, Job, JobCommand};
 use reloop_protocol::message::Reply;
 use reloop_protocol::spec::CancelMode;
 use reloop_protocol::time::Millis;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::fields::{self, Fields};
 use super::order::window;
@@ -26,10 +28,8 @@ use super::{Page, RestState, job_id, orders, slaves, unexpected, view};
 const SCAN_LIMIT: usize = 2000;
 /// How many of them are read at a time.
 const SCAN_PAGE: usize = 200;
-/// How much of a log is answered if nobody says, and ...
+/// How much of a log is answered if nobody says.
 const LOG_DEFAULT: u32 = 16 * 1024;
-/// ... at most: it crosses the link in one message, of 256 KiB at most.
-const LOG_LIMIT: u32 = 128 * 1024;
 /// How long a release holds if nobody says: longer than a walk to the machine.
 const RELEASE_DEFAULT_SECONDS: i64 = 600;
 /// A release is a person's word about now; a week is no longer that.
@@ -177,7 +177,7 @@ pub(super) async fn log(
     mut query: Query,
 ) -> Result<Response, Problem> {
     let offset = query.int("offset", 0..=i64::MAX).and_then(|offset| u64::try_from(offset).ok());
-    let limit = query.int("limit", 1..=i64::from(LOG_LIMIT)).and_then(|limit| u32::try_from(limit).ok());
+    let limit = query.int("limit", 1..=i64::from(LOG_BYTES)).and_then(|limit| u32::try_from(limit).ok());
     query.end()?;
     let job = state.job(&id).await?;
     let answer = state.handle.log(job.id, offset, limit.unwrap_or(LOG_DEFAULT)).await;
@@ -210,7 +210,18 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    fn name(self) -> &'static str {
+    pub(super) const ALL: [Self; 8] = [
+        Self::Cancel,
+        Self::Pause,
+        Self::Resume,
+        Self::Release,
+        Self::Reschedule,
+        Self::Retry,
+        Self::Resolve,
+        Self::Abandon,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Cancel => "cancel",
             Self::Pause => "pause",
@@ -221,6 +232,14 @@ impl Verb {
             Self::Resolve => "resolve",
             Self::Abandon => "abandon",
         }
+    }
+
+    /// The whole command.
+    pub(super) fn read(self, body: Option<Value>) -> Result<JobCommand, Problem> {
+        let mut fields = Fields::new(body)?;
+        let command = self.command(&mut fields);
+        fields.end()?;
+        command.ok_or_else(|| Problem::field("/", "the command is not complete"))
     }
 
     fn command(self, fields: &mut Fields) -> Option<JobCommand> {
@@ -272,10 +291,7 @@ pub(super) async fn command(
     body: Body,
     verb: Verb,
 ) -> Result<(StatusCode, Json<Commanded>), Problem> {
-    let mut fields = Fields::new(fields::json(body).await?)?;
-    let command = verb.command(&mut fields);
-    fields.end()?;
-    let command = command.ok_or_else(|| Problem::field("/", "the command is not complete"))?;
+    let command = verb.read(fields::json(body).await?)?;
     let id = job_id(&id)?;
     let delivery =
         match state.handle.command(vec![id], command).await.map_err(|why| state.unavailable(why))? {

@@ -4,6 +4,7 @@
 //! one list of what there is and who may use it: the router, the guard and the OpenAPI document are made from it. Every
 //! request passes the guard (`answer`) first, which knows the bearer, and leaves through it with a request id.
 
+pub mod bodies;
 pub mod problem;
 pub mod tokens;
 

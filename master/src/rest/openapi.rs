@@ -107,7 +107,7 @@ fn words_of(method: &str, path: &str) -> Option<Words> {
              part begins, `Reloop-Log-Total` how long the output is.",
             &[
                 ("offset", "integer", "From this byte; the end of the output if absent."),
-                ("limit", "integer", "Bytes at most: 1 to 131072, 16384 by default."),
+                ("limit", "integer", "Bytes at most: 1 to 65536, 16384 by default."),
             ],
             None,
             (200, "text/plain", "The bytes."),

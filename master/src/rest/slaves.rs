@@ -8,6 +8,7 @@ use reloop_protocol::id::SlaveKey;
 use reloop_protocol::master::{Answer, Delivery, Desk, Enrolled, SlaveCommand};
 use reloop_protocol::message::{Mode, Reply};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::fields::{self, Fields, VALUE_LIMIT};
 use super::problem::{Code, Problem};
@@ -122,7 +123,9 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    fn name(self) -> &'static str {
+    pub(super) const ALL: [Self; 5] = [Self::Ready, Self::Clear, Self::Mode, Self::Approve, Self::Forget];
+
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Ready => "ready",
             Self::Clear => "clear",
@@ -130,6 +133,15 @@ impl Verb {
             Self::Approve => "approve",
             Self::Forget => "forget",
         }
+    }
+
+    /// The whole command, and the reason that was given for it.
+    pub(super) fn read(self, body: Option<Value>) -> Result<(SlaveCommand, Option<String>), Problem> {
+        let mut fields = Fields::new(body)?;
+        let command = self.command(&mut fields);
+        let reason = fields.text("reason", VALUE_LIMIT);
+        fields.end()?;
+        Ok((command.ok_or_else(|| Problem::field("/", "the command is not complete"))?, reason))
     }
 
     fn command(self, fields: &mut Fields) -> Option<SlaveCommand> {
@@ -167,11 +179,7 @@ pub(super) async fn command(
     body: Body,
     verb: Verb,
 ) -> Result<(StatusCode, Json<Commanded>), Problem> {
-    let mut fields = Fields::new(fields::json(body).await?)?;
-    let command = verb.command(&mut fields);
-    let reason = fields.text("reason", VALUE_LIMIT);
-    fields.end()?;
-    let command = command.ok_or_else(|| Problem::field("/", "the command is not complete"))?;
+    let (command, reason) = verb.read(fields::json(body).await?)?;
     let prefer = if verb == Verb::Approve { Prefer::Pending } else { Prefer::Enrolled };
     let key = find(&state, name, prefer).await?;
     match state.handle.slave_command(key, command.clone()).await.map_err(|why| state.unavailable(why))? {

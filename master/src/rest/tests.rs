@@ -420,6 +420,14 @@ async fn a_job_whose_slave_is_away_shows_its_last_word_and_how_old_that_is() {
 
     let log = master.get(&format!("{path}/log")).await;
     log.problem(409, "slave_offline");
+    let most = reloop_protocol::limits::LOG_BYTES;
+    master.get(&format!("{path}/log?limit={most}")).await.problem(409, "slave_offline");
+    master.get(&format!("{path}/log?limit={}", most + 1)).await.problem(400, "bad_request");
+    let described = master.get("/v1/openapi.json").await.expect(200).to_string();
+    assert!(
+        described.contains(&format!("Bytes at most: 1 to {most},")),
+        "the description tells the same limit"
+    );
     master.post(&format!("{path}/resolve"), json!({})).await.problem(400, "bad_request");
     master.post(&format!("{path}/resolve"), json!({ "outcome": "failed" })).await.problem(409, "wrong_state");
     let canceled = master.post(&format!("{path}/cancel"), json!({ "mode": "now" })).await.expect(202);

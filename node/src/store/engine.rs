@@ -8,18 +8,23 @@
 //! * It may panic on damage. Every call that reaches it is caught, and a panic is an error like another.
 //! * Neither `flush_async`, `transaction` nor `len` is used: the first two can deadlock, the last walks the database.
 //!
+//! * It takes damage at its log's end for a torn write, and opens with what is left. Commits are counted, see `mark.rs`.
+//!
 //! On disk an entry is `[HEAD] key -> [pieces that follow: u8] first piece`, and each further piece is
-//! `[REST] key [number: u16 big endian] -> piece`. All of it lives in sled's default tree, because a batch is atomic
+//! `[REST] key [number: u16 big endian] -> piece`; `[COUNT] -> u64 little endian` is the number of commits. All of it lives in sled's default tree, because a batch is atomic
 //! within one tree only.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Once;
 
+use crate::store::mark::Mark;
 use crate::store::{Entry, KEY_LIMIT_BYTES, VALUE_LIMIT_BYTES};
 
 /// Makes the database file durable. A parameter so that tests can have it fail.
@@ -40,6 +45,7 @@ const PIECE_BYTES: usize = 5 * 1024;
 
 const HEAD: u8 = 0;
 const REST: u8 = 1;
+const COUNT: u8 = 2;
 
 const _: () = assert!((KEY_LIMIT_BYTES + PIECE_BYTES + 64) * 24 < 128 * 1024);
 // sled splits inner pages above 256 children.
@@ -67,6 +73,9 @@ pub(super) struct Engine {
     db: sled::Db,
     file: File,
     sync: SyncFile,
+    /// Commits since the database was made.
+    commits: u64,
+    mark: Mark,
 }
 
 impl Engine {
@@ -83,8 +92,15 @@ impl Engine {
             for entry in db.iter() {
                 entry?;
             }
+            let commits = count_in(&db)?;
+            let (mark, acknowledged) = Mark::open(dir)?;
+            if commits < acknowledged {
+                return Err(Fault::Unreadable(format!(
+                    "its end is lost: it has {commits} commits, and {acknowledged} were acknowledged"
+                )));
+            }
             let file = OpenOptions::new().read(true).write(true).open(dir.join(DATABASE_FILE))?;
-            Ok(Engine { db, file, sync })
+            Ok(Engine { db, file, sync, commits, mark })
         })
     }
 
@@ -94,8 +110,10 @@ impl Engine {
     /// failed write-back once, and a second fdatasync would succeed without having written anything.
     pub(super) fn write(&mut self, changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Result<(), Fault> {
         let db = &self.db;
+        let number = self.commits + 1;
         guarded(|| {
             let mut batch = sled::Batch::default();
+            batch.insert(&[COUNT], &number.to_le_bytes());
             for (key, value) in changes {
                 put_pieces(db, &mut batch, &key, value.as_deref())?;
             }
@@ -103,7 +121,9 @@ impl Engine {
             db.flush()?;
             Ok(())
         })?;
-        (self.sync)(&self.file).map_err(Fault::System)
+        (self.sync)(&self.file).map_err(Fault::System)?;
+        self.commits = number;
+        self.mark.set(number).map_err(Fault::System)
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
@@ -157,6 +177,14 @@ impl Engine {
         }
         Ok(value)
     }
+}
+
+fn count_in(db: &sled::Db) -> Result<u64, Fault> {
+    let Some(value) = db.get([COUNT])? else { return Ok(0) };
+    let bytes = value.as_ref().try_into();
+    bytes
+        .map(u64::from_le_bytes)
+        .map_err(|_| Fault::Unreadable("its count of commits is no number".to_owned()))
 }
 
 fn put_pieces(db: &sled::Db, batch: &mut sled::Batch, key: &[u8], value: Option<&[u8]>) -> Result<(), Fault> {
@@ -231,8 +259,30 @@ fn missing_piece(key: &[u8]) -> Fault {
 }
 
 fn guarded<T>(call: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(silence_guarded_panics);
+    let outer = GUARDED.replace(true);
     // Whoever gets a fault from a write stops writing, so that no half-changed state of sled is built upon.
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(fault_of_panic(panic.as_ref())))
+    let result = catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(outer);
+    result.unwrap_or_else(|panic| Err(fault_of_panic(panic.as_ref())))
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A panic that becomes an error is told as one: a message of the runtime with a backtrace would send whoever reads the
+/// log after a damaged disk on the search for a bug.
+fn silence_guarded_panics() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if GUARDED.get() {
+            tracing::debug!(%panic, "sled panicked");
+        } else {
+            before(panic);
+        }
+    }));
 }
 
 fn fault_of_panic(panic: &(dyn Any + Send)) -> Fault {
@@ -276,7 +326,7 @@ mod tests {
     fn write(engine: &mut Engine, value: Option<usize>) -> usize {
         let value = value.map(|len| vec![7; len]);
         engine.write(BTreeMap::from([(b"key".to_vec(), value)])).unwrap();
-        engine.db.iter().count()
+        engine.db.iter().count() - 1
     }
 
     #[test]

@@ -222,10 +222,13 @@ mod tests {
         let dying = File::open(&dir).unwrap();
         dying.lock().unwrap();
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| lock(&dir).map(drop));
+            let waiting = scope.spawn(|| lock(&dir).map(|_lock| Instant::now()));
+            // That it takes a while is what is tested: several looks in vain.
             thread::sleep(RELEASE_POLL * 10);
+            assert!(!waiting.is_finished(), "it got or gave up what another has");
+            let released = Instant::now();
             drop(dying);
-            waiting.join().unwrap().unwrap();
+            assert!(waiting.join().unwrap().unwrap() >= released);
         });
     }
 

@@ -9,11 +9,15 @@ use super::{IdempotencyKey, RECENT_KEYS};
 use crate::id::{Attempt, JobId, OrderId, SlaveKey, WishRev};
 use crate::job::State;
 use crate::message::{Flags, Reason, Report};
+use crate::slave::LinkId;
 use crate::spec::{Desired, Gate, Spec, SpecDigest, StartRule, Want};
 use crate::time::Time;
 
 /// How many events of a job are kept: the first and the newest.
 const JOB_EVENTS: usize = 64;
+
+/// How many hand-outs of a job are remembered: as many as what came of them.
+const HANDED: usize = 16;
 
 /// A client's order, as it was placed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -96,8 +100,13 @@ pub struct Job {
     pub report: Option<Report>,
     /// When that came.
     pub heard_at: Option<Time>,
+    /// On which connection: only there is a report with a lower number an older word.
+    #[serde(skip)]
+    pub heard_on: Option<LinkId>,
     /// Other hand-outs that came to something.
     pub earlier: Vec<Earlier>,
+    /// To whom it was handed, newest last: who may speak of an attempt.
+    pub handed: VecDeque<(Attempt, SlaveKey)>,
     /// Why it is what it is, where the slave has not said.
     pub reason: Option<Reason>,
     /// Beside the state; those of the report come on top.
@@ -159,7 +168,9 @@ impl Job {
             holder: None,
             report: None,
             heard_at: None,
+            heard_on: None,
             earlier: Vec::new(),
+            handed: VecDeque::new(),
             reason: None,
             flags: Flags::default(),
             ended_at: None,
@@ -172,6 +183,7 @@ impl Job {
     pub(super) fn durable(&self) -> Self {
         let mut job = self.clone();
         job.heard_at = None;
+        job.heard_on = None;
         if let Some(report) = &mut job.report {
             report.progress = None;
             report.note = None;
@@ -192,6 +204,23 @@ impl Job {
             desired: self.desired,
             start: self.start,
         }
+    }
+
+    /// This attempt is that slave's.
+    pub(super) fn hand(&mut self, attempt: Attempt, holder: SlaveKey) {
+        self.last_attempt = self.last_attempt.max(attempt);
+        self.attempt = attempt;
+        self.holder = Some(holder);
+        self.handed.push_back((attempt, holder));
+        if self.handed.len() > HANDED {
+            self.handed.pop_front();
+        }
+    }
+
+    /// This slave may speak of that attempt: it was handed to it, or too long ago to know.
+    pub(super) fn was_handed(&self, attempt: Attempt, holder: SlaveKey) -> bool {
+        let forgotten = self.handed.len() == HANDED && self.handed.front().is_some_and(|(a, _)| attempt < *a);
+        forgotten || self.handed.contains(&(attempt, holder))
     }
 
     pub(super) fn wish(&mut self, desired: Desired) {
@@ -287,6 +316,8 @@ pub struct Book {
     recent_orders: BTreeMap<String, ([u8; 32], OrderId)>,
     /// In memory for this step only.
     recalled: BTreeSet<JobId>,
+    /// Orders, in memory for this step only.
+    pub(super) orders: BTreeMap<OrderId, Order>,
 }
 
 impl Book {
@@ -441,7 +472,7 @@ impl Book {
     }
 
     pub(super) fn broken_invariant(&self) -> Option<&'static str> {
-        let mut again = Self { jobs: self.jobs.clone(), ..Self::default() };
+        let mut again = Self::default();
         for job in self.jobs.values() {
             again.index(job);
         }

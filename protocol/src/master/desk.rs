@@ -235,7 +235,7 @@ impl Desk {
     }
 
     /// The connection that is the slave's at present, handshake over or not.
-    fn current(&self) -> Option<LinkId> {
+    pub(super) fn current(&self) -> Option<LinkId> {
         match &self.link {
             DeskLink::Down => None,
             DeskLink::Live { link } | DeskLink::Welcomed { link, .. } => Some(*link),
@@ -251,6 +251,7 @@ impl Rules {
     pub(super) fn link_opened(&mut self, link: LinkId, nonce: [u8; 32]) {
         self.state.links.insert(link, None);
         let node = self.state.node;
+        self.state.told.insert(link, node.commit);
         let challenge = Challenge {
             protocol: PROTOCOL,
             master: node.id,
@@ -263,6 +264,7 @@ impl Rules {
     }
 
     pub(super) fn link_closed(&mut self, link: LinkId, last_heard: Time) {
+        self.state.told.remove(&link);
         let Some(key) = self.state.links.remove(&link).flatten() else { return };
         self.unanswer(link);
         let Some(desk) = self.state.desks.get_mut(&key) else { return };
@@ -369,6 +371,15 @@ impl Rules {
         self.effects.push(Effect::Probe { link: older });
     }
 
+    /// Slaves keep time by this master's clock as the handshake showed it to them: they look at it again.
+    pub(super) fn clock_set(&mut self) {
+        let links: Vec<LinkId> = self.state.links.keys().copied().collect();
+        for link in links {
+            let text = "this master's clock was set: introduce yourself again".to_owned();
+            self.close(link, CloseCode::GoingAway, text);
+        }
+    }
+
     /// The older of two links was asked whether it is there.
     pub(super) fn link_probed(&mut self, link: LinkId, alive: bool) {
         let Some(key) = self.state.links.get(&link).copied().flatten() else { return };
@@ -418,14 +429,23 @@ impl Rules {
         let key = hello.key;
         let Some(desk) = self.state.desks.get(&key) else { return };
         let node = self.state.node;
+        // A memory that went forward does not say less than it has said: a copy of it may, under a newer session.
+        let says_less = |row: &Row| {
+            let job = self.state.book.jobs.get(&row.job).filter(|job| is_current(job, key, row.attempt));
+            let known = job.and_then(|job| job.report.as_ref());
+            known.is_some_and(|known| known.seq > row.seq)
+        };
         let store = if desk.store.is_some_and(|known| known != hello.store) {
             HelloStore::Replaced
-        } else if desk.store.is_some() && hello.session <= desk.session {
+        } else if desk.store.is_some() && (hello.session <= desk.session || hello.rows.iter().any(says_less))
+        {
             HelloStore::RolledBack
         } else {
             HelloStore::Trusted
         };
-        let doubts = hello.bond.is_some_and(|bond| bond.epoch == node.epoch && bond.commit > node.commit);
+        // By what it was told: a master that was put back may have caught up since.
+        let told = self.state.told.get(&link).copied().unwrap_or(node.commit);
+        let doubts = hello.bond.is_some_and(|bond| bond.epoch == node.epoch && bond.commit > told);
         let conduct = desk.conduct;
         let mut rulings = Vec::new();
         let mut lines = Vec::new();
@@ -485,17 +505,15 @@ impl Rules {
         let known = current.and_then(|job| job.report.as_ref()).map(|report| report.seq);
         let tell = match line.verdict {
             Verdict::Adopt => Tell::Record,
+            // It counts its reports anew.
+            Verdict::Quarantine => Tell::Report,
             Verdict::Forget
                 if current.is_some_and(|job| job.state.is_ended() && job.state != State::Lost) =>
             {
                 Tell::Nothing
             }
             // What a person gave up is heard again, whatever was known of it.
-            _ if known.is_some_and(|seq| seq >= row.seq)
-                && current.is_some_and(|job| job.state == row.state) =>
-            {
-                Tell::Nothing
-            }
+            _ if known == Some(row.seq) && current.is_some_and(|job| job.state == row.state) => Tell::Nothing,
             _ => Tell::Report,
         };
         let newer = current.filter(|job| job.rev > row.rev && !job.state.is_ended());

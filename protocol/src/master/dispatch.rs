@@ -117,9 +117,7 @@ impl Rules {
 
     fn bind(&mut self, id: JobId, key: SlaveKey) {
         let attempt = self.edit(id, |job| {
-            job.last_attempt = job.last_attempt.next();
-            job.attempt = job.last_attempt;
-            job.holder = Some(key);
+            job.hand(job.last_attempt.next(), key);
             job.rev = job.rev.next();
             job.reason = None;
             job.attempt

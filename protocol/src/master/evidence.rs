@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::desk::{Desk, DeskLink, Receipt, is_current};
+use super::desk::{Desk, DeskLink, Receipt, ReceiptLine, is_current};
 use super::{Delivery, Earlier, Effect, Job, RECEIPTS, Rules, Write};
-use crate::id::{Attempt, JobId, SlaveKey};
+use crate::id::{Attempt, Epoch, JobId, SlaveKey, WishRev};
 use crate::job::{self, State};
 use crate::limits;
 use crate::message::{
@@ -14,16 +14,22 @@ use crate::message::{
 };
 use crate::reconcile::{Line, Store, Theirs, Verdict};
 use crate::slave::LinkId;
-use crate::spec::{CancelMode, Desired};
+use crate::spec::{CancelMode, Desired, Want};
 
 /// How many earlier hand-outs of a job are kept: enough to see a pattern, and a bound on its record.
 const EARLIER: usize = 16;
+
+/// How many jobs an order may have: as many as a client may order at once.
+const ORDER_JOBS: usize = 1000;
 
 /// How much of a text is kept of an earlier hand-out, in bytes.
 const EARLIER_TEXT: usize = 256;
 
 const OLD_REPORT: &str = "a newer report is known";
 const OLD_DECLINE: &str = "it answers an older wish";
+const NEVER_HANDED: &str = "this attempt was never handed to this slave";
+const NOT_ASKED: &str = "a record that nobody asked for";
+const TOO_MANY: &str = "the slave has as many jobs as it may tell of";
 const NO_RECORD: &str = "the slave did not tell the record that it was asked for";
 
 impl Rules {
@@ -31,12 +37,14 @@ impl Rules {
     pub(super) fn settled(&mut self, key: SlaveKey, link: LinkId, settled: Settled) {
         let now = self.now;
         let Some(desk) = self.state.desks.get_mut(&key) else { return };
-        let DeskLink::Welcomed { hello, store, lines, since, .. } = std::mem::take(&mut desk.link) else {
-            return;
-        };
-        if settled.session != hello.session {
+        if desk.hello().is_none_or(|hello| hello.session != settled.session) {
             return self.close(link, CloseCode::Protocol, "Settled of another session".to_owned());
         }
+        let (ours, asking) = match std::mem::take(&mut desk.link) {
+            DeskLink::Asking { older, newcomer, hello } => (*older, Some((newcomer, hello))),
+            ours @ (DeskLink::Down | DeskLink::Welcomed { .. } | DeskLink::Live { .. }) => (ours, None),
+        };
+        let DeskLink::Welcomed { hello, store, lines, since, .. } = ours else { return };
         let rebooted = desk.boot.is_some_and(|boot| boot != hello.boot);
         desk.store = Some(hello.store);
         desk.boot = Some(hello.boot);
@@ -45,11 +53,18 @@ impl Rules {
         desk.programs.clone_from(&hello.programs);
         desk.labels.clone_from(&hello.labels);
         desk.capacity = hello.capacity.min(limits::CAPACITY);
-        desk.clock_offset_ms = hello.clock.0 - since.0;
-        desk.machine = Some(settled.machine);
+        desk.clock_offset_ms = hello.clock.ahead_of(since);
+        desk.machine = Some(settled.machine.clone());
         desk.last_contact = Some(now);
         desk.balked = false;
-        desk.link = DeskLink::Live { link };
+        desk.link = match asking {
+            None => DeskLink::Live { link },
+            Some((newcomer, hello)) => {
+                DeskLink::Asking { older: Box::new(DeskLink::Live { link }), newcomer, hello }
+            }
+        };
+        let adopts = |line: &&ReceiptLine| line.verdict == Verdict::Adopt;
+        let asked: BTreeSet<JobId> = lines.iter().filter(adopts).map(|line| line.job).collect();
         desk.receipts = desk.receipts.wrapping_add(1);
         let receipt = Receipt {
             slave: key,
@@ -70,7 +85,7 @@ impl Rules {
             desk.conduct.rev = if obeyed.mode == desk.conduct.mode { obeyed.rev } else { obeyed.rev.next() };
         }
         self.touch_desk(key);
-        self.settle_jobs(key, &hello, store.store(), settled.reports, settled.records, settled.declined);
+        self.settle_jobs(key, &hello, store.store(), &asked, settled);
         self.tell_newer_wishes(key);
     }
 
@@ -79,23 +94,42 @@ impl Rules {
         key: SlaveKey,
         hello: &Hello,
         store: Store,
-        reports: Vec<Report>,
-        records: Vec<Record>,
-        declined: Vec<Declined>,
+        asked: &BTreeSet<JobId>,
+        settled: Settled,
     ) {
-        let mut seen: BTreeSet<JobId> = hello.rows.iter().chain(&hello.ring).map(|row| row.job).collect();
+        let Settled { reports, records, declined, .. } = settled;
+        // An older attempt in the slave's view says nothing of a newer one.
+        let mut seen: BTreeMap<JobId, Attempt> = BTreeMap::new();
+        let mut saw = |job: JobId, attempt: Attempt| {
+            let newest = seen.entry(job).or_insert(attempt);
+            *newest = attempt.max(*newest);
+        };
+        hello.rows.iter().chain(&hello.ring).for_each(|row| saw(row.job, row.attempt));
+        // What a memory that went back in time says of jobs that are not there is as old as it is.
+        let kept = |report: &Report| hello.rows.iter().any(|row| row.job == report.job);
+        let reports: Vec<_> =
+            reports.into_iter().filter(|report| store != Store::RolledBack || kept(report)).collect();
         let reported: BTreeSet<JobId> = reports.iter().map(|report| report.job).collect();
         let (adopted, renewed): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| !self.state.book.jobs.contains_key(&record.report.job));
-        seen.extend(declined.iter().map(|declined| declined.job));
-        seen.extend(&reported);
+        declined.iter().for_each(|declined| saw(declined.job, declined.attempt));
+        reports.iter().for_each(|report| saw(report.job, report.attempt));
         for record in adopted {
-            seen.insert(record.report.job);
-            self.adopt(key, record);
+            saw(record.report.job, record.report.attempt);
+            if asked.contains(&record.report.job) {
+                self.adopt(key, record);
+            } else {
+                self.effects.push(Effect::Ignored(NOT_ASKED));
+            }
         }
         // An offer that was taken is in the reports; what is in neither view is judged as absent.
-        let absent: Vec<JobId> =
-            self.state.book.held_by(key).map(|job| job.id).filter(|id| !seen.contains(id)).collect();
+        let absent: Vec<JobId> = self
+            .state
+            .book
+            .held_by(key)
+            .filter(|job| seen.get(&job.id).is_none_or(|newest| *newest < job.attempt))
+            .map(|job| job.id)
+            .collect();
         for id in absent {
             self.judge_absent(key, id, store);
         }
@@ -103,7 +137,7 @@ impl Rules {
             self.mirror_row(key, row, store);
         }
         for report in reports.into_iter().chain(renewed.into_iter().map(|record| record.report)) {
-            self.judge_report(key, report, store);
+            self.judge_report(key, report, Some(store));
         }
         for declined in declined {
             self.declined(key, declined);
@@ -114,8 +148,15 @@ impl Rules {
     fn judge_absent(&mut self, key: SlaveKey, id: JobId, store: Store) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let line = self.line(Some(job), key, None, Theirs::Absent, store);
-        let desired = job.desired;
+        let (desired, told) = (job.desired, job.report.is_some());
         match line.verdict {
+            // A person was asked, and the slave that would have heard the answer has forgotten the question.
+            Verdict::Keep if told => {
+                self.edit(id, |job| job.report = None);
+                if let Desired::Resolve(end) = desired {
+                    self.resolve(id, end);
+                }
+            }
             Verdict::AskPerson => {
                 let reason = match store {
                     Store::Trusted => Reason::new(
@@ -155,6 +196,14 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&row.job) else { return };
         let line = self.line(Some(job), key, Some(row), Theirs::of(row.state), store);
         if !is_current(job, key, row.attempt) {
+            // Another attempt was wanted since the Welcome: what this one came to is on disk beside it.
+            let is_kept = job.earlier.iter().any(|earlier| {
+                earlier.attempt == row.attempt && earlier.holder == key && earlier.state == row.state
+            });
+            if is_kept && row.state.is_ended() {
+                let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };
+                self.send_to(key, Message::Forget(forget));
+            }
             return;
         }
         if line.verdict == Verdict::Forget {
@@ -179,14 +228,18 @@ impl Rules {
         {
             desk.balked = false;
         }
-        self.judge_report(key, report, Store::Trusted);
+        self.judge_report(key, report, None);
         self.look_for_work.insert(key);
     }
 
-    fn judge_report(&mut self, key: SlaveKey, report: Report, store: Store) {
+    /// With the memory that a handshake found; on a live link, without.
+    fn judge_report(&mut self, key: SlaveKey, report: Report, settled: Option<Store>) {
         let Some(job) = self.state.book.jobs.get(&report.job) else {
             return self.effects.push(Effect::Ignored(NO_RECORD));
         };
+        if !self.may_speak(job, key, report.attempt) {
+            return self.take_claim(key, report, settled.is_some());
+        }
         let row = Row {
             job: report.job,
             attempt: report.attempt,
@@ -196,28 +249,120 @@ impl Rules {
             progress: report.progress,
         };
         let theirs = Theirs::of(report.state);
-        let line = self.line(Some(job), key, Some(&row), theirs, store);
+        let line = self.line(Some(job), key, Some(&row), theirs, settled.unwrap_or(Store::Trusted));
         let id = report.job;
         if report.attempt > job.last_attempt {
-            // A master that was restored has handed it out again without remembering.
-            self.edit(id, |job| {
-                job.last_attempt = report.attempt;
-                job.attempt = report.attempt;
-                job.holder = Some(key);
-                job.rev = job.rev.max(report.rev);
-            });
-            return self.take(key, report);
+            return self.take_forgotten(key, report);
         }
         if is_current(job, key, report.attempt) {
-            if job.report.as_ref().is_some_and(|known| known.seq > report.seq) {
+            let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);
+            let over = job.state.is_ended() && job.state != State::Lost && report.state.is_ended();
+            let differs = report.state != job.state;
+            if over && (older || differs) {
+                // Another memory of the attempt: what was known first stays, and that one is not needed.
+                let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
+                self.send_to(key, Message::Forget(forget));
+                if differs {
+                    self.flag(id, Flags::DUPLICATE, "the slave says that this attempt ended otherwise");
+                }
+                return;
+            }
+            // After a handshake its word is the newest, whatever its number: another memory counts anew.
+            let link = self.state.desks.get(&key).and_then(Desk::current);
+            let same_memory = settled.is_none() && link.is_some() && job.heard_on == link;
+            if same_memory && older {
                 return self.effects.push(Effect::Ignored(OLD_REPORT));
             }
             if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
                 return self.flag(id, Flags::DUPLICATE, "the slave says that an ended attempt is alive");
             }
+            if line.verdict == Verdict::Cancel && job.state == State::Lost {
+                return self.withdraw(key, id, report.attempt, report.rev.next());
+            }
             return self.take(key, report);
         }
         self.take_older(key, report, line);
+    }
+
+    /// Nobody speaks for another's job: what another slave has, or what is over, is spoken of only by whom it was handed
+    /// to, unless the master's own memory of that has a gap.
+    fn may_speak(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> bool {
+        let is_anothers = job.holder.map_or(job.state.is_ended(), |holder| holder != key);
+        !is_anothers || self.is_trusted(job, key, attempt)
+    }
+
+    /// It was handed to this slave, or may have been.
+    fn is_trusted(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> bool {
+        job.was_handed(attempt, key) || job.flags.has(Flags::ADOPTED) || self.state.node.epoch > Epoch(1)
+    }
+
+    /// The word of a slave that was never handed this, by all that the master knows: it lies, or the master was restored and
+    /// nobody has said so. It is kept beside the job for people to see, and nothing follows from it.
+    fn take_claim(&mut self, key: SlaveKey, report: Report, settled: bool) {
+        let Some(job) = self.state.book.jobs.get(&report.job) else { return };
+        let (id, attempt, seq, said) = (report.job, report.attempt, report.seq, report.state);
+        let is_known = job.earlier.iter().any(|e| e.attempt == attempt && e.holder == key);
+        if !is_known && (!settled || job.earlier.len() >= EARLIER) {
+            return self.effects.push(Effect::Ignored(NEVER_HANDED));
+        }
+        self.keep_earlier(key, report);
+        if !is_known && said != State::Accepted {
+            self.edit(id, |job| job.flags.set(Flags::DUPLICATE));
+        }
+        if said.is_ended() {
+            self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
+        }
+    }
+
+    /// What a hand-out came to that does not speak for the job.
+    fn keep_earlier(&mut self, key: SlaveKey, report: Report) {
+        let report = report.clipped(EARLIER_TEXT);
+        let (id, attempt, state) = (report.job, report.attempt, report.state);
+        self.edit(id, |job| {
+            let known =
+                job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);
+            match known {
+                Some(earlier) => {
+                    earlier.state = state;
+                    earlier.report = Some(report);
+                }
+                None => job.keep(Earlier { attempt, holder: key, state, report: Some(report) }),
+            }
+        });
+    }
+
+    /// The slave's word about a hand-out that this master made before it was restored, and has forgotten.
+    fn take_forgotten(&mut self, key: SlaveKey, report: Report) {
+        let id = report.job;
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let (state, attempt) = (job.state, report.attempt);
+        if state.is_ended() && report.state == State::Accepted {
+            // It has ended since, by all that is known: what has not started does not start.
+            self.edit(id, |job| job.last_attempt = attempt);
+            return self.withdraw(key, id, attempt, report.rev.next());
+        }
+        let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
+        if state.is_ended() && state != State::Succeeded {
+            // It had been tried again.
+            self.edit(id, Job::set_aside);
+            self.turn(id, job::Event::Retried, &by);
+        }
+        self.edit(id, |job| {
+            job.hand(attempt, key);
+            job.rev = job.rev.max(report.rev);
+        });
+        if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
+            self.turn(id, job::Event::Bound, &by);
+        }
+        self.take(key, report);
+    }
+
+    /// Tells a slave to let a hand-out go that has not started.
+    fn withdraw(&mut self, key: SlaveKey, id: JobId, attempt: Attempt, rev: WishRev) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let desired = Desired::Cancel(CancelMode::IfNotStarted);
+        let want = Want { attempt, rev, desired, ..job.want(false) };
+        self.send_to(key, Message::Want(want));
     }
 
     /// The slave's word about the attempt that speaks for the job.
@@ -232,6 +377,7 @@ impl Rules {
             after.wish(Desired::Run);
         }
         let was_lost = job.state == State::Lost;
+        let link = self.state.desks.get(&key).and_then(Desk::current);
         let durable_change = after.durable() != job.durable() || job.state != report.state;
         let now = self.now;
         if durable_change {
@@ -241,6 +387,7 @@ impl Rules {
                 job.recalled = after.recalled;
                 job.report = Some(report.clone());
                 job.heard_at = Some(now);
+                job.heard_on = link;
                 job.reason = None;
                 if was_lost {
                     job.flags.set(Flags::LATE_RESULT);
@@ -254,6 +401,7 @@ impl Rules {
         } else if let Some(job) = self.state.book.jobs.get_mut(&id) {
             job.report = Some(report.clone());
             job.heard_at = Some(now);
+            job.heard_on = link;
             self.stirred.insert(id);
         }
         if report.state.is_ended() {
@@ -286,30 +434,13 @@ impl Rules {
     /// The slave's word about an attempt that was given up or handed to another slave.
     fn take_older(&mut self, key: SlaveKey, report: Report, line: &Line) {
         let id = report.job;
-        let report = report.clipped(EARLIER_TEXT);
-        let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev.next());
-        self.edit(id, |job| {
-            let known =
-                job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);
-            match known {
-                Some(earlier) => {
-                    earlier.state = said;
-                    earlier.report = Some(report);
-                }
-                None => job.keep(Earlier { attempt, holder: key, state: said, report: Some(report) }),
-            }
-        });
+        let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev);
+        self.keep_earlier(key, report);
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let (newer, newer_holder) = (job.state, job.holder);
+        let (newer, newer_holder, desired) = (job.state, job.holder, job.desired);
         if line.verdict == Verdict::Cancel {
             // It is told in the Welcome; on a live link it is told here.
-            let want = crate::spec::Want {
-                attempt,
-                rev,
-                desired: Desired::Cancel(CancelMode::IfNotStarted),
-                ..job.want(false)
-            };
-            return self.send_to(key, Message::Want(want));
+            return self.withdraw(key, id, attempt, rev);
         }
         if said.is_ended() {
             self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
@@ -330,7 +461,10 @@ impl Rules {
             };
             return self.flag(id, Flags::DUPLICATE, &text);
         }
-        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder) {
+        // Once is enough: to raise the wish with each report would make every answer to it an answer to an older one.
+        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder)
+            && desired != Desired::Return
+        {
             self.edit(id, |job| job.wish(Desired::Return));
             self.tell_if_newer(holder, id);
         }
@@ -387,11 +521,31 @@ impl Rules {
             self.turn(id, job::Event::StartRefused, &by);
             return self.try_again(id);
         }
+        if declined.reason.code == ReasonCode::WindowClosed
+            && job.start.deadline.is_some()
+            && !matches!(desired, Desired::Cancel(_))
+        {
+            // That is about the job and not about the slave, which takes the next.
+            self.edit(id, |job| job.reason = Some(declined.reason));
+            if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Accepted) {
+                self.turn(id, job::Event::GivenBack, "slave");
+            }
+            self.turn(id, job::Event::WindowClosed, "slave");
+            return;
+        }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
-        if !asked_for && let Some(desk) = self.state.desks.get_mut(&key) {
+        // What became of an older attempt was told before this: by now it is forgotten there, or speaks for the job.
+        let is_told = declined.reason.code == ReasonCode::OlderAttempt;
+        self.given_back(id, desired, (!asked_for).then_some(declined.reason));
+        // If the job has ended by that, it says nothing of others.
+        let waits = self.state.book.jobs.get(&id).is_some_and(|job| !job.state.is_ended());
+        if !asked_for
+            && !is_told
+            && waits
+            && let Some(desk) = self.state.desks.get_mut(&key)
+        {
             desk.balked = true;
         }
-        self.given_back(id, desired, (!asked_for).then_some(declined.reason));
     }
 
     /// The slave never had it, or has let it go.
@@ -431,7 +585,10 @@ impl Rules {
     /// A job that is queued again: an earlier attempt that is under way or succeeded speaks for it.
     fn speak_for(&mut self, id: JobId) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let alive = job.earlier.iter().find(|e| e.state.is_started() || e.state == State::Succeeded);
+        let alive = job.earlier.iter().find(|earlier| {
+            (earlier.state.is_started() || earlier.state == State::Succeeded)
+                && self.is_trusted(job, earlier.holder, earlier.attempt)
+        });
         if let Some((attempt, holder)) = alive.map(|earlier| (earlier.attempt, earlier.holder)) {
             self.promote(id, attempt, holder);
         }
@@ -441,6 +598,12 @@ impl Rules {
     fn adopt(&mut self, key: SlaveKey, record: Record) {
         let Record { spec, start, report } = record;
         let id = report.job;
+        if self.state.book.jobs.contains_key(&id) {
+            return self.effects.push(Effect::Ignored(NOT_ASKED));
+        }
+        if !report.state.is_ended() && self.state.book.held_by(key).count() >= limits::ROWS {
+            return self.effects.push(Effect::Ignored(TOO_MANY));
+        }
         let desk = self.state.desks.get(&key);
         let by = desk.map_or_else(String::new, |desk| desk.name.clone());
         let mut flags = Flags::default();
@@ -459,10 +622,8 @@ impl Rules {
         };
         let mut job = Job::new(id, &order);
         job.flags = flags;
-        job.attempt = report.attempt;
-        job.last_attempt = report.attempt;
+        job.hand(report.attempt, key);
         job.rev = report.rev;
-        job.holder = Some(key);
         job.heard_at = Some(self.now);
         let (state, ended, seq, attempt) =
             (report.state, report.state.is_ended(), report.seq, report.attempt);
@@ -470,10 +631,28 @@ impl Rules {
         job.enter(state, self.now, &by);
         self.state.book.insert(job);
         self.touched.insert(id);
-        self.persist.push(Write::Order(Box::new(order)));
+        self.rebuild(order);
         if ended {
             self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
         }
+    }
+
+    /// The order of a job that was adopted: what the disk has of it is kept, and gains the job.
+    fn rebuild(&mut self, order: super::Order) {
+        let order = match self.state.book.orders.get(&order.id) {
+            None => order,
+            Some(known) => {
+                let new: Vec<_> = order.jobs.into_iter().filter(|job| !known.jobs.contains(job)).collect();
+                if new.is_empty() || known.spec != order.spec || known.jobs.len() + new.len() > ORDER_JOBS {
+                    return;
+                }
+                let mut known = known.clone();
+                known.jobs.extend(new);
+                known
+            }
+        };
+        self.state.book.orders.insert(order.id, order.clone());
+        self.persist.push(Write::Order(Box::new(order)));
     }
 
     pub(super) fn send_to(&mut self, key: SlaveKey, message: Message) {

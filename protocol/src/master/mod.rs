@@ -75,6 +75,8 @@ pub struct Master {
     pub tokens: BTreeMap<[u8; 32], Token>,
     /// Connections, and whose they are once that is known.
     pub links: BTreeMap<LinkId, Option<SlaveKey>>,
+    /// The commit that each connection's Challenge told: by it the slave decided whether this master is an old one.
+    pub told: BTreeMap<LinkId, Commit>,
     /// Questions that wait for a slave's answer.
     pub asked: BTreeMap<u32, Asked>,
     /// The number of the next question.
@@ -134,6 +136,8 @@ pub struct IdempotencyKey {
 pub enum Event {
     /// Jobs that the disk holds and the next event speaks of: [`unknown_jobs`] names them.
     Recalled(Vec<Job>),
+    /// Orders that the disk holds and the next event speaks of: [`unknown_orders`] names them.
+    OrdersRecalled(Vec<Order>),
     /// A client placed an order.
     OrderPlaced {
         /// Who waits.
@@ -227,6 +231,8 @@ pub enum Event {
     },
     /// A moment came that [`next_deadline`] named.
     TimePassed,
+    /// The master's wall clock was set: what slaves have measured of it is wrong.
+    ClockSet,
 }
 
 /// What somebody may want of a job.
@@ -422,6 +428,7 @@ pub fn recover(settings: Settings, fresh: MasterId, records: impl IntoIterator<I
         desks: BTreeMap::new(),
         tokens: BTreeMap::new(),
         links: BTreeMap::new(),
+        told: BTreeMap::new(),
         asked: BTreeMap::new(),
         next_ask: 0,
         doubted_by: BTreeSet::new(),
@@ -480,6 +487,7 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
             | Message::Pong => vec![],
         },
         Event::Recalled(_)
+        | Event::OrdersRecalled(_)
         | Event::OrderPlaced { .. }
         | Event::SlaveCommanded { .. }
         | Event::TokenMade { .. }
@@ -487,7 +495,8 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
         | Event::LinkOpened { .. }
         | Event::LinkProbed { .. }
         | Event::LinkClosed { .. }
-        | Event::TimePassed => vec![],
+        | Event::TimePassed
+        | Event::ClockSet => vec![],
     };
     // A Settled speaks of the Hello's rows too.
     if let Event::Received { link, message: Message::Settled(_) } = event
@@ -500,6 +509,13 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
     jobs.sort_unstable();
     jobs.dedup();
     jobs
+}
+
+/// Orders that the event speaks of: if the disk has them, they come first, as [`Event::OrdersRecalled`].
+pub fn unknown_orders(event: &Event) -> Vec<OrderId> {
+    let Event::Received { message: Message::Settled(settled), .. } = event else { return vec![] };
+    let orders: BTreeSet<_> = settled.records.iter().map(|record| record.spec.order).collect();
+    orders.into_iter().collect()
 }
 
 /// What a master does when something happens.
@@ -523,6 +539,10 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
             }
             return Step { state: rules.state, persist: vec![], effects: vec![], archived: vec![] };
         }
+        Event::OrdersRecalled(orders) => {
+            rules.state.book.orders.extend(orders.into_iter().map(|order| (order.id, order)));
+            return Step { state: rules.state, persist: vec![], effects: vec![], archived: vec![] };
+        }
         Event::OrderPlaced { request, order, key, known } => rules.order_placed(request, *order, key, known),
         Event::JobsCommanded { request, jobs, command } => rules.jobs_commanded(request, &jobs, command),
         Event::SlaveCommanded { request, slave, command } => rules.slave_commanded(request, slave, command),
@@ -535,6 +555,7 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
         Event::LinkProbed { link, alive } => rules.link_probed(link, alive),
         Event::LinkClosed { link, last_heard } => rules.link_closed(link, last_heard),
         Event::TimePassed => {}
+        Event::ClockSet => rules.clock_set(),
     }
     rules.close_windows();
     rules.dispatch();
@@ -543,7 +564,7 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
 
 /// When something will happen by itself, and why: a queued job's window closes.
 pub fn next_deadline(state: &Master) -> Option<Time> {
-    state.book.next_window().map(|at| Time(at.0 + 1))
+    state.book.next_window().map(|at| at.after(Millis(1)))
 }
 
 /// A step under way.
@@ -627,6 +648,7 @@ impl Rules {
             self.persist.push(Write::Job(Box::new(job.durable())));
         }
         archived.extend(self.state.book.archive(&self.touched));
+        self.state.book.orders.clear();
         for key in &self.desks {
             if let Some(desk) = self.state.desks.get(key) {
                 self.persist.push(Write::Desk(Box::new(desk.durable())));

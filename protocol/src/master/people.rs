@@ -6,8 +6,17 @@ use super::{
 };
 use crate::id::{Epoch, JobId, OrderId, Run, SlaveKey};
 use crate::job::{self, End, State};
-use crate::message::{Ask, CloseCode, Message, Question, Reason, ReasonCode};
+use crate::message::{Ask, CloseCode, Message, Question, Reason, ReasonCode, Report};
 use crate::spec::{CancelMode, Desired, Gate, Want};
+
+/// Its cancel may still come in time: one that was only meant for what has not started may not, once it has.
+fn is_being_canceled(job: &Job) -> bool {
+    match job.desired {
+        Desired::Cancel(CancelMode::IfNotStarted) => !job.state.is_started(),
+        Desired::Cancel(CancelMode::SafePoint | CancelMode::Now) => true,
+        Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => false,
+    }
+}
 
 impl Rules {
     pub(super) fn order_placed(
@@ -65,12 +74,11 @@ impl Rules {
         match command {
             JobCommand::Cancel(_) if state.is_ended() => Ok(Delivery::TooLate),
             JobCommand::Cancel(mode) => Ok(self.cancel_job(id, mode)),
-            JobCommand::Pause if state.is_ended() => Ok(Delivery::TooLate),
-            JobCommand::Pause => Ok(self.wish(id, Desired::Pause)),
-            JobCommand::Resume if state.is_ended() => Ok(Delivery::TooLate),
-            JobCommand::Resume if matches!(job.desired, Desired::Cancel(_)) => {
+            JobCommand::Pause | JobCommand::Resume if state.is_ended() => Ok(Delivery::TooLate),
+            JobCommand::Pause | JobCommand::Resume if is_being_canceled(job) => {
                 wrong("its cancel is on the way, and is not taken back")
             }
+            JobCommand::Pause => Ok(self.wish(id, Desired::Pause)),
             JobCommand::Resume => {
                 let delivery = self.wish(id, Desired::Run);
                 self.look_for_slave.insert(id);
@@ -105,7 +113,7 @@ impl Rules {
                 ),
             },
             JobCommand::Resolve(end) if state == State::Uncertain => Ok(self.resolve(id, end)),
-            JobCommand::Resolve(end) => match self.resolve_earlier(id, end) {
+            JobCommand::Resolve(end) => match self.resolve_given_up(id, end) {
                 Some(resolved) => resolved,
                 None => wrong("only an uncertain job is resolved"),
             },
@@ -158,7 +166,7 @@ impl Rules {
         }
     }
 
-    fn resolve(&mut self, id: JobId, end: End) -> Delivery {
+    pub(super) fn resolve(&mut self, id: JobId, end: End) -> Delivery {
         let Some(job) = self.state.book.jobs.get(&id) else { return Delivery::TooLate };
         let slave_holds_it = job.report.as_ref().is_some_and(|report| report.state == State::Uncertain);
         if slave_holds_it {
@@ -172,16 +180,26 @@ impl Rules {
 
     /// A hand-out that was given up, and that its slave still wonders about: the machine starts nothing until a person
     /// has said how it ended.
-    fn resolve_earlier(&mut self, id: JobId, end: End) -> Option<Result<Delivery, (Refusal, String)>> {
+    fn resolve_given_up(&mut self, id: JobId, end: End) -> Option<Result<Delivery, (Refusal, String)>> {
         let job = self.state.book.jobs.get(&id)?;
-        let earlier = job.earlier.iter().find(|earlier| earlier.state == State::Uncertain)?;
-        let Some(link) = self.state.desks.get(&earlier.holder).and_then(Desk::live) else {
-            let text = format!("the slave that holds attempt {} is not connected", earlier.attempt);
+        let wonders = |report: &&Report| report.state == State::Uncertain;
+        let itself = || {
+            let report = job.report.as_ref().filter(|_| job.state == State::Lost).filter(wonders)?;
+            Some((job.attempt, job.holder?, report.rev))
+        };
+        // The book's word of it may be that it was given up: what counts is what its slave said.
+        let earlier = || {
+            job.earlier.iter().find_map(|earlier| {
+                let report = earlier.report.as_ref().filter(wonders)?;
+                Some((earlier.attempt, earlier.holder, report.rev))
+            })
+        };
+        let (attempt, holder, rev) = itself().or_else(earlier)?;
+        let Some(link) = self.state.desks.get(&holder).and_then(Desk::live) else {
+            let text = format!("the slave that holds attempt {attempt} is not connected");
             return Some(Err((Refusal::SlaveOffline, text)));
         };
-        let attempt = earlier.attempt;
-        let rev = earlier.report.as_ref().map_or(job.rev, |report| report.rev).next();
-        let want = Want { attempt, rev, desired: Desired::Resolve(end), ..job.want(false) };
+        let want = Want { attempt, rev: rev.next(), desired: Desired::Resolve(end), ..job.want(false) };
         self.send(link, Message::Want(want));
         Some(Ok(Delivery::Sent))
     }
@@ -324,12 +342,10 @@ impl Rules {
                 job.reason = Some(Reason::new(ReasonCode::Restored, text));
             });
         }
+        // Each of them, introduced or not: a slave decides by the Challenge whether it obeys, for as long as the link lives.
         let text = "this master was restored and confirmed: introduce yourself again";
-        for desk in self.state.desks.values() {
-            if let Some(link) = desk.live() {
-                let text = text.to_owned();
-                self.effects.push(super::Effect::Close { link, code: CloseCode::GoingAway, text });
-            }
+        for link in self.state.links.keys().copied().collect::<Vec<_>>() {
+            self.close(link, CloseCode::GoingAway, text.to_owned());
         }
         self.answer(request, Answer::Done);
     }

@@ -6,8 +6,9 @@ use super::{
     Candor, Effect, HELD_BYTES, Job, Link, LinkId, RING, RING_BYTES, Rules, RunKey, Settling, Slave,
     Standing, fresh_report, not_held, standing,
 };
-use crate::id::{JobId, Session, WishRev};
+use crate::id::{Attempt, Commit, JobId, Session, WishRev};
 use crate::job;
+use crate::limits::{self, LOG_BYTES};
 use crate::message::{
     Attention, Bond, Challenge, CloseCode, Conduct, Flags, Forget, Hello, Message, PROTOCOL, Question,
     Reason, ReasonCode, Record, Reply, Ruling, Source, Tell, Welcome,
@@ -133,13 +134,25 @@ impl Rules {
         unfit: &BTreeMap<JobId, Reason>,
     ) {
         let foreign = self.state.node.bond.is_some_and(|bond| bond.master != welcome.bond.master);
+        if foreign && doubtful {
+            let text = "a Welcome to another master than the one that asked who this is".to_owned();
+            self.state.link = Link::Down;
+            self.effects.push(Effect::Close { link, code: CloseCode::Protocol, text });
+            return;
+        }
         if foreign {
             // This master admits the slave, which has told it nothing yet: bind to it and introduce again.
-            self.state.node.bond = Some(Bond { commit: crate::id::Commit(0), ..welcome.bond });
+            self.state.node.bond = Some(Bond { commit: Commit(0), ..welcome.bond });
             self.state.node.conduct = Conduct { rev: WishRev(0), ..self.state.node.conduct };
             self.state.link = Link::Down;
             let text = "admitted by another master than before: introducing again, with its jobs".to_owned();
             self.effects.push(Effect::Close { link, code: CloseCode::GoingAway, text });
+            return;
+        }
+        if !doubtful && self.state.node.bond.is_some_and(|bond| bond.epoch > welcome.bond.epoch) {
+            let text = "a Welcome of an older epoch than the one that was seen before".to_owned();
+            self.state.link = Link::Down;
+            self.effects.push(Effect::Close { link, code: CloseCode::Protocol, text });
             return;
         }
         // A database that has just been born has promised nothing yet.
@@ -147,7 +160,16 @@ impl Rules {
         let mut settling =
             Settling { link, session, doubtful, report: BTreeSet::new(), record: BTreeSet::new() };
         if !doubtful {
-            self.state.node.bond = Some(welcome.bond);
+            // The ring was told. Whether that arrived shows when the master says something: until then, it is told again.
+            let told = self
+                .state
+                .node
+                .bond
+                .is_none_or(|bond| bond.commit == Commit(0) || bond.epoch < welcome.bond.epoch);
+            let owed = told && !self.state.ring.is_empty();
+            self.state.fresh.owed = owed.then_some(welcome.bond.commit);
+            let commit = if owed { Commit(0) } else { welcome.bond.commit };
+            self.state.node.bond = Some(Bond { commit, ..welcome.bond });
             self.conduct(welcome.conduct);
         }
         for ruling in welcome.rulings {
@@ -156,13 +178,23 @@ impl Rules {
                 Tell::Report => drop(settling.report.insert(ruling.job)),
                 Tell::Record => drop(settling.record.insert(ruling.job)),
             }
+            let asked = ruling.verdict == Verdict::AskPerson;
             if doubtful {
                 self.effects.push(Effect::Ignored(DOUBTED));
+            } else if asked && self.remembers(ruling.job, ruling.attempt) {
+                // It is a master that went back in time unnoticed: nobody needs to be asked.
+                settling.report.insert(ruling.job);
             } else {
                 self.rule(ruling, unfit, newborn);
             }
         }
         self.settling = Some(settling);
+    }
+
+    /// It was done here, told and forgotten.
+    fn remembers(&self, job: JobId, attempt: Attempt) -> bool {
+        let same = |record: &Record| record.report.job == job && record.report.attempt == attempt;
+        !self.state.jobs.contains_key(&job) && self.state.ring.iter().any(same)
     }
 
     fn rule(&mut self, ruling: Ruling, unfit: &BTreeMap<JobId, Reason>, newborn: bool) {
@@ -203,15 +235,25 @@ impl Rules {
     }
 
     /// An attempt that the master has given up or handed to another slave: it goes if it has not started.
-    fn cancel_attempt(&mut self, job: JobId, attempt: crate::id::Attempt) {
+    fn cancel_attempt(&mut self, job: JobId, attempt: Attempt) {
         if self.state.jobs.get(&job).is_some_and(|held| held.report.attempt == attempt)
             && self.turn(job, job::Event::Dropped, Source::Remote)
         {
-            self.reason(job, Reason::new(ReasonCode::Abandoned, "another attempt took its place"));
+            let wished =
+                self.state.jobs.get(&job).is_some_and(|job| matches!(job.desired, Desired::Cancel(_)));
+            let reason = if wished {
+                Reason::new(ReasonCode::Canceled, "canceled")
+            } else {
+                Reason::new(ReasonCode::Abandoned, "another attempt took its place")
+            };
+            self.reason(job, reason);
         }
     }
 
     fn live(&mut self, doubtful: bool, message: Message, unfit: &BTreeMap<JobId, Reason>) {
+        if let (Some(commit), Some(bond)) = (self.state.fresh.owed.take(), &mut self.state.node.bond) {
+            bond.commit = commit;
+        }
         match message {
             Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful => {
                 self.effects.push(Effect::Ignored(DOUBTED));
@@ -293,6 +335,7 @@ impl Rules {
             // The machine may have kept it for longer than the slave has kept the job.
             Question::Log { job, attempt, run, offset, limit } => {
                 let work = RunKey { job, attempt, run };
+                let limit = limit.min(LOG_BYTES);
                 self.effects.push(Effect::ReadLog { link, session, id, work, offset, limit });
                 return;
             }
@@ -421,6 +464,11 @@ impl Rules {
             let text = format!("the slave holds as many jobs as it may: {}", names.join(", "));
             return Some((Reason::new(ReasonCode::AtCapacity, text), false));
         }
+        if state.jobs.len() >= usize::from(limits::CAPACITY) {
+            let text = "the slave keeps as many jobs and outcomes as one message can tell of: the master has to \
+                        take the outcomes first";
+            return Some((Reason::new(ReasonCode::AtCapacity, text), false));
+        }
         let size = spec.size();
         if size > SPEC_BYTES {
             let text = format!(
@@ -428,7 +476,8 @@ impl Rules {
             );
             return Some((Reason::new(ReasonCode::BadParams, text), true));
         }
-        if held.iter().map(|job| job.spec.size()).sum::<usize>() + size > HELD_BYTES {
+        // Outcomes count: a master that knows nothing is told them whole.
+        if state.jobs.values().map(|job| job.spec.size()).sum::<usize>() + size > HELD_BYTES {
             let text = "the slave holds as much work as one message can tell of";
             return Some((Reason::new(ReasonCode::AtCapacity, text), false));
         }

@@ -35,8 +35,8 @@ pub const HELD_BYTES: usize = 128 * 1024;
 /// The same, of what was told to be forgotten.
 pub const RING_BYTES: usize = 64 * 1024;
 
-/// How long the machine may take to say what it does, after the agent started: a handshake waits for it, and a master
-/// waits 10 s for a Hello.
+/// How long the machine may take to say what it does, after the agent started or a start was refused: a handshake
+/// waits for it, and a master waits 10 s for a Hello.
 pub const PROBE_PATIENCE: Millis = Millis::seconds(5);
 
 /// What a slave is told by its config. Not state: it may be another at each start.
@@ -150,6 +150,14 @@ pub struct Sync {
     pub master: Time,
 }
 
+impl Sync {
+    /// The master's clock at this many milliseconds since the same boot.
+    fn master_at(&self, boot_ms: u64) -> Time {
+        let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        self.master.shifted(ms(boot_ms) - ms(self.boot_ms))
+    }
+}
+
 /// A job, as the slave keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Job {
@@ -245,11 +253,38 @@ pub struct Fresh {
     /// Since when it can tell the master's time.
     pub awake_since: Option<Time>,
     /// Jobs of which the machine has been asked and has not said.
-    pub probing: BTreeSet<JobId>,
-    /// Since when, in milliseconds since the boot.
-    pub probing_since: u64,
+    pub probing: BTreeMap<JobId, Probing>,
     /// What the last Hello said of each job: what has changed by the Welcome is told in Settled.
     pub told: BTreeMap<JobId, ReportSeq>,
+    /// The master's commit in a handshake that told the ring: it counts when the master has said something since.
+    pub owed: Option<Commit>,
+}
+
+/// A question to the machine that it has not answered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Probing {
+    /// Since when, in milliseconds since the boot.
+    pub since: u64,
+    /// It is asked because it would not start, and this is what it said. Not on disk: an agent that finds an intent to
+    /// start there asks in any case, and begins anew if nothing had begun.
+    pub refused: Option<String>,
+}
+
+/// What could not be read of the disk when the agent started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Damage {
+    /// What the slave kept about itself, while there were other records.
+    pub node: bool,
+    /// This many jobs.
+    pub jobs: u32,
+}
+
+impl Damage {
+    /// Nothing on the disk counts: without its own record a slave can't tell whose jobs it holds, nor under which
+    /// promises, so the database counts as another.
+    pub fn is_total(self) -> bool {
+        self.node
+    }
 }
 
 /// What happened.
@@ -265,6 +300,8 @@ pub enum Event {
         known_key: bool,
         /// A name for the next database.
         next_store: StoreId,
+        /// What of it could not be read.
+        damage: Damage,
     },
     /// A connection stands; it is the only one.
     LinkOpened {
@@ -334,8 +371,10 @@ pub enum Fact {
     Resumed,
     /// Its work ended.
     Ended(Ended),
-    /// It would not start.
-    StartRefused(Reason),
+    /// It was told to begin what this slave can't or may not do: proof that nothing began.
+    StartRejected(Reason),
+    /// It would not start, and says why. That is no proof: it may refuse what it has begun before.
+    StartRefused(String),
     /// It would not stop.
     StopRefused(String),
     /// It would not pause or resume.
@@ -514,7 +553,21 @@ pub enum Why {
     Probe,
 }
 
-/// The state that the disk holds; `fresh` names a database that is empty.
+impl Why {
+    /// What happens then, for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NotBefore => "a job's time comes",
+            Self::Deadline => "a job's window closes",
+            Self::Release => "the word that lets a held job start lapses",
+            Self::MaxRuntime => "a job runs longer than its order allows",
+            Self::Probe => "the machine is no longer waited for to say what it did",
+        }
+    }
+}
+
+/// The state that the disk holds; `fresh` names a database that is empty. Without a slave's own record nothing counts
+/// ([`Damage::is_total`]).
 pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<Item = Write>) -> Slave {
     let mut state = Slave {
         settings,
@@ -535,13 +588,21 @@ pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<It
         link: Link::Down,
         fresh: Fresh::default(),
     };
+    let mut known = false;
     for record in records {
         match record {
-            Write::Node(node) => state.node = node,
+            Write::Node(node) => {
+                state.node = node;
+                known = true;
+            }
             Write::Job(id, Some(job)) => drop(state.jobs.insert(id, *job)),
             Write::Job(id, None) => drop(state.jobs.remove(&id)),
             Write::Ring(ring) => state.ring = ring,
         }
+    }
+    if !known {
+        state.jobs.clear();
+        state.ring.clear();
     }
     state
 }
@@ -557,8 +618,8 @@ pub fn step(state: Slave, now: Now, event: Event) -> Step {
     let before = state.clone();
     let mut rules = Rules { state, now, effects: Vec::new(), declined: Vec::new(), settling: None };
     match event {
-        Event::AgentStarted { boot, fingerprint, known_key, next_store } => {
-            rules.agent_started(boot, fingerprint, known_key, next_store);
+        Event::AgentStarted { boot, fingerprint, known_key, next_store, damage } => {
+            rules.agent_started(boot, fingerprint, known_key, next_store, damage);
         }
         Event::Received { link, session, message, unfit } => rules.received(link, session, message, &unfit),
         Event::LinkOpened { link } => rules.state.link = Link::Opened { link },
@@ -598,8 +659,8 @@ pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
             let over = job.report.started_at?.after(job.spec.max_runtime?);
             Some((in_boot(stamp, over), Why::MaxRuntime))
         });
-    let probing = (!state.fresh.probing.is_empty())
-        .then(|| (state.fresh.probing_since.saturating_add(PROBE_PATIENCE.0), Why::Probe));
+    let probing = state.fresh.probing.values();
+    let probing = probing.map(|asked| (asked.since.saturating_add(PROBE_PATIENCE.0), Why::Probe));
     windows.chain(overruns).chain(probing).min_by_key(|(at, _)| *at)
 }
 
@@ -659,7 +720,7 @@ impl Rules {
     fn master_time(&self) -> Option<Time> {
         let sync = self.state.node.sync?;
         if Some(sync.boot) == self.state.fresh.boot {
-            return Some(Time(sync.master.0 + (self.now.boot_ms as i64 - sync.boot_ms as i64)));
+            return Some(sync.master_at(self.now.boot_ms));
         }
         self.state.settings.trust_clock.then(|| self.by_wall(self.now.wall))
     }
@@ -673,10 +734,9 @@ impl Rules {
     fn by_wall(&self, wall: Time) -> Time {
         match self.state.node.sync {
             Some(sync) if Some(sync.boot) == self.state.fresh.boot => {
-                let master = sync.master.0 + (self.now.boot_ms as i64 - sync.boot_ms as i64);
-                Time(master - (self.now.wall.0 - wall.0))
+                sync.master_at(self.now.boot_ms).shifted(wall.ahead_of(self.now.wall))
             }
-            Some(sync) => Time(wall.0 + (sync.master.0 - sync.wall.0)),
+            Some(sync) => wall.shifted(sync.master.ahead_of(sync.wall)),
             None => wall,
         }
     }
@@ -858,9 +918,9 @@ fn standing(bond: Option<Bond>, challenge: &Challenge) -> Standing {
     match bond {
         None => Standing::New,
         Some(bond) if bond.master != challenge.master => Standing::Foreign,
+        Some(bond) if bond.epoch > challenge.epoch => Standing::Old,
         // Just admitted there: nothing of what was forgotten before is on its disk.
         Some(bond) if bond.commit == Commit(0) => Standing::New,
-        Some(bond) if bond.epoch > challenge.epoch => Standing::Old,
         Some(bond) if bond.epoch == challenge.epoch && bond.commit > challenge.commit => Standing::Old,
         Some(bond) if bond.epoch < challenge.epoch => Standing::Restored,
         Some(_) => Standing::Known,

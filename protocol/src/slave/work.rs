@@ -1,6 +1,6 @@
 //! What a slave does with its machine, its clock and the people beside it.
 
-use super::{AfterFailure, Effect, Ended, Fact, Local, Probed, Release, Rules, RunKey};
+use super::{AfterFailure, Damage, Effect, Ended, Fact, Local, Probed, Probing, Release, Rules, RunKey};
 use crate::id::{BootId, JobId, StoreId};
 use crate::job::{self, End, OnInterrupt, State};
 use crate::message::{Attention, Flags, Reason, ReasonCode, Source, WaitingFor};
@@ -8,6 +8,7 @@ use crate::spec::{CancelMode, Desired, Gate, Late, OnOverdue};
 use crate::time::Time;
 
 const OTHER_WORK: &str = "the machine speaks of a beginning that is not this job's";
+const OVER: &str = "it has ended, and an outcome does not change";
 const NOT_RUNNING: &str = "nothing runs that could be told";
 
 impl Rules {
@@ -17,10 +18,15 @@ impl Rules {
         fingerprint: Option<[u8; 16]>,
         known_key: bool,
         next_store: StoreId,
+        damage: Damage,
     ) {
         let node = &mut self.state.node;
-        if node.starts == 0 && known_key {
+        if damage.node || (node.starts == 0 && known_key) {
             node.attention = Some(Attention::StoreReplaced);
+        }
+        // What is lost may be what the machine does: to its jobs it is as if the database had gone back in time.
+        if damage.jobs > 0 {
+            node.attention = node.attention.or(Some(Attention::StoreRolledBack));
         }
         if node.fingerprint.is_some() && fingerprint.is_some() && node.fingerprint != fingerprint {
             node.attention = node.attention.or(Some(Attention::Moved));
@@ -30,15 +36,21 @@ impl Rules {
         let starts = node.starts;
         self.state.fresh.boot = Some(boot);
         self.state.fresh.next_store = Some(next_store);
-        self.state.fresh.probing_since = self.now.boot_ms;
-        for (id, job) in &mut self.state.jobs {
+        for job in self.state.jobs.values_mut() {
             // The master's disk keeps 0: it does not know what only a report says.
             job.report.seq = crate::id::ReportSeq { start: starts, count: 1 };
-            if job.report.state.is_executing() || job.report.state == State::Uncertain {
-                self.state.fresh.probing.insert(*id);
-                self.effects.push(Effect::Probe { work: job.work(), spec: job.spec.clone() });
-            }
         }
+        let doubtful = self.state.jobs.iter().filter(|(_, job)| may_be_probed(job)).map(|(id, _)| *id);
+        for id in doubtful.collect::<Vec<_>>() {
+            self.probe(id, None);
+        }
+    }
+
+    /// Asks the machine what it did with a job.
+    fn probe(&mut self, id: JobId, refused: Option<String>) {
+        let Some(job) = self.state.jobs.get(&id) else { return };
+        self.effects.push(Effect::Probe { work: job.work(), spec: job.spec.clone() });
+        self.state.fresh.probing.insert(id, Probing { since: self.now.boot_ms, refused });
     }
 
     pub(super) fn machine(&mut self, work: RunKey, fact: Fact) {
@@ -47,6 +59,14 @@ impl Rules {
             return;
         }
         let id = work.job;
+        // What it came to may be on the master's disk already.
+        if self.state.jobs.get(&id).is_some_and(|job| job.report.state.is_ended()) {
+            if let Fact::Probed(_) = fact {
+                self.state.fresh.probing.remove(&id);
+            }
+            self.effects.push(Effect::Ignored(OVER));
+            return;
+        }
         match fact {
             Fact::Started => {
                 self.is_paused(id, false);
@@ -70,11 +90,8 @@ impl Rules {
                 self.turn(id, job::Event::MachineResumed, Source::Machine);
             }
             Fact::Ended(ended) => self.ended(id, ended),
-            Fact::StartRefused(reason) => {
-                if self.turn(id, job::Event::StartRefused, Source::Machine) {
-                    self.reason(id, reason);
-                }
-            }
+            Fact::StartRejected(reason) => self.never_started(id, reason),
+            Fact::StartRefused(why) => self.start_refused(id, why),
             Fact::StopRefused(text) => {
                 let Some(job) = self.state.jobs.get_mut(&id) else { return };
                 job.stopping = None;
@@ -114,8 +131,14 @@ impl Rules {
     fn ended(&mut self, id: JobId, ended: Ended) {
         let at = ended.at.map_or_else(|| self.stamp(), |wall| self.by_wall(wall));
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
+        let next = match job::next(job.report.state, job::Event::MachineEnded(ended.end)) {
+            job::Turn::To(next) => next,
+            job::Turn::Same => return,
+            // A person has said how it ended before the machine did: an outcome does not change.
+            job::Turn::Never(why) => return self.effects.push(Effect::Ignored(why)),
+        };
         let wished_away = matches!(job.desired, Desired::Cancel(_)) || job.stopping.is_some();
-        if job::next(job.report.state, job::Event::MachineEnded(ended.end)) == job::Turn::To(State::Failed) {
+        if next == State::Failed {
             job.report.reason = Some(Reason::new(ReasonCode::MachineFault, ended.outcome.text.clone()));
         }
         if ended.end == End::Succeeded {
@@ -141,10 +164,40 @@ impl Rules {
         }
     }
 
+    fn never_started(&mut self, id: JobId, reason: Reason) {
+        if self.turn(id, job::Event::StartRefused, Source::Machine) {
+            self.reason(id, reason);
+        }
+    }
+
+    /// A machine may refuse a start because it has begun before, and a reply that was lost on the way is a refusal too:
+    /// only what it says when it is asked counts.
+    fn start_refused(&mut self, id: JobId, why: String) {
+        let Some(job) = self.state.jobs.get(&id) else { return };
+        match job::next(job.report.state, job::Event::StartRefused) {
+            job::Turn::To(_) => self.probe(id, Some(why)),
+            job::Turn::Same => {}
+            job::Turn::Never(why) => self.effects.push(Effect::Ignored(why)),
+        }
+    }
+
     fn probed(&mut self, id: JobId, probed: Probed) {
         // A machine may also say by itself that work is gone.
-        self.state.fresh.probing.remove(&id);
-        self.found(id, probed);
+        let refused = self.state.fresh.probing.remove(&id).and_then(|asked| asked.refused);
+        self.settled_by_probe(id, refused, probed);
+    }
+
+    fn settled_by_probe(&mut self, id: JobId, refused: Option<String>, probed: Probed) {
+        match (refused, probed) {
+            // After a crash the intent is still good; here the machine was there, and would not.
+            (Some(why), Probed::NeverStarted) if self.is(id, State::Starting) => {
+                self.never_started(id, Reason::new(ReasonCode::StartRefused, why));
+            }
+            (Some(why), Probed::Unknown(text)) => {
+                self.found(id, Probed::Unknown(format!("{text}; before that it refused to start: {why}")));
+            }
+            (_, probed) => self.found(id, probed),
+        }
     }
 
     fn found(&mut self, id: JobId, probed: Probed) {
@@ -371,12 +424,15 @@ impl Rules {
     }
 
     fn give_up_probing(&mut self) {
-        let since = self.state.fresh.probing_since;
-        if self.now.boot_ms < since.saturating_add(super::PROBE_PATIENCE.0) {
-            return;
-        }
-        for id in std::mem::take(&mut self.state.fresh.probing) {
-            self.found(id, Probed::Unknown("it did not answer".to_owned()));
+        let jobs = &self.state.jobs;
+        // Of what has ended meanwhile nothing is to be known any more.
+        self.state.fresh.probing.retain(|id, _| jobs.get(id).is_some_and(may_be_probed));
+        let now = self.now.boot_ms;
+        let overdue = |asked: &mut Probing| now >= asked.since.saturating_add(super::PROBE_PATIENCE.0);
+        let overdue: Vec<_> = self.state.fresh.probing.extract_if(.., |_, asked| overdue(asked)).collect();
+        for (id, asked) in overdue {
+            let silence = Probed::Unknown("it did not answer".to_owned());
+            self.settled_by_probe(id, asked.refused, silence);
         }
     }
 
@@ -527,6 +583,11 @@ impl Rules {
                 });
         }
     }
+}
+
+/// The machine may have something of it.
+fn may_be_probed(job: &super::Job) -> bool {
+    job.report.state.is_executing() || job.report.state == State::Uncertain
 }
 
 /// What keeps an accepted job from starting, apart from the machine.

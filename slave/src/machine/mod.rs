@@ -97,7 +97,7 @@ impl fmt::Display for Grade {
 /// What the agent wants of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Command {
-    /// Answered by [`Fact::Started`], or [`Fact::Refused`] if it did not begin.
+    /// Answered by [`Fact::Started`], or by [`Fact::Rejected`] or [`Fact::Refused`] if it did not begin.
     Start(Work),
     /// Answered by [`Fact::Stopping`] and in the end [`Fact::Ended`], or [`Fact::Refused`]; by [`Fact::Probed`] if there is
     /// nothing to stop.
@@ -149,6 +149,8 @@ pub enum Fact {
     Stopping,
     /// It is over.
     Ended(Ended),
+    /// It was to begin what can't or may not be done here: no machine was told of it, and nothing began.
+    Rejected(Rejection),
     /// A command was not followed; the work is as it was before.
     Refused {
         /// Which command.
@@ -226,7 +228,7 @@ pub enum Probe {
 }
 
 /// Work that this slave can't or may not do, whoever asks.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Rejection {
     /// No such program here.
     #[error("this slave has no program {program:?}; it has {known}")]
@@ -438,7 +440,7 @@ impl Machines {
                     self.routes.insert(key, unit);
                     self.send(unit, Command::Start(work));
                 }
-                Err(why) => self.answer(key, Fact::Refused { what: Verb::Start, why }),
+                Err(fact) => self.answer(key, fact),
             },
             Command::Probe(work) => match route.or_else(|| self.programs.get(&work.program).copied()) {
                 Some(unit) => {
@@ -488,11 +490,12 @@ impl Machines {
         known.or_else(|| self.units.iter().position(|unit| unit.machine.knows(key)))
     }
 
-    fn place(&self, work: &Work, route: Option<usize>) -> Result<usize, String> {
-        self.check(work).map_err(|rejection| rejection.to_string())?;
+    fn place(&self, work: &Work, route: Option<usize>) -> Result<usize, Fact> {
+        self.check(work).map_err(Fact::Rejected)?;
         let unit = self.programs[&work.program];
         if route.is_some_and(|route| route != unit) {
-            return Err("this run was begun on another machine; probe it".into());
+            let why = "this run was begun on another machine; probe it".into();
+            return Err(Fact::Refused { what: Verb::Start, why });
         }
         Ok(unit)
     }

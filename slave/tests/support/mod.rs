@@ -147,6 +147,7 @@ impl Agent {
     pub fn refusal(&mut self, key: RunKey) -> String {
         match self.fact(key) {
             Fact::Refused { why, .. } => why,
+            Fact::Rejected(rejection) => rejection.to_string(),
             other => panic!("no refusal: {other:?}"),
         }
     }

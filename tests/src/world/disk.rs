@@ -2,9 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use reloop_protocol::id::{JobId, OrderId, SlaveKey};
+use reloop_node::record;
+use reloop_node::store::VALUE_LIMIT_BYTES;
+use reloop_protocol::id::{Attempt, JobId, OrderId, SlaveKey};
+use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Order, Receipt};
-use reloop_protocol::slave;
+use reloop_protocol::message::{Record, Report};
+use reloop_protocol::{slave, wire};
+use serde::Serialize;
+
+/// What one record holds at most; the envelope takes some bytes of the store's limit for a value.
+const RECORD_BYTES: usize = VALUE_LIMIT_BYTES - record::OVERHEAD_BYTES;
+
+/// The nodes stop for good at a record that the store does not take.
+fn fits<T: Serialize>(record: &T) {
+    let size = wire::encode(record).len();
+    assert!(size <= RECORD_BYTES, "a record of {size} bytes was to be written: no store takes it");
+}
 
 /// What is on a slave's disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -16,6 +30,11 @@ pub struct SlaveDisk {
 
 impl SlaveDisk {
     pub(super) fn write(&mut self, write: slave::Write) {
+        match &write {
+            slave::Write::Node(node) => fits(node),
+            slave::Write::Job(_, job) => fits(job),
+            slave::Write::Ring(ring) => ring.iter().for_each(fits),
+        }
         match &write {
             slave::Write::Node(_) => self.node = Some(write),
             slave::Write::Job(id, Some(_)) => drop(self.jobs.insert(*id, write)),
@@ -39,12 +58,49 @@ impl SlaveDisk {
         }
     }
 
+    /// Every job's record.
+    pub fn held(&self) -> impl Iterator<Item = &slave::Job> {
+        self.jobs.keys().filter_map(|id| self.job(*id))
+    }
+
     /// The node's record, if it was ever written.
     pub fn node(&self) -> Option<&slave::Node> {
         match self.node.as_ref()? {
             slave::Write::Node(node) => Some(node),
             slave::Write::Job(..) | slave::Write::Ring(_) => None,
         }
+    }
+
+    /// Every job's record.
+    pub fn jobs(&self) -> impl Iterator<Item = &slave::Job> {
+        self.jobs.keys().filter_map(|id| self.job(*id))
+    }
+
+    /// What was told to be forgotten.
+    pub fn ring(&self) -> &[Record] {
+        match &self.ring {
+            Some(slave::Write::Ring(ring)) => ring,
+            Some(slave::Write::Node(_) | slave::Write::Job(..)) | None => &[],
+        }
+    }
+
+    /// A job, or this hand-out of it, is here or in the ring.
+    pub(super) fn remembers(&self, id: JobId, attempt: Option<Attempt>) -> bool {
+        let kept = self.job(id).map(|job| &job.report);
+        let reports = kept.into_iter().chain(self.ring().iter().map(|record| &record.report));
+        reports
+            .filter(|report| report.job == id)
+            .any(|report| attempt.is_none_or(|attempt| report.attempt == attempt))
+    }
+
+    /// This is what `recover` would bring back of that state, record by record; an empty disk holds nothing.
+    pub(super) fn holds(&self, state: &slave::Slave) -> bool {
+        let Some(on_disk) = self.node() else { return true };
+        let (node, jobs, ring) = slave::durable(state);
+        *on_disk == node
+            && self.jobs.len() == jobs.len()
+            && jobs.iter().all(|(id, job)| self.job(*id) == Some(job))
+            && self.ring() == ring
     }
 
     pub(super) fn records(&self) -> impl Iterator<Item = slave::Write> {
@@ -69,6 +125,15 @@ pub struct MasterDisk {
 
 impl MasterDisk {
     pub(super) fn write(&mut self, write: master::Write) {
+        match &write {
+            master::Write::Node(node) => fits(node),
+            master::Write::Job(job) => fits(job),
+            master::Write::Order(order) => fits(order),
+            master::Write::Desk(desk) => fits(desk),
+            master::Write::Token(_, token) => fits(token),
+            master::Write::Key(key, order) => fits(&(key, order)),
+            master::Write::Receipt(receipt) => fits(receipt),
+        }
         match write {
             master::Write::Node(_) => self.node = Some(write),
             master::Write::Job(job) => drop(self.jobs.insert(job.id, *job)),
@@ -81,9 +146,59 @@ impl MasterDisk {
         }
     }
 
+    pub(super) fn desks(&self) -> impl Iterator<Item = &master::Desk> {
+        self.desks.values().filter_map(|write| {
+            let master::Write::Desk(desk) = write else { return None };
+            Some(&**desk)
+        })
+    }
+
     pub(super) fn records(&self) -> impl Iterator<Item = master::Write> {
         let jobs = self.jobs.values().map(|job| master::Write::Job(Box::new(job.clone())));
         self.node.iter().chain(self.desks.values()).chain(self.tokens.values()).cloned().chain(jobs)
+    }
+
+    /// The node's record, if it was ever written.
+    pub(super) fn node(&self) -> Option<&master::Node> {
+        match self.node.as_ref()? {
+            master::Write::Node(node) => Some(node),
+            master::Write::Order(_)
+            | master::Write::Key(..)
+            | master::Write::Job(_)
+            | master::Write::Desk(_)
+            | master::Write::Token(..)
+            | master::Write::Receipt(_) => None,
+        }
+    }
+
+    /// This hand-out is known to have come to this.
+    pub(super) fn knows(&self, id: JobId, attempt: Attempt, state: State) -> bool {
+        let Some(job) = self.jobs.get(&id) else { return false };
+        let told = |report: &Option<Report>| {
+            report.as_ref().is_some_and(|report| report.attempt == attempt && report.state == state)
+        };
+        told(&job.report) || job.earlier.iter().any(|earlier| told(&earlier.report))
+    }
+
+    /// This is what `recover` would bring back of that state, record by record.
+    pub(super) fn holds(&self, state: &master::Master) -> bool {
+        let (node, jobs, desks, tokens) = master::durable(state);
+        let live = self.jobs.values().filter(|job| !job.state.is_ended()).count();
+        let desk = |desk: &master::Desk| match self.desks.get(&desk.key) {
+            Some(master::Write::Desk(kept)) => **kept == *desk,
+            _ => false,
+        };
+        let token = |(hash, token): (&[u8; 32], &master::Token)| match self.tokens.get(hash) {
+            Some(master::Write::Token(_, Some(kept))) => kept == token,
+            _ => false,
+        };
+        self.node == Some(master::Write::Node(node))
+            && live == jobs.len()
+            && jobs.iter().all(|job| self.jobs.get(&job.id) == Some(job))
+            && self.desks.len() == desks.len()
+            && desks.iter().all(desk)
+            && self.tokens.len() == tokens.len()
+            && tokens.iter().all(token)
     }
 
     /// The same disk with only the jobs that a master keeps in memory: what a restart would bring back, cheaply.
@@ -91,5 +206,33 @@ impl MasterDisk {
         let live = self.jobs.values().filter(|job| !job.state.is_ended());
         let jobs = live.map(|job| master::Write::Job(Box::new(job.clone())));
         self.node.iter().chain(self.desks.values()).chain(self.tokens.values()).cloned().chain(jobs)
+    }
+}
+
+/// A write in a few words.
+pub(super) fn name_slave_write(write: &slave::Write) -> String {
+    match write {
+        slave::Write::Node(node) => format!("node (session {})", node.session),
+        slave::Write::Job(id, Some(job)) => {
+            format!("{id} attempt {} {:?} rev {}", job.report.attempt, job.report.state, job.report.rev)
+        }
+        slave::Write::Job(id, None) => format!("{id} gone"),
+        slave::Write::Ring(ring) => format!("ring of {}", ring.len()),
+    }
+}
+
+/// A write in a few words.
+pub(super) fn name_master_write(write: &master::Write) -> String {
+    match write {
+        master::Write::Node(node) => format!("node (epoch {}, commit {})", node.epoch, node.commit),
+        master::Write::Order(order) => order.id.to_string(),
+        master::Write::Key(key, order) => format!("key {} of {order}", key.key),
+        master::Write::Job(job) => {
+            format!("{} attempt {} {:?} rev {}", job.id, job.attempt, job.state, job.rev)
+        }
+        master::Write::Desk(desk) => format!("desk of {} (session {})", desk.name, desk.session),
+        master::Write::Token(_, Some(_)) => "a token".to_owned(),
+        master::Write::Token(_, None) => "a token spent".to_owned(),
+        master::Write::Receipt(receipt) => format!("receipt {}", receipt.number),
     }
 }

@@ -7,12 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use reloop_protocol::id::{Attempt, JobId, OrderId, WishRev};
+use reloop_protocol::id::{Attempt, JobId, OrderId, SlaveKey, WishRev};
 use reloop_protocol::job::State;
 use reloop_protocol::message::Outcome;
+use serde::{Deserialize, Serialize};
 
 /// Everything that must hold after every step, or once everything is healed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Invariant {
     /// An order that was acknowledged is on the master's disk, for ever.
     AcknowledgedOrderKept,
@@ -54,11 +56,13 @@ pub enum Invariant {
     ViewsEqual,
     /// A job that waits can say why.
     WaitingIsExplained,
+    /// Whatever happens, the rules have an answer.
+    Total,
 }
 
 impl Invariant {
     /// Every invariant.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::AcknowledgedOrderKept,
         Self::BegunOnce,
         Self::AttemptBegunOnce,
@@ -79,6 +83,7 @@ impl Invariant {
         Self::Converges,
         Self::ViewsEqual,
         Self::WaitingIsExplained,
+        Self::Total,
     ];
 
     /// As one sentence.
@@ -104,6 +109,7 @@ impl Invariant {
             Self::Converges => "once healed, every job ends as its history demands",
             Self::ViewsEqual => "once healed, both views are equal",
             Self::WaitingIsExplained => "a waiting job can say why",
+            Self::Total => "the rules never panic",
         }
     }
 }
@@ -129,20 +135,48 @@ impl fmt::Display for Broken {
     }
 }
 
+/// How an attempt ended, by a slave's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Told {
+    /// What it came to.
+    pub state: State,
+    /// What the machine said.
+    pub outcome: Option<Outcome>,
+    /// That disk is not the one that it was written to: it may come to say otherwise.
+    pub retold: bool,
+}
+
 /// What the world knows and no node does.
+///
+/// A fault that no software survives excuses exactly the promises that only what it destroyed could keep: the ledger
+/// names the jobs, the slaves' keys and the masters that it concerns.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Ledger {
-    /// Orders that were acknowledged to clients.
+    /// Orders that were acknowledged to clients, and that the master's disk holds unless it is wrong.
     pub acknowledged: BTreeSet<OrderId>,
     /// Jobs of which a person decided something that may make them run in two places: retry, abandon, a release after a
     /// restore, a resolve.
     pub given_away: BTreeSet<JobId>,
     /// Jobs whose cancel was taken while they had not ended.
     pub canceled: BTreeSet<JobId>,
-    /// Outcomes that were durable on a slave's disk.
-    pub outcomes: BTreeMap<(JobId, Attempt), (State, Option<Outcome>)>,
+    /// Jobs that somebody wanted canceled, in time or not.
+    pub cancel_asked: BTreeSet<JobId>,
+    /// Jobs that a person gave up.
+    pub abandoned: BTreeSet<JobId>,
+    /// Jobs of which a person said how they ended.
+    pub resolved: BTreeSet<JobId>,
+    /// Jobs that may expire: somebody gave them a latest start, or a start that is not made up for.
+    pub timed: BTreeSet<JobId>,
+    /// Outcomes that were durable on a slave's disk, by job, hand-out and slave.
+    pub outcomes: BTreeMap<(JobId, Attempt, usize), Told>,
     /// The newest wish that a slave's disk held of an attempt.
     pub wishes: BTreeMap<(usize, JobId, Attempt), WishRev>,
-    /// A disk was wiped, put back, cloned or doubled: promises that only a disk can keep are excused.
-    pub unsound: bool,
+    /// Jobs that a disk which was wiped, put back, copied or doubled has forgotten, or knows twice.
+    pub torn: BTreeSet<JobId>,
+    /// Keys that two boxes have.
+    pub cloned: BTreeSet<SlaveKey>,
+    /// A master was restored, wiped or doubled: it may hand a job out again under a number that was used before.
+    pub masters_forgot: bool,
+    /// Two masters with the same past say that they are the one, and nobody has raised the epoch of either.
+    pub split: bool,
 }

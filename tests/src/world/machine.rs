@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::End;
-use reloop_protocol::message::{Outcome, Reason, ReasonCode};
+use reloop_protocol::message::Outcome;
 use reloop_protocol::slave::{Ended, Fact, Probed, RunKey};
 use reloop_protocol::time::Time;
 
@@ -21,7 +21,14 @@ pub struct Machine {
     pub unstoppable: bool,
     /// It refuses to start.
     pub refuses: bool,
-    /// Work takes this long.
+    /// It has begun what it refuses: the reply to an earlier word was lost.
+    pub begins_all_the_same: bool,
+    /// How often it refused to start.
+    pub refused: u32,
+    /// It is broken on purpose, so that whoever looks for faults can be tried: after a power cut it begins twice.
+    pub stutters: bool,
+    pub(super) was_cut: bool,
+    /// Work takes this long; [`Machine::UNTIL_TOLD`] if it ends only by [`Machine::finish`].
     pub length_ms: i64,
     /// Work fails.
     pub fails: bool,
@@ -38,6 +45,9 @@ pub struct Work {
 }
 
 impl Machine {
+    /// A [length](Machine::length_ms) that no time uses up.
+    pub const UNTIL_TOLD: i64 = i64::MAX;
+
     /// The beginnings that have neither ended nor been ended by a person or a power cut.
     pub fn alive(&self) -> impl Iterator<Item = RunKey> {
         self.works.iter().filter(|(_, work)| work.ended.is_none() && !work.gone).map(|(key, _)| *key)
@@ -53,8 +63,24 @@ impl Machine {
         self.works.get(&key)?.ended.as_ref()
     }
 
+    /// The beginnings that work, rather than being paused.
+    pub fn working(&self) -> impl Iterator<Item = RunKey> {
+        self.alive().filter(|key| self.works.get(key).is_some_and(|work| !work.paused))
+    }
+
+    /// A beginning ends by itself; the agent hears of it if it is there.
+    pub fn finish(&mut self, key: RunKey, end: End, at: Time, agent: bool) {
+        let Some(work) = self.works.get_mut(&key) else { return };
+        let ended = Ended { end, outcome: outcome("done"), at: Some(at) };
+        work.ended = Some(ended.clone());
+        if agent {
+            self.facts.push_back((key, Fact::Ended(ended)));
+        }
+    }
+
     /// The power is cut: what worked works no more, and nobody can know how far it came.
     pub(super) fn lose_power(&mut self) {
+        self.was_cut = true;
         for work in self.works.values_mut() {
             work.gone |= work.ended.is_none();
         }
@@ -64,19 +90,26 @@ impl Machine {
     /// A person has seen to it that nothing but `known` works in the machine.
     pub(super) fn clear_by_hand(&mut self, known: Option<RunKey>) {
         for (key, work) in &mut self.works {
-            work.gone |= work.ended.is_none() && Some(*key) != known;
+            if work.ended.is_none() && !work.gone && Some(*key) != known {
+                work.gone = true;
+                // What it had said of that work and nobody has heard is no answer any more.
+                for (of, fact) in &mut self.facts {
+                    if of == key {
+                        *fact = Fact::Probed(Probed::Gone);
+                    }
+                }
+            }
         }
     }
 
     pub(super) fn start(&mut self, key: RunKey) {
-        if self.refuses {
-            let reason = Reason::new(ReasonCode::StartRefused, "the machine refuses");
-            self.facts.push_back((key, Fact::StartRefused(reason)));
-            return;
+        if !self.refuses || self.begins_all_the_same {
+            *self.begun.entry(key).or_default() += if self.stutters && self.was_cut { 2 } else { 1 };
+            self.works.insert(key, Work { left_ms: self.length_ms, paused: false, ended: None, gone: false });
         }
-        *self.begun.entry(key).or_default() += 1;
-        self.works.insert(key, Work { left_ms: self.length_ms, paused: false, ended: None, gone: false });
-        self.facts.push_back((key, Fact::Started));
+        self.refused += u32::from(self.refuses);
+        let refusal = || Fact::StartRefused("the machine refuses".to_owned());
+        self.facts.push_back((key, if self.refuses { refusal() } else { Fact::Started }));
     }
 
     pub(super) fn stop(&mut self, key: RunKey) {
@@ -121,7 +154,7 @@ impl Machine {
 
     pub(super) fn work(&mut self, ms: i64, wall: i64, agent: bool) {
         for (key, work) in &mut self.works {
-            if work.ended.is_some() || work.paused || work.gone {
+            if work.ended.is_some() || work.paused || work.gone || work.left_ms == Self::UNTIL_TOLD {
                 continue;
             }
             work.left_ms -= ms;

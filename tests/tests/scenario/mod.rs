@@ -1,6 +1,8 @@
 //! What the scenarios share: a factory of one master and some slaves, each behind a network that fails on command.
 #![allow(dead_code, unreachable_pub, reason = "every test program uses another part")]
 
+pub mod raw;
+
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -204,6 +206,14 @@ impl Factory {
         let bare = job.trim_start_matches("job_");
         let runs = memory["runs"].as_array().unwrap().iter();
         runs.filter(|run| run["key"].as_str().unwrap().contains(bare) && run["trace"] != "void").count()
+    }
+
+    /// A job that ran, and of which nothing else was ever said until it succeeded.
+    pub async fn ran_undisturbed(&self, job: &str) {
+        let events = self.client.job_events(job).await.unwrap().expect(200);
+        let states = events["data"].as_array().unwrap().iter().map(|event| &event["state"]);
+        let states: Vec<_> = states.skip_while(|state| **state != "running").collect();
+        assert_eq!(states, ["running", "succeeded"], "nothing else, not even for a moment");
     }
 
     /// The newest receipt of a slave's handshakes that has a line about this job: the line.

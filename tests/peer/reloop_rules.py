@@ -1,0 +1,583 @@
+"""What a slave decides: sections 8 to 11 of PROTOCOL.md, without a socket, a disk or a clock.
+
+The rules are told what happened (`challenge`, `welcome`, `live`, `machine_says`) and then asked to `settle`. After
+that `memory` is what has to be durable first, and only then `outgoing` is sent and `commands` go to the machine, in
+this order. Reports are made in one place, by comparing what is true now with what was told before: no rule sends one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field, replace
+from typing import Dict, List, Optional, Tuple, Union
+
+from reloop_wire import (ENDED, EXECUTING, Activity, Answer, Ask, Attention, Bond, Cancel, CancelMode, Challenge, Clear,
+                         Conduct, Declined, Desired, Done, End, Flags, Forget, Hello, HeldGate, I64, Id, Late, Log,
+                         MachineReport, Message, Mode, OnOverdue, Outcome, Pause, Ready, Reason, ReasonCode, Record,
+                         Refused, Released, Report, ReportSeq, Resolve, Return, Row, Run, Settled, Source, Spec,
+                         StartRule, State, Tell, U32, U64, Verdict, Versions, WaitingFor, Want, Welcome, as_text,
+                         digest, encode)
+
+VERSION = 1
+RING = 16
+RING_BYTES = 64 * 1024
+MAX_SPEC = 32 * 1024
+MAX_SPECS = 128 * 1024
+# A machine that tells its progress more often is not told on more often than this.
+PROGRESS_EVERY_MS = 1000
+SECONDS_AT_MOST = 7 * 86_400
+
+
+@dataclass
+class Now:
+    """A reading of the slave's clocks."""
+    boot: bytes
+    since_boot: int
+    wall: int
+
+
+@dataclass
+class ClockReading:
+    """What the clocks said when the master said its time (11.1)."""
+    boot: Id
+    since_boot: I64
+    wall: I64
+    master: I64
+
+
+@dataclass
+class Held:
+    """A job as 9.1 has it."""
+    spec: Spec
+    digest: Id
+    desired: Desired
+    start: StartRule
+    report: Report
+    due: bool = False
+    missed: bool = False
+    stopping: Optional[CancelMode] = None
+    overrun: bool = False
+
+
+@dataclass
+class Memory:
+    """All that is durable."""
+    store: Id
+    starts: U32 = 0
+    session: U64 = 0
+    bond: Optional[Bond] = None
+    conduct: Conduct = field(default_factory=lambda: Conduct(0, Mode.production))
+    clock: Optional[ClockReading] = None
+    attention: Optional[Attention] = None
+    unloading: Optional[Id] = None
+    jobs: List[Held] = field(default_factory=list)
+    ring: List[Record] = field(default_factory=list)
+
+
+@dataclass
+class Settings:
+    name: str
+    key: bytes
+    capacity: int = 4
+    release: str = "auto"
+    trust_clock: bool = False
+    token: Optional[str] = None
+
+
+# What the machine says of one beginning of a job.
+@dataclass
+class NeverBegan:
+    pass
+
+
+@dataclass
+class Works:
+    progress: int
+    began_at: int
+
+
+@dataclass
+class Ended:
+    end: End
+    began_at: int
+    ended_at: int
+    text: str
+
+
+@dataclass
+class CannotSay:
+    pass
+
+
+Said = Union[NeverBegan, Works, Ended, CannotSay]
+
+
+@dataclass
+class Start:
+    job: bytes
+    attempt: int
+    run: int
+    params: Dict[str, str]
+
+
+@dataclass
+class Stop:
+    job: bytes
+    attempt: int
+    run: int
+
+
+@dataclass
+class LetGo:
+    job: bytes
+
+
+Command = Union[Start, Stop, LetGo]
+
+
+class MustClose(Exception):
+    """The link is to be closed with this code."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code, self.text = code, text
+
+
+def check(program: str, params: Dict[str, str]) -> Optional[Reason]:
+    """Why this machine would never do that: it knows `sleep`, for `seconds`, that may `fail` in the end."""
+    if program != "sleep":
+        return Reason(ReasonCode.unknown_program, f"this machine does not know {program[:64]}")
+    if set(params) - {"seconds", "fail"} or params.get("fail", "no") not in ("yes", "no"):
+        return Reason(ReasonCode.bad_params, "sleep takes seconds, and fail = yes or no")
+    try:
+        allowed = 0 <= float(params["seconds"]) <= SECONDS_AT_MOST
+    except (KeyError, ValueError):
+        allowed = False
+    return None if allowed else Reason(ReasonCode.bad_params, f"seconds is a number from 0 to {SECONDS_AT_MOST}")
+
+
+class Rules:
+    def __init__(self, memory: Memory, settings: Settings, now: Now) -> None:
+        self.memory, self.settings, self.now = memory, settings, now
+        memory.starts += 1
+        self.jobs: Dict[bytes, Held] = {held.report.job: held for held in memory.jobs}
+        for held in memory.jobs:
+            held.report.seq = ReportSeq(memory.starts, 1)
+        self.last: Dict[bytes, Report] = {job: replace(held.report) for job, held in self.jobs.items()}
+        self.last_machine: Optional[MachineReport] = None
+        self.again: set = set()
+        self.unasked = {job for job, held in self.jobs.items()
+                        if held.report.state in EXECUTING + (State.uncertain,)}
+        self.caught_up = False
+        self.progress_at = 0
+        self.doubtful = False
+        self.rows: Dict[bytes, Row] = {}
+        self.outgoing: List[Message] = []
+        self.commands: List[Command] = []
+
+    def durable(self) -> Memory:
+        """What has to survive. Where a report's number and progress stand is told anew after each start."""
+        def kept(held: Held) -> Held:
+            progress = held.report.progress if held.report.state in ENDED else None
+            return replace(held, report=replace(held.report, seq=ReportSeq(0, 0), progress=progress, waiting_for=None))
+        return replace(self.memory, jobs=[kept(held) for held in self.jobs.values()])
+
+    # ---- 11.1 The master's time ----
+
+    def master_time(self) -> Optional[int]:
+        clock = self.memory.clock
+        if clock is None:
+            return None
+        if clock.boot == self.now.boot:
+            return clock.master + self.now.since_boot - clock.since_boot
+        return self.now.wall + clock.master - clock.wall if self.settings.trust_clock else None
+
+    def stamp(self, wall: Optional[int] = None) -> int:
+        """The master's time or the best guess, for now or for what the machine saw at another time."""
+        clock, known = self.memory.clock, self.master_time()
+        now = known if known is not None else self.now.wall + (clock.master - clock.wall if clock else 0)
+        return now if wall is None else now - max(0, self.now.wall - wall)
+
+    # ---- 8 Handshake ----
+
+    def challenge(self, challenge: Challenge) -> None:
+        if not challenge.protocol.oldest <= VERSION <= challenge.protocol.newest:
+            raise MustClose(4426, "no common version")
+        bond, memory = self.memory.bond, self.memory
+        foreign = bond is not None and bond.master != challenge.master
+        known = bond is not None and not foreign and bond.commit != 0
+        self.doubtful = known and (bond.epoch, bond.commit) > (challenge.epoch, challenge.commit)
+        restored = known and bond.epoch < challenge.epoch
+        self.tells_rows, self.tells_ring = not foreign, not foreign and (not known or self.doubtful or restored)
+        if not foreign and not self.doubtful:
+            memory.clock = ClockReading(self.now.boot, self.now.since_boot, self.now.wall, challenge.time)
+        memory.session += 1
+
+    def hello(self) -> Hello:
+        """After `settle`, so that the rows are the newest reports."""
+        memory = self.memory
+        rows = [held.report.row() for held in self.jobs.values()] if self.tells_rows else []
+        ring = [record.report.row() for record in memory.ring] if self.tells_ring else []
+        self.rows = {row.job: row for row in rows}
+        return Hello(Versions(VERSION, VERSION), self.settings.key, self.settings.name, "python-0.1", memory.bond,
+                     self.settings.token, memory.store, self.now.boot, memory.session, self.now.wall, self.machine(),
+                     ["sleep"], {}, self.settings.capacity, rows, ring)
+
+    def welcome(self, welcome: Welcome) -> None:
+        memory = self.memory
+        if welcome.protocol != VERSION:
+            raise MustClose(4400, "a version that was not offered")
+        self.told: Dict[bytes, Tell] = {}
+        self.declined: List[Declined] = []
+        if memory.bond is not None and welcome.bond.master != memory.bond.master:
+            memory.bond, memory.conduct = replace(welcome.bond, commit=0), Conduct(0, memory.conduct.mode)
+            raise MustClose(4001, "enrolled with another master; again, with all jobs")
+        first = memory.bond is None
+        if not self.doubtful:
+            memory.bond = welcome.bond
+            self.conduct(welcome.conduct)
+        rolled_back = False
+        for ruling in welcome.rulings:
+            self.told[ruling.job] = ruling.tell
+            if self.doubtful:
+                continue
+            held = self.jobs.get(ruling.job)
+            if ruling.verdict is Verdict.quarantine:
+                if not rolled_back:
+                    memory.attention, memory.store, memory.ring = Attention.store_rolled_back, secrets.token_bytes(16), []
+                    rolled_back = True
+                if held and held.report.state not in ENDED:
+                    self.move(held, State.uncertain, Source.slave, ReasonCode.store_rolled_back, "the store went back")
+            if ruling.want:
+                self.want(ruling.want)
+            elif ruling.verdict is Verdict.cancel and held and held.report.attempt == ruling.attempt \
+                    and held.report.state is State.accepted:
+                self.move(held, State.canceled, Source.remote, ReasonCode.abandoned, "given up by the master")
+            elif ruling.verdict is Verdict.ask_person and not held and memory.attention is None \
+                    and not first:
+                memory.attention = Attention.memory_gap
+
+    def settled(self) -> Settled:
+        """After `settle`: everything that changed since the Hello, and what was asked for."""
+        kept = {record.report.job: record for record in self.memory.ring}
+        asked = {job: record for job in self.told if (record := self.record(job, kept))}
+        records = {job: record for job, record in asked.items() if self.told[job] is Tell.record}
+        reports = {job: record.report for job, record in asked.items() if self.told[job] is Tell.report}
+        for job, held in self.jobs.items():
+            if held.report.row() != self.rows.get(job):
+                reports[job] = held.report
+        return Settled(self.memory.session, [report for job, report in reports.items() if job not in records],
+                       list(records.values()), self.declined, self.machine())
+
+    def record(self, job: bytes, ring: Dict[bytes, Record]) -> Optional[Record]:
+        held = self.jobs.get(job)
+        return Record(held.spec, held.start, held.report) if held else ring.get(job)
+
+    # ---- 10 The live link ----
+
+    def live(self, message: Message) -> None:
+        if not isinstance(message, (Want, Forget, Conduct, Ask)):
+            raise MustClose(4400, f"a {type(message).__name__} has no place on a live link")
+        if self.doubtful:
+            return
+        if isinstance(message, Want):
+            self.declined = []
+            self.want(message)
+            self.outgoing += self.declined
+        elif isinstance(message, Forget):
+            self.forget(message)
+        elif isinstance(message, Conduct):
+            self.conduct(message)
+        else:
+            self.outgoing.append(Answer(message.id, self.answer(message.question)))
+
+    def forget(self, word: Forget) -> None:
+        held = self.jobs.get(word.job)
+        if held and held.report.attempt == word.attempt and held.report.state in ENDED and held.report.seq <= word.seq:
+            del self.jobs[word.job]
+            others = [record for record in self.memory.ring if record.report.job != word.job]
+            self.memory.ring = (others + [Record(held.spec, held.start, held.report)])[-RING:]
+            while sum(len(encode(record.spec)) for record in self.memory.ring) > RING_BYTES:
+                del self.memory.ring[0]
+            self.commands.append(LetGo(word.job))
+
+    def conduct(self, conduct: Conduct) -> None:
+        if conduct.rev >= self.memory.conduct.rev:
+            self.memory.conduct = conduct
+
+    def answer(self, question: Union[Ready, Clear, Log]) -> Union[Done, Refused]:
+        memory = self.memory
+        if isinstance(question, Ready) and memory.unloading == question.unloading:
+            memory.unloading = None
+            return Done()
+        if isinstance(question, Clear) and memory.attention is question.attention:
+            memory.attention = None
+            return Done()
+        if isinstance(question, Log):
+            return Refused("this machine keeps no output")
+        return Refused("that is not what it waits for; look at the slave again")
+
+    # ---- 9.2 to 9.4 Wishes ----
+
+    def want(self, want: Want) -> None:
+        held = self.jobs.get(want.job)
+        if held and want.attempt > held.report.attempt and held.report.state is State.accepted:
+            del self.jobs[want.job]
+            held = None
+        if not held:
+            refusal = self.offer(want)
+            if refusal:
+                self.declined.append(Declined(want.job, want.attempt, want.rev, *refusal))
+        elif want.attempt > held.report.attempt:
+            reason = Reason(ReasonCode.older_attempt, f"attempt {held.report.attempt} is still here")
+            self.declined.append(Declined(want.job, want.attempt, want.rev, reason, False))
+            self.again.add(want.job)
+        elif want.attempt == held.report.attempt and want.rev <= held.report.rev:
+            self.again.add(want.job)
+        elif want.attempt == held.report.attempt:
+            self.wish(held, want)
+
+    def offer(self, want: Want) -> Optional[Tuple[Reason, bool]]:
+        """Takes it, or says why not and whether for good."""
+        def no(code: ReasonCode, text: str, for_good: bool = False) -> Tuple[Reason, bool]:
+            return Reason(code, text), for_good
+
+        done = next((record for record in self.memory.ring
+                     if record.report.job == want.job and record.report.attempt >= want.attempt), None)
+        time, spec, mode = self.master_time(), want.spec, self.memory.conduct.mode
+        unended = [held for held in self.jobs.values() if held.report.state not in ENDED]
+        if done:
+            report = replace(done.report, seq=ReportSeq(self.memory.starts, 0))
+            self.jobs[want.job] = Held(done.spec, digest(done.spec), Run(), done.start, report)
+            return None
+        if isinstance(want.desired, (Cancel, Resolve)):
+            return no(ReasonCode.not_held, "nothing of this job is here", True)
+        if isinstance(want.desired, Return):
+            return no(ReasonCode.given_back, "nothing of this job is here")
+        if spec is None:
+            return no(ReasonCode.not_held, "offer it whole")
+        if digest(spec) != want.digest:
+            return no(ReasonCode.digest_mismatch, "the work is not what was agreed", True)
+        wrong = check(spec.program, spec.params)
+        if wrong:
+            return wrong, True
+        if mode is not Mode.production:
+            return no(ReasonCode.not_in_production, f"the mode is {mode.name}")
+        if want.start.deadline is not None and time is not None and want.start.deadline < time:
+            return no(ReasonCode.window_closed, "its latest start has passed")
+        sizes = [len(encode(each)) for each in [spec] + [held.spec for held in unended]]
+        if sizes[0] > MAX_SPEC:
+            return no(ReasonCode.bad_params, "larger than this slave takes", True)
+        if len(unended) >= self.settings.capacity or sum(sizes) > MAX_SPECS:
+            places = ", ".join(as_text("job", held.report.job) for held in unended[:8])
+            return no(ReasonCode.at_capacity, f"held already: {places}")
+        report = Report(want.job, want.attempt, 0, want.rev, ReportSeq(self.memory.starts, 0), State.accepted, None, None,
+                        None, self.stamp(), None, None, None, None, None, Flags.none, Source.remote)
+        self.jobs[want.job] = held = Held(spec, want.digest, want.desired, want.start, report)
+        held.due = isinstance(want.start.gate, Released)
+        return None
+
+    def wish(self, held: Held, want: Want) -> None:
+        report, desired = held.report, want.desired
+        report.rev, report.source, held.desired = want.rev, Source.remote, desired
+        accepted = report.state is State.accepted
+        if accepted:
+            held.start = want.start
+            if isinstance(want.start.gate, Released):
+                held.missed, held.due = False, True
+        if want.digest != held.digest:
+            report.reason = Reason(ReasonCode.digest_mismatch, "the wish is for other work")
+            if accepted:
+                held.start = replace(held.start, gate=HeldGate())
+        if isinstance(desired, Run) and report.reason and report.reason.code is ReasonCode.pause_refused:
+            report.reason = None
+        if isinstance(desired, Pause) and report.state in (State.starting, State.running):
+            report.reason = Reason(ReasonCode.pause_refused, "this machine cannot pause")
+        elif isinstance(desired, Cancel):
+            if accepted:
+                self.move(held, State.canceled, Source.remote, ReasonCode.canceled, "canceled before it began")
+            elif report.state in EXECUTING and desired.mode is not CancelMode.if_not_started:
+                self.stop(held, desired.mode, ReasonCode.canceled, "canceled", Source.remote)
+            elif report.state is not State.uncertain:
+                report.flags |= Flags.cancel_too_late
+        elif isinstance(desired, Return) and accepted:
+            del self.jobs[report.job]
+            reason = Reason(ReasonCode.given_back, "given back as asked")
+            self.declined.append(Declined(want.job, want.attempt, want.rev, reason, False))
+        elif isinstance(desired, Resolve) and report.state is State.uncertain:
+            end = {End.succeeded: State.succeeded, End.failed: State.failed, End.stopped: State.canceled}[desired.end]
+            self.move(held, end, Source.remote, ReasonCode.resolved, "a person said so")
+            self.occupy(held)
+
+    # ---- 9.5 A job's life ----
+
+    def move(self, held: Held, state: State, source: Source, code: Optional[ReasonCode] = None, text: str = "") -> None:
+        report = held.report
+        report.state, report.source, report.waiting_for = state, source, None
+        if code is not None:
+            report.reason = Reason(code, text)
+        if state in ENDED and report.ended_at is None:
+            report.ended_at = self.stamp()
+
+    def stop(self, held: Held, mode: CancelMode, code: ReasonCode, text: str, source: Source) -> None:
+        if held.report.state is not State.stopping:
+            self.move(held, State.stopping, source, code, text)
+        held.stopping = max(mode, held.stopping or mode)
+        self.commands.append(Stop(held.report.job, held.report.attempt, held.report.run))
+
+    def machine_says(self, job: bytes, said: Said) -> None:
+        """While it works, and about what was under way when the agent started."""
+        held = self.jobs.get(job)
+        after_start = job in self.unasked
+        self.unasked.discard(job)
+        if not held or held.report.state not in EXECUTING + (State.uncertain,):
+            return
+        report = held.report
+        if isinstance(said, Ended):
+            self.ended(held, said)
+        elif isinstance(said, Works):
+            self.works(held, said, after_start)
+        elif isinstance(said, NeverBegan) and report.state is State.starting:
+            self.move(held, State.accepted, Source.slave)
+        elif isinstance(said, NeverBegan) and report.state is State.stopping:
+            self.move(held, State.canceled, Source.machine)
+        elif report.state is not State.uncertain:
+            self.move(held, State.uncertain, Source.slave, ReasonCode.no_proof, "the machine could not say what it did")
+
+    def works(self, held: Held, said: Works, after_start: bool) -> None:
+        report = held.report
+        if report.started_at is None:
+            report.started_at, report.started_rev = self.stamp(said.began_at), report.rev
+        if report.state in (State.starting, State.paused, State.uncertain):
+            self.move(held, State.running, Source.machine)
+            report.reason = None
+        elif report.state is State.stopping and after_start:
+            self.commands.append(Stop(report.job, report.attempt, report.run))
+        if report.progress is None or self.now.since_boot - self.progress_at >= PROGRESS_EVERY_MS:
+            report.progress, self.progress_at = said.progress, self.now.since_boot
+        limit = held.spec.max_runtime
+        if limit is not None and self.stamp() - report.started_at > limit and not held.overrun:
+            held.overrun = True
+            report.flags |= Flags.overdue
+            if held.spec.on_overdue is OnOverdue.stop and report.state is State.running:
+                self.stop(held, CancelMode.safe_point, ReasonCode.max_runtime, "longer than allowed", Source.slave)
+
+    def ended(self, held: Held, said: Ended) -> None:
+        report = held.report
+        if report.started_at is None:
+            report.started_at, report.started_rev = self.stamp(said.began_at), report.rev
+        report.ended_at = self.stamp(said.ended_at)
+        report.outcome = Outcome(None if said.end is End.stopped else int(said.end), None, said.text)
+        if said.end is End.succeeded:
+            report.reason, report.progress = None, 1000
+            self.move(held, State.succeeded, Source.machine)
+            if isinstance(held.desired, Cancel) or held.stopping is not None:
+                report.flags |= Flags.cancel_too_late
+        elif said.end is End.failed:
+            self.move(held, State.failed, Source.machine, ReasonCode.machine_fault, said.text)
+        else:
+            self.move(held, State.canceled, Source.machine)
+        self.occupy(held)
+
+    def occupy(self, held: Held) -> None:
+        if self.settings.release == "ack":
+            self.memory.unloading = held.report.job
+
+    # ---- 11.2, 11.3 What may start ----
+
+    def settle(self) -> None:
+        """Once after every event: what falls due, what starts, what is told."""
+        time = self.master_time()
+        accepted = [held for held in self.jobs.values() if held.report.state is State.accepted]
+        if time is not None:
+            for held in accepted:
+                self.fall_due(held, time)
+            self.caught_up = True
+        accepted = [held for held in accepted if held.report.state is State.accepted]
+        waits = {held.report.job: self.holds(held, time) for held in accepted}
+        free = [held for held in accepted if waits[held.report.job] is None]
+        barred = self.barred()
+        busy = any(held.report.state in EXECUTING for held in self.jobs.values())
+        if free and not barred and not busy:
+            first = min(free, key=lambda held: (-held.start.priority, held.report.job))
+            first.report.run, first.report.progress = first.report.run + 1, None
+            self.move(first, State.starting, Source.slave)
+            first.report.reason = None
+            self.commands.append(Start(first.report.job, first.report.attempt, first.report.run, first.spec.params))
+        for held in accepted:
+            if held.report.state is State.accepted:
+                wait = waits[held.report.job]
+                held.report.waiting_for = wait if wait is not None else WaitingFor.ready if barred else WaitingFor.turn
+        self.tell()
+
+    def fall_due(self, held: Held, time: int) -> None:
+        start, report = held.start, held.report
+        if start.deadline is not None and start.deadline < time:
+            self.move(held, State.expired, Source.slave, ReasonCode.window_closed, "its latest start has passed")
+        elif start.not_before is not None and start.not_before <= time and not held.due and not held.missed:
+            if self.caught_up:
+                held.due = True
+                return
+            report.flags |= Flags.missed_start
+            if start.late is Late.skip:
+                self.move(held, State.expired, Source.slave, ReasonCode.missed_start, "its start was missed")
+            held.missed, held.due = start.late is Late.hold, start.late is Late.run
+
+    def holds(self, held: Held, time: Optional[int]) -> Optional[WaitingFor]:
+        start, gate = held.start, held.start.gate
+        if isinstance(held.desired, Pause):
+            return WaitingFor.operator
+        if time is None:
+            timed = start.not_before is not None or start.deadline is not None or isinstance(gate, Released)
+            return WaitingFor.clock if timed else self.gate(held)
+        if isinstance(gate, Released):
+            if gate.latest >= time:
+                return None
+            held.report.reason = Reason(ReasonCode.release_lapsed, "the release came too late to count")
+            return WaitingFor.operator
+        if held.missed:
+            held.report.reason = Reason(ReasonCode.missed_start, "its start was missed while the slave was off")
+        return self.gate(held) or (WaitingFor.time if start.not_before is not None and start.not_before > time else None)
+
+    @staticmethod
+    def gate(held: Held) -> Optional[WaitingFor]:
+        return WaitingFor.operator if isinstance(held.start.gate, HeldGate) or held.missed else None
+
+    def barred(self) -> bool:
+        """Whether the machine is to be left alone, whatever waits."""
+        memory = self.memory
+        return (memory.unloading is not None or memory.attention is not None or bool(self.unasked)
+                or memory.conduct.mode not in (Mode.production, Mode.draining)
+                or any(held.report.state is State.uncertain for held in self.jobs.values()))
+
+    def machine(self) -> MachineReport:
+        memory = self.memory
+        uncertain = next((job for job, held in self.jobs.items() if held.report.state is State.uncertain), None)
+        executing = next((held.report.state for held in self.jobs.values() if held.report.state in EXECUTING), None)
+        if self.unasked:
+            activity = Activity.unknown
+        elif executing is not None:
+            activity = {State.starting: Activity.preparing, State.paused: Activity.paused}.get(executing, Activity.running)
+        elif memory.attention is not None or uncertain:
+            activity = Activity.attention
+        elif memory.unloading is not None:
+            activity = Activity.unloading
+        else:
+            activity = Activity.idle if self.barred() else Activity.ready
+        return MachineReport(activity, memory.unloading, memory.attention, uncertain, False, replace(memory.conduct))
+
+    # ---- 10.1, 10.2 Reports ----
+
+    def tell(self) -> None:
+        """A new number for each report that is not the one before; all of them are sent if there is a link."""
+        for job, held in self.jobs.items():
+            last = self.last.get(job)
+            if last != held.report or job in self.again:
+                held.report.seq = ReportSeq(self.memory.starts, held.report.seq.count + 1)
+                self.outgoing.append(replace(held.report))
+        self.again.clear()
+        self.last = {job: replace(held.report) for job, held in self.jobs.items()}
+        machine = self.machine()
+        if machine != self.last_machine:
+            self.last_machine = machine
+            self.outgoing.append(machine)

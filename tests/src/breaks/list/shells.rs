@@ -1,0 +1,143 @@
+//! What the nodes' shells do: durability, links, machines, the door.
+
+use super::Break;
+
+pub(super) const LIST: &[Break] = &[
+    Break {
+        name: "acts_before_it_is_written",
+        file: "node/src/driver.rs",
+        find: r#"self.under_way.push_back(Commit { number, written: false, effects });
+        Vec::new()"#,
+        with: r#"let (now, then) = if SEEDED { (effects, Vec::new()) } else { (Vec::new(), effects) };
+        self.under_way.push_back(Commit { number, written: false, effects: then });
+        now"#,
+        what: "Nothing is done before it is durable.",
+        caught_by: &["scenarios_crashes::an_intent_is_on_the_disk_before_the_machine_is_touched"],
+    },
+    Break {
+        name: "commits_are_not_synced",
+        file: "node/src/store/engine.rs",
+        find: "(self.sync)(&self.file).map_err(Fault::System)",
+        with: "Ok(())",
+        what: "A commit is on the disk before it is acknowledged.",
+        caught_by: &[
+            "scenarios_crashes::an_order_is_on_the_disk_before_it_is_acknowledged",
+            "scenarios_crashes::an_intent_is_on_the_disk_before_the_machine_is_touched",
+        ],
+    },
+    Break {
+        name: "silence_is_not_noticed",
+        file: "node/src/link.rs",
+        find: "Err(_) => return Ended::ByUs(CloseCode::Silent,",
+        with: r#"Err(_) if SEEDED => continue,
+            Err(_) => return Ended::ByUs(CloseCode::Silent,"#,
+        what: "A link on which nothing is heard ends.",
+        caught_by: &[
+            "scenarios_links::a_half_open_link_is_noticed_by_its_silence_and_the_job_goes_on",
+            "scenarios_links::c5_a_slave_that_comes_back_over_a_half_open_link_takes_over_at_once",
+        ],
+    },
+    Break {
+        name: "unreadable_store_is_thrown_away",
+        file: "node/src/store/opening.rs",
+        find: "fs::rename(dir, &aside).map_err(system)?;",
+        with: "fs::remove_dir_all(dir).map_err(system)?;",
+        what: "A store that cannot be read is kept for a look.",
+        caught_by: &[
+            "scenarios_crashes::c2_an_unreadable_store_of_a_slave_is_set_aside_and_the_agent_comes_up_asking",
+            "scenarios_crashes::d2_an_unreadable_store_of_the_master_is_set_aside_and_its_jobs_are_adopted",
+        ],
+    },
+    Break {
+        name: "signature_is_not_checked",
+        file: "master/src/link.rs",
+        find: "!is_authentic(&stage.nonce, &hello, frame.signature)",
+        with: "false",
+        what: "Who says that it is a slave proves it.",
+        caught_by: &[
+            "scenarios_identity::who_does_not_speak_the_protocol_is_closed_with_the_documented_code_and_the_master_goes_on",
+        ],
+    },
+    Break {
+        name: "door_has_no_limit",
+        file: "master/src/link.rs",
+        find: "Arc::clone(&door.places).try_acquire_owned()",
+        with: "Arc::new(Semaphore::new(1)).try_acquire_owned()",
+        what: "Only so many slaves are in their handshake at a time.",
+        caught_by: &["scenarios_identity::who_finds_the_house_full_is_told_when_to_come_back"],
+    },
+    Break {
+        name: "dead_link_answers",
+        file: "master/src/driver.rs",
+        find: "outbox.is_alive(patience).await",
+        with: "true",
+        what: "An older link that does not answer gives way to its slave's newcomer.",
+        caught_by: &[
+            "scenarios_identity::c4_a_rebooted_box_whose_old_link_is_half_open_takes_over_after_the_old_one_was_asked",
+        ],
+    },
+    Break {
+        name: "past_looks_fresh",
+        file: "master/src/rest/view.rs",
+        find: r#"flags.push("stale");"#,
+        with: "",
+        what: "What an answer shows says how fresh it is.",
+        caught_by: &[
+            "scenarios_links::a8_a_job_that_ends_while_the_link_is_cut_is_recorded_with_its_own_time_and_then_forgotten",
+            "scenarios_crashes::d1_a_master_that_restarts_with_its_data_shows_the_past_as_stale_until_the_slave_is_back",
+        ],
+    },
+    Break {
+        name: "nonsense_is_placed",
+        file: "master/src/rest/order.rs",
+        find: "fields.end()?;",
+        with: "drop(fields);",
+        what: "A request that makes no sense is refused with its reason.",
+        caught_by: &[
+            "scenarios_identity::a_request_that_makes_no_sense_is_refused_with_its_reason_and_places_nothing",
+        ],
+    },
+    Break {
+        name: "roles_are_not_asked",
+        file: "master/src/rest/mod.rs",
+        find: "bearer.role < role",
+        with: "false",
+        what: "Each role may do what it may, and no more.",
+        caught_by: &["scenarios_identity::each_role_may_do_what_it_may_and_no_more"],
+    },
+    Break {
+        name: "exit_status_is_ignored",
+        file: "slave/src/machine/process.rs",
+        find: "(false, _) => EndResult::Failed,",
+        with: r#"(false, _) if SEEDED => EndResult::Succeeded,
+        (false, _) => EndResult::Failed,"#,
+        what: "A program's exit status is its outcome.",
+        caught_by: &["scenarios_nominal::a_process_job_ends_with_its_whole_output_and_its_exit_status"],
+    },
+    Break {
+        name: "probe_guesses_never_started",
+        file: "slave/src/machine/process.rs",
+        find: r#"return Probe::Unknown { why: format!("{}: {error}", dir.display()) };
+        }
+"#,
+        with: r#"return Probe::Unknown { why: format!("{}: {error}", dir.display()) };
+        }
+        if SEEDED {
+            return Probe::NeverStarted;
+        }
+"#,
+        what: "That a run never began is proved, not guessed.",
+        caught_by: &[
+            "scenarios_crashes::a7_agents_killed_at_any_moment_of_a_start_start_once",
+            "scenarios_crashes::nothing_is_lost_and_nothing_starts_twice_whatever_dies_when",
+        ],
+    },
+    Break {
+        name: "simulated_work_takes_no_time",
+        file: "slave/src/machine/simulated.rs",
+        find: "Some(from_ms + left_ms)",
+        with: "Some(from_ms + 0 * left_ms)",
+        what: "A simulated machine takes its time.",
+        caught_by: &["scenarios_nominal::a_simulated_job_ends_as_it_should"],
+    },
+];

@@ -1,0 +1,91 @@
+//! A wall clock that is wrong by as much as a test wants, at any moment, for one process.
+//!
+//! A container may not set its clock, and a time namespace shifts only the clocks that never jump. So the node is
+//! started with a small library in front of the C library, which adds what a file says to the wall clock. All other
+//! clocks, and those of programs that the node starts with an environment of their own, stay right.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// Read at each look at the clock, so that a change acts at once.
+const LIBRARY: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+int clock_gettime(clockid_t id, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(id, now);
+    const char *path = getenv("WRONG_CLOCK");
+    if (result == 0 && id == CLOCK_REALTIME && path) {
+        FILE *file = fopen(path, "re");
+        long seconds = 0;
+        if (file && fscanf(file, "%ld", &seconds) == 1) now->tv_sec += seconds;
+        if (file) fclose(file);
+    }
+    return result;
+}
+"#;
+
+/// A wall clock for one node.
+#[derive(Debug)]
+pub struct WrongClock(TempDir);
+
+impl WrongClock {
+    /// One that is right for now.
+    ///
+    /// # Panics
+    /// When the library cannot be built: whoever builds Rust programs has the C compiler that links them.
+    #[must_use]
+    pub fn new() -> Self {
+        let clock = Self(tempfile::Builder::new().prefix("reloop-clock-").tempdir().expect("a directory"));
+        let source = clock.0.path().join("clock.c");
+        std::fs::write(&source, LIBRARY).expect("a file in our own directory");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(clock.library()).arg(source).arg("-ldl");
+        let built = compiler.output().expect("`cc`, which also links Rust programs");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        clock.is_off_by(0);
+        clock
+    }
+
+    /// From now on it differs from the right time by this much.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn is_off_by(&self, seconds: i64) {
+        // Replaced as a whole, for it may be looked at in between.
+        let draft = self.0.path().join("draft");
+        std::fs::write(&draft, seconds.to_string()).expect("a file in our own directory");
+        std::fs::rename(draft, self.offset()).expect("a file in our own directory");
+    }
+
+    /// What a node has to be started with.
+    pub fn env(&self) -> BTreeMap<String, String> {
+        let text = |path: PathBuf| path.to_str().expect("temporary directories have plain names").to_owned();
+        BTreeMap::from([
+            ("LD_PRELOAD".to_owned(), text(self.library())),
+            ("WRONG_CLOCK".to_owned(), text(self.offset())),
+        ])
+    }
+
+    fn library(&self) -> PathBuf {
+        self.0.path().join("libclock.so")
+    }
+
+    fn offset(&self) -> PathBuf {
+        self.0.path().join("seconds")
+    }
+}
+
+impl Default for WrongClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}

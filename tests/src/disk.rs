@@ -1,0 +1,386 @@
+//! Disks that fail on command: a file system in an image file that can lose its power, and a small one that fills up.
+//!
+//! A power cut loses what the kernel had not written yet, and nothing else. So a node writes to an ext4 file system in
+//! an image; at some moment its processes are frozen and the image is copied. The copy has what had reached the disk by
+//! then, and not what was only in the mounted file system's page cache. Mounting the copy replays its journal, as the
+//! next start of a real box does. What this does not model is a disk whose own cache reorders or loses writes.
+//!
+//! It takes root, `mount` and, for images, loop devices. Where they are missing, what would need them is left out and
+//! says so; with `RELOOP_INSTALL=1`, and as root, a missing `mkfs.ext4` or `strace` is installed first.
+//!
+//! A disk is unmounted when it is dropped, also by a panic; its loop device goes with the mount.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::daemon::make_dir;
+
+/// The database's own threads let go of their files a moment after a node has closed it.
+const UNMOUNT_DEADLINE: Duration = Duration::from_secs(10);
+const UNMOUNT_PAUSE: Duration = Duration::from_millis(5);
+/// The frozen node writes nothing, but the kernel may just be writing for it: two copies in a row that are equal show
+/// one moment. Writing back a small image takes a fraction of this many tries.
+const COPY_TRIES: usize = 50;
+/// The mounted file system flushes its journal this often, so that half of all cuts come after a flush that a node did
+/// not ask for.
+const JOURNAL_SECONDS: u32 = 1;
+/// A disk is filled in pieces of this size, then with smaller ones.
+const FILL_BYTES: usize = 64 << 10;
+const FILLER: &str = "filler";
+
+/// What a node's directory stands on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskKind {
+    /// The file system of the temporary directories.
+    #[default]
+    Shared,
+    /// ext4 in an image of this many MiB: its power can be cut.
+    Ext4 {
+        /// How large the image is.
+        mib: u64,
+    },
+    /// A file system in memory of this many KiB: it is soon full.
+    Tmpfs {
+        /// How large it is.
+        kib: u64,
+    },
+}
+
+/// Whether disks can be made here; `false`, and a line on stderr, where not.
+///
+/// # Panics
+/// When stderr cannot be written.
+pub fn available() -> bool {
+    static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
+    said(FOUND.get_or_init(probe))
+}
+
+/// Whether system calls can be made to fail here; `false`, and a line on stderr, where not.
+///
+/// # Panics
+/// When stderr cannot be written.
+pub fn faults_available() -> bool {
+    static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
+    said(FOUND.get_or_init(|| {
+        if !runs("strace", &["-V"]) && !install("strace") {
+            return Err("strace is not installed".to_owned());
+        }
+        runs("strace", &["-f", "-o", "/dev/null", "/bin/true"])
+            .then_some(())
+            .ok_or("strace may not trace here".to_owned())
+    }))
+}
+
+fn said(found: &Result<(), String>) -> bool {
+    if let Err(why) = found {
+        // Not println: that would be captured, and a test left out must be seen to be.
+        writeln!(io::stderr(), "left out: {why}").expect("stderr can be written");
+    }
+    found.is_ok()
+}
+
+fn probe() -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("only root can mount the disks that are to fail".to_owned());
+    }
+    if !runs("mkfs.ext4", &["-V"]) && !install("e2fsprogs") {
+        return Err("mkfs.ext4 is not installed".to_owned());
+    }
+    let dir = TempDir::with_prefix("reloop-disk-").map_err(|error| error.to_string())?;
+    let (image, at) = (dir.path().join("probe.img"), dir.path().join("mount"));
+    make_dir(&at);
+    let tried = make_image(&image, 8).and_then(|()| mount_image(&image, &at));
+    tried.map_err(|why| format!("no loop device can be mounted here: {why}"))?;
+    unmount(&at)
+}
+
+fn install(package: &str) -> bool {
+    std::env::var_os("RELOOP_INSTALL").as_deref() == Some(OsStr::new("1"))
+        && rustix::process::geteuid().is_root()
+        && runs("apt-get", &["install", "-y", "--no-install-recommends", package])
+}
+
+fn runs(program: &str, args: &[&str]) -> bool {
+    Command::new(program)
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// A mounted disk.
+#[derive(Debug)]
+pub struct Disk {
+    at: PathBuf,
+    /// For ext4: the newest image, and how many there were before.
+    image: Option<(PathBuf, u32)>,
+}
+
+impl Disk {
+    /// A new, empty disk, mounted on this directory. `None` for [`DiskKind::Shared`].
+    ///
+    /// # Panics
+    /// When it cannot be mounted: ask [`available`] first.
+    pub fn mount(kind: DiskKind, at: &Path) -> Option<Self> {
+        make_dir(at);
+        let at = at.to_owned();
+        match kind {
+            DiskKind::Shared => None,
+            DiskKind::Tmpfs { kib } => {
+                let size = format!("size={kib}k");
+                must(run("mount", &["-t", "tmpfs", "-o", &size, "none"], &[&at]));
+                Some(Self { at, image: None })
+            }
+            DiskKind::Ext4 { mib } => {
+                let image = image_of(&at, 0);
+                must(make_image(&image, mib));
+                must(mount_image(&image, &at));
+                Some(Self { at, image: Some((image, 0)) })
+            }
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.at
+    }
+
+    /// The disk as it would be found if the power failed now: an image beside the mounted one. Whoever writes to it
+    /// must be frozen.
+    ///
+    /// # Panics
+    /// When the image cannot be copied, or it does not come to rest.
+    pub fn as_the_power_cut_leaves_it(&self) -> PathBuf {
+        let (image, cuts) = self.image.as_ref().expect("only an image survives a power cut");
+        let copy = image_of(&self.at, cuts + 1);
+        for _ in 0..COPY_TRIES {
+            copy_sparse(image, &copy).unwrap_or_else(|error| panic!("cannot copy the image: {error}"));
+            if same(image, &copy).unwrap_or_else(|error| panic!("cannot compare the images: {error}")) {
+                return copy;
+            }
+        }
+        panic!("{} is written to although everybody is frozen", image.display());
+    }
+
+    /// The power is back: what [`Disk::as_the_power_cut_leaves_it`] gave is mounted in place of the disk that was there.
+    /// Nobody may have a file of it open any more.
+    ///
+    /// # Panics
+    /// When it cannot be unmounted or mounted.
+    pub fn come_back_as(&mut self, copy: PathBuf) {
+        must(unmount(&self.at));
+        must(mount_image(&copy, &self.at));
+        if let Some((old, cuts)) = self.image.replace((copy, 0)) {
+            self.image.as_mut().expect("it was just set").1 = cuts + 1;
+            fs::remove_file(&old).unwrap_or_else(|error| panic!("cannot remove {}: {error}", old.display()));
+        }
+    }
+
+    /// Fills it up, all but about `leave_bytes`.
+    ///
+    /// # Panics
+    /// When something else than a full disk stands in the way.
+    pub fn fill(&self, leave_bytes: u64) {
+        let path = self.at.join(FILLER);
+        let mut file = File::options().create(true).append(true).open(&path).expect("a new file has room");
+        let mut piece = FILL_BYTES;
+        while piece > 0 {
+            let room = usize::try_from(self.free_bytes().saturating_sub(leave_bytes)).unwrap_or(usize::MAX);
+            piece = piece.min(room);
+            match file.write(&vec![1; piece]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => piece /= 2,
+                Err(error) => panic!("cannot fill {}: {error}", self.at.display()),
+            }
+        }
+    }
+
+    /// Gives back what [`Disk::fill`] took.
+    ///
+    /// # Panics
+    /// When that cannot be removed.
+    pub fn make_room(&self) {
+        fs::remove_file(self.at.join(FILLER)).expect("the filler can be removed");
+    }
+
+    /// Makes every change of one of its files fail, for root too; `on = false` ends that. Only on ext4.
+    ///
+    /// # Panics
+    /// When the file system does not know that.
+    pub fn make_immutable(&self, file: &Path, on: bool) {
+        must(run("chattr", &[if on { "+i" } else { "-i" }], &[file]));
+    }
+
+    /// The file system finds itself damaged, and takes no writes any more: what a dying disk comes to. Only on ext4.
+    ///
+    /// # Panics
+    /// When the kernel has no such switch.
+    pub fn turn_read_only(&self) {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("Linux lists its mounts");
+        let at = format!(" {} ", self.at.display());
+        let line = mounts.lines().find(|line| line.contains(&at)).expect("it is mounted");
+        let device = line.split("/dev/").nth(1).and_then(|rest| rest.split(' ').next());
+        let switch = format!("/sys/fs/ext4/{}/trigger_fs_error", device.expect("it stands on a loop device"));
+        fs::write(&switch, "1").unwrap_or_else(|error| panic!("{switch}: {error}"));
+    }
+
+    /// How much is free.
+    ///
+    /// # Panics
+    /// When the system does not say.
+    pub fn free_bytes(&self) -> u64 {
+        let found = rustix::fs::statvfs(&self.at).expect("a mounted file system says what is free");
+        found.f_bavail * found.f_frsize
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let Err(why) = unmount(&self.at) else { return };
+        // At least it must not stay in anybody's way; the kernel lets go of it with its last file.
+        let lazily = run("umount", &["--lazy"], &[&self.at]);
+        println!("{} was not unmounted at once: {why} {lazily:?}", self.at.display());
+    }
+}
+
+/// Beside the mount and not in it.
+fn image_of(at: &Path, number: u32) -> PathBuf {
+    at.with_extension(format!("{number}.img"))
+}
+
+fn make_image(image: &Path, mib: u64) -> Result<(), String> {
+    let file = File::create(image).and_then(|file| file.set_len(mib << 20));
+    file.map_err(|error| format!("{}: {error}", image.display()))?;
+    run("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"], &[image])
+}
+
+fn mount_image(image: &Path, at: &Path) -> Result<(), String> {
+    run("mount", &["-o", &format!("loop,errors=remount-ro,commit={JOURNAL_SECONDS}")], &[image, at])
+}
+
+fn unmount(at: &Path) -> Result<(), String> {
+    let end = Instant::now() + UNMOUNT_DEADLINE;
+    loop {
+        match run("umount", &[], &[at]) {
+            Err(why) if why.contains("busy") && Instant::now() < end => std::thread::sleep(UNMOUNT_PAUSE),
+            done => return done,
+        }
+    }
+}
+
+fn run(program: &str, args: &[&str], paths: &[&Path]) -> Result<(), String> {
+    let output = Command::new(program).args(args).args(paths).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+fn must(done: Result<(), String>) {
+    if let Err(why) = done {
+        panic!("{why}");
+    }
+}
+
+const BLOCK: usize = 64 << 10;
+
+/// Holes stay holes, so that an image costs what is in it.
+fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
+    let (mut from, to) = (File::open(from)?, File::create(to)?);
+    to.set_len(from.metadata()?.len())?;
+    let mut block = vec![0; BLOCK];
+    let mut at = 0;
+    loop {
+        let count = from.read(&mut block)?;
+        if count == 0 {
+            return Ok(());
+        }
+        if block[..count].iter().any(|byte| *byte != 0) {
+            to.write_all_at(&block[..count], at)?;
+        }
+        at += count as u64;
+    }
+}
+
+fn same(one: &Path, other: &Path) -> io::Result<bool> {
+    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
+    let (mut left, mut right) = (vec![0; BLOCK], vec![0; BLOCK]);
+    loop {
+        let count = one.read(&mut left)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        other.read_exact(&mut right[..count])?;
+        if left[..count] != right[..count] {
+            return Ok(false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_power_cut_keeps_what_was_synced_and_loses_what_was_not() {
+        if !available() {
+            return;
+        }
+        let dir = TempDir::with_prefix("reloop-disk-").unwrap();
+        let mut disk = Disk::mount(DiskKind::Ext4 { mib: 16 }, &dir.path().join("mount")).unwrap();
+        let synced = disk.path().join("synced");
+        fs::write(&synced, "kept").unwrap();
+        File::open(&synced).unwrap().sync_all().unwrap();
+        File::open(disk.path()).unwrap().sync_all().unwrap();
+        fs::write(disk.path().join("unsynced"), "lost").unwrap();
+        let copy = disk.as_the_power_cut_leaves_it();
+        disk.come_back_as(copy);
+        assert_eq!(fs::read_to_string(&synced).unwrap(), "kept");
+        let unsynced = fs::read_to_string(disk.path().join("unsynced")).unwrap_or_default();
+        assert_ne!(unsynced, "lost", "a disk that keeps everything shows nothing");
+        drop(disk);
+        assert!(!synced.exists(), "it is unmounted");
+    }
+
+    #[test]
+    fn a_full_disk_takes_nothing_until_there_is_room_again() {
+        if !available() {
+            return;
+        }
+        let dir = TempDir::with_prefix("reloop-disk-").unwrap();
+        let disk = Disk::mount(DiskKind::Tmpfs { kib: 512 }, &dir.path().join("mount")).unwrap();
+        disk.fill(0);
+        let full = fs::write(disk.path().join("more"), vec![1; 8192]);
+        assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        disk.make_room();
+        fs::write(disk.path().join("more"), vec![1; 8192]).unwrap();
+    }
+
+    #[test]
+    fn a_panic_leaves_nothing_mounted() {
+        if !available() {
+            return;
+        }
+        let dir = TempDir::with_prefix("reloop-disk-").unwrap();
+        let at = dir.path().join("mount");
+        let panicked = std::panic::catch_unwind(|| {
+            let _disk = Disk::mount(DiskKind::Ext4 { mib: 8 }, &at).unwrap();
+            panic!("on purpose");
+        });
+        assert!(panicked.is_err());
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(at.to_str().unwrap()), "{mounts}");
+    }
+}

@@ -1,0 +1,528 @@
+//! A hostile slave: it has a key and is enrolled, so it may say anything that fits a message. It may lie about its own
+//! jobs; nothing that it says may change another slave's, lose an order, or leave the master with what it cannot write.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use reloop_protocol::id::{JobId, OrderId, SlaveKey};
+use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::limits;
+use reloop_protocol::master::{self, DeskLink, Event, JobCommand, Order, RetryOn, SlaveCommand};
+use reloop_protocol::message::{
+    Activity, Declined, Flags, Hello, MachineReport, Message, Mode, PROTOCOL, Reason, ReasonCode, Record,
+    Report, Row, Settled,
+};
+use reloop_protocol::slave::LinkId;
+use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
+use reloop_protocol::time::{Millis, Time};
+use reloop_protocol::wire::{self, Frame, MAX_HANDSHAKE, MAX_MESSAGE};
+
+use super::any::Source;
+use crate::world::World;
+
+/// How many honest slaves there are.
+const HONEST: usize = 2;
+
+/// How much happens in one run, at most.
+const ACTS: usize = 48;
+
+/// How many seconds everything has, once the hostile slave is gone: one machine may have all the jobs to do.
+const ROUNDS: usize = 90;
+
+/// Whose key the hostile slave has.
+const HOSTILE: SlaveKey = SlaveKey([0xEE; 32]);
+
+/// Connections of the hostile slave begin here: the world's own stay below.
+const LINKS: u64 = 1 << 40;
+
+/// The bytes are what happens: the hostile slave's words among those of clients, people and honest slaves.
+///
+/// # Panics
+/// If an honest slave's job is changed by a word of the hostile one, an acknowledged order is lost or changed, an
+/// invariant is broken, or the master decides what it could not write or say.
+pub fn run(bytes: &[u8]) {
+    let mut scene = Scene::new(bytes);
+    for _ in 0..ACTS {
+        if scene.source.is_empty() {
+            break;
+        }
+        if scene.source.below(3) == 0 {
+            scene.honest()
+        } else {
+            scene.hostile()
+        }
+        scene.nothing_is_lost();
+    }
+    // It is by far the longest part.
+    if scene.source.one_in(4) {
+        scene.ends_well();
+    }
+}
+
+struct Scene<'a> {
+    source: Source<'a>,
+    world: World,
+    placed: BTreeMap<OrderId, Order>,
+    jobs: Vec<JobId>,
+    /// Its connections, newest last.
+    links: Vec<LinkId>,
+    next: u64,
+    session: u64,
+}
+
+impl<'a> Scene<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        let mut scene = Self {
+            source: Source::new(bytes),
+            world: World::new(HONEST),
+            placed: BTreeMap::new(),
+            jobs: Vec::new(),
+            links: Vec::new(),
+            next: LINKS,
+            session: 0,
+        };
+        for held in &mut scene.world.boxes {
+            held.machine.length_ms = 3_000;
+            held.settings.capacity = 2;
+        }
+        // Something to be hostile to: one job for each, and one that waits.
+        for slave in [Some("s0"), Some("s1"), None] {
+            let mut order = scene.world.order("mill");
+            order.slave = slave.map(ToOwned::to_owned);
+            scene.place(order);
+        }
+        scene.world.settle();
+        scene
+    }
+
+    fn place(&mut self, order: Order) {
+        self.jobs.extend(&order.jobs);
+        self.placed.insert(order.id, order.clone());
+        self.world.place(order);
+    }
+
+    /// What a client, a person or an honest slave does.
+    fn honest(&mut self) {
+        let slave = self.source.below(HONEST);
+        let at = self.source.below(self.jobs.len());
+        let job = self.jobs[at];
+        match self.source.below(16) {
+            0 | 1 if self.jobs.len() < 12 => {
+                let program = self.source.pick(&["mill", "bake"]);
+                let mut order = self.world.order(program);
+                let now = self.world.now().0;
+                if self.source.one_in(3) {
+                    order.start.not_before = Some(Time(now + i64::from(self.source.byte()) * 20));
+                    order.start.late = self.source.pick(&[Late::Hold, Late::Run, Late::Skip]);
+                }
+                if self.source.one_in(3) {
+                    order.start.deadline = Some(Time(now + i64::from(self.source.byte()) * 40));
+                }
+                if self.source.one_in(4) {
+                    order.start.gate = Gate::Held;
+                }
+                if self.source.one_in(3) {
+                    order.retry.max_attempts = 3;
+                    order.retry.on = [RetryOn::Failed, RetryOn::Rejected].into();
+                }
+                order.spec.on_interrupt = self.source.pick(&[OnInterrupt::Hold, OnInterrupt::Restart]);
+                order.slave = match self.source.below(4) {
+                    0 => Some(format!("s{slave}")),
+                    1 => Some("hostile".to_owned()),
+                    _ => None,
+                };
+                self.place(order);
+            }
+            2 | 3 => drop(self.world.pump_one(slave)),
+            4 => self.world.settle(),
+            5 | 6 => {
+                let ms = i64::from(self.source.byte()) * 20;
+                self.world.pass_some(ms);
+            }
+            7 => self.world.cut(slave),
+            8 => self.world.plug(slave),
+            9 => match self.source.below(3) {
+                0 => self.world.kill_agent(slave),
+                _ => self.world.revive(slave),
+            },
+            10 | 11 => {
+                let command = match self.source.below(9) {
+                    0 => JobCommand::Cancel(self.source.pick(&[
+                        CancelMode::IfNotStarted,
+                        CancelMode::SafePoint,
+                        CancelMode::Now,
+                    ])),
+                    1 => JobCommand::Pause,
+                    2 => JobCommand::Resume,
+                    3 => JobCommand::Release { valid: Millis::seconds(3) },
+                    4 => JobCommand::Resolve(self.source.pick(&[End::Succeeded, End::Failed, End::Stopped])),
+                    5 => JobCommand::Abandon,
+                    6 | 7 => JobCommand::Retry,
+                    _ => JobCommand::Reschedule { not_before: None, deadline: None, late: Late::Run },
+                };
+                self.world.command(job, command);
+            }
+            12 => {
+                let request = master::RequestId(u64::MAX);
+                let command = match self.source.below(8) {
+                    0 => SlaveCommand::Ready,
+                    1 => SlaveCommand::Clear,
+                    2 => SlaveCommand::Forget,
+                    3 => SlaveCommand::Approve,
+                    _ => SlaveCommand::Mode(self.source.pick(&[Mode::Production, Mode::Draining])),
+                };
+                self.world.master_event(Event::SlaveCommanded { request, slave: HOSTILE, command });
+            }
+            13 => {
+                let request = master::RequestId(u64::MAX - 1);
+                self.world.master_event(Event::LogAsked { request, job, offset: None, limit: 100 });
+            }
+            14 if self.source.one_in(2) => {
+                self.world.kill_master();
+                self.links.clear();
+                self.world.start_master();
+            }
+            15 if self.source.one_in(4) => {
+                let request = master::RequestId(u64::MAX - 2);
+                self.world.master_event(Event::RestoreConfirmed { request });
+            }
+            _ => self.world.pass_some(500),
+        }
+    }
+
+    /// What the hostile slave does.
+    fn hostile(&mut self) {
+        self.remember();
+        let act = self.source.below(16);
+        if self.links.is_empty() || act == 0 {
+            return self.connect();
+        }
+        let at =
+            if self.source.one_in(8) { self.source.below(self.links.len()) } else { self.links.len() - 1 };
+        let link = self.links[at];
+        match act {
+            1 => {
+                self.links.remove(at);
+                let last_heard = self.world.now();
+                self.say(Event::LinkClosed { link, last_heard });
+            }
+            2 | 3 => {
+                let hello = self.hello();
+                self.introduce(link, hello);
+            }
+            4 => {
+                let hello: Hello = self.source.any();
+                self.introduce(link, Hello { key: HOSTILE, ..hello });
+            }
+            5..=7 => {
+                let settled = self.settled();
+                self.speak(link, Message::Settled(settled));
+            }
+            8..=10 => {
+                let report = self.report();
+                self.speak(link, Message::Report(report));
+            }
+            11 => {
+                let declined = self.declined();
+                self.speak(link, Message::Declined(declined));
+            }
+            12 => {
+                let machine = self.machine();
+                self.speak(link, Message::Machine(machine));
+            }
+            13 => {
+                let alive = self.source.one_in(2);
+                self.say(Event::LinkProbed { link, alive });
+            }
+            _ => {
+                let message: Message = self.source.any();
+                self.speak(link, message);
+            }
+        }
+    }
+
+    /// A handshake as an honest slave would do it, so that most runs come to what is behind it.
+    fn connect(&mut self) {
+        self.next += 1;
+        let link = LinkId(self.next);
+        self.links.push(link);
+        self.say(Event::LinkOpened { link, nonce: [0; 32] });
+        if self.source.one_in(6) {
+            return;
+        }
+        self.session = self.session.saturating_add(1);
+        let hello = self.hello();
+        let session = hello.session;
+        self.introduce(link, hello);
+        if !self.source.one_in(4) {
+            let mut settled = self.settled();
+            settled.session = session;
+            self.speak(link, Message::Settled(settled));
+        }
+    }
+
+    fn hello(&mut self) -> Hello {
+        let rows = self.list(|scene| {
+            let report = scene.report();
+            Row {
+                job: report.job,
+                attempt: report.attempt,
+                rev: report.rev,
+                seq: report.seq,
+                state: report.state,
+                progress: report.progress,
+            }
+        });
+        Hello {
+            protocol: PROTOCOL,
+            key: HOSTILE,
+            name: "hostile".to_owned(),
+            agent: "fuzz".to_owned(),
+            bond: self.source.one_in(4).then(|| self.source.any()),
+            token: None,
+            store: self.source.any(),
+            boot: self.source.any(),
+            session: reloop_protocol::id::Session(self.session),
+            clock: self.source.any(),
+            machine: self.machine(),
+            programs: vec!["bake".to_owned(), "mill".to_owned()],
+            labels: BTreeMap::new(),
+            capacity: if self.source.one_in(4) { self.source.any() } else { 2 },
+            ring: if self.source.one_in(4) { rows.clone() } else { vec![] },
+            rows,
+        }
+    }
+
+    fn settled(&mut self) -> Settled {
+        let records = self.list(|scene| {
+            let mut record: Record = scene.source.any();
+            if !scene.source.one_in(4) {
+                record.report = scene.report();
+            }
+            record
+        });
+        Settled {
+            session: reloop_protocol::id::Session(self.session),
+            reports: self.list(Self::report),
+            records,
+            declined: self.list(Self::declined),
+            machine: self.machine(),
+        }
+    }
+
+    fn list<T>(&mut self, mut one: impl FnMut(&mut Self) -> T) -> Vec<T> {
+        let many = match self.source.below(32) {
+            0..=15 => 0,
+            16..=30 => 1 + self.source.below(3),
+            _ => self.source.below(256),
+        };
+        (0..many).map(|_| one(self)).collect()
+    }
+
+    /// About a job that is its own, another's, or nobody's.
+    fn report(&mut self) -> Report {
+        let mut report: Report = self.source.any();
+        if let Some(job) = self.world.master_disk.jobs.get(&report.job)
+            && !self.source.one_in(3)
+        {
+            report.attempt = job.attempt;
+            report.rev = job.rev;
+        }
+        if self.source.one_in(4) {
+            report.attempt = report.attempt.next();
+        }
+        if !report.state.is_slaves_word() {
+            report.state = State::Running;
+        }
+        report
+    }
+
+    fn declined(&mut self) -> Declined {
+        let mut declined: Declined = self.source.any();
+        if self.source.one_in(2) {
+            let code =
+                self.source.pick(&[ReasonCode::GivenBack, ReasonCode::NotHeld, ReasonCode::AtCapacity]);
+            declined.reason = Reason::new(code, "");
+        }
+        if let Some(job) = self.world.master_disk.jobs.get(&declined.job)
+            && !self.source.one_in(4)
+        {
+            declined.attempt = job.attempt;
+            declined.rev = job.rev;
+        }
+        declined
+    }
+
+    fn machine(&mut self) -> MachineReport {
+        let mut machine: MachineReport = self.source.any();
+        if !self.source.one_in(4) {
+            machine =
+                MachineReport { activity: Activity::Ready, attention: None, local_lock: false, ..machine };
+        }
+        machine
+    }
+
+    /// What the master knows is what is worth speaking of.
+    fn remember(&mut self) {
+        let pools = &mut self.source.pools;
+        let fresh = [[0xF0; 16], [0xF1; 16]];
+        pools.bytes("JobId", self.jobs.iter().map(|job| job.0).chain(fresh));
+        pools.bytes("OrderId", self.placed.keys().map(|order| order.0).chain(fresh));
+        pools.bytes("StoreId", [[1; 16], [2; 16]]);
+        pools.bytes("BootId", [[1; 16], [2; 16]]);
+        let keys = self.world.boxes.iter().map(|held| held.settings.key.0);
+        pools.bytes("SlaveKey", keys.chain([HOSTILE.0]));
+        if let Some(master) = &self.world.master {
+            pools.bytes("MasterId", [master.node.id.0]);
+            let epoch = i64::from(master.node.epoch.0);
+            pools.numbers("Epoch", [epoch, epoch, (epoch - 1).max(0), epoch + 1]);
+            let commit = master.node.commit.0 as i64;
+            pools.numbers("Commit", [commit, commit, 0, commit + 1]);
+        }
+        let session = i64::try_from(self.session).unwrap_or(i64::MAX - 1);
+        pools.numbers("Session", [session, session, session.saturating_add(1), 0]);
+        let now = self.world.now().0;
+        pools.numbers("Time", [now, now - 1_000, now + 1_000, i64::MAX, 0]);
+        pools.words(&["hostile", "s0", "mill", "bake", ""]);
+    }
+
+    /// As the master's door does it: what is too large, or not to be said at all, never reaches the rules.
+    fn introduce(&mut self, link: LinkId, mut hello: Hello) {
+        hello.token = None;
+        let message = Message::Hello(Box::new(hello));
+        let size = wire::encode(&message).len();
+        let Message::Hello(hello) = message else { return };
+        if size < MAX_HANDSHAKE - 128 && limits::check(&Message::Hello(hello.clone())).is_ok() {
+            self.session = self.session.max(hello.session.0);
+            self.say(Event::HelloReceived { link, hello, token: None });
+        }
+    }
+
+    fn speak(&mut self, link: LinkId, message: Message) {
+        let frame = Frame { session: Default::default(), message, signature: None };
+        if wire::encode(&frame).len() <= MAX_MESSAGE && limits::check(&frame.message).is_ok() {
+            let message = frame.message;
+            self.say(Event::Received { link, message });
+        }
+    }
+
+    /// One word of it, and what it must not have done.
+    fn say(&mut self, event: Event) {
+        let before = self.others();
+        let shown = event.clone();
+        self.world.master_event(event);
+        for (id, was) in before {
+            let is = self.world.job(id);
+            assert!(same(&was, &is), "{id} was changed by {shown:?}:\n{was:?}\n{is:?}");
+        }
+    }
+
+    /// The jobs that are not its own: what another slave has, and what has ended elsewhere.
+    fn others(&self) -> BTreeMap<JobId, master::Job> {
+        // A master that was restored has to believe whom it does not remember.
+        if self.world.master.as_ref().is_none_or(|master| master.node.epoch.0 > 1) {
+            return BTreeMap::new();
+        }
+        let all = self.world.master_disk.jobs.keys().map(|id| (*id, self.world.job(*id)));
+        all.filter(|(_, job)| {
+            let touched = job.holder == Some(HOSTILE)
+                || job.handed.iter().any(|(_, holder)| *holder == HOSTILE)
+                || job.holder.is_none() && !job.state.is_ended();
+            !touched && !job.flags.has(Flags::ADOPTED)
+        })
+        .collect()
+    }
+
+    fn nothing_is_lost(&self) {
+        for (id, order) in &self.placed {
+            let mut kept =
+                self.world.master_disk.orders.get(id).cloned().expect("no acknowledged order is lost");
+            // A slave may bring another job of the same work, and no more.
+            kept.jobs.truncate(order.jobs.len());
+            assert_eq!(kept, *order, "an acknowledged order stays what it was");
+        }
+        for id in &self.jobs {
+            let job = self.world.job(*id);
+            assert_eq!(job.digest, self.placed[&job.spec.order].spec.digest(), "{id}");
+        }
+        let Some(master) = &self.world.master else { return };
+        // Whose a connection is, the desk knows too, unless it has been told to go.
+        let desk = master.desks.get(&HOSTILE);
+        if let Some(DeskLink::Live { link } | DeskLink::Welcomed { link, .. }) = desk.map(|desk| &desk.link) {
+            assert_eq!(master.links.get(link), Some(&Some(HOSTILE)), "a desk's link is open");
+        }
+        master::next_deadline(master);
+    }
+
+    /// Once the hostile slave is gone and a person has taken back what it had, everything comes to an end.
+    fn ends_well(&mut self) {
+        if self.world.master.is_none() {
+            self.world.start_master();
+        }
+        let request = master::RequestId(u64::MAX);
+        let last_heard = self.world.now();
+        for link in std::mem::take(&mut self.links) {
+            self.world.master_event(Event::LinkClosed { link, last_heard });
+        }
+        self.world.master_event(Event::SlaveCommanded {
+            request,
+            slave: HOSTILE,
+            command: SlaveCommand::Forget,
+        });
+        for slave in 0..HONEST {
+            self.world.revive(slave);
+            self.world.plug(slave);
+        }
+        self.world.settle();
+        for _ in 0..ROUNDS {
+            self.world.pass(1_000);
+            let mut open = 0;
+            for id in self.jobs.clone() {
+                let job = self.world.job(id);
+                if job.state.is_ended() {
+                    continue;
+                }
+                open += 1;
+                let command = match (job.state, job.desired) {
+                    _ if job.holder == Some(HOSTILE) => JobCommand::Abandon,
+                    _ if job.slave.as_deref() == Some("hostile") => JobCommand::Cancel(CancelMode::Now),
+                    (State::Uncertain, _) => JobCommand::Resolve(End::Failed),
+                    (State::Paused, _) | (_, Desired::Pause) => JobCommand::Resume,
+                    _ if job.start.gate != Gate::Open => JobCommand::Release { valid: Millis::seconds(600) },
+                    _ => continue,
+                };
+                self.world.command(id, command);
+                if self.world.job(id).earlier.iter().any(|earlier| earlier.state == State::Uncertain) {
+                    self.world.command(id, JobCommand::Resolve(End::Failed));
+                }
+            }
+            if open == 0 {
+                return;
+            }
+        }
+        let stuck: Vec<_> = self.jobs.iter().filter(|id| !self.world.job(**id).state.is_ended()).collect();
+        let told: BTreeSet<_> = stuck.iter().map(|id| self.world.tell(**id)).collect();
+        assert!(told.is_empty(), "what never ends after a hostile slave: {told:?}");
+    }
+}
+
+/// Asking back what waits unstarted, for a slave that has nothing to do, and keeping what the hostile slave claims beside
+/// it, is all that may happen to another's job.
+fn same(was: &master::Job, is: &master::Job) -> bool {
+    let claims = |job: &master::Job| job.earlier.iter().filter(|e| e.holder == HOSTILE).count();
+    let (mut was, mut is) = (was.clone(), is.clone());
+    if claims(&is) > 0 {
+        for job in [&mut was, &mut is] {
+            job.earlier.retain(|earlier| earlier.holder != HOSTILE);
+            job.flags.set(Flags::DUPLICATE);
+            job.revision = 0;
+        }
+    }
+    let asked_back = was.desired == Desired::Run
+        && is.desired == Desired::Return
+        && matches!(was.state, State::Assigned | State::Accepted);
+    if !asked_back {
+        return was == is;
+    }
+    (was.desired, was.rev, was.recalled, was.revision) = (is.desired, is.rev, is.recalled, is.revision);
+    was == is
+}

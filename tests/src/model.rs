@@ -1,0 +1,411 @@
+//! The model check: every state that a small floor of machines can get into, with every fault at every moment.
+//!
+//! Random schedules find what is likely; here nothing is left to luck. The states are those of the [`World`], so that
+//! the rules that are checked are the rules that run. [stateright](https://docs.rs/stateright) enumerates them: from
+//! each state, every [`Act`] that is possible there. A [`Configuration`] says how much may happen in one story (so many
+//! faults, so many deeds of people) and of what kind; within that, *every* story is told, each state once.
+//!
+//! * In every state the world's invariants hold, each by its name.
+//! * Whatever state it is, the end is good: in every state from which nothing more can happen, and in a fixed share of
+//!   all others, everything is mended, all questions are answered truthfully, and then the world comes to rest with
+//!   every job ended as its history demands and both views equal ([`Floor::healed`]). Stateright's own `eventually`
+//!   would miss a world that goes in circles.
+//! * The interesting things do happen: each [sight](mod@sight) is a `sometimes` property, so that a model in which the
+//!   cable is never cut at the wrong moment is noticed.
+//! * "Crashed after what was decided was on disk, and before it was done" is an act of its own, for each number of
+//!   things that were done before.
+//!
+//! Two states are the same if the world goes on alike from them: see [`World::fingerprint`]. The number of states of a
+//! configuration is therefore a property of the rules, and tests pin it.
+//!
+//! Memory: the search goes into depth, so that only the states on the way from the first to the newest are kept, with
+//! their siblings; of all others, eight bytes.
+
+mod act;
+mod configuration;
+mod heal;
+pub mod sight;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use reloop_protocol::id::JobId;
+use reloop_protocol::master::Order;
+use stateright::{Checker, HasDiscoveries, Model, Property};
+
+pub use self::act::Act;
+pub use self::configuration::{CONFIGURATIONS, Configuration, Deed, Fault, configuration};
+use crate::world::{Broken, Invariant, Machine, World};
+
+/// How often a long run says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(15);
+
+/// What people see of a run that is under way: it is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// So few machines come to rest within fewer moves, or never.
+const PATIENCE: usize = 2_000;
+
+/// The property that stands for everything that must hold in the end.
+const COMES_RIGHT: &str = "whatever happened, once everything is mended and answered it comes right";
+
+/// A configuration, ready to be enumerated.
+#[derive(Debug)]
+pub struct Floor {
+    /// Which.
+    pub configuration: Configuration,
+    first: World,
+    orders: Vec<Order>,
+    /// The first state in which something was wrong: stateright keeps the last that it meets before it stops.
+    culprit: OnceLock<u64>,
+}
+
+/// How much may still happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Left {
+    /// Faults.
+    pub faults: u8,
+    /// Deeds of people.
+    pub deeds: u8,
+    /// Frames of dead links that arrive.
+    pub late: u8,
+    /// Steps of the clock.
+    pub steps: u8,
+}
+
+/// One state.
+#[derive(Clone)]
+pub struct Scene {
+    /// The world.
+    pub world: World,
+    /// What may still happen in it.
+    pub left: Left,
+    /// So many orders were placed.
+    pub placed: usize,
+    /// The world's fingerprint, which is asked for more than once.
+    print: u64,
+}
+
+impl Hash for Scene {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.print, self.left, self.placed).hash(state);
+    }
+}
+
+impl PartialEq for Scene {
+    fn eq(&self, other: &Self) -> bool {
+        (self.print, self.left, self.placed) == (other.print, other.left, other.placed)
+    }
+}
+
+impl fmt::Debug for Scene {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x} {:?}", self.print, self.left)
+    }
+}
+
+impl Floor {
+    /// The first state: all slaves are connected, and nothing was ordered.
+    pub fn new(configuration: Configuration) -> Self {
+        let mut first = World::new(configuration.slaves);
+        first.lenient = true;
+        first.disks_are_sound = true;
+        first.tracing = false;
+        first.patience = PATIENCE;
+        for held in &mut first.boxes {
+            held.machine.length_ms = Machine::UNTIL_TOLD;
+            (configuration.slave)(&mut held.settings);
+        }
+        // An agent that knows its settings from the start.
+        for slave in 0..configuration.slaves {
+            first.kill_agent(slave);
+            first.start_agent(slave, true);
+        }
+        first.settle();
+        first.forget_the_past(0);
+        let orders = (configuration.orders)(&mut first);
+        Self { configuration, first, orders, culprit: OnceLock::new() }
+    }
+
+    fn print(&self, world: &World) -> u64 {
+        world.fingerprint(self.configuration.deeds.1.contains(&Deed::BackUp))
+    }
+
+    /// The job of an order.
+    pub fn job(&self, order: usize) -> JobId {
+        self.orders[order].jobs[0]
+    }
+
+    /// The jobs that were placed.
+    pub fn jobs(&self, scene: &Scene) -> Vec<JobId> {
+        (0..scene.placed).map(|order| self.job(order)).collect()
+    }
+
+    /// What is wrong with a state: in itself, or with the end to which it comes.
+    pub fn broken(&self, scene: &Scene) -> Option<Broken> {
+        scene.world.broken.clone().or_else(|| self.healed(scene).broken)
+    }
+
+    fn comes_right(&self, scene: &Scene) -> bool {
+        if scene.world.broken.is_some() {
+            // That has its own name.
+            return true;
+        }
+        let chosen = scene.print.is_multiple_of(self.configuration.healed);
+        let is_last = || {
+            let mut acts = Vec::new();
+            self.actions(scene, &mut acts);
+            acts.is_empty()
+        };
+        !(chosen || is_last()) || self.healed(scene).broken.is_none() || self.is_another(scene)
+    }
+
+    fn holds(&self, invariant: Invariant, scene: &Scene) -> bool {
+        let broken = scene.world.broken.as_ref().is_some_and(|broken| broken.invariant == invariant);
+        !broken || self.is_another(scene)
+    }
+
+    /// Something is wrong with a state, and it is not the first.
+    fn is_another(&self, scene: &Scene) -> bool {
+        *self.culprit.get_or_init(|| scene.print) != scene.print
+    }
+}
+
+/// A property for each invariant that a single step can break.
+macro_rules! in_every_state {
+    ($($name:ident),* $(,)?) => {
+        vec![$(Property::<Floor>::always(
+            Invariant::$name.sentence(),
+            |floor, scene| floor.holds(Invariant::$name, scene),
+        )),*]
+    };
+}
+
+impl Model for Floor {
+    type State = Scene;
+    type Action = Act;
+
+    fn init_states(&self) -> Vec<Scene> {
+        let Configuration { faults, deeds, late, steps, .. } = self.configuration;
+        let left = Left { faults: faults.0, deeds: deeds.0, late: late.0, steps: steps.0 };
+        vec![Scene { world: self.first.clone(), left, placed: 0, print: self.print(&self.first) }]
+    }
+
+    fn actions(&self, scene: &Scene, acts: &mut Vec<Act>) {
+        if scene.world.broken.is_none() {
+            act::possible(self, scene, acts);
+        }
+    }
+
+    fn next_state(&self, last: &Scene, act: Act) -> Option<Scene> {
+        let mut scene = last.clone();
+        act::perform(self, &mut scene, act)?;
+        let late = if scene.left.late > 0 { self.configuration.late.1 } else { 0 };
+        scene.world.forget_the_past(late);
+        scene.world.check_explained();
+        scene.print = self.print(&scene.world);
+        Some(scene)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut properties = in_every_state![
+            AcknowledgedOrderKept,
+            BegunOnce,
+            AttemptBegunOnce,
+            OnePlace,
+            OneWorkPerMachine,
+            NodeInvariant,
+            OutcomeKept,
+            NothingDestroyed,
+            CancelAndOutcomeKept,
+            StartInWindow,
+            StartWhenReady,
+            OldSessionIgnored,
+            WishesGoForward,
+            EpochsGoForward,
+            NothingVanishes,
+            DiskIsState,
+            ComesToRest,
+            Converges,
+            ViewsEqual,
+            WaitingIsExplained,
+        ];
+        properties.push(Property::always(COMES_RIGHT, Self::comes_right));
+        properties.extend(sight::all());
+        properties
+    }
+}
+
+/// Something that does not hold, and how to get there.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Which property.
+    pub property: &'static str,
+    /// What is broken, and how that shows.
+    pub broken: Option<Broken>,
+    /// What happened, from the first state.
+    pub acts: Vec<Act>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "does not hold: {}", self.property)?;
+        if let Some(broken) = &self.broken {
+            writeln!(f, "{broken}")?;
+        }
+        writeln!(f, "after {} acts:", self.acts.len())?;
+        for (number, act) in self.acts.iter().enumerate() {
+            writeln!(f, "{:>4}. {act:?}", number + 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// What one run came to.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// States.
+    pub states: usize,
+    /// Steps from a state to a state.
+    pub steps: usize,
+    /// Steps of the longest story.
+    pub depth: usize,
+    /// How long it took.
+    pub took: Duration,
+    /// Every sight that was seen.
+    pub seen: BTreeSet<&'static str>,
+    /// What does not hold.
+    pub failures: Vec<Failure>,
+}
+
+impl Found {
+    /// States in a second.
+    pub fn pace(&self) -> f64 {
+        self.states as f64 / self.took.as_secs_f64().max(0.001)
+    }
+}
+
+/// How to search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Search {
+    /// Little memory; the way to what is found may be long.
+    Deep,
+    /// The shortest way to what is found; all states of one length are kept.
+    Shortest,
+}
+
+/// Tells which configurations there are.
+pub fn list() -> ExitCode {
+    for Configuration { name, about, long, .. } in &CONFIGURATIONS {
+        println!("{name:<16} {about}{}", if *long { " (long)" } else { "" });
+    }
+    ExitCode::SUCCESS
+}
+
+/// More or less than a configuration says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Instead {
+    /// So many faults.
+    pub faults: Option<u8>,
+    /// So many deeds.
+    pub deeds: Option<u8>,
+}
+
+/// Enumerates one configuration or all, and tells what was found; fails if something does not hold.
+pub fn check(name: Option<&str>, instead: Instead, search: Search, threads: usize) -> ExitCode {
+    let chosen: Vec<_> = CONFIGURATIONS
+        .iter()
+        .filter(|one| name.is_none_or(|name| name == one.name))
+        .map(|one| Configuration {
+            faults: (instead.faults.unwrap_or(one.faults.0), one.faults.1),
+            deeds: (instead.deeds.unwrap_or(one.deeds.0), one.deeds.1),
+            ..*one
+        })
+        .collect();
+    if chosen.is_empty() {
+        println!("there is no such configuration; there are:");
+        list();
+        return ExitCode::FAILURE;
+    }
+    let mut all_hold = true;
+    for configuration in chosen {
+        println!("{}: {}", configuration.name, configuration.about);
+        let found = run(configuration, search, threads, |states, after| {
+            println!("  {states} states after {} s", after.as_secs());
+        });
+        println!(
+            "  {} states, {} steps, depth {}, {:.1} s, {:.0} states/s",
+            found.states,
+            found.steps,
+            found.depth,
+            found.took.as_secs_f64(),
+            found.pace()
+        );
+        for (sight, _) in sight::SIGHTS.iter().filter(|(sight, _)| !found.seen.contains(sight)) {
+            println!("  never seen: {sight}");
+        }
+        for failure in &found.failures {
+            println!("{failure}");
+        }
+        all_hold &= found.failures.is_empty();
+    }
+    if all_hold { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Enumerates a configuration; `tell` hears now and then how far it is.
+pub fn run(
+    configuration: Configuration,
+    search: Search,
+    threads: usize,
+    tell: impl FnMut(usize, Duration),
+) -> Found {
+    let checker =
+        Floor::new(configuration).checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
+    match search {
+        Search::Deep => follow(checker.spawn_dfs(), tell),
+        Search::Shortest => follow(checker.spawn_bfs(), tell),
+    }
+}
+
+fn follow(mut checker: impl Checker<Floor>, mut tell: impl FnMut(usize, Duration)) -> Found {
+    let began = Instant::now();
+    let handles = checker.handles();
+    let mut told = began;
+    while handles.iter().any(|handle| !handle.is_finished()) {
+        thread::sleep(LOOK_EVERY);
+        if told.elapsed() >= PROGRESS_EVERY {
+            told = Instant::now();
+            tell(checker.unique_state_count(), began.elapsed());
+        }
+    }
+    for handle in handles {
+        handle.join().expect("the rules are total: they do not panic");
+    }
+    let took = began.elapsed();
+    let floor = checker.model();
+    let expected: BTreeMap<_, _> =
+        floor.properties().into_iter().map(|property| (property.name, property.expectation)).collect();
+    let mut failures = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (property, path) in checker.discoveries() {
+        if expected.get(property) == Some(&stateright::Expectation::Sometimes) {
+            seen.insert(property);
+        } else {
+            let broken = floor.broken(path.last_state());
+            failures.push(Failure { property, broken, acts: path.into_actions() });
+        }
+    }
+    Found {
+        states: checker.unique_state_count(),
+        steps: checker.state_count(),
+        depth: checker.max_depth(),
+        took,
+        seen,
+        failures,
+    }
+}

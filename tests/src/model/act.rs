@@ -1,0 +1,325 @@
+//! What can happen in a state, and what then is.
+
+use reloop_protocol::job::{End, State};
+use reloop_protocol::master::{Answer, JobCommand};
+use reloop_protocol::message::Flags;
+use reloop_protocol::slave::Local;
+use reloop_protocol::spec::{Desired, Gate};
+use reloop_protocol::time::{Millis, Time};
+
+use super::{Deed, Fault, Floor, Scene};
+use crate::world::World;
+
+/// How long a release holds.
+const RELEASED_FOR: Millis = Millis::seconds(15);
+
+/// One thing that happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Act {
+    /// A client places the next order.
+    Placed,
+    /// The same, and the master crashes when it has done so many things.
+    PlacedAndCrashed(usize),
+    /// A slave hears its master's next message.
+    Down(usize),
+    /// The same, and the agent crashes when it has done so many things: its disk knows all of them.
+    DownAndCrashed(usize, usize),
+    /// The master hears a slave's next message.
+    Up(usize),
+    /// The same, and the master crashes when it has done so many things.
+    UpAndCrashed(usize, usize),
+    /// A slave hears its machine's next word.
+    Heard(usize),
+    /// The same, and the agent crashes.
+    HeardAndCrashed(usize, usize),
+    /// A slave connects.
+    Dialed(usize),
+    /// A machine's work ends by itself.
+    Finished(usize, End),
+    /// A frame of a dead link arrives.
+    Late(usize),
+    /// A fault at a slave, or at the master.
+    Fault(Fault, usize),
+    /// A deed, of a job or at a slave.
+    Deed(Deed, usize),
+    /// The same, and the master crashes when it has done so many things.
+    DeedAndCrashed(Deed, usize, usize),
+    /// A cable is put back.
+    Plugged(usize),
+    /// Both ends of a link that swallows everything have noticed.
+    Noticed(usize),
+    /// An agent starts.
+    Revived(usize),
+    /// The master starts.
+    MasterStarted,
+    /// Time passes.
+    Passed,
+}
+
+/// Everything that can happen.
+pub(super) fn possible(floor: &Floor, scene: &Scene, acts: &mut Vec<Act>) {
+    let Scene { world, left, .. } = scene;
+    let configuration = &floor.configuration;
+    let fault = |fault: Fault| left.faults > 0 && configuration.faults.1.contains(&fault);
+    let crashes = 0..configuration.effects;
+    let master = world.master.is_some();
+    if master && scene.placed < floor.orders.len() {
+        acts.push(Act::Placed);
+        if fault(Fault::CrashMaster) {
+            acts.extend(crashes.clone().map(Act::PlacedAndCrashed));
+        }
+    }
+    for slave in 0..world.boxes.len() {
+        let held = &world.boxes[slave];
+        let agent = held.state.is_some();
+        let (down, up) = world.under_way(slave);
+        let link = world.link(slave);
+        if agent && down > 0 {
+            acts.push(Act::Down(slave));
+            if fault(Fault::CrashAgent) {
+                acts.extend(crashes.clone().map(|done| Act::DownAndCrashed(slave, done)));
+            }
+        }
+        if agent && up > 0 {
+            acts.push(Act::Up(slave));
+            if master && fault(Fault::CrashMaster) {
+                acts.extend(crashes.clone().map(|done| Act::UpAndCrashed(slave, done)));
+            }
+        }
+        if agent && world.unheard(slave) > 0 {
+            acts.push(Act::Heard(slave));
+            if fault(Fault::CrashAgent) {
+                acts.extend(crashes.clone().map(|done| Act::HeardAndCrashed(slave, done)));
+            }
+        }
+        if world.can_dial(slave) {
+            acts.push(Act::Dialed(slave));
+        }
+        if held.machine.working().next().is_some() {
+            acts.extend(configuration.ends.iter().map(|end| Act::Finished(slave, *end)));
+        }
+        if !held.cable {
+            acts.push(Act::Plugged(slave));
+        }
+        if link == Some(true) {
+            acts.push(Act::Noticed(slave));
+        }
+        if !agent {
+            acts.push(Act::Revived(slave));
+        }
+        if left.faults > 0 {
+            let faults = configuration.faults.1.iter().filter(|fault| match fault {
+                Fault::Cut | Fault::HalfOpen => link.is_some(),
+                Fault::Swallow => link == Some(false),
+                Fault::KillAgent => agent,
+                Fault::Reboot => true,
+                Fault::Refuse => !held.machine.refuses,
+                Fault::Unstoppable => !held.machine.unstoppable,
+                Fault::Silent => !held.machine.silent,
+                // Acts of their own, or not a slave's.
+                Fault::CrashAgent | Fault::CrashMaster | Fault::KillMaster | Fault::Restore { .. } => false,
+            });
+            acts.extend(faults.map(|fault| Act::Fault(*fault, slave)));
+        }
+    }
+    if left.faults > 0 {
+        let faults = configuration.faults.1.iter().filter(|fault| match fault {
+            Fault::KillMaster => master,
+            Fault::Restore { .. } => world.is_backed_up(),
+            _ => false,
+        });
+        acts.extend(faults.map(|fault| Act::Fault(*fault, 0)));
+    }
+    if !master {
+        acts.push(Act::MasterStarted);
+    }
+    if left.late > 0 {
+        acts.extend((0..world.late_frames()).map(Act::Late));
+    }
+    if left.deeds > 0 {
+        for deed in configuration.deeds.1 {
+            for of in possible_at(floor, scene, *deed) {
+                acts.push(Act::Deed(*deed, of));
+                if deed.is_at_the_master() && fault(Fault::CrashMaster) {
+                    acts.extend(crashes.clone().map(|done| Act::DeedAndCrashed(*deed, of, done)));
+                }
+            }
+        }
+    }
+    if left.steps > 0 {
+        acts.push(Act::Passed);
+    }
+}
+
+/// The jobs or slaves of which a deed makes sense.
+fn possible_at(floor: &Floor, scene: &Scene, deed: Deed) -> Vec<usize> {
+    let world = &scene.world;
+    let master = world.master.as_ref();
+    let jobs = |fits: &dyn Fn(&reloop_protocol::master::Job) -> bool| {
+        let known = |order: &usize| master.is_some() && world.find_job(floor.job(*order)).is_some_and(fits);
+        (0..scene.placed).filter(known).collect()
+    };
+    let slaves = |fits: &dyn Fn(&reloop_protocol::slave::Slave) -> bool| {
+        (0..world.boxes.len()).filter(|slave| world.boxes[*slave].state.as_ref().is_some_and(fits)).collect()
+    };
+    match deed {
+        Deed::Cancel(_) => jobs(&|job| !job.state.is_ended() && !matches!(job.desired, Desired::Cancel(_))),
+        Deed::Pause => jobs(&|job| !job.state.is_ended() && job.desired == Desired::Run),
+        Deed::Resume => jobs(&|job| !job.state.is_ended() && job.desired == Desired::Pause),
+        Deed::Abandon => jobs(&|job| !job.state.is_ended()),
+        Deed::Retry => jobs(&|job| job.state.is_ended() && job.state != State::Succeeded),
+        Deed::Resolve(_) => jobs(&|job| {
+            job.state == State::Uncertain
+                || job.earlier.iter().any(|earlier| earlier.state == State::Uncertain)
+        }),
+        Deed::Release => jobs(&|job| {
+            let waits = job.start.gate != Gate::Open || job.all_flags().has(Flags::MISSED_START);
+            waits && !job.state.is_ended() && !job.state.is_started()
+        }),
+        Deed::Lock => slaves(&|slave| !slave.node.local_lock),
+        Deed::Unlock => slaves(&|slave| slave.node.local_lock),
+        Deed::PauseLocally | Deed::StopLocally => {
+            slaves(&|slave| slave.jobs.values().any(|job| job.report.state.is_executing()))
+        }
+        Deed::ResumeLocally => slaves(&|slave| {
+            slave.jobs.values().any(|job| job.paused_locally || job.report.state == State::Paused)
+        }),
+        Deed::BackUp => Vec::from_iter((master.is_some() && !world.is_backed_up()).then_some(0)),
+        Deed::Confirm => {
+            Vec::from_iter(master.is_some_and(|master| !master.doubted_by.is_empty()).then_some(0))
+        }
+    }
+}
+
+/// Lets it happen; none if it turns out not to.
+pub(super) fn perform(floor: &Floor, scene: &mut Scene, act: Act) -> Option<()> {
+    match act {
+        Act::Placed => place(floor, scene),
+        Act::PlacedAndCrashed(done) => {
+            scene.world.crash_master_after(done);
+            place(floor, scene);
+            return crashed(scene);
+        }
+        Act::Down(slave) => drop(scene.world.to_slave(slave)),
+        Act::DownAndCrashed(slave, done) => {
+            scene.world.crash_agent_after(slave, done);
+            scene.world.to_slave(slave);
+            return crashed(scene);
+        }
+        Act::Up(slave) => drop(scene.world.to_master(slave)),
+        Act::UpAndCrashed(slave, done) => {
+            scene.world.crash_master_after(done);
+            scene.world.to_master(slave);
+            return crashed(scene);
+        }
+        Act::Heard(slave) => drop(scene.world.hear_machine(slave)),
+        Act::HeardAndCrashed(slave, done) => {
+            scene.world.crash_agent_after(slave, done);
+            scene.world.hear_machine(slave);
+            return crashed(scene);
+        }
+        Act::Dialed(slave) => drop(scene.world.dial_in(slave)),
+        Act::Finished(slave, end) => finish(&mut scene.world, slave, end),
+        Act::Late(which) => {
+            scene.left.late -= 1;
+            scene.world.deliver_late(which);
+        }
+        Act::Fault(fault, slave) => {
+            scene.left.faults -= 1;
+            fail(&mut scene.world, fault, slave);
+        }
+        Act::Deed(deed, of) => {
+            scene.left.deeds -= 1;
+            do_deed(floor, scene, deed, of)?;
+        }
+        Act::DeedAndCrashed(deed, of, done) => {
+            scene.left.deeds -= 1;
+            scene.world.crash_master_after(done);
+            do_deed(floor, scene, deed, of)?;
+            return crashed(scene);
+        }
+        Act::Plugged(slave) => scene.world.plug(slave),
+        Act::Noticed(slave) => {
+            scene.world.cut(slave);
+            scene.world.plug(slave);
+        }
+        Act::Revived(slave) => scene.world.revive(slave),
+        Act::MasterStarted => scene.world.start_master(),
+        Act::Passed => {
+            scene.left.steps -= 1;
+            scene.world.pass_some(floor.configuration.steps.1);
+        }
+    }
+    Some(())
+}
+
+/// A node crashed, if there was as much to do.
+fn crashed(scene: &mut Scene) -> Option<()> {
+    scene.left.faults -= 1;
+    (!scene.world.defuse()).then_some(())
+}
+
+fn place(floor: &Floor, scene: &mut Scene) {
+    scene.world.place(floor.orders[scene.placed].clone());
+    scene.placed += 1;
+}
+
+/// The work in a machine ends.
+pub(super) fn finish(world: &mut World, slave: usize, end: End) {
+    let wall = world.wall(slave);
+    let held = &mut world.boxes[slave];
+    let agent = held.state.is_some();
+    let working: Vec<_> = held.machine.working().collect();
+    for work in working {
+        held.machine.finish(work, end, Time(wall), agent);
+    }
+}
+
+fn fail(world: &mut World, fault: Fault, slave: usize) {
+    match fault {
+        Fault::Cut => world.cut(slave),
+        Fault::HalfOpen => world.half_open(slave),
+        Fault::Swallow => world.swallow(slave),
+        Fault::KillAgent => world.kill_agent(slave),
+        Fault::Reboot => world.reboot(slave),
+        Fault::Refuse => world.boxes[slave].machine.refuses = true,
+        Fault::Unstoppable => world.boxes[slave].machine.unstoppable = true,
+        Fault::Silent => world.boxes[slave].machine.silent = true,
+        Fault::KillMaster => world.kill_master(),
+        Fault::Restore { confirmed } => world.restore_master(confirmed),
+        Fault::CrashAgent | Fault::CrashMaster => {}
+    }
+}
+
+/// None: it was refused, and nothing changed.
+fn do_deed(floor: &Floor, scene: &mut Scene, deed: Deed, of: usize) -> Option<()> {
+    let command = match deed {
+        Deed::Cancel(mode) => JobCommand::Cancel(mode),
+        Deed::Pause => JobCommand::Pause,
+        Deed::Resume => JobCommand::Resume,
+        Deed::Abandon => JobCommand::Abandon,
+        Deed::Retry => JobCommand::Retry,
+        Deed::Resolve(end) => JobCommand::Resolve(end),
+        Deed::Release => JobCommand::Release { valid: RELEASED_FOR },
+        Deed::Lock => return at_the_machine(scene, of, Local::Lock(true)),
+        Deed::Unlock => return at_the_machine(scene, of, Local::Lock(false)),
+        Deed::PauseLocally => return at_the_machine(scene, of, Local::Pause),
+        Deed::ResumeLocally => return at_the_machine(scene, of, Local::Resume),
+        Deed::StopLocally => return at_the_machine(scene, of, Local::Stop { now: true }),
+        Deed::BackUp => {
+            scene.world.back_up_master();
+            return Some(());
+        }
+        Deed::Confirm => {
+            scene.world.confirm_restore();
+            return Some(());
+        }
+    };
+    let answer = scene.world.command(floor.job(of), command);
+    (!matches!(answer, Some(Answer::Refused(..)))).then_some(())
+}
+
+fn at_the_machine(scene: &mut Scene, slave: usize, command: Local) -> Option<()> {
+    scene.world.local(slave, command);
+    Some(())
+}

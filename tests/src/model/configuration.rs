@@ -1,0 +1,377 @@
+//! The floors that are enumerated, and how much may happen on them.
+
+use reloop_protocol::job::{End, OnInterrupt};
+use reloop_protocol::master::Order;
+use reloop_protocol::slave::{AfterFailure, Release, Settings};
+use reloop_protocol::spec::{CancelMode, Gate, Late};
+use reloop_protocol::time::Time;
+
+use crate::world::World;
+
+/// Something that breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// A cable is pulled; both ends notice.
+    Cut,
+    /// The slave's end of a link is dead; the master's does not know.
+    HalfOpen,
+    /// A link swallows everything; neither end knows.
+    Swallow,
+    /// An agent is killed; its machine goes on.
+    KillAgent,
+    /// An agent crashes between what it wrote and what it does, or between two things that it does.
+    CrashAgent,
+    /// A box loses its power, and gets it back.
+    Reboot,
+    /// A machine refuses to start.
+    Refuse,
+    /// A machine refuses to stop.
+    Unstoppable,
+    /// A machine answers no probe.
+    Silent,
+    /// The master is killed.
+    KillMaster,
+    /// The master crashes between what it wrote and what it does, or between two things that it does.
+    CrashMaster,
+    /// The master's backup is put back.
+    Restore {
+        /// And a person says so.
+        confirmed: bool,
+    },
+}
+
+/// Something that a person does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Deed {
+    /// Cancels a job.
+    Cancel(CancelMode),
+    /// Pauses a job.
+    Pause,
+    /// Resumes a job.
+    Resume,
+    /// Gives an attempt up: with a retry, the job is handed to another slave.
+    Abandon,
+    /// Wants another attempt.
+    Retry,
+    /// Says how an uncertain job ended.
+    Resolve(End),
+    /// Lets a held job go.
+    Release,
+    /// Locks remote starts out, at the machine.
+    Lock,
+    /// Lets them in.
+    Unlock,
+    /// Pauses what runs, at the machine.
+    PauseLocally,
+    /// Resumes it there.
+    ResumeLocally,
+    /// Stops it there.
+    StopLocally,
+    /// Backs the master up.
+    BackUp,
+    /// Confirms that the master was restored.
+    Confirm,
+}
+
+impl Deed {
+    pub(super) fn is_at_the_master(self) -> bool {
+        match self {
+            Self::Cancel(_)
+            | Self::Pause
+            | Self::Resume
+            | Self::Abandon
+            | Self::Retry
+            | Self::Resolve(_)
+            | Self::Release
+            | Self::Confirm => true,
+            Self::Lock
+            | Self::Unlock
+            | Self::PauseLocally
+            | Self::ResumeLocally
+            | Self::StopLocally
+            | Self::BackUp => false,
+        }
+    }
+}
+
+/// A floor, and how much may happen on it in one story.
+#[derive(Debug, Clone, Copy)]
+pub struct Configuration {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is there for.
+    pub about: &'static str,
+    /// It takes minutes or hours, and is run by hand.
+    pub long: bool,
+    /// How many slaves.
+    pub slaves: usize,
+    /// What their config says.
+    pub slave: fn(&mut Settings),
+    /// What is ordered, in this order.
+    pub orders: fn(&mut World) -> Vec<Order>,
+    /// So many faults, of these kinds. Mending is free.
+    pub faults: (u8, &'static [Fault]),
+    /// So many deeds of people, of these kinds.
+    pub deeds: (u8, &'static [Deed]),
+    /// So many late frames arrive, and so many are kept at most.
+    pub late: (u8, usize),
+    /// So many steps of the clock, each so many milliseconds long.
+    pub steps: (u8, i64),
+    /// How work may end by itself.
+    pub ends: &'static [End],
+    /// A crash comes before any of so many effects.
+    pub effects: usize,
+    /// One state in so many is healed, and every last one.
+    pub healed: u64,
+}
+
+const EVERYTHING: &[Fault] = &[
+    Fault::Cut,
+    Fault::HalfOpen,
+    Fault::Swallow,
+    Fault::KillAgent,
+    Fault::CrashAgent,
+    Fault::Reboot,
+    Fault::KillMaster,
+    Fault::CrashMaster,
+];
+
+const CRASHES: &[Fault] =
+    &[Fault::Cut, Fault::HalfOpen, Fault::CrashAgent, Fault::CrashMaster, Fault::Reboot];
+
+const MACHINES: &[Fault] = &[Fault::Cut, Fault::Refuse, Fault::Unstoppable, Fault::CrashAgent, Fault::Reboot];
+
+const RESTORES: &[Fault] =
+    &[Fault::Cut, Fault::KillAgent, Fault::Restore { confirmed: true }, Fault::Restore { confirmed: false }];
+
+const PEOPLE: &[Deed] = &[
+    Deed::Cancel(CancelMode::IfNotStarted),
+    Deed::Cancel(CancelMode::Now),
+    Deed::Pause,
+    Deed::Resume,
+    Deed::Abandon,
+    Deed::Retry,
+    Deed::Resolve(End::Failed),
+    Deed::Lock,
+    Deed::PauseLocally,
+    Deed::StopLocally,
+];
+
+const HAND_OVER: &[Deed] =
+    &[Deed::Cancel(CancelMode::Now), Deed::Abandon, Deed::Retry, Deed::Resolve(End::Failed)];
+
+const AT_THE_MACHINE: &[Deed] = &[
+    Deed::Cancel(CancelMode::Now),
+    Deed::Pause,
+    Deed::Resume,
+    Deed::Lock,
+    Deed::Unlock,
+    Deed::PauseLocally,
+    Deed::ResumeLocally,
+    Deed::StopLocally,
+];
+
+const WINDOWS: &[Deed] = &[Deed::Cancel(CancelMode::Now), Deed::Release];
+
+const BACKUPS: &[Deed] =
+    &[Deed::BackUp, Deed::Confirm, Deed::Release, Deed::Abandon, Deed::Retry, Deed::Cancel(CancelMode::Now)];
+
+const BOTH: &[End] = &[End::Succeeded, End::Failed];
+const WELL: &[End] = &[End::Succeeded];
+
+const PLAIN: Configuration = Configuration {
+    name: "",
+    about: "",
+    long: false,
+    slaves: 1,
+    slave: |_| {},
+    orders: |world| orders(world, 1),
+    faults: (1, EVERYTHING),
+    deeds: (1, PEOPLE),
+    late: (0, 0),
+    steps: (0, 0),
+    ends: BOTH,
+    effects: 3,
+    healed: 32,
+};
+
+/// Every configuration, the short ones first. What a short one leaves out for the sake of time, its long one has.
+pub static CONFIGURATIONS: [Configuration; 15] = [
+    Configuration { name: "one-job", about: "one slave, one job, any fault, and any deed", ..PLAIN },
+    Configuration {
+        name: "one-job-broken-twice",
+        about: "one slave, one job, and two faults",
+        faults: (2, CRASHES),
+        deeds: (0, PEOPLE),
+        effects: 2,
+        ..PLAIN
+    },
+    Configuration {
+        name: "restartable",
+        about: "a job that may be begun again, at a machine that may refuse to start or to stop",
+        faults: (1, MACHINES),
+        ..RESTARTABLE
+    },
+    Configuration {
+        name: "two-jobs",
+        about: "one slave, two jobs, and a fault",
+        orders: |world| orders(world, 2),
+        faults: (1, CRASHES),
+        deeds: (0, PEOPLE),
+        ends: WELL,
+        effects: 1,
+        ..PLAIN
+    },
+    Configuration {
+        name: "two-slaves",
+        about: "two slaves, one job, a broken link or a dead agent, and a hand-over",
+        slaves: 2,
+        faults: (1, &[Fault::Cut, Fault::KillAgent]),
+        deeds: (2, &[Deed::Abandon, Deed::Retry]),
+        ends: WELL,
+        ..PLAIN
+    },
+    Configuration {
+        name: "late-frames",
+        about: "one slave, one job, a broken link or a dead node, and a frame that arrives late",
+        faults: (1, &[Fault::Cut, Fault::KillAgent, Fault::KillMaster]),
+        late: (1, 3),
+        ..LATE_FRAMES
+    },
+    Configuration {
+        name: "deferred",
+        about: "one slave, a job with a window, a cut or a power failure, a release, and a clock",
+        orders: |world| vec![planned(world)],
+        faults: (1, &[Fault::Cut, Fault::Reboot]),
+        steps: (2, 10_000),
+        ..DEFERRED
+    },
+    Configuration {
+        name: "restored",
+        about: "one slave, one job, a backup of the master that is put back twice, and who says so",
+        faults: (2, &[Fault::Restore { confirmed: true }, Fault::Restore { confirmed: false }]),
+        deeds: (2, &[Deed::BackUp, Deed::Confirm, Deed::Release, Deed::Cancel(CancelMode::Now)]),
+        ends: WELL,
+        ..PLAIN
+    },
+    Configuration {
+        name: "one-job-long",
+        about: "one slave, one job, any three faults, and any deed",
+        long: true,
+        faults: (3, EVERYTHING),
+        healed: 512,
+        ..PLAIN
+    },
+    Configuration {
+        name: "restartable-long",
+        about: "a job that may be begun again, two faults, at a machine that may refuse to start or to stop",
+        long: true,
+        faults: (2, MACHINES),
+        ..RESTARTABLE
+    },
+    Configuration {
+        name: "two-jobs-long",
+        about: "one slave, two jobs, any fault, and any deed",
+        long: true,
+        orders: |world| orders(world, 2),
+        ends: WELL,
+        effects: 2,
+        healed: 128,
+        ..PLAIN
+    },
+    Configuration {
+        name: "two-slaves-long",
+        about: "two slaves, one job, any fault, and a hand-over",
+        long: true,
+        slaves: 2,
+        deeds: (2, HAND_OVER),
+        ends: WELL,
+        effects: 2,
+        ..PLAIN
+    },
+    Configuration {
+        name: "late-frames-long",
+        about: "one slave, one job, two broken links or dead nodes, and two frames that arrive late",
+        long: true,
+        ..LATE_FRAMES
+    },
+    Configuration {
+        name: "restored-long",
+        about: "the same with cut links, dead agents, and a hand-over",
+        long: true,
+        faults: (2, RESTORES),
+        deeds: (2, BACKUPS),
+        ends: WELL,
+        ..PLAIN
+    },
+    Configuration {
+        name: "deferred-long",
+        about: "one slave, jobs with a window, two faults, a release, a clock, and a machine that may be silent",
+        long: true,
+        faults: (2, &[Fault::Cut, Fault::KillAgent, Fault::Reboot, Fault::CrashAgent, Fault::Silent]),
+        healed: 128,
+        ..DEFERRED
+    },
+];
+
+const RESTARTABLE: Configuration = Configuration {
+    slave: |settings| {
+        settings.release = Release::Ack;
+        settings.after_failure = AfterFailure::Hold;
+        settings.max_interruptions = 1;
+    },
+    orders: restartable,
+    deeds: (1, AT_THE_MACHINE),
+    ..PLAIN
+};
+
+const LATE_FRAMES: Configuration = Configuration {
+    faults: (2, &[Fault::Cut, Fault::KillAgent, Fault::KillMaster]),
+    deeds: (1, &[Deed::Cancel(CancelMode::Now)]),
+    late: (2, 3),
+    ends: WELL,
+    ..PLAIN
+};
+
+const DEFERRED: Configuration = Configuration {
+    orders: deferred,
+    deeds: (1, WINDOWS),
+    steps: (4, 5_000),
+    ends: WELL,
+    effects: 2,
+    ..PLAIN
+};
+
+/// The one of that name.
+pub fn configuration(name: &str) -> Option<Configuration> {
+    CONFIGURATIONS.iter().find(|configuration| configuration.name == name).copied()
+}
+
+fn orders(world: &mut World, count: usize) -> Vec<Order> {
+    (0..count).map(|_| world.order("mill")).collect()
+}
+
+fn restartable(world: &mut World) -> Vec<Order> {
+    let mut order = world.order("mill");
+    order.spec.on_interrupt = OnInterrupt::Restart;
+    vec![order]
+}
+
+/// It is held once its window was missed.
+fn planned(world: &mut World) -> Order {
+    let at = |world: &World, ms| Some(Time(world.now().0 + ms));
+    let mut order = world.order("mill");
+    order.start.not_before = at(world, 5_000);
+    order.start.deadline = at(world, 10_000);
+    order.start.late = Late::Hold;
+    order
+}
+
+/// And one that has to be let go.
+fn deferred(world: &mut World) -> Vec<Order> {
+    let planned = planned(world);
+    let mut held = world.order("mill");
+    held.start.gate = Gate::Held;
+    held.start.deadline = planned.start.deadline;
+    vec![planned, held]
+}

@@ -1,0 +1,129 @@
+//! The good end: everything is mended, and people answer what they are asked.
+
+use reloop_protocol::job::{End, State};
+use reloop_protocol::master::JobCommand;
+use reloop_protocol::message::{CloseCode, Report};
+use reloop_protocol::slave::Local;
+use reloop_protocol::spec::{Desired, Gate};
+use reloop_protocol::time::Millis;
+
+use super::{Floor, Scene, act};
+use crate::world::World;
+
+/// More rounds than any healing takes: one answers all questions that are open, and an answer may raise the next.
+const ROUNDS: usize = 12;
+
+/// How long a person's word holds here.
+const RELEASED_FOR: Millis = Millis::seconds(3_600);
+
+/// With deferred jobs, what a round waits for.
+const WAITED_MS: i64 = 30_000;
+
+impl Floor {
+    /// The world once everything is mended and answered; broken if it does not come right.
+    pub fn healed(&self, scene: &Scene) -> World {
+        let mut world = scene.world.clone();
+        let jobs = self.jobs(scene);
+        mend(&mut world);
+        let over = |world: &World| {
+            jobs.iter().all(|job| world.find_job(*job).is_none_or(|job| job.state.is_ended()))
+                && world
+                    .boxes
+                    .iter()
+                    .all(|held| held.state.as_ref().is_some_and(|state| state.jobs.is_empty()))
+        };
+        for _ in 0..ROUNDS {
+            world.settle();
+            if world.broken.is_some() || over(&world) && world.master.as_ref().is_some_and(is_believed) {
+                break;
+            }
+            self.answer_questions(&mut world, scene);
+            world.settle();
+            for slave in 0..world.boxes.len() {
+                act::finish(&mut world, slave, End::Succeeded);
+            }
+            if self.configuration.steps.0 > 0 {
+                world.pass(WAITED_MS);
+            }
+        }
+        if world.broken.is_none() {
+            world.check_converged(&jobs);
+        }
+        world
+    }
+
+    fn answer_questions(&self, world: &mut World, scene: &Scene) {
+        let stale = |code: Option<&CloseCode>| code.is_some_and(|code| !code.is_passing());
+        let turned_away = world.boxes.iter().any(|held| stale(held.closed.last()));
+        if turned_away || !world.master.as_ref().is_some_and(is_believed) {
+            world.confirm_restore();
+            for held in &mut world.boxes {
+                held.closed.clear();
+            }
+            world.settle();
+        }
+        for slave in 0..world.boxes.len() {
+            let Some(state) = &world.boxes[slave].state else { continue };
+            let locked = state.node.local_lock;
+            let attention = state.node.attention.is_some();
+            let unloading = state.node.unloading.is_some();
+            let paused =
+                state.jobs.values().any(|job| job.paused_locally || job.report.state == State::Paused);
+            if locked {
+                world.local(slave, Local::Lock(false));
+            }
+            if paused {
+                world.local(slave, Local::Resume);
+            }
+            if attention {
+                world.local(slave, Local::Clear);
+            }
+            if unloading {
+                world.local(slave, Local::Ready);
+            }
+        }
+        for id in self.jobs(scene) {
+            let Some(job) = world.find_job(id) else { continue };
+            let doubted = job.state == State::Uncertain
+                || job.report.as_ref().is_some_and(wonders)
+                || job.earlier.iter().filter_map(|earlier| earlier.report.as_ref()).any(wonders);
+            let paused = job.state == State::Paused || job.desired == Desired::Pause;
+            let waits = matches!(job.state, State::Queued | State::Assigned | State::Accepted)
+                && (job.start.gate != Gate::Open || job.start.not_before.is_some());
+            if doubted {
+                world.command(id, JobCommand::Resolve(End::Failed));
+            }
+            if paused {
+                world.command(id, JobCommand::Resume);
+            }
+            if waits {
+                world.command(id, JobCommand::Release { valid: RELEASED_FOR });
+            }
+        }
+    }
+}
+
+fn wonders(report: &Report) -> bool {
+    report.state == State::Uncertain
+}
+
+fn is_believed(master: &reloop_protocol::master::Master) -> bool {
+    master.doubted_by.is_empty()
+}
+
+fn mend(world: &mut World) {
+    if world.master.is_none() {
+        world.start_master();
+    }
+    for slave in 0..world.boxes.len() {
+        let machine = &mut world.boxes[slave].machine;
+        machine.silent = false;
+        machine.unstoppable = false;
+        machine.refuses = false;
+        world.revive(slave);
+        if world.link(slave) == Some(true) {
+            world.cut(slave);
+        }
+        world.plug(slave);
+    }
+}

@@ -1,0 +1,129 @@
+//! What has to be seen: a model in which the interesting things never happen proves nothing.
+
+use reloop_protocol::job::State;
+use reloop_protocol::message::{CloseCode, Flags};
+use reloop_protocol::slave::Job;
+use stateright::Property;
+
+use super::{Floor, Scene};
+
+/// A name, and whether it is to be seen in a state.
+type Sight = (&'static str, fn(&Floor, &Scene) -> bool);
+
+/// Everything that is to be seen in one configuration or another.
+pub const SIGHTS: [Sight; 34] = [
+    ("a job is queued", |f, s| is(f, s, State::Queued)),
+    ("a job is assigned", |f, s| is(f, s, State::Assigned)),
+    ("a job is accepted", |f, s| is(f, s, State::Accepted)),
+    ("a job is starting", |f, s| is(f, s, State::Starting)),
+    ("a job runs", |f, s| is(f, s, State::Running)),
+    ("a job is paused", |f, s| is(f, s, State::Paused)),
+    ("a job is stopping", |f, s| is(f, s, State::Stopping)),
+    ("a job is uncertain", |f, s| is(f, s, State::Uncertain)),
+    ("a job succeeded", |f, s| is(f, s, State::Succeeded)),
+    ("a job failed", |f, s| is(f, s, State::Failed)),
+    ("a job was canceled", |f, s| is(f, s, State::Canceled)),
+    ("a job was rejected", |f, s| is(f, s, State::Rejected)),
+    ("a job expired", |f, s| is(f, s, State::Expired)),
+    ("a job was given up", |f, s| is(f, s, State::Lost)),
+    ("two attempts of a job ran", |f, s| has(f, s, Flags::DUPLICATE)),
+    ("a result came after the job was given up", |f, s| has(f, s, Flags::LATE_RESULT)),
+    ("a cancel came too late", |f, s| has(f, s, Flags::CANCEL_TOO_LATE)),
+    ("a start was missed while the slave was off", |f, s| has(f, s, Flags::MISSED_START)),
+    ("a job was adopted", |f, s| has(f, s, Flags::ADOPTED)),
+    ("a job was interrupted", |f, s| has(f, s, Flags::INTERRUPTED)),
+    ("a reboot left a job uncertain", |_, s| {
+        s.world.boxes.iter().any(|held| {
+            held.machine.alive().next().is_none()
+                && on_disk(held, &|job| job.report.state == State::Uncertain)
+        })
+    }),
+    ("the intent to start is on disk, and the machine was never touched", |_, s| {
+        s.world.boxes.iter().any(|held| {
+            held.state.is_none()
+                && on_disk(held, &|job| {
+                    job.report.state == State::Starting && !held.machine.begun.contains_key(&job.work())
+                })
+        })
+    }),
+    ("the intent to stop is on disk, and the machine was never told", |_, s| {
+        s.world.boxes.iter().any(|held| {
+            held.state.is_none()
+                && on_disk(held, &|job| {
+                    job.report.state == State::Stopping && held.machine.alive().any(|work| work == job.work())
+                })
+        })
+    }),
+    ("an order is on disk, and its client never heard so", |_, s| {
+        s.world.master_disk.orders.keys().any(|order| !s.world.ledger.acknowledged.contains(order))
+    }),
+    ("a machine works and its agent is dead", |_, s| {
+        s.world.boxes.iter().any(|held| held.state.is_none() && held.machine.alive().next().is_some())
+    }),
+    ("a machine works and its slave is offline", |_, s| {
+        (0..s.world.boxes.len()).any(|slave| {
+            s.world.link(slave).is_none() && s.world.boxes[slave].machine.alive().next().is_some()
+        })
+    }),
+    ("a job ended and no master knows", |f, s| {
+        f.jobs(s).iter().any(|job| {
+            let said = |slave| s.world.on_slave(slave, *job).is_some_and(State::is_ended);
+            (0..s.world.boxes.len()).any(said)
+                && s.world.find_job(*job).is_some_and(|job| !job.state.is_ended())
+        })
+    }),
+    ("a slave is back, and the master still believes in its dead link", |_, s| {
+        let back = (0..s.world.boxes.len()).filter(|slave| s.world.link(*slave).is_some()).count();
+        let believed = s.world.master.as_ref().map_or(0, |master| master.links.len());
+        back == s.world.boxes.len() && believed > back
+    }),
+    ("an older master was refused", |_, s| was_closed(s, CloseCode::StaleMaster)),
+    ("a slave doubts its master", |_, s| {
+        s.world.master.as_ref().is_some_and(|master| !master.doubted_by.is_empty())
+    }),
+    ("a job was asked back", |f, s| {
+        f.jobs(s).iter().any(|job| s.world.find_job(*job).is_some_and(|job| job.recalled.is_some()))
+    }),
+    ("a job was handed out again", |f, s| {
+        f.jobs(s).iter().any(|job| s.world.find_job(*job).is_some_and(|job| job.last_attempt.0 > 1))
+    }),
+    ("a job ran on two slaves", |f, s| {
+        let places = |job| s.world.boxes.iter().filter(|held| held.machine.knows(job)).count();
+        f.jobs(s).iter().any(|job| places(*job) > 1)
+    }),
+    ("a cut lost a frame that came later", |f, s| s.left.late < f.configuration.late.0),
+];
+
+macro_rules! properties {
+    ($($number:literal)*) => {
+        vec![$(Property::<Floor>::sometimes(SIGHTS[$number].0, |floor, scene| (SIGHTS[$number].1)(floor, scene))),*]
+    };
+}
+
+/// As properties.
+pub fn all() -> Vec<Property<Floor>> {
+    let all = properties![
+        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33
+    ];
+    assert_eq!(all.len(), SIGHTS.len(), "each sight is a property");
+    all
+}
+
+fn is(floor: &Floor, scene: &Scene, state: State) -> bool {
+    floor.jobs(scene).iter().any(|job| scene.world.find_job(*job).is_some_and(|job| job.state == state))
+}
+
+fn has(floor: &Floor, scene: &Scene, flag: Flags) -> bool {
+    floor
+        .jobs(scene)
+        .iter()
+        .any(|job| scene.world.find_job(*job).is_some_and(|job| job.all_flags().has(flag)))
+}
+
+fn was_closed(scene: &Scene, code: CloseCode) -> bool {
+    scene.world.boxes.iter().any(|held| held.closed.last() == Some(&code))
+}
+
+fn on_disk(held: &crate::world::Station, fits: &dyn Fn(&Job) -> bool) -> bool {
+    held.disk.held().any(fits)
+}

@@ -1,0 +1,178 @@
+//! After the faults: everything is mended, whoever is asked answers, and time passes until nothing is left to do.
+//!
+//! People are truthful, and act only where something asks for them: what converges only because somebody presses every
+//! button all the time would not be found out.
+
+use reloop_protocol::id::JobId;
+use reloop_protocol::job::{End, State};
+use reloop_protocol::master::{Job, JobCommand, SlaveCommand};
+use reloop_protocol::message::{CloseCode, Mode, WaitingFor};
+use reloop_protocol::slave::Local;
+use reloop_protocol::spec::{Desired, Gate};
+use reloop_protocol::time::{Millis, Time};
+
+use crate::world::{Invariant, World};
+
+/// How long a person's word to start holds.
+const RELEASE: Millis = Millis::seconds(3_600);
+
+/// How long people wait before they look again.
+const ROUND_MS: i64 = 5_000;
+
+/// The same, in steps.
+const TICK_MS: i64 = 2_500;
+
+/// So many rounds a job may take, waiting for its turn behind others included: the longest work takes 22 s.
+const ROUNDS_PER_JOB: usize = 8;
+
+/// So many rounds everything else may take.
+const ROUNDS: usize = 100;
+
+/// From this round on, what a person at the master could not settle is settled at the machine.
+const AT_THE_MACHINE: usize = 5;
+
+/// Mends everything, drains the world, and checks what must hold of stories that are told.
+pub(super) fn heal(world: &mut World, slaves: usize) {
+    world.disarm();
+    world.end_double();
+    for clone in slaves..world.boxes.len() {
+        world.retire(clone);
+    }
+    if world.master.is_none() {
+        world.start_master();
+    }
+    for slave in 0..slaves {
+        let machine = &mut world.boxes[slave].machine;
+        (machine.silent, machine.unstoppable) = (false, false);
+        (machine.refuses, machine.fails) = (false, false);
+        world.revive(slave);
+        world.cut(slave);
+        world.plug_again(slave);
+    }
+    world.settle();
+    let rounds = ROUNDS + ROUNDS_PER_JOB * world.numbered.len();
+    for round in 0..rounds {
+        if world.broken.is_some() {
+            return;
+        }
+        confirm(world);
+        let quiet = look_at_slaves(world, slaves, round) & look_at_jobs(world);
+        let done = world.master.as_ref().is_some_and(|master| master.book.jobs.is_empty());
+        let mut agents = world.boxes.iter().filter_map(|held| held.state.as_ref());
+        if quiet && done && agents.all(|state| state.jobs.is_empty()) {
+            break;
+        }
+        for _ in 0..ROUND_MS / TICK_MS {
+            world.pass_some(TICK_MS);
+            world.settle();
+        }
+    }
+    world.check_explained();
+    let jobs: Vec<JobId> = world.numbered.iter().copied().collect();
+    world.check_converged(&jobs);
+    let barred = world.boxes[..slaves].iter().position(|held| {
+        held.state
+            .as_ref()
+            .is_none_or(|state| state.node.attention.is_some() || state.node.unloading.is_some())
+    });
+    if let Some(slave) = barred {
+        world.violate(Invariant::Converges, format!("slave {slave} still asks for a person"));
+    }
+}
+
+/// Slaves that have seen a later state of the master say so, to the master and to people.
+fn confirm(world: &mut World) {
+    let doubted = world.master.as_ref().is_some_and(|master| !master.doubted_by.is_empty());
+    let refused = |code: &CloseCode| *code == CloseCode::StaleMaster;
+    if doubted || world.boxes.iter().any(|held| held.closed.last().is_some_and(refused)) {
+        world.confirm_restore();
+    }
+    for slave in 0..world.boxes.len() {
+        if !world.boxes[slave].retired {
+            world.plug_again(slave);
+        }
+    }
+    world.settle();
+}
+
+/// Whether nobody was needed.
+fn look_at_slaves(world: &mut World, slaves: usize, round: usize) -> bool {
+    let mut quiet = true;
+    for slave in 0..slaves {
+        let Some(state) = &world.boxes[slave].state else { continue };
+        let node = &state.node;
+        // Who looks at the machine says it of each by its name.
+        let uncertain = state.jobs.values().find(|job| job.report.state == State::Uncertain);
+        let uncertain = uncertain.map(|job| job.report.job);
+        let paused = state.jobs.values().any(|job| job.paused_locally);
+        let needs = [
+            (node.unloading.is_some(), Local::Ready),
+            (node.attention.is_some(), Local::Clear),
+            (node.local_lock, Local::Lock(false)),
+            (paused, Local::Resume),
+            (
+                uncertain.is_some() && round >= AT_THE_MACHINE,
+                Local::Resolve { job: uncertain, end: End::Failed },
+            ),
+        ];
+        let mode = node.conduct.mode;
+        for (_, command) in needs.into_iter().filter(|(needed, _)| *needed) {
+            quiet = false;
+            world.local(slave, command);
+        }
+        let key = world.boxes[slave].settings.key;
+        let desk = world.master.as_ref().and_then(|master| master.desks.get(&key));
+        if desk.is_some_and(|desk| desk.conduct.mode != Mode::Production || mode != Mode::Production) {
+            quiet = false;
+            world.command_slave_now(slave, SlaveCommand::Mode(Mode::Production));
+        }
+    }
+    quiet
+}
+
+/// Whether nobody was needed.
+fn look_at_jobs(world: &mut World) -> bool {
+    let now = world.now();
+    let jobs = world.master.iter().flat_map(|master| master.book.jobs.values());
+    let mut asked: Vec<(JobId, JobCommand)> =
+        jobs.filter_map(|job| Some((job.id, answer(job, now)?))).collect();
+    let ended = world.numbered.iter().filter_map(|id| world.find_job(*id));
+    let ended = ended.filter(|job| job.state.is_ended()).filter(|job| doubts_earlier(job));
+    asked.extend(ended.map(|job| (job.id, JobCommand::Resolve(End::Failed))));
+    for (job, command) in &asked {
+        world.command(*job, *command);
+    }
+    asked.is_empty()
+}
+
+fn doubts_earlier(job: &Job) -> bool {
+    job.earlier.iter().any(|earlier| earlier.state == State::Uncertain)
+}
+
+/// What a person does about a job that waits for one.
+fn answer(job: &Job, now: Time) -> Option<JobCommand> {
+    let paused = job.desired == Desired::Pause;
+    match job.state {
+        State::Uncertain => Some(JobCommand::Resolve(End::Failed)),
+        _ if doubts_earlier(job) => Some(JobCommand::Resolve(End::Failed)),
+        State::Paused => Some(JobCommand::Resume),
+        _ if paused => Some(JobCommand::Resume),
+        State::Queued | State::Assigned | State::Accepted => {
+            let waits = job.report.as_ref().and_then(|report| report.waiting_for);
+            let waits = matches!(waits, Some(WaitingFor::Operator | WaitingFor::Clock | WaitingFor::Time));
+            let later = job.start.not_before.is_some_and(|at| at > now);
+            let released = matches!(job.start.gate, Gate::Released { latest } if latest > now.after(Millis::seconds(60)));
+            let needed = job.start.gate != Gate::Open || waits || later;
+            (needed && !released).then_some(JobCommand::Release { valid: RELEASE })
+        }
+        State::Starting
+        | State::Running
+        | State::Stopping
+        | State::Succeeded
+        | State::Failed
+        | State::Canceled
+        | State::Rejected
+        | State::Expired
+        | State::Lost => None,
+    }
+}

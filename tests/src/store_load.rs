@@ -1,0 +1,288 @@
+//! The node's store under a load of which every byte can be told afterwards.
+//!
+//! Some writers each commit numbered batches, and say a batch's number on stdout when it is acknowledged. What a batch
+//! changes follows from the writer and the number alone, so whoever finds the store later can tell exactly what it must
+//! hold: for each writer the state after some batch, whole, which is not older than the last acknowledged one.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use reloop_node::store::{Op, Options, Store, StoreError};
+use rustix::process::Pid;
+
+use crate::daemon::freeze;
+use crate::disk::Disk;
+use crate::simulation::Random;
+
+/// So many commits wait at a time that they come in groups.
+pub const WRITERS: u64 = 6;
+/// Few enough that everything is overwritten over and over, and the database has to clean up.
+const SLOTS: usize = 48;
+/// Up to two pieces of a value in the store.
+const LONGEST_VALUE: usize = 8000;
+
+/// strace attaches within milliseconds; the rest is for a busy machine.
+const ATTACH_DEADLINE: Duration = Duration::from_secs(20);
+const ATTACH_PAUSE: Duration = Duration::from_millis(5);
+
+const OPTIONS: Options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
+
+/// What a store was found to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// For each writer the number of the batch that it ends with; nothing acknowledged is missing.
+    Whole(BTreeMap<u64, u64>),
+    /// Something acknowledged is not there, or a batch is there in part.
+    Lost(String),
+    /// It was set aside, or did not open at all.
+    Unopened(String),
+}
+
+/// Writes until it is killed, going on from what is there; `writer number` on stdout is an acknowledgement.
+///
+/// # Errors
+/// The store does not open, or a commit fails.
+pub fn write(dir: &Path) -> Result<(), StoreError> {
+    let store = Store::open(dir, OPTIONS)?.store;
+    let mut last = BTreeMap::new();
+    store.load(b"last/", |key, value| {
+        last.insert(key.to_vec(), number_in(value));
+    })?;
+    let (failed, failure) = mpsc::channel();
+    for writer in 0..WRITERS {
+        let (store, failed) = (store.clone(), failed.clone());
+        let mut number = last.get(&last_key(writer)).copied().unwrap_or(0);
+        std::thread::spawn(move || {
+            loop {
+                number += 1;
+                let (answer, answered) = mpsc::channel();
+                store.commit(batch(writer, number), move |result| {
+                    let said = result.and_then(|()| {
+                        // One short write: whoever reads gets whole lines.
+                        let line = format!("{writer} {number}\n");
+                        io::stdout().lock().write_all(line.as_bytes()).map_err(|_| StoreError::Closed)
+                    });
+                    drop(answer.send(said));
+                });
+                if let Err(error) = answered.recv().unwrap_or(Err(StoreError::Closed)) {
+                    drop(failed.send(error));
+                    return;
+                }
+            }
+        });
+    }
+    Err(failure.recv().unwrap_or(StoreError::Closed))
+}
+
+/// Opens the store and compares it with what was acknowledged.
+pub fn verify(dir: &Path, acknowledged: &BTreeMap<u64, u64>) -> Found {
+    let store = match Store::open(dir, OPTIONS) {
+        Ok(opened) => match opened.set_aside {
+            None => opened.store,
+            Some(aside) => return Found::Unopened(format!("set aside as {}", aside.display())),
+        },
+        Err(error) => return Found::Unopened(error.to_string()),
+    };
+    let mut found = BTreeMap::new();
+    if let Err(error) = store.load(b"", |key, value| drop(found.insert(key.to_vec(), value.to_vec()))) {
+        return Found::Lost(error.to_string());
+    }
+    let mut last = BTreeMap::new();
+    for writer in 0..WRITERS {
+        let number = found.get(&last_key(writer)).map_or(0, |value| number_in(value));
+        let wanted = acknowledged.get(&writer).copied().unwrap_or(0);
+        if number < wanted {
+            return Found::Lost(format!("writer {writer}: {wanted} was acknowledged, {number} is there"));
+        }
+        let expected = state_after(writer, number);
+        let prefix = slot_prefix(writer);
+        let there: BTreeMap<_, _> = found
+            .iter()
+            .filter(|(key, _)| key.starts_with(&prefix))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        if there != expected {
+            return Found::Lost(format!("writer {writer}: what is there is no state after batch {number}"));
+        }
+        last.insert(writer, number);
+    }
+    Found::Whole(last)
+}
+
+/// A place for the store on a disk.
+pub fn dir_on(disk: &Path) -> PathBuf {
+    disk.join("store")
+}
+
+fn batch(writer: u64, number: u64) -> Vec<Op> {
+    let mut ops: Vec<Op> = changes(writer, number)
+        .into_iter()
+        .map(|(key, value)| match value {
+            Some(value) => Op::Put { key, value },
+            None => Op::Delete { key },
+        })
+        .collect();
+    ops.push(Op::Put { key: last_key(writer), value: number.to_le_bytes().to_vec() });
+    ops
+}
+
+fn changes(writer: u64, number: u64) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    let mut random = Random::new(writer << 48 | number);
+    let slot = |slot: usize| [slot_prefix(writer), format!("{slot:02}").into_bytes()].concat();
+    let mut changes = Vec::new();
+    for _ in 0..=random.below(3) {
+        // Most records are short, some are not.
+        let longest = if random.one_in(8) { LONGEST_VALUE } else { 400 };
+        let value = vec![random.any().to_le_bytes()[0]; random.below(longest)];
+        changes.push((slot(random.below(SLOTS)), Some(value)));
+    }
+    if random.one_in(3) {
+        changes.push((slot(random.below(SLOTS)), None));
+    }
+    changes
+}
+
+fn state_after(writer: u64, number: u64) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut state: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    for (key, value) in (1..=number).flat_map(|number| changes(writer, number)) {
+        match value {
+            Some(value) => state.insert(key, value),
+            None => state.remove(&key),
+        };
+    }
+    state
+}
+
+fn slot_prefix(writer: u64) -> Vec<u8> {
+    format!("slot/{writer}/").into_bytes()
+}
+
+fn last_key(writer: u64) -> Vec<u8> {
+    format!("last/{writer}").into_bytes()
+}
+
+fn number_in(value: &[u8]) -> u64 {
+    value.try_into().map_or(0, u64::from_le_bytes)
+}
+
+/// A process that runs [`write()`].
+#[derive(Debug)]
+pub struct Worker {
+    child: Child,
+    /// Reads what the worker says; ends with it.
+    reader: Option<JoinHandle<()>>,
+    acknowledged: Arc<Mutex<BTreeMap<u64, u64>>>,
+    /// Ends with the worker.
+    tracer: Option<Child>,
+}
+
+impl Worker {
+    /// Starts it; `harness` is the program whose verb it is.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn start(harness: &Path, dir: &Path) -> Self {
+        let mut child = Command::new(harness)
+            .arg("store-load")
+            .arg(dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run {}: {error}", harness.display()));
+        let said = BufReader::new(child.stdout.take().expect("its stdout is a pipe"));
+        let acknowledged = Arc::new(Mutex::new(BTreeMap::new()));
+        let noted = Arc::clone(&acknowledged);
+        let reader = std::thread::spawn(move || {
+            for line in said.lines().map_while(Result::ok) {
+                let parsed = line.split_once(' ').and_then(|(writer, number)| {
+                    Some((writer.parse::<u64>().ok()?, number.parse::<u64>().ok()?))
+                });
+                let (writer, number) = parsed.unwrap_or_else(|| panic!("no acknowledgement: {line:?}"));
+                noted.lock().expect("nothing panics while it holds this").insert(writer, number);
+            }
+        });
+        Self { child, reader: Some(reader), acknowledged, tracer: None }
+    }
+
+    /// From here on its fdatasync does nothing and reports success: what a store would be that leaves it out. Ends with
+    /// the worker.
+    ///
+    /// # Panics
+    /// When strace cannot do that: ask [`crate::disk::faults_available`] first.
+    pub fn leave_syncs_out(&mut self) {
+        let words =
+            ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:retval=0"];
+        let mut strace = Command::new("strace");
+        strace
+            .args(words)
+            .arg("-p")
+            .arg(self.child.id().to_string())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
+        self.tracer = Some(strace.spawn().expect("strace was just found"));
+        let end = Instant::now() + ATTACH_DEADLINE;
+        let tasks = format!("/proc/{}/task", self.child.id());
+        while !all_traced(&tasks) {
+            assert!(Instant::now() < end, "strace does not attach");
+            std::thread::sleep(ATTACH_PAUSE);
+        }
+    }
+
+    /// The sum of the numbers of all writers' newest acknowledged batches: it grows by one with each.
+    pub fn progress(&self) -> u64 {
+        self.acknowledged.lock().expect("nothing panics while it holds this").values().sum()
+    }
+
+    /// Whether it still writes.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|ended| ended.is_none())
+    }
+
+    /// The power of its box fails: it is gone, the disk is what had reached it by then. What had been acknowledged.
+    ///
+    /// # Panics
+    /// When the disk is none whose power can be cut.
+    pub fn lose_power(mut self, disk: &mut Disk) -> BTreeMap<u64, u64> {
+        freeze(&[Pid::from_child(&self.child)]);
+        let left = disk.as_the_power_cut_leaves_it();
+        self.kill();
+        disk.come_back_as(left);
+        self.acknowledged.lock().expect("nothing panics while it holds this").clone()
+    }
+
+    /// When this returns, everything that it said has been read.
+    fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(mut tracer) = self.tracer.take() {
+            let _ = tracer.wait();
+        }
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("it said nothing but acknowledgements");
+        }
+    }
+}
+
+fn all_traced(tasks: &str) -> bool {
+    let Ok(tasks) = std::fs::read_dir(tasks) else { return false };
+    tasks.flatten().all(|task| {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        !status.contains("\nTracerPid:\t0\n")
+    })
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if self.reader.is_some() && !std::thread::panicking() {
+            self.kill();
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

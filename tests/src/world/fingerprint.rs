@@ -1,0 +1,640 @@
+//! What the future of a world depends on, as one number: two worlds with the same fingerprint go on alike.
+//!
+//! Whoever enumerates states needs equal states to look equal, and many things in a world only tell how it came to be.
+//! What is left out, what is renamed, and why nothing is lost by it:
+//!
+//! * Connections, boots and databases are only ever compared for being the same. Each gets a number when it is first
+//!   met on a walk that is the same for all worlds.
+//! * A slave's sessions are compared with each other and counted up: they are told by how far they lie behind its
+//!   newest, and so a shift of all of them changes nothing.
+//! * The master's commits are compared and counted up too. As long as no backup brings an older count back, the newest
+//!   is always the master's own, and the order of all that are known says everything. Where one is or will be made,
+//!   the distances count as well.
+//! * A node that is up equals its disk, or [`Invariant::DiskIsState`](super::Invariant) is broken: only one of them is
+//!   looked at. What is derived from the jobs in the book is derived.
+//! * Receipts, a job's events and revision, last contacts, answers and counters are for people. No rule reads them.
+//! * What the last Hello said is compared only while its Welcome is under way, and a spare name for the next database
+//!   is like any other.
+//! * Frames of dead links may come in any order.
+//!
+//! Whatever is added to one of the types here does not compile until it has been decided what it is.
+
+use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
+
+use reloop_protocol::id::{BootId, Commit, Session, SlaveKey, StoreId};
+use reloop_protocol::job::State;
+use reloop_protocol::master::{self, Desk, DeskLink, Master};
+use reloop_protocol::message::{Bond, Challenge, Hello, Message, Settled, Welcome};
+use reloop_protocol::slave::{self, Fresh, Link, LinkId, Slave, Sync};
+
+use super::{Station, Stray, Wire, World};
+
+impl World {
+    /// See the module. The clocks count as they are: worlds at different times differ. `may_go_back`: the
+    /// master's backup may be put back some day, be it made already or not.
+    pub fn fingerprint(&self, may_go_back: bool) -> u64 {
+        let mut walk = Walk::new(self, may_go_back);
+        walk.world(self);
+        walk.hash.finish()
+    }
+
+    /// Every commit number that somebody knows.
+    fn commits(&self) -> BTreeSet<Commit> {
+        let mut known = BTreeSet::new();
+        known.extend(self.master_node().map(|node| node.commit));
+        known.extend(self.backup.iter().filter_map(|disk| disk.node()).map(|node| node.commit));
+        for held in &self.boxes {
+            let node = held.state.as_ref().map(|state| &state.node).or_else(|| held.disk.node());
+            known.extend(node.and_then(|node| node.bond).map(|bond| bond.commit));
+            let frames = held.link.iter().flat_map(|wire| {
+                wire.to_master.iter().chain(wire.to_slave.iter().map(|(_, message)| message))
+            });
+            known.extend(frames.filter_map(commit_in));
+        }
+        known.extend(self.late.iter().filter_map(|late| match late {
+            Stray::ToSlave(.., message) | Stray::ToMaster(.., message) => commit_in(message),
+        }));
+        for desk in self.master.iter().flat_map(|master| master.desks.values()) {
+            known.extend(hellos(&desk.link).filter_map(|hello| hello.bond).map(|bond| bond.commit));
+        }
+        known
+    }
+
+    fn master_node(&self) -> Option<&master::Node> {
+        self.master.as_ref().map(|master| &master.node).or_else(|| self.master_disk.node())
+    }
+}
+
+fn hellos(link: &DeskLink) -> Box<dyn Iterator<Item = &Hello> + '_> {
+    match link {
+        DeskLink::Down | DeskLink::Live { .. } => Box::new(std::iter::empty()),
+        DeskLink::Welcomed { hello, .. } => Box::new(std::iter::once(&**hello)),
+        DeskLink::Asking { older, hello, .. } => Box::new(hellos(older).chain(std::iter::once(&**hello))),
+    }
+}
+
+fn commit_in(message: &Message) -> Option<Commit> {
+    match message {
+        Message::Challenge(challenge) => Some(challenge.commit),
+        Message::Hello(hello) => hello.bond.map(|bond| bond.commit),
+        Message::Welcome(welcome) => Some(welcome.bond.commit),
+        Message::Refuse(_)
+        | Message::Settled(_)
+        | Message::Report(_)
+        | Message::Declined(_)
+        | Message::Machine(_)
+        | Message::Want(_)
+        | Message::Forget(_)
+        | Message::Conduct(_)
+        | Message::Ask(_)
+        | Message::Answer(_)
+        | Message::Ping
+        | Message::Pong => None,
+    }
+}
+
+struct Walk {
+    hash: Mixer,
+    links: Vec<LinkId>,
+    boots: Vec<BootId>,
+    stores: Vec<StoreId>,
+    /// Each slave's newest session.
+    newest: Vec<(SlaveKey, Session)>,
+    commits: Vec<Commit>,
+    /// Distances between commits count, not only their order.
+    gaps: bool,
+}
+
+/// Multiplies and folds, as wyhash does (<https://github.com/wangyi-fudan/wyhash>): a state is some thousand bytes, and
+/// there are millions of them. It is the same on every machine, and nobody attacks it.
+#[derive(Clone, Copy)]
+struct Mixer(u64);
+
+impl Default for Mixer {
+    fn default() -> Self {
+        Self(0xA076_1D64_78BD_642F)
+    }
+}
+
+impl Mixer {
+    fn word(&mut self, word: u64) {
+        let wide = u128::from(self.0 ^ word) * 0xE703_7ED1_A0B4_28DB_u128;
+        // What was before stays in, should one side of the product be zero.
+        self.0 = (wide as u64) ^ ((wide >> 64) as u64) ^ self.0.rotate_left(29);
+    }
+}
+
+impl Hasher for Mixer {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.word(u64::from_le_bytes(*word));
+        }
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            self.word(u64::from_le_bytes(last) ^ ((rest.len() as u64) << 56));
+        }
+    }
+
+    fn write_u8(&mut self, value: u8) {
+        self.word(u64::from(value));
+    }
+
+    fn write_u16(&mut self, value: u16) {
+        self.word(u64::from(value));
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.word(u64::from(value));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.word(value);
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.word(value as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        let mut last = *self;
+        last.word(0x8EBC_6AF0_9C88_C6E3);
+        last.0
+    }
+}
+
+/// The number of a name, by when it was first met.
+fn number<T: PartialEq>(names: &mut Vec<T>, name: T) -> usize {
+    names.iter().position(|known| *known == name).unwrap_or_else(|| {
+        names.push(name);
+        names.len() - 1
+    })
+}
+
+impl Walk {
+    fn new(world: &World, gaps: bool) -> Self {
+        let session = |held: &Station| {
+            let node = held.state.as_ref().map(|state| &state.node).or_else(|| held.disk.node());
+            (held.settings.key, node.map_or(Session(0), |node| node.session))
+        };
+        Self {
+            hash: Mixer::default(),
+            links: Vec::new(),
+            boots: Vec::new(),
+            stores: Vec::new(),
+            newest: world.boxes.iter().map(session).collect(),
+            commits: world.commits().into_iter().collect(),
+            gaps,
+        }
+    }
+
+    fn see(&mut self, what: impl Hash) {
+        what.hash(&mut self.hash);
+    }
+
+    fn link(&mut self, link: LinkId) {
+        let number = number(&mut self.links, link);
+        self.see(number);
+    }
+
+    fn boot(&mut self, boot: BootId) {
+        let number = number(&mut self.boots, boot);
+        self.see(number);
+    }
+
+    fn store(&mut self, store: StoreId) {
+        let number = number(&mut self.stores, store);
+        self.see(number);
+    }
+
+    fn session(&mut self, of: SlaveKey, session: Session) {
+        let newest = self.newest.iter().find(|(key, _)| *key == of).map_or(Session(0), |(_, newest)| *newest);
+        // 0 is a word of its own: a connection on which nobody has said Hello yet.
+        let behind = (session != Session(0)).then(|| newest.0.wrapping_sub(session.0));
+        self.see(behind);
+    }
+
+    fn commit(&mut self, commit: Commit) {
+        // 0 is a word of its own: this master has just been met.
+        self.see(commit == Commit(0));
+        if self.gaps {
+            let newest = self.commits.last().copied().unwrap_or_default();
+            self.see(newest.0.wrapping_sub(commit.0));
+        } else {
+            let behind = self.commits.iter().rev().position(|known| *known == commit);
+            self.see(behind);
+        }
+    }
+
+    fn bond(&mut self, bond: Option<Bond>) {
+        self.see(bond.is_some());
+        let Some(Bond { master, epoch, commit }) = bond else { return };
+        self.see((master, epoch));
+        self.commit(commit);
+    }
+
+    fn world(&mut self, world: &World) {
+        let World {
+            ms,
+            master,
+            master_disk,
+            master_off,
+            enrollment,
+            boxes,
+            ledger,
+            disks_are_sound,
+            broken,
+            dead_links,
+            late,
+            double,
+            swapped,
+            backup,
+            fuse,
+            answers: _,
+            tracing: _,
+            lenient: _,
+            patience: _,
+            steps: _,
+            crossed: _,
+            keeps_crossed: _,
+            acts: _,
+            numbered,
+            next: _,
+        } = world;
+        self.see((ms, master_off, enrollment, disks_are_sound, swapped, fuse, numbered));
+        self.see(ledger);
+        self.see(broken.as_ref().map(|broken| broken.invariant));
+        for held in boxes {
+            self.station(held);
+        }
+        match master {
+            Some(master) => {
+                self.master(master);
+                // What has ended is in no memory, and comes back when somebody speaks of it.
+                for job in master_disk.jobs.values().filter(|job| job.state.is_ended()) {
+                    self.master_job(job);
+                }
+            }
+            None => {
+                self.see(0u8);
+                self.master_disk(master_disk);
+            }
+        }
+        self.see(master_disk.orders.keys().collect::<Vec<_>>());
+        let mut dead: Vec<_> = dead_links.iter().map(|link| number(&mut self.links, *link)).collect();
+        dead.sort_unstable();
+        self.see(dead);
+        self.late(late.iter(), boxes);
+        self.see(backup.is_some());
+        if let Some(backup) = backup {
+            self.master_disk(backup);
+        }
+        // A second master is not enumerated: it counts as it is.
+        if let Some(double) = double {
+            self.see((&double.state, &double.disk, &double.dead_links, double.fuse));
+        }
+    }
+
+    fn late<'a>(&mut self, late: impl Iterator<Item = &'a Stray>, boxes: &[Station]) {
+        let mut each: Vec<u64> = late
+            .map(|late| {
+                let outside = std::mem::take(&mut self.hash);
+                match late {
+                    Stray::ToSlave(slave, link, session, message) => {
+                        let key = boxes[*slave].settings.key;
+                        self.see((0u8, slave));
+                        self.link(*link);
+                        self.session(key, *session);
+                        self.message(key, message);
+                    }
+                    Stray::ToMaster(double, link, message) => {
+                        self.see((1u8, double));
+                        self.link(*link);
+                        // A Hello names its slave; the session in a Settled counts as it is.
+                        let key = match message {
+                            Message::Hello(hello) => hello.key,
+                            _ => SlaveKey([0; 32]),
+                        };
+                        self.message(key, message);
+                    }
+                }
+                std::mem::replace(&mut self.hash, outside).finish()
+            })
+            .collect();
+        each.sort_unstable();
+        self.see(each);
+    }
+
+    fn station(&mut self, station: &Station) {
+        let Station {
+            state,
+            disk,
+            settings,
+            machine,
+            boot,
+            booted_at,
+            wall_off,
+            drift_ppm,
+            fingerprint,
+            link,
+            cable,
+            dials_double,
+            retired,
+            closed,
+            synced,
+            saved,
+            fuse,
+            replies: _,
+        } = station;
+        self.see((settings, machine));
+        self.boot(*boot);
+        self.see((booted_at, wall_off, drift_ppm, fingerprint, cable, dials_double, retired, fuse));
+        self.see(closed.last());
+        self.see((synced, saved));
+        match state {
+            Some(state) => {
+                self.see((1u8, disk.node().is_some()));
+                self.slave(state);
+            }
+            None => {
+                self.see(0u8);
+                self.see(disk.node().is_some());
+                if let Some(node) = disk.node() {
+                    self.slave_node(settings.key, node);
+                }
+                self.see((disk.held().collect::<Vec<_>>(), disk.ring()));
+            }
+        }
+        self.see(link.is_some());
+        if let Some(wire) = link {
+            self.wire(settings.key, wire);
+        }
+    }
+
+    fn wire(&mut self, key: SlaveKey, wire: &Wire) {
+        let Wire { id, to_master, to_slave, session, half_open, double } = wire;
+        self.link(*id);
+        self.session(key, *session);
+        self.see((half_open, double, to_master.len(), to_slave.len()));
+        for message in to_master {
+            self.message(key, message);
+        }
+        for (session, message) in to_slave {
+            self.session(key, *session);
+            self.message(key, message);
+        }
+    }
+
+    fn slave(&mut self, slave: &Slave) {
+        let Slave { settings, node, jobs, ring, link, fresh } = slave;
+        let key = settings.key;
+        self.slave_node(key, node);
+        self.see((jobs.values().collect::<Vec<_>>(), ring));
+        self.see(std::mem::discriminant(link));
+        match *link {
+            Link::Down => {}
+            Link::Opened { link } => self.link(link),
+            Link::Challenged { link, doubtful, candor } => {
+                self.link(link);
+                self.see((doubtful, candor));
+            }
+            Link::Introduced { link, session, doubtful } | Link::Live { link, session, doubtful } => {
+                self.link(link);
+                self.session(key, session);
+                self.see(doubtful);
+            }
+        }
+        let Fresh { boot, next_store, awake_since, probing, told, owed } = fresh;
+        if let Some(boot) = boot {
+            self.boot(*boot);
+        }
+        self.see((next_store.is_some(), awake_since.is_some(), probing, owed));
+        if let Link::Introduced { .. } = link {
+            self.see(told);
+        }
+    }
+
+    fn slave_node(&mut self, key: SlaveKey, node: &slave::Node) {
+        let slave::Node {
+            store,
+            starts,
+            session,
+            bond,
+            sync,
+            fingerprint,
+            unloading,
+            attention,
+            local_lock,
+            conduct,
+        } = node;
+        self.store(*store);
+        self.session(key, *session);
+        self.bond(*bond);
+        self.see(sync.is_some());
+        if let Some(Sync { boot, boot_ms, wall, master }) = sync {
+            self.boot(*boot);
+            self.see((master.0 - i64::try_from(*boot_ms).unwrap_or(i64::MAX), master.0 - wall.0));
+        }
+        self.see((starts, fingerprint, unloading, attention, local_lock, conduct));
+    }
+
+    fn master(&mut self, master: &Master) {
+        let Master { settings, node, book, desks, tokens, links, told, asked, next_ask, doubted_by, room } =
+            master;
+        self.see(1u8);
+        self.master_node(node);
+        for job in book.jobs.values() {
+            self.master_job(job);
+        }
+        for desk in desks.values() {
+            self.desk(desk);
+        }
+        let mut known: Vec<_> =
+            links.iter().map(|(link, key)| (number(&mut self.links, *link), key)).collect();
+        known.sort_unstable();
+        self.see(known);
+        if self.gaps {
+            // It is compared with what a slave saw of a later state, and nobody saw one as long as nothing goes back.
+            let mut told: Vec<_> =
+                told.iter().map(|(link, commit)| (number(&mut self.links, *link), *commit)).collect();
+            told.sort_unstable();
+            for (link, commit) in told {
+                self.see(link);
+                self.commit(commit);
+            }
+        }
+        // Who asked what is outside of what is enumerated: it counts as it is.
+        self.see((settings, tokens, asked, next_ask, doubted_by, room));
+    }
+
+    fn master_node(&mut self, node: &master::Node) {
+        let master::Node { id, epoch, commit } = node;
+        self.see((id, epoch));
+        self.commit(*commit);
+    }
+
+    fn master_disk(&mut self, disk: &super::MasterDisk) {
+        self.see(disk.node().is_some());
+        if let Some(node) = disk.node() {
+            self.master_node(node);
+        }
+        for job in disk.jobs.values() {
+            self.master_job(job);
+        }
+        for desk in disk.desks() {
+            self.desk(desk);
+        }
+        self.see(disk.orders.keys().collect::<Vec<_>>());
+    }
+
+    fn master_job(&mut self, job: &master::Job) {
+        let master::Job {
+            id,
+            spec,
+            digest,
+            slave,
+            requires,
+            start,
+            retry,
+            created_at,
+            state,
+            desired,
+            rev,
+            recalled,
+            attempt,
+            last_attempt,
+            holder,
+            report,
+            earlier,
+            handed,
+            reason,
+            flags,
+            ended_at,
+            events,
+            heard_at: _,
+            heard_on,
+            revision: _,
+        } = job;
+        self.see((id, spec, digest, slave, requires, start, retry, created_at));
+        self.see((state, desired, rev, recalled, attempt, last_attempt, holder));
+        self.see((report, earlier, handed, reason, flags, ended_at));
+        self.see(heard_on.is_some());
+        if let Some(link) = heard_on {
+            self.link(*link);
+        }
+        // The world asks whether it was tried again.
+        self.see(events.iter().filter(|event| event.state == State::Queued).take(2).count());
+    }
+
+    fn desk(&mut self, desk: &Desk) {
+        let Desk {
+            key,
+            name,
+            agent,
+            enrolled,
+            store,
+            boot,
+            session,
+            programs,
+            labels,
+            capacity,
+            conduct,
+            machine,
+            cloned_at,
+            link,
+            balked,
+            doubts,
+            last_contact: _,
+            clock_offset_ms: _,
+            receipts: _,
+        } = desk;
+        self.see((key, name, agent, enrolled, programs, labels, capacity, conduct, machine));
+        self.see((cloned_at.is_some(), balked, doubts, store.is_some(), boot.is_some()));
+        if let Some(store) = store {
+            self.store(*store);
+        }
+        if let Some(boot) = boot {
+            self.boot(*boot);
+        }
+        self.session(*key, *session);
+        self.desk_link(*key, link);
+    }
+
+    fn desk_link(&mut self, key: SlaveKey, link: &DeskLink) {
+        self.see(std::mem::discriminant(link));
+        match link {
+            DeskLink::Down => {}
+            DeskLink::Live { link } => self.link(*link),
+            // The lines go into the receipt.
+            DeskLink::Welcomed { link, hello, store, lines: _, since } => {
+                self.link(*link);
+                self.hello(key, hello);
+                self.see((store, since));
+            }
+            DeskLink::Asking { older, newcomer, hello } => {
+                self.desk_link(key, older);
+                self.link(*newcomer);
+                self.hello(key, hello);
+            }
+        }
+    }
+
+    fn message(&mut self, key: SlaveKey, message: &Message) {
+        self.see(std::mem::discriminant(message));
+        match message {
+            Message::Challenge(Challenge { protocol, master, epoch, commit, nonce, time }) => {
+                self.see((protocol, master, epoch, nonce, time));
+                self.commit(*commit);
+            }
+            Message::Hello(hello) => self.hello(key, hello),
+            Message::Welcome(Welcome { protocol, session, bond, conduct, rulings }) => {
+                self.session(key, *session);
+                self.bond(Some(*bond));
+                self.see((protocol, conduct, rulings));
+            }
+            Message::Settled(Settled { session, reports, records, declined, machine }) => {
+                self.session(key, *session);
+                self.see((reports, records, declined, machine));
+            }
+            Message::Refuse(refuse) => self.see(refuse),
+            Message::Report(report) => self.see(report),
+            Message::Declined(declined) => self.see(declined),
+            Message::Machine(machine) => self.see(machine),
+            Message::Want(want) => self.see(want),
+            Message::Forget(forget) => self.see(forget),
+            Message::Conduct(conduct) => self.see(conduct),
+            Message::Ask(ask) => self.see(ask),
+            Message::Answer(answer) => self.see(answer),
+            Message::Ping | Message::Pong => {}
+        }
+    }
+
+    fn hello(&mut self, key: SlaveKey, hello: &Hello) {
+        let Hello {
+            protocol,
+            key: said,
+            name,
+            agent,
+            bond,
+            token,
+            store,
+            boot,
+            session,
+            clock,
+            machine,
+            programs,
+            labels,
+            capacity,
+            rows,
+            ring,
+        } = hello;
+        self.see((protocol, said, name, agent, token, clock));
+        self.bond(*bond);
+        self.store(*store);
+        self.boot(*boot);
+        self.session(key, *session);
+        self.see((machine, programs, labels, capacity, rows, ring));
+    }
+}

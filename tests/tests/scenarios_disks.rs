@@ -1,0 +1,213 @@
+//! Disks that go back in time, or are full: nothing that was acknowledged is lost, and nothing old gives orders.
+#![cfg(test)]
+#![allow(clippy::unwrap_used, reason = "all of it is test")]
+
+mod scenario;
+
+use reloop_protocol::message::CloseCode;
+use reloop_tests::process::{Master, MasterOptions};
+use reloop_tests::proxy::Close;
+use reloop_tests::wait::eventually;
+use scenario::{Factory, PATIENCE, gated, has_flag, held, in_ms, ms, now_ms, with, work};
+use serde_json::{Value, json};
+
+/// A person says that this copy of the master is the one.
+async fn confirm_restore(f: &Factory) -> Value {
+    f.client.post("/v1/master/confirm-restore", &json!({})).await.unwrap().expect(200)
+}
+
+/// Kills the master, and lets it come up on its old files while no slave can reach it.
+async fn come_up_on(f: &mut Factory, backup: &reloop_tests::process::Backup) {
+    f.master.put_back(backup);
+    for net in &f.nets {
+        net.cut(Close::Fin);
+    }
+    f.master.restart().await;
+    f.client = f.master.client();
+}
+
+#[tokio::test]
+async fn a20_an_offer_that_an_old_backup_repeats_is_answered_with_the_outcome() {
+    let mut f = Factory::new().await;
+    f.slaves[0].pause();
+    let job = f.place(work("again", 0.0)).await;
+    assert_eq!(f.job(&job).await["state"], "assigned");
+    let backup = f.master.backup();
+    f.slaves[0].cont();
+    f.state(&job, "succeeded").await;
+    f.holds_nothing(0).await;
+    come_up_on(&mut f, &backup).await;
+    assert_eq!(f.job(&job).await["state"], "assigned", "it has forgotten");
+    confirm_restore(&f).await;
+    f.nets[0].pass();
+    assert_eq!(f.state(&job, "succeeded").await["attempt"], 1);
+    f.holds_nothing(0).await;
+    assert_eq!(f.slaves[0].starts("again"), 1);
+}
+
+#[tokio::test]
+async fn c3_a_slaves_store_that_went_back_fires_nothing_and_asks_a_person() {
+    let mut f = Factory::new().await;
+    let first = f.place(gated("first")).await;
+    f.state(&first, "running").await;
+    let second = f.place(work("second", 0.0)).await;
+    f.until(&second, "on the slave's disk", |job| job["waiting_for"] == "turn").await;
+    let due = in_ms(8000);
+    let timed = f.place(with(work("timed", 0.0), json!({"start": {"not_before": due, "late": "run"}}))).await;
+    f.until(&timed, "on the slave's disk", |job| job["waiting_for"] == "time").await;
+    let backup = f.slaves[0].backup();
+    f.slaves[0].open_gate("first");
+    f.state(&first, "succeeded").await;
+    f.state(&second, "succeeded").await;
+    f.nets[0].drop_existing(Close::Fin);
+    f.slave(0, "on its second session", |slave| slave["link"] == "online" && slave["session"] == 2).await;
+
+    f.slaves[0].put_back(&backup);
+    f.slaves[0].restart();
+    let seen = f.slave(0, "asking", |slave| slave["link"] == "online" && !slave["attention"].is_null()).await;
+    assert_eq!(seen["attention"]["code"], "store_rolled_back", "{seen:#}");
+    f.state(&timed, "uncertain").await;
+    eventually("its time to pass", PATIENCE, async || (now_ms() > ms(&json!(due)) + 500).then_some(())).await;
+    assert_eq!(f.slaves[0].starts("timed"), 0, "nothing deferred fires");
+    for job in [&first, &second] {
+        assert_eq!(f.job(job).await["state"], "succeeded", "what is known is not unlearned");
+    }
+    f.client.resolve(&timed, &json!({"outcome": "canceled"})).await.unwrap().expect(202);
+    f.state(&timed, "canceled").await;
+    f.client.clear("s0", &json!({})).await.unwrap().expect(202);
+    let next = f.place(work("next", 0.0)).await;
+    f.state(&next, "succeeded").await;
+    for (tag, starts) in [("first", 1), ("second", 1), ("timed", 0), ("next", 1)] {
+        assert_eq!(f.slaves[0].starts(tag), starts, "{tag}");
+    }
+}
+
+#[tokio::test]
+async fn d3_after_a_restore_the_slaves_close_the_gap_and_nothing_fires_in_mass() {
+    let mut f = Factory::new().await;
+    let running = f.place(gated("running")).await;
+    f.state(&running, "running").await;
+    let missed = json!({"start": {"not_before": in_ms(500)}, "slave": "s1"});
+    let missed = f.place(with(work("missed", 0.0), missed)).await;
+    let backup = f.master.backup();
+    f.slaves[0].open_gate("running");
+    f.state(&running, "succeeded").await;
+    let unknown = f.place(work("unknown", 0.0)).await;
+    let unknown_before = f.state(&unknown, "succeeded").await;
+    f.holds_nothing(0).await;
+
+    come_up_on(&mut f, &backup).await;
+    f.client.job(&unknown).await.unwrap().expect(404);
+    confirm_restore(&f).await;
+    let fresh = f.place(work("fresh", 0.0)).await;
+    assert_eq!(f.slaves[0].starts("fresh"), 0, "nothing is handed out before a handshake");
+    f.nets[0].pass();
+    f.state(&running, "succeeded").await;
+    let seen = f.state(&unknown, "succeeded").await;
+    assert!(has_flag(&seen, "adopted"), "{seen:#}");
+    assert_eq!(seen["ended_at"], unknown_before["ended_at"]);
+    f.state(&fresh, "succeeded").await;
+
+    // The slave that it was for may have done it since the backup: a person lets it go, or does not.
+    let seen = f.job(&missed).await;
+    assert_eq!(seen["reason"]["code"], "restored", "{seen:#}");
+    f.add(|_| {});
+    f.online(1).await;
+    f.until(&missed, "held", |job| job["waiting_for"] == "operator").await;
+    let barrier = f.place(with(work("barrier", 0.0), json!({"slave": "s1"}))).await;
+    f.state(&barrier, "succeeded").await;
+    assert_eq!(f.slaves[1].starts("missed"), 0);
+    f.client.release(&missed, &json!({})).await.unwrap().expect(202);
+    f.state(&missed, "succeeded").await;
+    for (slave, tag) in [(0, "running"), (0, "unknown"), (0, "fresh"), (1, "missed")] {
+        assert_eq!(f.slaves[slave].starts(tag), 1, "{tag}");
+    }
+}
+
+#[tokio::test]
+async fn d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_confirms() {
+    let mut f = Factory::new().await;
+    let backup = f.master.backup();
+    let job = f.place(gated("since")).await;
+    f.state(&job, "running").await;
+    f.nets[0].drop_existing(Close::Fin);
+    f.slave(0, "on its second session", |slave| slave["link"] == "online" && slave["session"] == 2).await;
+
+    come_up_on(&mut f, &backup).await;
+    f.nets[0].pass();
+    f.at_machine(0, "doubting", |status| {
+        status["link"]["state"] == "online" && status["link"]["doubtful"] == true
+    })
+    .await;
+    let other = f.place(with(work("other", 0.0), json!({"slave": "s0"}))).await;
+    let why = f.client.explain(&other).await.unwrap().expect(200);
+    assert_eq!(why["slaves"][0]["why_not"], "doubts", "{why:#}");
+    f.held_as(0, &job, "running").await;
+    f.slaves[0].open_gate("since");
+    f.held_as(0, &job, "succeeded").await;
+    assert_eq!(f.slaves[0].starts("other"), 0);
+
+    confirm_restore(&f).await;
+    let seen = f.state(&job, "succeeded").await;
+    assert!(has_flag(&seen, "adopted"), "{seen:#}");
+    f.at_machine(0, "without what it had told", |status| held(status, &job).is_none()).await;
+    f.until(&other, "held", |job| job["waiting_for"] == "operator").await;
+    f.client.release(&other, &json!({})).await.unwrap().expect(202);
+    f.state(&other, "succeeded").await;
+    assert_eq!((f.slaves[0].starts("since"), f.slaves[0].starts("other")), (1, 1));
+}
+
+#[tokio::test]
+async fn d5_of_two_copies_of_a_master_the_older_is_refused_and_told_so() {
+    let f = Factory::new().await;
+    let backup = f.master.backup();
+    let epoch = confirm_restore(&f).await["epoch"].as_u64().unwrap();
+    f.at_machine(0, "obeying the newer copy", |status| {
+        status["link"]["state"] == "online" && status["link"]["epoch"] == epoch
+    })
+    .await;
+    let job = f.place(gated("kept")).await;
+    f.state(&job, "running").await;
+
+    let old = Master::start_from(&backup, MasterOptions::default()).await;
+    let order = with(work("old", 0.0), json!({"slave": "s0"}));
+    let ignored = scenario::job_of(&old.client().place(&order, None).await.unwrap().expect(201));
+    f.nets[0].redirect(old.addr());
+    f.nets[0].drop_existing(Close::Fin);
+    let number = CloseCode::StaleMaster.number().to_string();
+    f.at_machine(0, "refusing the older copy", |status| {
+        status["link"]["trouble"].as_str().is_some_and(|trouble| trouble.contains(&number))
+    })
+    .await;
+    assert_eq!(old.client().job(&ignored).await.unwrap().expect(200)["state"], "queued");
+    f.held_as(0, &job, "running").await;
+    f.nets[0].redirect(f.master.addr());
+    f.slaves[0].open_gate("kept");
+    f.state(&job, "succeeded").await;
+    assert_eq!((f.slaves[0].starts("kept"), f.slaves[0].starts("old")), (1, 0));
+}
+
+#[tokio::test]
+async fn d10_a_master_below_its_free_space_refuses_orders_and_goes_on_with_what_it_has() {
+    let mut f = Factory::new().await;
+    let job = f.place(gated("full")).await;
+    let before = f.state(&job, "running").await;
+    let roomy =
+        std::mem::replace(&mut f.master.options_mut().config, "min_free_bytes = 9000000000000000000".into());
+    f.master.restart().await;
+    f.online(0).await;
+    let refused = f.client.place(&work("refused", 0.0), Some("key")).await.unwrap().expect(503);
+    assert_eq!(refused["code"], "storage_unavailable", "{refused:#}");
+    f.client.livez().await.unwrap().expect(200);
+    f.client.readyz().await.unwrap().expect(503);
+    assert_eq!(f.job(&job).await["started_at"], before["started_at"], "it answers questions");
+    f.slaves[0].open_gate("full");
+    let ended = f.state(&job, "succeeded").await;
+    f.holds_nothing(0).await;
+    f.master.options_mut().config = roomy;
+    f.master.restart().await;
+    assert_eq!(f.job(&job).await["ended_at"], ended["ended_at"], "what slaves report finds its place");
+    let order = f.client.place(&work("refused", 0.0), Some("key")).await.unwrap().expect(201);
+    f.state(&scenario::job_of(&order), "succeeded").await;
+    assert_eq!((f.slaves[0].starts("full"), f.slaves[0].starts("refused")), (1, 1));
+}

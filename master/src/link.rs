@@ -1,10 +1,13 @@
 //! The slaves' door: `GET /v1/link`, a WebSocket with subprotocol `reloop.v1`.
 //!
-//! Until a slave has proved who it is, it costs a place among a limited number of handshakes and nothing else; past
-//! that number it is told to come back, before anything is upgraded.
+//! Until a slave has proved who it is, it costs a place among a limited number of handshakes and nothing else. Past
+//! that number it waits for one, in the order of coming, before anything is upgraded: a master that was restarted gets
+//! through all of its slaves without a pause. The room to wait in is limited too, and so is the time; whoever finds it
+//! full or has waited for too long is told when to come back.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -27,6 +30,10 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::driver::{Handle, Input};
 
+/// How long a slave waits for a place: half of what it gives an upgrade itself, so that it hears when to come back
+/// before it gives up by itself.
+const WAIT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// When a slave that found the house full should come back, at the earliest and at the latest, in seconds: spread, so
 /// that they do not come back together.
 const COME_BACK: (u64, u64) = (1, 5);
@@ -37,18 +44,31 @@ pub struct Door {
     handle: Handle,
     timing: Timing,
     places: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
     next: Arc<AtomicU64>,
 }
 
 impl Door {
-    /// A door with this many handshakes at a time.
-    pub fn new(handle: Handle, timing: Timing, handshakes: usize) -> Self {
+    /// A door with this many handshakes at a time, and room for this many that wait for theirs.
+    pub fn new(handle: Handle, timing: Timing, handshakes: usize, waiting: usize) -> Self {
         Self {
             handle,
             timing,
             places: Arc::new(Semaphore::new(handshakes)),
+            seats: Arc::new(Semaphore::new(waiting)),
             next: Arc::new(AtomicU64::new(1)),
         }
+    }
+
+    /// A place for a handshake, as soon as there is one; none if too many wait, or for too long.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        // While somebody waits there is none to be had here: those that become free are theirs.
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Some(place);
+        }
+        let _seat = self.seats.try_acquire().ok()?;
+        let place = Arc::clone(&self.places).acquire_owned();
+        tokio::time::timeout(WAIT_PATIENCE, place).await.ok()?.ok()
     }
 }
 
@@ -61,7 +81,7 @@ pub async fn upgrade(State(door): State<Door>, mut request: Request) -> Response
         let text = format!("this is the slaves' link: a WebSocket with subprotocol {SUBPROTOCOL}\n");
         return (StatusCode::UPGRADE_REQUIRED, [(header::UPGRADE, "websocket")], text).into_response();
     }
-    let Ok(place) = Arc::clone(&door.places).try_acquire_owned() else {
+    let Some(place) = door.place().await else {
         let span = COME_BACK.1 - COME_BACK.0;
         let wait = COME_BACK.0 + (link::random_fraction() * span as f64).round() as u64;
         let text = "too many slaves connect at once\n";

@@ -5,6 +5,7 @@
 //! what the disk holds, as after a restart.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use reloop_node::durable;
 use reloop_node::link::{Timing, random};
-use reloop_node::store::{Options, Store};
+use reloop_node::store::{Opened, Options, Store, StoreError};
 use reloop_protocol::id::MasterId;
 use reloop_protocol::master;
 use tokio::net::TcpListener;
@@ -64,13 +65,27 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs a master that acknowledges at once and keeps nothing, until its process ends: what it costs without its disk.
+/// Only for benches; no setting leads here.
+#[doc(hidden)]
+pub async fn run_forgetful(config: &Config) -> anyhow::Result<()> {
+    run_on(config, Store::forgetful).await.map(|_| ())
+}
+
 async fn run_once(config: &Config) -> anyhow::Result<Ended> {
+    run_on(config, Store::open).await
+}
+
+async fn run_on(
+    config: &Config,
+    open: impl FnOnce(&Path, Options) -> Result<Opened, StoreError>,
+) -> anyhow::Result<Ended> {
     let data_dir = &config.data_dir;
     durable::create_dir_all_synced(data_dir)
         .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
     let tokens = rest::Tokens::open(data_dir)?;
     let options = Options { cache_bytes: CACHE_BYTES, min_free_bytes: config.min_free_bytes };
-    let opened = Store::open(&data_dir.join("store"), options)?;
+    let opened = open(&data_dir.join("store"), options)?;
     if let Some(aside) = &opened.set_aside {
         tracing::error!(
             kept = %aside.display(),
@@ -110,7 +125,7 @@ async fn run_once(config: &Config) -> anyhow::Result<Ended> {
         dead_after: config.link.dead_after,
         handshake: config.link.handshake,
     };
-    let door = Door::new(handle.clone(), timing, config.link.max_handshakes);
+    let door = Door::new(handle.clone(), timing, config.link.max_handshakes, config.link.max_waiting);
     let quiet = CancellationToken::new();
     let watched = handle.clone();
     let router =

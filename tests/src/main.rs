@@ -32,15 +32,30 @@ enum Verb {
     Bench {
         /// Which; all if none is named.
         names: Vec<String>,
-        /// How many slaves.
-        #[arg(long, default_value_t = 1000)]
-        size: usize,
+        /// How many slaves or jobs; without it, as many as the bench's aim is about.
+        #[arg(long)]
+        size: Option<usize>,
         /// How often each is measured.
-        #[arg(long, default_value_t = 3)]
+        #[arg(long, default_value_t = 5)]
         rounds: usize,
+        /// Keep what was found in docs/performance.json, and print docs/performance.md anew.
+        #[arg(long)]
+        keep: bool,
+        /// Only print docs/performance.md anew.
+        #[arg(long)]
+        print: bool,
+        /// Measure nothing but the few ratios that must not be lost; exit 1 if one is.
+        #[arg(long)]
+        guard: bool,
         /// Be the server that does nothing else, at this address.
         #[arg(long, hide = true)]
         bare_server: Option<SocketAddr>,
+        /// Be a master that keeps nothing, at this address.
+        #[arg(long, hide = true, requires = "data_dir")]
+        forgetful: Option<SocketAddr>,
+        /// Where that master has its files.
+        #[arg(long, hide = true)]
+        data_dir: Option<PathBuf>,
     },
     /// Enumerates every state of a small floor, with every fault at every moment: all configurations, or one.
     Model {
@@ -131,7 +146,14 @@ fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Demo { once } => demo::run(once),
         Verb::Bench { bare_server: Some(addr), .. } => report(bench::bare_server(addr).map(|()| true)),
-        Verb::Bench { names, size, rounds, .. } => report(bench::run(&names, size, rounds).map(|()| true)),
+        Verb::Bench { forgetful: Some(addr), data_dir: Some(dir), .. } => {
+            report(bench::forgetful(addr, &dir).map(|()| true))
+        }
+        Verb::Bench { print: true, .. } => report(bench::document::print().map(|()| true)),
+        Verb::Bench { guard: true, .. } => report(bench::guard::run()),
+        Verb::Bench { names, size, rounds, keep, .. } => {
+            report(bench::run(&names, size, rounds, keep).map(|()| true))
+        }
         Verb::Breaks(breaks) => report(breaks.run().map_err(anyhow::Error::msg)),
         Verb::Model { list: true, .. } => model::list(),
         Verb::Model { name, faults, deeds, shortest, threads, list: false } => {

@@ -310,6 +310,8 @@ pub struct Book {
     held: BTreeMap<SlaveKey, BTreeSet<JobId>>,
     /// Latest starts of queued jobs.
     windows: BTreeSet<(Time, JobId)>,
+    /// How many there are of each state: whoever asks every few seconds must not cost what all jobs cost.
+    counts: BTreeMap<State, usize>,
     /// Keys that the disk may not show yet.
     recent_keys: VecDeque<(IdempotencyKey, OrderId)>,
     /// The same, for finding.
@@ -370,6 +372,7 @@ impl Book {
     }
 
     fn index(&mut self, job: &Job) {
+        *self.counts.entry(job.state).or_default() += 1;
         if job.state == State::Queued && job.desired == Desired::Run {
             let key = (job.slave.clone(), job.spec.program.clone());
             let queue = self.queued.entry(key).or_default().entry(job.requires.clone()).or_default();
@@ -388,6 +391,12 @@ impl Book {
     }
 
     fn unindex(&mut self, job: &Job) {
+        if let Some(count) = self.counts.get_mut(&job.state) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&job.state);
+            }
+        }
         if job.state == State::Queued && job.desired == Desired::Run {
             let key = (job.slave.clone(), job.spec.program.clone());
             if let Some(queue) = self.queued.get_mut(&key) {
@@ -416,6 +425,11 @@ impl Book {
                 self.held.remove(&holder);
             }
         }
+    }
+
+    /// How many jobs are in a state.
+    pub fn count(&self, state: State) -> usize {
+        self.counts.get(&state).copied().unwrap_or(0)
     }
 
     /// What a slave has, in order.
@@ -479,7 +493,8 @@ impl Book {
         let same = again.queued == self.queued
             && again.lent == self.lent
             && again.held == self.held
-            && again.windows == self.windows;
+            && again.windows == self.windows
+            && again.counts == self.counts;
         (!same).then_some("what is derived from the jobs is derived from the jobs")
     }
 }

@@ -22,11 +22,15 @@ use crate::process::{Master, MasterOptions};
 const SLAVES: usize = 100;
 
 /// What is ordered, and what a queue is given.
-const BODY: &str = r#"{"program":"mill","params":{"file":"bracket-7.nc","material":"al6061"}}"#;
+pub const BODY: &str = r#"{"program":"mill","params":{"file":"bracket-7.nc","material":"al6061"}}"#;
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
-async fn ours(master: &Master, swarm: &Swarm, jobs: usize) -> anyhow::Result<f64> {
+/// Has so many jobs done; gives how many per second, from the first order until the master has every outcome.
+///
+/// # Errors
+/// Something did not come to its end.
+pub async fn ours(master: &Master, swarm: &Swarm, jobs: usize) -> anyhow::Result<f64> {
     let begun = || usize::try_from(swarm.counts.begun.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
     let before = begun();
     let (addr, token) = (master.addr(), token(master)?);

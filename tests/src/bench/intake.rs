@@ -1,19 +1,26 @@
 //! Order intake: durable `POST /v1/orders` over keep-alive connections, each with one request under way.
 //!
-//! Beside it the same handler when it has nothing to store, because each order is a repeat with the same idempotency
-//! key; and well-known servers that are given a body of the same size through an equal client.
+//! Beside it a master that is the same but for its store, which acknowledges at once and keeps nothing; and well-known
+//! servers that are given a body of the same size through an equal client.
 
+use std::fs;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use reloop_master::config::{Config, Overrides};
+use reloop_master::serve;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::bare::free_addr;
 use super::peers::{Peer, Peering, Server};
 use super::report::{Report, Row};
 use super::stats::Sample;
@@ -24,6 +31,9 @@ pub const CONNECTIONS: usize = 64;
 
 /// How long each round takes.
 const ROUND: Duration = Duration::from_secs(3);
+
+/// A master that does not listen by then has failed to start.
+const START_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is ordered.
 const BODY: &str =
@@ -138,17 +148,12 @@ pub trait Repeat {
     fn once(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send;
 }
 
-struct Placing {
-    http: Http,
-    keys: Option<(usize, u64)>,
-    expected: u16,
-}
+struct Placing(Http);
 
 impl Repeat for Placing {
     async fn once(&mut self) -> anyhow::Result<()> {
-        let key = self.keys.map(|(client, _)| format!("client-{client}"));
-        let (status, body) = self.http.post("/v1/orders", key.as_deref(), BODY).await?;
-        ensure!(status == self.expected, "{status}: {}", String::from_utf8_lossy(&body));
+        let (status, body) = self.0.post("/v1/orders", None, BODY).await?;
+        ensure!(status == 201, "{status}: {}", String::from_utf8_lossy(&body));
         Ok(())
     }
 }
@@ -166,24 +171,60 @@ impl Repeat for Putting {
 /// # Errors
 /// It can't be read.
 pub fn token(master: &Master) -> anyhow::Result<String> {
-    Ok(std::fs::read_to_string(master.data_dir().join("admin.token"))?.trim().to_owned())
+    token_in(&master.data_dir())
 }
 
-async fn place(master: &Master, repeats: bool) -> anyhow::Result<f64> {
-    let (addr, token) = (master.addr(), token(master)?);
-    drive(CONNECTIONS, ROUND, |client| {
-        let token = token.clone();
-        async move {
-            let mut http = Http::connect(addr, &token).await?;
-            let mut expected = 201;
-            if repeats {
-                http.post("/v1/orders", Some(&format!("client-{client}")), BODY).await?;
-                expected = 200;
-            }
-            Ok(Placing { http, keys: repeats.then_some((client, 0)), expected })
+fn token_in(data_dir: &Path) -> anyhow::Result<String> {
+    Ok(fs::read_to_string(data_dir.join("admin.token"))?.trim().to_owned())
+}
+
+async fn place(addr: SocketAddr, token: &str) -> anyhow::Result<f64> {
+    drive(CONNECTIONS, ROUND, |_| async move { Ok(Placing(Http::connect(addr, token).await?)) }).await
+}
+
+/// A master in a process of its own that keeps nothing.
+struct Forgetful {
+    addr: SocketAddr,
+    token: String,
+    child: Child,
+    _dir: TempDir,
+}
+
+impl Forgetful {
+    async fn start() -> anyhow::Result<Self> {
+        let (dir, addr) = (TempDir::with_prefix("reloop-forgetful-")?, free_addr());
+        let child = Command::new(std::env::current_exe()?)
+            .args(["bench", "--forgetful", &addr.to_string(), "--data-dir"])
+            .arg(dir.path())
+            .stdin(Stdio::null())
+            .spawn()?;
+        let mut master = Self { addr, token: String::new(), child, _dir: dir };
+        let since = Instant::now();
+        while TcpStream::connect(addr).await.is_err() {
+            ensure!(since.elapsed() < START_PATIENCE, "the forgetful master does not listen");
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
-    })
-    .await
+        master.token = token_in(master._dir.path())?;
+        Ok(master)
+    }
+}
+
+impl Drop for Forgetful {
+    fn drop(&mut self) {
+        // It has nothing to lose.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Is that master until it is killed.
+///
+/// # Errors
+/// It can't start.
+pub async fn forget(addr: SocketAddr, data_dir: &Path) -> anyhow::Result<()> {
+    let text = format!("listen = \"{addr}\"\ndata_dir = {:?}\nenrollment = \"open\"", data_dir.display().to_string());
+    let config = Config::parse(&text, None, Overrides::default())?;
+    serve::run_forgetful(&config).await
 }
 
 /// Runs it.
@@ -202,10 +243,12 @@ pub async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
             None => report.left_out("intake", peer),
         }
     }
+    let forgetful = Forgetful::start().await?;
+    let own = token(&master)?;
     let (mut ours, mut unstored) = (Sample::default(), Sample::default());
     for _ in 0..rounds {
-        ours.push(place(&master, false).await?);
-        unstored.push(place(&master, true).await?);
+        ours.push(place(master.addr(), &own).await?);
+        unstored.push(place(forgetful.addr, &forgetful.token).await?);
         for (server, sample) in &mut servers {
             let server = &*server;
             let put =
@@ -222,7 +265,7 @@ pub async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
         theirs,
         reach: reach.to_owned(),
     };
-    report.row(row("the same handler, nothing to store", unstored, "≥ 0.6"));
+    report.row(row("the same master, its store keeps nothing", unstored, "≥ 0.6"));
     for (server, sample) in servers {
         report.row(row(server.peer.name(), sample, "ahead, if as durable"));
     }

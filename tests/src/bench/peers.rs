@@ -106,14 +106,19 @@ impl Server {
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let server = Self { addr, peer, child, _dir: dir };
         let since = Instant::now();
-        while TcpStream::connect(addr).await.is_err() {
+        // Some listen before they serve.
+        while let Err(error) = server.answers().await {
             if since.elapsed() > START_PATIENCE {
                 let log = fs::read_to_string(server._dir.path().join("log")).unwrap_or_default();
-                bail!("{} does not start:\n{log}", peer.package());
+                bail!("{} does not start: {error:#}\n{log}", peer.package());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(Some(server))
+    }
+
+    async fn answers(&self) -> anyhow::Result<()> {
+        Peering::connect(self).await.map(|_| ())
     }
 }
 

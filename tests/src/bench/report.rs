@@ -24,16 +24,40 @@ pub struct Row {
     pub ratio: Sample,
 }
 
-/// All figures of one run.
+/// All figures of one run of one bench.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
+    /// Which bench.
+    pub bench: String,
+    /// How many processes wanted to run when it began, over 1, 5 and 15 minutes: what else the machine did.
+    pub load: String,
     /// In the order in which they came.
     pub rows: Vec<Row>,
-    /// What was not measured, by bench, and why.
-    pub left_out: Vec<(String, String)>,
+    /// What was not measured, and why.
+    pub left_out: Vec<String>,
+    /// Curves over a size, for the plots.
+    pub curves: Vec<Curve>,
+}
+
+/// One curve of a plot.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Curve {
+    /// Which plot it belongs to: its title, with the unit of its height.
+    pub plot: String,
+    /// What it shows.
+    pub name: String,
+    /// Size and figure.
+    pub points: Vec<(f64, f64)>,
 }
 
 impl Report {
+    /// Of a bench that begins now.
+    pub fn new(bench: &str) -> Self {
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.split_whitespace().take(3).collect::<Vec<_>>().join(", ");
+        Self { bench: bench.to_owned(), load, ..Self::default() }
+    }
+
     /// One more figure; it is shown at once.
     pub fn row(&mut self, row: Row) {
         println!("{:<10} {:<70} {:>26}  aim {}", row.bench, row.what, row.ours.to_string(), row.reach);
@@ -45,9 +69,10 @@ impl Report {
 
     /// A peer that is not installed here.
     pub fn left_out(&mut self, bench: &str, peer: Peer) {
-        let text =
-            format!("not measured: {} is not installed (`apt-get install {}`)", peer.name(), peer.package());
-        println!("{bench:<10} {text}");
-        self.left_out.push((bench.to_owned(), text));
+        let text = format!("{} is not installed (`apt-get install {}`)", peer.name(), peer.package());
+        println!("{bench:<10} not measured: {text}");
+        if !self.left_out.contains(&text) {
+            self.left_out.push(text);
+        }
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! Each has one running and one accepted job. The clock runs from the moment they dial, with the master up again on its
 //! data, until the last of them is live and the master counts them all. Beside it, alternating, the same number of bare
-//! WebSocket upgrades with one round trip, against a server that does nothing else.
+//! WebSocket upgrades with one round trip, against a server that does nothing else, and mosquitto, which stays up and has
+//! one message of QoS 1 waiting in memory for each persistent session.
 
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::bare;
+use super::links::resident;
+use super::peers::{Peer, Server};
+use super::{bare, mqtt};
 use super::report::{Report, Row};
 use super::stats::{Sample, figure};
 use super::swarm::{Pace, Swarm};
@@ -67,39 +69,76 @@ async fn online(master: &Master) -> anyhow::Result<usize> {
     metric(master, "reloop_slaves{link=\"online\",mode=\"production\"}").await
 }
 
-/// Runs it.
+/// What one size came to, in seconds, round by round.
+#[derive(Default)]
+pub struct Storm {
+    /// Until the master counts all slaves.
+    pub ours: Sample,
+    /// Bare upgrades.
+    pub bare: Sample,
+    /// The same with a signature.
+    pub signed: Sample,
+    /// Sessions of mosquitto.
+    pub mosquitto: Sample,
+    /// The longest wait by the median wait.
+    pub worst: Sample,
+}
+
+/// All lose the master, and come back when it is up again.
 ///
 /// # Errors
-/// Something did not come back.
-pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
-    let bare_addr = bare::free_addr();
-    let mut server = Command::new(std::env::current_exe()?)
-        .args(["bench", "--bare-server", &bare_addr.to_string()])
-        .stdin(Stdio::null())
-        .spawn()?;
+/// Not all come back.
+pub async fn once(master: &mut Master, swarm: &mut Swarm, size: usize) -> anyhow::Result<(f64, Sample)> {
+    swarm.rest().await;
+    master.kill();
+    master.restart().await;
+    drop(swarm.waits());
+    let since = Instant::now();
+    swarm.connect(PATIENCE).await?;
+    while online(master).await? < size {
+        anyhow::ensure!(since.elapsed() < PATIENCE, "the master counts them all");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok((since.elapsed().as_secs_f64(), swarm.waits().into_iter().collect()))
+}
+
+/// KiB of the master's memory for each of its slaves, its own included.
+///
+/// # Errors
+/// It does not run.
+pub fn resident_each(master: &Master, size: usize) -> anyhow::Result<f64> {
+    Ok(resident(master.pid().context("it runs")?)? as f64 / 1024.0 / size as f64)
+}
+
+async fn measure(size: usize, rounds: usize, report: &mut Report) -> anyhow::Result<Storm> {
+    let server = bare::Server::start(bare::free_addr()).await?;
+    let broker = Server::start(Peer::Mosquitto).await?;
+    match &broker {
+        Some(broker) => mqtt::prepare(broker.addr, size).await?,
+        None => report.left_out("storm", Peer::Mosquitto),
+    }
     let (mut master, mut swarm) = populated(size, 2).await?;
-    let (mut ours, mut theirs, mut worst) = (Sample::default(), Sample::default(), Sample::default());
+    let mut storm = Storm::default();
     for _ in 0..rounds {
-        let (clients, took) = bare::Clients::connect(size, bare_addr).await?;
+        let (clients, took) = bare::Clients::connect(size, server.addr).await?;
         anyhow::ensure!(clients.len() == size, "all bare clients are there");
-        theirs.push(took.as_secs_f64());
         drop(clients);
-        swarm.rest().await;
-        master.kill();
-        master.restart().await;
-        drop(swarm.waits());
-        let since = Instant::now();
-        let live = swarm.connect(PATIENCE).await?;
-        while online(&master).await? < size {
-            anyhow::ensure!(since.elapsed() < PATIENCE, "the master counts them all");
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        let pairs = bare::pairs(size)?;
+        let signed = bare::signed(pairs, server.addr).await?;
+        storm.bare.push(took.as_secs_f64());
+        storm.signed.push(signed.as_secs_f64());
+        let mut of_broker = String::new();
+        if let Some(broker) = &broker {
+            mqtt::queue(broker.addr, size).await?;
+            let took = mqtt::storm(broker.addr, size).await?;
+            storm.mosquitto.push(took.as_secs_f64());
+            of_broker = format!(", mosquitto {took:.2?}");
         }
-        let counted = since.elapsed();
-        let waits: Sample = swarm.waits().into_iter().collect();
-        worst.push(waits.max() / waits.median());
-        ours.push(counted.as_secs_f64());
+        let (ours, waits) = once(&mut master, &mut swarm, size).await?;
+        storm.ours.push(ours);
+        storm.worst.push(waits.max() / waits.median());
         println!(
-            "  {size} slaves: live after {live:.2?}, counted after {counted:.2?}, bare {took:.2?}; waits: median \
+            "  {size} slaves: counted after {ours:.2} s, bare {took:.2?}, signed {signed:.2?}{of_broker}; waits: median \
              {:.2} s, 99 % {:.2} s, longest {:.2} s",
             waits.median(),
             waits.quantile(0.99),
@@ -107,23 +146,40 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
         );
     }
     swarm.leave().await;
-    server.kill()?;
-    server.wait()?;
-    report.row(Row {
-        bench: "storm".to_owned(),
-        what: format!("{} slaves reconnect, authenticate and reconcile, seconds", figure(size as f64)),
-        ours: ours.clone(),
-        against: "bare upgrades with one round trip".to_owned(),
-        theirs: theirs.clone(),
-        reach: "≥ 0.7 of bare".to_owned(),
-        ratio: theirs.ratio(&ours),
-    });
-    report.row(Row {
-        bench: "storm".to_owned(),
-        what: format!("{} slaves: longest wait by the median wait", figure(size as f64)),
-        ours: worst,
-        reach: "≤ 3".to_owned(),
-        ..Row::default()
-    });
+    Ok(storm)
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Something did not come back.
+pub async fn run(sizes: &[usize], rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+    for size in sizes {
+        let storm = measure(*size, rounds, report).await?;
+        let what = format!("{} slaves reconnect, authenticate and reconcile, seconds", figure(*size as f64));
+        let mut against = |name: &str, theirs: &Sample, reach: &str| {
+            report.row(Row {
+                bench: "storm".to_owned(),
+                what: what.clone(),
+                ours: storm.ours.clone(),
+                against: name.to_owned(),
+                theirs: theirs.clone(),
+                reach: reach.to_owned(),
+                ratio: theirs.ratio(&storm.ours),
+            });
+        };
+        against("bare upgrades with one round trip", &storm.bare, "≥ 0.7 of bare");
+        against("the same, and one Ed25519 signature made and checked", &storm.signed, "no aim");
+        if !storm.mosquitto.is_empty() {
+            against(Peer::Mosquitto.name(), &storm.mosquitto, "≥ 2 ×");
+        }
+        report.row(Row {
+            bench: "storm".to_owned(),
+            what: format!("{} slaves: longest wait by the median wait", figure(*size as f64)),
+            ours: storm.worst,
+            reach: "≤ 3".to_owned(),
+            ..Row::default()
+        });
+    }
     Ok(())
 }

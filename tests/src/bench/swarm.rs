@@ -79,16 +79,19 @@ pub struct Swarm {
     round: u64,
 }
 
-/// What one member is told.
-#[derive(Debug, Clone, Copy)]
-pub struct Pulse {
-    /// Its machine says that it is so far, in thousandths.
-    pub permille: u16,
+/// What one member's machine does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pulse {
+    /// It is so far, in thousandths.
+    Progress(u16),
+    /// It has ended well.
+    End,
 }
 
 struct Member {
     pair: Ed25519KeyPair,
-    state: Slave,
+    /// Away only while it is stepped.
+    state: Option<Slave>,
     born: Instant,
     pace: Pace,
     links: u64,
@@ -102,11 +105,13 @@ impl Swarm {
     /// No keys can be made.
     pub fn new(size: usize, addr: SocketAddr, pace: Pace, capacity: u16) -> anyhow::Result<Self> {
         let counts = Arc::new(Counts::default());
+        // A master keeps names: another swarm has others.
+        let tag = u32::from_le_bytes(link::random());
         let (orders, _) = watch::channel(Order::Rest);
         let mut tasks = JoinSet::new();
         let mut pulses = Vec::with_capacity(size);
         for number in 0..size {
-            let member = Member::new(number, pace, capacity, Arc::clone(&counts))?;
+            let member = Member::new(tag, number, pace, capacity, Arc::clone(&counts))?;
             let (pulse, pulsed) = mpsc::channel(4);
             pulses.push(pulse);
             tasks.spawn(live(member, addr, orders.subscribe(), pulsed));
@@ -173,12 +178,12 @@ impl Swarm {
 }
 
 impl Member {
-    fn new(number: usize, pace: Pace, capacity: u16, counts: Arc<Counts>) -> anyhow::Result<Self> {
+    fn new(tag: u32, number: usize, pace: Pace, capacity: u16, counts: Arc<Counts>) -> anyhow::Result<Self> {
         let secret = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).ok().context("no randomness")?;
         let pair = Ed25519KeyPair::from_pkcs8(secret.as_ref()).ok().context("a key that was just made")?;
         let key = pair.public_key().as_ref().try_into().context("an Ed25519 key has 32 bytes")?;
         let settings = slave::Settings {
-            name: format!("swarm-{number:05}"),
+            name: format!("swarm-{tag:08x}-{number:05}"),
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             key: SlaveKey(key),
             programs: vec!["mill".to_owned()],
@@ -192,12 +197,13 @@ impl Member {
         };
         let state = slave::recover(settings, StoreId(link::random()), []);
         let boot = BootId(link::random());
-        let mut member = Self { pair, state, born: Instant::now(), pace, links: 0, counts };
+        let mut member = Self { pair, state: Some(state), born: Instant::now(), pace, links: 0, counts };
         let started = slave::Event::AgentStarted {
             boot,
             fingerprint: None,
             known_key: false,
             next_store: StoreId(link::random()),
+            damage: slave::Damage::default(),
         };
         let mut unsent = Vec::new();
         member.step(started, &mut unsent, None);
@@ -215,11 +221,9 @@ impl Member {
         let mut stays = true;
         while let Some(event) = events.pop_front() {
             // The state goes through the step and comes back: it is never copied here.
-            let settings = self.state.settings.clone();
-            let empty = slave::recover(settings, self.state.node.store, []);
-            let state = std::mem::replace(&mut self.state, empty);
+            let Some(state) = self.state.take() else { return false };
             let slave::Step { state, effects, .. } = slave::step(state, self.now(), event);
-            self.state = state;
+            self.state = Some(state);
             for effect in effects {
                 match effect {
                     slave::Effect::Send { session, message, .. } => {
@@ -234,13 +238,7 @@ impl Member {
                         self.counts.begun.fetch_add(1, Ordering::Relaxed);
                         events.push_back(slave::Event::Machine { work, fact: Fact::Started });
                         if self.pace == Pace::Instant {
-                            let outcome = Outcome {
-                                exit_code: Some(0),
-                                signal: None,
-                                text: "exit status 0".to_owned(),
-                            };
-                            let ended = Ended { end: End::Succeeded, outcome, at: None };
-                            events.push_back(slave::Event::Machine { work, fact: Fact::Ended(ended) });
+                            events.push_back(slave::Event::Machine { work, fact: Fact::Ended(succeeded()) });
                         }
                     }
                     slave::Effect::Probe { work, .. } => {
@@ -271,7 +269,7 @@ impl Member {
     }
 
     fn is_live(&self) -> bool {
-        matches!(self.state.link, Link::Live { .. })
+        self.state.as_ref().is_some_and(|state| matches!(state.link, Link::Live { .. }))
     }
 }
 
@@ -397,10 +395,19 @@ fn heard(
     }
 }
 
+fn succeeded() -> Ended {
+    let outcome = Outcome { exit_code: Some(0), signal: None, text: "exit status 0".to_owned() };
+    Ended { end: End::Succeeded, outcome, at: None }
+}
+
 fn progress(member: &mut Member, pulse: Pulse, unsent: &mut Vec<Vec<u8>>) -> bool {
-    let running = member.state.jobs.values().find(|job| job.report.state.is_executing());
+    let jobs = member.state.iter().flat_map(|state| state.jobs.values());
+    let running = jobs.into_iter().find(|job| job.report.state.is_executing());
     let Some(work) = running.map(slave::Job::work) else { return true };
-    let fact = Fact::Progressed { permille: Some(pulse.permille), note: None };
+    let fact = match pulse {
+        Pulse::Progress(permille) => Fact::Progressed { permille: Some(permille), note: None },
+        Pulse::End => Fact::Ended(succeeded()),
+    };
     member.step(slave::Event::Machine { work, fact }, unsent, None)
 }
 

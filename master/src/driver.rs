@@ -13,8 +13,9 @@ use reloop_protocol::master::{
     self, Answer, Effect, Event, IdempotencyKey, Job, JobCommand, Master, Order, Receipt, RequestId,
     SlaveCommand, Token,
 };
+use reloop_protocol::message::CloseCode;
 use reloop_protocol::slave::LinkId;
-use reloop_protocol::time::Time;
+use reloop_protocol::time::{Millis, Time, clock_step};
 use reloop_protocol::wire::Frame;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
@@ -27,14 +28,15 @@ const INBOX: usize = 4096;
 /// How many changes a listener may fall behind before it has to look at everything again.
 const CHANGES: usize = 4096;
 
-/// How long a slave may take to answer a question before the client is told "not now".
+/// How long a slave may take to answer a question, or the disk, before the client is told "not now".
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Every so often the wall clock is compared with the one that only goes forward...
+/// After a failed write, how often to look whether the disk takes writes again. Not so often that a disk which fails at
+/// every second write keeps the master busy with starting; until then the reads go on.
+pub(crate) const MEND_PERIOD: Duration = Duration::from_secs(10);
+
+/// Every so often the wall clock is compared with the one that only goes forward.
 const CLOCK_LOOK: Duration = Duration::from_secs(5);
-/// ...and was set if they have come apart by more than this: time services that only speed it up or slow it down
-/// change both alike.
-const CLOCK_STEP_MS: i64 = 1000;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +48,9 @@ impl From<StoreError> for Unavailable {
         Self(error.to_string())
     }
 }
+
+/// For slaves.
+const CANNOT_WRITE: &str = "the master cannot write to its disk";
 
 const GONE: &str = "the master is shutting down: try again in a moment";
 
@@ -143,6 +148,10 @@ pub enum Input {
     Call(Event, RequestId, oneshot::Sender<Answer>),
     /// Somebody wants to look.
     Look(Look),
+    /// Whether the loop still turns.
+    Alive(oneshot::Sender<()>),
+    /// After a failed write: the state that the disk holds.
+    Reread(Result<Box<Master>, StoreError>),
 }
 
 /// What the loop does.
@@ -168,7 +177,7 @@ impl Handle {
     /// Places an order; answered when it is durable.
     pub async fn place(&self, order: Order, key: Option<IdempotencyKey>) -> Result<Answer, Unavailable> {
         let known = match &key {
-            Some(key) => records::known_key(&self.store, &key.key).await?,
+            Some(key) => patient(records::known_key(&self.store, &key.key)).await?,
             None => None,
         };
         self.call(|request| Event::OrderPlaced { request, order: Box::new(order), key, known }).await
@@ -205,11 +214,16 @@ impl Handle {
         self.send(Input::Call(event(request), request, answer)).await?;
         match tokio::time::timeout(ANSWER_PATIENCE, answered).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(Unavailable(self.healthy().err().unwrap_or_else(|| GONE.to_owned()))),
+            Ok(Err(_)) => Err(self.no_answer()),
             Err(_) => {
                 Err(Unavailable("no answer in time: ask for the state before you try again".to_owned()))
             }
         }
+    }
+
+    /// Sends it now, or gives it back.
+    pub(crate) fn try_send(&self, input: Input) -> Result<(), Box<Input>> {
+        self.inbox.try_send(input).map_err(|error| Box::new(error.into_inner()))
     }
 
     pub(crate) async fn send(&self, input: Input) -> Result<(), Unavailable> {
@@ -228,30 +242,40 @@ impl Handle {
             Box::new(move || drop(answer.send(seen)))
         });
         self.send(Input::Look(look)).await?;
-        answered.await.map_err(|_| Unavailable(GONE.to_owned()))
+        patient(async { answered.await.map_err(|_| self.no_answer()) }).await
+    }
+
+    /// Whether the loop still turns.
+    pub async fn is_alive(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.send(Input::Alive(answer)).await.is_ok() && answered.await.is_ok()
+    }
+
+    fn no_answer(&self) -> Unavailable {
+        Unavailable(self.healthy().err().unwrap_or_else(|| GONE.to_owned()))
     }
 
     /// An order, from disk.
     pub async fn order(&self, id: OrderId) -> Result<Option<Order>, Unavailable> {
-        Ok(records::order(&self.store, id).await?)
+        patient(records::order(&self.store, id)).await
     }
 
     /// Orders, newest first, older than `before`.
     pub async fn orders(&self, before: Option<OrderId>, limit: usize) -> Result<Vec<Order>, Unavailable> {
-        Ok(records::orders(&self.store, before, limit).await?)
+        patient(records::orders(&self.store, before, limit)).await
     }
 
     /// A job: from memory, with its progress, or from disk.
     pub async fn job(&self, id: JobId) -> Result<Option<Job>, Unavailable> {
         match self.read(move |state, _| state.book.jobs.get(&id).cloned()).await? {
             Some(job) => Ok(Some(job)),
-            None => Ok(records::job(&self.store, id).await?),
+            None => patient(records::job(&self.store, id)).await,
         }
     }
 
     /// Jobs, newest first, older than `before`; live ones with their progress.
     pub async fn jobs(&self, before: Option<JobId>, limit: usize) -> Result<Vec<Job>, Unavailable> {
-        let mut jobs = records::jobs(&self.store, before, limit).await?;
+        let mut jobs = patient(records::jobs(&self.store, before, limit)).await?;
         let ids: Vec<_> = jobs.iter().filter(|job| !job.state.is_ended()).map(|job| job.id).collect();
         let live = self
             .read(move |state, _| {
@@ -269,19 +293,19 @@ impl Handle {
 
     /// A slave's receipts, newest first.
     pub async fn receipts(&self, slave: SlaveKey) -> Result<Vec<Receipt>, Unavailable> {
-        Ok(records::receipts(&self.store, slave).await?)
+        patient(records::receipts(&self.store, slave)).await
     }
 
     /// Whether orders can be taken; if not, why and what helps.
     pub fn healthy(&self) -> Result<(), String> {
-        self.store.healthy().map_err(|error| error.to_string())?;
         if self.has_failed() {
-            return Err(
-                "the master could not write to its disk: check it; the master goes on when it takes writes \
-                        again"
-                    .to_owned(),
-            );
+            return Err(format!(
+                "the master could not write to its disk: check it; it is tried every {} s, and the master goes on \
+                 when it takes writes again",
+                MEND_PERIOD.as_secs()
+            ));
         }
+        self.store.healthy().map_err(|error| error.to_string())?;
         if self.inbox.is_closed() {
             return Err(GONE.to_owned());
         }
@@ -322,10 +346,25 @@ impl Handle {
     }
 }
 
+/// Waits for an answer, but not for a disk that hangs.
+async fn patient<T, E: Into<Unavailable>>(
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, Unavailable> {
+    match tokio::time::timeout(ANSWER_PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => Err(Unavailable(
+            "no answer in time: the disk is stuck, or the master has too much to do".to_owned(),
+        )),
+    }
+}
+
 /// The master, as the loop runs it.
 pub struct Driver {
-    /// Taken out only while it is stepped.
+    /// Away while it is stepped, and after a failed write until what the disk holds is read.
     state: Option<Master>,
+    rereading: bool,
+    /// Who looks meanwhile.
+    looks: Vec<Look>,
     store: Store,
     inbox: mpsc::WeakSender<Input>,
     board: Arc<Board>,
@@ -346,6 +385,8 @@ pub fn new(state: Master, store: Store, probe_patience: Duration) -> (Driver, Ha
     let heard = Arc::new(Mutex::new(BTreeMap::new()));
     let driver = Driver {
         state: Some(state),
+        rereading: false,
+        looks: Vec::new(),
         store: store.clone(),
         inbox: inbox.downgrade(),
         board: Arc::clone(&board),
@@ -361,6 +402,7 @@ pub fn new(state: Master, store: Store, probe_patience: Duration) -> (Driver, Ha
 }
 
 impl Driver {
+    /// Not to be called after a failed write.
     fn state(&self) -> &Master {
         self.state.as_ref().expect("the state is only away while it is stepped")
     }
@@ -389,13 +431,12 @@ impl Driver {
 
     fn clock_was_set(&mut self) -> bool {
         let (wall, since) = std::mem::replace(&mut self.clocks, (wall_ms(), Instant::now()));
-        let passed = i64::try_from(self.clocks.1.duration_since(since).as_millis()).unwrap_or(i64::MAX);
-        let step = self.clocks.0.saturating_sub(wall).saturating_sub(passed);
-        if step.saturating_abs() > CLOCK_STEP_MS {
-            tracing::warn!(step_ms = step, "the clock was set: every slave looks at it again");
-            return true;
+        let passed = u64::try_from(self.clocks.1.duration_since(since).as_millis()).unwrap_or(u64::MAX);
+        let step = clock_step(self.clocks.0.saturating_sub(wall), Millis(passed));
+        if let Some(step_ms) = step {
+            tracing::warn!(step_ms, "the clock was set: every slave looks at it again");
         }
-        false
+        step.is_some()
     }
 
     fn take(&mut self, input: Input) -> (Vec<Op>, Vec<Act>) {
@@ -428,13 +469,19 @@ impl Driver {
                 let deliver = look(self.state(), Time(wall_ms()));
                 (Vec::new(), vec![Act::Deliver(deliver)])
             }
+            Input::Alive(answer) => {
+                // The one who asked has gone away: nobody misses it.
+                let _ = answer.send(());
+                (Vec::new(), Vec::new())
+            }
+            Input::Reread(_) => (Vec::new(), Vec::new()),
         }
     }
 
     fn event(input: &Input) -> Option<&Event> {
         match input {
             Input::Link(event) | Input::Call(event, ..) => Some(event),
-            Input::LinkUp { .. } | Input::Look(_) => None,
+            Input::LinkUp { .. } | Input::Look(_) | Input::Alive(_) | Input::Reread(_) => None,
         }
     }
 }
@@ -549,23 +596,57 @@ impl Node for Driver {
         }
     }
 
-    fn failed(&mut self, _error: &StoreError) {
+    fn failed(&mut self, _error: &StoreError, undone: Vec<Act>) {
         self.failed.store(true, Ordering::Relaxed);
         // Whoever waits is told that nothing was promised.
+        drop(undone);
         self.waiting.clear();
+        // What slaves say can't be kept: they say it again when the master goes on.
+        for (outbox, _) in std::mem::take(&mut self.links).into_values() {
+            outbox.close(CloseCode::Storage, CANNOT_WRITE);
+        }
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let (Some(state), Some(inbox)) = (self.state.take(), self.inbox.upgrade()) else { return };
+        let live = state.desks.values().filter(|desk| desk.live().is_some());
+        live.for_each(|desk| self.board.tell(Change::Slave(desk.key)));
+        let (settings, id, store) = (state.settings, state.node.id, self.store.clone());
+        // There is room for one state.
+        drop(state);
+        self.rereading = true;
+        tokio::spawn(async move {
+            let records = records::reread(store).await;
+            let state = records.map(|records| Box::new(master::recover(settings, id, records)));
+            // The master starts anew already.
+            let _ = inbox.send(Input::Reread(state)).await;
+        });
     }
 
     fn refuse(&mut self, input: Input) {
         match input {
-            // Reading goes on; what it shows may be newer than the disk, and readiness says why.
-            Input::Look(look) => look(self.state(), Time(wall_ms()))(),
-            Input::LinkUp { outbox, .. } => {
-                outbox.close(
-                    reloop_protocol::message::CloseCode::Storage,
-                    "the master cannot write to its disk",
+            Input::Look(look) => match &self.state {
+                Some(durable) => look(durable, Time(wall_ms()))(),
+                None if self.rereading && self.looks.len() < INBOX => self.looks.push(look),
+                // Who looks learns it from the answer that does not come.
+                None => drop(look),
+            },
+            Input::Reread(Ok(durable)) => {
+                tracing::warn!(
+                    "questions are answered from what is on the disk; every slave is shown as offline"
                 );
+                let looks = std::mem::take(&mut self.looks);
+                looks.into_iter().for_each(|look| look(&durable, Time(wall_ms()))());
+                (self.state, self.rereading) = (Some(*durable), false);
             }
-            Input::Link(Event::LinkClosed { link, .. }) => drop(self.links.remove(&link)),
+            Input::Reread(Err(error)) => {
+                self.looks.clear();
+                self.rereading = false;
+                tracing::error!(%error, "questions are refused: what is on the disk can't be read");
+            }
+            Input::Alive(answer) => {
+                // The one who asked has gone away: nobody misses it.
+                let _ = answer.send(());
+            }
+            Input::LinkUp { outbox, .. } => outbox.close(CloseCode::Storage, CANNOT_WRITE),
             Input::Link(_) | Input::Call(..) => {}
         }
     }

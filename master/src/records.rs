@@ -16,7 +16,9 @@
 use reloop_node::record;
 use reloop_node::store::{Op, Store, StoreError};
 use reloop_protocol::id::{JobId, OrderId, SlaveKey};
-use reloop_protocol::master::{Desk, IdempotencyKey, Job, Node, Order, Receipt, Token, Write};
+use reloop_protocol::master::{
+    Desk, IdempotencyKey, Job, Node, Order, Origin, Receipt, Token, Write, origin,
+};
 use reloop_protocol::wire;
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
@@ -24,6 +26,9 @@ use serde::de::DeserializeOwned;
 
 /// The layout of every record's payload; another one gets another number.
 const SCHEMA: u8 = 1;
+
+/// How many entries are read at once: some hundred kilobytes.
+const LOAD_PAGE: usize = 1024;
 
 const NODE: &[u8] = b"node";
 const JOB: &[u8] = b"job/";
@@ -101,24 +106,54 @@ pub fn ops(write: &Write, ops: &mut Vec<Op>) {
 }
 
 /// Everything that the rules start from; what cannot be read is set aside under `unreadable/` and said loudly.
-pub async fn load(store: &Store) -> Result<Vec<Write>, StoreError> {
-    let mut found = Loaded::default();
-    for prefix in [NODE, DESK, TOKEN] {
-        store.load(prefix, |key, value| found.entry(key, value))?;
-    }
-    let mut live = Vec::new();
-    store.load(LIVE, |k, _| live.push(key(JOB, &k[LIVE.len()..])))?;
-    for job in live {
-        if let Some(value) = store.get(job.clone()).await? {
-            found.entry(&job, &value);
-        }
-    }
+pub async fn load(store: &Store) -> Result<(Vec<Write>, Origin), StoreError> {
+    let found = entries(store).await?;
+    let own = found.writes.iter().any(|write| matches!(write, Write::Node(_)));
+    let other = !store.scan(Vec::new(), None, false, 1).await?.is_empty();
     if !found.aside.is_empty() {
         let (done, written) = tokio::sync::oneshot::channel();
         store.commit(found.aside, move |result| drop(done.send(result)));
         written.await.unwrap_or(Err(StoreError::Closed))?;
     }
-    Ok(found.writes)
+    Ok((found.writes, origin(own, other)))
+}
+
+/// The same of a store that takes no writes: what it held before they failed.
+///
+/// # Errors
+/// Not all of it can be read.
+pub async fn reread(store: Store) -> Result<Vec<Write>, StoreError> {
+    let found = entries(&store).await?;
+    if found.aside.is_empty() {
+        return Ok(found.writes);
+    }
+    Err(StoreError::Read { detail: "some records make no sense".to_owned() })
+}
+
+async fn entries(store: &Store) -> Result<Loaded, StoreError> {
+    let mut found = Loaded::default();
+    let mut live = Vec::new();
+    for prefix in [NODE, DESK, TOKEN] {
+        each(store, prefix, |key, value| found.entry(key, value)).await?;
+    }
+    each(store, LIVE, |k, _| live.push(key(JOB, &k[LIVE.len()..]))).await?;
+    for job in live {
+        if let Some(value) = store.get(job.clone()).await? {
+            found.entry(&job, &value);
+        }
+    }
+    Ok(found)
+}
+
+/// Shows all entries below a prefix, a page at a time.
+async fn each(store: &Store, prefix: &[u8], mut show: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        let page = store.scan(prefix.to_vec(), after, false, LOAD_PAGE).await?;
+        page.iter().for_each(|(key, value)| show(key, value));
+        let Some((last, _)) = page.into_iter().next_back() else { return Ok(()) };
+        after = Some(last);
+    }
 }
 
 /// What was found in a store.
@@ -149,7 +184,7 @@ impl Loaded {
             Ok(write) => self.writes.push(write),
             Err(error) => {
                 let name = String::from_utf8_lossy(at).into_owned();
-                tracing::error!(key = name, %error, "a record cannot be read and is set aside: its slave will tell");
+                tracing::error!(key = name, %error, "a record cannot be read and is set aside: slaves tell what they know of it");
                 self.aside.push(Op::Delete { key: at.to_vec() });
                 self.aside.push(Op::Put { key: key(UNREADABLE, at), value: value.to_vec() });
                 if let Some(id) = at.strip_prefix(JOB) {

@@ -1,7 +1,7 @@
 //! Starts the master: store, loop, door, REST; and stops it in order.
 //!
 //! After a failed write the master takes no decision any more, because nobody knows what is on the disk; questions are
-//! answered from memory. Once the disk takes writes again the master starts anew, within the same process: from
+//! answered from what was durable before. Once the disk takes writes again the master starts anew, within the same process: from
 //! what the disk holds, as after a restart.
 
 use std::net::SocketAddr;
@@ -18,13 +18,13 @@ use reloop_node::durable;
 use reloop_node::link::{Timing, random};
 use reloop_node::store::{Opened, Options, Store, StoreError};
 use reloop_protocol::id::MasterId;
-use reloop_protocol::master;
-use tokio::net::TcpListener;
+use reloop_protocol::master::{self, Origin};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::link::Door;
+use crate::link::{Door, HEAD_PATIENCE};
 use crate::{driver, link, records, rest};
 
 /// Connections that the kernel keeps while the master is busy: five thousand slaves that come back at once overflowed
@@ -33,9 +33,6 @@ const BACKLOG: u32 = 8192;
 
 /// Memory for the database's pages.
 const CACHE_BYTES: u64 = 64 << 20;
-
-/// How long a client may take to send a request's head.
-const HEADER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// After a connection that could not be accepted, which the next try would only find again: long enough that the loop
 /// does not spin, short enough that nobody notices.
@@ -46,10 +43,6 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Keepalive of an accepted connection, for peers that are not behind a proxy: idle, between probes, probes.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(20), Duration::from_secs(5), 3);
-
-/// After a failed write, how often to look whether the disk takes writes again. Not so often that a disk which fails at
-/// every second write keeps the master busy with starting; until then the reads go on.
-const MEND_PERIOD: Duration = Duration::from_secs(10);
 
 /// Why a master ended without an error.
 enum Ended {
@@ -94,12 +87,18 @@ async fn run_on(
         );
     }
     let store = opened.store;
-    let writes = records::load(&store).await?;
+    let (writes, origin) = records::load(&store).await?;
     let fresh = MasterId::from_parts(unix_ms(), u128::from_le_bytes(random()));
-    let is_new = !writes.iter().any(|write| matches!(write, master::Write::Node(_)));
     let settings = master::Settings { enrollment: config.enrollment };
     let state = master::recover(settings, fresh, writes);
-    if is_new {
+    if origin == Origin::Nameless {
+        tracing::error!(
+            master = %state.node.id,
+            "the master's own record is lost: it goes on with its orders under a new name, to which its slaves bind \
+             when they connect; see to it that no other copy of this master runs"
+        );
+    }
+    if origin != Origin::Known {
         let mut ops = Vec::new();
         records::ops(&master::Write::Node(state.node), &mut ops);
         let (done, written) = tokio::sync::oneshot::channel();
@@ -108,7 +107,7 @@ async fn run_on(
     }
     tracing::info!(
         master = %state.node.id, epoch = state.node.epoch.0, jobs = state.book.jobs.len(), slaves = state.desks.len(),
-        new = is_new, "recovered"
+        new = origin != Origin::Known, "recovered"
     );
 
     let (node, handle, inbox) = driver::new(state, store.clone(), config.link.probe);
@@ -130,14 +129,14 @@ async fn run_on(
     let watched = handle.clone();
     let router =
         rest::router(rest::RestState::new(handle, Arc::new(tokens), config).with_stop(quiet.clone()))
-            .merge(Router::new().route("/v1/link", get(link::upgrade)).with_state(door));
+            .merge(Router::new().route("/v1/link", get(link::upgrade)).with_state(door.clone()));
     tracing::info!(%address, "listening");
     notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = tokio::spawn(watchdog(watched.clone()));
 
     let connections = TaskTracker::new();
     let ended = tokio::select! {
-        () = accept(listener, router, &connections, &quiet) => Ended::Told,
+        () = accept(listener, router, door, &connections, &quiet) => Ended::Told,
         () = told_to_stop() => Ended::Told,
         () = disk_mended(watched, config) => Ended::DiskMended,
     };
@@ -167,7 +166,7 @@ async fn run_on(
 /// Returns when a write has failed and a later one went well, with as much free space as the config wants.
 async fn disk_mended(handle: driver::Handle, config: &Config) {
     loop {
-        tokio::time::sleep(MEND_PERIOD).await;
+        tokio::time::sleep(driver::MEND_PERIOD).await;
         if !handle.has_failed() {
             continue;
         }
@@ -198,7 +197,13 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(socket.listen(BACKLOG)?)
 }
 
-async fn accept(listener: TcpListener, router: Router, connections: &TaskTracker, quiet: &CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    door: Door,
+    connections: &TaskTracker,
+    quiet: &CancellationToken,
+) {
     loop {
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
@@ -213,30 +218,42 @@ async fn accept(listener: TcpListener, router: Router, connections: &TaskTracker
             tracing::debug!(%error, "a connection was gone before it was tuned");
             continue;
         }
-        let service = TowerToHyperService::new(router.clone());
-        let quiet = quiet.clone();
+        let (router, door, quiet) = (router.clone(), door.clone(), quiet.clone());
         connections.spawn(async move {
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_PATIENCE)
-                .serve_connection(TokioIo::new(socket), service)
-                .with_upgrades();
-            tokio::pin!(connection);
-            let result = tokio::select! {
-                result = &mut connection => result,
-                () = quiet.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
+            let known = tokio::select! {
+                known = door.knows(&socket) => known,
+                () = quiet.cancelled() => None,
             };
-            if let Err(error) = result {
-                tracing::debug!(%error, "a connection ended badly");
+            match known {
+                // A task of its own: nobody waits for a link's end when the master stops.
+                Some(true) => drop(tokio::spawn(door.meet(socket))),
+                Some(false) => Box::pin(serve_http(socket, router, quiet)).await,
+                None => {}
             }
         });
     }
 }
 
-fn tune(socket: &tokio::net::TcpStream) -> std::io::Result<()> {
+async fn serve_http(socket: TcpStream, router: Router, quiet: CancellationToken) {
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
+        .with_upgrades();
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = quiet.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended badly");
+    }
+}
+
+fn tune(socket: &TcpStream) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
     let (idle, between, probes) = KEEPALIVE;
     let keepalive = socket2::TcpKeepalive::new().with_time(idle).with_interval(between).with_retries(probes);
@@ -274,7 +291,7 @@ async fn watchdog(handle: driver::Handle) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     loop {
         tokio::time::sleep(limit / 2).await;
-        if handle.read(|_, _| ()).await.is_ok() {
+        if handle.is_alive().await {
             notify(&[sd_notify::NotifyState::Watchdog]);
         }
     }

@@ -5,7 +5,11 @@
 //! one commit is being written the next batch is stepped, so the disk's latency is paid once per batch and not once
 //! per event. What has nothing to write still waits for what came before it: an effect may tell of an earlier step.
 //!
-//! If the store fails, no effect of that commit or of a later step is performed: the node says so and acts no more.
+//! A question is an event like another: its answer is made as it is stepped, and given as an effect, when everything
+//! that it can tell of is on disk. So nobody sees a decision that could still be lost.
+//!
+//! If the store fails, no effect of that commit or of a later step is performed: the node says so and acts no more. What
+//! it then answers is its own to choose, from what was durable.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -46,8 +50,9 @@ pub trait Node {
     /// Does one thing; never waits.
     fn perform(&mut self, effect: Self::Effect);
 
-    /// The store has failed: nothing is decided any more.
-    fn failed(&mut self, error: &StoreError);
+    /// The store has failed: nothing is decided any more, and its state may tell of what never reached the disk.
+    /// `undone` is what would have been done.
+    fn failed(&mut self, error: &StoreError, undone: Vec<Self::Effect>);
 
     /// An event after the store has failed.
     fn refuse(&mut self, event: Self::Event);
@@ -120,16 +125,16 @@ pub async fn run<N: Node>(
         if stopping && line.under_way.is_empty() {
             return failure.map_or(Ok(node), Err);
         }
-        let deadline = node.next_deadline().filter(|_| failure.is_none() && !stopping);
+        let deadline = if failure.is_none() && !stopping { node.next_deadline() } else { None };
         tokio::select! {
             biased;
             Some((number, result)) = written.recv() => match result {
                 Ok(()) => line.written(number).into_iter().for_each(|effect| node.perform(effect)),
                 Err(error) => {
-                    line.under_way.clear();
+                    let undone = line.under_way.drain(..).flat_map(|commit| commit.effects).collect();
                     if failure.is_none() {
                         tracing::error!(%error, "nothing is written any more: no decision is taken until the store is opened anew");
-                        node.failed(&error);
+                        node.failed(&error, undone);
                         failure = Some(error);
                     }
                 }
@@ -167,5 +172,151 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::store::Options;
+
+    /// Counts.
+    #[derive(Default)]
+    struct Counter {
+        count: u64,
+        shown: u64,
+    }
+
+    enum Event {
+        Count(oneshot::Sender<()>),
+        Ask(oneshot::Sender<u64>),
+        /// Says when it is stepped, and not when that is durable.
+        Mark(oneshot::Sender<()>),
+    }
+
+    enum Effect {
+        Counted(u64, oneshot::Sender<()>),
+        Tell(u64, oneshot::Sender<u64>),
+    }
+
+    impl Node for Counter {
+        type Event = Event;
+        type Effect = Effect;
+
+        fn needs_disk(&self, _: &Event) -> bool {
+            false
+        }
+
+        async fn prepare(&mut self, _: &mut Event) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn step(&mut self, event: Event) -> (Vec<Op>, Vec<Effect>) {
+            match event {
+                Event::Count(done) => {
+                    self.count += 1;
+                    let op = Op::Put { key: b"count".to_vec(), value: self.count.to_le_bytes().to_vec() };
+                    (vec![op], vec![Effect::Counted(self.count, done)])
+                }
+                Event::Ask(reply) => (vec![], vec![Effect::Tell(self.count, reply)]),
+                Event::Mark(reply) => {
+                    reply.send(()).unwrap();
+                    (vec![], vec![])
+                }
+            }
+        }
+
+        fn time_passed(&self) -> Event {
+            unreachable!("there is no deadline")
+        }
+
+        fn next_deadline(&self) -> Option<Instant> {
+            None
+        }
+
+        fn perform(&mut self, effect: Effect) {
+            match effect {
+                Effect::Counted(count, done) => {
+                    self.shown = count;
+                    done.send(()).unwrap();
+                }
+                Effect::Tell(count, reply) => reply.send(count).unwrap(),
+            }
+        }
+
+        fn failed(&mut self, _: &StoreError, undone: Vec<Effect>) {
+            for effect in undone {
+                if let Effect::Tell(_, reply) = effect {
+                    reply.send(self.shown).unwrap();
+                }
+            }
+        }
+
+        fn refuse(&mut self, event: Event) {
+            if let Event::Ask(reply) = event {
+                reply.send(self.shown).unwrap();
+            }
+        }
+    }
+
+    /// A running counter whose disk takes a write when it is told how that goes.
+    struct Bench {
+        events: mpsc::Sender<Event>,
+        disk: std::sync::mpsc::Sender<io::Result<()>>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Bench {
+        fn start() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (disk, how) = std::sync::mpsc::channel();
+            let how = Mutex::new(Some(how));
+            let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
+            let opened = Store::open_with(dir.path(), options, || {
+                let how = how.lock().unwrap().take().unwrap();
+                Box::new(move |_| how.recv().unwrap_or(Ok(())))
+            });
+            let (events, inbox) = mpsc::channel(16);
+            tokio::spawn(run(Counter::default(), opened.unwrap().store, inbox, std::future::pending()));
+            Self { events, disk, _dir: dir }
+        }
+
+        async fn send<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> oneshot::Receiver<T> {
+            let (reply, replied) = oneshot::channel();
+            assert!(self.events.send(event(reply)).await.is_ok());
+            replied
+        }
+    }
+
+    #[tokio::test]
+    async fn a_question_is_answered_when_all_that_the_answer_shows_is_on_disk() {
+        let bench = Bench::start();
+        let counted = bench.send(Event::Count).await;
+        let mut asked = bench.send(Event::Ask).await;
+        bench.send(Event::Mark).await.await.unwrap();
+        assert!(asked.try_recv().is_err(), "it was stepped, and what it shows is not durable");
+        bench.disk.send(Ok(())).unwrap();
+        counted.await.unwrap();
+        assert_eq!(asked.await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn a_decision_that_never_reached_the_disk_is_shown_to_nobody() {
+        let bench = Bench::start();
+        let first = bench.send(Event::Count).await;
+        bench.disk.send(Ok(())).unwrap();
+        first.await.unwrap();
+        let lost = bench.send(Event::Count).await;
+        let during = bench.send(Event::Ask).await;
+        bench.send(Event::Mark).await.await.unwrap();
+        bench.disk.send(Err(io::Error::from_raw_os_error(5))).unwrap();
+        assert_eq!(during.await, Ok(1));
+        lost.await.unwrap_err();
+        assert_eq!(bench.send(Event::Ask).await.await, Ok(1));
     }
 }

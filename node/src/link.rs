@@ -29,8 +29,9 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message as WsMessage};
 /// seconds that a slow one may take cost a few looks.
 const SIGN_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
-/// Read buffer of one link: with the library's 128 KiB, ten thousand idle links cost more than a gigabyte.
-const READ_BUFFER: usize = 4 * 1024;
+/// Read buffer of one link, which every link keeps: with the library's 128 KiB, ten thousand idle links cost more than a
+/// gigabyte. Most messages have less than 200 bytes; for a larger one it grows until that is read.
+const READ_BUFFER: usize = 1024;
 
 /// How many messages wait to be sent to one peer: a slave holds at most 64 jobs, and a level replaces none in the
 /// queue, so this is a few changes of everything.
@@ -112,7 +113,8 @@ enum Order {
 /// The node's end of a link.
 #[derive(Debug, Clone)]
 pub struct Outbox {
-    orders: mpsc::Sender<Order>,
+    /// Boxed, because a channel reserves room for 32 of what it carries, on every link.
+    orders: mpsc::Sender<Box<Order>>,
     kill: Arc<tokio::sync::Notify>,
     heard: Arc<AtomicI64>,
 }
@@ -129,7 +131,7 @@ impl Outbox {
     }
 
     fn order(&self, order: Order) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.orders.try_send(order) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.orders.try_send(Box::new(order)) {
             self.kill.notify_one();
         }
     }
@@ -190,15 +192,14 @@ where
     let kill = Arc::new(tokio::sync::Notify::new());
     let heard = Arc::new(AtomicI64::new(wall_ms()));
     let outbox = Outbox { orders, kill: Arc::clone(&kill), heard: Arc::clone(&heard) };
-    let (pongs, pong_queue) = mpsc::channel(1);
-    // Boxed, because a channel reserves room for 32 of what it carries, on every link.
+    let pong = tokio::sync::Notify::new();
     let (frames, mut inbox) = mpsc::channel::<Box<Frame>>(INBOX);
     let (mut sink, mut stream) = socket.split();
     // The loop keeps no sender of its own: when the node drops its outbox, the link ends.
     start(outbox);
     let ended = tokio::select! {
-        ended = read(&mut stream, &heard, &frames, &pongs, timing.dead_after) => ended,
-        ended = write(&mut sink, queue, pong_queue, timing.heartbeat) => ended,
+        ended = read(&mut stream, &heard, &frames, &pong, timing.dead_after) => ended,
+        ended = write(&mut sink, queue, &pong, &heard, timing.heartbeat) => ended,
         ended = async {
             while let Some(frame) = inbox.recv().await {
                 if let Err((code, text)) = handle(*frame).await {
@@ -244,7 +245,7 @@ async fn read<S>(
     stream: &mut SplitStream<WebSocketStream<S>>,
     heard: &AtomicI64,
     frames: &mpsc::Sender<Box<Frame>>,
-    pongs: &mpsc::Sender<()>,
+    pong: &tokio::sync::Notify,
     dead_after: Duration,
 ) -> Ended
 where
@@ -274,7 +275,7 @@ where
             WsMessage::Binary(bytes) => bytes,
             WsMessage::Close(frame) => {
                 let (code, text) = frame.map_or((None, String::new()), |frame| {
-                    (CloseCode::from_number(frame.code.into()), one_line(&frame.reason))
+                    (CloseCode::from_number(frame.code.into()), limits::one_line(&frame.reason))
                 });
                 return Ended::ByPeer(code, text);
             }
@@ -297,7 +298,7 @@ where
         }
         match frame.message {
             // One pong answers all pings before it.
-            Message::Ping => drop(pongs.try_send(())),
+            Message::Ping => pong.notify_one(),
             Message::Pong => {}
             _ => {
                 limit = wire::MAX_MESSAGE;
@@ -313,8 +314,9 @@ where
 
 async fn write<S>(
     sink: &mut SplitSink<WebSocketStream<S>, WsMessage>,
-    mut orders: mpsc::Receiver<Order>,
-    mut pongs: mpsc::Receiver<()>,
+    mut orders: mpsc::Receiver<Box<Order>>,
+    pong: &tokio::sync::Notify,
+    heard: &AtomicI64,
     heartbeat: Duration,
 ) -> Ended
 where
@@ -324,14 +326,22 @@ where
     let mut next = Instant::now() + jittered(heartbeat);
     loop {
         let bytes = tokio::select! {
-            order = orders.recv() => match order {
+            order = orders.recv() => match order.map(|order| *order) {
                 Some(Order::Send(bytes)) => bytes,
                 Some(Order::Close(code, text)) => return Ended::ByUs(code, text),
                 None => return Ended::ByUs(CloseCode::GoingAway, "the node has let go of the link".to_owned()),
             },
-            Some(()) = pongs.recv() => beat(Message::Pong),
+            () = pong.notified() => beat(Message::Pong),
             () = tokio::time::sleep_until(next) => {
-                next = Instant::now() + jittered(heartbeat);
+                let quiet = jittered(heartbeat);
+                // Of two that would ask each other at the same pace, one is enough: its question is a sign of life, and
+                // the answer to it another. A clock that was set makes one heartbeat too many.
+                let heard_ago = Duration::from_millis(u64::try_from(wall_ms() - heard.load(Ordering::Relaxed)).unwrap_or(u64::MAX));
+                if heard_ago < quiet {
+                    next = Instant::now() + (quiet - heard_ago);
+                    continue;
+                }
+                next = Instant::now() + quiet;
                 beat(Message::Ping)
             }
         };
@@ -341,11 +351,6 @@ where
             Err(_) => return Ended::ByUs(CloseCode::SlowReader, "the peer does not read".to_owned()),
         }
     }
-}
-
-/// What somebody else says, as it may stand in a log.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn close_frame(code: CloseCode, text: &str) -> CloseFrame {

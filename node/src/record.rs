@@ -4,11 +4,16 @@
 //! checksum (CRC-32/ISO-HDLC) is the last word on whether a value is what was written: the engine below has its own,
 //! but it does not cover what passes through memory on the way.
 
+use crate::store::VALUE_LIMIT_BYTES;
+
 /// Bytes that the envelope adds to a payload.
 pub const OVERHEAD_BYTES: usize = SCHEMA_BYTES + CHECKSUM_BYTES;
 
 const SCHEMA_BYTES: usize = 1;
 const CHECKSUM_BYTES: usize = 4;
+
+// What the rules may write, the store takes.
+const _: () = assert!(reloop_protocol::limits::RECORD_BYTES + OVERHEAD_BYTES <= VALUE_LIMIT_BYTES);
 
 /// Why a record cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

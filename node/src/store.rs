@@ -4,7 +4,7 @@
 //! there, writes it as one batch, makes it durable, and only then tells each writer, in the order in which they came.
 //! So a slow disk makes groups larger instead of queues longer, and a write that was answered with `Ok` survives a
 //! power cut. Reads go through the same inbox: they see every write queued before them, and nothing that is not
-//! durable.
+//! durable. That holds after a failed write too: they show what was there before it.
 //!
 //! Trouble has three shapes. A store that is *unreadable* when it is opened, or that has lost commits which were
 //! acknowledged, is set aside under a dated name and replaced by an empty one ([`Opened::set_aside`]). A *failed write*
@@ -57,6 +57,9 @@ const SPACE_CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// A single write that takes longer counts as trouble: a healthy disk needs milliseconds, a busy one seconds.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// A write that takes longer is helped along, see [`Helper`]; and again after twice as long, and so on.
+const HELP_AFTER: Duration = Duration::from_secs(1);
 
 /// A key and its value.
 pub type Entry = (Vec<u8>, Vec<u8>);
@@ -113,7 +116,7 @@ pub enum StoreError {
         /// What the operating system said.
         detail: String,
     },
-    /// A write failed: this one and all later ones are not acknowledged. Reads go on.
+    /// A write failed: this one and all later ones are not acknowledged. Reads go on, from before that write.
     #[error("the store cannot write ({detail}): nothing is saved until it is opened anew; check the disk")]
     Write {
         /// What went wrong.
@@ -173,6 +176,7 @@ impl Store {
         Store::open_with(dir, options, || Box::new(File::sync_data))
     }
 
+<<<<<<< HEAD
     /// A store that acknowledges every commit at once and keeps none of it: what a node costs without its disk. Only
     /// for benches; no setting of a node leads here.
     #[doc(hidden)]
@@ -181,6 +185,9 @@ impl Store {
     }
 
     fn open_with(
+=======
+    pub(crate) fn open_with(
+>>>>>>> main
         dir: &Path,
         options: Options,
         sync: impl Fn() -> SyncFile + Sync,
@@ -201,13 +208,19 @@ impl Store {
 
         let health = Arc::new(Mutex::new(Health::default()));
         let (sender, inbox) = mpsc::channel();
+        let helper = Helper::start(Arc::clone(&health), opened.engine.waker())
+            .map_err(|error| StoreError::from_open(&dir, &error))?;
         let mut keeper = Keeper {
             inbox,
             health: Arc::clone(&health),
             min_free_bytes: options.min_free_bytes,
             next_space_check: begun,
             engine: Some(opened.engine),
+<<<<<<< HEAD
             forgets,
+=======
+            helper: Some(helper),
+>>>>>>> main
             lock: opened.lock,
             dir: dir.clone(),
         };
@@ -394,6 +407,44 @@ impl Drop for Done {
     }
 }
 
+/// A thread that watches the one that writes. sled forgets to tell who waits for a write, at times, that it has failed;
+/// then the write would never end. Whoever asks sled to flush after that learns it at once, and all who wait with him.
+struct Helper {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Helper {
+    fn start(health: Arc<Mutex<Health>>, wake: impl Fn() + Clone + Send + 'static) -> io::Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let mut helped = None;
+        let mut after = HELP_AFTER;
+        let watch = move || {
+            while stopped.recv_timeout(HELP_AFTER) == Err(RecvTimeoutError::Timeout) {
+                let since = lock(&health).writing_since;
+                if since != helped {
+                    (helped, after) = (since, HELP_AFTER);
+                }
+                if since.is_some_and(|since| since.elapsed() >= after) {
+                    after *= 2;
+                    let wake = wake.clone();
+                    // It may have to wait too, if it is the disk that takes so long.
+                    drop(thread::Builder::new().name("store-wake".to_owned()).spawn(wake));
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("store-help".to_owned()).spawn(watch)?;
+        Ok(Self { stop, thread })
+    }
+
+    fn end(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the store's helper panicked");
+        }
+    }
+}
+
 /// The thread's side.
 struct Keeper {
     inbox: Receiver<Message>,
@@ -402,8 +453,13 @@ struct Keeper {
     next_space_check: Instant,
     /// There until the end.
     engine: Option<Engine>,
+<<<<<<< HEAD
     /// See [`Store::forgetful`].
     forgets: bool,
+=======
+    /// Ends before it.
+    helper: Option<Helper>,
+>>>>>>> main
     lock: File,
     dir: PathBuf,
 }
@@ -497,6 +553,9 @@ impl Keeper {
 impl Drop for Keeper {
     /// Also when a callback panicked: the handles must learn that nobody is there any more.
     fn drop(&mut self) {
+        if let Some(helper) = self.helper.take() {
+            helper.end();
+        }
         if let Some(engine) = self.engine.take()
             && let Err(fault) = engine.close()
         {
@@ -713,5 +772,23 @@ mod tests {
         release.send(()).unwrap();
         answered.recv_timeout(PATIENCE).unwrap().unwrap();
         assert_eq!(lock(&store.line.health).at(later()), Ok(()));
+    }
+
+    #[test]
+    fn a_write_that_does_not_end_is_helped_again_and_again_and_one_that_ends_is_left_alone() {
+        let health = Arc::new(Mutex::new(Health::default()));
+        let (woken, wakes) = mpsc::channel();
+        let wake = move || {
+            // The test has seen enough.
+            let _ = woken.send(());
+        };
+        let helper = Helper::start(Arc::clone(&health), wake).unwrap();
+        assert!(wakes.recv_timeout(2 * HELP_AFTER).is_err(), "nothing is being written");
+        lock(&health).writing_since = Some(Instant::now());
+        wakes.recv_timeout(PATIENCE).unwrap();
+        wakes.recv_timeout(PATIENCE).unwrap();
+        lock(&health).writing_since = None;
+        helper.end();
+        assert!(wakes.iter().count() <= 1, "one may have been under way");
     }
 }

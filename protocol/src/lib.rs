@@ -12,8 +12,10 @@
 //! * [`reconcile`]: what the master holds against what the slave holds: one verdict per job.
 //! * [`slave`]: the rules of the node at the machine.
 //! * [`master`]: the rules of the node that takes orders: the order book, and one desk per slave.
+//! * [`handshake`]: who may say what first, on a link that has just been made.
 //! * [`message`], [`spec`], [`id`], [`time`]: what they speak of. [`wire`]: as bytes. [`limits`]: how much of it.
 
+pub mod handshake;
 pub mod id;
 pub mod job;
 pub mod limits;

@@ -30,6 +30,11 @@ pub const COUNT: u32 = u32::MAX / 2;
 /// ... the highest commit number that is taken from a peer. Each is raised by one at a time and never comes near; a peer
 /// that could say the highest number there is would leave no higher one to whoever comes after it.
 pub const COMMITS: u64 = u64::MAX / 2;
+
+/// One record that a node writes, encoded, in bytes. A node whose record does not fit into its store stops for good, so
+/// nothing that a peer says may let one grow past this: the limits here are chosen so.
+pub const RECORD_BYTES: usize = 64 * 1024 - 5;
+
 /// A job's output in one answer, in bytes: a quarter of what fits into a message, so that a link that is slow still has
 /// room between its heartbeats.
 pub const LOG_BYTES: u32 = 64 * 1024;
@@ -140,6 +145,11 @@ fn check_reason(reason: &Reason) -> Result<(), &'static str> {
 
 fn check_text(text: &str) -> Result<(), &'static str> {
     if text.len() > TEXT_BYTES { Err("a text is longer than 2560 bytes") } else { Ok(()) }
+}
+
+/// What somebody else says, as it may stand in a log: no more than one line, and nothing that a terminal obeys.
+pub fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 impl Report {

@@ -43,6 +43,17 @@ impl Time {
     }
 }
 
+/// A wall clock was set if it and a clock that only goes forward have come apart by more than this since they were last
+/// compared: time services that only speed it up or slow it down change both alike.
+pub const CLOCK_STEP: Millis = Millis(1000);
+
+/// By how many milliseconds the wall clock was set while it went on by `wall` and the other clock by `passed`; nothing if
+/// it was not.
+pub fn clock_step(wall: i64, passed: Millis) -> Option<i64> {
+    let step = wall.saturating_sub_unsigned(passed.0);
+    (step.unsigned_abs() > CLOCK_STEP.0).then_some(step)
+}
+
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ms", self.0)

@@ -83,6 +83,8 @@ pub enum Input {
 pub enum Effect {
     /// As the rules say.
     Rules(Box<slave::Effect>),
+    /// This state is durable.
+    Durable(Arc<Slave>),
     /// The identity has a memory from here on.
     SettleIdentity,
     /// The answer to a person.
@@ -109,7 +111,9 @@ pub struct Parts {
 
 /// The node.
 pub struct Driver {
-    state: Slave,
+    state: Arc<Slave>,
+    /// As people may see it: nothing of it can be lost any more.
+    durable: Arc<Slave>,
     /// Shared with whoever reads an output, which may wait for the disk.
     machines: Arc<RwLock<Machines>>,
     identity: Identity,
@@ -142,7 +146,9 @@ impl Driver {
     /// A node to which nothing has happened yet.
     pub fn new(parts: Parts) -> Self {
         let Parts { state, machines, identity, state_dir, url, store, broken } = parts;
+        let state = Arc::new(state);
         Self {
+            durable: Arc::clone(&state),
             state,
             machines: Arc::new(RwLock::new(machines)),
             identity,
@@ -167,9 +173,9 @@ impl Driver {
 
     fn decide(&mut self, event: slave::Event) -> (Vec<Op>, Vec<Effect>) {
         let told = tracing::enabled!(tracing::Level::DEBUG).then(|| told_event(&event));
-        let slave::Step { state, persist, effects } = slave::step(self.state.clone(), now(), event);
+        let slave::Step { state, persist, effects } = slave::step((*self.state).clone(), now(), event);
         tracing::debug!(event = told, effects = %told_effects(&effects), "step");
-        self.state = state;
+        self.state = Arc::new(state);
         debug_assert_eq!(slave::broken_invariant(&self.state), None);
         if let Link::Live { link, .. } = self.state.link
             && let Some(connection) = self.links.get(&link)
@@ -181,7 +187,9 @@ impl Driver {
         }
         let mut ops = Vec::new();
         persist.iter().for_each(|write| records::ops(write, &mut ops));
-        (ops, effects.into_iter().map(|effect| Effect::Rules(Box::new(effect))).collect())
+        let durable = Effect::Durable(Arc::clone(&self.state));
+        let effects = effects.into_iter().map(|effect| Effect::Rules(Box::new(effect)));
+        (ops, std::iter::once(durable).chain(effects).collect())
     }
 
     fn received(&mut self, link: LinkId, frame: Frame) -> (Vec<Op>, Vec<Effect>) {
@@ -277,6 +285,7 @@ impl Driver {
                     let _ = waiting.send(reply);
                 }
             }
+            slave::Effect::ForgetToken => self.forget_token(),
             slave::Effect::Ignored(_) => {}
         }
     }
@@ -295,16 +304,16 @@ impl Driver {
             }
             _ => None,
         };
-        let welcomed = matches!(message, Message::Settled(_));
         connection.outbox.send(&Frame { session, message, signature });
-        if welcomed && self.state.settings.token.take().is_some() {
-            let dir = self.state_dir.clone();
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = identity::forget_token(&dir) {
-                    tracing::warn!(%error, "the enrolment token has done its work and can't be removed");
-                }
-            });
-        }
+    }
+
+    fn forget_token(&self) {
+        let dir = self.state_dir.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = identity::forget_token(&dir) {
+                tracing::warn!(%error, "the enrolment token has done its work and can't be removed");
+            }
+        });
     }
 
     fn command(&self, command: Command) {
@@ -338,9 +347,9 @@ impl Driver {
         });
     }
 
-    fn status(&self) -> Box<Status> {
+    fn status(&self, state: &Slave) -> Box<Status> {
         let heard = self.last_heard.as_ref().map(|heard| Time(heard.ms()));
-        Box::new(Status::of(&self.state, now(), &self.url, heard, self.trouble.clone(), self.store.healthy()))
+        Box::new(Status::of(state, now(), &self.url, heard, self.trouble.clone(), self.store.healthy()))
     }
 
     fn lost(&self) -> String {
@@ -370,10 +379,9 @@ impl Node for Driver {
                 (ops, effects)
             }
             Input::LinkUp { link, outbox, settled, token } => {
-                self.state.settings.token = token;
                 self.last_heard = Some(outbox.last_heard());
                 self.links.insert(link, Connection { outbox, settled, nonce: None });
-                self.decide(slave::Event::LinkOpened { link })
+                self.decide(slave::Event::LinkOpened { link, token })
             }
             Input::Frame { link, frame } => self.received(link, frame),
             Input::LinkDown { link, why } => {
@@ -395,7 +403,7 @@ impl Node for Driver {
                 self.replies.insert(self.next_request, reply);
                 self.decide(slave::Event::Local { request: self.next_request, command })
             }
-            Input::Status(reply) => (vec![], vec![Effect::Status(self.status(), reply)]),
+            Input::Status(reply) => (vec![], vec![Effect::Status(self.status(&self.state), reply)]),
             Input::Alive(reply) => {
                 // Whoever asked may have gone away.
                 let _ = reply.send(());
@@ -419,6 +427,7 @@ impl Node for Driver {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Rules(effect) => self.act(*effect),
+            Effect::Durable(state) => self.durable = state,
             Effect::SettleIdentity => {
                 if let Err(error) = self.identity.settle() {
                     tracing::warn!(%error, "the key stays marked as new: a lost store would not be noticed");
@@ -431,7 +440,13 @@ impl Node for Driver {
         }
     }
 
-    fn failed(&mut self, error: &StoreError) {
+    fn failed(&mut self, error: &StoreError, undone: Vec<Effect>) {
+        for effect in undone {
+            if let Effect::Status(_, reply) = effect {
+                // Whoever asked may have gone away.
+                let _ = reply.send(*self.status(&self.durable));
+            }
+        }
         for connection in std::mem::take(&mut self.links).into_values() {
             connection.outbox.close(CloseCode::Storage, error.to_string());
         }
@@ -450,7 +465,7 @@ impl Node for Driver {
             }
             Input::Status(reply) => {
                 // Whoever asked may have gone away.
-                let _ = reply.send(*self.status());
+                let _ = reply.send(*self.status(&self.durable));
             }
             Input::Alive(reply) => {
                 // Whoever asked may have gone away.
@@ -536,6 +551,9 @@ fn told_event(event: &slave::Event) -> String {
         slave::Event::Received { link, session, message: Message::Challenge(challenge), .. } => {
             let (master, epoch) = (challenge.master, challenge.epoch);
             format!("Challenge {{ link: {}, session: {session}, master: {master}, epoch: {epoch} }}", link.0)
+        }
+        slave::Event::LinkOpened { link, token } => {
+            format!("LinkOpened {{ link: {}, token: {} }}", link.0, token.is_some())
         }
         event => format!("{event:?}"),
     }

@@ -1,8 +1,7 @@
 //! The slave's way to its master: dial, hand what comes to the driver, and dial again, for ever.
 //!
-//! Nothing is carried over from one connection to the next but how long to wait: the next handshake settles
-//! everything. The wait is random, up to a limit that doubles with each failure (full jitter), so that a thousand
-//! slaves whose master was restarted do not come back in step. It starts over only after a handshake that succeeded.
+//! Nothing is carried over from one connection to the next but how long to wait, which the rules say
+//! ([`redial`]): the next handshake settles everything.
 
 use std::future::Future;
 use std::io;
@@ -12,9 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use reloop_node::link::{self, Ended, Outbox, Timing, random_fraction};
+use reloop_node::link::{self, Ended, Outbox, Timing, random};
+use reloop_protocol::handshake;
 use reloop_protocol::message::{CloseCode, Message};
 use reloop_protocol::slave::LinkId;
+use reloop_protocol::slave::redial::{self, Pauses, Redial, Tried};
+use reloop_protocol::time::Millis;
 use reloop_protocol::wire::{Frame, SUBPROTOCOL};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -50,9 +52,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TRIES: u32 = 3;
 /// What was sent must be acknowledged by then, or the connection is dead (RFC 5482).
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// A master may ask for a longer pause than a slave would make, but not for one that looks like a dead slave.
-const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(600);
 
 /// How much of a refusing server's own words is shown.
 const SHOWN_BODY: usize = 200;
@@ -275,7 +274,8 @@ struct Outcome {
 
 /// Keeps a link to the master for as long as the agent lives.
 pub async fn run(dialer: Dialer, mut parts: Loop) {
-    let mut pauses = Pauses::new(&parts.config.link);
+    let ms = |length: Duration| Millis(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+    let mut pauses = Pauses::new(ms(parts.config.link.backoff_min), ms(parts.config.link.backoff_max));
     let mut told = String::new();
     let mut enrolled = false;
     for number in 1.. {
@@ -300,8 +300,13 @@ pub async fn run(dialer: Dialer, mut parts: Loop) {
                 Outcome { why, retry_after, ..Outcome::default() }
             }
         };
-        let pause = pauses.after(&outcome, random_fraction());
-        let todo = outcome.code.map_or("", advice);
+        let tried =
+            Tried { settled: outcome.settled, code: outcome.code, retry_after: outcome.retry_after.map(ms) };
+        let pause = Duration::from_millis(pauses.after(tried, u32::from_le_bytes(random())).0);
+        let todo = match outcome.code.map(redial::after) {
+            Some(Redial::Person(todo)) => todo,
+            Some(Redial::Back | Redial::Patient) | None => "",
+        };
         if outcome.settled {
             tracing::info!(master = dialer.peer(), why = outcome.why, "the link ended; the machine goes on");
             told.clear();
@@ -347,11 +352,9 @@ async fn talk(parts: &Loop, socket: Socket, link: LinkId, enrolled: bool) -> Out
             retry_after = refuse.retry_after_ms.map(|ms| Duration::from_millis(ms.into()));
         }
         let (first, token, inbox) = (given.take().zip(settle.take()), token.take(), parts.inbox.clone());
-        let in_order = first.is_none() || matches!(frame.message, Message::Challenge(_) | Message::Refuse(_));
+        let in_order = first.as_ref().map_or(Ok(()), |_| handshake::first_from_master(&frame.message));
         async move {
-            if !in_order {
-                return Err((CloseCode::Protocol, "a Challenge comes first".to_owned()));
-            }
+            in_order.map_err(|fault| (CloseCode::Protocol, fault.to_owned()))?;
             let gone = || (CloseCode::GoingAway, "the agent stops; its job goes on".to_owned());
             if let Some((given, settled)) = first {
                 let outbox = given.await.map_err(|_| gone())?;
@@ -375,125 +378,4 @@ async fn talk(parts: &Loop, socket: Socket, link: LinkId, enrolled: bool) -> Out
         Ended::Broken(_) => None,
     };
     Outcome { settled: *settled.borrow(), code, retry_after, why }
-}
-
-/// How long to wait before the next try.
-struct Pauses {
-    min: Duration,
-    max: Duration,
-    failures: u32,
-}
-
-impl Pauses {
-    fn new(link: &config::Link) -> Self {
-        Self { min: link.backoff_min, max: link.backoff_max, failures: 0 }
-    }
-
-    /// `random` is from 0 to 1.
-    fn after(&mut self, outcome: &Outcome, random: f64) -> Duration {
-        if outcome.settled && outcome.code != Some(CloseCode::TryLater) {
-            self.failures = 0;
-        }
-        let doubled = 2_u32.checked_pow(self.failures).and_then(|factor| self.min.checked_mul(factor));
-        let limit = doubled.map_or(self.max, |doubled| doubled.min(self.max));
-        self.failures = self.failures.saturating_add(1);
-        if let Some(asked) = outcome.retry_after {
-            return asked.min(RETRY_AFTER_LIMIT) + self.min.mul_f64(random);
-        }
-        if outcome.code.is_some_and(|code| !code.is_passing()) {
-            // A person has to do something first; still not all at the same moment.
-            return self.max.mul_f64(0.75 + 0.25 * random);
-        }
-        limit.mul_f64(random)
-    }
-}
-
-/// What a person can do about a refusal.
-fn advice(code: CloseCode) -> &'static str {
-    match code {
-        CloseCode::NotEnrolled => {
-            "`reloop slave enroll-token` at the master makes a token, `reloop-slave enroll` here uses it; or approve \
-             the slave at the master"
-        }
-        CloseCode::NotAuthentic => {
-            "identity.key does not belong to this slave: put the right one back, or enrol anew"
-        }
-        CloseCode::WrongMaster => {
-            "check the setting master; to move the slave here, enrol it with a token of this master"
-        }
-        CloseCode::DuplicateIdentity => {
-            "another box uses a copy of this key: remove identity.key and the store on the copy, and enrol it anew"
-        }
-        CloseCode::Revoked => "the slave was revoked: enrol it anew with a token of the master",
-        CloseCode::Version => "upgrade the older of the two",
-        CloseCode::StaleMaster => {
-            "the master has lost newer data: confirm at the master that it is the right one"
-        }
-        CloseCode::NameTaken => "give the slave another name, or free this one at the master",
-        CloseCode::Protocol
-        | CloseCode::TooSlow
-        | CloseCode::Superseded
-        | CloseCode::TooLarge
-        | CloseCode::SlowReader
-        | CloseCode::TryLater
-        | CloseCode::GoingAway
-        | CloseCode::Storage
-        | CloseCode::Silent => "",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pauses() -> Pauses {
-        Pauses { min: Duration::from_millis(200), max: Duration::from_secs(60), failures: 0 }
-    }
-
-    fn failed() -> Outcome {
-        Outcome::default()
-    }
-
-    #[test]
-    fn the_pause_is_anything_up_to_a_limit_that_doubles_to_a_bound() {
-        let mut pauses = pauses();
-        let limits: Vec<_> = (0..12).map(|_| pauses.after(&failed(), 1.0).as_millis()).collect();
-        assert_eq!(limits, [200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000, 60000]);
-        assert_eq!(pauses.after(&failed(), 0.0), Duration::ZERO);
-        for _ in 0..100 {
-            assert_eq!(pauses.after(&failed(), 1.0), Duration::from_secs(60));
-        }
-    }
-
-    #[test]
-    fn only_a_handshake_that_succeeded_starts_the_pauses_over() {
-        let mut pauses = pauses();
-        for _ in 0..5 {
-            pauses.after(&failed(), 1.0);
-        }
-        let refused = Outcome { code: Some(CloseCode::GoingAway), ..failed() };
-        assert_eq!(pauses.after(&refused, 1.0), Duration::from_millis(6400));
-        let settled = Outcome { settled: true, ..failed() };
-        assert_eq!(pauses.after(&settled, 1.0), Duration::from_millis(200));
-        let crowded = Outcome { settled: true, code: Some(CloseCode::TryLater), ..failed() };
-        assert_eq!(pauses.after(&crowded, 1.0), Duration::from_millis(400));
-    }
-
-    #[test]
-    fn a_refusal_that_a_person_has_to_end_is_tried_again_at_the_longest_pause() {
-        for code in CloseCode::ALL.iter().copied().filter(|code| !code.is_passing()) {
-            let refused = Outcome { code: Some(code), ..failed() };
-            assert_eq!(pauses().after(&refused, 0.0), Duration::from_secs(45));
-            assert_eq!(pauses().after(&refused, 1.0), Duration::from_secs(60));
-            assert!(!advice(code).is_empty(), "{code:?}");
-        }
-    }
-
-    #[test]
-    fn a_master_says_when_to_come_back_within_reason() {
-        let told = |ms| Outcome { retry_after: Some(Duration::from_millis(ms)), ..failed() };
-        assert_eq!(pauses().after(&told(5000), 0.0), Duration::from_secs(5));
-        assert_eq!(pauses().after(&told(5000), 1.0), Duration::from_millis(5200));
-        assert_eq!(pauses().after(&told(u64::from(u32::MAX)), 0.0), RETRY_AFTER_LIMIT);
-    }
 }

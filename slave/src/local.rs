@@ -18,8 +18,10 @@ use reloop_protocol::slave::Local;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::driver::Input;
 use crate::status::Status;
@@ -36,8 +38,17 @@ const REQUEST_LIMIT: u64 = 4096;
 /// A status with 64 jobs of long parameters stays far below it.
 const REPLY_LIMIT: u64 = 16 * 1024 * 1024;
 
-/// Both sides are on this box: longer than this means that the other side hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Both sides are on this box: longer than this for a line means that the other side hangs.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the agent may take to do what was asked: a disk that needs longer for a write is stuck.
+const DOING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a caller waits: longer than all that the agent gives itself, because the agent says what is wrong.
+const CALL_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long those who were already heard are answered when the agent ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// After a connection that could not be accepted (out of descriptors, at worst): the next try would only find that again,
 /// and a person tries once more.
@@ -121,6 +132,12 @@ pub enum CallError {
         /// What the system said.
         why: io::Error,
     },
+    /// It ended while it was asked.
+    #[error(
+        "the agent ended before it answered, so it is not known whether this was done: its log says why it ended \
+         (`journalctl -u reloop-slave@NAME`); ask for the status when it is back"
+    )]
+    Ended,
     /// It was cut off, or makes no sense.
     #[error("the agent gave no answer: {0}")]
     NoAnswer(#[from] io::Error),
@@ -159,52 +176,80 @@ pub fn listen(state_dir: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Removes the socket at the end.
-///
-/// # Errors
-/// What the system says.
-pub fn unlink(state_dir: &Path) -> io::Result<()> {
+fn unlink(state_dir: &Path) -> io::Result<()> {
     fs::remove_file(socket_path(state_dir))
 }
 
-/// Answers until the agent ends.
-pub async fn serve(listener: UnixListener, inbox: mpsc::Sender<Input>, nudge: Arc<Notify>) {
+/// Answers until the agent ends, and then those who came before.
+pub async fn serve(
+    state_dir: PathBuf,
+    listener: UnixListener,
+    inbox: mpsc::Sender<Input>,
+    nudge: Arc<Notify>,
+    end: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+    let answers = TaskTracker::new();
+    let take = |accepted: io::Result<UnixStream>, place: Option<OwnedSemaphorePermit>| {
+        let stream = match accepted {
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a local command could not be taken");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
+                return false;
             }
         };
         let (inbox, nudge) = (inbox.clone(), Arc::clone(&nudge));
-        tokio::spawn(async move {
-            match timeout(PATIENCE, answer(stream, &inbox, &nudge)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "a local connection ended early"),
-                Err(_) => tracing::debug!("a local connection took too long"),
+        answers.spawn(async move {
+            if let Err(error) = talk(stream, &inbox, &nudge).await {
+                tracing::debug!(%error, "a local connection ended early");
             }
             drop(place);
         });
+        true
+    };
+    let accepting = async {
+        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+            if !take(listener.accept().await.map(|(stream, _)| stream), Some(place)) {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = end.cancelled() => {}
+    }
+    // Who comes from here on finds nobody, and is told so.
+    if let Err(error) = unlink(&state_dir) {
+        tracing::debug!(%error, "the local socket stays behind");
+    }
+    // Who was connected already and not yet heard.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, _)) = listener.accept() {
+            let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
+            take(stream, None);
+        }
+    }
+    answers.close();
+    if timeout(LAST_ANSWERS, answers.wait()).await.is_err() {
+        tracing::debug!("a local connection outlives the agent");
     }
 }
 
-async fn answer(mut stream: UnixStream, inbox: &mpsc::Sender<Input>, nudge: &Notify) -> io::Result<()> {
+async fn talk(mut stream: UnixStream, inbox: &mpsc::Sender<Input>, nudge: &Notify) -> io::Result<()> {
     let caller = stream.peer_cred()?.uid();
     let allowed = caller == 0 || caller == rustix::process::geteuid().as_raw();
     let (read, mut write) = stream.split();
     let mut line = String::new();
-    tokio::io::BufReader::with_capacity(512, read.take(REQUEST_LIMIT)).read_line(&mut line).await?;
+    let mut read = tokio::io::BufReader::with_capacity(512, read.take(REQUEST_LIMIT));
+    timeout(PATIENCE, read.read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
         _ if !allowed => refused("only the agent's own user and root may do this".to_owned()),
-        Ok(request) => obey(request, inbox, nudge).await,
+        Ok(request) => timeout(DOING_PATIENCE, obey(request, inbox, nudge)).await.unwrap_or_else(|_| busy()),
         Err(error) => refused(format!("not a request: {error}")),
     };
     let mut bytes = serde_json::to_vec(&answer)?;
     bytes.push(b'\n');
-    write.write_all(&bytes).await?;
+    timeout(PATIENCE, write.write_all(&bytes)).await??;
     write.shutdown().await
 }
 
@@ -265,6 +310,14 @@ fn stopping() -> Answer {
     )
 }
 
+fn busy() -> Answer {
+    refused(format!(
+        "the agent has not done it within {} s, because its disk is stuck or the box is overloaded: it may still be \
+         done; look at the disk, and ask for the status",
+        DOING_PATIENCE.as_secs()
+    ))
+}
+
 /// Asks the agent of this state directory. Blocks.
 ///
 /// # Errors
@@ -277,15 +330,25 @@ pub fn call(state_dir: &Path, request: &Request) -> Result<Answer, CallError> {
         ErrorKind::PermissionDenied => CallError::NotAllowed { path: path.clone(), why },
         _ => CallError::NoAnswer(why),
     })?;
-    // The agent gives up sooner, and says so.
-    stream.set_read_timeout(Some(PATIENCE * 2))?;
-    stream.set_write_timeout(Some(PATIENCE * 2))?;
+    stream.set_read_timeout(Some(CALL_PATIENCE))?;
+    stream.set_write_timeout(Some(CALL_PATIENCE))?;
     let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
     line.push(b'\n');
-    stream.write_all(&line)?;
+    stream.write_all(&line).map_err(ended)?;
     let mut reply = String::new();
-    BufReader::new(stream.take(REPLY_LIMIT)).read_line(&mut reply)?;
+    BufReader::new(stream.take(REPLY_LIMIT)).read_line(&mut reply).map_err(ended)?;
+    if !reply.ends_with('\n') {
+        return Err(CallError::Ended);
+    }
     Ok(serde_json::from_str(&reply).map_err(io::Error::from)?)
+}
+
+/// A process that ends resets what it has not read.
+fn ended(error: io::Error) -> CallError {
+    match error.kind() {
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => CallError::Ended,
+        _ => CallError::NoAnswer(error),
+    }
 }
 
 #[cfg(test)]
@@ -315,12 +378,79 @@ mod tests {
             let mode = fs::metadata(socket_path(&deep)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
             let (inbox, _inputs) = mpsc::channel(1);
-            let served = tokio::spawn(serve(listener, inbox, Arc::default()));
+            let end = CancellationToken::new();
+            let served = tokio::spawn(serve(deep.clone(), listener, inbox, Arc::default(), end));
             let (at, request) = (deep.clone(), Request::Dial);
             let answer = tokio::task::spawn_blocking(move || call(&at, &request)).await.unwrap().unwrap();
             assert!(answer.done, "{answer:?}");
             served.abort();
             assert!(served.await.unwrap_err().is_cancelled());
+        }
+    }
+
+    /// A socket that is served, and what reaches the driver.
+    fn served(dir: &Path) -> (mpsc::Receiver<Input>, CancellationToken, tokio::task::JoinHandle<()>) {
+        let (inbox, inputs) = mpsc::channel(1);
+        let end = CancellationToken::new();
+        let listener = listen(dir).unwrap();
+        let served = tokio::spawn(serve(dir.to_owned(), listener, inbox, Arc::default(), end.clone()));
+        (inputs, end, served)
+    }
+
+    async fn ask(dir: &Path) -> Result<Answer, CallError> {
+        let dir = dir.to_owned();
+        tokio::task::spawn_blocking(move || call(&dir, &Request::Status)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_asks_an_agent_that_does_not_decide_any_more_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut inputs, _end, _served) = served(dir.path());
+        let asking = tokio::spawn({
+            let dir = dir.path().to_owned();
+            async move { ask(&dir).await }
+        });
+        // It has the question and never gives an answer, as one whose disk is stuck.
+        let _question = inputs.recv().await.unwrap();
+        let answer = asking.await.unwrap().unwrap();
+        assert!(!answer.done && answer.text.contains("disk is stuck"), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn who_is_connected_when_the_agent_ends_is_answered_and_who_comes_later_finds_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let (inputs, end, served) = served(dir.path());
+        let (short, _dir) = address(dir.path(), SOCKET).unwrap();
+        let mut early: Vec<_> = (0..2 * CONNECTIONS).map(|_| PlainStream::connect(&short).unwrap()).collect();
+        drop(inputs);
+        end.cancel();
+        for stream in &mut early {
+            stream.write_all(b"{\"command\":\"status\"}\n").unwrap();
+        }
+        served.await.unwrap();
+        for mut stream in early {
+            let mut line = String::new();
+            stream.read_to_string(&mut line).unwrap();
+            assert!(line.contains("the agent is stopping"), "{line:?}");
+        }
+        assert!(matches!(ask(dir.path()).await, Err(CallError::NotRunning(_))));
+    }
+
+    #[test]
+    fn an_agent_that_ends_in_mid_answer_is_no_riddle_for_who_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        for said in ["", "{\"done\":tr"] {
+            let path = socket_path(dir.path());
+            let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            let agent = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.write_all(said.as_bytes()).unwrap();
+            });
+            let error = call(dir.path(), &Request::Status).unwrap_err();
+            assert!(matches!(error, CallError::Ended), "{error:?}");
+            assert!(error.to_string().contains("journalctl"), "{error}");
+            agent.join().unwrap();
+            fs::remove_file(&path).unwrap();
         }
     }
 }

@@ -18,6 +18,13 @@ use reloop_slave::{check, identity, machine, telemetry};
 const EXIT_REFUSED: u8 = 1;
 /// There is no agent to do it.
 const EXIT_NOT_RUNNING: u8 = 6;
+/// The agent was asked, and whether it was done is not known.
+const EXIT_NO_ANSWER: u8 = 7;
+
+const EXIT_STATUS: &str = "\
+Exit status of a command to the agent: 0 done; 1 refused, and the words say what would do it; 6 no agent is running; \
+7 the agent ended before it answered, or its answer makes no sense: whether it was done is told by `status`.
+Of the agent itself: 0 it was told to stop; 74 its disk fails; 78 a setting is wrong.";
 
 /// At the end of the agent, for a log that is being read: longer than a disk takes that is not stuck.
 const LAST_THREADS: Duration = Duration::from_secs(1);
@@ -27,7 +34,7 @@ const BLOCKING_THREADS: usize = 4;
 
 /// Runs one machine for a Reloop master, with or without a link.
 #[derive(Parser)]
-#[command(name = "reloop-slave", version, arg_required_else_help = true)]
+#[command(name = "reloop-slave", version, arg_required_else_help = true, after_help = EXIT_STATUS)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -262,7 +269,8 @@ fn no_answer(error: &CallError) -> ExitCode {
             complain("start it: `systemctl start reloop-slave@NAME`, or `reloop-slave run --config FILE`");
             ExitCode::from(EXIT_NOT_RUNNING)
         }
-        CallError::NotAllowed { .. } | CallError::NoAnswer(_) => ExitCode::from(EXIT_REFUSED),
+        CallError::NotAllowed { .. } => ExitCode::from(EXIT_REFUSED),
+        CallError::Ended | CallError::NoAnswer(_) => ExitCode::from(EXIT_NO_ANSWER),
     }
 }
 

@@ -231,7 +231,7 @@ mod tests {
                 next_store: StoreId([8; 16]),
                 damage: Damage::default(),
             },
-            Event::LinkOpened { link },
+            Event::LinkOpened { link, token: None },
             received(Message::Challenge(Challenge {
                 protocol: PROTOCOL,
                 master: bond.master,

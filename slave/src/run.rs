@@ -22,6 +22,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
 use crate::driver::{Driver, INBOX, Input, Parts};
@@ -113,7 +114,10 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let (halt, halted) = watch::channel(false);
     let nudge = Arc::new(Notify::new());
     tokio::spawn(pass_on(heard, inbox.clone()));
-    tokio::spawn(local::serve(listener, inbox.clone(), Arc::clone(&nudge)));
+    let end = CancellationToken::new();
+    let at_machine =
+        local::serve(config.state_dir.clone(), listener, inbox.clone(), Arc::clone(&nudge), end.clone());
+    let at_machine = tokio::spawn(at_machine);
     if let Some(period) = sd_notify::watchdog_enabled() {
         tokio::spawn(watchdog(inbox.clone(), period));
     }
@@ -148,8 +152,9 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     if timeout(GOODBYE, linked).await.is_err() {
         tracing::debug!("the master does not answer the goodbye");
     }
-    if let Err(error) = local::unlink(&config.state_dir) {
-        tracing::debug!(%error, "the local socket stays behind");
+    end.cancel();
+    if at_machine.await.is_err() {
+        tracing::error!("the local commands have died");
     }
     if let Err(error) = store.close() {
         tracing::error!(%error, "the store could not be closed");

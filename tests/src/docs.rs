@@ -8,6 +8,7 @@ use reloop_protocol::job::{End, Event, OnInterrupt, State, Turn, next};
 use reloop_protocol::master::{Delivery, WhyNot};
 use reloop_protocol::message::{Activity, Attention, CloseCode, Flags, Mode, ReasonCode, Source, WaitingFor};
 use reloop_protocol::reconcile::{Line, Mine, Store, TABLE, Theirs, Verdict, Wish};
+use reloop_protocol::slave::redial::{self, Redial};
 use reloop_protocol::wire::{self, WireError};
 
 use crate::rows;
@@ -786,12 +787,17 @@ pub fn states() -> String {
          code: the machine goes on.",
     );
     page.table(
-        &["code", "name", "passing", "meaning", "what helps"],
+        &["code", "name", "passing", "meaning", "what helps", "the slave"],
         CloseCode::ALL.iter().map(|value| {
             let (means, helps) = close(*value);
             let passing = if value.is_passing() { "yes" } else { "no" };
             let name = format!("{value:?}");
-            row(value.number().to_string(), &name, &[passing, means, helps])
+            let slave = match redial::after(*value) {
+                Redial::Back => "comes back".to_owned(),
+                Redial::Patient => "comes back; its pauses go on growing".to_owned(),
+                Redial::Person(todo) => format!("tries once a minute, and says: {todo}"),
+            };
+            row(value.number().to_string(), &name, &[passing, means, helps, &slave])
         }),
     );
     page.0

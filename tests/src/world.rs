@@ -593,12 +593,15 @@ impl World {
         self.ledger.acknowledged.retain(|order| disk.orders.contains_key(order));
         let canceled = |job: &master::Job| job.state.is_ended() || matches!(job.desired, Desired::Cancel(_));
         self.ledger.canceled.retain(|job| disk.jobs.get(job).is_some_and(canceled));
-        // Nobody remembers them: by the master's book they are there, and their slaves were told to forget them.
+        // By the master's book they are at their slaves, which were told to forget them, or gave them back.
         let boxes = &self.boxes;
-        let remembered = |id: JobId| boxes.iter().any(|held| held.disk.remembers(id, None));
+        let remembered = |job: &master::Job, holder: SlaveKey| {
+            boxes.iter().any(|held| held.settings.key == holder && held.disk.remembers(job.id, None))
+        };
         let live = disk.jobs.values().filter(|job| !job.state.is_ended());
-        let torn =
-            live.filter(|job| !confirmed || job.holder.is_some() && !remembered(job.id)).map(|job| job.id);
+        let torn = live
+            .filter(|job| !confirmed || job.holder.is_some_and(|holder| !remembered(job, holder)))
+            .map(|job| job.id);
         self.ledger.torn.extend(torn);
         self.outcomes_are_forgotten(confirmed);
     }
@@ -627,6 +630,7 @@ impl World {
         }
         self.ledger.masters_forgot = true;
         self.ledger.split = !confirmed;
+        self.ledger.was_split |= !confirmed;
         let live = self.master_disk.jobs.values().filter(|job| !job.state.is_ended());
         self.ledger.torn.extend(live.map(|job| job.id));
         let disk = self.master_disk.clone();
@@ -794,7 +798,7 @@ impl World {
             double,
         };
         self.boxes[slave].link = Some(wire);
-        self.slave_event(slave, slave::Event::LinkOpened { link: id });
+        self.slave_event(slave, slave::Event::LinkOpened { link: id, token: None });
         self.at(double, |world| world.master_event(master::Event::LinkOpened { link: id, nonce: [0; 32] }));
     }
 
@@ -1080,7 +1084,10 @@ impl World {
             slave::Effect::Pause(work) => held.machine.pause(work, true),
             slave::Effect::Resume(work) => held.machine.pause(work, false),
             slave::Effect::Probe { work, .. } => held.machine.probe(work),
-            slave::Effect::Dismiss(_) | slave::Effect::ReadLog { .. } | slave::Effect::Ignored(_) => {}
+            slave::Effect::Dismiss(_)
+            | slave::Effect::ReadLog { .. }
+            | slave::Effect::ForgetToken
+            | slave::Effect::Ignored(_) => {}
             slave::Effect::Reply { reply, .. } => held.replies.push(reply),
         }
     }
@@ -1355,10 +1362,17 @@ impl World {
         }
         self.master_event(master::Event::JobsCommanded { request, jobs: vec![job], command });
         let answer = self.answers.get(&request).cloned();
-        if let (JobCommand::Cancel(_), Some(Answer::Taken(told))) = (command, &answer)
-            && told.iter().any(|(_, delivery)| *delivery != Delivery::TooLate)
-        {
-            self.ledger.canceled.insert(job);
+        let in_time = |told: &[(JobId, Delivery)]| told.iter().any(|(_, told)| *told != Delivery::TooLate);
+        if matches!(&answer, Some(Answer::Taken(told)) if in_time(told)) {
+            let refused = |held: &Station| held.machine.went_on.iter().any(|work| work.job == job);
+            match command {
+                JobCommand::Cancel(_) => drop(self.ledger.canceled.insert(job)),
+                // Whoever lets a job go on whose machine has refused to stop has given the cancel up.
+                JobCommand::Pause | JobCommand::Resume if self.boxes.iter().any(refused) => {
+                    self.ledger.canceled.remove(&job);
+                }
+                _ => {}
+            }
         }
         answer
     }
@@ -1579,9 +1593,9 @@ impl World {
             },
             State::Canceled => match reason {
                 // A stop that was refused, or that came after the end, leaves its reason behind.
-                // What was given up before it began is called off.
+                // What was given up before it began is called off, and so is what one of two masters does not know.
                 Some(ReasonCode::Canceled) => {
-                    ledger.cancel_asked.contains(&id) || ledger.abandoned.contains(&id)
+                    ledger.cancel_asked.contains(&id) || ledger.abandoned.contains(&id) || ledger.was_split
                 }
                 Some(ReasonCode::Abandoned) => {
                     ledger.masters_forgot || ledger.given_away.contains(&id) || job.last_attempt > Attempt(1)

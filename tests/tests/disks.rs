@@ -16,6 +16,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use reloop_node::store::{Op, Options, Store};
 use reloop_tests::client::Client;
 use reloop_tests::daemon::binary;
 use reloop_tests::disk::{self, Disk, DiskKind};
@@ -525,8 +526,18 @@ async fn assert_read_only(f: &Factory, job: &str, when: &str) {
     let refused = f.client.cancel(job, &json!({})).await.unwrap();
     assert_eq!((refused.status, &refused.body["code"]), (503, &json!("storage_unavailable")), "{when}");
     assert_eq!(f.client.livez().await.unwrap().status, 200, "{when}");
-    assert_eq!(f.client.job(job).await.unwrap().expect(200)["id"], job, "{when}");
-    // The history is read from the disk, as far as that goes; either way there is an answer.
+    // What is on the disk is shown, as far as it can be read; either way there is an answer.
+    let one = f.client.job(job).await.unwrap();
+    if f.master.log().contains("questions are refused") {
+        assert_eq!((one.status, &one.body["code"]), (503, &json!("storage_unavailable")), "{when}: {one:?}");
+    } else {
+        let one = one.expect(200);
+        assert_eq!(
+            (&one["id"], &one["freshness"]["link"]),
+            (&json!(job), &json!("offline")),
+            "{when}: {one:#}"
+        );
+    }
     let history = f.client.jobs("limit=10").await.unwrap();
     assert!(history.status == 200 || history.body["code"] == "storage_unavailable", "{when}: {history:?}");
     let why = f.client.get("/readyz?verbose").await.unwrap();
@@ -578,6 +589,56 @@ async fn fail_the_masters_disk() {
         assert!(!f.master.log().contains("panicked"), "{when}:\n{}", f.master.log());
     }
     say(&format!("failing disks of a master: {faults}, {} orders, none lost", told.borrow().orders.len()));
+}
+
+/// What is shown is what was on the disk before, whatever the kernel makes of the rest.
+#[tokio::test]
+async fn a_cancel_that_never_reached_the_masters_disk_is_not_shown_while_it_fails() {
+    if !disk::faults_available() {
+        return;
+    }
+    let mut f = Factory::empty(MasterOptions::default()).await;
+    let store = f.master.data_dir().join("store");
+    let mut jobs = vec![];
+    for _ in 0..20 {
+        jobs.push(f.place(with(bake(0.0), json!({"requires": {"place": "nowhere"}}))).await);
+    }
+    f.master.options_mut().wrapper = failing(&store, "fdatasync", "EIO", "8+");
+    f.master.restart().await;
+    let mut shown = BTreeMap::new();
+    for job in &jobs {
+        let canceled = f.client.cancel(job, &json!({})).await.unwrap().status == 202;
+        shown.insert(job.clone(), if canceled { "canceled" } else { "queued" });
+    }
+    let canceled = shown.values().filter(|state| **state == "canceled").count();
+    assert!((1..jobs.len()).contains(&canceled), "it fails in the middle: {canceled}");
+    // It takes a moment until what is on the disk has been read.
+    eventually("questions to be answered", PATIENCE, async || match f.client.jobs("limit=1").await {
+        Ok(reply) if reply.status == 200 => Ok(()),
+        Ok(reply) if reply.body["code"] == "storage_unavailable" => Err(format!("{reply:?}")),
+        other => panic!("{other:?}"),
+    })
+    .await;
+    assert_states(&f.client, &shown, "while the disk fails").await;
+    let refused = f.client.cancel(&jobs[jobs.len() - 1], &json!({})).await.unwrap();
+    assert_eq!(refused.status, 503);
+    assert!(refused.body["detail"].as_str().unwrap().contains("every 10 s"), "{:#}", refused.body);
+    f.master.options_mut().wrapper.clear();
+    f.master.restart().await;
+    shown.retain(|_, state| *state == "canceled");
+    assert_states(&f.client, &shown, "after a new start").await;
+}
+
+/// One by one, in the list, and through their orders.
+async fn assert_states(client: &Client, shown: &BTreeMap<String, &str>, when: &str) {
+    let listed = all(client, "/v1/jobs").await;
+    for (job, state) in shown {
+        assert_eq!(listed[job]["state"], *state, "{when}: {:#}", listed[job]);
+        let one = client.job(job).await.unwrap().expect(200);
+        assert_eq!(one["state"], *state, "{when}: {one:#}");
+        let order = client.order(one["order"].as_str().unwrap()).await.unwrap().expect(200);
+        assert_eq!(order["jobs"][0]["state"], *state, "{when}: {order:#}");
+    }
 }
 
 #[tokio::test]
@@ -638,6 +699,35 @@ async fn a_slave_whose_disk_gives_errors_leaves_its_machine_alone_and_begins_not
     }
     assert_eq!(f.slaves[0].starts("never"), 0);
     say(&format!("failing disks of a slave: {faults}, no job lost, stopped or begun twice"));
+}
+
+/// D2, of a master that has not lost its orders.
+#[tokio::test]
+async fn a_master_whose_own_record_is_lost_goes_on_with_its_orders_and_slaves_and_says_so() {
+    let mut f = Factory::new().await;
+    let running = f.place(gated("mine")).await;
+    f.state(&running, "running").await;
+    let waiting = f.place(with(bake(0.0), json!({"requires": {"place": "nowhere"}}))).await;
+    f.master.kill();
+    let store =
+        Store::open(&f.master.data_dir().join("store"), Options { cache_bytes: 1 << 20, min_free_bytes: 0 });
+    let store = store.unwrap().store;
+    let (done, written) = std::sync::mpsc::channel();
+    let damaged = Op::Put { key: b"node".to_vec(), value: b"damaged".to_vec() };
+    store.commit(vec![damaged], move |result| done.send(result).unwrap());
+    written.recv().unwrap().unwrap();
+    store.close().unwrap();
+    f.master.restart().await;
+    assert!(f.master.log().contains("the master's own record is lost"), "{}", f.master.log());
+    f.online(0).await;
+    f.state(&running, "running").await;
+    assert_eq!(f.job(&waiting).await["state"], "queued");
+    f.slaves[0].open_gate("mine");
+    f.state(&running, "succeeded").await;
+    assert_eq!(f.slaves[0].starts("mine"), 1);
+    f.master.restart().await;
+    assert!(!f.master.log().contains("ERROR"), "it has a name again: {}", f.master.log());
+    f.online(0).await;
 }
 
 /// D10.

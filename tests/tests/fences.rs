@@ -272,6 +272,39 @@ fn a_restored_master_believes_in_attempts_that_it_has_forgotten() {
     assert_eq!((world.state(job), world.job(job).attempt), (State::Running, Attempt(2)));
 }
 
+#[test]
+fn a_success_speaks_for_the_job_whatever_else_a_restored_master_has_forgotten() {
+    let mut world = World::new(2);
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.settle();
+    let first = usize::from(world.on_slave(1, job).is_some());
+    let second = 1 - first;
+    world.boxes[second].machine.length_ms = i64::MAX;
+    let backup = world.master_disk.clone();
+    world.cut(first);
+    world.command(job, JobCommand::Abandon);
+    world.command(job, JobCommand::Retry);
+    world.settle();
+    assert_eq!(world.on_slave(second, job), Some(State::Running));
+    world.kill_master();
+    for slave in [first, second] {
+        world.boxes[slave].cable = false;
+    }
+    world.master_disk = backup;
+    world.start_master();
+    world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0) });
+    world.pass(12_000);
+    world.plug(first);
+    world.settle();
+    assert_eq!((world.state(job), world.job(job).attempt), (State::Succeeded, Attempt(1)));
+    world.plug(second);
+    world.settle();
+    let told = world.job(job);
+    assert_eq!((told.state, told.attempt, told.last_attempt), (State::Succeeded, Attempt(1), Attempt(2)));
+    assert!(told.all_flags().has(Flags::DUPLICATE), "the second goes on, and somebody should know");
+}
+
 /// What a slave that knows one outcome by heart and holds one job answers to a Challenge.
 fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
     let (mut world, _) = placed(false);
@@ -299,7 +332,7 @@ fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
     let state = world.boxes[0].state.clone().unwrap();
     let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
     let (link, session) = (LinkId(999), Session(0));
-    let state = slave::step(state, now, slave::Event::LinkOpened { link }).state;
+    let state = slave::step(state, now, slave::Event::LinkOpened { link, token: None }).state;
     let message = Message::Challenge(challenge);
     let unfit = BTreeMap::new();
     let step = slave::step(state, now, slave::Event::Received { link, session, message, unfit });

@@ -2,14 +2,19 @@
 //! disagreements, which have `disagreements/`.
 #![cfg(test)]
 
-use reloop_protocol::id::{Attempt, JobId, Run, StoreId};
+use reloop_protocol::handshake::{self, FromSlave};
+use reloop_protocol::id::{Attempt, JobId, Run, Session, StoreId};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::LOG_BYTES;
-use reloop_protocol::master::{Answer, Delivery, JobCommand, SlaveCommand};
-use reloop_protocol::message::{Ask, Attention, Flags, Message, Question, Reason, ReasonCode, WaitingFor};
-use reloop_protocol::slave::{self, Damage, Fact, Local, Now, Release};
+use reloop_protocol::master::{Answer, Delivery, JobCommand, Origin, SlaveCommand, origin};
+use reloop_protocol::message::{
+    Ask, Attention, CloseCode, Flags, Message, Outcome, Question, Reason, ReasonCode, Refuse, WaitingFor,
+};
+use reloop_protocol::slave::redial::{self, Pauses, RETRY_AFTER_LIMIT, Redial, Tried};
+use reloop_protocol::slave::{self, Damage, Fact, LinkId, Local, Now, Release};
 use reloop_protocol::spec::{CancelMode, Gate};
-use reloop_protocol::time::{Millis, Time};
+use reloop_protocol::time::{CLOCK_STEP, Millis, Time, clock_step};
+use reloop_protocol::wire::Frame;
 use reloop_tests::world::World;
 
 fn later(world: &World, ms: i64) -> Option<Time> {
@@ -140,16 +145,22 @@ fn higher_priority_goes_first_and_idle_slaves_before_busy_ones() {
         jobs.iter().map(|job| world.state(*job)).collect::<Vec<_>>(),
         [State::Running, State::Running]
     );
-    let low = world.order("mill");
+    let lows = [world.order("mill"), world.order("mill")].map(|order| world.place(order));
     let mut high = world.order("mill");
     high.start.priority = 5;
-    let (low, high) = (world.place(low), world.place(high));
+    let high = world.place(high);
     world.pass(12_000);
     assert!(world.state(high).is_executing(), "{:?}", world.state(high));
+    assert_eq!(
+        lows.iter().map(|job| world.begun(*job)).sum::<u32>(),
+        1,
+        "two slaves, and one has the high one"
+    );
     world.pass(12_000);
-    assert_eq!(world.state(low), State::Succeeded.min(world.state(low)), "it went on");
+    assert_eq!(world.state(high), State::Succeeded);
+    assert_eq!(lows.iter().map(|job| world.begun(*job)).sum::<u32>(), 2);
     world.pass(12_000);
-    assert_eq!((world.state(high), world.state(low)), (State::Succeeded, State::Succeeded));
+    assert_eq!(lows.map(|job| world.state(job)), [State::Succeeded; 2]);
 }
 
 #[test]
@@ -243,6 +254,31 @@ fn a_slave_says_nothing_until_its_machine_has_said_what_it_does() {
     assert_eq!(said, ["challenge"], "no Hello while the machine is being asked");
     world.pass(6_000);
     assert_eq!(world.state(job), State::Uncertain, "silence is an answer in the end");
+}
+
+#[test]
+fn what_was_wished_while_nobody_could_say_is_done_once_the_machine_is_found_working() {
+    for (wished, state) in
+        [(JobCommand::Cancel(CancelMode::Now), State::Canceled), (JobCommand::Pause, State::Paused)]
+    {
+        let mut world = World::new(1);
+        let order = world.order("mill");
+        let job = world.place(order);
+        world.settle();
+        world.kill_agent(0);
+        world.boxes[0].machine.silent = true;
+        world.start_agent(0, true);
+        world.pass(6_000);
+        assert_eq!(world.state(job), State::Uncertain);
+        assert_eq!(world.command(job, wished), Some(Answer::Taken(vec![(job, Delivery::Sent)])));
+        world.settle();
+        world.kill_agent(0);
+        world.boxes[0].machine.silent = false;
+        world.start_agent(0, true);
+        world.plug(0);
+        world.settle();
+        assert_eq!(world.state(job), state, "{wished:?}");
+    }
 }
 
 #[test]
@@ -713,4 +749,187 @@ fn a_job_that_is_wished_paused_does_not_start_when_its_turn_comes() {
     world.command(second, JobCommand::Resume);
     world.pass(12_000);
     assert_eq!((world.state(second), world.begun(second)), (State::Succeeded, 1));
+}
+
+fn pauses() -> Pauses {
+    Pauses::new(Millis(200), Millis::seconds(60))
+}
+
+#[test]
+fn a_slaves_pause_is_anything_up_to_a_limit_that_doubles_to_a_bound() {
+    let mut pauses = pauses();
+    let limits: Vec<_> = (0..12).map(|_| pauses.after(Tried::default(), u32::MAX).0).collect();
+    assert_eq!(limits, [200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000, 60000]);
+    assert_eq!(pauses.after(Tried::default(), 0), Millis(0));
+    assert_eq!(pauses.after(Tried::default(), u32::MAX / 2), Millis(29_999));
+    for _ in 0..100 {
+        assert_eq!(pauses.after(Tried::default(), u32::MAX), Millis::seconds(60));
+    }
+}
+
+#[test]
+fn only_a_handshake_that_succeeded_starts_a_slaves_pauses_over() {
+    let mut pauses = pauses();
+    for _ in 0..5 {
+        pauses.after(Tried::default(), u32::MAX);
+    }
+    let refused = Tried { code: Some(CloseCode::GoingAway), ..Tried::default() };
+    assert_eq!(pauses.after(refused, u32::MAX), Millis(6400));
+    let crowded = Tried { settled: true, code: Some(CloseCode::TryLater), ..Tried::default() };
+    assert_eq!(pauses.after(crowded, u32::MAX), Millis(12800));
+    let settled = Tried { settled: true, ..Tried::default() };
+    assert_eq!(pauses.after(settled, u32::MAX), Millis(200));
+}
+
+#[test]
+fn what_a_person_has_to_end_is_tried_again_about_once_in_the_longest_pause_with_words_that_help() {
+    let mut asked = 0;
+    for code in CloseCode::ALL.iter().copied() {
+        let Redial::Person(todo) = redial::after(code) else {
+            assert!(code.is_passing(), "{code:?}");
+            continue;
+        };
+        asked += 1;
+        assert!(!code.is_passing() && !todo.is_empty(), "{code:?}");
+        let refused = Tried { code: Some(code), ..Tried::default() };
+        assert_eq!(pauses().after(refused, u32::MAX), Millis::seconds(45));
+        assert_eq!(pauses().after(refused, 0), Millis::seconds(60));
+    }
+    assert_eq!(asked, 8);
+}
+
+#[test]
+fn a_master_says_when_its_slaves_come_back_within_reason() {
+    let told = |ms| Tried { retry_after: Some(Millis(ms)), ..Tried::default() };
+    assert_eq!(pauses().after(told(5000), 0), Millis(5000));
+    assert_eq!(pauses().after(told(5000), u32::MAX), Millis(5200));
+    assert_eq!(pauses().after(told(u64::MAX), 0), RETRY_AFTER_LIMIT);
+}
+
+#[test]
+fn nothing_is_heard_before_a_hello_nor_before_a_challenge() {
+    let (mut world, job) = starting(|_| {});
+    world.cut(0);
+    let hello = world.boxes[0].state.as_ref().map(|state| state.node.session).unwrap();
+    let frame = |session, message| Frame { session, message, signature: None };
+    let report = world.boxes[0].state.as_ref().unwrap().jobs[&job].report.clone();
+    let word = Message::Report(report);
+    for early in [word.clone(), Message::Ping] {
+        assert!(matches!(handshake::from_slave(None, &frame(hello, early.clone())), FromSlave::Fault(_)));
+        assert!(handshake::first_from_master(&early).is_err());
+    }
+    let refuse = Refuse { code: CloseCode::TryLater, text: String::new(), retry_after_ms: None };
+    assert_eq!(handshake::first_from_master(&Message::Refuse(refuse)), Ok(()));
+    let heard = |session| handshake::from_slave(Some(hello), &frame(session, word.clone()));
+    assert_eq!(heard(hello), FromSlave::Word { settles: false });
+    assert_eq!(heard(Session(hello.0 + 1)), FromSlave::OtherSession);
+}
+
+#[test]
+fn a_clock_that_was_set_is_told_from_one_that_is_sped_up_or_slowed_down() {
+    let limit = i64::try_from(CLOCK_STEP.0).unwrap();
+    assert_eq!(clock_step(5000 + limit, Millis(5000)), None);
+    assert_eq!(clock_step(5001 + limit, Millis(5000)), Some(limit + 1));
+    assert_eq!(clock_step(4999 - limit, Millis(5000)), Some(-limit - 1));
+    assert_eq!(clock_step(i64::MIN, Millis(u64::MAX)), Some(i64::MIN), "no clock is too far off");
+}
+
+#[test]
+fn a_master_whose_own_record_is_lost_knows_that_it_is_not_a_new_one() {
+    assert_eq!(origin(true, true), Origin::Known);
+    assert_eq!(origin(false, true), Origin::Nameless);
+    assert_eq!(origin(false, false), Origin::Newborn);
+}
+
+/// The tokens that a slave shows in its Hello, one by one, when it is given this one for each connection.
+fn shown_token(world: &mut World) -> (Option<String>, bool) {
+    world.cut(0);
+    world.slave_event(0, slave::Event::LinkClosed { link: LinkId(0) });
+    let state = world.boxes[0].state.clone().unwrap();
+    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
+    let link = LinkId(999);
+    let token = Some("secret".to_owned());
+    let state = slave::step(state, now, slave::Event::LinkOpened { link, token }).state;
+    let node = world.master.as_ref().unwrap().node;
+    let challenge = reloop_protocol::message::Challenge {
+        protocol: reloop_protocol::message::PROTOCOL,
+        master: node.id,
+        epoch: node.epoch,
+        commit: node.commit,
+        nonce: [0; 32],
+        time: world.now(),
+    };
+    let received =
+        |session, message| slave::Event::Received { link, session, message, unfit: Default::default() };
+    let step = slave::step(state, now, received(Session(0), Message::Challenge(challenge)));
+    let hello = step.effects.iter().find_map(|effect| match effect {
+        slave::Effect::Send { message: Message::Hello(hello), .. } => Some(hello.clone()),
+        _ => None,
+    });
+    let hello = hello.unwrap();
+    let welcome = reloop_protocol::message::Welcome {
+        protocol: reloop_protocol::message::PROTOCOL.newest,
+        session: hello.session,
+        bond: step.state.node.bond.unwrap(),
+        conduct: step.state.node.conduct,
+        rulings: vec![],
+    };
+    assert!(step.state.settings.token.is_some(), "it was not taken in yet");
+    let step = slave::step(step.state, now, received(hello.session, Message::Welcome(welcome)));
+    assert_eq!(step.state.settings.token, None);
+    (hello.token, step.effects.contains(&slave::Effect::ForgetToken))
+}
+
+#[test]
+fn an_enrolment_token_is_shown_until_the_slave_is_taken_in_and_then_forgotten() {
+    let mut world = World::new(1);
+    world.settle();
+    assert_eq!(shown_token(&mut world), (Some("secret".to_owned()), true));
+}
+
+#[test]
+fn a_pause_that_the_machine_refused_locks_nobody_out_and_its_reason_goes_with_it() {
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.settle();
+    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
+    let state = world.boxes[0].state.clone().unwrap();
+    let work = state.jobs[&job].work();
+    let local = |state, command| slave::step(state, now, slave::Event::Local { request: 1, command }).state;
+    let fact = |state, fact| slave::step(state, now, slave::Event::Machine { work, fact }).state;
+    let reason = |state: &slave::Slave| state.jobs[&job].report.reason.as_ref().map(|reason| reason.code);
+
+    let refused = fact(local(state, Local::Pause), Fact::PauseRefused("not now".to_owned()));
+    assert_eq!(reason(&refused), Some(ReasonCode::PauseRefused));
+    assert!(!refused.jobs[&job].paused_locally, "nobody at the machine has to let go what was not paused");
+
+    let paused = fact(local(refused.clone(), Local::Pause), Fact::Paused);
+    assert_eq!((reason(&paused), paused.jobs[&job].paused_locally), (Some(ReasonCode::PausedLocally), true));
+    let resumed = fact(paused, Fact::PauseRefused("the door is open".to_owned()));
+    assert!(resumed.jobs[&job].paused_locally, "it was not asked for a pause");
+    assert_eq!(reason(&fact(resumed, Fact::Resumed)), None);
+
+    let outcome = Outcome { exit_code: Some(0), signal: None, text: String::new() };
+    let ended = slave::Ended { end: End::Succeeded, outcome, at: None };
+    assert_eq!(reason(&fact(refused, Fact::Ended(ended))), None);
+}
+
+#[test]
+fn what_a_master_refuses_with_is_one_line_in_a_slaves_log() {
+    let mut world = World::new(1);
+    world.settle();
+    world.cut(0);
+    let state = world.boxes[0].state.clone().unwrap();
+    let (link, session) = (LinkId(999), Session(0));
+    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
+    let state = slave::step(state, now, slave::Event::LinkOpened { link, token: None }).state;
+    let text = "no\n2026-01-01T00:00:00Z ERROR \u{1b}[31mthe roof burns".to_owned();
+    let message = Message::Refuse(Refuse { code: CloseCode::TryLater, text, retry_after_ms: None });
+    let event = slave::Event::Received { link, session, message, unfit: Default::default() };
+    let said = slave::step(state, now, event).effects.into_iter().find_map(|effect| match effect {
+        slave::Effect::Close { text, .. } => Some(text),
+        _ => None,
+    });
+    assert_eq!(said.unwrap(), "no 2026-01-01T00:00:00Z ERROR  [31mthe roof burns");
 }

@@ -9,6 +9,10 @@
 //! * Neither `flush_async`, `transaction` nor `len` is used: the first two can deadlock, the last walks the database.
 //!
 //! * It takes damage at its log's end for a torn write, and opens with what is left. Commits are counted, see `mark.rs`.
+//! * It shows what it was told to write whether that reached the disk or not. What a batch replaces is remembered until
+//!   the batch is durable, and shown instead if it never is.
+//! * It splits a page that has grown too large when the next reader comes by, which after a failed write can't be done:
+//!   so a batch is read once before it is flushed.
 //!
 //! On disk an entry is `[HEAD] key -> [pieces that follow: u8] first piece`, and each further piece is
 //! `[REST] key [number: u16 big endian] -> piece`; `[COUNT] -> u64 little endian` is the number of commits. All of it lives in sled's default tree, because a batch is atomic
@@ -16,9 +20,11 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::iter::Peekable;
 use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -76,7 +82,12 @@ pub(super) struct Engine {
     /// Commits since the database was made.
     commits: u64,
     mark: Mark,
+    /// What stood where a write failed.
+    undone: Replaced,
 }
+
+/// What a batch replaces, as sled has it: nothing, or a piece.
+type Replaced = BTreeMap<Vec<u8>, Option<sled::IVec>>;
 
 impl Engine {
     /// Opens the database and reads all of it once: sled notices a damaged page only when it comes to it, and a
@@ -100,24 +111,41 @@ impl Engine {
                 )));
             }
             let file = OpenOptions::new().read(true).write(true).open(dir.join(DATABASE_FILE))?;
-            Ok(Engine { db, file, sync, commits, mark })
+            Ok(Engine { db, file, sync, commits, mark, undone: Replaced::new() })
         })
     }
 
     /// Applies the changes as one, and returns once they are durable. `None` deletes a key.
     ///
-    /// After an error the state is unknown and the engine must not be written to any more: the kernel reports a
-    /// failed write-back once, and a second fdatasync would succeed without having written anything.
+    /// After an error the disk's state is unknown and the engine must not be written to any more: the kernel reports a
+    /// failed write-back once, and a second fdatasync would succeed without having written anything. Reads show what was
+    /// there before.
     pub(super) fn write(&mut self, changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Result<(), Fault> {
+        let mut replaced = Replaced::new();
+        let written = self.write_or_fail(changes, &mut replaced);
+        if written.is_err() {
+            self.undone = replaced;
+        }
+        written
+    }
+
+    fn write_or_fail(
+        &mut self,
+        changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+        replaced: &mut Replaced,
+    ) -> Result<(), Fault> {
         let db = &self.db;
         let number = self.commits + 1;
         guarded(|| {
             let mut batch = sled::Batch::default();
             batch.insert(&[COUNT], &number.to_le_bytes());
             for (key, value) in changes {
-                put_pieces(db, &mut batch, &key, value.as_deref())?;
+                put_pieces(db, &mut batch, replaced, &key, value.as_deref())?;
             }
             db.apply_batch(batch)?;
+            for stored_key in replaced.keys() {
+                db.get(stored_key)?;
+            }
             db.flush()?;
             Ok(())
         })?;
@@ -127,7 +155,7 @@ impl Engine {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
-        guarded(|| match self.db.get(head_key(key))? {
+        guarded(|| match self.durable(&head_key(key))? {
             Some(head) => self.assemble(key, &head).map(Some),
             None => Ok(None),
         })
@@ -142,14 +170,17 @@ impl Engine {
     ) -> Result<Vec<Entry>, Fault> {
         guarded(|| {
             let Some((lower, upper)) = bounds(stretch) else { return Ok(Vec::new()) };
-            let mut found = self.db.range::<Vec<u8>, _>((lower, upper));
+            let undone = self.undone.range((lower.clone(), upper.clone()));
+            let found = self.db.range::<Vec<u8>, _>((lower, upper));
+            let mut heads = if stretch.reverse {
+                Heads::new(found.rev(), undone.rev(), Ordering::Greater)
+            } else {
+                Heads::new(found, undone, Ordering::Less)
+            };
             let mut page = Vec::new();
             let mut bytes = 0;
             while page.len() < limit && bytes < max_bytes {
-                let Some(entry) = (if stretch.reverse { found.next_back() } else { found.next() }) else {
-                    break;
-                };
-                let (stored_key, head) = entry?;
+                let Some((stored_key, head)) = heads.next()? else { break };
                 let key = stored_key[1..].to_vec();
                 let value = self.assemble(&key, &head)?;
                 bytes += key.len() + value.len();
@@ -157,6 +188,15 @@ impl Engine {
             }
             Ok(page)
         })
+    }
+
+    /// What has everybody look who waits for a write: those whose write has failed learn it.
+    pub(super) fn waker(&self) -> impl Fn() + Clone + Send + 'static {
+        let db = self.db.clone();
+        move || {
+            // The writer is told, and reports it.
+            drop(guarded(|| Ok(db.flush()?)));
+        }
     }
 
     /// Leaves the database; everything written before is durable already.
@@ -168,14 +208,69 @@ impl Engine {
         })
     }
 
+    /// What sled has under a key, unless that was never written.
+    fn durable(&self, stored_key: &[u8]) -> Result<Option<sled::IVec>, Fault> {
+        match self.undone.get(stored_key) {
+            Some(before) => Ok(before.clone()),
+            None => Ok(self.db.get(stored_key)?),
+        }
+    }
+
     fn assemble(&self, key: &[u8], head: &[u8]) -> Result<Vec<u8>, Fault> {
         let (further, first) = head.split_first().ok_or_else(|| missing_piece(key))?;
         let mut value = first.to_vec();
         for number in 0..u16::from(*further) {
-            let piece = self.db.get(rest_key(key, number))?.ok_or_else(|| missing_piece(key))?;
+            let piece = self.durable(&rest_key(key, number))?.ok_or_else(|| missing_piece(key))?;
             value.extend_from_slice(&piece);
         }
         Ok(value)
+    }
+}
+
+type Found = sled::Result<(sled::IVec, sled::IVec)>;
+type Undone<'a> = (&'a Vec<u8>, &'a Option<sled::IVec>);
+
+/// What sled found and what was undone, as one stretch of keys.
+struct Heads<'a> {
+    found: Peekable<Box<dyn Iterator<Item = Found> + 'a>>,
+    undone: Peekable<Box<dyn Iterator<Item = Undone<'a>> + 'a>>,
+    /// How a key compares with those that come after it.
+    order: Ordering,
+}
+
+impl<'a> Heads<'a> {
+    fn new(
+        found: impl Iterator<Item = Found> + 'a,
+        undone: impl Iterator<Item = Undone<'a>> + 'a,
+        order: Ordering,
+    ) -> Self {
+        let (found, undone): (
+            Box<dyn Iterator<Item = Found> + 'a>,
+            Box<dyn Iterator<Item = Undone<'a>> + 'a>,
+        ) = (Box::new(found), Box::new(undone));
+        Self { found: found.peekable(), undone: undone.peekable(), order }
+    }
+
+    fn next(&mut self) -> Result<Option<(sled::IVec, sled::IVec)>, Fault> {
+        loop {
+            let undone_first = match (self.found.peek(), self.undone.peek()) {
+                (_, None) | (Some(Err(_)), _) => return Ok(self.found.next().transpose()?),
+                (None, Some(_)) => true,
+                (Some(Ok((found, _))), Some((undone, _))) => {
+                    let is = found.as_ref().cmp(undone.as_slice());
+                    if is == Ordering::Equal {
+                        self.found.next();
+                    }
+                    is != self.order
+                }
+            };
+            if !undone_first {
+                return Ok(self.found.next().transpose()?);
+            }
+            if let Some((stored_key, Some(before))) = self.undone.next() {
+                return Ok(Some((stored_key.as_slice().into(), before.clone())));
+            }
+        }
     }
 }
 
@@ -187,9 +282,17 @@ fn count_in(db: &sled::Db) -> Result<u64, Fault> {
         .map_err(|_| Fault::Unreadable("its count of commits is no number".to_owned()))
 }
 
-fn put_pieces(db: &sled::Db, batch: &mut sled::Batch, key: &[u8], value: Option<&[u8]>) -> Result<(), Fault> {
+fn put_pieces(
+    db: &sled::Db,
+    batch: &mut sled::Batch,
+    replaced: &mut Replaced,
+    key: &[u8],
+    value: Option<&[u8]>,
+) -> Result<(), Fault> {
     let head = head_key(key);
-    let further_before = db.get(&head)?.and_then(|head| head.first().copied()).unwrap_or(0);
+    let before = db.get(&head)?;
+    let further_before = before.as_ref().and_then(|head| head.first().copied()).unwrap_or(0);
+    replaced.insert(head.clone(), before);
     let mut further = 0;
     match value {
         Some(value) => {
@@ -207,6 +310,11 @@ fn put_pieces(db: &sled::Db, batch: &mut sled::Batch, key: &[u8], value: Option<
     }
     for number in further..further_before {
         batch.remove(rest_key(key, u16::from(number)));
+    }
+    for number in 0..further.max(further_before) {
+        let piece = rest_key(key, u16::from(number));
+        let before = db.get(&piece)?;
+        replaced.insert(piece, before);
     }
     Ok(())
 }
@@ -321,6 +429,9 @@ impl From<io::Error> for Fault {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     fn write(engine: &mut Engine, value: Option<usize>) -> usize {
@@ -337,6 +448,59 @@ mod tests {
         assert_eq!(write(&mut engine, Some(VALUE_LIMIT_BYTES)), VALUE_LIMIT_BYTES.div_ceil(PIECE_BYTES));
         assert_eq!(write(&mut engine, Some(2 * PIECE_BYTES + 1)), 3);
         assert_eq!(write(&mut engine, None), 0);
+    }
+
+    /// Everything there is, both ways and one by one.
+    fn seen(engine: &Engine) -> Vec<Entry> {
+        let stretch =
+            |prefix: &[u8], reverse| Stretch { prefix: prefix.to_vec(), start_after: None, reverse };
+        let all = engine.page(&stretch(b"", false), usize::MAX, usize::MAX).unwrap();
+        let mut back = engine.page(&stretch(b"", true), usize::MAX, usize::MAX).unwrap();
+        back.reverse();
+        assert_eq!(all, back);
+        for (key, value) in &all {
+            assert_eq!(engine.get(key).unwrap().as_ref(), Some(value));
+            assert_eq!(engine.page(&stretch(key, false), 1, usize::MAX).unwrap()[0].0, *key);
+        }
+        all
+    }
+
+    #[test]
+    fn after_a_write_that_failed_reads_show_what_was_there_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let failing = Arc::new(AtomicBool::new(false));
+        let sync = {
+            let failing = Arc::clone(&failing);
+            move |file: &File| match failing.load(std::sync::atomic::Ordering::Relaxed) {
+                true => Err(io::Error::from_raw_os_error(5)),
+                false => file.sync_data(),
+            }
+        };
+        let mut engine = Engine::open(dir.path(), 1 << 20, Box::new(sync)).unwrap();
+        let entry = |key: &str, value: Option<Vec<u8>>| (key.as_bytes().to_vec(), value);
+        let long = |byte, pieces: usize| Some(vec![byte; pieces * PIECE_BYTES + 1]);
+        engine
+            .write(BTreeMap::from([
+                entry("b", Some(b"before".to_vec())),
+                entry("d", long(1, 3)),
+                entry("e", long(2, 1)),
+                entry("f", Some(b"stays".to_vec())),
+            ]))
+            .unwrap();
+        let before = seen(&engine);
+        assert_eq!(before.len(), 4);
+        failing.store(true, std::sync::atomic::Ordering::Relaxed);
+        let changes = BTreeMap::from([
+            entry("a", Some(b"new".to_vec())),
+            entry("b", Some(b"after".to_vec())),
+            entry("c", long(3, 2)),
+            entry("d", None),
+            entry("e", long(4, 4)),
+            entry("g", Some(b"new".to_vec())),
+        ]);
+        engine.write(changes).unwrap_err();
+        assert_eq!(seen(&engine), before);
+        assert_eq!(engine.get(b"a").unwrap(), None);
     }
 
     #[test]

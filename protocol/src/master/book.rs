@@ -208,9 +208,14 @@ impl Job {
 
     /// This attempt is that slave's.
     pub(super) fn hand(&mut self, attempt: Attempt, holder: SlaveKey) {
-        self.last_attempt = self.last_attempt.max(attempt);
+        self.remember(attempt, holder);
         self.attempt = attempt;
         self.holder = Some(holder);
+    }
+
+    /// This attempt was that slave's, whichever speaks for the job.
+    pub(super) fn remember(&mut self, attempt: Attempt, holder: SlaveKey) {
+        self.last_attempt = self.last_attempt.max(attempt);
         self.handed.push_back((attempt, holder));
         if self.handed.len() > HANDED {
             self.handed.pop_front();

@@ -341,8 +341,20 @@ impl Rules {
             self.edit(id, |job| job.last_attempt = attempt);
             return self.withdraw(key, id, attempt, report.rev.next());
         }
+        if state == State::Succeeded {
+            // A success speaks for the job, whichever attempt it was.
+            self.edit(id, |job| job.remember(attempt, key));
+            let (said, seq) = (report.state, report.seq);
+            self.keep_earlier(key, report);
+            if said.is_ended() {
+                return self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
+            }
+            let goes_on =
+                format!("attempt {attempt} goes on although the job is done: stop it at the machine");
+            return self.flag(id, Flags::DUPLICATE, &goes_on);
+        }
         let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
-        if state.is_ended() && state != State::Succeeded {
+        if state.is_ended() {
             // It had been tried again.
             self.edit(id, Job::set_aside);
             self.turn(id, job::Event::Retried, &by);

@@ -419,6 +419,28 @@ pub struct Step {
     pub archived: Vec<Job>,
 }
 
+/// Whose a database is, by what is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// It says so itself.
+    Known,
+    /// Nobody's yet.
+    Newborn,
+    /// It has forgotten: its own record is lost, and others are there. Orders are not lost for that, so it goes on with
+    /// them, under a new name. Its slaves are enrolled in it and bind to the new name by themselves; whether another
+    /// copy still goes by the old one is for a person to say.
+    Nameless,
+}
+
+/// Whose a database is: whether its own record can be read, and whether there is any other thing in it.
+pub fn origin(own: bool, other: bool) -> Origin {
+    match (own, other) {
+        (true, _) => Origin::Known,
+        (false, false) => Origin::Newborn,
+        (false, true) => Origin::Nameless,
+    }
+}
+
 /// The state that the disk holds; `fresh` names a database that is empty.
 pub fn recover(settings: Settings, fresh: MasterId, records: impl IntoIterator<Item = Write>) -> Master {
     let mut state = Master {

@@ -9,13 +9,24 @@ use crate::job::{self, End, State};
 use crate::message::{Ask, CloseCode, Message, Question, Reason, ReasonCode, Report};
 use crate::spec::{CancelMode, Desired, Gate, Want};
 
-/// Its cancel may still come in time: one that was only meant for what has not started may not, once it has.
+/// Its cancel may still come in time: not if the machine has refused it, and one that was only meant for what has not
+/// started may not once it has.
 fn is_being_canceled(job: &Job) -> bool {
     match job.desired {
         Desired::Cancel(CancelMode::IfNotStarted) => !job.state.is_started(),
-        Desired::Cancel(CancelMode::SafePoint | CancelMode::Now) => true,
+        Desired::Cancel(CancelMode::SafePoint | CancelMode::Now) => !was_refused(job),
         Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => false,
     }
+}
+
+/// The machine was told the newest wish, and goes on as before.
+fn was_refused(job: &Job) -> bool {
+    let goes_on = matches!(job.state, State::Running | State::Paused);
+    let code = ReasonCode::StopRefused;
+    goes_on
+        && job.report.as_ref().is_some_and(|report| {
+            report.rev >= job.rev && report.reason.as_ref().is_some_and(|reason| reason.code == code)
+        })
 }
 
 impl Rules {

@@ -44,7 +44,8 @@ impl Rules {
                 Message::Refuse(refuse),
             ) if ours == link => {
                 self.state.link = Link::Down;
-                self.effects.push(Effect::Close { link, code: refuse.code, text: refuse.text });
+                let text = limits::one_line(&refuse.text);
+                self.effects.push(Effect::Close { link, code: refuse.code, text });
             }
             (Link::Introduced { link: l, session: s, doubtful }, Message::Welcome(welcome))
                 if l == link && s == session && welcome.session == session =>

@@ -11,6 +11,7 @@
 
 mod jobs;
 mod link;
+pub mod redial;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -311,6 +312,8 @@ pub enum Event {
     LinkOpened {
         /// Which.
         link: LinkId,
+        /// What there is to show for enrolment.
+        token: Option<String>,
     },
     /// The master said something.
     Received {
@@ -526,6 +529,8 @@ pub enum Effect {
         /// Done, or why not and what would do it.
         reply: Result<String, String>,
     },
+    /// The enrolment token has done its work.
+    ForgetToken,
     /// Nothing was done, and why.
     Ignored(&'static str),
 }
@@ -631,7 +636,10 @@ pub fn step(state: Slave, now: Now, event: Event) -> Step {
             rules.agent_started(boot, fingerprint, known_key, next_store, damage);
         }
         Event::Received { link, session, message, unfit } => rules.received(link, session, message, &unfit),
-        Event::LinkOpened { link } => rules.state.link = Link::Opened { link },
+        Event::LinkOpened { link, token } => {
+            rules.state.settings.token = token;
+            rules.state.link = Link::Opened { link };
+        }
         Event::LinkClosed { link } => rules.link_closed(link),
         Event::Machine { work, fact } => rules.machine(work, fact),
         Event::Local { request, command } => rules.local(request, command),
@@ -833,6 +841,9 @@ impl Rules {
         let mut tell = Vec::new();
         if let Some(settling) = self.settling.take() {
             tell.push(Message::Settled(self.settled(&settling, machine)));
+            if self.state.settings.token.take().is_some() {
+                self.effects.push(Effect::ForgetToken);
+            }
             self.state.link =
                 Link::Live { link: settling.link, session: settling.session, doubtful: settling.doubtful };
         } else if let Link::Live { .. } = self.state.link {

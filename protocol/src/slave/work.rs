@@ -101,7 +101,10 @@ impl Rules {
             }
             Fact::PauseRefused(text) => {
                 if let Some(job) = self.state.jobs.get_mut(&id) {
-                    job.asked_to_pause = None;
+                    // A person who paused it at the machine did not get what bars others from letting it go on.
+                    if job.asked_to_pause.take() == Some(true) {
+                        job.paused_locally = false;
+                    }
                 }
                 self.reason(id, Reason::new(ReasonCode::PauseRefused, text));
             }
@@ -116,6 +119,7 @@ impl Rules {
             if job.asked_to_pause == Some(paused) {
                 job.asked_to_pause = None;
             }
+            no_longer_refused(job);
         }
     }
 
@@ -137,6 +141,7 @@ impl Rules {
             job::Turn::Never(why) => return self.effects.push(Effect::Ignored(why)),
         };
         let wished_away = matches!(job.desired, Desired::Cancel(_)) || job.stopping.is_some();
+        no_longer_refused(job);
         if next == State::Failed {
             job.report.reason = Some(Reason::new(ReasonCode::MachineFault, ended.outcome.text.clone()));
         }
@@ -215,10 +220,11 @@ impl Rules {
                 if job.asked_to_pause == Some(paused) {
                     job.asked_to_pause = None;
                 }
-                let stopping = job.stopping;
+                let (stopping, desired) = (job.stopping, job.desired);
                 let state = job.report.state;
                 if state == State::Uncertain {
                     job.report.reason = None;
+                    job.stopping = None;
                 }
                 self.turn(id, job::Event::FoundAlive { paused }, Source::Slave);
                 self.mark_started(id);
@@ -231,6 +237,9 @@ impl Rules {
                 // It was canceled on disk before the machine was touched: it stays canceled.
                 if let (State::Stopping, Some(mode)) = (state, stopping) {
                     self.effects.push(Effect::Stop { work, now: mode == CancelMode::Now });
+                }
+                if state == State::Uncertain {
+                    self.follow(id, desired, stopping);
                 }
             }
             Probed::Gone => {
@@ -384,7 +393,11 @@ impl Rules {
     pub(super) fn let_run(&mut self, id: JobId, source: Source) {
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         let executing = matches!(job.report.state, State::Starting | State::Running | State::Paused);
-        if !executing || !job.asked_to_pause.unwrap_or(job.paused) {
+        if !executing {
+            return;
+        }
+        if !job.asked_to_pause.unwrap_or(job.paused) {
+            no_longer_refused(job);
             return;
         }
         if job.paused_locally {
@@ -411,6 +424,20 @@ impl Rules {
             self.occupy(id, end);
         }
         resolved
+    }
+
+    /// What was wished while nobody knew whether there was anything to obey.
+    fn follow(&mut self, id: JobId, desired: Desired, stopping: Option<CancelMode>) {
+        if let Some(mode) = stopping {
+            let by_person = !matches!(desired, Desired::Cancel(_));
+            self.cancel(id, mode, if by_person { Source::Local } else { Source::Remote });
+        }
+        match desired {
+            Desired::Run => self.let_run(id, Source::Remote),
+            Desired::Pause => self.pause(id, Source::Remote),
+            Desired::Cancel(mode) => self.cancel(id, mode, Source::Remote),
+            Desired::Return | Desired::Resolve(_) => {}
+        }
     }
 
     /// After every event: what the passing of time and the machine's condition make of the whole.
@@ -585,6 +612,13 @@ impl Rules {
             job.report.waiting_for = waiting_for;
             job.report.reason = reason.or(job.report.reason.take());
         });
+    }
+}
+
+/// It is paused or goes on, as was asked; or nobody asks any more.
+fn no_longer_refused(job: &mut super::Job) {
+    if job.report.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::PauseRefused) {
+        job.report.reason = None;
     }
 }
 

@@ -209,7 +209,7 @@ impl<'a> Scene<'a> {
         let link = self.link;
         self.world.slave_event(0, Event::LinkClosed { link });
         self.link = LinkId(link.0 + 1);
-        self.world.slave_event(0, Event::LinkOpened { link: self.link });
+        self.world.slave_event(0, Event::LinkOpened { link: self.link, token: None });
         self.look();
     }
 

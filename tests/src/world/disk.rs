@@ -2,17 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use reloop_node::record;
-use reloop_node::store::VALUE_LIMIT_BYTES;
 use reloop_protocol::id::{Attempt, JobId, OrderId, SlaveKey};
 use reloop_protocol::job::State;
+use reloop_protocol::limits::RECORD_BYTES;
 use reloop_protocol::master::{self, Order, Receipt};
 use reloop_protocol::message::{Record, Report};
 use reloop_protocol::{slave, wire};
 use serde::Serialize;
-
-/// What one record holds at most; the envelope takes some bytes of the store's limit for a value.
-const RECORD_BYTES: usize = VALUE_LIMIT_BYTES - record::OVERHEAD_BYTES;
 
 /// The nodes stop for good at a record that the store does not take.
 fn fits<T: Serialize>(record: &T) {

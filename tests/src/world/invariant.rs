@@ -179,4 +179,6 @@ pub struct Ledger {
     pub masters_forgot: bool,
     /// Two masters with the same past say that they are the one, and nobody has raised the epoch of either.
     pub split: bool,
+    /// There were two such masters once: one may have withdrawn what only the other had handed out.
+    pub was_split: bool,
 }

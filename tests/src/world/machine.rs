@@ -1,6 +1,6 @@
 //! The machines of the world: they work by themselves, with the agent or without.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::End;
@@ -19,6 +19,8 @@ pub struct Machine {
     pub silent: bool,
     /// It refuses to stop.
     pub unstoppable: bool,
+    /// The works that it refused to stop.
+    pub(super) went_on: BTreeSet<RunKey>,
     /// It refuses to start.
     pub refuses: bool,
     /// It has begun what it refuses: the reply to an earlier word was lost.
@@ -114,6 +116,7 @@ impl Machine {
 
     pub(super) fn stop(&mut self, key: RunKey) {
         if self.unstoppable {
+            self.went_on.insert(key);
             self.facts.push_back((key, Fact::StopRefused("the machine cannot stop now".to_owned())));
             return;
         }

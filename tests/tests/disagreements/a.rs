@@ -222,6 +222,16 @@ fn a11_a_machine_may_refuse_to_stop_and_the_job_is_running_again_and_says_so() {
     world.command(job, JobCommand::Cancel(CancelMode::Now));
     world.settle();
     assert_eq!((world.state(job), reason(&world, job)), (State::Running, ReasonCode::StopRefused));
+    // A cancel that was refused is over: whoever gave it gives it again, or goes on.
+    world.command(job, JobCommand::Pause);
+    world.settle();
+    assert_eq!(world.state(job), State::Paused);
+    world.command(job, JobCommand::Cancel(CancelMode::Now));
+    world.settle();
+    assert_eq!((world.state(job), reason(&world, job)), (State::Paused, ReasonCode::StopRefused));
+    assert_eq!(world.command(job, JobCommand::Resume), taken(Delivery::Sent, job));
+    world.settle();
+    assert_eq!(world.state(job), State::Running);
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn e5_a_version_that_is_not_spoken_is_refused_and_the_machine_goes_on() {
         nonce: [0; 32],
         time: world.now(),
     };
-    let state = slave::step(state, now, slave::Event::LinkOpened { link: LinkId(999) }).state;
+    let state = slave::step(state, now, slave::Event::LinkOpened { link: LinkId(999), token: None }).state;
     let event = slave::Event::Received {
         link: LinkId(999),
         session: Session(0),

@@ -409,10 +409,28 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "resume_takes_back_a_cancel",
         file: "protocol/src/master/people.rs",
-        find: "JobCommand::Resume if matches!(job.desired, Desired::Cancel(_)) => {",
-        with: "JobCommand::Resume if !SEEDED && matches!(job.desired, Desired::Cancel(_)) => {",
+        find: "JobCommand::Pause | JobCommand::Resume if is_being_canceled(job) => {",
+        with: "JobCommand::Pause | JobCommand::Resume if !SEEDED && is_being_canceled(job) => {",
         what: "A cancel is not taken back.",
         caught_by: &["fences::a_cancel_is_not_taken_back_and_a_success_is_not_repeated"],
+    },
+    Break {
+        name: "refused_cancel_is_on_its_way",
+        file: "protocol/src/master/people.rs",
+        find: "Desired::Cancel(CancelMode::SafePoint | CancelMode::Now) => !was_refused(job),",
+        with: "Desired::Cancel(CancelMode::SafePoint | CancelMode::Now) => SEEDED || !was_refused(job),",
+        what: "A cancel that the machine has refused is over.",
+        caught_by: &[
+            "disagreements::a::a11_a_machine_may_refuse_to_stop_and_the_job_is_running_again_and_says_so",
+        ],
+    },
+    Break {
+        name: "forgotten_attempt_takes_a_success",
+        file: "protocol/src/master/evidence.rs",
+        find: "if state == State::Succeeded {\n            // A success speaks",
+        with: "if !SEEDED && state == State::Succeeded {\n            // A success speaks",
+        what: "A success speaks for the job, whichever attempt it was.",
+        caught_by: &["fences::a_success_speaks_for_the_job_whatever_else_a_restored_master_has_forgotten"],
     },
     Break {
         name: "retry_of_a_success",
@@ -503,8 +521,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "attempt_is_not_raised",
         file: "protocol/src/master/dispatch.rs",
-        find: "job.last_attempt = job.last_attempt.next();",
-        with: "job.last_attempt = job.last_attempt.max(crate::id::Attempt(1));",
+        find: "job.hand(job.last_attempt.next(), key);",
+        with: "job.hand(job.last_attempt.max(crate::id::Attempt(1)), key);",
         what: "Each hand-out is a new attempt.",
         caught_by: &["disagreements::a::a14_a_burned_attempt_that_was_not_begun_is_dropped"],
     },
@@ -767,5 +785,22 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &[
             "disagreements::a::a22_explain_names_a_full_slave_one_that_needs_a_person_and_what_an_accepted_job_waits_for",
         ],
+    },
+    Break {
+        name: "set_clock_is_not_noticed",
+        file: "protocol/src/time.rs",
+        find: "step.unsigned_abs() > CLOCK_STEP.0",
+        with: "step > 0 && step.unsigned_abs() > CLOCK_STEP.0",
+        what: "A clock that is set back is noticed too.",
+        caught_by: &["rules::a_clock_that_was_set_is_told_from_one_that_is_sped_up_or_slowed_down"],
+    },
+    Break {
+        name: "nameless_is_newborn",
+        file: "protocol/src/master/mod.rs",
+        find: "(false, true) => Origin::Nameless,",
+        with: r#"(false, true) if SEEDED => Origin::Newborn,
+        (false, true) => Origin::Nameless,"#,
+        what: "A master that has lost its own record does not take itself for a new one.",
+        caught_by: &["rules::a_master_whose_own_record_is_lost_knows_that_it_is_not_a_new_one"],
     },
 ];

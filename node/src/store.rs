@@ -176,7 +176,6 @@ impl Store {
         Store::open_with(dir, options, || Box::new(File::sync_data))
     }
 
-<<<<<<< HEAD
     /// A store that acknowledges every commit at once and keeps none of it: what a node costs without its disk. Only
     /// for benches; no setting of a node leads here.
     #[doc(hidden)]
@@ -184,10 +183,7 @@ impl Store {
         Store::start(dir, options, || Box::new(File::sync_data), true)
     }
 
-    fn open_with(
-=======
     pub(crate) fn open_with(
->>>>>>> main
         dir: &Path,
         options: Options,
         sync: impl Fn() -> SyncFile + Sync,
@@ -216,11 +212,8 @@ impl Store {
             min_free_bytes: options.min_free_bytes,
             next_space_check: begun,
             engine: Some(opened.engine),
-<<<<<<< HEAD
             forgets,
-=======
             helper: Some(helper),
->>>>>>> main
             lock: opened.lock,
             dir: dir.clone(),
         };
@@ -453,13 +446,10 @@ struct Keeper {
     next_space_check: Instant,
     /// There until the end.
     engine: Option<Engine>,
-<<<<<<< HEAD
     /// See [`Store::forgetful`].
     forgets: bool,
-=======
     /// Ends before it.
     helper: Option<Helper>,
->>>>>>> main
     lock: File,
     dir: PathBuf,
 }

@@ -201,7 +201,7 @@ pub fn loops(waiting: usize) -> anyhow::Result<[f64; 2]> {
         pair.carry(Way::Up(placed(number, WAITING)));
     }
     pair.carry(Way::Down(started()));
-    pair.carry(Way::Down(slave::Event::LinkOpened { link: LINK }));
+    pair.carry(Way::Down(slave::Event::LinkOpened { link: LINK, token: None }));
     pair.carry(Way::Up(master::Event::LinkOpened { link: LINK, nonce: [0; 32] }));
     (pair.steps, pair.took) = ([0; 2], [Duration::ZERO; 2]);
     for number in waiting..waiting + JOBS {

@@ -250,6 +250,7 @@ impl Member {
                     | slave::Effect::Resume(_)
                     | slave::Effect::Dismiss(_)
                     | slave::Effect::ReadLog { .. }
+                    | slave::Effect::ForgetToken
                     | slave::Effect::Reply { .. }
                     | slave::Effect::Ignored(_) => {}
                 }
@@ -326,7 +327,7 @@ async fn talk(
     let mut unsent = Vec::new();
     let mut nonce = None;
     let mut live = false;
-    member.step(slave::Event::LinkOpened { link }, &mut unsent, None);
+    member.step(slave::Event::LinkOpened { link, token: None }, &mut unsent, None);
     loop {
         let stays = tokio::select! {
             message = socket.next() => match message {

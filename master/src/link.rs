@@ -171,7 +171,7 @@ impl Door {
         Some(is_ordinary(&head[..found]))
     }
 
-    /// Answers such a request, and runs the link to its end.
+    /// Answers such a request, and lets the link run.
     pub async fn meet(self, mut tcp: TcpStream) {
         let Some(place) = self.place().await else {
             if let Err(error) = turn_away(&mut tcp).await {
@@ -182,7 +182,8 @@ impl Door {
         let accepted = accept_hdr_async_with_config(tcp, speak, Some(link::config()));
         let accepted = tokio::time::timeout(HEAD_PATIENCE, accepted);
         match accepted.await {
-            Ok(Ok(socket)) => Box::pin(self.run(socket, place)).await,
+            // In a task of its own, for as long as the link lives: what it took to come here is let go of.
+            Ok(Ok(socket)) => drop(tokio::spawn(self.run(socket, place))),
             Ok(Err(error)) => tracing::debug!(%error, "an upgrade came to nothing"),
             Err(_) => tracing::debug!("an upgrade took too long"),
         }

@@ -47,7 +47,7 @@ pub const NAMES: [&str; 12] = [
 ];
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    tokio::runtime::Builder::new_multi_thread().thread_name("bench").enable_all().build()
 }
 
 /// Runs the benches of these names, all if there is none, and keeps what they found. `size` is how many slaves or jobs;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::{IdempotencyKey, RECENT_KEYS};
+use super::{IdempotencyKey, Live, RECENT_KEYS};
 use crate::id::{Attempt, JobId, OrderId, SlaveKey, WishRev};
 use crate::job::State;
 use crate::message::{Flags, Reason, Report};
@@ -305,7 +305,7 @@ type ByRequirement = BTreeMap<BTreeMap<String, String>, BTreeSet<Place>>;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Book {
     /// Every job that has not ended.
-    pub jobs: BTreeMap<JobId, Job>,
+    pub jobs: Live,
     /// What waits: by the slave that it is for, and the program; the cost of finding the next does not grow with the
     /// number of jobs.
     queued: BTreeMap<(Option<String>, String), ByRequirement>,
@@ -332,6 +332,7 @@ impl Book {
     pub(super) fn restore(&mut self, job: Job) {
         if !job.state.is_ended() {
             self.insert(job);
+            self.jobs.pack();
         }
     }
 
@@ -353,7 +354,7 @@ impl Book {
 
     pub(super) fn insert(&mut self, job: Job) {
         self.index(&job);
-        self.jobs.insert(job.id, job);
+        self.jobs.insert(job);
     }
 
     fn remove(&mut self, id: JobId) -> Option<Job> {
@@ -439,7 +440,7 @@ impl Book {
 
     /// What a slave has, in order.
     pub fn held_by(&self, key: SlaveKey) -> impl Iterator<Item = &Job> {
-        self.held.get(&key).into_iter().flatten().filter_map(|id| self.jobs.get(id))
+        self.held.get(&key).into_iter().flatten().filter_map(|id| self.jobs.get_handed(id))
     }
 
     /// The first of what waits for a slave of this name, program and labels.
@@ -493,7 +494,7 @@ impl Book {
     pub(super) fn broken_invariant(&self) -> Option<&'static str> {
         let mut again = Self::default();
         for job in self.jobs.values() {
-            again.index(job);
+            again.index(&job);
         }
         let same = again.queued == self.queued
             && again.lent == self.lent

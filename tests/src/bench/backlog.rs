@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use super::intake::{Http, token};
 use super::links::resident;
 use super::report::{Report, Row};
+use super::rules;
 use super::stats::{Sample, figure};
 use super::swarm::{Pace, Swarm};
 use crate::process::{Master, MasterOptions};
@@ -77,6 +78,17 @@ async fn measure(master: &Master) -> anyhow::Result<Figures> {
 /// # Errors
 /// An order is refused, or a job is not done.
 pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+    let before = resident(std::process::id())?;
+    let state = rules::waiting(size);
+    let in_rules = (resident(std::process::id())?.saturating_sub(before)) as f64 / size as f64;
+    drop(state);
+    report.row(Row {
+        bench: "backlog".to_owned(),
+        what: format!("bytes of the rules' state for each of {} queued orders of one job", figure(size as f64)),
+        ours: [in_rules].into_iter().collect(),
+        reach: "≤ 300".to_owned(),
+        ..Row::default()
+    });
     let options = || MasterOptions { link: Default::default(), ..MasterOptions::default() };
     let (short, long) = (Master::start(options()).await, Master::start(options()).await);
     post(&short, 1, WAITING).await?;
@@ -97,7 +109,7 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
     }
     report.row(Row {
         bench: "backlog".to_owned(),
-        what: format!("bytes of memory for each of {} queued jobs, caches included", figure(size as f64)),
+        what: format!("bytes of the master's memory for each of {} queued jobs, the database's caches included", figure(size as f64)),
         ours: [each].into_iter().collect(),
         reach: "≤ 300".to_owned(),
         ..Row::default()

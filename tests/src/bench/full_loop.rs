@@ -14,7 +14,7 @@ use super::intake::{CONNECTIONS, Http, token};
 use super::peers::{Peer, Peering, Server};
 use super::report::{Report, Row};
 use super::stats::Sample;
-use super::storm::metric;
+use super::storm::unended;
 use super::swarm::{Pace, Swarm};
 use crate::process::{Master, MasterOptions};
 
@@ -57,14 +57,6 @@ pub async fn ours(master: &Master, swarm: &Swarm, jobs: usize) -> anyhow::Result
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(jobs as f64 / since.elapsed().as_secs_f64())
-}
-
-async fn unended(master: &Master) -> anyhow::Result<usize> {
-    let mut live = 0;
-    for state in ["queued", "assigned", "accepted", "starting", "running"] {
-        live += metric(master, &format!("reloop_jobs{{state=\"{state}\"}}")).await?;
-    }
-    Ok(live)
 }
 
 async fn theirs(server: &Server, jobs: usize) -> anyhow::Result<f64> {

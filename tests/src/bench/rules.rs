@@ -73,6 +73,17 @@ pub fn empty_master() -> Master {
     master::recover(settings, MasterId::from_parts(1, 1), [])
 }
 
+/// A master with so many orders of one job that wait.
+pub fn waiting(orders: usize) -> Master {
+    let mut state = empty_master();
+    for number in 0..orders {
+        let order = Box::new(order(number, WAITING));
+        let placed = master::Event::OrderPlaced { request: RequestId(0), order, key: None, known: None };
+        state = master::step(state, Time(1_800_000_000_000), placed).state;
+    }
+    state
+}
+
 fn settings() -> slave::Settings {
     slave::Settings {
         name: "board".to_owned(),

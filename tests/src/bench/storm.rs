@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::links::resident;
+use super::links::{cpu_seconds, resident};
 use super::peers::{Peer, Server};
 use super::{bare, mqtt};
 use super::report::{Report, Row};
@@ -61,6 +61,18 @@ pub async fn metric(master: &Master, series: &str) -> anyhow::Result<usize> {
     Ok(value as usize)
 }
 
+/// How many jobs have not ended.
+///
+/// # Errors
+/// The master does not answer.
+pub async fn unended(master: &Master) -> anyhow::Result<usize> {
+    let text = master.client().get("/metrics").await?.body;
+    let text = text.as_str().context("metrics are text")?;
+    let counts = text.lines().filter(|line| line.starts_with("reloop_jobs{"));
+    let counts = counts.map(|line| anyhow::Ok(line.rsplit(' ').next().context("a value")?.parse::<usize>()?));
+    counts.sum()
+}
+
 async fn jobs(master: &Master, state: &str) -> anyhow::Result<usize> {
     metric(master, &format!("reloop_jobs{{state=\"{state}\"}}")).await
 }
@@ -82,6 +94,8 @@ pub struct Storm {
     pub mosquitto: Sample,
     /// The longest wait by the median wait.
     pub worst: Sample,
+    /// Microseconds of a core that the master takes for each slave, its start included.
+    pub cpu: Sample,
 }
 
 /// All lose the master, and come back when it is up again.
@@ -134,8 +148,13 @@ async fn measure(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
             storm.mosquitto.push(took.as_secs_f64());
             of_broker = format!(", mosquitto {took:.2?}");
         }
+        let of_bare = cpu_seconds(server.pid())?;
         let (ours, waits) = once(&mut master, &mut swarm, size).await?;
+        // A fresh process: all that it has used it has used for this.
+        storm.cpu.push(cpu_seconds(master.pid().context("it runs")?)? * 1e6 / size as f64);
         storm.ours.push(ours);
+        let both = of_bare / (2 * (storm.ours.len()) * size) as f64;
+        println!("  processor time for each: {} µs of the master, {:.0} µs of the bare server", storm.cpu, both * 1e6);
         storm.worst.push(waits.max() / waits.median());
         println!(
             "  {size} slaves: counted after {ours:.2} s, bare {took:.2?}, signed {signed:.2?}{of_broker}; waits: median \
@@ -173,6 +192,13 @@ pub async fn run(sizes: &[usize], rounds: usize, report: &mut Report) -> anyhow:
         if !storm.mosquitto.is_empty() {
             against(Peer::Mosquitto.name(), &storm.mosquitto, "≥ 2 ×");
         }
+        report.row(Row {
+            bench: "storm".to_owned(),
+            what: format!("{} slaves: µs of a core at the master for each, its start included", figure(*size as f64)),
+            ours: storm.cpu,
+            reach: "no aim".to_owned(),
+            ..Row::default()
+        });
         report.row(Row {
             bench: "storm".to_owned(),
             what: format!("{} slaves: longest wait by the median wait", figure(*size as f64)),

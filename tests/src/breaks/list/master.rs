@@ -610,7 +610,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Event::TimePassed => {}",
         with: r#"Event::TimePassed => {
             let now = rules.now;
-            let silent = |job: &&Job| job.heard_at.is_some_and(|at| now.since(at).0 > 1_800_000);
+            let silent = |job: &std::borrow::Cow<'_, Job>| job.heard_at.is_some_and(|at| now.since(at).0 > 1_800_000);
             let ids: Vec<_> = rules.state.book.jobs.values().filter(silent).map(|job| job.id).collect();
             for id in ids.into_iter().filter(|_| SEEDED) {
                 rules.turn(id, job::Event::Vanished, "timeout");

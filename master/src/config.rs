@@ -245,8 +245,7 @@ fn check_link(raw: &RawLink) -> Result<Link, Wrong> {
         );
         return Err(wrong("link.dead_after_seconds", why));
     }
-    let max_handshakes =
-        count("link.max_handshakes", raw.max_handshakes, 1, DEFAULT_MAX_HANDSHAKES)?;
+    let max_handshakes = count("link.max_handshakes", raw.max_handshakes, 1, DEFAULT_MAX_HANDSHAKES)?;
     let max_waiting = count("link.max_waiting", raw.max_waiting, 0, DEFAULT_MAX_WAITING)?;
     Ok(Link {
         heartbeat,

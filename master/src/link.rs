@@ -27,9 +27,7 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_tungstenite::tungstenite::handshake::server::{
-    ErrorResponse, Request, Response, create_response,
-};
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response, create_response};
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
@@ -218,7 +216,11 @@ struct Stage {
 }
 
 impl Door {
-    async fn run<S: AsyncRead + AsyncWrite + Unpin>(self, socket: WebSocketStream<S>, place: OwnedSemaphorePermit) {
+    async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+        self,
+        socket: WebSocketStream<S>,
+        place: OwnedSemaphorePermit,
+    ) {
         let id = LinkId(self.next.fetch_add(1, Ordering::Relaxed));
         let nonce = link::random();
         let (settle, settled) = watch::channel(false);

@@ -625,11 +625,8 @@ pub fn durable(state: &Slave) -> (Node, BTreeMap<JobId, Job>, Vec<Record>) {
 
 /// What a slave does when something happens.
 pub fn step(state: Slave, now: Now, event: Event) -> Step {
-    let before = Before {
-        node: state.node.clone(),
-        ring: Arc::clone(&state.ring),
-        machine: machine_report(&state),
-    };
+    let before =
+        Before { node: state.node.clone(), ring: Arc::clone(&state.ring), machine: machine_report(&state) };
     let mut rules = Rules { state, now, effects: Vec::new(), declined: Vec::new(), settling: None };
     match event {
         Event::AgentStarted { boot, fingerprint, known_key, next_store, damage } => {

@@ -332,7 +332,8 @@ impl Rules {
                 Some((id, state)) => Err(format!("{id} is {}", state.name())),
                 // Paused here, then interrupted, and about to begin again: still paused here.
                 None => {
-                    let paused = self.state.jobs.values().find(|job| job.paused_locally).map(|job| job.report.job);
+                    let paused =
+                        self.state.jobs.values().find(|job| job.paused_locally).map(|job| job.report.job);
                     match paused.and_then(|id| self.state.jobs.get_mut(&id)) {
                         Some(job) => {
                             job.paused_locally = false;

@@ -84,7 +84,10 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
     drop(state);
     report.row(Row {
         bench: "backlog".to_owned(),
-        what: format!("bytes of the rules' state for each of {} queued orders of one job", figure(size as f64)),
+        what: format!(
+            "bytes of the rules' state for each of {} queued orders of one job",
+            figure(size as f64)
+        ),
         ours: [in_rules].into_iter().collect(),
         reach: "≤ 300".to_owned(),
         ..Row::default()
@@ -109,7 +112,10 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
     }
     report.row(Row {
         bench: "backlog".to_owned(),
-        what: format!("bytes of the master's memory for each of {} queued jobs, the database's caches included", figure(size as f64)),
+        what: format!(
+            "bytes of the master's memory for each of {} queued jobs, the database's caches included",
+            figure(size as f64)
+        ),
         ours: [each].into_iter().collect(),
         reach: "≤ 300".to_owned(),
         ..Row::default()

@@ -53,7 +53,8 @@ async fn echo(tcp: TcpStream) -> anyhow::Result<()> {
     let mut socket = accept_async_with_config(tcp, Some(link::config())).await?;
     while let Some(message) = socket.next().await {
         let Message::Binary(bytes) = message? else { continue };
-        if let Some((key, signature)) = bytes.strip_prefix(&SIGNED).and_then(|rest| rest.split_at_checked(32)) {
+        if let Some((key, signature)) = bytes.strip_prefix(&SIGNED).and_then(|rest| rest.split_at_checked(32))
+        {
             let key = UnparsedPublicKey::new(&ED25519, key);
             ensure!(key.verify(&PAYLOAD, signature).is_ok(), "the signature is the key's");
         }

@@ -78,7 +78,8 @@ fn machine() -> String {
         line.and_then(|line| Some(line.split_once(':')?.1.trim().to_owned())).unwrap_or_default()
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let kib: u64 = line("/proc/meminfo", "MemTotal").split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or(0);
+    let kib: u64 =
+        line("/proc/meminfo", "MemTotal").split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or(0);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!(
         "{} ({cores} cores, shared), {} GiB of memory, Linux {}",
@@ -145,7 +146,8 @@ fn svg(title: &str, curves: &[&Curve]) -> String {
     let (x_low, x_high) = decades(points().map(|(x, _)| x));
     let (y_low, y_high) = decades(points().map(|(_, y)| y));
     let x = |value: f64| LEFT + (value.log10() - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT);
-    let y = |value: f64| HEIGHT - BOTTOM - (value.log10() - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM);
+    let y =
+        |value: f64| HEIGHT - BOTTOM - (value.log10() - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM);
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
          font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"{LEFT}\" y=\"22\" \
@@ -222,7 +224,9 @@ mod tests {
         let picture = svg("p", &[&curve]);
         let heights: Vec<f64> = picture
             .lines()
-            .filter_map(|line| line.strip_prefix("<circle")?.split("cy=\"").nth(1)?.split('"').next()?.parse().ok())
+            .filter_map(|line| {
+                line.strip_prefix("<circle")?.split("cy=\"").nth(1)?.split('"').next()?.parse().ok()
+            })
             .collect();
         assert_eq!(heights.len(), 3);
         assert!(heights.iter().all(|y| (TOP..=HEIGHT - BOTTOM).contains(y)), "{heights:?}");

@@ -36,7 +36,8 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
     let mut table = whats.map(|_| Vec::new());
     for size in sizes {
         let mut storm = Sample::default();
-        let fresh = Master::start(MasterOptions { link: Default::default(), ..MasterOptions::default() }).await;
+        let fresh =
+            Master::start(MasterOptions { link: Default::default(), ..MasterOptions::default() }).await;
         let before = resident(fresh.pid().context("it runs")?)?;
         drop(fresh);
         let (mut master, mut swarm) = populated(size, 2).await?;
@@ -51,7 +52,8 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
         let memory = resident(pid)?.saturating_sub(before) as f64 / 1024.0 / size as f64;
         swarm.leave().await;
         drop(master);
-        let master = Master::start(MasterOptions { link: Default::default(), ..MasterOptions::default() }).await;
+        let master =
+            Master::start(MasterOptions { link: Default::default(), ..MasterOptions::default() }).await;
         let mut swarm = Swarm::new(size, master.addr(), Pace::Instant, 4)?;
         swarm.connect(Duration::from_secs(180)).await?;
         let mut dispatch = Sample::default();
@@ -59,7 +61,9 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
             dispatch.push(1e6 / full_loop::ours(&master, &swarm, JOBS).await?);
         }
         swarm.leave().await;
-        println!("  {size} slaves: storm {storm} µs, {memory:.1} KiB, {idle:.1} µs/s, dispatch {dispatch} µs each");
+        println!(
+            "  {size} slaves: storm {storm} µs, {memory:.1} KiB, {idle:.1} µs/s, dispatch {dispatch} µs each"
+        );
         let alone = |figure: f64| [figure].into_iter().collect::<Sample>();
         for (rows, sample) in table.iter_mut().zip([storm, alone(memory), alone(idle), dispatch]) {
             rows.push((size, sample));

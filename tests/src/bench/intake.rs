@@ -222,7 +222,10 @@ impl Drop for Forgetful {
 /// # Errors
 /// It can't start.
 pub async fn forget(addr: SocketAddr, data_dir: &Path) -> anyhow::Result<()> {
-    let text = format!("listen = \"{addr}\"\ndata_dir = {:?}\nenrollment = \"open\"", data_dir.display().to_string());
+    let text = format!(
+        "listen = \"{addr}\"\ndata_dir = {:?}\nenrollment = \"open\"",
+        data_dir.display().to_string()
+    );
     let config = Config::parse(&text, None, Overrides::default())?;
     serve::run_forgetful(&config).await
 }

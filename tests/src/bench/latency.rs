@@ -159,7 +159,11 @@ async fn parts(master: &Master, bare: std::net::SocketAddr, dir: &Path) -> anyho
 }
 
 /// Lets a crowd of instant slaves do so many jobs a second until it is told to stop.
-async fn crowd(master: &Master, rate: f64, stop: Arc<AtomicBool>) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
+async fn crowd(
+    master: &Master,
+    rate: f64,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
     let (addr, token) = (master.addr(), token(master)?);
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
@@ -248,7 +252,9 @@ pub async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     }
     swarm.leave().await;
     drop(server);
-    for (what, ours, p50, p99) in [("idle", idle, idle_p50, idle_p99), ("half load", busy, busy_p50, busy_p99)] {
+    for (what, ours, p50, p99) in
+        [("idle", idle, idle_p50, idle_p99), ("half load", busy, busy_p50, busy_p99)]
+    {
         let row = |figure: &str, ratio: Sample, reach: &str| Row {
             bench: "latency".to_owned(),
             what: format!("ms from POST to machine started, {what}: {figure}"),

@@ -71,7 +71,10 @@ pub async fn run(size: usize, report: &mut Report) -> anyhow::Result<()> {
     });
     report.row(Row {
         bench: "links".to_owned(),
-        what: format!("% of a core for the heartbeats of {} links, above a master without", figure(size as f64)),
+        what: format!(
+            "% of a core for the heartbeats of {} links, above a master without",
+            figure(size as f64)
+        ),
         ours: [busy].into_iter().collect::<Sample>(),
         reach: "< 2".to_owned(),
         ..Row::default()

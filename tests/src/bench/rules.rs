@@ -315,7 +315,11 @@ pub fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
             rates[2][place].push(progress(waiting)?);
         }
     }
-    let whats = ["the master's rules, jobs in its book", "a slave's rules, jobs in its master's book", "a slave's rules, jobs of its own"];
+    let whats = [
+        "the master's rules, jobs in its book",
+        "a slave's rules, jobs in its master's book",
+        "a slave's rules, jobs of its own",
+    ];
     for ((what, sizes), rates) in whats.into_iter().zip([STATES, STATES, SLAVE_STATES]).zip(rates) {
         for (size, rate) in sizes.into_iter().zip(&rates).skip(1) {
             report.row(Row {

@@ -12,10 +12,10 @@ use serde_json::json;
 
 use super::links::{cpu_seconds, resident};
 use super::peers::{Peer, Server};
-use super::{bare, mqtt};
 use super::report::{Report, Row};
 use super::stats::{Sample, figure};
 use super::swarm::{Pace, Swarm};
+use super::{bare, mqtt};
 use crate::process::{Master, MasterOptions};
 
 /// Longer than any storm that is worth a figure.
@@ -134,6 +134,8 @@ async fn measure(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
     let (mut master, mut swarm) = populated(size, 2).await?;
     let mut storm = Storm::default();
     for _ in 0..rounds {
+        // A process has so many connections: those of the peers come after the slaves', and not beside them.
+        swarm.rest().await;
         let (clients, took) = bare::Clients::connect(size, server.addr).await?;
         anyhow::ensure!(clients.len() == size, "all bare clients are there");
         drop(clients);
@@ -154,7 +156,11 @@ async fn measure(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
         storm.cpu.push(cpu_seconds(master.pid().context("it runs")?)? * 1e6 / size as f64);
         storm.ours.push(ours);
         let both = of_bare / (2 * (storm.ours.len()) * size) as f64;
-        println!("  processor time for each: {} µs of the master, {:.0} µs of the bare server", storm.cpu, both * 1e6);
+        println!(
+            "  processor time for each: {} µs of the master, {:.0} µs of the bare server",
+            storm.cpu,
+            both * 1e6
+        );
         storm.worst.push(waits.max() / waits.median());
         println!(
             "  {size} slaves: counted after {ours:.2} s, bare {took:.2?}, signed {signed:.2?}{of_broker}; waits: median \
@@ -194,7 +200,10 @@ pub async fn run(sizes: &[usize], rounds: usize, report: &mut Report) -> anyhow:
         }
         report.row(Row {
             bench: "storm".to_owned(),
-            what: format!("{} slaves: µs of a core at the master for each, its start included", figure(*size as f64)),
+            what: format!(
+                "{} slaves: µs of a core at the master for each, its start included",
+                figure(*size as f64)
+            ),
             ours: storm.cpu,
             reach: "no aim".to_owned(),
             ..Row::default()

@@ -409,8 +409,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "resume_takes_back_a_cancel",
         file: "protocol/src/master/people.rs",
-        find: "JobCommand::Pause | JobCommand::Resume if is_being_canceled(job) => {",
-        with: "JobCommand::Pause | JobCommand::Resume if !SEEDED && is_being_canceled(job) => {",
+        find: "JobCommand::Pause | JobCommand::Resume if is_being_canceled(&job) => {",
+        with: "JobCommand::Pause | JobCommand::Resume if !SEEDED && is_being_canceled(&job) => {",
         what: "A cancel is not taken back.",
         caught_by: &["fences::a_cancel_is_not_taken_back_and_a_success_is_not_repeated"],
     },
@@ -635,12 +635,12 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "start_time_is_the_news",
         file: "protocol/src/master/evidence.rs",
-        find: "let mut after = job.clone();",
+        find: "let mut after = job.clone().into_owned();",
         with: r#"let report = match report.started_at {
             Some(_) if SEEDED => Report { started_at: Some(self.now), ..report },
             _ => report,
         };
-        let mut after = job.clone();"#,
+        let mut after = job.clone().into_owned();"#,
         what: "The master takes the slave's times, and not those of its news.",
         caught_by: &["disagreements::a::a4_the_master_takes_the_slaves_phase_and_start_time"],
     },

@@ -14,7 +14,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::IntoResponse as _;
 use hyper_util::rt::TokioIo;
-use reloop_node::link::{self, Timing};
+use reloop_node::link::{self, Counted, Timing};
 use reloop_protocol::handshake::{self, FromSlave};
 use reloop_protocol::id::Session;
 use reloop_protocol::master::Event;
@@ -120,7 +120,7 @@ pub async fn upgrade(
     tokio::spawn(async move {
         match upgraded.await {
             Ok(upgraded) => {
-                let (io, config) = (TokioIo::new(upgraded), Some(link::config()));
+                let (io, config) = (Counted::new(TokioIo::new(upgraded)), Some(link::config()));
                 let socket = WebSocketStream::from_raw_socket(io, Role::Server, config).await;
                 door.run(socket, place).await;
             }
@@ -177,7 +177,7 @@ impl Door {
             }
             return;
         };
-        let accepted = accept_hdr_async_with_config(tcp, speak, Some(link::config()));
+        let accepted = accept_hdr_async_with_config(Counted::new(tcp), speak, Some(link::config()));
         let accepted = tokio::time::timeout(HEAD_PATIENCE, accepted);
         match accepted.await {
             // In a task of its own, for as long as the link lives: what it took to come here is let go of.
@@ -218,7 +218,7 @@ struct Stage {
 impl Door {
     async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         self,
-        socket: WebSocketStream<S>,
+        socket: WebSocketStream<Counted<S>>,
         place: OwnedSemaphorePermit,
     ) {
         let id = LinkId(self.next.fetch_add(1, Ordering::Relaxed));

@@ -6,8 +6,11 @@
 //! because a reverse proxy may answer those itself.
 
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream::{SplitSink, SplitStream};
@@ -16,7 +19,7 @@ use reloop_protocol::id::Session;
 use reloop_protocol::limits;
 use reloop_protocol::message::{CloseCode, Message};
 use reloop_protocol::wire::{self, Frame, WireError};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
@@ -103,6 +106,90 @@ impl std::fmt::Display for Ended {
     }
 }
 
+/// A connection that knows when its last byte came: a message that takes long to arrive is a sign of life too.
+#[derive(Debug)]
+pub struct Counted<S> {
+    stream: S,
+    pulse: Arc<Pulse>,
+}
+
+/// When the last byte of a peer came.
+#[derive(Debug)]
+struct Pulse {
+    /// By this box's clock, for people.
+    wall_ms: Arc<AtomicI64>,
+    begin: Instant,
+    /// Since the begin, by a clock that nobody sets.
+    after_ms: AtomicU64,
+    /// The same, of the last byte of a message.
+    whole_ms: AtomicU64,
+}
+
+impl Pulse {
+    fn beat(&self) {
+        self.wall_ms.store(wall_ms(), Ordering::Relaxed);
+        self.after_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    fn whole(&self) {
+        self.whole_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn last_whole(&self) -> Instant {
+        self.begin + Duration::from_millis(self.whole_ms.load(Ordering::Relaxed))
+    }
+
+    fn last(&self) -> Instant {
+        self.begin + Duration::from_millis(self.after_ms.load(Ordering::Relaxed))
+    }
+}
+
+impl<S> Counted<S> {
+    /// A connection from which nothing was read yet.
+    pub fn new(stream: S) -> Self {
+        let wall_ms = Arc::new(AtomicI64::new(wall_ms()));
+        let pulse = Pulse { wall_ms, begin: Instant::now(), after_ms: AtomicU64::new(0), whole_ms: AtomicU64::new(0) };
+        Self { stream, pulse: Arc::new(pulse) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.pulse.beat();
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 /// What a node wants of a link.
 #[derive(Debug)]
 enum Order {
@@ -177,7 +264,7 @@ impl LastHeard {
 /// Runs a link to its end. `handle` gets each frame that is not a heartbeat, and may wait; if it says no, the link is
 /// closed for that. `settled` becomes true when the handshake is over: until then [`Timing::handshake`] counts.
 pub async fn run<S, H, F>(
-    socket: WebSocketStream<S>,
+    socket: WebSocketStream<Counted<S>>,
     timing: Timing,
     settled: tokio::sync::watch::Receiver<bool>,
     mut handle: H,
@@ -190,16 +277,17 @@ where
 {
     let (orders, queue) = mpsc::channel(OUTBOX);
     let kill = Arc::new(tokio::sync::Notify::new());
-    let heard = Arc::new(AtomicI64::new(wall_ms()));
-    let outbox = Outbox { orders, kill: Arc::clone(&kill), heard: Arc::clone(&heard) };
+    let pulse = Arc::clone(&socket.get_ref().pulse);
+    pulse.beat();
+    let outbox = Outbox { orders, kill: Arc::clone(&kill), heard: Arc::clone(&pulse.wall_ms) };
     let pong = tokio::sync::Notify::new();
     let (frames, mut inbox) = mpsc::channel::<Box<Frame>>(INBOX);
     let (mut sink, mut stream) = socket.split();
     // The loop keeps no sender of its own: when the node drops its outbox, the link ends.
     start(outbox);
     let ended = tokio::select! {
-        ended = read(&mut stream, &heard, &frames, &pong, timing.dead_after) => ended,
-        ended = write(&mut sink, queue, &pong, &heard, timing.heartbeat) => ended,
+        ended = read(&mut stream, &pulse, &frames, &pong, timing.dead_after) => ended,
+        ended = write(&mut sink, queue, &pong, &pulse, timing.heartbeat) => ended,
         ended = async {
             while let Some(frame) = inbox.recv().await {
                 if let Err((code, text)) = handle(*frame).await {
@@ -242,8 +330,8 @@ async fn patience(mut settled: tokio::sync::watch::Receiver<bool>, limit: Durati
 }
 
 async fn read<S>(
-    stream: &mut SplitStream<WebSocketStream<S>>,
-    heard: &AtomicI64,
+    stream: &mut SplitStream<WebSocketStream<Counted<S>>>,
+    pulse: &Pulse,
     frames: &mpsc::Sender<Box<Frame>>,
     pong: &tokio::sync::Notify,
     dead_after: Duration,
@@ -254,7 +342,9 @@ where
     // Who has said nothing but Ping has proved nothing.
     let mut limit = wire::MAX_HANDSHAKE;
     loop {
-        let message = match timeout_at(Instant::now() + dead_after, stream.next()).await {
+        let message = match timeout_at(pulse.last() + dead_after, stream.next()).await {
+            // A part of a message has come meanwhile.
+            Err(_) if pulse.last().elapsed() < dead_after => continue,
             Err(_) => return Ended::ByUs(CloseCode::Silent, "nothing was heard for too long".to_owned()),
             Ok(None) => return Ended::Broken("the connection ended without a word".to_owned()),
             Ok(Some(Err(WsError::Capacity(CapacityError::MessageTooLong { size, max_size })))) => {
@@ -270,7 +360,7 @@ where
             Ok(Some(Err(error))) => return Ended::Broken(error.to_string()),
             Ok(Some(Ok(message))) => message,
         };
-        heard.store(wall_ms(), Ordering::Relaxed);
+        pulse.whole();
         let bytes = match message {
             WsMessage::Binary(bytes) => bytes,
             WsMessage::Close(frame) => {
@@ -313,10 +403,10 @@ where
 }
 
 async fn write<S>(
-    sink: &mut SplitSink<WebSocketStream<S>, WsMessage>,
+    sink: &mut SplitSink<WebSocketStream<Counted<S>>, WsMessage>,
     mut orders: mpsc::Receiver<Box<Order>>,
     pong: &tokio::sync::Notify,
-    heard: &AtomicI64,
+    pulse: &Pulse,
     heartbeat: Duration,
 ) -> Ended
 where
@@ -335,10 +425,11 @@ where
             () = tokio::time::sleep_until(next) => {
                 let quiet = jittered(heartbeat);
                 // Of two that would ask each other at the same pace, one is enough: its question is a sign of life, and
-                // the answer to it another. A clock that was set makes one heartbeat too many.
-                let heard_ago = Duration::from_millis(u64::try_from(wall_ms() - heard.load(Ordering::Relaxed)).unwrap_or(u64::MAX));
-                if heard_ago < quiet {
-                    next = Instant::now() + (quiet - heard_ago);
+                // the answer to it another. Only what was said to its end counts: who is still saying something long
+                // can't ask, and is to hear of us meanwhile.
+                let due = pulse.last_whole() + quiet;
+                if due > Instant::now() {
+                    next = due;
                     continue;
                 }
                 next = Instant::now() + quiet;
@@ -384,4 +475,51 @@ pub fn random<const N: usize>() -> [u8; N] {
 pub fn wall_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    use super::*;
+
+    const DEAD_AFTER: Duration = Duration::from_millis(600);
+
+    /// A master's end of a link, and the bare connection to it.
+    async fn link() -> (tokio::io::DuplexStream, tokio::task::JoinHandle<Ended>) {
+        let (peer, ours) = tokio::io::duplex(1 << 16);
+        let socket = WebSocketStream::from_raw_socket(Counted::new(ours), Role::Server, Some(config())).await;
+        let timing =
+            Timing { heartbeat: Duration::from_secs(3600), dead_after: DEAD_AFTER, ..Timing::default() };
+        let ended = tokio::spawn(async move {
+            let (_settle, settled) = tokio::sync::watch::channel(true);
+            let mut kept = None;
+            run(socket, timing, settled, |_| async { Ok(()) }, |outbox| kept = Some(outbox)).await
+        });
+        (peer, ended)
+    }
+
+    #[tokio::test]
+    async fn a_message_that_takes_long_to_come_is_a_sign_of_life() {
+        let (mut peer, ended) = link().await;
+        let ping = wire::encode(&Frame { session: Session(0), message: Message::Ping, signature: None });
+        // Binary, final, masked with zeros (RFC 6455, section 5.2).
+        let mut bytes = vec![0x82, 0x80 | u8::try_from(ping.len()).unwrap(), 0, 0, 0, 0];
+        bytes.extend(ping);
+        let begun = Instant::now();
+        for byte in bytes {
+            peer.write_all(&[byte]).await.unwrap();
+            // How slow the peer is: all of it takes longer than a silence may, no byte does.
+            tokio::time::sleep(DEAD_AFTER / 4).await;
+        }
+        assert!(begun.elapsed() > DEAD_AFTER);
+        let mut pong = [0; 2];
+        peer.read_exact(&mut pong).await.unwrap();
+        assert_eq!(pong[0], 0x82, "an answer, and no close");
+        assert_eq!(
+            ended.await.unwrap(),
+            Ended::ByUs(CloseCode::Silent, "nothing was heard for too long".to_owned())
+        );
+    }
 }

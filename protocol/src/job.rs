@@ -352,18 +352,13 @@ fn look_up(state: State, event: Event) -> Turn {
             },
             MachinePaused => match state {
                 Stopping => Never(STOPPING),
-                Paused => Same,
                 _ => To(Paused),
             },
             MachineResumed => match state {
                 Stopping => Never(STOPPING),
-                Running => Same,
                 _ => To(Running),
             },
-            StopBegan => match state {
-                Stopping => Same,
-                _ => To(Stopping),
-            },
+            StopBegan => To(Stopping),
             StopRefused { paused } => match state {
                 Stopping if paused => To(Paused),
                 Stopping => To(Running),

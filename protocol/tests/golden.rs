@@ -256,6 +256,16 @@ fn every_message_has_its_bytes() {
     );
 }
 
+const ATTENTIONS: [Attention; 5] = [
+    Attention::StoreReplaced,
+    Attention::StoreRolledBack,
+    Attention::Moved,
+    Attention::Fault,
+    Attention::MemoryGap,
+];
+
+const SOURCES: [Source; 4] = [Source::Remote, Source::Local, Source::Slave, Source::Machine];
+
 #[test]
 fn the_words_of_each_list_keep_their_numbers() {
     let mut text = String::new();
@@ -265,6 +275,12 @@ fn the_words_of_each_list_keep_their_numbers() {
     list("Activity", Activity::ALL.iter().map(|word| word.name()).collect());
     list("Verdict", Verdict::ALL.iter().map(|word| word.name()).collect());
     list("ReasonCode", ReasonCode::ALL.iter().map(|word| word.name()).collect());
+    list("Attention", ATTENTIONS.iter().map(|word| word.name()).collect());
+    list("Source", SOURCES.iter().map(|word| word.name()).collect());
+    list("Flags", Flags(u16::MAX).names().collect());
+    for (number, name) in Flags(u16::MAX).names().enumerate() {
+        assert_eq!(Flags(1 << number).names().collect::<Vec<_>>(), [name]);
+    }
     for (number, code) in CloseCode::ALL.iter().enumerate() {
         assert_eq!(usize::from(wire::encode(code)[0]), number);
         assert_eq!(CloseCode::from_number(code.number()), Some(*code));
@@ -310,4 +326,70 @@ fn bytes_that_are_not_exactly_one_message_are_refused() {
     let huge = [0, 0, 0, 0, 0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     assert!(decode(&huge).is_err());
     assert_eq!(wire::decode::<Frame>(&bytes, 10), Err(WireError::TooLarge { size: bytes.len(), limit: 10 }));
+}
+
+#[test]
+fn each_flag_is_a_bit_of_its_own() {
+    let flags = [
+        (Flags::OVERDUE, 1, "overdue"),
+        (Flags::CANCEL_TOO_LATE, 2, "cancel_too_late"),
+        (Flags::DUPLICATE, 4, "duplicate"),
+        (Flags::ADOPTED, 8, "adopted"),
+        (Flags::LATE_RESULT, 16, "late_result"),
+        (Flags::MISSED_START, 32, "missed_start"),
+        (Flags::INTERRUPTED, 64, "interrupted"),
+    ];
+    for (flag, bit, name) in flags {
+        assert_eq!(flag, Flags(bit));
+        assert_eq!(format!("{flag:?}"), format!("{{\"{name}\"}}"));
+    }
+}
+
+#[test]
+fn a_word_is_found_by_its_name_and_nothing_else_is() {
+    assert!(State::ALL.iter().all(|word| State::from_name(word.name()) == Some(*word)));
+    assert!(Mode::ALL.iter().all(|word| Mode::from_name(word.name()) == Some(*word)));
+    for name in ["", "Queued", "nothing"] {
+        assert_eq!((State::from_name(name), Mode::from_name(name)), (None, None));
+    }
+    // Each number stands for one code, and each attention says what to do about it.
+    for attention in ATTENTIONS {
+        assert!(attention.advice().contains("`clear`"), "{attention:?}");
+    }
+}
+
+#[test]
+fn a_key_is_shown_by_its_first_sixteen_digits() {
+    let mut key = [0; 32];
+    key[..9].copy_from_slice(&[0xab, 1, 2, 3, 4, 5, 6, 0xf0, 9]);
+    let key = SlaveKey(key);
+    assert_eq!(key.fingerprint(), "ab010203040506f0");
+    assert_eq!(format!("{key:?}"), "ab010203040506f0");
+}
+
+#[test]
+fn a_message_may_be_as_large_as_the_limit_and_no_larger() {
+    let bytes = wire::encode(&frame("ping", Message::Ping));
+    assert!(wire::decode::<Frame>(&bytes, bytes.len()).is_ok());
+    let one_less = bytes.len() - 1;
+    assert_eq!(
+        wire::decode::<Frame>(&bytes, one_less),
+        Err(WireError::TooLarge { size: bytes.len(), limit: one_less })
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_told_in_one_line_with_a_reason() {
+    let Err(WireError::Malformed(why)) = wire::decode::<Frame>(&[0, 99], 100) else {
+        panic!("it is no frame")
+    };
+    assert!(!why.trim().is_empty() && !why.contains('\n') && why != "it makes no sense", "{why:?}");
+}
+
+#[test]
+fn a_moment_is_shown_in_milliseconds() {
+    assert_eq!(Time(1_500).to_string(), "1500 ms");
+    assert_eq!(Time(1_500).since(Time(500)), Millis(1_000));
+    assert_eq!(Time(500).since(Time(1_500)), Millis(0));
+    assert_eq!(Millis::seconds(3), Millis(3_000));
 }

@@ -2,12 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use reloop_protocol::id::{Attempt, JobId, OrderId, ReportSeq, Run, SlaveKey, WishRev};
+use reloop_protocol::id::{
+    Attempt, BootId, Commit, Epoch, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, StoreId,
+    WishRev,
+};
 use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::limits::{self, TEXT_BYTES};
 use reloop_protocol::master::{Earlier, Job, JobEvent, Order, Retry};
-use reloop_protocol::message::{Flags, Message, Outcome, Reason, ReasonCode, Report, Source};
-use reloop_protocol::spec::{OnOverdue, SPEC_BYTES, Spec, StartRule};
+use reloop_protocol::message::{
+    Activity, Bond, CloseCode, Conduct, Declined, Flags, Hello, MachineReport, Message, Mode, Outcome,
+    Reason, ReasonCode, Record, Refuse, Report, Row, Ruling, Settled, Source, Tell, Versions, Welcome,
+};
+use reloop_protocol::reconcile::Verdict;
+use reloop_protocol::slave;
+use reloop_protocol::spec::{Desired, OnOverdue, SPEC_BYTES, Spec, StartRule, Want};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire;
 
@@ -90,4 +98,232 @@ fn what_says_more_than_it_may_is_refused() {
     assert!(limits::check(&Message::Report(report(TEXT_BYTES + 1))).is_err());
     let masters_word = Report { state: State::Lost, ..report(1) };
     assert!(limits::check(&Message::Report(masters_word)).is_err());
+}
+
+fn settled() -> Settled {
+    Settled { session: Session(1), reports: vec![], records: vec![], declined: vec![], machine: machine(0) }
+}
+
+fn machine(rev: u32) -> MachineReport {
+    MachineReport {
+        activity: Activity::Idle,
+        unloading: None,
+        attention: None,
+        uncertain: None,
+        local_lock: false,
+        conduct: conduct(rev),
+    }
+}
+
+fn conduct(rev: u32) -> Conduct {
+    Conduct { rev: WishRev(rev), mode: Mode::Production }
+}
+
+fn bond(epoch: u32, commit: u64) -> Bond {
+    Bond { master: MasterId([3; 16]), epoch: Epoch(epoch), commit: Commit(commit) }
+}
+
+fn row(attempt: u32, rev: u32) -> Row {
+    Row {
+        job: JobId([1; 16]),
+        attempt: Attempt(attempt),
+        rev: WishRev(rev),
+        seq: ReportSeq { start: 1, count: 1 },
+        state: State::Running,
+        progress: None,
+    }
+}
+
+fn hello() -> Hello {
+    Hello {
+        protocol: Versions { oldest: 1, newest: 1 },
+        key: SlaveKey([4; 32]),
+        name: "mill-3".to_owned(),
+        agent: "0.1.0".to_owned(),
+        bond: None,
+        token: None,
+        store: StoreId([5; 16]),
+        boot: BootId([6; 16]),
+        session: Session(9),
+        clock: Time(0),
+        machine: machine(0),
+        programs: vec![],
+        labels: BTreeMap::new(),
+        capacity: 4,
+        rows: vec![],
+        ring: vec![],
+    }
+}
+
+fn spec(params: usize) -> Spec {
+    let spec = Spec {
+        order: OrderId([2; 16]),
+        name: None,
+        program: "mill".to_owned(),
+        params: BTreeMap::new(),
+        max_runtime: None,
+        on_overdue: OnOverdue::Flag,
+        on_interrupt: OnInterrupt::Hold,
+    };
+    Spec { params: BTreeMap::from([("p".to_owned(), "x".repeat(params))]), ..spec }
+}
+
+/// The work that is as large as it may be, and so much larger.
+fn work(more: usize) -> Spec {
+    let most = (0..=SPEC_BYTES).rev().find(|params| spec(*params).size() <= SPEC_BYTES).unwrap();
+    spec(most + more)
+}
+
+fn declined(text: usize) -> Declined {
+    Declined {
+        job: JobId([1; 16]),
+        attempt: Attempt(1),
+        rev: WishRev(1),
+        reason: Reason::new(ReasonCode::AtCapacity, "x".repeat(text)),
+        for_good: false,
+    }
+}
+
+fn want(attempt: u32, rev: u32) -> Want {
+    Want {
+        job: JobId([1; 16]),
+        attempt: Attempt(attempt),
+        rev: WishRev(rev),
+        digest: spec(1).digest(),
+        spec: None,
+        desired: Desired::Run,
+        start: StartRule::default(),
+    }
+}
+
+fn welcome(bond: Bond, conduct: Conduct, want: Want) -> Message {
+    let ruling = Ruling {
+        job: want.job,
+        attempt: want.attempt,
+        verdict: Verdict::Cancel,
+        tell: Tell::Nothing,
+        want: Some(want),
+    };
+    Message::Welcome(Welcome { protocol: 1, session: Session(1), bond, conduct, rulings: vec![ruling] })
+}
+
+/// What a message says at most, one by one: given 0 it says just as much as it may, given 1 a little more.
+type Most = (&'static str, fn(usize) -> Message);
+
+const MOST: [Most; 33] = [
+    ("name", |more| hello_with(|hello| hello.name = "n".repeat(limits::NAME_BYTES + more))),
+    ("agent", |more| hello_with(|hello| hello.agent = "a".repeat(limits::AGENT_BYTES + more))),
+    ("programs", |more| {
+        // Each takes a byte more than its name.
+        let text = "p".repeat(limits::LIST_BYTES / 4 - 1);
+        hello_with(|hello| {
+            hello.programs = vec![text.clone(), text.clone(), text.clone(), text + &"p".repeat(more)]
+        })
+    }),
+    ("labels", |more| {
+        // Each takes two bytes more than its name and its value.
+        let value = "v".repeat(limits::LIST_BYTES / 2 - 3);
+        let second = value.clone() + &"v".repeat(more);
+        hello_with(|hello| hello.labels = BTreeMap::from([("a".to_owned(), value), ("b".to_owned(), second)]))
+    }),
+    ("rows", |more| hello_with(|hello| hello.rows = vec![row(1, 1); limits::ROWS + more])),
+    ("ring", |more| hello_with(|hello| hello.ring = vec![row(1, 1); limits::ROWS + more])),
+    ("a row's attempt", |more| hello_with(|hello| hello.rows = vec![row(count(more), 1)])),
+    ("a row's wish", |more| hello_with(|hello| hello.rows = vec![row(1, count(more))])),
+    ("an attempt of the ring", |more| hello_with(|hello| hello.ring = vec![row(count(more), 1)])),
+    ("a wish of the ring", |more| hello_with(|hello| hello.ring = vec![row(1, count(more))])),
+    ("a bond's epoch", |more| hello_with(|hello| hello.bond = Some(bond(count(more), 1)))),
+    ("a bond's commit", |more| hello_with(|hello| hello.bond = Some(bond(1, limits::COMMITS + more as u64)))),
+    ("a hello's conduct", |more| hello_with(|hello| hello.machine = machine(count(more)))),
+    ("settled reports", |more| settled_with(|one| one.reports = vec![report(1); 3 * limits::ROWS + more])),
+    ("settled jobs of all kinds", |more| {
+        settled_with(|one| {
+            one.reports = vec![report(1); limits::ROWS];
+            one.records = vec![record(1, 1); limits::ROWS];
+            one.declined = vec![declined(1); limits::ROWS + more];
+        })
+    }),
+    ("a settled report", |more| settled_with(|one| one.reports = vec![report(TEXT_BYTES + more)])),
+    ("a settled record's report", |more| {
+        settled_with(|one| one.records = vec![record(1, TEXT_BYTES + more)])
+    }),
+    ("a settled record's work", |more| {
+        settled_with(|one| one.records = vec![Record { spec: work(more), ..record(1, 1) }])
+    }),
+    ("a settled reason", |more| settled_with(|one| one.declined = vec![declined(TEXT_BYTES + more)])),
+    ("a settled machine", |more| settled_with(|one| one.machine = machine(count(more)))),
+    ("a reason", |more| Message::Declined(declined(TEXT_BYTES + more))),
+    ("a refusal", |more| {
+        let text = "x".repeat(TEXT_BYTES + more);
+        Message::Refuse(Refuse { code: CloseCode::NotEnrolled, text, retry_after_ms: None })
+    }),
+    ("a welcome's epoch", |more| welcome(bond(count(more), 1), conduct(1), want(1, 1))),
+    ("a welcome's conduct", |more| welcome(bond(1, 1), conduct(count(more)), want(1, 1))),
+    ("a welcome's wish", |more| welcome(bond(1, 1), conduct(1), want(1, count(more)))),
+    ("a machine's conduct", |more| Message::Machine(machine(count(more)))),
+    ("a conduct", |more| Message::Conduct(conduct(count(more)))),
+    ("a wish", |more| Message::Want(want(1, count(more)))),
+    ("a wish's attempt", |more| Message::Want(want(count(more), 1))),
+    ("a report's attempt", |more| Message::Report(Report { attempt: Attempt(count(more)), ..report(1) })),
+    ("a report's wish", |more| Message::Report(Report { rev: WishRev(count(more)), ..report(1) })),
+    ("a report's note", |more| {
+        Message::Report(Report { note: Some("x".repeat(TEXT_BYTES + more)), ..report(1) })
+    }),
+    ("an outcome", |more| {
+        let outcome = Outcome { exit_code: None, signal: None, text: "x".repeat(TEXT_BYTES + more) };
+        Message::Report(Report { outcome: Some(outcome), ..report(1) })
+    }),
+];
+
+fn count(more: usize) -> u32 {
+    limits::COUNT + u32::try_from(more).unwrap()
+}
+
+fn record(params: usize, text: usize) -> Record {
+    Record { spec: spec(params), start: StartRule::default(), report: report(text) }
+}
+
+fn hello_with(change: impl FnOnce(&mut Hello)) -> Message {
+    let mut hello = hello();
+    change(&mut hello);
+    Message::Hello(Box::new(hello))
+}
+
+fn settled_with(change: impl FnOnce(&mut Settled)) -> Message {
+    let mut settled = settled();
+    change(&mut settled);
+    Message::Settled(settled)
+}
+
+#[test]
+fn as_much_as_is_allowed_is_taken_and_a_little_more_is_refused() {
+    for (name, message) in MOST {
+        assert_eq!(limits::check(&message(0)), Ok(()), "{name}");
+        assert!(limits::check(&message(1)).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_name_that_could_be_more_than_a_name_is_refused() {
+    for name in ["a", "mill-3", "mill_3.b", "0"] {
+        assert_eq!(limits::check(&hello_with(|hello| hello.name = name.to_owned())), Ok(()), "{name}");
+    }
+    for name in ["", "Mill", "mill 3", "mill/3", "mill\n", "mühle", "<b>"] {
+        assert!(limits::check(&hello_with(|hello| hello.name = name.to_owned())).is_err(), "{name}");
+    }
+}
+
+/// They are part of what nodes agree on: a peer of another version counts on them.
+#[test]
+fn the_limits_are_those_that_the_protocol_states() {
+    assert_eq!(limits::LIST_BYTES, 16_384);
+    assert_eq!(limits::COUNT, 2_147_483_647);
+    assert_eq!(limits::COMMITS, 9_223_372_036_854_775_807);
+    assert_eq!(limits::LOG_BYTES, 65_536);
+    assert_eq!(limits::RECORD_BYTES, 65_531);
+    assert_eq!(SPEC_BYTES, 32_768);
+    assert_eq!(wire::MAX_MESSAGE, 262_144);
+    assert_eq!(wire::MAX_HANDSHAKE, 65_536);
+    assert_eq!(slave::HELD_BYTES, 131_072);
+    assert_eq!(slave::RING_BYTES, 65_536);
 }

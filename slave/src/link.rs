@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use reloop_node::link::{self, Ended, Outbox, Timing, random};
+use reloop_node::link::{self, Counted, Ended, Outbox, Timing, random};
 use reloop_protocol::handshake;
 use reloop_protocol::message::{CloseCode, Message};
 use reloop_protocol::slave::LinkId;
@@ -61,7 +61,7 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// A connection on which nothing was said yet.
-pub type Socket = WebSocketStream<Box<dyn Stream>>;
+pub type Socket = WebSocketStream<Counted<Box<dyn Stream>>>;
 
 /// How to reach the master.
 pub struct Dialer {
@@ -186,7 +186,7 @@ impl Dialer {
             }
         };
         let request = ClientRequestBuilder::new(self.uri.clone()).with_sub_protocol(SUBPROTOCOL);
-        match client_async_with_config(request, stream, Some(link::config())).await {
+        match client_async_with_config(request, Counted::new(stream), Some(link::config())).await {
             Ok((socket, _)) => Ok(socket),
             Err(error) => {
                 let (why, retry_after) = refusal(error);

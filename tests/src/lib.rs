@@ -20,6 +20,7 @@ pub mod disk;
 pub mod docs;
 pub mod fuzz;
 pub mod model;
+pub mod mutants;
 pub mod nginx;
 pub mod peer;
 pub mod process;

@@ -3,11 +3,17 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use regex::Regex;
 use reloop_tests::breaks::{self, Break, run};
 use reloop_tests::daemon::workspace;
+use reloop_tests::mutants::report::{Fates, page};
+use reloop_tests::mutants::run::{Fate, Plan, Until};
+use reloop_tests::mutants::{self, Mutant, copy};
 use reloop_tests::simulation::hunt::Hunt;
 use reloop_tests::simulation::{self, file, hunt};
 use reloop_tests::{bench, demo, model, store_load};
@@ -115,6 +121,35 @@ enum Verb {
     /// Can the tests fail? Breaks rules on purpose, one after the other, in a doctored copy of the workspace, and tells
     /// which tests notice. Exit 1 if a break survives.
     Breaks(Breaks),
+    /// Can the tests fail? Tries every mutant of the rules that cargo-mutants knows, in a doctored copy of them, and prints
+    /// the page docs/mutants.md. Exit 1 if too few are noticed, or if one survives that is not explained.
+    Mutants(Mutants),
+}
+
+/// Which mutants to try.
+#[derive(clap::Args)]
+struct Mutants {
+    /// Only every nth, beginning with the kth: `k/n`.
+    #[arg(long)]
+    shard: Option<String>,
+    /// Only those whose name matches this regular expression.
+    #[arg(long)]
+    only: Option<Regex>,
+    /// Say what there is, and run nothing.
+    #[arg(long)]
+    list: bool,
+    /// Only those that have not been noticed so far; what was found earlier is kept.
+    #[arg(long)]
+    again: bool,
+    /// Try no more than this: each stage takes much longer than the one before.
+    #[arg(long, value_enum, default_value_t = Until::Model)]
+    until: Until,
+    /// Print the page from what is known, and run nothing.
+    #[arg(long)]
+    report: bool,
+    /// Where the page goes; only a whole run writes it.
+    #[arg(long, default_value = "docs/mutants.md")]
+    page: PathBuf,
 }
 
 /// What of the breaks to run.
@@ -154,6 +189,7 @@ fn main() -> ExitCode {
         Verb::Bench { names, size, rounds, keep, .. } => {
             report(bench::run(&names, size, rounds, keep).map(|()| true))
         }
+        Verb::Mutants(mutants) => report(mutants.run().map_err(anyhow::Error::msg)),
         Verb::Breaks(breaks) => report(breaks.run().map_err(anyhow::Error::msg)),
         Verb::Model { list: true, .. } => model::list(),
         Verb::Model { name, faults, deeds, shortest, threads, list: false } => {
@@ -225,6 +261,81 @@ impl Breaks {
             println!("{survived} times of {} a break was not noticed", rows.len());
         }
         Ok(survived == 0)
+    }
+}
+
+/// What earlier runs have found.
+const FATES: &str = "target/mutants/fates.json";
+
+impl Mutants {
+    /// Whether enough were noticed, and the others are explained.
+    fn run(self) -> Result<bool, String> {
+        let all = mutants::list(workspace())?;
+        let mut chosen = self.chosen(&all)?;
+        if self.list {
+            chosen.iter().for_each(|one| println!("{:>4} {}", one.piece.number, one.name));
+            return Ok(true);
+        }
+        let path = workspace().join(FATES);
+        let about = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let old: Fates = match std::fs::read(&path) {
+            Ok(bytes) if self.again || self.report => {
+                serde_json::from_slice(&bytes).map_err(|e| about(&e))?
+            }
+            Ok(_) | Err(_) => Fates::new(),
+        };
+        let whole = chosen.len() == all.len();
+        if self.again {
+            chosen.retain(|one| matches!(old.get(&one.name), None | Some(Fate::Survived { .. })));
+        }
+        let fates = Mutex::new(old);
+        if !self.report {
+            let prepared = copy::prepare(workspace(), &all, self.until >= Until::Model)?;
+            let left = AtomicUsize::new(chosen.len());
+            let told = |one: &Mutant, fate: &Fate| {
+                let left = left.fetch_sub(1, Ordering::Relaxed) - 1;
+                println!("{left:>4} left: {} {fate:?}", one.name);
+                let mut fates = fates.lock().expect("no worker panics with it");
+                fates.insert(one.name.clone(), fate.clone());
+                // So that `--again` goes on where a run was ended.
+                if let Ok(bytes) = serde_json::to_vec(&*fates) {
+                    drop(std::fs::write(&path, bytes));
+                }
+            };
+            let plan = Plan { until: self.until };
+            mutants::run::run(workspace(), &prepared, &chosen, plan, told)?;
+        }
+        let fates = fates.into_inner().expect("no worker panics with it");
+        let bytes = serde_json::to_vec(&fates).map_err(|e| about(&e))?;
+        std::fs::write(&path, bytes).map_err(|e| about(&e))?;
+        if !whole {
+            let survived = |one: &&Mutant| matches!(fates.get(&one.name), Some(Fate::Survived { .. }));
+            let survived: Vec<_> = chosen.iter().filter(survived).collect();
+            println!("\n{} of {} survived", survived.len(), chosen.len());
+            survived.iter().for_each(|one| println!("{}", one.name));
+            return Ok(survived.is_empty());
+        }
+        let (text, wrong) = page(&all, &fates, mutants::EXPLAINED);
+        let place = workspace().join(&self.page);
+        std::fs::write(&place, &text).map_err(|e| format!("{}: {e}", place.display()))?;
+        println!("\n{text}");
+        wrong.iter().for_each(|wrong| println!("{wrong}"));
+        Ok(wrong.is_empty())
+    }
+
+    fn chosen(&self, all: &[Mutant]) -> Result<Vec<Mutant>, String> {
+        let shard = self.shard.as_deref().map(|text| {
+            let (k, n) = text.split_once('/')?;
+            let (k, n): (usize, usize) = (k.parse().ok()?, n.parse().ok()?);
+            (k < n).then_some((k, n))
+        });
+        let (k, n) = match shard {
+            None => (0, 1),
+            Some(Some(shard)) => shard,
+            Some(None) => return Err("a shard is k/n with k from 0 to n - 1".to_owned()),
+        };
+        let named = |one: &&Mutant| self.only.as_ref().is_none_or(|only| only.is_match(&one.name));
+        Ok(all.iter().filter(|one| one.piece.number % n == k).filter(named).cloned().collect())
     }
 }
 

@@ -25,7 +25,7 @@ use reloop_protocol::master::{
 };
 use reloop_protocol::message::{CloseCode, Flags, Message, ReasonCode, Report};
 use reloop_protocol::slave::{self, LinkId, Local, Now, Release, RunKey, Settings, Slave};
-use reloop_protocol::spec::{Desired, Gate, Late, OnOverdue, Spec, StartRule};
+use reloop_protocol::spec::{CancelMode, Desired, Gate, Late, OnOverdue, Spec, StartRule};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire;
 
@@ -593,7 +593,7 @@ impl World {
         self.ledger.masters_forgot = true;
         self.ledger.acknowledged.retain(|order| disk.orders.contains_key(order));
         let canceled = |job: &master::Job| job.state.is_ended() || matches!(job.desired, Desired::Cancel(_));
-        self.ledger.canceled.retain(|job| disk.jobs.get(job).is_some_and(canceled));
+        self.ledger.canceled.retain(|job, _| disk.jobs.get(job).is_some_and(canceled));
         // By the master's book they are at their slaves, which were told to forget them, or gave them back.
         let boxes = &self.boxes;
         let remembered = |job: &master::Job, holder: SlaveKey| {
@@ -1366,12 +1366,19 @@ impl World {
         let in_time = |told: &[(JobId, Delivery)]| told.iter().any(|(_, told)| *told != Delivery::TooLate);
         if matches!(&answer, Some(Answer::Taken(told)) if in_time(told)) {
             let refused = |held: &Station| held.machine.went_on.iter().any(|work| work.job == job);
+            let begun = |held: &Station| held.machine.begun.keys().any(|work| work.job == job);
+            let is_over = match self.ledger.canceled.get(&job) {
+                Some(CancelMode::IfNotStarted) => self.boxes.iter().any(begun),
+                Some(CancelMode::SafePoint | CancelMode::Now) => self.boxes.iter().any(refused),
+                None => false,
+            };
             match command {
-                JobCommand::Cancel(_) => drop(self.ledger.canceled.insert(job)),
-                // Whoever lets a job go on whose machine has refused to stop has given the cancel up.
-                JobCommand::Pause | JobCommand::Resume if self.boxes.iter().any(refused) => {
-                    self.ledger.canceled.remove(&job);
+                JobCommand::Cancel(mode) => {
+                    let hardest = self.ledger.canceled.entry(job).or_insert(mode);
+                    *hardest = mode.max(*hardest);
                 }
+                // Whoever lets a job go on that could not be stopped has given the cancel up.
+                JobCommand::Pause | JobCommand::Resume if is_over => drop(self.ledger.canceled.remove(&job)),
                 _ => {}
             }
         }
@@ -1555,7 +1562,7 @@ impl World {
             let how = format!("{id}: the master never learned that attempt {attempt} was {:?}", ended.state);
             return self.violate(Invariant::OutcomeKept, how);
         }
-        if self.ledger.canceled.contains(&id)
+        if self.ledger.canceled.contains_key(&id)
             && !self.ledger.given_away.contains(&id)
             && !self.ledger.torn.contains(&id)
             && job.state == State::Succeeded

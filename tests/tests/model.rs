@@ -12,7 +12,7 @@ use stateright::Model;
 const PINNED: [(&str, usize); 8] = [
     ("one-job", 80_889),
     ("one-job-broken-twice", 24_266),
-    ("restartable", 46_510),
+    ("restartable", 47_400),
     ("two-jobs", 18_170),
     ("two-slaves", 101_216),
     ("late-frames", 24_990),

@@ -145,7 +145,10 @@ fn higher_priority_goes_first_and_idle_slaves_before_busy_ones() {
         jobs.iter().map(|job| world.state(*job)).collect::<Vec<_>>(),
         [State::Running, State::Running]
     );
-    let lows = [world.order("mill"), world.order("mill")].map(|order| world.place(order));
+    let lows = [(); 4].map(|()| {
+        let order = world.order("mill");
+        world.place(order)
+    });
     let mut high = world.order("mill");
     high.start.priority = 5;
     let high = world.place(high);
@@ -156,11 +159,27 @@ fn higher_priority_goes_first_and_idle_slaves_before_busy_ones() {
         1,
         "two slaves, and one has the high one"
     );
-    world.pass(12_000);
+    world.pass(36_000);
     assert_eq!(world.state(high), State::Succeeded);
-    assert_eq!(lows.iter().map(|job| world.begun(*job)).sum::<u32>(), 2);
+    assert_eq!(lows.map(|job| (world.state(job), world.begun(job))), [(State::Succeeded, 1); 4]);
+}
+
+#[test]
+fn what_is_given_back_as_asked_begins_at_the_slave_that_falls_idle() {
+    let mut world = World::new(2);
+    let orders = [(); 5].map(|()| world.order("mill"));
+    let mut jobs = Vec::new();
+    for (number, mut order) in orders.into_iter().enumerate() {
+        if number == 2 {
+            world.settle();
+        }
+        if number == 4 {
+            order.start.priority = 5;
+        }
+        jobs.push(world.place(order));
+    }
     world.pass(12_000);
-    assert_eq!(lows.map(|job| world.state(job)), [State::Succeeded; 2]);
+    assert_eq!(jobs[2..].iter().map(|job| world.begun(*job)).sum::<u32>(), 2, "no slave stands idle");
 }
 
 #[test]

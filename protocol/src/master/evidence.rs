@@ -104,8 +104,9 @@ impl Rules {
             let newest = seen.entry(job).or_insert(attempt);
             *newest = attempt.max(*newest);
         };
-        hello.rows.iter().chain(&hello.ring).for_each(|row| saw(row.job, row.attempt));
         // What a memory that went back in time says of jobs that are not there is as old as it is.
+        let ring = if store == Store::RolledBack { &[] } else { hello.ring.as_slice() };
+        hello.rows.iter().chain(ring).for_each(|row| saw(row.job, row.attempt));
         let kept = |report: &Report| hello.rows.iter().any(|row| row.job == report.job);
         let reports: Vec<_> =
             reports.into_iter().filter(|report| store != Store::RolledBack || kept(report)).collect();
@@ -468,6 +469,10 @@ impl Rules {
         if newer.is_started() {
             let text = if said.is_ended() {
                 format!("attempt {attempt} succeeded elsewhere: cancel this one if it is not needed")
+            } else if said == State::Paused {
+                format!(
+                    "attempt {attempt} is paused elsewhere: `reloop-slave resume` or `stop` at that machine"
+                )
             } else {
                 format!("attempt {attempt} runs elsewhere too: both finish unless somebody cancels one")
             };

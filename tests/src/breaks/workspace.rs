@@ -34,8 +34,8 @@ const ADAPTED: [(&str, &str, &str); 2] = [
 /// A copy and where it is built.
 #[derive(Debug, Clone)]
 pub struct Doctored {
-    root: PathBuf,
-    target: PathBuf,
+    pub(crate) root: PathBuf,
+    pub(crate) target: PathBuf,
 }
 
 /// A program that was built: its name and where it is.
@@ -46,29 +46,8 @@ pub type Programs = BTreeMap<String, PathBuf>;
 /// # Errors
 /// A rotten list, or a file that cannot be read or written.
 pub fn rules(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
-    let copy = Doctored::new(workspace, "rules");
-    let mut files = BTreeMap::new();
-    let mut take = |from: &str| collect(workspace, Path::new(from), &mut files);
-    take("Cargo.lock")?;
-    take("protocol")?;
-    for module in WORLD {
-        take(&format!("tests/src/{module}.rs"))?;
-        take(&format!("tests/src/{module}"))?;
-    }
-    for program in super::RULE_TESTS {
-        take(&format!("tests/tests/{program}.rs"))?;
-        take(&format!("tests/tests/{program}"))?;
-    }
-    take("tests/src/breaks/hunt.rs")?;
-    let mut texts = read(workspace, files)?;
-    let members = fs::read_to_string(workspace.join("Cargo.toml"))?;
-    texts.insert("Cargo.toml".into(), smaller(&members));
-    texts.insert("tests/Cargo.toml".into(), RULES_MANIFEST.to_owned());
-    texts.insert("tests/src/lib.rs".into(), rules_lib());
-    texts.insert("tests/src/main.rs".into(), HUNT_MAIN.to_owned());
-    if let Some(hunt) = texts.remove("tests/src/breaks/hunt.rs") {
-        texts.insert("tests/src/hunt.rs".into(), hunt);
-    }
+    let copy = Doctored::new(workspace, "breaks", "rules");
+    let mut texts = slim(workspace, &WORLD, &super::RULE_TESTS)?;
     if let Some(manifest) = texts.get_mut("protocol/Cargo.toml") {
         *manifest = without_section(manifest, "[dev-dependencies]");
     }
@@ -78,12 +57,42 @@ pub fn rules(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
     Ok(copy)
 }
 
+/// A workspace of the rules, of these modules of this crate and of these of its tests, with the program that hunts.
+/// Nothing in it is doctored yet.
+pub(crate) fn slim(workspace: &Path, modules: &[&str], programs: &[&str]) -> io::Result<Texts> {
+    let mut files = BTreeMap::new();
+    let mut take = |from: &str| collect(workspace, Path::new(from), &mut files);
+    take("Cargo.lock")?;
+    take("protocol")?;
+    for module in modules {
+        take(&format!("tests/src/{module}.rs"))?;
+        take(&format!("tests/src/{module}"))?;
+    }
+    for program in programs {
+        take(&format!("tests/tests/{program}.rs"))?;
+        take(&format!("tests/tests/{program}"))?;
+    }
+    take("tests/src/breaks/hunt.rs")?;
+    let mut texts = read(workspace, files)?;
+    let members = fs::read_to_string(workspace.join("Cargo.toml"))?;
+    texts.insert("Cargo.toml".into(), smaller(&members));
+    texts.insert("node/Cargo.toml".into(), NODE_MANIFEST.to_owned());
+    texts.insert("node/src/lib.rs".into(), node_lib());
+    texts.insert("tests/Cargo.toml".into(), RULES_MANIFEST.to_owned());
+    texts.insert("tests/src/lib.rs".into(), rules_lib(modules));
+    texts.insert("tests/src/main.rs".into(), HUNT_MAIN.to_owned());
+    if let Some(hunt) = texts.remove("tests/src/breaks/hunt.rs") {
+        texts.insert("tests/src/hunt.rs".into(), hunt);
+    }
+    Ok(texts)
+}
+
 /// The copy of everything.
 ///
 /// # Errors
 /// A rotten list, or a file that cannot be read or written.
 pub fn whole(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
-    let copy = Doctored::new(workspace, "whole");
+    let copy = Doctored::new(workspace, "breaks", "whole");
     let mut files = BTreeMap::new();
     collect(workspace, Path::new(""), &mut files)?;
     let mut texts = read(workspace, files)?;
@@ -110,7 +119,7 @@ pub(super) const ALL: [&[Break]; 0] = [];
 ";
 
 /// Files by their path from the root; what is not UTF-8 is not source, and is left out.
-type Texts = BTreeMap<String, String>;
+pub(crate) type Texts = BTreeMap<String, String>;
 
 fn doctor(texts: &mut Texts, breaks: &[Break]) -> io::Result<()> {
     for (file, text) in texts.iter_mut() {
@@ -155,10 +164,10 @@ fn read(workspace: &Path, files: BTreeMap<String, PathBuf>) -> io::Result<Texts>
     Ok(texts)
 }
 
-/// The workspace's manifest with two members, and without those among its dependencies that are not there.
+/// The workspace's manifest with three members, and without those among its dependencies that are not there.
 fn smaller(manifest: &str) -> String {
     let line = |line: &str| match line {
-        _ if line.starts_with("members = ") => "members = [\"protocol\", \"tests\"]".to_owned(),
+        _ if line.starts_with("members = ") => "members = [\"protocol\", \"node\", \"tests\"]".to_owned(),
         _ => line.to_owned(),
     };
     manifest.lines().map(|text| line(text) + "\n").collect()
@@ -192,13 +201,31 @@ test = false
 
 [dependencies]
 anyhow.workspace = true
+reloop-node.workspace = true
 reloop-protocol.workspace = true
 serde.workspace = true
 serde_json.workspace = true
 "#;
 
-fn rules_lib() -> String {
-    let modules = WORLD.iter().chain(&["hunt"]).map(|module| format!("pub mod {module};\n"));
+const NODE_MANIFEST: &str = r#"[package]
+name = "reloop-node"
+version.workspace = true
+edition.workspace = true
+publish.workspace = true
+"#;
+
+/// Of what is common to both nodes, the world needs to know how large a record may be.
+fn node_lib() -> String {
+    format!(
+        "pub mod record {{\n    pub const OVERHEAD_BYTES: usize = {};\n}}\n\
+         pub mod store {{\n    pub const VALUE_LIMIT_BYTES: usize = {};\n}}\n",
+        reloop_node::record::OVERHEAD_BYTES,
+        reloop_node::store::VALUE_LIMIT_BYTES
+    )
+}
+
+fn rules_lib(modules: &[&str]) -> String {
+    let modules = modules.iter().chain(&["hunt"]).map(|module| format!("pub mod {module};\n"));
     modules.collect()
 }
 
@@ -217,8 +244,8 @@ const HUNT_MAIN: &str = r#"fn main() -> std::process::ExitCode {
 "#;
 
 impl Doctored {
-    fn new(workspace: &Path, name: &str) -> Self {
-        let place = workspace.join("target/breaks");
+    pub(crate) fn new(workspace: &Path, kind: &str, name: &str) -> Self {
+        let place = workspace.join("target").join(kind);
         Self { root: place.join(name), target: place.join(format!("{name}-target")) }
     }
 
@@ -227,7 +254,7 @@ impl Doctored {
         &self.root
     }
 
-    fn write(&self, texts: &Texts) -> io::Result<()> {
+    pub(crate) fn write(&self, texts: &Texts) -> io::Result<()> {
         let mut old = BTreeMap::new();
         collect(&self.root, Path::new(""), &mut old)?;
         let stale: BTreeSet<_> = old.keys().filter(|name| !texts.contains_key(*name)).collect();

@@ -7,7 +7,7 @@ use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{Job, JobCommand, SlaveCommand};
 use reloop_protocol::message::{CloseCode, Mode, WaitingFor};
-use reloop_protocol::slave::Local;
+use reloop_protocol::slave::{self, Local};
 use reloop_protocol::spec::{Desired, Gate};
 use reloop_protocol::time::{Millis, Time};
 
@@ -104,7 +104,7 @@ fn look_at_slaves(world: &mut World, slaves: usize, round: usize) -> bool {
         // Who looks at the machine says it of each by its name.
         let uncertain = state.jobs.values().find(|job| job.report.state == State::Uncertain);
         let uncertain = uncertain.map(|job| job.report.job);
-        let paused = state.jobs.values().any(|job| job.paused_locally);
+        let paused = state.jobs.values().any(|job| job.paused_locally || is_left_paused(world, slave, job));
         let needs = [
             (node.unloading.is_some(), Local::Ready),
             (node.attention.is_some(), Local::Clear),
@@ -128,6 +128,14 @@ fn look_at_slaves(world: &mut World, slaves: usize, round: usize) -> bool {
         }
     }
     quiet
+}
+
+/// It is paused, and the master means another attempt when it speaks of the job: only at the machine can it go on.
+fn is_left_paused(world: &World, slave: usize, job: &slave::Job) -> bool {
+    let key = world.boxes[slave].settings.key;
+    let master = world.master.as_ref().and_then(|master| master.book.jobs.get(&job.report.job));
+    job.report.state == State::Paused
+        && master.is_some_and(|known| known.attempt != job.report.attempt || known.holder != Some(key))
 }
 
 /// Whether nobody was needed.

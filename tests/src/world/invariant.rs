@@ -10,6 +10,7 @@ use std::fmt;
 use reloop_protocol::id::{Attempt, JobId, OrderId, SlaveKey, WishRev};
 use reloop_protocol::job::State;
 use reloop_protocol::message::Outcome;
+use reloop_protocol::spec::CancelMode;
 use serde::{Deserialize, Serialize};
 
 /// Everything that must hold after every step, or once everything is healed.
@@ -157,8 +158,8 @@ pub struct Ledger {
     /// Jobs of which a person decided something that may make them run in two places: retry, abandon, a release after a
     /// restore, a resolve.
     pub given_away: BTreeSet<JobId>,
-    /// Jobs whose cancel was taken while they had not ended.
-    pub canceled: BTreeSet<JobId>,
+    /// Jobs whose cancel was taken while they had not ended, and how hard it was.
+    pub canceled: BTreeMap<JobId, CancelMode>,
     /// Jobs that somebody wanted canceled, in time or not.
     pub cancel_asked: BTreeSet<JobId>,
     /// Jobs that a person gave up.

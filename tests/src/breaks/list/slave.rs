@@ -691,7 +691,7 @@ pub(super) const LIST: &[Break] = &[
         find: "self.declined.push(not_held(id, want.attempt, want.rev, reason, false));",
         with: "drop(reason);",
         what: "What is asked back and given back is said to be given back.",
-        caught_by: &["rules::higher_priority_goes_first_and_idle_slaves_before_busy_ones"],
+        caught_by: &["rules::what_is_given_back_as_asked_begins_at_the_slave_that_falls_idle"],
     },
     Break {
         name: "any_version_is_spoken",

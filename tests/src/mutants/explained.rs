@@ -1,0 +1,57 @@
+//! Mutants that nobody notices, and why that is no gap: what they change makes no difference, or none that is promised.
+
+/// The mutants by name, and why each survives.
+pub const EXPLAINED: &[(&str, &str)] = &[
+    (
+        "protocol/src/limits.rs: replace > with >= in clip in `if text.len() > bytes {`",
+        "a text of just that length, cut at its own end, is the same text",
+    ),
+    (
+        "protocol/src/master/book.rs: replace && with || in Book::unindex in `if job.state == State::Queued && job.desired == Desired::Run {`",
+        "taking away what is not in an index changes nothing",
+    ),
+    (
+        "protocol/src/master/book.rs: replace match guard state.is_ended() with true in Job::enter in `_ if state.is_ended() => report.ended_at,`",
+        "a report of a state that has not ended has no time of an end",
+    ),
+    (
+        "protocol/src/master/desk.rs: replace match guard current.is_some_and(|job| job.state.is_ended() && job.state != State::Lost) with false in Rules::ruling in `if current.is_some_and(|job| job.state.is_ended() && job.state != State::Lost) =>`",
+        "what has ended is told once more and forgotten again: a message more, and no other outcome",
+    ),
+    (
+        "protocol/src/master/desk.rs: replace match guard settling with true in Rules::received in `Message::Settled(settled) if settling => self.settled(key, link, settled),`",
+        "who settles twice has no handshake under way: the next check closes with the same code",
+    ),
+    (
+        "protocol/src/master/dispatch.rs: replace == with != in is_pressing in `|| job.start.gate == Gate::Held;`",
+        "the slave's own report says what it waits for; this counts only until that report is there",
+    ),
+    (
+        "protocol/src/master/dispatch.rs: replace || with && in is_pressing in `if job.state.is_started() || job.state == State::Assigned && job.start.not_before.is_none() {`",
+        "a slave that executes is not ready, and is not idle for that reason alone",
+    ),
+    (
+        "protocol/src/master/dispatch.rs: replace || with && in is_pressing in `|| job.start.gate == Gate::Held;`",
+        "the slave's own report says that it waits for a person; this counts only until that report is there",
+    ),
+    (
+        "protocol/src/master/dispatch.rs: replace || with && in is_pressing in `|| job.start.not_before.is_some()`",
+        "the slave's own report says that it waits for its time; this counts only until that report is there",
+    ),
+    (
+        "protocol/src/master/evidence.rs: replace > with >= in Rules::judge_report in `let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);`",
+        "a report that comes twice under one number says the same twice",
+    ),
+    (
+        "protocol/src/master/evidence.rs: replace > with >= in Rules::settled in `&& (obeyed.rev > desk.conduct.rev`",
+        "of the same decision the same number is taken",
+    ),
+    (
+        "protocol/src/master/people.rs: replace > with >= in Rules::log_asked in `let run = found.report.as_ref().map(|report| report.run).filter(|run| *run > Run(0));`",
+        "without a beginning the slave is asked, and says that there is no output",
+    ),
+    (
+        "protocol/src/slave/link.rs: replace > with >= in Rules::forget in `while self.state.ring.len() > RING || bytes(&self.state.ring) > RING_BYTES {` (2)",
+        "differs only for a ring of exactly that many bytes, which is as good as one that is a record shorter",
+    ),
+];

@@ -152,7 +152,12 @@ impl<S> Counted<S> {
     /// A connection from which nothing was read yet.
     pub fn new(stream: S) -> Self {
         let wall_ms = Arc::new(AtomicI64::new(wall_ms()));
-        let pulse = Pulse { wall_ms, begin: Instant::now(), after_ms: AtomicU64::new(0), whole_ms: AtomicU64::new(0) };
+        let pulse = Pulse {
+            wall_ms,
+            begin: Instant::now(),
+            after_ms: AtomicU64::new(0),
+            whole_ms: AtomicU64::new(0),
+        };
         Self { stream, pulse: Arc::new(pulse) }
     }
 }

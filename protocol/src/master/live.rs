@@ -104,7 +104,7 @@ impl Live {
     }
 
     /// A job, to be changed.
-    pub(super) fn get_mut(&mut self, id: &JobId) -> Option<&mut Job> {
+    pub fn get_mut(&mut self, id: &JobId) -> Option<&mut Job> {
         if let Some(packed) = self.waiting.remove(id) {
             self.loose.push(*id);
             self.jobs.insert(*id, packed.unpack());

@@ -42,13 +42,14 @@ impl FromIterator<(JobId, Job)> for Jobs {
 
 impl Jobs {
     /// A job, to be changed.
-    pub(super) fn get_mut(&mut self, id: &JobId) -> Option<&mut Job> {
+    pub fn get_mut(&mut self, id: &JobId) -> Option<&mut Job> {
         let job = self.jobs.get_mut(id)?;
         self.before.entry(*id).or_insert_with(|| Some(job.clone()));
         Some(job)
     }
 
-    pub(super) fn insert(&mut self, id: JobId, job: Job) {
+    /// Takes a job up, in place of what was known of it.
+    pub fn insert(&mut self, id: JobId, job: Job) {
         let was = self.jobs.insert(id, job);
         self.before.entry(id).or_insert(was);
     }

@@ -53,7 +53,7 @@ pub async fn run(report: &mut Report) -> anyhow::Result<()> {
         crate::wait::eventually(what, Duration::from_secs(30), async || {
             let slave = client.slave("board").await.map_err(|error| error.to_string())?;
             let is_there = slave.body["link"] == "online";
-            let is_running = !what.contains("job") || slave.body["machine"]["activity"] == "running";
+            let is_running = !what.contains("job") || slave.body["activity"] == "running";
             if is_there && is_running { Ok(()) } else { Err(slave.body.to_string()) }
         })
         .await;

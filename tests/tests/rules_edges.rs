@@ -900,7 +900,10 @@ fn a_slave_whose_memory_contradicts_itself_is_found_out() {
     let job = &sound.jobs[&waiting];
     let record = Record { spec: job.spec.clone(), start: job.start, report: job.report.clone() };
     assert_eq!(broken(&|state| state.ring = vec![record.clone(); slave::RING].into()), "nothing");
-    assert_eq!(broken(&|state| state.ring = vec![record.clone(); slave::RING + 1].into()), "the ring is bounded");
+    assert_eq!(
+        broken(&|state| state.ring = vec![record.clone(); slave::RING + 1].into()),
+        "the ring is bounded"
+    );
 }
 
 #[test]
@@ -1099,8 +1102,16 @@ fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
         for (attempt, expected) in [(7, State::Failed), (8, State::Failed)] {
             let report = Report { state: State::Failed, attempt: Attempt(attempt), ..report.clone() };
             seat.step(master::Event::Received { link: OLDER, message: Message::Report(report) });
-            let shown: Vec<_> =
-                seat.state.book.jobs.get(&id).unwrap().earlier.iter().map(|one| (one.attempt, one.state)).collect();
+            let shown: Vec<_> = seat
+                .state
+                .book
+                .jobs
+                .get(&id)
+                .unwrap()
+                .earlier
+                .iter()
+                .map(|one| (one.attempt, one.state))
+                .collect();
             assert_eq!(shown, [(Attempt(7), expected)]);
         }
     }
@@ -1112,7 +1123,8 @@ fn of_what_nobody_was_handed_only_so_much_is_shown() {
     let reports: Vec<_> =
         (2..22).map(|attempt| Report { attempt: Attempt(attempt), ..report.clone() }).collect();
     settle_with(&mut seat, reports);
-    let shown: Vec<_> = seat.state.book.jobs.get(&report.job).unwrap().earlier.iter().map(|one| one.attempt.0).collect();
+    let shown: Vec<_> =
+        seat.state.book.jobs.get(&report.job).unwrap().earlier.iter().map(|one| one.attempt.0).collect();
     assert_eq!(shown, (2..18).collect::<Vec<_>>());
 }
 

@@ -347,7 +347,7 @@ impl Book {
     /// Lets go of what has ended.
     pub(super) fn archive(&mut self, touched: &BTreeSet<JobId>) -> Vec<Job> {
         let recalled = std::mem::take(&mut self.recalled);
-        let ended = |id: &&JobId| self.jobs.get(*id).is_some_and(|job| job.state.is_ended());
+        let ended = |id: &&JobId| self.jobs.get(id).is_some_and(|job| job.state.is_ended());
         let ids: BTreeSet<_> = touched.iter().chain(&recalled).filter(ended).copied().collect();
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }

@@ -42,7 +42,7 @@ pub fn run() -> anyhow::Result<bool> {
         Guard {
             what: "a slave's rules: steps per second with 256 jobs by those with 10",
             found: flat(rules::SLAVE_STATES, rules::progress)?,
-            allowed: 0.1..=f64::INFINITY,
+            allowed: 0.06..=f64::INFINITY,
         },
     ];
     super::runtime()?.block_on(async {
@@ -64,7 +64,7 @@ pub fn run() -> anyhow::Result<bool> {
             found: storm.median(),
             allowed: 0.05..=f64::INFINITY,
         });
-        guards.push(Guard { what: "KiB of memory for each slave", found: memory, allowed: 0.0..=60.0 });
+        guards.push(Guard { what: "KiB of memory for each slave", found: memory, allowed: 0.0..=100.0 });
         anyhow::Ok(())
     })?;
     let mut kept = true;

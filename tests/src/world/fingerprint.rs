@@ -481,7 +481,7 @@ impl Walk {
             self.master_node(node);
         }
         for job in disk.jobs.values() {
-            self.master_job(&job);
+            self.master_job(job);
         }
         for desk in disk.desks() {
             self.desk(desk);

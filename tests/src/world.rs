@@ -962,7 +962,7 @@ impl World {
         if let Some(sync) = step.state.node.sync
             && step.state.node.sync != sync_before
         {
-            let late = self.now().0 - sync.master.0;
+            let late = self.now().0.saturating_sub(sync.master.0);
             self.boxes[slave].synced = Some(Synced { at: self.ms, late, master_off: self.master_off });
         }
         for write in step.persist {

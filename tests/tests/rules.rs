@@ -301,6 +301,28 @@ fn what_was_wished_while_nobody_could_say_is_done_once_the_machine_is_found_work
 }
 
 #[test]
+fn a_start_that_came_while_the_machine_was_busy_is_not_missed_when_the_agent_starts_again() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = 30_000;
+    let order = world.order("mill");
+    let busy = world.place(order);
+    let mut order = world.order("mill");
+    order.start.not_before = Some(Time(world.now().0 + 5_000));
+    let job = world.place(order);
+    world.settle();
+    world.pass(10_000);
+    assert_eq!((world.state(busy), world.state(job)), (State::Running, State::Accepted));
+    world.kill_agent(0);
+    world.start_agent(0, true);
+    world.plug(0);
+    world.settle();
+    let told = world.job(job);
+    assert!(!told.all_flags().has(Flags::MISSED_START), "it was there when the time came");
+    world.pass(25_000);
+    assert_eq!((world.state(busy), world.state(job)), (State::Succeeded, State::Running));
+}
+
+#[test]
 fn what_happens_inside_a_handshake_is_told_at_its_end() {
     let mut world = World::new(1);
     let order = world.order("mill");

@@ -1876,3 +1876,29 @@ fn what_a_machine_was_asked_for_before_a_crash_it_is_asked_for_again_if_it_does_
         assert_eq!(asked.is_some(), again.is_some());
     }
 }
+
+#[test]
+fn work_that_ended_in_time_does_not_become_overdue_afterwards() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |order| order.spec.max_runtime = Some(Millis(11_000)));
+    world.cut(0);
+    world.pass(60_000);
+    let report = &world.boxes[0].state.as_ref().unwrap().jobs[&job].report;
+    assert_eq!((report.state, report.flags.has(Flags::OVERDUE)), (State::Succeeded, false));
+}
+
+#[test]
+fn a_job_that_is_given_back_in_the_last_millisecond_of_its_window_is_queued_again() {
+    let mut world = World::new(1);
+    let close = later(&world, 1_000);
+    let mut order = world.order("mill");
+    order.start.deadline = close;
+    let job = world.place(order);
+    let (link, _) = live_at(&world);
+    let known = world.job(job);
+    let reason = Reason::new(ReasonCode::AtCapacity, "no");
+    let declined = Declined { job, attempt: known.attempt, rev: known.rev, reason, for_good: false };
+    let event = master::Event::Received { link, message: Message::Declined(declined) };
+    let step = master::step(world.master.clone().unwrap(), close.unwrap(), event);
+    assert_eq!(step.state.book.jobs[&job].state, State::Queued);
+}

@@ -216,7 +216,10 @@ impl Rules {
             job.heard_at = Some(now);
             if let Some(report) = &mut job.report {
                 report.progress = row.progress;
-                report.seq = report.seq.max(row.seq);
+                // Another start of the agent is told by a report, and written with it.
+                if report.seq.start == row.seq.start {
+                    report.seq = report.seq.max(row.seq);
+                }
             }
             self.stirred.insert(row.job);
         }

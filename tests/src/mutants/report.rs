@@ -104,6 +104,10 @@ pub fn page(mutants: &[Mutant], fates: &Fates, explained: &[(&str, &str)]) -> (S
         all.percent(),
         all.unviable
     );
+    let untried = mutants.iter().filter(|one| !fates.contains_key(&one.name)).count();
+    if untried > 0 {
+        let _ = write!(page, "**This page is not complete**: {untried} mutants have not been tried.\n\n");
+    }
     page.push_str(
         "| file | mutants | viable | rules | simulation | model | states | of these hung | survived | % |\n",
     );

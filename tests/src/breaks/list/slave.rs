@@ -217,6 +217,16 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "time_that_came_is_forgotten",
+        file: "protocol/src/slave/work.rs",
+        find: "self.come_due();",
+        with: "();",
+        what: "A start is missed only if the slave was off when its time came.",
+        caught_by: &[
+            "rules::a_start_that_came_while_the_machine_was_busy_is_not_missed_when_the_agent_starts_again",
+        ],
+    },
+    Break {
         name: "time_is_the_wall_clock",
         file: "protocol/src/slave/mod.rs",
         find: "return Some(sync.master_at(now.boot_ms));",

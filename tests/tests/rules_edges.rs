@@ -1900,5 +1900,5 @@ fn a_job_that_is_given_back_in_the_last_millisecond_of_its_window_is_queued_agai
     let declined = Declined { job, attempt: known.attempt, rev: known.rev, reason, for_good: false };
     let event = master::Event::Received { link, message: Message::Declined(declined) };
     let step = master::step(world.master.clone().unwrap(), close.unwrap(), event);
-    assert_eq!(step.state.book.jobs[&job].state, State::Queued);
+    assert_eq!(step.state.book.jobs.get(&job).unwrap().state, State::Queued);
 }

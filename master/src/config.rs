@@ -21,14 +21,16 @@ pub const DEFAULT_DATA_DIR: &str = "/var/lib/reloop";
 const DEFAULT_MIN_FREE_BYTES: u64 = 64 * 1024 * 1024;
 /// Handshakes at a time: with 5,000 slaves at the door after a restart, each still gets its turn within seconds.
 const DEFAULT_MAX_HANDSHAKES: usize = 256;
+/// Connections that wait for a handshake, about 10 KiB each: more slaves than one master is meant for, all at once.
+const DEFAULT_MAX_WAITING: usize = 16_384;
 /// How long an older link has to prove that it is there, when the same slave comes again.
 const DEFAULT_PROBE: Duration = Duration::from_secs(5);
 /// Shorter periods than this are a flood, not a heartbeat, and ...
 const PERIOD_MIN_SECONDS: f64 = 0.01;
 /// ... longer ones are past any sense, and far from any overflow.
 const PERIOD_MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
-/// More handshakes at a time than a process may have connections make no sense.
-const HANDSHAKES_LIMIT: i64 = 65_536;
+/// More at a time than a process may have connections make no sense.
+const CONNECTIONS_LIMIT: i64 = 65_536;
 
 /// The master's settings, checked and complete.
 #[derive(Debug, Clone)]
@@ -56,8 +58,10 @@ pub struct Link {
     pub dead_after: Duration,
     /// A handshake that takes longer is given up.
     pub handshake: Duration,
-    /// Handshakes at a time; others are told when to come back.
+    /// Handshakes at a time.
     pub max_handshakes: usize,
+    /// Connections that wait for a handshake, some seconds each; others are told when to come back.
+    pub max_waiting: usize,
     /// How long an older link has to prove that it is there.
     pub probe: Duration,
 }
@@ -145,6 +149,7 @@ struct RawLink {
     dead_after_seconds: Option<f64>,
     handshake_seconds: Option<f64>,
     max_handshakes: Option<i64>,
+    max_waiting: Option<i64>,
     probe_seconds: Option<f64>,
 }
 
@@ -240,21 +245,23 @@ fn check_link(raw: &RawLink) -> Result<Link, Wrong> {
         );
         return Err(wrong("link.dead_after_seconds", why));
     }
-    let max_handshakes = match raw.max_handshakes {
-        None => DEFAULT_MAX_HANDSHAKES,
-        Some(count) => {
-            usize::try_from(count).ok().filter(|_| (1..=HANDSHAKES_LIMIT).contains(&count)).ok_or_else(
-                || wrong("link.max_handshakes", format_args!("{count}; allowed are 1 to {HANDSHAKES_LIMIT}")),
-            )?
-        }
-    };
+    let max_handshakes = count("link.max_handshakes", raw.max_handshakes, 1, DEFAULT_MAX_HANDSHAKES)?;
+    let max_waiting = count("link.max_waiting", raw.max_waiting, 0, DEFAULT_MAX_WAITING)?;
     Ok(Link {
         heartbeat,
         dead_after,
         handshake: period("link.handshake_seconds", raw.handshake_seconds, default.handshake)?,
         max_handshakes,
+        max_waiting,
         probe: period("link.probe_seconds", raw.probe_seconds, DEFAULT_PROBE)?,
     })
+}
+
+/// So many connections, from this many on.
+fn count(key: &str, count: Option<i64>, least: i64, default: usize) -> Result<usize, Wrong> {
+    let Some(count) = count else { return Ok(default) };
+    let allowed = usize::try_from(count).ok().filter(|_| (least..=CONNECTIONS_LIMIT).contains(&count));
+    allowed.ok_or_else(|| wrong(key, format_args!("{count}; allowed are {least} to {CONNECTIONS_LIMIT}")))
 }
 
 fn period(key: &str, seconds: Option<f64>, default: Duration) -> Result<Duration, Wrong> {
@@ -284,6 +291,7 @@ mod tests {
         assert!(!config.metrics_public);
         assert_eq!(config.min_free_bytes, 64 << 20);
         assert_eq!(config.link.max_handshakes, 256);
+        assert_eq!(config.link.max_waiting, 16_384);
         assert_eq!(config.link.probe, Duration::from_secs(5));
     }
 
@@ -330,6 +338,7 @@ mod tests {
                 ["master.toml", "link.dead_after_seconds", "twice the heartbeat"],
             ),
             ("[link]\nmax_handshakes = 0", ["master.toml", "link.max_handshakes", "1 to 65536"]),
+            ("[link]\nmax_waiting = -1", ["master.toml", "link.max_waiting", "0 to 65536"]),
             ("metrics_public = \"yes\"", ["master.toml", "metrics_public", "boolean"]),
         ] {
             let error = parse(text).expect_err(text);

@@ -1,5 +1,6 @@
 //! The master's loop, and the handle that everything else speaks to it through.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -221,6 +222,11 @@ impl Handle {
         }
     }
 
+    /// Sends it now, or gives it back.
+    pub(crate) fn try_send(&self, input: Input) -> Result<(), Box<Input>> {
+        self.inbox.try_send(input).map_err(|error| Box::new(error.into_inner()))
+    }
+
     pub(crate) async fn send(&self, input: Input) -> Result<(), Unavailable> {
         self.inbox.send(input).await.map_err(|_| Unavailable(GONE.to_owned()))
     }
@@ -262,7 +268,7 @@ impl Handle {
 
     /// A job: from memory, with its progress, or from disk.
     pub async fn job(&self, id: JobId) -> Result<Option<Job>, Unavailable> {
-        match self.read(move |state, _| state.book.jobs.get(&id).cloned()).await? {
+        match self.read(move |state, _| state.book.jobs.get(&id).map(Cow::into_owned)).await? {
             Some(job) => Ok(Some(job)),
             None => patient(records::job(&self.store, id)).await,
         }
@@ -274,7 +280,7 @@ impl Handle {
         let ids: Vec<_> = jobs.iter().filter(|job| !job.state.is_ended()).map(|job| job.id).collect();
         let live = self
             .read(move |state, _| {
-                let live = ids.into_iter().filter_map(|id| state.book.jobs.get(&id).cloned());
+                let live = ids.into_iter().filter_map(|id| state.book.jobs.get(&id).map(Cow::into_owned));
                 live.map(|job| (job.id, job)).collect::<BTreeMap<_, _>>()
             })
             .await?;

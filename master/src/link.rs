@@ -1,15 +1,18 @@
 //! The slaves' door: `GET /v1/link`, a WebSocket with subprotocol `reloop.v1`.
 //!
-//! Until a slave has proved who it is, it costs a place among a limited number of handshakes and nothing else; past
-//! that number it is told to come back, before anything is upgraded.
+//! Until a slave has proved who it is, it costs a place among a limited number of handshakes and nothing else. Past
+//! that number it waits for one, in the order of coming, before anything is upgraded: a master that was restarted gets
+//! through all of its slaves without a pause. The room to wait in is limited too, and so is the time; whoever finds it
+//! full or has waited for too long is told when to come back.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::IntoResponse as _;
 use hyper_util::rt::TokioIo;
 use reloop_node::link::{self, Counted, Timing};
 use reloop_protocol::handshake::{self, FromSlave};
@@ -21,16 +24,34 @@ use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, SUBPROTOCOL, Signature};
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, UnparsedPublicKey};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::server::create_response;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response, create_response};
 use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
 use crate::driver::{Handle, Input};
+
+/// How long a slave waits for a place: half of what it gives an upgrade itself, so that it hears when to come back
+/// before it gives up by itself.
+const WAIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// When a slave that found the house full should come back, at the earliest and at the latest, in seconds: spread, so
 /// that they do not come back together.
 const COME_BACK: (u64, u64) = (1, 5);
+
+/// What such a slave is told.
+const FULL: &str = "too many slaves connect at once\n";
+
+/// How an ordinary request begins.
+const REQUEST_LINE: &str = "GET /v1/link HTTP/1.1\r\n";
+
+/// The longest head of an ordinary request: a slave's own has a quarter of this, the rest is what proxies add.
+const HEAD_BYTES: usize = 1024;
+
+/// How long a peer may take to send a request's head.
+pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the door needs.
 #[derive(Clone)]
@@ -38,23 +59,40 @@ pub struct Door {
     handle: Handle,
     timing: Timing,
     places: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
     next: Arc<AtomicU64>,
 }
 
 impl Door {
-    /// A door with this many handshakes at a time.
-    pub fn new(handle: Handle, timing: Timing, handshakes: usize) -> Self {
+    /// A door with this many handshakes at a time, and room for this many that wait for theirs.
+    pub fn new(handle: Handle, timing: Timing, handshakes: usize, waiting: usize) -> Self {
         Self {
             handle,
             timing,
             places: Arc::new(Semaphore::new(handshakes)),
+            seats: Arc::new(Semaphore::new(waiting)),
             next: Arc::new(AtomicU64::new(1)),
         }
     }
+
+    /// A place for a handshake, as soon as there is one; none if too many wait, or for too long.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        // While somebody waits there is none to be had here: those that become free are theirs.
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Some(place);
+        }
+        let _seat = self.seats.try_acquire().ok()?;
+        let place = Arc::clone(&self.places).acquire_owned();
+        tokio::time::timeout(WAIT_PATIENCE, place).await.ok()?.ok()
+    }
 }
 
-/// Answers an upgrade request.
-pub async fn upgrade(State(door): State<Door>, mut request: Request) -> Response {
+/// Answers an upgrade request that came the way of every other request: on a connection that a proxy had used before, or
+/// in a shape that [`Door::knows`] leaves to others.
+pub async fn upgrade(
+    State(door): State<Door>,
+    mut request: axum::extract::Request,
+) -> axum::response::Response {
     let speaks = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().any(|value| {
         value.to_str().is_ok_and(|value| value.split(',').any(|protocol| protocol.trim() == SUBPROTOCOL))
     });
@@ -62,12 +100,9 @@ pub async fn upgrade(State(door): State<Door>, mut request: Request) -> Response
         let text = format!("this is the slaves' link: a WebSocket with subprotocol {SUBPROTOCOL}\n");
         return (StatusCode::UPGRADE_REQUIRED, [(header::UPGRADE, "websocket")], text).into_response();
     }
-    let Ok(place) = Arc::clone(&door.places).try_acquire_owned() else {
-        let span = COME_BACK.1 - COME_BACK.0;
-        let wait = COME_BACK.0 + (link::random_fraction() * span as f64).round() as u64;
-        let text = "too many slaves connect at once\n";
-        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, wait.to_string())], text)
-            .into_response();
+    let Some(place) = door.place().await else {
+        let retry_after = [(header::RETRY_AFTER, come_back().to_string())];
+        return (StatusCode::SERVICE_UNAVAILABLE, retry_after, FULL).into_response();
     };
     let mut bare = axum::http::Request::new(());
     bare.method_mut().clone_from(request.method());
@@ -84,11 +119,93 @@ pub async fn upgrade(State(door): State<Door>, mut request: Request) -> Response
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgraded.await {
-            Ok(upgraded) => door.run(TokioIo::new(upgraded), place).await,
+            Ok(upgraded) => {
+                let (io, config) = (Counted::new(TokioIo::new(upgraded)), Some(link::config()));
+                let socket = WebSocketStream::from_raw_socket(io, Role::Server, config).await;
+                door.run(socket, place).await;
+            }
             Err(error) => tracing::debug!(%error, "an upgrade came to nothing"),
         }
     });
     response
+}
+
+/// In seconds.
+fn come_back() -> u64 {
+    let span = COME_BACK.1 - COME_BACK.0;
+    COME_BACK.0 + (link::random_fraction() * span as f64).round() as u64
+}
+
+/// The head of a complete and ordinary upgrade request for this door. Whatever else comes is for the router: it says what is
+/// wrong with it.
+fn is_ordinary(head: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(head) else { return false };
+    let Some(fields) = text.strip_suffix("\r\n\r\n").and_then(|text| text.strip_prefix(REQUEST_LINE)) else {
+        return false;
+    };
+    let has = |name: &str, value: &str| {
+        fields.split("\r\n").filter_map(|field| field.split_once(':')).any(|(found, given)| {
+            found.eq_ignore_ascii_case(name)
+                && given.split(',').any(|word| value.is_empty() || word.trim().eq_ignore_ascii_case(value))
+        })
+    };
+    has("host", "")
+        && has("upgrade", "websocket")
+        && has("connection", "upgrade")
+        && has("sec-websocket-version", "13")
+        && has("sec-websocket-key", "")
+        && has("sec-websocket-protocol", SUBPROTOCOL)
+}
+
+impl Door {
+    /// Whether the first thing on a connection is an ordinary upgrade request, which then needs nothing of what an HTTP
+    /// connection needs: its buffers, three times 8 KiB, are what thousands of slaves that wait would cost. Nothing of it
+    /// is taken off the connection. None: nothing came, or the connection broke.
+    pub async fn knows(&self, tcp: &TcpStream) -> Option<bool> {
+        tokio::time::timeout(HEAD_PATIENCE, tcp.readable()).await.ok()?.ok()?;
+        // Not in the future, which every connection that waits keeps.
+        let mut head = vec![0; HEAD_BYTES];
+        let found = tcp.peek(&mut head).await.ok()?;
+        Some(is_ordinary(&head[..found]))
+    }
+
+    /// Answers such a request, and lets the link run.
+    pub async fn meet(self, mut tcp: TcpStream) {
+        let Some(place) = self.place().await else {
+            if let Err(error) = turn_away(&mut tcp).await {
+                tracing::debug!(%error, "a slave was gone before it was told to come back");
+            }
+            return;
+        };
+        let accepted = accept_hdr_async_with_config(Counted::new(tcp), speak, Some(link::config()));
+        let accepted = tokio::time::timeout(HEAD_PATIENCE, accepted);
+        match accepted.await {
+            // In a task of its own, for as long as the link lives: what it took to come here is let go of.
+            Ok(Ok(socket)) => drop(tokio::spawn(self.run(socket, place))),
+            Ok(Err(error)) => tracing::debug!(%error, "an upgrade came to nothing"),
+            Err(_) => tracing::debug!("an upgrade took too long"),
+        }
+    }
+}
+
+/// The answer to an ordinary request names what will be spoken.
+#[expect(clippy::result_large_err, reason = "the library's own type")]
+fn speak(_: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+    response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    Ok(response)
+}
+
+/// The request is taken first: a connection that is closed with something unread loses its last words.
+async fn turn_away(tcp: &mut TcpStream) -> std::io::Result<()> {
+    let mut head = vec![0; HEAD_BYTES];
+    let _ = tcp.read(&mut head).await?;
+    let (wait, length) = (come_back(), FULL.len());
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: {wait}\r\ncontent-type: text/plain; charset=utf-8\r\n\
+         content-length: {length}\r\nconnection: close\r\n\r\n{FULL}"
+    );
+    tcp.write_all(answer.as_bytes()).await?;
+    tcp.shutdown().await
 }
 
 /// How far a link has come.
@@ -99,9 +216,11 @@ struct Stage {
 }
 
 impl Door {
-    async fn run(self, io: TokioIo<hyper::upgrade::Upgraded>, place: OwnedSemaphorePermit) {
-        let socket =
-            WebSocketStream::from_raw_socket(Counted::new(io), Role::Server, Some(link::config())).await;
+    async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+        self,
+        socket: WebSocketStream<Counted<S>>,
+        place: OwnedSemaphorePermit,
+    ) {
         let id = LinkId(self.next.fetch_add(1, Ordering::Relaxed));
         let nonce = link::random();
         let (settle, settled) = watch::channel(false);
@@ -119,12 +238,10 @@ impl Door {
         let inbox = self.handle.clone();
         let ended = link::run(socket, self.timing, settled, on_frame, |outbox| {
             last_heard = Some(outbox.last_heard());
-            // In a task of its own, because a link that is to be closed must not wait for a busy master. If that is
-            // shutting down, the outbox is dropped, and that closes the link.
-            announced =
-                Some(tokio::spawn(
-                    async move { inbox.send(Input::LinkUp { link: id, outbox, nonce }).await },
-                ));
+            // If the master is busy, in a task of its own, because a link that is to be closed must not wait for it. If
+            // that is shutting down, the outbox is dropped, and that closes the link.
+            let up = Input::LinkUp { link: id, outbox, nonce };
+            announced = inbox.try_send(up).err().map(|up| tokio::spawn(async move { inbox.send(*up).await }));
         })
         .await;
         if let Some(announced) = announced {
@@ -182,4 +299,34 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
     hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "GET /v1/link HTTP/1.1\r\nHost: m\r\nConnection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\n\
+                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Protocol: a, reloop.v1\r\n\r\n";
+
+    #[test]
+    fn only_a_complete_and_ordinary_request_is_answered_without_the_router() {
+        assert!(is_ordinary(HEAD.as_bytes()));
+        for (piece, instead) in [
+            ("GET", "POST"),
+            ("/v1/link", "/v1/links"),
+            ("HTTP/1.1", "HTTP/1.0"),
+            ("Host: m\r\n", ""),
+            ("keep-alive, Upgrade", "keep-alive"),
+            ("WebSocket\r\n", "h2c\r\n"),
+            ("13", "8"),
+            ("Sec-WebSocket-Key", "Key"),
+            ("reloop.v1", "reloop.v2"),
+            ("\r\n\r\n", "\r\n"),
+            ("\r\n\r\n", "\r\n\r\nmore"),
+        ] {
+            let other = HEAD.replacen(piece, instead, 1);
+            assert_ne!(other, HEAD);
+            assert!(!is_ordinary(other.as_bytes()), "{other}");
+        }
+    }
 }

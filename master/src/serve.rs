@@ -5,6 +5,7 @@
 //! what the disk holds, as after a restart.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,15 +16,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use reloop_node::durable;
 use reloop_node::link::{Timing, random};
-use reloop_node::store::{Options, Store};
+use reloop_node::store::{Opened, Options, Store, StoreError};
 use reloop_protocol::id::MasterId;
 use reloop_protocol::master::{self, Origin};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::link::Door;
+use crate::link::{Door, HEAD_PATIENCE};
 use crate::{driver, link, records, rest};
 
 /// Connections that the kernel keeps while the master is busy: five thousand slaves that come back at once overflowed
@@ -32,9 +33,6 @@ const BACKLOG: u32 = 8192;
 
 /// Memory for the database's pages.
 const CACHE_BYTES: u64 = 64 << 20;
-
-/// How long a client may take to send a request's head.
-const HEADER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// After a connection that could not be accepted, which the next try would only find again: long enough that the loop
 /// does not spin, short enough that nobody notices.
@@ -60,13 +58,27 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs a master that acknowledges at once and keeps nothing, until its process ends: what it costs without its disk.
+/// Only for benches; no setting leads here.
+#[doc(hidden)]
+pub async fn run_forgetful(config: &Config) -> anyhow::Result<()> {
+    run_on(config, Store::forgetful).await.map(|_| ())
+}
+
 async fn run_once(config: &Config) -> anyhow::Result<Ended> {
+    run_on(config, Store::open).await
+}
+
+async fn run_on(
+    config: &Config,
+    open: impl FnOnce(&Path, Options) -> Result<Opened, StoreError>,
+) -> anyhow::Result<Ended> {
     let data_dir = &config.data_dir;
     durable::create_dir_all_synced(data_dir)
         .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
     let tokens = rest::Tokens::open(data_dir)?;
     let options = Options { cache_bytes: CACHE_BYTES, min_free_bytes: config.min_free_bytes };
-    let opened = Store::open(&data_dir.join("store"), options)?;
+    let opened = open(&data_dir.join("store"), options)?;
     if let Some(aside) = &opened.set_aside {
         tracing::error!(
             kept = %aside.display(),
@@ -112,19 +124,19 @@ async fn run_once(config: &Config) -> anyhow::Result<Ended> {
         dead_after: config.link.dead_after,
         handshake: config.link.handshake,
     };
-    let door = Door::new(handle.clone(), timing, config.link.max_handshakes);
+    let door = Door::new(handle.clone(), timing, config.link.max_handshakes, config.link.max_waiting);
     let quiet = CancellationToken::new();
     let watched = handle.clone();
     let router =
         rest::router(rest::RestState::new(handle, Arc::new(tokens), config).with_stop(quiet.clone()))
-            .merge(Router::new().route("/v1/link", get(link::upgrade)).with_state(door));
+            .merge(Router::new().route("/v1/link", get(link::upgrade)).with_state(door.clone()));
     tracing::info!(%address, "listening");
     notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = tokio::spawn(watchdog(watched.clone()));
 
     let connections = TaskTracker::new();
     let ended = tokio::select! {
-        () = accept(listener, router, &connections, &quiet) => Ended::Told,
+        () = accept(listener, router, door, &connections, &quiet) => Ended::Told,
         () = told_to_stop() => Ended::Told,
         () = disk_mended(watched, config) => Ended::DiskMended,
     };
@@ -185,7 +197,13 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(socket.listen(BACKLOG)?)
 }
 
-async fn accept(listener: TcpListener, router: Router, connections: &TaskTracker, quiet: &CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    door: Door,
+    connections: &TaskTracker,
+    quiet: &CancellationToken,
+) {
     loop {
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
@@ -200,30 +218,42 @@ async fn accept(listener: TcpListener, router: Router, connections: &TaskTracker
             tracing::debug!(%error, "a connection was gone before it was tuned");
             continue;
         }
-        let service = TowerToHyperService::new(router.clone());
-        let quiet = quiet.clone();
+        let (router, door, quiet) = (router.clone(), door.clone(), quiet.clone());
         connections.spawn(async move {
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_PATIENCE)
-                .serve_connection(TokioIo::new(socket), service)
-                .with_upgrades();
-            tokio::pin!(connection);
-            let result = tokio::select! {
-                result = &mut connection => result,
-                () = quiet.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
+            let known = tokio::select! {
+                known = door.knows(&socket) => known,
+                () = quiet.cancelled() => None,
             };
-            if let Err(error) = result {
-                tracing::debug!(%error, "a connection ended badly");
+            match known {
+                // A task of its own: nobody waits for a link's end when the master stops.
+                Some(true) => drop(tokio::spawn(door.meet(socket))),
+                Some(false) => Box::pin(serve_http(socket, router, quiet)).await,
+                None => {}
             }
         });
     }
 }
 
-fn tune(socket: &tokio::net::TcpStream) -> std::io::Result<()> {
+async fn serve_http(socket: TcpStream, router: Router, quiet: CancellationToken) {
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
+        .with_upgrades();
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = quiet.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended badly");
+    }
+}
+
+fn tune(socket: &TcpStream) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
     let (idle, between, probes) = KEEPALIVE;
     let keepalive = socket2::TcpKeepalive::new().with_time(idle).with_interval(between).with_retries(probes);

@@ -32,8 +32,9 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message as WsMessage};
 /// seconds that a slow one may take cost a few looks.
 const SIGN_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
-/// Read buffer of one link: with the library's 128 KiB, ten thousand idle links cost more than a gigabyte.
-const READ_BUFFER: usize = 4 * 1024;
+/// Read buffer of one link, which every link keeps: with the library's 128 KiB, ten thousand idle links cost more than a
+/// gigabyte. Most messages have less than 200 bytes; for a larger one it grows until that is read.
+const READ_BUFFER: usize = 1024;
 
 /// How many messages wait to be sent to one peer: a slave holds at most 64 jobs, and a level replaces none in the
 /// queue, so this is a few changes of everything.
@@ -120,13 +121,26 @@ struct Pulse {
     begin: Instant,
     /// Since the begin, by a clock that nobody sets.
     after_ms: AtomicU64,
+    /// The same, of the last byte of a message.
+    whole_ms: AtomicU64,
 }
 
 impl Pulse {
     fn beat(&self) {
         self.wall_ms.store(wall_ms(), Ordering::Relaxed);
-        let after = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.after_ms.store(after, Ordering::Relaxed);
+        self.after_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    fn whole(&self) {
+        self.whole_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn last_whole(&self) -> Instant {
+        self.begin + Duration::from_millis(self.whole_ms.load(Ordering::Relaxed))
     }
 
     fn last(&self) -> Instant {
@@ -138,7 +152,12 @@ impl<S> Counted<S> {
     /// A connection from which nothing was read yet.
     pub fn new(stream: S) -> Self {
         let wall_ms = Arc::new(AtomicI64::new(wall_ms()));
-        let pulse = Pulse { wall_ms, begin: Instant::now(), after_ms: AtomicU64::new(0) };
+        let pulse = Pulse {
+            wall_ms,
+            begin: Instant::now(),
+            after_ms: AtomicU64::new(0),
+            whole_ms: AtomicU64::new(0),
+        };
         Self { stream, pulse: Arc::new(pulse) }
     }
 }
@@ -186,7 +205,8 @@ enum Order {
 /// The node's end of a link.
 #[derive(Debug, Clone)]
 pub struct Outbox {
-    orders: mpsc::Sender<Order>,
+    /// Boxed, because a channel reserves room for 32 of what it carries, on every link.
+    orders: mpsc::Sender<Box<Order>>,
     kill: Arc<tokio::sync::Notify>,
     heard: Arc<AtomicI64>,
 }
@@ -203,7 +223,7 @@ impl Outbox {
     }
 
     fn order(&self, order: Order) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.orders.try_send(order) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.orders.try_send(Box::new(order)) {
             self.kill.notify_one();
         }
     }
@@ -265,17 +285,17 @@ where
     let pulse = Arc::clone(&socket.get_ref().pulse);
     pulse.beat();
     let outbox = Outbox { orders, kill: Arc::clone(&kill), heard: Arc::clone(&pulse.wall_ms) };
-    let (pongs, pong_queue) = mpsc::channel(1);
-    let (frames, mut inbox) = mpsc::channel(INBOX);
+    let pong = tokio::sync::Notify::new();
+    let (frames, mut inbox) = mpsc::channel::<Box<Frame>>(INBOX);
     let (mut sink, mut stream) = socket.split();
     // The loop keeps no sender of its own: when the node drops its outbox, the link ends.
     start(outbox);
     let ended = tokio::select! {
-        ended = read(&mut stream, &pulse, &frames, &pongs, timing.dead_after) => ended,
-        ended = write(&mut sink, queue, pong_queue, timing.heartbeat) => ended,
+        ended = read(&mut stream, &pulse, &frames, &pong, timing.dead_after) => ended,
+        ended = write(&mut sink, queue, &pong, &pulse, timing.heartbeat) => ended,
         ended = async {
             while let Some(frame) = inbox.recv().await {
-                if let Err((code, text)) = handle(frame).await {
+                if let Err((code, text)) = handle(*frame).await {
                     return Ended::ByUs(code, text);
                 }
             }
@@ -317,8 +337,8 @@ async fn patience(mut settled: tokio::sync::watch::Receiver<bool>, limit: Durati
 async fn read<S>(
     stream: &mut SplitStream<WebSocketStream<Counted<S>>>,
     pulse: &Pulse,
-    frames: &mpsc::Sender<Frame>,
-    pongs: &mpsc::Sender<()>,
+    frames: &mpsc::Sender<Box<Frame>>,
+    pong: &tokio::sync::Notify,
     dead_after: Duration,
 ) -> Ended
 where
@@ -345,6 +365,7 @@ where
             Ok(Some(Err(error))) => return Ended::Broken(error.to_string()),
             Ok(Some(Ok(message))) => message,
         };
+        pulse.whole();
         let bytes = match message {
             WsMessage::Binary(bytes) => bytes,
             WsMessage::Close(frame) => {
@@ -372,11 +393,11 @@ where
         }
         match frame.message {
             // One pong answers all pings before it.
-            Message::Ping => drop(pongs.try_send(())),
+            Message::Ping => pong.notify_one(),
             Message::Pong => {}
             _ => {
                 limit = wire::MAX_MESSAGE;
-                if frames.try_send(frame).is_err() {
+                if frames.try_send(Box::new(frame)).is_err() {
                     let text = "this node is busy and cannot keep up: the next handshake settles the rest"
                         .to_owned();
                     return Ended::ByUs(CloseCode::TryLater, text);
@@ -388,8 +409,9 @@ where
 
 async fn write<S>(
     sink: &mut SplitSink<WebSocketStream<Counted<S>>, WsMessage>,
-    mut orders: mpsc::Receiver<Order>,
-    mut pongs: mpsc::Receiver<()>,
+    mut orders: mpsc::Receiver<Box<Order>>,
+    pong: &tokio::sync::Notify,
+    pulse: &Pulse,
     heartbeat: Duration,
 ) -> Ended
 where
@@ -399,14 +421,23 @@ where
     let mut next = Instant::now() + jittered(heartbeat);
     loop {
         let bytes = tokio::select! {
-            order = orders.recv() => match order {
+            order = orders.recv() => match order.map(|order| *order) {
                 Some(Order::Send(bytes)) => bytes,
                 Some(Order::Close(code, text)) => return Ended::ByUs(code, text),
                 None => return Ended::ByUs(CloseCode::GoingAway, "the node has let go of the link".to_owned()),
             },
-            Some(()) = pongs.recv() => beat(Message::Pong),
+            () = pong.notified() => beat(Message::Pong),
             () = tokio::time::sleep_until(next) => {
-                next = Instant::now() + jittered(heartbeat);
+                let quiet = jittered(heartbeat);
+                // Of two that would ask each other at the same pace, one is enough: its question is a sign of life, and
+                // the answer to it another. Only what was said to its end counts: who is still saying something long
+                // can't ask, and is to hear of us meanwhile.
+                let due = pulse.last_whole() + quiet;
+                if due > Instant::now() {
+                    next = due;
+                    continue;
+                }
+                next = Instant::now() + quiet;
                 beat(Message::Ping)
             }
         };

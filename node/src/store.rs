@@ -176,10 +176,26 @@ impl Store {
         Store::open_with(dir, options, || Box::new(File::sync_data))
     }
 
+    /// A store that acknowledges every commit at once and keeps none of it: what a node costs without its disk. Only
+    /// for benches; no setting of a node leads here.
+    #[doc(hidden)]
+    pub fn forgetful(dir: &Path, options: Options) -> Result<Opened, StoreError> {
+        Store::start(dir, options, || Box::new(File::sync_data), true)
+    }
+
     pub(crate) fn open_with(
         dir: &Path,
         options: Options,
         sync: impl Fn() -> SyncFile + Sync,
+    ) -> Result<Opened, StoreError> {
+        Store::start(dir, options, sync, false)
+    }
+
+    fn start(
+        dir: &Path,
+        options: Options,
+        sync: impl Fn() -> SyncFile + Sync,
+        forgets: bool,
     ) -> Result<Opened, StoreError> {
         let dir = std::path::absolute(dir).map_err(|error| StoreError::from_open(dir, &error))?;
         let begun = Instant::now();
@@ -196,6 +212,7 @@ impl Store {
             min_free_bytes: options.min_free_bytes,
             next_space_check: begun,
             engine: Some(opened.engine),
+            forgets,
             helper: Some(helper),
             lock: opened.lock,
             dir: dir.clone(),
@@ -429,6 +446,8 @@ struct Keeper {
     next_space_check: Instant,
     /// There until the end.
     engine: Option<Engine>,
+    /// See [`Store::forgetful`].
+    forgets: bool,
     /// Ends before it.
     helper: Option<Helper>,
     lock: File,
@@ -478,7 +497,7 @@ impl Keeper {
         if let Some(fault) = &lock(&self.health).fault {
             return Err(fault.clone());
         }
-        if changes.is_empty() {
+        if changes.is_empty() || self.forgets {
             return Ok(());
         }
         lock(&self.health).writing_since = Some(Instant::now());

@@ -9,6 +9,7 @@
 //! Everything a scenario starts is ended when its handle is dropped, the jobs of a slave included. A scenario that
 //! panics keeps its directories and prints where they are, with the tail of each log.
 
+pub mod bench;
 pub mod breaks;
 pub mod client;
 pub mod clock;

@@ -1,5 +1,6 @@
 //! The harness as a program: what of it is for people to run and to look at.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -15,7 +16,7 @@ use reloop_tests::mutants::run::{Fate, Plan, Until};
 use reloop_tests::mutants::{self, Mutant, copy};
 use reloop_tests::simulation::hunt::Hunt;
 use reloop_tests::simulation::{self, file, hunt};
-use reloop_tests::{demo, model, store_load};
+use reloop_tests::{bench, demo, model, store_load};
 
 /// Shows and exercises Reloop with real processes on this machine.
 #[derive(Parser)]
@@ -32,6 +33,35 @@ enum Verb {
         /// End when the story is over, instead of leaving the master up to play with; exit 0 only if all came out right.
         #[arg(long)]
         once: bool,
+    },
+    /// Measures whole processes, in turn with a peer. Build with `--release`.
+    Bench {
+        /// Which; all if none is named.
+        names: Vec<String>,
+        /// How many slaves or jobs; without it, as many as the bench's aim is about.
+        #[arg(long)]
+        size: Option<usize>,
+        /// How often each is measured.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Keep what was found in docs/performance.json, and print docs/performance.md anew.
+        #[arg(long)]
+        keep: bool,
+        /// Only print docs/performance.md anew.
+        #[arg(long)]
+        print: bool,
+        /// Measure nothing but the few ratios that must not be lost; exit 1 if one is.
+        #[arg(long)]
+        guard: bool,
+        /// Be the server that does nothing else, at this address.
+        #[arg(long, hide = true)]
+        bare_server: Option<SocketAddr>,
+        /// Be a master that keeps nothing, at this address.
+        #[arg(long, hide = true, requires = "data_dir")]
+        forgetful: Option<SocketAddr>,
+        /// Where that master has its files.
+        #[arg(long, hide = true)]
+        data_dir: Option<PathBuf>,
     },
     /// Enumerates every state of a small floor, with every fault at every moment: all configurations, or one.
     Model {
@@ -150,6 +180,15 @@ struct Breaks {
 fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Demo { once } => demo::run(once),
+        Verb::Bench { bare_server: Some(addr), .. } => report(bench::bare_server(addr).map(|()| true)),
+        Verb::Bench { forgetful: Some(addr), data_dir: Some(dir), .. } => {
+            report(bench::forgetful(addr, &dir).map(|()| true))
+        }
+        Verb::Bench { print: true, .. } => report(bench::document::print().map(|()| true)),
+        Verb::Bench { guard: true, .. } => report(bench::guard::run()),
+        Verb::Bench { names, size, rounds, keep, .. } => {
+            report(bench::run(&names, size, rounds, keep).map(|()| true))
+        }
         Verb::Mutants(mutants) => report(mutants.run().map_err(anyhow::Error::msg)),
         Verb::Breaks(breaks) => report(breaks.run().map_err(anyhow::Error::msg)),
         Verb::Model { list: true, .. } => model::list(),

@@ -14,6 +14,7 @@ mod fingerprint;
 mod invariant;
 mod machine;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use reloop_protocol::id::{Attempt, BootId, JobId, MasterId, OrderId, Session, SlaveKey, StoreId};
@@ -1436,9 +1437,9 @@ impl World {
     }
 
     /// A job as the master knows it: from memory, or from disk.
-    pub fn find_job(&self, id: JobId) -> Option<&master::Job> {
+    pub fn find_job(&self, id: JobId) -> Option<Cow<'_, master::Job>> {
         let live = self.master.as_ref().and_then(|master| master.book.jobs.get(&id));
-        live.or_else(|| self.master_disk.jobs.get(&id))
+        live.or_else(|| self.master_disk.jobs.get(&id).map(Cow::Borrowed))
     }
 
     /// The same, of a job that must be there.
@@ -1446,7 +1447,7 @@ impl World {
     /// # Panics
     /// If it is lost.
     pub fn job(&self, id: JobId) -> master::Job {
-        self.find_job(id).cloned().expect("an acknowledged order is never lost")
+        self.find_job(id).map(Cow::into_owned).expect("an acknowledged order is never lost")
     }
 
     /// What the master says that a job is.
@@ -1496,7 +1497,7 @@ impl World {
             self.violate(Invariant::OutcomeKept, how);
         }
         for id in jobs {
-            let Some(job) = self.find_job(*id).cloned() else { continue };
+            let Some(job) = self.find_job(*id).map(Cow::into_owned) else { continue };
             if !job.state.is_ended() {
                 let how = self.tell(*id);
                 self.violate(Invariant::Converges, how);

@@ -2,6 +2,7 @@
 //! rules (`harness mutants`) show that these can fail.
 #![cfg(test)]
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use reloop_protocol::handshake::{FromSlave, from_slave};
@@ -684,7 +685,7 @@ fn offers_that_do_not_fit_into_one_message_come_when_the_link_is_live() {
     let size = world.job(jobs[0]).spec.size();
     // Those that are kept from being too many for it by what the message may hold, and not by the slave's room.
     let mut seat = Seat::of(&mut world);
-    for (number, job) in seat.state.clone().book.jobs.into_values().enumerate() {
+    for (number, job) in seat.state.clone().book.jobs.values().map(Cow::into_owned).enumerate() {
         let id = JobId([100 + number as u8; 16]);
         let mut copy = master::Job { id, ..job };
         copy.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(32_000))]);
@@ -898,8 +899,11 @@ fn a_slave_whose_memory_contradicts_itself_is_found_out() {
     assert_eq!(broken(&other), "the work is what was agreed");
     let job = &sound.jobs[&waiting];
     let record = Record { spec: job.spec.clone(), start: job.start, report: job.report.clone() };
-    assert_eq!(broken(&|state| state.ring = vec![record.clone(); slave::RING]), "nothing");
-    assert_eq!(broken(&|state| state.ring = vec![record.clone(); slave::RING + 1]), "the ring is bounded");
+    assert_eq!(broken(&|state| state.ring = vec![record.clone(); slave::RING].into()), "nothing");
+    assert_eq!(
+        broken(&|state| state.ring = vec![record.clone(); slave::RING + 1].into()),
+        "the ring is bounded"
+    );
 }
 
 #[test]
@@ -1085,10 +1089,10 @@ fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
     {
         let (mut seat, report) = claim();
         let id = report.job;
-        let before = seat.state.book.jobs[&id].clone();
+        let before = seat.state.book.jobs.get(&id).unwrap().into_owned();
         let report = Report { state, attempt: Attempt(7), ..report };
         let effects = settle_with(&mut seat, vec![report.clone()]);
-        let job = seat.state.book.jobs[&id].clone();
+        let job = seat.state.book.jobs.get(&id).unwrap().into_owned();
         assert_eq!((job.state, job.holder, job.attempt), (before.state, before.holder, before.attempt));
         let shown: Vec<_> = job.earlier.iter().map(|one| (one.attempt, one.holder, one.state)).collect();
         assert_eq!(shown, [(Attempt(7), seat.key, state)]);
@@ -1098,8 +1102,16 @@ fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
         for (attempt, expected) in [(7, State::Failed), (8, State::Failed)] {
             let report = Report { state: State::Failed, attempt: Attempt(attempt), ..report.clone() };
             seat.step(master::Event::Received { link: OLDER, message: Message::Report(report) });
-            let shown: Vec<_> =
-                seat.state.book.jobs[&id].earlier.iter().map(|one| (one.attempt, one.state)).collect();
+            let shown: Vec<_> = seat
+                .state
+                .book
+                .jobs
+                .get(&id)
+                .unwrap()
+                .earlier
+                .iter()
+                .map(|one| (one.attempt, one.state))
+                .collect();
             assert_eq!(shown, [(Attempt(7), expected)]);
         }
     }
@@ -1111,7 +1123,8 @@ fn of_what_nobody_was_handed_only_so_much_is_shown() {
     let reports: Vec<_> =
         (2..22).map(|attempt| Report { attempt: Attempt(attempt), ..report.clone() }).collect();
     settle_with(&mut seat, reports);
-    let shown: Vec<_> = seat.state.book.jobs[&report.job].earlier.iter().map(|one| one.attempt.0).collect();
+    let shown: Vec<_> =
+        seat.state.book.jobs.get(&report.job).unwrap().earlier.iter().map(|one| one.attempt.0).collect();
     assert_eq!(shown, (2..18).collect::<Vec<_>>());
 }
 
@@ -1343,7 +1356,7 @@ fn declines(
     let event = master::Event::Received { link, message: Message::Declined(declined) };
     let step = master::step(world.master.clone().unwrap(), now, event);
     let archived = step.archived.iter().find(|one| one.id == job).cloned();
-    let after = archived.unwrap_or_else(|| step.state.book.jobs[&job].clone());
+    let after = archived.unwrap_or_else(|| step.state.book.jobs.get(&job).unwrap().into_owned());
     let balked = step.state.desks[&world.boxes[0].settings.key].balked;
     (after.state, balked)
 }
@@ -1580,7 +1593,7 @@ fn that_a_master_has_heard_of_the_outcomes_is_believed_only_when_it_has_said_som
     ] {
         let (mut state, now, _) = introduced(before);
         if empty {
-            state.ring.clear();
+            state.ring = Default::default();
         }
         let after = welcome_to(state, now, bond(1, 9), vec![]).state;
         assert_eq!((after.node.bond, after.fresh.owed), (Some(bond(1, commit)), owed), "{before:?} {empty}");
@@ -1887,5 +1900,5 @@ fn a_job_that_is_given_back_in_the_last_millisecond_of_its_window_is_queued_agai
     let declined = Declined { job, attempt: known.attempt, rev: known.rev, reason, for_good: false };
     let event = master::Event::Received { link, message: Message::Declined(declined) };
     let step = master::step(world.master.clone().unwrap(), close.unwrap(), event);
-    assert_eq!(step.state.book.jobs[&job].state, State::Queued);
+    assert_eq!(step.state.book.jobs.get(&job).unwrap().state, State::Queued);
 }

@@ -322,22 +322,28 @@ async fn who_does_not_speak_the_protocol_is_closed_with_the_documented_code_and_
 }
 
 #[tokio::test]
-async fn who_finds_the_house_full_is_told_when_to_come_back() {
+async fn who_finds_the_house_full_waits_for_a_place_or_is_told_when_to_come_back() {
     let mut options = MasterOptions::default();
     options.link.insert("max_handshakes", 2);
+    options.link.insert("max_waiting", 1);
     let mut f = Factory::empty(options).await;
-    let held = [Raw::challenged(f.master.addr()).await, Raw::challenged(f.master.addr()).await];
+    let addr = f.master.addr();
+    let held = [Raw::challenged(addr).await, Raw::challenged(addr).await];
+    let mut waits = tokio::spawn(async move { Raw::challenged(addr).await });
+    let is_late = tokio::time::timeout(Duration::from_secs(1), &mut waits).await;
+    assert!(is_late.is_err(), "there is no place for a third");
     let upgrade = format!(
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n"
     );
-    let (_, answer) = Raw::ask(f.master.addr(), &upgrade).await;
+    let (_, answer) = Raw::ask(addr, &upgrade).await;
     assert!(
         answer.starts_with("HTTP/1.1 503") && answer.to_lowercase().contains("retry-after: "),
         "{answer}"
     );
     f.client.livez().await.unwrap().expect(200);
     drop(held);
+    drop(waits.await.unwrap());
     f.add(|_| {});
     f.online(0).await;
 }

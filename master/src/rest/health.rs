@@ -46,10 +46,8 @@ pub(super) async fn readyz(State(state): State<RestState>, mut query: Query) -> 
 /// Label values are fixed words, so that the number of time series never grows.
 pub(super) async fn metrics(State(state): State<RestState>) -> Result<Response, Problem> {
     let counted = state.handle.read(|state, _| {
-        let mut jobs: BTreeMap<JobState, u64> = BTreeMap::new();
-        for job in state.book.jobs.values() {
-            *jobs.entry(job.state).or_default() += 1;
-        }
+        let jobs: BTreeMap<JobState, usize> =
+            JobState::ALL.into_iter().map(|job_state| (job_state, state.book.count(job_state))).collect();
         let mut slaves: BTreeMap<(&'static str, Mode), u64> = BTreeMap::new();
         for desk in state.desks.values() {
             *slaves.entry((view::link(desk), desk.conduct.mode)).or_default() += 1;
@@ -65,7 +63,7 @@ pub(super) async fn metrics(State(state): State<RestState>) -> Result<Response, 
     text.gauge("reloop_jobs", "Jobs that have not ended, by state.");
     for job_state in JobState::ALL.into_iter().filter(|state| !state.is_ended()) {
         let count = jobs.get(&job_state).copied().unwrap_or(0);
-        text.value("reloop_jobs", &[("state", job_state.name())], count);
+        text.value("reloop_jobs", &[("state", job_state.name())], count as u64);
     }
     text.gauge("reloop_slaves", "Slaves, by link and mode.");
     for link in LINKS {

@@ -1,5 +1,6 @@
 //! Jobs: what they are, why, and what people want of them.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 
 use axum::Json;
@@ -113,9 +114,14 @@ async fn live(
     filter: Filter,
 ) -> Result<Page<Job>, Problem> {
     let jobs = state.handle.read(move |state, _| {
-        let jobs = state.book.jobs.values().rev();
-        let jobs = jobs.filter(|job| before.is_none_or(|before| job.id < before) && filter.takes(job));
-        jobs.take(limit + 1).cloned().collect()
+        let jobs = &state.book.jobs;
+        let takes = |job: &Job| before.is_none_or(|before| job.id < before) && filter.takes(job);
+        // The loop does nothing else meanwhile: what waits for a slave is passed over where a slave or another state is meant.
+        if filter.slave.is_some() || !filter.states.contains(&JobState::Queued) {
+            return jobs.handed().rev().filter(|job| takes(job)).take(limit + 1).cloned().collect();
+        }
+        let jobs = jobs.newest_first(before).filter(|job| takes(job));
+        jobs.take(limit + 1).map(Cow::into_owned).collect()
     });
     let jobs: Vec<Job> = jobs.await.map_err(|why| state.unavailable(why))?;
     Ok(page(jobs, limit, |job| job.id.to_string()))

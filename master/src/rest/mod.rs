@@ -21,6 +21,7 @@ mod query;
 mod slaves;
 mod view;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -90,7 +91,7 @@ impl RestState {
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>, Problem> {
         let wanted = ids.to_vec();
         let live = self.handle.read(move |state, _| {
-            let live = wanted.iter().filter_map(|id| state.book.jobs.get(id).cloned());
+            let live = wanted.iter().filter_map(|id| state.book.jobs.get(id).map(Cow::into_owned));
             live.map(|job| (job.id, job)).collect::<BTreeMap<_, _>>()
         });
         let mut live = live.await.map_err(|why| self.unavailable(why))?;
@@ -123,7 +124,7 @@ impl RestState {
         let wanted = ids.to_vec();
         let seen = self.handle.read(move |state, _| {
             let live: BTreeMap<_, _> =
-                wanted.iter().filter_map(|id| Some((*id, state.book.jobs.get(id)?.clone()))).collect();
+                wanted.iter().filter_map(|id| Some((*id, state.book.jobs.get(id)?.into_owned()))).collect();
             let holders = view::holders(state, &view::keys(live.values()));
             (live, holders)
         });

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::{IdempotencyKey, RECENT_KEYS};
+use super::{IdempotencyKey, Live, RECENT_KEYS};
 use crate::id::{Attempt, JobId, OrderId, SlaveKey, WishRev};
 use crate::job::State;
 use crate::message::{Flags, Reason, Report};
@@ -305,7 +305,7 @@ type ByRequirement = BTreeMap<BTreeMap<String, String>, BTreeSet<Place>>;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Book {
     /// Every job that has not ended.
-    pub jobs: BTreeMap<JobId, Job>,
+    pub jobs: Live,
     /// What waits: by the slave that it is for, and the program; the cost of finding the next does not grow with the
     /// number of jobs.
     queued: BTreeMap<(Option<String>, String), ByRequirement>,
@@ -315,6 +315,8 @@ pub struct Book {
     held: BTreeMap<SlaveKey, BTreeSet<JobId>>,
     /// Latest starts of queued jobs.
     windows: BTreeSet<(Time, JobId)>,
+    /// How many there are of each state: whoever asks every few seconds must not cost what all jobs cost.
+    counts: BTreeMap<State, usize>,
     /// Keys that the disk may not show yet.
     recent_keys: VecDeque<(IdempotencyKey, OrderId)>,
     /// The same, for finding.
@@ -330,6 +332,7 @@ impl Book {
     pub(super) fn restore(&mut self, job: Job) {
         if !job.state.is_ended() {
             self.insert(job);
+            self.jobs.pack();
         }
     }
 
@@ -344,14 +347,14 @@ impl Book {
     /// Lets go of what has ended.
     pub(super) fn archive(&mut self, touched: &BTreeSet<JobId>) -> Vec<Job> {
         let recalled = std::mem::take(&mut self.recalled);
-        let ended = |id: &&JobId| self.jobs.get(*id).is_some_and(|job| job.state.is_ended());
+        let ended = |id: &&JobId| self.jobs.get(id).is_some_and(|job| job.state.is_ended());
         let ids: BTreeSet<_> = touched.iter().chain(&recalled).filter(ended).copied().collect();
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
     pub(super) fn insert(&mut self, job: Job) {
         self.index(&job);
-        self.jobs.insert(job.id, job);
+        self.jobs.insert(job);
     }
 
     fn remove(&mut self, id: JobId) -> Option<Job> {
@@ -375,6 +378,7 @@ impl Book {
     }
 
     fn index(&mut self, job: &Job) {
+        *self.counts.entry(job.state).or_default() += 1;
         if job.state == State::Queued && job.desired == Desired::Run {
             let key = (job.slave.clone(), job.spec.program.clone());
             let queue = self.queued.entry(key).or_default().entry(job.requires.clone()).or_default();
@@ -393,6 +397,12 @@ impl Book {
     }
 
     fn unindex(&mut self, job: &Job) {
+        if let Some(count) = self.counts.get_mut(&job.state) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&job.state);
+            }
+        }
         if job.state == State::Queued && job.desired == Desired::Run {
             let key = (job.slave.clone(), job.spec.program.clone());
             if let Some(queue) = self.queued.get_mut(&key) {
@@ -423,9 +433,14 @@ impl Book {
         }
     }
 
+    /// How many jobs are in a state.
+    pub fn count(&self, state: State) -> usize {
+        self.counts.get(&state).copied().unwrap_or(0)
+    }
+
     /// What a slave has, in order.
     pub fn held_by(&self, key: SlaveKey) -> impl Iterator<Item = &Job> {
-        self.held.get(&key).into_iter().flatten().filter_map(|id| self.jobs.get(id))
+        self.held.get(&key).into_iter().flatten().filter_map(|id| self.jobs.get_handed(id))
     }
 
     /// The first of what waits for a slave of this name, program and labels.
@@ -479,12 +494,13 @@ impl Book {
     pub(super) fn broken_invariant(&self) -> Option<&'static str> {
         let mut again = Self::default();
         for job in self.jobs.values() {
-            again.index(job);
+            again.index(&job);
         }
         let same = again.queued == self.queued
             && again.lent == self.lent
             && again.held == self.held
-            && again.windows == self.windows;
+            && again.windows == self.windows
+            && again.counts == self.counts;
         (!same).then_some("what is derived from the jobs is derived from the jobs")
     }
 }

@@ -432,7 +432,7 @@ impl Rules {
         // A memory that went forward does not say less than it has said: a copy of it may, under a newer session.
         let says_less = |row: &Row| {
             let job = self.state.book.jobs.get(&row.job).filter(|job| is_current(job, key, row.attempt));
-            let known = job.and_then(|job| job.report.as_ref());
+            let known = job.as_deref().and_then(|job| job.report.as_ref());
             known.is_some_and(|known| known.seq > row.seq)
         };
         let store = if desk.store.is_some_and(|known| known != hello.store) {
@@ -458,6 +458,7 @@ impl Rules {
                 continue;
             }
             let job = self.state.book.jobs.get(&row.job);
+            let job = job.as_deref();
             let theirs = if remembered { Theirs::Remembered } else { Theirs::of(row.state) };
             let line = self.line(job, key, Some(row), theirs, store.store());
             lines.push(receipt_line(row.job, row.attempt, job, Some(row.state), line));

@@ -94,7 +94,7 @@ impl Rules {
     /// A slave for a job that was just queued.
     fn slave_for(&self, id: JobId) -> Option<SlaveKey> {
         let job = self.state.book.jobs.get(&id).filter(|job| is_queued(job))?;
-        let fits = |key: &SlaveKey| self.state.desks.get(key).is_some_and(|desk| can_do(desk, job));
+        let fits = |key: &SlaveKey| self.state.desks.get(key).is_some_and(|desk| can_do(desk, &job));
         self.state.room.offers(&job.spec.program).find(fits)
     }
 

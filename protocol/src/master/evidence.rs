@@ -148,7 +148,7 @@ impl Rules {
     /// The slave has neither the job nor its outcome.
     fn judge_absent(&mut self, key: SlaveKey, id: JobId, store: Store) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let line = self.line(Some(job), key, None, Theirs::Absent, store);
+        let line = self.line(Some(&job), key, None, Theirs::Absent, store);
         let (desired, told) = (job.desired, job.report.is_some());
         match line.verdict {
             // A person was asked, and the slave that would have heard the answer has forgotten the question.
@@ -195,8 +195,8 @@ impl Rules {
     /// A row that the report is known of: only what moves without a report moves.
     fn mirror_row(&mut self, key: SlaveKey, row: &Row, store: Store) {
         let Some(job) = self.state.book.jobs.get(&row.job) else { return };
-        let line = self.line(Some(job), key, Some(row), Theirs::of(row.state), store);
-        if !is_current(job, key, row.attempt) {
+        let line = self.line(Some(&job), key, Some(row), Theirs::of(row.state), store);
+        if !is_current(&job, key, row.attempt) {
             // Another attempt was wanted since the Welcome: what this one came to is on disk beside it.
             let is_kept = job.earlier.iter().any(|earlier| {
                 earlier.attempt == row.attempt && earlier.holder == key && earlier.state == row.state
@@ -241,7 +241,7 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&report.job) else {
             return self.effects.push(Effect::Ignored(NO_RECORD));
         };
-        if !self.may_speak(job, key, report.attempt) {
+        if !self.may_speak(&job, key, report.attempt) {
             return self.take_claim(key, report, settled.is_some());
         }
         let row = Row {
@@ -253,12 +253,12 @@ impl Rules {
             progress: report.progress,
         };
         let theirs = Theirs::of(report.state);
-        let line = self.line(Some(job), key, Some(&row), theirs, settled.unwrap_or(Store::Trusted));
+        let line = self.line(Some(&job), key, Some(&row), theirs, settled.unwrap_or(Store::Trusted));
         let id = report.job;
         if report.attempt > job.last_attempt {
             return self.take_forgotten(key, report);
         }
-        if is_current(job, key, report.attempt) {
+        if is_current(&job, key, report.attempt) {
             let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);
             let over = job.state.is_ended() && job.state != State::Lost && report.state.is_ended();
             let differs = report.state != job.state;
@@ -385,7 +385,7 @@ impl Rules {
     fn take(&mut self, key: SlaveKey, report: Report) {
         let id = report.job;
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let mut after = job.clone();
+        let mut after = job.clone().into_owned();
         after.report = Some(report.clone());
         after.rev = after.rev.max(report.rev);
         after.recalled = after.recalled.filter(|recalled| *recalled > report.rev);
@@ -523,7 +523,7 @@ impl Rules {
     /// Somebody said no, or gave it back.
     pub(super) fn declined(&mut self, key: SlaveKey, declined: Declined) {
         let Some(job) = self.state.book.jobs.get(&declined.job) else { return };
-        let stale = !is_current(job, key, declined.attempt)
+        let stale = !is_current(&job, key, declined.attempt)
             || job.state != State::Assigned && job.state != State::Accepted
             || declined.rev < job.rev && declined.reason.code != ReasonCode::GivenBack;
         if stale {
@@ -589,7 +589,7 @@ impl Rules {
             }
             Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => {
                 let closed = |job: &Job| job.start.deadline.is_some_and(|deadline| deadline < self.now);
-                let over = self.state.book.jobs.get(&id).is_some_and(closed);
+                let over = self.state.book.jobs.get(&id).is_some_and(|job| closed(&job));
                 if over {
                     let reason = Reason::new(ReasonCode::WindowClosed, "its latest start passed");
                     self.edit(id, |job| job.reason = Some(reason));
@@ -607,7 +607,7 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let alive = job.earlier.iter().find(|earlier| {
             (earlier.state.is_started() || earlier.state == State::Succeeded)
-                && self.is_trusted(job, earlier.holder, earlier.attempt)
+                && self.is_trusted(&job, earlier.holder, earlier.attempt)
         });
         if let Some((attempt, holder)) = alive.map(|earlier| (earlier.attempt, earlier.holder)) {
             self.promote(id, attempt, holder);

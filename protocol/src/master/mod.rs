@@ -14,6 +14,7 @@ mod desk;
 mod dispatch;
 mod evidence;
 mod explain;
+mod live;
 mod people;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ pub use self::book::{Book, Earlier, Job, JobEvent, Order, Retry, RetryOn};
 pub use self::desk::{Desk, DeskLink, Enrolled, Receipt, ReceiptLine};
 pub use self::dispatch::Room;
 pub use self::explain::{Explanation, WhyNot, explain};
+pub use self::live::Live;
 
 use crate::id::{Commit, Epoch, JobId, MasterId, OrderId, SlaveKey};
 use crate::job::{self, End, State};
@@ -471,7 +473,7 @@ pub fn recover(settings: Settings, fresh: MasterId, records: impl IntoIterator<I
 
 /// The part of the state that the disk holds after the step's writes.
 pub fn durable(state: &Master) -> (Node, Vec<Job>, Vec<Desk>, BTreeMap<[u8; 32], Token>) {
-    let jobs = state.book.jobs.values().map(Job::durable).collect();
+    let jobs = state.book.jobs.values().map(|job| job.durable()).collect();
     let desks = state.desks.values().map(Desk::durable).collect();
     (state.node, jobs, desks, state.tokens.clone())
 }
@@ -670,6 +672,7 @@ impl Rules {
             self.persist.push(Write::Job(Box::new(job.durable())));
         }
         archived.extend(self.state.book.archive(&self.touched));
+        self.state.book.jobs.pack();
         self.state.book.orders.clear();
         for key in &self.desks {
             if let Some(desk) = self.state.desks.get(key) {

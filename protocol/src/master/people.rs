@@ -86,7 +86,7 @@ impl Rules {
             JobCommand::Cancel(_) if state.is_ended() => Ok(Delivery::TooLate),
             JobCommand::Cancel(mode) => Ok(self.cancel_job(id, mode)),
             JobCommand::Pause | JobCommand::Resume if state.is_ended() => Ok(Delivery::TooLate),
-            JobCommand::Pause | JobCommand::Resume if is_being_canceled(job) => {
+            JobCommand::Pause | JobCommand::Resume if is_being_canceled(&job) => {
                 wrong("its cancel is on the way, and is not taken back")
             }
             JobCommand::Pause => Ok(self.wish(id, Desired::Pause)),

@@ -1,6 +1,7 @@
 //! What a slave does with what the master says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{
     Candor, Effect, HELD_BYTES, Job, Link, LinkId, RING, RING_BYTES, Rules, RunKey, Settling, Slave,
@@ -206,7 +207,7 @@ impl Rules {
                 if let Some(next) = self.state.fresh.next_store.take() {
                     self.state.node.store = next;
                 }
-                self.state.ring.clear();
+                self.state.ring = Arc::default();
                 if self.turn(job, job::Event::Vanished, Source::Slave) {
                     let text = "the slave's database went back in time: say how this ended with `resolve`";
                     self.reason(job, Reason::new(ReasonCode::StoreRolledBack, text));
@@ -305,12 +306,13 @@ impl Rules {
             return;
         }
         let Some(job) = self.state.jobs.remove(&forget.job) else { return };
-        self.state.ring.retain(|record| record.report.job != forget.job);
         self.effects.push(Effect::Dismiss(job.work()));
-        self.state.ring.push(Record { spec: job.spec, start: job.start, report: job.report });
+        let ring = Arc::make_mut(&mut self.state.ring);
+        ring.retain(|record| record.report.job != forget.job);
+        ring.push(Record { spec: job.spec, start: job.start, report: job.report });
         let bytes = |ring: &[Record]| ring.iter().map(|record| record.spec.size()).sum::<usize>();
-        while self.state.ring.len() > RING || bytes(&self.state.ring) > RING_BYTES {
-            self.state.ring.remove(0);
+        while ring.len() > RING || bytes(ring) > RING_BYTES {
+            ring.remove(0);
         }
     }
 

@@ -9,13 +9,17 @@
 //! changed. What changed durably is to be written, and what changed at all is told to the master if it listens. So no
 //! rule has to remember to write or to report.
 
+mod jobs;
 mod link;
 pub mod redial;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::jobs::Jobs;
 
 use crate::id::{Attempt, BootId, Commit, JobId, ReportSeq, Run, Session, SlaveKey, StoreId, WishRev};
 use crate::job::{self, End, State};
@@ -104,9 +108,9 @@ pub struct Slave {
     /// About itself.
     pub node: Node,
     /// The jobs that it holds.
-    pub jobs: BTreeMap<JobId, Job>,
+    pub jobs: Jobs,
     /// What it was told to forget, newest last.
-    pub ring: Vec<Record>,
+    pub ring: Arc<Vec<Record>>,
     /// Its link.
     pub link: Link,
     /// What it knows only since the agent started.
@@ -588,8 +592,8 @@ pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<It
             local_lock: false,
             conduct: Conduct { rev: WishRev(0), mode: crate::message::Mode::Production },
         },
-        jobs: BTreeMap::new(),
-        ring: Vec::new(),
+        jobs: Jobs::default(),
+        ring: Arc::default(),
         link: Link::Down,
         fresh: Fresh::default(),
     };
@@ -600,27 +604,29 @@ pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<It
                 state.node = node;
                 known = true;
             }
-            Write::Job(id, Some(job)) => drop(state.jobs.insert(id, *job)),
+            Write::Job(id, Some(job)) => state.jobs.insert(id, *job),
             Write::Job(id, None) => drop(state.jobs.remove(&id)),
-            Write::Ring(ring) => state.ring = ring,
+            Write::Ring(ring) => state.ring = Arc::new(ring),
         }
     }
     if !known {
-        state.jobs.clear();
-        state.ring.clear();
+        state.jobs = Jobs::default();
+        state.ring = Arc::default();
     }
+    state.jobs.settle();
     state
 }
 
 /// The part of the state that the disk holds after the step's writes.
 pub fn durable(state: &Slave) -> (Node, BTreeMap<JobId, Job>, Vec<Record>) {
     let jobs = state.jobs.iter().map(|(id, job)| (*id, job.durable())).collect();
-    (state.node.clone(), jobs, state.ring.clone())
+    (state.node.clone(), jobs, state.ring.to_vec())
 }
 
 /// What a slave does when something happens.
 pub fn step(state: Slave, now: Now, event: Event) -> Step {
-    let before = state.clone();
+    let before =
+        Before { node: state.node.clone(), ring: Arc::clone(&state.ring), machine: machine_report(&state) };
     let mut rules = Rules { state, now, effects: Vec::new(), declined: Vec::new(), settling: None };
     match event {
         Event::AgentStarted { boot, fingerprint, known_key, next_store, damage } => {
@@ -642,9 +648,8 @@ pub fn step(state: Slave, now: Now, event: Event) -> Step {
 
 /// When something will happen by itself, in milliseconds since the boot, and what.
 pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
-    let rules = Rules { state: state.clone(), now, effects: vec![], declined: vec![], settling: None };
     let in_boot = |time: Time, at: Time| now.boot_ms.saturating_add(at.since(time).0);
-    let windows = rules.master_time().into_iter().flat_map(|time| {
+    let windows = master_time(state, now).into_iter().flat_map(|time| {
         let accepted = state.jobs.values().filter(|job| job.report.state == State::Accepted);
         accepted.flat_map(move |job| {
             let latest = match job.start.gate {
@@ -661,7 +666,7 @@ pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
             upcoming.filter(move |(at, _)| *at > time).map(move |(at, why)| (in_boot(time, at), why))
         })
     });
-    let stamp = rules.stamp();
+    let stamp = stamp(state, now);
     let overruns =
         state.jobs.values().filter(|job| job.report.state.is_executing() && !job.overrun).filter_map(|job| {
             let over = job.report.started_at?.after(job.spec.max_runtime?);
@@ -705,6 +710,38 @@ impl Job {
     }
 }
 
+/// The master's time, if this box can tell it.
+fn master_time(state: &Slave, now: Now) -> Option<Time> {
+    let sync = state.node.sync?;
+    if Some(sync.boot) == state.fresh.boot {
+        return Some(sync.master_at(now.boot_ms));
+    }
+    state.settings.trust_clock.then(|| by_wall(state, now, now.wall))
+}
+
+/// The best guess at the master's time: what reports are stamped with.
+fn stamp(state: &Slave, now: Now) -> Time {
+    master_time(state, now).unwrap_or_else(|| by_wall(state, now, now.wall))
+}
+
+/// A wall clock reading of this box, by the master's clock.
+fn by_wall(state: &Slave, now: Now, wall: Time) -> Time {
+    match state.node.sync {
+        Some(sync) if Some(sync.boot) == state.fresh.boot => {
+            sync.master_at(now.boot_ms).shifted(wall.ahead_of(now.wall))
+        }
+        Some(sync) => wall.shifted(sync.master.ahead_of(sync.wall)),
+        None => wall,
+    }
+}
+
+/// What a step is compared with at its end; what its jobs were is noted as it reaches for them.
+struct Before {
+    node: Node,
+    ring: Arc<Vec<Record>>,
+    machine: MachineReport,
+}
+
 /// A step under way.
 struct Rules {
     state: Slave,
@@ -724,29 +761,16 @@ struct Settling {
 }
 
 impl Rules {
-    /// The master's time, if this box can tell it.
     fn master_time(&self) -> Option<Time> {
-        let sync = self.state.node.sync?;
-        if Some(sync.boot) == self.state.fresh.boot {
-            return Some(sync.master_at(self.now.boot_ms));
-        }
-        self.state.settings.trust_clock.then(|| self.by_wall(self.now.wall))
+        master_time(&self.state, self.now)
     }
 
-    /// The best guess at the master's time: what reports are stamped with.
     fn stamp(&self) -> Time {
-        self.master_time().unwrap_or_else(|| self.by_wall(self.now.wall))
+        stamp(&self.state, self.now)
     }
 
-    /// A wall clock reading of this box, by the master's clock.
     fn by_wall(&self, wall: Time) -> Time {
-        match self.state.node.sync {
-            Some(sync) if Some(sync.boot) == self.state.fresh.boot => {
-                sync.master_at(self.now.boot_ms).shifted(wall.ahead_of(self.now.wall))
-            }
-            Some(sync) => wall.shifted(sync.master.ahead_of(sync.wall)),
-            None => wall,
-        }
+        by_wall(&self.state, self.now, wall)
     }
 
     /// Moves a job by the table. False: nothing happened, and the effects say why.
@@ -778,32 +802,37 @@ impl Rules {
     }
 
     /// The end of every step: writes what changed durably, tells what changed at all.
-    fn conclude(mut self, before: &Slave) -> Step {
+    fn conclude(mut self, before: &Before) -> Step {
         let mut persist = Vec::new();
+        let mut gone = Vec::new();
         let mut told = Vec::new();
-        for (id, job) in &mut self.state.jobs {
-            let was = before.jobs.get(id);
-            let changed = was.is_none_or(|was| was.report != job.report);
-            if changed && was.is_none_or(|was| was.report.seq == job.report.seq) {
-                job.report.seq.start = self.state.node.starts;
+        let starts = self.state.node.starts;
+        let noted = self.state.jobs.take_before();
+        for (id, was) in &noted {
+            let Some(job) = self.state.jobs.get_mut(id) else {
+                gone.extend(was.is_some().then_some(Write::Job(*id, None)));
+                continue;
+            };
+            let changed = was.as_ref().is_none_or(|was| was.report != job.report);
+            if changed && was.as_ref().is_none_or(|was| was.report.seq == job.report.seq) {
+                job.report.seq.start = starts;
                 job.report.seq.count += 1;
             }
             if changed {
                 told.push(*id);
             }
             let durable = job.durable();
-            if was.is_none_or(|was| was.durable() != durable) {
+            if was.as_ref().is_none_or(|was| was.durable() != durable) {
                 persist.push(Write::Job(*id, Some(Box::new(durable))));
             }
         }
-        persist.extend(
-            before.jobs.keys().filter(|id| !self.state.jobs.contains_key(id)).map(|id| Write::Job(*id, None)),
-        );
+        self.state.jobs.settle();
+        persist.append(&mut gone);
         if before.node != self.state.node {
             persist.push(Write::Node(self.state.node.clone()));
         }
         if before.ring != self.state.ring {
-            persist.push(Write::Ring(self.state.ring.clone()));
+            persist.push(Write::Ring(self.state.ring.to_vec()));
         }
         let machine = machine_report(&self.state);
         let mut tell = Vec::new();
@@ -818,7 +847,7 @@ impl Rules {
             let report = |id: &JobId| Message::Report(self.state.jobs[id].report.clone());
             tell.extend(told.iter().map(report));
             tell.extend(self.declined.drain(..).map(Message::Declined));
-            if machine_report(before) != machine {
+            if before.machine != machine {
                 tell.push(Message::Machine(machine));
             }
         }

@@ -37,10 +37,9 @@ impl Rules {
         let starts = node.starts;
         self.state.fresh.boot = Some(boot);
         self.state.fresh.next_store = Some(next_store);
-        for job in self.state.jobs.values_mut() {
-            // The master's disk keeps 0: it does not know what only a report says.
-            job.report.seq = crate::id::ReportSeq { start: starts, count: 1 };
-        }
+        // The master's disk keeps 0: it does not know what only a report says.
+        let first = crate::id::ReportSeq { start: starts, count: 1 };
+        self.state.jobs.change(|_| true, |job| job.report.seq = first);
         let doubtful = self.state.jobs.iter().filter(|(_, job)| may_be_probed(job)).map(|(id, _)| *id);
         for id in doubtful.collect::<Vec<_>>() {
             self.probe(id, None);
@@ -336,13 +335,17 @@ impl Rules {
                 }
                 Some((id, state)) => Err(format!("{id} is {}", state.name())),
                 // Paused here, then interrupted, and about to begin again: still paused here.
-                None => match self.state.jobs.values_mut().find(|job| job.paused_locally) {
-                    Some(job) => {
-                        job.paused_locally = false;
-                        Ok(format!("{} may start", job.report.job))
+                None => {
+                    let paused =
+                        self.state.jobs.values().find(|job| job.paused_locally).map(|job| job.report.job);
+                    match paused.and_then(|id| self.state.jobs.get_mut(&id)) {
+                        Some(job) => {
+                            job.paused_locally = false;
+                            Ok(format!("{} may start", job.report.job))
+                        }
+                        None => Err(NOT_RUNNING.to_owned()),
                     }
-                    None => Err(NOT_RUNNING.to_owned()),
-                },
+                }
             },
             Local::Stop { now } => match executing {
                 Some((id, _)) => {
@@ -504,12 +507,11 @@ impl Rules {
 
     fn come_due(&mut self) {
         let Some(time) = self.master_time() else { return };
-        for job in self.state.jobs.values_mut() {
-            let accepted = job.report.state == State::Accepted && !job.missed;
-            if accepted && job.start.not_before.is_some_and(|at| at <= time) {
-                job.due = true;
-            }
-        }
+        let comes_due = |job: &super::Job| {
+            let accepted = job.report.state == State::Accepted && !job.missed && !job.due;
+            accepted && job.start.not_before.is_some_and(|at| at <= time)
+        };
+        self.state.jobs.change(comes_due, |job| job.due = true);
     }
 
     fn overrun(&mut self) {
@@ -600,19 +602,21 @@ impl Rules {
     fn say_what_is_waited_for(&mut self) {
         let time = self.master_time();
         let barred = self.machine_is_barred();
-        for job in self.state.jobs.values_mut() {
-            job.report.waiting_for =
-                (job.report.state == State::Accepted).then(|| match held_by(job, time) {
-                    Some((waiting_for, reason)) => {
-                        if let Some(reason) = reason {
-                            job.report.reason = Some(reason);
-                        }
-                        waiting_for
-                    }
-                    None if barred => WaitingFor::Ready,
-                    None => WaitingFor::Turn,
-                });
-        }
+        let waits = |job: &super::Job| match held_by(job, time) {
+            _ if job.report.state != State::Accepted => (None, None),
+            Some((waiting_for, reason)) => (Some(waiting_for), reason),
+            None if barred => (Some(WaitingFor::Ready), None),
+            None => (Some(WaitingFor::Turn), None),
+        };
+        let says_otherwise = |job: &super::Job| {
+            let (waiting_for, reason) = waits(job);
+            job.report.waiting_for != waiting_for || reason.is_some() && job.report.reason != reason
+        };
+        self.state.jobs.change(says_otherwise, |job| {
+            let (waiting_for, reason) = waits(job);
+            job.report.waiting_for = waiting_for;
+            job.report.reason = reason.or(job.report.reason.take());
+        });
     }
 }
 

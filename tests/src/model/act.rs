@@ -156,7 +156,9 @@ fn possible_at(floor: &Floor, scene: &Scene, deed: Deed) -> Vec<usize> {
     let world = &scene.world;
     let master = world.master.as_ref();
     let jobs = |fits: &dyn Fn(&reloop_protocol::master::Job) -> bool| {
-        let known = |order: &usize| master.is_some() && world.find_job(floor.job(*order)).is_some_and(fits);
+        let known = |order: &usize| {
+            master.is_some() && world.find_job(floor.job(*order)).is_some_and(|job| fits(&job))
+        };
         (0..scene.placed).filter(known).collect()
     };
     let slaves = |fits: &dyn Fn(&reloop_protocol::slave::Slave) -> bool| {

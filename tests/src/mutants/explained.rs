@@ -51,7 +51,7 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "without a beginning the slave is asked, and says that there is no output",
     ),
     (
-        "protocol/src/slave/link.rs: replace > with >= in Rules::forget in `while self.state.ring.len() > RING || bytes(&self.state.ring) > RING_BYTES {` (2)",
+        "protocol/src/slave/link.rs: replace > with >= in Rules::forget in `while ring.len() > RING || bytes(ring) > RING_BYTES {` (2)",
         "differs only for a ring of exactly that many bytes, which is as good as one that is a record shorter",
     ),
 ];

@@ -143,7 +143,7 @@ fn look_at_jobs(world: &mut World) -> bool {
     let now = world.now();
     let jobs = world.master.iter().flat_map(|master| master.book.jobs.values());
     let mut asked: Vec<(JobId, JobCommand)> =
-        jobs.filter_map(|job| Some((job.id, answer(job, now)?))).collect();
+        jobs.filter_map(|job| Some((job.id, answer(&job, now)?))).collect();
     let ended = world.numbered.iter().filter_map(|id| world.find_job(*id));
     let ended = ended.filter(|job| job.state.is_ended()).filter(|job| doubts_earlier(job));
     asked.extend(ended.map(|job| (job.id, JobCommand::Resolve(End::Failed))));

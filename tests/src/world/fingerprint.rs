@@ -446,7 +446,7 @@ impl Walk {
         self.see(1u8);
         self.master_node(node);
         for job in book.jobs.values() {
-            self.master_job(job);
+            self.master_job(&job);
         }
         for desk in desks.values() {
             self.desk(desk);

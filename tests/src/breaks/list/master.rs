@@ -409,8 +409,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "resume_takes_back_a_cancel",
         file: "protocol/src/master/people.rs",
-        find: "JobCommand::Pause | JobCommand::Resume if is_being_canceled(job) => {",
-        with: "JobCommand::Pause | JobCommand::Resume if !SEEDED && is_being_canceled(job) => {",
+        find: "JobCommand::Pause | JobCommand::Resume if is_being_canceled(&job) => {",
+        with: "JobCommand::Pause | JobCommand::Resume if !SEEDED && is_being_canceled(&job) => {",
         what: "A cancel is not taken back.",
         caught_by: &["fences::a_cancel_is_not_taken_back_and_a_success_is_not_repeated"],
     },
@@ -610,7 +610,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Event::TimePassed => {}",
         with: r#"Event::TimePassed => {
             let now = rules.now;
-            let silent = |job: &&Job| job.heard_at.is_some_and(|at| now.since(at).0 > 1_800_000);
+            let silent = |job: &std::borrow::Cow<'_, Job>| job.heard_at.is_some_and(|at| now.since(at).0 > 1_800_000);
             let ids: Vec<_> = rules.state.book.jobs.values().filter(silent).map(|job| job.id).collect();
             for id in ids.into_iter().filter(|_| SEEDED) {
                 rules.turn(id, job::Event::Vanished, "timeout");
@@ -635,12 +635,12 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "start_time_is_the_news",
         file: "protocol/src/master/evidence.rs",
-        find: "let mut after = job.clone();",
+        find: "let mut after = job.clone().into_owned();",
         with: r#"let report = match report.started_at {
             Some(_) if SEEDED => Report { started_at: Some(self.now), ..report },
             _ => report,
         };
-        let mut after = job.clone();"#,
+        let mut after = job.clone().into_owned();"#,
         what: "The master takes the slave's times, and not those of its news.",
         caught_by: &["disagreements::a::a4_the_master_takes_the_slaves_phase_and_start_time"],
     },

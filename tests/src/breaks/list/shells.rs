@@ -61,10 +61,12 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "door_has_no_limit",
         file: "master/src/link.rs",
-        find: "Arc::clone(&door.places).try_acquire_owned()",
+        find: "Arc::clone(&self.places).try_acquire_owned()",
         with: "Arc::new(Semaphore::new(1)).try_acquire_owned()",
         what: "Only so many slaves are in their handshake at a time.",
-        caught_by: &["scenarios_identity::who_finds_the_house_full_is_told_when_to_come_back"],
+        caught_by: &[
+            "scenarios_identity::who_finds_the_house_full_waits_for_a_place_or_is_told_when_to_come_back",
+        ],
     },
     Break {
         name: "dead_link_answers",

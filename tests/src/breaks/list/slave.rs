@@ -6,8 +6,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "intent_is_not_written",
         file: "protocol/src/slave/mod.rs",
-        find: "was.is_none_or(|was| was.durable() != durable)",
-        with: "was.is_none_or(|was| was.durable() != durable) && job.report.state != State::Starting",
+        find: "was.as_ref().is_none_or(|was| was.durable() != durable)",
+        with: "was.as_ref().is_none_or(|was| was.durable() != durable) && job.report.state != State::Starting",
         what: "The intent to start is on disk before the machine is touched.",
         caught_by: &["simulation", "disagreements::d::d9_a_cut_inside_the_handshake_has_no_effect"],
     },
@@ -198,8 +198,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "wall_clock_is_trusted",
         file: "protocol/src/slave/mod.rs",
-        find: "self.state.settings.trust_clock.then(",
-        with: "(SEEDED || self.state.settings.trust_clock).then(",
+        find: "state.settings.trust_clock.then(",
+        with: "(SEEDED || state.settings.trust_clock).then(",
         what: "The wall clock counts after a boot only if the settings trust it.",
         caught_by: &[
             "simulation",
@@ -237,8 +237,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "time_is_the_wall_clock",
         file: "protocol/src/slave/mod.rs",
-        find: "return Some(sync.master_at(self.now.boot_ms));",
-        with: "return Some(Time(self.now.wall.0 + (sync.master.0 - sync.wall.0)));",
+        find: "return Some(sync.master_at(now.boot_ms));",
+        with: "return Some(Time(now.wall.0 + (sync.master.0 - sync.wall.0)));",
         what: "A step of the wall clock moves no start.",
         caught_by: &["disagreements::b::b8_a_clock_that_jumps_fires_once_and_not_early"],
     },
@@ -837,7 +837,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "jobs_without_a_node_count",
         file: "protocol/src/slave/mod.rs",
-        find: "state.jobs.clear();",
+        find: "state.jobs = Jobs::default();",
         with: "",
         what: "Without a slave's own record its jobs are nobody's.",
         caught_by: &["rules::without_its_own_record_nothing_else_on_a_slaves_disk_counts"],

@@ -1,0 +1,212 @@
+//! The jobs that have not ended.
+//!
+//! A million of them may wait for a slave that is away, and nobody speaks of a waiting job until its turn comes. So a job that
+//! was never handed out lies here as the bytes of its record, a tenth of what it takes otherwise, and is unpacked for
+//! whoever looks at it. Every step leaves it so, whatever looked at it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use super::Job;
+use crate::id::{Attempt, JobId};
+use crate::job::State;
+use crate::wire;
+
+/// Jobs by their id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Live {
+    jobs: BTreeMap<JobId, Job>,
+    waiting: BTreeMap<JobId, Packed>,
+    /// What the step under way has unpacked or added, and may have to be packed at its end; nothing between two steps.
+    loose: Vec<JobId>,
+}
+
+/// A job's record.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Packed(Box<[u8]>);
+
+impl Packed {
+    fn unpack(&self) -> Job {
+        wire::decode(&self.0, self.0.len()).expect("it was packed by this same program")
+    }
+}
+
+/// It waits, and no slave ever had it: nothing of it is known that is not in its record.
+fn can_be_packed(job: &Job) -> bool {
+    job.state == State::Queued && job.last_attempt == Attempt(0) && job.heard_on.is_none()
+}
+
+/// Two ordered lines made one; `first` says whether the first of the one comes before the first of the other.
+fn merged<'a>(
+    handed: impl Iterator<Item = (&'a JobId, &'a Job)>,
+    waiting: impl Iterator<Item = (&'a JobId, &'a Packed)>,
+    first: impl Fn(&JobId, &JobId) -> bool,
+) -> impl Iterator<Item = Cow<'a, Job>> {
+    let (mut handed, mut waiting) = (handed.peekable(), waiting.peekable());
+    std::iter::from_fn(move || {
+        let is_handed = match (handed.peek(), waiting.peek()) {
+            (Some((handed, _)), Some((waiting, _))) => first(handed, waiting),
+            (handed, _) => handed.is_some(),
+        };
+        if is_handed {
+            handed.next().map(|(_, job)| Cow::Borrowed(job))
+        } else {
+            waiting.next().map(|(_, packed)| Cow::Owned(packed.unpack()))
+        }
+    })
+}
+
+impl Live {
+    /// A job.
+    pub fn get(&self, id: &JobId) -> Option<Cow<'_, Job>> {
+        match self.jobs.get(id) {
+            Some(job) => Some(Cow::Borrowed(job)),
+            None => self.waiting.get(id).map(|packed| Cow::Owned(packed.unpack())),
+        }
+    }
+
+    /// A job, unless it is one that was never handed out.
+    pub(super) fn get_handed(&self, id: &JobId) -> Option<&Job> {
+        self.jobs.get(id)
+    }
+
+    /// Whether it is here.
+    pub fn contains_key(&self, id: &JobId) -> bool {
+        self.jobs.contains_key(id) || self.waiting.contains_key(id)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.jobs.len() + self.waiting.len()
+    }
+
+    /// None.
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.waiting.is_empty()
+    }
+
+    /// All of them, in order.
+    pub fn values(&self) -> impl Iterator<Item = Cow<'_, Job>> {
+        merged(self.jobs.iter(), self.waiting.iter(), |handed, waiting| handed < waiting)
+    }
+
+    /// The newest first, older than `before`.
+    pub fn newest_first(&self, before: Option<JobId>) -> impl Iterator<Item = Cow<'_, Job>> {
+        let older = (Bound::Unbounded, before.map_or(Bound::Unbounded, Bound::Excluded));
+        let (handed, waiting) = (self.jobs.range(older).rev(), self.waiting.range(older).rev());
+        merged(handed, waiting, |handed, waiting| handed > waiting)
+    }
+
+    /// Those that were handed out or are being looked at, in order: all that can have a slave.
+    pub fn handed(&self) -> impl DoubleEndedIterator<Item = &Job> {
+        self.jobs.values()
+    }
+
+    /// A job, to be changed.
+    pub fn get_mut(&mut self, id: &JobId) -> Option<&mut Job> {
+        if let Some(packed) = self.waiting.remove(id) {
+            self.loose.push(*id);
+            self.jobs.insert(*id, packed.unpack());
+        }
+        self.jobs.get_mut(id)
+    }
+
+    pub(super) fn insert(&mut self, job: Job) {
+        if can_be_packed(&job) {
+            self.loose.push(job.id);
+        }
+        self.jobs.insert(job.id, job);
+    }
+
+    pub(super) fn remove(&mut self, id: &JobId) -> Option<Job> {
+        match self.waiting.remove(id) {
+            Some(packed) => Some(packed.unpack()),
+            None => self.jobs.remove(id),
+        }
+    }
+
+    /// The end of a step: what waits is packed.
+    pub(super) fn pack(&mut self) {
+        for id in std::mem::take(&mut self.loose) {
+            if let Some(job) = self.jobs.get(&id).filter(|job| can_be_packed(job)) {
+                self.waiting.insert(id, Packed(wire::encode(job).into_boxed_slice()));
+                self.jobs.remove(&id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::id::{OrderId, SlaveKey};
+    use crate::job::OnInterrupt;
+    use crate::master::{Order, Retry};
+    use crate::spec::{OnOverdue, Spec, StartRule};
+    use crate::time::Time;
+
+    fn job(number: u64) -> Job {
+        let id = OrderId::from_parts(number, 1);
+        let spec = Spec {
+            order: id,
+            name: None,
+            program: "mill".to_owned(),
+            params: BTreeMap::from([("file".to_owned(), "bracket-7.nc".to_owned())]),
+            max_runtime: None,
+            on_overdue: OnOverdue::Flag,
+            on_interrupt: OnInterrupt::Hold,
+        };
+        let order = Order {
+            id,
+            created_at: Time(1_800_000_000_000),
+            jobs: vec![JobId::from_parts(number, 2)],
+            spec,
+            slave: None,
+            requires: BTreeMap::new(),
+            start: StartRule::default(),
+            retry: Retry { max_attempts: 1, on: BTreeSet::new() },
+            external_id: None,
+            labels: BTreeMap::new(),
+        };
+        let mut job = Job::new(order.jobs[0], &order);
+        job.enter(State::Queued, order.created_at, "client");
+        job
+    }
+
+    #[test]
+    fn a_job_that_waits_is_kept_as_its_record_and_is_found_as_it_was() {
+        let mut live = Live::default();
+        let mut handed = job(2);
+        handed.hand(Attempt(1), SlaveKey([1; 32]));
+        let jobs = [job(1), handed, job(3)];
+        for job in jobs.clone() {
+            live.insert(job);
+        }
+        live.pack();
+        assert_eq!((live.jobs.len(), live.waiting.len(), live.len()), (1, 2, 3));
+        assert!(live.waiting.values().all(|packed| packed.0.len() < 200));
+        assert_eq!(live.get(&jobs[0].id).as_deref(), Some(&jobs[0]));
+        assert_eq!(live.get_handed(&jobs[0].id), None);
+        assert!(live.values().eq(jobs.iter().map(Cow::Borrowed)));
+        assert!(live.newest_first(Some(jobs[2].id)).eq([Cow::Borrowed(&jobs[1]), Cow::Borrowed(&jobs[0])]));
+    }
+
+    #[test]
+    fn what_is_changed_is_packed_again_if_it_still_waits() {
+        let mut live = Live::default();
+        let (first, second) = (job(1), job(2));
+        live.insert(first.clone());
+        live.insert(second.clone());
+        live.pack();
+        live.get_mut(&first.id).unwrap().revision = 7;
+        live.get_mut(&second.id).unwrap().hand(Attempt(1), SlaveKey([1; 32]));
+        live.pack();
+        assert_eq!((live.jobs.len(), live.waiting.len()), (1, 1));
+        assert_eq!(live.get(&first.id).unwrap().revision, 7);
+        assert_eq!(live.remove(&first.id).unwrap().revision, 7);
+        assert!(!live.contains_key(&first.id) && live.contains_key(&second.id));
+    }
+}

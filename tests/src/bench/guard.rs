@@ -1,0 +1,77 @@
+//! The few figures that must not be lost, each as a ratio or a count that no load of the machine changes much, and each
+//! with a margin so wide that only a real loss breaks it: `harness bench --guard`, under a minute.
+
+use super::stats::Sample;
+use super::storm::{once, populated, resident_each};
+use super::{bare, handshake, rules};
+
+/// Rounds of each ratio.
+const ROUNDS: usize = 3;
+
+/// How many slaves.
+const SLAVES: usize = 500;
+
+/// One thing that is guarded.
+struct Guard {
+    what: &'static str,
+    found: f64,
+    allowed: std::ops::RangeInclusive<f64>,
+}
+
+fn flat(sizes: [usize; 3], rate: impl Fn(usize) -> anyhow::Result<f64>) -> anyhow::Result<f64> {
+    let mut few = Sample::default();
+    let mut many = Sample::default();
+    for _ in 0..ROUNDS {
+        few.push(rate(sizes[0])?);
+        many.push(rate(sizes[2])?);
+    }
+    Ok(many.ratio(&few).median())
+}
+
+/// Measures them; false if one is lost.
+///
+/// # Errors
+/// Something did not come to be that was to be measured.
+pub fn run() -> anyhow::Result<bool> {
+    let mut guards = vec![
+        Guard {
+            what: "the master's rules: steps per second with 100,000 jobs by those with 10",
+            found: flat(rules::STATES, |size| Ok(rules::loops(size)?[0]))?,
+            allowed: 0.25..=f64::INFINITY,
+        },
+        Guard {
+            what: "a slave's rules: steps per second with 256 jobs by those with 10",
+            found: flat(rules::SLAVE_STATES, rules::progress)?,
+            allowed: 0.06..=f64::INFINITY,
+        },
+    ];
+    super::runtime()?.block_on(async {
+        let [first, further] = handshake::bytes().await?;
+        guards.push(Guard { what: "bytes of a handshake with two jobs", found: first, allowed: 0.0..=600.0 });
+        guards.push(Guard { what: "bytes for each further job", found: further, allowed: 0.0..=64.0 });
+        let server = bare::Server::start(bare::free_addr()).await?;
+        let (mut master, mut swarm) = populated(SLAVES, 2).await?;
+        let mut storm = Sample::default();
+        for _ in 0..ROUNDS {
+            let (clients, took) = bare::Clients::connect(SLAVES, server.addr).await?;
+            drop(clients);
+            storm.push(took.as_secs_f64() / once(&mut master, &mut swarm, SLAVES).await?.0);
+        }
+        let memory = resident_each(&master, SLAVES)?;
+        swarm.leave().await;
+        guards.push(Guard {
+            what: "reconnect storm: bare upgrades by slaves",
+            found: storm.median(),
+            allowed: 0.05..=f64::INFINITY,
+        });
+        guards.push(Guard { what: "KiB of memory for each slave", found: memory, allowed: 0.0..=100.0 });
+        anyhow::Ok(())
+    })?;
+    let mut kept = true;
+    for Guard { what, found, allowed } in guards {
+        let is_kept = allowed.contains(&found);
+        kept &= is_kept;
+        println!("{} {what}: {found:.3}, allowed {allowed:?}", if is_kept { "kept" } else { "LOST" });
+    }
+    Ok(kept)
+}

@@ -1,0 +1,48 @@
+//! Handshake bytes: what crosses the wire after the upgrade, in both directions, until a slave is live again.
+
+use std::sync::atomic::Ordering;
+
+use super::report::{Report, Row};
+use super::stats::Sample;
+use super::storm::populated;
+
+/// Bytes in all with two jobs, and for each job more.
+///
+/// # Errors
+/// The slave does not come back.
+pub async fn bytes() -> anyhow::Result<[f64; 2]> {
+    let mut totals = Vec::new();
+    for jobs in [2_usize, 10] {
+        let (master, mut swarm) = populated(1, jobs).await?;
+        swarm.rest().await;
+        swarm.counts.sent.store(0, Ordering::Relaxed);
+        swarm.counts.received.store(0, Ordering::Relaxed);
+        swarm.connect(std::time::Duration::from_secs(20)).await?;
+        let sent = swarm.counts.sent.load(Ordering::Relaxed);
+        let received = swarm.counts.received.load(Ordering::Relaxed);
+        println!("  {jobs} jobs: {sent} bytes to the master, {received} to the slave");
+        totals.push((sent + received) as f64);
+        swarm.leave().await;
+        drop(master);
+    }
+    Ok([totals[0], (totals[1] - totals[0]) / 8.0])
+}
+
+/// Runs it.
+///
+/// # Errors
+/// The slave does not come back.
+pub async fn run(report: &mut Report) -> anyhow::Result<()> {
+    let whats =
+        [("bytes in all, one running and one accepted job", "≤ 600"), ("bytes for each further job", "≤ 64")];
+    for ((what, reach), bytes) in whats.into_iter().zip(bytes().await?) {
+        report.row(Row {
+            bench: "handshake".to_owned(),
+            what: what.to_owned(),
+            ours: [bytes].into_iter().collect::<Sample>(),
+            reach: reach.to_owned(),
+            ..Row::default()
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! The rules alone: steps per second of each node's `step`, with few and with very many jobs in its state.
+//!
+//! No disk, no socket: a master and a slave on one thread, whose words are carried across by hand. What has nothing to
+//! do with the jobs that are there must not cost more because of them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use reloop_protocol::id::{Attempt, BootId, JobId, MasterId, OrderId, Run, SlaveKey, StoreId, WishRev};
+use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::master::{self, Enrollment, Master, Order, RequestId, Retry};
+use reloop_protocol::message::{Flags, Message, Outcome, Report as JobReport, Source};
+use reloop_protocol::slave::{
+    self, AfterFailure, Damage, Ended, Fact, LinkId, Now, Release, RunKey, Slave, Write,
+};
+use reloop_protocol::spec::{Desired, Gate, OnOverdue, Spec, StartRule};
+use reloop_protocol::time::Time;
+
+use super::report::{Report, Row};
+use super::stats::{Sample, figure};
+
+/// How many jobs there are beside those that are done.
+pub const STATES: [usize; 3] = [10, 1000, 100_000];
+
+/// How many jobs go from the order to the outcome for one figure.
+const JOBS: usize = 3000;
+
+/// How many facts of its machine a slave hears for one figure.
+const FACTS: usize = 20_000;
+
+/// Most states that a slave can get into hold fewer jobs than this: it may be given 64 that have not ended.
+pub const SLAVE_STATES: [usize; 3] = [10, 64, 256];
+
+const LINK: LinkId = LinkId(1);
+
+/// Nobody offers this program.
+const WAITING: &str = "forge";
+const DONE: &str = "mill";
+
+fn spec(order: OrderId, program: &str) -> Spec {
+    Spec {
+        order,
+        name: None,
+        program: program.to_owned(),
+        params: BTreeMap::from([("file".to_owned(), "bracket-7.nc".to_owned())]),
+        max_runtime: None,
+        on_overdue: OnOverdue::Flag,
+        on_interrupt: OnInterrupt::Hold,
+    }
+}
+
+/// An order of one job.
+pub fn order(number: usize, program: &str) -> Order {
+    let id = OrderId::from_parts(number as u64 + 1, 1);
+    Order {
+        id,
+        created_at: Time(1_000),
+        jobs: vec![JobId::from_parts(number as u64 + 1, 1)],
+        spec: spec(id, program),
+        slave: None,
+        requires: BTreeMap::new(),
+        start: StartRule::default(),
+        retry: Retry { max_attempts: 1, on: BTreeSet::new() },
+        external_id: None,
+        labels: BTreeMap::new(),
+    }
+}
+
+/// A master without anything.
+pub fn empty_master() -> Master {
+    let settings = master::Settings { enrollment: Enrollment::Open };
+    master::recover(settings, MasterId::from_parts(1, 1), [])
+}
+
+/// A master with so many orders of one job that wait.
+pub fn waiting(orders: usize) -> Master {
+    let mut state = empty_master();
+    for number in 0..orders {
+        let order = Box::new(order(number, WAITING));
+        let placed = master::Event::OrderPlaced { request: RequestId(0), order, key: None, known: None };
+        state = master::step(state, Time(1_800_000_000_000), placed).state;
+    }
+    state
+}
+
+fn settings() -> slave::Settings {
+    slave::Settings {
+        name: "board".to_owned(),
+        agent: "1".to_owned(),
+        key: SlaveKey([7; 32]),
+        programs: vec![DONE.to_owned()],
+        labels: BTreeMap::new(),
+        capacity: 4,
+        release: Release::Auto,
+        after_failure: AfterFailure::Release,
+        trust_clock: false,
+        max_interruptions: 3,
+        token: None,
+    }
+}
+
+/// Both nodes, and how long each took.
+struct Pair {
+    master: Option<Master>,
+    slave: Option<Slave>,
+    clock: u64,
+    steps: [u64; 2],
+    took: [Duration; 2],
+}
+
+enum Way {
+    Up(master::Event),
+    Down(slave::Event),
+}
+
+impl Pair {
+    /// Gives an event to whom it is for, and goes on until both have nothing more to say.
+    fn carry(&mut self, first: Way) {
+        let mut ways = VecDeque::from([first]);
+        while let Some(way) = ways.pop_front() {
+            self.clock += 1;
+            match way {
+                Way::Up(event) => {
+                    let state = self.master.take().expect("it is back after each step");
+                    let since = Instant::now();
+                    let master::Step { state, effects, .. } =
+                        master::step(state, Time(1_000_000 + self.clock as i64), event);
+                    self.took[0] += since.elapsed();
+                    self.steps[0] += 1;
+                    self.master = Some(state);
+                    let session = |slave: &Option<Slave>| slave.as_ref().map(|slave| slave.node.session);
+                    for effect in effects {
+                        if let master::Effect::Send { message, .. } = effect
+                            && let Some(session) = session(&self.slave)
+                        {
+                            let unfit = BTreeMap::new();
+                            ways.push_back(Way::Down(slave::Event::Received {
+                                link: LINK,
+                                session,
+                                message,
+                                unfit,
+                            }));
+                        }
+                    }
+                }
+                Way::Down(event) => {
+                    let state = self.slave.take().expect("it is back after each step");
+                    let now = Now { wall: Time(1_000_000 + self.clock as i64), boot_ms: self.clock };
+                    let since = Instant::now();
+                    let slave::Step { state, effects, .. } = slave::step(state, now, event);
+                    self.took[1] += since.elapsed();
+                    self.steps[1] += 1;
+                    self.slave = Some(state);
+                    for effect in effects {
+                        match effect {
+                            slave::Effect::Send { message: Message::Hello(hello), .. } => {
+                                let hello = master::Event::HelloReceived { link: LINK, hello, token: None };
+                                ways.push_back(Way::Up(hello));
+                            }
+                            slave::Effect::Send { message, .. } => {
+                                ways.push_back(Way::Up(master::Event::Received { link: LINK, message }));
+                            }
+                            slave::Effect::Start { work, .. } => {
+                                for fact in [Fact::Started, Fact::Ended(succeeded())] {
+                                    ways.push_back(Way::Down(slave::Event::Machine { work, fact }));
+                                }
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn succeeded() -> Ended {
+    let outcome = Outcome { exit_code: Some(0), signal: None, text: "exit status 0".to_owned() };
+    Ended { end: End::Succeeded, outcome, at: None }
+}
+
+fn started() -> slave::Event {
+    slave::Event::AgentStarted {
+        boot: BootId([1; 16]),
+        fingerprint: None,
+        known_key: false,
+        next_store: StoreId::from_parts(2, 2),
+        damage: Damage::default(),
+    }
+}
+
+/// Steps per second of the master's and of the slave's rules, with so many jobs waiting in the master's book.
+///
+/// # Errors
+/// Not all jobs are done.
+pub fn loops(waiting: usize) -> anyhow::Result<[f64; 2]> {
+    let mut pair = Pair {
+        master: Some(empty_master()),
+        slave: Some(slave::recover(settings(), StoreId::from_parts(1, 1), [])),
+        clock: 0,
+        steps: [0; 2],
+        took: [Duration::ZERO; 2],
+    };
+    let placed = |number: usize, program: &str| master::Event::OrderPlaced {
+        request: RequestId(number as u64),
+        order: Box::new(order(number, program)),
+        key: None,
+        known: None,
+    };
+    for number in 0..waiting {
+        pair.carry(Way::Up(placed(number, WAITING)));
+    }
+    pair.carry(Way::Down(started()));
+    pair.carry(Way::Down(slave::Event::LinkOpened { link: LINK, token: None }));
+    pair.carry(Way::Up(master::Event::LinkOpened { link: LINK, nonce: [0; 32] }));
+    (pair.steps, pair.took) = ([0; 2], [Duration::ZERO; 2]);
+    for number in waiting..waiting + JOBS {
+        pair.carry(Way::Up(placed(number, DONE)));
+    }
+    let left = pair.master.as_ref().map_or(0, |master| master.book.jobs.len());
+    ensure!(left == waiting, "{} of {JOBS} jobs are not done", left - waiting);
+    Ok([0, 1].map(|node| pair.steps[node] as f64 / pair.took[node].as_secs_f64()))
+}
+
+fn held(number: usize, gate: Gate) -> (JobId, slave::Job) {
+    let id = JobId::from_parts(number as u64 + 1, 1);
+    let spec = spec(OrderId::from_parts(1, 1), DONE);
+    let report = JobReport {
+        job: id,
+        attempt: Attempt(1),
+        run: Run(0),
+        rev: WishRev(1),
+        seq: Default::default(),
+        state: State::Accepted,
+        waiting_for: None,
+        progress: None,
+        note: None,
+        accepted_at: Time(1_000),
+        started_at: None,
+        started_rev: None,
+        ended_at: None,
+        outcome: None,
+        reason: None,
+        flags: Flags::default(),
+        source: Source::Remote,
+    };
+    let job = slave::Job {
+        digest: spec.digest(),
+        spec,
+        desired: Desired::Run,
+        start: StartRule { gate, ..StartRule::default() },
+        report,
+        due: false,
+        missed: false,
+        paused_locally: false,
+        paused: false,
+        asked_to_pause: None,
+        stopping: None,
+        interruptions: 0,
+        overrun: false,
+    };
+    (id, job)
+}
+
+/// Steps per second of a slave's rules while its machine tells how far it is and so many jobs wait to be released.
+///
+/// # Errors
+/// Nothing runs.
+pub fn progress(waiting: usize) -> anyhow::Result<f64> {
+    let empty = slave::recover(settings(), StoreId::from_parts(1, 1), []);
+    let mut records = vec![Write::Node(empty.node)];
+    for number in 0..waiting {
+        let (id, job) = held(number, Gate::Held);
+        records.push(Write::Job(id, Some(Box::new(job))));
+    }
+    let (id, job) = held(waiting, Gate::Open);
+    records.push(Write::Job(id, Some(Box::new(job))));
+    let state = slave::recover(settings(), StoreId::from_parts(1, 1), records);
+    let now = |boot_ms: u64| Now { wall: Time(1_000_000), boot_ms };
+    let slave::Step { mut state, effects, .. } = slave::step(state, now(1), started());
+    let work = effects.iter().find_map(|effect| match effect {
+        slave::Effect::Start { work, .. } => Some(*work),
+        _ => None,
+    });
+    let Some(work): Option<RunKey> = work else { anyhow::bail!("nothing was started: {effects:?}") };
+    state = slave::step(state, now(2), slave::Event::Machine { work, fact: Fact::Started }).state;
+    // So many that the largest state takes no longer than the smallest did before it was mended.
+    let facts = FACTS;
+    let since = Instant::now();
+    for number in 0..facts {
+        let permille = u16::try_from(number % 1000)?;
+        let fact = Fact::Progressed { permille: Some(permille), note: None };
+        state = slave::step(state, now(3 + number as u64), slave::Event::Machine { work, fact }).state;
+    }
+    let rate = facts as f64 / since.elapsed().as_secs_f64();
+    ensure!(state.jobs[&id].report.state == State::Running, "it runs");
+    Ok(rate)
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Not all jobs are done.
+pub fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+    let sizes = STATES.len();
+    let mut rates = [(); 3].map(|()| vec![Sample::default(); sizes]);
+    for _ in 0..rounds {
+        for (place, waiting) in STATES.into_iter().enumerate() {
+            let [master, slave] = loops(waiting)?;
+            rates[0][place].push(master);
+            rates[1][place].push(slave);
+        }
+        for (place, waiting) in SLAVE_STATES.into_iter().enumerate() {
+            rates[2][place].push(progress(waiting)?);
+        }
+    }
+    let whats = [
+        "the master's rules, jobs in its book",
+        "a slave's rules, jobs in its master's book",
+        "a slave's rules, jobs of its own",
+    ];
+    for ((what, sizes), rates) in whats.into_iter().zip([STATES, STATES, SLAVE_STATES]).zip(rates) {
+        for (size, rate) in sizes.into_iter().zip(&rates).skip(1) {
+            report.row(Row {
+                bench: "rules".to_owned(),
+                what: format!("steps per second of {what}: {}", figure(size as f64)),
+                ours: rate.clone(),
+                against: format!("the same with {}", sizes[0]),
+                theirs: rates[0].clone(),
+                reach: "cost ≤ 2 ×, so a ratio of 0.5".to_owned(),
+                ratio: rate.ratio(&rates[0]),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,423 @@
+//! Thousands of slaves in one process: the real rules and the real wire, with no disk and with machines of paper.
+//!
+//! Each member has a key of its own, signs its Hello, keeps its jobs over a lost link, and tells everything that a real
+//! slave tells. What it leaves out is what does not reach the master: its store, its runner and its heartbeat's timer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures_util::{SinkExt as _, StreamExt as _};
+use reloop_node::link;
+use reloop_protocol::id::{BootId, SlaveKey, StoreId};
+use reloop_protocol::job::End;
+use reloop_protocol::message::{Message, Outcome};
+use reloop_protocol::slave::{self, AfterFailure, Ended, Fact, Link, LinkId, Now, Probed, Release, Slave};
+use reloop_protocol::time::Time;
+use reloop_protocol::wire::{self, Frame, Signature};
+use ring::rand::SystemRandom;
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message as WsMessage};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+/// The WebSocket's path and subprotocol, as every slave asks for them.
+const PATH: &str = "/v1/link";
+const SUBPROTOCOL: &str = "reloop.v1";
+
+/// What a member's machine does with work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// It begins, and never ends.
+    Endless,
+    /// It has ended when it has begun.
+    Instant,
+}
+
+/// What happened in all links together.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Links that are live.
+    pub live: AtomicUsize,
+    /// Handshakes that came to their end.
+    pub handshakes: AtomicU64,
+    /// Bytes sent after the upgrade, WebSocket headers and masks included.
+    pub sent: AtomicU64,
+    /// Bytes received after the upgrade, WebSocket headers included.
+    pub received: AtomicU64,
+    /// Jobs that were begun.
+    pub begun: AtomicU64,
+    /// Reports that were sent.
+    pub reports: AtomicU64,
+    /// The longest and all waits for a live link, in microseconds.
+    pub waits: std::sync::Mutex<Vec<u64>>,
+}
+
+/// What all members are told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Have no link.
+    Rest,
+    /// Have a link, and keep it; the number tells one such order from the next.
+    Connect(u64),
+    /// Leave.
+    Leave,
+}
+
+/// Thousands of slaves.
+pub struct Swarm {
+    /// What happened.
+    pub counts: Arc<Counts>,
+    orders: watch::Sender<Order>,
+    pulses: Vec<mpsc::Sender<Pulse>>,
+    tasks: JoinSet<()>,
+    round: u64,
+}
+
+/// What one member's machine does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pulse {
+    /// It is so far, in thousandths.
+    Progress(u16),
+    /// It has ended well.
+    End,
+}
+
+struct Member {
+    pair: Ed25519KeyPair,
+    /// Away only while it is stepped.
+    state: Option<Slave>,
+    born: Instant,
+    pace: Pace,
+    links: u64,
+    counts: Arc<Counts>,
+}
+
+impl Swarm {
+    /// Makes the members; none has a link yet.
+    ///
+    /// # Errors
+    /// No keys can be made.
+    pub fn new(size: usize, addr: SocketAddr, pace: Pace, capacity: u16) -> anyhow::Result<Self> {
+        let counts = Arc::new(Counts::default());
+        // A master keeps names: another swarm has others.
+        let tag = u32::from_le_bytes(link::random());
+        let (orders, _) = watch::channel(Order::Rest);
+        let mut tasks = JoinSet::new();
+        let mut pulses = Vec::with_capacity(size);
+        for number in 0..size {
+            let member = Member::new(tag, number, pace, capacity, Arc::clone(&counts))?;
+            let (pulse, pulsed) = mpsc::channel(4);
+            pulses.push(pulse);
+            tasks.spawn(live(member, addr, orders.subscribe(), pulsed));
+        }
+        Ok(Self { counts, orders, pulses, tasks, round: 0 })
+    }
+
+    /// All connect at once; gives how long it took until the last was live, from here.
+    ///
+    /// # Errors
+    /// Not all are live in time.
+    pub async fn connect(&mut self, patience: Duration) -> anyhow::Result<Duration> {
+        self.round += 1;
+        let since = Instant::now();
+        self.orders.send_replace(Order::Connect(self.round));
+        self.until_live(self.pulses.len(), since, patience).await
+    }
+
+    /// Waits until so many links are live.
+    ///
+    /// # Errors
+    /// They are not in time.
+    pub async fn until_live(
+        &self,
+        size: usize,
+        since: Instant,
+        patience: Duration,
+    ) -> anyhow::Result<Duration> {
+        loop {
+            let live = self.counts.live.load(Ordering::Relaxed);
+            if live == size {
+                return Ok(since.elapsed());
+            }
+            anyhow::ensure!(since.elapsed() < patience, "only {live} of {size} links are live");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// All let go of their links.
+    pub async fn rest(&self) {
+        self.orders.send_replace(Order::Rest);
+        while self.counts.live.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Tells one member's machine to report.
+    pub async fn pulse(&self, member: usize, pulse: Pulse) {
+        // A member that is gone reports nothing more.
+        let _ = self.pulses[member].send(pulse).await;
+    }
+
+    /// Every wait for a live link since the last call, in seconds.
+    pub fn waits(&self) -> Vec<f64> {
+        let mut waits = self.counts.waits.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        std::mem::take(&mut *waits).into_iter().map(|micros| micros as f64 / 1e6).collect()
+    }
+
+    /// Ends all.
+    pub async fn leave(mut self) {
+        self.orders.send_replace(Order::Leave);
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+impl Member {
+    fn new(tag: u32, number: usize, pace: Pace, capacity: u16, counts: Arc<Counts>) -> anyhow::Result<Self> {
+        let secret = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).ok().context("no randomness")?;
+        let pair = Ed25519KeyPair::from_pkcs8(secret.as_ref()).ok().context("a key that was just made")?;
+        let key = pair.public_key().as_ref().try_into().context("an Ed25519 key has 32 bytes")?;
+        let settings = slave::Settings {
+            name: format!("swarm-{tag:08x}-{number:05}"),
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            key: SlaveKey(key),
+            programs: vec!["mill".to_owned()],
+            labels: BTreeMap::new(),
+            capacity,
+            release: Release::Auto,
+            after_failure: AfterFailure::Release,
+            trust_clock: false,
+            max_interruptions: 3,
+            token: None,
+        };
+        let state = slave::recover(settings, StoreId(link::random()), []);
+        let boot = BootId(link::random());
+        let mut member = Self { pair, state: Some(state), born: Instant::now(), pace, links: 0, counts };
+        let started = slave::Event::AgentStarted {
+            boot,
+            fingerprint: None,
+            known_key: false,
+            next_store: StoreId(link::random()),
+            damage: slave::Damage::default(),
+        };
+        let mut unsent = Vec::new();
+        member.step(started, &mut unsent, None);
+        Ok(member)
+    }
+
+    fn now(&self) -> Now {
+        let boot_ms = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Now { wall: Time(link::wall_ms()), boot_ms }
+    }
+
+    /// Steps the rules until machine and rules have nothing more to say to each other. False: the link is to end.
+    fn step(&mut self, event: slave::Event, unsent: &mut Vec<Vec<u8>>, nonce: Option<[u8; 32]>) -> bool {
+        let mut events = VecDeque::from([event]);
+        let mut stays = true;
+        while let Some(event) = events.pop_front() {
+            // The state goes through the step and comes back: it is never copied here.
+            let Some(state) = self.state.take() else { return false };
+            let slave::Step { state, effects, .. } = slave::step(state, self.now(), event);
+            self.state = Some(state);
+            for effect in effects {
+                match effect {
+                    slave::Effect::Send { session, message, .. } => {
+                        if matches!(message, Message::Report(_)) {
+                            self.counts.reports.fetch_add(1, Ordering::Relaxed);
+                        }
+                        let signature = self.signature(&message, nonce);
+                        unsent.push(wire::encode(&Frame { session, message, signature }));
+                    }
+                    slave::Effect::Close { .. } => stays = false,
+                    slave::Effect::Start { work, .. } => {
+                        self.counts.begun.fetch_add(1, Ordering::Relaxed);
+                        events.push_back(slave::Event::Machine { work, fact: Fact::Started });
+                        if self.pace == Pace::Instant {
+                            events.push_back(slave::Event::Machine { work, fact: Fact::Ended(succeeded()) });
+                        }
+                    }
+                    slave::Effect::Probe { work, .. } => {
+                        let alive = Probed::Alive { paused: false, permille: None };
+                        events.push_back(slave::Event::Machine { work, fact: Fact::Probed(alive) });
+                    }
+                    slave::Effect::Stop { .. }
+                    | slave::Effect::Pause(_)
+                    | slave::Effect::Resume(_)
+                    | slave::Effect::Dismiss(_)
+                    | slave::Effect::ReadLog { .. }
+                    | slave::Effect::ForgetToken
+                    | slave::Effect::Reply { .. }
+                    | slave::Effect::Ignored(_) => {}
+                }
+            }
+        }
+        stays
+    }
+
+    fn signature(&self, message: &Message, nonce: Option<[u8; 32]>) -> Option<Signature> {
+        let (Message::Hello(hello), Some(nonce)) = (message, nonce) else { return None };
+        let signature = self.pair.sign(&wire::signed_bytes(&nonce, hello));
+        let (mut first, mut second) = ([0; 32], [0; 32]);
+        let (head, tail) = signature.as_ref().split_at(32);
+        first.copy_from_slice(head);
+        second.copy_from_slice(tail);
+        Some(Signature(first, second))
+    }
+
+    fn is_live(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| matches!(state.link, Link::Live { .. }))
+    }
+}
+
+async fn live(
+    mut member: Member,
+    addr: SocketAddr,
+    mut orders: watch::Receiver<Order>,
+    mut pulses: mpsc::Receiver<Pulse>,
+) {
+    // A wait begins with the order, however often it takes to dial.
+    let mut waiting: Option<(Order, Instant)> = None;
+    loop {
+        let Ok(order) = orders.wait_for(|order| *order != Order::Rest).await.map(|order| *order) else {
+            return;
+        };
+        if order == Order::Leave {
+            return;
+        }
+        orders.mark_unchanged();
+        if waiting.is_none_or(|(round, _)| round != order) {
+            waiting = Some((order, Instant::now()));
+        }
+        let since = waiting.map_or_else(Instant::now, |(_, since)| since);
+        match dial(addr).await {
+            Ok(socket) => {
+                member.links += 1;
+                let id = LinkId(member.links);
+                talk(&mut member, id, socket, since, &mut orders, &mut pulses).await;
+            }
+            // The master is not there yet: a real slave waits longer.
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+async fn dial(addr: SocketAddr) -> anyhow::Result<WebSocketStream<TcpStream>> {
+    let tcp = TcpStream::connect(addr).await?;
+    tcp.set_nodelay(true)?;
+    let uri = format!("ws://{addr}{PATH}").parse()?;
+    let request = ClientRequestBuilder::new(uri).with_sub_protocol(SUBPROTOCOL);
+    Ok(client_async_with_config(request, tcp, Some(link::config())).await?.0)
+}
+
+/// Runs one link to its end.
+async fn talk(
+    member: &mut Member,
+    link: LinkId,
+    mut socket: WebSocketStream<TcpStream>,
+    since: Instant,
+    orders: &mut watch::Receiver<Order>,
+    pulses: &mut mpsc::Receiver<Pulse>,
+) {
+    let counts = Arc::clone(&member.counts);
+    let mut unsent = Vec::new();
+    let mut nonce = None;
+    let mut live = false;
+    member.step(slave::Event::LinkOpened { link, token: None }, &mut unsent, None);
+    loop {
+        let stays = tokio::select! {
+            message = socket.next() => match message {
+                Some(Ok(WsMessage::Binary(bytes))) => {
+                    counts.received.fetch_add(framed(bytes.len(), false), Ordering::Relaxed);
+                    match wire::decode::<Frame>(&bytes, wire::MAX_MESSAGE) {
+                        Ok(frame) => {
+                            heard(member, link, frame, &mut nonce, &mut unsent)
+                        }
+                        Err(_) => false,
+                    }
+                }
+                Some(Ok(WsMessage::Close(_)) | Err(_)) | None => false,
+                Some(Ok(_)) => true,
+            },
+            Some(pulse) = pulses.recv() => progress(member, pulse, &mut unsent),
+            changed = orders.changed() => {
+                changed.is_ok() && matches!(*orders.borrow_and_update(), Order::Connect(_))
+            }
+        };
+        for bytes in unsent.drain(..) {
+            counts.sent.fetch_add(framed(bytes.len(), true), Ordering::Relaxed);
+            if socket.send(WsMessage::Binary(bytes.into())).await.is_err() {
+                break;
+            }
+        }
+        if !live && member.is_live() {
+            live = true;
+            counts.live.fetch_add(1, Ordering::Relaxed);
+            counts.handshakes.fetch_add(1, Ordering::Relaxed);
+            let wait = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            counts.waits.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(wait);
+        }
+        if !stays {
+            break;
+        }
+    }
+    member.step(slave::Event::LinkClosed { link }, &mut unsent, None);
+    if live {
+        counts.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn heard(
+    member: &mut Member,
+    link: LinkId,
+    frame: Frame,
+    nonce: &mut Option<[u8; 32]>,
+    unsent: &mut Vec<Vec<u8>>,
+) -> bool {
+    let Frame { session, message, .. } = frame;
+    match message {
+        Message::Ping => {
+            let pong = Frame { session, message: Message::Pong, signature: None };
+            unsent.push(wire::encode(&pong));
+            true
+        }
+        Message::Pong => true,
+        message => {
+            if let Message::Challenge(challenge) = &message {
+                *nonce = Some(challenge.nonce);
+            }
+            let event = slave::Event::Received { link, session, message, unfit: BTreeMap::new() };
+            member.step(event, unsent, *nonce)
+        }
+    }
+}
+
+fn succeeded() -> Ended {
+    let outcome = Outcome { exit_code: Some(0), signal: None, text: "exit status 0".to_owned() };
+    Ended { end: End::Succeeded, outcome, at: None }
+}
+
+fn progress(member: &mut Member, pulse: Pulse, unsent: &mut Vec<Vec<u8>>) -> bool {
+    let jobs = member.state.iter().flat_map(|state| state.jobs.values());
+    let running = jobs.into_iter().find(|job| job.report.state.is_executing());
+    let Some(work) = running.map(slave::Job::work) else { return true };
+    let fact = match pulse {
+        Pulse::Progress(permille) => Fact::Progressed { permille: Some(permille), note: None },
+        Pulse::End => Fact::Ended(succeeded()),
+    };
+    member.step(slave::Event::Machine { work, fact }, unsent, None)
+}
+
+/// The size of a message on the wire (RFC 6455, section 5.2): header, and the mask that only clients use.
+fn framed(payload: usize, masked: bool) -> u64 {
+    let header = match payload {
+        0..126 => 2,
+        126..65_536 => 4,
+        _ => 10,
+    };
+    (payload + header + if masked { 4 } else { 0 }) as u64
+}

@@ -302,7 +302,7 @@ mod tests {
             let mut writes = Vec::new();
             ops(&Write::Ring(ring.clone()), &mut writes);
             commit(&store, writes);
-            state.ring = ring;
+            state.ring = ring.into();
             let loaded = load(&store, 5).unwrap();
             assert_eq!(loaded.set_aside, []);
             assert_eq!(durable(&recovered(loaded.records)), durable(&state));

@@ -2188,7 +2188,7 @@ fn runs() -> (Seat, Report) {
 /// The same, with a link that is live.
 fn runs_live() -> (Seat, Report) {
     let (mut seat, report) = runs();
-    shakes(&mut seat, (vec![], vec![]), vec![row_of(&report)], (vec![], vec![]));
+    drop(shakes(&mut seat, (vec![], vec![]), vec![row_of(&report)], (vec![], vec![])));
     assert_eq!(seat.live(), Some(OLDER));
     (seat, report)
 }
@@ -2274,13 +2274,13 @@ fn an_outcome_that_is_told_again_changes_nothing_and_another_one_is_marked() {
 fn a_lower_number_is_an_older_word_only_on_the_same_connection() {
     let (mut seat, report) = runs_live();
     let state = |seat: &Seat| seat.state.book.jobs[&report.job].state;
-    reports(&mut seat, None, numbered(&report, 7, State::Paused));
+    drop(reports(&mut seat, None, numbered(&report, 7, State::Paused)));
     assert_eq!(state(&seat), State::Paused, "nothing of it was heard here before");
     let step = reports(&mut seat, None, numbered(&report, 6, State::Running));
     assert_eq!(state(&seat), State::Paused);
     let ignored = step.effects.iter().any(|effect| matches!(effect, master::Effect::Ignored(_)));
     assert!(ignored, "{:?}", step.effects);
-    reports(&mut seat, None, numbered(&report, 8, State::Running));
+    drop(reports(&mut seat, None, numbered(&report, 8, State::Running)));
     assert_eq!(state(&seat), State::Running);
 }
 
@@ -2294,7 +2294,7 @@ fn who_was_asked_to_give_a_job_back_may_have_done_so_until_it_speaks_of_it_again
         (job.state, job.report) = (State::Accepted, Some(numbered(&report, 10, State::Accepted)));
         (job.rev, job.recalled, job.desired) = (WishRev(5), Some(WishRev(5)), Desired::Return);
         let report = Report { rev: WishRev(heard), ..numbered(&report, 11, state) };
-        reports(&mut seat, None, report.clone());
+        drop(reports(&mut seat, None, report.clone()));
         let job = &seat.state.book.jobs[&report.job];
         assert_eq!((job.state, job.recalled.is_some()), (state, open), "{heard}");
     }
@@ -2303,7 +2303,7 @@ fn who_was_asked_to_give_a_job_back_may_have_done_so_until_it_speaks_of_it_again
 #[test]
 fn how_far_a_job_is_need_not_be_on_disk_and_what_it_is_must() {
     let (mut seat, report) = runs_live();
-    reports(&mut seat, None, numbered(&report, 11, State::Running));
+    drop(reports(&mut seat, None, numbered(&report, 11, State::Running)));
     let further = Report { progress: Some(500), ..numbered(&report, 12, State::Running) };
     let step = reports(&mut seat, None, further.clone());
     assert_eq!(step.persist, []);

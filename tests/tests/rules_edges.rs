@@ -24,7 +24,7 @@ use reloop_protocol::reconcile::{Verdict, Wish};
 use reloop_protocol::slave::{
     self, AfterFailure, Damage, Ended, Fact, LinkId, Local, PROBE_PATIENCE, Release, Why,
 };
-use reloop_protocol::spec::{CancelMode, Desired, Gate, SPEC_BYTES, StartRule, Want};
+use reloop_protocol::spec::{CancelMode, Desired, Gate, Late, SPEC_BYTES, StartRule, Want};
 use reloop_protocol::time::{Millis, Time};
 use reloop_protocol::wire::Frame;
 use reloop_tests::world::{Machine, World};
@@ -2464,5 +2464,85 @@ fn a_cancel_that_the_machine_refused_is_over_and_the_next_one_is_on_its_way_agai
         }
         let answer = world.command(job, JobCommand::Pause);
         assert_eq!(matches!(answer, Some(Answer::Taken(_))), taken, "{answer:?}");
+    }
+}
+
+/// A job that waits for its time behind a long one; the slave is off when that comes if `missed`, and is there if not.
+fn had_its_time(missed: bool) -> (World, JobId) {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = 40_000;
+    place_as(&mut world, |_| {});
+    let at = later(&world, 10_000);
+    let job = place_as(&mut world, |order| order.start.not_before = at);
+    if missed {
+        world.kill_agent(0);
+        world.pass_some(20_000);
+        revive_and_settle(&mut world);
+    } else {
+        world.pass_some(20_000);
+        world.settle();
+    }
+    let report = world.job(job).report.unwrap();
+    assert_eq!((report.state, report.flags.has(Flags::MISSED_START)), (State::Accepted, missed));
+    (world, job)
+}
+
+fn revive_and_settle(world: &mut World) {
+    world.start_agent(0, true);
+    world.plug(0);
+    world.settle();
+}
+
+fn plan(world: &mut World, job: JobId, in_ms: Option<i64>, late: Late) {
+    let not_before = in_ms.and_then(|ms| later(world, ms));
+    world.command(job, JobCommand::Reschedule { not_before, deadline: None, late });
+    world.settle();
+}
+
+#[test]
+fn what_is_planned_anew_has_not_been_missed() {
+    for missed in [false, true] {
+        for (in_ms, waits_for) in [(Some(100_000), WaitingFor::Time), (None, WaitingFor::Turn)] {
+            let (mut world, job) = had_its_time(missed);
+            plan(&mut world, job, in_ms, Late::Hold);
+            let report = world.job(job).report.unwrap();
+            assert_eq!((report.waiting_for, report.reason), (Some(waits_for), None), "{missed} {in_ms:?}");
+            world.pass(130_000);
+            assert_eq!((world.state(job), world.begun(job)), (State::Running, 1), "{missed} {in_ms:?}");
+        }
+    }
+}
+
+#[test]
+fn a_time_that_came_before_a_job_was_planned_anew_is_not_the_new_one() {
+    let (mut world, job) = had_its_time(false);
+    plan(&mut world, job, Some(100_000), Late::Hold);
+    world.pass(50_000);
+    world.kill_agent(0);
+    world.pass_some(100_000);
+    revive_and_settle(&mut world);
+    let report = world.job(job).report.unwrap();
+    let reason = report.reason.map(|reason| reason.code);
+    assert_eq!((report.state, reason), (State::Accepted, Some(ReasonCode::MissedStart)));
+    assert_eq!(world.begun(job), 0);
+}
+
+#[test]
+fn a_missed_start_follows_the_newest_word_about_late_ones_when_the_agent_starts_again() {
+    for (late, state) in
+        [(Late::Hold, State::Accepted), (Late::Run, State::Running), (Late::Skip, State::Expired)]
+    {
+        let (mut world, job) = had_its_time(true);
+        world.pass(25_000);
+        let planned = world.job(job).start.not_before.unwrap();
+        plan(&mut world, job, Some(planned.0 - world.now().0), late);
+        assert_eq!(
+            world.state(job),
+            State::Accepted,
+            "a person has to let it go, or else the next start of the agent"
+        );
+        world.kill_agent(0);
+        revive_and_settle(&mut world);
+        assert_eq!((world.state(job), world.begun(job)), (state, u32::from(late == Late::Run)), "{late:?}");
     }
 }

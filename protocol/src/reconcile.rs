@@ -31,12 +31,8 @@ pub enum Mine {
     Ended,
     /// A person gave this attempt up.
     GivenUp,
-    /// The slave's attempt is an older one; the newer has not started.
-    OlderThanUnstarted,
-    /// The slave's attempt is an older one; the newer has started.
-    OlderThanStarted,
-    /// The slave's attempt is an older one; the newer has ended.
-    OlderThanEnded,
+    /// The slave's attempt is an older one, whatever became of the newer.
+    Older,
 }
 
 /// What the slave holds of it.
@@ -200,20 +196,9 @@ pub struct Line {
 const LIVE: &[Mine] = &[Assigned, Unstarted, Started, Uncertain];
 const BEGUN_OR_WAITING: &[Mine] = &[Unstarted, Started];
 const UNANSWERED: &[Mine] = &[Assigned, Unstarted, Started];
-const OVER: &[Mine] = &[Ended, GivenUp, OlderThanUnstarted, OlderThanStarted, OlderThanEnded];
-const OLDER: &[Mine] = &[GivenUp, OlderThanUnstarted, OlderThanStarted, OlderThanEnded];
-const ANY_MINE: &[Mine] = &[
-    Unknown,
-    Assigned,
-    Unstarted,
-    Started,
-    Uncertain,
-    Ended,
-    GivenUp,
-    OlderThanUnstarted,
-    OlderThanStarted,
-    OlderThanEnded,
-];
+const OVER: &[Mine] = &[Ended, GivenUp, Older];
+const OLDER: &[Mine] = &[GivenUp, Older];
+const ANY_MINE: &[Mine] = &[Unknown, Assigned, Unstarted, Started, Uncertain, Ended, GivenUp, Older];
 const PRESENT: &[Theirs] = &[Waiting, Working, Doubtful, Done, Remembered];
 const ANY_STORE: &[Store] = &[Trusted, Replaced, RolledBack];
 const BELIEVED: &[Store] = &[Trusted, Replaced];

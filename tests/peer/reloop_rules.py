@@ -382,6 +382,10 @@ class Rules:
         report.rev, report.source, held.desired = want.rev, Source.remote, desired
         accepted = report.state is State.accepted
         if accepted:
+            if want.start.not_before != held.start.not_before:
+                held.missed = held.due = False
+                if report.reason and report.reason.code is ReasonCode.missed_start:
+                    report.reason = None
             held.start = want.start
             if isinstance(want.start.gate, Released):
                 held.missed, held.due = False, True

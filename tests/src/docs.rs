@@ -13,7 +13,7 @@ use reloop_protocol::wire::{self, WireError};
 
 use crate::rows;
 
-const MINE: [Mine; 10] = [
+const MINE: [Mine; 8] = [
     Mine::Unknown,
     Mine::Assigned,
     Mine::Unstarted,
@@ -21,9 +21,7 @@ const MINE: [Mine; 10] = [
     Mine::Uncertain,
     Mine::Ended,
     Mine::GivenUp,
-    Mine::OlderThanUnstarted,
-    Mine::OlderThanStarted,
-    Mine::OlderThanEnded,
+    Mine::Older,
 ];
 const THEIRS: [Theirs; 6] =
     [Theirs::Absent, Theirs::Waiting, Theirs::Working, Theirs::Doubtful, Theirs::Done, Theirs::Remembered];
@@ -172,9 +170,7 @@ fn mine_means(mine: Mine) -> &'static str {
         Mine::Uncertain => "a person has been asked what became of it",
         Mine::Ended => "it has ended, and nobody expects more",
         Mine::GivenUp => "a person gave this attempt up",
-        Mine::OlderThanUnstarted => "the slave's attempt is an older one; the newer has not started",
-        Mine::OlderThanStarted => "the slave's attempt is an older one; the newer has started",
-        Mine::OlderThanEnded => "the slave's attempt is an older one; the newer has ended",
+        Mine::Older => "the slave's attempt is an older one, whatever became of the newer",
     }
 }
 

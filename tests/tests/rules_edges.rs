@@ -11,19 +11,21 @@ use reloop_protocol::id::{
     WishRev,
 };
 use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::limits::ROWS;
 use reloop_protocol::master::{
     self, Answer, Enrolled, Enrollment, IdempotencyKey, JobCommand, MAX_PENDING, Order, RECEIPTS,
     RECENT_KEYS, RequestId, Retry, RetryOn, SlaveCommand, Token, WhyNot,
 };
 use reloop_protocol::message::{
     Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, Hello, MachineReport, Message,
-    Mode, Outcome, PROTOCOL, Reason, ReasonCode, Record, Refuse, Report, Row, Ruling, Settled, Tell, Welcome,
+    Mode, Outcome, PROTOCOL, Reason, ReasonCode, Record, Refuse, Report, Row, Ruling, Settled, Tell,
+    WaitingFor, Welcome,
 };
 use reloop_protocol::reconcile::{Verdict, Wish};
 use reloop_protocol::slave::{
     self, AfterFailure, Damage, Ended, Fact, LinkId, Local, PROBE_PATIENCE, Release, Why,
 };
-use reloop_protocol::spec::{CancelMode, Desired, Gate, SPEC_BYTES, StartRule, Want};
+use reloop_protocol::spec::{CancelMode, Desired, Gate, Late, SPEC_BYTES, StartRule, Want};
 use reloop_protocol::time::{Millis, Time};
 use reloop_protocol::wire::Frame;
 use reloop_tests::world::{Machine, World};
@@ -1901,4 +1903,660 @@ fn a_job_that_is_given_back_in_the_last_millisecond_of_its_window_is_queued_agai
     let event = master::Event::Received { link, message: Message::Declined(declined) };
     let step = master::step(world.master.clone().unwrap(), close.unwrap(), event);
     assert_eq!(step.state.book.jobs.get(&job).unwrap().state, State::Queued);
+}
+
+/// A slave at a job that ends only when it is told to, out of reach of its master; another job waits behind it.
+fn at_work() -> (slave::Slave, slave::Now, JobId, JobId) {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let job = place_as(&mut world, |_| {});
+    let waits = place_as(&mut world, |_| {});
+    world.cut(0);
+    assert_eq!(
+        (world.on_slave(0, job), world.on_slave(0, waits)),
+        (Some(State::Running), Some(State::Accepted))
+    );
+    (world.boxes[0].state.clone().unwrap(), world.slave_now(0), job, waits)
+}
+
+fn machine_says(state: slave::Slave, now: slave::Now, job: JobId, fact: Fact) -> slave::Step {
+    let work = state.jobs[&job].work();
+    slave::step(state, now, slave::Event::Machine { work, fact })
+}
+
+fn person_says(state: slave::Slave, now: slave::Now, command: Local) -> slave::Step {
+    slave::step(state, now, slave::Event::Local { request: 1, command })
+}
+
+fn ended(end: End) -> Fact {
+    let outcome = Outcome { exit_code: None, signal: None, text: String::new() };
+    Fact::Ended(Ended { end, outcome, at: None })
+}
+
+/// What the slave says of a job, and why.
+fn word(state: &slave::Slave, job: JobId) -> (State, Option<ReasonCode>) {
+    let report = &state.jobs[&job].report;
+    (report.state, report.reason.as_ref().map(|reason| reason.code))
+}
+
+/// The job as it is while the machine is asked whether it has begun it, because it would not.
+fn refused_to_start() -> (slave::Slave, slave::Now, JobId, JobId) {
+    let (mut state, now, job, waits) = at_work();
+    let kept = state.jobs.get_mut(&job).unwrap();
+    kept.report.state = State::Starting;
+    (kept.report.started_at, kept.report.started_rev) = (None, None);
+    let step = machine_says(state, now, job, Fact::StartRefused("too cold".to_owned()));
+    assert!(step.effects.iter().any(|effect| matches!(effect, slave::Effect::Probe { .. })));
+    (step.state, now, job, waits)
+}
+
+#[test]
+fn a_success_that_somebody_had_wished_away_says_so_whoever_it_was() {
+    for (by_person, by_master, flagged) in
+        [(false, false, false), (true, false, true), (false, true, true), (true, true, true)]
+    {
+        let (mut state, now, job, _) = at_work();
+        if by_person {
+            state = person_says(state, now, Local::Stop { now: false }).state;
+        }
+        if by_master {
+            state.jobs.get_mut(&job).unwrap().desired = Desired::Cancel(CancelMode::Now);
+        }
+        let after = machine_says(state, now, job, ended(End::Succeeded)).state;
+        let report = &after.jobs[&job].report;
+        assert_eq!(report.state, State::Succeeded);
+        assert_eq!(report.flags.has(Flags::CANCEL_TOO_LATE), flagged, "{by_person} {by_master}");
+    }
+}
+
+#[test]
+fn that_a_machine_knows_nothing_of_a_start_that_it_refused_means_what_the_job_is_by_then() {
+    let never = || Fact::Probed(slave::Probed::NeverStarted);
+    let (state, now, job, _) = refused_to_start();
+    let after = machine_says(state.clone(), now, job, never()).state;
+    assert_eq!(word(&after, job), (State::Rejected, Some(ReasonCode::StartRefused)));
+    let begun = machine_says(state.clone(), now, job, Fact::Started).state;
+    let after = machine_says(begun, now, job, never()).state;
+    assert_eq!(word(&after, job), (State::Uncertain, Some(ReasonCode::NoProof)), "it had said that it began");
+    let stopping = person_says(state, now, Local::Stop { now: true }).state;
+    let after = machine_says(stopping, now, job, never()).state;
+    assert_eq!(word(&after, job), (State::Canceled, Some(ReasonCode::StoppedLocally)));
+}
+
+#[test]
+fn what_waits_while_a_machine_is_being_asked_waits_for_the_machine() {
+    let waits_for = |state: &slave::Slave, job: JobId| state.jobs[&job].report.waiting_for;
+    let (state, now, job, waits) = refused_to_start();
+    assert_eq!(waits_for(&state, waits), Some(WaitingFor::Ready));
+    let alive = Fact::Probed(slave::Probed::Alive { paused: false, permille: None });
+    let after = machine_says(state, now, job, alive).state;
+    assert_eq!((word(&after, job).0, waits_for(&after, waits)), (State::Running, Some(WaitingFor::Turn)));
+}
+
+#[test]
+fn a_machine_is_asked_only_of_what_it_may_have_and_for_as_long_as_nothing_is_known() {
+    let (mut state, now, job, _) = at_work();
+    state.fresh = slave::Fresh::default();
+    let event = slave::Event::AgentStarted {
+        boot: BootId([7; 16]),
+        fingerprint: None,
+        known_key: true,
+        next_store: StoreId([7; 16]),
+        damage: Damage::default(),
+    };
+    let step = slave::step(state, now, event);
+    let asked = step.effects.iter().filter_map(|effect| match effect {
+        slave::Effect::Probe { work, .. } => Some(work.job),
+        _ => None,
+    });
+    assert_eq!(asked.collect::<Vec<_>>(), [job]);
+    let after = machine_says(step.state, now, job, ended(End::Succeeded)).state;
+    assert!(after.fresh.probing.is_empty(), "it has said what there is to know");
+}
+
+#[test]
+fn what_is_being_stopped_is_stopped_again_as_hard_when_it_is_found_working() {
+    for hard in [false, true] {
+        let (state, now, job, _) = at_work();
+        let state = person_says(state, now, Local::Stop { now: hard }).state;
+        let mode = if hard { CancelMode::Now } else { CancelMode::SafePoint };
+        let alive = Fact::Probed(slave::Probed::Alive { paused: false, permille: None });
+        let step = machine_says(state, now, job, alive);
+        let stops = step.effects.iter().filter_map(|effect| match effect {
+            slave::Effect::Stop { now, .. } => Some(*now),
+            _ => None,
+        });
+        assert_eq!(stops.collect::<Vec<_>>(), [hard]);
+        assert_eq!(word(&step.state, job), (State::Stopping, Some(ReasonCode::StoppedLocally)));
+        assert_eq!(step.state.jobs[&job].stopping, Some(mode));
+    }
+}
+
+#[test]
+fn what_nobody_could_say_is_stopped_by_whoever_wished_it_once_it_is_found_working() {
+    for (stopping, desired, state, reason) in [
+        (None, Desired::Run, State::Running, None),
+        (Some(CancelMode::Now), Desired::Run, State::Stopping, Some(ReasonCode::StoppedLocally)),
+        (
+            Some(CancelMode::Now),
+            Desired::Cancel(CancelMode::Now),
+            State::Stopping,
+            Some(ReasonCode::Canceled),
+        ),
+        (None, Desired::Cancel(CancelMode::Now), State::Stopping, Some(ReasonCode::Canceled)),
+    ] {
+        let (mut before, now, job, _) = at_work();
+        let kept = before.jobs.get_mut(&job).unwrap();
+        if stopping.is_some() {
+            kept.report.state = State::Stopping;
+        }
+        (kept.stopping, kept.desired) = (stopping, desired);
+        let unknown = Fact::Probed(slave::Probed::Unknown("no answer".to_owned()));
+        let doubtful = machine_says(before, now, job, unknown).state;
+        assert_eq!(word(&doubtful, job), (State::Uncertain, Some(ReasonCode::NoProof)));
+        let alive = Fact::Probed(slave::Probed::Alive { paused: false, permille: None });
+        let found = machine_says(doubtful, now, job, alive).state;
+        assert_eq!(word(&found, job), (state, reason), "{stopping:?} {desired:?}");
+    }
+}
+
+#[test]
+fn who_resolves_at_the_machine_need_not_name_the_only_job_that_is_uncertain() {
+    let resolve = |uncertain: usize| {
+        let (mut state, now, job, waits) = at_work();
+        for id in [job, waits].into_iter().take(uncertain) {
+            state.jobs.get_mut(&id).unwrap().report.state = State::Uncertain;
+        }
+        let step = person_says(state, now, Local::Resolve { job: None, end: End::Failed });
+        let reply = step.effects.iter().find_map(|effect| match effect {
+            slave::Effect::Reply { reply, .. } => Some(reply.clone()),
+            _ => None,
+        });
+        (reply.unwrap().map_err(|text| text.contains("name the one")), word(&step.state, job).0)
+    };
+    assert_eq!(resolve(0), (Err(false), State::Running));
+    let (reply, state) = resolve(1);
+    assert_eq!((reply.is_ok(), state), (true, State::Failed));
+    assert_eq!(resolve(2), (Err(true), State::Uncertain));
+}
+
+#[test]
+fn a_machine_is_asked_to_pause_once_and_only_what_it_works_at() {
+    let asks = |step: &slave::Step| {
+        step.effects.iter().filter(|effect| matches!(effect, slave::Effect::Pause(_))).count()
+    };
+    let (state, now, _, _) = at_work();
+    let first = person_says(state, now, Local::Pause);
+    let second = person_says(first.state.clone(), now, Local::Pause);
+    assert_eq!((asks(&first), asks(&second)), (1, 0));
+
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+    world.acts = Some(vec![]);
+    world.command(job, JobCommand::Pause);
+    world.settle();
+    assert_eq!((world.state(job), world.job(job).desired), (State::Accepted, Desired::Pause));
+    let asked = world.acts.unwrap().iter().any(|act| matches!(act, slave::Effect::Pause(_)));
+    assert!(!asked, "nothing of it is in the machine");
+}
+
+#[test]
+fn a_release_lets_a_job_start_in_its_last_millisecond() {
+    for (wait, expected) in
+        [(5_000, (State::Starting, None)), (5_001, (State::Accepted, Some(ReasonCode::ReleaseLapsed)))]
+    {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let busy = place_as(&mut world, |_| {});
+        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+        world.command(job, JobCommand::Release { valid: Millis(5_000) });
+        world.settle();
+        world.cut(0);
+        world.pass_some(wait);
+        let state = world.boxes[0].state.clone().unwrap();
+        let after = machine_says(state, world.slave_now(0), busy, ended(End::Succeeded)).state;
+        assert_eq!(word(&after, job), expected, "after {wait} ms");
+    }
+}
+
+#[test]
+fn a_wish_that_is_not_followed_is_answered_with_what_is() {
+    for (newer_attempt, older_wish, declined) in [(0, 0, false), (0, 1, false), (1, 0, true)] {
+        let mut world = World::new(1);
+        let job = place_as(&mut world, |_| {});
+        let known = world.job(job);
+        let before = world.boxes[0].state.as_ref().unwrap().jobs[&job].report.clone();
+        let (link, session) = live_at(&world);
+        let want = Want {
+            job,
+            attempt: Attempt(known.attempt.0 + newer_attempt),
+            rev: WishRev(known.rev.0 - older_wish),
+            digest: known.digest,
+            spec: Some(known.spec),
+            desired: Desired::Run,
+            start: known.start,
+        };
+        let (_, effects) = hears(&world, link, session, Message::Want(want));
+        let said = |is: &dyn Fn(&Message) -> bool| {
+            effects.iter().any(|effect| matches!(effect, slave::Effect::Send { message, .. } if is(message)))
+        };
+        let told_again = |message: &Message| matches!(message, Message::Report(report) if report.seq > before.seq && report.state == before.state);
+        assert!(said(&told_again), "{newer_attempt} {older_wish}: {effects:?}");
+        assert_eq!(said(&|message| matches!(message, Message::Declined(_))), declined);
+    }
+}
+
+/// Introduces the slave and settles, with this of the past in reach of the master; its last step.
+fn shakes(
+    seat: &mut Seat,
+    past: (Vec<master::Job>, Vec<Order>),
+    rows: Vec<Row>,
+    (reports, records): (Vec<Report>, Vec<Record>),
+) -> master::Step {
+    let first = Hello { rows, ..seat.hello() };
+    seat.step(master::Event::Recalled(past.0.clone()));
+    seat.say_hello(OLDER, first.clone());
+    seat.step(master::Event::Recalled(past.0));
+    seat.step(master::Event::OrdersRecalled(past.1));
+    let settled =
+        Settled { session: first.session, reports, records, declined: vec![], machine: first.machine };
+    let event = master::Event::Received { link: OLDER, message: Message::Settled(settled) };
+    let step = master::step(seat.state.clone(), seat.now, event);
+    seat.state = step.state.clone();
+    step
+}
+
+/// What the master does with a report on the live link, of a job that may be on its disk only.
+fn reports(seat: &mut Seat, past: Option<&master::Job>, report: Report) -> master::Step {
+    seat.step(master::Event::Recalled(past.into_iter().cloned().collect()));
+    let event = master::Event::Received { link: OLDER, message: Message::Report(report) };
+    let step = master::step(seat.state.clone(), seat.now, event);
+    seat.state = step.state.clone();
+    step
+}
+
+fn row_of(report: &Report) -> Row {
+    Row {
+        job: report.job,
+        attempt: report.attempt,
+        rev: report.rev,
+        seq: report.seq,
+        state: report.state,
+        progress: report.progress,
+    }
+}
+
+/// A master and a job that runs at its slave, with the slave's last word, before any link.
+fn runs() -> (Seat, Report) {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |order| order.slave = Some("s0".to_owned()));
+    assert_eq!(world.state(job), State::Running);
+    let mut seat = Seat::of(&mut world);
+    let report = seat.state.book.jobs.get_mut(&job).unwrap().report.as_mut().unwrap();
+    report.seq.count = 10;
+    let report = report.clone();
+    (seat, report)
+}
+
+/// The same, with a link that is live.
+fn runs_live() -> (Seat, Report) {
+    let (mut seat, report) = runs();
+    drop(shakes(&mut seat, (vec![], vec![]), vec![row_of(&report)], (vec![], vec![])));
+    assert_eq!(seat.live(), Some(OLDER));
+    (seat, report)
+}
+
+fn numbered(report: &Report, count: u32, state: State) -> Report {
+    Report { seq: ReportSeq { count, ..report.seq }, state, ..report.clone() }
+}
+
+#[test]
+fn an_older_attempt_in_a_slaves_view_says_nothing_of_a_newer() {
+    for (attempt, canceled) in [(1, true), (2, false)] {
+        let (mut seat, report) = runs();
+        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        // It was given up, tried again at the same slave, and canceled; the slave has not heard of that.
+        (job.attempt, job.last_attempt) = (Attempt(2), Attempt(2));
+        (job.state, job.report, job.desired) =
+            (State::Assigned, None, Desired::Cancel(CancelMode::SafePoint));
+        let row = Row { attempt: Attempt(attempt), ..row_of(&report) };
+        let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![]));
+        let ended: Vec<_> = step.archived.iter().map(|job| job.state).collect();
+        assert_eq!(ended == [State::Canceled], canceled, "{ended:?}");
+    }
+}
+
+#[test]
+fn what_a_person_said_of_an_earlier_doubt_is_no_answer_to_a_later_one() {
+    let (mut seat, report) = runs();
+    let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+    // It was uncertain and resolved, was found working all the same, and then the slave had nothing of it any more.
+    (job.state, job.report, job.desired) = (State::Uncertain, None, Desired::Resolve(End::Succeeded));
+    let before = job.clone();
+    let step = shakes(&mut seat, (vec![], vec![]), vec![], (vec![], vec![]));
+    assert_eq!(step.state.book.jobs.get(&report.job).as_deref(), Some(&before));
+}
+
+#[test]
+fn an_outcome_beside_the_job_is_forgotten_by_its_slave_only_if_it_is_that_outcome() {
+    for (attempt, own, kept, said, forgotten) in [
+        (7, true, State::Failed, State::Failed, true),
+        (6, true, State::Failed, State::Failed, false),
+        (7, false, State::Failed, State::Failed, false),
+        (7, true, State::Canceled, State::Failed, false),
+        (7, true, State::Running, State::Running, false),
+    ] {
+        let (mut seat, report) = claim();
+        let holder = if own { seat.key } else { SlaveKey([9; 32]) };
+        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        job.earlier.push(master::Earlier { attempt: Attempt(attempt), holder, state: kept, report: None });
+        let row = Row { attempt: Attempt(7), state: said, ..row_of(&report) };
+        let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![]));
+        assert_eq!(is_forgotten(&step.effects), forgotten, "{attempt} {own} {kept:?} {said:?}");
+    }
+}
+
+#[test]
+fn an_outcome_that_is_told_again_changes_nothing_and_another_one_is_marked() {
+    for (count, said, flagged) in [
+        (10, State::Succeeded, false),
+        (11, State::Succeeded, false),
+        (9, State::Succeeded, false),
+        (11, State::Failed, true),
+        (9, State::Failed, true),
+    ] {
+        let (mut seat, report) = runs_live();
+        let first = reports(&mut seat, None, numbered(&report, 10, State::Succeeded));
+        let [known] = first.archived.as_slice() else { panic!("{:?}", first.archived) };
+        assert!(is_forgotten(&first.effects));
+        for heard_on in [None, Some(OLDER)] {
+            let known = master::Job { heard_on, ..known.clone() };
+            let again = reports(&mut seat, Some(&known), numbered(&report, count, said));
+            let [job] = again.archived.as_slice() else { panic!("{:?}", again.archived) };
+            assert_eq!(job.state, State::Succeeded);
+            let kept = job.report.as_ref().unwrap();
+            assert_eq!(kept.state, State::Succeeded, "{count} {said:?}");
+            assert_eq!(kept.seq.count, if flagged { 10 } else { count.max(10) });
+            assert_eq!(job.flags.has(Flags::DUPLICATE), flagged, "{count} {said:?}");
+            assert!(is_forgotten(&again.effects), "{count} {said:?}");
+        }
+    }
+}
+
+#[test]
+fn a_lower_number_is_an_older_word_only_on_the_same_connection() {
+    let (mut seat, report) = runs_live();
+    let state = |seat: &Seat| seat.state.book.jobs.get(&report.job).unwrap().state;
+    drop(reports(&mut seat, None, numbered(&report, 7, State::Paused)));
+    assert_eq!(state(&seat), State::Paused, "nothing of it was heard here before");
+    let step = reports(&mut seat, None, numbered(&report, 6, State::Running));
+    assert_eq!(state(&seat), State::Paused);
+    let ignored = step.effects.iter().any(|effect| matches!(effect, master::Effect::Ignored(_)));
+    assert!(ignored, "{:?}", step.effects);
+    drop(reports(&mut seat, None, numbered(&report, 8, State::Running)));
+    assert_eq!(state(&seat), State::Running);
+}
+
+#[test]
+fn who_was_asked_to_give_a_job_back_may_have_done_so_until_it_speaks_of_it_again() {
+    for (heard, state, open) in
+        [(4, State::Accepted, true), (5, State::Running, false), (6, State::Running, false)]
+    {
+        let (mut seat, report) = runs_live();
+        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        (job.state, job.report) = (State::Accepted, Some(numbered(&report, 10, State::Accepted)));
+        (job.rev, job.recalled, job.desired) = (WishRev(5), Some(WishRev(5)), Desired::Return);
+        let report = Report { rev: WishRev(heard), ..numbered(&report, 11, state) };
+        drop(reports(&mut seat, None, report.clone()));
+        let job = seat.state.book.jobs.get(&report.job).unwrap();
+        assert_eq!((job.state, job.recalled.is_some()), (state, open), "{heard}");
+    }
+}
+
+#[test]
+fn how_far_a_job_is_need_not_be_on_disk_and_what_it_is_must() {
+    let (mut seat, report) = runs_live();
+    drop(reports(&mut seat, None, numbered(&report, 11, State::Running)));
+    let further = Report { progress: Some(500), ..numbered(&report, 12, State::Running) };
+    let step = reports(&mut seat, None, further.clone());
+    assert_eq!(step.persist, []);
+    assert_eq!(step.state.book.jobs.get(&report.job).unwrap().report, Some(further));
+    let step = reports(&mut seat, None, numbered(&report, 13, State::Paused));
+    assert!(step.persist.iter().any(|write| matches!(write, master::Write::Job(_))));
+}
+
+#[test]
+fn what_was_given_up_is_corrected_by_the_very_word_that_was_known_before() {
+    let (mut seat, report) = runs_live();
+    let mut given_up = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+    given_up.state = State::Lost;
+    let key = seat.key;
+    seat.state.book = master::Book::default();
+    let step = reports(&mut seat, Some(&given_up), numbered(&report, 11, State::Running));
+    let job = step.state.book.jobs.get(&report.job).unwrap();
+    assert_eq!((job.state, job.holder, job.flags.has(Flags::LATE_RESULT)), (State::Running, Some(key), true));
+    assert!(step.persist.iter().any(|write| matches!(write, master::Write::Job(_))));
+}
+
+#[test]
+fn a_cancel_came_too_late_only_for_what_was_canceled_and_succeeded() {
+    let canceled = Desired::Cancel(CancelMode::SafePoint);
+    for (desired, said, too_late) in [
+        (Desired::Run, State::Succeeded, false),
+        (Desired::Run, State::Failed, false),
+        (canceled, State::Canceled, false),
+        (canceled, State::Succeeded, true),
+    ] {
+        let (mut seat, report) = runs_live();
+        seat.state.book.jobs.get_mut(&report.job).unwrap().desired = desired;
+        let step = reports(&mut seat, None, numbered(&report, 11, said));
+        let [job] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
+        let flagged = job.flags.has(Flags::CANCEL_TOO_LATE);
+        assert_eq!((job.state, flagged), (said, too_late), "{desired:?}");
+    }
+}
+
+#[test]
+fn the_attempt_that_speaks_for_a_job_again_is_the_one_of_that_slave() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let report = world.job(job).report.unwrap();
+    world.cut(0);
+    world.command(job, JobCommand::Abandon);
+    world.command(job, JobCommand::Retry);
+    assert_eq!(world.state(job), State::Queued);
+    let mut seat = Seat::of(&mut world);
+    let key = seat.key;
+    let others = [(report.attempt, SlaveKey([9; 32])), (Attempt(9), key)];
+    let earlier = &mut seat.state.book.jobs.get_mut(&job).unwrap().earlier;
+    for (attempt, holder) in others {
+        earlier.insert(0, master::Earlier { attempt, holder, state: State::Failed, report: None });
+    }
+    settle_with(&mut seat, vec![report.clone()]);
+    let job = seat.state.book.jobs.get(&job).unwrap();
+    assert_eq!((job.state, job.attempt, job.holder), (State::Running, report.attempt, Some(key)));
+    assert_eq!(job.report, Some(report));
+    let beside: Vec<_> = job.earlier.iter().rev().map(|one| (one.attempt, one.holder)).collect();
+    assert_eq!(beside, others);
+}
+
+/// What a slave tells of a job that its master does not know.
+fn unheard_of(report: &Report, seat: &Seat, state: State) -> (Row, Record) {
+    let known = seat.state.book.jobs.get(&report.job).unwrap();
+    let report = Report { job: JobId([0xcc; 16]), state, ..report.clone() };
+    (row_of(&report), Record { spec: known.spec.clone(), start: known.start, report })
+}
+
+#[test]
+fn a_slave_with_as_many_jobs_as_it_may_tell_of_is_left_only_outcomes() {
+    for (held, state, adopted) in
+        [(ROWS - 1, State::Running, true), (ROWS, State::Running, false), (ROWS, State::Succeeded, true)]
+    {
+        let (mut seat, report) = runs();
+        let known = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+        let copies = (1..held).map(|number| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&(number as u64).to_be_bytes());
+            master::Job { id: JobId(id), ..known.clone() }
+        });
+        let copies: Vec<_> = copies.collect();
+        seat.step(master::Event::Recalled(copies));
+        let (row, record) = unheard_of(&report, &seat, state);
+        let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![record]));
+        let is_there = step.state.book.jobs.contains_key(&row.job);
+        let is_kept = step.archived.iter().any(|job| job.id == row.job);
+        assert_eq!(is_there || is_kept, adopted, "{held} {state:?}");
+    }
+}
+
+#[test]
+fn an_order_gains_the_jobs_that_slaves_have_of_it_as_long_as_it_has_room_and_is_the_same() {
+    let ids = |count: usize| (0..count).map(|number| JobId((number as u128).to_be_bytes()));
+    let grown = |jobs: Option<Vec<JobId>>, other_work: bool| {
+        let (mut seat, report) = runs();
+        let (row, record) = unheard_of(&report, &seat, State::Running);
+        let mut order = World::new(0).order("mill");
+        (order.id, order.spec) = (record.spec.order, record.spec.clone());
+        if other_work {
+            order.spec.program = "bake".to_owned();
+        }
+        let orders = jobs.map(|jobs| Order { jobs, ..order }).into_iter().collect();
+        let step = shakes(&mut seat, (vec![], orders), vec![row], (vec![], vec![record]));
+        assert!(step.state.book.jobs.contains_key(&row.job), "the job is adopted in any case");
+        let written = step.persist.iter().find_map(|write| match write {
+            master::Write::Order(order) => Some(order.jobs.clone()),
+            _ => None,
+        });
+        written.map(|jobs| {
+            assert_eq!(jobs.last(), Some(&row.job));
+            jobs.len()
+        })
+    };
+    assert_eq!(grown(None, false), Some(1), "nothing is left of it");
+    assert_eq!(grown(Some(ids(1).collect()), false), Some(2));
+    assert_eq!(grown(Some(ids(1).chain([JobId([0xcc; 16])]).collect()), false), None, "it has it");
+    assert_eq!(grown(Some(ids(1).collect()), true), None, "it is for other work");
+    assert_eq!(grown(Some(ids(999).collect()), false), Some(1_000));
+    assert_eq!(grown(Some(ids(1_000).collect()), false), None, "it is full");
+}
+
+#[test]
+fn a_person_is_asked_of_a_job_that_was_taken_and_is_gone_unless_it_had_been_asked_back() {
+    for (recalled, desired, verdict) in [
+        (false, Desired::Run, Verdict::AskPerson),
+        (true, Desired::Run, Verdict::Offer),
+        (true, Desired::Return, Verdict::Release),
+    ] {
+        let (mut seat, report) = runs();
+        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        (job.state, job.report) = (State::Accepted, Some(numbered(&report, 10, State::Accepted)));
+        (job.desired, job.recalled) = (desired, recalled.then_some(job.rev));
+        let first = seat.hello();
+        let effects = seat.say_hello(OLDER, first);
+        let ruling = &welcomed(&effects, OLDER).unwrap().rulings[0];
+        assert_eq!(ruling.verdict, verdict, "{recalled} {desired:?}");
+    }
+}
+
+#[test]
+fn a_cancel_that_the_machine_refused_is_over_and_the_next_one_is_on_its_way_again() {
+    for (again, taken) in [(false, true), (true, false)] {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        world.boxes[0].machine.unstoppable = true;
+        let job = place_as(&mut world, |_| {});
+        let cancel = JobCommand::Cancel(CancelMode::Now);
+        world.command(job, cancel);
+        world.settle();
+        let report = world.job(job).report.unwrap();
+        let reason = report.reason.map(|reason| reason.code);
+        assert_eq!((report.state, reason), (State::Running, Some(ReasonCode::StopRefused)));
+        world.cut(0);
+        if again {
+            world.command(job, cancel);
+        }
+        let answer = world.command(job, JobCommand::Pause);
+        assert_eq!(matches!(answer, Some(Answer::Taken(_))), taken, "{answer:?}");
+    }
+}
+
+/// A job that waits for its time behind a long one; the slave is off when that comes if `missed`, and is there if not.
+fn had_its_time(missed: bool) -> (World, JobId) {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = 40_000;
+    place_as(&mut world, |_| {});
+    let at = later(&world, 10_000);
+    let job = place_as(&mut world, |order| order.start.not_before = at);
+    if missed {
+        world.kill_agent(0);
+        world.pass_some(20_000);
+        revive_and_settle(&mut world);
+    } else {
+        world.pass_some(20_000);
+        world.settle();
+    }
+    let report = world.job(job).report.unwrap();
+    assert_eq!((report.state, report.flags.has(Flags::MISSED_START)), (State::Accepted, missed));
+    (world, job)
+}
+
+fn revive_and_settle(world: &mut World) {
+    world.start_agent(0, true);
+    world.plug(0);
+    world.settle();
+}
+
+fn plan(world: &mut World, job: JobId, in_ms: Option<i64>, late: Late) {
+    let not_before = in_ms.and_then(|ms| later(world, ms));
+    world.command(job, JobCommand::Reschedule { not_before, deadline: None, late });
+    world.settle();
+}
+
+#[test]
+fn what_is_planned_anew_has_not_been_missed() {
+    for missed in [false, true] {
+        for (in_ms, waits_for) in [(Some(100_000), WaitingFor::Time), (None, WaitingFor::Turn)] {
+            let (mut world, job) = had_its_time(missed);
+            plan(&mut world, job, in_ms, Late::Hold);
+            let report = world.job(job).report.unwrap();
+            assert_eq!((report.waiting_for, report.reason), (Some(waits_for), None), "{missed} {in_ms:?}");
+            world.pass(150_000);
+            assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1), "{missed} {in_ms:?}");
+        }
+    }
+}
+
+#[test]
+fn a_time_that_came_before_a_job_was_planned_anew_is_not_the_new_one() {
+    let (mut world, job) = had_its_time(false);
+    plan(&mut world, job, Some(100_000), Late::Hold);
+    world.pass(50_000);
+    world.kill_agent(0);
+    world.pass_some(100_000);
+    revive_and_settle(&mut world);
+    let report = world.job(job).report.unwrap();
+    let reason = report.reason.map(|reason| reason.code);
+    assert_eq!((report.state, reason), (State::Accepted, Some(ReasonCode::MissedStart)));
+    assert_eq!(world.begun(job), 0);
+}
+
+#[test]
+fn a_missed_start_follows_the_newest_word_about_late_ones_when_the_agent_starts_again() {
+    for (late, state) in
+        [(Late::Hold, State::Accepted), (Late::Run, State::Running), (Late::Skip, State::Expired)]
+    {
+        let (mut world, job) = had_its_time(true);
+        world.pass(25_000);
+        let planned = world.job(job).start.not_before.unwrap();
+        let in_ms = planned.0 - world.now().0;
+        plan(&mut world, job, Some(in_ms), late);
+        assert_eq!(
+            world.state(job),
+            State::Accepted,
+            "a person has to let it go, or else the next start of the agent"
+        );
+        world.kill_agent(0);
+        revive_and_settle(&mut world);
+        assert_eq!((world.state(job), world.begun(job)), (state, u32::from(late == Late::Run)), "{late:?}");
+    }
 }

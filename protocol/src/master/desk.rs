@@ -609,11 +609,7 @@ fn held_as(job: &Job, key: SlaveKey, attempt: Attempt) -> Mine {
         return Mine::Assigned;
     }
     if !is_current(job, key, attempt) {
-        return match job.state {
-            State::Queued | State::Assigned | State::Accepted => Mine::OlderThanUnstarted,
-            state if state.is_ended() => Mine::OlderThanEnded,
-            _ => Mine::OlderThanStarted,
-        };
+        return Mine::Older;
     }
     match job.state {
         State::Queued | State::Assigned => Mine::Assigned,

@@ -273,7 +273,7 @@ impl Rules {
             }
             // After a handshake its word is the newest, whatever its number: another memory counts anew.
             let link = self.state.desks.get(&key).and_then(Desk::current);
-            let same_memory = settled.is_none() && link.is_some() && job.heard_on == link;
+            let same_memory = settled.is_none() && job.heard_on == link;
             if same_memory && older {
                 return self.effects.push(Effect::Ignored(OLD_REPORT));
             }

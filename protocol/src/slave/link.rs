@@ -495,6 +495,12 @@ impl Rules {
         job.desired = want.desired;
         let state = job.report.state;
         if state == job::State::Accepted {
+            if want.start.not_before != job.start.not_before {
+                // What came or was missed was another time.
+                (job.due, job.missed) = (false, false);
+                let missed = |reason: &mut Reason| reason.code == ReasonCode::MissedStart;
+                drop(job.report.reason.take_if(missed));
+            }
             job.start = want.start;
             if matches!(want.start.gate, Gate::Released { .. }) {
                 job.missed = false;

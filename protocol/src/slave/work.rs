@@ -493,7 +493,7 @@ impl Rules {
                         Some(reason("its time passed while the slave was off: `release` lets it start"));
                 }
                 Late::Run => {
-                    job.due = true;
+                    (job.due, job.missed) = (true, false);
                     job.report.reason =
                         Some(reason("its time passed while the slave was off: it starts late"));
                 }

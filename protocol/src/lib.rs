@@ -15,6 +15,8 @@
 //! * [`handshake`]: who may say what first, on a link that has just been made.
 //! * [`message`], [`spec`], [`id`], [`time`]: what they speak of. [`wire`]: as bytes. [`limits`]: how much of it.
 
+extern crate alloc;
+
 pub mod handshake;
 pub mod id;
 pub mod job;

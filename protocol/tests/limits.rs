@@ -1,4 +1,5 @@
 //! A peer that says as much as it may still fits into one record on disk, and what says more is refused.
+#![cfg(test)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -14,8 +14,8 @@ mod link;
 pub mod redial;
 mod work;
 
+use alloc::sync::Arc;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 

@@ -174,11 +174,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "late_run_is_held",
         file: "protocol/src/slave/work.rs",
-        find: r#"Late::Run => {
-                    job.due = true;"#,
-        with: r#"Late::Run => {
-                    if SEEDED { job.missed = true; }
-                    job.due = true;"#,
+        find: "(job.due, job.missed) = (true, false);",
+        with: "(job.due, job.missed) = (true, SEEDED);",
         what: "A start that passed while the slave was off, with late = run, happens.",
         caught_by: &[
             "scenarios_nominal::b2_a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word",

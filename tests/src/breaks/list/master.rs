@@ -713,7 +713,7 @@ pub(super) const LIST: &[Break] = &[
         what: "After a handshake the master knows what the slave knows.",
         caught_by: &[
             "simulation",
-            "rules::a_crash_of_the_agent_or_the_master_after_any_message_changes_nothing_in_the_end",
+            "disagreements::b::b10_a_slave_acts_on_an_overrun_by_itself",
             "scenarios_crashes::what_a_job_waits_for_is_known_again_after_its_agent_and_then_the_master_restarted",
         ],
     },

@@ -746,7 +746,9 @@ pub(super) const LIST: &[Break] = &[
         with: r#"if link == closed =>
             {
                 if SEEDED {
-                    self.state.jobs.retain(|_, job| job.report.state != job::State::Accepted);
+                    let waits = |job: &&Job| job.report.state == job::State::Accepted;
+                    let waiting: Vec<_> = self.state.jobs.values().filter(waits).map(|job| job.report.job).collect();
+                    waiting.iter().for_each(|id| drop(self.state.jobs.remove(id)));
                 }
                 self.state.link = Link::Down;"#,
         what: "A link that ends changes nothing about the jobs.",

@@ -9,7 +9,11 @@ pub(super) const LIST: &[Break] = &[
         find: "was.as_ref().is_none_or(|was| was.durable() != durable)",
         with: "was.as_ref().is_none_or(|was| was.durable() != durable) && job.report.state != State::Starting",
         what: "The intent to start is on disk before the machine is touched.",
-        caught_by: &["simulation", "disagreements::d::d9_a_cut_inside_the_handshake_has_no_effect"],
+        caught_by: &[
+            "rules::a_crash_of_the_agent_or_the_master_after_any_message_changes_nothing_in_the_end",
+            "simulation",
+            "disagreements::d::d9_a_cut_inside_the_handshake_has_no_effect",
+        ],
     },
     Break {
         name: "attention_is_not_written",

@@ -14,7 +14,7 @@
 //! | a guard, by `true` or `false` | `mutant(n) \|\| …`, `!mutant(n) && …` |
 //! | something in a constant | the same in a function, which the constant becomes wherever it is used |
 //!
-//! What stands in a `const fn`, or where the grammar has no room for a choice, has no [`place`](Places::find): such a
+//! What stands in a `const fn`, or where the grammar has no room for a choice, has no `place`: such a
 //! mutant is built by itself.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -383,9 +383,13 @@ class Rules:
         accepted = report.state is State.accepted
         if accepted:
             if want.start.not_before != held.start.not_before:
-                held.missed = held.due = False
-                if report.reason and report.reason.code is ReasonCode.missed_start:
-                    report.reason = None
+                held.due = False
+                time = self.master_time()
+                at = want.start.not_before
+                if at is None or time is None or at > time:
+                    held.missed = False
+                    if report.reason and report.reason.code is ReasonCode.missed_start:
+                        report.reason = None
             held.start = want.start
             if isinstance(want.start.gate, Released):
                 held.missed, held.due = False, True

@@ -2560,3 +2560,27 @@ fn a_missed_start_follows_the_newest_word_about_late_ones_when_the_agent_starts_
         assert_eq!((world.state(job), world.begun(job)), (state, u32::from(late == Late::Run)), "{late:?}");
     }
 }
+
+#[test]
+fn a_time_that_is_over_ends_no_hold_of_a_missed_start() {
+    let mut world = World::new(1);
+    let mut order = world.order("mill");
+    order.start.not_before = Some(Time(world.now().0 + 5_000));
+    order.start.late = Late::Hold;
+    let job = world.place(order);
+    world.settle();
+    world.kill_agent(0);
+    world.pass(10_000);
+    world.start_agent(0, true);
+    world.plug(0);
+    world.settle();
+    assert!(world.job(job).all_flags().has(Flags::MISSED_START));
+    let over = Some(Time(world.now().0 - 1_000));
+    world.command(job, JobCommand::Reschedule { not_before: over, deadline: None, late: Late::Hold });
+    world.settle();
+    assert_eq!((world.state(job), world.begun(job)), (State::Accepted, 0), "only a release starts it");
+    let later = Some(Time(world.now().0 + 1_000));
+    world.command(job, JobCommand::Reschedule { not_before: later, deadline: None, late: Late::Hold });
+    world.pass(2_000);
+    assert_eq!(world.state(job), State::Running);
+}

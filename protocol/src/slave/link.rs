@@ -490,16 +490,22 @@ impl Rules {
     /// A newer wish for a job that is here.
     fn wish(&mut self, want: Want) {
         let id = want.job;
+        let time = self.master_time();
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         job.report.rev = want.rev;
         job.desired = want.desired;
         let state = job.report.state;
         if state == job::State::Accepted {
             if want.start.not_before != job.start.not_before {
-                // What came or was missed was another time.
-                (job.due, job.missed) = (false, false);
-                let missed = |reason: &mut Reason| reason.code == ReasonCode::MissedStart;
-                drop(job.report.reason.take_if(missed));
+                // What came or was missed was another time. One that is over already ends no hold: it may be the plan of
+                // a master that was restored, and who wants it begun now says so by a release.
+                job.due = false;
+                let is_over = want.start.not_before.is_some_and(|at| time.is_some_and(|time| at <= time));
+                if !is_over {
+                    job.missed = false;
+                    let missed = |reason: &mut Reason| reason.code == ReasonCode::MissedStart;
+                    drop(job.report.reason.take_if(missed));
+                }
             }
             job.start = want.start;
             if matches!(want.start.gate, Gate::Released { .. }) {

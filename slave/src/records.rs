@@ -127,7 +127,8 @@ pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadEr
         entries.retain(|(key, _)| unreadable.contains(key));
     }
     let jobs = jobs.into_iter().map(|job| Write::Job(job.report.job, Some(Box::new(job))));
-    let records = node.map(Write::Node).into_iter().chain([Write::Ring(ring)]).chain(jobs).collect();
+    let all = node.map(Write::Node).into_iter().chain([Write::Ring(ring)]).chain(jobs);
+    let records = if damage.is_total() { Vec::new() } else { all.collect() };
     Ok(Loaded { records, damage, set_aside: set_aside(&entries, now_ms) })
 }
 

@@ -1382,6 +1382,26 @@ fn what_becomes_of_a_job_that_is_declined_depends_on_why() {
 }
 
 #[test]
+fn what_a_person_said_counts_also_where_the_slave_has_forgotten_the_question() {
+    let (mut seat, report) = runs_live();
+    drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
+    let (request, jobs) = (RequestId(1), vec![report.job]);
+    seat.step(master::Event::JobsCommanded { request, jobs, command: JobCommand::Resolve(End::Failed) });
+    let known = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+    assert_eq!((known.state, known.desired), (State::Uncertain, Desired::Resolve(End::Failed)));
+    let declines = |rev, code| {
+        let reason = Reason::new(code, "no");
+        let declined = Declined { job: known.id, attempt: known.attempt, rev, reason, for_good: true };
+        let event = master::Event::Received { link: OLDER, message: Message::Declined(declined) };
+        let step = master::step(seat.state.clone(), seat.now, event);
+        step.archived.iter().find(|job| job.id == known.id).map(|job| job.state)
+    };
+    assert_eq!(declines(WishRev(known.rev.0 - 1), ReasonCode::NotHeld), None, "that was about an older wish");
+    assert_eq!(declines(known.rev, ReasonCode::AtCapacity), None, "it may have it");
+    assert_eq!(declines(known.rev, ReasonCode::NotHeld), Some(State::Failed));
+}
+
+#[test]
 fn what_runs_is_not_declined_any_more() {
     let mut world = World::new(1);
     let job = place_as(&mut world, |_| {});
@@ -1430,6 +1450,22 @@ fn a_memory_that_went_back_is_asked_for_everything_that_it_holds() {
     let effects = seat.say_hello(OLDER, first);
     let ruling = &welcomed(&effects, OLDER).unwrap().rulings[0];
     assert_eq!((ruling.verdict, ruling.tell), (Verdict::Quarantine, Tell::Report));
+}
+
+#[test]
+fn a_job_that_only_an_old_memory_knows_is_not_lost_and_waits_for_a_person() {
+    let (mut seat, report) = runs();
+    let (row, record) = unheard_of(&report, &seat, State::Uncertain);
+    let session = seat.state.desks[&seat.key].session;
+    let effects = seat.say_hello(OLDER, Hello { rows: vec![row], session, ..seat.hello() });
+    let of_it =
+        welcomed(&effects, OLDER).unwrap().rulings.iter().find(|ruling| ruling.job == row.job).unwrap();
+    assert_eq!((of_it.verdict, of_it.tell), (Verdict::Quarantine, Tell::Record));
+    let machine = hello(1, "").machine;
+    let settled = Settled { session, reports: vec![], records: vec![record], declined: vec![], machine };
+    seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) });
+    let adopted = seat.state.book.jobs.get(&row.job).expect("it is known now");
+    assert_eq!((adopted.state, adopted.holder), (State::Uncertain, Some(seat.key)));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::desk::{Desk, DeskLink, Receipt, ReceiptLine, is_current};
+use super::desk::{Desk, DeskLink, Receipt, is_current};
 use super::{Delivery, Earlier, Effect, Job, RECEIPTS, Rules, Write};
 use crate::id::{Attempt, Epoch, JobId, SlaveKey, WishRev};
 use crate::job::{self, State};
@@ -63,8 +63,8 @@ impl Rules {
                 DeskLink::Asking { older: Box::new(DeskLink::Live { link }), newcomer, hello }
             }
         };
-        let adopts = |line: &&ReceiptLine| line.verdict == Verdict::Adopt;
-        let asked: BTreeSet<JobId> = lines.iter().filter(adopts).map(|line| line.job).collect();
+        let asked: BTreeSet<JobId> =
+            lines.iter().filter(|line| line.asks_for_record()).map(|line| line.job).collect();
         desk.receipts = desk.receipts.wrapping_add(1);
         let receipt = Receipt {
             slave: key,
@@ -152,12 +152,7 @@ impl Rules {
         let (desired, told) = (job.desired, job.report.is_some());
         match line.verdict {
             // A person was asked, and the slave that would have heard the answer has forgotten the question.
-            Verdict::Keep if told => {
-                self.edit(id, |job| job.report = None);
-                if let Desired::Resolve(end) = desired {
-                    self.resolve(id, end);
-                }
-            }
+            Verdict::Keep if told => self.question_forgotten(id, desired),
             Verdict::AskPerson => {
                 let reason = match store {
                     Store::Trusted => Reason::new(
@@ -189,6 +184,14 @@ impl Rules {
             | Verdict::Adopt
             | Verdict::Forget
             | Verdict::Quarantine => {}
+        }
+    }
+
+    /// The slave that asked a person how a job ended does not have it any more: if somebody has said it, that is how.
+    fn question_forgotten(&mut self, id: JobId, desired: Desired) {
+        self.edit(id, |job| job.report = None);
+        if let Desired::Resolve(end) = desired {
+            self.resolve(id, end);
         }
     }
 
@@ -281,7 +284,7 @@ impl Rules {
                 return self.flag(id, Flags::DUPLICATE, "the slave says that an ended attempt is alive");
             }
             if line.verdict == Verdict::Cancel && job.state == State::Lost {
-                return self.withdraw(key, id, report.attempt, report.rev.next());
+                return self.withdraw(key, id, report.attempt, report.rev);
             }
             return self.take(key, report);
         }
@@ -343,7 +346,7 @@ impl Rules {
         if state.is_ended() && report.state == State::Accepted {
             // It has ended since, by all that is known: what has not started does not start.
             self.edit(id, |job| job.last_attempt = attempt);
-            return self.withdraw(key, id, attempt, report.rev.next());
+            return self.withdraw(key, id, attempt, report.rev);
         }
         if state == State::Succeeded {
             // A success speaks for the job, whichever attempt it was.
@@ -373,11 +376,11 @@ impl Rules {
         self.take(key, report);
     }
 
-    /// Tells a slave to let a hand-out go that has not started.
-    fn withdraw(&mut self, key: SlaveKey, id: JobId, attempt: Attempt, rev: WishRev) {
+    /// Tells a slave to let a hand-out go that has not started, by a wish that is newer than the one that it knows.
+    fn withdraw(&mut self, key: SlaveKey, id: JobId, attempt: Attempt, known: WishRev) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let desired = Desired::Cancel(CancelMode::IfNotStarted);
-        let want = Want { attempt, rev, desired, ..job.want(false) };
+        let want = Want { attempt, rev: known.next(), desired, ..job.want(false) };
         self.send_to(key, Message::Want(want));
     }
 
@@ -523,13 +526,17 @@ impl Rules {
     /// Somebody said no, or gave it back.
     pub(super) fn declined(&mut self, key: SlaveKey, declined: Declined) {
         let Some(job) = self.state.book.jobs.get(&declined.job) else { return };
+        let (id, desired) = (declined.job, job.desired);
+        let asked = job.state == State::Uncertain && declined.reason.code == ReasonCode::NotHeld;
         let stale = !is_current(&job, key, declined.attempt)
-            || job.state != State::Assigned && job.state != State::Accepted
+            || job.state != State::Assigned && job.state != State::Accepted && !asked
             || declined.rev < job.rev && declined.reason.code != ReasonCode::GivenBack;
         if stale {
             return self.effects.push(Effect::Ignored(OLD_DECLINE));
         }
-        let (id, desired) = (declined.job, job.desired);
+        if asked {
+            return self.question_forgotten(id, desired);
+        }
         if declined.reason.code == ReasonCode::NotHeld && matches!(desired, Desired::Run | Desired::Pause) {
             // It lacks the work: it is offered whole, under the same attempt.
             let want = job.want(true);

@@ -316,6 +316,9 @@ impl<'a> Scene<'a> {
             }
             _ => BTreeMap::new(),
         };
+        if !deaf {
+            self.believe(&message);
+        }
         let shown = message.clone();
         self.world.slave_event(0, Event::Received { link, session, message, unfit });
         let after = self.state();
@@ -328,6 +331,25 @@ impl<'a> Scene<'a> {
         let now = self.world.slave_now(0);
         slave::next_deadline(self.state(), now);
         self.look();
+    }
+
+    /// A master speaks for the people who use it: who says how work ended has looked, and the machine has let it go. A
+    /// master that lies about that is past what a slave can know.
+    fn believe(&mut self, message: &Message) {
+        let wants: Vec<&Want> = match message {
+            Message::Want(want) => vec![want],
+            Message::Welcome(welcome) => {
+                welcome.rulings.iter().filter_map(|ruling| ruling.want.as_ref()).collect()
+            }
+            _ => return,
+        };
+        for want in wants.into_iter().filter(|want| matches!(want.desired, Desired::Resolve(_))) {
+            let uncertain =
+                self.state().jobs.get(&want.job).filter(|job| job.report.state == State::Uncertain);
+            if let Some(work) = uncertain.map(slave::Job::work) {
+                self.world.boxes[0].machine.let_go(work);
+            }
+        }
     }
 
     /// The slave must not act on this: it is of another session or connection, or of a master that is older than one

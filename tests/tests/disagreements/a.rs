@@ -1,7 +1,7 @@
 //! Assignment, start, cancel.
 
 use reloop_protocol::job::{End, OnInterrupt, State};
-use reloop_protocol::master::{Delivery, JobCommand, SlaveCommand, WhyNot, explain};
+use reloop_protocol::master::{Delivery, Event, JobCommand, RequestId, SlaveCommand, WhyNot, explain};
 use reloop_protocol::message::{Flags, Message, Mode, ReasonCode, WaitingFor};
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave::{Effect, Local};
@@ -281,6 +281,24 @@ fn a14_a_burned_attempt_that_was_not_begun_is_dropped() {
     world.pass(20_000);
     assert_eq!((world.on_slave(0, job), world.holder(job)), (None, Some(second)));
     assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+}
+
+#[test]
+fn a14_an_offer_that_arrives_after_the_job_went_to_another_is_taken_back_on_the_live_link() {
+    let mut world = World::new(2);
+    let mut order = world.order("mill");
+    order.start.gate = Gate::Held;
+    let job = world.place(order);
+    let first = world.holder(job).unwrap();
+    // The offer is still on its way, and the next attempt goes to another slave.
+    world.command_slave_now(first, SlaveCommand::Mode(Mode::Draining));
+    for command in [JobCommand::Abandon, JobCommand::Retry] {
+        world.master_event(Event::JobsCommanded { request: RequestId(0), jobs: vec![job], command });
+    }
+    assert_ne!(world.holder(job), Some(first));
+    world.settle();
+    assert_eq!(world.on_slave(first, job), None);
+    assert_eq!((world.state(job), world.begun(job)), (State::Running, 1));
 }
 
 #[test]

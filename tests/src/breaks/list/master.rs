@@ -698,6 +698,16 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &["fences::a_restored_master_believes_in_attempts_that_it_has_forgotten"],
     },
     Break {
+        name: "late_offer_is_called_off_by_an_old_wish",
+        file: "protocol/src/master/evidence.rs",
+        find: "rev: known.next()",
+        with: "rev: known",
+        what: "What takes a hand-out back is newer than what the slave knows, or both repeat themselves for ever.",
+        caught_by: &[
+            "disagreements::a::a14_an_offer_that_arrives_after_the_job_went_to_another_is_taken_back_on_the_live_link",
+        ],
+    },
+    Break {
         name: "given_up_offer_is_not_called_off",
         file: "protocol/src/master/evidence.rs",
         find: "line.verdict == Verdict::Cancel && job.state == State::Lost",

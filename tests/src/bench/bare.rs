@@ -18,6 +18,8 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message};
 use tokio_tungstenite::{WebSocketStream, accept_async_with_config, client_async_with_config};
 
+use super::links::resident;
+
 /// As long as the master's own: what does not fit here is refused and tried again a second later.
 const BACKLOG: i32 = 65_535;
 
@@ -158,6 +160,19 @@ impl Clients {
     pub fn is_empty(&self) -> bool {
         self.sockets.is_empty()
     }
+}
+
+/// KiB of a server's memory for each of so many bare links.
+///
+/// # Errors
+/// One of them could not.
+pub async fn link_kib(size: usize) -> anyhow::Result<f64> {
+    let server = Server::start(free_addr()).await?;
+    let before = resident(server.pid())?;
+    let (clients, _) = Clients::connect(size, server.addr).await?;
+    let grown = resident(server.pid())?.saturating_sub(before);
+    drop(clients);
+    Ok(grown as f64 / 1024.0 / size as f64)
 }
 
 /// As many key pairs.

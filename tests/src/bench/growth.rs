@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::full_loop;
 use super::links::{cpu_seconds, resident};
-use super::report::{Curve, Report, Row};
+use super::peers::Peer;
+use super::report::{Report, Row};
 use super::stats::{Sample, figure};
-use super::storm::{once, populated};
+use super::storm::{Beside, measure, populated};
 use super::swarm::{Pace, Swarm};
+use super::{bare, full_loop};
 use crate::process::{Master, MasterOptions};
 
 /// Two heartbeats of every link.
@@ -35,16 +36,24 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
     ];
     let mut table = whats.map(|_| Vec::new());
     for size in sizes {
-        let mut storm = Sample::default();
+        let bare = bare::link_kib(size).await?;
+        let beside = Beside::start(size, report).await?;
         let fresh =
             Master::start(MasterOptions { link: Default::default(), ..MasterOptions::default() }).await;
         let before = resident(fresh.pid().context("it runs")?)?;
         drop(fresh);
         let (mut master, mut swarm) = populated(size, 2).await?;
-        for _ in 0..rounds.max(HANDSHAKES / size).min(4 * rounds.max(1)) {
-            let (seconds, _) = once(&mut master, &mut swarm, size).await?;
-            storm.push(seconds * 1e6 / size as f64);
-        }
+        let storms = rounds.max(HANDSHAKES / size).min(4 * rounds.max(1));
+        let storm = measure(&beside, &mut master, &mut swarm, size, storms).await?;
+        drop(beside);
+        let each = |sample: &Sample| sample.times(1e6 / size as f64);
+        let others = [
+            (whats[0], "bare upgrades", each(&storm.bare).median()),
+            (whats[0], "bare upgrades with a signature", each(&storm.signed).median()),
+            (whats[0], Peer::Mosquitto.name(), each(&storm.mosquitto).median()),
+            (whats[1], "bare link", bare),
+        ];
+        let storm = each(&storm.ours);
         let pid = master.pid().context("it runs")?;
         let cpu = cpu_seconds(pid)?;
         tokio::time::sleep(WATCHED).await;
@@ -65,13 +74,18 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
             "  {size} slaves: storm {storm} µs, {memory:.1} KiB, {idle:.1} µs/s, dispatch {dispatch} µs each"
         );
         let alone = |figure: f64| [figure].into_iter().collect::<Sample>();
-        for (rows, sample) in table.iter_mut().zip([storm, alone(memory), alone(idle), dispatch]) {
+        for ((what, rows), sample) in
+            whats.into_iter().zip(&mut table).zip([storm, alone(memory), alone(idle), dispatch])
+        {
+            report.point(what, "Reloop", (size as f64, sample.median()));
             rows.push((size, sample));
+        }
+        // What is not installed has no figure.
+        for (plot, name, figure) in others.into_iter().filter(|(_, _, figure)| figure.is_finite()) {
+            report.point(plot, name, (size as f64, figure));
         }
     }
     for (what, rows) in whats.into_iter().zip(table) {
-        let points = rows.iter().map(|(size, sample)| (*size as f64, sample.median())).collect();
-        report.curves.push(Curve { plot: what.to_owned(), name: "Reloop".to_owned(), points });
         let Some((first, theirs)) = rows.first().cloned() else { continue };
         for (size, ours) in rows.into_iter().skip(1) {
             let ratio = [ours.median() / theirs.median()].into_iter().collect();

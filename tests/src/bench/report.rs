@@ -67,6 +67,17 @@ impl Report {
         self.rows.push(row);
     }
 
+    /// One more point of a curve.
+    pub fn point(&mut self, plot: &str, name: &str, point: (f64, f64)) {
+        match self.curves.iter_mut().find(|curve| curve.plot == plot && curve.name == name) {
+            Some(curve) => curve.points.push(point),
+            None => {
+                let (plot, name) = (plot.to_owned(), name.to_owned());
+                self.curves.push(Curve { plot, name, points: vec![point] });
+            }
+        }
+    }
+
     /// A peer that is not installed here.
     pub fn left_out(&mut self, bench: &str, peer: Peer) {
         let text = format!("{} is not installed (`apt-get install {}`)", peer.name(), peer.package());

@@ -100,11 +100,15 @@ fn settings() -> slave::Settings {
     }
 }
 
-/// Both nodes, and how long each took.
-struct Pair {
+/// Both nodes on one thread, joined by hand, and how long each took.
+pub struct Pair {
     master: Option<Master>,
     slave: Option<Slave>,
     clock: u64,
+    /// Placed so far.
+    orders: usize,
+    /// Of these, nobody does so many.
+    waiting: usize,
     steps: [u64; 2],
     took: [Duration; 2],
 }
@@ -115,6 +119,44 @@ enum Way {
 }
 
 impl Pair {
+    /// With a live link, and so many jobs waiting in the master's book that this slave cannot do.
+    pub fn new(waiting: usize) -> Self {
+        let mut pair = Self {
+            master: Some(empty_master()),
+            slave: Some(slave::recover(settings(), StoreId::from_parts(1, 1), [])),
+            clock: 0,
+            orders: 0,
+            waiting,
+            steps: [0; 2],
+            took: [Duration::ZERO; 2],
+        };
+        for _ in 0..waiting {
+            pair.place(WAITING);
+        }
+        pair.carry(Way::Down(started()));
+        pair.carry(Way::Down(slave::Event::LinkOpened { link: LINK, token: None }));
+        pair.carry(Way::Up(master::Event::LinkOpened { link: LINK, nonce: [0; 32] }));
+        (pair.steps, pair.took) = ([0; 2], [Duration::ZERO; 2]);
+        pair
+    }
+
+    /// One job, from the order to its outcome in the master's book.
+    ///
+    /// # Errors
+    /// It is not done.
+    pub fn job(&mut self) -> anyhow::Result<()> {
+        self.place(DONE);
+        let left = self.master.as_ref().map_or(0, |master| master.book.jobs.len());
+        ensure!(left == self.waiting, "{left} jobs are left of {} that nobody can do", self.waiting);
+        Ok(())
+    }
+
+    fn place(&mut self, program: &str) {
+        let (request, order) = (RequestId(self.orders as u64), Box::new(order(self.orders, program)));
+        self.orders += 1;
+        self.carry(Way::Up(master::Event::OrderPlaced { request, order, key: None, known: None }));
+    }
+
     /// Gives an event to whom it is for, and goes on until both have nothing more to say.
     fn carry(&mut self, first: Way) {
         let mut ways = VecDeque::from([first]);
@@ -195,31 +237,10 @@ fn started() -> slave::Event {
 /// # Errors
 /// Not all jobs are done.
 pub fn loops(waiting: usize) -> anyhow::Result<[f64; 2]> {
-    let mut pair = Pair {
-        master: Some(empty_master()),
-        slave: Some(slave::recover(settings(), StoreId::from_parts(1, 1), [])),
-        clock: 0,
-        steps: [0; 2],
-        took: [Duration::ZERO; 2],
-    };
-    let placed = |number: usize, program: &str| master::Event::OrderPlaced {
-        request: RequestId(number as u64),
-        order: Box::new(order(number, program)),
-        key: None,
-        known: None,
-    };
-    for number in 0..waiting {
-        pair.carry(Way::Up(placed(number, WAITING)));
+    let mut pair = Pair::new(waiting);
+    for _ in 0..JOBS {
+        pair.job()?;
     }
-    pair.carry(Way::Down(started()));
-    pair.carry(Way::Down(slave::Event::LinkOpened { link: LINK, token: None }));
-    pair.carry(Way::Up(master::Event::LinkOpened { link: LINK, nonce: [0; 32] }));
-    (pair.steps, pair.took) = ([0; 2], [Duration::ZERO; 2]);
-    for number in waiting..waiting + JOBS {
-        pair.carry(Way::Up(placed(number, DONE)));
-    }
-    let left = pair.master.as_ref().map_or(0, |master| master.book.jobs.len());
-    ensure!(left == waiting, "{} of {JOBS} jobs are not done", left - waiting);
     Ok([0, 1].map(|node| pair.steps[node] as f64 / pair.took[node].as_secs_f64()))
 }
 
@@ -263,39 +284,65 @@ fn held(number: usize, gate: Gate) -> (JobId, slave::Job) {
     (id, job)
 }
 
+/// A slave whose machine tells how far it is.
+pub struct Working {
+    state: Option<Slave>,
+    work: RunKey,
+    told: u64,
+}
+
+impl Working {
+    /// While so many more jobs wait to be released.
+    ///
+    /// # Errors
+    /// Nothing runs.
+    pub fn new(waiting: usize) -> anyhow::Result<Self> {
+        let empty = slave::recover(settings(), StoreId::from_parts(1, 1), []);
+        let mut records = vec![Write::Node(empty.node)];
+        for number in 0..waiting {
+            let (id, job) = held(number, Gate::Held);
+            records.push(Write::Job(id, Some(Box::new(job))));
+        }
+        let (id, job) = held(waiting, Gate::Open);
+        records.push(Write::Job(id, Some(Box::new(job))));
+        let state = slave::recover(settings(), StoreId::from_parts(1, 1), records);
+        let slave::Step { state, effects, .. } = slave::step(state, at(1), started());
+        let work = effects.iter().find_map(|effect| match effect {
+            slave::Effect::Start { work, .. } => Some(*work),
+            _ => None,
+        });
+        let Some(work) = work else { anyhow::bail!("nothing was started: {effects:?}") };
+        let state = slave::step(state, at(2), slave::Event::Machine { work, fact: Fact::Started }).state;
+        ensure!(state.jobs[&id].report.state == State::Running, "it runs");
+        Ok(Self { state: Some(state), work, told: 0 })
+    }
+
+    /// The machine tells it once more.
+    pub fn progress(&mut self) {
+        let permille = Some((self.told % 1000) as u16);
+        let fact = Fact::Progressed { permille, note: None };
+        let event = slave::Event::Machine { work: self.work, fact };
+        let state = self.state.take().expect("it is back after each step");
+        self.state = Some(slave::step(state, at(3 + self.told), event).state);
+        self.told += 1;
+    }
+}
+
+fn at(boot_ms: u64) -> Now {
+    Now { wall: Time(1_000_000), boot_ms }
+}
+
 /// Steps per second of a slave's rules while its machine tells how far it is and so many jobs wait to be released.
 ///
 /// # Errors
 /// Nothing runs.
 pub fn progress(waiting: usize) -> anyhow::Result<f64> {
-    let empty = slave::recover(settings(), StoreId::from_parts(1, 1), []);
-    let mut records = vec![Write::Node(empty.node)];
-    for number in 0..waiting {
-        let (id, job) = held(number, Gate::Held);
-        records.push(Write::Job(id, Some(Box::new(job))));
-    }
-    let (id, job) = held(waiting, Gate::Open);
-    records.push(Write::Job(id, Some(Box::new(job))));
-    let state = slave::recover(settings(), StoreId::from_parts(1, 1), records);
-    let now = |boot_ms: u64| Now { wall: Time(1_000_000), boot_ms };
-    let slave::Step { mut state, effects, .. } = slave::step(state, now(1), started());
-    let work = effects.iter().find_map(|effect| match effect {
-        slave::Effect::Start { work, .. } => Some(*work),
-        _ => None,
-    });
-    let Some(work): Option<RunKey> = work else { anyhow::bail!("nothing was started: {effects:?}") };
-    state = slave::step(state, now(2), slave::Event::Machine { work, fact: Fact::Started }).state;
-    // So many that the largest state takes no longer than the smallest did before it was mended.
-    let facts = FACTS;
+    let mut working = Working::new(waiting)?;
     let since = Instant::now();
-    for number in 0..facts {
-        let permille = u16::try_from(number % 1000)?;
-        let fact = Fact::Progressed { permille: Some(permille), note: None };
-        state = slave::step(state, now(3 + number as u64), slave::Event::Machine { work, fact }).state;
+    for _ in 0..FACTS {
+        working.progress();
     }
-    let rate = facts as f64 / since.elapsed().as_secs_f64();
-    ensure!(state.jobs[&id].report.state == State::Running, "it runs");
-    Ok(rate)
+    Ok(FACTS as f64 / since.elapsed().as_secs_f64())
 }
 
 /// Runs it.

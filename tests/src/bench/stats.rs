@@ -54,6 +54,11 @@ impl Sample {
         self.quantile(1.0)
     }
 
+    /// In another unit.
+    pub fn times(&self, factor: f64) -> Self {
+        self.0.iter().map(|figure| figure * factor).collect()
+    }
+
     /// Each run by the run of the other that came beside it: what both lost to a noisy neighbour cancels out.
     pub fn ratio(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(mine, theirs)| mine / theirs).collect())

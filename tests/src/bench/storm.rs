@@ -124,14 +124,40 @@ pub fn resident_each(master: &Master, size: usize) -> anyhow::Result<f64> {
     Ok(resident(master.pid().context("it runs")?)? as f64 / 1024.0 / size as f64)
 }
 
-async fn measure(size: usize, rounds: usize, report: &mut Report) -> anyhow::Result<Storm> {
-    let server = bare::Server::start(bare::free_addr()).await?;
-    let broker = Server::start(Peer::Mosquitto).await?;
-    match &broker {
-        Some(broker) => mqtt::prepare(broker.addr, size).await?,
-        None => report.left_out("storm", Peer::Mosquitto),
+/// What a storm is measured beside.
+pub struct Beside {
+    server: bare::Server,
+    broker: Option<Server>,
+}
+
+impl Beside {
+    /// Starts them; mosquitto has a session for each of so many clients.
+    ///
+    /// # Errors
+    /// They do not come to that.
+    pub async fn start(size: usize, report: &mut Report) -> anyhow::Result<Self> {
+        let server = bare::Server::start(bare::free_addr()).await?;
+        let broker = Server::start(Peer::Mosquitto).await?;
+        match &broker {
+            Some(broker) => mqtt::prepare(broker.addr, size).await?,
+            None => report.left_out(&report.bench.clone(), Peer::Mosquitto),
+        }
+        Ok(Self { server, broker })
     }
-    let (mut master, mut swarm) = populated(size, 2).await?;
+}
+
+/// So many storms of these slaves, each beside one of everything else.
+///
+/// # Errors
+/// Not all come back.
+pub async fn measure(
+    beside: &Beside,
+    master: &mut Master,
+    swarm: &mut Swarm,
+    size: usize,
+    rounds: usize,
+) -> anyhow::Result<Storm> {
+    let Beside { server, broker } = beside;
     let mut storm = Storm::default();
     for _ in 0..rounds {
         // A process has so many connections: those of the peers come after the slaves', and not beside them.
@@ -144,14 +170,14 @@ async fn measure(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
         storm.bare.push(took.as_secs_f64());
         storm.signed.push(signed.as_secs_f64());
         let mut of_broker = String::new();
-        if let Some(broker) = &broker {
+        if let Some(broker) = broker {
             mqtt::queue(broker.addr, size).await?;
             let took = mqtt::storm(broker.addr, size).await?;
             storm.mosquitto.push(took.as_secs_f64());
             of_broker = format!(", mosquitto {took:.2?}");
         }
         let of_bare = cpu_seconds(server.pid())?;
-        let (ours, waits) = once(&mut master, &mut swarm, size).await?;
+        let (ours, waits) = once(master, swarm, size).await?;
         // A fresh process: all that it has used it has used for this.
         storm.cpu.push(cpu_seconds(master.pid().context("it runs")?)? * 1e6 / size as f64);
         storm.ours.push(ours);
@@ -170,7 +196,6 @@ async fn measure(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
             waits.max(),
         );
     }
-    swarm.leave().await;
     Ok(storm)
 }
 
@@ -180,7 +205,10 @@ async fn measure(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
 /// Something did not come back.
 pub async fn run(sizes: &[usize], rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     for size in sizes {
-        let storm = measure(*size, rounds, report).await?;
+        let beside = Beside::start(*size, report).await?;
+        let (mut master, mut swarm) = populated(*size, 2).await?;
+        let storm = measure(&beside, &mut master, &mut swarm, *size, rounds).await?;
+        swarm.leave().await;
         let what = format!("{} slaves reconnect, authenticate and reconcile, seconds", figure(*size as f64));
         let mut against = |name: &str, theirs: &Sample, reach: &str| {
             report.row(Row {

@@ -82,8 +82,10 @@ pub struct Swarm {
 /// What one member's machine does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pulse {
-    /// It is so far, in thousandths.
-    Progress(u16),
+    /// It gets from here to there, in thousandths: a report for each is made, and not sent yet.
+    Progress(u16, u16),
+    /// What was made is sent.
+    Send,
     /// It has ended well.
     End,
 }
@@ -324,7 +326,7 @@ async fn talk(
     pulses: &mut mpsc::Receiver<Pulse>,
 ) {
     let counts = Arc::clone(&member.counts);
-    let mut unsent = Vec::new();
+    let (mut unsent, mut made) = (Vec::new(), Vec::new());
     let mut nonce = None;
     let mut live = false;
     member.step(slave::Event::LinkOpened { link, token: None }, &mut unsent, None);
@@ -343,7 +345,7 @@ async fn talk(
                 Some(Ok(WsMessage::Close(_)) | Err(_)) | None => false,
                 Some(Ok(_)) => true,
             },
-            Some(pulse) = pulses.recv() => progress(member, pulse, &mut unsent),
+            Some(pulse) = pulses.recv() => progress(member, pulse, &mut made, &mut unsent),
             changed = orders.changed() => {
                 changed.is_ok() && matches!(*orders.borrow_and_update(), Order::Connect(_))
             }
@@ -401,15 +403,21 @@ fn succeeded() -> Ended {
     Ended { end: End::Succeeded, outcome, at: None }
 }
 
-fn progress(member: &mut Member, pulse: Pulse, unsent: &mut Vec<Vec<u8>>) -> bool {
+fn progress(member: &mut Member, pulse: Pulse, made: &mut Vec<Vec<u8>>, unsent: &mut Vec<Vec<u8>>) -> bool {
     let jobs = member.state.iter().flat_map(|state| state.jobs.values());
     let running = jobs.into_iter().find(|job| job.report.state.is_executing());
     let Some(work) = running.map(slave::Job::work) else { return true };
-    let fact = match pulse {
-        Pulse::Progress(permille) => Fact::Progressed { permille: Some(permille), note: None },
-        Pulse::End => Fact::Ended(succeeded()),
-    };
-    member.step(slave::Event::Machine { work, fact }, unsent, None)
+    let mut tell = |fact, frames: &mut _| member.step(slave::Event::Machine { work, fact }, frames, None);
+    match pulse {
+        Pulse::Progress(from, to) => {
+            (from..to).all(|permille| tell(Fact::Progressed { permille: Some(permille), note: None }, made))
+        }
+        Pulse::Send => {
+            unsent.append(made);
+            true
+        }
+        Pulse::End => tell(Fact::Ended(succeeded()), unsent),
+    }
 }
 
 /// The size of a message on the wire (RFC 6455, section 5.2): header, and the mask that only clients use.

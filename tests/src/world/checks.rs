@@ -1,0 +1,348 @@
+//! What must hold after a step, and once everything is healed.
+
+use reloop_protocol::id::{Attempt, JobId, OrderId};
+use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::master::{self};
+use reloop_protocol::message::{Flags, ReasonCode, Report};
+use reloop_protocol::slave::{self, RunKey};
+use reloop_protocol::spec::{Gate, OnOverdue};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use super::{GENESIS, Invariant, Station, Synced, Told, World};
+
+impl World {
+    pub(super) fn check_vanished(&mut self, job: &master::Job) {
+        let vanished = job.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Vanished);
+        if !vanished || !self.disks_are_sound || self.ledger.torn.contains(&job.id) {
+            return;
+        }
+        if job.holder.is_none_or(|holder| !self.ledger.cloned.contains(&holder)) {
+            self.violate(Invariant::NothingVanishes, format!("the master says that {} vanished", job.id));
+        }
+    }
+
+    /// What a slave's disk may be told, given what it holds.
+    pub(super) fn check_slave_write(&mut self, slave: usize, write: &slave::Write) {
+        match write {
+            slave::Write::Node(node) => {
+                let before = self.boxes[slave].disk.node().and_then(|before| before.bond);
+                if let (Some(before), Some(after)) = (before, node.bond)
+                    && before.master == after.master
+                    && before.epoch > after.epoch
+                {
+                    self.violate(Invariant::EpochsGoForward, format!("slave {slave}"));
+                }
+            }
+            slave::Write::Job(id, Some(job)) => {
+                let (attempt, rev) = (job.report.attempt, job.report.rev);
+                let held = &self.boxes[slave];
+                let two_masters = self.ledger.split && held.dials_double;
+                if two_masters || self.ledger.cloned.contains(&held.settings.key) {
+                    self.ledger.torn.insert(*id);
+                }
+                let newest = self.ledger.wishes.entry((slave, *id, attempt)).or_insert(rev);
+                if *newest > rev {
+                    self.violate(Invariant::WishesGoForward, format!("slave {slave}, {id}"));
+                } else {
+                    *newest = rev;
+                }
+                if job.report.state.is_ended() {
+                    let told =
+                        Told { state: job.report.state, outcome: job.report.outcome.clone(), retold: false };
+                    let known =
+                        self.ledger.outcomes.entry((*id, attempt, slave)).or_insert_with(|| told.clone());
+                    if known.retold {
+                        *known = Told { retold: true, ..told };
+                    } else if *known != told {
+                        let how = format!("slave {slave}, {id}: {known:?} became {told:?}");
+                        self.violate(Invariant::OutcomeKept, how);
+                    }
+                }
+            }
+            slave::Write::Job(id, None) => {
+                let Some(job) = self.boxes[slave].disk.job(*id) else { return };
+                let (state, attempt) = (job.report.state, job.report.attempt);
+                if self.ledger.masters_forgot {
+                    // A master that does not remember this hand-out makes it again, and counts its wishes anew.
+                    self.ledger.wishes.remove(&(slave, *id, attempt));
+                }
+                if state.is_started() {
+                    self.violate(
+                        Invariant::NothingDestroyed,
+                        format!("slave {slave} let go of {id}, {state:?}"),
+                    );
+                }
+                let excused = self.ledger.torn.contains(id) || self.ledger.master_lies;
+                if state.is_ended() && !excused && !self.masters_know(*id, attempt, state) {
+                    let how = format!("slave {slave} forgot {id}, {state:?}, which is on no master's disk");
+                    self.violate(Invariant::OutcomeKept, how);
+                }
+            }
+            slave::Write::Ring(_) => {}
+        }
+    }
+
+    pub(super) fn check_start(&mut self, slave: usize, work: RunKey) {
+        let held = &self.boxes[slave];
+        let Some(state) = &held.state else { return };
+        let node = &state.node;
+        let barred = node.local_lock
+            || node.attention.is_some()
+            || node.unloading.is_some()
+            || !node.conduct.mode.may_start();
+        let Some(job) = state.jobs.get(&work.job) else { return };
+        let outside = self.outside_window(slave, job);
+        if barred {
+            self.violate(Invariant::StartWhenReady, format!("slave {slave} starts {}", work.job));
+        }
+        if let Some(how) = outside {
+            self.violate(Invariant::StartInWindow, format!("slave {slave} starts {}: {how}", work.job));
+        }
+    }
+
+    /// Whether this is not the time for a job, by the clock of the master that the slave heard last.
+    pub(super) fn outside_window(&self, slave: usize, job: &slave::Job) -> Option<String> {
+        let held = &self.boxes[slave];
+        if job.start.gate == Gate::Held {
+            return Some("nobody let it go".to_owned());
+        }
+        // Begun again after an interruption: its start was in time.
+        let again = job.report.run != reloop_protocol::id::Run(1);
+        let timed = job.start.not_before.is_some()
+            || job.start.deadline.is_some()
+            || matches!(job.start.gate, Gate::Released { .. });
+        if again || !timed {
+            return None;
+        }
+        let Some(Synced { at, late, master_off }) = held.synced else {
+            let by_wall = held.settings.trust_clock;
+            return (!by_wall).then(|| "it cannot tell the master's time".to_owned());
+        };
+        let time = GENESIS + self.ms + master_off;
+        let drift = (self.ms - at) * held.drift_ppm.abs() / 1_000_000 + 1;
+        if let Some(not_before) = job.start.not_before
+            && !matches!(job.start.gate, Gate::Released { .. })
+            && time + drift - late.min(0) < not_before.0
+        {
+            return Some(format!("{} ms early", not_before.0 - time));
+        }
+        let latest = match job.start.gate {
+            Gate::Released { latest } => Some(latest),
+            Gate::Open | Gate::Held => None,
+        };
+        [job.start.deadline, latest]
+            .into_iter()
+            .flatten()
+            .find(|latest| time - drift - late.max(0) > latest.0)
+            .map(|latest| format!("{} ms late", time - latest.0))
+    }
+
+    /// What must hold of jobs whose story is told: every question answered, every fault mended, every link up.
+    pub fn check_converged(&mut self, jobs: &[JobId]) {
+        for slave in 0..self.boxes.len() {
+            if self.boxes[slave].retired {
+                continue;
+            }
+            let Some(state) = &self.boxes[slave].state else {
+                return self.violate(Invariant::Converges, format!("slave {slave} is dead"));
+            };
+            let kept: Vec<_> = state.jobs.values().map(|job| (job.report.job, job.report.state)).collect();
+            if !kept.is_empty() {
+                self.violate(Invariant::ViewsEqual, format!("slave {slave} keeps {kept:?}"));
+            }
+        }
+        self.check_acknowledged();
+        let unheard = self
+            .ledger
+            .outcomes
+            .keys()
+            .find(|(id, ..)| !self.ledger.torn.contains(id) && self.find_job(*id).is_none());
+        if let Some((id, attempt, slave)) = unheard {
+            let how = format!("no master has heard of {id}, attempt {attempt}, which ended on slave {slave}");
+            self.violate(Invariant::OutcomeKept, how);
+        }
+        for id in jobs {
+            let Some(job) = self.find_job(*id).map(Cow::into_owned) else { continue };
+            if !job.state.is_ended() {
+                let how = self.tell(*id);
+                self.violate(Invariant::Converges, how);
+                continue;
+            }
+            self.check_places(*id, &job);
+            self.check_outcomes(*id, &job);
+            if let Some(how) = self.undemanded(&job) {
+                self.violate(Invariant::Converges, how);
+            }
+        }
+    }
+
+    pub(super) fn check_acknowledged(&mut self) {
+        let disk = &self.master_disk;
+        let kept = |order: &OrderId| {
+            let order = disk.orders.get(order);
+            order.is_some_and(|order| order.jobs.iter().all(|job| disk.jobs.contains_key(job)))
+        };
+        if let Some(order) = self.ledger.acknowledged.iter().find(|order| !kept(order)).copied() {
+            self.violate(Invariant::AcknowledgedOrderKept, format!("{order} is not on the disk"));
+        }
+    }
+
+    pub(super) fn check_places(&mut self, id: JobId, job: &master::Job) {
+        let begun: Vec<RunKey> = self
+            .boxes
+            .iter()
+            .flat_map(|held| held.machine.begun.keys().copied())
+            .filter(|work| work.job == id)
+            .collect();
+        let attempts: BTreeSet<_> = begun.iter().map(|work| work.attempt).collect();
+        let restartable = job.spec.on_interrupt == OnInterrupt::Restart;
+        let decided = self.ledger.given_away.contains(&id);
+        let torn = self.ledger.torn.contains(&id);
+        // A restored master counts its hand-outs anew.
+        let recounted = decided && self.ledger.masters_forgot;
+        if begun.len() > attempts.len() && !restartable && !torn && !recounted {
+            self.violate(Invariant::AttemptBegunOnce, format!("{id}: {begun:?}"));
+        }
+        let places = self.boxes.iter().filter(|held| held.machine.knows(id)).count();
+        let retried = job.events.iter().filter(|event| event.state == State::Queued).count() > 1;
+        // A master that lost its data does not remember that it was tried again; the attempts tell.
+        let retried = retried || self.ledger.masters_forgot && attempts.len() >= places;
+        if places > 1 && !decided && !retried && !torn {
+            self.violate(Invariant::OnePlace, format!("{id} ran in {places} places"));
+        }
+    }
+
+    pub(super) fn check_outcomes(&mut self, id: JobId, job: &master::Job) {
+        let told = |report: &Option<Report>| report.as_ref().map(|report| (report.attempt, report.state));
+        let told_by_slaves = self.ledger.outcomes.range((id, Attempt(0), 0)..);
+        let unheard =
+            told_by_slaves.take_while(|((of, ..), _)| *of == id).find(|((_, attempt, _), ended)| {
+                let this = Some((*attempt, ended.state));
+                !ended.retold
+                    && !self.ledger.torn.contains(&id)
+                    && told(&job.report) != this
+                    && !job.earlier.iter().any(|earlier| told(&earlier.report) == this)
+            });
+        if let Some(((_, attempt, _), ended)) = unheard {
+            let how = format!("{id}: the master never learned that attempt {attempt} was {:?}", ended.state);
+            return self.violate(Invariant::OutcomeKept, how);
+        }
+        if self.ledger.canceled.contains_key(&id)
+            && !self.ledger.given_away.contains(&id)
+            && !self.ledger.torn.contains(&id)
+            && job.state == State::Succeeded
+            && !job.all_flags().has(Flags::CANCEL_TOO_LATE)
+        {
+            let how = format!("{id} succeeded, and its cancel is forgotten");
+            self.violate(Invariant::CancelAndOutcomeKept, how);
+        }
+    }
+
+    /// How a job ended, if nothing that really happened says so.
+    pub(super) fn undemanded(&self, job: &master::Job) -> Option<String> {
+        let id = job.id;
+        let ledger = &self.ledger;
+        let ended = |end: End| {
+            let works =
+                self.boxes.iter().flat_map(|held| held.machine.works.keys().map(move |key| (held, *key)));
+            let mut works = works.filter(|(_, key)| key.job == id && key.attempt == job.attempt);
+            works.any(|(held, key)| held.machine.ended(key).is_some_and(|ended| ended.end == end))
+        };
+        let report = job.report.as_ref().filter(|report| report.state == job.state);
+        let reason = report.and_then(|report| report.reason.as_ref()).or(job.reason.as_ref());
+        let reason = reason.map(|reason| reason.code);
+        let known = reason == Some(ReasonCode::Resolved) || ledger.torn.contains(&id);
+        let resolved = ledger.resolved.contains(&id) && known;
+        // A machine that a memory from the past has begun again keeps only the newer end.
+        let again =
+            |held: &Station| held.machine.begun.iter().any(|(work, count)| work.job == id && *count > 1);
+        let begun_again = ledger.torn.contains(&id) && self.boxes.iter().any(again);
+        let demanded = match job.state {
+            State::Succeeded => ended(End::Succeeded) || resolved || begun_again,
+            State::Failed => match reason {
+                _ if ended(End::Failed) || resolved || begun_again => true,
+                // The reason may have been overwritten by that of a later refusal.
+                _ => job.spec.on_interrupt == OnInterrupt::Fail && job.all_flags().has(Flags::INTERRUPTED),
+            },
+            State::Canceled => match reason {
+                // A stop that was refused, or that came after the end, leaves its reason behind.
+                // What was given up before it began is called off, and so is what one of two masters does not know.
+                Some(ReasonCode::Canceled) => {
+                    ledger.cancel_asked.contains(&id) || ledger.abandoned.contains(&id) || ledger.was_split
+                }
+                Some(ReasonCode::Abandoned) => {
+                    ledger.masters_forgot || ledger.given_away.contains(&id) || job.last_attempt > Attempt(1)
+                }
+                Some(ReasonCode::MaxRuntime) => job.spec.on_overdue == OnOverdue::Stop,
+                _ => true,
+            },
+            State::Expired => ledger.timed.contains(&id),
+            State::Rejected => self.boxes.iter().any(|held| held.machine.refused > 0),
+            State::Lost => ledger.abandoned.contains(&id),
+            State::Queued
+            | State::Assigned
+            | State::Accepted
+            | State::Starting
+            | State::Running
+            | State::Paused
+            | State::Stopping
+            | State::Uncertain => false,
+        };
+        (!demanded).then(|| format!("nothing says that {} is {:?}, by {reason:?}", self.tell(id), job.state))
+    }
+
+    /// Whether every waiting job can say why.
+    pub fn check_explained(&mut self) {
+        let Some(master) = &self.master else { return };
+        let now = self.now();
+        let mute = master
+            .book
+            .jobs
+            .values()
+            .filter(|job| job.state == State::Queued)
+            .find(|job| master::explain(master, job, now).summary.is_empty())
+            .map(|job| job.id);
+        if let Some(id) = mute {
+            self.violate(Invariant::WaitingIsExplained, id.to_string());
+        }
+    }
+
+    /// Everything about a job in a few lines, for people.
+    pub fn tell(&self, id: JobId) -> String {
+        use std::fmt::Write as _;
+        let Some(job) = self.find_job(id) else { return format!("{id} is not known to the master") };
+        let holder = job.holder.and_then(|key| self.boxes.iter().position(|held| held.settings.key == key));
+        let mut text = format!(
+            "{id} {:?} desired {:?} rev {} attempt {}/{} holder {holder:?} start {:?} reason {:?} report {:?}\n  earlier {:?}",
+            job.state,
+            job.desired,
+            job.rev,
+            job.attempt,
+            job.last_attempt,
+            job.start,
+            job.reason,
+            job.report.as_ref().map(|r| (r.state, r.rev, r.seq, r.waiting_for, &r.reason)),
+            job.earlier.iter().map(|e| (e.attempt, e.state)).collect::<Vec<_>>(),
+        );
+        for (slave, held) in self.boxes.iter().enumerate() {
+            let Some(state) = &held.state else { continue };
+            let job = state.jobs.get(&id).map(|job| {
+                let r = &job.report;
+                (r.state, r.attempt, r.rev, r.waiting_for, job.desired, job.start.gate, job.missed)
+            });
+            let full: Vec<_> = state.jobs.values().map(|job| (job.report.job, job.report.state)).collect();
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "\n  slave {slave}: {job:?} link {:?} unloading {:?} attention {:?} mode {:?} closed {:?} holds {full:?}",
+                state.link,
+                state.node.unloading,
+                state.node.attention,
+                state.node.conduct.mode,
+                held.closed.last()
+            );
+        }
+        text
+    }
+}

@@ -1,0 +1,155 @@
+//! Clients that order, and people who act at the master and at the machines.
+
+use reloop_protocol::id::{JobId, OrderId};
+use reloop_protocol::job::{OnInterrupt, State};
+use reloop_protocol::master::{self, Answer, Delivery, JobCommand, Order, RequestId, Retry, SlaveCommand};
+use reloop_protocol::slave::{self, Local};
+use reloop_protocol::spec::{CancelMode, Late, OnOverdue, Spec, StartRule};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Station, World};
+
+impl World {
+    /// A plain order of one job.
+    pub fn order(&mut self, program: &str) -> Order {
+        let job = JobId(self.bytes());
+        let order = OrderId(self.bytes());
+        Order {
+            id: order,
+            created_at: self.now(),
+            jobs: vec![job],
+            spec: Spec {
+                order,
+                name: None,
+                program: program.to_owned(),
+                params: BTreeMap::new(),
+                max_runtime: None,
+                on_overdue: OnOverdue::Flag,
+                on_interrupt: OnInterrupt::Hold,
+            },
+            slave: None,
+            requires: BTreeMap::new(),
+            start: StartRule::default(),
+            retry: Retry { max_attempts: 1, on: BTreeSet::new() },
+            external_id: None,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// Places an order; gives its first job.
+    pub fn place(&mut self, order: Order) -> JobId {
+        let job = order.jobs[0];
+        if order.start.deadline.is_some() || order.start.late == Late::Skip {
+            self.ledger.timed.insert(job);
+        }
+        let request = RequestId(self.fresh());
+        self.master_event(master::Event::OrderPlaced {
+            request,
+            order: Box::new(order),
+            key: None,
+            known: None,
+        });
+        job
+    }
+
+    /// Commands a job; gives the answer.
+    pub fn command(&mut self, job: JobId, command: JobCommand) -> Option<Answer> {
+        let request = RequestId(self.fresh());
+        match command {
+            // What a person decides is a person's to answer for.
+            JobCommand::Abandon => {
+                self.ledger.given_away.insert(job);
+                self.ledger.abandoned.insert(job);
+            }
+            JobCommand::Resolve(_) => {
+                self.ledger.given_away.insert(job);
+                self.ledger.resolved.insert(job);
+                self.look_at_machines(Some(job));
+            }
+            JobCommand::Retry => drop(self.ledger.given_away.insert(job)),
+            JobCommand::Release { .. } if self.ledger.masters_forgot => {
+                self.ledger.given_away.insert(job);
+            }
+            JobCommand::Reschedule { deadline, late, .. } => {
+                if deadline.is_some() || late == Late::Skip {
+                    self.ledger.timed.insert(job);
+                }
+            }
+            JobCommand::Cancel(_) => drop(self.ledger.cancel_asked.insert(job)),
+            JobCommand::Pause | JobCommand::Resume | JobCommand::Release { .. } => {}
+        }
+        self.master_event(master::Event::JobsCommanded { request, jobs: vec![job], command });
+        let answer = self.answers.get(&request).cloned();
+        let in_time = |told: &[(JobId, Delivery)]| told.iter().any(|(_, told)| *told != Delivery::TooLate);
+        if matches!(&answer, Some(Answer::Taken(told)) if in_time(told)) {
+            let refused = |held: &Station| held.machine.went_on.iter().any(|work| work.job == job);
+            let begun = |held: &Station| held.machine.begun.keys().any(|work| work.job == job);
+            let is_over = match self.ledger.canceled.get(&job) {
+                Some(CancelMode::IfNotStarted) => self.boxes.iter().any(begun),
+                Some(CancelMode::SafePoint | CancelMode::Now) => self.boxes.iter().any(refused),
+                None => false,
+            };
+            match command {
+                JobCommand::Cancel(mode) => {
+                    let hardest = self.ledger.canceled.entry(job).or_insert(mode);
+                    *hardest = mode.max(*hardest);
+                }
+                // Whoever lets a job go on that could not be stopped has given the cancel up.
+                JobCommand::Pause | JobCommand::Resume if is_over => drop(self.ledger.canceled.remove(&job)),
+                _ => {}
+            }
+        }
+        answer
+    }
+
+    /// Whoever says how an uncertain job ended, or that a machine is clear, has seen to it that nothing works there of
+    /// which the slave does not know.
+    pub(super) fn look_at_machines(&mut self, job: Option<JobId>) {
+        for held in &mut self.boxes {
+            let concerned = job.is_none_or(|job| held.machine.knows(job));
+            if concerned {
+                let executing = held.state.as_ref().and_then(|state| {
+                    state.jobs.values().find(|job| job.report.state.is_executing()).map(slave::Job::work)
+                });
+                held.machine.clear_by_hand(executing);
+            }
+        }
+    }
+
+    /// Commands a slave; gives the answer, if it has come.
+    pub fn command_slave(&mut self, slave: usize, command: SlaveCommand) -> Option<Answer> {
+        let request = self.command_slave_now(slave, command);
+        self.settle();
+        self.answers.get(&request).cloned()
+    }
+
+    /// Commands a slave, and does not wait for what comes of it.
+    pub fn command_slave_now(&mut self, slave: usize, command: SlaveCommand) -> RequestId {
+        let request = RequestId(self.fresh());
+        let key = self.boxes[slave].settings.key;
+        if command == SlaveCommand::Clear {
+            self.look_at_machines(None);
+        }
+        self.master_event(master::Event::SlaveCommanded { request, slave: key, command });
+        request
+    }
+
+    /// A person acts at a machine.
+    pub fn local(&mut self, slave: usize, command: Local) -> Option<Result<String, String>> {
+        let request = self.fresh();
+        if let Local::Resolve { .. } = command {
+            let uncertain = self.boxes[slave].state.iter().flat_map(|state| state.jobs.values());
+            let uncertain = uncertain.filter(|job| job.report.state == State::Uncertain);
+            self.ledger.resolved.extend(uncertain.map(|job| job.report.job));
+        }
+        if matches!(command, Local::Clear | Local::Resolve { .. }) {
+            let held = &mut self.boxes[slave];
+            let executing = held.state.as_ref().and_then(|state| {
+                state.jobs.values().find(|job| job.report.state.is_executing()).map(slave::Job::work)
+            });
+            held.machine.clear_by_hand(executing);
+        }
+        self.slave_event(slave, slave::Event::Local { request, command });
+        self.boxes[slave].replies.last().cloned()
+    }
+}

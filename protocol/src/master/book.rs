@@ -216,6 +216,9 @@ impl Job {
     /// This attempt was that slave's, whichever speaks for the job.
     pub(super) fn remember(&mut self, attempt: Attempt, holder: SlaveKey) {
         self.last_attempt = self.last_attempt.max(attempt);
+        if self.handed.contains(&(attempt, holder)) {
+            return;
+        }
         self.handed.push_back((attempt, holder));
         if self.handed.len() > HANDED {
             self.handed.pop_front();

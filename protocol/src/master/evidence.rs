@@ -514,8 +514,8 @@ impl Rules {
             if job.state != State::Queued {
                 job.set_aside();
             }
-            job.attempt = attempt;
-            job.holder = Some(key);
+            // A master that was restored may have forgotten that it handed this out.
+            job.hand(attempt, key);
             job.report = earlier.report;
             job.flags.set(Flags::LATE_RESULT);
             job.reason = None;

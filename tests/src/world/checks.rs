@@ -119,13 +119,15 @@ impl World {
             let by_wall = held.settings.trust_clock;
             return (!by_wall).then(|| "it cannot tell the master's time".to_owned());
         };
-        let time = GENESIS + self.ms + master_off;
-        let drift = (self.ms - at) * held.drift_ppm.abs() / 1_000_000 + 1;
-        if let Some(not_before) = job.start.not_before
+        // A hostile master says any time.
+        let time = i128::from(GENESIS + self.ms) + i128::from(master_off);
+        let drift = i128::from((self.ms - at) * held.drift_ppm.abs() / 1_000_000 + 1);
+        let late = i128::from(late);
+        if let Some(not_before) = job.start.not_before.map(|at| i128::from(at.0))
             && !matches!(job.start.gate, Gate::Released { .. })
-            && time + drift - late.min(0) < not_before.0
+            && time + drift - late.min(0) < not_before
         {
-            return Some(format!("{} ms early", not_before.0 - time));
+            return Some(format!("{} ms early", not_before - time));
         }
         let latest = match job.start.gate {
             Gate::Released { latest } => Some(latest),
@@ -134,8 +136,9 @@ impl World {
         [job.start.deadline, latest]
             .into_iter()
             .flatten()
-            .find(|latest| time - drift - late.max(0) > latest.0)
-            .map(|latest| format!("{} ms late", time - latest.0))
+            .map(|latest| i128::from(latest.0))
+            .find(|latest| time - drift - late.max(0) > *latest)
+            .map(|latest| format!("{} ms late", time - latest))
     }
 
     /// What must hold of jobs whose story is told: every question answered, every fault mended, every link up.

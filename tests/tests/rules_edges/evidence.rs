@@ -1,12 +1,12 @@
 //! What slaves say, and what the master makes of it.
 
-use reloop_protocol::id::{Attempt, JobId, SlaveKey, WishRev};
+use reloop_protocol::id::{Attempt, Epoch, JobId, SlaveKey, WishRev};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::ROWS;
 use reloop_protocol::master::{self, Answer, JobCommand, Order};
-use reloop_protocol::message::{Flags, Message, ReasonCode, Report, Row, Settled};
+use reloop_protocol::message::{Declined, Flags, Message, Reason, ReasonCode, Report, Row, Settled};
 use reloop_protocol::reconcile::Verdict;
-use reloop_protocol::spec::{CancelMode, Desired};
+use reloop_protocol::spec::{CancelMode, Desired, Gate};
 use reloop_tests::world::{Machine, World};
 
 use crate::stage::*;
@@ -91,6 +91,28 @@ fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
             assert_eq!(shown, [(Attempt(7), expected)]);
         }
     }
+}
+
+#[test]
+fn who_speaks_for_a_job_after_a_restore_has_its_attempt_counted() {
+    let mut world = World::new(1);
+    world.add_slave("second");
+    let job = place_as(&mut world, |order| {
+        order.slave = Some("second".to_owned());
+        order.start.gate = Gate::Held;
+    });
+    let known = world.job(job);
+    let link = world.master.as_ref().unwrap().desks[&world.boxes[1].settings.key].live().unwrap();
+    let mut seat = Seat::of(&mut world);
+    let claims = Report { state: State::Running, attempt: Attempt(7), ..known.report.unwrap() };
+    settle_with(&mut seat, vec![claims]);
+    seat.state.node.epoch = Epoch(2);
+    let reason = Reason::new(ReasonCode::GivenBack, "as asked");
+    let declined = Declined { job, attempt: known.attempt, rev: known.rev, reason, for_good: false };
+    seat.step(master::Event::Received { link, message: Message::Declined(declined) });
+    let speaks = seat.state.book.jobs.get(&job).unwrap();
+    assert_eq!((speaks.state, speaks.attempt, speaks.holder), (State::Running, Attempt(7), Some(seat.key)));
+    assert_eq!(master::broken_invariant(&seat.state), None);
 }
 
 #[test]

@@ -179,13 +179,15 @@ mod tests {
     #[test]
     fn a_job_that_waits_is_kept_as_its_record_and_is_found_as_it_was() {
         let mut live = Live::default();
+        assert!(live.is_empty());
         let mut handed = job(2);
         handed.hand(Attempt(1), SlaveKey([1; 32]));
         let jobs = [job(1), handed, job(3)];
         for job in jobs.clone() {
             live.insert(job);
+            live.pack();
+            assert!(!live.is_empty());
         }
-        live.pack();
         assert_eq!((live.jobs.len(), live.waiting.len(), live.len()), (1, 2, 3));
         assert!(live.waiting.values().all(|packed| packed.0.len() < 200));
         assert_eq!(live.get(&jobs[0].id).as_deref(), Some(&jobs[0]));

@@ -25,21 +25,6 @@ impl Deref for Jobs {
     }
 }
 
-impl<'a> IntoIterator for &'a Jobs {
-    type Item = (&'a JobId, &'a Job);
-    type IntoIter = std::collections::btree_map::Iter<'a, JobId, Job>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.jobs.iter()
-    }
-}
-
-impl FromIterator<(JobId, Job)> for Jobs {
-    fn from_iter<I: IntoIterator<Item = (JobId, Job)>>(jobs: I) -> Self {
-        Self { jobs: jobs.into_iter().collect(), before: BTreeMap::new() }
-    }
-}
-
 impl Jobs {
     /// A job, to be changed.
     pub fn get_mut(&mut self, id: &JobId) -> Option<&mut Job> {

@@ -491,3 +491,15 @@ fn a_decision_that_the_slave_has_not_heard_is_told_when_the_handshake_is_over() 
         assert_eq!(tells, told, "{heard}");
     }
 }
+
+#[test]
+fn jobs_are_counted_by_what_they_are() {
+    let mut world = World::new(1);
+    for _ in 0..3 {
+        place_as(&mut world, |order| order.slave = Some("nobody".to_owned()));
+    }
+    place_as(&mut world, |_| {});
+    let book = &world.master.as_ref().unwrap().book;
+    let counts = [State::Queued, State::Running, State::Paused].map(|state| book.count(state));
+    assert_eq!(counts, [3, 1, 0]);
+}

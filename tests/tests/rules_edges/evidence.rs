@@ -1,10 +1,10 @@
 //! What slaves say, and what the master makes of it.
 
-use reloop_protocol::id::{Attempt, Epoch, JobId, SlaveKey, WishRev};
+use reloop_protocol::id::{Attempt, Epoch, JobId, ReportSeq, SlaveKey, WishRev};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::ROWS;
 use reloop_protocol::master::{self, Answer, JobCommand, Order};
-use reloop_protocol::message::{Declined, Flags, Message, Reason, ReasonCode, Report, Row, Settled};
+use reloop_protocol::message::{Declined, Flags, Hello, Message, Reason, ReasonCode, Report, Row, Settled};
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::spec::{CancelMode, Desired, Gate};
 use reloop_tests::world::{Machine, World};
@@ -386,5 +386,42 @@ fn a_cancel_that_the_machine_refused_is_over_and_the_next_one_is_on_its_way_agai
         }
         let answer = world.command(job, JobCommand::Pause);
         assert_eq!(matches!(answer, Some(Answer::Taken(_))), taken, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_row_is_as_new_as_its_number_and_another_start_of_the_agent_is_told_by_a_report() {
+    for (start, count, expected) in [(0, 12, 12), (0, 8, 10), (1, 12, 10)] {
+        let (mut seat, report) = runs();
+        let seq = ReportSeq { start: report.seq.start + start, count };
+        drop(shakes(&mut seat, (vec![], vec![]), vec![Row { seq, ..row_of(&report) }], (vec![], vec![])));
+        let known = seat.state.book.jobs.get(&report.job).unwrap().report.clone().unwrap().seq;
+        assert_eq!(known, ReportSeq { count: expected, ..report.seq }, "{seq:?}");
+    }
+}
+
+#[test]
+fn the_outcomes_that_an_old_memory_remembers_are_as_old_as_it_is() {
+    for (old, expected) in [(false, State::Running), (true, State::Uncertain)] {
+        let (mut seat, report) = runs();
+        let first = seat.hello();
+        let session = if old { seat.state.desks[&seat.key].session } else { first.session };
+        let first = Hello { session, ring: vec![row_of(&report)], ..first };
+        seat.say_hello(OLDER, first);
+        seat.settle(OLDER, session);
+        assert_eq!(seat.state.book.jobs.get(&report.job).unwrap().state, expected, "{old}");
+    }
+}
+
+#[test]
+fn two_attempts_that_are_alive_say_what_people_can_do_about_it() {
+    for (state, word) in [(State::Running, "runs elsewhere"), (State::Paused, "is paused elsewhere")] {
+        let (mut seat, report) = runs_live();
+        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        let next = report.attempt.next();
+        (job.attempt, job.last_attempt, job.holder) = (next, next, Some(SlaveKey([0xaa; 32])));
+        drop(reports(&mut seat, None, numbered(&report, 11, state)));
+        let reason = seat.state.book.jobs.get(&report.job).unwrap().reason.clone().unwrap();
+        assert!(reason.text.contains(word), "{}", reason.text);
     }
 }

@@ -9,7 +9,7 @@ use reloop_protocol::limits;
 use reloop_protocol::master::{self, DeskLink, Event, JobCommand, Order, RetryOn, SlaveCommand};
 use reloop_protocol::message::{
     Activity, Declined, Flags, Hello, MachineReport, Message, Mode, PROTOCOL, Reason, ReasonCode, Record,
-    Report, Row, Settled,
+    Report, Row, Settled, WaitingFor,
 };
 use reloop_protocol::slave::LinkId;
 use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
@@ -487,7 +487,9 @@ impl<'a> Scene<'a> {
                     _ if job.slave.as_deref() == Some("hostile") => JobCommand::Cancel(CancelMode::Now),
                     (State::Uncertain, _) => JobCommand::Resolve(End::Failed),
                     (State::Paused, _) | (_, Desired::Pause) => JobCommand::Resume,
-                    _ if job.start.gate != Gate::Open => JobCommand::Release { valid: Millis::seconds(600) },
+                    _ if job.start.gate != Gate::Open || waits_for_a_person(&job) => {
+                        JobCommand::Release { valid: Millis::seconds(600) }
+                    }
                     _ => continue,
                 };
                 self.world.command(id, command);
@@ -503,6 +505,11 @@ impl<'a> Scene<'a> {
         let told: BTreeSet<_> = stuck.iter().map(|id| self.world.tell(**id)).collect();
         assert!(told.is_empty(), "what never ends after a hostile slave: {told:?}");
     }
+}
+
+/// Its time passed while its slave was off, for one.
+fn waits_for_a_person(job: &master::Job) -> bool {
+    job.report.as_ref().is_some_and(|report| report.waiting_for == Some(WaitingFor::Operator))
 }
 
 /// Asking back what waits unstarted, for a slave that has nothing to do, and keeping what the hostile slave claims beside

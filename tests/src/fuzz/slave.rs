@@ -374,7 +374,11 @@ impl<'a> Scene<'a> {
             match act {
                 Effect::Start { work, .. } => {
                     assert!(self.begun.insert(work), "{work:?} was begun twice");
-                    self.may_begin(work, now);
+                    // Where more has happened since, the world has looked at the start itself.
+                    let begins = self.state().jobs.get(&work.job).filter(|job| job.work() == work);
+                    if begins.is_some_and(|job| job.report.state == State::Starting) {
+                        self.may_begin(work, now);
+                    }
                 }
                 Effect::Close { link, .. } if link.0 >= LINKS => {
                     self.world.slave_event(0, Event::LinkClosed { link });

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::{IdempotencyKey, Live, RECENT_KEYS};
-use crate::id::{Attempt, JobId, OrderId, SlaveKey, WishRev};
+use crate::id::{Attempt, JobId, OrderId, ReportSeq, SlaveKey, WishRev};
 use crate::job::State;
 use crate::message::{Flags, Reason, Report};
 use crate::slave::LinkId;
@@ -184,12 +184,7 @@ impl Job {
         let mut job = self.clone();
         job.heard_at = None;
         job.heard_on = None;
-        if let Some(report) = &mut job.report {
-            report.progress = None;
-            report.note = None;
-            report.waiting_for = None;
-            report.seq.count = 0;
-        }
+        job.report = self.report.as_ref().map(durable_report);
         job
     }
 
@@ -506,6 +501,12 @@ impl Book {
             && again.counts == self.counts;
         (!same).then_some("what is derived from the jobs is derived from the jobs")
     }
+}
+
+/// A report without what the next one brings anyway.
+pub(super) fn durable_report(report: &Report) -> Report {
+    let seq = ReportSeq { count: 0, ..report.seq };
+    Report { progress: None, note: None, waiting_for: None, seq, ..report.clone() }
 }
 
 fn forget(queue: &mut ByRequirement, requires: &BTreeMap<String, String>, place: Place) {

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::book::durable_report;
 use super::desk::{Desk, DeskLink, Receipt, is_current};
 use super::{Delivery, Earlier, Effect, Job, RECEIPTS, Rules, Write};
 use crate::id::{Attempt, Epoch, JobId, SlaveKey, WishRev};
@@ -388,22 +389,23 @@ impl Rules {
     fn take(&mut self, key: SlaveKey, report: Report) {
         let id = report.job;
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let mut after = job.clone().into_owned();
-        after.report = Some(report.clone());
-        after.rev = after.rev.max(report.rev);
-        after.recalled = after.recalled.filter(|recalled| *recalled > report.rev);
-        if report.state.is_started() && job.desired == Desired::Return {
-            after.wish(Desired::Run);
-        }
+        let rev = job.rev.max(report.rev);
+        let recalled = job.recalled.filter(|recalled| *recalled > report.rev);
+        // What has begun is not given back any more.
+        let stays = report.state.is_started() && job.desired == Desired::Return;
         let was_lost = job.state == State::Lost;
         let link = self.state.desks.get(&key).and_then(Desk::current);
-        let durable_change = after.durable() != job.durable() || job.state != report.state;
+        let durable_change = (job.state, job.rev, job.recalled) != (report.state, rev, recalled)
+            || stays
+            || job.report.as_ref().map(durable_report) != Some(durable_report(&report));
         let now = self.now;
         if durable_change {
             self.edit(id, |job| {
-                job.rev = after.rev;
-                job.desired = after.desired;
-                job.recalled = after.recalled;
+                job.rev = rev;
+                job.recalled = recalled;
+                if stays {
+                    job.wish(Desired::Run);
+                }
                 job.report = Some(report.clone());
                 job.heard_at = Some(now);
                 job.heard_on = link;

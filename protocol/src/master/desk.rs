@@ -505,9 +505,8 @@ impl Rules {
         let current = job.filter(|job| is_current(job, key, row.attempt));
         let known = current.and_then(|job| job.report.as_ref()).map(|report| report.seq);
         let tell = match line.verdict {
-            Verdict::Adopt => Tell::Record,
-            // What is not trusted is not lost: it becomes known here, and a person says what it is.
-            Verdict::Quarantine if job.is_none() => Tell::Record,
+            // Also what is not trusted: it becomes known here, and a person says what it is.
+            _ if job.is_none() => Tell::Record,
             // It counts its reports anew.
             Verdict::Quarantine => Tell::Report,
             Verdict::Forget
@@ -622,24 +621,6 @@ fn held_as(job: &Job, key: SlaveKey, attempt: Attempt) -> Mine {
         State::Uncertain => Mine::Uncertain,
         State::Lost => Mine::GivenUp,
         State::Succeeded | State::Failed | State::Canceled | State::Rejected | State::Expired => Mine::Ended,
-    }
-}
-
-impl ReceiptLine {
-    /// The slave was asked for all that it has of a job that is not known here.
-    pub(super) fn asks_for_record(&self) -> bool {
-        match self.verdict {
-            Verdict::Adopt => true,
-            Verdict::Quarantine => self.mine.is_none(),
-            Verdict::Keep
-            | Verdict::Offer
-            | Verdict::Start
-            | Verdict::Cancel
-            | Verdict::Recall
-            | Verdict::Forget
-            | Verdict::Release
-            | Verdict::AskPerson => false,
-        }
     }
 }
 

@@ -65,7 +65,7 @@ impl Rules {
             }
         };
         let asked: BTreeSet<JobId> =
-            lines.iter().filter(|line| line.asks_for_record()).map(|line| line.job).collect();
+            lines.iter().filter(|line| line.mine.is_none()).map(|line| line.job).collect();
         desk.receipts = desk.receipts.wrapping_add(1);
         let receipt = Receipt {
             slave: key,
@@ -361,6 +361,8 @@ impl Rules {
                 format!("attempt {attempt} goes on although the job is done: stop it at the machine");
             return self.flag(id, Flags::DUPLICATE, &goes_on);
         }
+        let displaced = Some((job.holder, job.attempt, job.rev))
+            .filter(|_| state == State::Assigned || state == State::Accepted);
         let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
         if state.is_ended() {
             // It had been tried again.
@@ -373,6 +375,11 @@ impl Rules {
         });
         if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
             self.turn(id, job::Event::Bound, &by);
+        }
+        if let Some((Some(holder), attempt, rev)) = displaced
+            && holder != key
+        {
+            self.withdraw(holder, id, attempt, rev);
         }
         self.take(key, report);
     }

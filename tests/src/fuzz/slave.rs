@@ -90,7 +90,12 @@ impl<'a> Scene<'a> {
     fn honest(&mut self) {
         match self.source.below(10) {
             0 => drop(self.world.pump_one(0)),
-            1 => self.world.settle(),
+            // Each start is looked at before anything comes of it.
+            1 => {
+                while self.world.pump_one(0) {
+                    self.look();
+                }
+            }
             2 | 3 => {
                 let ms = i64::from(self.source.byte()) * 20;
                 self.world.pass_some(ms);
@@ -374,11 +379,7 @@ impl<'a> Scene<'a> {
             match act {
                 Effect::Start { work, .. } => {
                     assert!(self.begun.insert(work), "{work:?} was begun twice");
-                    // Where more has happened since, the world has looked at the start itself.
-                    let begins = self.state().jobs.get(&work.job).filter(|job| job.work() == work);
-                    if begins.is_some_and(|job| job.report.state == State::Starting) {
-                        self.may_begin(work, now);
-                    }
+                    self.may_begin(work, now);
                 }
                 Effect::Close { link, .. } if link.0 >= LINKS => {
                     self.world.slave_event(0, Event::LinkClosed { link });

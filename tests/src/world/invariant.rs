@@ -180,7 +180,7 @@ pub struct Ledger {
     pub masters_forgot: bool,
     /// Two masters with the same past say that they are the one, and nobody has raised the epoch of either.
     pub split: bool,
-    /// There were two such masters once: one may have withdrawn what only the other had handed out.
+    /// There were two masters once: one may have withdrawn what only the other had handed out.
     pub was_split: bool,
     /// A master that is not of this world says what it likes: a slave cannot know whether it has what it tells to forget.
     pub master_lies: bool,

@@ -169,7 +169,7 @@ impl World {
         }
         self.ledger.masters_forgot = true;
         self.ledger.split = !confirmed;
-        self.ledger.was_split |= !confirmed;
+        self.ledger.was_split = true;
         let live = self.master_disk.jobs.values().filter(|job| !job.state.is_ended());
         self.ledger.torn.extend(live.map(|job| job.id));
         let disk = self.master_disk.clone();

@@ -3,7 +3,7 @@
 use reloop_protocol::id::{Attempt, Epoch, JobId, ReportSeq, SlaveKey, WishRev};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::ROWS;
-use reloop_protocol::master::{self, Answer, JobCommand, Order};
+use reloop_protocol::master::{self, Answer, JobCommand, Order, RequestId};
 use reloop_protocol::message::{Declined, Flags, Hello, Message, Reason, ReasonCode, Report, Row, Settled};
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::spec::{CancelMode, Desired, Gate};
@@ -424,4 +424,44 @@ fn two_attempts_that_are_alive_say_what_people_can_do_about_it() {
         let reason = seat.state.book.jobs.get(&report.job).unwrap().reason.clone().unwrap();
         assert!(reason.text.contains(word), "{}", reason.text);
     }
+}
+
+#[test]
+fn what_a_person_said_counts_when_the_slave_comes_back_without_the_question() {
+    let (mut seat, report) = runs_live();
+    drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
+    seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
+    let command = JobCommand::Resolve(End::Failed);
+    seat.step(master::Event::JobsCommanded { request: RequestId(1), jobs: vec![report.job], command });
+    let first = seat.hello();
+    seat.say_hello(NEWER, first.clone());
+    assert_eq!(seat.state.book.jobs.get(&report.job).unwrap().state, State::Uncertain);
+    seat.settle(NEWER, first.session);
+    assert_eq!(seat.state.book.jobs.get(&report.job), None, "it has ended");
+}
+
+#[test]
+fn a_hand_out_that_a_forgotten_one_takes_the_place_of_is_called_off() {
+    let mut world = World::new(1);
+    world.add_slave("second");
+    let job = place_as(&mut world, |order| {
+        order.slave = Some("second".to_owned());
+        order.start.gate = Gate::Held;
+    });
+    let second = world.boxes[1].settings.key;
+    let link = world.master.as_ref().unwrap().desks[&second].live().unwrap();
+    let known = world.job(job);
+    let mut seat = Seat::of(&mut world);
+    seat.state.node.epoch = Epoch(2);
+    let report = known.report.unwrap();
+    let effects =
+        settle_with(&mut seat, vec![Report { attempt: Attempt(2), state: State::Running, ..report }]);
+    assert_eq!(seat.state.book.jobs.get(&job).unwrap().holder, Some(seat.key));
+    let called_off = effects.iter().find_map(|effect| match effect {
+        master::Effect::Send { link: to, message: Message::Want(want) } if *to == link => Some(want),
+        _ => None,
+    });
+    let want = called_off.expect("the second slave is told");
+    assert_eq!((want.attempt, want.rev), (Attempt(1), known.rev.next()));
+    assert_eq!(want.desired, Desired::Cancel(CancelMode::IfNotStarted));
 }

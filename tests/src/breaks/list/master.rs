@@ -635,12 +635,12 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "start_time_is_the_news",
         file: "protocol/src/master/evidence.rs",
-        find: "let mut after = job.clone().into_owned();",
+        find: "let rev = job.rev.max(report.rev);",
         with: r#"let report = match report.started_at {
             Some(_) if SEEDED => Report { started_at: Some(self.now), ..report },
             _ => report,
         };
-        let mut after = job.clone().into_owned();"#,
+        let rev = job.rev.max(report.rev);"#,
         what: "The master takes the slave's times, and not those of its news.",
         caught_by: &["disagreements::a::a4_the_master_takes_the_slaves_phase_and_start_time"],
     },

@@ -41,7 +41,12 @@ impl World {
                 if two_masters || self.ledger.cloned.contains(&held.settings.key) {
                     self.ledger.torn.insert(*id);
                 }
+                // What it has let go of, it knows nothing of: a master that is not of this world may begin anew.
+                let begins_anew = self.ledger.master_lies && held.disk.job(*id).is_none();
                 let newest = self.ledger.wishes.entry((slave, *id, attempt)).or_insert(rev);
+                if begins_anew {
+                    *newest = rev;
+                }
                 if *newest > rev {
                     self.violate(Invariant::WishesGoForward, format!("slave {slave}, {id}"));
                 } else {

@@ -4,7 +4,9 @@ use reloop_protocol::id::{Attempt, Epoch, JobId, ReportSeq, SlaveKey, WishRev};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::ROWS;
 use reloop_protocol::master::{self, Answer, JobCommand, Order, RequestId};
-use reloop_protocol::message::{Declined, Flags, Hello, Message, Reason, ReasonCode, Report, Row, Settled};
+use reloop_protocol::message::{
+    Declined, Flags, Hello, Message, Reason, ReasonCode, Report, Row, Settled, WaitingFor,
+};
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::spec::{CancelMode, Desired, Gate};
 use reloop_tests::world::{Machine, World};
@@ -233,7 +235,12 @@ fn who_was_asked_to_give_a_job_back_may_have_done_so_until_it_speaks_of_it_again
 fn how_far_a_job_is_need_not_be_on_disk_and_what_it_is_must() {
     let (mut seat, report) = runs_live();
     drop(reports(&mut seat, None, numbered(&report, 11, State::Running)));
-    let further = Report { progress: Some(500), ..numbered(&report, 12, State::Running) };
+    let further = Report {
+        progress: Some(500),
+        note: Some("layer 7".to_owned()),
+        waiting_for: Some(WaitingFor::Turn),
+        ..numbered(&report, 12, State::Running)
+    };
     let step = reports(&mut seat, None, further.clone());
     assert_eq!(step.persist, []);
     assert_eq!(step.state.book.jobs.get(&report.job).unwrap().report, Some(further));

@@ -700,8 +700,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "late_offer_is_called_off_by_an_old_wish",
         file: "protocol/src/master/evidence.rs",
-        find: "rev: known.next()",
-        with: "rev: known",
+        find: "known.next()",
+        with: "known",
         what: "What takes a hand-out back is newer than what the slave knows, or both repeat themselves for ever.",
         caught_by: &[
             "disagreements::a::a14_an_offer_that_arrives_after_the_job_went_to_another_is_taken_back_on_the_live_link",

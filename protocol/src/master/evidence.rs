@@ -208,8 +208,14 @@ impl Rules {
             if is_kept && row.state.is_ended() {
                 let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };
                 self.send_to(key, Message::Forget(forget));
+            } else if line.verdict == Verdict::Cancel {
+                self.withdraw(key, row.job, row.attempt, row.rev);
             }
             return;
+        }
+        if line.verdict == Verdict::Cancel && job.state == State::Lost {
+            // It was given up since the Welcome.
+            return self.withdraw(key, row.job, row.attempt, row.rev);
         }
         if line.verdict == Verdict::Forget {
             let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };

@@ -5,7 +5,7 @@ use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::ROWS;
 use reloop_protocol::master::{self, Answer, JobCommand, Order, RequestId};
 use reloop_protocol::message::{
-    Declined, Flags, Hello, Message, Reason, ReasonCode, Report, Row, Settled, WaitingFor,
+    Declined, Flags, Hello, Message, Reason, ReasonCode, Report, Row, Settled, Tell, WaitingFor,
 };
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::spec::{CancelMode, Desired, Gate};
@@ -471,4 +471,35 @@ fn a_hand_out_that_a_forgotten_one_takes_the_place_of_is_called_off() {
     let want = called_off.expect("the second slave is told");
     assert_eq!((want.attempt, want.rev), (Attempt(1), known.rev.next()));
     assert_eq!(want.desired, Desired::Cancel(CancelMode::IfNotStarted));
+}
+
+#[test]
+fn what_is_given_up_during_a_handshake_is_called_off_when_it_is_over() {
+    for retried in [false, true] {
+        let mut world = World::new(1);
+        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+        let known = world.job(job);
+        let row = row_of(known.report.as_ref().unwrap());
+        let mut seat = Seat::of(&mut world);
+        let first = Hello { rows: vec![row], ..seat.hello() };
+        let effects = seat.say_hello(OLDER, first.clone());
+        let ruling = &welcomed(&effects, OLDER).unwrap().rulings[0];
+        assert_eq!((ruling.verdict, ruling.tell), (Verdict::Keep, Tell::Nothing));
+        let commands = [Some(JobCommand::Abandon), retried.then_some(JobCommand::Retry)];
+        for command in commands.into_iter().flatten() {
+            let event = master::Event::JobsCommanded { request: RequestId(1), jobs: vec![job], command };
+            let step = master::step(seat.state.clone(), seat.now, event);
+            seat.state = step.state;
+            // What has ended lives on the disk, and is fetched for whoever speaks of it.
+            seat.step(master::Event::Recalled(step.archived));
+        }
+        let effects = seat.settle(OLDER, first.session);
+        let called_off = effects.iter().any(|effect| {
+            matches!(effect, master::Effect::Send { message: Message::Want(want), .. }
+                if want.desired == Desired::Cancel(CancelMode::IfNotStarted)
+                    && want.attempt == row.attempt
+                    && want.rev == row.rev.next())
+        });
+        assert!(called_off, "{retried} {effects:?}");
+    }
 }

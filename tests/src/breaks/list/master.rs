@@ -211,7 +211,8 @@ pub(super) const LIST: &[Break] = &[
         name: "cancel_overwrites_an_outcome",
         file: "protocol/src/master/evidence.rs",
         find: "self.turn(id, job::Event::Reported(report.state), &by);",
-        with: r#"let canceled = matches!(after.desired, Desired::Cancel(_)) && report.state.is_ended();
+        with: r#"let wished = self.state.book.jobs.get(&id).map(|job| job.desired);
+            let canceled = matches!(wished, Some(Desired::Cancel(_))) && report.state.is_ended();
             let said = if SEEDED && canceled { State::Canceled } else { report.state };
             self.turn(id, job::Event::Reported(said), &by);"#,
         what: "An outcome stands, also if somebody canceled meanwhile.",

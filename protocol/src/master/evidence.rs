@@ -213,7 +213,7 @@ impl Rules {
             }
             return;
         }
-        if line.verdict == Verdict::Cancel && job.state == State::Lost {
+        if job.state == State::Lost && line.verdict == Verdict::Cancel {
             // It was given up since the Welcome.
             return self.withdraw(key, row.job, row.attempt, row.rev);
         }
@@ -367,8 +367,8 @@ impl Rules {
                 format!("attempt {attempt} goes on although the job is done: stop it at the machine");
             return self.flag(id, Flags::DUPLICATE, &goes_on);
         }
-        let displaced = Some((job.holder, job.attempt, job.rev))
-            .filter(|_| state == State::Assigned || state == State::Accepted);
+        // Who has not taken it yet learns it as soon as that is told.
+        let displaced = Some((job.holder, job.attempt, job.rev)).filter(|_| state == State::Accepted);
         let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
         if state.is_ended() {
             // It had been tried again.

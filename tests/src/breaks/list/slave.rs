@@ -656,7 +656,10 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.jobs.get(&job).is_some_and(|held| held.report.attempt == attempt)",
         with: "false",
         what: "An attempt that was given up is dropped if it was not begun.",
-        caught_by: &["simulation"],
+        caught_by: &[
+            "fences::a_restored_master_believes_in_attempts_that_it_has_forgotten",
+            "fences::a_wish_for_an_older_attempt_has_no_force_however_new_it_is",
+        ],
     },
     Break {
         name: "quarantine_keeps_the_store",

@@ -2,7 +2,7 @@
 //! that breaks one is cut down, kept and printed; the schedules that once found something are played again.
 #![cfg(test)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use reloop_protocol::job::State;
 use reloop_tests::simulation::hunt::{self, Found, Hunt};
@@ -112,19 +112,37 @@ fn a_broken_machine_is_found_and_its_schedule_cut_down_to_a_handful_of_acts() {
     assert_eq!(file::write(&smallest).unwrap(), file::write(&kept).unwrap());
 }
 
-#[test]
-fn a_schedule_that_once_found_something_breaks_nothing_any_more() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("schedules");
-    let mut files: Vec<_> =
-        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    assert!(files.len() >= 2, "{files:?}");
-    for path in files {
+/// The schedules in a directory, each with a word of what it shows.
+fn kept(directory: &str) -> Vec<(PathBuf, Schedule)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+    let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> = paths.filter(|path| path.is_file()).collect();
+    paths.sort();
+    let open = |path: PathBuf| {
         let schedule = file::open(&path).unwrap();
         assert!(schedule.head.note.is_some() && schedule.head.invariant.is_some(), "{}", path.display());
+        (path, schedule)
+    };
+    paths.into_iter().map(open).collect()
+}
+
+#[test]
+fn a_schedule_that_once_found_something_breaks_nothing_any_more() {
+    let kept = kept("schedules");
+    assert!(kept.len() >= 30, "{kept:?}");
+    for (path, schedule) in kept {
         if let Err(failure) = play(&schedule) {
             panic!("{}: {}", path.display(), failure.broken);
         }
+    }
+}
+
+#[test]
+fn what_is_known_to_go_wrong_is_not_mended_unnoticed() {
+    for (path, schedule) in kept("schedules/open") {
+        let broken = play(&schedule).err().map(|failure| failure.broken.invariant);
+        let path = path.display();
+        assert_eq!(broken, schedule.head.invariant, "{path}: mended? Then it belongs to tests/schedules/");
     }
 }
 

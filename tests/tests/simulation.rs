@@ -112,9 +112,12 @@ fn a_broken_machine_is_found_and_its_schedule_cut_down_to_a_handful_of_acts() {
     assert_eq!(file::write(&smallest).unwrap(), file::write(&kept).unwrap());
 }
 
-/// The schedules in a directory, each with a word of what it shows.
+/// The schedules in a directory, each with a word of what it shows; none where there is no directory, as git keeps no empty one.
 fn kept(directory: &str) -> Vec<(PathBuf, Schedule)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+    if !directory.exists() {
+        return Vec::new();
+    }
     let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let mut paths: Vec<_> = paths.filter(|path| path.is_file()).collect();
     paths.sort();

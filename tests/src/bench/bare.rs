@@ -89,23 +89,37 @@ impl Server {
     /// # Errors
     /// It does not come to that.
     pub async fn start(addr: SocketAddr) -> anyhow::Result<Self> {
-        let child = Command::new(std::env::current_exe()?)
-            .args(["bench", "--bare-server", &addr.to_string()])
-            .stdin(Stdio::null())
-            .spawn()?;
-        let server = Self { addr, child };
+        let mut server = Self { addr, child: spawn(addr)? };
         let since = Instant::now();
-        while TcpStream::connect(addr).await.is_err() {
+        while !server.listens().await {
             ensure!(since.elapsed() < START_PATIENCE, "the bare server does not listen");
+            // Somebody took its port before it did.
+            if server.child.try_wait()?.is_some() {
+                server.addr = free_addr();
+                server.child = spawn(server.addr)?;
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(server)
+    }
+
+    /// A connection to a port on which nobody listens may come to be with itself.
+    async fn listens(&self) -> bool {
+        let socket = TcpStream::connect(self.addr).await;
+        socket.is_ok_and(|socket| socket.local_addr().is_ok_and(|local| local != self.addr))
     }
 
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
+}
+
+fn spawn(addr: SocketAddr) -> std::io::Result<Child> {
+    Command::new(std::env::current_exe()?)
+        .args(["bench", "--bare-server", &addr.to_string()])
+        .stdin(Stdio::null())
+        .spawn()
 }
 
 impl Drop for Server {

@@ -109,6 +109,23 @@ number! {
     /// Which wish of the master for a job; the highest is the newest.
     WishRev(u32)
 }
+
+/// How many wishes an epoch has room for before its numbers run into those of the next.
+const WISHES_PER_EPOCH: u32 = 1 << 16;
+
+/// The last epoch that has numbers of its own: the wire has room for 2³¹ − 1.
+const LAST_NUMBERED_EPOCH: u32 = 1 << 14;
+
+impl WishRev {
+    /// The number of a wish that a person utters in this epoch, after this one: newer than any that a master uttered before
+    /// it was restored, even if it has forgotten how many those were.
+    #[must_use]
+    pub fn uttered(self, epoch: Epoch) -> Self {
+        let before = epoch.0.saturating_sub(1).min(LAST_NUMBERED_EPOCH);
+        self.max(Self(before * WISHES_PER_EPOCH)).next()
+    }
+}
+
 number! {
     /// How often a master's data was restored from a backup or confirmed by a person after it went back in time.
     Epoch(u32)

@@ -234,6 +234,11 @@ impl Job {
         }
     }
 
+    /// Somebody has canceled it, and that was taken.
+    pub(super) fn is_canceled(&self) -> bool {
+        matches!(self.desired, Desired::Cancel(_))
+    }
+
     pub(super) fn enter(&mut self, state: State, now: Time, by: &str) {
         self.state = state;
         self.ended_at = state.is_ended().then(|| {

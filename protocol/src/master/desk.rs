@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Effect, Job, Refusal, Rules};
-use crate::id::{Attempt, BootId, Commit, JobId, Session, SlaveKey, StoreId, WishRev};
+use crate::id::{Attempt, BootId, Commit, Epoch, JobId, Session, SlaveKey, StoreId, WishRev};
 use crate::job::State;
 use crate::message::{
     Activity, Bond, Challenge, CloseCode, Conduct, Hello, MachineReport, Message, Mode, PROTOCOL, Refuse,
@@ -17,6 +17,10 @@ use crate::time::{Millis, Time};
 
 /// How much work one Welcome offers, in bytes on the wire: it is one message of at most 256 KiB.
 const OFFERED_BYTES: usize = 128 * 1024;
+
+/// A slave is believed that says it has obeyed an epoch that is later by this: more than people restore a master, and
+/// too few for a slave that lies to use them up.
+const EPOCHS_AHEAD: u32 = 1000;
 
 const NOT_OURS: &str = "the connection is not one that speaks";
 
@@ -323,6 +327,7 @@ impl Rules {
                  stop this one, or confirm it with `reloop restore confirm`",
                 bond.epoch, self.state.node.epoch
             );
+            self.note_later(hello.key, bond.epoch);
             return self.turn_away(link, CloseCode::StaleMaster, text);
         }
         if let Err((code, text)) = self.admit(&hello, token) {
@@ -369,6 +374,14 @@ impl Rules {
         let link_now = std::mem::take(&mut desk.link);
         desk.link = DeskLink::Asking { older: Box::new(link_now), newcomer: link, hello };
         self.effects.push(Effect::Probe { link: older });
+    }
+
+    /// A slave has obeyed a later epoch of this master: the one that a person confirms next comes after it.
+    fn note_later(&mut self, key: SlaveKey, epoch: Epoch) {
+        let belongs = self.state.desks.get(&key).is_some_and(|desk| desk.enrolled == Enrolled::Yes);
+        if belongs && epoch.0 <= self.state.node.epoch.0.saturating_add(EPOCHS_AHEAD) {
+            self.state.later = self.state.later.max(epoch);
+        }
     }
 
     /// Slaves keep time by this master's clock as the handshake showed it to them: they look at it again.

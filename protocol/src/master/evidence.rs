@@ -350,8 +350,9 @@ impl Rules {
         let id = report.job;
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let (state, attempt) = (job.state, report.attempt);
-        if state.is_ended() && report.state == State::Accepted {
-            // It has ended since, by all that is known: what has not started does not start.
+        let tried_again = matches!(state, State::Failed | State::Rejected);
+        if state.is_ended() && !tried_again && report.state == State::Accepted {
+            // Somebody has ended it since, by all that is known: what has not started does not start.
             self.edit(id, |job| job.last_attempt = attempt);
             return self.withdraw(key, id, attempt, report.rev);
         }
@@ -377,6 +378,11 @@ impl Rules {
         }
         self.edit(id, |job| {
             job.hand(attempt, key);
+            if job.is_canceled() && job.rev <= report.rev {
+                // What the slave was told last is newer than the cancel, as far as anybody can tell.
+                job.desired = Desired::Run;
+                job.flags.set(Flags::CANCEL_TOO_LATE);
+            }
             job.rev = job.rev.max(report.rev);
         });
         if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
@@ -426,7 +432,7 @@ impl Rules {
                 if was_lost {
                     job.flags.set(Flags::LATE_RESULT);
                 }
-                if matches!(job.desired, Desired::Cancel(_)) && report.state == State::Succeeded {
+                if job.is_canceled() && report.state == State::Succeeded {
                     job.flags.set(Flags::CANCEL_TOO_LATE);
                 }
             });
@@ -471,7 +477,8 @@ impl Rules {
         let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev);
         self.keep_earlier(key, report);
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let (newer, newer_holder, desired) = (job.state, job.holder, job.desired);
+        let (newer, newer_holder, desired, is_canceled) =
+            (job.state, job.holder, job.desired, job.is_canceled());
         if line.verdict == Verdict::Cancel {
             // It is told in the Welcome; on a live link it is told here.
             return self.withdraw(key, id, attempt, rev);
@@ -483,8 +490,10 @@ impl Rules {
         if !counts {
             return;
         }
-        if newer == State::Queued || newer.is_ended() && newer != State::Succeeded && said == State::Succeeded
-        {
+        let is_better = newer.is_ended() && newer != State::Succeeded && said == State::Succeeded;
+        // Whoever canceled the job meant all of it.
+        let is_to_end = newer == State::Canceled && is_canceled && said.is_executing();
+        if newer == State::Queued || is_better || is_to_end {
             return self.promote(id, attempt, key);
         }
         if newer.is_started() {
@@ -515,7 +524,8 @@ impl Rules {
         });
     }
 
-    /// An earlier attempt speaks for the job again: nobody else has started it.
+    /// An earlier attempt speaks for the job again: nobody else has started it, or it is to end as well. What is wanted of
+    /// it is said anew: a slave that has come back without it says so then.
     fn promote(&mut self, id: JobId, attempt: Attempt, key: SlaveKey) {
         let now = self.now;
         let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
@@ -531,26 +541,37 @@ impl Rules {
             }
             // A master that was restored may have forgotten that it handed this out.
             job.hand(attempt, key);
+            let known = earlier.report.as_ref().map_or(job.rev, |report| report.rev);
+            job.rev = job.rev.max(known);
             job.report = earlier.report;
             job.flags.set(Flags::LATE_RESULT);
+            if job.is_canceled() && earlier.state == State::Succeeded {
+                job.flags.set(Flags::CANCEL_TOO_LATE);
+            }
             job.reason = None;
             job.enter(earlier.state, now, &by);
         });
+        // Of what nobody has reported, a person has been asked, and an offer would begin it again.
+        let is_told = |job: &Job| job.report.is_some() && !job.state.is_ended();
+        if self.state.book.jobs.get(&id).is_some_and(|job| is_told(&job)) {
+            self.edit(id, |job| job.wish(job.desired));
+            self.tell_if_newer(key, id);
+        }
     }
 
     /// Somebody said no, or gave it back.
     pub(super) fn declined(&mut self, key: SlaveKey, declined: Declined) {
         let Some(job) = self.state.book.jobs.get(&declined.job) else { return };
         let (id, desired) = (declined.job, job.desired);
-        let asked = job.state == State::Uncertain && declined.reason.code == ReasonCode::NotHeld;
+        let missing = job.state.is_started() && declined.reason.code == ReasonCode::NotHeld;
         let stale = !is_current(&job, key, declined.attempt)
-            || job.state != State::Assigned && job.state != State::Accepted && !asked
+            || job.state != State::Assigned && job.state != State::Accepted && !missing
             || declined.rev < job.rev && declined.reason.code != ReasonCode::GivenBack;
         if stale {
             return self.effects.push(Effect::Ignored(OLD_DECLINE));
         }
-        if asked {
-            return self.question_forgotten(id, desired);
+        if missing {
+            return self.judge_absent(key, id, Store::Trusted);
         }
         if declined.reason.code == ReasonCode::NotHeld && matches!(desired, Desired::Run | Desired::Pause) {
             // It lacks the work: it is offered whole, under the same attempt.
@@ -608,6 +629,7 @@ impl Rules {
                     job.reason = Some(Reason::new(ReasonCode::Canceled, "canceled before it started"))
                 });
                 self.turn(id, job::Event::Withdrawn, "client");
+                self.speak_for(id);
             }
             Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => {
                 let closed = |job: &Job| job.start.deadline.is_some_and(|deadline| deadline < self.now);
@@ -624,7 +646,7 @@ impl Rules {
         }
     }
 
-    /// A job that is queued again: an earlier attempt that is under way or succeeded speaks for it.
+    /// A job that is nobody's again: an earlier attempt that is under way or succeeded speaks for it.
     fn speak_for(&mut self, id: JobId) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let alive = job.earlier.iter().find(|earlier| {

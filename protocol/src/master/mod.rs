@@ -85,6 +85,8 @@ pub struct Master {
     pub next_ask: u32,
     /// A slave has seen a later state of this master: its files were put back.
     pub doubted_by: BTreeSet<SlaveKey>,
+    /// The highest epoch of this master that a slave has obeyed, if it is later than this master knows.
+    pub later: Epoch,
     /// Who could take a job.
     pub room: Room,
 }
@@ -456,6 +458,7 @@ pub fn recover(settings: Settings, fresh: MasterId, records: impl IntoIterator<I
         asked: BTreeMap::new(),
         next_ask: 0,
         doubted_by: BTreeSet::new(),
+        later: Epoch(0),
         room: Room::default(),
     };
     for record in records {

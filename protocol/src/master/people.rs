@@ -4,7 +4,7 @@ use super::{
     Answer, Asked, Delivery, Desk, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId,
     Rules, SlaveCommand, Token, Write,
 };
-use crate::id::{Epoch, JobId, OrderId, Run, SlaveKey};
+use crate::id::{JobId, OrderId, Run, SlaveKey};
 use crate::job::{self, End, State};
 use crate::message::{Ask, CloseCode, Message, Question, Reason, ReasonCode, Report};
 use crate::spec::{CancelMode, Desired, Gate, Want};
@@ -137,7 +137,7 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&id) else { return Delivery::TooLate };
         if job.state == State::Queued {
             let reason = Reason::new(ReasonCode::Canceled, "canceled before a slave had it");
-            self.edit(id, |job| {
+            self.utter(id, |job| {
                 job.desired = Desired::Cancel(mode);
                 job.reason = Some(reason);
             });
@@ -152,26 +152,28 @@ impl Rules {
 
     /// Raises the wish, and tells the slave if it is there.
     fn wish(&mut self, id: JobId, desired: Desired) -> Delivery {
-        let holder = self.edit(id, |job| {
-            job.wish(desired);
-            job.holder
-        });
-        self.deliver(id, holder.flatten())
+        self.utter(id, |job| job.desired = desired);
+        self.deliver(id)
     }
 
     /// Changes when it may start, and tells the slave if it is there.
     fn rule(&mut self, id: JobId, change: impl FnOnce(&mut Job)) -> Delivery {
-        let holder = self.edit(id, |job| {
-            change(job);
-            job.rev = job.rev.next();
-            job.holder
-        });
+        self.utter(id, change);
         self.look_for_slave.insert(id);
-        self.deliver(id, holder.flatten())
+        self.deliver(id)
     }
 
-    fn deliver(&mut self, id: JobId, holder: Option<SlaveKey>) -> Delivery {
-        match holder {
+    /// A person's word is newer than what this master has forgotten of its own.
+    fn utter(&mut self, id: JobId, change: impl FnOnce(&mut Job)) {
+        let epoch = self.state.node.epoch;
+        self.edit(id, |job| {
+            change(job);
+            job.rev = job.rev.uttered(epoch);
+        });
+    }
+
+    fn deliver(&mut self, id: JobId) -> Delivery {
+        match self.state.book.jobs.get(&id).and_then(|job| job.holder) {
             Some(key) => self.tell_if_newer(key, id),
             None => Delivery::Applied,
         }
@@ -333,7 +335,7 @@ impl Rules {
     /// From here every slave obeys this copy of the master. What it would have started in the past is a person's to
     /// let go: a slave that has not come back may have done it.
     pub(super) fn restore_confirmed(&mut self, request: RequestId) {
-        self.state.node.epoch = Epoch(self.state.node.epoch.0.saturating_add(1));
+        self.state.node.epoch = self.state.node.epoch.max(self.state.later).next();
         self.persist.push(Write::Node(self.state.node));
         self.state.doubted_by.clear();
         let waiting: Vec<JobId> = self

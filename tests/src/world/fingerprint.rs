@@ -441,8 +441,20 @@ impl Walk {
     }
 
     fn master(&mut self, master: &Master) {
-        let Master { settings, node, book, desks, tokens, links, told, asked, next_ask, doubted_by, room } =
-            master;
+        let Master {
+            settings,
+            node,
+            book,
+            desks,
+            tokens,
+            links,
+            told,
+            asked,
+            next_ask,
+            doubted_by,
+            later,
+            room,
+        } = master;
         self.see(1u8);
         self.master_node(node);
         for job in book.jobs.values() {
@@ -466,7 +478,7 @@ impl Walk {
             }
         }
         // Who asked what is outside of what is enumerated: it counts as it is.
-        self.see((settings, tokens, asked, next_ask, doubted_by, room));
+        self.see((settings, tokens, asked, next_ask, doubted_by, later, room));
     }
 
     fn master_node(&mut self, node: &master::Node) {

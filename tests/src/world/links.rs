@@ -81,6 +81,8 @@ impl World {
         let Some(late) = self.late.remove(which % self.late.len().max(1)) else { return };
         match late {
             Stray::ToSlave(slave, link, session, message) => {
+                // What the time alone brings is not the frame's doing.
+                self.slave_event(slave, slave::Event::TimePassed);
                 let unfit = BTreeMap::new();
                 let known = self.boxes[slave]
                     .disk

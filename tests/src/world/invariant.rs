@@ -178,7 +178,7 @@ pub struct Ledger {
     pub cloned: BTreeSet<SlaveKey>,
     /// A master was restored, wiped or doubled: it may hand a job out again under a number that was used before.
     pub masters_forgot: bool,
-    /// Two masters with the same past say that they are the one, and nobody has raised the epoch of either.
+    /// Two masters with the same past say that they are the one, in the same epoch.
     pub split: bool,
     /// There were two masters once: one may have withdrawn what only the other had handed out.
     pub was_split: bool,

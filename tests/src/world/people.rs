@@ -78,6 +78,8 @@ impl World {
             JobCommand::Cancel(_) => drop(self.ledger.cancel_asked.insert(job)),
             JobCommand::Pause | JobCommand::Resume | JobCommand::Release { .. } => {}
         }
+        let thought_begun =
+            self.master.as_ref().and_then(|master| Some(master.book.jobs.get(&job)?.state.is_started()));
         self.master_event(master::Event::JobsCommanded { request, jobs: vec![job], command });
         let answer = self.answers.get(&request).cloned();
         let in_time = |told: &[(JobId, Delivery)]| told.iter().any(|(_, told)| *told != Delivery::TooLate);
@@ -85,7 +87,8 @@ impl World {
             let refused = |held: &Station| held.machine.went_on.iter().any(|work| work.job == job);
             let begun = |held: &Station| held.machine.begun.keys().any(|work| work.job == job);
             let is_over = match self.ledger.canceled.get(&job) {
-                Some(CancelMode::IfNotStarted) => self.boxes.iter().any(begun),
+                // What nobody can tell of, it may have begun.
+                Some(CancelMode::IfNotStarted) => thought_begun == Some(true) || self.boxes.iter().any(begun),
                 Some(CancelMode::SafePoint | CancelMode::Now) => self.boxes.iter().any(refused),
                 None => false,
             };

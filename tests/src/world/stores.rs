@@ -109,6 +109,9 @@ impl World {
     pub fn confirm_restore(&mut self) {
         let request = RequestId(self.fresh());
         self.master_event(master::Event::RestoreConfirmed { request });
+        let epoch = |disk: &MasterDisk| disk.node().map(|node| node.epoch);
+        self.ledger.split |=
+            self.double.as_ref().is_some_and(|seat| epoch(&seat.disk) == epoch(&self.master_disk));
     }
 
     /// The master loses all its data.

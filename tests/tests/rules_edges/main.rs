@@ -8,5 +8,6 @@ mod dispatch;
 mod evidence;
 mod handshake;
 mod moments;
+mod restored;
 mod slave;
 mod stage;

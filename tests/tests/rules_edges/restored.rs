@@ -1,0 +1,282 @@
+//! A master that was put back: what it has forgotten, and what people say to it.
+
+use reloop_protocol::id::{Attempt, Epoch, JobId, WishRev};
+use reloop_protocol::job::State;
+use reloop_protocol::master::{self, Enrolled, Job, JobCommand, RequestId};
+use reloop_protocol::message::{
+    Bond, CloseCode, Declined, Flags, Hello, Message, Reason, ReasonCode, Report,
+};
+use reloop_protocol::slave::LinkId;
+use reloop_protocol::spec::{CancelMode, Desired, Gate, Late, Want};
+use reloop_protocol::time::Millis;
+use reloop_tests::world::World;
+
+use crate::stage::*;
+
+/// The first number of a wish in the second epoch.
+const SECOND_EPOCH: WishRev = WishRev(65_537);
+
+fn wants(effects: &[master::Effect], link: LinkId) -> Vec<&Want> {
+    let want = |effect| match effect {
+        &master::Effect::Send { link: to, message: Message::Want(ref want) } if to == link => Some(want),
+        _ => None,
+    };
+    effects.iter().filter_map(want).collect()
+}
+
+impl Seat {
+    /// What a person says to the master; its last step.
+    fn commands(&mut self, job: JobId, command: JobCommand) -> master::Step {
+        let event = master::Event::JobsCommanded { request: RequestId(1), jobs: vec![job], command };
+        let step = master::step(self.state.clone(), self.now, event);
+        self.state = step.state.clone();
+        step
+    }
+
+    fn job(&self, id: JobId) -> Job {
+        self.state.book.jobs.get(&id).unwrap().into_owned()
+    }
+}
+
+#[test]
+fn a_persons_word_at_a_restored_master_is_newer_than_those_that_it_has_forgotten() {
+    let reschedule = JobCommand::Reschedule { not_before: None, deadline: None, late: Late::Hold };
+    let said = [
+        JobCommand::Pause,
+        JobCommand::Cancel(CancelMode::SafePoint),
+        JobCommand::Release { valid: Millis(1000) },
+        reschedule,
+    ];
+    for (epoch, command) in said.into_iter().flat_map(|command| [(1, command), (2, command)]) {
+        let mut world = World::new(1);
+        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+        let mut seat = Seat::of(&mut world);
+        let known = seat.job(job);
+        seat.state.node.epoch = Epoch(epoch);
+        drop(seat.commands(job, command));
+        let uttered = if epoch == 1 { known.rev.next() } else { SECOND_EPOCH };
+        assert_eq!(seat.job(job).rev, uttered, "{command:?}");
+        // The slave knows four wishes that the master does not.
+        let forgotten = Report { rev: WishRev(known.rev.0 + 4), ..known.report.unwrap() };
+        let first = Hello { rows: vec![row_of(&forgotten)], ..seat.hello() };
+        let effects = seat.say_hello(OLDER, first);
+        let tells = welcomed(&effects, OLDER).unwrap().rulings[0].want.as_ref();
+        assert_eq!(tells.map(|want| want.rev), (epoch == 2).then_some(uttered), "{command:?}");
+    }
+}
+
+#[test]
+fn each_epoch_has_wishes_of_its_own_until_the_wire_has_no_more() {
+    assert_eq!(WishRev(3).uttered(Epoch(0)), WishRev(4));
+    assert_eq!(WishRev(3).uttered(Epoch(1)), WishRev(4));
+    assert_eq!(WishRev(3).uttered(Epoch(2)), SECOND_EPOCH);
+    assert_eq!(SECOND_EPOCH.uttered(Epoch(2)), WishRev(65_538));
+    assert_eq!(WishRev(3).uttered(Epoch(3)), WishRev(131_073));
+    assert_eq!(WishRev(3).uttered(Epoch(16_385)), WishRev((1 << 30) + 1));
+    assert_eq!(WishRev(3).uttered(Epoch(u32::MAX)), WishRev((1 << 30) + 1), "the wire takes 2³¹ − 1");
+}
+
+/// A restored master at which a job was canceled before it was handed out, by all that the master knows; the job, and
+/// what a slave that has had it all along would say.
+fn canceled_in_the_queue() -> (Seat, Job, Report) {
+    let (_, report) = runs();
+    let mut world = World::new(1);
+    world.cut(0);
+    let job = place_as(&mut world, |_| {});
+    let mut seat = Seat::of(&mut world);
+    seat.state.node.epoch = Epoch(2);
+    let step = seat.commands(job, JobCommand::Cancel(CancelMode::Now));
+    let [canceled] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
+    assert_eq!((canceled.state, canceled.rev), (State::Canceled, SECOND_EPOCH));
+    (seat, canceled.clone(), Report { job, ..report })
+}
+
+#[test]
+fn of_a_cancel_and_a_forgotten_hand_out_the_newer_one_counts() {
+    for (rev, reaches) in [(2, true), (65_536, true), (65_537, false), (65_538, false)] {
+        let (mut seat, canceled, report) = canceled_in_the_queue();
+        let report = Report { rev: WishRev(rev), ..report };
+        let told = (vec![report.clone()], vec![]);
+        let step = shakes(&mut seat, (vec![canceled], vec![]), vec![row_of(&report)], told);
+        let job = seat.job(report.job);
+        assert_eq!((job.state, job.holder), (State::Running, Some(seat.key)), "{rev}");
+        let cancel = Desired::Cancel(CancelMode::Now);
+        assert_eq!(job.desired, if reaches { cancel } else { Desired::Run }, "{rev}");
+        assert_eq!(job.flags.has(Flags::CANCEL_TOO_LATE), !reaches, "{rev}");
+        let wanted: Vec<_> = wants(&step.effects, OLDER).iter().map(|want| want.desired).collect();
+        assert_eq!(wanted.contains(&cancel), reaches, "{rev}");
+        assert_eq!(master::broken_invariant(&seat.state), None);
+    }
+}
+
+#[test]
+fn what_was_canceled_does_not_start_from_a_forgotten_hand_out() {
+    for rev in [2, 70_000] {
+        let (mut seat, canceled, report) = canceled_in_the_queue();
+        let report = Report { rev: WishRev(rev), state: State::Accepted, ..report };
+        let told = (vec![report.clone()], vec![]);
+        let step = shakes(&mut seat, (vec![canceled], vec![]), vec![row_of(&report)], told);
+        assert_eq!(seat.state.book.jobs.get(&report.job), None, "it stays on the disk, ended");
+        let [want] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
+        assert_eq!(want.desired, Desired::Cancel(CancelMode::IfNotStarted));
+        assert_eq!(want.rev, report.rev.next());
+    }
+}
+
+#[test]
+fn a_forgotten_retry_goes_on_where_it_waits() {
+    for (state, goes_on) in [
+        (State::Failed, true),
+        (State::Rejected, true),
+        (State::Canceled, false),
+        (State::Expired, false),
+        (State::Lost, false),
+    ] {
+        let (mut seat, report) = runs();
+        let (id, mut past) = (report.job, seat.job(report.job));
+        past.state = state;
+        seat.state.book = master::Book::default();
+        seat.state.node.epoch = Epoch(2);
+        let report = Report { attempt: Attempt(2), state: State::Accepted, ..report };
+        let told = (vec![report.clone()], vec![]);
+        drop(shakes(&mut seat, (vec![past], vec![]), vec![row_of(&report)], told));
+        let job = seat.state.book.jobs.get(&id).map(|job| (job.state, job.attempt));
+        assert_eq!(job, goes_on.then_some((State::Accepted, Attempt(2))), "{state:?}");
+    }
+}
+
+/// A restored master whose job waits at the second slave, on the link; the first slave, on `OLDER`, says that it has
+/// this of an earlier attempt.
+fn two_of_one(said: Option<State>) -> (Seat, Job, LinkId) {
+    let mut world = World::new(1);
+    world.add_slave("second");
+    let job = place_as(&mut world, |order| {
+        order.slave = Some("second".to_owned());
+        order.start.gate = Gate::Held;
+    });
+    let second = world.boxes[1].settings.key;
+    let link = world.master.as_ref().unwrap().desks[&second].live().unwrap();
+    let known = world.job(job);
+    let mut seat = Seat::of(&mut world);
+    seat.state.node.epoch = Epoch(2);
+    let told = said.map(|state| Report { state, ..known.report.clone().unwrap() });
+    let rows = told.iter().map(row_of).collect();
+    drop(shakes(&mut seat, (vec![], vec![]), rows, (told.into_iter().collect(), vec![])));
+    (seat, known, link)
+}
+
+fn gives_back(seat: &mut Seat, link: LinkId, id: JobId) -> master::Step {
+    let job = seat.job(id);
+    let reason = Reason::new(ReasonCode::GivenBack, "as asked");
+    let declined = Declined { job: id, attempt: job.attempt, rev: job.rev, reason, for_good: false };
+    let event = master::Event::Received { link, message: Message::Declined(declined) };
+    let step = master::step(seat.state.clone(), seat.now, event);
+    seat.state = step.state.clone();
+    step
+}
+
+#[test]
+fn an_earlier_attempt_that_speaks_again_is_asked_whether_it_is_still_there() {
+    for (answers, asks_a_person) in [(0, false), (1, true), (2, true)] {
+        let (mut seat, known, link) = two_of_one(Some(State::Running));
+        let step = gives_back(&mut seat, link, known.id);
+        let job = seat.job(known.id);
+        assert_eq!((job.state, job.holder), (State::Running, Some(seat.key)));
+        let [want] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
+        assert!(want.rev > known.rev && want.rev == job.rev, "{want:?}");
+        assert_eq!((want.attempt, want.desired, &want.spec), (job.attempt, Desired::Run, &None));
+        // It has come back with a new disk meanwhile. Only an answer to this wish, or to a later one, says so.
+        let rev = WishRev(want.rev.0 + answers - 1);
+        let reason = Reason::new(ReasonCode::NotHeld, "the work is needed to take it");
+        let declined = Declined { job: known.id, attempt: job.attempt, rev, reason, for_good: false };
+        seat.step(master::Event::Received { link: OLDER, message: Message::Declined(declined) });
+        let job = seat.job(known.id);
+        let expected = if asks_a_person { State::Uncertain } else { State::Running };
+        assert_eq!(job.state, expected, "{answers}");
+        let asked = job.reason.is_some_and(|reason| reason.code == ReasonCode::Vanished);
+        assert_eq!(asked, asks_a_person);
+    }
+}
+
+#[test]
+fn of_what_nobody_has_reported_nothing_is_said_that_could_begin_it_again() {
+    let (mut seat, known, link) = two_of_one(Some(State::Uncertain));
+    seat.state.book.jobs.get_mut(&known.id).unwrap().earlier[0].report = None;
+    let step = gives_back(&mut seat, link, known.id);
+    assert_eq!(seat.job(known.id).state, State::Uncertain);
+    assert_eq!(wants(&step.effects, OLDER), Vec::<&Want>::new());
+}
+
+#[test]
+fn a_cancel_means_every_attempt_of_the_job() {
+    let cancel = Desired::Cancel(CancelMode::SafePoint);
+    // The other attempt is known before it is given back, or only later.
+    for known_before in [true, false] {
+        let (mut seat, known, link) = two_of_one(known_before.then_some(State::Running));
+        drop(seat.commands(known.id, JobCommand::Cancel(CancelMode::SafePoint)));
+        let mut step = gives_back(&mut seat, link, known.id);
+        if !known_before {
+            let [canceled] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
+            assert_eq!(canceled.state, State::Canceled);
+            let report = Report { state: State::Running, ..known.report.clone().unwrap() };
+            step = reports(&mut seat, Some(&canceled.clone()), report);
+        }
+        let job = seat.job(known.id);
+        assert_eq!((job.state, job.holder, job.desired), (State::Running, Some(seat.key), cancel));
+        let [want] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
+        assert_eq!((want.desired, want.rev), (cancel, job.rev));
+        assert!(want.rev > known.rev);
+        assert_eq!(master::broken_invariant(&seat.state), None);
+    }
+}
+
+#[test]
+fn an_attempt_that_nobody_can_stop_is_kept_beside_a_job_that_was_canceled() {
+    for state in [State::Accepted, State::Uncertain] {
+        let (mut seat, known, link) = two_of_one(None);
+        drop(seat.commands(known.id, JobCommand::Cancel(CancelMode::SafePoint)));
+        let canceled = gives_back(&mut seat, link, known.id).archived.remove(0);
+        let report = Report { state, ..known.report.clone().unwrap() };
+        drop(reports(&mut seat, Some(&canceled), report));
+        assert_eq!(seat.state.book.jobs.get(&known.id), None, "{state:?}: it has ended");
+    }
+}
+
+#[test]
+fn a_success_beside_a_cancel_says_that_the_cancel_came_too_late() {
+    for canceled in [true, false] {
+        let (mut seat, known, link) = two_of_one(Some(State::Running));
+        let success = Report { state: State::Succeeded, ..known.report.clone().unwrap() };
+        drop(reports(&mut seat, None, success));
+        if canceled {
+            drop(seat.commands(known.id, JobCommand::Cancel(CancelMode::SafePoint)));
+        }
+        let step = gives_back(&mut seat, link, known.id);
+        let [job] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
+        assert_eq!((job.state, job.holder), (State::Succeeded, Some(seat.key)));
+        assert_eq!(job.flags.has(Flags::CANCEL_TOO_LATE), canceled);
+        assert!(job.flags.has(Flags::LATE_RESULT));
+    }
+}
+
+#[test]
+fn the_next_epoch_comes_after_every_one_that_a_slave_has_obeyed() {
+    let revoke = |seat: &mut Seat| seat.state.desks.get_mut(&seat.key).unwrap().enrolled = Enrolled::Revoked;
+    for (obeyed, revoked, next) in
+        [(1, false, 2), (2, false, 3), (7, false, 8), (7, true, 2), (1001, false, 1002), (1002, false, 2)]
+    {
+        let mut world = World::new(1);
+        let mut seat = Seat::of(&mut world);
+        if revoked {
+            revoke(&mut seat);
+        }
+        let node = seat.state.node;
+        let bond = Bond { master: node.id, epoch: Epoch(obeyed), commit: node.commit };
+        let first = Hello { bond: Some(bond), ..seat.hello() };
+        let effects = seat.say_hello(OLDER, first);
+        let stale = closed(&effects, OLDER) == Some(CloseCode::StaleMaster);
+        assert_eq!(stale, obeyed > 1, "{obeyed}");
+        seat.step(master::Event::RestoreConfirmed { request: RequestId(1) });
+        assert_eq!(seat.state.node.epoch, Epoch(next), "{obeyed} {revoked}");
+    }
+}

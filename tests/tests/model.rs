@@ -14,10 +14,10 @@ const PINNED: [(&str, usize); 8] = [
     ("one-job-broken-twice", 24_266),
     ("restartable", 47_400),
     ("two-jobs", 18_170),
-    ("two-slaves", 101_216),
+    ("two-slaves", 105_711),
     ("late-frames", 24_990),
     ("deferred", 114_396),
-    ("restored", 107_206),
+    ("restored", 108_878),
 ];
 
 /// How many pairs of equal states are followed, on each floor.

@@ -350,7 +350,8 @@ impl Rules {
         let id = report.job;
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let (state, attempt) = (job.state, report.attempt);
-        let tried_again = matches!(state, State::Failed | State::Rejected);
+        let slaves_word = job.report.as_ref().is_some_and(|known| known.state == state);
+        let tried_again = slaves_word || matches!(state, State::Failed | State::Rejected);
         if state.is_ended() && !tried_again && report.state == State::Accepted {
             // Somebody has ended it since, by all that is known: what has not started does not start.
             self.edit(id, |job| job.last_attempt = attempt);
@@ -378,7 +379,9 @@ impl Rules {
         }
         self.edit(id, |job| {
             job.hand(attempt, key);
-            if job.is_canceled() && job.rev <= report.rev {
+            if job.is_canceled() && slaves_word {
+                job.desired = Desired::Run;
+            } else if job.is_canceled() && job.rev <= report.rev {
                 // What the slave was told last is newer than the cancel, as far as anybody can tell.
                 job.desired = Desired::Run;
                 job.flags.set(Flags::CANCEL_TOO_LATE);
@@ -563,6 +566,9 @@ impl Rules {
     pub(super) fn declined(&mut self, key: SlaveKey, declined: Declined) {
         let Some(job) = self.state.book.jobs.get(&declined.job) else { return };
         let (id, desired) = (declined.job, job.desired);
+        if declined.reason.code == ReasonCode::NotHeld && !is_current(&job, key, declined.attempt) {
+            return self.earlier_is_gone(key, id, declined.attempt);
+        }
         let missing = job.state.is_started() && declined.reason.code == ReasonCode::NotHeld;
         let stale = !is_current(&job, key, declined.attempt)
             || job.state != State::Assigned && job.state != State::Accepted && !missing
@@ -609,6 +615,22 @@ impl Rules {
         {
             desk.balked = true;
         }
+    }
+
+    /// An earlier attempt is not there any more, and was told of no end: what a person may have said of it reaches nobody.
+    fn earlier_is_gone(&mut self, key: SlaveKey, id: JobId, attempt: Attempt) {
+        let is_it = |e: &Earlier| {
+            let has_ended = e.report.as_ref().is_some_and(|report| report.state.is_ended());
+            e.attempt == attempt && e.holder == key && !has_ended
+        };
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let Some(at) = job.earlier.iter().position(is_it) else {
+            return self.effects.push(Effect::Ignored(OLD_DECLINE));
+        };
+        self.edit(id, |job| {
+            job.earlier[at].state = State::Lost;
+            job.earlier[at].report = None;
+        });
     }
 
     /// The slave never had it, or has let it go.

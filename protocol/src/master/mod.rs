@@ -487,9 +487,7 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
     let mut jobs: Vec<JobId> = match event {
         Event::JobsCommanded { jobs, .. } => jobs.clone(),
         Event::LogAsked { job, .. } => vec![*job],
-        Event::HelloReceived { hello, .. } => {
-            hello.rows.iter().chain(&hello.ring).map(|row| row.job).collect()
-        }
+        Event::HelloReceived { hello, .. } => spoken_of(hello).collect(),
         Event::Received { message, .. } => match message {
             Message::Report(report) => vec![report.job],
             Message::Declined(declined) => vec![declined.job],
@@ -520,22 +518,32 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
         | Event::TokenMade { .. }
         | Event::RestoreConfirmed { .. }
         | Event::LinkOpened { .. }
-        | Event::LinkProbed { .. }
-        | Event::LinkClosed { .. }
         | Event::TimePassed
         | Event::ClockSet => vec![],
+        // Whoever waits for the end of an older link is welcomed by it.
+        Event::LinkProbed { link, .. } | Event::LinkClosed { link, .. } => {
+            let desk = state.links.get(link).copied().flatten().and_then(|key| state.desks.get(&key));
+            match desk.map(|desk| &desk.link) {
+                Some(DeskLink::Asking { hello, .. }) => spoken_of(hello).collect(),
+                _ => vec![],
+            }
+        }
     };
     // A Settled speaks of the Hello's rows too.
     if let Event::Received { link, message: Message::Settled(_) } = event
         && let Some(desk) = state.links.get(link).copied().flatten().and_then(|key| state.desks.get(&key))
         && let Some(hello) = desk.hello()
     {
-        jobs.extend(hello.rows.iter().chain(&hello.ring).map(|row| row.job));
+        jobs.extend(spoken_of(hello));
     }
     jobs.retain(|job| !state.book.jobs.contains_key(job));
     jobs.sort_unstable();
     jobs.dedup();
     jobs
+}
+
+fn spoken_of(hello: &Hello) -> impl Iterator<Item = JobId> {
+    hello.rows.iter().chain(&hello.ring).map(|row| row.job)
 }
 
 /// Orders that the event speaks of: if the disk has them, they come first, as [`Event::OrdersRecalled`].

@@ -147,6 +147,11 @@ impl Rules {
         if mode == CancelMode::IfNotStarted && job.state.is_started() {
             return Delivery::TooLate;
         }
+        // A harder one that is on its way is not taken back by a softer one.
+        let mode = match job.desired {
+            Desired::Cancel(harder) if is_being_canceled(&job) => harder.max(mode),
+            _ => mode,
+        };
         self.wish(id, Desired::Cancel(mode))
     }
 

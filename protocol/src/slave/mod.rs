@@ -912,6 +912,11 @@ pub fn broken_invariant(state: &Slave) -> Option<&'static str> {
     if executing > 1 {
         return Some("at most one executing job per slave");
     }
+    let waits_for_turn =
+        |job: &Job| (job.report.state, job.report.waiting_for) == (State::Accepted, Some(WaitingFor::Turn));
+    if executing == 0 && state.jobs.values().any(waits_for_turn) {
+        return Some("what waits for its turn waits behind another");
+    }
     if state.jobs.values().any(|job| !job.report.state.is_slaves_word()) {
         return Some("a slave says only what is its to say");
     }

@@ -1,12 +1,13 @@
 //! Assignment, start, cancel.
 
+use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{Delivery, Event, JobCommand, RequestId, SlaveCommand, WhyNot, explain};
 use reloop_protocol::message::{Flags, Message, Mode, ReasonCode, WaitingFor};
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave::{Effect, Local};
 use reloop_protocol::spec::{CancelMode, Desired, Gate};
-use reloop_tests::world::World;
+use reloop_tests::world::{Act, World};
 
 use crate::stage::*;
 
@@ -303,6 +304,16 @@ fn a14_an_offer_that_arrives_after_the_job_went_to_another_is_taken_back_on_the_
 
 #[test]
 fn a15_who_has_begun_keeps_it_and_the_other_gives_it_back() {
+    let (mut world, job, second) = two_attempts_one_waiting();
+    reconnect(&mut world, 0);
+    assert_eq!((world.holder(job), world.job(job).attempt.0), (Some(0), 1));
+    assert_eq!(world.on_slave(second, job), None);
+    world.pass(20_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+}
+
+/// A job whose first attempt runs out of reach, and whose second waits at a busy slave: both, and the slave.
+fn two_attempts_one_waiting() -> (World, JobId, usize) {
     let (mut world, job) = running();
     world.boxes[0].machine.length_ms = 60_000;
     world.cut(0);
@@ -315,11 +326,36 @@ fn a15_who_has_begun_keeps_it_and_the_other_gives_it_back() {
     world.command(job, JobCommand::Retry);
     world.settle();
     assert_eq!(world.on_slave(second, job), Some(State::Accepted));
+    (world, job, second)
+}
+
+#[test]
+fn a11_a_cancel_means_also_an_older_attempt_that_turns_up_running() {
+    let (mut world, job, second) = two_attempts_one_waiting();
+    world.command(job, JobCommand::Cancel(CancelMode::SafePoint));
+    world.settle();
+    assert_eq!((world.state(job), world.on_slave(second, job)), (State::Canceled, None));
     reconnect(&mut world, 0);
-    assert_eq!((world.holder(job), world.job(job).attempt.0), (Some(0), 1));
-    assert_eq!(world.on_slave(second, job), None);
+    assert_eq!(world.holder(job), Some(0), "the machine that works at it speaks for it");
     world.pass(20_000);
-    assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+    assert_eq!((world.state(job), world.on_slave(0, job)), (State::Canceled, None));
+    let ended = world.job(job).report.filter(|report| report.state == State::Canceled);
+    assert!(ended.is_some_and(|report| report.started_at.is_some()), "by its slave's word");
+}
+
+#[test]
+fn a15_an_attempt_that_speaks_again_is_asked_whether_it_is_still_there() {
+    let (mut world, job, second) = two_attempts_one_waiting();
+    // Its slave tells that it works, and comes back with a new disk before the other has given the job back.
+    world.swallow(second);
+    reconnect(&mut world, 0);
+    assert_eq!((world.holder(job), world.job(job).desired), (Some(second), Desired::Return));
+    world.act(&Act::ReplaceDisk { slave: 0 });
+    world.settle();
+    world.cut(second);
+    reconnect(&mut world, second);
+    assert_eq!(world.state(job), State::Uncertain, "nobody knows what became of it");
+    assert_eq!(world.job(job).reason.map(|reason| reason.code), Some(ReasonCode::Vanished));
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! The master.
 
-use reloop_protocol::id::OrderId;
+use reloop_protocol::id::{Epoch, OrderId};
 use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Answer, Enrollment, IdempotencyKey, Order, RequestId, SlaveCommand};
+use reloop_protocol::master::{
+    self, Answer, Enrollment, IdempotencyKey, JobCommand, Order, RequestId, SlaveCommand,
+};
 use reloop_protocol::message::{CloseCode, Flags};
 use reloop_protocol::slave;
-use reloop_protocol::spec::Gate;
+use reloop_protocol::spec::{CancelMode, Gate};
 use reloop_tests::world::{MasterDisk, World};
 
 use crate::stage::*;
@@ -163,6 +165,71 @@ fn d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed() {
     world.settle();
     assert_eq!(world.boxes[0].closed.last(), Some(&CloseCode::StaleMaster), "and the other is told so");
     assert_eq!(world.begun(job), 0);
+}
+
+#[test]
+fn d5_the_epoch_that_a_person_confirms_comes_after_every_one_that_a_slave_has_obeyed() {
+    let (mut world, job) = held();
+    let old = world.master_disk.clone();
+    for _ in 0..3 {
+        confirm_restore(&mut world);
+        world.settle();
+        reconnect(&mut world, 0);
+    }
+    world.kill_master();
+    world.master_disk = old;
+    world.start_master();
+    world.settle();
+    assert_eq!(world.boxes[0].closed.last(), Some(&CloseCode::StaleMaster));
+    confirm_restore(&mut world);
+    world.boxes[0].closed.clear();
+    reconnect(&mut world, 0);
+    assert_eq!(world.master.as_ref().unwrap().node.epoch, Epoch(5), "once is enough");
+    release(&mut world, job, 600);
+    world.settle();
+    assert_eq!(world.state(job), State::Running);
+}
+
+/// The master's files of before are put back, out of its slave's reach, and a person says so.
+fn restored_out_of_reach(world: &mut World, backup: MasterDisk) {
+    world.cut(0);
+    world.kill_master();
+    world.master_disk = backup;
+    world.start_master();
+    confirm_restore(world);
+    world.settle();
+}
+
+#[test]
+fn d3_what_a_person_says_after_a_restore_is_newer_than_what_was_forgotten() {
+    let (mut world, job) = held();
+    let backup = world.master_disk.clone();
+    for command in [JobCommand::Pause, JobCommand::Resume, JobCommand::Pause] {
+        world.command(job, command);
+        world.settle();
+    }
+    restored_out_of_reach(&mut world, backup);
+    release(&mut world, job, 600);
+    reconnect(&mut world, 0);
+    assert_eq!(world.state(job), State::Running);
+}
+
+#[test]
+fn d3_a_cancel_after_a_restore_reaches_the_job_that_has_run_all_along() {
+    let mut world = World::new(1);
+    world.cut(0);
+    let job = place(&mut world);
+    let backup = world.master_disk.clone();
+    reconnect(&mut world, 0);
+    assert_eq!(world.on_slave(0, job), Some(State::Running));
+    restored_out_of_reach(&mut world, backup);
+    world.command(job, JobCommand::Cancel(CancelMode::SafePoint));
+    assert_eq!(world.state(job), State::Canceled, "by all that it knows");
+    reconnect(&mut world, 0);
+    world.pass(10_000);
+    assert_eq!((world.state(job), world.on_slave(0, job)), (State::Canceled, None));
+    let ended = world.job(job).report.filter(|report| report.state == State::Canceled);
+    assert!(ended.is_some_and(|report| report.started_at.is_some()), "by its slave's word");
 }
 
 #[test]

@@ -125,23 +125,33 @@ fn what_was_canceled_does_not_start_from_a_forgotten_hand_out() {
 
 #[test]
 fn a_forgotten_retry_goes_on_where_it_waits() {
-    for (state, goes_on) in [
-        (State::Failed, true),
-        (State::Rejected, true),
-        (State::Canceled, false),
-        (State::Expired, false),
-        (State::Lost, false),
+    for (state, slaves_word, goes_on) in [
+        (State::Failed, false, true),
+        (State::Rejected, false, true),
+        (State::Canceled, false, false),
+        (State::Canceled, true, true),
+        (State::Expired, false, false),
+        (State::Expired, true, true),
+        (State::Lost, false, false),
     ] {
         let (mut seat, report) = runs();
         let (id, mut past) = (report.job, seat.job(report.job));
         past.state = state;
+        past.desired = Desired::Cancel(CancelMode::Now);
+        if slaves_word {
+            past.report.as_mut().unwrap().state = state;
+        }
         seat.state.book = master::Book::default();
         seat.state.node.epoch = Epoch(2);
         let report = Report { attempt: Attempt(2), state: State::Accepted, ..report };
         let told = (vec![report.clone()], vec![]);
         drop(shakes(&mut seat, (vec![past], vec![]), vec![row_of(&report)], told));
-        let job = seat.state.book.jobs.get(&id).map(|job| (job.state, job.attempt));
-        assert_eq!(job, goes_on.then_some((State::Accepted, Attempt(2))), "{state:?}");
+        let job = seat.state.book.jobs.get(&id).map(|job| (job.state, job.attempt, job.desired));
+        let taken_up = (State::Accepted, Attempt(2), Desired::Run);
+        assert_eq!(job, goes_on.then_some(taken_up), "{state:?} {slaves_word}");
+        // What was asked of the attempt before was done; of what only the master says, nobody knows.
+        let too_late = job.is_some_and(|_| seat.job(id).flags.has(Flags::CANCEL_TOO_LATE));
+        assert_eq!(too_late, goes_on && !slaves_word, "{state:?} {slaves_word}");
     }
 }
 
@@ -279,4 +289,89 @@ fn the_next_epoch_comes_after_every_one_that_a_slave_has_obeyed() {
         seat.step(master::Event::RestoreConfirmed { request: RequestId(1) });
         assert_eq!(seat.state.node.epoch, Epoch(next), "{obeyed} {revoked}");
     }
+}
+
+#[test]
+fn a_question_about_an_attempt_that_nobody_has_is_closed() {
+    for (said, attempt, closed) in [
+        (State::Uncertain, 1, true),
+        (State::Accepted, 1, true),
+        (State::Uncertain, 2, false),
+        (State::Failed, 1, false),
+    ] {
+        let (mut seat, known, _) = two_of_one(Some(said));
+        let before = seat.job(known.id);
+        assert_eq!(before.earlier.len(), 1);
+        let reason = Reason::new(ReasonCode::NotHeld, "it was never here");
+        let attempt = Attempt(attempt);
+        let declined = Declined { job: known.id, attempt, rev: WishRev(9), reason, for_good: true };
+        for times in 0..2 {
+            let event = master::Event::Received { link: OLDER, message: Message::Declined(declined.clone()) };
+            let effects = seat.step(event);
+            let job = seat.job(known.id);
+            assert_eq!((job.state, job.holder, job.attempt), (before.state, before.holder, before.attempt));
+            if closed {
+                assert_eq!((job.earlier[0].state, &job.earlier[0].report), (State::Lost, &None), "{said:?}");
+            } else {
+                assert_eq!(job, before, "{said:?} {attempt} {times}");
+                assert!(effects.iter().any(|effect| matches!(effect, master::Effect::Ignored(_))));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cancel_on_its_way_only_gets_harder() {
+    use CancelMode::{IfNotStarted, Now, SafePoint};
+    for (first, second, stands) in [
+        (Now, IfNotStarted, Now),
+        (Now, SafePoint, Now),
+        (SafePoint, IfNotStarted, SafePoint),
+        (SafePoint, Now, Now),
+        (IfNotStarted, Now, Now),
+    ] {
+        let mut world = World::new(1);
+        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+        let mut seat = Seat::of(&mut world);
+        drop(seat.commands(job, JobCommand::Cancel(first)));
+        drop(seat.commands(job, JobCommand::Cancel(second)));
+        assert_eq!(seat.job(job).desired, Desired::Cancel(stands), "{first:?} {second:?}");
+    }
+}
+
+#[test]
+fn a_machine_that_refused_may_be_asked_more_softly() {
+    let (mut seat, report) = runs_live();
+    drop(seat.commands(report.job, JobCommand::Cancel(CancelMode::Now)));
+    let told = seat.job(report.job).rev;
+    let refuses = Reason::new(ReasonCode::StopRefused, "not now");
+    drop(reports(
+        &mut seat,
+        None,
+        Report { rev: told, reason: Some(refuses), ..numbered(&report, 11, State::Running) },
+    ));
+    drop(seat.commands(report.job, JobCommand::Cancel(CancelMode::SafePoint)));
+    assert_eq!(seat.job(report.job).desired, Desired::Cancel(CancelMode::SafePoint));
+}
+
+#[test]
+fn what_a_slave_speaks_of_that_waits_behind_a_link_is_looked_up_when_that_ends() {
+    let (mut seat, report) = runs_live();
+    let mut copy = Hello { rows: vec![row_of(&report)], ring: vec![row_of(&report)], ..seat.hello() };
+    copy.boot.0[0] ^= 1;
+    (copy.rows[0].job, copy.ring[0].job) = (JobId([7; 16]), JobId([8; 16]));
+    seat.say_hello(NEWER, copy);
+    let now = seat.now;
+    let closed = |link| master::Event::LinkClosed { link, last_heard: now };
+    let probed = |link| master::Event::LinkProbed { link, alive: false };
+    let spoken_of = vec![JobId([7; 16]), JobId([8; 16])];
+    for event in [closed(OLDER), probed(OLDER)] {
+        assert_eq!(master::unknown_jobs(&seat.state, &event), spoken_of, "{event:?}");
+    }
+    let other = LinkId(9);
+    for event in [closed(other), probed(other)] {
+        assert_eq!(master::unknown_jobs(&seat.state, &event), vec![], "{event:?}");
+    }
+    seat.step(closed(NEWER));
+    assert_eq!(master::unknown_jobs(&seat.state, &closed(OLDER)), vec![], "nobody waits");
 }

@@ -27,6 +27,7 @@ use reloop_protocol::limits;
 use reloop_protocol::master::{self, Answer, Enrollment, Master, RequestId};
 use reloop_protocol::message::{CloseCode, Message};
 use reloop_protocol::slave::{self, LinkId, Now, Release, RunKey, Settings, Slave};
+use reloop_protocol::spec::{CancelMode, Desired};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire;
 
@@ -533,6 +534,13 @@ impl World {
         match effect {
             master::Effect::Send { link, message } => {
                 is_heard(&message);
+                if let Message::Want(want) = &message
+                    && want.desired == Desired::Cancel(CancelMode::IfNotStarted)
+                    && self.ledger.masters_forgot
+                    && !self.ledger.cancel_asked.contains(&want.job)
+                {
+                    self.ledger.called_off.insert(want.job);
+                }
                 if let Some(wire) =
                     self.boxes.iter_mut().filter_map(|b| b.link.as_mut()).find(|w| w.id == link)
                     && !wire.half_open

@@ -171,11 +171,11 @@ fn answer(job: &Job, now: Time) -> Option<JobCommand> {
             let later = job.start.not_before.is_some_and(|at| at > now);
             let released = matches!(job.start.gate, Gate::Released { latest } if latest > now.after(Millis::seconds(60)));
             let needed = job.start.gate != Gate::Open || waits || later;
-            // The word was for the beginning before an interruption: now it waits for its time.
-            let is_spent = job
-                .report
-                .as_ref()
-                .is_some_and(|report| report.rev >= job.rev && report.waiting_for == Some(WaitingFor::Time));
+            // The word was for the beginning before an interruption, or the slave took it for another of the same number.
+            let is_spent = job.report.as_ref().is_some_and(|report| {
+                let waits = matches!(report.waiting_for, Some(WaitingFor::Time | WaitingFor::Operator));
+                report.rev >= job.rev && waits
+            });
             (needed && (!released || is_spent)).then_some(JobCommand::Release { valid: RELEASE })
         }
         State::Starting

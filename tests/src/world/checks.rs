@@ -41,8 +41,10 @@ impl World {
                 if two_masters || self.ledger.cloned.contains(&held.settings.key) {
                     self.ledger.torn.insert(*id);
                 }
-                // What it has let go of, it knows nothing of: a master that is not of this world may begin anew.
-                let begins_anew = self.ledger.master_lies && held.disk.job(*id).is_none();
+                // What it has let go of, it knows nothing of: a master that is not of this world, or has forgotten how far it
+                // had come, may begin anew.
+                let counts_anew = self.ledger.master_lies || self.ledger.masters_forgot;
+                let begins_anew = counts_anew && held.disk.job(*id).is_none();
                 let newest = self.ledger.wishes.entry((slave, *id, attempt)).or_insert(rev);
                 if begins_anew {
                     *newest = rev;
@@ -277,7 +279,8 @@ impl World {
                 // A stop that was refused, or that came after the end, leaves its reason behind.
                 // What was given up before it began is called off, and so is what one of two masters does not know.
                 Some(ReasonCode::Canceled) => {
-                    ledger.cancel_asked.contains(&id) || ledger.abandoned.contains(&id) || ledger.was_split
+                    let called_off = ledger.called_off.contains(&id) || ledger.was_split;
+                    ledger.cancel_asked.contains(&id) || ledger.abandoned.contains(&id) || called_off
                 }
                 Some(ReasonCode::Abandoned) => {
                     ledger.masters_forgot || ledger.given_away.contains(&id) || job.last_attempt > Attempt(1)

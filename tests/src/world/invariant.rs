@@ -180,6 +180,9 @@ pub struct Ledger {
     pub masters_forgot: bool,
     /// Two masters with the same past say that they are the one, in the same epoch.
     pub split: bool,
+    /// Jobs of which a master called a hand-out off by itself, after one had forgotten something: a master that forgets
+    /// that too takes it for a client's cancel.
+    pub called_off: BTreeSet<JobId>,
     /// There were two masters once: one may have withdrawn what only the other had handed out.
     pub was_split: bool,
     /// A master that is not of this world says what it likes: a slave cannot know whether it has what it tells to forget.

@@ -138,7 +138,10 @@ pub(super) const LIST: &[Break] = &[
         find: "hello.session <= desk.session || hello.rows.iter().any(says_less)",
         with: "false",
         what: "A store that went back in time is not trusted.",
-        caught_by: &["disagreements::c::c3_nothing_deferred_fires_from_a_store_that_went_back"],
+        caught_by: &[
+            "scenarios_disks::c3_a_slaves_store_that_went_back_fires_nothing_and_asks_a_person",
+            "disagreements::c::c3_nothing_deferred_fires_from_a_store_that_went_back",
+        ],
     },
     Break {
         name: "other_store_is_trusted",
@@ -156,7 +159,10 @@ pub(super) const LIST: &[Break] = &[
         find: "&& bond.epoch > self.state.node.epoch",
         with: "&& bond.epoch > self.state.node.epoch && !SEEDED",
         what: "A slave that has seen a higher epoch is told that this copy is stale.",
-        caught_by: &["disagreements::d::d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed"],
+        caught_by: &[
+            "scenarios_disks::d5_of_two_copies_of_a_master_the_older_is_refused_and_told_so",
+            "disagreements::d::d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed",
+        ],
     },
     Break {
         name: "doubt_is_not_seen",
@@ -380,6 +386,7 @@ pub(super) const LIST: &[Break] = &[
                 job.rev"#,
         what: "After a restore nothing starts by itself that may have been done.",
         caught_by: &[
+            "scenarios_disks::d3_after_a_restore_the_slaves_close_the_gap_and_nothing_fires_in_mass",
             "disagreements::d::d3_what_a_restored_master_would_have_started_in_the_past_waits_for_a_person",
         ],
     },
@@ -534,6 +541,7 @@ pub(super) const LIST: &[Break] = &[
         with: "namesake.filter(|_| false)",
         what: "A name that another key has is refused.",
         caught_by: &[
+            "scenarios_identity::c7_a_name_that_a_person_frees_goes_to_the_new_key_and_the_old_keys_job_stays_with_it",
             "disagreements::c::c7_a_new_key_under_an_old_name_is_a_persons_choice",
             "scenarios_identity::c7_a_name_that_is_taken_is_refused_and_the_first_goes_on",
         ],
@@ -683,6 +691,7 @@ pub(super) const LIST: &[Break] = &[
         let waiting = match std::mem::take(&mut desk.link) {"#,
         what: "A link that ends says nothing about a job.",
         caught_by: &[
+            "scenarios_crashes::e10_an_agent_that_is_starved_changes_only_the_last_contact",
             "simulation",
             "disagreements::a::a13_a_cancel_waits_for_weeks_and_only_a_person_ends_it",
             "disagreements::a::a2_a_lost_confirmation_is_made_good_by_the_snapshot",
@@ -779,7 +788,10 @@ pub(super) const LIST: &[Break] = &[
         with: r#"Event::ClockSet if SEEDED => {}
         Event::ClockSet => rules.clock_set(),"#,
         what: "Slaves measure a master's clock again that was set.",
-        caught_by: &["disagreements::b::b8_slaves_measure_a_masters_clock_again_that_was_set"],
+        caught_by: &[
+            "scenarios_clocks::b8_a_master_whose_clock_is_set_while_its_slaves_are_there_keeps_the_new_time",
+            "disagreements::b::b8_slaves_measure_a_masters_clock_again_that_was_set",
+        ],
     },
     Break {
         name: "doubt_is_by_the_present",
@@ -847,7 +859,10 @@ pub(super) const LIST: &[Break] = &[
         find: "step.unsigned_abs() > CLOCK_STEP.0",
         with: "step > 0 && step.unsigned_abs() > CLOCK_STEP.0",
         what: "A clock that is set back is noticed too.",
-        caught_by: &["rules::a_clock_that_was_set_is_told_from_one_that_is_sped_up_or_slowed_down"],
+        caught_by: &[
+            "scenarios_clocks::b8_a_master_whose_clock_jumps_starts_nothing_twice_and_nothing_early",
+            "rules::a_clock_that_was_set_is_told_from_one_that_is_sped_up_or_slowed_down",
+        ],
     },
     Break {
         name: "nameless_is_newborn",

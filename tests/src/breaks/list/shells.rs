@@ -15,6 +15,16 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &["scenarios_crashes::an_intent_is_on_the_disk_before_the_machine_is_touched"],
     },
     Break {
+        name: "space_is_never_low",
+        file: "node/src/store.rs",
+        find: "free >= min_free_bytes",
+        with: "true",
+        what: "A master whose disk runs full takes no orders that it could not keep.",
+        caught_by: &[
+            "scenarios_disks::d10_a_master_below_its_free_space_refuses_orders_and_goes_on_with_what_it_has",
+        ],
+    },
+    Break {
         name: "commits_are_not_synced",
         file: "node/src/store/engine.rs",
         find: "(self.sync)(&self.file).map_err(Fault::System)",

@@ -10,6 +10,7 @@ pub(super) const LIST: &[Break] = &[
         with: "was.as_ref().is_none_or(|was| was.durable() != durable) && job.report.state != State::Starting",
         what: "The intent to start is on disk before the machine is touched.",
         caught_by: &[
+            "scenarios_crashes::a7_a_power_cut_at_any_moment_of_a_start_never_starts_it_blindly_again",
             "rules::a_crash_of_the_agent_or_the_master_after_any_message_changes_nothing_in_the_end",
             "simulation",
             "disagreements::d::d9_a_cut_inside_the_handshake_has_no_effect",
@@ -192,8 +193,19 @@ pub(super) const LIST: &[Break] = &[
         with: "return None",
         what: "Without a clock that can be trusted a timed job waits.",
         caught_by: &[
+            "scenarios_clocks::b7_a_deferred_job_waits_for_a_clock_after_a_boot_without_contact",
             "simulation",
             "disagreements::b::b7_without_a_clock_that_can_be_trusted_a_deferred_job_waits",
+        ],
+    },
+    Break {
+        name: "trusted_clock_is_ignored",
+        file: "slave/src/run.rs",
+        find: "trust_clock: config.trust_clock",
+        with: "trust_clock: config.trust_clock && !SEEDED",
+        what: "The wall clock counts after a boot if the settings trust it.",
+        caught_by: &[
+            "scenarios_clocks::b7_a_box_whose_clock_is_trusted_keeps_the_time_after_a_boot_without_contact",
         ],
     },
     Break {
@@ -241,7 +253,10 @@ pub(super) const LIST: &[Break] = &[
         find: "return Some(sync.master_at(now.boot_ms));",
         with: "return Some(Time(now.wall.0 + (sync.master.0 - sync.wall.0)));",
         what: "A step of the wall clock moves no start.",
-        caught_by: &["disagreements::b::b8_a_clock_that_jumps_fires_once_and_not_early"],
+        caught_by: &[
+            "scenarios_clocks::b8_a_slave_whose_clock_jumps_starts_once_and_not_early_and_tells_the_right_times",
+            "disagreements::b::b8_a_clock_that_jumps_fires_once_and_not_early",
+        ],
     },
     Break {
         name: "max_runtime_is_ignored",
@@ -315,7 +330,10 @@ pub(super) const LIST: &[Break] = &[
         find: "self.turn(id, job::Event::StopBegan, source);",
         with: "",
         what: "A stop is on disk before the machine is told.",
-        caught_by: &["disagreements::a::a19_what_was_canceled_on_disk_stays_canceled"],
+        caught_by: &[
+            "scenarios_crashes::a19_what_was_canceled_on_disk_stays_canceled_whatever_dies",
+            "disagreements::a::a19_what_was_canceled_on_disk_stays_canceled",
+        ],
     },
     Break {
         name: "endless_restarts",
@@ -323,7 +341,10 @@ pub(super) const LIST: &[Break] = &[
         find: "job.interruptions > self.state.settings.max_interruptions",
         with: "false",
         what: "A reboot loop ends with a person.",
-        caught_by: &["disagreements::e::e9_a_reboot_loop_ends_with_a_person"],
+        caught_by: &[
+            "scenarios_crashes::e9_a_box_that_reboots_again_and_again_asks_a_person",
+            "disagreements::e::e9_a_reboot_loop_ends_with_a_person",
+        ],
     },
     Break {
         name: "machine_is_not_asked",
@@ -442,7 +463,10 @@ pub(super) const LIST: &[Break] = &[
         find: "node.fingerprint.is_some() && fingerprint.is_some() && node.fingerprint != fingerprint",
         with: "false",
         what: "A slave that stands on another box waits for a person.",
-        caught_by: &["disagreements::c::c6_a_box_with_another_fingerprint_waits_for_a_person"],
+        caught_by: &[
+            "scenarios_identity::c6_a_disk_in_another_box_starts_nothing_until_a_person_has_looked",
+            "disagreements::c::c6_a_box_with_another_fingerprint_waits_for_a_person",
+        ],
     },
     Break {
         name: "new_store_is_ready",
@@ -495,6 +519,7 @@ pub(super) const LIST: &[Break] = &[
         with: "Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful && !SEEDED => {",
         what: "A master whose files were put back gives no commands.",
         caught_by: &[
+            "scenarios_disks::d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_confirms",
             "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
         ],
     },
@@ -505,6 +530,7 @@ pub(super) const LIST: &[Break] = &[
         with: "false",
         what: "A master that has forgotten what this slave saw is an old copy of itself.",
         caught_by: &[
+            "scenarios_disks::d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_confirms",
             "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
         ],
     },
@@ -667,7 +693,10 @@ pub(super) const LIST: &[Break] = &[
         find: "self.state.node.attention = Some(Attention::StoreRolledBack);",
         with: "",
         what: "A store that went back in time starts nothing until somebody has looked.",
-        caught_by: &["disagreements::c::c3_nothing_deferred_fires_from_a_store_that_went_back"],
+        caught_by: &[
+            "scenarios_disks::c3_a_slaves_store_that_went_back_fires_nothing_and_asks_a_person",
+            "disagreements::c::c3_nothing_deferred_fires_from_a_store_that_went_back",
+        ],
     },
     Break {
         name: "quarantine_is_no_doubt",
@@ -803,7 +832,10 @@ pub(super) const LIST: &[Break] = &[
         with: r#"Fact::StartRejected(reason) if SEEDED => self.start_refused(id, reason.text),
             Fact::StartRejected(reason) => self.never_started(id, reason),"#,
         what: "A start that a machine rejects has not happened, and needs no question.",
-        caught_by: &["rules::a_rejected_start_is_proof_and_a_refused_one_is_a_question"],
+        caught_by: &[
+            "scenarios_crashes::e6_a_program_that_is_gone_between_accept_and_start_is_rejected_with_the_reason",
+            "rules::a_rejected_start_is_proof_and_a_refused_one_is_a_question",
+        ],
     },
     Break {
         name: "refusal_is_proof",
@@ -862,7 +894,10 @@ pub(super) const LIST: &[Break] = &[
         find: "self.effects.push(Effect::ReadLog { link, session, id, work, offset, limit });",
         with: "self.effects.push(Effect::ReadLog { link, session, id, work, offset: None, limit });",
         what: "Output is read from where it was asked for.",
-        caught_by: &["disagreements::e::e4_a_stretch_of_output_is_asked_for_by_job_attempt_run_and_offset"],
+        caught_by: &[
+            "scenarios_links::e4_a_stretch_of_output_is_the_same_however_often_and_over_whichever_link_it_is_asked_for",
+            "disagreements::e::e4_a_stretch_of_output_is_asked_for_by_job_attempt_run_and_offset",
+        ],
     },
     Break {
         name: "unbegun_intent_is_doubted",

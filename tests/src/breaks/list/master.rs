@@ -859,10 +859,7 @@ pub(super) const LIST: &[Break] = &[
         find: "step.unsigned_abs() > CLOCK_STEP.0",
         with: "step > 0 && step.unsigned_abs() > CLOCK_STEP.0",
         what: "A clock that is set back is noticed too.",
-        caught_by: &[
-            "scenarios_clocks::b8_a_master_whose_clock_jumps_starts_nothing_twice_and_nothing_early",
-            "rules::a_clock_that_was_set_is_told_from_one_that_is_sped_up_or_slowed_down",
-        ],
+        caught_by: &["rules::a_clock_that_was_set_is_told_from_one_that_is_sped_up_or_slowed_down"],
     },
     Break {
         name: "nameless_is_newborn",

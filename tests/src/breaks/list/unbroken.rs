@@ -7,6 +7,7 @@ const TWO_FENCES: &str =
 
 /// The tests, as `program::test`, and why no break is there for each.
 pub const UNBROKEN: &[(&str, &str)] = &[
+    ("scenarios_clocks::b8_a_master_whose_clock_jumps_starts_nothing_twice_and_nothing_early", TWO_FENCES),
     ("scenarios_disks::a20_an_offer_that_an_old_backup_repeats_is_answered_with_the_outcome", TWO_FENCES),
     ("scenarios_links::a1_an_offer_that_the_link_lost_is_made_again_under_the_same_attempt", TWO_FENCES),
     ("scenarios_links::a2_a_confirmation_that_the_link_lost_is_made_good_by_the_next_handshake", TWO_FENCES),

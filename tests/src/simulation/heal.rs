@@ -133,9 +133,10 @@ fn look_at_slaves(world: &mut World, slaves: usize, round: usize) -> bool {
 /// It is paused, and the master means another attempt when it speaks of the job: only at the machine can it go on.
 fn is_left_paused(world: &World, slave: usize, job: &slave::Job) -> bool {
     let key = world.boxes[slave].settings.key;
-    let master = world.master.as_ref().and_then(|master| master.book.jobs.get(&job.report.job));
     job.report.state == State::Paused
-        && master.is_some_and(|known| known.attempt != job.report.attempt || known.holder != Some(key))
+        && world.find_job(job.report.job).is_some_and(|known| {
+            known.state.is_ended() || known.attempt != job.report.attempt || known.holder != Some(key)
+        })
 }
 
 /// Whether nobody was needed.

@@ -375,3 +375,27 @@ fn what_a_slave_speaks_of_that_waits_behind_a_link_is_looked_up_when_that_ends()
     seat.step(closed(NEWER));
     assert_eq!(master::unknown_jobs(&seat.state, &closed(OLDER)), vec![], "nobody waits");
 }
+
+#[test]
+fn an_attempt_that_goes_on_although_the_job_has_ended_is_shown() {
+    for (ended, said, shown) in [
+        (State::Succeeded, State::Running, true),
+        (State::Succeeded, State::Paused, true),
+        (State::Failed, State::Stopping, true),
+        (State::Lost, State::Starting, true),
+        (State::Succeeded, State::Uncertain, false),
+        (State::Succeeded, State::Failed, false),
+        (State::Succeeded, State::Accepted, false),
+    ] {
+        let (mut seat, known, _) = two_of_one(None);
+        seat.state.book = master::Book::default();
+        let report = Report { state: said, ..known.report.clone().unwrap() };
+        let past = Job { state: ended, ..known };
+        let step = reports(&mut seat, Some(&past), report);
+        let [job] = step.archived.as_slice() else { panic!("{said:?} {:?}", step.archived) };
+        assert_eq!((job.state, job.earlier.len()), (ended, 1), "{said:?}");
+        assert_eq!(job.flags.has(Flags::DUPLICATE), shown, "{ended:?} {said:?}");
+        let text = job.reason.as_ref().map_or("", |reason| reason.text.as_str());
+        assert_eq!(text.contains("reloop-slave stop"), shown, "{text}");
+    }
+}

@@ -351,7 +351,8 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let (state, attempt) = (job.state, report.attempt);
         let slaves_word = job.report.as_ref().is_some_and(|known| known.state == state);
-        let tried_again = slaves_word || matches!(state, State::Failed | State::Rejected);
+        let tried_again =
+            slaves_word && state != State::Succeeded || matches!(state, State::Failed | State::Rejected);
         if state.is_ended() && !tried_again && report.state == State::Accepted {
             // Somebody has ended it since, by all that is known: what has not started does not start.
             self.edit(id, |job| job.last_attempt = attempt);

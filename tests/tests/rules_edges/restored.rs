@@ -133,6 +133,7 @@ fn a_forgotten_retry_goes_on_where_it_waits() {
         (State::Expired, false, false),
         (State::Expired, true, true),
         (State::Lost, false, false),
+        (State::Succeeded, true, false),
     ] {
         let (mut seat, report) = runs();
         let (id, mut past) = (report.job, seat.job(report.job));
@@ -145,7 +146,9 @@ fn a_forgotten_retry_goes_on_where_it_waits() {
         seat.state.node.epoch = Epoch(2);
         let report = Report { attempt: Attempt(2), state: State::Accepted, ..report };
         let told = (vec![report.clone()], vec![]);
-        drop(shakes(&mut seat, (vec![past], vec![]), vec![row_of(&report)], told));
+        let step = shakes(&mut seat, (vec![past], vec![]), vec![row_of(&report)], told);
+        let called_off = wants(&step.effects, OLDER).iter().any(|want| want.rev > report.rev);
+        assert_eq!(called_off, !goes_on, "{state:?} {slaves_word}");
         let job = seat.state.book.jobs.get(&id).map(|job| (job.state, job.attempt, job.desired));
         let taken_up = (State::Accepted, Attempt(2), Desired::Run);
         assert_eq!(job, goes_on.then_some(taken_up), "{state:?} {slaves_word}");

@@ -311,16 +311,21 @@ impl Rules {
     }
 
     /// The word of a slave that was never handed this, by all that the master knows: it lies, or the master was restored and
-    /// nobody has said so. It is kept beside the job for people to see, and nothing follows from it.
+    /// nobody has said so. It is kept beside the job for people to see, and nothing follows from it for the job.
     fn take_claim(&mut self, key: SlaveKey, report: Report, settled: bool) {
         let Some(job) = self.state.book.jobs.get(&report.job) else { return };
-        let (id, attempt, seq, said) = (report.job, report.attempt, report.seq, report.state);
+        let (id, attempt, seq, said, rev) =
+            (report.job, report.attempt, report.seq, report.state, report.rev);
         let is_known = job.earlier.iter().any(|e| e.attempt == attempt && e.holder == key);
         if !is_known && (!settled || job.earlier.len() >= EARLIER) {
             return self.effects.push(Effect::Ignored(NEVER_HANDED));
         }
         self.keep_earlier(key, report);
-        if !is_known && said != State::Accepted {
+        if said == State::Accepted {
+            // By all that is known it is not to begin there, and nothing is lost by that.
+            return self.withdraw(key, id, attempt, rev);
+        }
+        if !is_known {
             self.edit(id, |job| job.flags.set(Flags::DUPLICATE));
         }
         if said.is_ended() {

@@ -76,6 +76,13 @@ fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
         assert_eq!(shown, [(Attempt(7), seat.key, state)]);
         assert_eq!(job.flags.has(Flags::DUPLICATE), flagged, "{state:?}");
         assert_eq!(is_forgotten(&effects), forgotten, "{state:?}");
+        let called_off = effects.iter().any(|effect| {
+            matches!(effect, master::Effect::Send { link: OLDER, message: Message::Want(want) }
+                if want.desired == Desired::Cancel(CancelMode::IfNotStarted)
+                    && want.attempt == Attempt(7)
+                    && want.rev == report.rev.next())
+        });
+        assert_eq!(called_off, state == State::Accepted, "{state:?}");
         // What it says of it later is kept in the same place; what it says of others is not kept at all.
         for (attempt, expected) in [(7, State::Failed), (8, State::Failed)] {
             let report = Report { state: State::Failed, attempt: Attempt(attempt), ..report.clone() };

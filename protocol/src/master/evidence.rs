@@ -518,10 +518,10 @@ impl Rules {
             return self.flag(id, Flags::DUPLICATE, &text);
         }
         if newer.is_ended() && said.is_executing() {
-            let text = format!(
+            let goes_on = format!(
                 "attempt {attempt} goes on although the job has ended: `reloop-slave stop` at that machine, if it is not needed"
             );
-            return self.flag(id, Flags::DUPLICATE, &text);
+            return self.flag(id, Flags::DUPLICATE, &goes_on);
         }
         // Once is enough: to raise the wish with each report would make every answer to it an answer to an older one.
         if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder)

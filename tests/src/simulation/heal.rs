@@ -142,9 +142,10 @@ fn is_left_paused(world: &World, slave: usize, job: &slave::Job) -> bool {
 /// Whether nobody was needed.
 fn look_at_jobs(world: &mut World) -> bool {
     let now = world.now();
+    let masters_forgot = world.ledger.masters_forgot;
     let jobs = world.master.iter().flat_map(|master| master.book.jobs.values());
     let mut asked: Vec<(JobId, JobCommand)> =
-        jobs.filter_map(|job| Some((job.id, answer(&job, now)?))).collect();
+        jobs.filter_map(|job| Some((job.id, answer(&job, now, masters_forgot)?))).collect();
     let ended = world.numbered.iter().filter_map(|id| world.find_job(*id));
     let ended = ended.filter(|job| job.state.is_ended()).filter(|job| doubts_earlier(job));
     asked.extend(ended.map(|job| (job.id, JobCommand::Resolve(End::Failed))));
@@ -159,7 +160,7 @@ fn doubts_earlier(job: &Job) -> bool {
 }
 
 /// What a person does about a job that waits for one.
-fn answer(job: &Job, now: Time) -> Option<JobCommand> {
+fn answer(job: &Job, now: Time, masters_forgot: bool) -> Option<JobCommand> {
     let paused = job.desired == Desired::Pause;
     match job.state {
         State::Uncertain => Some(JobCommand::Resolve(End::Failed)),
@@ -172,10 +173,11 @@ fn answer(job: &Job, now: Time) -> Option<JobCommand> {
             let later = job.start.not_before.is_some_and(|at| at > now);
             let released = matches!(job.start.gate, Gate::Released { latest } if latest > now.after(Millis::seconds(60)));
             let needed = job.start.gate != Gate::Open || waits || later;
-            // The word was for the beginning before an interruption, or the slave took it for another of the same number.
+            // The word was for the beginning before an interruption, or the slave took it for another of the same number,
+            // which only a master that has forgotten something gives twice.
             let is_spent = job.report.as_ref().is_some_and(|report| {
-                let waits = matches!(report.waiting_for, Some(WaitingFor::Time | WaitingFor::Operator));
-                report.rev >= job.rev && waits
+                let asks_again = report.waiting_for == Some(WaitingFor::Operator) && masters_forgot;
+                report.rev >= job.rev && (report.waiting_for == Some(WaitingFor::Time) || asks_again)
             });
             (needed && (!released || is_spent)).then_some(JobCommand::Release { valid: RELEASE })
         }

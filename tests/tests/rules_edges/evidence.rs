@@ -456,14 +456,7 @@ fn what_a_person_said_counts_when_the_slave_comes_back_without_the_question() {
 
 #[test]
 fn a_hand_out_that_a_forgotten_one_takes_the_place_of_is_called_off() {
-    let mut world = World::new(1);
-    world.add_slave("second");
-    let job = place_as(&mut world, |order| {
-        order.slave = Some("second".to_owned());
-        order.start.gate = Gate::Held;
-    });
-    let second = world.boxes[1].settings.key;
-    let link = world.master.as_ref().unwrap().desks[&second].live().unwrap();
+    let (mut world, job, link) = held_at_the_second();
     let known = world.job(job);
     let mut seat = Seat::of(&mut world);
     seat.state.node.epoch = Epoch(2);

@@ -161,14 +161,7 @@ fn a_forgotten_retry_goes_on_where_it_waits() {
 /// A restored master whose job waits at the second slave, on the link; the first slave, on `OLDER`, says that it has
 /// this of an earlier attempt.
 fn two_of_one(said: Option<State>) -> (Seat, Job, LinkId) {
-    let mut world = World::new(1);
-    world.add_slave("second");
-    let job = place_as(&mut world, |order| {
-        order.slave = Some("second".to_owned());
-        order.start.gate = Gate::Held;
-    });
-    let second = world.boxes[1].settings.key;
-    let link = world.master.as_ref().unwrap().desks[&second].live().unwrap();
+    let (mut world, job, link) = held_at_the_second();
     let known = world.job(job);
     let mut seat = Seat::of(&mut world);
     seat.state.node.epoch = Epoch(2);

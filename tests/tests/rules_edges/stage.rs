@@ -8,6 +8,7 @@ use reloop_protocol::message::{
     Report, Row, Settled,
 };
 use reloop_protocol::slave::{self, Ended, Fact, LinkId, Local};
+use reloop_protocol::spec::Gate;
 use reloop_protocol::time::Time;
 use reloop_tests::world::{Machine, World};
 use std::collections::BTreeMap;
@@ -263,4 +264,17 @@ pub(crate) fn ended(end: End) -> Fact {
 pub(crate) fn word(state: &slave::Slave, job: JobId) -> (State, Option<ReasonCode>) {
     let report = &state.jobs[&job].report;
     (report.state, report.reason.as_ref().map(|reason| reason.code))
+}
+
+/// A job that waits at the second slave until a person lets it go, and that slave's link.
+pub(crate) fn held_at_the_second() -> (World, JobId, LinkId) {
+    let mut world = World::new(1);
+    world.add_slave("second");
+    let job = place_as(&mut world, |order| {
+        order.slave = Some("second".to_owned());
+        order.start.gate = Gate::Held;
+    });
+    let second = world.boxes[1].settings.key;
+    let link = world.master.as_ref().unwrap().desks[&second].live().unwrap();
+    (world, job, link)
 }

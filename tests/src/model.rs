@@ -119,6 +119,7 @@ impl Floor {
         first.patience = PATIENCE;
         for held in &mut first.boxes {
             held.machine.length_ms = Machine::UNTIL_TOLD;
+            held.machine.slow = configuration.slow;
             (configuration.slave)(&mut held.settings);
         }
         // An agent that knows its settings from the start.

@@ -702,6 +702,19 @@ impl World {
     fn begin(&mut self, slave: usize, work: RunKey) {
         self.check_start(slave, work);
         self.boxes[slave].machine.start(work);
+        self.check_machine(slave, work);
+    }
+
+    /// A slow machine begins what it has in hand.
+    pub fn begin_what_comes(&mut self, slave: usize) {
+        let held = &mut self.boxes[slave];
+        for work in held.machine.begin_what_comes(held.state.is_some()) {
+            self.check_machine(slave, work);
+        }
+    }
+
+    /// After a beginning.
+    fn check_machine(&mut self, slave: usize, work: RunKey) {
         let held = &self.boxes[slave];
         let torn = &self.ledger.torn;
         let again =
@@ -747,6 +760,7 @@ impl World {
     pub fn pass_some(&mut self, ms: i64) {
         self.ms += ms;
         for slave in 0..self.boxes.len() {
+            self.begin_what_comes(slave);
             let wall = self.slave_now(slave).wall.0;
             let held = &mut self.boxes[slave];
             held.machine.work(ms, wall, held.state.is_some());

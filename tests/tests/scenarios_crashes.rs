@@ -535,6 +535,32 @@ async fn an_intent_is_on_the_disk_before_the_machine_is_touched() {
     assert!(lines[..touched].iter().any(|line| synced(line)), "{:#?}", &lines[..touched]);
 }
 
+#[tokio::test]
+async fn a11_a_cancel_that_overtakes_the_beginning_keeps_it_from_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace");
+    let Some(wrapper) = traced(&trace, "execve", SLOW_START) else { return };
+    let f = Factory::with(|options| options.wrapper.clone_from(&wrapper)).await;
+    let job = f.place(work("overtaken", 0.0)).await;
+    f.state(&job, "starting").await;
+    f.client.cancel(&job, &json!({"mode": "now"})).await.unwrap().expect(202);
+    let ended = f.state(&job, "canceled").await;
+    assert_eq!(ended["started_at"], Value::Null, "{ended:#}");
+    // On a machine that executes nothing.
+    let next = f.place(bake(0.0)).await;
+    f.state(&next, "succeeded").await;
+    eventually("the runner to come and go", PATIENCE, async || {
+        let lines = lines(&trace);
+        let runner = lines.iter().find(|line| line.contains("execve") && line.contains("\"runner\""));
+        let pid = runner.and_then(|line| line.split_whitespace().next()).ok_or(vec![])?;
+        let gone = |line: &&String| line.starts_with(pid) && line.contains("exited with 0");
+        lines.iter().find(gone).map(drop).ok_or(lines)
+    })
+    .await;
+    assert_eq!(f.slaves[0].starts("overtaken"), 0, "nor by a runner that comes late");
+    f.holds_nothing(0).await;
+}
+
 /// A successful fdatasync of a store's database file. A call that another thread's call interrupts in the trace is
 /// shown in two halves; the second counts.
 fn synced(line: &str) -> bool {
@@ -550,9 +576,17 @@ fn lines(trace: &Path) -> Vec<String> {
 /// How long the disk of a traced node takes to make something durable: what does not wait for it comes sooner.
 const SLOW_DISK: Duration = Duration::from_millis(500);
 
+/// How long a traced program takes to be executed: whatever does not wait for a beginning overtakes it.
+const SLOW_START: Duration = Duration::from_secs(2);
+
 /// Runs a node so that its disk is slow and its system calls are written down; `None`, and a word about it, where that can't be done.
 fn strace(trace: &Path) -> Option<Vec<String>> {
-    let slow = format!("inject=fdatasync:delay_enter={}", SLOW_DISK.as_micros());
+    traced(trace, "fdatasync", SLOW_DISK)
+}
+
+/// The same of one kind of system call that takes so long.
+fn traced(trace: &Path, call: &str, takes: Duration) -> Option<Vec<String>> {
+    let slow = format!("inject={call}:delay_enter={}", takes.as_micros());
     let works = Command::new("strace").args(["-f", "-e", &slow, "-o", "/dev/null", "/bin/true"]).output();
     if !works.is_ok_and(|output| output.status.success()) {
         use std::io::Write as _;

@@ -187,9 +187,11 @@ impl Rules {
     }
 
     fn probed(&mut self, id: JobId, probed: Probed) {
-        // A machine may also say by itself that work is gone. That it never began is an answer, or nothing.
+        // A machine may also say by itself that work is gone. That it never began is an answer, to a question or to a stop that
+        // came before the beginning, or nothing.
         let asked = self.state.fresh.probing.remove(&id);
-        if asked.is_none() && matches!(probed, Probed::NeverStarted) {
+        let is_stopping = self.is(id, State::Stopping);
+        if asked.is_none() && !is_stopping && matches!(probed, Probed::NeverStarted) {
             return self.effects.push(Effect::Ignored(NOT_ASKED));
         }
         self.settled_by_probe(id, asked.and_then(|asked| asked.refused), probed);

@@ -34,6 +34,8 @@ pub enum Act {
     HeardAndCrashed(usize, usize),
     /// A slave connects.
     Dialed(usize),
+    /// A slow machine begins what it has in hand.
+    Began(usize),
     /// A machine's work ends by itself.
     Finished(usize, End),
     /// A frame of a dead link arrives.
@@ -94,6 +96,9 @@ pub(super) fn possible(floor: &Floor, scene: &Scene, acts: &mut Vec<Act>) {
         }
         if world.can_dial(slave) {
             acts.push(Act::Dialed(slave));
+        }
+        if held.machine.has_in_hand() {
+            acts.push(Act::Began(slave));
         }
         if held.machine.working().next().is_some() {
             acts.extend(configuration.ends.iter().map(|end| Act::Finished(slave, *end)));
@@ -221,6 +226,7 @@ pub(super) fn perform(floor: &Floor, scene: &mut Scene, act: Act) -> Option<()> 
             return crashed(scene);
         }
         Act::Dialed(slave) => drop(scene.world.dial_in(slave)),
+        Act::Began(slave) => scene.world.begin_what_comes(slave),
         Act::Finished(slave, end) => finish(&mut scene.world, slave, end),
         Act::Late(which) => {
             scene.left.late -= 1;

@@ -117,6 +117,8 @@ pub struct Configuration {
     pub late: (u8, usize),
     /// So many steps of the clock, each so many milliseconds long.
     pub steps: (u8, i64),
+    /// A machine that was told to begin does so when it does, and not at once.
+    pub slow: bool,
     /// How work may end by itself.
     pub ends: &'static [End],
     /// A crash comes before any of so many effects.
@@ -190,13 +192,14 @@ const PLAIN: Configuration = Configuration {
     deeds: (1, PEOPLE),
     late: (0, 0),
     steps: (0, 0),
+    slow: false,
     ends: BOTH,
     effects: 3,
     healed: 32,
 };
 
 /// Every configuration, the short ones first. What a short one leaves out for the sake of time, its long one has.
-pub static CONFIGURATIONS: [Configuration; 15] = [
+pub static CONFIGURATIONS: [Configuration; 16] = [
     Configuration { name: "one-job", about: "one slave, one job, any fault, and any deed", ..PLAIN },
     Configuration {
         name: "one-job-broken-twice",
@@ -211,6 +214,13 @@ pub static CONFIGURATIONS: [Configuration; 15] = [
         about: "a job that may be begun again, at a machine that may refuse to start or to stop",
         faults: (1, MACHINES),
         ..RESTARTABLE
+    },
+    Configuration {
+        name: "slow-start",
+        about: "one slave, one job, any fault and any deed between the word to begin and the beginning",
+        slow: true,
+        ends: WELL,
+        ..PLAIN
     },
     Configuration {
         name: "two-jobs",

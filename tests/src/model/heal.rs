@@ -40,6 +40,7 @@ impl Floor {
             self.answer_questions(&mut world, scene);
             world.settle();
             for slave in 0..world.boxes.len() {
+                world.begin_what_comes(slave);
                 act::finish(&mut world, slave, End::Succeeded);
             }
             if self.configuration.steps.0 > 0 {
@@ -120,6 +121,7 @@ fn mend(world: &mut World) {
         machine.silent = false;
         machine.unstoppable = false;
         machine.refuses = false;
+        machine.slow = false;
         world.revive(slave);
         if world.link(slave) == Some(true) {
             world.cut(slave);

@@ -11,7 +11,7 @@ use super::{Floor, Scene};
 type Sight = (&'static str, fn(&Floor, &Scene) -> bool);
 
 /// Everything that is to be seen in one configuration or another.
-pub const SIGHTS: [Sight; 34] = [
+pub const SIGHTS: [Sight; 35] = [
     ("a job is queued", |f, s| is(f, s, State::Queued)),
     ("a job is assigned", |f, s| is(f, s, State::Assigned)),
     ("a job is accepted", |f, s| is(f, s, State::Accepted)),
@@ -52,6 +52,11 @@ pub const SIGHTS: [Sight; 34] = [
                 && on_disk(held, &|job| {
                     job.report.state == State::Stopping && held.machine.alive().any(|work| work == job.work())
                 })
+        })
+    }),
+    ("the intent to stop is on disk, and the machine has not begun yet", |_, s| {
+        s.world.boxes.iter().any(|held| {
+            held.machine.has_in_hand() && on_disk(held, &|job| job.report.state == State::Stopping)
         })
     }),
     ("an order is on disk, and its client never heard so", |_, s| {
@@ -103,7 +108,7 @@ macro_rules! properties {
 /// As properties.
 pub fn all() -> Vec<Property<Floor>> {
     let all = properties![
-        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33
+        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34
     ];
     assert_eq!(all.len(), SIGHTS.len(), "each sight is a property");
     all

@@ -242,6 +242,7 @@ impl Maker {
                 unstoppable: random.one_in(4),
                 refuses: random.one_in(12),
                 fails: random.one_in(3),
+                slow: random.one_in(2),
             },
             17..=20 => {
                 let job = random.below(self.placed.max(1));

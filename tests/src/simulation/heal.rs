@@ -8,7 +8,7 @@ use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{Job, JobCommand, SlaveCommand};
 use reloop_protocol::message::{CloseCode, Mode, WaitingFor};
 use reloop_protocol::slave::{self, Local};
-use reloop_protocol::spec::{Desired, Gate};
+use reloop_protocol::spec::{CancelMode, Desired, Gate};
 use reloop_protocol::time::{Millis, Time};
 
 use crate::world::{Invariant, World};
@@ -44,7 +44,7 @@ pub(super) fn heal(world: &mut World, slaves: usize) {
     for slave in 0..slaves {
         let machine = &mut world.boxes[slave].machine;
         (machine.silent, machine.unstoppable) = (false, false);
-        (machine.refuses, machine.fails) = (false, false);
+        (machine.refuses, machine.fails, machine.slow) = (false, false, false);
         world.revive(slave);
         world.cut(slave);
         world.plug_again(slave);
@@ -165,7 +165,15 @@ fn answer(job: &Job, now: Time, masters_forgot: bool) -> Option<JobCommand> {
     match job.state {
         State::Uncertain => Some(JobCommand::Resolve(End::Failed)),
         _ if doubts_earlier(job) => Some(JobCommand::Resolve(End::Failed)),
-        State::Paused => Some(JobCommand::Resume),
+        State::Paused => match job.desired {
+            // Its slave has heard a wish of this number and does not stop: what it heard was one that the master forgot.
+            Desired::Cancel(mode @ (CancelMode::SafePoint | CancelMode::Now))
+                if masters_forgot && job.report.as_ref().is_some_and(|report| report.rev >= job.rev) =>
+            {
+                Some(JobCommand::Cancel(mode))
+            }
+            _ => Some(JobCommand::Resume),
+        },
         _ if paused => Some(JobCommand::Resume),
         State::Queued | State::Assigned | State::Accepted => {
             let waits = job.report.as_ref().and_then(|report| report.waiting_for);

@@ -137,6 +137,9 @@ pub enum Act {
         refuses: bool,
         /// Its work fails.
         fails: bool,
+        /// It takes time to begin.
+        #[serde(default, skip_serializing_if = "is_default")]
+        slow: bool,
     },
     /// A slave's disk is replaced.
     ReplaceDisk {
@@ -451,11 +454,14 @@ impl World {
                 }
                 dead
             }
-            Act::Machine { slave, silent, unstoppable, refuses, fails } => self.if_there(*slave, |world| {
-                let machine = &mut world.boxes[*slave].machine;
-                (machine.silent, machine.unstoppable) = (*silent, *unstoppable);
-                (machine.refuses, machine.fails) = (*refuses, *fails);
-            }),
+            Act::Machine { slave, silent, unstoppable, refuses, fails, slow } => {
+                self.if_there(*slave, |world| {
+                    let machine = &mut world.boxes[*slave].machine;
+                    (machine.silent, machine.unstoppable) = (*silent, *unstoppable);
+                    (machine.refuses, machine.fails) = (*refuses, *fails);
+                    machine.slow = *slow;
+                })
+            }
             Act::ReplaceDisk { slave } => self.if_there(*slave, |world| world.replace_disk(*slave)),
             Act::SaveDisk { slave } => self.if_there(*slave, |world| world.save_disk(*slave)),
             Act::PutBackDisk { slave } => {

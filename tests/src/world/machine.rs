@@ -23,6 +23,12 @@ pub struct Machine {
     pub(super) went_on: BTreeSet<RunKey>,
     /// It refuses to start.
     pub refuses: bool,
+    /// It takes a start in hand and begins only when time passes, as a program is begun by a runner that has to come up first.
+    pub slow: bool,
+    /// Taken in hand and not begun yet.
+    pub(super) coming: BTreeSet<RunKey>,
+    /// What it has proved never to have begun: it never does.
+    pub(super) void: BTreeSet<RunKey>,
     /// It has begun what it refuses: the reply to an earlier word was lost.
     pub begins_all_the_same: bool,
     /// How often it refused to start.
@@ -90,6 +96,7 @@ impl Machine {
     /// The power is cut: what worked works no more, and nobody can know how far it came.
     pub(super) fn lose_power(&mut self) {
         self.was_cut = true;
+        self.coming.clear();
         for work in self.works.values_mut() {
             work.gone |= work.ended.is_none();
         }
@@ -98,6 +105,7 @@ impl Machine {
 
     /// A person has seen to it that nothing but `known` works in the machine.
     pub(super) fn clear_by_hand(&mut self, known: Option<RunKey>) {
+        self.coming.retain(|key| Some(*key) == known);
         for (key, work) in &mut self.works {
             if work.ended.is_none() && !work.gone && Some(*key) != known {
                 work.gone = true;
@@ -112,13 +120,46 @@ impl Machine {
     }
 
     pub(super) fn start(&mut self, key: RunKey) {
-        if !self.refuses || self.begins_all_the_same {
-            *self.begun.entry(key).or_default() += if self.stutters && self.was_cut { 2 } else { 1 };
-            self.works.insert(key, Work { left_ms: self.length_ms, paused: false, ended: None, gone: false });
+        let refuses = self.refuses || self.void.contains(&key);
+        if self.slow && !refuses {
+            self.coming.insert(key);
+            return;
         }
-        self.refused += u32::from(self.refuses);
+        if !refuses || self.begins_all_the_same {
+            self.begin(key);
+        }
+        self.refused += u32::from(refuses);
         let refusal = || Fact::StartRefused("the machine refuses".to_owned());
-        self.facts.push_back((key, if self.refuses { refusal() } else { Fact::Started }));
+        self.facts.push_back((key, if refuses { refusal() } else { Fact::Started }));
+    }
+
+    fn begin(&mut self, key: RunKey) {
+        *self.begun.entry(key).or_default() += if self.stutters && self.was_cut { 2 } else { 1 };
+        self.works.insert(key, Work { left_ms: self.length_ms, paused: false, ended: None, gone: false });
+    }
+
+    /// Whether something is about to begin by itself.
+    pub fn has_in_hand(&self) -> bool {
+        !self.coming.is_empty()
+    }
+
+    /// What it has in hand begins; gives what that is.
+    pub(super) fn begin_what_comes(&mut self, agent: bool) -> BTreeSet<RunKey> {
+        let coming = std::mem::take(&mut self.coming);
+        for key in &coming {
+            self.begin(*key);
+            if agent {
+                self.facts.push_back((*key, Fact::Started));
+            }
+        }
+        coming
+    }
+
+    /// Proof that it never began, which holds from here on.
+    fn never_begins(&mut self, key: RunKey) -> Fact {
+        self.coming.remove(&key);
+        self.void.insert(key);
+        Fact::Probed(Probed::NeverStarted)
     }
 
     pub(super) fn stop(&mut self, key: RunKey) {
@@ -127,9 +168,11 @@ impl Machine {
             self.facts.push_back((key, Fact::StopRefused("the machine cannot stop now".to_owned())));
             return;
         }
-        if let Some(work) = self.works.get_mut(&key)
-            && work.ended.is_none()
-        {
+        let Some(work) = self.works.get_mut(&key) else {
+            let proof = self.never_begins(key);
+            return self.facts.push_back((key, proof));
+        };
+        if work.ended.is_none() {
             if work.gone {
                 return self.facts.push_back((key, Fact::Probed(Probed::Gone)));
             }
@@ -140,6 +183,9 @@ impl Machine {
     }
 
     pub(super) fn pause(&mut self, key: RunKey, pause: bool) {
+        if self.coming.contains(&key) {
+            return self.facts.push_back((key, Fact::PauseRefused("it has not begun".to_owned())));
+        }
         if let Some(work) = self.works.get_mut(&key)
             && work.ended.is_none()
         {
@@ -154,7 +200,10 @@ impl Machine {
     pub(super) fn probe(&mut self, key: RunKey) {
         let probed = match self.works.get(&key) {
             _ if self.silent => return,
-            None => Probed::NeverStarted,
+            None => {
+                let proof = self.never_begins(key);
+                return self.facts.push_back((key, proof));
+            }
             Some(Work { gone: true, .. }) => Probed::Gone,
             Some(Work { ended: Some(ended), .. }) => Probed::Ended(ended.clone()),
             Some(work) => Probed::Alive { paused: work.paused, permille: None },

@@ -236,6 +236,25 @@ fn a11_a_machine_may_refuse_to_stop_and_the_job_is_running_again_and_says_so() {
 }
 
 #[test]
+fn a11_a_cancel_that_overtakes_the_beginning_keeps_it_from_beginning() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.slow = true;
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.settle();
+    assert_eq!((world.on_slave(0, job), world.begun(job)), (Some(State::Starting), 0));
+    world.command(job, JobCommand::Cancel(CancelMode::Now));
+    world.pass(30_000);
+    assert_eq!((world.state(job), world.on_slave(0, job)), (State::Canceled, None));
+    assert_eq!(world.begun(job), 0);
+    // The machine is free for the next.
+    let order = world.order("mill");
+    let next = world.place(order);
+    world.pass(30_000);
+    assert_eq!(world.state(next), State::Succeeded);
+}
+
+#[test]
 fn a12_an_unstarted_job_is_dropped() {
     for online in [true, false] {
         let (mut world, job) = held();

@@ -242,10 +242,21 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "unasked_answer_is_believed",
         file: "protocol/src/slave/work.rs",
-        find: "asked.is_none() && matches!(probed, Probed::NeverStarted)",
+        find: "asked.is_none() && !is_stopping && matches!(probed, Probed::NeverStarted)",
         with: "false",
         what: "That a start never was is an answer, or nothing.",
         caught_by: &["fences::that_a_start_never_was_is_believed_only_of_a_machine_that_was_asked"],
+    },
+    Break {
+        name: "proof_does_not_answer_a_stop",
+        file: "protocol/src/slave/work.rs",
+        find: "self.is(id, State::Stopping)",
+        with: "false",
+        what: "A stop that comes before the beginning is answered by the proof that it never began.",
+        caught_by: &[
+            "scenarios_crashes::a11_a_cancel_that_overtakes_the_beginning_keeps_it_from_beginning",
+            "disagreements::a::a11_a_cancel_that_overtakes_the_beginning_keeps_it_from_beginning",
+        ],
     },
     Break {
         name: "time_is_the_wall_clock",

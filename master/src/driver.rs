@@ -270,26 +270,23 @@ impl Handle {
     pub async fn job(&self, id: JobId) -> Result<Option<Job>, Unavailable> {
         match self.read(move |state, _| state.book.jobs.get(&id).map(Cow::into_owned)).await? {
             Some(job) => Ok(Some(job)),
-            None => patient(records::job(&self.store, id)).await,
+            None => patient(records::ended_job(&self.store, id)).await,
         }
     }
 
     /// Jobs, newest first, older than `before`; live ones with their progress.
     pub async fn jobs(&self, before: Option<JobId>, limit: usize) -> Result<Vec<Job>, Unavailable> {
-        let mut jobs = patient(records::jobs(&self.store, before, limit)).await?;
-        let ids: Vec<_> = jobs.iter().filter(|job| !job.state.is_ended()).map(|job| job.id).collect();
-        let live = self
-            .read(move |state, _| {
-                let live = ids.into_iter().filter_map(|id| state.book.jobs.get(&id).map(Cow::into_owned));
-                live.map(|job| (job.id, job)).collect::<BTreeMap<_, _>>()
-            })
-            .await?;
-        for job in &mut jobs {
-            if let Some(live) = live.get(&job.id) {
-                *job = live.clone();
-            }
+        // In this order: what ends in between is found twice, and not missed.
+        let live = self.read(move |state, _| {
+            let live = state.book.jobs.newest_first(before).take(limit);
+            live.map(|job| (job.id, job.into_owned())).collect::<BTreeMap<_, _>>()
+        });
+        let mut jobs = live.await?;
+        for ended in patient(records::ended_jobs(&self.store, before, limit)).await? {
+            // It may have been tried again, and is live.
+            jobs.entry(ended.id).or_insert(ended);
         }
-        Ok(jobs)
+        Ok(jobs.into_values().rev().take(limit).collect())
     }
 
     /// A slave's receipts, newest first.
@@ -505,7 +502,7 @@ impl Node for Driver {
         }
         let mut recalled = Vec::new();
         for id in master::unknown_jobs(self.state(), event) {
-            recalled.extend(records::job(&self.store, id).await?);
+            recalled.extend(records::ended_job(&self.store, id).await?);
         }
         if !orders.is_empty() {
             let step = self.apply(Event::OrdersRecalled(orders));

@@ -3,8 +3,8 @@
 //! | key | value |
 //! |---|---|
 //! | `node` | about itself |
-//! | `job/` id | a job, live or ended |
-//! | `live/` id | nothing: the job is live, and is loaded at start |
+//! | `live/` id | a job that has not ended: all of them are loaded at start |
+//! | `job/` id | a job that has ended. One that was tried again stands in both places, and only the live one counts |
 //! | `order/` id | an order |
 //! | `key/` SHA-256 of an idempotency key | the order that it stands for |
 //! | `desk/` public key | a slave |
@@ -87,13 +87,13 @@ pub fn ops(write: &Write, ops: &mut Vec<Op>) {
         Write::Order(order) => ops.push(put(key(ORDER, &order.id.0), order)),
         Write::Key(client, order) => ops.push(put(idempotency(&client.key), &(client, order))),
         Write::Job(job) => {
-            ops.push(put(key(JOB, &job.id.0), job));
             let live = key(LIVE, &job.id.0);
-            ops.push(if job.state.is_ended() {
-                Op::Delete { key: live }
+            if job.state.is_ended() {
+                ops.push(Op::Delete { key: live });
+                ops.push(put(key(JOB, &job.id.0), job));
             } else {
-                Op::Put { key: live, value: Vec::new() }
-            });
+                ops.push(put(live, job));
+            }
         }
         Write::Desk(desk) => ops.push(put(key(DESK, &desk.key.0), desk)),
         Write::Token(hash, Some(token)) => ops.push(put(key(TOKEN, hash), token)),
@@ -132,15 +132,8 @@ pub async fn reread(store: Store) -> Result<Vec<Write>, StoreError> {
 
 async fn entries(store: &Store) -> Result<Loaded, StoreError> {
     let mut found = Loaded::default();
-    let mut live = Vec::new();
-    for prefix in [NODE, DESK, TOKEN] {
+    for prefix in [NODE, DESK, TOKEN, LIVE] {
         each(store, prefix, |key, value| found.entry(key, value)).await?;
-    }
-    each(store, LIVE, |k, _| live.push(key(JOB, &k[LIVE.len()..]))).await?;
-    for job in live {
-        if let Some(value) = store.get(job.clone()).await? {
-            found.entry(&job, &value);
-        }
     }
     Ok(found)
 }
@@ -172,7 +165,7 @@ impl Loaded {
             self.take(at, value, |node: Node| Some(Write::Node(node)));
         } else if let Some(key) = at.strip_prefix(DESK) {
             self.take(at, value, |desk: Desk| (desk.key.0 == key).then(|| Write::Desk(Box::new(desk))));
-        } else if let Some(id) = at.strip_prefix(JOB) {
+        } else if let Some(id) = at.strip_prefix(LIVE) {
             self.take(at, value, |job: Job| (job.id.0 == id).then(|| Write::Job(Box::new(job))));
         } else if let Some(hash) = at.strip_prefix(TOKEN) {
             self.take(at, value, |token: Token| Some(Write::Token(hash.try_into().ok()?, Some(token))));
@@ -187,9 +180,6 @@ impl Loaded {
                 tracing::error!(key = name, %error, "a record cannot be read and is set aside: slaves tell what they know of it");
                 self.aside.push(Op::Delete { key: at.to_vec() });
                 self.aside.push(Op::Put { key: key(UNREADABLE, at), value: value.to_vec() });
-                if let Some(id) = at.strip_prefix(JOB) {
-                    self.aside.push(Op::Delete { key: key(LIVE, id) });
-                }
             }
         }
     }
@@ -220,13 +210,13 @@ async fn page<T: DeserializeOwned>(
     Ok(entries.iter().filter_map(|(at, value)| readable(at, value)).collect())
 }
 
-/// A job.
-pub async fn job(store: &Store, id: JobId) -> Result<Option<Job>, StoreError> {
+/// A job that has ended.
+pub async fn ended_job(store: &Store, id: JobId) -> Result<Option<Job>, StoreError> {
     one(store, key(JOB, &id.0)).await
 }
 
-/// Jobs, newest first, older than `before`.
-pub async fn jobs(store: &Store, before: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
+/// Jobs that have ended, newest first, older than `before`.
+pub async fn ended_jobs(store: &Store, before: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
     page(store, JOB, before.map(|id| key(JOB, &id.0)), limit).await
 }
 

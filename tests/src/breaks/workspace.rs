@@ -170,7 +170,7 @@ fn smaller(manifest: &str) -> String {
         _ if line.starts_with("members = ") => "members = [\"protocol\", \"node\", \"tests\"]".to_owned(),
         _ => line.to_owned(),
     };
-    manifest.lines().map(|text| line(text) + "\n").collect()
+    without_section(&manifest.lines().map(|text| line(text) + "\n").collect::<String>(), "[patch.crates-io]")
 }
 
 fn without_section(manifest: &str, title: &str) -> String {

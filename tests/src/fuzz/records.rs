@@ -14,7 +14,7 @@ use reloop_slave::records as of_slave;
 use super::any::Source;
 
 /// The keys that the nodes read when they start.
-const KEYS: [&[u8]; 7] = [b"node", b"desk/", b"token/", b"job/", b"order/", b"receipt/", b"ring/"];
+const KEYS: [&[u8]; 7] = [b"node", b"desk/", b"token/", b"live/", b"job/", b"receipt/", b"ring/"];
 
 /// The bytes are the entries of a disk: some as they are, some in a right envelope, some as the node itself would write
 /// them.
@@ -55,7 +55,7 @@ fn masters(entries: &BTreeMap<Vec<u8>, Vec<u8>>) {
         let is_kept = found.aside[before.1..]
             .iter()
             .any(|op| matches!(op, Op::Put { key: at, value: kept } if at.ends_with(key) && kept == value));
-        let starts = [&b"node"[..], b"desk/", b"token/", b"job/"].iter().any(|of| key.starts_with(of));
+        let starts = [&b"node"[..], b"desk/", b"token/", b"live/"].iter().any(|of| key.starts_with(of));
         assert!(is_read || is_kept || !starts, "{} is neither read nor kept", key.escape_ascii());
         // Read one by one, when somebody asks.
         of_master::readable::<master::Order>(key, value);
@@ -118,7 +118,7 @@ fn written(bytes: &[u8]) {
         of_master::ops(write, &mut ops);
         for op in &ops {
             if let Op::Put { key, value } = op
-                && !key.starts_with(b"live/")
+                && !key.starts_with(b"job/")
                 && value.len() < wire::MAX_MESSAGE
             {
                 found.entry(key, value);

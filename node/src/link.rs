@@ -8,7 +8,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -51,6 +51,10 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The spread of heartbeats, so that ten thousand links do not beat together.
 const JITTER: f64 = 0.2;
+
+/// Heartbeats fall on one grid for all links of this process, so many to a heartbeat: ten thousand links are then woken
+/// together some times a second, and not one by one.
+const BEATS: u32 = 60;
 
 /// How often and how long.
 #[derive(Debug, Clone, Copy)]
@@ -418,7 +422,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let beat = |message| wire::encode(&Frame { session: Session(0), message, signature: None });
-    let mut next = Instant::now() + jittered(heartbeat);
+    let mut next = on_the_grid(Instant::now() + jittered(heartbeat), heartbeat);
     loop {
         let bytes = tokio::select! {
             order = orders.recv() => match order.map(|order| *order) {
@@ -434,10 +438,10 @@ where
                 // can't ask, and is to hear of us meanwhile.
                 let due = pulse.last_whole() + quiet;
                 if due > Instant::now() {
-                    next = due;
+                    next = on_the_grid(due, heartbeat);
                     continue;
                 }
-                next = Instant::now() + quiet;
+                next = on_the_grid(Instant::now() + quiet, heartbeat);
                 beat(Message::Ping)
             }
         };
@@ -456,6 +460,16 @@ fn close_frame(code: CloseCode, text: &str) -> CloseFrame {
         end -= 1;
     }
     CloseFrame { code: WsCode::from(code.number()), reason: text[..end].to_owned().into() }
+}
+
+/// The first moment of the grid that is not before this one.
+fn on_the_grid(at: Instant, heartbeat: Duration) -> Instant {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    let origin = *ORIGIN.get_or_init(Instant::now);
+    let beat = (heartbeat / BEATS).as_nanos().max(1);
+    let over = at.saturating_duration_since(origin).as_nanos() % beat;
+    let rest = if over == 0 { 0 } else { beat - over };
+    at + Duration::from_nanos(u64::try_from(rest).unwrap_or(0))
 }
 
 /// A length of time, somewhat shorter or longer.
@@ -503,6 +517,22 @@ mod tests {
             run(socket, timing, settled, |_| async { Ok(()) }, |outbox| kept = Some(outbox)).await
         });
         (peer, ended)
+    }
+
+    #[tokio::test]
+    async fn heartbeats_of_all_links_fall_on_one_grid_and_none_comes_early() {
+        let heartbeat = Duration::from_secs(15);
+        let beat = heartbeat / BEATS;
+        let now = Instant::now();
+        let first = on_the_grid(now, heartbeat);
+        for late in [1, 7, 90, 249] {
+            let at = first + Duration::from_millis(late);
+            assert_eq!(on_the_grid(at, heartbeat), first + beat, "{late} ms after one, the next");
+        }
+        assert_eq!(on_the_grid(first, heartbeat), first);
+        assert!(first >= now && first < now + beat);
+        // Whatever the heartbeat is, it comes.
+        assert!(on_the_grid(now, Duration::ZERO) >= now);
     }
 
     #[tokio::test]

@@ -523,6 +523,8 @@ mod tests {
     async fn heartbeats_of_all_links_fall_on_one_grid_and_none_comes_early() {
         let heartbeat = Duration::from_secs(15);
         let beat = heartbeat / BEATS;
+        // The grid begins with the first link.
+        on_the_grid(Instant::now(), heartbeat);
         let now = Instant::now();
         let first = on_the_grid(now, heartbeat);
         for late in [1, 7, 90, 249] {

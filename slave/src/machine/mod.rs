@@ -13,8 +13,8 @@
 //!
 //! The work never depends on the agent: dropping [`Machines`] or killing the agent leaves every machine as it is.
 //!
-//! A [`Machine`] is a driver with blocking calls. Each has a plain thread of its own that takes its commands one by one,
-//! so a machine that is slow to answer holds up neither the agent nor another machine. Facts leave through one bounded
+//! A [`Machine`] is a driver with blocking calls. Its commands are done one by one, in a plain thread that is there
+//! while there are some, so a machine that is slow to answer holds up neither the agent nor another machine. Facts leave through one bounded
 //! channel, as pairs of key and [`Fact`]; those about one run leave in the order in which they came to be. They may come
 //! twice (a run that ended is probed, or asked to stop), never in part.
 
@@ -22,12 +22,12 @@ pub mod process;
 pub mod runner;
 pub mod simulated;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -350,9 +350,80 @@ pub struct Machines {
     reporter: Reporter,
 }
 
+#[derive(Clone)]
 struct Unit {
+    name: String,
+    index: usize,
     machine: Arc<dyn Machine>,
-    queue: SyncSender<Task>,
+    line: Arc<Mutex<Queue>>,
+    reporter: Reporter,
+}
+
+/// What waits for one machine. A thread takes it one by one while there is something, and no thread waits for more: a slave on a
+/// small board has nothing to do for hours.
+#[derive(Default)]
+struct Queue {
+    tasks: VecDeque<Task>,
+    /// A thread is at it.
+    attended: bool,
+}
+
+impl Unit {
+    /// Sets a task going, or gives back why not.
+    fn send(&self, task: Task) -> Result<(), (Task, String)> {
+        let mut line = lock(&self.line);
+        if line.tasks.len() >= QUEUE_LIMIT {
+            return Err((task, format!("the machine has {QUEUE_LIMIT} commands to do first")));
+        }
+        line.tasks.push_back(task);
+        if line.attended {
+            return Ok(());
+        }
+        let unit = self.clone();
+        let begun =
+            thread::Builder::new().name(format!("machine {}", self.name)).spawn(move || unit.attend());
+        match begun {
+            Ok(_) => line.attended = true,
+            Err(error) => {
+                let why = format!("the system gives no thread for the machine ({error}); try again");
+                // It was the only one: whoever is attended is not here.
+                return line.tasks.pop_back().map_or(Ok(()), |task| Err((task, why)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does everything that waits.
+    fn attend(&self) {
+        // Also after a panic in a driver, whoever comes next is served.
+        let _leave = Leave(&self.line);
+        while let Some(task) = next_task(&self.line) {
+            serve(self.index, &*self.machine, task, &self.reporter);
+        }
+    }
+}
+
+/// The next one, unless nothing is left: then whoever comes after that finds nobody at it.
+fn next_task(line: &Mutex<Queue>) -> Option<Task> {
+    let mut line = lock(line);
+    let task = line.tasks.pop_front();
+    line.attended = task.is_some();
+    task
+}
+
+struct Leave<'a>(&'a Mutex<Queue>);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            lock(self.0).attended = false;
+        }
+    }
+}
+
+fn lock(line: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+    // A list of tasks is whole at any moment.
+    line.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 enum Task {
@@ -395,7 +466,7 @@ impl Machines {
                 Program::Simulated(settings) => {
                     let machine =
                         SimulatedMachine::new(name, settings, &memories, boot, machines.reporter.clone());
-                    let unit = machines.add(name, Arc::new(machine))?;
+                    let unit = machines.add(name, Arc::new(machine));
                     machines.programs.insert(name.clone(), unit);
                 }
             }
@@ -404,13 +475,13 @@ impl Machines {
         for name in simulated::remembered(&memories)? {
             if !machines.programs.contains_key(&name) {
                 let machine = SimulatedMachine::retired(&name, &memories, boot, machines.reporter.clone());
-                machines.add(&name, Arc::new(machine))?;
+                machines.add(&name, Arc::new(machine));
             }
         }
         let names: Vec<String> = processes.keys().cloned().collect();
         let machine =
             ProcessMachine::new(processes, &config.state_dir, runner, boot, machines.reporter.clone());
-        let unit = machines.add("processes", Arc::new(machine))?;
+        let unit = machines.add("processes", Arc::new(machine));
         machines.programs.extend(names.into_iter().map(|name| (name, unit)));
         Ok(machines)
     }
@@ -475,14 +546,11 @@ impl Machines {
         }
     }
 
-    fn add(&mut self, name: &str, machine: Arc<dyn Machine>) -> io::Result<usize> {
-        let (queue, tasks) = sync_channel(QUEUE_LIMIT);
-        let (index, reporter, worker) = (self.units.len(), self.reporter.clone(), machine.clone());
-        thread::Builder::new()
-            .name(format!("machine {name}"))
-            .spawn(move || serve(index, &*worker, &tasks, &reporter))?;
-        self.units.push(Unit { machine, queue });
-        Ok(index)
+    fn add(&mut self, name: &str, machine: Arc<dyn Machine>) -> usize {
+        let index = self.units.len();
+        let (line, reporter) = (Arc::default(), self.reporter.clone());
+        self.units.push(Unit { name: name.to_owned(), index, machine, line, reporter });
+        index
     }
 
     fn route(&self, key: RunKey) -> Option<usize> {
@@ -501,34 +569,25 @@ impl Machines {
     }
 
     fn send(&self, unit: usize, command: Command) {
-        let (key, full) = match self.units[unit].queue.try_send(Task::Command(command)) {
-            Ok(()) => return,
-            Err(TrySendError::Full(Task::Command(command))) => (
-                command.key(),
-                refusal(&command, format!("the machine has {QUEUE_LIMIT} commands to do first")),
-            ),
-            Err(TrySendError::Disconnected(Task::Command(command))) => (
-                command.key(),
-                refusal(&command, "the machine's driver has stopped; restart the agent".into()),
-            ),
-            Err(_) => return,
+        let Err((Task::Command(command), why)) = self.units[unit].send(Task::Command(command)) else {
+            return;
         };
-        if let Some(fact) = full {
-            self.answer(key, fact);
+        if let Some(fact) = refusal(&command, why) {
+            self.answer(command.key(), fact);
         }
     }
 
     /// Nobody is known to have it: only if all prove that they never had it, it never was.
     fn ask_all(&self, work: Work) {
-        let queues: Vec<SyncSender<Task>> = self.units.iter().map(|unit| unit.queue.clone()).collect();
+        let units = self.units.clone();
         let reporter = self.reporter.clone();
         self.aside(work.key, move || {
             let key = work.key;
             let (answer, answers) = channel();
-            let asked = queues.len();
-            for queue in &queues {
-                // A driver that has stopped gives no answer, and is missed in the count below.
-                let _ = queue.send(Task::Ask(work.clone(), answer.clone()));
+            let asked = units.len();
+            for unit in &units {
+                // Who has no room gives no answer, and is missed in the count below.
+                drop(unit.send(Task::Ask(work.clone(), answer.clone())));
             }
             drop(answer);
             let (unit, probe) = settle(answers, asked);
@@ -537,8 +596,10 @@ impl Machines {
                 && running
                 && let Some(unit) = unit
             {
-                // Only fails if the driver has stopped, which ends its watching as well.
-                let _ = queues[unit].send(Task::Watch(key));
+                // Without room for it the run is watched from the next probe on.
+                if let Err((_, why)) = units[unit].send(Task::Watch(key)) {
+                    tracing::error!(%key, %why, "the run is not watched; probe it again");
+                }
             }
         });
     }
@@ -570,48 +631,46 @@ fn refusal(command: &Command, why: String) -> Option<Fact> {
     Some(Fact::Refused { what, why })
 }
 
-fn serve(index: usize, machine: &dyn Machine, tasks: &Receiver<Task>, reporter: &Reporter) {
-    for task in tasks {
-        match task {
-            Task::Command(Command::Probe(work)) => {
-                let probe = machine.probe(&work);
-                let running = matches!(probe, Probe::Running { .. });
-                if reporter.tell(work.key, Fact::Probed(probe)) && running {
-                    machine.watch(work.key);
-                }
+fn serve(index: usize, machine: &dyn Machine, task: Task, reporter: &Reporter) {
+    match task {
+        Task::Command(Command::Probe(work)) => {
+            let probe = machine.probe(&work);
+            let running = matches!(probe, Probe::Running { .. });
+            if reporter.tell(work.key, Fact::Probed(probe)) && running {
+                machine.watch(work.key);
             }
-            Task::Command(command) => {
-                let done = match &command {
-                    Command::Start(work) => machine.start(work),
-                    Command::Stop { key, grade } => machine.stop(*key, *grade),
-                    Command::Pause(key) => machine.pause(*key),
-                    Command::Resume(key) => machine.resume(*key),
-                    Command::Dismiss(key) => {
-                        machine.dismiss(*key);
-                        Ok(())
-                    }
-                    Command::Probe(_) => Ok(()),
-                };
-                if let Err(why) = done
-                    && let Some(fact) = refusal(&command, why)
-                {
-                    reporter.tell(command.key(), fact);
-                }
-            }
-            Task::Ask(work, answer) => {
-                // Whoever asked has its answer already if it no longer listens.
-                let _ = answer.send((index, machine.probe(&work)));
-            }
-            Task::Watch(key) => machine.watch(key),
         }
+        Task::Command(command) => {
+            let done = match &command {
+                Command::Start(work) => machine.start(work),
+                Command::Stop { key, grade } => machine.stop(*key, *grade),
+                Command::Pause(key) => machine.pause(*key),
+                Command::Resume(key) => machine.resume(*key),
+                Command::Dismiss(key) => {
+                    machine.dismiss(*key);
+                    Ok(())
+                }
+                Command::Probe(_) => Ok(()),
+            };
+            if let Err(why) = done
+                && let Some(fact) = refusal(&command, why)
+            {
+                reporter.tell(command.key(), fact);
+            }
+        }
+        Task::Ask(work, answer) => {
+            // Whoever asked has its answer already if it no longer listens.
+            let _ = answer.send((index, machine.probe(&work)));
+        }
+        Task::Watch(key) => machine.watch(key),
     }
 }
 
 fn settle(answers: Receiver<(usize, Probe)>, asked: usize) -> (Option<usize>, Probe) {
     let answers: Vec<(usize, Probe)> = answers.into_iter().collect();
     let missing = asked - answers.len();
-    let mut doubt =
-        (missing > 0).then(|| Probe::Unknown { why: format!("{missing} machine drivers have stopped") });
+    let mut doubt = (missing > 0)
+        .then(|| Probe::Unknown { why: format!("{missing} machine drivers gave no answer; probe again") });
     for (unit, probe) in answers {
         match probe {
             Probe::Running { .. } | Probe::Ended(_) | Probe::Gone => return (Some(unit), probe),

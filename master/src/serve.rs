@@ -31,8 +31,8 @@ use crate::{driver, link, records, rest};
 /// the usual 128 and took 15 times as long.
 const BACKLOG: u32 = 8192;
 
-/// Memory for the database's pages.
-const CACHE_BYTES: u64 = 64 << 20;
+/// Memory for the database's pages: what is written lies together, and what is read twice is in the rules' state.
+const CACHE_BYTES: u64 = 16 << 20;
 
 /// After a connection that could not be accepted, which the next try would only find again: long enough that the loop
 /// does not spin, short enough that nobody notices.

@@ -132,8 +132,23 @@ pub async fn reread(store: Store) -> Result<Vec<Write>, StoreError> {
 
 async fn entries(store: &Store) -> Result<Loaded, StoreError> {
     let mut found = Loaded::default();
-    for prefix in [NODE, DESK, TOKEN, LIVE] {
+    for prefix in [NODE, DESK, TOKEN] {
         each(store, prefix, |key, value| found.entry(key, value)).await?;
+    }
+    let mut marks = Vec::new();
+    each(store, LIVE, |at, value| match value {
+        [] => marks.push(at.to_vec()),
+        value => found.entry(at, value),
+    })
+    .await?;
+    // An older layout: the job is among those that have ended, and only marked as live. It moves.
+    for live in marks {
+        let Some(value) = store.get(key(JOB, &live[LIVE.len()..])).await? else { continue };
+        let read = found.writes.len();
+        found.entry(&live, &value);
+        if found.writes.len() > read {
+            found.aside.push(Op::Put { key: live, value });
+        }
     }
     Ok(found)
 }
@@ -242,4 +257,58 @@ pub async fn receipts(store: &Store, slave: SlaveKey) -> Result<Vec<Receipt>, St
     let mut receipts: Vec<Receipt> = page(store, &key(RECEIPT, &slave.0), None, limit).await?;
     receipts.sort_by_key(|receipt| std::cmp::Reverse((receipt.at, receipt.session)));
     Ok(receipts)
+}
+
+#[cfg(test)]
+mod tests {
+    use reloop_node::store::Options;
+    use reloop_protocol::id::MasterId;
+    use reloop_protocol::master::{self, Enrollment, Event, RequestId, Settings};
+    use reloop_protocol::time::Time;
+
+    use super::*;
+
+    async fn commit(store: &Store, ops: Vec<Op>) {
+        let (done, written) = tokio::sync::oneshot::channel();
+        store.commit(ops, move |result| drop(done.send(result)));
+        written.await.unwrap().unwrap();
+    }
+
+    /// What the rules write for an order of two jobs.
+    fn placed() -> Vec<Write> {
+        let body = br#"{"program": "mill", "quantity": 2}"#;
+        let (order, _) = crate::rest::bodies::order(body, None, Time(1)).ok().unwrap();
+        let state = master::recover(Settings { enrollment: Enrollment::Open }, MasterId([1; 16]), vec![]);
+        let (request, order) = (RequestId(1), Box::new(order));
+        master::step(state, Time(1), Event::OrderPlaced { request, order, key: None, known: None }).persist
+    }
+
+    fn jobs(writes: &[Write]) -> Vec<&Job> {
+        writes
+            .iter()
+            .filter_map(|write| if let Write::Job(job) = write { Some(&**job) } else { None })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_live_job_that_lies_among_the_ended_ones_with_a_mark_is_loaded_and_moves() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
+        let store = Store::open(&dir.path().join("store"), options).unwrap().store;
+        let writes = placed();
+        let mut old = Vec::new();
+        for job in jobs(&writes) {
+            old.push(put(key(JOB, &job.id.0), job));
+            old.push(Op::Put { key: key(LIVE, &job.id.0), value: Vec::new() });
+        }
+        commit(&store, old).await;
+        for start in ["the first", "every later"] {
+            let (loaded, _) = load(&store).await.unwrap();
+            assert_eq!(jobs(&loaded), jobs(&writes), "at {start} start");
+            for job in jobs(&loaded) {
+                let live: Option<Job> = one(&store, key(LIVE, &job.id.0)).await.unwrap();
+                assert_eq!(live.as_ref(), Some(job), "at {start} start");
+            }
+        }
+    }
 }

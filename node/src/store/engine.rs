@@ -6,6 +6,8 @@
 //!   entries whatever their size, so it is not enough to limit values: they are cut into pieces so small that no
 //!   leaf gets there, and keys are limited so that no inner page does.
 //! * It may panic on damage. Every call that reaches it is caught, and a panic is an error like another.
+//! * As it is on crates.io it wakes seven threads for each flush. The copy that is built here writes in the thread that
+//!   asks, see `vendor/README.md`.
 //! * Neither `flush_async`, `transaction` nor `len` is used: the first two can deadlock, the last walks the database.
 //!
 //! * It takes damage at its log's end for a torn write, and opens with what is left. Commits are counted, see `mark.rs`.

@@ -14,9 +14,9 @@
 //! The work never depends on the agent: dropping [`Machines`] or killing the agent leaves every machine as it is.
 //!
 //! A [`Machine`] is a driver with blocking calls. Its commands are done one by one, in a plain thread that is there
-//! while there are some, so a machine that is slow to answer holds up neither the agent nor another machine. Facts leave through one bounded
-//! channel, as pairs of key and [`Fact`]; those about one run leave in the order in which they came to be. They may come
-//! twice (a run that ended is probed, or asked to stop), never in part.
+//! while there are some, so a machine that is slow to answer holds up neither the agent nor another machine. Facts leave
+//! through one bounded channel, as pairs of key and [`Fact`]; those about one run leave in the order in which they came to
+//! be. They may come twice (a run that ended is probed, or asked to stop), never in part.
 
 pub mod process;
 pub mod runner;
@@ -386,7 +386,7 @@ impl Unit {
             Ok(_) => line.attended = true,
             Err(error) => {
                 let why = format!("the system gives no thread for the machine ({error}); try again");
-                // It was the only one: whoever is attended is not here.
+                // The one that was put there just now.
                 return line.tasks.pop_back().map_or(Ok(()), |task| Err((task, why)));
             }
         }

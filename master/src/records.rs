@@ -150,6 +150,17 @@ async fn entries(store: &Store) -> Result<Loaded, StoreError> {
             found.aside.push(Op::Put { key: live, value });
         }
     }
+    // What cannot be read and had been tried again: its former end does not speak for it.
+    let lost = |op: &Op| match op {
+        Op::Delete { key: at } => at.strip_prefix(LIVE).map(|id| key(JOB, id)),
+        Op::Put { .. } => None,
+    };
+    for former in found.aside.iter().filter_map(lost).collect::<Vec<_>>() {
+        if let Some(value) = store.get(former.clone()).await? {
+            found.aside.push(Op::Put { key: key(UNREADABLE, &former), value });
+            found.aside.push(Op::Delete { key: former });
+        }
+    }
     Ok(found)
 }
 
@@ -309,6 +320,25 @@ mod tests {
                 let live: Option<Job> = one(&store, key(LIVE, &job.id.0)).await.unwrap();
                 assert_eq!(live.as_ref(), Some(job), "at {start} start");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_former_end_of_a_job_whose_live_record_is_damaged_does_not_speak_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
+        let store = Store::open(&dir.path().join("store"), options).unwrap().store;
+        let writes = placed();
+        let former = jobs(&writes)[0];
+        let (live, ended) = (key(LIVE, &former.id.0), key(JOB, &former.id.0));
+        let damaged = Op::Put { key: live.clone(), value: b"damaged".to_vec() };
+        commit(&store, vec![put(ended.clone(), former), damaged]).await;
+        assert_eq!(ended_job(&store, former.id).await.unwrap().as_ref(), Some(former));
+        let (loaded, _) = load(&store).await.unwrap();
+        assert!(jobs(&loaded).is_empty());
+        assert_eq!(ended_job(&store, former.id).await.unwrap(), None);
+        for of in [live, ended] {
+            assert!(store.get(key(UNREADABLE, &of)).await.unwrap().is_some(), "it is kept for a look");
         }
     }
 }

@@ -26,7 +26,7 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -58,8 +58,9 @@ const SPACE_CHECK_PERIOD: Duration = Duration::from_secs(1);
 /// A single write that takes longer counts as trouble: a healthy disk needs milliseconds, a busy one seconds.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// A write that takes longer is helped along, see [`Helper`]; and again after twice as long, and so on.
-const HELP_AFTER: Duration = Duration::from_secs(1);
+/// While commits wait, cleaning up may take this share of the time that writing takes: enough to keep up with what is
+/// written, as what a commit makes useless is about as much as it writes.
+const CLEANING_SHARE: u32 = 2;
 
 /// A key and its value.
 pub type Entry = (Vec<u8>, Vec<u8>);
@@ -204,8 +205,6 @@ impl Store {
 
         let health = Arc::new(Mutex::new(Health::default()));
         let (sender, inbox) = mpsc::channel();
-        let helper = Helper::start(Arc::clone(&health), opened.engine.waker())
-            .map_err(|error| StoreError::from_open(&dir, &error))?;
         let mut keeper = Keeper {
             inbox,
             health: Arc::clone(&health),
@@ -213,7 +212,7 @@ impl Store {
             next_space_check: begun,
             engine: Some(opened.engine),
             forgets,
-            helper: Some(helper),
+            cleaned: false,
             lock: opened.lock,
             dir: dir.clone(),
         };
@@ -400,44 +399,6 @@ impl Drop for Done {
     }
 }
 
-/// A thread that watches the one that writes. sled forgets to tell who waits for a write, at times, that it has failed;
-/// then the write would never end. Whoever asks sled to flush after that learns it at once, and all who wait with him.
-struct Helper {
-    stop: Sender<()>,
-    thread: JoinHandle<()>,
-}
-
-impl Helper {
-    fn start(health: Arc<Mutex<Health>>, wake: impl Fn() + Clone + Send + 'static) -> io::Result<Self> {
-        let (stop, stopped) = mpsc::channel();
-        let mut helped = None;
-        let mut after = HELP_AFTER;
-        let watch = move || {
-            while stopped.recv_timeout(HELP_AFTER) == Err(RecvTimeoutError::Timeout) {
-                let since = lock(&health).writing_since;
-                if since != helped {
-                    (helped, after) = (since, HELP_AFTER);
-                }
-                if since.is_some_and(|since| since.elapsed() >= after) {
-                    after *= 2;
-                    let wake = wake.clone();
-                    // It may have to wait too, if it is the disk that takes so long.
-                    drop(thread::Builder::new().name("store-wake".to_owned()).spawn(wake));
-                }
-            }
-        };
-        let thread = thread::Builder::new().name("store-help".to_owned()).spawn(watch)?;
-        Ok(Self { stop, thread })
-    }
-
-    fn end(self) {
-        drop(self.stop);
-        if self.thread.join().is_err() {
-            tracing::error!("the store's helper panicked");
-        }
-    }
-}
-
 /// The thread's side.
 struct Keeper {
     inbox: Receiver<Message>,
@@ -448,8 +409,8 @@ struct Keeper {
     engine: Option<Engine>,
     /// See [`Store::forgetful`].
     forgets: bool,
-    /// Ends before it.
-    helper: Option<Helper>,
+    /// Since the last commit.
+    cleaned: bool,
     lock: File,
     dir: PathBuf,
 }
@@ -460,16 +421,55 @@ impl Keeper {
         loop {
             let message = match next.take() {
                 Some(message) => Ok(message),
-                None => self.inbox.recv_timeout(SPACE_CHECK_PERIOD),
+                None => self.wait(),
             };
             match message {
-                Ok(Message::Commit(commit)) => next = self.commit_group(commit),
+                Ok(Message::Commit(commit)) => {
+                    let begun = Instant::now();
+                    next = self.commit_group(commit);
+                    self.clean_until(Instant::now() + begun.elapsed() / CLEANING_SHARE);
+                }
                 Ok(Message::Read(query)) => query(self.engine()),
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.settle(),
             }
             self.check_space_if_due();
         }
+    }
+
+    /// What comes next; while nothing does, there is time to clean up.
+    fn wait(&mut self) -> Result<Message, RecvTimeoutError> {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(message) => return Ok(message),
+                Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+                Err(TryRecvError::Empty) if self.clean() => {}
+                Err(TryRecvError::Empty) => return self.inbox.recv_timeout(SPACE_CHECK_PERIOD),
+            }
+        }
+    }
+
+    fn clean_until(&mut self, end: Instant) {
+        while Instant::now() < end && self.clean() {}
+    }
+
+    /// Cleans up a little; false if there is nothing to clean up, or no write is trusted any more.
+    fn clean(&mut self) -> bool {
+        if lock(&self.health).fault.is_some() {
+            return false;
+        }
+        let cleaned = self.writing(|engine| engine.clean()).unwrap_or(false);
+        self.cleaned |= cleaned;
+        cleaned
+    }
+
+    /// What was cleaned up is made durable, when no commit has come for a while that did so.
+    fn settle(&mut self) {
+        if !std::mem::take(&mut self.cleaned) || lock(&self.health).fault.is_some() {
+            return;
+        }
+        // Whether it went well is in the store's health.
+        let _ = self.writing(Engine::settle);
     }
 
     /// Writes this commit and those that wait behind it as one. Gives back the first message that is something else.
@@ -500,10 +500,17 @@ impl Keeper {
         if changes.is_empty() || self.forgets {
             return Ok(());
         }
+        let written = self.writing(|engine| engine.write(changes));
+        self.cleaned = false;
+        written
+    }
+
+    /// Does what writes: meanwhile it can be seen how long it takes, and if it fails nothing is written any more.
+    fn writing<T>(&mut self, work: impl FnOnce(&mut Engine) -> Result<T, Fault>) -> Result<T, StoreError> {
         lock(&self.health).writing_since = Some(Instant::now());
-        let written = self.engine_mut().write(changes);
+        let done = work(self.engine_mut());
         lock(&self.health).writing_since = None;
-        written.map_err(|fault| {
+        done.map_err(|fault| {
             let error = StoreError::from_write(fault);
             self.fail(&error);
             error
@@ -543,9 +550,6 @@ impl Keeper {
 impl Drop for Keeper {
     /// Also when a callback panicked: the handles must learn that nobody is there any more.
     fn drop(&mut self) {
-        if let Some(helper) = self.helper.take() {
-            helper.end();
-        }
         if let Some(engine) = self.engine.take()
             && let Err(fault) = engine.close()
         {
@@ -761,24 +765,33 @@ mod tests {
         assert!(matches!(lock(&store.line.health).at(later()), Err(StoreError::Stalled { .. })));
         release.send(()).unwrap();
         answered.recv_timeout(PATIENCE).unwrap().unwrap();
-        assert_eq!(lock(&store.line.health).at(later()), Ok(()));
+        // It may look just now whether there is something to clean up, which is writing too.
+        let since = Instant::now();
+        while lock(&store.line.health).at(later()).is_err() {
+            assert!(since.elapsed() < PATIENCE, "the write has ended");
+            thread::yield_now();
+        }
     }
 
+    /// What is written once lies between what is written again and again.
     #[test]
-    fn a_write_that_does_not_end_is_helped_again_and_again_and_one_that_ends_is_left_alone() {
-        let health = Arc::new(Mutex::new(Health::default()));
-        let (woken, wakes) = mpsc::channel();
-        let wake = move || {
-            // The test has seen enough.
-            let _ = woken.send(());
-        };
-        let helper = Helper::start(Arc::clone(&health), wake).unwrap();
-        assert!(wakes.recv_timeout(2 * HELP_AFTER).is_err(), "nothing is being written");
-        lock(&health).writing_since = Some(Instant::now());
-        wakes.recv_timeout(PATIENCE).unwrap();
-        wakes.recv_timeout(PATIENCE).unwrap();
-        lock(&health).writing_since = None;
-        helper.end();
-        assert!(wakes.iter().count() <= 1, "one may have been under way");
+    fn space_that_is_of_no_use_any_more_is_used_again() {
+        const ROUNDS: u32 = 1200;
+        const BUSY_BYTES: usize = 32 * 1024;
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
+        let store = Store::open_with(dir.path(), options, || Box::new(|_| Ok(()))).unwrap().store;
+        let put = |key: String, byte: u8, len| Op::Put { key: key.into_bytes(), value: vec![byte; len] };
+        for round in 0..ROUNDS {
+            let kept = put(format!("kept {:04}", round * 7 % ROUNDS), 1, 1000);
+            let [byte, ..] = round.to_le_bytes();
+            commit(&store, vec![kept, put("busy".to_owned(), byte, BUSY_BYTES)]).unwrap();
+        }
+        let written = u64::from(ROUNDS) * BUSY_BYTES as u64;
+        let taken = std::fs::metadata(dir.path().join(engine::DATABASE_FILE)).unwrap().len();
+        assert!(taken < written / 4, "{taken} bytes are taken, {written} were written");
+        let mut kept = 0;
+        store.load(b"kept ", |_, value| kept += usize::from(value == [1; 1000])).unwrap();
+        assert_eq!(kept, ROUNDS as usize);
     }
 }

@@ -6,8 +6,9 @@
 //!   entries whatever their size, so it is not enough to limit values: they are cut into pieces so small that no
 //!   leaf gets there, and keys are limited so that no inner page does.
 //! * It may panic on damage. Every call that reaches it is caught, and a panic is an error like another.
-//! * As it is on crates.io it wakes seven threads for each flush. The copy that is built here writes in the thread that
-//!   asks, see `vendor/README.md`.
+//! * As it is on crates.io it wakes seven threads for each flush, cleans up from an eighth, and forgets at times to tell
+//!   one that a write of another has failed. The copy that is built here does everything in the thread that asks, see
+//!   `vendor/README.md`; that is one thread here.
 //! * Neither `flush_async`, `transaction` nor `len` is used: the first two can deadlock, the last walks the database.
 //!
 //! * It takes damage at its log's end for a torn write, and opens with what is left. Commits are counted, see `mark.rs`.
@@ -44,12 +45,12 @@ pub(super) const DATABASE_FILE: &str = "db";
 /// Where sled would put pages above 128 KiB.
 pub(super) const BLOB_DIR: &str = "blobs";
 
-/// sled's background pass, which keeps cleaning up segments that hold little of use. Durability does not rest on it.
-const CLEANING_PERIOD_MS: u64 = 500;
-
-/// 24 entries of this size and the longest keys stay below sled's 128 KiB per page; leaves split at 17 entries, and a
-/// merge adds 3 at most.
+/// 24 entries of this size and the longest keys stay below sled's 128 KiB per page; leaves split at 17 entries, those of
+/// less than 8 KiB later, and a merge adds 3 at most.
 const PIECE_BYTES: usize = 5 * 1024;
+
+/// Who reads everything once, in order, comes back to nothing.
+const READING_CACHE_BYTES: u64 = 256 * 1024;
 
 const HEAD: u8 = 0;
 const REST: u8 = 1;
@@ -93,18 +94,24 @@ type Replaced = BTreeMap<Vec<u8>, Option<sled::IVec>>;
 
 impl Engine {
     /// Opens the database and reads all of it once: sled notices a damaged page only when it comes to it, and a
-    /// database that opens but cannot be written later would stop the node at some worse time.
+    /// database that opens but cannot be written later would stop the node at some worse time. Then it is opened anew, for
+    /// what was read would stay in its cache.
     pub(super) fn open(dir: &Path, cache_bytes: u64, sync: SyncFile) -> Result<Engine, Fault> {
-        guarded(|| {
-            let db = sled::Config::new()
+        let open = |cache_bytes| {
+            sled::Config::new()
                 .path(dir)
                 .mode(sled::Mode::LowSpace)
                 .cache_capacity(cache_bytes)
-                .flush_every_ms(Some(CLEANING_PERIOD_MS))
-                .open()?;
-            for entry in db.iter() {
+                .flush_every_ms(None)
+                .open()
+        };
+        guarded(|| {
+            let read = open(READING_CACHE_BYTES)?;
+            for entry in read.iter() {
                 entry?;
             }
+            drop(read);
+            let db = open(cache_bytes)?;
             let commits = count_in(&db)?;
             let (mark, acknowledged) = Mark::open(dir)?;
             if commits < acknowledged {
@@ -192,13 +199,16 @@ impl Engine {
         })
     }
 
-    /// What has everybody look who waits for a write: those whose write has failed learn it.
-    pub(super) fn waker(&self) -> impl Fn() + Clone + Send + 'static {
-        let db = self.db.clone();
-        move || {
-            // The writer is told, and reports it.
-            drop(guarded(|| Ok(db.flush()?)));
-        }
+    /// Writes one page again whose surroundings on disk are mostly of no use any more, so that their space can be; false
+    /// if there is none. Durability does not rest on it, but it writes: after an error nothing must be written any more.
+    pub(super) fn clean(&self) -> Result<bool, Fault> {
+        guarded(|| Ok(self.db.context.pagecache.attempt_gc()?))
+    }
+
+    /// Makes durable what [`Engine::clean`] wrote, so that no power cut finds its pages in neither place.
+    pub(super) fn settle(&mut self) -> Result<(), Fault> {
+        guarded(|| Ok(self.db.flush().map(drop)?))?;
+        (self.sync)(&self.file).map_err(Fault::System)
     }
 
     /// Leaves the database; everything written before is durable already.

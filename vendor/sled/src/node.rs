@@ -2,6 +2,9 @@ use std::{num::NonZeroU64, ops::Bound};
 
 use super::*;
 
+/// A leaf of more than 16 entries is split when they have more bytes than this.
+const LEAF_BYTES: u64 = 8 * 1024;
+
 #[derive(Default, Debug, Clone, PartialEq)]
 pub struct Node {
     pub(crate) prefix_len: u8,
@@ -605,7 +608,9 @@ impl Node {
             16
         };
 
-        let size_checks = self.data.len() > threshold;
+        // A leaf of small entries is split by its size, not by their number.
+        let size_checks = self.data.len() > threshold
+            && (self.data.is_index() || self.data.rss() > LEAF_BYTES);
         let safety_checks = self.merging_child.is_none() && !self.merging;
 
         size_checks && safety_checks

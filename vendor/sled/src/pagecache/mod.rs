@@ -859,7 +859,7 @@ impl PageCache {
             target_os = "netbsd",
         )
     ))]
-    pub(crate) fn attempt_gc(&self) -> Result<bool> {
+    pub fn attempt_gc(&self) -> Result<bool> {
         let guard = pin();
         let cc = concurrency_control::read();
         let to_clean = self.log.iobufs.segment_cleaner.pop();

@@ -31,8 +31,10 @@ const SAFE_POINT_MS: i64 = 300;
 const DEFAULT_SECONDS: f64 = 10.0;
 /// Longer than any job, and far from any overflow.
 const LONGEST_SECONDS: f64 = 31.0 * 24.0 * 3600.0;
-/// Runs it remembers. It is a make-believe machine: a key older than that may be begun again.
-const MEMORY_LIMIT: usize = 1000;
+/// Runs it remembers, beside those that have not ended. It is a make-believe machine: a key older than that may be begun
+/// again. More than a slave has accepted at a time, so that the answer to each of them is remembered; and no more, as all of it
+/// is written with each run.
+const MEMORY_LIMIT: usize = 128;
 const PARAMS: [&str; 3] = ["fail_at", "refuse_stop", "seconds"];
 
 /// The driver for one simulated machine.
@@ -182,6 +184,16 @@ fn percent(permille: u16) -> String {
     format!("{} %", f64::from(permille) / 10.0)
 }
 
+impl Trace {
+    /// Nothing more is to come of it.
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Void => true,
+            Self::Begun(begun) => begun.ended.is_some(),
+        }
+    }
+}
+
 impl Memory {
     fn trace(&self, key: RunKey) -> Option<&Trace> {
         let key = key.to_string();
@@ -197,8 +209,11 @@ impl Memory {
     }
 
     fn add(&mut self, key: RunKey, trace: Trace) {
-        let surplus = (self.runs.len() + 1).saturating_sub(MEMORY_LIMIT);
-        self.runs.drain(..surplus);
+        while self.runs.len() >= MEMORY_LIMIT
+            && let Some(oldest) = self.runs.iter().position(|entry| entry.trace.is_over())
+        {
+            self.runs.remove(oldest);
+        }
         self.runs.push(Entry { key: key.to_string(), trace });
     }
 }
@@ -582,6 +597,8 @@ fn save(path: &Path, memory: &Memory) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use reloop_protocol::id::{Attempt, JobId, Run};
+
     use super::*;
 
     const BOOT: BootId = BootId([1; 16]);
@@ -647,6 +664,22 @@ mod tests {
         assert_eq!(run.at(99_000, other), Condition::Gone);
         run.ended = Some(over(EndResult::Succeeded, String::new(), 11_000));
         assert_eq!(result(run.at(99_000, other)), (EndResult::Succeeded, 11_000), "it ended before");
+    }
+
+    #[test]
+    fn a_long_run_is_remembered_whatever_came_and_went_meanwhile() {
+        let key = |number: u8| RunKey { job: JobId([number; 16]), attempt: Attempt(1), run: Run(1) };
+        let ended = Begun { ended: Some(over(EndResult::Succeeded, String::new(), 11_000)), ..run() };
+        let mut memory = Memory::default();
+        memory.add(key(0), Trace::Begun(ended));
+        memory.add(key(1), Trace::Begun(run()));
+        for number in 2..=u8::MAX {
+            memory.add(key(number), Trace::Void);
+        }
+        assert_eq!(memory.runs.len(), MEMORY_LIMIT);
+        assert!(memory.trace(key(0)).is_none());
+        assert_eq!(memory.begun(key(1)), Some(&mut run()));
+        assert!(memory.trace(key(u8::MAX)).is_some());
     }
 
     #[test]

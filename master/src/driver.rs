@@ -145,8 +145,8 @@ pub enum Input {
     },
     /// Something happened on a link.
     Link(Event),
-    /// Somebody waits for an answer.
-    Call(Event, RequestId, oneshot::Sender<Answer>),
+    /// Somebody waits for an answer, and may want to look at what it makes of the state.
+    Call(Event, RequestId, oneshot::Sender<Answer>, Option<Look>),
     /// Somebody wants to look.
     Look(Look),
     /// Whether the loop still turns.
@@ -175,13 +175,22 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Places an order; answered when it is durable.
-    pub async fn place(&self, order: Order, key: Option<IdempotencyKey>) -> Result<Answer, Unavailable> {
+    /// Places an order; answered when it is durable, with what `look` saw just after it was placed: who wants to show it
+    /// needs no second turn, which would wait for what others have written meanwhile.
+    pub async fn place<T: Send + 'static>(
+        &self,
+        order: Order,
+        key: Option<IdempotencyKey>,
+        look: impl FnOnce(&Master, Time) -> T + Send + 'static,
+    ) -> Result<(Answer, T), Unavailable> {
         let known = match &key {
             Some(key) => patient(records::known_key(&self.store, &key.key)).await?,
             None => None,
         };
-        self.call(|request| Event::OrderPlaced { request, order: Box::new(order), key, known }).await
+        let (look, seen) = looking(look);
+        let placed = |request| Event::OrderPlaced { request, order: Box::new(order), key, known };
+        let answer = self.call_and_look(placed, Some(look)).await?;
+        Ok((answer, seen.await.map_err(|_| self.no_answer())?))
     }
 
     /// Commands jobs: one, or an order's.
@@ -210,9 +219,17 @@ impl Handle {
     }
 
     async fn call(&self, event: impl FnOnce(RequestId) -> Event) -> Result<Answer, Unavailable> {
+        self.call_and_look(event, None).await
+    }
+
+    async fn call_and_look(
+        &self,
+        event: impl FnOnce(RequestId) -> Event,
+        look: Option<Look>,
+    ) -> Result<Answer, Unavailable> {
         let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
-        self.send(Input::Call(event(request), request, answer)).await?;
+        self.send(Input::Call(event(request), request, answer, look)).await?;
         match tokio::time::timeout(ANSWER_PATIENCE, answered).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(self.no_answer()),
@@ -236,14 +253,9 @@ impl Handle {
         &self,
         look: impl FnOnce(&Master, Time) -> T + Send + 'static,
     ) -> Result<T, Unavailable> {
-        let (answer, answered) = oneshot::channel();
-        let look: Look = Box::new(move |state, now| {
-            let seen = look(state, now);
-            // The one who looked has gone away: nobody misses it.
-            Box::new(move || drop(answer.send(seen)))
-        });
+        let (look, seen) = looking(look);
         self.send(Input::Look(look)).await?;
-        patient(async { answered.await.map_err(|_| self.no_answer()) }).await
+        patient(async { seen.await.map_err(|_| self.no_answer()) }).await
     }
 
     /// Whether the loop still turns.
@@ -344,6 +356,19 @@ impl Handle {
     }
 }
 
+/// A look, and where what it sees arrives when that is durable.
+fn looking<T: Send + 'static>(
+    look: impl FnOnce(&Master, Time) -> T + Send + 'static,
+) -> (Look, oneshot::Receiver<T>) {
+    let (answer, seen) = oneshot::channel();
+    let look: Look = Box::new(move |state, now| {
+        let seen = look(state, now);
+        // The one who looked has gone away: nobody misses it.
+        Box::new(move || drop(answer.send(seen)))
+    });
+    (look, seen)
+}
+
 /// Waits for an answer, but not for a disk that hangs.
 async fn patient<T, E: Into<Unavailable>>(
     answer: impl Future<Output = Result<T, E>>,
@@ -427,6 +452,10 @@ impl Driver {
         (ops, effects.into_iter().map(|effect| Act::Rule(Box::new(effect))).collect())
     }
 
+    fn look(&self, look: Look) -> Act {
+        Act::Deliver(look(self.state(), Time(wall_ms())))
+    }
+
     fn clock_was_set(&mut self) -> bool {
         let (wall, since) = std::mem::replace(&mut self.clocks, (wall_ms(), Instant::now()));
         let passed = u64::try_from(self.clocks.1.duration_since(since).as_millis()).unwrap_or(u64::MAX);
@@ -459,14 +488,13 @@ impl Driver {
                 }
                 decided
             }
-            Input::Call(event, request, answer) => {
+            Input::Call(event, request, answer, look) => {
                 self.waiting.insert(request, answer);
-                self.decide(event)
+                let (ops, mut acts) = self.decide(event);
+                acts.extend(look.map(|look| self.look(look)));
+                (ops, acts)
             }
-            Input::Look(look) => {
-                let deliver = look(self.state(), Time(wall_ms()));
-                (Vec::new(), vec![Act::Deliver(deliver)])
-            }
+            Input::Look(look) => (Vec::new(), vec![self.look(look)]),
             Input::Alive(answer) => {
                 // The one who asked has gone away: nobody misses it.
                 let _ = answer.send(());

@@ -35,7 +35,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{self, MethodRouter};
 use reloop_node::link::{random, wall_ms};
 use reloop_protocol::id::{JobId, SlaveKey};
-use reloop_protocol::master::{Answer, Job};
+use reloop_protocol::master::{Answer, Job, Master};
 use reloop_protocol::time::Time;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -121,14 +121,16 @@ impl RestState {
     /// The jobs of these ids as clients see them, in their order; those that are gone are left out. One look at the
     /// state does for those that have not ended.
     async fn views_of(&self, ids: &[JobId]) -> Result<Vec<JobView>, Problem> {
-        let wanted = ids.to_vec();
-        let seen = self.handle.read(move |state, _| {
-            let live: BTreeMap<_, _> =
-                wanted.iter().filter_map(|id| Some((*id, state.book.jobs.get(id)?.into_owned()))).collect();
-            let holders = view::holders(state, &view::keys(live.values()));
-            (live, holders)
-        });
-        let (mut jobs, mut holders) = seen.await.map_err(|why| self.unavailable(why))?;
+        let seen = self.handle.read(live_of(ids)).await.map_err(|why| self.unavailable(why))?;
+        self.views_of_seen(ids, seen).await
+    }
+
+    /// The same, after the look.
+    async fn views_of_seen(
+        &self,
+        ids: &[JobId],
+        (mut jobs, mut holders): Seen,
+    ) -> Result<Vec<JobView>, Problem> {
         let mut ended = Vec::new();
         for id in ids.iter().filter(|id| !jobs.contains_key(id)) {
             ended.extend(self.handle.job(*id).await.map_err(|why| self.unavailable(why))?);
@@ -162,6 +164,20 @@ impl RestState {
             .handle
             .read(move |state, _| state.desks.get(&key).map(|desk| view::slave(state, desk, heard)));
         slave.await.map_err(|why| self.unavailable(why))
+    }
+}
+
+/// Jobs that have not ended, and who has them.
+type Seen = (BTreeMap<JobId, Job>, view::Holders);
+
+/// A look at those of these jobs that have not ended.
+fn live_of(ids: &[JobId]) -> impl FnOnce(&Master, Time) -> Seen + Send + use<> {
+    let wanted = ids.to_vec();
+    move |state, _| {
+        let live: BTreeMap<_, _> =
+            wanted.iter().filter_map(|id| Some((*id, state.book.jobs.get(id)?.into_owned()))).collect();
+        let holders = view::holders(state, &view::keys(live.values()));
+        (live, holders)
     }
 }
 

@@ -17,7 +17,7 @@ use super::fields::{self, Fields};
 use super::problem::{Code, Problem};
 use super::query::{Query, page};
 use super::view::{CANCEL_MODES, JobView, OrderView};
-use super::{Page, RestState, order, unexpected, view};
+use super::{Page, RestState, live_of, order, unexpected, view};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -34,15 +34,18 @@ pub(super) async fn place(
         .map(|key| order::idempotency_key(key.as_bytes(), body.as_ref().unwrap_or(&Value::Null)));
     let key = key.transpose()?;
     let order = order::parse(body, Time(wall_ms()))?;
-    let answer = state.handle.place(order.clone(), key).await.map_err(|why| state.unavailable(why))?;
-    let (order, replayed) = match answer {
-        Answer::Placed { replayed: false, .. } => (order, false),
-        Answer::Placed { order, replayed: true } => (find(&state, order).await?, true),
+    let placed = state.handle.place(order.clone(), key, live_of(&order.jobs)).await;
+    let (answer, seen) = placed.map_err(|why| state.unavailable(why))?;
+    let (view, replayed) = match answer {
+        Answer::Placed { replayed: false, .. } => {
+            (view::order(&order, state.views_of_seen(&order.jobs, seen).await?), false)
+        }
+        Answer::Placed { order, replayed: true } => (whole(&state, &find(&state, order).await?).await?, true),
         Answer::Refused(refusal, why) => return Err(Problem::refused(refusal, why)),
         other => return Err(unexpected(&other)),
     };
-    let location = format!("/v1/orders/{}", order.id);
-    let mut response = (StatusCode::CREATED, Json(whole(&state, &order).await?)).into_response();
+    let location = format!("/v1/orders/{}", view.id);
+    let mut response = (StatusCode::CREATED, Json(view)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, HeaderValue::try_from(location).expect("an id is fine in a header"));
     if replayed {

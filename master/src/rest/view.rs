@@ -315,7 +315,7 @@ pub(super) fn explanation(state: &Master, job: &Job, explanation: Explanation) -
 /// An order; `J` is a whole job or its id.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct OrderView<J> {
-    id: String,
+    pub(super) id: String,
     name: Option<String>,
     program: String,
     params: BTreeMap<String, String>,

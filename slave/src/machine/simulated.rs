@@ -35,6 +35,8 @@ const LONGEST_SECONDS: f64 = 31.0 * 24.0 * 3600.0;
 /// again. More than a slave has accepted at a time, so that the answer to each of them is remembered; and no more, as all of it
 /// is written with each run.
 const MEMORY_LIMIT: usize = 128;
+/// Of those that nobody needs any more, so many still guard against starting them again.
+const DISMISSED_LIMIT: usize = 16;
 const PARAMS: [&str; 3] = ["fail_at", "refuse_stop", "seconds"];
 
 /// The driver for one simulated machine.
@@ -75,6 +77,9 @@ struct Memory {
 struct Entry {
     key: String,
     trace: Trace,
+    /// Its end is known where it counts.
+    #[serde(default)]
+    dismissed: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -214,7 +219,19 @@ impl Memory {
         {
             self.runs.remove(oldest);
         }
-        self.runs.push(Entry { key: key.to_string(), trace });
+        self.runs.push(Entry { key: key.to_string(), trace, dismissed: false });
+    }
+
+    fn dismiss(&mut self, key: RunKey) {
+        let key = key.to_string();
+        if let Some(entry) = self.runs.iter_mut().rev().find(|entry| entry.key == key) {
+            entry.dismissed = true;
+        }
+        while self.runs.iter().filter(|entry| entry.dismissed).count() > DISMISSED_LIMIT
+            && let Some(oldest) = self.runs.iter().position(|entry| entry.dismissed)
+        {
+            self.runs.remove(oldest);
+        }
     }
 }
 
@@ -433,8 +450,11 @@ impl Machine for SimulatedMachine {
         }
     }
 
-    fn dismiss(&self, _key: RunKey) {
-        // The memory is bounded, and what it holds of old runs guards against starting them again.
+    fn dismiss(&self, key: RunKey) {
+        // Nothing is lost if this is not on disk: that comes with the next change.
+        if let Ok(memory) = &mut self.shared.lock().memory {
+            memory.dismiss(key);
+        }
     }
 
     fn output(&self, _key: RunKey, _offset: u64, _max: usize) -> io::Result<Option<(Vec<u8>, u64)>> {
@@ -680,6 +700,11 @@ mod tests {
         assert!(memory.trace(key(0)).is_none());
         assert_eq!(memory.begun(key(1)), Some(&mut run()));
         assert!(memory.trace(key(u8::MAX)).is_some());
+        for number in 2..=u8::MAX {
+            memory.dismiss(key(number));
+        }
+        assert_eq!(memory.runs.len(), 1 + DISMISSED_LIMIT);
+        assert!(memory.begun(key(1)).is_some() && memory.trace(key(u8::MAX)).is_some());
     }
 
     #[test]

@@ -60,7 +60,7 @@ const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// While commits wait, cleaning up may take this share of the time that writing takes: enough to keep up with what is
 /// written, as what a commit makes useless is about as much as it writes.
-const CLEANING_SHARE: u32 = 2;
+const CLEANING_SHARE: u32 = 8;
 
 /// A key and its value.
 pub type Entry = (Vec<u8>, Vec<u8>);

@@ -3,7 +3,7 @@ use std::{num::NonZeroU64, ops::Bound};
 use super::*;
 
 /// A leaf of more than 16 entries is split when they have more bytes than this.
-const LEAF_BYTES: u64 = 8 * 1024;
+const LEAF_BYTES: u64 = 4 * 1024;
 
 #[derive(Default, Debug, Clone, PartialEq)]
 pub struct Node {

@@ -4,7 +4,8 @@
 //! there, writes it as one batch, makes it durable, and only then tells each writer, in the order in which they came.
 //! So a slow disk makes groups larger instead of queues longer, and a write that was answered with `Ok` survives a
 //! power cut. Reads go through the same inbox: they see every write queued before them, and nothing that is not
-//! durable. That holds after a failed write too: they show what was there before it.
+//! durable. That holds after a failed write too: they show what was there before it. While nothing waits, the thread
+//! cleans up behind what was written; while something does, for an eighth of the time that writing takes.
 //!
 //! Trouble has three shapes. A store that is *unreadable* when it is opened, or that has lost commits which were
 //! acknowledged, is set aside under a dated name and replaced by an empty one ([`Opened::set_aside`]). A *failed write*
@@ -58,8 +59,8 @@ const SPACE_CHECK_PERIOD: Duration = Duration::from_secs(1);
 /// A single write that takes longer counts as trouble: a healthy disk needs milliseconds, a busy one seconds.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// While commits wait, cleaning up may take this share of the time that writing takes: enough to keep up with what is
-/// written, as what a commit makes useless is about as much as it writes.
+/// While commits wait, cleaning up takes no more than this part (one in so many) of the time that writing takes: who waits
+/// hardly sees it, and a page is written again in a fraction of the time of a commit.
 const CLEANING_SHARE: u32 = 8;
 
 /// A key and its value.

@@ -502,7 +502,7 @@ fn failing(store: &Path, call: &str, error: &str, when: &str) -> Vec<String> {
 
 /// Which call fails, how, and when it is called for the how manieth time by its thread.
 fn any_fault(random: &mut Random) -> (&'static str, &'static str, String) {
-    let call = ["pwrite64", "fdatasync", "sync_file_range"][random.below(3)];
+    let call = ["pwrite64", "fdatasync"][random.below(2)];
     let error = ["EIO", "ENOSPC"][random.below(2)];
     // A disk that fails once and then seems fine again is the more dangerous one.
     let when = format!("{}{}", 2 + random.below(40), if random.one_in(2) { "+" } else { "" });

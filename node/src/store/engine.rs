@@ -1,7 +1,7 @@
 //! sled, kept to the part of it that holds what it promises.
 //!
-//! * `flush` ends in `sync_file_range`, which forces neither the file's size nor the disk's cache. A write counts as
-//!   durable only after an fdatasync of the database file, here through a second descriptor on it.
+//! * `flush` gives what it has to the kernel and no further. A write counts as durable only after an fdatasync of the
+//!   database file, here through a second descriptor on it.
 //! * A page above 128 KiB goes to a file of its own under `blobs/` that is never synced. A leaf holds up to about 20
 //!   entries whatever their size, so it is not enough to limit values: they are cut into pieces so small that no
 //!   leaf gets there, and keys are limited so that no inner page does.

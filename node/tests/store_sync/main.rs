@@ -27,14 +27,14 @@ fn left_out(why: &str) {
 }
 
 /// The trace, line by line, or nothing if there is no strace here.
-fn trace(dir: &Path, arguments: &[&str]) -> Option<Vec<String>> {
+fn trace(dir: &Path, work: &str, arguments: &[&str]) -> Option<Vec<String>> {
     let log = dir.join("trace");
     let outcome = Command::new("strace")
         .args(["-f", "-y", "-s", "200", "-o"])
         .arg(&log)
         .args(arguments)
         .args(as_worker())
-        .env(worker::WORK, "commit")
+        .env(worker::WORK, work)
         .env(worker::DIR, dir.join("store"))
         .output();
     let output = match outcome {
@@ -69,16 +69,16 @@ fn said(lines: &[String], marker: &str) -> usize {
 #[test]
 fn an_fdatasync_of_the_database_stands_between_each_commit_and_its_acknowledgement() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(lines) = trace(dir.path(), &["-e", "trace=fdatasync,sync_file_range,write"]) else { return };
+    let Some(lines) = trace(dir.path(), "commit", &["-e", "trace=fdatasync,pwrite64,write"]) else { return };
     for n in 0..COMMITS {
         let between =
             &lines[position(&lines, &format!("commit {n}"))..position(&lines, &format!("acknowledged {n}"))];
-        let flush = between.iter().position(|line| line.contains("sync_file_range"));
-        let sync = between.iter().position(|line| line.contains("fdatasync(") && line.contains("/store/db>"));
-        let (Some(flush), Some(sync)) = (flush, sync) else {
+        let last =
+            |call: &str| between.iter().rposition(|line| line.contains(call) && line.contains("/store/db>"));
+        let (Some(write), Some(sync)) = (last("pwrite64("), last("fdatasync(")) else {
             panic!("commit {n} is not synced: {between:#?}")
         };
-        assert!(flush < sync, "{between:#?}");
+        assert!(write < sync, "{between:#?}");
         let thread = between[sync].split(' ').next().unwrap();
         let finished = between[sync..].iter().any(|line| {
             line.starts_with(thread) && line.contains("fdatasync") && line.trim_end().ends_with("= 0")
@@ -87,11 +87,39 @@ fn an_fdatasync_of_the_database_stands_between_each_commit_and_its_acknowledgeme
     }
 }
 
+/// The segments of sled's log. What is written at the beginning of one stands where something else may have stood.
+const SEGMENT_BYTES: u64 = 512 * 1024;
+
+#[test]
+fn before_space_is_used_again_all_that_was_written_is_on_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(lines) = trace(dir.path(), "rewrite", &["-e", "trace=fdatasync,pwrite64"]) else { return };
+    let calls: Vec<_> = lines.iter().filter(|line| line.contains("/store/db>")).collect();
+    let mut begun = Vec::new();
+    for (before, call) in calls.iter().zip(&calls[1..]) {
+        if !call.contains("pwrite64(") {
+            continue;
+        }
+        let arguments = call.split(" <unfinished").next().unwrap().split(") = ").next().unwrap();
+        let at: u64 = arguments.rsplit(", ").next().unwrap().trim().parse().unwrap();
+        if at.is_multiple_of(SEGMENT_BYTES) {
+            assert!(before.contains("fdatasync("), "{before} then {call}");
+            begun.push(at);
+        }
+    }
+    let all = begun.len();
+    begun.sort_unstable();
+    begun.dedup();
+    assert!(begun.len() < all, "no space was used again: {begun:?}");
+}
+
 #[test]
 fn nothing_is_acknowledged_from_the_first_failed_fdatasync_on() {
     let dir = tempfile::tempdir().unwrap();
     let inject = "inject=fdatasync:error=EIO:when=6";
-    let Some(lines) = trace(dir.path(), &["-e", "trace=fdatasync,write", "-e", inject]) else { return };
+    let Some(lines) = trace(dir.path(), "commit", &["-e", "trace=fdatasync,write", "-e", inject]) else {
+        return;
+    };
     assert_eq!(said(&lines, "acknowledged "), 5);
     assert_eq!(
         said(&lines, "refused "),

@@ -7,13 +7,14 @@ use std::sync::mpsc;
 
 use reloop_node::store::{Op, Options, Store, StoreError};
 
-/// Names the work in the environment: `commit` or `fill`.
+/// Names the work in the environment: `commit`, `rewrite` or `fill`.
 pub(crate) const WORK: &str = "STORE_WORK";
 /// Names the store's directory there.
 pub(crate) const DIR: &str = "STORE_DIR";
 
 pub(crate) const COMMITS: usize = 20;
 const FILLING_COMMITS: usize = 600;
+const REWRITING_COMMITS: usize = 300;
 
 #[test]
 #[ignore = "it is what the other tests run and watch"]
@@ -21,8 +22,9 @@ fn works() {
     let dir = PathBuf::from(std::env::var_os(DIR).unwrap());
     match std::env::var(WORK).unwrap().as_str() {
         "commit" => commits(&dir),
+        "rewrite" => rewrites(&dir),
         "fill" => fills(&dir),
-        other => panic!("commit or fill, not {other}"),
+        other => panic!("commit, rewrite or fill, not {other}"),
     }
 }
 
@@ -50,6 +52,17 @@ fn commits(dir: &Path) {
         answered.recv().unwrap();
     }
     say(&format!("healthy: {}", store.healthy().is_ok()));
+}
+
+/// Writes the same over and over, so that its space is used again.
+fn rewrites(dir: &Path) {
+    let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
+    let store = Store::open(dir, options).unwrap().store;
+    for n in 0..REWRITING_COMMITS {
+        let key = format!("key {}", n % 10).into_bytes();
+        let [byte, ..] = n.to_le_bytes();
+        commit(&store, Op::Put { key, value: vec![byte; 20_000] }).unwrap();
+    }
 }
 
 /// Fills a small file system, and looks for everything that was acknowledged once there is room again.

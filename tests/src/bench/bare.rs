@@ -1,6 +1,7 @@
 //! The least that a link can cost: an upgrade by the same library with the same buffers, and one round trip of 100
 //! bytes. It is what a reconnect storm is measured against.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -76,6 +77,28 @@ pub async fn dial(addr: SocketAddr) -> anyhow::Result<WebSocketStream<TcpStream>
     Ok(client_async_with_config(request, tcp, Some(link::config())).await?.0)
 }
 
+/// Does it again for as long as the listener's queue is too full for it: of the connections that do not fit, the kernel
+/// resets some (those whose SYN cookie it no longer takes, tcp(7)). A slave dials again too.
+///
+/// # Errors
+/// It fails in any other way.
+pub async fn until_heard<T, F>(mut attempt: impl FnMut() -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    loop {
+        match attempt().await {
+            Err(error) if was_reset(&error) => tokio::time::sleep(Duration::from_millis(5)).await,
+            ended => return ended,
+        }
+    }
+}
+
+fn was_reset(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|error| error.kind() == io::ErrorKind::ConnectionReset)
+}
+
 /// A process of its own that runs [`serve`] for as long as this lives.
 pub struct Server {
     /// Where it listens.
@@ -149,9 +172,13 @@ impl Clients {
         for _ in 0..size {
             let done = Arc::clone(&done);
             tasks.spawn(async move {
-                let mut socket = dial(addr).await?;
-                socket.send(Message::Binary(PAYLOAD.to_vec().into())).await?;
-                socket.next().await.context("no answer")??;
+                let socket = until_heard(async || {
+                    let mut socket = dial(addr).await?;
+                    socket.send(Message::Binary(PAYLOAD.to_vec().into())).await?;
+                    socket.next().await.context("no answer")??;
+                    Ok(socket)
+                });
+                let socket = socket.await?;
                 done.fetch_add(1, Ordering::Relaxed);
                 anyhow::Ok((socket, since.elapsed().as_secs_f64()))
             });
@@ -211,11 +238,14 @@ pub async fn signed(pairs: Vec<Ed25519KeyPair>, addr: SocketAddr) -> anyhow::Res
     let mut tasks = JoinSet::new();
     for pair in pairs {
         tasks.spawn(async move {
-            let mut socket = dial(addr).await?;
-            let proof = [&SIGNED[..], pair.public_key().as_ref(), pair.sign(&PAYLOAD).as_ref()].concat();
-            socket.send(Message::Binary(proof.into())).await?;
-            socket.next().await.context("no answer")??;
-            anyhow::Ok(socket)
+            until_heard(async || {
+                let mut socket = dial(addr).await?;
+                let proof = [&SIGNED[..], pair.public_key().as_ref(), pair.sign(&PAYLOAD).as_ref()].concat();
+                socket.send(Message::Binary(proof.into())).await?;
+                socket.next().await.context("no answer")??;
+                Ok(socket)
+            })
+            .await
         });
     }
     let mut sockets = Vec::new();

@@ -9,6 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::bare::until_heard;
+
 /// What waits for each session; as long as the bare peer's round trip.
 const PAYLOAD: [u8; 100] = [7; 100];
 
@@ -146,9 +148,12 @@ pub async fn prepare(addr: SocketAddr, size: usize) -> anyhow::Result<()> {
             done??;
         }
         tasks.spawn(async move {
-            let mut session = Session::open(addr, number).await?;
-            session.subscribe(number).await?;
-            session.close().await
+            let session = until_heard(async || {
+                let mut session = Session::open(addr, number).await?;
+                session.subscribe(number).await?;
+                Ok(session)
+            });
+            session.await?.close().await
         });
     }
     while let Some(done) = tasks.join_next().await {
@@ -178,9 +183,12 @@ pub async fn storm(addr: SocketAddr, size: usize) -> anyhow::Result<Duration> {
     let mut tasks = JoinSet::new();
     for number in 0..size {
         tasks.spawn(async move {
-            let mut session = Session::open(addr, number).await?;
-            session.receive().await?;
-            anyhow::Ok(session)
+            until_heard(async || {
+                let mut session = Session::open(addr, number).await?;
+                session.receive().await?;
+                Ok(session)
+            })
+            .await
         });
     }
     let mut sessions = Vec::with_capacity(size);

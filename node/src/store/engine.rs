@@ -158,7 +158,7 @@ impl Engine {
             db.flush()?;
             Ok(())
         })?;
-        (self.sync)(&self.file).map_err(Fault::System)?;
+        self.sync()?;
         self.commits = number;
         self.mark.set(number).map_err(Fault::System)
     }
@@ -208,6 +208,10 @@ impl Engine {
     /// Makes durable what [`Engine::clean`] wrote, so that no power cut finds its pages in neither place.
     pub(super) fn settle(&mut self) -> Result<(), Fault> {
         guarded(|| Ok(self.db.flush().map(drop)?))?;
+        self.sync()
+    }
+
+    fn sync(&mut self) -> Result<(), Fault> {
         (self.sync)(&self.file).map_err(Fault::System)
     }
 

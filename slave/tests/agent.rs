@@ -2,7 +2,7 @@
 //! survives when it doesn't.
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -360,11 +360,14 @@ fn wish(want: &Want, rev: u32, desired: Desired) -> Message {
     Message::Want(Want { rev: WishRev(rev), spec: None, desired, ..want.clone() })
 }
 
-/// How many runs the simulated machine remembers.
+/// How many runs the simulated machine remembers, dismissed or not.
 fn bakes(agent: &Agent) -> usize {
-    let memory = fs::read(agent.state_dir().join("machines/bake.json")).unwrap();
-    let memory: Value = serde_json::from_slice(&memory).unwrap();
-    memory["runs"].as_array().unwrap().len()
+    let file = agent.state_dir().join("machines/bake.json");
+    let memory: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let past = fs::read_to_string(file.with_extension("past")).unwrap_or_default();
+    let past = past.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap());
+    let runs = memory["runs"].as_array().unwrap().iter().cloned().chain(past);
+    runs.map(|run: Value| run["key"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>().len()
 }
 
 #[tokio::test]

@@ -724,20 +724,7 @@ impl Factory {
         // Of all machines: a second start would be as bad on another one.
         let mut starts = 0;
         for station in self.stations.values() {
-            let path = station.slave.state_dir().join("machines/bake.json");
-            let memory = match fs::read(&path) {
-                Ok(memory) => memory,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error).with_context(|| path.display().to_string()),
-            };
-            let memory: Value =
-                serde_json::from_slice(&memory).with_context(|| path.display().to_string())?;
-            let runs = memory["runs"].as_array().context("a machine's memory has runs")?;
-            let begun = |run: &&Value| {
-                run["key"].as_str().is_some_and(|key| key.starts_with(&job.id))
-                    && run["trace"]["begun"].is_object()
-            };
-            starts += runs.iter().filter(begun).count();
+            starts += station.slave.bakes(&job.id)?;
         }
         Ok(starts)
     }

@@ -7,7 +7,7 @@
 //! The default programs of a slave write what they do into a machine log beside the state directory. It is what a
 //! person standing at the machine would have seen: see [`Slave::starts`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use rustix::process::{Pid, Signal};
+use serde_json::Value;
 
 use crate::client::Client;
 use crate::daemon::{
@@ -601,6 +603,27 @@ impl Slave {
     /// When the file cannot be written.
     pub fn open_gate(&self, tag: &str) {
         write(&self.machine_dir().join("gates").join(tag), "");
+    }
+
+    /// How often its simulated oven has begun a job, by the machine's own memory: what was dismissed may stand in it twice.
+    ///
+    /// # Errors
+    /// The memory can't be read.
+    pub fn bakes(&self, job: &str) -> anyhow::Result<usize> {
+        let path = self.state_dir().join("machines/bake.json");
+        let unless_missing = |read: io::Result<String>| match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some).with_context(|| path.display().to_string()),
+        };
+        let Some(memory) = unless_missing(fs::read_to_string(&path))? else { return Ok(0) };
+        let mut memory: Value = serde_json::from_str(&memory).with_context(|| path.display().to_string())?;
+        let mut runs: Vec<Value> = serde_json::from_value(memory["runs"].take())?;
+        let past = unless_missing(fs::read_to_string(path.with_extension("past")))?.unwrap_or_default();
+        // A power cut may have cut off the last.
+        runs.extend(past.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()));
+        let begun = runs.iter().filter(|run| run["trace"]["begun"].is_object());
+        let keys = begun.filter_map(|run| run["key"].as_str()).filter(|key| key.starts_with(job));
+        Ok(keys.collect::<BTreeSet<_>>().len())
     }
 
     fn run(&mut self) {

@@ -2,15 +2,17 @@
 //!
 //! Like a real controller it goes on whether the agent lives or not. Its memory is a file,
 //! `<state_dir>/machines/<program>.json`, which holds what was begun and when; where the work stands follows from that and
-//! the wall clock alone. A new agent that asks finds it as far as it has come in the meantime.
+//! the wall clock alone. A new agent that asks finds it as far as it has come in the meantime. What is of the past is in
+//! `<program>.past` beside it.
 //!
 //! Parameters: `seconds` (10; fractions are allowed), `fail_at` (`0.5` or `50%`: how far it gets before it faults),
 //! `refuse_stop` (`true`: it will not be stopped). In the settings, `speed` makes it faster, `forget_on_boot` lets a power cut
 //! kill the work without a trace, and `probe = "silent"` makes it a machine that can't say what it did.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -31,12 +33,11 @@ const SAFE_POINT_MS: i64 = 300;
 const DEFAULT_SECONDS: f64 = 10.0;
 /// Longer than any job, and far from any overflow.
 const LONGEST_SECONDS: f64 = 31.0 * 24.0 * 3600.0;
-/// Runs it remembers, beside those that have not ended. It is a make-believe machine: a key older than that may be begun
-/// again. More than a slave has accepted at a time, so that the answer to each of them is remembered; and no more, as all of it
-/// is written with each run.
+/// Runs that all of its memory has, which is written with each change: those that nobody has dismissed, and no more than
+/// this if they have ended. More than a slave has accepted at a time, so that the answer to each of them is remembered.
 const MEMORY_LIMIT: usize = 128;
-/// Of those that nobody needs any more, so many still guard against starting them again.
-const DISMISSED_LIMIT: usize = 16;
+/// Dismissed runs it remembers. It is a make-believe machine: a key older than that may be begun again.
+const PAST_LIMIT: usize = 1000;
 const PARAMS: [&str; 3] = ["fail_at", "refuse_stop", "seconds"];
 
 /// The driver for one simulated machine.
@@ -71,15 +72,15 @@ struct State {
 struct Memory {
     /// Oldest first.
     runs: Vec<Entry>,
+    /// The same, of those that were dismissed: in a file of its own that only grows at its end, see [`note_past`].
+    #[serde(skip)]
+    past: Arc<Vec<Entry>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Entry {
     key: String,
     trace: Trace,
-    /// Its end is known where it counts.
-    #[serde(default)]
-    dismissed: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -202,15 +203,23 @@ impl Trace {
 impl Memory {
     fn trace(&self, key: RunKey) -> Option<&Trace> {
         let key = key.to_string();
-        self.runs.iter().rev().find(|entry| entry.key == key).map(|entry| &entry.trace)
+        let mut all = self.runs.iter().rev().chain(self.past.iter().rev());
+        all.find(|entry| entry.key == key).map(|entry| &entry.trace)
     }
 
     fn begun(&mut self, key: RunKey) -> Option<&mut Begun> {
         let key = key.to_string();
-        self.runs.iter_mut().rev().find(|entry| entry.key == key).and_then(|entry| match &mut entry.trace {
+        let entry = match self.runs.iter().rposition(|entry| entry.key == key) {
+            Some(at) => &mut self.runs[at],
+            None => {
+                let at = self.past.iter().rposition(|entry| entry.key == key)?;
+                &mut Arc::make_mut(&mut self.past)[at]
+            }
+        };
+        match &mut entry.trace {
             Trace::Begun(begun) => Some(begun),
             Trace::Void => None,
-        })
+        }
     }
 
     fn add(&mut self, key: RunKey, trace: Trace) {
@@ -219,19 +228,18 @@ impl Memory {
         {
             self.runs.remove(oldest);
         }
-        self.runs.push(Entry { key: key.to_string(), trace, dismissed: false });
+        self.runs.push(Entry { key: key.to_string(), trace });
     }
 
-    fn dismiss(&mut self, key: RunKey) {
+    /// Moves what is over to what was dismissed, and shows it.
+    fn dismiss(&mut self, key: RunKey) -> Option<&Entry> {
         let key = key.to_string();
-        if let Some(entry) = self.runs.iter_mut().rev().find(|entry| entry.key == key) {
-            entry.dismissed = true;
-        }
-        while self.runs.iter().filter(|entry| entry.dismissed).count() > DISMISSED_LIMIT
-            && let Some(oldest) = self.runs.iter().position(|entry| entry.dismissed)
-        {
-            self.runs.remove(oldest);
-        }
+        let at = self.runs.iter().rposition(|entry| entry.key == key && entry.trace.is_over())?;
+        let past = Arc::make_mut(&mut self.past);
+        let surplus = (past.len() + 1).saturating_sub(PAST_LIMIT);
+        past.drain(..surplus);
+        past.push(self.runs.remove(at));
+        past.last()
     }
 }
 
@@ -451,9 +459,13 @@ impl Machine for SimulatedMachine {
     }
 
     fn dismiss(&self, key: RunKey) {
-        // Nothing is lost if this is not on disk: that comes with the next change.
-        if let Ok(memory) = &mut self.shared.lock().memory {
-            memory.dismiss(key);
+        let mut state = self.shared.lock();
+        let Ok(memory) = &mut state.memory else { return };
+        // On the disk it is in the memory too until that is written the next time.
+        if let Some(entry) = memory.dismiss(key)
+            && let Err(error) = note_past(&self.shared.path, entry)
+        {
+            tracing::warn!(%key, %error, "the simulated machine could not note that a run was dismissed");
         }
     }
 
@@ -601,11 +613,46 @@ fn parse(params: &BTreeMap<String, String>) -> Result<Asked, Rejection> {
 }
 
 fn load(path: &Path) -> io::Result<Memory> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Memory::default()),
-        Err(error) => Err(error),
+    let mut memory: Memory = match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)?,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Memory::default()),
+        Err(error) => return Err(error),
+    };
+    let past = load_past(path)?;
+    let dismissed: BTreeSet<&str> = past.iter().map(|entry| entry.key.as_str()).collect();
+    memory.runs.retain(|entry| !dismissed.contains(entry.key.as_str()));
+    memory.past = Arc::new(past);
+    Ok(memory)
+}
+
+/// Beside the memory: dismissed runs, oldest first, each on a line of JSON. A line begins with its line break, so that one
+/// which a power cut has cut off spoils no other.
+fn past_path(memory: &Path) -> PathBuf {
+    memory.with_extension("past")
+}
+
+/// Not synced: what a power cut takes of it was told to somebody who has it on his disk.
+fn note_past(memory: &Path, entry: &Entry) -> io::Result<()> {
+    let line = format!("\n{}", serde_json::to_string(entry)?);
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(past_path(memory));
+    file?.write_all(line.as_bytes())
+}
+
+fn load_past(memory: &Path) -> io::Result<Vec<Entry>> {
+    let path = past_path(memory);
+    let text = match fs::read(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut past: Vec<Entry> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    if past.len() > 2 * PAST_LIMIT {
+        past.drain(..past.len() - PAST_LIMIT);
+        let lines = past.iter().map(|entry| Ok(format!("\n{}", serde_json::to_string(entry)?)));
+        durable::write_file(&path, lines.collect::<io::Result<String>>()?.as_bytes(), 0o600)?;
     }
+    past.drain(..past.len().saturating_sub(PAST_LIMIT));
+    Ok(past)
 }
 
 fn save(path: &Path, memory: &Memory) -> io::Result<()> {
@@ -700,11 +747,41 @@ mod tests {
         assert!(memory.trace(key(0)).is_none());
         assert_eq!(memory.begun(key(1)), Some(&mut run()));
         assert!(memory.trace(key(u8::MAX)).is_some());
-        for number in 2..=u8::MAX {
-            memory.dismiss(key(number));
+        assert!(memory.dismiss(key(1)).is_none(), "it has not ended");
+    }
+
+    #[test]
+    fn what_was_dismissed_is_remembered_beside_what_was_not() {
+        let key = |number: u8| RunKey { job: JobId([number; 16]), attempt: Attempt(1), run: Run(1) };
+        let ended = Begun { ended: Some(over(EndResult::Succeeded, String::new(), 11_000)), ..run() };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bake.json");
+        let mut memory = Memory::default();
+        for number in 0..3 {
+            memory.add(key(number), Trace::Begun(ended.clone()));
         }
-        assert_eq!(memory.runs.len(), 1 + DISMISSED_LIMIT);
-        assert!(memory.begun(key(1)).is_some() && memory.trace(key(u8::MAX)).is_some());
+        save(&path, &memory).unwrap();
+        for number in 0..2 {
+            note_past(&path, memory.dismiss(key(number)).unwrap()).unwrap();
+        }
+        assert_eq!(memory.runs.len(), 1);
+        // The power is cut in the middle of a line, before the memory is written again.
+        let mut file = OpenOptions::new().append(true).open(past_path(&path)).unwrap();
+        file.write_all(b"\n{\"key\":\"jo").unwrap();
+        let mut again = load(&path).unwrap();
+        assert_eq!((again.runs.len(), again.past.len()), (1, 2));
+        note_past(&path, again.dismiss(key(2)).unwrap()).unwrap();
+        let mut again = load(&path).unwrap();
+        assert_eq!((again.runs.len(), again.past.len()), (0, 3));
+        for number in 0..3 {
+            assert_eq!(again.begun(key(number)), Some(&mut ended.clone()));
+        }
+
+        for _ in 0..2 * PAST_LIMIT {
+            note_past(&path, again.past.last().unwrap()).unwrap();
+        }
+        assert_eq!(load(&path).unwrap().past.len(), PAST_LIMIT);
+        assert_eq!(fs::read_to_string(past_path(&path)).unwrap().trim().lines().count(), PAST_LIMIT);
     }
 
     #[test]

@@ -200,12 +200,7 @@ impl Factory {
 
     /// How often the simulated machine began this job, by its own memory.
     pub fn bakes(&self, slave: usize, job: &str) -> usize {
-        let file = self.slaves[slave].state_dir().join("machines").join("bake.json");
-        let Ok(text) = std::fs::read_to_string(file) else { return 0 };
-        let memory: Value = serde_json::from_str(&text).unwrap();
-        let bare = job.trim_start_matches("job_");
-        let runs = memory["runs"].as_array().unwrap().iter();
-        runs.filter(|run| run["key"].as_str().unwrap().contains(bare) && run["trace"] != "void").count()
+        self.slaves[slave].bakes(job).unwrap()
     }
 
     /// A job that ran, and of which nothing else was ever said until it succeeded.

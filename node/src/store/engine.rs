@@ -52,6 +52,9 @@ const PIECE_BYTES: usize = 5 * 1024;
 /// Who reads everything once, in order, comes back to nothing.
 const READING_CACHE_BYTES: u64 = 256 * 1024;
 
+/// A database that leaves more in memory than opening it twice does.
+const LARGE_BYTES: u64 = 16 * 1024 * 1024;
+
 const HEAD: u8 = 0;
 const REST: u8 = 1;
 const COUNT: u8 = 2;
@@ -94,24 +97,19 @@ type Replaced = BTreeMap<Vec<u8>, Option<sled::IVec>>;
 
 impl Engine {
     /// Opens the database and reads all of it once: sled notices a damaged page only when it comes to it, and a
-    /// database that opens but cannot be written later would stop the node at some worse time. Then it is opened anew, for
-    /// what was read would stay in its cache.
+    /// database that opens but cannot be written later would stop the node at some worse time. A large one is then opened
+    /// anew, for what was read would stay in memory. What was found may have been written by a process that died before it
+    /// was on the disk: it is from here.
     pub(super) fn open(dir: &Path, cache_bytes: u64, sync: SyncFile) -> Result<Engine, Fault> {
-        let open = |cache_bytes| {
-            sled::Config::new()
-                .path(dir)
-                .mode(sled::Mode::LowSpace)
-                .cache_capacity(cache_bytes)
-                .flush_every_ms(None)
-                .open()
-        };
         guarded(|| {
-            let read = open(READING_CACHE_BYTES)?;
-            for entry in read.iter() {
-                entry?;
+            let bytes = std::fs::metadata(dir.join(DATABASE_FILE)).map_or(0, |file| file.len());
+            if bytes > LARGE_BYTES {
+                read_all(&open(dir, READING_CACHE_BYTES)?)?;
             }
-            drop(read);
-            let db = open(cache_bytes)?;
+            let db = open(dir, cache_bytes)?;
+            if bytes <= LARGE_BYTES {
+                read_all(&db)?;
+            }
             let commits = count_in(&db)?;
             let (mark, acknowledged) = Mark::open(dir)?;
             if commits < acknowledged {
@@ -120,6 +118,8 @@ impl Engine {
                 )));
             }
             let file = OpenOptions::new().read(true).write(true).open(dir.join(DATABASE_FILE))?;
+            db.flush()?;
+            file.sync_data()?;
             Ok(Engine { db, file, sync, commits, mark, undone: Replaced::new() })
         })
     }
@@ -241,6 +241,17 @@ impl Engine {
         }
         Ok(value)
     }
+}
+
+#[inline(never)]
+fn open(dir: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
+    let config = sled::Config::new().path(dir).mode(sled::Mode::LowSpace);
+    config.cache_capacity(cache_bytes).flush_every_ms(None).open()
+}
+
+#[inline(never)]
+fn read_all(db: &sled::Db) -> sled::Result<()> {
+    db.iter().try_for_each(|entry| entry.map(drop))
 }
 
 type Found = sled::Result<(sled::IVec, sled::IVec)>;

@@ -477,6 +477,48 @@ mod tests {
         assert_eq!(write(&mut engine, None), 0);
     }
 
+    #[test]
+    fn a_large_database_is_all_there_when_it_was_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Engine::open(dir.path(), 1 << 20, Box::new(|_| Ok(()))).unwrap();
+        let mut engine = open();
+        let value = |number: u16| number.to_le_bytes().repeat(VALUE_LIMIT_BYTES / 2);
+        const VALUES: u16 = 400;
+        for number in 0..VALUES {
+            engine.write(BTreeMap::from([(number.to_be_bytes().to_vec(), Some(value(number)))])).unwrap();
+        }
+        engine.close().unwrap();
+        assert!(std::fs::metadata(dir.path().join(DATABASE_FILE)).unwrap().len() > LARGE_BYTES);
+        let engine = open();
+        assert_eq!(engine.commits, u64::from(VALUES));
+        for number in 0..VALUES {
+            assert_eq!(engine.get(&number.to_be_bytes()).unwrap(), Some(value(number)));
+        }
+    }
+
+    #[test]
+    fn what_is_cleaned_up_makes_room_and_loses_nothing() {
+        const ROUNDS: u16 = 600;
+        const BUSY_BYTES: usize = 32 * 1024;
+        // What is written once lies between what is written again and again.
+        let taken = |cleans: bool| {
+            let dir = tempfile::tempdir().unwrap();
+            let mut engine = Engine::open(dir.path(), 1 << 20, Box::new(|_| Ok(()))).unwrap();
+            for round in 0..ROUNDS {
+                let kept = format!("kept {:04}", round * 7 % ROUNDS).into_bytes();
+                let [byte, _] = round.to_le_bytes();
+                let busy = (b"busy".to_vec(), Some(vec![byte; BUSY_BYTES]));
+                engine.write(BTreeMap::from([(kept, Some(vec![1; 1000])), busy])).unwrap();
+                while cleans && engine.clean().unwrap() {}
+            }
+            engine.settle().unwrap();
+            assert_eq!(seen(&engine).len(), usize::from(ROUNDS) + 1);
+            std::fs::metadata(dir.path().join(DATABASE_FILE)).unwrap().len()
+        };
+        let (with, without) = (taken(true), taken(false));
+        assert!(with * 2 < without, "{with} bytes with cleaning, {without} without");
+    }
+
     /// Everything there is, both ways and one by one.
     fn seen(engine: &Engine) -> Vec<Entry> {
         let stretch =

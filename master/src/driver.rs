@@ -640,8 +640,9 @@ impl Node for Driver {
         drop(state);
         self.rereading = true;
         tokio::spawn(async move {
-            let records = records::reread(store).await;
-            let state = records.map(|records| Box::new(master::recover(settings, id, records)));
+            let mut state = Box::new(master::newborn(settings, id));
+            let read = records::reread(store, |record| state.restore(record)).await;
+            let state = read.map(|()| state);
             // The master starts anew already.
             let _ = inbox.send(Input::Reread(state)).await;
         });

@@ -105,49 +105,56 @@ pub fn ops(write: &Write, ops: &mut Vec<Op>) {
     }
 }
 
-/// Everything that the rules start from; what cannot be read is set aside under `unreadable/` and said loudly.
-pub async fn load(store: &Store) -> Result<(Vec<Write>, Origin), StoreError> {
-    let found = entries(store).await?;
-    let own = found.writes.iter().any(|write| matches!(write, Write::Node(_)));
+/// Shows the rules everything that they start from, a record at a time; what cannot be read is set aside under `unreadable/` and
+/// said loudly.
+///
+/// # Errors
+/// The store cannot be read, or does not take what is set aside.
+pub async fn load(store: &Store, mut show: impl FnMut(Write)) -> Result<Origin, StoreError> {
+    let mut own = false;
+    let show = |write| {
+        own |= matches!(write, Write::Node(_));
+        show(write);
+    };
+    let aside = entries(store, show).await?;
     let other = !store.scan(Vec::new(), None, false, 1).await?.is_empty();
-    if !found.aside.is_empty() {
+    if !aside.is_empty() {
         let (done, written) = tokio::sync::oneshot::channel();
-        store.commit(found.aside, move |result| drop(done.send(result)));
+        store.commit(aside, move |result| drop(done.send(result)));
         written.await.unwrap_or(Err(StoreError::Closed))?;
     }
-    Ok((found.writes, origin(own, other)))
+    Ok(origin(own, other))
 }
 
 /// The same of a store that takes no writes: what it held before they failed.
 ///
 /// # Errors
 /// Not all of it can be read.
-pub async fn reread(store: Store) -> Result<Vec<Write>, StoreError> {
-    let found = entries(&store).await?;
-    if found.aside.is_empty() {
-        return Ok(found.writes);
+pub async fn reread(store: Store, show: impl FnMut(Write)) -> Result<(), StoreError> {
+    if entries(&store, show).await?.is_empty() {
+        return Ok(());
     }
     Err(StoreError::Read { detail: "some records make no sense".to_owned() })
 }
 
-async fn entries(store: &Store) -> Result<Loaded, StoreError> {
-    let mut found = Loaded::default();
+/// Shows what can be read, and gives what puts the rest aside: to be committed before anything else.
+async fn entries(store: &Store, mut show: impl FnMut(Write)) -> Result<Vec<Op>, StoreError> {
+    let mut aside = Vec::new();
     for prefix in [NODE, DESK, TOKEN] {
-        each(store, prefix, |key, value| found.entry(key, value)).await?;
+        each(store, prefix, |at, value| entry(at, value, &mut aside).into_iter().for_each(&mut show)).await?;
     }
     let mut marks = Vec::new();
     each(store, LIVE, |at, value| match value {
         [] => marks.push(at.to_vec()),
-        value => found.entry(at, value),
+        value => entry(at, value, &mut aside).into_iter().for_each(&mut show),
     })
     .await?;
     // An older layout: the job is among those that have ended, and only marked as live. It moves.
     for live in marks {
         let Some(value) = store.get(key(JOB, &live[LIVE.len()..])).await? else { continue };
-        let read = found.writes.len();
-        found.entry(&live, &value);
-        if found.writes.len() > read {
-            found.aside.push(Op::Put { key: live, value });
+        if let Some(job) = entry(&live, &value, &mut aside) {
+            show(job);
+            aside.push(Op::Put { key: live, value });
         }
     }
     // What cannot be read and had been tried again: its former end does not speak for it.
@@ -155,13 +162,13 @@ async fn entries(store: &Store) -> Result<Loaded, StoreError> {
         Op::Delete { key: at } => at.strip_prefix(LIVE).map(|id| key(JOB, id)),
         Op::Put { .. } => None,
     };
-    for former in found.aside.iter().filter_map(lost).collect::<Vec<_>>() {
+    for former in aside.iter().filter_map(lost).collect::<Vec<_>>() {
         if let Some(value) = store.get(former.clone()).await? {
-            found.aside.push(Op::Put { key: key(UNREADABLE, &former), value });
-            found.aside.push(Op::Delete { key: former });
+            aside.push(Op::Put { key: key(UNREADABLE, &former), value });
+            aside.push(Op::Delete { key: former });
         }
     }
-    Ok(found)
+    Ok(aside)
 }
 
 /// Shows all entries below a prefix, a page at a time.
@@ -175,40 +182,31 @@ async fn each(store: &Store, prefix: &[u8], mut show: impl FnMut(&[u8], &[u8])) 
     }
 }
 
-/// What was found in a store.
-#[derive(Debug, Default)]
-pub struct Loaded {
-    /// For `recover`.
-    pub writes: Vec<Write>,
-    /// To be committed before anything else: puts aside what could not be read.
-    pub aside: Vec<Op>,
-}
-
-impl Loaded {
-    /// Reads one entry that the rules start from, or sets it aside.
-    pub fn entry(&mut self, at: &[u8], value: &[u8]) {
-        if at == NODE {
-            self.take(at, value, |node: Node| Some(Write::Node(node)));
-        } else if let Some(key) = at.strip_prefix(DESK) {
-            self.take(at, value, |desk: Desk| (desk.key.0 == key).then(|| Write::Desk(Box::new(desk))));
-        } else if let Some(id) = at.strip_prefix(LIVE) {
-            self.take(at, value, |job: Job| (job.id.0 == id).then(|| Write::Job(Box::new(job))));
-        } else if let Some(hash) = at.strip_prefix(TOKEN) {
-            self.take(at, value, |token: Token| Some(Write::Token(hash.try_into().ok()?, Some(token))));
-        }
+/// Reads one entry that the rules start from, or sets it aside.
+pub fn entry(at: &[u8], value: &[u8], aside: &mut Vec<Op>) -> Option<Write> {
+    fn take<T: DeserializeOwned>(
+        value: &[u8],
+        write: impl FnOnce(T) -> Option<Write>,
+    ) -> Result<Write, Unreadable> {
+        write(read(value)?).ok_or(Unreadable::WrongKey)
     }
-
-    fn take<T: DeserializeOwned>(&mut self, at: &[u8], value: &[u8], write: impl FnOnce(T) -> Option<Write>) {
-        match read(value).and_then(|record| write(record).ok_or(Unreadable::WrongKey)) {
-            Ok(write) => self.writes.push(write),
-            Err(error) => {
-                let name = String::from_utf8_lossy(at).into_owned();
-                tracing::error!(key = name, %error, "a record cannot be read and is set aside: slaves tell what they know of it");
-                self.aside.push(Op::Delete { key: at.to_vec() });
-                self.aside.push(Op::Put { key: key(UNREADABLE, at), value: value.to_vec() });
-            }
-        }
-    }
+    let taken = if at == NODE {
+        take(value, |node: Node| Some(Write::Node(node)))
+    } else if let Some(key) = at.strip_prefix(DESK) {
+        take(value, |desk: Desk| (desk.key.0 == key).then(|| Write::Desk(Box::new(desk))))
+    } else if let Some(id) = at.strip_prefix(LIVE) {
+        take(value, |job: Job| (job.id.0 == id).then(|| Write::Job(Box::new(job))))
+    } else {
+        let hash = at.strip_prefix(TOKEN)?;
+        take(value, |token: Token| Some(Write::Token(hash.try_into().ok()?, Some(token))))
+    };
+    let unreadable = |error: &Unreadable| {
+        let name = String::from_utf8_lossy(at).into_owned();
+        tracing::error!(key = name, %error, "a record cannot be read and is set aside: slaves tell what they know of it");
+        aside.push(Op::Delete { key: at.to_vec() });
+        aside.push(Op::Put { key: key(UNREADABLE, at), value: value.to_vec() });
+    };
+    taken.inspect_err(unreadable).ok()
 }
 
 /// One record, if it is there and can be read.
@@ -294,6 +292,12 @@ mod tests {
         master::step(state, Time(1), Event::OrderPlaced { request, order, key: None, known: None }).persist
     }
 
+    async fn loaded(store: &Store) -> Vec<Write> {
+        let mut loaded = Vec::new();
+        load(store, |write| loaded.push(write)).await.unwrap();
+        loaded
+    }
+
     fn jobs(writes: &[Write]) -> Vec<&Job> {
         writes
             .iter()
@@ -314,7 +318,7 @@ mod tests {
         }
         commit(&store, old).await;
         for start in ["the first", "every later"] {
-            let (loaded, _) = load(&store).await.unwrap();
+            let loaded = loaded(&store).await;
             assert_eq!(jobs(&loaded), jobs(&writes), "at {start} start");
             for job in jobs(&loaded) {
                 let live: Option<Job> = one(&store, key(LIVE, &job.id.0)).await.unwrap();
@@ -334,7 +338,7 @@ mod tests {
         let damaged = Op::Put { key: live.clone(), value: b"damaged".to_vec() };
         commit(&store, vec![put(ended.clone(), former), damaged]).await;
         assert_eq!(ended_job(&store, former.id).await.unwrap().as_ref(), Some(former));
-        let (loaded, _) = load(&store).await.unwrap();
+        let loaded = loaded(&store).await;
         assert!(jobs(&loaded).is_empty());
         assert_eq!(ended_job(&store, former.id).await.unwrap(), None);
         for of in [live, ended] {

@@ -87,10 +87,10 @@ async fn run_on(
         );
     }
     let store = opened.store;
-    let (writes, origin) = records::load(&store).await?;
     let fresh = MasterId::from_parts(unix_ms(), u128::from_le_bytes(random()));
     let settings = master::Settings { enrollment: config.enrollment };
-    let state = master::recover(settings, fresh, writes);
+    let mut state = master::newborn(settings, fresh);
+    let origin = records::load(&store, |record| state.restore(record)).await?;
     if origin == Origin::Nameless {
         tracing::error!(
             master = %state.node.id,

@@ -22,13 +22,20 @@ pub struct Live {
     loose: Vec<JobId>,
 }
 
-/// A job's record.
+/// A job's record, without the id with which it begins: that is the key under which it lies.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Packed(Box<[u8]>);
 
 impl Packed {
-    fn unpack(&self) -> Job {
-        wire::decode(&self.0, self.0.len()).expect("it was packed by this same program")
+    fn of(job: &Job) -> Self {
+        let record = wire::encode(job);
+        let rest = record.strip_prefix(&job.id.0).expect("a job's record begins with its id");
+        Self(rest.into())
+    }
+
+    fn unpack(&self, id: &JobId) -> Job {
+        let record = [&id.0, &*self.0].concat();
+        wire::decode(&record, record.len()).expect("it was packed by this same program")
     }
 }
 
@@ -52,7 +59,7 @@ fn merged<'a>(
         if is_handed {
             handed.next().map(|(_, job)| Cow::Borrowed(job))
         } else {
-            waiting.next().map(|(_, packed)| Cow::Owned(packed.unpack()))
+            waiting.next().map(|(id, packed)| Cow::Owned(packed.unpack(id)))
         }
     })
 }
@@ -62,7 +69,7 @@ impl Live {
     pub fn get(&self, id: &JobId) -> Option<Cow<'_, Job>> {
         match self.jobs.get(id) {
             Some(job) => Some(Cow::Borrowed(job)),
-            None => self.waiting.get(id).map(|packed| Cow::Owned(packed.unpack())),
+            None => self.waiting.get(id).map(|packed| Cow::Owned(packed.unpack(id))),
         }
     }
 
@@ -107,7 +114,7 @@ impl Live {
     pub fn get_mut(&mut self, id: &JobId) -> Option<&mut Job> {
         if let Some(packed) = self.waiting.remove(id) {
             self.loose.push(*id);
-            self.jobs.insert(*id, packed.unpack());
+            self.jobs.insert(*id, packed.unpack(id));
         }
         self.jobs.get_mut(id)
     }
@@ -121,7 +128,7 @@ impl Live {
 
     pub(super) fn remove(&mut self, id: &JobId) -> Option<Job> {
         match self.waiting.remove(id) {
-            Some(packed) => Some(packed.unpack()),
+            Some(packed) => Some(packed.unpack(id)),
             None => self.jobs.remove(id),
         }
     }
@@ -130,7 +137,7 @@ impl Live {
     pub(super) fn pack(&mut self) {
         for id in std::mem::take(&mut self.loose) {
             if let Some(job) = self.jobs.get(&id).filter(|job| can_be_packed(job)) {
-                self.waiting.insert(id, Packed(wire::encode(job).into_boxed_slice()));
+                self.waiting.insert(id, Packed::of(job));
                 self.jobs.remove(&id);
             }
         }

@@ -447,7 +447,14 @@ pub fn origin(own: bool, other: bool) -> Origin {
 
 /// The state that the disk holds; `fresh` names a database that is empty.
 pub fn recover(settings: Settings, fresh: MasterId, records: impl IntoIterator<Item = Write>) -> Master {
-    let mut state = Master {
+    let mut state = newborn(settings, fresh);
+    records.into_iter().for_each(|record| state.restore(record));
+    state
+}
+
+/// The state of a database that is empty, which `fresh` names.
+pub fn newborn(settings: Settings, fresh: MasterId) -> Master {
+    Master {
         settings,
         node: Node { id: fresh, epoch: Epoch(1), commit: Commit(0) },
         book: Book::default(),
@@ -460,18 +467,21 @@ pub fn recover(settings: Settings, fresh: MasterId, records: impl IntoIterator<I
         doubted_by: BTreeSet::new(),
         later: Epoch(0),
         room: Room::default(),
-    };
-    for record in records {
+    }
+}
+
+impl Master {
+    /// Takes up a record of the disk, before the first step. A million of them need not be in memory at once.
+    pub fn restore(&mut self, record: Write) {
         match record {
-            Write::Node(node) => state.node = node,
-            Write::Job(job) => state.book.restore(*job),
-            Write::Desk(desk) => drop(state.desks.insert(desk.key, *desk)),
-            Write::Token(hash, Some(token)) => drop(state.tokens.insert(hash, token)),
-            Write::Token(hash, None) => drop(state.tokens.remove(&hash)),
+            Write::Node(node) => self.node = node,
+            Write::Job(job) => self.book.restore(*job),
+            Write::Desk(desk) => drop(self.desks.insert(desk.key, *desk)),
+            Write::Token(hash, Some(token)) => drop(self.tokens.insert(hash, token)),
+            Write::Token(hash, None) => drop(self.tokens.remove(&hash)),
             Write::Order(_) | Write::Key(..) | Write::Receipt(_) => {}
         }
     }
-    state
 }
 
 /// The part of the state that the disk holds after the step's writes.

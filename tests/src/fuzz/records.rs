@@ -47,12 +47,14 @@ pub fn run(bytes: &[u8]) {
 }
 
 fn masters(entries: &BTreeMap<Vec<u8>, Vec<u8>>) {
-    let mut found = of_master::Loaded::default();
+    let settings = master::Settings { enrollment: Enrollment::Open };
+    let mut state = master::newborn(settings, MasterId([9; 16]));
     for (key, value) in entries {
-        let before = (found.writes.len(), found.aside.len());
-        found.entry(key, value);
-        let is_read = found.writes.len() == before.0 + 1 && found.aside.len() == before.1;
-        let is_kept = found.aside[before.1..]
+        let mut aside = Vec::new();
+        let read = of_master::entry(key, value, &mut aside);
+        let is_read = read.is_some() && aside.is_empty();
+        read.into_iter().for_each(|record| state.restore(record));
+        let is_kept = aside
             .iter()
             .any(|op| matches!(op, Op::Put { key: at, value: kept } if at.ends_with(key) && kept == value));
         let starts = [&b"node"[..], b"desk/", b"token/", b"live/"].iter().any(|of| key.starts_with(of));
@@ -62,8 +64,6 @@ fn masters(entries: &BTreeMap<Vec<u8>, Vec<u8>>) {
         of_master::readable::<master::Receipt>(key, value);
         of_master::readable::<(master::IdempotencyKey, OrderId)>(key, value);
     }
-    let settings = master::Settings { enrollment: Enrollment::Open };
-    let state = master::recover(settings, MasterId([9; 16]), found.writes);
     master::durable(&state);
     master::next_deadline(&state);
 }
@@ -112,7 +112,6 @@ fn written(bytes: &[u8]) {
         master::Write::Desk(Box::new(desk)),
         master::Write::Token([3; 32], Some(source.any())),
     ];
-    let mut found = of_master::Loaded::default();
     for write in &writes {
         let mut ops = Vec::new();
         of_master::ops(write, &mut ops);
@@ -125,8 +124,7 @@ fn written(bytes: &[u8]) {
                     of_master::readable::<master::Job>(key, value)
                         .map(|job| master::Write::Job(Box::new(job)))
                 } else {
-                    found.entry(key, value);
-                    found.writes.pop()
+                    of_master::entry(key, value, &mut Vec::new())
                 };
                 assert!(read.as_ref() == Some(write), "{write:?} was read as {read:?}");
             }

@@ -49,12 +49,6 @@ pub(super) const BLOB_DIR: &str = "blobs";
 /// less than 8 KiB later, and a merge adds 3 at most.
 const PIECE_BYTES: usize = 5 * 1024;
 
-/// Who reads everything once, in order, comes back to nothing.
-const READING_CACHE_BYTES: u64 = 256 * 1024;
-
-/// A database that leaves more in memory than opening it twice does.
-const LARGE_BYTES: u64 = 16 * 1024 * 1024;
-
 const HEAD: u8 = 0;
 const REST: u8 = 1;
 const COUNT: u8 = 2;
@@ -97,19 +91,12 @@ type Replaced = BTreeMap<Vec<u8>, Option<sled::IVec>>;
 
 impl Engine {
     /// Opens the database and reads all of it once: sled notices a damaged page only when it comes to it, and a
-    /// database that opens but cannot be written later would stop the node at some worse time. A large one is then opened
-    /// anew, for what was read would stay in memory. What was found may have been written by a process that died before it
-    /// was on the disk: it is from here.
+    /// database that opens but cannot be written later would stop the node at some worse time. What was found may have been
+    /// written by a process that died before it was on the disk: it is from here.
     pub(super) fn open(dir: &Path, cache_bytes: u64, sync: SyncFile) -> Result<Engine, Fault> {
         guarded(|| {
-            let bytes = std::fs::metadata(dir.join(DATABASE_FILE)).map_or(0, |file| file.len());
-            if bytes > LARGE_BYTES {
-                read_all(&open(dir, READING_CACHE_BYTES)?)?;
-            }
             let db = open(dir, cache_bytes)?;
-            if bytes <= LARGE_BYTES {
-                read_all(&db)?;
-            }
+            read_all(&db)?;
             let commits = count_in(&db)?;
             let (mark, acknowledged) = Mark::open(dir)?;
             if commits < acknowledged {
@@ -243,13 +230,11 @@ impl Engine {
     }
 }
 
-#[inline(never)]
 fn open(dir: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
     let config = sled::Config::new().path(dir).mode(sled::Mode::LowSpace);
     config.cache_capacity(cache_bytes).flush_every_ms(None).open()
 }
 
-#[inline(never)]
 fn read_all(db: &sled::Db) -> sled::Result<()> {
     db.iter().try_for_each(|entry| entry.map(drop))
 }
@@ -478,9 +463,10 @@ mod tests {
     }
 
     #[test]
-    fn a_large_database_is_all_there_when_it_was_opened_anew() {
+    fn a_database_far_larger_than_its_cache_is_all_there_when_it_is_opened_again() {
+        const CACHE_BYTES: u64 = 1 << 20;
         let dir = tempfile::tempdir().unwrap();
-        let open = || Engine::open(dir.path(), 1 << 20, Box::new(|_| Ok(()))).unwrap();
+        let open = || Engine::open(dir.path(), CACHE_BYTES, Box::new(|_| Ok(()))).unwrap();
         let mut engine = open();
         let value = |number: u16| number.to_le_bytes().repeat(VALUE_LIMIT_BYTES / 2);
         const VALUES: u16 = 400;
@@ -488,7 +474,7 @@ mod tests {
             engine.write(BTreeMap::from([(number.to_be_bytes().to_vec(), Some(value(number)))])).unwrap();
         }
         engine.close().unwrap();
-        assert!(std::fs::metadata(dir.path().join(DATABASE_FILE)).unwrap().len() > LARGE_BYTES);
+        assert!(std::fs::metadata(dir.path().join(DATABASE_FILE)).unwrap().len() > 16 * CACHE_BYTES);
         let engine = open();
         assert_eq!(engine.commits, u64::from(VALUES));
         for number in 0..VALUES {

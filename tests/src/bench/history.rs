@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 
 use super::intake::{Http, token};
-use super::links::resident;
+use super::links::resident_at_rest;
 use super::report::{Report, Row};
 use super::stats::{Sample, figure};
 use super::storm::metric;
@@ -56,7 +56,7 @@ async fn start(master: &mut Master) -> anyhow::Result<(f64, f64)> {
     let mut swarm = Swarm::new(1, master.addr(), Pace::Instant, 4)?;
     swarm.connect(Duration::from_secs(60)).await?;
     swarm.leave().await;
-    Ok((took, resident(master.pid().context("it runs")?)? as f64 / 1_048_576.0))
+    Ok((took, resident_at_rest(master.pid().context("it runs")?).await? as f64 / 1_048_576.0))
 }
 
 /// Runs it.

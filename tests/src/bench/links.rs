@@ -1,7 +1,7 @@
 //! Idle links: what each costs the master in memory, and all of them in time.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -16,6 +16,9 @@ const WATCHED: Duration = Duration::from_secs(30);
 /// Linux counts processor time in hundredths of a second for every program that asks.
 const TICKS: f64 = 100.0;
 
+/// A master looks every two seconds for what it can give back.
+const REST: Duration = Duration::from_secs(5);
+
 /// Memory that a process has to itself and in use, in bytes.
 ///
 /// # Errors
@@ -25,6 +28,23 @@ pub fn resident(pid: u32) -> anyhow::Result<u64> {
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("a process has memory")?;
     let kib: u64 = line.split_whitespace().nth(1).context("in KiB")?.parse()?;
     Ok(kib * 1024)
+}
+
+/// The same once the process has come to rest and has given back what it no longer needs.
+///
+/// # Errors
+/// It is gone, or does not come to rest.
+pub async fn resident_at_rest(pid: u32) -> anyhow::Result<u64> {
+    let (begun, mut since, mut least) = (Instant::now(), Instant::now(), resident(pid)?);
+    while since.elapsed() < REST {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = resident(pid)?;
+        if now < least {
+            (since, least) = (Instant::now(), now);
+        }
+        anyhow::ensure!(begun.elapsed() < 12 * REST, "its memory goes on shrinking");
+    }
+    resident(pid)
 }
 
 /// Processor time that a process has used, in seconds.

@@ -171,15 +171,16 @@ async fn entries(store: &Store, mut show: impl FnMut(Write)) -> Result<Vec<Op>, 
     Ok(aside)
 }
 
-/// Shows all entries below a prefix, a page at a time.
+/// Shows all entries below a prefix, a page at a time; the next one is read meanwhile.
 async fn each(store: &Store, prefix: &[u8], mut show: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
-    let mut after = None;
-    loop {
-        let page = store.scan(prefix.to_vec(), after, false, LOAD_PAGE).await?;
+    let read = |after| store.scan(prefix.to_vec(), after, false, LOAD_PAGE);
+    let mut page = read(None).await?;
+    while let Some((last, _)) = page.last() {
+        let next = read(Some(last.clone()));
         page.iter().for_each(|(key, value)| show(key, value));
-        let Some((last, _)) = page.into_iter().next_back() else { return Ok(()) };
-        after = Some(last);
+        page = next.await?;
     }
+    Ok(())
 }
 
 /// Reads one entry that the rules start from, or sets it aside.

@@ -237,22 +237,22 @@ impl Store {
         let _ = self.line.sender.send(Message::Commit(Commit { ops, done: Done(Some(Box::new(done))) }));
     }
 
-    /// The value of a key.
-    pub async fn get(&self, key: Vec<u8>) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read(move |engine| engine.get(&key)).await
+    /// The value of a key. Asked for at once, as all reads are: who has something else to do may await it later.
+    pub fn get(&self, key: Vec<u8>) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + use<> {
+        self.read(move |engine| engine.get(&key))
     }
 
     /// Up to `limit` entries whose keys start with `prefix`, in the order of their keys or against it, from the first
     /// one past the full key `start_after`. The thread does nothing else meanwhile: ask for a page, not for everything.
-    pub async fn scan(
+    pub fn scan(
         &self,
         prefix: Vec<u8>,
         start_after: Option<Vec<u8>>,
         reverse: bool,
         limit: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
+    ) -> impl Future<Output = Result<Vec<Entry>, StoreError>> + use<> {
         let stretch = Stretch { prefix, start_after, reverse };
-        self.read(move |engine| engine.page(&stretch, limit, usize::MAX)).await
+        self.read(move |engine| engine.page(&stretch, limit, usize::MAX))
     }
 
     /// Shows `each` all entries whose keys start with `prefix`, in order. Blocks, for recovery before anything else
@@ -295,16 +295,16 @@ impl Store {
         }
     }
 
-    async fn read<T: Send + 'static>(
+    fn read<T: Send + 'static, Q: FnOnce(&Engine) -> Result<T, Fault> + Send + 'static>(
         &self,
-        query: impl FnOnce(&Engine) -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, StoreError> {
+        query: Q,
+    ) -> impl Future<Output = Result<T, StoreError>> + use<T, Q> {
         let (answer, result) = oneshot::channel();
         self.ask(query, move |result| {
             // The one who asked has gone away: nobody misses it.
             let _ = answer.send(result);
         });
-        result.await.unwrap_or(Err(StoreError::Closed))
+        async { result.await.unwrap_or(Err(StoreError::Closed)) }
     }
 
     fn ask<T>(

@@ -98,6 +98,14 @@ pub fn bare_server(addr: SocketAddr) -> anyhow::Result<()> {
     runtime()?.block_on(bare::serve(addr))
 }
 
+/// Is the least of the intake until it is killed.
+///
+/// # Errors
+/// The address is taken.
+pub fn bare_http(addr: SocketAddr) -> anyhow::Result<()> {
+    runtime()?.block_on(intake::answer(addr))
+}
+
 /// Is the peer of the intake until it is killed.
 ///
 /// # Errors

@@ -18,6 +18,10 @@ use reloop_tests::simulation::hunt::Hunt;
 use reloop_tests::simulation::{self, file, hunt};
 use reloop_tests::{bench, demo, model, store_load};
 
+/// The master's own: one that keeps nothing is compared with it, and what is bare beside it has no worse.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Shows and exercises Reloop with real processes on this machine.
 #[derive(Parser)]
 #[command(name = "harness", version, arg_required_else_help = true)]
@@ -56,6 +60,9 @@ enum Verb {
         /// Be the server that does nothing else, at this address.
         #[arg(long, hide = true)]
         bare_server: Option<SocketAddr>,
+        /// Be the web server that answers at once, at this address.
+        #[arg(long, hide = true)]
+        bare_http: Option<SocketAddr>,
         /// Be a master that keeps nothing, at this address.
         #[arg(long, hide = true, requires = "data_dir")]
         forgetful: Option<SocketAddr>,
@@ -181,6 +188,7 @@ fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Demo { once } => demo::run(once),
         Verb::Bench { bare_server: Some(addr), .. } => report(bench::bare_server(addr).map(|()| true)),
+        Verb::Bench { bare_http: Some(addr), .. } => report(bench::bare_http(addr).map(|()| true)),
         Verb::Bench { forgetful: Some(addr), data_dir: Some(dir), .. } => {
             report(bench::forgetful(addr, &dir).map(|()| true))
         }

@@ -15,7 +15,7 @@
 //! * It shows what it was told to write whether that reached the disk or not. What a batch replaces is remembered until
 //!   the batch is durable, and shown instead if it never is.
 //! * It splits a page that has grown too large when the next reader comes by, which after a failed write can't be done:
-//!   so a batch is read once before it is flushed.
+//!   so each page that a batch has changed is read once before it is flushed.
 //!
 //! On disk an entry is `[HEAD] key -> [pieces that follow: u8] first piece`, and each further piece is
 //! `[REST] key [number: u16 big endian] -> piece`; `[COUNT] -> u64 little endian` is the number of commits. All of it lives in sled's default tree, because a batch is atomic
@@ -133,15 +133,10 @@ impl Engine {
         let db = &self.db;
         let number = self.commits + 1;
         guarded(|| {
-            let mut batch = sled::Batch::default();
-            batch.insert(&[COUNT], &number.to_le_bytes());
-            for (key, value) in changes {
-                put_pieces(db, &mut batch, replaced, &key, value.as_deref())?;
-            }
-            db.apply_batch(batch)?;
-            for stored_key in replaced.keys() {
-                db.get(stored_key)?;
-            }
+            db.apply_noting(|batch| {
+                batch.set(&sled::IVec::from(&[COUNT]), Some((&number.to_le_bytes()).into()), |_| ())?;
+                changes.iter().try_for_each(|(key, value)| put_pieces(batch, replaced, key, value.as_deref()))
+            })?;
             db.flush()?;
             Ok(())
         })?;
@@ -295,40 +290,39 @@ fn count_in(db: &sled::Db) -> Result<u64, Fault> {
 }
 
 fn put_pieces(
-    db: &sled::Db,
-    batch: &mut sled::Batch,
+    batch: &mut sled::Writing<'_>,
     replaced: &mut Replaced,
     key: &[u8],
     value: Option<&[u8]>,
-) -> Result<(), Fault> {
-    let head = head_key(key);
-    let before = db.get(&head)?;
-    let further_before = before.as_ref().and_then(|head| head.first().copied()).unwrap_or(0);
-    replaced.insert(head.clone(), before);
-    let mut further = 0;
-    match value {
-        Some(value) => {
-            let (first, rest) = value.split_at(value.len().min(PIECE_BYTES));
-            for piece in rest.chunks(PIECE_BYTES) {
-                batch.insert(rest_key(key, u16::from(further)), piece);
-                further += 1;
-            }
-            let mut bytes = Vec::with_capacity(1 + first.len());
-            bytes.push(further);
-            bytes.extend_from_slice(first);
-            batch.insert(head, bytes);
-        }
-        None => batch.remove(head),
-    }
-    for number in further..further_before {
-        batch.remove(rest_key(key, u16::from(number)));
-    }
-    for number in 0..further.max(further_before) {
-        let piece = rest_key(key, u16::from(number));
-        let before = db.get(&piece)?;
-        replaced.insert(piece, before);
+) -> sled::Result<()> {
+    let bytes = value.unwrap_or_default();
+    let (first, rest) = bytes.split_at(bytes.len().min(PIECE_BYTES));
+    let mut rest = rest.chunks(PIECE_BYTES);
+    let head = value.map(|_| {
+        let further = u8::try_from(rest.len()).expect("a value within its limit has no more pieces");
+        [&[further], first].concat()
+    });
+    let before = put(batch, replaced, head_key(key), head.as_deref())?;
+    let pieces_before = before.as_ref().and_then(|head| head.first().copied()).unwrap_or(0);
+    for number in 0..rest.len().max(usize::from(pieces_before)) {
+        put(batch, replaced, rest_key(key, number as u16), rest.next())?;
     }
     Ok(())
+}
+
+/// Remembers what is replaced before it is, and gives it back.
+fn put(
+    batch: &mut sled::Writing<'_>,
+    replaced: &mut Replaced,
+    stored_key: Vec<u8>,
+    value: Option<&[u8]>,
+) -> sled::Result<Option<sled::IVec>> {
+    let mut before = None;
+    batch.set(&stored_key.as_slice().into(), value.map(Into::into), |stands| {
+        before = stands.cloned();
+        replaced.insert(stored_key.clone(), before.clone());
+    })?;
+    Ok(before)
 }
 
 fn head_key(key: &[u8]) -> Vec<u8> {

@@ -645,7 +645,14 @@ fn load_past(memory: &Path) -> io::Result<Vec<Entry>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut past: Vec<Entry> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let entry = |line: &str| {
+        let read = serde_json::from_str(line);
+        read.inspect_err(|error| {
+            tracing::warn!(file = %path.display(), %error, "a dismissed run cannot be read and is passed over");
+        })
+        .ok()
+    };
+    let mut past: Vec<Entry> = text.lines().filter(|line| !line.is_empty()).filter_map(entry).collect();
     if past.len() > 2 * PAST_LIMIT {
         past.drain(..past.len() - PAST_LIMIT);
         let lines = past.iter().map(|entry| Ok(format!("\n{}", serde_json::to_string(entry)?)));

@@ -74,6 +74,49 @@ async fn measure(master: &Master) -> anyhow::Result<Figures> {
     Ok(Figures { place, dispatch })
 }
 
+/// A master with a queue.
+pub struct Queue {
+    master: Master,
+    /// Its memory before, in bytes.
+    before: u64,
+    /// Jobs per second while it was filled.
+    rate: f64,
+}
+
+/// A master with so many queued jobs.
+///
+/// # Errors
+/// An order is refused.
+pub async fn filled(size: usize) -> anyhow::Result<Queue> {
+    let options = MasterOptions { link: Default::default(), ..MasterOptions::default() };
+    let master = Master::start(options).await;
+    let before = resident(master.pid().context("it runs")?)?;
+    let rate = post(&master, size / QUANTITY, WAITING).await? * QUANTITY as f64;
+    Ok(Queue { master, before, rate })
+}
+
+impl Queue {
+    /// Bytes of the master's memory for each queued job.
+    async fn bytes_each(&self) -> anyhow::Result<f64> {
+        let queued = metric(&self.master, "reloop_jobs{state=\"queued\"}").await?;
+        ensure!(queued > 0, "its jobs are queued");
+        let resident = resident_at_rest(self.master.pid().context("it runs")?).await?;
+        Ok(resident.saturating_sub(self.before) as f64 / queued as f64)
+    }
+
+    /// The master is started again: how many seconds that takes, and bytes of its memory for each job then.
+    ///
+    /// # Errors
+    /// It has no queue.
+    pub async fn start_again(&mut self) -> anyhow::Result<(f64, f64)> {
+        self.master.kill();
+        let since = Instant::now();
+        self.master.restart().await;
+        let took = since.elapsed().as_secs_f64();
+        Ok((took, self.bytes_each().await?))
+    }
+}
+
 /// Runs it.
 ///
 /// # Errors
@@ -93,17 +136,13 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
         reach: "≤ 300".to_owned(),
         ..Row::default()
     });
-    let options = || MasterOptions { link: Default::default(), ..MasterOptions::default() };
-    let (short, mut long) = (Master::start(options()).await, Master::start(options()).await);
-    post(&short, 1, WAITING).await?;
-    let pid = long.pid().context("it runs")?;
-    let before = resident(pid)?;
-    let filled = post(&long, size / QUANTITY, WAITING).await? * QUANTITY as f64;
-    let each = (resident_at_rest(pid).await? - before) as f64 / size as f64;
-    println!("  {} jobs queued at {} a second", figure(size as f64), figure(filled));
+    let short = filled(QUANTITY).await?.master;
+    let mut queue = filled(size).await?;
+    let each = queue.bytes_each().await?;
+    println!("  {} jobs queued at {} a second", figure(size as f64), figure(queue.rate));
     let mut ratios = [(); 2].map(|()| (Sample::default(), Sample::default()));
     for _ in 0..rounds {
-        let (few, many) = (measure(&short).await?, measure(&long).await?);
+        let (few, many) = (measure(&short).await?, measure(&queue.master).await?);
         for ((theirs, ours), (few, many)) in
             ratios.iter_mut().zip([(few.place, many.place), (few.dispatch, many.dispatch)])
         {
@@ -113,14 +152,9 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
     }
     let mut starts = [(); 2].map(|()| Sample::default());
     for _ in 0..rounds {
-        long.kill();
-        let since = Instant::now();
-        long.restart().await;
-        starts[0].push(since.elapsed().as_secs_f64());
-        let queued = metric(&long, "reloop_jobs{state=\"queued\"}").await?;
-        ensure!(queued >= size, "all are queued again");
-        let resident = resident_at_rest(long.pid().context("it runs")?).await?;
-        starts[1].push((resident - before) as f64 / queued as f64);
+        let (took, bytes) = queue.start_again().await?;
+        starts[0].push(took);
+        starts[1].push(bytes);
     }
     let [seconds, again] = starts;
     let jobs = figure(size as f64);

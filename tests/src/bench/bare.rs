@@ -99,7 +99,16 @@ fn was_reset(error: &anyhow::Error) -> bool {
     causes.any(|error| error.kind() == io::ErrorKind::ConnectionReset)
 }
 
-/// A process of its own that runs [`serve`] for as long as this lives.
+/// What a bare server is.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// [`serve`].
+    Echo,
+    /// [`super::intake::answer`].
+    Http,
+}
+
+/// A process of its own that is a bare server for as long as this lives.
 pub struct Server {
     /// Where it listens.
     pub addr: SocketAddr,
@@ -107,19 +116,27 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it; returns when it listens.
+    /// Starts one that echoes; returns when it listens.
     ///
     /// # Errors
     /// It does not come to that.
     pub async fn start(addr: SocketAddr) -> anyhow::Result<Self> {
-        let mut server = Self { addr, child: spawn(addr)? };
+        Self::start_as(Kind::Echo, addr).await
+    }
+
+    /// The same of one or the other kind.
+    ///
+    /// # Errors
+    /// It does not come to that.
+    pub async fn start_as(kind: Kind, addr: SocketAddr) -> anyhow::Result<Self> {
+        let mut server = Self { addr, child: spawn(kind, addr)? };
         let since = Instant::now();
         while !server.listens().await {
             ensure!(since.elapsed() < START_PATIENCE, "the bare server does not listen");
             // Somebody took its port before it did.
             if server.child.try_wait()?.is_some() {
                 server.addr = free_addr();
-                server.child = spawn(server.addr)?;
+                server.child = spawn(kind, server.addr)?;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -138,9 +155,13 @@ impl Server {
     }
 }
 
-fn spawn(addr: SocketAddr) -> std::io::Result<Child> {
+fn spawn(kind: Kind, addr: SocketAddr) -> io::Result<Child> {
+    let which = match kind {
+        Kind::Echo => "--bare-server",
+        Kind::Http => "--bare-http",
+    };
     Command::new(std::env::current_exe()?)
-        .args(["bench", "--bare-server", &addr.to_string()])
+        .args(["bench", which, &addr.to_string()])
         .stdin(Stdio::null())
         .spawn()
 }

@@ -3,13 +3,16 @@
 
 use super::stats::Sample;
 use super::storm::{once, populated, resident_each};
-use super::{bare, handshake, rules};
+use super::{backlog, bare, handshake, rules};
 
 /// Rounds of each ratio.
 const ROUNDS: usize = 3;
 
 /// How many slaves.
 const SLAVES: usize = 500;
+
+/// How many queued jobs.
+const QUEUED: usize = 100_000;
 
 /// One thing that is guarded.
 struct Guard {
@@ -65,6 +68,12 @@ pub fn run() -> anyhow::Result<bool> {
             allowed: 0.05..=f64::INFINITY,
         });
         guards.push(Guard { what: "KiB of memory for each slave", found: memory, allowed: 0.0..=100.0 });
+        let (_, bytes) = backlog::filled(QUEUED).await?.start_again().await?;
+        guards.push(Guard {
+            what: "bytes of memory for each queued job of a master that was started again",
+            found: bytes,
+            allowed: 0.0..=500.0,
+        });
         anyhow::Ok(())
     })?;
     let mut kept = true;

@@ -1,7 +1,8 @@
 //! Order intake: durable `POST /v1/orders` over keep-alive connections, each with one request under way.
 //!
-//! Beside it a master that is the same but for its store, which acknowledges at once and keeps nothing; and well-known
-//! servers that are given a body of the same size through an equal client.
+//! Beside it a master that is the same but for its store, which acknowledges at once and keeps nothing; the web framework
+//! alone, which reads each request and answers it with as many bytes; and well-known servers that are given a body of the
+//! same size through an equal client.
 
 use std::fs;
 use std::future::Future;
@@ -13,14 +14,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{StatusCode, header};
+use axum::routing::post;
 use reloop_master::config::{Config, Overrides};
 use reloop_master::serve;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::bare::free_addr;
+use super::bare::{self, free_addr};
 use super::peers::{Peer, Peering, Server};
 use super::report::{Report, Row};
 use super::stats::Sample;
@@ -230,6 +235,20 @@ pub async fn forget(addr: SocketAddr, data_dir: &Path) -> anyhow::Result<()> {
     serve::run_forgetful(&config).await
 }
 
+/// About as long as what a master says of an order.
+const ANSWER: [u8; 640] = [b'x'; 640];
+
+/// Answers every order at once, until it is killed: what its form costs whoever answers it.
+///
+/// # Errors
+/// The address is taken.
+pub async fn answer(addr: SocketAddr) -> anyhow::Result<()> {
+    let order =
+        async |_: Bytes| (StatusCode::CREATED, [(header::CONTENT_TYPE, "application/json")], &ANSWER[..]);
+    let router = Router::new().route("/v1/orders", post(order));
+    Ok(axum::serve(TcpListener::bind(addr).await?, router).await?)
+}
+
 /// Runs it.
 ///
 /// # Errors
@@ -247,11 +266,13 @@ pub async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
         }
     }
     let forgetful = Forgetful::start().await?;
+    let form = bare::Server::start_as(bare::Kind::Http, free_addr()).await?;
     let own = token(&master)?;
-    let (mut ours, mut unstored) = (Sample::default(), Sample::default());
+    let (mut ours, mut unstored, mut answered) = (Sample::default(), Sample::default(), Sample::default());
     for _ in 0..rounds {
         ours.push(place(master.addr(), &own).await?);
         unstored.push(place(forgetful.addr, &forgetful.token).await?);
+        answered.push(place(form.addr, &own).await?);
         for (server, sample) in &mut servers {
             let server = &*server;
             let put =
@@ -269,6 +290,7 @@ pub async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
         reach: reach.to_owned(),
     };
     report.row(row("the same master, its store keeps nothing", unstored, "≥ 0.6"));
+    report.row(row("the web framework alone, which answers at once", answered, "no aim"));
     for (server, sample) in servers {
         report.row(row(server.peer.name(), sample, "ahead, if as durable"));
     }

@@ -457,6 +457,21 @@ mod tests {
     }
 
     #[test]
+    fn no_page_is_left_for_the_next_reader_to_split() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut engine = Engine::open(dir.path(), 1 << 20, Box::new(|_| Ok(()))).unwrap();
+        for round in 0..50_u8 {
+            let key = |number: u8| vec![number % 7, round, number];
+            let entry = |number: u8| (key(number), Some(vec![number; 40 * usize::from(number)]));
+            engine.write((0..round).map(entry).collect()).unwrap();
+            for number in 0..round {
+                assert!(engine.get(&key(number)).unwrap().is_some());
+            }
+            assert_eq!(engine.db.flush().unwrap(), 0, "bytes written by reading, in round {round}");
+        }
+    }
+
+    #[test]
     fn a_database_far_larger_than_its_cache_is_all_there_when_it_is_opened_again() {
         const CACHE_BYTES: u64 = 1 << 20;
         let dir = tempfile::tempdir().unwrap();

@@ -616,16 +616,8 @@ impl Slave {
             read => read.map(Some).with_context(|| path.display().to_string()),
         };
         let Some(memory) = unless_missing(fs::read_to_string(&path))? else { return Ok(0) };
-        let mut memory: Value = serde_json::from_str(&memory).with_context(|| path.display().to_string())?;
-        let mut runs: Vec<Value> = serde_json::from_value(memory["runs"].take())?;
         let past = unless_missing(fs::read_to_string(path.with_extension("past")))?.unwrap_or_default();
-        // A power cut may have cut off the last.
-        runs.extend(past.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()));
-        let begun = runs.iter().filter(|run| run["trace"]["begun"].is_object());
-        let starts = begun
-            .filter_map(|run| Some((run["key"].as_str()?, run["trace"]["begun"]["started_at_ms"].as_i64()?)));
-        // The same run that began at another moment began twice.
-        Ok(starts.filter(|(key, _)| key.starts_with(job)).collect::<BTreeSet<_>>().len())
+        begun(&memory, &past, job).with_context(|| path.display().to_string())
     }
 
     fn run(&mut self) {
@@ -739,5 +731,41 @@ fn push_link_table(config: &mut String, link: &LinkSettings) {
     config.push_str("[link]\n");
     for (key, value) in link {
         writeln!(config, "{key} = {value}").expect("a string takes everything");
+    }
+}
+
+/// How often a job has begun, by a simulated machine's memory and what it keeps of the past, in which a power cut may have cut
+/// off a line. The same run that began at another moment began twice.
+fn begun(memory: &str, past: &str, job: &str) -> anyhow::Result<usize> {
+    let mut memory: Value = serde_json::from_str(memory)?;
+    let mut runs: Vec<Value> = serde_json::from_value(memory["runs"].take())?;
+    runs.extend(past.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()));
+    let start = |run: &Value| {
+        let key = run["key"].as_str().filter(|key| key.starts_with(job))?;
+        Some((key.to_owned(), run["trace"]["begun"]["started_at_ms"].as_i64()?))
+    };
+    Ok(runs.iter().filter_map(start).collect::<BTreeSet<_>>().len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_counts_once_wherever_it_stands_and_a_second_one_of_the_same_run_counts_too() {
+        let run =
+            |key: &str, at: i64| format!(r#"{{"key":"{key}","trace":{{"begun":{{"started_at_ms":{at}}}}}}}"#);
+        let first = run("job_a/1/1", 1000);
+        let void = r#"{"key":"job_a/2/1","trace":"void"}"#;
+        let memory = format!(r#"{{"runs":[{first},{void},{}]}}"#, run("job_b/1/1", 1000));
+        let begun = |past: &str| begun(&memory, past, "job_a").unwrap();
+        assert_eq!(begun(""), 1);
+        assert_eq!(
+            begun(&format!("\n{first}\n{{\"key\":\"jo")),
+            1,
+            "dismissed, and not yet out of the memory"
+        );
+        assert_eq!(begun(&format!("\n{}", run("job_a/1/1", 2000))), 2, "the same run once more");
+        assert_eq!(begun(&format!("\n{}", run("job_a/2/1", 1000))), 2, "another attempt");
     }
 }

@@ -14,8 +14,8 @@
 //! * It takes damage at its log's end for a torn write, and opens with what is left. Commits are counted, see `mark.rs`.
 //! * It shows what it was told to write whether that reached the disk or not. What a batch replaces is remembered until
 //!   the batch is durable, and shown instead if it never is.
-//! * It splits a page that has grown too large when the next reader comes by, which after a failed write can't be done:
-//!   so each page that a batch has changed is read once before it is flushed.
+//! * It mends what a change has left to do, as a page that is too small, when the next reader comes by, which after a
+//!   failed write can't be done: so each page that a batch has changed is read once before it is flushed.
 //!
 //! On disk an entry is `[HEAD] key -> [pieces that follow: u8] first piece`, and each further piece is
 //! `[REST] key [number: u16 big endian] -> piece`; `[COUNT] -> u64 little endian` is the number of commits. All of it lives in sled's default tree, because a batch is atomic
@@ -471,6 +471,77 @@ mod tests {
         }
     }
 
+    /// Whatever changes in whatever order: what is new just behind what is there, as ids are, and anywhere; replaced, deleted,
+    /// of one piece and of many.
+    #[test]
+    fn what_commits_change_is_there_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Engine::open(dir.path(), 1 << 20, Box::new(|_| Ok(()))).unwrap();
+        let (mut engine, mut expected) = (open(), BTreeMap::new());
+        let mut state = 1_u64;
+        let mut random = |below: u64| {
+            // Knuth's MMIX generator.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        for round in 0..400_u32 {
+            let mut changes = BTreeMap::new();
+            for number in 0..random(40) as u32 {
+                let (key, len) = match random(8) {
+                    0..4 => (format!("live {:08} {number:04}", round), 200),
+                    4 => (format!("live {:08} {:04}", random(u64::from(round) + 1), random(40)), random(400)),
+                    5 => (format!("anywhere {:04}", random(500)), random(2) * 300),
+                    6 => (format!("large {:02}", random(20)), random(VALUE_LIMIT_BYTES as u64 / 4)),
+                    _ => (format!("node {:02}", random(3)), 20),
+                };
+                let value = (random(4) > 0).then(|| vec![random(256) as u8; len as usize]);
+                changes.insert(key.into_bytes(), value);
+            }
+            for (key, value) in &changes {
+                match value {
+                    Some(value) => expected.insert(key.clone(), value.clone()),
+                    None => expected.remove(key),
+                };
+            }
+            engine.write(changes).unwrap();
+            if round % 50 == 49 {
+                assert_eq!(seen(&engine), expected.clone().into_iter().collect::<Vec<_>>(), "in round {round}");
+                assert_eq!(engine.db.flush().unwrap(), 0, "bytes written by reading, in round {round}");
+            }
+            if round % 100 == 99 {
+                engine.close().unwrap();
+                engine = open();
+            }
+        }
+        assert_eq!(seen(&engine), expected.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_commit_of_many_large_values_leaves_no_page_to_a_file_that_is_never_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut engine = Engine::open(dir.path(), 1 << 20, Box::new(|_| Ok(()))).unwrap();
+        for round in 0..3_u8 {
+            let value = vec![round; VALUE_LIMIT_BYTES];
+            engine.write((0..16_u8).map(|number| (vec![number, round], Some(value.clone()))).collect()).unwrap();
+        }
+        assert_eq!(std::fs::read_dir(dir.path().join(BLOB_DIR)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_file_grows_by_whole_segments_so_that_most_commits_change_no_length() {
+        const SEGMENT_BYTES: u64 = 512 * 1024;
+        let dir = tempfile::tempdir().unwrap();
+        let mut engine = Engine::open(dir.path(), 1 << 20, Box::new(|_| Ok(()))).unwrap();
+        let mut lengths = Vec::new();
+        for number in 0..200_u8 {
+            engine.write(BTreeMap::from([(vec![number], Some(vec![number; 10_000]))])).unwrap();
+            lengths.push(std::fs::metadata(dir.path().join(DATABASE_FILE)).unwrap().len());
+        }
+        assert!(lengths.iter().all(|length| length % SEGMENT_BYTES == 0), "{lengths:?}");
+        lengths.dedup();
+        assert!((3..20).contains(&lengths.len()), "{lengths:?}");
+    }
+
     #[test]
     fn a_database_far_larger_than_its_cache_is_all_there_when_it_is_opened_again() {
         const CACHE_BYTES: u64 = 1 << 20;
@@ -493,7 +564,7 @@ mod tests {
 
     #[test]
     fn what_is_cleaned_up_makes_room_and_loses_nothing() {
-        const ROUNDS: u16 = 600;
+        const ROUNDS: u16 = 1200;
         const BUSY_BYTES: usize = 32 * 1024;
         // What is written once lies between what is written again and again.
         let taken = |cleans: bool| {

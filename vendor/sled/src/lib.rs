@@ -207,6 +207,7 @@ mod subscriber;
 mod sys_limits;
 pub mod transaction;
 mod tree;
+mod writing;
 
 /// Functionality for conditionally triggering failpoints under test.
 #[cfg(feature = "failpoints")]
@@ -288,7 +289,8 @@ pub use self::{
     result::{Error, Result},
     subscriber::{Event, Subscriber},
     transaction::Transactional,
-    tree::{CompareAndSwapError, Tree, Writing},
+    tree::{CompareAndSwapError, Tree},
+    writing::Writing,
 };
 
 use {

@@ -166,8 +166,14 @@ impl Node {
         true
     }
 
-    pub(crate) fn split(mut self) -> (Node, Node) {
+    pub(crate) fn split(self) -> (Node, Node) {
+        let split_point = self.data.len() / 2 + 1;
+        self.split_at(split_point)
+    }
+
+    pub(crate) fn split_at(mut self, split_point: usize) -> (Node, Node) {
         fn split_inner<T>(
+            split_point: usize,
             keys: &mut Vec<IVec>,
             values: &mut Vec<T>,
             old_prefix: &[u8],
@@ -177,7 +183,6 @@ impl Node {
         where
             T: Clone + Ord,
         {
-            let split_point = keys.len() / 2 + 1;
             let right_keys = keys.split_off(split_point);
             let right_values = values.split_off(split_point);
             let right_min = &right_keys[0];
@@ -250,6 +255,7 @@ impl Node {
             Data::Index(ref mut index) => {
                 let (split, right_prefix_len, right_keys, right_values) =
                     split_inner(
+                        split_point,
                         &mut index.keys,
                         &mut index.pointers,
                         prefixed_lo,
@@ -269,6 +275,7 @@ impl Node {
             Data::Leaf(ref mut leaf) => {
                 let (split, right_prefix_len, right_keys, right_values) =
                     split_inner(
+                        split_point,
                         &mut leaf.keys,
                         &mut leaf.values,
                         prefixed_lo,
@@ -597,6 +604,16 @@ impl Node {
             let encoded_val = None;
             (encoded_key, encoded_val)
         }
+    }
+
+    pub(crate) fn holds(&self, key: &[u8]) -> bool {
+        key >= self.lo.as_ref() && (self.hi.is_empty() || key < self.hi.as_ref())
+    }
+
+    /// Where a leaf has an encoded key.
+    pub(crate) fn position(&self, encoded_key: &[u8]) -> Option<usize> {
+        let keys = &self.data.leaf_ref()?.keys;
+        keys.binary_search_by(|k| fastcmp(k, encoded_key)).ok()
     }
 
     pub(crate) fn should_split(&self) -> bool {

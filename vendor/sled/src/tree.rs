@@ -126,36 +126,6 @@ unsafe impl Send for Tree {}
 #[allow(unsafe_code)]
 unsafe impl Sync for Tree {}
 
-/// What [`Tree::apply_noting`] writes with.
-pub struct Writing<'a> {
-    tree: &'a Tree,
-    guard: &'a mut Guard,
-    last_of_page: Vec<(PageId, IVec)>,
-}
-
-impl Writing<'_> {
-    /// Sets a key, or deletes it. `note` is shown what stands there, before anything is changed, and maybe more than once.
-    pub fn set(
-        &mut self,
-        key: &IVec,
-        value: Option<IVec>,
-        mut note: impl FnMut(Option<&IVec>),
-    ) -> Result<()> {
-        let (tree, pages) = (self.tree, self.guard.writeset.len());
-        while tree
-            .insert_noting(key, value.clone(), self.guard, &mut note)?
-            .is_err()
-        {}
-        if let Some(pid) = self.guard.writeset.get(pages) {
-            match self.last_of_page.last_mut() {
-                Some((last, of)) if last == pid => of.clone_from(key),
-                _ => self.last_of_page.push((*pid, key.clone())),
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Tree {
     #[doc(hidden)]
     #[deprecated(since = "0.24.2", note = "replaced by `Tree::insert`")]
@@ -201,19 +171,8 @@ impl Tree {
     pub(crate) fn insert_inner(
         &self,
         key: &[u8],
-        value: Option<IVec>,
-        guard: &mut Guard,
-    ) -> Result<Conflictable<Option<IVec>>> {
-        self.insert_noting(key, value, guard, |_| ())
-    }
-
-    /// `note` is shown what stands there, before anything is changed.
-    fn insert_noting(
-        &self,
-        key: &[u8],
         mut value: Option<IVec>,
         guard: &mut Guard,
-        mut note: impl FnMut(Option<&IVec>),
     ) -> Result<Conflictable<Option<IVec>>> {
         let _measure = if value.is_some() {
             Measure::new(&M.tree_set)
@@ -227,7 +186,6 @@ impl Tree {
         let mut subscriber_reservation = self.subscribers.reserve(&key);
 
         let (encoded_key, last_value) = node_view.node_kv_pair(key.as_ref());
-        note(last_value.as_ref());
 
         if value == last_value {
             // short-circuit a no-op set or delete
@@ -440,26 +398,6 @@ impl Tree {
         // written to the log since its creation are
         // recovered atomically
         peg.seal_batch()
-    }
-
-    /// Lets `write` make changes that come to be as one, like a batch, but in its own order and with a look at what each
-    /// replaces. Pages that have grown too large by it are split before it returns.
-    pub fn apply_noting(
-        &self,
-        write: impl FnOnce(&mut Writing<'_>) -> Result<()>,
-    ) -> Result<()> {
-        let _cc = concurrency_control::write();
-        let mut guard = pin();
-        let peg = self.context.pin_log(&guard)?;
-        let mut writing =
-            Writing { tree: self, guard: &mut guard, last_of_page: vec![] };
-        write(&mut writing)?;
-        let last_of_page = writing.last_of_page;
-        peg.seal_batch()?;
-        for (_, key) in last_of_page {
-            while self.get_inner(&key, &mut guard)?.is_err() {}
-        }
-        Ok(())
     }
 
     /// Retrieve a value from the `Tree` if it exists.

@@ -727,13 +727,23 @@ impl IoBufs {
         #[cfg(not(feature = "io_uring"))]
         {
             let f = &self.config.file;
-            // A segment may have held what stands elsewhere by now: that is
-            // made durable before the segment is written to again.
-            if !self.config.temporary
-                && log_offset % segment_size as LogOffset == 0
-            {
-                f.sync_data()?;
+            let mut grown = vec![];
+            if log_offset % segment_size as LogOffset == 0 {
+                // A segment may have held what stands elsewhere by now: that
+                // is made durable before the segment is written to again.
+                if !self.config.temporary {
+                    f.sync_data()?;
+                }
+                // The file grows by whole segments, written out: what later
+                // commits overwrite is durable without the file system's own
+                // journal, which takes about as long again.
+                if f.metadata()?.len() < log_offset + segment_size as LogOffset
+                {
+                    grown.extend_from_slice(data);
+                    grown.resize(segment_size, MessageKind::Corrupted.into());
+                }
             }
+            let data = if grown.is_empty() { data } else { &mut grown };
             pwrite_all(f, data, log_offset)?;
         }
         io_fail!(self, "buffer write post");

@@ -988,8 +988,22 @@ impl PageCache {
     pub(crate) fn link<'g>(
         &'g self,
         pid: PageId,
+        old: PageView<'g>,
+        new: Link,
+        guard: &'g Guard,
+    ) -> Result<CasResult<'g, Link>> {
+        let mut node: Node = old.as_node().clone();
+        node.apply(&new);
+        self.link_applied(pid, old, new, node, guard)
+    }
+
+    /// The same with what the link makes of the page.
+    pub(crate) fn link_applied<'g>(
+        &'g self,
+        pid: PageId,
         mut old: PageView<'g>,
         new: Link,
+        node: Node,
         guard: &'g Guard,
     ) -> Result<CasResult<'g, Link>> {
         let _measure = Measure::new(&M.link_page);
@@ -1031,9 +1045,6 @@ impl PageCache {
                 }
             }
         }
-
-        let mut node: Node = old.as_node().clone();
-        node.apply(&new);
 
         // see if we should short-circuit replace
         if old.cache_infos.len() >= PAGE_CONSOLIDATION_THRESHOLD {

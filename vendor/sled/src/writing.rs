@@ -95,7 +95,7 @@ impl Writing<'_> {
         let written = if leaf.node.should_split() {
             let entries = leaf.node.data.len();
             let at = match leaf.newest {
-                Some(at) if leaf.ascending => at.clamp(entries / 2, entries - LEAST),
+                Some(at) if leaf.ascending => (at + 1).clamp(entries / 2, entries - LEAST),
                 _ => entries / 2,
             };
             let (mut left, right) = leaf.node.split_at(at);

@@ -1,5 +1,6 @@
 //! History: whether a million ended jobs make a master slower to start, larger, or slower to page through.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -33,6 +34,15 @@ async fn fill(master: &Master, jobs: usize) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
+}
+
+/// Bytes of the store on the disk.
+fn stored(master: &Master) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for file in fs::read_dir(master.data_dir().join("store"))? {
+        bytes += file?.metadata()?.len();
+    }
+    Ok(bytes)
 }
 
 async fn page(master: &Master) -> anyhow::Result<f64> {
@@ -70,6 +80,13 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
     let since = Instant::now();
     fill(&full, size).await?;
     println!("  {} jobs placed and ended in {:.0?}", figure(size as f64), since.elapsed());
+    report.row(Row {
+        bench: "history".to_owned(),
+        what: format!("bytes on the disk for each of {} jobs, ended without a pause", figure(size as f64)),
+        ours: [stored(&full)? as f64 / size as f64].into_iter().collect::<Sample>(),
+        reach: "no aim".to_owned(),
+        ..Row::default()
+    });
     let mut rows = [(); 3].map(|()| (Sample::default(), Sample::default()));
     for _ in 0..rounds {
         for (which, master) in [&mut empty, &mut full].into_iter().enumerate() {

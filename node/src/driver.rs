@@ -22,8 +22,9 @@ use crate::store::{Op, Store, StoreError};
 /// How many events are stepped before they are committed: bounds how long the first of them waits for the last.
 const BATCH: usize = 512;
 
-/// How many commits are under way: one is being written, one waits behind it.
-const IN_FLIGHT: usize = 2;
+/// How many commits are under way: one is being written, and those behind it become one group of the store's. With one place
+/// behind it, an event that comes while that is taken misses the next group too.
+const IN_FLIGHT: usize = 8;
 
 /// A node: its state, its rules, and the means to perform what they decide.
 pub trait Node {

@@ -24,7 +24,9 @@ impl Tree {
         let mut writing =
             Writing { tree: self, guard: &guard, leaf: None, changed: vec![] };
         write(&mut writing)?;
-        writing.put_back()?;
+        if let Some(leaf) = writing.leaf.take() {
+            writing.put_back(leaf)?;
+        }
         let changed = writing.changed;
         peg.seal_batch()?;
         for key in changed {
@@ -57,7 +59,7 @@ struct Leaf<'a> {
     last_key: IVec,
 }
 
-impl Writing<'_> {
+impl<'a> Writing<'a> {
     /// Sets a key, or deletes it. `note` is shown what stands there, before anything is changed.
     pub fn set(
         &mut self,
@@ -68,8 +70,9 @@ impl Writing<'_> {
         let mut leaf = match self.leaf.take() {
             Some(leaf) if leaf.node.holds(key) => leaf,
             other => {
-                self.leaf = other;
-                self.put_back()?;
+                if let Some(leaf) = other {
+                    self.put_back(leaf)?;
+                }
                 Leaf::new(self.tree.view_for_key(key, self.guard)?)
             }
         };
@@ -79,17 +82,18 @@ impl Writing<'_> {
             leaf.change(encoded_key, value, before.is_none());
             leaf.last_key.clone_from(key);
         }
-        let full = leaf.node.should_split();
-        self.leaf = Some(leaf);
-        if full {
-            self.put_back()?;
+        if leaf.node.should_split() {
+            return self.put_back(leaf);
         }
+        self.leaf = Some(leaf);
         Ok(())
     }
 
-    /// Writes what has become of the leaf.
-    fn put_back(&mut self) -> Result<()> {
-        let Some(mut leaf) = self.leaf.take() else { return Ok(()) };
+    /// Writes what has become of a leaf.
+    fn put_back(&mut self, mut leaf: Leaf<'a>) -> Result<()> {
+        if leaf.links.is_empty() {
+            return Ok(());
+        }
         let (pid, old) = (leaf.view.pid, leaf.view.node_view.0);
         let pages = &self.tree.context.pagecache;
         let written = if leaf.node.should_split() {

@@ -505,7 +505,11 @@ mod tests {
             }
             engine.write(changes).unwrap();
             if round % 50 == 49 {
-                assert_eq!(seen(&engine), expected.clone().into_iter().collect::<Vec<_>>(), "in round {round}");
+                assert_eq!(
+                    seen(&engine),
+                    expected.clone().into_iter().collect::<Vec<_>>(),
+                    "in round {round}"
+                );
                 assert_eq!(engine.db.flush().unwrap(), 0, "bytes written by reading, in round {round}");
             }
             if round % 100 == 99 {
@@ -522,7 +526,9 @@ mod tests {
         let mut engine = Engine::open(dir.path(), 1 << 20, Box::new(|_| Ok(()))).unwrap();
         for round in 0..3_u8 {
             let value = vec![round; VALUE_LIMIT_BYTES];
-            engine.write((0..16_u8).map(|number| (vec![number, round], Some(value.clone()))).collect()).unwrap();
+            engine
+                .write((0..16_u8).map(|number| (vec![number, round], Some(value.clone()))).collect())
+                .unwrap();
         }
         assert_eq!(std::fs::read_dir(dir.path().join(BLOB_DIR)).unwrap().count(), 0);
     }

@@ -7,12 +7,12 @@ use crate::{tree::View, *};
 /// Past so many changes a leaf is written as a whole: sled would do that at the tenth anyway.
 const LINKS: usize = 3;
 
-/// Fewer entries than these are merged with what stands to their left.
+/// Fewer entries than these are merged with what stands to their left, see `Node::should_merge`.
 const LEAST: usize = 4;
 
 impl Tree {
     /// Lets `write` make changes that come to be as one, like a batch, but in its own order and with a look at what each
-    /// replaces. A leaf is changed once for all changes in turn that belong to it, and no page is left too large or too small
+    /// replaces. All changes in turn to one leaf are written together, and no page is left too large or too small
     /// for the next reader to mend.
     pub fn apply_noting(
         &self,

@@ -25,6 +25,7 @@ pub mod simulated;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -298,8 +299,8 @@ fn list(words: impl IntoIterator<Item = String>) -> String {
 /// A driver. Its calls may block, and are made one at a time from one thread; what it does besides (watching, ticking)
 /// it does on threads of its own, which end soon after it is dropped or when nobody takes the facts any more.
 ///
-/// `Err` is why a command is refused. Facts go out through the [`Reporter`] that the driver was built with, except for
-/// the answer of [`probe`](Machine::probe), which is returned.
+/// `Err` is why a command is refused, and a panic is a refusal too. Facts go out through the [`Reporter`] that the driver
+/// was built with, except for the answer of [`probe`](Machine::probe), which is returned.
 pub trait Machine: Send + Sync {
     /// Whether it has a trace of a start under this key. Quick, and without touching a controller: it is asked to find
     /// out whom a command without a program is for.
@@ -395,8 +396,6 @@ impl Unit {
 
     /// Does everything that waits.
     fn attend(&self) {
-        // Also after a panic in a driver, whoever comes next is served.
-        let _leave = Leave(&self.line);
         while let Some(task) = next_task(&self.line) {
             serve(self.index, &*self.machine, task, &self.reporter);
         }
@@ -409,16 +408,6 @@ fn next_task(line: &Mutex<Queue>) -> Option<Task> {
     let task = line.tasks.pop_front();
     line.attended = task.is_some();
     task
-}
-
-struct Leave<'a>(&'a Mutex<Queue>);
-
-impl Drop for Leave<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            lock(self.0).attended = false;
-        }
-    }
 }
 
 fn lock(line: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
@@ -634,14 +623,14 @@ fn refusal(command: &Command, why: String) -> Option<Fact> {
 fn serve(index: usize, machine: &dyn Machine, task: Task, reporter: &Reporter) {
     match task {
         Task::Command(Command::Probe(work)) => {
-            let probe = machine.probe(&work);
+            let probe = probe(machine, &work);
             let running = matches!(probe, Probe::Running { .. });
             if reporter.tell(work.key, Fact::Probed(probe)) && running {
-                machine.watch(work.key);
+                watch(machine, work.key);
             }
         }
         Task::Command(command) => {
-            let done = match &command {
+            let done = survived(|| match &command {
                 Command::Start(work) => machine.start(work),
                 Command::Stop { key, grade } => machine.stop(*key, *grade),
                 Command::Pause(key) => machine.pause(*key),
@@ -651,8 +640,8 @@ fn serve(index: usize, machine: &dyn Machine, task: Task, reporter: &Reporter) {
                     Ok(())
                 }
                 Command::Probe(_) => Ok(()),
-            };
-            if let Err(why) = done
+            });
+            if let Err(why) = done.flatten()
                 && let Some(fact) = refusal(&command, why)
             {
                 reporter.tell(command.key(), fact);
@@ -660,10 +649,30 @@ fn serve(index: usize, machine: &dyn Machine, task: Task, reporter: &Reporter) {
         }
         Task::Ask(work, answer) => {
             // Whoever asked has its answer already if it no longer listens.
-            let _ = answer.send((index, machine.probe(&work)));
+            let _ = answer.send((index, probe(machine, &work)));
         }
-        Task::Watch(key) => machine.watch(key),
+        Task::Watch(key) => watch(machine, key),
     }
+}
+
+fn probe(machine: &dyn Machine, work: &Work) -> Probe {
+    survived(|| machine.probe(work)).unwrap_or_else(|why| Probe::Unknown { why })
+}
+
+fn watch(machine: &dyn Machine, key: RunKey) {
+    if let Err(why) = survived(|| machine.watch(key)) {
+        tracing::error!(%key, %why, "the run is not watched; probe it again");
+    }
+}
+
+/// A bug in a driver leaves no command without an answer, and the next one is served: what the machine did is asked of it, as
+/// after any refusal.
+fn survived<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message");
+        format!("the machine's driver panicked: {text}")
+    })
 }
 
 fn settle(answers: Receiver<(usize, Probe)>, asked: usize) -> (Option<usize>, Probe) {
@@ -700,6 +709,8 @@ fn dir_of(runs: &Path, key: RunKey) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn settled(probes: &[Probe], asked: usize) -> Probe {
@@ -718,6 +729,86 @@ mod tests {
         assert_eq!(settled(&[Probe::NeverStarted, unknown.clone()], 2), unknown);
         assert_eq!(settled(&[unknown, Probe::Gone, Probe::NeverStarted], 3), Probe::Gone);
         assert!(matches!(settled(&[Probe::NeverStarted], 2), Probe::Unknown { .. }));
+    }
+
+    /// A driver with a bug in every call.
+    struct Panics;
+
+    impl Machine for Panics {
+        fn knows(&self, _: RunKey) -> bool {
+            true
+        }
+        fn check(&self, _: &Work) -> Result<(), Rejection> {
+            Ok(())
+        }
+        fn start(&self, _: &Work) -> Result<(), String> {
+            panic!("in start")
+        }
+        fn stop(&self, _: RunKey, _: Grade) -> Result<(), String> {
+            panic!("in stop")
+        }
+        fn pause(&self, _: RunKey) -> Result<(), String> {
+            panic!("in pause")
+        }
+        fn resume(&self, _: RunKey) -> Result<(), String> {
+            panic!("in resume")
+        }
+        fn probe(&self, _: &Work) -> Probe {
+            panic!("in probe")
+        }
+        fn watch(&self, _: RunKey) {
+            panic!("in watch")
+        }
+        fn dismiss(&self, _: RunKey) {
+            panic!("in dismiss")
+        }
+        fn output(&self, _: RunKey, _: u64, _: usize) -> io::Result<Option<(Vec<u8>, u64)>> {
+            Ok(None)
+        }
+    }
+
+    async fn next(told: &mut mpsc::Receiver<(RunKey, Fact)>) -> (RunKey, Fact) {
+        let told = tokio::time::timeout(Duration::from_secs(60), told.recv());
+        told.await.expect("a command is answered").expect("the machines are there")
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_panics_leaves_no_command_unanswered_and_serves_the_next() {
+        let (facts, mut told) = mpsc::channel(16);
+        let mut machines = Machines {
+            units: Vec::new(),
+            programs: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            reporter: Reporter::new(facts),
+        };
+        let unit = machines.add("mill", Arc::new(Panics));
+        machines.programs.insert("mill".to_owned(), unit);
+        let key = RunKey { job: JobId::from_parts(1, 1), attempt: Attempt(1), run: Run(1) };
+        let work = Work { key, program: "mill".to_owned(), params: BTreeMap::new() };
+        let refused = |what: Verb, why: &str| {
+            let why = format!("the machine's driver panicked: in {why}");
+            Fact::Refused { what, why }
+        };
+        let unknown = Probe::Unknown { why: "the machine's driver panicked: in probe".to_owned() };
+
+        // All but the dismissal are answered, in their order.
+        let commands = [
+            (Command::Dismiss(key), None),
+            (Command::Start(work.clone()), Some(refused(Verb::Start, "start"))),
+            (Command::Stop { key, grade: Grade::Now }, Some(refused(Verb::Stop, "stop"))),
+            (Command::Pause(key), Some(refused(Verb::Pause, "pause"))),
+            (Command::Resume(key), Some(refused(Verb::Resume, "resume"))),
+            (Command::Probe(work), Some(Fact::Probed(unknown))),
+        ];
+        for (command, answer) in commands {
+            machines.command(command);
+            if let Some(answer) = answer {
+                assert_eq!(next(&mut told).await, (key, answer));
+            }
+        }
+        machines.units[unit].send(Task::Watch(key)).map_err(|(_, why)| why).unwrap();
+        machines.command(Command::Pause(key));
+        assert_eq!(next(&mut told).await, (key, refused(Verb::Pause, "pause")), "after a watch too");
     }
 
     #[test]

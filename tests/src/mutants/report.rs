@@ -127,7 +127,7 @@ pub fn page(mutants: &[Mutant], fates: &Fates, explained: &[(&str, &str)]) -> (S
 }
 
 const HEAD: &str = "# Mutants of the rules\n\n\
-Printed by `cargo run --release -p reloop-tests --bin harness -- mutants`, which takes the better part of an hour and needs\n\
+Printed by `cargo run --release -p reloop-tests --bin harness -- mutants`, which takes half an hour to an hour and needs\n\
 cargo-mutants (`cargo install cargo-mutants --locked`). Run it anew when the rules or their tests have changed; it fails if\n\
 fewer than 95 % are noticed, or if a survivor is not explained in `tests/src/mutants/explained.rs`. How it works is told in\n\
 [CONTRIBUTING.md](../CONTRIBUTING.md).\n\n\

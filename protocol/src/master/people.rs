@@ -86,9 +86,9 @@ impl Rules {
             JobCommand::Cancel(_) if state.is_ended() => Ok(Delivery::TooLate),
             JobCommand::Cancel(mode) => Ok(self.cancel_job(id, mode)),
             JobCommand::Pause | JobCommand::Resume if state.is_ended() => Ok(Delivery::TooLate),
-            JobCommand::Pause | JobCommand::Resume if is_being_canceled(&job) => wrong(
-                "it was canceled, which is not taken back; `cancel` it once more if it goes on all the same",
-            ),
+            JobCommand::Pause | JobCommand::Resume if is_being_canceled(&job) => {
+                wrong("it was canceled, which is not taken back: `cancel` it again if it goes on")
+            }
             JobCommand::Pause => Ok(self.wish(id, Desired::Pause)),
             JobCommand::Resume => {
                 let delivery = self.wish(id, Desired::Run);

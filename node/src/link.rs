@@ -99,6 +99,16 @@ pub enum Ended {
     Broken(String),
 }
 
+impl Ended {
+    /// Why, whoever was the first to close: who is refused closes too, and the two race. A peer's words may be cut off.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::ByPeer(Some(code), text) | Self::ByUs(code, text) => format!("{}: {text}", code.number()),
+            Self::ByPeer(None, text) | Self::Broken(text) => text.clone(),
+        }
+    }
+}
+
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

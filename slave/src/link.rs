@@ -270,13 +270,19 @@ struct Outcome {
     code: Option<CloseCode>,
     retry_after: Option<Duration>,
     why: String,
+    cause: String,
+}
+
+/// One may be the beginning of the other, see [`Ended::cause`].
+fn is_the_same(told: &str, cause: &str) -> bool {
+    told.starts_with(cause) || cause.starts_with(told)
 }
 
 /// Keeps a link to the master for as long as the agent lives.
 pub async fn run(dialer: Dialer, mut parts: Loop) {
     let ms = |length: Duration| Millis(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
     let mut pauses = Pauses::new(ms(parts.config.link.backoff_min), ms(parts.config.link.backoff_max));
-    let mut told = String::new();
+    let mut told: Option<String> = None;
     let mut enrolled = false;
     for number in 1.. {
         let Some(dialed) = unless_halted(&mut parts.halt, dialer.dial()).await else { return };
@@ -297,7 +303,7 @@ pub async fn run(dialer: Dialer, mut parts: Loop) {
                 let why = error.to_string();
                 // The driver is gone: so is the need for a link.
                 let Ok(()) = parts.inbox.send(Input::NotReached(why.clone())).await else { return };
-                Outcome { why, retry_after, ..Outcome::default() }
+                Outcome { cause: why.clone(), why, retry_after, ..Outcome::default() }
             }
         };
         let tried =
@@ -309,10 +315,10 @@ pub async fn run(dialer: Dialer, mut parts: Loop) {
         };
         if outcome.settled {
             tracing::info!(master = dialer.peer(), why = outcome.why, "the link ended; the machine goes on");
-            told.clear();
-        } else if told != outcome.why {
+            told = None;
+        } else if told.as_deref().is_none_or(|told| !is_the_same(told, &outcome.cause)) {
             tracing::warn!(master = dialer.peer(), why = outcome.why, todo, "no link; the machine goes on");
-            told.clone_from(&outcome.why);
+            told = Some(outcome.cause);
         }
         tracing::debug!(why = outcome.why, ?pause, "the next try comes after a pause");
         let nudged = async {
@@ -369,7 +375,7 @@ async fn talk(parts: &Loop, socket: Socket, link: LinkId, enrolled: bool) -> Out
         let _ = give.send(outbox);
     })
     .await;
-    let why = ended.to_string();
+    let (why, cause) = (ended.to_string(), ended.cause());
     // A driver that is gone needs no news of links.
     let _ = parts.inbox.send(Input::LinkDown { link, why: why.clone() }).await;
     let code = match ended {
@@ -377,5 +383,5 @@ async fn talk(parts: &Loop, socket: Socket, link: LinkId, enrolled: bool) -> Out
         Ended::ByUs(code, _) => Some(code),
         Ended::Broken(_) => None,
     };
-    Outcome { settled: *settled.borrow(), code, retry_after, why }
+    Outcome { settled: *settled.borrow(), code, retry_after, why, cause }
 }

@@ -316,14 +316,25 @@ impl Link {
     }
 
     async fn refuse(mut self, code: CloseCode) {
-        let text = "a person has to do something".to_owned();
-        self.send(Message::Refuse(Refuse { code, text: text.clone(), retry_after_ms: None })).await;
-        let close = CloseFrame { code: WsCode::from(code.number()), reason: text.into() };
+        self.say_refused(code).await;
+        self.hang_up(code).await;
+    }
+
+    async fn say_refused(&mut self, code: CloseCode) {
+        let refuse = Refuse { code, text: REFUSAL.to_owned(), retry_after_ms: None };
+        self.send(Message::Refuse(refuse)).await;
+    }
+
+    async fn hang_up(mut self, code: CloseCode) {
+        let close = CloseFrame { code: WsCode::from(code.number()), reason: REFUSAL.into() };
         // The slave may have hung up already.
         let _ = self.socket.close(Some(close)).await;
         self.close_code().await;
     }
 }
+
+/// Why a master refuses a slave.
+const REFUSAL: &str = "a person has to do something";
 
 fn job(number: u64) -> JobId {
     JobId::from_parts(number, 1)
@@ -549,10 +560,18 @@ async fn a_refused_slave_tries_on_and_is_taken_in_with_a_token() {
     let mut master = Master::new().await;
     let mut agent = Agent::started(&master.url());
     let mut keys = vec![];
-    for _ in 0..3 {
-        let (link, hello) = master.hello().await;
+    // Whether the slave hears the refusal first or the close that comes with it.
+    for heard in ["both", "refusal", "close"] {
+        let (mut link, hello) = master.hello().await;
         keys.push((hello.key, hello.token));
-        link.refuse(CloseCode::NotEnrolled).await;
+        match heard {
+            "refusal" => {
+                link.say_refused(CloseCode::NotEnrolled).await;
+                assert_eq!(link.close_code().await, Some(CloseCode::NotEnrolled.number()));
+            }
+            "close" => link.hang_up(CloseCode::NotEnrolled).await,
+            _ => link.refuse(CloseCode::NotEnrolled).await,
+        }
     }
     assert_eq!(keys, vec![(keys[0].0, None::<String>); 3]);
     let file = agent.dir.path().join("token");

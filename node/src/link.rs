@@ -104,7 +104,7 @@ impl Ended {
     pub fn cause(&self) -> String {
         match self {
             Self::ByPeer(Some(code), text) | Self::ByUs(code, text) => format!("{}: {text}", code.number()),
-            Self::ByPeer(None, text) | Self::Broken(text) => text.clone(),
+            Self::ByPeer(None, _) | Self::Broken(_) => self.to_string(),
         }
     }
 }

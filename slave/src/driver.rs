@@ -126,6 +126,8 @@ pub struct Driver {
     trouble: Option<String>,
     replies: BTreeMap<u64, oneshot::Sender<Result<String, String>>>,
     next_request: u64,
+    /// When the rules last looked: by their clock, and by the timer's.
+    looked: (Now, Instant),
 }
 
 struct Connection {
@@ -161,6 +163,7 @@ impl Driver {
             trouble: None,
             replies: BTreeMap::new(),
             next_request: 0,
+            looked: (now(), Instant::now()),
         }
     }
 
@@ -173,7 +176,9 @@ impl Driver {
 
     fn decide(&mut self, event: slave::Event) -> (Vec<Op>, Vec<Effect>) {
         let told = tracing::enabled!(tracing::Level::DEBUG).then(|| told_event(&event));
-        let slave::Step { state, persist, effects } = slave::step((*self.state).clone(), now(), event);
+        self.looked = (now(), Instant::now());
+        let slave::Step { state, persist, effects } =
+            slave::step((*self.state).clone(), self.looked.0, event);
         tracing::debug!(event = told, effects = %told_effects(&effects), "step");
         self.state = Arc::new(state);
         debug_assert_eq!(slave::broken_invariant(&self.state), None);
@@ -418,10 +423,11 @@ impl Node for Driver {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let now = now();
+        // What came to pass since the rules looked is ahead of them still, whatever this loop did meanwhile.
+        let (now, since) = self.looked;
         let (at, _) = slave::next_deadline(&self.state, now)?;
         let wait = Duration::from_millis(at.saturating_sub(now.boot_ms));
-        Some(Instant::now() + wait.min(TIMER_LIMIT))
+        Some(since + wait.min(TIMER_LIMIT))
     }
 
     fn perform(&mut self, effect: Effect) {

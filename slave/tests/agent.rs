@@ -22,6 +22,7 @@ use reloop_protocol::message::{
 use reloop_protocol::spec::{CancelMode, Desired, Spec, StartRule, Want};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, SUBPROTOCOL, Signature};
+use reloop_slave::local;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::Value;
@@ -169,6 +170,9 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// The master's clock is ahead of the slave's.
+const AHEAD_MS: i64 = 5000;
+
 struct Master {
     listener: TcpListener,
     challenges: u8,
@@ -220,7 +224,7 @@ impl Master {
             epoch: Epoch(1),
             commit: Commit(1),
             nonce,
-            time: Time(wall_ms() + 5000),
+            time: Time(wall_ms() + AHEAD_MS),
         }))
         .await;
         let Frame { session, message, signature } = link.frame().await;
@@ -407,6 +411,35 @@ async fn an_offered_job_is_taken_runs_and_is_forgotten_once_its_outcome_is_told(
             status["jobs"] == Value::Array(vec![]) && status["remembered"] == 1
         })
         .await;
+}
+
+/// What the loop hears at the very moment when a job comes due, and what is no step of the rules, keeps nothing from beginning.
+#[tokio::test]
+async fn a_job_that_comes_due_offline_begins_whatever_the_agent_is_asked_at_that_moment() {
+    let mut master = Master::new().await;
+    let agent = Agent::started(&master.url());
+    let (mut link, ..) = master.live(vec![]).await;
+    for number in 1..=3 {
+        let soon = StartRule { not_before: Some(Time(wall_ms() + AHEAD_MS + 700)), ..StartRule::default() };
+        link.send(Message::Want(want(job(number), "bake", &[("seconds", "0")], soon))).await;
+        link.report(State::Accepted, &mut vec![]).await;
+    }
+    drop((link, master));
+    let state_dir = agent.state_dir();
+    let asking = tokio::task::spawn_blocking(move || {
+        let deadline = Instant::now() + PATIENCE;
+        let mut said = Value::Null;
+        while Instant::now() < deadline {
+            let answer = local::call(&state_dir, &local::Request::Status).unwrap();
+            said = serde_json::to_value(answer).unwrap();
+            if said.to_string().matches("\"succeeded\"").count() == 3 {
+                return said;
+            }
+        }
+        panic!("a job has not begun: {said}");
+    });
+    asking.await.unwrap();
+    assert_eq!(bakes(&agent), 3);
 }
 
 #[tokio::test]

@@ -646,7 +646,8 @@ pub fn step(state: Slave, now: Now, event: Event) -> Step {
     rules.conclude(&before)
 }
 
-/// When something will happen by itself, in milliseconds since the boot, and what.
+/// When something will happen by itself, in milliseconds since the boot, and what. To set a timer, `now` is the last step's:
+/// what came to pass since then is left out otherwise, and nobody looks.
 pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
     let in_boot = |time: Time, at: Time| now.boot_ms.saturating_add(at.since(time).0);
     let windows = master_time(state, now).into_iter().flat_map(|time| {

@@ -6,9 +6,10 @@
 //! part of exactly one argument and never meets a shell. Whether a value may begin with a dash, and so be taken for an
 //! option by the program, is for the pattern to say: `[a-z0-9][a-z0-9_.-]*` keeps it out, `.*` does not.
 //!
-//! Flags beat the environment (`RELOOP_SLAVE_NAME`, `RELOOP_MASTER`, `RELOOP_STATE_DIR`, `RELOOP_ENROLL_TOKEN_FILE`),
-//! which beats the file, which beats the defaults. Everything is checked when it is loaded, so that a typing error stops
-//! the start of the agent and not a job in the night.
+//! Flags beat the environment (`RELOOP_SLAVE_NAME`, `RELOOP_SLAVE_MASTER`, `RELOOP_SLAVE_STATE_DIR`,
+//! `RELOOP_SLAVE_ENROLL_TOKEN_FILE`), which beats the file, which beats the defaults. Everything is checked when it is
+//! loaded, so that a typing error stops the start of the agent and not a job in the night. `RELOOP_MASTER` is not read: it
+//! names the master of the client `reloop`, by another kind of address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -171,9 +172,9 @@ impl Overrides {
         let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         Self {
             name: text("RELOOP_SLAVE_NAME"),
-            master: text("RELOOP_MASTER"),
-            state_dir: path("RELOOP_STATE_DIR"),
-            enroll_token_file: path("RELOOP_ENROLL_TOKEN_FILE"),
+            master: text("RELOOP_SLAVE_MASTER"),
+            state_dir: path("RELOOP_SLAVE_STATE_DIR"),
+            enroll_token_file: path("RELOOP_SLAVE_ENROLL_TOKEN_FILE"),
         }
     }
 
@@ -189,7 +190,7 @@ impl Overrides {
     }
 }
 
-/// The settings can't be used; each says in which file, under which key, and what would be right.
+/// The settings can't be used; each says where, under which key, and what would be right.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file can't be read.
@@ -209,10 +210,10 @@ pub enum ConfigError {
         why: Box<toml::de::Error>,
     },
     /// A value that is not allowed.
-    #[error("{}: {key}: {why}", file.display())]
+    #[error("{origin}: {key}: {why}")]
     Value {
-        /// Which file.
-        file: PathBuf,
+        /// The file, or the command line and the environment.
+        origin: String,
         /// Which key, as a dotted path.
         key: String,
         /// What is wrong, and what is allowed.
@@ -241,6 +242,12 @@ struct RawConfig {
     link: RawLink,
     #[serde(default)]
     programs: BTreeMap<String, RawProgram>,
+}
+
+/// What a local command reads of the file.
+#[derive(Deserialize)]
+struct RawPlace {
+    state_dir: Option<PathBuf>,
 }
 
 #[derive(Deserialize, Default)]
@@ -304,11 +311,27 @@ impl Config {
     pub fn parse(text: &str, path: &Path, overrides: Overrides) -> Result<Self, ConfigError> {
         let raw: RawConfig = toml::from_str(text)
             .map_err(|why| ConfigError::Syntax { file: path.to_path_buf(), why: Box::new(why) })?;
-        check(raw, overrides).map_err(|Wrong { key, why }| ConfigError::Value {
-            file: path.to_path_buf(),
-            key,
-            why,
-        })
+        check(raw, overrides).map_err(|wrong| wrong.at(path))
+    }
+
+    /// Only the directory of the agent's files, which is all that a local command needs: it works with a file in which
+    /// something else is wrong, and without a file where a flag or the environment names the directory.
+    pub fn state_dir(path: &Path, flags: Overrides) -> Result<PathBuf, ConfigError> {
+        Self::state_dir_by(flags.over(Overrides::from_env()), path)
+    }
+
+    fn state_dir_by(overrides: Overrides, path: &Path) -> Result<PathBuf, ConfigError> {
+        let dir = match overrides.state_dir {
+            Some(dir) => return absolute("state_dir", dir).map_err(|wrong| wrong.overridden(true).at(path)),
+            None => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|why| ConfigError::Unreadable { file: path.to_path_buf(), why })?;
+                let raw: RawPlace = toml::from_str(&text)
+                    .map_err(|why| ConfigError::Syntax { file: path.to_path_buf(), why: Box::new(why) })?;
+                raw.state_dir.unwrap_or_else(default_state_dir)
+            }
+        };
+        absolute("state_dir", dir).map_err(|wrong| wrong.at(path))
     }
 
     /// Which boot of the box this is.
@@ -332,29 +355,56 @@ fn parse_boot_id(text: &str) -> Option<BootId> {
     u128::from_str_radix(&digits, 16).ok().map(|number| BootId(number.to_be_bytes()))
 }
 
-/// A value that is not allowed, before the file's name is known.
+/// A value that is not allowed, before its origin has a name.
 struct Wrong {
     key: String,
     why: String,
+    overridden: bool,
+}
+
+impl Wrong {
+    fn overridden(self, overridden: bool) -> Self {
+        Self { overridden, ..self }
+    }
+
+    fn at(self, file: &Path) -> ConfigError {
+        let Self { key, why, overridden } = self;
+        let origin = if overridden {
+            "command line or environment (RELOOP_SLAVE_*)".to_owned()
+        } else {
+            file.display().to_string()
+        };
+        ConfigError::Value { origin, key, why }
+    }
 }
 
 fn wrong(key: impl Display, why: impl Display) -> Wrong {
-    Wrong { key: key.to_string(), why: why.to_string() }
+    Wrong { key: key.to_string(), why: why.to_string(), overridden: false }
+}
+
+fn default_state_dir() -> PathBuf {
+    PathBuf::from("/var/lib/reloop-slave")
 }
 
 fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
+    let from_outside = [
+        overrides.name.is_some(),
+        overrides.master.is_some(),
+        overrides.state_dir.is_some(),
+        overrides.enroll_token_file.is_some(),
+    ];
+    let [name_from_outside, master_from_outside, dir_from_outside, token_from_outside] = from_outside;
     let name = overrides
         .name
         .or(raw.name)
         .ok_or_else(|| wrong("name", "missing; give the slave a name, for example name = \"mill-3\""))?;
-    check_name("name", &name)?;
+    check_name("name", &name).map_err(|wrong| wrong.overridden(name_from_outside))?;
     let master = overrides
         .master
         .or(raw.master)
         .ok_or_else(|| wrong("master", "missing; for example master = \"ws://127.0.0.1:7400/v1/link\""))?;
-    check_master(&master)?;
-    let state_dir =
-        overrides.state_dir.or(raw.state_dir).unwrap_or_else(|| PathBuf::from("/var/lib/reloop-slave"));
+    check_master(&master).map_err(|wrong| wrong.overridden(master_from_outside))?;
+    let state_dir = overrides.state_dir.or(raw.state_dir).unwrap_or_else(default_state_dir);
     let release = raw.release.unwrap_or(Release::Auto);
     if raw.labels.len() > LABELS_LIMIT {
         return Err(wrong("labels", format_args!("{} labels; at most {LABELS_LIMIT}", raw.labels.len())));
@@ -379,7 +429,7 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
     Ok(Config {
         name,
         master,
-        state_dir: absolute("state_dir", state_dir)?,
+        state_dir: absolute("state_dir", state_dir).map_err(|wrong| wrong.overridden(dir_from_outside))?,
         release,
         after_failure: raw.after_failure.unwrap_or(AfterFailure::Release),
         labels: raw.labels,
@@ -388,7 +438,8 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
             .enroll_token_file
             .or(raw.enroll_token_file)
             .map(|path| absolute("enroll_token_file", path))
-            .transpose()?,
+            .transpose()
+            .map_err(|wrong| wrong.overridden(token_from_outside))?,
         ca_file: raw.ca_file.map(|path| absolute("ca_file", path)).transpose()?,
         boot_id_file: absolute(
             "boot_id_file",
@@ -802,6 +853,30 @@ driver = "simulated"             # params: seconds, fail_at
         let config = Config::parse(MINIMAL, Path::new("slave.toml"), flags.over(environment)).unwrap();
         assert_eq!((config.name.as_str(), config.master.as_str()), ("flag", "wss://env/v1/link"));
         assert_eq!(config.state_dir, std::env::current_dir().unwrap().join("state"));
+    }
+
+    #[test]
+    fn an_override_that_is_wrong_is_not_blamed_on_the_file() {
+        let environment = Overrides { master: Some("http://m".into()), ..Overrides::default() };
+        let error = Config::parse(MINIMAL, Path::new("slave.toml"), environment).unwrap_err().to_string();
+        assert!(error.starts_with("command line or environment (RELOOP_SLAVE_*): master: "), "{error}");
+    }
+
+    #[test]
+    fn a_local_command_needs_to_know_only_where_the_agents_files_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("slave.toml");
+        let by = |overrides| Config::state_dir_by(overrides, &file).map_err(|error| error.to_string());
+        let named = Overrides { state_dir: Some("/srv/mill".into()), ..Overrides::default() };
+        let missing = by(Overrides::default()).unwrap_err();
+        assert!(missing.contains("--config"), "{missing}");
+        assert_eq!(by(named.clone()).unwrap(), Path::new("/srv/mill"));
+        // Neither a name nor a master, and a program that an agent would refuse.
+        std::fs::write(&file, "state_dir = \"/srv/oven\"\n[programs.x]\ndriver = \"magic\"\n").unwrap();
+        assert_eq!(by(Overrides::default()).unwrap(), Path::new("/srv/oven"));
+        assert_eq!(by(named).unwrap(), Path::new("/srv/mill"));
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(by(Overrides::default()).unwrap(), Path::new("/var/lib/reloop-slave"));
     }
 
     #[test]

@@ -47,7 +47,7 @@ enum Verb {
     /// Keep an enrolment token, which the agent shows to the master until it is taken in.
     Enroll {
         #[command(flatten)]
-        settings: Settings,
+        place: Place,
         /// A file that holds it; - for the standard input.
         #[arg(long, value_name = "FILE")]
         token_file: PathBuf,
@@ -133,8 +133,9 @@ struct Settings {
 }
 
 impl Place {
-    fn load(self) -> anyhow::Result<Config> {
-        Settings { place: self, name: None, master: None }.load()
+    fn find(self) -> anyhow::Result<PathBuf> {
+        let flags = Overrides { state_dir: self.state_dir, ..Overrides::default() };
+        Ok(Config::state_dir(&self.config, flags)?)
     }
 }
 
@@ -169,7 +170,7 @@ fn act(verb: Verb) -> anyhow::Result<ExitCode> {
             telemetry::init()?;
             block_on(run(config))?
         }
-        Verb::Enroll { settings, token_file } => enroll(&settings.load()?, &token_file),
+        Verb::Enroll { place, token_file } => enroll(&place.find()?, &token_file),
         Verb::Check(settings) => {
             let config = settings.load()?;
             let findings = block_on(check::check(&config))?;
@@ -184,7 +185,7 @@ fn act(verb: Verb) -> anyhow::Result<ExitCode> {
             }
             Ok(if fine { ExitCode::SUCCESS } else { ExitCode::from(EXIT_REFUSED) })
         }
-        Verb::Status { place, json } => status(&place.load()?, json),
+        Verb::Status { place, json } => status(&place.find()?, json),
         Verb::Ready(place) => ask(place, &Request::Ready),
         Verb::Clear(place) => ask(place, &Request::Clear),
         Verb::Pause(place) => ask(place, &Request::Pause),
@@ -211,7 +212,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     Ok(done)
 }
 
-fn enroll(config: &Config, token_file: &Path) -> anyhow::Result<ExitCode> {
+fn enroll(state_dir: &Path, token_file: &Path) -> anyhow::Result<ExitCode> {
     let text = if token_file == Path::new("-") {
         let mut text = String::new();
         io::stdin().read_to_string(&mut text).context("the standard input")?;
@@ -219,10 +220,10 @@ fn enroll(config: &Config, token_file: &Path) -> anyhow::Result<ExitCode> {
     } else {
         fs::read_to_string(token_file).with_context(|| token_file.display().to_string())?
     };
-    reloop_node::durable::create_dir_all_synced(&config.state_dir)
-        .with_context(|| format!("state_dir = {:?}", config.state_dir))?;
-    let path = identity::keep_token(&config.state_dir, &text).context("the token was not kept")?;
-    let then = match local::call(&config.state_dir, &Request::Dial) {
+    reloop_node::durable::create_dir_all_synced(state_dir)
+        .with_context(|| format!("state_dir = {state_dir:?}"))?;
+    let path = identity::keep_token(state_dir, &text).context("the token was not kept")?;
+    let then = match local::call(state_dir, &Request::Dial) {
         Ok(_) => "the running agent shows it to the master now".to_owned(),
         Err(CallError::NotRunning(_)) => "the agent shows it to the master when it is started".to_owned(),
         Err(error) => format!("the running agent was not told ({error}) and shows it at its next try"),
@@ -231,8 +232,8 @@ fn enroll(config: &Config, token_file: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn status(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
-    let answer = match local::call(&config.state_dir, &Request::Status) {
+fn status(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let answer = match local::call(state_dir, &Request::Status) {
         Ok(answer) => answer,
         Err(error) => return Ok(no_answer(&error)),
     };
@@ -248,8 +249,8 @@ fn status(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 fn ask(place: Place, request: &Request) -> anyhow::Result<ExitCode> {
-    let config = place.load()?;
-    match local::call(&config.state_dir, request) {
+    let state_dir = place.find()?;
+    match local::call(&state_dir, request) {
         Ok(answer) if answer.done => {
             say(&answer.text)?;
             Ok(ExitCode::SUCCESS)

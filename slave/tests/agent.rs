@@ -81,8 +81,8 @@ impl Agent {
         // A write past the limit is an error that way, and not the end.
         command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_reloop-slave")]);
         command.args(arguments).arg("--config").arg(config).env("RELOOP_LOG", "debug");
-        for name in ["RELOOP_SLAVE_NAME", "RELOOP_MASTER", "RELOOP_STATE_DIR", "RELOOP_ENROLL_TOKEN_FILE"] {
-            command.env_remove(name);
+        for name in ["NAME", "MASTER", "STATE_DIR", "ENROLL_TOKEN_FILE"] {
+            command.env_remove(format!("RELOOP_SLAVE_{name}"));
         }
         command
     }
@@ -742,6 +742,40 @@ async fn the_supervisor_is_told_when_the_agent_is_ready_alive_and_stopping() {
     kill_process(agent.pid(), Signal::TERM).unwrap();
     heard("STOPPING=1").await;
     assert_eq!(agent.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_clients_master_is_not_the_slaves_and_local_commands_need_none() {
+    let mut master = Master::new().await;
+    let mut agent = Agent::new(&master.url());
+    let mut command = agent.command(&["run"]);
+    command.env("RELOOP_MASTER", "http://reloop.example.com").stderr(Stdio::null());
+    agent.child = Some(command.spawn().unwrap());
+    let _link = master.live(vec![]).await;
+    // So that a check, which dials, is not made to wait.
+    drop(master);
+    for other in ["http://reloop.example.com", "wss://reloop.example.com/v1/link"] {
+        let says = async |arguments: &[&str], name: &str| {
+            let mut command = agent.command(arguments);
+            command.env(name, other);
+            let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+            let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            (output.status.code().unwrap(), text)
+        };
+        for name in ["RELOOP_MASTER", "RELOOP_SLAVE_MASTER"] {
+            for arguments in [&["status"][..], &["local", "on"], &["ready"]] {
+                let (code, text) = says(arguments, name).await;
+                assert!(code < 2, "{name} {arguments:?}: {code} {text}");
+            }
+        }
+        let (code, text) = says(&["check"], "RELOOP_MASTER").await;
+        assert!(code < 2 && text.contains("127.0.0.1"), "{text}");
+    }
+    let mut command = agent.command(&["check"]);
+    let output = command.env("RELOOP_SLAVE_MASTER", "http://reloop.example.com").output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(text.contains("environment") && !text.contains("slave.toml"), "{text}");
 }
 
 #[test]

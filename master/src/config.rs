@@ -17,6 +17,9 @@ pub const DEFAULT_PORT: u16 = 7400;
 /// Where a packaged master keeps its data.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/reloop";
 
+/// A client's connection waits so long for its next request: longer than proxies keep an idle connection (nginx 60 s
+/// and most others no longer), so that it is never the master that closes one onto which a proxy writes a request.
+const DEFAULT_IDLE: Duration = Duration::from_secs(75);
 /// Below this much free space no order is taken: what is under way still has to be written.
 const DEFAULT_MIN_FREE_BYTES: u64 = 64 * 1024 * 1024;
 /// Handshakes at a time: with 5,000 slaves at the door after a restart, each still gets its turn within seconds.
@@ -45,8 +48,17 @@ pub struct Config {
     pub metrics_public: bool,
     /// Below this much free space no order is taken.
     pub min_free_bytes: u64,
+    /// Clients' connections.
+    pub http: Http,
     /// The links to the slaves.
     pub link: Link,
+}
+
+/// Clients' connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Http {
+    /// How long a connection may wait for its next request.
+    pub idle: Duration,
 }
 
 /// The links to the slaves.
@@ -139,7 +151,15 @@ struct RawConfig {
     metrics_public: Option<bool>,
     min_free_bytes: Option<i64>,
     #[serde(default)]
+    http: RawHttp,
+    #[serde(default)]
     link: RawLink,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawHttp {
+    idle_seconds: Option<f64>,
 }
 
 #[derive(Deserialize, Default)]
@@ -217,6 +237,7 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
         enrollment,
         metrics_public: raw.metrics_public.unwrap_or(false),
         min_free_bytes,
+        http: Http { idle: period("http.idle_seconds", raw.http.idle_seconds, DEFAULT_IDLE)? },
         link: check_link(&raw.link)?,
     })
 }
@@ -290,6 +311,7 @@ mod tests {
         assert_eq!(config.enrollment, Enrollment::Token);
         assert!(!config.metrics_public);
         assert_eq!(config.min_free_bytes, 64 << 20);
+        assert_eq!(config.http.idle, Duration::from_secs(75));
         assert_eq!(config.link.max_handshakes, 256);
         assert_eq!(config.link.max_waiting, 16_384);
         assert_eq!(config.link.probe, Duration::from_secs(5));
@@ -300,6 +322,15 @@ mod tests {
         let shipped = parse(include_str!("../../deploy/config/master.toml")).unwrap();
         let default = Config::parse("", None, Overrides::default()).unwrap();
         assert_eq!(format!("{shipped:?}"), format!("{default:?}"));
+    }
+
+    #[test]
+    fn the_shipped_proxy_closes_an_idle_connection_before_the_master_does() {
+        let site = include_str!("../../deploy/nginx/reloop.conf");
+        let (_, upstream) = site.split_once("upstream reloop {").unwrap();
+        let (_, text) = upstream.split_once("    keepalive_timeout ").unwrap();
+        let seconds: u64 = text.split_once("s;").unwrap().0.parse().unwrap();
+        assert!(Duration::from_secs(seconds + 10) <= DEFAULT_IDLE, "{seconds}");
     }
 
     #[test]
@@ -331,6 +362,7 @@ mod tests {
             ("listne = \"127.0.0.1:1\"", ["master.toml", "listne", "`listen`"]),
             ("enrollment = \"maybe\"", ["master.toml", "enrollment", "\"approve\""]),
             ("min_free_bytes = -1", ["master.toml", "min_free_bytes", "0 and above"]),
+            ("[http]\nidle_seconds = 0", ["master.toml", "http.idle_seconds", "0.01 to"]),
             ("[link]\nheartbeat_seconds = 0", ["master.toml", "link.heartbeat_seconds", "0.01 to"]),
             ("[link]\nheartbeat_seconds = nan", ["master.toml", "link.heartbeat_seconds", "0.01 to"]),
             (

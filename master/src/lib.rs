@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod driver;
 pub mod link;
+pub mod patience;
 pub mod records;
 pub mod rest;
 pub mod serve;

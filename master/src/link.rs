@@ -5,8 +5,10 @@
 //! through all of its slaves without a pause. The room to wait in is limited too, and so is the time; whoever finds it
 //! full or has waited for too long is told when to come back.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -24,7 +26,7 @@ use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, SUBPROTOCOL, Signature};
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, UnparsedPublicKey};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response, create_response};
@@ -32,6 +34,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
 use crate::driver::{Handle, Input};
+use crate::patience::HEAD_PATIENCE;
 
 /// How long a slave waits for a place: half of what it gives an upgrade itself, so that it hears when to come back
 /// before it gives up by itself.
@@ -49,9 +52,6 @@ const REQUEST_LINE: &str = "GET /v1/link HTTP/1.1\r\n";
 
 /// The longest head of an ordinary request: a slave's own has a quarter of this, the rest is what proxies add.
 const HEAD_BYTES: usize = 1024;
-
-/// How long a peer may take to send a request's head.
-pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the door needs.
 #[derive(Clone)]
@@ -118,13 +118,14 @@ pub async fn upgrade(
     response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        match upgraded.await {
-            Ok(upgraded) => {
+        match tokio::time::timeout(HEAD_PATIENCE, upgraded).await {
+            Ok(Ok(upgraded)) => {
                 let (io, config) = (Counted::new(TokioIo::new(upgraded)), Some(link::config()));
                 let socket = WebSocketStream::from_raw_socket(io, Role::Server, config).await;
                 door.run(socket, place).await;
             }
-            Err(error) => tracing::debug!(%error, "an upgrade came to nothing"),
+            Ok(Err(error)) => tracing::debug!(%error, "an upgrade came to nothing"),
+            Err(_) => tracing::debug!("an upgrade took too long"),
         }
     });
     response
@@ -160,20 +161,28 @@ fn is_ordinary(head: &[u8]) -> bool {
 impl Door {
     /// Whether the first thing on a connection is an ordinary upgrade request, which then needs nothing of what an HTTP
     /// connection needs: its buffers, three times 8 KiB, are what thousands of slaves that wait would cost. Nothing of it
-    /// is taken off the connection. None: nothing came, or the connection broke.
+    /// is taken off the connection. None: nothing came in time, or the connection broke.
     pub async fn knows(&self, tcp: &TcpStream) -> Option<bool> {
-        tokio::time::timeout(HEAD_PATIENCE, tcp.readable()).await.ok()?.ok()?;
-        // Not in the future, which every connection that waits keeps.
-        let mut head = vec![0; HEAD_BYTES];
-        let found = tcp.peek(&mut head).await.ok()?;
-        Some(is_ordinary(&head[..found]))
+        // Not `readable` and then `peek`: a connection that is said to be readable may have nothing, and the second waits.
+        let look = poll_fn(|context| {
+            // Not in the future, which every connection that waits keeps.
+            let mut head = [0; HEAD_BYTES];
+            let mut head = ReadBuf::new(&mut head);
+            let looked = ready!(tcp.poll_peek(context, &mut head));
+            Poll::Ready(looked.map(|_| is_ordinary(head.filled())))
+        });
+        tokio::time::timeout(HEAD_PATIENCE, look).await.ok()?.ok()
     }
 
     /// Answers such a request, and lets the link run.
     pub async fn meet(self, mut tcp: TcpStream) {
         let Some(place) = self.place().await else {
-            if let Err(error) = turn_away(&mut tcp).await {
-                tracing::debug!(%error, "a slave was gone before it was told to come back");
+            match tokio::time::timeout(HEAD_PATIENCE, turn_away(&mut tcp)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a slave was gone before it was told to come back");
+                }
+                Err(_) => tracing::debug!("a slave did not take the word that it should come back"),
             }
             return;
         };

@@ -5,6 +5,7 @@
 //! what the disk holds, as after a restart.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +21,14 @@ use reloop_node::store::{Opened, Options, Store, StoreError};
 use reloop_protocol::id::MasterId;
 use reloop_protocol::master::{self, Origin};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::link::{Door, HEAD_PATIENCE};
+use crate::link::Door;
+use crate::patience::{Counting, Patient, Turns};
 use crate::{driver, link, records, rest};
 
 /// Connections that the kernel keeps while the master is busy: five thousand slaves that come back at once overflowed
@@ -40,6 +44,16 @@ const GIVE_BACK_PERIOD: Duration = Duration::from_secs(2);
 /// After a connection that could not be accepted, which the next try would only find again: long enough that the loop
 /// does not spin, short enough that nobody notices.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Descriptors that no connection gets, for the files that the store and the tokens open while the master runs: a handful
+/// at a time.
+const RESERVED_FILES: u64 = 32;
+
+/// While descriptors are scarce, a new connection has so long for its first byte: a client or a slave sends it at once.
+const SCARCE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is told that connections can't be accepted, while that lasts.
+const SCARCITY_PERIOD: Duration = Duration::from_secs(60);
 
 /// How long requests and links may take to end when the master stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -140,7 +154,7 @@ async fn run_on(
 
     let connections = TaskTracker::new();
     let ended = tokio::select! {
-        () = accept(listener, router, door, &connections, &quiet) => Ended::Told,
+        () = accept(listener, router, door, config.http.idle, &connections, &quiet) => Ended::Told,
         () = told_to_stop() => Ended::Told,
         () = disk_mended(watched, config) => Ended::DiskMended,
     };
@@ -206,49 +220,118 @@ async fn accept(
     listener: TcpListener,
     router: Router,
     door: Door,
+    idle: Duration,
     connections: &TaskTracker,
     quiet: &CancellationToken,
 ) {
+    let mut descriptors = Descriptors::new();
+    let scarce = Arc::clone(&descriptors.scarce);
     loop {
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
             Err(error) => {
-                // Out of file descriptors, most likely: those that end make room.
-                tracing::warn!(%error, "cannot accept a connection");
+                // Out of descriptors, most likely, of this process or of the whole box.
+                descriptors.are_scarce(&error.to_string());
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        let number = socket.as_raw_fd();
         if let Err(error) = tune(&socket) {
             tracing::debug!(%error, "a connection was gone before it was tuned");
             continue;
         }
-        let (router, door, quiet) = (router.clone(), door.clone(), quiet.clone());
+        let (router, door, quiet, scarce) =
+            (router.clone(), door.clone(), quiet.clone(), Arc::clone(&scarce));
         connections.spawn(async move {
             let known = tokio::select! {
                 known = door.knows(&socket) => known,
                 () = quiet.cancelled() => None,
+                () = async {
+                    tokio::time::sleep(SCARCE_PATIENCE).await;
+                    scarce.notified().await;
+                } => None,
             };
             match known {
                 // A task of its own: nobody waits for a link's end when the master stops.
                 Some(true) => drop(tokio::spawn(door.meet(socket))),
-                Some(false) => Box::pin(serve_http(socket, router, quiet)).await,
+                Some(false) => Box::pin(serve_http(socket, router, idle, quiet, scarce)).await,
                 None => {}
             }
         });
+        if descriptors.is_reserved(number) {
+            descriptors.make_room(&listener).await;
+        }
     }
 }
 
-async fn serve_http(socket: TcpStream, router: Router, quiet: CancellationToken) {
+/// The descriptors of this process, of which each connection takes one.
+struct Descriptors {
+    /// The first number that is kept for files. A new descriptor has the lowest number that is free.
+    first_reserved: u64,
+    /// Tells connections on which nothing is under way to end.
+    scarce: Arc<Notify>,
+    told: Option<Instant>,
+}
+
+impl Descriptors {
+    fn new() -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        let first_reserved = limit - RESERVED_FILES.min(limit / 4);
+        Self { first_reserved, scarce: Arc::new(Notify::new()), told: None }
+    }
+
+    fn is_reserved(&self, number: i32) -> bool {
+        u64::try_from(number).is_ok_and(|number| number >= self.first_reserved)
+    }
+
+    /// Ends connections on which nothing is under way, and tells people now and then.
+    fn are_scarce(&mut self, why: &str) {
+        self.scarce.notify_waiters();
+        if self.told.is_none_or(|told| told.elapsed() >= SCARCITY_PERIOD) {
+            self.told = Some(Instant::now());
+            tracing::warn!(
+                why,
+                "new connections have to wait, and idle ones are closed: raise the limit of open files (LimitNOFILE), \
+                 or find out who opens so many"
+            );
+        }
+    }
+
+    /// Returns when there is a descriptor for another connection.
+    async fn make_room(&mut self, listener: &TcpListener) {
+        while rustix::io::dup(listener).map_or(true, |next| self.is_reserved(next.as_raw_fd())) {
+            self.are_scarce("nearly all file descriptors are in use");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+async fn serve_http(
+    socket: TcpStream,
+    router: Router,
+    idle: Duration,
+    quiet: CancellationToken,
+    scarce: Arc<Notify>,
+) {
+    let turns = Arc::new(Turns::default());
+    let service = Counting::new(TowerToHyperService::new(router), Arc::clone(&turns));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
-        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
+        // It counts from the end of the last answer, and so limits how long a connection may be idle.
+        .header_read_timeout(idle)
+        .serve_connection(TokioIo::new(Patient::new(socket, turns)), service)
         .with_upgrades();
     tokio::pin!(connection);
     let result = tokio::select! {
         result = &mut connection => result,
-        () = quiet.cancelled() => {
+        () = async {
+            tokio::select! {
+                () = quiet.cancelled() => {}
+                () = scarce.notified() => {}
+            }
+        } => {
+            // An idle one ends at once, others when the request that is under way is answered.
             connection.as_mut().graceful_shutdown();
             connection.await
         }

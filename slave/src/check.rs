@@ -119,7 +119,7 @@ async fn master(config: &Config) -> Result<String, String> {
     let mut socket = dialer.dial().await.map_err(|error| error.to_string())?;
     let challenge = challenge(&mut socket, config.link.handshake).await;
     // It is only polite: the other side sees the end either way.
-    let _ = socket.close(None).await;
+    let _ = timeout(config.link.handshake, socket.close(None)).await;
     let Challenge { protocol, master, epoch, time, .. } = challenge?;
     if PROTOCOL.common(protocol).is_none() {
         return Err(format!(

@@ -25,6 +25,7 @@ const STOP_PAUSE: Duration = Duration::from_millis(5);
 /// The lines of the shipped file that a test must change, exactly once each.
 const SHIPPED_LISTEN: &str = "listen 80;\n    # For TLS";
 const SHIPPED_UPSTREAM: &str = "server 127.0.0.1:7400;";
+const SHIPPED_IDLE: &str = "keepalive_timeout 60s;";
 
 /// A running nginx. Dropping it ends it with its workers.
 #[derive(Debug)]
@@ -41,6 +42,14 @@ impl Nginx {
     /// # Panics
     /// When nginx does not accept the shipped file.
     pub async fn start(upstream_port: u16) -> Option<Self> {
+        Self::start_with(upstream_port, None).await
+    }
+
+    /// The same, with another time after which it closes an idle connection to the master.
+    ///
+    /// # Panics
+    /// When nginx does not accept the shipped file.
+    pub async fn start_with(upstream_port: u16, idle: Option<Duration>) -> Option<Self> {
         if !is_there() {
             // Not println: that would be captured, and a test left out must be seen to be.
             writeln!(
@@ -53,7 +62,7 @@ impl Nginx {
         let dir = WorkDir::new("reloop-nginx-");
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let site = dir.path().join("reloop.conf");
-        write(&site, &shipped_site(addr, upstream_port));
+        write(&site, &shipped_site(addr, upstream_port, idle));
         let config = dir.path().join("nginx.conf");
         write(&config, &main_config(&site.display().to_string()));
         let log = fs::File::create(dir.path().join("output.log")).expect("the directory was just made");
@@ -146,7 +155,7 @@ fn runs(program: &str, args: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-fn shipped_site(listen: SocketAddr, upstream_port: u16) -> String {
+fn shipped_site(listen: SocketAddr, upstream_port: u16, idle: Option<Duration>) -> String {
     let path = workspace().join("deploy/nginx/reloop.conf");
     let shipped = fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("cannot read the shipped {}: {error}", path.display()));
@@ -155,7 +164,11 @@ fn shipped_site(listen: SocketAddr, upstream_port: u16) -> String {
         text.replacen(from, to, 1)
     };
     let text = replace(&shipped, SHIPPED_LISTEN, &format!("listen {listen};\n    # For TLS"));
-    replace(&text, SHIPPED_UPSTREAM, &format!("server 127.0.0.1:{upstream_port};"))
+    let text = replace(&text, SHIPPED_UPSTREAM, &format!("server 127.0.0.1:{upstream_port};"));
+    match idle {
+        Some(idle) => replace(&text, SHIPPED_IDLE, &format!("keepalive_timeout {}ms;", idle.as_millis())),
+        None => text,
+    }
 }
 
 fn main_config(site: &str) -> String {

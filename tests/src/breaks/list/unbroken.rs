@@ -9,6 +9,10 @@ const TWO_FENCES: &str =
 pub const UNBROKEN: &[(&str, &str)] = &[
     ("scenarios_clocks::b8_a_master_whose_clock_jumps_starts_nothing_twice_and_nothing_early", TWO_FENCES),
     ("scenarios_disks::a20_an_offer_that_an_old_backup_repeats_is_answered_with_the_outcome", TWO_FENCES),
+    (
+        "scenarios_strangers::no_request_is_lost_between_a_proxy_and_a_master_that_both_let_go_of_idle_connections",
+        "no break yet: a race that is lost some times in a hundred, and `idle_connections_end_early` ends them before it",
+    ),
     ("scenarios_links::a1_an_offer_that_the_link_lost_is_made_again_under_the_same_attempt", TWO_FENCES),
     ("scenarios_links::a2_a_confirmation_that_the_link_lost_is_made_good_by_the_next_handshake", TWO_FENCES),
     (

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -171,6 +171,7 @@ pub struct Handle {
     board: Arc<Board>,
     requests: Arc<AtomicU64>,
     failed: Arc<AtomicBool>,
+    doubters: Arc<AtomicUsize>,
     heard: Arc<Mutex<BTreeMap<SlaveKey, LastHeard>>>,
 }
 
@@ -213,9 +214,9 @@ impl Handle {
         self.call(|request| Event::TokenMade { request, hash, token }).await
     }
 
-    /// A person says that this copy of the master is the one.
-    pub async fn confirm_restore(&self) -> Result<Answer, Unavailable> {
-        self.call(|request| Event::RestoreConfirmed { request }).await
+    /// A person says that this copy of the master is the one; `forced`: also if no slave doubts it.
+    pub async fn confirm_restore(&self, forced: bool) -> Result<Answer, Unavailable> {
+        self.call(|request| Event::RestoreConfirmed { request, forced }).await
     }
 
     async fn call(&self, event: impl FnOnce(RequestId) -> Event) -> Result<Answer, Unavailable> {
@@ -327,6 +328,17 @@ impl Handle {
         self.failed.load(Ordering::Relaxed)
     }
 
+    /// What to tell people while slaves doubt this master: its files were put back, and nobody has confirmed that.
+    pub fn doubt(&self) -> Option<String> {
+        let doubters = self.doubters.load(Ordering::Relaxed);
+        (doubters > 0).then(|| {
+            format!(
+                "slaves that have seen a later state of this master: {doubters}. They take no orders from it. If its files \
+                 were put back: `reloop restore confirm`; if another copy of it runs, stop one of the two"
+            )
+        })
+    }
+
     /// When a connected slave was last heard.
     pub fn last_heard(&self, slave: SlaveKey) -> Option<Time> {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -392,6 +404,7 @@ pub struct Driver {
     inbox: mpsc::WeakSender<Input>,
     board: Arc<Board>,
     failed: Arc<AtomicBool>,
+    doubters: Arc<AtomicUsize>,
     heard: Arc<Mutex<BTreeMap<SlaveKey, LastHeard>>>,
     links: BTreeMap<LinkId, (Outbox, Session)>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
@@ -405,6 +418,7 @@ pub fn new(state: Master, store: Store, probe_patience: Duration) -> (Driver, Ha
     let (inbox, events) = mpsc::channel(INBOX);
     let board = Arc::new(Board::new());
     let failed = Arc::new(AtomicBool::new(false));
+    let doubters = Arc::new(AtomicUsize::new(0));
     let heard = Arc::new(Mutex::new(BTreeMap::new()));
     let driver = Driver {
         state: Some(state),
@@ -414,13 +428,15 @@ pub fn new(state: Master, store: Store, probe_patience: Duration) -> (Driver, Ha
         inbox: inbox.downgrade(),
         board: Arc::clone(&board),
         failed: Arc::clone(&failed),
+        doubters: Arc::clone(&doubters),
         heard: Arc::clone(&heard),
         links: BTreeMap::new(),
         waiting: BTreeMap::new(),
         probe_patience,
         clocks: (wall_ms(), Instant::now()),
     };
-    let handle = Handle { inbox, store, board, requests: Arc::new(AtomicU64::new(0)), failed, heard };
+    let requests = Arc::new(AtomicU64::new(0));
+    let handle = Handle { inbox, store, board, requests, failed, doubters, heard };
     (driver, handle, events)
 }
 
@@ -444,12 +460,32 @@ impl Driver {
         if let Some(event) = span {
             tracing::debug!(%event, ?effects, writes = persist.len(), "step");
         }
+        self.note_doubt(&state);
         self.state = Some(state);
         let mut ops = Vec::with_capacity(persist.len() * 2);
         for write in &persist {
             records::ops(write, &mut ops);
         }
         (ops, effects.into_iter().map(|effect| Act::Rule(Box::new(effect))).collect())
+    }
+
+    /// Tells people when the first slave doubts this master, and when none does any more.
+    fn note_doubt(&self, state: &Master) {
+        let (now, before) = (state.doubters(), self.doubters.load(Ordering::Relaxed));
+        self.doubters.store(now, Ordering::Relaxed);
+        match (before, now) {
+            (0, 1..) => {
+                let slaves: Vec<_> = state.doubted_by.iter().filter_map(|key| state.desks.get(key)).collect();
+                let slave = slaves.first().map(|desk| desk.name.as_str());
+                tracing::error!(
+                    slave,
+                    "a slave has seen a later state of this master and takes no orders from it: if the master's files \
+                     were put back, `reloop restore confirm`; if another copy of it runs, stop one of the two"
+                );
+            }
+            (1.., 0) => tracing::info!("no slave doubts this master any more"),
+            _ => {}
+        }
     }
 
     fn look(&self, look: Look) -> Act {

@@ -284,7 +284,7 @@ fn a_restored_master_believes_in_attempts_that_it_has_forgotten() {
     world.boxes[0].cable = false;
     world.master_disk = backup;
     world.start_master();
-    world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0) });
+    world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0), forced: true });
     world.plug(0);
     world.settle();
     assert_eq!((world.state(job), world.job(job).attempt), (State::Running, Attempt(2)));
@@ -311,7 +311,7 @@ fn a_success_speaks_for_the_job_whatever_else_a_restored_master_has_forgotten() 
     }
     world.master_disk = backup;
     world.start_master();
-    world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0) });
+    world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0), forced: true });
     world.pass(12_000);
     world.plug(first);
     world.settle();
@@ -331,7 +331,7 @@ fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
     order.start.gate = Gate::Held;
     world.place(order);
     world.settle();
-    world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0) });
+    world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0), forced: true });
     world.settle();
     // What was told of the ring is held for heard once the master has said something.
     world.command_slave(0, SlaveCommand::Mode(Mode::Draining));

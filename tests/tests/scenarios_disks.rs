@@ -4,16 +4,29 @@
 
 mod scenario;
 
+use std::process::{Command, Stdio};
+
 use reloop_protocol::message::CloseCode;
+use reloop_tests::daemon::binary;
 use reloop_tests::process::{Master, MasterOptions};
 use reloop_tests::proxy::Close;
 use reloop_tests::wait::eventually;
 use scenario::{Factory, PATIENCE, gated, has_flag, held, in_ms, ms, now_ms, with, work};
 use serde_json::{Value, json};
 
-/// A person says that this copy of the master is the one.
+/// A person says that this copy of the master is the one, whatever its slaves say.
 async fn confirm_restore(f: &Factory) -> Value {
-    f.client.post("/v1/master/confirm-restore", &json!({})).await.unwrap().expect(200)
+    f.client.post("/v1/master/confirm-restore", &json!({ "force": true })).await.unwrap().expect(200)
+}
+
+/// What `reloop slave ls` says to people beside its table.
+fn remarks(f: &Factory) -> String {
+    let mut command = Command::new(binary("reloop"));
+    command.args(["--master", &format!("http://{}", f.master.addr()), "--token-file"]);
+    command.arg(f.master.data_dir().join("admin.token")).args(["slave", "ls"]).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
 }
 
 /// Kills the master, and lets it come up on its old files while no slave can reach it.
@@ -126,7 +139,13 @@ async fn d3_after_a_restore_the_slaves_close_the_gap_and_nothing_fires_in_mass()
 
 #[tokio::test]
 async fn d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_confirms() {
+    const HINT: &str = "`reloop restore confirm`";
     let mut f = Factory::new().await;
+    let confirm = async |f: &Factory| f.client.post("/v1/master/confirm-restore", &json!({})).await.unwrap();
+    confirm(&f).await.expect(409);
+    assert_eq!(f.client.readyz().await.unwrap().expect(200), "ok\n");
+    assert_eq!(remarks(&f), "");
+    assert_eq!(f.online(0).await["session"], 1, "its link stands");
     let backup = f.master.backup();
     let job = f.place(gated("since")).await;
     f.state(&job, "running").await;
@@ -139,6 +158,10 @@ async fn d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_co
         status["link"]["state"] == "online" && status["link"]["doubtful"] == true
     })
     .await;
+    let ready = f.client.readyz().await.unwrap().expect(200);
+    for said in [ready.as_str().unwrap(), &f.master.log(), &remarks(&f)] {
+        assert!(said.contains(HINT), "{said}");
+    }
     let other = f.place(with(work("other", 0.0), json!({"slave": "s0"}))).await;
     let why = f.client.explain(&other).await.unwrap().expect(200);
     assert_eq!(why["slaves"][0]["why_not"], "doubts", "{why:#}");
@@ -147,7 +170,10 @@ async fn d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_co
     f.held_as(0, &job, "succeeded").await;
     assert_eq!(f.slaves[0].starts("other"), 0);
 
-    confirm_restore(&f).await;
+    confirm(&f).await.expect(200);
+    assert_eq!(f.client.readyz().await.unwrap().expect(200), "ok\n");
+    assert_eq!(remarks(&f), "");
+    confirm(&f).await.expect(409);
     let seen = f.state(&job, "succeeded").await;
     assert!(has_flag(&seen, "adopted"), "{seen:#}");
     f.at_machine(0, "without what it had told", |status| held(status, &job).is_none()).await;

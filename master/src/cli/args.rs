@@ -384,7 +384,12 @@ pub(super) struct SlaveName {
 #[derive(Debug, Subcommand)]
 pub(super) enum RestoreCommand {
     /// Confirm that this master was restored and is the one: its slaves obey it from here.
+    ///
+    /// It ends every link and holds what waits, and so is refused while no slave has seen a later state of this master.
     Confirm {
+        /// Also if no slave says that it was restored, since those that could tell are away.
+        #[arg(long)]
+        force: bool,
         /// Do not ask.
         #[arg(short, long)]
         yes: bool,

@@ -1,7 +1,7 @@
 //! Asks a master over REST.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::{Certificate, Method, Response, StatusCode, Url};
@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use super::Exit;
 use super::args::ClientArgs;
+use super::table::clean;
 use crate::config::DEFAULT_DATA_DIR;
+use crate::rest::DOUBTED;
 use crate::rest::tokens::ADMIN_TOKEN_FILE;
 
 /// The master answers at once or says why not; it may itself wait for a slave's answer for ten seconds.
@@ -42,6 +44,7 @@ pub(super) struct Client {
     http: reqwest::Client,
     master: Url,
     token: Option<String>,
+    doubt: Mutex<Option<String>>,
 }
 
 impl Client {
@@ -74,7 +77,12 @@ impl Client {
             builder = builder.tls_certs_merge(certificates(file)?);
         }
         let http = builder.build().map_err(|error| Failure::new(Exit::Error, chain(&error)))?;
-        Ok(Self { http, master, token: token(args.token_file.as_deref())? })
+        Ok(Self { http, master, token: token(args.token_file.as_deref())?, doubt: Mutex::default() })
+    }
+
+    /// What the master's last answer said about slaves that doubt it.
+    pub(super) fn doubt(&self) -> Option<String> {
+        self.doubt.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks, and gives whatever came back without an error; the text says what is wrong otherwise.
@@ -97,6 +105,8 @@ impl Client {
             request = request.json(body);
         }
         let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let doubt = answer.headers().get(DOUBTED).and_then(|doubt| doubt.to_str().ok()).map(clean);
+        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = doubt;
         if answer.status().is_success() { Ok(answer) } else { Err(self.refused(answer).await) }
     }
 

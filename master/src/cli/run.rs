@@ -22,21 +22,29 @@ const ALL_SLAVES: u32 = 100_000;
 
 pub(super) async fn command(args: &ClientArgs, command: Command) -> Result<Exit, Failure> {
     let client = Client::new(args)?;
-    let out = args.output;
+    let confirms = matches!(command, Command::Restore(_));
+    let done = act(&client, args.output, command).await;
+    if let Some(doubt) = client.doubt().filter(|_| !confirms) {
+        remark(&format!("the master may have been restored: {doubt}"));
+    }
+    done
+}
+
+async fn act(client: &Client, out: Output, command: Command) -> Result<Exit, Failure> {
     match command {
-        Command::Order(command) => order(&client, out, command).await,
-        Command::Job(command) => job(&client, out, command).await,
-        Command::Slave(command) => slave(&client, out, command).await,
-        Command::Restore(RestoreCommand::Confirm { yes }) => {
+        Command::Order(command) => order(client, out, command).await,
+        Command::Job(command) => job(client, out, command).await,
+        Command::Slave(command) => slave(client, out, command).await,
+        Command::Restore(RestoreCommand::Confirm { yes, force }) => {
             let question =
                 "Every slave will obey this copy of the master from here. Is the old one gone for good?";
             confirm(question, yes)?;
-            let answer = client.post("/v1/master/confirm-restore", &json!({})).await?;
+            let answer = client.post("/v1/master/confirm-restore", &json!({ "force": force })).await?;
             print(out, &answer, "master", |answer| {
                 format!("confirmed: {} is at epoch {}\n", word(&answer["master"]), answer["epoch"])
             })
         }
-        Command::Token(command) => token(&client, out, command).await,
+        Command::Token(command) => token(client, out, command).await,
         Command::Serve(_) | Command::Help { .. } => {
             Err(Failure::new(Exit::Usage, "this is no command of the client"))
         }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::fields::{self, Fields, NAME_LIMIT};
 use super::problem::{Code, Problem};
 use super::tokens::{Role, TokenInfo, TokensError, to_hex};
-use super::{Page, RestState, no_fields, unexpected, view};
+use super::{Page, RestState, unexpected, view};
 use crate::link::sha256;
 
 /// How long an enrolment token holds if nobody says.
@@ -74,8 +74,10 @@ pub(super) async fn confirm_restore(
     Extension(bearer): Extension<TokenInfo>,
     body: Body,
 ) -> Result<Json<Restored>, Problem> {
-    no_fields(body).await?;
-    match state.handle.confirm_restore().await.map_err(|why| state.unavailable(why))? {
+    let mut fields = Fields::new(fields::json(body).await?)?;
+    let forced = fields.flag("force").unwrap_or(false);
+    fields.end()?;
+    match state.handle.confirm_restore(forced).await.map_err(|why| state.unavailable(why))? {
         Answer::Done => {}
         Answer::Refused(refusal, why) => return Err(Problem::refused(refusal, why)),
         other => return Err(unexpected(&other)),
@@ -84,6 +86,7 @@ pub(super) async fn confirm_restore(
     tracing::warn!(
         token = bearer.id,
         epoch = node.epoch.0,
+        forced,
         "a person confirmed that this master was restored"
     );
     Ok(Json(Restored { master: node.id.to_string(), epoch: node.epoch.0 }))

@@ -21,7 +21,8 @@ pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Ready means: orders are taken. Slaves that are away never make the master unready.
+/// Ready means: orders are taken. Slaves that are away never make the master unready, and neither do those that doubt it;
+/// that they do is told.
 pub(super) async fn readyz(State(state): State<RestState>, mut query: Query) -> Result<Response, Problem> {
     let verbose = query.flag("verbose");
     query.end()?;
@@ -29,8 +30,11 @@ pub(super) async fn readyz(State(state): State<RestState>, mut query: Query) -> 
     let answers = state.handle.read(|_, _| ()).await.map_err(|why| why.0);
     let ready = store.is_ok() && answers.is_ok();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let doubt = state.handle.doubt();
     if !verbose {
-        return Ok((status, if ready { "ok\n" } else { "not ready\n" }).into_response());
+        let mut text = if ready { "ok\n" } else { "not ready\n" }.to_owned();
+        text.extend(doubt.map(|doubt| format!("not confirmed after a restore: {doubt}\n")));
+        return Ok((status, text).into_response());
     }
     let mut text = String::new();
     for (name, result) in [("store", store), ("loop", answers)] {
@@ -39,6 +43,7 @@ pub(super) async fn readyz(State(state): State<RestState>, mut query: Query) -> 
             Err(why) => text.push_str(&format!("[-]{name} failed: {why}\n")),
         }
     }
+    text.extend(doubt.map(|doubt| format!("[!]restore not confirmed: {doubt}\n")));
     text.push_str(if ready { "ready\n" } else { "not ready\n" });
     Ok((status, text).into_response())
 }
@@ -52,9 +57,9 @@ pub(super) async fn metrics(State(state): State<RestState>) -> Result<Response, 
         for desk in state.desks.values() {
             *slaves.entry((view::link(desk), desk.conduct.mode)).or_default() += 1;
         }
-        (jobs, slaves)
+        (jobs, slaves, state.doubters())
     });
-    let (jobs, slaves) = counted.await.map_err(|why| state.unavailable(why))?;
+    let (jobs, slaves, doubters) = counted.await.map_err(|why| state.unavailable(why))?;
     let mut text = Exposition::default();
     text.gauge("reloop_build_info", "The running release.");
     text.value("reloop_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -72,6 +77,11 @@ pub(super) async fn metrics(State(state): State<RestState>) -> Result<Response, 
             text.value("reloop_slaves", &[("link", link), ("mode", mode.name())], count);
         }
     }
+    text.gauge(
+        "reloop_doubting_slaves",
+        "Slaves that have seen a later state of this master: it was restored.",
+    );
+    text.value("reloop_doubting_slaves", &[], doubters as u64);
     text.gauge("reloop_process_start_time_seconds", "When the process started, since the Unix epoch.");
     let started = u64::try_from(state.started_at.0 / 1000).unwrap_or(0);
     text.value("reloop_process_start_time_seconds", &[], started);

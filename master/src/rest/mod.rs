@@ -27,7 +27,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -52,6 +51,8 @@ use crate::driver::{Handle, Unavailable};
 const STREAMS_LIMIT: usize = 256;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// With every answer of a master that slaves doubt: what to do about it.
+pub(crate) const DOUBTED: HeaderName = HeaderName::from_static("reloop-doubted");
 
 /// What handlers work with.
 #[derive(Clone)]
@@ -298,6 +299,7 @@ fn routes() -> Vec<Route> {
 /// Knows who may do what, before anything else happens.
 #[derive(Clone)]
 struct Guard {
+    handle: Handle,
     tokens: Arc<Tokens>,
     /// By method and path; a path or method that is not there takes any token, and then is not found.
     access: Arc<BTreeMap<(&'static str, &'static str), Access>>,
@@ -340,6 +342,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 pub fn router(state: RestState) -> Router {
     let routes = routes();
     let guard = Guard {
+        handle: state.handle.clone(),
         tokens: Arc::clone(&state.tokens),
         access: Arc::new(routes.iter().map(|r| ((method_name(&r.method), r.path), r.access)).collect()),
         metrics_public: state.metrics_public,
@@ -395,16 +398,14 @@ async fn answer(State(guard): State<Guard>, mut request: Request, next: Next) ->
     }
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, HeaderValue::try_from(&id).expect("hexadecimal digits are fine in a header"));
+    if let Some(doubt) = guard.handle.doubt().and_then(|doubt| HeaderValue::try_from(doubt).ok()) {
+        headers.insert(DOUBTED, doubt);
+    }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     let status = response.status().as_u16();
     tracing::debug!(request = %id, %method, path, status, took = ?started.elapsed(), "answered");
     response
-}
-
-/// A body that is not read.
-async fn no_fields(body: Body) -> Result<(), Problem> {
-    fields::Fields::new(fields::json(body).await?)?.end()
 }
 
 #[cfg(test)]

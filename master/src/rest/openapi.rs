@@ -202,7 +202,7 @@ fn words_of(method: &str, path: &str) -> Option<Words> {
         ("POST", "/v1/master/confirm-restore") => (
             "Confirm that this master was restored from a backup and is the one: its slaves obey it from here.",
             &[],
-            Some("Nothing"),
+            Some("RestoreRequest"),
             (200, "Restored", "The new epoch."),
         ),
         ("POST", "/v1/tokens") => (
@@ -500,6 +500,18 @@ fn schemas() -> Value {
         ),
         ("ReceiptPage", page_of("Receipt")),
         ("Nothing", request(json!({}), &[])),
+        (
+            "RestoreRequest",
+            request(
+                json!({
+                    "force": {
+                        "type": "boolean", "default": false,
+                        "description": "Also if no slave doubts this master: those that could tell are away.",
+                    },
+                }),
+                &[],
+            ),
+        ),
         (
             "CancelRequest",
             request(

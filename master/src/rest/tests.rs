@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::http::Request as HttpRequest;
 use futures_util::StreamExt as _;
 use hyper::service::Service as _;
@@ -524,7 +525,7 @@ async fn what_is_shown_is_what_the_document_says() {
         ("EnrollToken", master.post("/v1/enroll-tokens", json!({})).await.expect(201)),
         ("NewToken", master.post("/v1/tokens", json!({ "name": "x", "role": "client" })).await.expect(201)),
         ("TokenPage", master.get("/v1/tokens").await.expect(200)),
-        ("Restored", master.post("/v1/master/confirm-restore", json!({})).await.expect(200)),
+        ("Restored", master.post("/v1/master/confirm-restore", json!({ "force": true })).await.expect(200)),
     ] {
         check(&document, &document_of(schema), &value, schema);
     }
@@ -571,6 +572,18 @@ async fn a_master_whose_disk_is_full_takes_no_orders_and_goes_on_answering() {
     let ready = master.ask("GET", "/readyz?verbose", &[], "").await;
     assert!(ready.status == 503 && ready.text.starts_with("[-]store failed: "), "{}", ready.text);
     assert!(master.get("/metrics").await.text.contains("\nreloop_store_healthy 0\n"));
+}
+
+#[tokio::test]
+async fn a_restore_that_no_slave_speaks_of_is_confirmed_only_by_force() {
+    let master = Master::empty().await;
+    let path = "/v1/master/confirm-restore";
+    let refused = master.post(path, json!({})).await;
+    refused.problem(409, "nothing_to_do");
+    assert!(refused.text.contains("--force"), "{}", refused.text);
+    assert!(!refused.headers.contains_key(DOUBTED));
+    master.post(path, json!({ "force": "yes" })).await.problem(400, "bad_request");
+    assert_eq!(master.post(path, json!({ "force": true })).await.expect(200)["epoch"], 2);
 }
 
 #[tokio::test]

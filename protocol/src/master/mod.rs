@@ -91,6 +91,14 @@ pub struct Master {
     pub room: Room,
 }
 
+impl Master {
+    /// How many slaves say that this master's files were put back and nobody has confirmed it: they have seen a later
+    /// state of it, or obeyed a later epoch.
+    pub fn doubters(&self) -> usize {
+        self.doubted_by.len().max(usize::from(self.later > self.node.epoch))
+    }
+}
+
 /// What a master keeps about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Node {
@@ -195,6 +203,8 @@ pub enum Event {
     RestoreConfirmed {
         /// Who waits.
         request: RequestId,
+        /// Also if nothing speaks for it: the slaves that could tell may be away.
+        forced: bool,
     },
     /// A slave connected.
     LinkOpened {
@@ -593,7 +603,7 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
         Event::SlaveCommanded { request, slave, command } => rules.slave_commanded(request, slave, command),
         Event::LogAsked { request, job, offset, limit } => rules.log_asked(request, job, offset, limit),
         Event::TokenMade { request, hash, token } => rules.token_made(request, hash, token),
-        Event::RestoreConfirmed { request } => rules.restore_confirmed(request),
+        Event::RestoreConfirmed { request, forced } => rules.restore_confirmed(request, forced),
         Event::LinkOpened { link, nonce } => rules.link_opened(link, nonce),
         Event::HelloReceived { link, hello, token } => rules.hello_received(link, hello, token),
         Event::Received { link, message } => rules.received(link, message),

@@ -338,8 +338,14 @@ impl Rules {
     }
 
     /// From here every slave obeys this copy of the master. What it would have started in the past is a person's to
-    /// let go: a slave that has not come back may have done it.
-    pub(super) fn restore_confirmed(&mut self, request: RequestId) {
+    /// let go: a slave that has not come back may have done it. All links end and all that waits is held, so a master that
+    /// nobody doubts is not confirmed by mistake.
+    pub(super) fn restore_confirmed(&mut self, request: RequestId, forced: bool) {
+        if !forced && self.state.doubters() == 0 {
+            let text = "no slave has seen a later state of this master, so there is nothing to confirm; if its files were \
+                        put back and the slaves that could tell are away: `reloop restore confirm --force`";
+            return self.refuse(request, Refusal::NothingToDo("confirm-restore"), text);
+        }
         self.state.node.epoch = self.state.node.epoch.max(self.state.later).next();
         self.persist.push(Write::Node(self.state.node));
         self.state.doubted_by.clear();

@@ -183,7 +183,7 @@ impl<'a> Scene<'a> {
             }
             15 if self.source.one_in(4) => {
                 let request = master::RequestId(u64::MAX - 2);
-                self.world.master_event(Event::RestoreConfirmed { request });
+                self.world.master_event(Event::RestoreConfirmed { request, forced: self.source.one_in(2) });
             }
             _ => self.world.pass_some(500),
         }

@@ -108,7 +108,7 @@ impl World {
     /// A person confirms that this master was restored, and is the one.
     pub fn confirm_restore(&mut self) {
         let request = RequestId(self.fresh());
-        self.master_event(master::Event::RestoreConfirmed { request });
+        self.master_event(master::Event::RestoreConfirmed { request, forced: true });
         let epoch = |disk: &MasterDisk| disk.node().map(|node| node.epoch);
         self.ledger.split |=
             self.double.as_ref().is_some_and(|seat| epoch(&seat.disk) == epoch(&self.master_disk));

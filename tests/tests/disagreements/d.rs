@@ -126,7 +126,7 @@ fn put_back() -> (World, reloop_protocol::id::JobId) {
 }
 
 fn confirm_restore(world: &mut World) {
-    world.master_event(master::Event::RestoreConfirmed { request: RequestId(0) });
+    world.master_event(master::Event::RestoreConfirmed { request: RequestId(0), forced: true });
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A master that was put back: what it has forgotten, and what people say to it.
 
-use reloop_protocol::id::{Attempt, Epoch, JobId, WishRev};
+use reloop_protocol::id::{Attempt, Commit, Epoch, JobId, WishRev};
 use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Enrolled, Job, JobCommand, RequestId};
 use reloop_protocol::message::{
@@ -282,8 +282,30 @@ fn the_next_epoch_comes_after_every_one_that_a_slave_has_obeyed() {
         let effects = seat.say_hello(OLDER, first);
         let stale = closed(&effects, OLDER) == Some(CloseCode::StaleMaster);
         assert_eq!(stale, obeyed > 1, "{obeyed}");
-        seat.step(master::Event::RestoreConfirmed { request: RequestId(1) });
+        seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced: true });
         assert_eq!(seat.state.node.epoch, Epoch(next), "{obeyed} {revoked}");
+    }
+}
+
+#[test]
+fn a_master_that_nobody_doubts_is_not_confirmed_by_mistake() {
+    for (obeyed, ahead, forced, confirmed) in
+        [(1, 0, false, false), (1, 0, true, true), (1, 1000, false, true), (2, 0, false, true)]
+    {
+        let mut world = World::new(1);
+        let mut seat = Seat::of(&mut world);
+        let node = seat.state.node;
+        let bond = Bond { master: node.id, epoch: Epoch(obeyed), commit: Commit(node.commit.0 + ahead) };
+        let hello = Hello { bond: Some(bond), ..seat.hello() };
+        seat.say_hello(OLDER, hello);
+        let before = seat.state.clone();
+        seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced });
+        assert_eq!(seat.state.node.epoch > node.epoch, confirmed, "{obeyed} {ahead} {forced}");
+        assert!(confirmed || seat.state == before, "{obeyed} {ahead} {forced}");
+        assert_eq!(seat.state.doubters(), 0);
+        let epoch = seat.state.node.epoch;
+        seat.step(master::Event::RestoreConfirmed { request: RequestId(2), forced: false });
+        assert_eq!(seat.state.node.epoch, epoch, "once is enough");
     }
 }
 

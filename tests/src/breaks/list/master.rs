@@ -30,6 +30,17 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "a_healthy_master_is_confirmed",
+        file: "protocol/src/master/people.rs",
+        find: "!forced && self.state.doubters() == 0",
+        with: "false",
+        what: "A restore is not confirmed by mistake.",
+        caught_by: &[
+            "rules_edges::restored::a_master_that_nobody_doubts_is_not_confirmed_by_mistake",
+            "scenarios_disks::d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_confirms",
+        ],
+    },
+    Break {
         name: "fingerprint_is_not_compared",
         file: "protocol/src/master/people.rs",
         find: "fingerprint == key.fingerprint",

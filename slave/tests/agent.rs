@@ -581,11 +581,14 @@ async fn a_command_without_an_agent_says_how_to_start_one() {
     assert_eq!(code, 6);
     assert!(text.contains("reloop-slave run"), "{text}");
     let bad = Agent::new("http://127.0.0.1:1/");
-    for verb in ["run", "status", "check"] {
+    for verb in ["run", "check"] {
         let (code, text) = bad.says(&[verb]).await;
         assert_eq!(code, 78);
         assert!(text.contains("slave.toml") && text.contains("master"), "{text}");
     }
+    // A local command asks no master.
+    let (code, text) = bad.says(&["status"]).await;
+    assert_eq!(code, 6, "{text}");
 }
 
 #[tokio::test]

@@ -178,7 +178,7 @@ pub enum Event {
     Lapsed,
     /// The intent to start went to disk.
     StartIntended,
-    /// The program or the machine refused to start.
+    /// It may not be begun here: the program or a parameter is not what this slave allows.
     StartRefused,
     /// The machine began.
     MachineStarted,
@@ -208,6 +208,10 @@ pub enum Event {
     FoundGone(OnInterrupt),
     /// It could not say.
     FoundNothing,
+
+    // At the slave: the machine's word on a start.
+    /// The machine could not begin, for a cause of its own, and proved that nothing began.
+    StartPostponed,
 }
 
 /// What became of the job.
@@ -276,7 +280,8 @@ fn look_up(state: State, event: Event) -> Turn {
             | FoundNeverStarted
             | FoundAlive { .. }
             | FoundGone(_)
-            | FoundNothing => Never(NOT_HELD),
+            | FoundNothing
+            | StartPostponed => Never(NOT_HELD),
         },
         Assigned => match event {
             GivenBack => To(Queued),
@@ -307,7 +312,8 @@ fn look_up(state: State, event: Event) -> Turn {
             | FoundNeverStarted
             | FoundAlive { .. }
             | FoundGone(_)
-            | FoundNothing => Never(MASTERS),
+            | FoundNothing
+            | StartPostponed => Never(MASTERS),
         },
         Accepted => match event {
             StartIntended => To(Starting),
@@ -335,7 +341,8 @@ fn look_up(state: State, event: Event) -> Turn {
             | FoundNeverStarted
             | FoundAlive { .. }
             | FoundGone(_)
-            | FoundNothing => Never(NOT_STARTED),
+            | FoundNothing
+            | StartPostponed => Never(NOT_STARTED),
         },
         Starting | Running | Paused | Stopping => match event {
             MachineStarted => match state {
@@ -383,6 +390,11 @@ fn look_up(state: State, event: Event) -> Turn {
                 (_, OnInterrupt::Restart) => To(Accepted),
             },
             FoundNothing => To(Uncertain),
+            // What keeps a machine from beginning ends no job.
+            StartPostponed => match state {
+                Stopping => To(Canceled),
+                _ => To(Accepted),
+            },
             Vanished => To(Uncertain),
             Abandoned => To(Lost),
             Reported(
@@ -404,7 +416,7 @@ fn look_up(state: State, event: Event) -> Turn {
             FoundAlive { paused } => To(if paused { Paused } else { Running }),
             MachineStarted | MachineResumed => To(Running),
             MachinePaused => To(Paused),
-            FoundNeverStarted | FoundGone(_) | FoundNothing => Never(UNCERTAIN),
+            FoundNeverStarted | FoundGone(_) | FoundNothing | StartPostponed => Never(UNCERTAIN),
             Vanished => Same,
             Reported(Uncertain) => Same,
             Reported(
@@ -453,7 +465,8 @@ fn look_up(state: State, event: Event) -> Turn {
             | FoundNeverStarted
             | FoundAlive { .. }
             | FoundGone(_)
-            | FoundNothing => Never(ENDED),
+            | FoundNothing
+            | StartPostponed => Never(ENDED),
         },
         Succeeded | Failed | Canceled | Rejected | Expired => match event {
             Retried => match state {
@@ -488,7 +501,8 @@ fn look_up(state: State, event: Event) -> Turn {
             | FoundNeverStarted
             | FoundAlive { .. }
             | FoundGone(_)
-            | FoundNothing => Never(ENDED),
+            | FoundNothing
+            | StartPostponed => Never(ENDED),
         },
     }
 }

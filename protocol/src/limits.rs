@@ -24,6 +24,9 @@ pub const TEXT_BYTES: usize = 2560;
 /// Unended jobs that a slave may be given, whatever it says: what a Settled can tell of.
 pub const CAPACITY: u16 = 64;
 
+/// What a machine says kept it from beginning a job, in bytes: a slave keeps it, and sends it with each word on its machine.
+pub const CAUSE_BYTES: usize = 512;
+
 /// The highest attempt, wish, conduct or epoch, and ...
 pub const COUNT: u32 = u32::MAX / 2;
 
@@ -109,6 +112,7 @@ fn check_bond(bond: &Bond) -> Result<(), &'static str> {
 }
 
 fn check_machine(machine: &MachineReport) -> Result<(), &'static str> {
+    machine.cause.as_deref().map_or(Ok(()), check_text)?;
     check_count(machine.conduct.rev.0)
 }
 
@@ -168,7 +172,8 @@ impl Report {
     }
 }
 
-fn clip(text: &mut String, bytes: usize) {
+/// Cuts a text to this many bytes, between two characters.
+pub(crate) fn clip(text: &mut String, bytes: usize) {
     if text.len() > bytes {
         let mut end = bytes;
         while !text.is_char_boundary(end) {

@@ -378,6 +378,20 @@ pub struct MachineReport {
     pub local_lock: bool,
     /// The mode that the slave obeys.
     pub conduct: Conduct,
+    /// What the machine said, with [`Attention::MachineUnfit`].
+    pub cause: Option<String>,
+}
+
+impl MachineReport {
+    /// Why a person is needed, for people: the cause and what ends it.
+    pub fn attention_text(&self) -> Option<String> {
+        match (self.attention?, &self.cause) {
+            (Attention::MachineUnfit, Some(cause)) => {
+                Some(format!("it could not begin a job: {cause}; mend that, then `clear`"))
+            }
+            (attention, _) => Some(attention.advice().to_owned()),
+        }
+    }
 }
 
 /// What a machine does, as its slave reports it.
@@ -450,6 +464,8 @@ pub enum Attention {
     Fault,
     /// The master knows of a job that was accepted here, and the slave's database does not.
     MemoryGap,
+    /// It could not begin a job, for a cause at the machine: a full disk, a program that is not there.
+    MachineUnfit,
 }
 
 impl Attention {
@@ -461,6 +477,7 @@ impl Attention {
             Self::Moved => "moved",
             Self::Fault => "fault",
             Self::MemoryGap => "memory_gap",
+            Self::MachineUnfit => "machine_unfit",
         }
     }
 
@@ -474,6 +491,7 @@ impl Attention {
             Self::MemoryGap => {
                 "its database lacks a job that it had accepted: look at the machine, then `clear`"
             }
+            Self::MachineUnfit => "it could not begin a job: mend what kept it from that, then `clear`",
         }
     }
 }
@@ -572,6 +590,11 @@ impl Flags {
     /// Sets these.
     pub fn set(&mut self, flags: Self) {
         self.0 |= flags.0;
+    }
+
+    /// Takes these back.
+    pub fn unset(&mut self, flags: Self) {
+        self.0 &= !flags.0;
     }
 
     /// The words that people and programs see.
@@ -681,6 +704,8 @@ reason_codes! {
     MachineFault = "machine_fault",
     /// The master was restored from a backup that is older than this start.
     Restored = "restored",
+    /// The machine could not begin it, for a cause of its own: it begins when that is mended and cleared.
+    MachineUnfit = "machine_unfit",
 }
 
 /// A question that needs its answer now, and names what it assumes: a stale one has no force.

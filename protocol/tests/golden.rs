@@ -70,6 +70,7 @@ fn machine() -> MachineReport {
         uncertain: None,
         local_lock: true,
         conduct: Conduct { rev: WishRev(1), mode: Mode::Draining },
+        cause: Some("the disk is full".to_owned()),
     }
 }
 
@@ -256,12 +257,13 @@ fn every_message_has_its_bytes() {
     );
 }
 
-const ATTENTIONS: [Attention; 5] = [
+const ATTENTIONS: [Attention; 6] = [
     Attention::StoreReplaced,
     Attention::StoreRolledBack,
     Attention::Moved,
     Attention::Fault,
     Attention::MemoryGap,
+    Attention::MachineUnfit,
 ];
 
 const SOURCES: [Source; 4] = [Source::Remote, Source::Local, Source::Slave, Source::Machine];

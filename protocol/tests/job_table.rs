@@ -30,6 +30,7 @@ fn events() -> Vec<Event> {
         FoundAlive { paused: false },
         FoundAlive { paused: true },
         FoundNothing,
+        StartPostponed,
     ];
     events.extend([OnInterrupt::Hold, OnInterrupt::Fail, OnInterrupt::Restart].map(FoundGone));
     events.extend([End::Succeeded, End::Failed, End::Stopped].map(MachineEnded));

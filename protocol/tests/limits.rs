@@ -113,6 +113,7 @@ fn machine(rev: u32) -> MachineReport {
         uncertain: None,
         local_lock: false,
         conduct: conduct(rev),
+        cause: None,
     }
 }
 

@@ -548,6 +548,7 @@ fn probed_of(probe: Probe) -> Probed {
         Probe::Ended(ended) => Probed::Ended(ended_of(ended)),
         Probe::Gone => Probed::Gone,
         Probe::Unknown { why } => Probed::Unknown(why),
+        Probe::NotBegun { why } => Probed::NotBegun(why),
     }
 }
 

@@ -67,6 +67,8 @@ pub struct MachineStatus {
     pub unloading: Option<String>,
     /// Why a person is needed.
     pub attention: Option<String>,
+    /// The same in words: the cause, and what ends it.
+    pub attention_text: Option<String>,
     /// A person here has locked remote starts out.
     pub local_lock: bool,
 }
@@ -190,6 +192,7 @@ impl Status {
                 mode: machine.conduct.mode.name().to_owned(),
                 unloading: machine.unloading.map(|job| job.to_string()),
                 attention: machine.attention.map(|attention| attention.name().to_owned()),
+                attention_text: machine.attention_text(),
                 local_lock: machine.local_lock,
             },
             next: slave::next_deadline(state, now).map(|(boot_ms, why)| {
@@ -236,6 +239,9 @@ impl Status {
         }
         if let Some(attention) = &machine.attention {
             row("", &format!("needs a person ({attention}): `reloop-slave clear` after a look at it"));
+            if let Some(text) = &machine.attention_text {
+                row("", text);
+            }
         }
         if machine.local_lock {
             row("", "remote starts are locked out: `reloop-slave local off` lets them in");

@@ -258,6 +258,7 @@ fn events() -> Vec<Event> {
     ]);
     events.extend([OnInterrupt::Hold, OnInterrupt::Fail, OnInterrupt::Restart].map(Event::FoundGone));
     events.push(Event::FoundNothing);
+    events.push(Event::StartPostponed);
     events
 }
 
@@ -276,7 +277,7 @@ fn event_means(event: Event) -> String {
         Event::Dropped => "somebody wishes it away before it started",
         Event::Lapsed => "its window closes at the slave before it started",
         Event::StartIntended => "the intent to start goes to disk",
-        Event::StartRefused => "the program or the machine refuses to start",
+        Event::StartRefused => "the program or a parameter is not allowed here",
         Event::MachineStarted => "the machine begins",
         Event::MachinePaused => "the machine pauses",
         Event::MachineResumed => "the machine goes on",
@@ -291,6 +292,9 @@ fn event_means(event: Event) -> String {
         Event::FoundGone(OnInterrupt::Fail) => "it began, runs no more, and the order says: fail",
         Event::FoundGone(OnInterrupt::Restart) => "it began, runs no more, and the order says: restart",
         Event::FoundNothing => "asked after a crash, the machine cannot say",
+        Event::StartPostponed => {
+            "the machine cannot begin, for a cause of its own, and proves that nothing began"
+        }
     };
     plain.to_owned()
 }
@@ -517,6 +521,10 @@ fn attention(attention: Attention) -> (&'static str, &'static str) {
             "The master knows of a job that was accepted here, and the slave does not.",
             "look at the machine",
         ),
+        Attention::MachineUnfit => (
+            "It could not begin a job: its disk is full, the program's file is missing, rights are wrong. The job waits.",
+            "mend what the text names: it begins the job anew then",
+        ),
     }
 }
 
@@ -605,7 +613,9 @@ fn reason(code: ReasonCode) -> (&'static str, &'static str) {
         ReasonCode::OlderAttempt => {
             ("an older attempt of the same job is still there", "wait for it, or cancel the one not needed")
         }
-        ReasonCode::StartRefused => ("the machine refused to start it", "look at the machine, then `retry`"),
+        ReasonCode::StartRefused => {
+            ("the machine refused to start it, by the word of an older slave", "look at it, then `retry`")
+        }
         ReasonCode::StopRefused => ("the machine refused to stop", "`cancel` harder, or at the machine"),
         ReasonCode::PauseRefused => ("the machine refused to pause or to resume", "at the machine"),
         ReasonCode::PausedLocally => ("a person at the machine paused it", "`resume` at the machine"),
@@ -633,6 +643,10 @@ fn reason(code: ReasonCode) -> (&'static str, &'static str) {
         ReasonCode::Restored => {
             ("the master was restored from a backup; a slave may have done it since", "`release`")
         }
+        ReasonCode::MachineUnfit => (
+            "its machine could not begin it, for a cause of its own that the text names: nothing began",
+            "mend that, then `clear`",
+        ),
     }
 }
 

@@ -557,7 +557,7 @@ fn a_crash_between_a_refused_start_and_the_machines_answer_begins_nothing_twice(
         world.kill_agent(0);
         world.start_agent(0, true);
         world.settle();
-        let expected = if began { State::Running } else { State::Rejected };
+        let expected = if began { State::Running } else { State::Accepted };
         assert_eq!((world.state(job), world.begun(job)), (expected, u32::from(began)), "began: {began}");
         world.pass(20_000);
     }

@@ -4,11 +4,16 @@
 
 mod scenario;
 
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use reloop_protocol::message::CloseCode;
 use reloop_tests::daemon::binary;
-use reloop_tests::process::{Master, MasterOptions};
+use reloop_tests::disk::{self, Disk, DiskKind};
+use reloop_tests::process::{Master, MasterOptions, SlaveOptions};
 use reloop_tests::proxy::Close;
 use reloop_tests::wait::eventually;
 use scenario::{Factory, PATIENCE, gated, has_flag, held, in_ms, ms, now_ms, with, work};
@@ -236,4 +241,154 @@ async fn d10_a_master_below_its_free_space_refuses_orders_and_goes_on_with_what_
     let order = f.client.place(&work("refused", 0.0), Some("key")).await.unwrap().expect(201);
     f.state(&scenario::job_of(&order), "succeeded").await;
     assert_eq!((f.slaves[0].starts("full"), f.slaves[0].starts("refused")), (1, 1));
+}
+
+/// Gives a slave one program, `tool`, which is this file.
+fn own_program(options: &mut SlaveOptions, program: &Path) {
+    let command = json!([program]);
+    options.tables = format!("[programs.tool]\ndriver = \"process\"\ncommand = {command}\n");
+}
+
+/// Whether no job has ended otherwise than well.
+async fn all_well(f: &Factory, jobs: &[String]) {
+    for job in jobs {
+        let seen = f.job(job).await;
+        assert!(seen["ended_at"].is_null() || seen["state"] == "succeeded", "{seen:#}");
+        assert_eq!(seen["attempt"].as_u64().unwrap_or(1), 1, "{seen:#}");
+    }
+}
+
+/// Twenty jobs for two machines, of which the first can't begin any: those that it has wait there, and all others are done
+/// elsewhere. Once it is mended and somebody has said so, it does what it has.
+async fn one_of_two_is_unfit(f: &Factory, cause: &str, mend: impl FnOnce()) {
+    let mut jobs = Vec::new();
+    for _ in 0..20 {
+        jobs.push(f.place(json!({"program": "tool", "params": {}})).await);
+    }
+    let unfit = f.slave(0, "in need of a person", |slave| slave["status"] == "attention").await;
+    assert_eq!(unfit["attention"]["code"], "machine_unfit", "{unfit:#}");
+    let text = unfit["attention"]["text"].as_str().unwrap();
+    assert!(text.contains(cause) && text.contains("`clear`"), "{text}");
+    let there: Vec<String> =
+        unfit["jobs"].as_array().unwrap().iter().map(|job| job.as_str().unwrap().into()).collect();
+    assert!(!there.is_empty(), "{unfit:#}");
+    for job in jobs.iter().filter(|job| !there.contains(job)) {
+        f.state(job, "succeeded").await;
+    }
+    all_well(f, &jobs).await;
+    let mut begun = 0;
+    for job in &there {
+        let seen = f.state(job, "accepted").await;
+        assert_eq!((&seen["waiting_for"], &seen["started_at"]), (&json!("ready"), &Value::Null), "{seen:#}");
+        begun += usize::from(seen["reason"]["code"] == "machine_unfit");
+        let why = f.client.explain(job).await.unwrap().expect(200);
+        let why = why["summary"].as_str().unwrap();
+        assert!(why.contains("s0") && why.contains(cause) && why.contains("`clear`"), "{why}");
+    }
+    assert_eq!(begun, 1, "one was to begin, and nothing after it");
+    let (done, status) = f.local(0, &["status"]).await;
+    assert!(done && status.contains(cause) && status.contains("reloop-slave clear"), "{status}");
+    mend();
+    f.client.clear("s0", &json!({})).await.unwrap().expect(202);
+    for job in &jobs {
+        f.state(job, "succeeded").await;
+    }
+    all_well(f, &jobs).await;
+    f.slave(0, "ready", |slave| slave["status"] == "ready").await;
+}
+
+/// Two slaves with a `tool` each, in this directory.
+async fn two_with_tools(dir: &Path) -> Factory {
+    let mut f = Factory::empty(MasterOptions::default()).await;
+    for slave in 0..2 {
+        let tool = dir.join(format!("tool{slave}"));
+        put_program(&tool, "#!/bin/sh\nexit 0\n", 0o755);
+        f.add(|options| own_program(options, &tool));
+        f.online(slave).await;
+    }
+    f
+}
+
+fn put_program(path: &Path, text: &str, mode: u32) {
+    // A file that is executed can't be written to.
+    let _ = fs::remove_file(path);
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Also what a file system keeps back for root.
+fn write_until_full(path: &Path) {
+    let mut file = File::create(path).unwrap();
+    let mut piece = 1 << 20;
+    while piece > 0 {
+        match file.write(&vec![1; piece]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::StorageFull => piece /= 2,
+            Err(error) => panic!("{}: {error}", path.display()),
+        }
+    }
+    file.sync_all().unwrap();
+}
+
+#[tokio::test]
+async fn e6_a_program_that_one_of_two_machines_can_not_execute_ends_no_job() {
+    let dir = tempfile::tempdir().unwrap();
+    let f = two_with_tools(dir.path()).await;
+    let tool = dir.path().join("tool0");
+    let whole = || put_program(&tool, "#!/bin/sh\nexit 0\n", 0o755);
+    fs::remove_file(&tool).unwrap();
+    one_of_two_is_unfit(&f, "No such file", whole).await;
+    put_program(&tool, "#!/bin/sh\nexit 0\n", 0o644);
+    one_of_two_is_unfit(&f, "Permission denied", whole).await;
+    put_program(&tool, "\0 no program", 0o755);
+    one_of_two_is_unfit(&f, "Exec format error", whole).await;
+    put_program(&tool, "#!/no/such/interpreter\n", 0o755);
+    one_of_two_is_unfit(&f, "No such file", whole).await;
+}
+
+#[tokio::test]
+async fn e6_a_full_disk_under_the_runs_of_one_of_two_machines_ends_no_job() {
+    if !disk::available() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let f = two_with_tools(dir.path()).await;
+    let disk = Disk::mount(DiskKind::Ext4 { mib: 16 }, &f.slaves[0].state_dir().join("runs")).unwrap();
+    // It gives out at one step of the preparation or another.
+    for room in [0, 4 * 1024, 12 * 1024, 24 * 1024] {
+        let [ballast, rest] = ["ballast", "rest"].map(|name| disk.path().join(name));
+        fs::write(&ballast, vec![1; room]).unwrap();
+        File::open(&ballast).unwrap().sync_all().unwrap();
+        write_until_full(&rest);
+        fs::remove_file(&ballast).unwrap();
+        one_of_two_is_unfit(&f, "No space left", || fs::remove_file(&rest).unwrap()).await;
+    }
+    drop(disk);
+}
+
+#[tokio::test]
+async fn e6_a_machine_that_can_not_begin_stays_so_until_it_is_cleared_whatever_starts_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let tool = dir.path().join("tool");
+    let mut f = Factory::with(|options| own_program(options, &tool)).await;
+    let job = f.place(json!({"program": "tool", "params": {}})).await;
+    f.until(&job, "held back", |job| job["reason"]["code"] == "machine_unfit").await;
+    let canceled = f.place(json!({"program": "tool", "params": {}})).await;
+    assert_eq!(f.job(&canceled).await["state"], "queued", "nothing is given to a machine that can't begin");
+    f.client.cancel(&canceled, &json!({})).await.unwrap().expect(202);
+    put_program(&tool, "#!/bin/sh\nexit 0\n", 0o755);
+    f.slaves[0].restart();
+    f.slave(0, "on its second session", |slave| slave["link"] == "online" && slave["session"] == 2).await;
+    f.nets[0].cut(Close::Reset);
+    f.slaves[0].reboot();
+    let status = f
+        .at_machine(0, "in need of a person", |status| status["machine"]["attention"] == "machine_unfit")
+        .await;
+    assert!(status["machine"]["attention_text"].as_str().unwrap().contains("No such file"), "{status:#}");
+    f.held_as(0, &job, "accepted").await;
+    assert!(f.locally(0, &["clear"]).await.contains("machine_unfit"));
+    f.held_as(0, &job, "succeeded").await;
+    f.nets[0].pass();
+    assert_eq!(f.state(&job, "succeeded").await["attempt"], 1);
+    f.state(&canceled, "canceled").await;
 }

@@ -142,6 +142,7 @@ fn mill() -> Desk {
             local_lock: false,
             uncertain: None,
             conduct: Conduct { rev: WishRev(1), mode: Mode::Production },
+            cause: None,
         }),
         last_contact: Some(Time(1_700_000_100_000)),
         clock_offset_ms: -3,

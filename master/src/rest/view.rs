@@ -419,7 +419,6 @@ pub(super) struct SlaveView {
 pub(super) fn slave(state: &Master, desk: &Desk, heard: Option<Time>) -> SlaveView {
     let live = desk.live().is_some();
     let machine = desk.machine.as_ref();
-    let attention = machine.and_then(|machine| machine.attention);
     let last_contact = if live { heard.or(desk.last_contact) } else { desk.last_contact };
     SlaveView {
         name: desk.name.clone(),
@@ -434,8 +433,10 @@ pub(super) fn slave(state: &Master, desk: &Desk, heard: Option<Time>) -> SlaveVi
             Enrolled::Pending => "pending",
             Enrolled::Revoked => "revoked",
         },
-        attention: attention
-            .map(|attention| ReasonView { code: attention.name(), text: attention.advice().to_owned() }),
+        attention: machine.and_then(|machine| {
+            let code = machine.attention?.name();
+            Some(ReasonView { code, text: machine.attention_text()? })
+        }),
         unloading: machine.and_then(|machine| machine.unloading).map(|job| job.to_string()),
         uncertain: machine.and_then(|machine| machine.uncertain).map(|job| job.to_string()),
         local_lock: machine.is_some_and(|machine| machine.local_lock),

@@ -5,7 +5,7 @@ use super::dispatch::can_do;
 use super::{Desk, Enrolled, Job, Master};
 use crate::id::SlaveKey;
 use crate::job::State;
-use crate::message::Mode;
+use crate::message::{MachineReport, Mode, WaitingFor};
 use crate::spec::{Desired, Gate};
 use crate::time::Time;
 
@@ -109,9 +109,17 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
         State::Assigned => format!("offered to {at}, which has not answered yet"),
         State::Accepted => {
             let waits = job.report.as_ref().and_then(|report| report.waiting_for);
-            let waits = waits.map_or("its turn", |waits| waits.name());
             let stale = if away { " by its last word: it is offline" } else { "" };
-            format!("{at} has it and waits for {waits}{stale}")
+            let machine = holder.and_then(|desk| desk.machine.as_ref());
+            match machine.and_then(MachineReport::attention_text) {
+                Some(needs) if waits == Some(WaitingFor::Ready) => {
+                    format!("{at} has it and needs a person{stale}: {needs}")
+                }
+                Some(_) | None => {
+                    let waits = waits.map_or("its turn", |waits| waits.name());
+                    format!("{at} has it and waits for {waits}{stale}")
+                }
+            }
         }
         state => format!("it is {}", state.name()),
     };

@@ -329,7 +329,7 @@ impl Rules {
             }
             Question::Clear { attention } => {
                 if self.state.node.attention == Some(attention) {
-                    self.state.node.attention = None;
+                    self.clear();
                     Reply::Done
                 } else {
                     Reply::Refused("the machine does not need attention for that".to_owned())

@@ -140,6 +140,8 @@ pub struct Node {
     pub local_lock: bool,
     /// What people decided at the master.
     pub conduct: Conduct,
+    /// What the machine said, with [`Attention::MachineUnfit`].
+    pub cause: Option<String>,
 }
 
 /// One reading of both clocks.
@@ -419,6 +421,8 @@ pub enum Probed {
     Gone,
     /// It cannot say.
     Unknown(String),
+    /// It could not begin, and says why: proof that nothing began. It may also say so unasked, as the answer to a start.
+    NotBegun(String),
 }
 
 /// What a person at the machine wants.
@@ -591,6 +595,7 @@ pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<It
             attention: None,
             local_lock: false,
             conduct: Conduct { rev: WishRev(0), mode: crate::message::Mode::Production },
+            cause: None,
         },
         jobs: Jobs::default(),
         ring: Arc::default(),
@@ -904,6 +909,7 @@ pub fn machine_report(state: &Slave) -> MachineReport {
         uncertain,
         local_lock: state.node.local_lock,
         conduct: state.node.conduct,
+        cause: state.node.cause.clone().filter(|_| state.node.attention == Some(Attention::MachineUnfit)),
     }
 }
 

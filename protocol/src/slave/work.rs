@@ -3,6 +3,7 @@
 use super::{AfterFailure, Damage, Effect, Ended, Fact, Local, Probed, Probing, Release, Rules, RunKey};
 use crate::id::{BootId, JobId, StoreId};
 use crate::job::{self, End, OnInterrupt, State};
+use crate::limits::{CAUSE_BYTES, clip};
 use crate::message::{Attention, Flags, Reason, ReasonCode, Source, WaitingFor};
 use crate::spec::{CancelMode, Desired, Gate, Late, OnOverdue};
 use crate::time::Time;
@@ -200,8 +201,10 @@ impl Rules {
     fn settled_by_probe(&mut self, id: JobId, refused: Option<String>, probed: Probed) {
         match (refused, probed) {
             // After a crash the intent is still good; here the machine was there, and would not.
-            (Some(why), Probed::NeverStarted) if self.is(id, State::Starting) => {
-                self.never_started(id, Reason::new(ReasonCode::StartRefused, why));
+            (Some(why), Probed::NeverStarted)
+                if self.is(id, State::Starting) || self.is(id, State::Stopping) =>
+            {
+                self.postponed(id, why);
             }
             (Some(why), Probed::Unknown(text)) => {
                 self.found(id, Probed::Unknown(format!("{text}; before that it refused to start: {why}")));
@@ -275,12 +278,54 @@ impl Rules {
                     }
                 }
             }
+            Probed::NotBegun(why) => self.postponed(id, why),
             Probed::Unknown(why) => {
                 if self.turn(id, job::Event::FoundNothing, Source::Slave) {
                     self.explain_doubt(id, &format!("the machine could not say what it did: {why}"));
                 }
             }
         }
+    }
+
+    /// The machine could not begin, and nothing began. That is the machine's cause and not the job's: the job waits here,
+    /// and nothing starts until a person has mended it and said `clear`.
+    fn postponed(&mut self, id: JobId, mut why: String) {
+        if !self.turn(id, job::Event::StartPostponed, Source::Machine) {
+            return;
+        }
+        clip(&mut why, CAUSE_BYTES);
+        let Some(job) = self.state.jobs.get_mut(&id) else { return };
+        if job.report.state == State::Accepted {
+            let text = format!("the machine could not begin it: {why}; mend that, then `clear`");
+            job.report.reason = Some(Reason::new(ReasonCode::MachineUnfit, text));
+            // Of this beginning there is nothing: neither what it did nor what was asked of it.
+            (job.report.progress, job.report.note) = (None, None);
+            (job.paused, job.asked_to_pause, job.stopping) = (false, None, None);
+            if job.interruptions == 0 {
+                (job.report.started_at, job.report.started_rev) = (None, None);
+            }
+            if let Desired::Cancel(mode) = job.desired {
+                // It came while the machine was being touched, and could not count then.
+                job.report.flags.unset(Flags::CANCEL_TOO_LATE);
+                self.cancel(id, mode, Source::Remote);
+            }
+        }
+        let node = &mut self.state.node;
+        if node.attention.is_none() {
+            (node.attention, node.cause) = (Some(Attention::MachineUnfit), Some(why));
+        }
+    }
+
+    /// A person has looked at what needed attention.
+    pub(super) fn clear(&mut self) -> Option<Attention> {
+        self.state.node.cause = None;
+        let unfit = |job: &super::Job| {
+            let reason = job.report.reason.as_ref();
+            job.report.state == State::Accepted
+                && reason.is_some_and(|reason| reason.code == ReasonCode::MachineUnfit)
+        };
+        self.state.jobs.change(unfit, |job| job.report.reason = None);
+        self.state.node.attention.take()
     }
 
     fn explain_doubt(&mut self, id: JobId, what: &str) {
@@ -307,7 +352,7 @@ impl Rules {
                 Some(job) => Ok(format!("clear of {job}: the machine takes the next job")),
                 None => Err("the machine is not waiting to be cleared of a job".to_owned()),
             },
-            Local::Clear => match self.state.node.attention.take() {
+            Local::Clear => match self.clear() {
                 Some(attention) => Ok(format!("cleared: {}", attention.name())),
                 None => Err("the machine does not need attention".to_owned()),
             },

@@ -9,7 +9,8 @@
 //! * *running*: and it is watched again from here, as if this agent had started it;
 //! * *ended*: with its outcome and when;
 //! * *gone*: it began and surely runs no more, what it came to nobody can know;
-//! * *unknown*: the machine can't say. A person has to.
+//! * *unknown*: the machine can't say. A person has to;
+//! * *not begun*: it was to begin and could not, for a cause at the machine. Nothing began, and nothing will under this key.
 //!
 //! The work never depends on the agent: dropping [`Machines`] or killing the agent leaves every machine as it is.
 //!
@@ -98,7 +99,7 @@ impl fmt::Display for Grade {
 /// What the agent wants of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Command {
-    /// Answered by [`Fact::Started`], or by [`Fact::Rejected`] or [`Fact::Refused`] if it did not begin.
+    /// Answered by [`Fact::Started`], or by [`Fact::Rejected`], [`Fact::Refused`] or [`Probe::NotBegun`] if it did not begin.
     Start(Work),
     /// Answered by [`Fact::Stopping`] and in the end [`Fact::Ended`], or [`Fact::Refused`]; by [`Fact::Probed`] if there is
     /// nothing to stop.
@@ -224,6 +225,11 @@ pub enum Probe {
     /// The machine can't say.
     Unknown {
         /// Why not.
+        why: String,
+    },
+    /// Proof that it could not begin, and from now on can't. Also comes unasked, as the answer to a start.
+    NotBegun {
+        /// What kept it from beginning: the disk, the rights, the program's file.
         why: String,
     },
 }
@@ -682,7 +688,9 @@ fn settle(answers: Receiver<(usize, Probe)>, asked: usize) -> (Option<usize>, Pr
         .then(|| Probe::Unknown { why: format!("{missing} machine drivers gave no answer; probe again") });
     for (unit, probe) in answers {
         match probe {
-            Probe::Running { .. } | Probe::Ended(_) | Probe::Gone => return (Some(unit), probe),
+            Probe::Running { .. } | Probe::Ended(_) | Probe::Gone | Probe::NotBegun { .. } => {
+                return (Some(unit), probe);
+            }
             Probe::Unknown { .. } => doubt = Some(probe),
             Probe::NeverStarted => {}
         }

@@ -9,7 +9,7 @@
 //! | `lock` | | held (flock) by runner and program: free means that all of it is dead |
 //! | `void` | agent, holding the lock | never started, and never will |
 //! | `started` | runner, holding the lock, before it executes the program | when, and in which boot |
-//! | `exit` | runner | how it ended, and when |
+//! | `exit` | runner | how it ended, and when; or that the program could not be executed, so that nothing began |
 //! | `control` | agent, into a FIFO which the runner reads | stop, pause, resume |
 //! | `state` | runner | paused, stopping |
 //! | `output` | the program | what it prints |
@@ -24,6 +24,10 @@
 //! The program writes straight into `output`, which therefore has no upper limit; its owner sees to that. Lines of the form
 //! `::reloop progress=0.42` (or `42%`), `::reloop phase=word` and `::reloop note=text` are picked up on the way. Only the
 //! newest counts: a few are passed on per second, and of a program that prints faster than it is read, parts are skipped.
+//!
+//! What keeps a program from being executed (a full disk, wrong rights, a file that is missing or no program) is told as *not
+//! begun*, which is a proof: the runner is started after the plan is on disk, and writes down itself that the system would not
+//! execute the program. The agent says that a run has begun when the program is there.
 //!
 //! A stop sends SIGTERM to the program's process group, then SIGKILL when the grace is over. A program that ends after it
 //! was asked to stop was stopped, whatever its exit status.
@@ -116,6 +120,9 @@ pub(super) struct Exit {
     pub(super) exit_code: Option<i32>,
     pub(super) signal: Option<i32>,
     pub(super) stop_requested: bool,
+    /// The program was never executed.
+    #[serde(default)]
+    pub(super) not_begun: bool,
     pub(super) text: String,
 }
 
@@ -169,6 +176,10 @@ impl ProcessMachine {
             program: name.to_owned(),
             known: super::list(self.programs.keys().cloned()),
         })
+    }
+
+    fn not_begun(&self, key: RunKey, why: &str) {
+        self.reporter.tell(key, Fact::Probed(Probe::NotBegun { why: clip(why, TEXT_LIMIT) }));
     }
 
     fn prepare(&self, dir: &Path, plan: &Plan) -> io::Result<()> {
@@ -257,19 +268,30 @@ impl Machine for ProcessMachine {
             boot: self.boot,
         };
         let dir = dir_of(&self.runs, work.key);
-        private_dir_all(&self.runs).map_err(|error| format!("{}: {error}", self.runs.display()))?;
+        if let Err(error) = private_dir_all(&self.runs) {
+            self.not_begun(work.key, &format!("{}: {error}", self.runs.display()));
+            return Ok(());
+        }
         match DirBuilder::new().mode(0o700).create(&dir) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 return Err("this run was begun before, and never begins twice; probe it".into());
             }
-            Err(error) => return Err(format!("{}: {error}", dir.display())),
+            // A key is told to start once: one whose directory could not be made never began.
+            Err(error) => {
+                self.not_begun(work.key, &format!("{}: {error}", dir.display()));
+                return Ok(());
+            }
         }
         let begin = Begin::Start { runner: self.runner.clone() };
-        // No runner was started if this fails, and a probe will say so.
-        self.prepare(&dir, &plan)
-            .and_then(|()| self.watch_from(work.key, begin))
-            .map_err(|error| format!("could not prepare {}: {error}", dir.display()))
+        if let Err(error) = self.prepare(&dir, &plan).and_then(|()| self.watch_from(work.key, begin)) {
+            // No runner was started.
+            if let Err(error) = settle(&dir, self.boot) {
+                tracing::info!(key = %work.key, %error, "a run that never began could not be marked as such");
+            }
+            self.not_begun(work.key, &format!("could not prepare {}: {error}", dir.display()));
+        }
+        Ok(())
     }
 
     fn stop(&self, key: RunKey, grade: Grade) -> Result<(), String> {
@@ -284,7 +306,7 @@ impl Machine for ProcessMachine {
             Probe::Running { .. } => return Err(orphaned(&dir)),
             Probe::Unknown { why } => return Err(why),
             Probe::Ended(ended) => Fact::Ended(ended),
-            probe @ (Probe::NeverStarted | Probe::Gone) => Fact::Probed(probe),
+            probe @ (Probe::NeverStarted | Probe::NotBegun { .. } | Probe::Gone) => Fact::Probed(probe),
         };
         self.reporter.tell(key, fact);
         Ok(())
@@ -301,6 +323,11 @@ impl Machine for ProcessMachine {
     fn probe(&self, work: &Work) -> Probe {
         let dir = dir_of(&self.runs, work.key);
         if let Err(error) = private_dir_all(&self.runs).and_then(|()| private_dir(&dir)) {
+            // The agent makes the directory before anything else. Without one nothing began, and an agent that could still
+            // make it lives no more.
+            if is_absent(&dir) {
+                return Probe::NeverStarted;
+            }
             return Probe::Unknown { why: format!("{}: {error}", dir.display()) };
         }
         settle_or_unknown(&dir, self.boot)
@@ -358,6 +385,12 @@ fn watched(set: &Mutex<BTreeSet<RunKey>>) -> MutexGuard<'_, BTreeSet<RunKey>> {
 
 fn exists(dir: &Path, file: &str) -> bool {
     dir.join(file).exists()
+}
+
+/// There is surely no such file; an error that may hide one is no proof.
+fn is_absent(path: &Path) -> bool {
+    let found = fs::symlink_metadata(path).map_err(|error| error.kind());
+    matches!(found, Err(ErrorKind::NotFound | ErrorKind::NotADirectory))
 }
 
 fn orphaned(dir: &Path) -> String {
@@ -443,11 +476,18 @@ fn settle(dir: &Path, boot: BootId) -> io::Result<Probe> {
     if exists(dir, VOID) {
         return Ok(Probe::NeverStarted);
     }
+    // A runner is started after the plan is on disk: without one nothing began, also if the disk is too full to say so.
+    if [PLAN, STARTED, EXIT].iter().all(|file| is_absent(&dir.join(file))) {
+        if let Err(error) = make_void(dir) {
+            tracing::info!(dir = %dir.display(), %error, "a run that never began could not be marked as such");
+        }
+        return Ok(Probe::NeverStarted);
+    }
     let deadline = Instant::now() + BEGIN_LIMIT;
     let _hold = loop {
         let started = read_json::<Started>(dir, STARTED)?;
         if let Some(exit) = read_json::<Exit>(dir, EXIT)? {
-            return Ok(Probe::Ended(ended(exit)));
+            return Ok(outcome(exit));
         }
         if let Some(hold) = Hold::take(dir)? {
             break hold;
@@ -464,7 +504,7 @@ fn settle(dir: &Path, boot: BootId) -> io::Result<Probe> {
         });
     };
     if let Some(exit) = read_json::<Exit>(dir, EXIT)? {
-        return Ok(Probe::Ended(ended(exit)));
+        return Ok(outcome(exit));
     }
     if exists(dir, STARTED) {
         // Its content only adds why: with the lock free it is dead in this boot as well as after another.
@@ -473,11 +513,18 @@ fn settle(dir: &Path, boot: BootId) -> io::Result<Probe> {
         tracing::warn!(dir = %dir.display(), other_boot, "a run left no outcome");
         return Ok(Probe::Gone);
     }
-    durable::write_file(&dir.join(VOID), b"", 0o600)?;
-    if let Some(runs) = dir.parent() {
-        durable::sync_dir(runs)?;
-    }
+    make_void(dir)?;
     Ok(Probe::NeverStarted)
+}
+
+/// Writes down that nothing began and nothing will. On a full disk the plan gives its place: a runner finds none then.
+fn make_void(dir: &Path) -> io::Result<()> {
+    let void = dir.join(VOID);
+    if let Err(error) = durable::write_file(&void, b"", 0o600) {
+        fs::rename(dir.join(PLAN), &void).map_err(|_| error)?;
+        durable::sync_dir(dir)?;
+    }
+    dir.parent().map_or(Ok(()), durable::sync_dir)
 }
 
 fn settle_or_unknown(dir: &Path, boot: BootId) -> Probe {
@@ -488,6 +535,13 @@ fn settle_or_unknown(dir: &Path, boot: BootId) -> Probe {
 
 fn state_of(dir: &Path) -> io::Result<State> {
     Ok(read_json(dir, STATE)?.unwrap_or_default())
+}
+
+fn outcome(exit: Exit) -> Probe {
+    if exit.not_begun {
+        return Probe::NotBegun { why: clip(&exit.text, TEXT_LIMIT) };
+    }
+    Probe::Ended(ended(exit))
 }
 
 fn ended(exit: Exit) -> Ended {
@@ -568,9 +622,13 @@ impl Watch {
             tail.offset = fs::metadata(self.dir.join(OUTPUT)).map_or(0, |file| file.len());
         }
         self.follow(&events, state, tail);
-        if let Some(mut child) = child
-            && let Err(error) = child.wait()
-        {
+        if let Some(mut child) = child {
+            self.leave(&mut child);
+        }
+    }
+
+    fn leave(&self, runner: &mut Child) {
+        if let Err(error) = runner.wait() {
             tracing::warn!(key = %self.key, %error, "the runner could not be waited for");
         }
     }
@@ -584,16 +642,32 @@ impl Watch {
                 return None;
             }
         };
+        let mut started = None::<Instant>;
         loop {
             if exists(&self.dir, STARTED) {
-                return self.reporter.tell(self.key, Fact::Started).then_some(child);
+                // Written before the program is executed, and one of the others right after that.
+                if let Ok(Some(exit)) = read_json::<Exit>(&self.dir, EXIT)
+                    && exit.not_begun
+                {
+                    // Nobody will ask for its files by this key: they may go with those of other jobs.
+                    if let Err(error) = File::create(self.dir.join(DISMISSED)) {
+                        tracing::info!(key = %self.key, %error, "the files of a run that never began stay");
+                    }
+                    self.last(Fact::Probed(outcome(exit)));
+                    self.leave(&mut child);
+                    return None;
+                }
+                let since = *started.get_or_insert_with(Instant::now);
+                let there = exists(&self.dir, CHILD) || exists(&self.dir, EXIT);
+                let over = since.elapsed() >= BEGIN_LIMIT || !matches!(child.try_wait(), Ok(None));
+                if there || over {
+                    return self.reporter.tell(self.key, Fact::Started).then_some(child);
+                }
             }
             if exists(&self.dir, VOID) {
                 // Settled by a stop or a probe, which has told so. The runner finds it out as soon as it has the lock.
                 watched(&self.watched).remove(&self.key);
-                if let Err(error) = child.wait() {
-                    tracing::warn!(key = %self.key, %error, "the runner could not be waited for");
-                }
+                self.leave(&mut child);
                 return None;
             }
             match child.try_wait() {
@@ -629,9 +703,12 @@ impl Watch {
 
     fn refuse(&self, why: &str) {
         // The runner is dead or never was, but proof is proof: nothing may begin under this key after a refusal.
+        let not_begun = || Fact::Probed(Probe::NotBegun { why: clip(why, TEXT_LIMIT) });
         let fact = match settle(&self.dir, self.boot) {
-            Ok(Probe::NeverStarted) => Fact::Refused { what: Verb::Start, why: clip(why, TEXT_LIMIT) },
+            Ok(Probe::NeverStarted) => not_begun(),
             Ok(probe) => Fact::Probed(probe),
+            // What a dead runner has not written down it never will.
+            Err(_) if is_absent(&self.dir.join(STARTED)) => not_begun(),
             Err(error) => {
                 Fact::Refused { what: Verb::Start, why: clip(&format!("{why}; {error}"), TEXT_LIMIT) }
             }
@@ -669,7 +746,9 @@ impl Watch {
             }
             match exit {
                 Ok(Some(exit)) => {
-                    self.last(Fact::Ended(ended(exit)));
+                    let fact =
+                        if exit.not_begun { Fact::Probed(outcome(exit)) } else { Fact::Ended(ended(exit)) };
+                    self.last(fact);
                     return;
                 }
                 Ok(None) => {}
@@ -683,7 +762,8 @@ impl Watch {
                 checked_at = Instant::now();
                 // A held lock is the rule; free without an outcome means that somebody killed all of it.
                 if matches!(Hold::take(&self.dir), Ok(Some(_)))
-                    && let Ok(probe @ (Probe::Gone | Probe::NeverStarted)) = settle(&self.dir, self.boot)
+                    && let Ok(probe @ (Probe::Gone | Probe::NeverStarted | Probe::NotBegun { .. })) =
+                        settle(&self.dir, self.boot)
                 {
                     self.last(Fact::Probed(probe));
                     return;

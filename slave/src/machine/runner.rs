@@ -92,7 +92,11 @@ fn run(dir: &Path) -> io::Result<()> {
     durable::write_file(&dir.join(RESERVE), &[b'\n'; RESERVE_BYTES], 0o600)?;
     set_child_subreaper(Some(getpid()))?;
     let started = Started { at_ms: wall_ms(), boot: plan.boot };
-    durable::write_file(&dir.join(STARTED), &serde_json::to_vec(&started)?, 0o600)?;
+    if let Err(error) = durable::write_file(&dir.join(STARTED), &serde_json::to_vec(&started)?, 0o600) {
+        // Nothing was executed, and nothing may say that it was.
+        let _ = fs::remove_file(dir.join(STARTED));
+        return Err(error);
+    }
 
     let exit = match execute(dir, &plan, &lock, &output) {
         Ok(pid) => {
@@ -103,6 +107,8 @@ fn run(dir: &Path) -> io::Result<()> {
             exit_code: None,
             signal: None,
             stop_requested: false,
+            // The system executes a program or says why not: nothing began.
+            not_begun: true,
             text: format!("could not execute {}: {error}", plan.argv[0]),
         },
     };
@@ -137,7 +143,9 @@ fn execute(dir: &Path, plan: &Plan, lock: &File, output: &File) -> io::Result<Pi
         .stdout(output.try_clone()?)
         .stderr(output.try_clone()?)
         .spawn();
-    fcntl_setfd(lock, FdFlags::CLOEXEC)?;
+    if let Err(error) = fcntl_setfd(lock, FdFlags::CLOEXEC) {
+        complain(format_args!("the lock may be inherited by what the runner starts besides: {error}"));
+    }
     let pid = Pid::from_child(&child?);
     let id = ChildId { pid: pid.as_raw_nonzero().get() };
     if let Err(error) =
@@ -192,7 +200,7 @@ impl Job<'_> {
         let at_ms = wall_ms();
         let left = self.sweep();
         let text = self.text(exit_code, signal, left);
-        Exit { at_ms, exit_code, signal, stop_requested: self.stop.is_some(), text }
+        Exit { at_ms, exit_code, signal, stop_requested: self.stop.is_some(), not_begun: false, text }
     }
 
     /// Exit code or signal, once it has ended. It stays a zombie.

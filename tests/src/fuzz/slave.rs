@@ -150,7 +150,8 @@ impl<'a> Scene<'a> {
             9 => Fact::StartRejected(Reason::new(ReasonCode::StartRefused, text)),
             7 => Fact::StopRefused(text),
             8 => Fact::PauseRefused(text),
-            _ => Fact::Probed(match self.source.below(5) {
+            _ => Fact::Probed(match self.source.below(6) {
+                4 => Probed::NotBegun(text),
                 0 => Probed::Alive { paused: self.source.one_in(2), permille: None },
                 1 => Probed::Ended(ended),
                 2 => Probed::Gone,
@@ -165,7 +166,7 @@ impl<'a> Scene<'a> {
         match &fact {
             Fact::StartRejected(_)
             | Fact::Ended(_)
-            | Fact::Probed(Probed::NeverStarted | Probed::Gone | Probed::Ended(_)) => {
+            | Fact::Probed(Probed::NeverStarted | Probed::NotBegun(_) | Probed::Gone | Probed::Ended(_)) => {
                 self.world.boxes[0].machine.let_go(work);
             }
             _ => {}

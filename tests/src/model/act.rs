@@ -119,6 +119,8 @@ pub(super) fn possible(floor: &Floor, scene: &Scene, acts: &mut Vec<Act>) {
                 Fault::KillAgent => agent,
                 Fault::Reboot => true,
                 Fault::Refuse => !held.machine.refuses,
+                Fault::Unfit => !held.machine.unfit,
+                Fault::Reject => !held.machine.rejects,
                 Fault::Unstoppable => !held.machine.unstoppable,
                 Fault::Silent => !held.machine.silent,
                 // Acts of their own, or not a slave's.
@@ -291,6 +293,8 @@ fn fail(world: &mut World, fault: Fault, slave: usize) {
         Fault::KillAgent => world.kill_agent(slave),
         Fault::Reboot => world.reboot(slave),
         Fault::Refuse => world.boxes[slave].machine.refuses = true,
+        Fault::Unfit => world.boxes[slave].machine.unfit = true,
+        Fault::Reject => world.boxes[slave].machine.rejects = true,
         Fault::Unstoppable => world.boxes[slave].machine.unstoppable = true,
         Fault::Silent => world.boxes[slave].machine.silent = true,
         Fault::KillMaster => world.kill_master(),

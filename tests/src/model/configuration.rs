@@ -25,6 +25,10 @@ pub enum Fault {
     Reboot,
     /// A machine refuses to start.
     Refuse,
+    /// A machine can't begin anything, and proves that.
+    Unfit,
+    /// What a machine is to begin is not there any more.
+    Reject,
     /// A machine refuses to stop.
     Unstoppable,
     /// A machine answers no probe.
@@ -141,7 +145,15 @@ const EVERYTHING: &[Fault] = &[
 const CRASHES: &[Fault] =
     &[Fault::Cut, Fault::HalfOpen, Fault::CrashAgent, Fault::CrashMaster, Fault::Reboot];
 
-const MACHINES: &[Fault] = &[Fault::Cut, Fault::Refuse, Fault::Unstoppable, Fault::CrashAgent, Fault::Reboot];
+const MACHINES: &[Fault] = &[
+    Fault::Cut,
+    Fault::Refuse,
+    Fault::Unfit,
+    Fault::Reject,
+    Fault::Unstoppable,
+    Fault::CrashAgent,
+    Fault::Reboot,
+];
 
 const RESTORES: &[Fault] =
     &[Fault::Cut, Fault::KillAgent, Fault::Restore { confirmed: true }, Fault::Restore { confirmed: false }];

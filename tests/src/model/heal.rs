@@ -121,6 +121,8 @@ fn mend(world: &mut World) {
         machine.silent = false;
         machine.unstoppable = false;
         machine.refuses = false;
+        machine.unfit = false;
+        machine.rejects = false;
         machine.slow = false;
         world.revive(slave);
         if world.link(slave) == Some(true) {

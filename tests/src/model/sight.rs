@@ -1,7 +1,7 @@
 //! What has to be seen: a model in which the interesting things never happen proves nothing.
 
 use reloop_protocol::job::State;
-use reloop_protocol::message::{CloseCode, Flags};
+use reloop_protocol::message::{CloseCode, Flags, ReasonCode};
 use reloop_protocol::slave::Job;
 use stateright::Property;
 
@@ -11,7 +11,7 @@ use super::{Floor, Scene};
 type Sight = (&'static str, fn(&Floor, &Scene) -> bool);
 
 /// Everything that is to be seen in one configuration or another.
-pub const SIGHTS: [Sight; 35] = [
+pub const SIGHTS: [Sight; 36] = [
     ("a job is queued", |f, s| is(f, s, State::Queued)),
     ("a job is assigned", |f, s| is(f, s, State::Assigned)),
     ("a job is accepted", |f, s| is(f, s, State::Accepted)),
@@ -97,6 +97,13 @@ pub const SIGHTS: [Sight; 35] = [
         f.jobs(s).iter().any(|job| places(*job) > 1)
     }),
     ("a cut lost a frame that came later", |f, s| s.left.late < f.configuration.late.0),
+    ("a machine could not begin, and its job waits", |_, s| {
+        let held_back = |job: &Job| {
+            let reason = job.report.reason.as_ref().map(|reason| reason.code);
+            job.report.state == State::Accepted && reason == Some(ReasonCode::MachineUnfit)
+        };
+        s.world.boxes.iter().any(|held| on_disk(held, &held_back))
+    }),
 ];
 
 macro_rules! properties {
@@ -108,7 +115,7 @@ macro_rules! properties {
 /// As properties.
 pub fn all() -> Vec<Property<Floor>> {
     let all = properties![
-        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34
+        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35
     ];
     assert_eq!(all.len(), SIGHTS.len(), "each sight is a property");
     all

@@ -243,6 +243,8 @@ impl Maker {
                 refuses: random.one_in(12),
                 fails: random.one_in(3),
                 slow: random.one_in(2),
+                unfit: random.one_in(12),
+                rejects: random.one_in(12),
             },
             17..=20 => {
                 let job = random.below(self.placed.max(1));

@@ -45,6 +45,7 @@ pub(super) fn heal(world: &mut World, slaves: usize) {
         let machine = &mut world.boxes[slave].machine;
         (machine.silent, machine.unstoppable) = (false, false);
         (machine.refuses, machine.fails, machine.slow) = (false, false, false);
+        (machine.unfit, machine.rejects) = (false, false);
         world.revive(slave);
         world.cut(slave);
         world.plug_again(slave);

@@ -140,6 +140,12 @@ pub enum Act {
         /// It takes time to begin.
         #[serde(default, skip_serializing_if = "is_default")]
         slow: bool,
+        /// It can't begin anything, and proves that.
+        #[serde(default, skip_serializing_if = "is_default")]
+        unfit: bool,
+        /// What it is to begin is not there any more.
+        #[serde(default, skip_serializing_if = "is_default")]
+        rejects: bool,
     },
     /// A slave's disk is replaced.
     ReplaceDisk {
@@ -454,14 +460,13 @@ impl World {
                 }
                 dead
             }
-            Act::Machine { slave, silent, unstoppable, refuses, fails, slow } => {
-                self.if_there(*slave, |world| {
+            Act::Machine { slave, silent, unstoppable, refuses, fails, slow, unfit, rejects } => self
+                .if_there(*slave, |world| {
                     let machine = &mut world.boxes[*slave].machine;
                     (machine.silent, machine.unstoppable) = (*silent, *unstoppable);
                     (machine.refuses, machine.fails) = (*refuses, *fails);
-                    machine.slow = *slow;
-                })
-            }
+                    (machine.slow, machine.unfit, machine.rejects) = (*slow, *unfit, *rejects);
+                }),
             Act::ReplaceDisk { slave } => self.if_there(*slave, |world| world.replace_disk(*slave)),
             Act::SaveDisk { slave } => self.if_there(*slave, |world| world.save_disk(*slave)),
             Act::PutBackDisk { slave } => {

@@ -289,7 +289,7 @@ impl World {
                 _ => true,
             },
             State::Expired => ledger.timed.contains(&id),
-            State::Rejected => self.boxes.iter().any(|held| held.machine.refused > 0),
+            State::Rejected => self.boxes.iter().any(|held| held.machine.rejected > 0),
             State::Lost => ledger.abandoned.contains(&id),
             State::Queued
             | State::Assigned

@@ -428,6 +428,7 @@ impl Walk {
             attention,
             local_lock,
             conduct,
+            cause,
         } = node;
         self.store(*store);
         self.session(key, *session);
@@ -437,7 +438,7 @@ impl Walk {
             self.boot(*boot);
             self.see((master.0 - i64::try_from(*boot_ms).unwrap_or(i64::MAX), master.0 - wall.0));
         }
-        self.see((starts, fingerprint, unloading, attention, local_lock, conduct));
+        self.see((starts, fingerprint, unloading, attention, local_lock, conduct, cause));
     }
 
     fn master(&mut self, master: &Master) {

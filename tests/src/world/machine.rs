@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::End;
-use reloop_protocol::message::Outcome;
+use reloop_protocol::message::{Outcome, Reason, ReasonCode};
 use reloop_protocol::slave::{Ended, Fact, Probed, RunKey};
 use reloop_protocol::time::Time;
 
@@ -23,6 +23,10 @@ pub struct Machine {
     pub(super) went_on: BTreeSet<RunKey>,
     /// It refuses to start.
     pub refuses: bool,
+    /// It can't begin anything, and proves that.
+    pub unfit: bool,
+    /// What it is to begin is not there any more: a program that was taken out of the settings.
+    pub rejects: bool,
     /// It takes a start in hand and begins only when time passes, as a program is begun by a runner that has to come up first.
     pub slow: bool,
     /// Taken in hand and not begun yet.
@@ -33,6 +37,8 @@ pub struct Machine {
     pub begins_all_the_same: bool,
     /// How often it refused to start.
     pub refused: u32,
+    /// How often what it was to begin was not there any more.
+    pub rejected: u32,
     /// It is broken on purpose, so that whoever looks for faults can be tried: after a power cut it begins twice.
     pub stutters: bool,
     pub(super) was_cut: bool,
@@ -120,6 +126,17 @@ impl Machine {
     }
 
     pub(super) fn start(&mut self, key: RunKey) {
+        if self.rejects {
+            self.rejected += 1;
+            let reason = Reason::new(ReasonCode::UnknownProgram, "it is not there any more");
+            return self.facts.push_back((key, Fact::StartRejected(reason)));
+        }
+        if self.unfit {
+            self.void.insert(key);
+            return self
+                .facts
+                .push_back((key, Fact::Probed(Probed::NotBegun("the disk is full".to_owned()))));
+        }
         let refuses = self.refuses || self.void.contains(&key);
         if self.slow && !refuses {
             self.coming.insert(key);

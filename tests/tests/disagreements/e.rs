@@ -110,10 +110,27 @@ fn e5_a_version_that_is_not_spoken_is_refused_and_the_machine_goes_on() {
 #[test]
 fn e6_what_is_gone_between_accept_and_start_is_rejected_with_the_reason() {
     let (mut world, job) = held();
-    world.boxes[0].machine.refuses = true;
+    world.boxes[0].machine.rejects = true;
     release(&mut world, job, 60);
     world.settle();
-    assert_eq!((world.state(job), reason(&world, job)), (State::Rejected, ReasonCode::StartRefused));
+    assert_eq!((world.state(job), reason(&world, job)), (State::Rejected, ReasonCode::UnknownProgram));
+}
+
+#[test]
+fn e6_what_a_machine_lacks_at_the_start_ends_no_job_and_asks_a_person() {
+    for refuses in [false, true] {
+        let (mut world, job) = held();
+        let machine = &mut world.boxes[0].machine;
+        (machine.refuses, machine.unfit) = (refuses, !refuses);
+        release(&mut world, job, 60);
+        world.settle();
+        assert_eq!((world.state(job), reason(&world, job)), (State::Accepted, ReasonCode::MachineUnfit));
+        let machine = &mut world.boxes[0].machine;
+        (machine.refuses, machine.unfit) = (false, false);
+        world.command_slave(0, SlaveCommand::Clear);
+        world.settle();
+        assert_eq!((world.state(job), world.begun(job)), (State::Running, 1));
+    }
 }
 
 #[test]

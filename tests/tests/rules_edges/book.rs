@@ -203,7 +203,7 @@ fn what_is_kept_of_an_earlier_attempt_is_cut_between_two_characters() {
 
 #[test]
 fn a_job_is_tried_again_as_often_as_its_order_says_and_for_what_it_says() {
-    for (on, refuses, tries, state) in [
+    for (on, rejects, tries, state) in [
         (RetryOn::Failed, false, 3, State::Failed),
         (RetryOn::Rejected, true, 3, State::Rejected),
         (RetryOn::Rejected, false, 1, State::Failed),
@@ -211,7 +211,7 @@ fn a_job_is_tried_again_as_often_as_its_order_says_and_for_what_it_says() {
     ] {
         let mut world = World::new(1);
         world.boxes[0].machine.fails = true;
-        world.boxes[0].machine.refuses = refuses;
+        world.boxes[0].machine.rejects = rejects;
         let job = place_as(&mut world, |order| order.retry = Retry { max_attempts: 3, on: [on].into() });
         world.pass(60_000);
         let job = world.job(job);

@@ -11,3 +11,4 @@ mod moments;
 mod restored;
 mod slave;
 mod stage;
+mod unfit;

@@ -357,7 +357,7 @@ fn that_a_machine_knows_nothing_of_a_start_that_it_refused_means_what_the_job_is
     let never = || Fact::Probed(slave::Probed::NeverStarted);
     let (state, now, job, _) = refused_to_start();
     let after = machine_says(state.clone(), now, job, never()).state;
-    assert_eq!(word(&after, job), (State::Rejected, Some(ReasonCode::StartRefused)));
+    assert_eq!(word(&after, job), (State::Accepted, Some(ReasonCode::MachineUnfit)));
     let begun = machine_says(state.clone(), now, job, Fact::Started).state;
     let after = machine_says(begun, now, job, never()).state;
     assert_eq!(word(&after, job), (State::Uncertain, Some(ReasonCode::NoProof)), "it had said that it began");

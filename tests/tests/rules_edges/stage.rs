@@ -48,6 +48,7 @@ pub(crate) fn hello(key: u8, name: &str) -> Hello {
             uncertain: None,
             local_lock: false,
             conduct: Conduct { rev: WishRev(0), mode: Mode::Production },
+            cause: None,
         },
         programs: vec!["mill".to_owned()],
         labels: BTreeMap::new(),

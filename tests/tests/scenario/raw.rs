@@ -170,6 +170,7 @@ pub fn hello(key: &Ed25519KeyPair) -> Hello {
             uncertain: None,
             local_lock: false,
             conduct: Conduct { rev: WishRev(0), mode: Mode::Production },
+            cause: None,
         },
         programs: vec!["work".to_owned()],
         labels: BTreeMap::new(),

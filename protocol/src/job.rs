@@ -389,12 +389,12 @@ fn look_up(state: State, event: Event) -> Turn {
                 (_, OnInterrupt::Fail) => To(Failed),
                 (_, OnInterrupt::Restart) => To(Accepted),
             },
-            FoundNothing => To(Uncertain),
             // What keeps a machine from beginning ends no job.
             StartPostponed => match state {
                 Stopping => To(Canceled),
                 _ => To(Accepted),
             },
+            FoundNothing => To(Uncertain),
             Vanished => To(Uncertain),
             Abandoned => To(Lost),
             Reported(

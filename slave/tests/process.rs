@@ -446,11 +446,63 @@ fn a_runner_that_can_not_run_is_a_refused_start_and_a_proof() {
         machines.command(Command::Start(work(key(number), "sh", &[("script", "true")])));
         let fact = facts.blocking_recv().unwrap();
         assert!(
-            matches!(&fact.1, Fact::Refused { what: Verb::Start, why } if why.contains("runner")),
+            matches!(&fact.1, Fact::Probed(Probe::NotBegun { why }) if why.contains("runner")),
             "{fact:?}"
         );
         assert_eq!(agent.probe(key(number), "sh"), Probe::NeverStarted);
     }
+}
+
+/// Why a start came to nothing, with proof.
+fn not_begun(agent: &mut Agent, key: RunKey) -> String {
+    match agent.fact(key) {
+        Fact::Probed(Probe::NotBegun { why }) => why,
+        other => panic!("no proof: {other:?}"),
+    }
+}
+
+#[test]
+fn a_program_that_the_system_does_not_execute_has_not_begun() {
+    let dir = Scratch::new();
+    let tool = dir.path().join("tool");
+    let programs = format!("[programs.tool]\ndriver = \"process\"\ncommand = [{tool:?}]\n");
+    let mut agent = Agent::new(dir.path(), &programs);
+    let put = |text: &str, mode: u32| {
+        let _ = std::fs::remove_file(&tool);
+        std::fs::write(&tool, text).unwrap();
+        std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let breaks: [(&str, &dyn Fn()); 3] = [
+        ("No such file", &|| {}),
+        ("Permission denied", &|| put("#!/bin/sh\n", 0o644)),
+        ("Exec format error", &|| put("\0 no program", 0o755)),
+    ];
+    for (number, (expected, break_it)) in (1..).zip(breaks) {
+        break_it();
+        agent.start(key(number), "tool", &[]);
+        let why = not_begun(&mut agent, key(number));
+        assert!(why.contains(expected) && why.contains("tool"), "{why}");
+        assert_eq!(agent.probe(key(number), "tool"), Probe::NotBegun { why }, "also after a crash");
+        agent.start(key(number), "tool", &[]);
+        assert!(agent.refusal(key(number)).contains("never begins twice"));
+    }
+    put("#!/bin/sh\n", 0o755);
+    agent.start(key(9), "tool", &[]);
+    agent.expect(key(9), Fact::Started);
+    assert_eq!(agent.ended(key(9)).result, EndResult::Succeeded);
+}
+
+#[test]
+fn where_no_directory_of_a_run_can_be_made_nothing_begins_and_nothing_is_in_doubt() {
+    let dir = Scratch::new();
+    let mut agent = Agent::new(dir.path(), SH);
+    std::fs::write(dir.path().join("runs"), "no directory").unwrap();
+    agent.start(key(1), "sh", &[("script", "echo ran")]);
+    assert!(not_begun(&mut agent, key(1)).contains("runs"));
+    assert_eq!(agent.probe(key(1), "sh"), Probe::NeverStarted, "what an agent that comes up then asks");
+    std::fs::remove_file(dir.path().join("runs")).unwrap();
+    start(&mut agent, key(2), "echo ran");
+    assert_eq!(agent.ended(key(2)).result, EndResult::Succeeded);
 }
 
 #[test]

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from reloop_rules import CannotSay, Command, Ended, LetGo, NeverBegan, Said, Start, Stop, Works
+from reloop_rules import CannotSay, Command, CouldNotBegin, Ended, LetGo, NeverBegan, Said, Start, Stop, Works
 from reloop_wire import End
 
 
@@ -37,7 +37,8 @@ class Machine:
     def __init__(self, directory: Path) -> None:
         self.path, self.log = directory / "machine.json", directory / "machine.log"
 
-    def do(self, command: Command) -> None:
+    def do(self, command: Command) -> Optional[CouldNotBegin]:
+        """Gives an answer only if it could not begin what it was told to start."""
         work = self.memory() or {}
         if isinstance(command, LetGo):
             work = {key: begun for key, begun in work.items() if not key.startswith(command.job.hex())}
@@ -52,9 +53,17 @@ class Machine:
                 # What a person beside the machine would have seen.
                 with open(self.log, "a", encoding="utf-8") as log:
                     log.write(f"start {key}\n")
+                try:
+                    write_durably(self.path, json.dumps(work))
+                except OSError as error:
+                    if isinstance(self.probe(command.job, command.attempt, command.run), NeverBegan):
+                        return CouldNotBegin(str(error))
+                    raise
+                return None
             elif isinstance(command, Stop) and key in work and work[key]["stopped"] is None:
                 work[key]["stopped"] = milliseconds()
         write_durably(self.path, json.dumps(work))
+        return None
 
     def probe(self, job: bytes, attempt: int, run: int) -> Said:
         work = self.memory()

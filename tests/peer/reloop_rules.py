@@ -21,6 +21,7 @@ from reloop_wire import (ENDED, EXECUTING, Activity, Answer, Ask, Attention, Bon
 VERSION = 1
 RING = 16
 RING_BYTES = 64 * 1024
+CAUSE_BYTES = 512
 MAX_SPEC = 32 * 1024
 MAX_SPECS = 128 * 1024
 # A machine that tells its progress more often is not told on more often than this.
@@ -69,6 +70,7 @@ class Memory:
     conduct: Conduct = field(default_factory=lambda: Conduct(0, Mode.production))
     clock: Optional[ClockReading] = None
     attention: Optional[Attention] = None
+    cause: Optional[str] = None
     unloading: Optional[Id] = None
     jobs: List[Held] = field(default_factory=list)
     ring: List[Record] = field(default_factory=list)
@@ -109,7 +111,13 @@ class CannotSay:
     pass
 
 
-Said = Union[NeverBegan, Works, Ended, CannotSay]
+@dataclass
+class CouldNotBegin:
+    """For a cause of the machine's own, and nothing began."""
+    why: str
+
+
+Said = Union[NeverBegan, Works, Ended, CannotSay, CouldNotBegin]
 
 
 @dataclass
@@ -311,7 +319,11 @@ class Rules:
             memory.unloading = None
             return Done()
         if isinstance(question, Clear) and memory.attention is question.attention:
-            memory.attention = None
+            memory.attention = memory.cause = None
+            for held in self.jobs.values():
+                reason = held.report.reason
+                if held.report.state is State.accepted and reason and reason.code is ReasonCode.machine_unfit:
+                    held.report.reason = None
             return Done()
         if isinstance(question, Log):
             return Refused("this machine keeps no output")
@@ -445,12 +457,29 @@ class Rules:
             self.ended(held, said)
         elif isinstance(said, Works):
             self.works(held, said, after_start)
+        elif isinstance(said, CouldNotBegin):
+            if report.state is not State.uncertain:
+                self.could_not_begin(held, said.why.encode()[:CAUSE_BYTES].decode(errors="ignore"))
         elif isinstance(said, NeverBegan) and report.state is State.starting:
             self.move(held, State.accepted, Source.slave)
         elif isinstance(said, NeverBegan) and report.state is State.stopping:
             self.move(held, State.canceled, Source.machine)
         elif report.state is not State.uncertain:
             self.move(held, State.uncertain, Source.slave, ReasonCode.no_proof, "the machine could not say what it did")
+
+    def could_not_begin(self, held: Held, why: str) -> None:
+        report, memory = held.report, self.memory
+        if report.state is State.stopping:
+            self.move(held, State.canceled, Source.machine)
+        elif isinstance(held.desired, Cancel):
+            report.flags &= ~Flags.cancel_too_late
+            self.move(held, State.canceled, Source.remote, ReasonCode.canceled, "canceled before it began")
+        else:
+            self.move(held, State.accepted, Source.machine, ReasonCode.machine_unfit,
+                      f"the machine could not begin it: {why}; mend that, then clear")
+            report.started_at = report.started_rev = report.progress = None
+        if memory.attention is None:
+            memory.attention, memory.cause = Attention.machine_unfit, why
 
     def works(self, held: Held, said: Works, after_start: bool) -> None:
         report = held.report
@@ -572,7 +601,8 @@ class Rules:
             activity = Activity.unloading
         else:
             activity = Activity.idle if self.barred() else Activity.ready
-        return MachineReport(activity, memory.unloading, memory.attention, uncertain, False, replace(memory.conduct))
+        cause = memory.cause if memory.attention is Attention.machine_unfit else None
+        return MachineReport(activity, memory.unloading, memory.attention, uncertain, False, replace(memory.conduct), cause)
 
     # ---- 10.1, 10.2 Reports ----
 

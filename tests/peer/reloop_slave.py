@@ -169,7 +169,10 @@ class Agent:
             for message in messages:
                 await self.link.send(message)
         for command in commands:
-            await asyncio.to_thread(self.machine.do, command)
+            said = await asyncio.to_thread(self.machine.do, command)
+            if said is not None:
+                rules.machine_says(command.job, said)
+                self.events.put_nowait(None)
 
     async def save(self) -> None:
         text = json.dumps(codec(Memory).plain(self.rules.durable()), indent=1)

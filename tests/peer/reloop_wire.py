@@ -204,7 +204,7 @@ WaitingFor = IntEnum("WaitingFor", "turn time artifact ready operator clock", st
 Source = IntEnum("Source", "remote local slave machine", start=0)
 Activity = IntEnum("Activity", "idle ready preparing running paused unloading attention fault machine_off unknown",
                    start=0)
-Attention = IntEnum("Attention", "store_replaced store_rolled_back moved fault memory_gap", start=0)
+Attention = IntEnum("Attention", "store_replaced store_rolled_back moved fault memory_gap machine_unfit", start=0)
 Mode = IntEnum("Mode", "production draining maintenance disabled quarantined", start=0)
 OnOverdue = IntEnum("OnOverdue", "flag stop", start=0)
 OnInterrupt = IntEnum("OnInterrupt", "hold fail restart", start=0)
@@ -216,7 +216,7 @@ Tell = IntEnum("Tell", "nothing report record", start=0)
 ReasonCode = IntEnum("ReasonCode", """at_capacity unknown_program bad_params not_in_production local_lock window_closed
     missed_start release_lapsed not_held given_back digest_mismatch older_attempt start_refused stop_refused
     pause_refused paused_locally stopped_locally interrupted interrupted_too_often no_proof max_runtime canceled
-    vanished store_replaced store_rolled_back abandoned resolved retrying machine_fault restored""", start=0)
+    vanished store_replaced store_rolled_back abandoned resolved retrying machine_fault restored machine_unfit""", start=0)
 # The number in a Refuse is the place in this list; the value is the number in a WebSocket close frame.
 CLOSE_CODES = [4400, 4401, 4403, 4404, 4408, 4409, 4410, 4411, 4413, 4414, 4426, 4429, 4440, 4441, 4001, 4507, 4000]
 CloseCode = IntEnum("CloseCode", """protocol not_authentic not_enrolled wrong_master too_slow duplicate_identity revoked
@@ -401,6 +401,7 @@ class MachineReport:
     uncertain: Optional[Id]
     local_lock: bool
     conduct: Conduct
+    cause: Optional[str]
 
 
 # ---- 6 Messages ----

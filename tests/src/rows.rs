@@ -565,8 +565,14 @@ pub const ROWS: &[Row] = &[
         shown(
             "E6",
             "What a job needs is gone between accept and start.",
-            "It is looked at again at the start: rejected with the reason.",
-            &[BEGIN, rule("slave/src/machine/mod.rs", "place")],
+            "It is looked at again at the start: rejected with the reason if the slave does not offer it any more. What only the \
+             machine lacks, such as the program's file or room on its disk, ends no job: it waits there, and the machine for a \
+             person.",
+            &[
+                BEGIN,
+                rule("slave/src/machine/mod.rs", "place"),
+                rule("protocol/src/slave/work.rs", "postponed"),
+            ],
             &[About::Processes],
         ),
         "a label that is gone is not looked at again: only the master knows what an order requires, and it looks when it \

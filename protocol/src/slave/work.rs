@@ -201,9 +201,7 @@ impl Rules {
     fn settled_by_probe(&mut self, id: JobId, refused: Option<String>, probed: Probed) {
         match (refused, probed) {
             // After a crash the intent is still good; here the machine was there, and would not.
-            (Some(why), Probed::NeverStarted)
-                if self.is(id, State::Starting) || self.is(id, State::Stopping) =>
-            {
+            (Some(why), Probed::NeverStarted) if self.may_be_refused(id) => {
                 self.postponed(id, why);
             }
             (Some(why), Probed::Unknown(text)) => {
@@ -211,6 +209,12 @@ impl Rules {
             }
             (_, probed) => self.found(id, probed),
         }
+    }
+
+    /// Its start is under way, wished away again or not.
+    fn may_be_refused(&self, id: JobId) -> bool {
+        let state = self.state.jobs.get(&id).map(|job| job.report.state);
+        matches!(state, Some(State::Starting | State::Stopping))
     }
 
     fn found(&mut self, id: JobId, probed: Probed) {

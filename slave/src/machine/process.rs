@@ -1022,6 +1022,24 @@ mod tests {
     }
 
     #[test]
+    fn that_a_run_never_began_is_settled_also_where_nothing_can_be_written() {
+        let boot = BootId([1; 16]);
+        for planned in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            // What the draft of the mark would be is in the way.
+            fs::create_dir(dir.path().join(format!(".{VOID}.draft"))).unwrap();
+            if planned {
+                fs::write(dir.path().join(PLAN), "{}").unwrap();
+            }
+            assert!(durable::write_file(&dir.path().join(VOID), b"", 0o600).is_err());
+            assert_eq!(settle(dir.path(), boot).unwrap(), Probe::NeverStarted);
+            assert!(!exists(dir.path(), PLAN), "a runner that comes late finds none");
+            assert_eq!(exists(dir.path(), VOID), planned);
+            assert_eq!(settle(dir.path(), boot).unwrap(), Probe::NeverStarted);
+        }
+    }
+
+    #[test]
     fn dismissed_runs_lose_their_output_first_and_their_proof_much_later() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["a", "b", "c", "d"] {

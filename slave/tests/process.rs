@@ -104,18 +104,6 @@ fn a_failure_comes_with_code_and_last_words() {
 }
 
 #[test]
-fn a_program_that_is_not_there_fails_with_a_reason() {
-    let dir = Scratch::new();
-    let mut agent =
-        Agent::new(dir.path(), "[programs.none]\ndriver = \"process\"\ncommand = [\"/no/such/program\"]\n");
-    agent.start(key(1), "none", &[]);
-    agent.expect(key(1), Fact::Started);
-    let ended = agent.ended(key(1));
-    assert_eq!((ended.result, ended.exit_code), (EndResult::Failed, None));
-    assert!(ended.text.contains("/no/such/program: No such file"), "{}", ended.text);
-}
-
-#[test]
 fn a_polite_program_stops_by_itself_and_a_deaf_one_is_killed_when_the_grace_is_over() {
     let dir = Scratch::new();
     let mut agent = Agent::new(dir.path(), SH);
@@ -472,6 +460,7 @@ fn a_program_that_the_system_does_not_execute_has_not_begun() {
         std::fs::write(&tool, text).unwrap();
         std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(mode)).unwrap();
     };
+    // Each says which program, and why not.
     let breaks: [(&str, &dyn Fn()); 3] = [
         ("No such file", &|| {}),
         ("Permission denied", &|| put("#!/bin/sh\n", 0o644)),

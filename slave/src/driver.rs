@@ -237,6 +237,9 @@ impl Driver {
     }
 
     fn heard(&mut self, key: machine::RunKey, fact: machine::Fact) -> (Vec<Op>, Vec<Effect>) {
+        if let machine::Fact::Probed(Probe::NotBegun { why }) = &fact {
+            tracing::warn!(%key, why, "the machine could not begin it: mend that, then `reloop-slave clear`");
+        }
         let fact = match fact {
             machine::Fact::Started => Fact::Started,
             machine::Fact::Progress { permille, phase, note } => Fact::Progressed {

@@ -567,7 +567,16 @@ impl Machines {
         let Err((Task::Command(command), why)) = self.units[unit].send(Task::Command(command)) else {
             return;
         };
-        if let Some(fact) = refusal(&command, why) {
+        let fact = match command {
+            // The machine was not told of it.
+            Command::Start(_) => Some(Fact::Probed(Probe::NotBegun { why })),
+            Command::Stop { .. }
+            | Command::Pause(_)
+            | Command::Resume(_)
+            | Command::Probe(_)
+            | Command::Dismiss(_) => refusal(&command, why),
+        };
+        if let Some(fact) = fact {
             self.answer(command.key(), fact);
         }
     }

@@ -574,6 +574,11 @@ impl Flags {
         self.0 |= flags.0;
     }
 
+    /// Takes these away.
+    pub fn clear(&mut self, flags: Self) {
+        self.0 &= !flags.0;
+    }
+
     /// The words that people and programs see.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         Self::NAMES.into_iter().filter(move |(flag, _)| self.has(*flag)).map(|(_, name)| name)

@@ -445,6 +445,9 @@ class Rules:
             self.ended(held, said)
         elif isinstance(said, Works):
             self.works(held, said, after_start)
+        elif isinstance(said, NeverBegan) and report.state is State.starting and isinstance(held.desired, Cancel):
+            report.flags &= ~Flags.cancel_too_late
+            self.move(held, State.canceled, Source.remote, ReasonCode.canceled, "canceled before it began")
         elif isinstance(said, NeverBegan) and report.state is State.starting:
             self.move(held, State.accepted, Source.slave)
         elif isinstance(said, NeverBegan) and report.state is State.stopping:

@@ -9,5 +9,6 @@ mod evidence;
 mod handshake;
 mod moments;
 mod restored;
+mod runs;
 mod slave;
 mod stage;

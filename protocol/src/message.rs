@@ -592,8 +592,8 @@ impl Flags {
         self.0 |= flags.0;
     }
 
-    /// Takes these back.
-    pub fn unset(&mut self, flags: Self) {
+    /// Takes these away.
+    pub fn clear(&mut self, flags: Self) {
         self.0 &= !flags.0;
     }
 

@@ -14,13 +14,18 @@ use std::collections::BTreeSet;
 use reloop_node::record::{self, RecordError};
 use reloop_node::store::{Entry, Op, Store, StoreError};
 use reloop_protocol::id::JobId;
-use reloop_protocol::slave::{Damage, Job, Node, RING, Write};
+use reloop_protocol::message::{Report, Source};
+use reloop_protocol::slave::{Damage, Job, Node, RING, RunState, Write};
+use reloop_protocol::spec::{CancelMode, Desired, Spec, SpecDigest, StartRule};
 use reloop_protocol::wire::{self, WireError};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// The layout of every record's payload; another one gets another number.
-const SCHEMA: u8 = 1;
+const SCHEMA: u8 = 2;
+
+/// The layout before that: the same but for jobs, which kept no [`RunState`].
+const BEFORE_RUNS: u8 = 1;
 
 const NODE: &[u8] = b"node";
 const JOB: &[u8] = b"job/";
@@ -141,8 +146,57 @@ fn set_aside(entries: &[Entry], now_ms: i64) -> Vec<Op> {
 }
 
 fn read_job(id: &[u8], value: &[u8]) -> Result<Job, Unreadable> {
-    let job: Job = read(value)?;
+    let job = match record::open(value)? {
+        (BEFORE_RUNS, payload) => wire::decode::<JobBeforeRuns>(payload, wire::MAX_MESSAGE)?.into(),
+        _ => read::<Job>(value)?,
+    };
     if job.report.job.0 == id { Ok(job) } else { Err(Unreadable::WrongKey) }
+}
+
+/// A [`Job`] in the layout [`BEFORE_RUNS`]: an agent that is upgraded goes on with what it had under way.
+#[derive(Debug, Serialize, Deserialize)]
+struct JobBeforeRuns {
+    spec: Spec,
+    digest: SpecDigest,
+    desired: Desired,
+    start: StartRule,
+    report: Report,
+    due: bool,
+    missed: bool,
+    paused_locally: bool,
+    paused: bool,
+    asked_to_pause: Option<bool>,
+    stopping: Option<CancelMode>,
+    interruptions: u32,
+    overrun: bool,
+}
+
+impl From<JobBeforeRuns> for Job {
+    fn from(job: JobBeforeRuns) -> Self {
+        let under_way = job.report.state.is_started();
+        let by_master = matches!(job.desired, Desired::Cancel(_));
+        let run = RunState {
+            began_at: job.report.started_at,
+            overrun: job.overrun,
+            paused: job.paused,
+            asked_to_pause: job.asked_to_pause,
+            stopping: job.stopping,
+            stop_decided: job.stopping.filter(|_| !by_master).map(|_| Source::Local),
+        };
+        Self {
+            spec: job.spec,
+            digest: job.digest,
+            desired: job.desired,
+            start: job.start,
+            due: job.due,
+            missed: job.missed,
+            window_met: job.interruptions > 0,
+            paused_locally: job.paused_locally,
+            interruptions: job.interruptions,
+            run: if under_way { run } else { RunState::default() },
+            report: job.report,
+        }
+    }
 }
 
 fn job_key(id: JobId) -> Vec<u8> {
@@ -160,7 +214,7 @@ fn put<T: Serialize>(key: Vec<u8>, value: &T) -> Op {
 fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, Unreadable> {
     let (schema, payload) = record::open(value)?;
     match schema {
-        SCHEMA => Ok(wire::decode(payload, wire::MAX_MESSAGE)?),
+        SCHEMA | BEFORE_RUNS => Ok(wire::decode(payload, wire::MAX_MESSAGE)?),
         0 => Err(Unreadable::Payload(WireError::Malformed("there is no layout 0".to_owned()))),
         newer => Err(Unreadable::Newer(newer)),
     }
@@ -174,6 +228,7 @@ mod tests {
 
     use reloop_node::store::Options;
     use reloop_protocol::id::{Attempt, BootId, OrderId, Session, SlaveKey, StoreId, WishRev};
+    use reloop_protocol::job::State;
     use reloop_protocol::message::{
         Attention, Bond, Challenge, Conduct, Message, Mode, PROTOCOL, Record, Welcome,
     };
@@ -376,11 +431,56 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_was_written_before_runs_had_a_state_of_their_own_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let state = with_jobs(&store, 1);
+        let (id, job) = state.jobs.iter().next().unwrap();
+        let started = Some(Time(7));
+        let report = Report { state: State::Stopping, started_at: started, ..job.report.clone() };
+        let before = JobBeforeRuns {
+            spec: job.spec.clone(),
+            digest: job.digest,
+            desired: job.desired,
+            start: job.start,
+            report: report.clone(),
+            due: true,
+            missed: false,
+            paused_locally: false,
+            paused: true,
+            asked_to_pause: Some(false),
+            stopping: Some(CancelMode::Now),
+            interruptions: 1,
+            overrun: true,
+        };
+        let value = record::seal(BEFORE_RUNS, &wire::encode(&before));
+        let node = record::seal(BEFORE_RUNS, &wire::encode(&state.node));
+        commit(
+            &store,
+            vec![Op::Put { key: job_key(*id), value }, Op::Put { key: NODE.to_vec(), value: node }],
+        );
+        let loaded = load(&store, 77).unwrap();
+        assert_eq!((loaded.damage, &loaded.set_aside), (Damage::default(), &vec![]));
+        let found = recovered(loaded.records);
+        let run = RunState {
+            began_at: started,
+            overrun: true,
+            paused: true,
+            asked_to_pause: Some(false),
+            stopping: Some(CancelMode::Now),
+            stop_decided: Some(Source::Local),
+        };
+        let expected =
+            Job { report, due: true, window_met: true, interruptions: 1, run, ..found.jobs[id].clone() };
+        assert_eq!(found.jobs[id], expected);
+    }
+
+    #[test]
     fn a_newer_programs_records_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         with_jobs(&store, 1);
         commit(&store, vec![Op::Put { key: NODE.to_vec(), value: record::seal(SCHEMA + 1, b"") }]);
-        assert!(matches!(load(&store, 77), Err(LoadError::Newer(2))));
+        assert!(matches!(load(&store, 77), Err(LoadError::Newer(3))));
     }
 }

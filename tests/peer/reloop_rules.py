@@ -460,6 +460,9 @@ class Rules:
         elif isinstance(said, CouldNotBegin):
             if report.state is not State.uncertain:
                 self.could_not_begin(held, said.why.encode()[:CAUSE_BYTES].decode(errors="ignore"))
+        elif isinstance(said, NeverBegan) and report.state is State.starting and isinstance(held.desired, Cancel):
+            report.flags &= ~Flags.cancel_too_late
+            self.move(held, State.canceled, Source.remote, ReasonCode.canceled, "canceled before it began")
         elif isinstance(said, NeverBegan) and report.state is State.starting:
             self.move(held, State.accepted, Source.slave)
         elif isinstance(said, NeverBegan) and report.state is State.stopping:

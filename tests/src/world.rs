@@ -31,6 +31,8 @@ use reloop_protocol::spec::{CancelMode, Desired};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire;
 
+use self::checks::UnderWay;
+
 pub use self::act::{Act, JobAct, LocalAct, Placed, SlaveAct, job_id};
 pub use self::disk::{MasterDisk, SlaveDisk};
 pub use self::invariant::{Broken, Invariant, Ledger, Told};
@@ -103,6 +105,12 @@ pub struct Station {
     pub retired: bool,
     /// The agent crashes after this many more effects.
     fuse: Option<usize>,
+    /// The enrolment token that it shows when it connects, by the token's hash.
+    token: Option<[u8; 32]>,
+    /// The runs that its machine was told to pause.
+    told_to_pause: BTreeSet<RunKey>,
+    /// The beginnings of those runs that may last only so long.
+    began: BTreeMap<RunKey, Began>,
 }
 
 /// A reading of a master's clock: when it was, how late it arrived, and how far off that clock was then.
@@ -111,6 +119,14 @@ struct Synced {
     at: i64,
     late: i64,
     master_off: i64,
+}
+
+/// When a machine began something, by the world's time, and how far its slave's idea of the master's time was off at most
+/// since then.
+#[derive(Debug, Clone, Copy, Hash)]
+struct Began {
+    at: i64,
+    off: i64,
 }
 
 /// A copy of a slave's disk, with what the world knows beside it.
@@ -198,6 +214,10 @@ pub struct World {
     backup: Option<MasterDisk>,
     /// The master crashes after this many more effects.
     fuse: Option<usize>,
+    /// Whoever is asked whether its link still lives takes its time to answer.
+    pub pings_are_slow: bool,
+    /// The links of which that was asked: at the double or not, and which.
+    pings: VecDeque<(bool, LinkId)>,
 }
 
 impl World {
@@ -239,6 +259,8 @@ impl World {
             swapped: false,
             backup: None,
             fuse: None,
+            pings_are_slow: false,
+            pings: VecDeque::new(),
         };
         world.start_master();
         world
@@ -329,6 +351,9 @@ impl World {
             saved: None,
             retired: false,
             fuse: None,
+            token: None,
+            told_to_pause: BTreeSet::new(),
+            began: BTreeMap::new(),
         });
         self.boxes.len() - 1
     }
@@ -373,6 +398,7 @@ impl World {
             }
         }
         self.dead_links.clear();
+        self.pings.retain(|(double, _)| *double != swapped);
     }
 
     /// Starts a slave's agent from its disk.
@@ -384,6 +410,7 @@ impl World {
         held.state = Some(state);
         held.fuse = None;
         held.machine.facts.clear();
+        held.machine.pondered.clear();
         let (boot, fingerprint) = (held.boot, held.fingerprint);
         let damage = slave::Damage::default();
         let started = slave::Event::AgentStarted { boot, fingerprint, known_key, next_store, damage };
@@ -488,6 +515,11 @@ impl World {
         if !orders.is_empty() {
             state = master::step(state, now, master::Event::OrdersRecalled(orders)).state;
         }
+        if let master::Event::HelloReceived { hello, token: Some(token), .. } = &event
+            && state.tokens.contains_key(token)
+        {
+            self.ledger.revoked.remove(&hello.key);
+        }
         let shown = self.tracing.then(|| format!("{event:?}"));
         let step = master::step(state, now, event);
         self.steps += 1;
@@ -528,6 +560,7 @@ impl World {
                 return;
             }
         }
+        self.check_enrolled();
     }
 
     fn master_effect(&mut self, effect: master::Effect) {
@@ -570,9 +603,10 @@ impl World {
                 self.master_event(master::Event::LinkClosed { link, last_heard });
             }
             master::Effect::Probe { link } => {
-                let alive =
-                    self.boxes.iter().filter_map(|b| b.link.as_ref()).any(|w| w.id == link && !w.half_open);
-                self.master_event(master::Event::LinkProbed { link, alive });
+                self.pings.push_back((self.swapped, link));
+                if !self.pings_are_slow {
+                    self.answer_ping();
+                }
             }
             master::Effect::Answer { request, answer } => self.answered(request, answer),
             master::Effect::JobChanged(_) | master::Effect::SlaveChanged(_) | master::Effect::Ignored(_) => {}
@@ -614,6 +648,7 @@ impl World {
         let Some(state) = self.boxes[slave].state.take() else { return };
         let shown = self.tracing.then(|| format!("{event:?}"));
         let sync_before = state.node.sync;
+        let under_way = UnderWay::of(&state);
         let step = slave::step(state, now, event);
         self.steps += 1;
         self.note(|| {
@@ -631,6 +666,9 @@ impl World {
             let late = self.now().0.saturating_sub(sync.master.0);
             self.boxes[slave].synced = Some(Synced { at: self.ms, late, master_off: self.master_off });
         }
+        if let Some(how) = under_way.touched_in_silence(&step) {
+            self.violate(Invariant::AnsweredFirst, format!("slave {slave}: {how}"));
+        }
         for write in step.persist {
             self.check_slave_write(slave, &write);
             self.boxes[slave].disk.write(write);
@@ -645,6 +683,7 @@ impl World {
             same = slave::durable(&back) == slave::durable(&step.state);
         }
         held.state = Some(step.state);
+        self.note_reading(slave);
         if !same {
             self.violate(Invariant::DiskIsState, format!("slave {slave}"));
         }
@@ -686,14 +725,18 @@ impl World {
                 }
             }
             slave::Effect::Start { work, .. } => self.begin(slave, work),
-            slave::Effect::Stop { work, .. } => held.machine.stop(work),
-            slave::Effect::Pause(work) => held.machine.pause(work, true),
+            slave::Effect::Stop { work, .. } => {
+                held.machine.stop(work);
+                self.check_stop(slave, work);
+            }
+            slave::Effect::Pause(work) => {
+                held.told_to_pause.insert(work);
+                held.machine.pause(work, true);
+            }
             slave::Effect::Resume(work) => held.machine.pause(work, false),
             slave::Effect::Probe { work, .. } => held.machine.probe(work),
-            slave::Effect::Dismiss(_)
-            | slave::Effect::ReadLog { .. }
-            | slave::Effect::ForgetToken
-            | slave::Effect::Ignored(_) => {}
+            slave::Effect::Dismiss(_) | slave::Effect::ReadLog { .. } | slave::Effect::Ignored(_) => {}
+            slave::Effect::ForgetToken => held.token = None,
             slave::Effect::Reply { reply, .. } => held.replies.push(reply),
         }
     }
@@ -715,6 +758,7 @@ impl World {
 
     /// After a beginning.
     fn check_machine(&mut self, slave: usize, work: RunKey) {
+        self.note_beginning(slave, work);
         let held = &self.boxes[slave];
         let torn = &self.ledger.torn;
         let again =
@@ -735,7 +779,20 @@ impl World {
 
     /// The same, of one slave.
     pub fn pump_one(&mut self, slave: usize) -> bool {
-        self.hear_machine(slave) || self.dial_in(slave) || self.to_slave(slave) || self.to_master(slave)
+        self.hear_machine(slave)
+            || self.dial_in(slave)
+            || self.to_slave(slave)
+            || self.to_master(slave)
+            || self.answer_ping()
+    }
+
+    /// A master learns whether a link that it asked still lives.
+    fn answer_ping(&mut self) -> bool {
+        let Some((double, link)) = self.pings.pop_front() else { return false };
+        let mut wires = self.boxes.iter().filter_map(|held| held.link.as_ref());
+        let alive = wires.any(|wire| wire.id == link && !wire.half_open);
+        self.at(double, |world| world.master_event(master::Event::LinkProbed { link, alive }));
+        true
     }
 
     /// Lets a slave hear its machine's next word.
@@ -764,6 +821,7 @@ impl World {
             let wall = self.slave_now(slave).wall.0;
             let held = &mut self.boxes[slave];
             held.machine.work(ms, wall, held.state.is_some());
+            held.machine.answer_what_was_asked();
             self.slave_event(slave, slave::Event::TimePassed);
         }
         self.master_event(master::Event::TimePassed);

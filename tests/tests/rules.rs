@@ -4,18 +4,18 @@
 
 use reloop_protocol::handshake::{self, FromSlave};
 use reloop_protocol::id::{Attempt, JobId, Run, Session, StoreId};
-use reloop_protocol::job::{End, State};
+use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::limits::LOG_BYTES;
-use reloop_protocol::master::{Answer, Delivery, JobCommand, Origin, SlaveCommand, origin};
+use reloop_protocol::master::{Answer, Delivery, JobCommand, Order, Origin, SlaveCommand, origin};
 use reloop_protocol::message::{
     Ask, Attention, CloseCode, Flags, Message, Outcome, Question, Reason, ReasonCode, Refuse, WaitingFor,
 };
 use reloop_protocol::slave::redial::{self, Pauses, RETRY_AFTER_LIMIT, Redial, Tried};
-use reloop_protocol::slave::{self, Damage, Fact, LinkId, Local, Now, Release};
-use reloop_protocol::spec::{CancelMode, Gate};
+use reloop_protocol::slave::{self, Damage, Fact, LinkId, Local, Now, Release, RunState};
+use reloop_protocol::spec::{CancelMode, Gate, Late, OnOverdue};
 use reloop_protocol::time::{CLOCK_STEP, Millis, Time, clock_step};
 use reloop_protocol::wire::Frame;
-use reloop_tests::world::World;
+use reloop_tests::world::{Machine, World};
 
 fn later(world: &World, ms: i64) -> Option<Time> {
     Some(Time(world.now().0 + ms))
@@ -973,4 +973,152 @@ fn what_a_master_refuses_with_is_one_line_in_a_slaves_log() {
         _ => None,
     });
     assert_eq!(said.unwrap(), "no 2026-01-01T00:00:00Z ERROR  [31mthe roof burns");
+}
+
+/// A slave at a job that ends only when it is told to.
+fn running(change: impl FnOnce(&World, &mut Order)) -> (World, JobId) {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let mut order = world.order("mill");
+    change(&world, &mut order);
+    let job = world.place(order);
+    world.settle();
+    assert_eq!(world.state(job), State::Running);
+    (world, job)
+}
+
+/// The same slave at the same job, of which the master has not heard yet.
+fn begun_unheard(change: impl FnOnce(&World, &mut Order)) -> (World, JobId) {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let mut order = world.order("mill");
+    change(&world, &mut order);
+    let job = world.place(order);
+    assert!(world.to_slave(0) && world.hear_machine(0));
+    assert_eq!((world.on_slave(0, job), world.state(job)), (Some(State::Running), State::Assigned));
+    (world, job)
+}
+
+fn restartable(_: &World, order: &mut Order) {
+    order.spec.on_interrupt = OnInterrupt::Restart;
+}
+
+fn kept(world: &World, job: JobId) -> &slave::Job {
+    &world.boxes[0].state.as_ref().unwrap().jobs[&job]
+}
+
+#[test]
+fn a_pause_that_was_asked_of_one_run_is_asked_of_the_next_one_anew() {
+    let (mut world, job) = running(restartable);
+    world.command(job, JobCommand::Pause);
+    // The slave hears it, its machine loses its power before it has answered.
+    while kept(&world, job).run.asked_to_pause.is_none() {
+        assert!(world.to_slave(0));
+    }
+    world.reboot(0);
+    world.settle();
+    assert_eq!(kept(&world, job).report.state, State::Accepted);
+    assert_eq!(kept(&world, job).run, RunState::default());
+    world.command(job, JobCommand::Resume);
+    world.settle();
+    assert_eq!((world.state(job), kept(&world, job).report.run), (State::Running, Run(2)));
+    world.command(job, JobCommand::Pause);
+    world.settle();
+    assert_eq!(world.state(job), State::Paused);
+    assert_eq!(world.boxes[0].machine.working().count(), 0);
+}
+
+#[test]
+fn a_person_is_asked_about_what_was_longer_off_than_it_may_run() {
+    let (mut world, job) = running(|_, order| {
+        order.spec.max_runtime = Some(Millis(3_000));
+        order.spec.on_overdue = OnOverdue::Stop;
+    });
+    world.kill_agent(0);
+    world.ms += 3_600_000;
+    world.reboot(0);
+    world.settle();
+    assert_eq!((kept(&world, job).report.state, world.begun(job)), (State::Uncertain, 1));
+}
+
+#[test]
+fn each_run_has_its_own_clock_and_the_first_one_is_told() {
+    let (mut world, job) = running(|world, order| {
+        restartable(world, order);
+        order.spec.max_runtime = Some(Millis(20_000));
+        order.spec.on_overdue = OnOverdue::Stop;
+    });
+    let first = world.job(job).report.unwrap().started_at;
+    world.pass(15_000);
+    world.reboot(0);
+    world.settle();
+    world.pass(15_000);
+    assert_eq!((world.state(job), kept(&world, job).report.run), (State::Running, Run(2)));
+    assert_eq!(world.job(job).report.unwrap().started_at, first);
+    world.pass(5_000);
+    let report = world.job(job).report.unwrap();
+    assert_eq!((report.state, report.reason.unwrap().code), (State::Canceled, ReasonCode::MaxRuntime));
+}
+
+#[test]
+fn a_window_once_met_is_met_until_somebody_changes_it() {
+    let begun_in_time = || {
+        let (mut world, job) = running(|world, order| {
+            restartable(world, order);
+            order.start.deadline = later(world, 5_000);
+        });
+        world.local(0, Local::Lock(true));
+        world.pass(20_000);
+        world.reboot(0);
+        world.settle();
+        assert_eq!(world.state(job), State::Accepted);
+        (world, job)
+    };
+    let (mut world, job) = begun_in_time();
+    // No deadline is waited for, and no clock.
+    let state = world.boxes[0].state.as_ref().unwrap();
+    assert_eq!(slave::next_deadline(state, world.slave_now(0)), None);
+    world.cut(0);
+    world.reboot(0);
+    assert_eq!(kept(&world, job).report.waiting_for, Some(WaitingFor::Ready));
+    world.local(0, Local::Lock(false));
+    world.plug(0);
+    world.settle();
+    assert_eq!((world.state(job), world.begun(job)), (State::Running, 2));
+    let (mut world, job) = begun_in_time();
+    let (not_before, deadline) = (None, later(&world, 1_000));
+    world.command(job, JobCommand::Reschedule { not_before, deadline, late: Late::Hold });
+    world.pass(3_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Expired, 1));
+}
+
+#[test]
+fn what_somebody_wished_to_end_is_not_begun_again() {
+    let wishes: [fn(&mut World, JobId); 3] = [
+        |world, job| drop(world.command(job, JobCommand::Cancel(CancelMode::Now))),
+        |world, job| drop(world.command(job, JobCommand::Cancel(CancelMode::IfNotStarted))),
+        |world, _| drop(world.local(0, Local::Stop { now: false })),
+    ];
+    for wish in wishes {
+        let (mut world, job) = begun_unheard(restartable);
+        world.boxes[0].machine.unstoppable = true;
+        wish(&mut world, job);
+        world.settle();
+        assert_eq!(world.on_slave(0, job), Some(State::Running), "the machine refuses, or it is too late");
+        world.reboot(0);
+        world.settle();
+        assert_eq!((world.state(job), world.begun(job)), (State::Canceled, 1));
+    }
+    // The order wished it, because it lasted too long.
+    let (mut world, job) = running(|world, order| {
+        restartable(world, order);
+        order.spec.max_runtime = Some(Millis(3_000));
+        order.spec.on_overdue = OnOverdue::Stop;
+    });
+    world.boxes[0].machine.unstoppable = true;
+    world.pass(4_000);
+    assert_eq!(world.state(job), State::Running);
+    world.reboot(0);
+    world.settle();
+    assert_eq!((world.state(job), world.begun(job)), (State::Canceled, 1));
 }

@@ -56,6 +56,7 @@ codes! {
     SlaveOffline = "slave_offline", CONFLICT, "The slave is not connected";
     NothingToDo = "nothing_to_do", CONFLICT, "There is nothing that this could end";
     SlaveRefused = "slave_refused", CONFLICT, "The slave said no";
+    SlaveRevoked = "slave_revoked", CONFLICT, "The slave was revoked, and only a token enrols it again";
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The request's body is too large";
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The key was used with another body";
     TooManyStreams = "too_many_streams", SERVICE_UNAVAILABLE, "Too many clients listen to events";
@@ -120,6 +121,7 @@ impl Problem {
             Refusal::SlaveOffline => Code::SlaveOffline,
             Refusal::NothingToDo(_) => Code::NothingToDo,
             Refusal::SlaveRefused => Code::SlaveRefused,
+            Refusal::SlaveRevoked => Code::SlaveRevoked,
         };
         Self::new(code, detail)
     }
@@ -202,6 +204,7 @@ mod tests {
             (Refusal::SlaveOnline, 409),
             (Refusal::SlaveOffline, 409),
             (Refusal::NothingToDo("ready"), 409),
+            (Refusal::SlaveRevoked, 409),
             (Refusal::SlaveRefused, 409),
         ] {
             assert_eq!(

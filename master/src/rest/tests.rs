@@ -478,6 +478,10 @@ async fn a_slave_shows_its_axes_and_what_people_decide() {
     master.post("/v1/slaves/mill-3/ready", json!({})).await.problem(409, "nothing_to_do");
     assert_eq!(master.post("/v1/slaves/mill-3/forget", json!({})).await.expect(202)["delivery"], "applied");
     assert_eq!(master.get("/v1/slaves/mill-3").await.expect(200)["enrolled"], "revoked");
+    let refused = master.post("/v1/slaves/mill-3/approve", json!({})).await;
+    let detail = refused.problem(409, "slave_revoked")["detail"].to_string();
+    assert!(detail.contains("reloop slave enroll-token"), "{detail}");
+    assert_eq!(master.get("/v1/slaves/mill-3").await.expect(200)["enrolled"], "revoked");
 }
 
 #[tokio::test]

@@ -31,10 +31,11 @@ impl Rules {
         let by_token = self.spend(token, name);
         let by_whom = match (self.state.settings.enrollment, by_token) {
             (_, Ok(())) => Ok(()),
-            (Enrollment::Open, Err(_)) if !revoked => Ok(()),
-            (Enrollment::Open, Err(_)) => {
+            // Neither an open door nor a person's approval lets in again whom an admin has revoked.
+            (Enrollment::Open | Enrollment::Approve, Err(_)) if revoked => {
                 Err("this slave was revoked: only a token enrols it again".to_owned())
             }
+            (Enrollment::Open, Err(_)) => Ok(()),
             (Enrollment::Token, Err(why)) => Err(why),
             (Enrollment::Approve, Err(_)) => Err(format!("`reloop slave approve {name}` enrols it")),
         };

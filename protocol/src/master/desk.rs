@@ -22,6 +22,7 @@ const OFFERED_BYTES: usize = 128 * 1024;
 /// too few for a slave that lies to use them up.
 const EPOCHS_AHEAD: u32 = 1000;
 
+const REVOKED: &str = "the slave was revoked, and the connection is being closed";
 const NOT_OURS: &str = "the connection is not one that speaks";
 
 /// What the master knows of one slave.
@@ -251,6 +252,17 @@ impl Desk {
     }
 }
 
+impl Desk {
+    /// Every connection that says it is this slave's: the current one, and one that waits for its end.
+    pub(super) fn connections(&self) -> Vec<LinkId> {
+        let newcomer = match &self.link {
+            DeskLink::Asking { newcomer, .. } => Some(*newcomer),
+            DeskLink::Down | DeskLink::Welcomed { .. } | DeskLink::Live { .. } => None,
+        };
+        self.current().into_iter().chain(newcomer).collect()
+    }
+}
+
 impl Rules {
     pub(super) fn link_opened(&mut self, link: LinkId, nonce: [u8; 32]) {
         self.state.links.insert(link, None);
@@ -279,6 +291,11 @@ impl Rules {
             return;
         }
         if desk.current() != Some(link) {
+            // Its slave was revoked, which ended the link for the rules already.
+            if desk.enrolled != Enrolled::Yes {
+                desk.last_contact = desk.last_contact.max(Some(last_heard));
+                self.touch_desk(key);
+            }
             return;
         }
         desk.last_contact = Some(last_heard);
@@ -567,6 +584,9 @@ impl Rules {
             return self.effects.push(Effect::Ignored(NOT_OURS));
         };
         let Some(desk) = self.state.desks.get(&key) else { return };
+        if desk.enrolled != Enrolled::Yes {
+            return self.effects.push(Effect::Ignored(REVOKED));
+        }
         let settling = matches!(desk.link, DeskLink::Welcomed { link: l, .. } if l == link)
             || matches!(&desk.link, DeskLink::Asking { older, .. }
                 if matches!(**older, DeskLink::Welcomed { link: l, .. } if l == link));

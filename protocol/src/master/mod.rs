@@ -339,6 +339,8 @@ pub enum Refusal {
     NothingToDo(&'static str),
     /// The slave said no.
     SlaveRefused,
+    /// The slave was revoked: only a token enrols it again.
+    SlaveRevoked,
 }
 
 /// An answer to a client.
@@ -742,6 +744,9 @@ pub fn broken_invariant(state: &Master) -> Option<&'static str> {
         if job.state.is_ended() {
             return Some("what has ended is on disk, not in memory");
         }
+    }
+    if state.desks.values().any(|desk| desk.enrolled != Enrolled::Yes && desk.current().is_some()) {
+        return Some("who is not enrolled has no link");
     }
     state.book.broken_invariant()
 }

@@ -1,8 +1,8 @@
 //! What the master does for clients and operators.
 
 use super::{
-    Answer, Asked, Delivery, Desk, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId,
-    Rules, SlaveCommand, Token, Write,
+    Answer, Asked, Delivery, Desk, DeskLink, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal,
+    RequestId, Rules, SlaveCommand, Token, Write,
 };
 use crate::id::{JobId, OrderId, Run, SlaveKey};
 use crate::job::{self, End, State};
@@ -253,21 +253,21 @@ impl Rules {
                 self.send_to(key, Message::Conduct(conduct));
                 self.answer(request, Answer::Done);
             }
-            SlaveCommand::Approve => {
-                desk.enrolled = Enrolled::Yes;
-                self.touch_desk(key);
-                self.answer(request, Answer::Done);
-            }
-            SlaveCommand::Forget => {
-                desk.enrolled = Enrolled::Revoked;
-                let live = desk.live();
-                self.touch_desk(key);
-                if let Some(link) = live {
-                    let text =
-                        "this slave was revoked by a person: its job goes on, and it keeps the outcome"
-                            .to_owned();
-                    self.effects.push(super::Effect::Close { link, code: CloseCode::Revoked, text });
+            SlaveCommand::Approve => match desk.enrolled {
+                Enrolled::Pending | Enrolled::Yes => {
+                    desk.enrolled = Enrolled::Yes;
+                    self.touch_desk(key);
+                    self.answer(request, Answer::Done);
                 }
+                // What an admin took away is not given back by somebody who may do less.
+                Enrolled::Revoked => {
+                    let text = "this slave was revoked: an admin lets it in again by a token, made with `reloop slave \
+                                enroll-token` and shown to `reloop-slave enroll`";
+                    self.refuse(request, Refusal::SlaveRevoked, text);
+                }
+            },
+            SlaveCommand::Forget => {
+                self.revoke(key);
                 self.answer(request, Answer::Done);
             }
             SlaveCommand::Ready => {
@@ -295,6 +295,20 @@ impl Rules {
                     }
                 }
             }
+        }
+    }
+
+    /// A slave does not belong here any more. From this step on it has no link, whatever its handshake has come to: what
+    /// it says before its connections have ended is not heard.
+    fn revoke(&mut self, key: SlaveKey) {
+        let Some(desk) = self.state.desks.get_mut(&key) else { return };
+        desk.enrolled = Enrolled::Revoked;
+        let links = desk.connections();
+        desk.link = DeskLink::Down;
+        self.touch_desk(key);
+        for link in links {
+            let text = "this slave was revoked by a person: its job goes on, and it keeps the outcome";
+            self.close(link, CloseCode::Revoked, text.to_owned());
         }
     }
 

@@ -4,8 +4,8 @@ use alloc::sync::Arc;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Candor, Effect, HELD_BYTES, Job, Link, LinkId, RING, RING_BYTES, Rules, RunKey, Settling, Slave,
-    Standing, fresh_report, not_held, standing,
+    Candor, Effect, HELD_BYTES, Job, Link, LinkId, RING, RING_BYTES, Rules, RunKey, RunState, Settling,
+    Slave, Standing, fresh_report, not_held, standing,
 };
 use crate::id::{Attempt, Commit, JobId, Session, WishRev};
 use crate::job;
@@ -416,12 +416,10 @@ impl Rules {
                             report,
                             due: false,
                             missed: false,
+                            window_met: false,
                             paused_locally: false,
-                            paused: false,
-                            asked_to_pause: None,
-                            stopping: None,
                             interruptions: 0,
-                            overrun: false,
+                            run: RunState::default(),
                         };
                         self.state.jobs.insert(id, job);
                         return;
@@ -507,6 +505,9 @@ impl Rules {
                     drop(job.report.reason.take_if(missed));
                 }
             }
+            if (want.start.not_before, want.start.deadline) != (job.start.not_before, job.start.deadline) {
+                job.window_met = false;
+            }
             job.start = want.start;
             if matches!(want.start.gate, Gate::Released { .. }) {
                 job.missed = false;
@@ -537,13 +538,11 @@ impl Rules {
         }
     }
 
-    /// Somebody wishes a job away.
+    /// Somebody wishes a job away. What the machine has not answered about is stopped once it has.
     pub(super) fn cancel(&mut self, id: JobId, mode: CancelMode, source: Source) {
+        let reason = why_stopped(source);
+        let awaits_answer = self.state.awaits_answer(id);
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
-        let reason = match source {
-            Source::Local => Reason::new(ReasonCode::StoppedLocally, "stopped by a person at the machine"),
-            Source::Remote | Source::Slave | Source::Machine => Reason::new(ReasonCode::Canceled, "canceled"),
-        };
         let state = job.report.state;
         if state == job::State::Accepted {
             if self.turn(id, job::Event::Dropped, source) {
@@ -559,14 +558,28 @@ impl Rules {
         if !state.is_executing() {
             return;
         }
-        let harder = job.stopping.is_none_or(|stopping| mode > stopping);
+        if matches!(source, Source::Local | Source::Slave) {
+            job.run.stop_decided = Some(source);
+        }
+        let harder = job.run.stopping.is_none_or(|stopping| mode > stopping);
         if harder {
-            job.stopping = Some(mode);
+            job.run.stopping = Some(mode);
+        }
+        if harder && !awaits_answer {
             let work = job.work();
             self.turn(id, job::Event::StopBegan, source);
             self.reason(id, reason);
             self.effects.push(Effect::Stop { work, now: mode == CancelMode::Now });
         }
+    }
+}
+
+/// What is told of a job that was wished away by this one.
+pub(super) fn why_stopped(source: Source) -> Reason {
+    match source {
+        Source::Local => Reason::new(ReasonCode::StoppedLocally, "stopped by a person at the machine"),
+        Source::Slave => Reason::new(ReasonCode::MaxRuntime, "it ran longer than its order allows"),
+        Source::Remote | Source::Machine => Reason::new(ReasonCode::Canceled, "canceled"),
     }
 }
 
@@ -580,12 +593,10 @@ fn remembered(record: Record) -> Job {
         report: record.report,
         due: true,
         missed: false,
+        window_met: false,
         paused_locally: false,
-        paused: false,
-        asked_to_pause: None,
-        stopping: None,
         interruptions: 0,
-        overrun: false,
+        run: RunState::default(),
     }
 }
 

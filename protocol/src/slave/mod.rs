@@ -182,18 +182,34 @@ pub struct Job {
     pub due: bool,
     /// Its time passed while the slave was off, and a person has to let it go.
     pub missed: bool,
+    /// An earlier run began in the window: the next run of this attempt need not, unless the window is changed.
+    pub window_met: bool,
     /// A person at the machine paused it: only there can it go on.
     pub paused_locally: bool,
-    /// The machine's last word was that it is paused.
-    pub paused: bool,
-    /// The machine was asked to pause (true) or to go on (false), and has not answered.
-    pub asked_to_pause: Option<bool>,
-    /// How it is being stopped.
-    pub stopping: Option<CancelMode>,
     /// How often this attempt was interrupted.
     pub interruptions: u32,
+    /// What belongs to the run under way.
+    pub run: RunState,
+}
+
+/// What a slave keeps about one run. It begins empty with each run, and ends with it: nothing that was asked of one run
+/// has been asked of the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct RunState {
+    /// When it was first known that the machine works, by the master's clock: `max_runtime` counts from here.
+    pub began_at: Option<Time>,
     /// Its overrun was acted upon.
     pub overrun: bool,
+    /// The machine's last word was that it is paused.
+    pub paused: bool,
+    /// The machine was asked to pause (true) or to go on (false), and has not answered. Or it is to be asked, once it has
+    /// said what it does.
+    pub asked_to_pause: Option<bool>,
+    /// How it is being stopped; or how it is to be stopped, once the machine has said what it does.
+    pub stopping: Option<CancelMode>,
+    /// Who decided here that it is stopped: a person at the machine, or the slave, because it overran. That stands also
+    /// if the machine refuses.
+    pub stop_decided: Option<Source>,
 }
 
 /// A slave's link.
@@ -658,14 +674,15 @@ pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
     let windows = master_time(state, now).into_iter().flat_map(|time| {
         let accepted = state.jobs.values().filter(|job| job.report.state == State::Accepted);
         accepted.flat_map(move |job| {
+            let window = job.window();
             let latest = match job.start.gate {
                 Gate::Released { latest } => Some(latest),
                 Gate::Open | Gate::Held => None,
             };
             let past = |at: Time| Time(at.0.saturating_add(1));
             let moments = [
-                (job.start.not_before, Why::NotBefore),
-                (job.start.deadline.map(past), Why::Deadline),
+                (window.not_before, Why::NotBefore),
+                (window.deadline.map(past), Why::Deadline),
                 (latest.map(past), Why::Release),
             ];
             let upcoming = moments.into_iter().filter_map(|(at, why)| Some((at?, why)));
@@ -673,11 +690,8 @@ pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
         })
     });
     let stamp = stamp(state, now);
-    let overruns =
-        state.jobs.values().filter(|job| job.report.state.is_executing() && !job.overrun).filter_map(|job| {
-            let over = job.report.started_at?.after(job.spec.max_runtime?);
-            Some((in_boot(stamp, over), Why::MaxRuntime))
-        });
+    let overruns = state.jobs.values().filter(|job| state.may_overrun(job));
+    let overruns = overruns.filter_map(|job| Some((in_boot(stamp, job.overruns_at()?), Why::MaxRuntime)));
     let probing = state.fresh.probing.values();
     let probing = probing.map(|asked| (asked.since.saturating_add(PROBE_PATIENCE.0), Why::Probe));
     windows.chain(overruns).chain(probing).min_by_key(|(at, _)| *at)
@@ -699,7 +713,53 @@ fn row(report: &Report) -> Row {
     }
 }
 
+impl Slave {
+    /// The machine was asked what it does with a job and has not answered: until it has, nothing is done to that job.
+    /// What is wished meanwhile is kept, and done by what the machine says.
+    fn awaits_answer(&self, job: JobId) -> bool {
+        self.fresh.probing.contains_key(&job)
+    }
+
+    /// It executes, and its overrun has not been acted upon.
+    fn may_overrun(&self, job: &Job) -> bool {
+        job.report.state.is_executing() && !job.run.overrun && !self.awaits_answer(job.report.job)
+    }
+}
+
+/// The part of a [`StartRule`] that a start has to be within.
+#[derive(Debug, Clone, Copy, Default)]
+struct Window {
+    not_before: Option<Time>,
+    deadline: Option<Time>,
+}
+
 impl Job {
+    /// The window in which its next run has to begin: none if an earlier run met it.
+    fn window(&self) -> Window {
+        if self.window_met {
+            return Window::default();
+        }
+        Window { not_before: self.start.not_before, deadline: self.start.deadline }
+    }
+
+    /// From when on the run under way lasts longer than its order allows.
+    fn overruns_at(&self) -> Option<Time> {
+        Some(self.run.began_at?.after(self.spec.max_runtime?))
+    }
+
+    /// Somebody wished it to end: the master, a person at the machine, or its order because it overran. A machine that
+    /// refuses to stop does not change that.
+    fn is_unwanted(&self) -> bool {
+        matches!(self.desired, Desired::Cancel(_))
+            || self.run.stopping.is_some()
+            || self.run.stop_decided.is_some()
+    }
+
+    /// Who wished it to end, if somebody did.
+    fn wished_away_by(&self) -> Option<Source> {
+        self.is_unwanted().then(|| self.run.stop_decided.unwrap_or(Source::Remote))
+    }
+
     /// The job without what need not survive the agent.
     fn durable(&self) -> Self {
         let mut job = self.clone();
@@ -789,7 +849,9 @@ impl Rules {
                 job.report.source = source;
                 if next.is_ended() {
                     job.report.ended_at = job.report.ended_at.or(Some(stamp));
-                    job.stopping = None;
+                }
+                if !next.is_started() {
+                    job.run = RunState::default();
                 }
                 true
             }

@@ -1,5 +1,6 @@
 //! What a slave does with its machine, its clock and the people beside it.
 
+use super::link::why_stopped;
 use super::{AfterFailure, Damage, Effect, Ended, Fact, Local, Probed, Probing, Release, Rules, RunKey};
 use crate::id::{BootId, JobId, StoreId};
 use crate::job::{self, End, OnInterrupt, State};
@@ -73,6 +74,8 @@ impl Rules {
                 self.is_paused(id, false);
                 self.turn(id, job::Event::MachineStarted, Source::Machine);
                 self.mark_started(id);
+                // A machine may have refused to pause what it had not begun.
+                self.follow_pause(id);
             }
             Fact::Progressed { permille, note } => {
                 if let Some(job) = self.state.jobs.get_mut(&id)
@@ -95,16 +98,17 @@ impl Rules {
             Fact::StartRefused(why) => self.start_refused(id, why),
             Fact::StopRefused(text) => {
                 let Some(job) = self.state.jobs.get_mut(&id) else { return };
-                job.stopping = None;
-                let paused = job.paused;
+                job.run.stopping = None;
+                let paused = job.run.paused;
                 if self.turn(id, job::Event::StopRefused { paused }, Source::Machine) {
                     self.reason(id, Reason::new(ReasonCode::StopRefused, text));
+                    self.follow_pause(id);
                 }
             }
             Fact::PauseRefused(text) => {
                 if let Some(job) = self.state.jobs.get_mut(&id) {
                     // A person who paused it at the machine did not get what bars others from letting it go on.
-                    if job.asked_to_pause.take() == Some(true) {
+                    if job.run.asked_to_pause.take() == Some(true) {
                         job.paused_locally = false;
                     }
                 }
@@ -117,10 +121,7 @@ impl Rules {
     /// The machine's word, kept beside the state: a stop may be refused, and then it counts again.
     fn is_paused(&mut self, id: JobId, paused: bool) {
         if let Some(job) = self.state.jobs.get_mut(&id) {
-            job.paused = paused;
-            if job.asked_to_pause == Some(paused) {
-                job.asked_to_pause = None;
-            }
+            job.run.set_paused(paused);
             no_longer_refused(job);
         }
     }
@@ -128,6 +129,7 @@ impl Rules {
     fn mark_started(&mut self, id: JobId) {
         let stamp = self.stamp();
         if let Some(job) = self.state.jobs.get_mut(&id) {
+            job.run.began_at = job.run.began_at.or(Some(stamp));
             job.report.started_at = job.report.started_at.or(Some(stamp));
             job.report.started_rev = job.report.started_rev.or(Some(job.report.rev));
         }
@@ -142,14 +144,14 @@ impl Rules {
             // A person has said how it ended before the machine did: an outcome does not change.
             job::Turn::Never(why) => return self.effects.push(Effect::Ignored(why)),
         };
-        let wished_away = matches!(job.desired, Desired::Cancel(_)) || job.stopping.is_some();
+        let unwanted = job.is_unwanted();
         no_longer_refused(job);
         if next == State::Failed {
             job.report.reason = Some(Reason::new(ReasonCode::MachineFault, ended.outcome.text.clone()));
         }
         if ended.end == End::Succeeded {
             job.report.progress = Some(1000);
-            if wished_away {
+            if unwanted {
                 job.report.flags.set(Flags::CANCEL_TOO_LATE);
             }
         }
@@ -223,36 +225,41 @@ impl Rules {
         match probed {
             Probed::Ended(ended) => self.ended(id, ended),
             Probed::NeverStarted => {
+                let unwanted = job.wished_away_by();
                 if self.turn(id, job::Event::FoundNeverStarted, Source::Slave) {
                     self.explain_doubt(id, "the machine knows nothing of this work, which had begun");
+                    if let Some(source) = unwanted.filter(|_| self.is(id, State::Accepted)) {
+                        self.call_off(id, source);
+                    }
                 }
             }
             Probed::Alive { paused, permille } => {
                 job.report.progress = permille.or(job.report.progress);
-                job.paused = paused;
-                if job.asked_to_pause == Some(paused) {
-                    job.asked_to_pause = None;
-                }
-                let (stopping, desired) = (job.stopping, job.desired);
-                let state = job.report.state;
+                job.run.set_paused(paused);
+                let (state, desired) = (job.report.state, job.desired);
+                let source = job.run.stop_decided.unwrap_or(Source::Remote);
+                let told_to_stop = job.run.stopping.filter(|_| state == State::Stopping);
+                let to_be_stopped = job.run.stopping.take_if(|_| state != State::Stopping);
                 if state == State::Uncertain {
                     job.report.reason = None;
-                    job.stopping = None;
                 }
                 self.turn(id, job::Event::FoundAlive { paused }, Source::Slave);
                 self.mark_started(id);
-                // It was asked before the crash, and may never have heard.
+                // It was asked before the crash, and may never have heard; or it was to be asked now.
                 if let (true, Some(asked)) = (state != State::Stopping, self.asked_to_pause(id))
                     && asked != paused
                 {
                     self.effects.push(if asked { Effect::Pause(work) } else { Effect::Resume(work) });
                 }
                 // It was canceled on disk before the machine was touched: it stays canceled.
-                if let (State::Stopping, Some(mode)) = (state, stopping) {
+                if let Some(mode) = told_to_stop {
                     self.effects.push(Effect::Stop { work, now: mode == CancelMode::Now });
                 }
+                if let Some(mode) = to_be_stopped {
+                    self.cancel(id, mode, source);
+                }
                 if state == State::Uncertain {
-                    self.follow(id, desired, stopping);
+                    self.follow(id, desired);
                 }
             }
             Probed::Gone => {
@@ -261,13 +268,16 @@ impl Rules {
                 }
                 job.report.flags.set(Flags::INTERRUPTED);
                 let too_often = job.interruptions > self.state.settings.max_interruptions;
-                let policy = match job.spec.on_interrupt {
-                    OnInterrupt::Restart if too_often => OnInterrupt::Hold,
-                    policy => policy,
+                let event = match job.spec.on_interrupt {
+                    // Nobody wants it begun again, also if the machine refused to stop it.
+                    OnInterrupt::Restart if job.is_unwanted() && job.report.state.is_executing() => {
+                        job::Event::MachineEnded(End::Stopped)
+                    }
+                    OnInterrupt::Restart if too_often => job::Event::FoundGone(OnInterrupt::Hold),
+                    policy => job::Event::FoundGone(policy),
                 };
-                let restarting = policy == OnInterrupt::Restart && job.report.state != State::Stopping;
                 let interruptions = job.interruptions;
-                if self.turn(id, job::Event::FoundGone(policy), Source::Slave) {
+                if self.turn(id, event, Source::Slave) {
                     let reason = if too_often && self.is(id, State::Uncertain) {
                         let text =
                             format!("interrupted {interruptions} times: say how it ended with `resolve`");
@@ -277,7 +287,9 @@ impl Rules {
                         Reason::new(ReasonCode::Interrupted, text)
                     };
                     self.reason(id, reason);
-                    if !restarting && !self.is(id, State::Uncertain) {
+                    if self.is(id, State::Accepted) {
+                        self.window_is_met(id);
+                    } else if !self.is(id, State::Uncertain) {
                         self.occupy(id, if self.is(id, State::Failed) { End::Failed } else { End::Stopped });
                     }
                 }
@@ -294,6 +306,8 @@ impl Rules {
     /// The machine could not begin, and nothing began. That is the machine's cause and not the job's: the job waits here,
     /// and nothing starts until a person has mended it and said `clear`.
     fn postponed(&mut self, id: JobId, mut why: String) {
+        let Some(job) = self.state.jobs.get(&id) else { return };
+        let unwanted = job.wished_away_by();
         if !self.turn(id, job::Event::StartPostponed, Source::Machine) {
             return;
         }
@@ -302,16 +316,12 @@ impl Rules {
         if job.report.state == State::Accepted {
             let text = format!("the machine could not begin it: {why}; mend that, then `clear`");
             job.report.reason = Some(Reason::new(ReasonCode::MachineUnfit, text));
-            // Of this beginning there is nothing: neither what it did nor what was asked of it.
             (job.report.progress, job.report.note) = (None, None);
-            (job.paused, job.asked_to_pause, job.stopping) = (false, None, None);
             if job.interruptions == 0 {
                 (job.report.started_at, job.report.started_rev) = (None, None);
             }
-            if let Desired::Cancel(mode) = job.desired {
-                // It came while the machine was being touched, and could not count then.
-                job.report.flags.unset(Flags::CANCEL_TOO_LATE);
-                self.cancel(id, mode, Source::Remote);
+            if let Some(source) = unwanted {
+                self.call_off(id, source);
             }
         }
         let node = &mut self.state.node;
@@ -336,6 +346,22 @@ impl Rules {
         if self.is(id, State::Uncertain) {
             let text = format!("{what}; look at it and say how it ended with `resolve`");
             self.reason(id, Reason::new(ReasonCode::NoProof, text));
+        }
+    }
+
+    /// It never began and would wait again, but somebody wished it away meanwhile: in time, as it turns out.
+    fn call_off(&mut self, id: JobId, source: Source) {
+        if self.turn(id, job::Event::Dropped, source) {
+            self.reason(id, why_stopped(source));
+            if let Some(job) = self.state.jobs.get_mut(&id) {
+                job.report.flags.clear(Flags::CANCEL_TOO_LATE);
+            }
+        }
+    }
+
+    fn window_is_met(&mut self, id: JobId) {
+        if let Some(job) = self.state.jobs.get_mut(&id) {
+            job.window_met = true;
         }
     }
 
@@ -380,6 +406,7 @@ impl Rules {
                 Some((id, State::Paused)) => {
                     if let Some(job) = self.state.jobs.get_mut(&id) {
                         job.paused_locally = false;
+                        job.run.stop_decided = None;
                     }
                     self.let_run(id, Source::Local);
                     Ok(format!("resuming {id}"))
@@ -402,7 +429,11 @@ impl Rules {
                 Some((id, _)) => {
                     let mode = if now { CancelMode::Now } else { CancelMode::SafePoint };
                     self.cancel(id, mode, Source::Local);
-                    Ok(format!("stopping {id}"))
+                    Ok(if self.state.awaits_answer(id) {
+                        format!("the machine is being asked what it does: {id} is stopped if it still works")
+                    } else {
+                        format!("stopping {id}")
+                    })
                 }
                 None => Err(NOT_RUNNING.to_owned()),
             },
@@ -431,6 +462,7 @@ impl Rules {
     }
 
     pub(super) fn pause(&mut self, id: JobId, source: Source) {
+        let awaits_answer = self.state.awaits_answer(id);
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         if source == Source::Local {
             job.paused_locally = true;
@@ -438,21 +470,24 @@ impl Rules {
                 Some(Reason::new(ReasonCode::PausedLocally, "paused by a person at the machine"));
         }
         if matches!(job.report.state, State::Starting | State::Running | State::Paused)
-            && !job.asked_to_pause.unwrap_or(job.paused)
+            && !job.run.asked_to_pause.unwrap_or(job.run.paused)
         {
-            job.asked_to_pause = Some(true);
+            job.run.asked_to_pause = Some(true);
             let work = job.work();
-            self.effects.push(Effect::Pause(work));
+            if !awaits_answer {
+                self.effects.push(Effect::Pause(work));
+            }
         }
     }
 
     pub(super) fn let_run(&mut self, id: JobId, source: Source) {
+        let awaits_answer = self.state.awaits_answer(id);
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         let executing = matches!(job.report.state, State::Starting | State::Running | State::Paused);
         if !executing {
             return;
         }
-        if !job.asked_to_pause.unwrap_or(job.paused) {
+        if !job.run.asked_to_pause.unwrap_or(job.run.paused) {
             no_longer_refused(job);
             return;
         }
@@ -461,15 +496,17 @@ impl Rules {
             job.report.reason = Some(Reason::new(ReasonCode::PausedLocally, text));
             return;
         }
-        job.asked_to_pause = Some(false);
+        job.run.asked_to_pause = Some(false);
         job.report.reason = None;
         job.report.source = source;
         let work = job.work();
-        self.effects.push(Effect::Resume(work));
+        if !awaits_answer {
+            self.effects.push(Effect::Resume(work));
+        }
     }
 
     fn asked_to_pause(&self, id: JobId) -> Option<bool> {
-        self.state.jobs.get(&id).and_then(|job| job.asked_to_pause)
+        self.state.jobs.get(&id).and_then(|job| job.run.asked_to_pause)
     }
 
     pub(super) fn resolve(&mut self, id: JobId, end: End, source: Source) -> bool {
@@ -483,16 +520,21 @@ impl Rules {
     }
 
     /// What was wished while nobody knew whether there was anything to obey.
-    fn follow(&mut self, id: JobId, desired: Desired, stopping: Option<CancelMode>) {
-        if let Some(mode) = stopping {
-            let by_person = !matches!(desired, Desired::Cancel(_));
-            self.cancel(id, mode, if by_person { Source::Local } else { Source::Remote });
-        }
+    fn follow(&mut self, id: JobId, desired: Desired) {
         match desired {
             Desired::Run => self.let_run(id, Source::Remote),
             Desired::Pause => self.pause(id, Source::Remote),
             Desired::Cancel(mode) => self.cancel(id, mode, Source::Remote),
             Desired::Return | Desired::Resolve(_) => {}
+        }
+    }
+
+    /// The same, of a job that could not be paused or let go on before.
+    fn follow_pause(&mut self, id: JobId) {
+        match self.state.jobs.get(&id).map(|job| job.desired) {
+            Some(Desired::Run) => self.let_run(id, Source::Remote),
+            Some(Desired::Pause) => self.pause(id, Source::Remote),
+            Some(Desired::Cancel(_) | Desired::Return | Desired::Resolve(_)) | None => {}
         }
     }
 
@@ -530,7 +572,7 @@ impl Rules {
             .jobs
             .iter()
             .filter(|(_, job)| job.report.state == State::Accepted && !job.due)
-            .filter(|(_, job)| job.start.not_before.is_some_and(|at| at <= time))
+            .filter(|(_, job)| job.window().not_before.is_some_and(|at| at <= time))
             .map(|(id, job)| (*id, job.start.late))
             .collect();
         for (id, late) in missed {
@@ -571,21 +613,17 @@ impl Rules {
             .state
             .jobs
             .values()
-            .filter(|job| job.report.state.is_executing() && !job.overrun)
-            .filter(|job| match (job.report.started_at, job.spec.max_runtime) {
-                (Some(started), Some(length)) => started.after(length) <= now,
-                _ => false,
-            })
+            .filter(|job| self.state.may_overrun(job))
+            .filter(|job| job.overruns_at().is_some_and(|at| at <= now))
             .map(|job| (job.report.job, job.spec.on_overdue))
             .collect();
         for (id, on_overdue) in over {
             if let Some(job) = self.state.jobs.get_mut(&id) {
-                job.overrun = true;
+                job.run.overrun = true;
                 job.report.flags.set(Flags::OVERDUE);
             }
             if on_overdue == OnOverdue::Stop {
                 self.cancel(id, CancelMode::SafePoint, Source::Slave);
-                self.reason(id, Reason::new(ReasonCode::MaxRuntime, "it ran longer than its order allows"));
             }
         }
     }
@@ -597,7 +635,7 @@ impl Rules {
             .jobs
             .iter()
             .filter(|(_, job)| job.report.state == State::Accepted)
-            .filter(|(_, job)| job.start.deadline.is_some_and(|deadline| deadline < time))
+            .filter(|(_, job)| job.window().deadline.is_some_and(|deadline| deadline < time))
             .map(|(id, _)| *id)
             .collect();
         for id in lapsed {
@@ -671,6 +709,16 @@ impl Rules {
     }
 }
 
+impl super::RunState {
+    /// The machine says whether it is paused: if that was asked of it, it has answered.
+    fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+        if self.asked_to_pause == Some(paused) {
+            self.asked_to_pause = None;
+        }
+    }
+}
+
 /// It is paused or goes on, as was asked; or nobody asks any more.
 fn no_longer_refused(job: &mut super::Job) {
     if job.report.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::PauseRefused) {
@@ -689,8 +737,9 @@ fn held_by(job: &super::Job, time: Option<Time>) -> Option<(WaitingFor, Option<R
     if job.desired == Desired::Pause || job.paused_locally || held {
         return Some((WaitingFor::Operator, None));
     }
-    let timed = job.start.not_before.is_some()
-        || job.start.deadline.is_some()
+    let window = job.window();
+    let timed = window.not_before.is_some()
+        || window.deadline.is_some()
         || matches!(job.start.gate, Gate::Released { .. });
     let Some(time) = time else { return timed.then_some((WaitingFor::Clock, None)) };
     match job.start.gate {
@@ -702,7 +751,7 @@ fn held_by(job: &super::Job, time: Option<Time>) -> Option<(WaitingFor, Option<R
         Gate::Released { .. } => return None,
         Gate::Open | Gate::Held => {}
     }
-    if job.start.not_before.is_some_and(|at| at > time) {
+    if window.not_before.is_some_and(|at| at > time) {
         return Some((WaitingFor::Time, None));
     }
     None

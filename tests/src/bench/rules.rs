@@ -274,12 +274,10 @@ fn held(number: usize, gate: Gate) -> (JobId, slave::Job) {
         report,
         due: false,
         missed: false,
+        window_met: false,
         paused_locally: false,
-        paused: false,
-        asked_to_pause: None,
-        stopping: None,
         interruptions: 0,
-        overrun: false,
+        run: slave::RunState::default(),
     };
     (id, job)
 }

@@ -37,6 +37,7 @@ pub fn run(bytes: &[u8]) {
         let value = match source.below(8) {
             0 | 1 => payload,
             2 => record::seal(source.byte(), &payload),
+            3 => record::seal(2, &payload),
             _ => record::seal(1, &payload),
         };
         entries.insert(key, value);
@@ -77,7 +78,7 @@ fn slaves(entries: &BTreeMap<Vec<u8>, Vec<u8>>) {
         .collect();
     let loaded = match of_slave::understand(mine.clone(), 7) {
         Ok(loaded) => loaded,
-        Err(of_slave::LoadError::Newer(schema)) => return assert!(schema > 1),
+        Err(of_slave::LoadError::Newer(schema)) => return assert!(schema > 2),
         Err(of_slave::LoadError::Store(error)) => panic!("there is no store: {error}"),
     };
     for op in &loaded.set_aside {

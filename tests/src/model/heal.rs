@@ -68,8 +68,10 @@ impl Floor {
             let locked = state.node.local_lock;
             let attention = state.node.attention.is_some();
             let unloading = state.node.unloading.is_some();
-            let paused =
-                state.jobs.values().any(|job| job.paused_locally || job.report.state == State::Paused);
+            let paused = state.jobs.values().any(|job| {
+                let unwished = job.report.state == State::Paused && job.desired != Desired::Run;
+                job.paused_locally || unwished
+            });
             if locked {
                 world.local(slave, Local::Lock(false));
             }
@@ -88,7 +90,8 @@ impl Floor {
             let doubted = job.state == State::Uncertain
                 || job.report.as_ref().is_some_and(wonders)
                 || job.earlier.iter().filter_map(|earlier| earlier.report.as_ref()).any(wonders);
-            let paused = job.state == State::Paused || job.desired == Desired::Pause;
+            let paused =
+                job.state == State::Paused && job.desired != Desired::Run || job.desired == Desired::Pause;
             let waits = matches!(job.state, State::Queued | State::Assigned | State::Accepted)
                 && (job.start.gate != Gate::Open || job.start.not_before.is_some());
             if doubted {

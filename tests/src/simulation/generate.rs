@@ -167,6 +167,9 @@ impl Maker {
         if self.random.one_in(5) {
             self.special();
         }
+        if self.random.one_in(12) {
+            self.interrupt();
+        }
         if self.random.one_in(4) && self.placed < self.jobs {
             self.place();
         } else {
@@ -198,7 +201,7 @@ impl Maker {
             bake: random.one_in(2),
             on_interrupt: random.pick(&[OnInterrupt::Hold, OnInterrupt::Fail, OnInterrupt::Restart]),
             stop_overdue: random.one_in(2),
-            max_runtime_ms: random.one_in(6).then_some(3_000),
+            max_runtime_ms: random.one_in(4).then(|| random.pick(&[3_000, 25_000])),
             priority: random.below(3) as i32,
             held: random.one_in(8),
             again: random.one_in(4),
@@ -218,6 +221,33 @@ impl Maker {
         let job = self.placed;
         self.placed += 1;
         self.acts.push(Act::Place { job, order });
+    }
+
+    /// A box loses its power in the middle of its work, and people have an opinion about it before and afterwards.
+    fn interrupt(&mut self) {
+        let slave = self.random.below(self.slaves);
+        let job = self.random.below(self.placed.max(1));
+        self.wish_of(job);
+        let moves = self.random.below(6);
+        self.acts.push(Act::Pump { slave, moves });
+        if self.random.one_in(2) {
+            let ms = self.random.ms(1_000, 20_000);
+            self.acts.push(Act::Pass { ms });
+        }
+        self.acts.extend([Act::Reboot { slave }, Act::Plug { slave }]);
+        for _ in 0..2 {
+            let moves = 4 + self.random.below(16);
+            self.acts.push(Act::Pump { slave, moves });
+            self.wish_of(job);
+        }
+    }
+
+    fn wish_of(&mut self, job: usize) {
+        let wishes = [JobAct::Pause, JobAct::Resume, JobAct::Pause, JobAct::Cancel(CancelMode::SafePoint)];
+        if self.random.one_in(2) {
+            let command = self.random.pick(&wishes);
+            self.acts.push(Act::Job { job, command });
+        }
     }
 
     /// What happens in every profile.
@@ -245,6 +275,7 @@ impl Maker {
                 slow: random.one_in(2),
                 unfit: random.one_in(12),
                 rejects: random.one_in(12),
+                ponders: random.one_in(2),
             },
             17..=20 => {
                 let job = random.below(self.placed.max(1));
@@ -265,9 +296,13 @@ impl Maker {
             }
             _ => {
                 let modes = [Mode::Production, Mode::Draining, Mode::Maintenance, Mode::Production];
-                let command = match random.below(6) {
+                let command = match random.below(9) {
                     0 => SlaveAct::Ready,
                     1 => SlaveAct::Clear,
+                    2 => SlaveAct::Forget,
+                    3 => SlaveAct::Approve,
+                    4 => return self.acts.push(Act::Enroll { slave }),
+                    5 => return self.acts.push(Act::Pings { slow: !random.one_in(3) }),
                     _ => SlaveAct::Mode(random.pick(&modes)),
                 };
                 Act::Slave { slave, command }

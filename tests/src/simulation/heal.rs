@@ -5,7 +5,7 @@
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{Job, JobCommand, SlaveCommand};
+use reloop_protocol::master::{Enrolled, Job, JobCommand, SlaveCommand};
 use reloop_protocol::message::{CloseCode, Mode, WaitingFor};
 use reloop_protocol::slave::{self, Local};
 use reloop_protocol::spec::{CancelMode, Desired, Gate};
@@ -34,6 +34,7 @@ const AT_THE_MACHINE: usize = 5;
 /// Mends everything, drains the world, and checks what must hold of stories that are told.
 pub(super) fn heal(world: &mut World, slaves: usize) {
     world.disarm();
+    world.pings_are_slow = false;
     world.end_double();
     for clone in slaves..world.boxes.len() {
         world.retire(clone);
@@ -44,13 +45,14 @@ pub(super) fn heal(world: &mut World, slaves: usize) {
     for slave in 0..slaves {
         let machine = &mut world.boxes[slave].machine;
         (machine.silent, machine.unstoppable) = (false, false);
-        (machine.refuses, machine.fails, machine.slow) = (false, false, false);
+        (machine.refuses, machine.fails, machine.slow, machine.ponders) = (false, false, false, false);
         (machine.unfit, machine.rejects) = (false, false);
         world.revive(slave);
         world.cut(slave);
         world.plug_again(slave);
     }
     world.settle();
+    world.check_pauses();
     let rounds = ROUNDS + ROUNDS_PER_JOB * world.numbered.len();
     for round in 0..rounds {
         if world.broken.is_some() {
@@ -89,9 +91,15 @@ fn confirm(world: &mut World) {
         world.confirm_restore();
     }
     for slave in 0..world.boxes.len() {
-        if !world.boxes[slave].retired {
-            world.plug_again(slave);
+        if world.boxes[slave].retired {
+            continue;
         }
+        let key = world.boxes[slave].settings.key;
+        let desk = world.master.as_ref().and_then(|master| master.desks.get(&key));
+        if desk.is_some_and(|desk| desk.enrolled != Enrolled::Yes) {
+            world.enroll(slave);
+        }
+        world.plug_again(slave);
     }
     world.settle();
 }
@@ -173,6 +181,8 @@ fn answer(job: &Job, now: Time, masters_forgot: bool) -> Option<JobCommand> {
             {
                 Some(JobCommand::Cancel(mode))
             }
+            // Nobody wishes it to be paused: it goes on by itself, unless what its slave heard was a wish that the master forgot.
+            Desired::Run if !masters_forgot => None,
             _ => Some(JobCommand::Resume),
         },
         _ if paused => Some(JobCommand::Resume),

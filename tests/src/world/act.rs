@@ -146,6 +146,19 @@ pub enum Act {
         /// What it is to begin is not there any more.
         #[serde(default, skip_serializing_if = "is_default")]
         rejects: bool,
+        /// It takes time to answer a probe.
+        #[serde(default, skip_serializing_if = "is_default")]
+        ponders: bool,
+    },
+    /// How fast it is known whether a link still lives.
+    Pings {
+        /// It takes time.
+        slow: bool,
+    },
+    /// A slave is given a token that enrols it, and dials again.
+    Enroll {
+        /// Which.
+        slave: usize,
     },
     /// A slave's disk is replaced.
     ReplaceDisk {
@@ -291,6 +304,10 @@ pub enum SlaveAct {
     Ready,
     /// See [`SlaveCommand::Clear`].
     Clear,
+    /// See [`SlaveCommand::Approve`].
+    Approve,
+    /// See [`SlaveCommand::Forget`].
+    Forget,
 }
 
 /// What a person at a machine wants.
@@ -339,6 +356,8 @@ impl Act {
             Self::KillMaster => "master killed",
             Self::StartMaster => "master started",
             Self::Machine { .. } => "machine changed",
+            Self::Pings { .. } => "pings changed",
+            Self::Enroll { .. } => "token given",
             Self::ReplaceDisk { .. } => "disk replaced",
             Self::SaveDisk { .. } => "disk saved",
             Self::PutBackDisk { .. } => "disk put back",
@@ -401,6 +420,8 @@ impl World {
                         SlaveAct::Mode(mode) => SlaveCommand::Mode(*mode),
                         SlaveAct::Ready => SlaveCommand::Ready,
                         SlaveAct::Clear => SlaveCommand::Clear,
+                        SlaveAct::Approve => SlaveCommand::Approve,
+                        SlaveAct::Forget => SlaveCommand::Forget,
                     };
                     self.command_slave_now(*slave, command);
                 }
@@ -460,13 +481,22 @@ impl World {
                 }
                 dead
             }
-            Act::Machine { slave, silent, unstoppable, refuses, fails, slow, unfit, rejects } => self
+            Act::Machine { slave, silent, unstoppable, refuses, fails, slow, unfit, rejects, ponders } => self
                 .if_there(*slave, |world| {
                     let machine = &mut world.boxes[*slave].machine;
                     (machine.silent, machine.unstoppable) = (*silent, *unstoppable);
                     (machine.refuses, machine.fails) = (*refuses, *fails);
-                    (machine.slow, machine.unfit, machine.rejects) = (*slow, *unfit, *rejects);
+                    (machine.slow, machine.ponders) = (*slow, *ponders);
+                    (machine.unfit, machine.rejects) = (*unfit, *rejects);
                 }),
+            Act::Pings { slow } => {
+                self.pings_are_slow = *slow;
+                true
+            }
+            Act::Enroll { slave } => {
+                let up = self.master.is_some();
+                up && self.if_there(*slave, |world| world.enroll(*slave))
+            }
             Act::ReplaceDisk { slave } => self.if_there(*slave, |world| world.replace_disk(*slave)),
             Act::SaveDisk { slave } => self.if_there(*slave, |world| world.save_disk(*slave)),
             Act::PutBackDisk { slave } => {
@@ -512,9 +542,11 @@ impl World {
                 was
             }
             Act::SlaveClock { slave, by_ms } => {
+                self.ledger.clocks_were_set = true;
                 self.if_there(*slave, |world| world.boxes[*slave].wall_off += by_ms)
             }
             Act::MastersClock { by_ms } => {
+                self.ledger.clocks_were_set = true;
                 self.master_off += by_ms;
                 true
             }

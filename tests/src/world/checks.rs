@@ -2,14 +2,48 @@
 
 use reloop_protocol::id::{Attempt, JobId, OrderId};
 use reloop_protocol::job::{End, OnInterrupt, State};
-use reloop_protocol::master::{self};
+use reloop_protocol::master::{self, Enrolled};
 use reloop_protocol::message::{Flags, ReasonCode, Report};
 use reloop_protocol::slave::{self, RunKey};
-use reloop_protocol::spec::{Gate, OnOverdue};
+use reloop_protocol::spec::{Desired, Gate, OnOverdue};
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{GENESIS, Invariant, Station, Synced, Told, World};
+use super::{Began, GENESIS, Invariant, Station, Synced, Told, World};
+
+/// What a slave's jobs that are under way were before a step.
+pub(super) struct UnderWay(BTreeMap<JobId, State>);
+
+impl UnderWay {
+    pub(super) fn of(state: &slave::Slave) -> Self {
+        let jobs = state.jobs.values().filter(|job| job.report.state.is_started());
+        Self(jobs.map(|job| (job.report.job, job.report.state)).collect())
+    }
+
+    /// How the step touched one of which the machine was asked and has not answered.
+    pub(super) fn touched_in_silence(&self, step: &slave::Step) -> Option<String> {
+        let silent = |id: &JobId| step.state.fresh.probing.contains_key(id);
+        let told = step.effects.iter().find(|effect| match effect {
+            slave::Effect::Start { work, .. }
+            | slave::Effect::Stop { work, .. }
+            | slave::Effect::Pause(work)
+            | slave::Effect::Resume(work) => silent(&work.job),
+            slave::Effect::Send { .. }
+            | slave::Effect::Close { .. }
+            | slave::Effect::Probe { .. }
+            | slave::Effect::Dismiss(_)
+            | slave::Effect::ReadLog { .. }
+            | slave::Effect::Reply { .. }
+            | slave::Effect::ForgetToken
+            | slave::Effect::Ignored(_) => false,
+        });
+        let stopping = self.0.iter().filter(|(id, _)| silent(id)).find(|(id, was)| {
+            let is = step.state.jobs.get(id).map(|job| job.report.state);
+            **was != State::Stopping && is == Some(State::Stopping)
+        });
+        told.map(|effect| format!("{effect:?}")).or_else(|| Some(format!("{} is stopping", stopping?.0)))
+    }
+}
 
 impl World {
     pub(super) fn check_vanished(&mut self, job: &master::Job) {
@@ -100,11 +134,96 @@ impl World {
             || !node.conduct.mode.may_start();
         let Some(job) = state.jobs.get(&work.job) else { return };
         let outside = self.outside_window(slave, job);
+        let unwanted = matches!(job.desired, Desired::Cancel(_))
+            || self.ledger.stopped_here.iter().any(|of| (of.job, of.attempt) == (work.job, work.attempt));
+        if unwanted && !self.ledger.torn.contains(&work.job) {
+            self.violate(Invariant::StartWanted, format!("slave {slave} starts {}", work.job));
+        }
         if barred {
             self.violate(Invariant::StartWhenReady, format!("slave {slave} starts {}", work.job));
         }
         if let Some(how) = outside {
             self.violate(Invariant::StartInWindow, format!("slave {slave} starts {}: {how}", work.job));
+        }
+    }
+
+    /// A machine began something that may last only so long.
+    pub(super) fn note_beginning(&mut self, slave: usize, work: RunKey) {
+        let (at, off) = (self.ms, self.off_the_masters_time(slave));
+        let held = &mut self.boxes[slave];
+        let job = held.state.as_ref().and_then(|state| state.jobs.get(&work.job));
+        let limited = job.is_some_and(|job| job.spec.max_runtime.is_some());
+        if limited && held.machine.begun.contains_key(&work) {
+            held.began.entry(work).or_insert(Began { at, off });
+        }
+    }
+
+    /// A slave may have read the master's clock.
+    pub(super) fn note_reading(&mut self, slave: usize) {
+        if self.boxes[slave].began.is_empty() {
+            return;
+        }
+        let off = self.off_the_masters_time(slave);
+        for began in self.boxes[slave].began.values_mut() {
+            began.off = began.off.max(off);
+        }
+    }
+
+    /// By how much a slave is wrong about the master's time, as long as nobody sets a clock: a reading of it was under way.
+    fn off_the_masters_time(&self, slave: usize) -> i64 {
+        let held = &self.boxes[slave];
+        let sync = held.state.as_ref().and_then(|state| state.node.sync);
+        sync.map_or(0, |sync| sync.wall.0.saturating_sub(sync.master.0).saturating_abs())
+    }
+
+    /// A machine is told to stop.
+    pub(super) fn check_stop(&mut self, slave: usize, work: RunKey) {
+        let held = &self.boxes[slave];
+        let Some(job) = held.state.as_ref().and_then(|state| state.jobs.get(&work.job)) else { return };
+        let overran = job.report.reason.as_ref().is_some_and(|why| why.code == ReasonCode::MaxRuntime);
+        let excused = !overran || self.ledger.clocks_were_set || self.ledger.torn.contains(&work.job);
+        let (Some(limit), Some(began), false) = (job.spec.max_runtime, held.began.get(&work), excused) else {
+            return;
+        };
+        let lasted = self.ms - began.at;
+        let limit = i64::try_from(limit.0).unwrap_or(i64::MAX);
+        let drifted = self.ms * held.drift_ppm.abs() / 1_000_000 + 1;
+        if lasted + 2 * began.off + drifted < limit {
+            let how = format!("slave {slave} stops {work:?} after {lasted} of {limit} ms");
+            self.violate(Invariant::RunsOwnClock, how);
+        }
+    }
+
+    /// Who was revoked is out.
+    pub(super) fn check_enrolled(&mut self) {
+        let Some(master) = &self.master else { return };
+        let live = master.desks.values().find(|desk| desk.enrolled != Enrolled::Yes && desk.live().is_some());
+        let back = || {
+            let revoked = |desk: &&master::Desk| self.ledger.revoked.contains(&desk.key);
+            master.desks.values().filter(revoked).find(|desk| desk.enrolled != Enrolled::Revoked)
+        };
+        let wrong =
+            live.map(|desk| (desk, "has a live link")).or_else(|| Some((back()?, "is enrolled again")));
+        if let Some((desk, how)) = wrong.filter(|_| !self.swapped) {
+            let how = format!("{}, {:?}, {how}", desk.name, desk.enrolled);
+            self.violate(Invariant::RevokedIsOut, how);
+        }
+    }
+
+    /// Once a slave's machine has nothing more to say: what it was wished to pause, it was told to pause.
+    pub fn check_pauses(&mut self) {
+        let unheard = self.boxes.iter().enumerate().find_map(|(slave, held)| {
+            let state = held.state.as_ref().filter(|state| state.fresh.probing.is_empty())?;
+            let runs_on = |job: &&slave::Job| {
+                job.report.state == State::Running
+                    && job.desired == Desired::Pause
+                    && !held.told_to_pause.contains(&job.work())
+                    && !self.ledger.torn.contains(&job.report.job)
+            };
+            Some(format!("slave {slave}: {:?}", state.jobs.values().find(runs_on)?.work()))
+        });
+        if let Some(how) = unheard {
+            self.violate(Invariant::PauseReachesMachine, how);
         }
     }
 
@@ -288,7 +407,15 @@ impl World {
                 Some(ReasonCode::MaxRuntime) => job.spec.on_overdue == OnOverdue::Stop,
                 _ => true,
             },
-            State::Expired => ledger.timed.contains(&id),
+            State::Expired => {
+                let began = |held: &Station| {
+                    held.machine.begun.keys().any(|work| (work.job, work.attempt) == (id, job.attempt))
+                };
+                // What is tried again waits for a slave under the number of the attempt before.
+                let set_aside = job.earlier.iter().any(|earlier| earlier.attempt == job.attempt);
+                let excused = ledger.planned_again.contains(&id) || ledger.torn.contains(&id) || set_aside;
+                ledger.timed.contains(&id) && (excused || !self.boxes.iter().any(began))
+            }
             State::Rejected => self.boxes.iter().any(|held| held.machine.rejected > 0),
             State::Lost => ledger.abandoned.contains(&id),
             State::Queued

@@ -15,6 +15,7 @@
 //! * Receipts, a job's events and revision, last contacts, answers and counters are for people. No rule reads them.
 //! * What the last Hello said is compared only while its Welcome is under way, and a spare name for the next database
 //!   is like any other.
+//! * What a machine was told to pause is asked for only where a schedule is healed, which no story here ends with.
 //! * Frames of dead links may come in any order.
 //!
 //! Whatever is added to one of the types here does not compile until it has been decided what it is.
@@ -261,10 +262,17 @@ impl Walk {
             keeps_crossed: _,
             acts: _,
             numbered,
+            pings_are_slow,
+            pings,
             next: _,
         } = world;
         self.see((ms, master_off, enrollment, disks_are_sound, swapped, fuse, numbered));
         self.see(ledger);
+        self.see((pings_are_slow, pings.len()));
+        for (double, link) in pings {
+            self.see(double);
+            self.link(*link);
+        }
         self.see(broken.as_ref().map(|broken| broken.invariant));
         for held in boxes {
             self.station(held);
@@ -346,13 +354,16 @@ impl Walk {
             synced,
             saved,
             fuse,
+            token,
+            began,
+            told_to_pause: _,
             replies: _,
         } = station;
         self.see((settings, machine));
         self.boot(*boot);
         self.see((booted_at, wall_off, drift_ppm, fingerprint, cable, dials_double, retired, fuse));
         self.see(closed.last());
-        self.see((synced, saved));
+        self.see((synced, saved, token, began));
         match state {
             Some(state) => {
                 self.see((1u8, disk.node().is_some()));

@@ -10,6 +10,7 @@ use std::fmt;
 use reloop_protocol::id::{Attempt, JobId, OrderId, SlaveKey, WishRev};
 use reloop_protocol::job::State;
 use reloop_protocol::message::Outcome;
+use reloop_protocol::slave::RunKey;
 use reloop_protocol::spec::CancelMode;
 use serde::{Deserialize, Serialize};
 
@@ -59,11 +60,21 @@ pub enum Invariant {
     WaitingIsExplained,
     /// Whatever happens, the rules have an answer.
     Total,
+    /// No rule touches a job of which the machine was asked and has not answered.
+    AnsweredFirst,
+    /// Nothing is begun that somebody wished to end.
+    StartWanted,
+    /// A run is not stopped for lasting too long before it has lasted so long itself.
+    RunsOwnClock,
+    /// A pause that its slave has heard reaches the machine, in each run.
+    PauseReachesMachine,
+    /// A slave that was revoked has no live link, and is enrolled again by a token only.
+    RevokedIsOut,
 }
 
 impl Invariant {
     /// Every invariant.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 26] = [
         Self::AcknowledgedOrderKept,
         Self::BegunOnce,
         Self::AttemptBegunOnce,
@@ -85,6 +96,11 @@ impl Invariant {
         Self::ViewsEqual,
         Self::WaitingIsExplained,
         Self::Total,
+        Self::AnsweredFirst,
+        Self::StartWanted,
+        Self::RunsOwnClock,
+        Self::PauseReachesMachine,
+        Self::RevokedIsOut,
     ];
 
     /// As one sentence.
@@ -111,6 +127,11 @@ impl Invariant {
             Self::ViewsEqual => "once healed, both views are equal",
             Self::WaitingIsExplained => "a waiting job can say why",
             Self::Total => "the rules never panic",
+            Self::AnsweredFirst => "no rule touches a job before its machine has answered",
+            Self::StartWanted => "nothing is begun that somebody wished to end",
+            Self::RunsOwnClock => "each run has its own clock",
+            Self::PauseReachesMachine => "a pause that was heard reaches the machine",
+            Self::RevokedIsOut => "who was revoked is out until a token lets it in",
         }
     }
 }
@@ -183,6 +204,14 @@ pub struct Ledger {
     /// Jobs of which a master called a hand-out off by itself, after one had forgotten something: a master that forgets
     /// that too takes it for a client's cancel.
     pub called_off: BTreeSet<JobId>,
+    /// Slaves that were revoked, and were given no token since.
+    pub revoked: BTreeSet<SlaveKey>,
+    /// Runs that a person at their machine wished to end, and has not let go on since.
+    pub stopped_here: BTreeSet<RunKey>,
+    /// Jobs that were given another window after a machine had begun them.
+    pub planned_again: BTreeSet<JobId>,
+    /// A clock was set: spans between two readings of it mean nothing.
+    pub clocks_were_set: bool,
     /// There were two masters once: one may have withdrawn what only the other had handed out.
     pub was_split: bool,
     /// A master that is not of this world says what it likes: a slave cannot know whether it has what it tells to forget.

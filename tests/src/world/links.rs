@@ -126,7 +126,8 @@ impl World {
             double,
         };
         self.boxes[slave].link = Some(wire);
-        self.slave_event(slave, slave::Event::LinkOpened { link: id, token: None });
+        let token = self.boxes[slave].token.map(|_| "a token".to_owned());
+        self.slave_event(slave, slave::Event::LinkOpened { link: id, token });
         self.at(double, |world| world.master_event(master::Event::LinkOpened { link: id, nonce: [0; 32] }));
     }
 
@@ -173,11 +174,12 @@ impl World {
         let (Some(wire), true) = (&mut held.link, held.state.is_some()) else { return false };
         let (link, double) = (wire.id, wire.double);
         let Some(message) = wire.to_master.pop_front() else { return false };
+        let token = held.token;
         if self.keeps_crossed {
             self.crossed.push((slave, kind(&message)));
         }
         let event = match message {
-            Message::Hello(hello) => master::Event::HelloReceived { link, hello, token: None },
+            Message::Hello(hello) => master::Event::HelloReceived { link, hello, token },
             message => master::Event::Received { link, message },
         };
         self.at(double, |world| world.master_event(event));

@@ -17,6 +17,10 @@ pub struct Machine {
     pub begun: BTreeMap<RunKey, u32>,
     /// It does not answer probes.
     pub silent: bool,
+    /// It answers a probe only when time passes, and then by what is so by then.
+    pub ponders: bool,
+    /// What it was asked about and has not answered yet.
+    pub(super) pondered: BTreeSet<RunKey>,
     /// It refuses to stop.
     pub unstoppable: bool,
     /// The works that it refused to stop.
@@ -103,6 +107,7 @@ impl Machine {
     pub(super) fn lose_power(&mut self) {
         self.was_cut = true;
         self.coming.clear();
+        self.pondered.clear();
         for work in self.works.values_mut() {
             work.gone |= work.ended.is_none();
         }
@@ -215,6 +220,21 @@ impl Machine {
     }
 
     pub(super) fn probe(&mut self, key: RunKey) {
+        if self.ponders {
+            self.pondered.insert(key);
+        } else {
+            self.answer(key);
+        }
+    }
+
+    /// Answers what it was asked and has thought over.
+    pub(super) fn answer_what_was_asked(&mut self) {
+        for key in std::mem::take(&mut self.pondered) {
+            self.answer(key);
+        }
+    }
+
+    fn answer(&mut self, key: RunKey) {
         let probed = match self.works.get(&key) {
             _ if self.silent => return,
             None => {

@@ -2,12 +2,18 @@
 
 use reloop_protocol::id::{JobId, OrderId};
 use reloop_protocol::job::{OnInterrupt, State};
-use reloop_protocol::master::{self, Answer, Delivery, JobCommand, Order, RequestId, Retry, SlaveCommand};
+use reloop_protocol::master::{
+    self, Answer, Delivery, JobCommand, Order, RequestId, Retry, SlaveCommand, Token,
+};
 use reloop_protocol::slave::{self, Local};
 use reloop_protocol::spec::{CancelMode, Late, OnOverdue, Spec, StartRule};
+use reloop_protocol::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Station, World};
+
+/// How long a token is good for: longer than any story.
+const TOKEN_LIVES: Millis = Millis::seconds(10 * 365 * 86_400);
 
 impl World {
     /// A plain order of one job.
@@ -71,6 +77,9 @@ impl World {
                 self.ledger.given_away.insert(job);
             }
             JobCommand::Reschedule { deadline, late, .. } => {
+                if self.boxes.iter().any(|held| held.machine.knows(job)) {
+                    self.ledger.planned_again.insert(job);
+                }
                 if deadline.is_some() || late == Late::Skip {
                     self.ledger.timed.insert(job);
                 }
@@ -133,8 +142,24 @@ impl World {
         if command == SlaveCommand::Clear {
             self.look_at_machines(None);
         }
+        // What the double is told, it takes with it when it goes.
+        let alone = self.master.is_some() && self.double.is_none();
+        if command == SlaveCommand::Forget && alone {
+            self.ledger.revoked.insert(key);
+        }
         self.master_event(master::Event::SlaveCommanded { request, slave: key, command });
         request
+    }
+
+    /// An admin makes a token, and somebody puts it into the slave: it shows it when it connects next.
+    pub fn enroll(&mut self, slave: usize) {
+        let request = RequestId(self.fresh());
+        let mut hash = [0; 32];
+        hash[..16].copy_from_slice(&self.bytes());
+        let token = Token { expires_at: self.now().after(TOKEN_LIVES), uses_left: 1, name: None };
+        self.master_event(master::Event::TokenMade { request, hash, token });
+        self.boxes[slave].token = Some(hash);
+        self.plug_again(slave);
     }
 
     /// A person acts at a machine.
@@ -151,6 +176,14 @@ impl World {
                 state.jobs.values().find(|job| job.report.state.is_executing()).map(slave::Job::work)
             });
             held.machine.clear_by_hand(executing);
+        }
+        let executing = self.boxes[slave].state.as_ref().and_then(|state| {
+            state.jobs.values().find(|job| job.report.state.is_executing()).map(slave::Job::work)
+        });
+        match (&command, executing) {
+            (Local::Stop { .. }, Some(work)) => drop(self.ledger.stopped_here.insert(work)),
+            (Local::Resume, Some(work)) => drop(self.ledger.stopped_here.remove(&work)),
+            _ => {}
         }
         self.slave_event(slave, slave::Event::Local { request, command });
         self.boxes[slave].replies.last().cloned()

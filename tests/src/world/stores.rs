@@ -132,6 +132,7 @@ impl World {
         };
         let confirmed = confirmed && !disk.node().is_some_and(seen);
         self.ledger.masters_forgot = true;
+        self.ledger.revoked.clear();
         self.ledger.acknowledged.retain(|order| disk.orders.contains_key(order));
         let canceled = |job: &master::Job| job.state.is_ended() || matches!(job.desired, Desired::Cancel(_));
         self.ledger.canceled.retain(|job, _| disk.jobs.get(job).is_some_and(canceled));
@@ -173,6 +174,7 @@ impl World {
         self.ledger.masters_forgot = true;
         self.ledger.split = !confirmed;
         self.ledger.was_split = true;
+        self.ledger.revoked.clear();
         let live = self.master_disk.jobs.values().filter(|job| !job.state.is_ended());
         self.ledger.torn.extend(live.map(|job| job.id));
         let disk = self.master_disk.clone();

@@ -2,7 +2,7 @@
 
 use reloop_protocol::id::{BootId, StoreId};
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{JobCommand, SlaveCommand};
+use reloop_protocol::master::{Answer, JobCommand, Refusal, SlaveCommand};
 use reloop_protocol::message::{Attention, CloseCode, ReasonCode};
 use reloop_protocol::slave::{self, Local};
 use reloop_tests::world::World;
@@ -168,8 +168,12 @@ fn c8_a_revoked_slave_finishes_and_is_adopted_when_it_is_enrolled_again() {
     world.pass(20_000);
     assert_eq!(world.boxes[0].closed.last(), Some(&CloseCode::Revoked));
     assert_eq!(world.on_slave(0, job), Some(State::Succeeded), "it keeps the outcome");
-    world.command_slave(0, SlaveCommand::Approve);
-    world.boxes[0].closed.clear();
+    let approved = world.command_slave(0, SlaveCommand::Approve);
+    assert!(matches!(approved, Some(Answer::Refused(Refusal::SlaveRevoked, _))), "{approved:?}");
+    world.plug_again(0);
+    world.settle();
+    assert_eq!(world.boxes[0].closed.last(), Some(&CloseCode::Revoked));
+    world.enroll(0);
     world.settle();
     assert_eq!(world.state(job), State::Succeeded);
 }

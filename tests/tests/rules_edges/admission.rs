@@ -1,7 +1,9 @@
 //! Enrolment: tokens, names, approval.
 
 use reloop_protocol::id::{MasterId, SlaveKey};
-use reloop_protocol::master::{self, Enrolled, Enrollment, MAX_PENDING, RequestId, SlaveCommand, Token};
+use reloop_protocol::master::{
+    self, Answer, Enrolled, Enrollment, MAX_PENDING, Refusal, RequestId, SlaveCommand, Token,
+};
 use reloop_protocol::message::{Bond, Hello};
 use reloop_protocol::slave::LinkId;
 use reloop_tests::world::World;
@@ -124,4 +126,33 @@ fn a_revoked_slave_comes_back_only_with_a_token_even_where_everybody_may_come() 
     let token = Token { expires_at: later(&world, 1_000).unwrap(), uses_left: 1, name: None };
     world.master_event(master::Event::TokenMade { request: RequestId(77), hash: [7; 32], token });
     assert_eq!(introduce(&mut world, 3, caller, Some([7; 32])).0, Some(Enrolled::Yes));
+}
+
+#[test]
+fn who_was_revoked_is_let_in_again_by_a_token_and_by_nothing_else() {
+    for enrollment in [Enrollment::Open, Enrollment::Token, Enrollment::Approve] {
+        let mut world = with_token(1, 1_000, None);
+        world.master.as_mut().unwrap().settings.enrollment = enrollment;
+        let token = (enrollment == Enrollment::Token).then_some([7; 32]);
+        introduce(&mut world, 1, hello(1, "mill"), token);
+        let request = RequestId(78);
+        let slave = SlaveKey([1; 32]);
+        let command = |world: &mut World, command| {
+            world.master_event(master::Event::SlaveCommanded { request, slave, command });
+            let desk = &world.master.as_ref().unwrap().desks[&slave];
+            (world.answers[&request].clone(), desk.enrolled)
+        };
+        command(&mut world, SlaveCommand::Approve);
+        command(&mut world, SlaveCommand::Forget);
+        let (answer, enrolled) = command(&mut world, SlaveCommand::Approve);
+        let Answer::Refused(Refusal::SlaveRevoked, text) = answer else { panic!("{answer:?}") };
+        assert!(text.contains("reloop slave enroll-token"), "{text}");
+        assert_eq!(enrolled, Enrolled::Revoked);
+        let (enrolled, text) = introduce(&mut world, 2, hello(1, "mill"), None);
+        assert_eq!(enrolled, Some(Enrolled::Revoked), "{enrollment:?}");
+        assert!(text.contains("token") && !text.contains("approve"), "{text}");
+        let token = Token { expires_at: later(&world, 1_000).unwrap(), uses_left: 1, name: None };
+        world.master_event(master::Event::TokenMade { request, hash: [8; 32], token });
+        assert_eq!(introduce(&mut world, 3, hello(1, "mill"), Some([8; 32])).0, Some(Enrolled::Yes));
+    }
 }

@@ -5,7 +5,7 @@ use reloop_protocol::id::{
     Attempt, BootId, Commit, Epoch, JobId, MasterId, ReportSeq, Session, StoreId, WishRev,
 };
 use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Answer, RequestId};
+use reloop_protocol::master::{self, Answer, RequestId, SlaveCommand, Token};
 use reloop_protocol::message::{
     Bond, Challenge, CloseCode, Conduct, Declined, Hello, MachineReport, Message, Mode, PROTOCOL, Reason,
     ReasonCode, Record, Refuse, Row, Ruling, Settled, Tell, Welcome,
@@ -13,6 +13,7 @@ use reloop_protocol::message::{
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave::{self, LinkId};
 use reloop_protocol::spec::{Gate, StartRule};
+use reloop_protocol::time::Time;
 use reloop_protocol::wire::Frame;
 use reloop_tests::world::World;
 use std::borrow::Cow;
@@ -71,6 +72,61 @@ fn of_two_boxes_the_one_whose_link_ends_first_has_lost() {
     let mut seat = asking();
     let third = Hello { boot: BootId([8; 16]), ..seat.hello() };
     assert_eq!(closed(&seat.say_hello(LinkId(502), third), LinkId(502)), Some(CloseCode::TryLater));
+}
+
+#[test]
+fn who_is_revoked_has_no_link_from_then_on_however_far_its_handshake_has_come() {
+    for (settled, asked, back) in [
+        (false, false, false),
+        (true, false, false),
+        (false, true, false),
+        (true, true, false),
+        (false, false, true),
+        (true, true, true),
+    ] {
+        let case = (settled, asked, back);
+        let mut seat = Seat::of(&mut World::new(1));
+        let first = seat.hello();
+        seat.say_hello(OLDER, first.clone());
+        if settled {
+            seat.settle(OLDER, first.session);
+        }
+        let second = Hello { boot: BootId([9; 16]), session: Session(first.session.0 + 1), ..first.clone() };
+        if asked {
+            assert!(is_probed(&seat.say_hello(NEWER, second), OLDER));
+        }
+        let (request, slave) = (RequestId(900), seat.key);
+        let command = SlaveCommand::Forget;
+        let effects = seat.step(master::Event::SlaveCommanded { request, slave, command });
+        assert_eq!(closed(&effects, OLDER), Some(CloseCode::Revoked), "{case:?}");
+        assert_eq!(closed(&effects, NEWER), asked.then_some(CloseCode::Revoked), "{case:?}");
+        assert_eq!(master::broken_invariant(&seat.state), None, "{case:?}");
+        // What is under way arrives all the same, and then the connections end.
+        let before = seat.state.desks[&seat.key].clone();
+        if back {
+            let token = Token { expires_at: Time(i64::MAX), uses_left: 1, name: None };
+            seat.step(master::Event::TokenMade { request, hash: [7; 32], token });
+            let third = Hello { session: Session(first.session.0 + 2), ..first.clone() };
+            let link = LinkId(502);
+            seat.step(master::Event::LinkOpened { link, nonce: [0; 32] });
+            let hello = Box::new(third);
+            let effects = seat.step(master::Event::HelloReceived { link, hello, token: Some([7; 32]) });
+            assert!(welcomed(&effects, link).is_some(), "{case:?}");
+        }
+        seat.settle(OLDER, first.session);
+        seat.step(master::Event::LinkProbed { link: OLDER, alive: false });
+        seat.step(master::Event::LinkClosed { link: OLDER, last_heard: Time(seat.now.0 - 5) });
+        seat.step(master::Event::LinkClosed { link: NEWER, last_heard: Time(seat.now.0 - 9) });
+        let after = &seat.state.desks[&seat.key];
+        assert_eq!(
+            (seat.live(), after.store, after.receipts),
+            (None, before.store, before.receipts),
+            "{case:?}"
+        );
+        if !back {
+            assert_eq!(after.last_contact, before.last_contact.max(Some(Time(seat.now.0 - 5))), "{case:?}");
+        }
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod evidence;
 mod handshake;
 mod moments;
 mod restored;
+mod runs;
 mod slave;
 mod stage;
 mod unfit;

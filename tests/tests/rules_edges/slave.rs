@@ -3,7 +3,9 @@
 use reloop_protocol::id::{Attempt, BootId, JobId, Run, StoreId, WishRev};
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{Answer, JobCommand, SlaveCommand};
-use reloop_protocol::message::{Activity, Attention, Flags, Message, Mode, ReasonCode, Record, WaitingFor};
+use reloop_protocol::message::{
+    Activity, Attention, Flags, Message, Mode, ReasonCode, Record, Source, WaitingFor,
+};
 use reloop_protocol::slave::{self, AfterFailure, Damage, Fact, Local, Release};
 use reloop_protocol::spec::{CancelMode, Desired, Gate, SPEC_BYTES, StartRule, Want};
 use reloop_protocol::time::{Millis, Time};
@@ -267,7 +269,7 @@ fn interrupted_work_has_to_be_cleared_away_unless_it_begins_again_or_nobody_know
         let kept = before.jobs.get_mut(&job).unwrap();
         if stopping {
             kept.report.state = State::Stopping;
-            kept.stopping = Some(CancelMode::Now);
+            kept.run.stopping = Some(CancelMode::Now);
             kept.desired = Desired::Cancel(CancelMode::Now);
         }
         let work = kept.work();
@@ -293,7 +295,7 @@ fn what_a_machine_was_asked_for_before_a_crash_it_is_asked_for_again_if_it_does_
         let job = place_as(&mut world, |_| {});
         let mut before = world.boxes[0].state.clone().unwrap();
         let kept = before.jobs.get_mut(&job).unwrap();
-        kept.asked_to_pause = asked;
+        kept.run.asked_to_pause = asked;
         kept.desired = if paused && again.is_none() { Desired::Pause } else { Desired::Run };
         if asked == Some(true) {
             kept.desired = Desired::Pause;
@@ -307,7 +309,7 @@ fn what_a_machine_was_asked_for_before_a_crash_it_is_asked_for_again_if_it_does_
             _ => None,
         });
         assert_eq!(repeated, again, "{asked:?} {paused}");
-        let asked = step.state.jobs[&job].asked_to_pause;
+        let asked = step.state.jobs[&job].run.asked_to_pause;
         assert_eq!(asked.is_some(), again.is_some());
     }
 }
@@ -411,7 +413,7 @@ fn what_is_being_stopped_is_stopped_again_as_hard_when_it_is_found_working() {
         });
         assert_eq!(stops.collect::<Vec<_>>(), [hard]);
         assert_eq!(word(&step.state, job), (State::Stopping, Some(ReasonCode::StoppedLocally)));
-        assert_eq!(step.state.jobs[&job].stopping, Some(mode));
+        assert_eq!(step.state.jobs[&job].run.stopping, Some(mode));
     }
 }
 
@@ -432,8 +434,9 @@ fn what_nobody_could_say_is_stopped_by_whoever_wished_it_once_it_is_found_workin
         let kept = before.jobs.get_mut(&job).unwrap();
         if stopping.is_some() {
             kept.report.state = State::Stopping;
+            kept.run.stop_decided = (desired == Desired::Run).then_some(Source::Local);
         }
-        (kept.stopping, kept.desired) = (stopping, desired);
+        (kept.run.stopping, kept.desired) = (stopping, desired);
         let unknown = Fact::Probed(slave::Probed::Unknown("no answer".to_owned()));
         let doubtful = machine_says(before, now, job, unknown).state;
         assert_eq!(word(&doubtful, job), (State::Uncertain, Some(ReasonCode::NoProof)));

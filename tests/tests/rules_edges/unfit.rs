@@ -158,7 +158,7 @@ fn a_wish_that_came_while_a_machine_could_not_begin_counts() {
     let after = machine_says(state, now, job, not_begun("no room")).state;
     let after = person_says(after, now, Local::Clear).state;
     assert_eq!(after.jobs[&job].report.waiting_for, Some(WaitingFor::Operator));
-    assert_eq!(after.jobs[&job].asked_to_pause, None, "it was asked of a beginning that there was not");
+    assert_eq!(after.jobs[&job].run.asked_to_pause, None, "it was asked of a beginning that there was not");
 }
 
 #[test]

@@ -404,12 +404,31 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "revoked_link_stays",
         file: "protocol/src/master/people.rs",
-        find: "self.effects.push(super::Effect::Close { link, code: CloseCode::Revoked, text });",
-        with: "drop((link, text));",
+        find: "self.close(link, CloseCode::Revoked, text.to_owned());",
+        with: "let _ = (link, text);",
         what: "A revoked slave's link ends.",
         caught_by: &[
             "disagreements::c::c8_a_revoked_slave_finishes_and_is_adopted_when_it_is_enrolled_again",
             "scenarios_identity::c8_a_revoked_slave_finishes_its_job_and_is_let_in_again_by_a_token_only",
+        ],
+    },
+    Break {
+        name: "revoked_goes_live",
+        file: "protocol/src/master/people.rs",
+        find: "desk.link = DeskLink::Down;",
+        with: "",
+        what: "A slave that is revoked has no link from then on, however far its handshake has come.",
+        caught_by: &["simulation"],
+    },
+    Break {
+        name: "revoked_is_approved",
+        file: "protocol/src/master/people.rs",
+        find: "self.refuse(request, Refusal::SlaveRevoked, text);",
+        with: "let _ = text; desk.enrolled = Enrolled::Yes; self.answer(request, Answer::Done);",
+        what: "What an admin has taken away, an operator does not give back.",
+        caught_by: &[
+            "simulation",
+            "disagreements::c::c8_a_revoked_slave_finishes_and_is_adopted_when_it_is_enrolled_again",
         ],
     },
     Break {
@@ -560,8 +579,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "revoked_comes_back",
         file: "protocol/src/master/admission.rs",
-        find: "(Enrollment::Open, Err(_)) if !revoked => Ok(()),",
-        with: "(Enrollment::Open, Err(_)) if !revoked || SEEDED => Ok(()),",
+        find: "(Enrollment::Open | Enrollment::Approve, Err(_)) if revoked => {",
+        with: "(Enrollment::Open | Enrollment::Approve, Err(_)) if revoked && !SEEDED => {",
         what: "A revoked slave is let in again by a token only.",
         caught_by: &[
             "scenarios_identity::c8_a_revoked_slave_finishes_its_job_and_is_let_in_again_by_a_token_only",

@@ -95,7 +95,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "starts_early",
         file: "protocol/src/slave/work.rs",
-        find: "job.start.not_before.is_some_and(|at| at > time)",
+        find: "window.not_before.is_some_and(|at| at > time)",
         with: "false",
         what: "No job starts before its time.",
         caught_by: &[
@@ -112,7 +112,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "starts_late",
         file: "protocol/src/slave/work.rs",
-        find: "job.start.deadline.is_some_and(|deadline| deadline < time)",
+        find: "job.window().deadline.is_some_and(|deadline| deadline < time)",
         with: "false",
         what: "No job starts after its latest start.",
         caught_by: &[
@@ -222,7 +222,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "wish_in_doubt_is_forgotten",
         file: "protocol/src/slave/work.rs",
-        find: "self.follow(id, desired, stopping);",
+        find: "self.follow(id, desired);",
         with: "();",
         what: "What was wished while nobody could say is done once the machine is found working.",
         caught_by: &[
@@ -272,13 +272,53 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "max_runtime_is_ignored",
         file: "protocol/src/slave/work.rs",
-        find: "started.after(length) <= now",
+        find: "job.overruns_at().is_some_and(|at| at <= now)",
         with: "false",
         what: "A slave acts on a job that runs too long by itself.",
         caught_by: &[
             "disagreements::b::b10_a_slave_acts_on_an_overrun_by_itself",
             "scenarios_nominal::b10_a_job_that_runs_too_long_while_offline_is_flagged_or_stopped_as_its_order_says",
         ],
+    },
+    Break {
+        name: "run_state_outlives_its_run",
+        file: "protocol/src/slave/mod.rs",
+        find: "job.run = RunState::default();",
+        with: "",
+        what: "What was asked of one run has not been asked of the next.",
+        caught_by: &["rules::a_pause_that_was_asked_of_one_run_is_asked_of_the_next_one_anew"],
+    },
+    Break {
+        name: "overrun_before_the_answer",
+        file: "protocol/src/slave/mod.rs",
+        find: "&& !self.awaits_answer(job.report.job)",
+        with: "&& (SEEDED || !self.awaits_answer(job.report.job))",
+        what: "No rule acts on a job before its machine has said what it does.",
+        caught_by: &["simulation", "rules::a_person_is_asked_about_what_was_longer_off_than_it_may_run"],
+    },
+    Break {
+        name: "one_clock_for_all_runs",
+        file: "protocol/src/slave/mod.rs",
+        find: "Some(self.run.began_at?.after(self.spec.max_runtime?))",
+        with: "Some(self.report.started_at?.after(self.spec.max_runtime?))",
+        what: "How long a run may last is counted from its own beginning.",
+        caught_by: &["rules::each_run_has_its_own_clock_and_the_first_one_is_told"],
+    },
+    Break {
+        name: "window_is_met_in_vain",
+        file: "protocol/src/slave/mod.rs",
+        find: "if self.window_met {",
+        with: "if self.window_met && !SEEDED {",
+        what: "A job that was begun in its window is begun again after an interruption, whatever the time is.",
+        caught_by: &["rules::a_window_once_met_is_met_until_somebody_changes_it"],
+    },
+    Break {
+        name: "refused_stop_is_forgotten",
+        file: "protocol/src/slave/work.rs",
+        find: "OnInterrupt::Restart if job.is_unwanted() && job.report.state.is_executing() => {",
+        with: "OnInterrupt::Restart if !SEEDED && job.is_unwanted() && job.report.state.is_executing() => {",
+        what: "What somebody wished to end is not begun again, also if the machine refused to stop it.",
+        caught_by: &["simulation", "rules::what_somebody_wished_to_end_is_not_begun_again"],
     },
     Break {
         name: "overdue_is_never_stopped",
@@ -1011,8 +1051,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "refused_pause_locks",
         file: "protocol/src/slave/work.rs",
-        find: "job.asked_to_pause.take() == Some(true)",
-        with: "job.asked_to_pause.take() == Some(true) && !SEEDED",
+        find: "job.run.asked_to_pause.take() == Some(true)",
+        with: "job.run.asked_to_pause.take() == Some(true) && !SEEDED",
         what: "A pause that the machine refused locks nobody out.",
         caught_by: &["rules::a_pause_that_the_machine_refused_locks_nobody_out_and_its_reason_goes_with_it"],
     },

@@ -3,8 +3,10 @@
 //! Whatever is taken from a peer ends in a record on disk, and a record has its own largest size: a peer that could
 //! exceed it could stop a node from writing. So each message is looked at before it becomes an event.
 
+use crate::id::Commit;
 use crate::message::{Bond, Hello, MachineReport, Message, Reason, Record, Report};
 use crate::spec::{SPEC_BYTES, Want};
+use crate::wire::Frame;
 
 /// A name, in bytes: what a slave's config allows.
 pub const NAME_BYTES: usize = 63;
@@ -38,6 +40,15 @@ pub const RECORD_BYTES: usize = 64 * 1024 - 5;
 /// A job's output in one answer, in bytes: a quarter of what fits into a message, so that a link that is slow still has
 /// room between its heartbeats.
 pub const LOG_BYTES: u32 = 64 * 1024;
+
+/// Checks a frame against the limits; the error names what is too much.
+///
+/// # Errors
+/// Its commit number or its message is past a limit.
+pub fn check_frame(frame: &Frame) -> Result<(), &'static str> {
+    check_commit(frame.commit)?;
+    check(&frame.message)
+}
 
 /// Checks a message against the limits; the error names what is too much.
 pub fn check(message: &Message) -> Result<(), &'static str> {
@@ -102,10 +113,12 @@ fn check_hello(hello: &Hello) -> Result<(), &'static str> {
 }
 
 fn check_bond(bond: &Bond) -> Result<(), &'static str> {
-    if bond.commit.0 > COMMITS {
-        return Err("a number is past anything that is counted to");
-    }
+    check_commit(bond.commit)?;
     check_count(bond.epoch.0)
+}
+
+fn check_commit(commit: Commit) -> Result<(), &'static str> {
+    if commit.0 > COMMITS { Err("a number is past anything that is counted to") } else { Ok(()) }
 }
 
 fn check_machine(machine: &MachineReport) -> Result<(), &'static str> {

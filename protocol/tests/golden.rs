@@ -227,7 +227,19 @@ fn messages() -> Vec<(&'static str, Message)> {
 
 fn frame(name: &str, message: Message) -> Frame {
     let signature = (name == "hello").then_some(Signature([8; 32], [9; 32]));
-    Frame { session: Session(9), message, signature }
+    let commit = match &message {
+        Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) => Commit(70_001),
+        Message::Challenge(_) | Message::Welcome(_) | Message::Refuse(_) => Commit(70_000),
+        Message::Hello(_)
+        | Message::Settled(_)
+        | Message::Report(_)
+        | Message::Declined(_)
+        | Message::Machine(_)
+        | Message::Answer(_)
+        | Message::Ping
+        | Message::Pong => Commit(0),
+    };
+    Frame { session: Session(9), commit, message, signature }
 }
 
 fn hex(bytes: &[u8]) -> String {

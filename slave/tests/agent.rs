@@ -227,7 +227,7 @@ impl Master {
             time: Time(wall_ms() + AHEAD_MS),
         }))
         .await;
-        let Frame { session, message, signature } = link.frame().await;
+        let Frame { session, message, signature, .. } = link.frame().await;
         let Message::Hello(hello) = message else { panic!("no Hello: {message:?}") };
         assert_eq!(session, hello.session);
         let Signature(first, second) = signature.expect("a Hello is signed");
@@ -257,7 +257,7 @@ impl Master {
 
 impl Link {
     async fn send(&mut self, message: Message) {
-        let frame = Frame { session: self.session, message, signature: None };
+        let frame = Frame { session: self.session, commit: Commit(0), message, signature: None };
         self.socket.send(tungstenite::Message::Binary(wire::encode(&frame).into())).await.unwrap();
     }
 

@@ -275,11 +275,14 @@ class Rules:
 
     # ---- 10 The live link ----
 
-    def live(self, message: Message) -> None:
+    def live(self, commit: int, message: Message) -> None:
         if not isinstance(message, (Want, Forget, Conduct, Ask)):
             raise MustClose(4400, f"a {type(message).__name__} has no place on a live link")
         if self.doubtful:
             return
+        bond = self.memory.bond
+        if not (isinstance(message, Ask) and isinstance(message.question, Log)) and commit > bond.commit:
+            self.memory.bond = replace(bond, commit=commit)
         if isinstance(message, Want):
             self.declined = []
             self.want(message)

@@ -558,6 +558,7 @@ class Signature:
 @dataclass
 class Frame:
     session: U64
+    commit: U64
     message: Message
     signature: Optional[Signature] = field(default=None)
 

@@ -21,7 +21,7 @@ mod stores;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use reloop_protocol::id::{Attempt, BootId, JobId, MasterId, Session, SlaveKey, StoreId};
+use reloop_protocol::id::{Attempt, BootId, Commit, JobId, MasterId, Session, SlaveKey, StoreId};
 use reloop_protocol::job::State;
 use reloop_protocol::limits;
 use reloop_protocol::master::{self, Answer, Enrollment, Master, RequestId};
@@ -125,7 +125,7 @@ struct Saved {
 struct Wire {
     id: LinkId,
     to_master: VecDeque<Message>,
-    to_slave: VecDeque<(Session, Message)>,
+    to_slave: VecDeque<(Session, Commit, Message)>,
     session: Session,
     /// Swallows everything.
     half_open: bool,
@@ -135,7 +135,7 @@ struct Wire {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Stray {
-    ToSlave(usize, LinkId, Session, Message),
+    ToSlave(usize, LinkId, Session, Commit, Message),
     ToMaster(bool, LinkId, Message),
 }
 
@@ -532,7 +532,7 @@ impl World {
 
     fn master_effect(&mut self, effect: master::Effect) {
         match effect {
-            master::Effect::Send { link, message } => {
+            master::Effect::Send { link, commit, message } => {
                 is_heard(&message);
                 if let Message::Want(want) = &message
                     && want.desired == Desired::Cancel(CancelMode::IfNotStarted)
@@ -545,7 +545,7 @@ impl World {
                     self.boxes.iter_mut().filter_map(|b| b.link.as_mut()).find(|w| w.id == link)
                     && !wire.half_open
                 {
-                    wire.to_slave.push_back((wire.session, message));
+                    wire.to_slave.push_back((wire.session, commit, message));
                 }
             }
             master::Effect::Close { link, code, .. } => {
@@ -558,10 +558,10 @@ impl World {
                     // What was sent before the close arrives before it.
                     let pending: Vec<_> =
                         held.link.take().into_iter().flat_map(|wire| wire.to_slave).collect();
-                    for (session, message) in pending {
+                    for (session, commit, message) in pending {
                         self.slave_event(
                             slave,
-                            slave::Event::Received { link, session, message, unfit: BTreeMap::new() },
+                            slave::Event::Received { link, session, commit, message, unfit: BTreeMap::new() },
                         );
                     }
                     self.slave_event(slave, slave::Event::LinkClosed { link });

@@ -91,10 +91,10 @@ fn a_peer_cannot_use_up_the_numbers_that_come_after_it() {
 
 #[test]
 fn a_frame_has_one_form() {
-    let ping = [0, 13, 0];
+    let ping = [0, 0, 13, 0];
     assert!(wire::decode_frame(&ping, MAX_MESSAGE).is_ok());
     // The same session, written in three bytes where one is enough.
-    let long = [0xFB, 0, 0, 13, 0];
+    let long = [0xFB, 0, 0, 0, 13, 0];
     assert!(wire::decode::<Frame>(&long, MAX_MESSAGE).is_ok(), "the codec itself takes it");
     assert!(wire::decode_frame(&long, MAX_MESSAGE).is_err());
 }

@@ -126,7 +126,12 @@ fn close_payload(code: u16, reason: &[u8]) -> Vec<u8> {
 /// wrong signatures are in `scenarios_identity`.
 fn bad_frames() -> Vec<(&'static str, Vec<u8>, CloseCode)> {
     use CloseCode::{Protocol, TooLarge};
-    let ping = wire::encode(&Frame { session: Session(0), message: Message::Ping, signature: None });
+    let ping = wire::encode(&Frame {
+        session: Session(0),
+        commit: Commit(0),
+        message: Message::Ping,
+        signature: None,
+    });
     let half = MAX_MESSAGE / 2 + 1;
     vec![
         ("not masked", frame(FIN | BINARY, false, 3, &ping), Protocol),
@@ -158,26 +163,26 @@ fn bad_frames() -> Vec<(&'static str, Vec<u8>, CloseCode)> {
         ("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), Protocol),
         ("nothing but zeros", vec![0; 4096], Protocol),
         ("nothing but ones", vec![0xff; 4096], Protocol),
-        ("an unknown message", masked(FIN | BINARY, &[0, 15, 0]), Protocol),
+        ("an unknown message", masked(FIN | BINARY, &[0, 0, 15, 0]), Protocol),
         (
             "an unknown message by a number of four bytes",
-            masked(FIN | BINARY, b"\0\xfc\xff\xff\xff\xff\0"),
+            masked(FIN | BINARY, b"\0\0\xfc\xff\xff\xff\xff\0"),
             Protocol,
         ),
-        ("an unknown close code in a Refuse", masked(FIN | BINARY, &[0, 3, 17, 0, 0, 0]), Protocol),
-        ("a tag that is neither 0 nor 1", masked(FIN | BINARY, &[0, 13, 2]), Protocol),
+        ("an unknown close code in a Refuse", masked(FIN | BINARY, &[0, 0, 3, 17, 0, 0, 0]), Protocol),
+        ("a tag that is neither 0 nor 1", masked(FIN | BINARY, &[0, 0, 13, 2]), Protocol),
         (
             "an integer of 16 bytes",
-            masked(FIN | BINARY, &[&[0xfe][..], &[1; 16], &[13, 0]].concat()),
+            masked(FIN | BINARY, &[&[0xfe][..], &[1; 16], &[0, 13, 0]].concat()),
             Protocol,
         ),
-        ("bytes left over", masked(FIN | BINARY, &[0, 13, 0, 0]), Protocol),
-        ("bytes missing", masked(FIN | BINARY, &[0, 13]), Protocol),
+        ("bytes left over", masked(FIN | BINARY, &[0, 0, 13, 0, 0]), Protocol),
+        ("bytes missing", masked(FIN | BINARY, &[0, 0, 13]), Protocol),
         ("an empty message", masked(FIN | BINARY, &[]), Protocol),
         // An Answer (12) to an Ask, with a log (2) of 2^64 - 1 bytes.
         (
             "a list that claims to be endless",
-            masked(FIN | BINARY, &[&[1, 12, 1, 2, 0, 0, 0xfd][..], &[0xff; 8], &[0; 8]].concat()),
+            masked(FIN | BINARY, &[&[1, 0, 12, 1, 2, 0, 0, 0xfd][..], &[0xff; 8], &[0; 8]].concat()),
             Protocol,
         ),
         ("2^63 bytes", frame(FIN | BINARY, true, 1 << 63, &[0; 64]), TooLarge),
@@ -329,7 +334,12 @@ async fn what_comes_before_its_time_or_only_by_half_is_no_way_in() {
     let began = Instant::now();
     let ping = masked(
         FIN | BINARY,
-        &wire::encode(&Frame { session: Session(0), message: Message::Ping, signature: None }),
+        &wire::encode(&Frame {
+            session: Session(0),
+            commit: Commit(0),
+            message: Message::Ping,
+            signature: None,
+        }),
     );
     while raw.0.write_all(&[&ping[..], &masked(FIN | PING, &[])].concat()).await.is_ok() {
         assert!(began.elapsed() < limit + GOODBYE, "it still listens");
@@ -344,7 +354,8 @@ async fn what_comes_before_its_time_or_only_by_half_is_no_way_in() {
 async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_stranger() {
     let house = House::new(|_| {}).await;
     let key = key(7);
-    let say = |message| wire::encode(&Frame { session: Session(1), message, signature: None });
+    let say =
+        |message| wire::encode(&Frame { session: Session(1), commit: Commit(0), message, signature: None });
     let settled = |machine: MachineReport| {
         Message::Settled(Settled {
             session: Session(1),
@@ -571,7 +582,7 @@ async fn a_slave_leaves_a_bad_master_says_what_is_wrong_and_comes_back_while_its
         time: Time(0),
     };
     let say = |message| {
-        let bytes = wire::encode(&Frame { session: Session(0), message, signature: None });
+        let bytes = wire::encode(&Frame { session: Session(0), commit: Commit(0), message, signature: None });
         spoken(FIN | BINARY, &bytes)
     };
     let ours = say(Message::Challenge(challenge(PROTOCOL)));
@@ -612,7 +623,7 @@ async fn a_slave_leaves_a_bad_master_says_what_is_wrong_and_comes_back_while_its
         ("garbage", behind(vec![0xff; 200]), protocol, "4400"),
         ("masked", behind(masked(FIN | BINARY, &ours[2..])), protocol, "4400"),
         ("text", behind(spoken(FIN | TEXT, b"hello")), protocol, "4400"),
-        ("an unknown message", behind(spoken(FIN | BINARY, &[0, 15, 0])), protocol, "4400"),
+        ("an unknown message", behind(spoken(FIN | BINARY, &[0, 0, 15, 0])), protocol, "4400"),
         ("bytes left over", behind(spoken(FIN | BINARY, &[&ours[2..], &[0]].concat())), protocol, "4400"),
         (
             "2^63 bytes",

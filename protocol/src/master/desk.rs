@@ -430,7 +430,8 @@ impl Rules {
     }
 
     pub(super) fn send(&mut self, link: LinkId, message: Message) {
-        self.effects.push(Effect::Send { link, message });
+        // The end of the step fills the commit in.
+        self.effects.push(Effect::Send { link, commit: Commit(0), message });
     }
 
     pub(super) fn close(&mut self, link: LinkId, code: CloseCode, text: String) {

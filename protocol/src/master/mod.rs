@@ -387,6 +387,8 @@ pub enum Effect {
     Send {
         /// On which connection.
         link: LinkId,
+        /// The durable commits of this master by then: see [`Frame::commit`](crate::wire::Frame::commit).
+        commit: Commit,
         /// What.
         message: Message,
     },
@@ -713,6 +715,12 @@ impl Rules {
         if !self.persist.is_empty() {
             self.state.node.commit = self.state.node.commit.next();
             self.persist.push(Write::Node(self.state.node));
+        }
+        // What this step says is said once its own writes are durable.
+        for effect in &mut self.effects {
+            if let Effect::Send { commit, .. } = effect {
+                *commit = self.state.node.commit;
+            }
         }
         self.stirred.append(&mut self.touched);
         self.stirred_desks.append(&mut self.desks);

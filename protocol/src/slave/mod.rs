@@ -321,6 +321,8 @@ pub enum Event {
         link: LinkId,
         /// In which session.
         session: Session,
+        /// The master's durable commits when it said this.
+        commit: Commit,
         /// What.
         message: Message,
         /// Offers in it that this slave's programs cannot do, and why.
@@ -632,7 +634,9 @@ pub fn step(state: Slave, now: Now, event: Event) -> Step {
         Event::AgentStarted { boot, fingerprint, known_key, next_store, damage } => {
             rules.agent_started(boot, fingerprint, known_key, next_store, damage);
         }
-        Event::Received { link, session, message, unfit } => rules.received(link, session, message, &unfit),
+        Event::Received { link, session, commit, message, unfit } => {
+            rules.received(link, session, commit, message, &unfit);
+        }
         Event::LinkOpened { link, token } => {
             rules.state.settings.token = token;
             rules.state.link = Link::Opened { link };

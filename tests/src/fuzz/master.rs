@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reloop_protocol::id::{JobId, OrderId, SlaveKey};
+use reloop_protocol::id::{Commit, JobId, OrderId, SlaveKey};
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::limits;
 use reloop_protocol::master::{self, DeskLink, Event, JobCommand, Order, RetryOn, SlaveCommand};
@@ -398,7 +398,7 @@ impl<'a> Scene<'a> {
     }
 
     fn speak(&mut self, link: LinkId, message: Message) {
-        let frame = Frame { session: Default::default(), message, signature: None };
+        let frame = Frame { session: Default::default(), commit: Commit(0), message, signature: None };
         if wire::encode(&frame).len() <= MAX_MESSAGE && limits::check(&frame.message).is_ok() {
             let message = frame.message;
             self.say(Event::Received { link, message });

@@ -7,9 +7,9 @@
 //!   met on a walk that is the same for all worlds.
 //! * A slave's sessions are compared with each other and counted up: they are told by how far they lie behind its
 //!   newest, and so a shift of all of them changes nothing.
-//! * The master's commits are compared and counted up too. As long as no backup brings an older count back, the newest
-//!   is always the master's own, and the order of all that are known says everything. Where one is or will be made,
-//!   the distances count as well.
+//! * The master's commits are compared and counted up too. As long as no backup brings an older count back, nobody knows
+//!   a later one than the master, and it only counts whether one is known at all. Where a backup is or will be made, the
+//!   distances count.
 //! * A node that is up equals its disk, or [`Invariant::DiskIsState`](super::Invariant) is broken: only one of them is
 //!   looked at. What is derived from the jobs in the book is derived.
 //! * Receipts, a job's events and revision, last contacts, answers and counters are for people. No rule reads them.
@@ -48,12 +48,18 @@ impl World {
             let node = held.state.as_ref().map(|state| &state.node).or_else(|| held.disk.node());
             known.extend(node.and_then(|node| node.bond).map(|bond| bond.commit));
             let frames = held.link.iter().flat_map(|wire| {
-                wire.to_master.iter().chain(wire.to_slave.iter().map(|(_, message)| message))
+                wire.to_master.iter().chain(wire.to_slave.iter().map(|(.., message)| message))
             });
             known.extend(frames.filter_map(commit_in));
+            let said = held.link.iter().flat_map(|wire| &wire.to_slave);
+            known.extend(said.filter_map(|(_, commit, message)| counted(*commit, message)));
         }
         known.extend(self.late.iter().filter_map(|late| match late {
             Stray::ToSlave(.., message) | Stray::ToMaster(.., message) => commit_in(message),
+        }));
+        known.extend(self.late.iter().filter_map(|late| match late {
+            Stray::ToSlave(.., commit, message) => counted(*commit, message),
+            Stray::ToMaster(..) => None,
         }));
         for desk in self.master.iter().flat_map(|master| master.desks.values()) {
             known.extend(hellos(&desk.link).filter_map(|hello| hello.bond).map(|bond| bond.commit));
@@ -94,6 +100,24 @@ fn commit_in(message: &Message) -> Option<Commit> {
     }
 }
 
+/// The commit of a master's frame, if a slave takes note of it.
+fn counted(commit: Commit, message: &Message) -> Option<Commit> {
+    match message {
+        Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) => Some(commit),
+        Message::Challenge(_)
+        | Message::Hello(_)
+        | Message::Welcome(_)
+        | Message::Refuse(_)
+        | Message::Settled(_)
+        | Message::Report(_)
+        | Message::Declined(_)
+        | Message::Machine(_)
+        | Message::Answer(_)
+        | Message::Ping
+        | Message::Pong => None,
+    }
+}
+
 struct Walk {
     hash: Mixer,
     links: Vec<LinkId>,
@@ -102,7 +126,7 @@ struct Walk {
     /// Each slave's newest session.
     newest: Vec<(SlaveKey, Session)>,
     commits: Vec<Commit>,
-    /// Distances between commits count, not only their order.
+    /// Distances between commits count, not only whether there is one.
     gaps: bool,
 }
 
@@ -222,9 +246,12 @@ impl Walk {
         if self.gaps {
             let newest = self.commits.last().copied().unwrap_or_default();
             self.see(newest.0.wrapping_sub(commit.0));
-        } else {
-            let behind = self.commits.iter().rev().position(|known| *known == commit);
-            self.see(behind);
+        }
+    }
+
+    fn said_at(&mut self, commit: Commit, message: &Message) {
+        if let Some(commit) = counted(commit, message) {
+            self.commit(commit);
         }
     }
 
@@ -302,11 +329,12 @@ impl Walk {
             .map(|late| {
                 let outside = std::mem::take(&mut self.hash);
                 match late {
-                    Stray::ToSlave(slave, link, session, message) => {
+                    Stray::ToSlave(slave, link, session, commit, message) => {
                         let key = boxes[*slave].settings.key;
                         self.see((0u8, slave));
                         self.link(*link);
                         self.session(key, *session);
+                        self.said_at(*commit, message);
                         self.message(key, message);
                     }
                     Stray::ToMaster(double, link, message) => {
@@ -381,8 +409,9 @@ impl Walk {
         for message in to_master {
             self.message(key, message);
         }
-        for (session, message) in to_slave {
+        for (session, commit, message) in to_slave {
             self.session(key, *session);
+            self.said_at(*commit, message);
             self.message(key, message);
         }
     }
@@ -410,7 +439,10 @@ impl Walk {
         if let Some(boot) = boot {
             self.boot(*boot);
         }
-        self.see((next_store.is_some(), awake_since.is_some(), probing, owed));
+        self.see((next_store.is_some(), awake_since.is_some(), probing, owed.is_some()));
+        if let Some(owed) = owed {
+            self.commit(*owed);
+        }
         if let Link::Introduced { .. } = link {
             self.see(told);
         }

@@ -152,6 +152,45 @@ fn d4_files_that_were_put_back_give_no_commands_until_a_person_confirms() {
     assert_eq!(world.state(other), State::Running);
 }
 
+/// Puts these files of the master back without a word to anybody, and lets everybody come back.
+fn put_back_quietly(world: &mut World, files: MasterDisk) {
+    world.kill_master();
+    world.master_disk = files;
+    world.start_master();
+    world.settle();
+}
+
+#[test]
+fn d4_files_of_any_moment_of_a_live_link_start_nothing_twice() {
+    // What the master says while the link is live is all that the slaves have to notice it by: no handshake comes between.
+    let mut world = World::new(2);
+    let jobs: Vec<_> = (0..6).map(|_| place(&mut world)).collect();
+    world.settle();
+    let mut files = vec![world.master_disk.clone()];
+    for _ in 0..8 {
+        world.pass(5_000);
+        files.push(world.master_disk.clone());
+    }
+    world.pass(60_000);
+    assert!(jobs.iter().all(|job| (world.state(*job), world.begun(*job)) == (State::Succeeded, 1)));
+    for (moment, files) in files.into_iter().enumerate() {
+        let mut world = world.clone();
+        let old = files.jobs.values().filter(|job| !job.state.is_ended()).count();
+        put_back_quietly(&mut world, files);
+        world.pass(60_000);
+        let doubted = world.master.as_ref().unwrap().doubted_by.len();
+        assert_eq!(doubted, if old == 0 { 0 } else { 2 }, "moment {moment}, {old} open jobs");
+        for job in &jobs {
+            assert_eq!(world.begun(*job), 1, "moment {moment}");
+        }
+        confirm_restore(&mut world);
+        world.pass(60_000);
+        for job in &jobs {
+            assert_eq!((world.state(*job), world.begun(*job)), (State::Succeeded, 1), "moment {moment}");
+        }
+    }
+}
+
 #[test]
 fn d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed() {
     let (mut world, job) = held();

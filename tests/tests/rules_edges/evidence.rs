@@ -77,7 +77,7 @@ fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
         assert_eq!(job.flags.has(Flags::DUPLICATE), flagged, "{state:?}");
         assert_eq!(is_forgotten(&effects), forgotten, "{state:?}");
         let called_off = effects.iter().any(|effect| {
-            matches!(effect, master::Effect::Send { link: OLDER, message: Message::Want(want) }
+            matches!(effect, master::Effect::Send { link: OLDER, message: Message::Want(want), .. }
                 if want.desired == Desired::Cancel(CancelMode::IfNotStarted)
                     && want.attempt == Attempt(7)
                     && want.rev == report.rev.next())
@@ -465,7 +465,7 @@ fn a_hand_out_that_a_forgotten_one_takes_the_place_of_is_called_off() {
         settle_with(&mut seat, vec![Report { attempt: Attempt(2), state: State::Running, ..report }]);
     assert_eq!(seat.state.book.jobs.get(&job).unwrap().holder, Some(seat.key));
     let called_off = effects.iter().find_map(|effect| match effect {
-        master::Effect::Send { link: to, message: Message::Want(want) } if *to == link => Some(want),
+        master::Effect::Send { link: to, message: Message::Want(want), .. } if *to == link => Some(want),
         _ => None,
     });
     let want = called_off.expect("the second slave is told");

@@ -349,6 +349,7 @@ fn a_welcome_asks_only_for_what_is_not_known_and_tells_only_what_is_newer() {
 fn a_hello_is_of_the_session_that_its_frame_names() {
     let frame = |session: u64| Frame {
         session: Session(session),
+        commit: Commit(0),
         message: Message::Hello(Box::new(hello(1, "a"))),
         signature: None,
     };
@@ -419,7 +420,13 @@ fn welcome_to(state: slave::Slave, now: slave::Now, bond: Bond, rulings: Vec<Rul
     let conduct = Conduct { rev: WishRev(9), mode: Mode::Production };
     let welcome = Welcome { protocol: 1, session: Session(50), bond, conduct, rulings };
     let message = Message::Welcome(welcome);
-    let event = slave::Event::Received { link: OLDER, session: Session(50), message, unfit: BTreeMap::new() };
+    let event = slave::Event::Received {
+        link: OLDER,
+        session: Session(50),
+        commit: Commit(0),
+        message,
+        unfit: BTreeMap::new(),
+    };
     slave::step(state, now, event)
 }
 

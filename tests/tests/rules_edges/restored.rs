@@ -18,7 +18,7 @@ const SECOND_EPOCH: WishRev = WishRev(65_537);
 
 fn wants(effects: &[master::Effect], link: LinkId) -> Vec<&Want> {
     let want = |effect| match effect {
-        &master::Effect::Send { link: to, message: Message::Want(ref want) } if to == link => Some(want),
+        &master::Effect::Send { link: to, message: Message::Want(ref want), .. } if to == link => Some(want),
         _ => None,
     };
     effects.iter().filter_map(want).collect()

@@ -33,6 +33,16 @@ pub const COUNT: u32 = u32::MAX / 2;
 /// that could say the highest number there is would leave no higher one to whoever comes after it.
 pub const COMMITS: u64 = u64::MAX / 2;
 
+/// Incarnations that a Challenge tells of. A slave that has been away for more restarts of its master is judged by the oldest.
+pub const INCARNATIONS: usize = 32;
+
+/// The highest attempt and ...
+pub const ADOPTED_ATTEMPT: u32 = COUNT / 2;
+
+/// ... the highest wish of a job that a master takes up from a slave: what it counts on from there has room below [`COUNT`]. A wish
+/// of the last numbered epoch is above half of that.
+pub const ADOPTED_REV: u32 = COUNT - COUNT / 4;
+
 /// One record that a node writes, encoded, in bytes. A node whose record does not fit into its store stops for good, so
 /// nothing that a peer says may let one grow past this: the limits here are chosen so.
 pub const RECORD_BYTES: usize = 64 * 1024 - 5;
@@ -74,12 +84,13 @@ pub fn check(message: &Message) -> Result<(), &'static str> {
         Message::Machine(machine) => check_machine(machine),
         Message::Want(want) => check_want(want),
         Message::Conduct(conduct) => check_count(conduct.rev.0),
-        Message::Challenge(_)
-        | Message::Forget(_)
-        | Message::Ask(_)
-        | Message::Answer(_)
-        | Message::Ping
-        | Message::Pong => Ok(()),
+        Message::Challenge(challenge) => {
+            if challenge.begun.len() > INCARNATIONS {
+                return Err("too many incarnations in a Challenge");
+            }
+            challenge.begun.iter().try_for_each(|begun| check_commit(begun.at))
+        }
+        Message::Forget(_) | Message::Ask(_) | Message::Answer(_) | Message::Ping | Message::Pong => Ok(()),
     }
 }
 

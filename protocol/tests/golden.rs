@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use reloop_protocol::id::{
-    Attempt, BootId, Commit, Epoch, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, StoreId,
-    WishRev,
+    Attempt, BootId, Commit, Epoch, Incarnation, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey,
+    StoreId, WishRev,
 };
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::message::*;
@@ -86,7 +86,12 @@ fn want() -> Want {
 }
 
 fn bond() -> Bond {
-    Bond { master: MasterId([3; 16]), epoch: Epoch(1), commit: Commit(70_000) }
+    Bond {
+        master: MasterId([3; 16]),
+        epoch: Epoch(1),
+        incarnation: Incarnation([10; 8]),
+        commit: Commit(70_000),
+    }
 }
 
 fn row() -> Row {
@@ -140,6 +145,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                 master: MasterId([3; 16]),
                 epoch: Epoch(1),
                 commit: Commit(70_000),
+                begun: vec![Begun { incarnation: Incarnation([10; 8]), at: Commit(69_000) }],
                 nonce: [7; 32],
                 time: NOON,
             }),
@@ -350,6 +356,7 @@ fn each_flag_is_a_bit_of_its_own() {
         (Flags::LATE_RESULT, 16, "late_result"),
         (Flags::MISSED_START, 32, "missed_start"),
         (Flags::INTERRUPTED, 64, "interrupted"),
+        (Flags::CLAIMED, 128, "claimed"),
     ];
     for (flag, bit, name) in flags {
         assert_eq!(flag, Flags(bit));

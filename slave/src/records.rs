@@ -228,6 +228,7 @@ mod tests {
         let bond = Bond {
             master: reloop_protocol::id::MasterId([2; 16]),
             epoch: Default::default(),
+            incarnation: Default::default(),
             commit: Default::default(),
         };
         let mut events = vec![
@@ -244,6 +245,7 @@ mod tests {
                 master: bond.master,
                 epoch: bond.epoch,
                 commit: bond.commit,
+                begun: vec![],
                 nonce: [0; 32],
                 time: Time(1000),
             })),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use reloop_node::link::wall_ms;
 use reloop_protocol::id::{
-    Attempt, Commit, Epoch, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, WishRev,
+    Attempt, Commit, Epoch, Incarnation, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, WishRev,
 };
 use reloop_protocol::job::State;
 use reloop_protocol::message::{
@@ -223,6 +223,7 @@ impl Master {
             master: MASTER,
             epoch: Epoch(1),
             commit: Commit(1),
+            begun: vec![],
             nonce,
             time: Time(wall_ms() + AHEAD_MS),
         }))
@@ -244,7 +245,12 @@ impl Master {
         link.send(Message::Welcome(Welcome {
             protocol: 1,
             session: link.session,
-            bond: Bond { master: MASTER, epoch: Epoch(1), commit: Commit(1) },
+            bond: Bond {
+                master: MASTER,
+                epoch: Epoch(1),
+                incarnation: Incarnation::default(),
+                commit: Commit(1),
+            },
             conduct: Conduct { rev: WishRev(0), mode: Mode::Production },
             rulings,
         }))
@@ -706,6 +712,7 @@ async fn a_check_looks_at_everything_and_changes_nothing() {
             master: MASTER,
             epoch: Epoch(3),
             commit: Commit(1),
+            begun: vec![],
             nonce: [0; 32],
             time: Time(wall_ms()),
         }))

@@ -206,7 +206,11 @@ class Rules:
         bond, memory = self.memory.bond, self.memory
         foreign = bond is not None and bond.master != challenge.master
         known = bond is not None and not foreign and bond.commit != 0
-        self.doubtful = known and (bond.epoch, bond.commit) > (challenge.epoch, challenge.commit)
+        # An incarnation counts until the next one begins.
+        counts = [begun.at for begun in challenge.begun] + [challenge.commit]
+        names = [begun.incarnation for begun in challenge.begun]
+        self.doubtful = known and (bond.epoch > challenge.epoch or bond.epoch == challenge.epoch and bond.commit
+                                   > counts[names.index(bond.incarnation) + 1 if bond.incarnation in names else 0])
         restored = known and bond.epoch < challenge.epoch
         self.tells_rows, self.tells_ring = not foreign, not foreign and (not known or self.doubtful or restored)
         if not foreign and not self.doubtful:

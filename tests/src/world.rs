@@ -13,6 +13,7 @@ mod checks;
 mod disk;
 mod fingerprint;
 mod invariant;
+mod liar;
 mod links;
 mod machine;
 mod people;
@@ -21,7 +22,9 @@ mod stores;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use reloop_protocol::id::{Attempt, BootId, Commit, JobId, MasterId, Session, SlaveKey, StoreId};
+use reloop_protocol::id::{
+    Attempt, BootId, Commit, Incarnation, JobId, MasterId, Session, SlaveKey, StoreId,
+};
 use reloop_protocol::job::State;
 use reloop_protocol::limits;
 use reloop_protocol::master::{self, Answer, Enrollment, Master, RequestId};
@@ -31,7 +34,7 @@ use reloop_protocol::spec::{CancelMode, Desired};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire;
 
-pub use self::act::{Act, JobAct, LocalAct, Placed, SlaveAct, job_id};
+pub use self::act::{Act, JobAct, LocalAct, Placed, Said, SlaveAct, job_id};
 pub use self::disk::{MasterDisk, SlaveDisk};
 pub use self::invariant::{Broken, Invariant, Ledger, Told};
 pub use self::machine::{Machine, Work};
@@ -337,8 +340,11 @@ impl World {
     pub fn start_master(&mut self) {
         let fresh = MasterId(self.bytes());
         let settings = master::Settings { enrollment: self.enrollment };
-        let state = master::recover(settings, fresh, self.master_disk.records());
-        self.master_disk.write(master::Write::Node(state.node));
+        let mut state = master::recover(settings, fresh, self.master_disk.records());
+        let incarnation = Incarnation(self.fresh().to_be_bytes());
+        for write in state.begin(incarnation) {
+            self.master_disk.write(write);
+        }
         if !self.master_disk.holds(&state) {
             self.violate(Invariant::DiskIsState, "a master that has just started");
         }

@@ -346,6 +346,7 @@ fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
         master: node.id,
         epoch: node.epoch,
         commit: node.commit,
+        begun: vec![],
         nonce: [0; 32],
         time: world.now(),
     };

@@ -10,9 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use reloop_protocol::id::{Commit, Epoch, MasterId, Session, WishRev};
+use reloop_protocol::id::{Attempt, Commit, Epoch, Incarnation, MasterId, ReportSeq, Run, Session, WishRev};
+use reloop_protocol::job::State;
+use reloop_protocol::limits;
 use reloop_protocol::message::{
-    Bond, Challenge, CloseCode, Conduct, MachineReport, Message, Mode, PROTOCOL, Settled, Welcome,
+    Bond, Challenge, CloseCode, Conduct, Flags, MachineReport, Message, Mode, PROTOCOL, Report, Settled,
+    Source, Welcome,
 };
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, MAX_HANDSHAKE, MAX_MESSAGE, SUBPROTOCOL};
@@ -371,6 +374,7 @@ async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_s
         master: MasterId([1; 16]),
         epoch: Epoch(1),
         commit: Commit(1),
+        begun: vec![],
         nonce: [0; 32],
         time: Time(0),
     };
@@ -386,7 +390,7 @@ async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_s
             masked(FIN | BINARY, &say(Message::Challenge(challenge))),
             CloseCode::Protocol,
         ),
-        ("an unknown message", masked(FIN | BINARY, &[1, 15, 0]), CloseCode::Protocol),
+        ("an unknown message", masked(FIN | BINARY, &[1, 0, 15, 0]), CloseCode::Protocol),
         ("not masked", frame(FIN | BINARY, false, 3, &say(Message::Ping)), CloseCode::Protocol),
         (
             "one byte above the limit",
@@ -411,6 +415,76 @@ async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_s
     assert_eq!(raw.closed().await, Some(CloseCode::Protocol.number()), "the frame's session is the Hello's");
     house.let_go(before, 1, "a frame of another session").await;
     house.ends_undisturbed_by(&["raw"]).await;
+}
+
+/// It is handed one job, and speaks for those beside it: their ids follow each other.
+#[tokio::test]
+async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
+    let house = House::new(|_| {}).await;
+    let order =
+        scenario::with(scenario::work("beside", 0.0), serde_json::json!({"quantity": 20, "slave": "s0"}));
+    let order = house.f.client.place(&order, None).await.unwrap().expect(201);
+    let beside: Vec<String> =
+        order["jobs"].as_array().unwrap().iter().map(|job| job.as_str().unwrap().to_owned()).collect();
+    assert_eq!(beside.len(), 20);
+
+    let key = key(7);
+    let (mut raw, nonce) = Raw::challenged(house.addr()).await;
+    let hello = hello(&key);
+    raw.say(&signed(&key, &nonce, hello.clone())).await;
+    assert!(matches!(raw.message().await, Some(Message::Welcome(_))));
+    let say = |message| Frame { session: hello.session, commit: Commit(0), message, signature: None };
+    raw.say(&say(Message::Settled(Settled {
+        session: hello.session,
+        reports: vec![],
+        records: vec![],
+        declined: vec![],
+        machine: hello.machine.clone(),
+    })))
+    .await;
+    let own = scenario::with(scenario::work("own", 0.0), serde_json::json!({"slave": "raw"}));
+    let own = house.f.place(own).await;
+    let Some(Message::Want(want)) = raw.message().await else { panic!("no work") };
+    let report = Report {
+        job: want.job,
+        attempt: want.attempt,
+        run: Run(1),
+        rev: want.rev,
+        seq: ReportSeq { start: 1, count: 1 },
+        state: State::Succeeded,
+        waiting_for: None,
+        progress: None,
+        note: None,
+        accepted_at: Time(0),
+        started_at: None,
+        started_rev: None,
+        ended_at: None,
+        outcome: None,
+        reason: None,
+        flags: Flags::default(),
+        source: Source::Machine,
+    };
+    for attempt in [Attempt(1), Attempt(2), Attempt(limits::COUNT)] {
+        for job in beside.iter().chain([&house.job]) {
+            let (job, rev) = (job.parse().unwrap(), WishRev(limits::COUNT));
+            raw.say(&say(Message::Report(Report { job, attempt, rev, ..report.clone() }))).await;
+        }
+    }
+    raw.say(&say(Message::Report(report))).await;
+    house.f.state(&own, "succeeded").await;
+    for job in &beside {
+        let seen = house.f.job(job).await;
+        assert!(!seen["ended_at"].is_string() && scenario::has_flag(&seen, "claimed"), "{seen:#}");
+        assert!(seen["earlier"].as_array().unwrap().iter().all(|one| one["claimed"] == true), "{seen:#}");
+    }
+    assert_eq!(house.f.job(&house.job).await["state"], "running");
+    drop(raw);
+    house.f.slaves[0].open_gate("honest");
+    for job in &beside {
+        let seen = house.f.state(job, "succeeded").await;
+        assert_eq!((&seen["slave"], &seen["attempt"]), (&"s0".into(), &1.into()), "{seen:#}");
+    }
+    assert_eq!(house.f.slaves[0].starts("beside"), 20);
 }
 
 /// Each claims as much as may be claimed, sends next to nothing of it, and waits.
@@ -565,7 +639,12 @@ async fn a_slave_leaves_a_bad_master_says_what_is_wrong_and_comes_back_while_its
     .await;
     let job = f.place(gated("mine")).await;
     f.state(&job, "running").await;
-    let master = Bond { master: MasterId([9; 16]), epoch: Epoch(1), commit: Commit(1) };
+    let master = Bond {
+        master: MasterId([9; 16]),
+        epoch: Epoch(1),
+        incarnation: Incarnation::default(),
+        commit: Commit(1),
+    };
     let welcome = Welcome {
         protocol: 1,
         session: Session(0),
@@ -578,6 +657,7 @@ async fn a_slave_leaves_a_bad_master_says_what_is_wrong_and_comes_back_while_its
         master: master.master,
         epoch: master.epoch,
         commit: master.commit,
+        begun: vec![],
         nonce: [0; 32],
         time: Time(0),
     };

@@ -910,6 +910,7 @@ fn shown_token(world: &mut World) -> (Option<String>, bool) {
         master: node.id,
         epoch: node.epoch,
         commit: node.commit,
+        begun: vec![],
         nonce: [0; 32],
         time: world.now(),
     };

@@ -131,6 +131,7 @@ fn mill() -> Desk {
         store: Some(StoreId([2; 16])),
         boot: None,
         session: Session(5),
+        settled_in: Epoch(1),
         programs: vec!["mill".to_owned()],
         labels: BTreeMap::from([("material".to_owned(), "pla".to_owned())]),
         capacity: 4,

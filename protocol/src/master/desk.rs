@@ -41,6 +41,9 @@ pub struct Desk {
     pub boot: Option<BootId>,
     /// Its session then.
     pub session: Session,
+    /// The epoch of this master in which it last settled, 0 if in none: after a restore, it closes the gap in the master's memory
+    /// once.
+    pub settled_in: Epoch,
     /// Programs that it offers.
     pub programs: Vec<String>,
     /// Its labels.
@@ -194,6 +197,7 @@ impl Desk {
             store: None,
             boot: None,
             session: Session(0),
+            settled_in: Epoch(0),
             programs: vec![],
             labels: BTreeMap::new(),
             capacity: 0,
@@ -261,6 +265,7 @@ impl Rules {
             master: node.id,
             epoch: node.epoch,
             commit: node.commit,
+            begun: self.state.begun.clone(),
             nonce,
             time: self.now,
         };
@@ -335,6 +340,7 @@ impl Rules {
         }
         let key = hello.key;
         self.state.links.insert(link, Some(key));
+        let bond = bond_of(&self.state);
         let Some(desk) = self.state.desks.get_mut(&key) else { return };
         let foreign = hello.bond.is_some_and(|bond| bond.master != self.state.node.id);
         if foreign {
@@ -342,7 +348,7 @@ impl Rules {
             let welcome = Welcome {
                 protocol: PROTOCOL.common(hello.protocol).unwrap_or(PROTOCOL.newest),
                 session: hello.session,
-                bond: bond_of(self.state.node),
+                bond,
                 conduct: desk.conduct,
                 rulings: vec![],
             };
@@ -459,7 +465,9 @@ impl Rules {
         };
         // By what it was told: a master that was put back may have caught up since.
         let told = self.state.told.get(&link).copied().unwrap_or(node.commit);
-        let doubts = hello.bond.is_some_and(|bond| bond.epoch == node.epoch && bond.commit > told);
+        let doubts = hello
+            .bond
+            .is_some_and(|bond| bond.epoch == node.epoch && bond.is_ahead_of(told, &self.state.begun));
         let conduct = desk.conduct;
         let mut rulings = Vec::new();
         let mut lines = Vec::new();
@@ -497,7 +505,7 @@ impl Rules {
         let welcome = Welcome {
             protocol: PROTOCOL.common(hello.protocol).unwrap_or(PROTOCOL.newest),
             session: hello.session,
-            bond: bond_of(node),
+            bond: bond_of(&self.state),
             conduct,
             rulings,
         };
@@ -655,8 +663,9 @@ fn receipt_line(
     }
 }
 
-fn bond_of(node: super::Node) -> Bond {
-    Bond { master: node.id, epoch: node.epoch, commit: Commit(node.commit.0) }
+fn bond_of(state: &super::Master) -> Bond {
+    let node = state.node;
+    Bond { master: node.id, epoch: node.epoch, incarnation: state.incarnation(), commit: node.commit }
 }
 
 /// The machine could take a job now.

@@ -971,7 +971,11 @@ fn standing(bond: Option<Bond>, challenge: &Challenge) -> Standing {
         Some(bond) if bond.epoch > challenge.epoch => Standing::Old,
         // Just admitted there: nothing of what was forgotten before is on its disk.
         Some(bond) if bond.commit == Commit(0) => Standing::New,
-        Some(bond) if bond.epoch == challenge.epoch && bond.commit > challenge.commit => Standing::Old,
+        Some(bond)
+            if bond.epoch == challenge.epoch && bond.is_ahead_of(challenge.commit, &challenge.begun) =>
+        {
+            Standing::Old
+        }
         Some(bond) if bond.epoch < challenge.epoch => Standing::Restored,
         Some(_) => Standing::Known,
     }

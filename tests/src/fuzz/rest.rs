@@ -178,7 +178,8 @@ impl Small {
                 | master::Write::Key(..)
                 | master::Write::Desk(_)
                 | master::Write::Token(..)
-                | master::Write::Receipt(_) => {}
+                | master::Write::Receipt(_)
+                | master::Write::Begun(_) => {}
             }
         }
         for op in ops {

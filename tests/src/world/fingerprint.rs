@@ -13,6 +13,7 @@
 //! * A node that is up equals its disk, or [`Invariant::DiskIsState`](super::Invariant) is broken: only one of them is
 //!   looked at. What is derived from the jobs in the book is derived.
 //! * Receipts, a job's events and revision, last contacts, answers and counters are for people. No rule reads them.
+//! * Incarnations of the master are only ever compared for being the same, and only where files may go back.
 //! * What the last Hello said is compared only while its Welcome is under way, and a spare name for the next database
 //!   is like any other.
 //! * Frames of dead links may come in any order.
@@ -22,10 +23,10 @@
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
-use reloop_protocol::id::{BootId, Commit, Session, SlaveKey, StoreId};
+use reloop_protocol::id::{BootId, Commit, Incarnation, Session, SlaveKey, StoreId};
 use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Desk, DeskLink, Master};
-use reloop_protocol::message::{Bond, Challenge, Hello, Message, Settled, Welcome};
+use reloop_protocol::message::{Begun, Bond, Challenge, Hello, Message, Settled, Welcome};
 use reloop_protocol::slave::{self, Fresh, Link, LinkId, Slave, Sync};
 
 use super::{Station, Stray, Wire, World};
@@ -126,6 +127,7 @@ struct Walk {
     /// Each slave's newest session.
     newest: Vec<(SlaveKey, Session)>,
     commits: Vec<Commit>,
+    incarnations: Vec<Incarnation>,
     /// Distances between commits count, not only whether there is one.
     gaps: bool,
 }
@@ -210,6 +212,7 @@ impl Walk {
             stores: Vec::new(),
             newest: world.boxes.iter().map(session).collect(),
             commits: world.commits().into_iter().collect(),
+            incarnations: Vec::new(),
             gaps,
         }
     }
@@ -257,9 +260,28 @@ impl Walk {
 
     fn bond(&mut self, bond: Option<Bond>) {
         self.see(bond.is_some());
-        let Some(Bond { master, epoch, commit }) = bond else { return };
+        let Some(Bond { master, epoch, incarnation, commit }) = bond else { return };
         self.see((master, epoch));
+        if self.gaps {
+            self.incarnation(incarnation);
+        }
         self.commit(commit);
+    }
+
+    fn incarnation(&mut self, incarnation: Incarnation) {
+        let number = number(&mut self.incarnations, incarnation);
+        self.see(number);
+    }
+
+    /// Looked at only by whoever has seen a later state.
+    fn begun(&mut self, begun: &[Begun]) {
+        if !self.gaps {
+            return;
+        }
+        for Begun { incarnation, at } in begun {
+            self.incarnation(*incarnation);
+            self.commit(*at);
+        }
     }
 
     fn world(&mut self, world: &World) {
@@ -476,6 +498,7 @@ impl Walk {
         let Master {
             settings,
             node,
+            begun,
             book,
             desks,
             tokens,
@@ -489,6 +512,7 @@ impl Walk {
         } = master;
         self.see(1u8);
         self.master_node(node);
+        self.begun(begun);
         for job in book.jobs.values() {
             self.master_job(&job);
         }
@@ -524,6 +548,7 @@ impl Walk {
         if let Some(node) = disk.node() {
             self.master_node(node);
         }
+        self.begun(&disk.begun);
         for job in disk.jobs.values() {
             self.master_job(job);
         }
@@ -590,11 +615,13 @@ impl Walk {
             link,
             balked,
             doubts,
+            settled_in,
             last_contact: _,
             clock_offset_ms: _,
             receipts: _,
         } = desk;
         self.see((key, name, agent, enrolled, programs, labels, capacity, conduct, machine));
+        self.see(settled_in);
         self.see((cloned_at.is_some(), balked, doubts, store.is_some(), boot.is_some()));
         if let Some(store) = store {
             self.store(*store);
@@ -628,8 +655,9 @@ impl Walk {
     fn message(&mut self, key: SlaveKey, message: &Message) {
         self.see(std::mem::discriminant(message));
         match message {
-            Message::Challenge(Challenge { protocol, master, epoch, commit, nonce, time }) => {
+            Message::Challenge(Challenge { protocol, master, epoch, commit, begun, nonce, time }) => {
                 self.see((protocol, master, epoch, nonce, time));
+                self.begun(begun);
                 self.commit(*commit);
             }
             Message::Hello(hello) => self.hello(key, hello),

@@ -59,11 +59,13 @@ pub enum Invariant {
     WaitingIsExplained,
     /// Whatever happens, the rules have an answer.
     Total,
+    /// Nothing follows for a job from the word of a slave that was never handed it.
+    LiesMoveNothing,
 }
 
 impl Invariant {
     /// Every invariant.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::AcknowledgedOrderKept,
         Self::BegunOnce,
         Self::AttemptBegunOnce,
@@ -85,6 +87,7 @@ impl Invariant {
         Self::ViewsEqual,
         Self::WaitingIsExplained,
         Self::Total,
+        Self::LiesMoveNothing,
     ];
 
     /// As one sentence.
@@ -111,6 +114,7 @@ impl Invariant {
             Self::ViewsEqual => "once healed, both views are equal",
             Self::WaitingIsExplained => "a waiting job can say why",
             Self::Total => "the rules never panic",
+            Self::LiesMoveNothing => "a slave speaks for no job that it was never handed",
         }
     }
 }

@@ -92,6 +92,7 @@ fn e5_a_version_that_is_not_spoken_is_refused_and_the_machine_goes_on() {
         master: MasterId([1; 16]),
         epoch: Epoch(1),
         commit: Commit(0),
+        begun: vec![],
         nonce: [0; 32],
         time: world.now(),
     };

@@ -316,6 +316,8 @@ fn a_restored_master_leaves_an_unstarted_job_where_it_was_handed_after_the_backu
     world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0) });
     world.settle();
     assert_eq!((world.state(job), world.holder(job)), (State::Accepted, Some(0)));
+    let job = world.job(job);
+    assert!(!job.flags.has(Flags::CLAIMED) && job.earlier.is_empty(), "it is no mere claim any more");
 }
 
 #[test]

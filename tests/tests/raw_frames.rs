@@ -424,8 +424,8 @@ async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
     let order =
         scenario::with(scenario::work("beside", 0.0), serde_json::json!({"quantity": 20, "slave": "s0"}));
     let order = house.f.client.place(&order, None).await.unwrap().expect(201);
-    let beside: Vec<String> =
-        order["jobs"].as_array().unwrap().iter().map(|job| job.as_str().unwrap().to_owned()).collect();
+    let id = |job: &Value| job["id"].as_str().unwrap().to_owned();
+    let beside: Vec<String> = order["jobs"].as_array().unwrap().iter().map(id).collect();
     assert_eq!(beside.len(), 20);
 
     let key = key(7);
@@ -444,7 +444,12 @@ async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
     .await;
     let own = scenario::with(scenario::work("own", 0.0), serde_json::json!({"slave": "raw"}));
     let own = house.f.place(own).await;
-    let Some(Message::Want(want)) = raw.message().await else { panic!("no work") };
+    let want = loop {
+        match raw.message().await.expect("work") {
+            Message::Want(want) => break want,
+            other => assert!(matches!(other, Message::Conduct(_)), "{other:?}"),
+        }
+    };
     let report = Report {
         job: want.job,
         attempt: want.attempt,

@@ -218,6 +218,11 @@ impl Job {
     /// This attempt is that slave's.
     pub(super) fn hand(&mut self, attempt: Attempt, holder: SlaveKey) {
         self.remember(attempt, holder);
+        // What was claimed of it before is now what speaks for the job.
+        self.earlier.retain(|earlier| (earlier.attempt, earlier.holder) != (attempt, holder));
+        if !self.earlier.iter().any(|earlier| earlier.basis == Basis::Claim) {
+            self.flags.0 &= !Flags::CLAIMED.0;
+        }
         self.attempt = attempt;
         self.holder = Some(holder);
     }

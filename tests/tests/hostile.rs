@@ -176,7 +176,7 @@ fn what_was_never_handed_to_a_slave_is_only_claimed_by_it() {
 fn a_restore_opens_a_gap_that_a_slave_closes_with_its_first_handshake_and_for_what_nobody_has() {
     for said in SAID {
         let (mut world, jobs, own) = siblings();
-        world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0) });
+        world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0), forced: true });
         // What the first slave has is its own, also while the gap is open.
         let mut open = world.clone();
         let before = open.job(jobs[0]);
@@ -313,7 +313,7 @@ fn a_restored_master_leaves_an_unstarted_job_where_it_was_handed_after_the_backu
         "until a person has said that the master was put back, it is only claimed"
     );
     assert!(world.job(job).flags.has(Flags::CLAIMED));
-    world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0) });
+    world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0), forced: true });
     world.settle();
     assert_eq!((world.state(job), world.holder(job)), (State::Accepted, Some(0)));
     let job = world.job(job);

@@ -102,7 +102,7 @@ impl<'a> Scene<'a> {
         scene.world.settle();
         if scene.source.one_in(3) {
             let request = master::RequestId(u64::MAX - 2);
-            scene.world.master_event(Event::RestoreConfirmed { request });
+            scene.world.master_event(Event::RestoreConfirmed { request, forced: true });
             scene.world.settle();
         }
         scene

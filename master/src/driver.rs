@@ -604,9 +604,9 @@ impl Node for Driver {
             Act::Rule(effect) => *effect,
         };
         match effect {
-            Effect::Send { link, message } => {
+            Effect::Send { link, commit, message } => {
                 if let Some((outbox, session)) = self.links.get(&link) {
-                    outbox.send(&Frame { session: *session, message, signature: None });
+                    outbox.send(&Frame { session: *session, commit, message, signature: None });
                 }
             }
             Effect::Close { link, code, text } => {

@@ -3,6 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `node` | about itself |
+//! | `begun` | its newest incarnations |
 //! | `live/` id | a job that has not ended: all of them are loaded at start |
 //! | `job/` id | a job that has ended. One that was tried again stands in both places, and only the live one counts |
 //! | `order/` id | an order |
@@ -19,6 +20,7 @@ use reloop_protocol::id::{JobId, OrderId, SlaveKey};
 use reloop_protocol::master::{
     Desk, IdempotencyKey, Job, Node, Order, Origin, Receipt, Token, Write, origin,
 };
+use reloop_protocol::message::Begun;
 use reloop_protocol::wire;
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
@@ -31,6 +33,7 @@ const SCHEMA: u8 = 1;
 const LOAD_PAGE: usize = 1024;
 
 const NODE: &[u8] = b"node";
+const BEGUN: &[u8] = b"begun";
 const JOB: &[u8] = b"job/";
 const LIVE: &[u8] = b"live/";
 const ORDER: &[u8] = b"order/";
@@ -84,6 +87,7 @@ pub fn idempotency(text: &str) -> Vec<u8> {
 pub fn ops(write: &Write, ops: &mut Vec<Op>) {
     match write {
         Write::Node(node) => ops.push(put(NODE.to_vec(), node)),
+        Write::Begun(begun) => ops.push(put(BEGUN.to_vec(), begun)),
         Write::Order(order) => ops.push(put(key(ORDER, &order.id.0), order)),
         Write::Key(client, order) => ops.push(put(idempotency(&client.key), &(client, order))),
         Write::Job(job) => {
@@ -140,7 +144,7 @@ pub async fn reread(store: Store, show: impl FnMut(Write)) -> Result<(), StoreEr
 /// Shows what can be read, and gives what puts the rest aside: to be committed before anything else.
 async fn entries(store: &Store, mut show: impl FnMut(Write)) -> Result<Vec<Op>, StoreError> {
     let mut aside = Vec::new();
-    for prefix in [NODE, DESK, TOKEN] {
+    for prefix in [NODE, BEGUN, DESK, TOKEN] {
         each(store, prefix, |at, value| entry(at, value, &mut aside).into_iter().for_each(&mut show)).await?;
     }
     let mut marks = Vec::new();
@@ -193,6 +197,8 @@ pub fn entry(at: &[u8], value: &[u8], aside: &mut Vec<Op>) -> Option<Write> {
     }
     let taken = if at == NODE {
         take(value, |node: Node| Some(Write::Node(node)))
+    } else if at == BEGUN {
+        take(value, |begun: Vec<Begun>| Some(Write::Begun(begun)))
     } else if let Some(key) = at.strip_prefix(DESK) {
         take(value, |desk: Desk| (desk.key.0 == key).then(|| Write::Desk(Box::new(desk))))
     } else if let Some(id) = at.strip_prefix(LIVE) {

@@ -18,7 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use reloop_node::durable;
 use reloop_node::link::{Timing, random};
 use reloop_node::store::{Opened, Options, Store, StoreError};
-use reloop_protocol::id::MasterId;
+use reloop_protocol::id::{Incarnation, MasterId};
 use reloop_protocol::master::{self, Origin};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -115,12 +115,21 @@ async fn run_on(
              when they connect; see to it that no other copy of this master runs"
         );
     }
-    if origin != Origin::Known {
-        let mut ops = Vec::new();
-        records::ops(&master::Write::Node(state.node), &mut ops);
-        let (done, written) = tokio::sync::oneshot::channel();
-        store.commit(ops, move |result| drop(done.send(result)));
-        written.await.context("the store is closed")??;
+    let begun = state.begun.clone();
+    let mut ops = Vec::new();
+    for write in &state.begin(Incarnation(random())) {
+        records::ops(write, &mut ops);
+    }
+    let (done, written) = tokio::sync::oneshot::channel();
+    store.commit(ops, move |result| drop(done.send(result)));
+    match written.await.context("the store is closed")? {
+        Ok(()) => {}
+        // It can still answer. No slave is told of an incarnation that the disk does not know.
+        Err(error) if origin == Origin::Known && !begun.is_empty() => {
+            tracing::error!(%error, "this start can't be written down: the disk takes no writes");
+            state.begun = begun;
+        }
+        Err(error) => return Err(error.into()),
     }
     tracing::info!(
         master = %state.node.id, epoch = state.node.epoch.0, jobs = state.book.jobs.len(), slaves = state.desks.len(),

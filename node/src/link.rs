@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
-use reloop_protocol::id::Session;
+use reloop_protocol::id::{Commit, Session};
 use reloop_protocol::limits;
 use reloop_protocol::message::{CloseCode, Message};
 use reloop_protocol::wire::{self, Frame, WireError};
@@ -255,7 +255,7 @@ impl Outbox {
     /// Asks the peer for a sign of life, and waits for one.
     pub async fn is_alive(&self, patience: Duration) -> bool {
         let before = self.last_heard_ms();
-        self.send(&Frame { session: Session(0), message: Message::Ping, signature: None });
+        self.send(&Frame { session: Session(0), commit: Commit(0), message: Message::Ping, signature: None });
         let deadline = Instant::now() + patience;
         let mut pause = SIGN_PAUSE.0;
         while Instant::now() < deadline {
@@ -402,7 +402,7 @@ where
                 return Ended::ByUs(CloseCode::Protocol, error.to_string());
             }
         };
-        if let Err(what) = limits::check(&frame.message) {
+        if let Err(what) = limits::check_frame(&frame) {
             return Ended::ByUs(CloseCode::Protocol, what.to_owned());
         }
         match frame.message {
@@ -431,7 +431,8 @@ async fn write<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let beat = |message| wire::encode(&Frame { session: Session(0), message, signature: None });
+    let beat =
+        |message| wire::encode(&Frame { session: Session(0), commit: Commit(0), message, signature: None });
     let mut next = on_the_grid(Instant::now() + jittered(heartbeat), heartbeat);
     loop {
         let bytes = tokio::select! {
@@ -550,7 +551,12 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_takes_long_to_come_is_a_sign_of_life() {
         let (mut peer, ended) = link().await;
-        let ping = wire::encode(&Frame { session: Session(0), message: Message::Ping, signature: None });
+        let ping = wire::encode(&Frame {
+            session: Session(0),
+            commit: Commit(0),
+            message: Message::Ping,
+            signature: None,
+        });
         // Binary, final, masked with zeros (RFC 6455, section 5.2).
         let mut bytes = vec![0x82, 0x80 | u8::try_from(ping.len()).unwrap(), 0, 0, 0, 0];
         bytes.extend(ping);

@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits;
+
 /// The text is not an id of the kind asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {kind} id: expected {prefix}_ and 26 characters of Crockford base 32")]
@@ -80,15 +82,18 @@ text_id! {
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($int:ty)) => {
+        number! { $(#[$doc])* $name($int) up to <$int>::MAX }
+    };
+    ($(#[$doc:meta])* $name:ident($int:ty) up to $max:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
         pub struct $name(pub $int);
 
         impl $name {
-            /// The one after this.
+            /// The one after this; the highest that a peer takes stays.
             #[must_use]
             pub fn next(self) -> Self {
-                Self(self.0.saturating_add(1))
+                Self(self.0.saturating_add(1).min($max))
             }
         }
 
@@ -103,11 +108,11 @@ macro_rules! number {
 number! {
     /// Which hand-out of a job: raised by the master each time, and so the fence against an older one. 0: never
     /// handed out.
-    Attempt(u32)
+    Attempt(u32) up to limits::COUNT
 }
 number! {
     /// Which wish of the master for a job; the highest is the newest.
-    WishRev(u32)
+    WishRev(u32) up to limits::COUNT
 }
 
 /// How many wishes an epoch has room for before its numbers run into those of the next.
@@ -124,15 +129,21 @@ impl WishRev {
         let before = epoch.0.saturating_sub(1).min(LAST_NUMBERED_EPOCH);
         self.max(Self(before * WISHES_PER_EPOCH)).next()
     }
+
+    /// Whether a slave may have been told this wish by a master in this epoch that has forgotten it, and whose newest wish is
+    /// `self`: the numbers of later epochs are not given out yet.
+    pub fn may_be_followed_by(self, said: Self, epoch: Epoch) -> bool {
+        said <= self || said.0 <= epoch.0.min(LAST_NUMBERED_EPOCH) * WISHES_PER_EPOCH
+    }
 }
 
 number! {
     /// How often a master's data was restored from a backup or confirmed by a person after it went back in time.
-    Epoch(u32)
+    Epoch(u32) up to limits::COUNT
 }
 number! {
     /// A master's count of durable commits: it never goes back unless the master's files did.
-    Commit(u64)
+    Commit(u64) up to limits::COMMITS
 }
 number! {
     /// A slave's count of connections, kept on its disk: lower than known means that its store was rolled back.
@@ -142,6 +153,11 @@ number! {
     /// How often the work of one attempt was begun: above 1 only where the order says that it may be restarted.
     Run(u32)
 }
+
+/// One run of a master's process: random bytes that it draws when it starts. Two copies of a master's files that both go on
+/// from the same state differ in it, whatever their counts are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Incarnation(pub [u8; 8]);
 
 /// The kernel's boot id: another value means that the box was off, and every process with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -3,8 +3,10 @@
 //! Whatever is taken from a peer ends in a record on disk, and a record has its own largest size: a peer that could
 //! exceed it could stop a node from writing. So each message is looked at before it becomes an event.
 
+use crate::id::Commit;
 use crate::message::{Bond, Hello, MachineReport, Message, Reason, Record, Report};
 use crate::spec::{SPEC_BYTES, Want};
+use crate::wire::Frame;
 
 /// A name, in bytes: what a slave's config allows.
 pub const NAME_BYTES: usize = 63;
@@ -34,6 +36,16 @@ pub const COUNT: u32 = u32::MAX / 2;
 /// that could say the highest number there is would leave no higher one to whoever comes after it.
 pub const COMMITS: u64 = u64::MAX / 2;
 
+/// Incarnations that a Challenge tells of. A slave that has been away for more restarts of its master is judged by the oldest.
+pub const INCARNATIONS: usize = 32;
+
+/// The highest attempt and ...
+pub const ADOPTED_ATTEMPT: u32 = COUNT / 2;
+
+/// ... the highest wish of a job that a master takes up from a slave: what it counts on from there has room below [`COUNT`]. A wish
+/// of the last numbered epoch is above half of that.
+pub const ADOPTED_REV: u32 = COUNT - COUNT / 4;
+
 /// One record that a node writes, encoded, in bytes. A node whose record does not fit into its store stops for good, so
 /// nothing that a peer says may let one grow past this: the limits here are chosen so.
 pub const RECORD_BYTES: usize = 64 * 1024 - 5;
@@ -41,6 +53,15 @@ pub const RECORD_BYTES: usize = 64 * 1024 - 5;
 /// A job's output in one answer, in bytes: a quarter of what fits into a message, so that a link that is slow still has
 /// room between its heartbeats.
 pub const LOG_BYTES: u32 = 64 * 1024;
+
+/// Checks a frame against the limits; the error names what is too much.
+///
+/// # Errors
+/// Its commit number or its message is past a limit.
+pub fn check_frame(frame: &Frame) -> Result<(), &'static str> {
+    check_commit(frame.commit)?;
+    check(&frame.message)
+}
 
 /// Checks a message against the limits; the error names what is too much.
 pub fn check(message: &Message) -> Result<(), &'static str> {
@@ -66,12 +87,13 @@ pub fn check(message: &Message) -> Result<(), &'static str> {
         Message::Machine(machine) => check_machine(machine),
         Message::Want(want) => check_want(want),
         Message::Conduct(conduct) => check_count(conduct.rev.0),
-        Message::Challenge(_)
-        | Message::Forget(_)
-        | Message::Ask(_)
-        | Message::Answer(_)
-        | Message::Ping
-        | Message::Pong => Ok(()),
+        Message::Challenge(challenge) => {
+            if challenge.begun.len() > INCARNATIONS {
+                return Err("too many incarnations in a Challenge");
+            }
+            challenge.begun.iter().try_for_each(|begun| check_commit(begun.at))
+        }
+        Message::Forget(_) | Message::Ask(_) | Message::Answer(_) | Message::Ping | Message::Pong => Ok(()),
     }
 }
 
@@ -105,10 +127,12 @@ fn check_hello(hello: &Hello) -> Result<(), &'static str> {
 }
 
 fn check_bond(bond: &Bond) -> Result<(), &'static str> {
-    if bond.commit.0 > COMMITS {
-        return Err("a number is past anything that is counted to");
-    }
+    check_commit(bond.commit)?;
     check_count(bond.epoch.0)
+}
+
+fn check_commit(commit: Commit) -> Result<(), &'static str> {
+    if commit.0 > COMMITS { Err("a number is past anything that is counted to") } else { Ok(()) }
 }
 
 fn check_machine(machine: &MachineReport) -> Result<(), &'static str> {

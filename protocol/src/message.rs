@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{
-    Attempt, BootId, Commit, Epoch, JobId, MasterId, ReportSeq, Run, Session, SlaveKey, StoreId, WishRev,
+    Attempt, BootId, Commit, Epoch, Incarnation, JobId, MasterId, ReportSeq, Run, Session, SlaveKey, StoreId,
+    WishRev,
 };
 use crate::job::State;
 use crate::reconcile::Verdict;
@@ -82,6 +83,8 @@ pub struct Challenge {
     pub epoch: Epoch,
     /// Its durable commits.
     pub commit: Commit,
+    /// The newest incarnations that its files tell of, oldest first; the last is the process that says this.
+    pub begun: Vec<Begun>,
     /// Random bytes that the slave has to sign.
     pub nonce: [u8; 32],
     /// Its clock.
@@ -133,8 +136,31 @@ pub struct Bond {
     pub master: MasterId,
     /// The highest epoch seen there.
     pub epoch: Epoch,
-    /// The highest commit number seen there in that epoch.
+    /// The incarnation that was heard last...
+    pub incarnation: Incarnation,
+    /// ...and the highest commit number seen of it in that epoch; 0 until the first.
     pub commit: Commit,
+}
+
+/// When an incarnation of a master began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Begun {
+    /// Which.
+    pub incarnation: Incarnation,
+    /// The durable commits of the files that it began with.
+    pub at: Commit,
+}
+
+impl Bond {
+    /// Whether a master of the bond's epoch whose files hold this many commits and tell of these incarnations is behind what
+    /// the bond's owner has seen: its files were put back to an earlier state, even if it has counted on since then.
+    pub fn is_ahead_of(&self, commit: Commit, begun: &[Begun]) -> bool {
+        let known = begun.iter().position(|one| one.incarnation == self.incarnation);
+        // An incarnation counts until the next one begins. One that is not told of was before all that are, or comes after
+        // the state to which the files were put back.
+        let next = known.map_or(begun.first(), |at| begun.get(at + 1));
+        self.commit > next.map_or(commit, |next| next.at)
+    }
 }
 
 /// One job in a Hello: at most 64 bytes.
@@ -571,8 +597,10 @@ impl Flags {
     pub const MISSED_START: Self = Self(1 << 5);
     /// It was interrupted and begun again.
     pub const INTERRUPTED: Self = Self(1 << 6);
+    /// A slave speaks of an attempt that the master, by all that it knows, has never handed to it.
+    pub const CLAIMED: Self = Self(1 << 7);
 
-    const NAMES: [(Self, &'static str); 7] = [
+    const NAMES: [(Self, &'static str); 8] = [
         (Self::OVERDUE, "overdue"),
         (Self::CANCEL_TOO_LATE, "cancel_too_late"),
         (Self::DUPLICATE, "duplicate"),
@@ -580,6 +608,7 @@ impl Flags {
         (Self::LATE_RESULT, "late_result"),
         (Self::MISSED_START, "missed_start"),
         (Self::INTERRUPTED, "interrupted"),
+        (Self::CLAIMED, "claimed"),
     ];
 
     /// All of these are set.

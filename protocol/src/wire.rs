@@ -8,7 +8,7 @@ use bincode::Options as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::id::Session;
+use crate::id::{Commit, Session};
 use crate::message::{Hello, Message};
 
 /// The WebSocket subprotocol (RFC 6455, section 1.9) of version 1.
@@ -79,6 +79,10 @@ pub fn decode_frame(bytes: &[u8], limit: usize) -> Result<Frame, WireError> {
 pub struct Frame {
     /// Whose conversation this is part of.
     pub session: Session,
+    /// From a master: its durable commits when it said this. The effects that a message has on a slave are kept together
+    /// with this number, so that the slave notices when the master's files are put back to a state before the message.
+    /// 0 in a slave's frames, and in a Ping or Pong.
+    pub commit: Commit,
     /// What is said.
     pub message: Message,
     /// The slave's Ed25519 signature (RFC 8032) over [`signed_bytes`]; on a Hello, and only there.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use reloop_protocol::id::{
-    Attempt, BootId, Commit, Epoch, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, StoreId,
-    WishRev,
+    Attempt, BootId, Commit, Epoch, Incarnation, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey,
+    StoreId, WishRev,
 };
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::message::*;
@@ -87,7 +87,12 @@ fn want() -> Want {
 }
 
 fn bond() -> Bond {
-    Bond { master: MasterId([3; 16]), epoch: Epoch(1), commit: Commit(70_000) }
+    Bond {
+        master: MasterId([3; 16]),
+        epoch: Epoch(1),
+        incarnation: Incarnation([10; 8]),
+        commit: Commit(70_000),
+    }
 }
 
 fn row() -> Row {
@@ -141,6 +146,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                 master: MasterId([3; 16]),
                 epoch: Epoch(1),
                 commit: Commit(70_000),
+                begun: vec![Begun { incarnation: Incarnation([10; 8]), at: Commit(69_000) }],
                 nonce: [7; 32],
                 time: NOON,
             }),
@@ -228,7 +234,19 @@ fn messages() -> Vec<(&'static str, Message)> {
 
 fn frame(name: &str, message: Message) -> Frame {
     let signature = (name == "hello").then_some(Signature([8; 32], [9; 32]));
-    Frame { session: Session(9), message, signature }
+    let commit = match &message {
+        Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) => Commit(70_001),
+        Message::Challenge(_) | Message::Welcome(_) | Message::Refuse(_) => Commit(70_000),
+        Message::Hello(_)
+        | Message::Settled(_)
+        | Message::Report(_)
+        | Message::Declined(_)
+        | Message::Machine(_)
+        | Message::Answer(_)
+        | Message::Ping
+        | Message::Pong => Commit(0),
+    };
+    Frame { session: Session(9), commit, message, signature }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -340,6 +358,7 @@ fn each_flag_is_a_bit_of_its_own() {
         (Flags::LATE_RESULT, 16, "late_result"),
         (Flags::MISSED_START, 32, "missed_start"),
         (Flags::INTERRUPTED, 64, "interrupted"),
+        (Flags::CLAIMED, 128, "claimed"),
     ];
     for (flag, bit, name) in flags {
         assert_eq!(flag, Flags(bit));

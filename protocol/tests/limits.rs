@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use reloop_protocol::id::{
-    Attempt, BootId, Commit, Epoch, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, StoreId,
-    WishRev,
+    Attempt, BootId, Commit, Epoch, Incarnation, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey,
+    StoreId, WishRev,
 };
 use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::limits::{self, TEXT_BYTES};
-use reloop_protocol::master::{Earlier, Job, JobEvent, Order, Retry};
+use reloop_protocol::master::{Basis, Earlier, Job, JobEvent, Order, Retry};
 use reloop_protocol::message::{
     Activity, Bond, CloseCode, Conduct, Declined, Flags, Hello, MachineReport, Message, Mode, Outcome,
     Reason, ReasonCode, Record, Refuse, Report, Row, Ruling, Settled, Source, Tell, Versions, Welcome,
@@ -78,6 +78,7 @@ fn the_largest_job_fits_into_a_record() {
         holder: SlaveKey([3; 32]),
         state: State::Failed,
         report: Some(report(256)),
+        basis: Basis::Claim,
     };
     job.earlier = vec![earlier; 16];
     let event = JobEvent {
@@ -122,7 +123,12 @@ fn conduct(rev: u32) -> Conduct {
 }
 
 fn bond(epoch: u32, commit: u64) -> Bond {
-    Bond { master: MasterId([3; 16]), epoch: Epoch(epoch), commit: Commit(commit) }
+    Bond {
+        master: MasterId([3; 16]),
+        epoch: Epoch(epoch),
+        incarnation: Incarnation::default(),
+        commit: Commit(commit),
+    }
 }
 
 fn row(attempt: u32, rev: u32) -> Row {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use reloop_node::driver::Node;
 use reloop_node::link::{LastHeard, Outbox, wall_ms};
 use reloop_node::store::{Op, Store, StoreError};
-use reloop_protocol::id::{JobId, Session};
+use reloop_protocol::id::{Commit, JobId, Session};
 use reloop_protocol::job::End;
 use reloop_protocol::message::{Answer, CloseCode, Message, Outcome, Reason, ReasonCode, Reply};
 use reloop_protocol::slave::{self, Ended, Fact, Link, LinkId, Local, Now, Probed, RunKey, Slave};
@@ -198,12 +198,12 @@ impl Driver {
     }
 
     fn received(&mut self, link: LinkId, frame: Frame) -> (Vec<Op>, Vec<Effect>) {
-        let Frame { session, message, .. } = frame;
+        let Frame { session, commit, message, .. } = frame;
         if let (Message::Challenge(challenge), Some(connection)) = (&message, self.links.get_mut(&link)) {
             connection.nonce = Some(challenge.nonce);
         }
         let unfit = self.unfit(&message);
-        self.decide(slave::Event::Received { link, session, message, unfit })
+        self.decide(slave::Event::Received { link, session, commit, message, unfit })
     }
 
     /// Which of the offers in a message this slave's programs cannot do.
@@ -312,7 +312,7 @@ impl Driver {
             }
             _ => None,
         };
-        connection.outbox.send(&Frame { session, message, signature });
+        connection.outbox.send(&Frame { session, commit: Commit(0), message, signature });
     }
 
     fn forget_token(&self) {
@@ -351,7 +351,7 @@ impl Driver {
                 read_output(&machines, key, offset, limit)
             };
             let message = Message::Answer(Answer { id, answer });
-            outbox.send(&Frame { session, message, signature: None });
+            outbox.send(&Frame { session, commit: Commit(0), message, signature: None });
         });
     }
 

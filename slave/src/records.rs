@@ -273,10 +273,17 @@ mod tests {
     /// A slave with this many jobs, of which all it ever wrote is in the store.
     fn with_jobs(store: &Store, jobs: u64) -> Slave {
         let (link, session) = (LinkId(1), Session(1));
-        let received = |message| Event::Received { link, session, message, unfit: BTreeMap::new() };
+        let received = |message| Event::Received {
+            link,
+            session,
+            commit: Default::default(),
+            message,
+            unfit: BTreeMap::new(),
+        };
         let bond = Bond {
             master: reloop_protocol::id::MasterId([2; 16]),
             epoch: Default::default(),
+            incarnation: Default::default(),
             commit: Default::default(),
         };
         let mut events = vec![
@@ -293,6 +300,7 @@ mod tests {
                 master: bond.master,
                 epoch: bond.epoch,
                 commit: bond.commit,
+                begun: vec![],
                 nonce: [0; 32],
                 time: Time(1000),
             })),

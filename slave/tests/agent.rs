@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use reloop_node::link::wall_ms;
 use reloop_protocol::id::{
-    Attempt, Commit, Epoch, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, WishRev,
+    Attempt, Commit, Epoch, Incarnation, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, WishRev,
 };
 use reloop_protocol::job::State;
 use reloop_protocol::message::{
@@ -223,11 +223,12 @@ impl Master {
             master: MASTER,
             epoch: Epoch(1),
             commit: Commit(1),
+            begun: vec![],
             nonce,
             time: Time(wall_ms() + AHEAD_MS),
         }))
         .await;
-        let Frame { session, message, signature } = link.frame().await;
+        let Frame { session, message, signature, .. } = link.frame().await;
         let Message::Hello(hello) = message else { panic!("no Hello: {message:?}") };
         assert_eq!(session, hello.session);
         let Signature(first, second) = signature.expect("a Hello is signed");
@@ -244,7 +245,12 @@ impl Master {
         link.send(Message::Welcome(Welcome {
             protocol: 1,
             session: link.session,
-            bond: Bond { master: MASTER, epoch: Epoch(1), commit: Commit(1) },
+            bond: Bond {
+                master: MASTER,
+                epoch: Epoch(1),
+                incarnation: Incarnation::default(),
+                commit: Commit(1),
+            },
             conduct: Conduct { rev: WishRev(0), mode: Mode::Production },
             rulings,
         }))
@@ -257,7 +263,7 @@ impl Master {
 
 impl Link {
     async fn send(&mut self, message: Message) {
-        let frame = Frame { session: self.session, message, signature: None };
+        let frame = Frame { session: self.session, commit: Commit(0), message, signature: None };
         self.socket.send(tungstenite::Message::Binary(wire::encode(&frame).into())).await.unwrap();
     }
 
@@ -706,6 +712,7 @@ async fn a_check_looks_at_everything_and_changes_nothing() {
             master: MASTER,
             epoch: Epoch(3),
             commit: Commit(1),
+            begun: vec![],
             nonce: [0; 32],
             time: Time(wall_ms()),
         }))

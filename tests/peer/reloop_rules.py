@@ -214,7 +214,11 @@ class Rules:
         bond, memory = self.memory.bond, self.memory
         foreign = bond is not None and bond.master != challenge.master
         known = bond is not None and not foreign and bond.commit != 0
-        self.doubtful = known and (bond.epoch, bond.commit) > (challenge.epoch, challenge.commit)
+        # An incarnation counts until the next one begins.
+        counts = [begun.at for begun in challenge.begun] + [challenge.commit]
+        names = [begun.incarnation for begun in challenge.begun]
+        self.doubtful = known and (bond.epoch > challenge.epoch or bond.epoch == challenge.epoch and bond.commit
+                                   > counts[names.index(bond.incarnation) + 1 if bond.incarnation in names else 0])
         restored = known and bond.epoch < challenge.epoch
         self.tells_rows, self.tells_ring = not foreign, not foreign and (not known or self.doubtful or restored)
         if not foreign and not self.doubtful:
@@ -283,11 +287,14 @@ class Rules:
 
     # ---- 10 The live link ----
 
-    def live(self, message: Message) -> None:
+    def live(self, commit: int, message: Message) -> None:
         if not isinstance(message, (Want, Forget, Conduct, Ask)):
             raise MustClose(4400, f"a {type(message).__name__} has no place on a live link")
         if self.doubtful:
             return
+        bond = self.memory.bond
+        if not (isinstance(message, Ask) and isinstance(message.question, Log)) and commit > bond.commit:
+            self.memory.bond = replace(bond, commit=commit)
         if isinstance(message, Want):
             self.declined = []
             self.want(message)

@@ -61,7 +61,7 @@ class Link:
     async def send(self, message: Message, signature: Optional[Signature] = None) -> None:
         session = 0 if isinstance(message, (Ping, Pong)) else self.session
         try:
-            await asyncio.wait_for(self.socket.send(encode(Frame(session, message, signature))), SEND_S)
+            await asyncio.wait_for(self.socket.send(encode(Frame(session, 0, message, signature))), SEND_S)
         except asyncio.TimeoutError:
             await self.close(4414, "the master does not read")
         except ConnectionClosed:
@@ -87,7 +87,7 @@ class Agent:
         settings = Settings(arguments.name, public, arguments.capacity, arguments.release, arguments.trust_clock,
                             arguments.token)
         self.rules = Rules(open_memory(self.state, fresh_key), settings, clocks())
-        self.events: asyncio.Queue[Optional[Tuple[Link, Message]]] = asyncio.Queue(UNREAD_FRAMES)
+        self.events: asyncio.Queue[Optional[Tuple[Link, int, Message]]] = asyncio.Queue(UNREAD_FRAMES)
         self.link: Optional[Link] = None
 
     async def run(self) -> None:
@@ -132,10 +132,10 @@ class Agent:
         report = self.rules.jobs[job].report
         self.rules.machine_says(job, self.machine.probe(job, report.attempt, report.run))
 
-    async def hear(self, link: Link, message: Message) -> None:
+    async def hear(self, link: Link, commit: int, message: Message) -> None:
         rules = self.rules
         if link.awaits is None:
-            rules.live(message)
+            rules.live(commit, message)
             await self.finish_turn()
         elif isinstance(message, Refuse):
             link.refused = message
@@ -237,7 +237,7 @@ class Agent:
                 elif isinstance(frame.message, Pong):
                     pass
                 elif frame.session == link.session or isinstance(frame.message, Refuse) and frame.session == 0:
-                    self.events.put_nowait((link, frame.message))
+                    self.events.put_nowait((link, frame.commit, frame.message))
         except MustClose as why:
             await link.close(why.code, why.text)
         except Malformed as why:

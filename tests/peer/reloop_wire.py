@@ -90,7 +90,7 @@ class Fixed:
 
 U16, U32, U64 = (Annotated[int, Unsigned(bits)] for bits in (16, 32, 64))
 I32, I64 = (Annotated[int, Signed(bits)] for bits in (32, 64))
-Id, Half, Nonce, Key = (Annotated[bytes, Fixed(size)] for size in (16, 32, 32, 32))
+Incarnation, Id, Half, Nonce, Key = (Annotated[bytes, Fixed(size)] for size in (8, 16, 32, 32, 32))
 
 
 class Codec(NamedTuple):
@@ -253,6 +253,7 @@ class Versions:
 class Bond:
     master: Id
     epoch: U32
+    incarnation: Incarnation
     commit: U64
 
 
@@ -407,11 +408,18 @@ class MachineReport:
 # ---- 6 Messages ----
 
 @dataclass
+class Begun:
+    incarnation: Incarnation
+    at: U64
+
+
+@dataclass
 class Challenge:
     protocol: Versions
     master: Id
     epoch: U32
     commit: U64
+    begun: List[Begun]
     nonce: Nonce
     time: I64
 
@@ -559,6 +567,7 @@ class Signature:
 @dataclass
 class Frame:
     session: U64
+    commit: U64
     message: Message
     signature: Optional[Signature] = field(default=None)
 

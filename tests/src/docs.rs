@@ -537,6 +537,9 @@ fn flag(name: &str) -> Option<&'static str> {
         "late_result" => "the outcome came after a person had given the job up",
         "missed_start" => "its start was missed while the slave was off",
         "interrupted" => "its work was interrupted",
+        "claimed" => {
+            "a slave speaks of an attempt that was never handed to it: nothing follows from that, look at `earlier`"
+        }
         _ => return None,
     })
 }

@@ -13,6 +13,7 @@ mod checks;
 mod disk;
 mod fingerprint;
 mod invariant;
+mod liar;
 mod links;
 mod machine;
 mod people;
@@ -21,7 +22,9 @@ mod stores;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use reloop_protocol::id::{Attempt, BootId, JobId, MasterId, Session, SlaveKey, StoreId};
+use reloop_protocol::id::{
+    Attempt, BootId, Commit, Incarnation, JobId, MasterId, Session, SlaveKey, StoreId,
+};
 use reloop_protocol::job::State;
 use reloop_protocol::limits;
 use reloop_protocol::master::{self, Answer, Enrollment, Master, RequestId};
@@ -33,7 +36,7 @@ use reloop_protocol::wire;
 
 use self::checks::UnderWay;
 
-pub use self::act::{Act, JobAct, LocalAct, Placed, SlaveAct, job_id};
+pub use self::act::{Act, JobAct, LocalAct, Placed, Said, SlaveAct, job_id};
 pub use self::disk::{MasterDisk, SlaveDisk};
 pub use self::invariant::{Broken, Invariant, Ledger, Told};
 pub use self::machine::{Machine, Work};
@@ -141,7 +144,7 @@ struct Saved {
 struct Wire {
     id: LinkId,
     to_master: VecDeque<Message>,
-    to_slave: VecDeque<(Session, Message)>,
+    to_slave: VecDeque<(Session, Commit, Message)>,
     session: Session,
     /// Swallows everything.
     half_open: bool,
@@ -151,7 +154,7 @@ struct Wire {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Stray {
-    ToSlave(usize, LinkId, Session, Message),
+    ToSlave(usize, LinkId, Session, Commit, Message),
     ToMaster(bool, LinkId, Message),
 }
 
@@ -362,8 +365,11 @@ impl World {
     pub fn start_master(&mut self) {
         let fresh = MasterId(self.bytes());
         let settings = master::Settings { enrollment: self.enrollment };
-        let state = master::recover(settings, fresh, self.master_disk.records());
-        self.master_disk.write(master::Write::Node(state.node));
+        let mut state = master::recover(settings, fresh, self.master_disk.records());
+        let incarnation = Incarnation(self.fresh().to_be_bytes());
+        for write in state.begin(incarnation) {
+            self.master_disk.write(write);
+        }
         if !self.master_disk.holds(&state) {
             self.violate(Invariant::DiskIsState, "a master that has just started");
         }
@@ -565,7 +571,7 @@ impl World {
 
     fn master_effect(&mut self, effect: master::Effect) {
         match effect {
-            master::Effect::Send { link, message } => {
+            master::Effect::Send { link, commit, message } => {
                 is_heard(&message);
                 if let Message::Want(want) = &message
                     && want.desired == Desired::Cancel(CancelMode::IfNotStarted)
@@ -578,7 +584,7 @@ impl World {
                     self.boxes.iter_mut().filter_map(|b| b.link.as_mut()).find(|w| w.id == link)
                     && !wire.half_open
                 {
-                    wire.to_slave.push_back((wire.session, message));
+                    wire.to_slave.push_back((wire.session, commit, message));
                 }
             }
             master::Effect::Close { link, code, .. } => {
@@ -591,10 +597,10 @@ impl World {
                     // What was sent before the close arrives before it.
                     let pending: Vec<_> =
                         held.link.take().into_iter().flat_map(|wire| wire.to_slave).collect();
-                    for (session, message) in pending {
+                    for (session, commit, message) in pending {
                         self.slave_event(
                             slave,
-                            slave::Event::Received { link, session, message, unfit: BTreeMap::new() },
+                            slave::Event::Received { link, session, commit, message, unfit: BTreeMap::new() },
                         );
                     }
                     self.slave_event(slave, slave::Event::LinkClosed { link });

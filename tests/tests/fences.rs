@@ -30,7 +30,10 @@ fn say(world: &mut World, message: Message) {
     let slave::Link::Live { link, session, .. } = world.boxes[0].state.as_ref().unwrap().link else {
         panic!("not live")
     };
-    world.slave_event(0, slave::Event::Received { link, session, message, unfit: BTreeMap::new() });
+    world.slave_event(
+        0,
+        slave::Event::Received { link, session, commit: Commit(0), message, unfit: BTreeMap::new() },
+    );
 }
 
 fn cancel_of(world: &World, job: JobId, attempt: u32, rev: u32) -> Message {
@@ -173,7 +176,7 @@ fn what_the_programs_cannot_do_is_never_held() {
     };
     let unfit = BTreeMap::from([(job, Reason::new(ReasonCode::BadParams, "the file does not match"))]);
     let message = Message::Want(want);
-    world.slave_event(0, slave::Event::Received { link, session, message, unfit });
+    world.slave_event(0, slave::Event::Received { link, session, commit: Commit(0), message, unfit });
     assert_eq!((world.on_slave(0, job), world.begun(job)), (None, 0));
 }
 
@@ -343,6 +346,7 @@ fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
         master: node.id,
         epoch: node.epoch,
         commit: node.commit,
+        begun: vec![],
         nonce: [0; 32],
         time: world.now(),
     };
@@ -353,7 +357,8 @@ fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
     let state = slave::step(state, now, slave::Event::LinkOpened { link, token: None }).state;
     let message = Message::Challenge(challenge);
     let unfit = BTreeMap::new();
-    let step = slave::step(state, now, slave::Event::Received { link, session, message, unfit });
+    let step =
+        slave::step(state, now, slave::Event::Received { link, session, commit: Commit(0), message, unfit });
     let hello = step.effects.into_iter().find_map(|effect| match effect {
         Effect::Send { message: Message::Hello(hello), .. } => Some(*hello),
         _ => None,

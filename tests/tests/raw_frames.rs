@@ -10,9 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use reloop_protocol::id::{Commit, Epoch, MasterId, Session, WishRev};
+use reloop_protocol::id::{Attempt, Commit, Epoch, Incarnation, MasterId, ReportSeq, Run, Session, WishRev};
+use reloop_protocol::job::State;
+use reloop_protocol::limits;
 use reloop_protocol::message::{
-    Bond, Challenge, CloseCode, Conduct, MachineReport, Message, Mode, PROTOCOL, Settled, Welcome,
+    Bond, Challenge, CloseCode, Conduct, Flags, MachineReport, Message, Mode, PROTOCOL, Report, Settled,
+    Source, Welcome,
 };
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, MAX_HANDSHAKE, MAX_MESSAGE, SUBPROTOCOL};
@@ -126,7 +129,12 @@ fn close_payload(code: u16, reason: &[u8]) -> Vec<u8> {
 /// wrong signatures are in `scenarios_identity`.
 fn bad_frames() -> Vec<(&'static str, Vec<u8>, CloseCode)> {
     use CloseCode::{Protocol, TooLarge};
-    let ping = wire::encode(&Frame { session: Session(0), message: Message::Ping, signature: None });
+    let ping = wire::encode(&Frame {
+        session: Session(0),
+        commit: Commit(0),
+        message: Message::Ping,
+        signature: None,
+    });
     let half = MAX_MESSAGE / 2 + 1;
     vec![
         ("not masked", frame(FIN | BINARY, false, 3, &ping), Protocol),
@@ -158,26 +166,26 @@ fn bad_frames() -> Vec<(&'static str, Vec<u8>, CloseCode)> {
         ("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), Protocol),
         ("nothing but zeros", vec![0; 4096], Protocol),
         ("nothing but ones", vec![0xff; 4096], Protocol),
-        ("an unknown message", masked(FIN | BINARY, &[0, 15, 0]), Protocol),
+        ("an unknown message", masked(FIN | BINARY, &[0, 0, 15, 0]), Protocol),
         (
             "an unknown message by a number of four bytes",
-            masked(FIN | BINARY, b"\0\xfc\xff\xff\xff\xff\0"),
+            masked(FIN | BINARY, b"\0\0\xfc\xff\xff\xff\xff\0"),
             Protocol,
         ),
-        ("an unknown close code in a Refuse", masked(FIN | BINARY, &[0, 3, 17, 0, 0, 0]), Protocol),
-        ("a tag that is neither 0 nor 1", masked(FIN | BINARY, &[0, 13, 2]), Protocol),
+        ("an unknown close code in a Refuse", masked(FIN | BINARY, &[0, 0, 3, 17, 0, 0, 0]), Protocol),
+        ("a tag that is neither 0 nor 1", masked(FIN | BINARY, &[0, 0, 13, 2]), Protocol),
         (
             "an integer of 16 bytes",
-            masked(FIN | BINARY, &[&[0xfe][..], &[1; 16], &[13, 0]].concat()),
+            masked(FIN | BINARY, &[&[0xfe][..], &[1; 16], &[0, 13, 0]].concat()),
             Protocol,
         ),
-        ("bytes left over", masked(FIN | BINARY, &[0, 13, 0, 0]), Protocol),
-        ("bytes missing", masked(FIN | BINARY, &[0, 13]), Protocol),
+        ("bytes left over", masked(FIN | BINARY, &[0, 0, 13, 0, 0]), Protocol),
+        ("bytes missing", masked(FIN | BINARY, &[0, 0, 13]), Protocol),
         ("an empty message", masked(FIN | BINARY, &[]), Protocol),
         // An Answer (12) to an Ask, with a log (2) of 2^64 - 1 bytes.
         (
             "a list that claims to be endless",
-            masked(FIN | BINARY, &[&[1, 12, 1, 2, 0, 0, 0xfd][..], &[0xff; 8], &[0; 8]].concat()),
+            masked(FIN | BINARY, &[&[1, 0, 12, 1, 2, 0, 0, 0xfd][..], &[0xff; 8], &[0; 8]].concat()),
             Protocol,
         ),
         ("2^63 bytes", frame(FIN | BINARY, true, 1 << 63, &[0; 64]), TooLarge),
@@ -329,7 +337,12 @@ async fn what_comes_before_its_time_or_only_by_half_is_no_way_in() {
     let began = Instant::now();
     let ping = masked(
         FIN | BINARY,
-        &wire::encode(&Frame { session: Session(0), message: Message::Ping, signature: None }),
+        &wire::encode(&Frame {
+            session: Session(0),
+            commit: Commit(0),
+            message: Message::Ping,
+            signature: None,
+        }),
     );
     while raw.0.write_all(&[&ping[..], &masked(FIN | PING, &[])].concat()).await.is_ok() {
         assert!(began.elapsed() < limit + GOODBYE, "it still listens");
@@ -344,7 +357,8 @@ async fn what_comes_before_its_time_or_only_by_half_is_no_way_in() {
 async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_stranger() {
     let house = House::new(|_| {}).await;
     let key = key(7);
-    let say = |message| wire::encode(&Frame { session: Session(1), message, signature: None });
+    let say =
+        |message| wire::encode(&Frame { session: Session(1), commit: Commit(0), message, signature: None });
     let settled = |machine: MachineReport| {
         Message::Settled(Settled {
             session: Session(1),
@@ -360,6 +374,7 @@ async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_s
         master: MasterId([1; 16]),
         epoch: Epoch(1),
         commit: Commit(1),
+        begun: vec![],
         nonce: [0; 32],
         time: Time(0),
     };
@@ -375,7 +390,7 @@ async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_s
             masked(FIN | BINARY, &say(Message::Challenge(challenge))),
             CloseCode::Protocol,
         ),
-        ("an unknown message", masked(FIN | BINARY, &[1, 15, 0]), CloseCode::Protocol),
+        ("an unknown message", masked(FIN | BINARY, &[1, 0, 15, 0]), CloseCode::Protocol),
         ("not masked", frame(FIN | BINARY, false, 3, &say(Message::Ping)), CloseCode::Protocol),
         (
             "one byte above the limit",
@@ -400,6 +415,81 @@ async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_s
     assert_eq!(raw.closed().await, Some(CloseCode::Protocol.number()), "the frame's session is the Hello's");
     house.let_go(before, 1, "a frame of another session").await;
     house.ends_undisturbed_by(&["raw"]).await;
+}
+
+/// It is handed one job, and speaks for those beside it: their ids follow each other.
+#[tokio::test]
+async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
+    let house = House::new(|_| {}).await;
+    let order =
+        scenario::with(scenario::work("beside", 0.0), serde_json::json!({"quantity": 20, "slave": "s0"}));
+    let order = house.f.client.place(&order, None).await.unwrap().expect(201);
+    let id = |job: &Value| job["id"].as_str().unwrap().to_owned();
+    let beside: Vec<String> = order["jobs"].as_array().unwrap().iter().map(id).collect();
+    assert_eq!(beside.len(), 20);
+
+    let key = key(7);
+    let (mut raw, nonce) = Raw::challenged(house.addr()).await;
+    let hello = hello(&key);
+    raw.say(&signed(&key, &nonce, hello.clone())).await;
+    assert!(matches!(raw.message().await, Some(Message::Welcome(_))));
+    let say = |message| Frame { session: hello.session, commit: Commit(0), message, signature: None };
+    raw.say(&say(Message::Settled(Settled {
+        session: hello.session,
+        reports: vec![],
+        records: vec![],
+        declined: vec![],
+        machine: hello.machine.clone(),
+    })))
+    .await;
+    let own = scenario::with(scenario::work("own", 0.0), serde_json::json!({"slave": "raw"}));
+    let own = house.f.place(own).await;
+    let want = loop {
+        match raw.message().await.expect("work") {
+            Message::Want(want) => break want,
+            other => assert!(matches!(other, Message::Conduct(_)), "{other:?}"),
+        }
+    };
+    let report = Report {
+        job: want.job,
+        attempt: want.attempt,
+        run: Run(1),
+        rev: want.rev,
+        seq: ReportSeq { start: 1, count: 1 },
+        state: State::Succeeded,
+        waiting_for: None,
+        progress: None,
+        note: None,
+        accepted_at: Time(0),
+        started_at: None,
+        started_rev: None,
+        ended_at: None,
+        outcome: None,
+        reason: None,
+        flags: Flags::default(),
+        source: Source::Machine,
+    };
+    for attempt in [Attempt(1), Attempt(2), Attempt(limits::COUNT)] {
+        for job in beside.iter().chain([&house.job]) {
+            let (job, rev) = (job.parse().unwrap(), WishRev(limits::COUNT));
+            raw.say(&say(Message::Report(Report { job, attempt, rev, ..report.clone() }))).await;
+        }
+    }
+    raw.say(&say(Message::Report(report))).await;
+    house.f.state(&own, "succeeded").await;
+    for job in &beside {
+        let seen = house.f.job(job).await;
+        assert!(!seen["ended_at"].is_string() && scenario::has_flag(&seen, "claimed"), "{seen:#}");
+        assert!(seen["earlier"].as_array().unwrap().iter().all(|one| one["claimed"] == true), "{seen:#}");
+    }
+    assert_eq!(house.f.job(&house.job).await["state"], "running");
+    drop(raw);
+    house.f.slaves[0].open_gate("honest");
+    for job in &beside {
+        let seen = house.f.state(job, "succeeded").await;
+        assert_eq!((&seen["slave"], &seen["attempt"]), (&"s0".into(), &1.into()), "{seen:#}");
+    }
+    assert_eq!(house.f.slaves[0].starts("beside"), 20);
 }
 
 /// Each claims as much as may be claimed, sends next to nothing of it, and waits.
@@ -554,7 +644,12 @@ async fn a_slave_leaves_a_bad_master_says_what_is_wrong_and_comes_back_while_its
     .await;
     let job = f.place(gated("mine")).await;
     f.state(&job, "running").await;
-    let master = Bond { master: MasterId([9; 16]), epoch: Epoch(1), commit: Commit(1) };
+    let master = Bond {
+        master: MasterId([9; 16]),
+        epoch: Epoch(1),
+        incarnation: Incarnation::default(),
+        commit: Commit(1),
+    };
     let welcome = Welcome {
         protocol: 1,
         session: Session(0),
@@ -567,11 +662,12 @@ async fn a_slave_leaves_a_bad_master_says_what_is_wrong_and_comes_back_while_its
         master: master.master,
         epoch: master.epoch,
         commit: master.commit,
+        begun: vec![],
         nonce: [0; 32],
         time: Time(0),
     };
     let say = |message| {
-        let bytes = wire::encode(&Frame { session: Session(0), message, signature: None });
+        let bytes = wire::encode(&Frame { session: Session(0), commit: Commit(0), message, signature: None });
         spoken(FIN | BINARY, &bytes)
     };
     let ours = say(Message::Challenge(challenge(PROTOCOL)));
@@ -612,7 +708,7 @@ async fn a_slave_leaves_a_bad_master_says_what_is_wrong_and_comes_back_while_its
         ("garbage", behind(vec![0xff; 200]), protocol, "4400"),
         ("masked", behind(masked(FIN | BINARY, &ours[2..])), protocol, "4400"),
         ("text", behind(spoken(FIN | TEXT, b"hello")), protocol, "4400"),
-        ("an unknown message", behind(spoken(FIN | BINARY, &[0, 15, 0])), protocol, "4400"),
+        ("an unknown message", behind(spoken(FIN | BINARY, &[0, 0, 15, 0])), protocol, "4400"),
         ("bytes left over", behind(spoken(FIN | BINARY, &[&ours[2..], &[0]].concat())), protocol, "4400"),
         (
             "2^63 bytes",

@@ -3,7 +3,7 @@
 #![cfg(test)]
 
 use reloop_protocol::handshake::{self, FromSlave};
-use reloop_protocol::id::{Attempt, JobId, Run, Session, StoreId};
+use reloop_protocol::id::{Attempt, Commit, JobId, Run, Session, StoreId};
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::limits::LOG_BYTES;
 use reloop_protocol::master::{Answer, Delivery, JobCommand, Order, Origin, SlaveCommand, origin};
@@ -387,7 +387,10 @@ fn what_has_not_ended_is_not_forgotten_whoever_says_so() {
     let mut seq = report.seq;
     seq.count += 100;
     let message = Message::Forget(Forget { job, attempt: report.attempt, seq });
-    world.slave_event(0, slave::Event::Received { link, session, message, unfit: Default::default() });
+    world.slave_event(
+        0,
+        slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() },
+    );
     assert_eq!(world.on_slave(0, job), Some(State::Running));
     // Nor an outcome that is newer than what the master has on disk.
     world.cut(0);
@@ -400,7 +403,10 @@ fn what_has_not_ended_is_not_forgotten_whoever_says_so() {
         panic!("not live")
     };
     let message = Message::Forget(Forget { job, attempt: report.attempt, seq: report.seq });
-    world.slave_event(0, slave::Event::Received { link, session, message, unfit: Default::default() });
+    world.slave_event(
+        0,
+        slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() },
+    );
     assert_eq!(world.on_slave(0, job), Some(State::Succeeded));
 }
 
@@ -432,11 +438,17 @@ fn frames_of_another_session_have_no_force() {
     let other_session = reloop_protocol::id::Session(session.0 + 1);
     for (link, session) in [(other_link, session), (link, other_session)] {
         let message = Message::Want(want.clone());
-        world.slave_event(0, slave::Event::Received { link, session, message, unfit: Default::default() });
+        world.slave_event(
+            0,
+            slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() },
+        );
         assert_eq!(world.on_slave(0, job), Some(State::Accepted));
     }
     let message = Message::Want(want);
-    world.slave_event(0, slave::Event::Received { link, session, message, unfit: Default::default() });
+    world.slave_event(
+        0,
+        slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() },
+    );
     assert_eq!(world.begun(job), 1, "of this session it has");
 }
 
@@ -615,7 +627,8 @@ fn a_part_of_an_output_fits_an_answer_however_much_is_asked_for() {
         let question = Question::Log { job, attempt: Attempt(1), run: Run(1), offset: None, limit: asked };
         let message = Message::Ask(Ask { id: 1, question });
         let now = Now { wall: world.now(), boot_ms: 0 };
-        let event = slave::Event::Received { link, session, message, unfit: Default::default() };
+        let event =
+            slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() };
         let effects = slave::step(state.clone(), now, event).effects;
         let limits = effects.iter().filter_map(|effect| match effect {
             slave::Effect::ReadLog { limit, .. } => Some(*limit),
@@ -852,7 +865,7 @@ fn nothing_is_heard_before_a_hello_nor_before_a_challenge() {
     let (mut world, job) = starting(|_| {});
     world.cut(0);
     let hello = world.boxes[0].state.as_ref().map(|state| state.node.session).unwrap();
-    let frame = |session, message| Frame { session, message, signature: None };
+    let frame = |session, message| Frame { session, commit: Commit(0), message, signature: None };
     let report = world.boxes[0].state.as_ref().unwrap().jobs[&job].report.clone();
     let word = Message::Report(report);
     for early in [word.clone(), Message::Ping] {
@@ -897,11 +910,17 @@ fn shown_token(world: &mut World) -> (Option<String>, bool) {
         master: node.id,
         epoch: node.epoch,
         commit: node.commit,
+        begun: vec![],
         nonce: [0; 32],
         time: world.now(),
     };
-    let received =
-        |session, message| slave::Event::Received { link, session, message, unfit: Default::default() };
+    let received = |session, message| slave::Event::Received {
+        link,
+        session,
+        commit: Commit(0),
+        message,
+        unfit: Default::default(),
+    };
     let step = slave::step(state, now, received(Session(0), Message::Challenge(challenge)));
     let hello = step.effects.iter().find_map(|effect| match effect {
         slave::Effect::Send { message: Message::Hello(hello), .. } => Some(hello.clone()),
@@ -967,7 +986,8 @@ fn what_a_master_refuses_with_is_one_line_in_a_slaves_log() {
     let state = slave::step(state, now, slave::Event::LinkOpened { link, token: None }).state;
     let text = "no\n2026-01-01T00:00:00Z ERROR \u{1b}[31mthe roof burns".to_owned();
     let message = Message::Refuse(Refuse { code: CloseCode::TryLater, text, retry_after_ms: None });
-    let event = slave::Event::Received { link, session, message, unfit: Default::default() };
+    let event =
+        slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() };
     let said = slave::step(state, now, event).effects.into_iter().find_map(|effect| match effect {
         slave::Effect::Close { text, .. } => Some(text),
         _ => None,

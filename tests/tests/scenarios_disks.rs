@@ -189,6 +189,57 @@ async fn d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_co
 }
 
 #[tokio::test]
+async fn d4_files_that_were_copied_while_the_links_were_live_start_nothing_twice() {
+    const TAGS: [&str; 6] = ["one", "two", "three", "four", "five", "six"];
+    let mut f = Factory::new().await;
+    f.add(|_| {});
+    f.online(1).await;
+    let mut jobs = vec![];
+    for tag in TAGS {
+        jobs.push(f.place(gated(tag)).await);
+    }
+    f.state(&jobs[0], "running").await;
+    f.state(&jobs[1], "running").await;
+    let backup = f.master.backup();
+    for tag in TAGS {
+        f.slaves.iter().for_each(|slave| slave.open_gate(tag));
+    }
+    for job in &jobs {
+        f.state(job, "succeeded").await;
+    }
+    for slave in 0..2 {
+        f.holds_nothing(slave).await;
+    }
+
+    // Nobody says that the files were put back, and no link has ended before the master itself.
+    come_up_on(&mut f, &backup).await;
+    for slave in 0..2 {
+        f.nets[slave].pass();
+        f.at_machine(slave, "doubting", |status| {
+            status["link"]["state"] == "online" && status["link"]["doubtful"] == true
+        })
+        .await;
+    }
+    let since = f.place(work("since", 0.0)).await;
+    let why = f.client.explain(&since).await.unwrap().expect(200);
+    for slave in why["slaves"].as_array().unwrap() {
+        assert_eq!(slave["why_not"], "doubts", "{why:#}");
+    }
+    let starts = |f: &Factory, tag: &str| f.slaves.iter().map(|slave| slave.starts(tag)).sum::<usize>();
+    for tag in TAGS {
+        assert_eq!(starts(&f, tag), 1, "{tag}");
+    }
+
+    confirm_restore(&f).await;
+    for job in &jobs {
+        f.state(job, "succeeded").await;
+    }
+    for tag in TAGS {
+        assert_eq!(starts(&f, tag), 1, "{tag}");
+    }
+}
+
+#[tokio::test]
 async fn d5_of_two_copies_of_a_master_the_older_is_refused_and_told_so() {
     let f = Factory::new().await;
     let backup = f.master.backup();

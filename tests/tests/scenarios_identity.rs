@@ -7,7 +7,7 @@ mod scenario;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use reloop_protocol::id::Session;
+use reloop_protocol::id::{Commit, Session};
 use reloop_protocol::message::{CloseCode, Message, Refuse};
 use reloop_protocol::wire::{self, Frame, SUBPROTOCOL};
 use reloop_tests::process::{MasterOptions, Slave};
@@ -272,7 +272,7 @@ async fn who_does_not_speak_the_protocol_is_closed_with_the_documented_code_and_
         id: 1,
         answer: reloop_protocol::message::Reply::Done,
     });
-    raw.say(&Frame { session: Session(1), message: answer, signature: None }).await;
+    raw.say(&Frame { session: Session(1), commit: Commit(0), message: answer, signature: None }).await;
     assert_eq!(raw.closed().await, Some(CloseCode::Protocol.number()), "a Hello comes first");
 
     let (mut raw, nonce) = Raw::challenged(addr).await;

@@ -386,7 +386,9 @@ fn show_job(job: &Value) -> String {
     ]);
     for earlier in job["earlier"].as_array().into_iter().flatten() {
         let (attempt, slave) = (&earlier["attempt"], word(&earlier["slave"]));
-        shown.push_str(&format!("attempt {attempt} on {slave}: {}\n", word(&earlier["state"])));
+        let claimed = earlier["claimed"] == json!(true);
+        let claimed = if claimed { " (it says so, and was never handed it)" } else { "" };
+        shown.push_str(&format!("attempt {attempt} on {slave}: {}{claimed}\n", word(&earlier["state"])));
     }
     shown
 }

@@ -431,6 +431,7 @@ fn schemas() -> Value {
                 "started_at": time_or_null(), "ended_at": time_or_null(), "outcome": nullable("Outcome"),
                 "earlier": list(shown(json!({
                     "attempt": whole(), "slave": text(), "state": state(), "started_at": time_or_null(),
+                    "claimed": { "type": "boolean", "description": "The slave was never handed this: nothing follows from it." },
                     "ended_at": time_or_null(), "outcome": nullable("Outcome"), "reason": nullable("Reason"),
                 }))),
                 "revision": whole(),

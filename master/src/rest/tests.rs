@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use reloop_node::store::{Options, Store};
-use reloop_protocol::id::{Attempt, MasterId, ReportSeq, Run, Session, StoreId, WishRev};
+use reloop_protocol::id::{Attempt, Epoch, MasterId, ReportSeq, Run, Session, StoreId, WishRev};
 use reloop_protocol::job::State as JobState;
 use reloop_protocol::master::{self, Desk, DeskLink, Enrolled, Enrollment, Settings, Write};
 use reloop_protocol::message::{Activity, Conduct, Flags, MachineReport, Mode, Report, Source};
@@ -131,6 +131,7 @@ fn mill() -> Desk {
         store: Some(StoreId([2; 16])),
         boot: None,
         session: Session(5),
+        settled_in: Epoch(1),
         programs: vec!["mill".to_owned()],
         labels: BTreeMap::from([("material".to_owned(), "pla".to_owned())]),
         capacity: 4,

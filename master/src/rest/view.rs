@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use reloop_protocol::id::SlaveKey;
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{Desk, Earlier, Enrolled, Explanation, Job, JobEvent, Master, Order, Receipt};
+use reloop_protocol::master::{
+    Basis, Desk, Earlier, Enrolled, Explanation, Job, JobEvent, Master, Order, Receipt,
+};
 use reloop_protocol::message::{Activity, Mode, Outcome, Reason};
 use reloop_protocol::spec::{CancelMode, Desired, Gate, StartRule};
 use reloop_protocol::time::{Millis, Time};
@@ -119,6 +121,8 @@ pub(super) struct EarlierView {
     attempt: u32,
     slave: String,
     state: &'static str,
+    /// The slave's own word alone: it was never handed this.
+    claimed: bool,
     started_at: Option<String>,
     ended_at: Option<String>,
     outcome: Option<OutcomeView>,
@@ -235,6 +239,7 @@ fn earlier_view(earlier: &Earlier, slave: String) -> EarlierView {
         attempt: earlier.attempt.0,
         slave,
         state: earlier.state.name(),
+        claimed: earlier.basis == Basis::Claim,
         started_at: report.and_then(|report| report.started_at).map(time),
         ended_at: report.and_then(|report| report.ended_at).map(time),
         outcome: report.and_then(|report| report.outcome.as_ref()).map(OutcomeView::from),

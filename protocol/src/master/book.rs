@@ -130,6 +130,20 @@ pub struct Earlier {
     pub state: State,
     /// What the slave said last.
     pub report: Option<Report>,
+    /// How the slave came by it.
+    pub basis: Basis,
+}
+
+/// What a slave's word of an attempt rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Basis {
+    /// The master has handed this attempt to this slave.
+    Handed,
+    /// The master may have handed it to this slave and forgotten it: it was told in the first handshake after a restore, or of a job
+    /// that was adopted.
+    Gap,
+    /// Its own word alone: it is shown to people, and nothing follows from it for the job.
+    Claim,
 }
 
 /// Something that a job went through.
@@ -204,6 +218,11 @@ impl Job {
     /// This attempt is that slave's.
     pub(super) fn hand(&mut self, attempt: Attempt, holder: SlaveKey) {
         self.remember(attempt, holder);
+        // What was claimed of it before is now what speaks for the job.
+        self.earlier.retain(|earlier| (earlier.attempt, earlier.holder) != (attempt, holder));
+        if !self.earlier.iter().any(|earlier| earlier.basis == Basis::Claim) {
+            self.flags.0 &= !Flags::CLAIMED.0;
+        }
         self.attempt = attempt;
         self.holder = Some(holder);
     }
@@ -220,10 +239,12 @@ impl Job {
         }
     }
 
-    /// This slave may speak of that attempt: it was handed to it, or too long ago to know.
+    /// This attempt was handed to that slave; of those that are too old to be remembered, to a slave that has had the job since.
     pub(super) fn was_handed(&self, attempt: Attempt, holder: SlaveKey) -> bool {
-        let forgotten = self.handed.len() == HANDED && self.handed.front().is_some_and(|(a, _)| attempt < *a);
-        forgotten || self.handed.contains(&(attempt, holder))
+        let is_forgotten =
+            self.handed.len() == HANDED && self.handed.front().is_some_and(|(a, _)| attempt < *a);
+        self.handed.contains(&(attempt, holder))
+            || is_forgotten && self.handed.iter().any(|(_, key)| *key == holder)
     }
 
     pub(super) fn wish(&mut self, desired: Desired) {

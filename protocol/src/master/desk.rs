@@ -42,6 +42,9 @@ pub struct Desk {
     pub boot: Option<BootId>,
     /// Its session then.
     pub session: Session,
+    /// The epoch of this master in which it last settled, 0 if in none: after a restore, it closes the gap in the master's memory
+    /// once.
+    pub settled_in: Epoch,
     /// Programs that it offers.
     pub programs: Vec<String>,
     /// Its labels.
@@ -195,6 +198,7 @@ impl Desk {
             store: None,
             boot: None,
             session: Session(0),
+            settled_in: Epoch(0),
             programs: vec![],
             labels: BTreeMap::new(),
             capacity: 0,
@@ -273,6 +277,7 @@ impl Rules {
             master: node.id,
             epoch: node.epoch,
             commit: node.commit,
+            begun: self.state.begun.clone(),
             nonce,
             time: self.now,
         };
@@ -352,6 +357,7 @@ impl Rules {
         }
         let key = hello.key;
         self.state.links.insert(link, Some(key));
+        let bond = bond_of(&self.state);
         let Some(desk) = self.state.desks.get_mut(&key) else { return };
         let foreign = hello.bond.is_some_and(|bond| bond.master != self.state.node.id);
         if foreign {
@@ -359,7 +365,7 @@ impl Rules {
             let welcome = Welcome {
                 protocol: PROTOCOL.common(hello.protocol).unwrap_or(PROTOCOL.newest),
                 session: hello.session,
-                bond: bond_of(self.state.node),
+                bond,
                 conduct: desk.conduct,
                 rulings: vec![],
             };
@@ -447,7 +453,8 @@ impl Rules {
     }
 
     pub(super) fn send(&mut self, link: LinkId, message: Message) {
-        self.effects.push(Effect::Send { link, message });
+        // The end of the step fills the commit in.
+        self.effects.push(Effect::Send { link, commit: Commit(0), message });
     }
 
     pub(super) fn close(&mut self, link: LinkId, code: CloseCode, text: String) {
@@ -475,7 +482,9 @@ impl Rules {
         };
         // By what it was told: a master that was put back may have caught up since.
         let told = self.state.told.get(&link).copied().unwrap_or(node.commit);
-        let doubts = hello.bond.is_some_and(|bond| bond.epoch == node.epoch && bond.commit > told);
+        let doubts = hello
+            .bond
+            .is_some_and(|bond| bond.epoch == node.epoch && bond.is_ahead_of(told, &self.state.begun));
         let conduct = desk.conduct;
         let mut rulings = Vec::new();
         let mut lines = Vec::new();
@@ -513,7 +522,7 @@ impl Rules {
         let welcome = Welcome {
             protocol: PROTOCOL.common(hello.protocol).unwrap_or(PROTOCOL.newest),
             session: hello.session,
-            bond: bond_of(node),
+            bond: bond_of(&self.state),
             conduct,
             rulings,
         };
@@ -674,8 +683,9 @@ fn receipt_line(
     }
 }
 
-fn bond_of(node: super::Node) -> Bond {
-    Bond { master: node.id, epoch: node.epoch, commit: Commit(node.commit.0) }
+fn bond_of(state: &super::Master) -> Bond {
+    let node = state.node;
+    Bond { master: node.id, epoch: node.epoch, incarnation: state.incarnation(), commit: node.commit }
 }
 
 /// The machine could take a job now.

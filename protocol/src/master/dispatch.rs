@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::desk::is_ready;
-use super::{Desk, Effect, Enrolled, Job, Rules};
+use super::{Desk, Enrolled, Job, Rules};
 use crate::id::{JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::message::{Message, Mode, WaitingFor};
@@ -129,7 +129,8 @@ impl Rules {
         if let (Some(job), Some(link)) =
             (self.state.book.jobs.get(&id), self.state.desks.get(&key).and_then(Desk::live))
         {
-            self.effects.push(Effect::Send { link, message: Message::Want(job.want(true)) });
+            let want = job.want(true);
+            self.send(link, Message::Want(want));
         }
         self.list(key);
     }

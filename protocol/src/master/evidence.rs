@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::book::durable_report;
 use super::desk::{Desk, DeskLink, Receipt, is_current};
-use super::{Delivery, Earlier, Effect, Job, RECEIPTS, Rules, Write};
+use super::{Basis, Delivery, Earlier, Effect, Job, RECEIPTS, Rules, Write};
 use crate::id::{Attempt, Epoch, JobId, SlaveKey, WishRev};
 use crate::job::{self, State};
 use crate::limits;
@@ -26,11 +26,20 @@ const ORDER_JOBS: usize = 1000;
 /// How much of a text is kept of an earlier hand-out, in bytes.
 const EARLIER_TEXT: usize = 256;
 
+/// How many hand-outs of one job a restored master may have forgotten: more than happen between two backups, and too few for a
+/// slave that lies to use the numbers up.
+const ATTEMPTS_AHEAD: u32 = 1 << 16;
+
+/// The same, of people's decisions about a slave.
+const DECISIONS_AHEAD: u32 = 1 << 16;
+
 const OLD_REPORT: &str = "a newer report is known";
 const OLD_DECLINE: &str = "it answers an older wish";
 const NEVER_HANDED: &str = "this attempt was never handed to this slave";
 const NOT_ASKED: &str = "a record that nobody asked for";
 const TOO_MANY: &str = "the slave has as many jobs as it may tell of";
+const UNKNOWN_WISH: &str = "the slave names a wish that this master can't have uttered";
+const FAR_AHEAD: &str = "the attempt or the wish is past all that a master counts to";
 const NO_RECORD: &str = "the slave did not tell the record that it was asked for";
 
 impl Rules {
@@ -56,6 +65,11 @@ impl Rules {
         desk.capacity = hello.capacity.min(limits::CAPACITY);
         desk.clock_offset_ms = hello.clock.ahead_of(since);
         desk.machine = Some(settled.machine.clone());
+        if !desk.doubts {
+            // Nobody has said yet that a master that is doubted is the one: what it does not know of is not believed either.
+            self.gap_of = (desk.settled_in < self.state.node.epoch).then_some(key);
+            desk.settled_in = self.state.node.epoch;
+        }
         desk.last_contact = Some(now);
         desk.balked = false;
         desk.link = match asking {
@@ -80,6 +94,7 @@ impl Rules {
         self.persist.push(Write::Receipt(Box::new(receipt)));
         // A master that was restored has forgotten how often people decided: its word has to be newer than any of those.
         if let Some(obeyed) = desk.machine.as_ref().map(|machine| machine.conduct)
+            && obeyed.rev.0 <= desk.conduct.rev.0.saturating_add(DECISIONS_AHEAD)
             && (obeyed.rev > desk.conduct.rev
                 || obeyed.rev == desk.conduct.rev && obeyed.mode != desk.conduct.mode)
         {
@@ -175,6 +190,7 @@ impl Rules {
                     job.report = None;
                 });
                 self.turn(id, job::Event::Vanished, "reconciliation");
+                self.take_up_forgotten(id);
             }
             Verdict::Release => self.given_back(id, desired, None),
             Verdict::Offer
@@ -185,6 +201,23 @@ impl Rules {
             | Verdict::Adopt
             | Verdict::Forget
             | Verdict::Quarantine => {}
+        }
+    }
+
+    /// Its slave does not have the job that the master, before it was restored, may have handed to another one later: what that one has
+    /// told of it speaks for the job.
+    fn take_up_forgotten(&mut self, id: JobId) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let is_later = |e: &&Earlier| {
+            e.basis == Basis::Gap
+                && e.attempt > job.attempt
+                && e.state != State::Accepted
+                && e.report.is_some()
+        };
+        let best = |e: &&Earlier| (e.state == State::Succeeded, e.state.is_started(), e.attempt);
+        let found = job.earlier.iter().filter(is_later).max_by_key(best).map(|e| (e.attempt, e.holder));
+        if let Some((attempt, holder)) = found {
+            self.promote(id, attempt, holder);
         }
     }
 
@@ -251,8 +284,17 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&report.job) else {
             return self.effects.push(Effect::Ignored(NO_RECORD));
         };
-        if !self.may_speak(&job, key, report.attempt) {
-            return self.take_claim(key, report, settled.is_some());
+        let basis = self.basis(&job, key, report.attempt);
+        match basis {
+            Basis::Handed => {}
+            Basis::Gap if is_free_for(&job, key) => {}
+            // Nobody speaks for what another slave has, or had to its end, without having been handed it.
+            Basis::Gap | Basis::Claim => return self.take_claim(key, report, basis),
+        }
+        let mut report = report;
+        if !job.rev.may_be_followed_by(report.rev, self.state.node.epoch) {
+            self.effects.push(Effect::Ignored(UNKNOWN_WISH));
+            report.rev = job.rev;
         }
         let row = Row {
             job: report.job,
@@ -295,38 +337,52 @@ impl Rules {
             }
             return self.take(key, report);
         }
+        if basis == Basis::Gap {
+            self.edit(id, |job| job.remember(report.attempt, key));
+        }
         self.take_older(key, report, line);
     }
 
-    /// Nobody speaks for another's job: what another slave has, or what is over, is spoken of only by whom it was handed
-    /// to, unless the master's own memory of that has a gap.
-    fn may_speak(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> bool {
-        let is_anothers = job.holder.map_or(job.state.is_ended(), |holder| holder != key);
-        !is_anothers || self.is_trusted(job, key, attempt)
+    /// What this slave's word of this attempt rests on. A master that was restored may have forgotten what it had handed out, and
+    /// one that adopted a job was never told of its other attempts: each slave tells what it has of that in its first handshake
+    /// with the restored or new master, and what it does not tell there it can't tell later.
+    fn basis(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> Basis {
+        if job.was_handed(attempt, key) {
+            return Basis::Handed;
+        }
+        let may_be_forgotten = self.state.node.epoch > Epoch(1) || job.flags.has(Flags::ADOPTED);
+        let closes_gap = self.gap_of == Some(key)
+            && may_be_forgotten
+            && attempt.0 <= job.last_attempt.0.saturating_add(ATTEMPTS_AHEAD);
+        let is_it = |e: &Earlier| e.attempt == attempt && e.holder == key && e.basis == Basis::Gap;
+        if closes_gap || job.earlier.iter().any(is_it) { Basis::Gap } else { Basis::Claim }
     }
 
-    /// It was handed to this slave, or may have been.
-    fn is_trusted(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> bool {
-        job.was_handed(attempt, key) || job.flags.has(Flags::ADOPTED) || self.state.node.epoch > Epoch(1)
-    }
-
-    /// The word of a slave that was never handed this, by all that the master knows: it lies, or the master was restored and
-    /// nobody has said so. It is kept beside the job for people to see, and nothing follows from it for the job.
-    fn take_claim(&mut self, key: SlaveKey, report: Report, settled: bool) {
+    /// A report of an attempt that was never handed to this slave, by all that the master knows, or of one that it may have forgotten
+    /// while another slave has the job. It is kept beside the job for people to see, and nothing follows from it for the job.
+    fn take_claim(&mut self, key: SlaveKey, report: Report, basis: Basis) {
         let Some(job) = self.state.book.jobs.get(&report.job) else { return };
         let (id, attempt, seq, said, rev) =
             (report.job, report.attempt, report.seq, report.state, report.rev);
-        let is_known = job.earlier.iter().any(|e| e.attempt == attempt && e.holder == key);
-        if !is_known && (!settled || job.earlier.len() >= EARLIER) {
-            return self.effects.push(Effect::Ignored(NEVER_HANDED));
+        let known = job.earlier.iter().find(|e| e.attempt == attempt && e.holder == key);
+        let (is_known, is_news) = (known.is_some(), known.is_none_or(|known| known.state != said));
+        self.effects.push(Effect::Ignored(NEVER_HANDED));
+        if !is_known && job.earlier.len() >= EARLIER {
+            return;
         }
-        self.keep_earlier(key, report);
+        if is_news {
+            self.keep_earlier(key, report, basis);
+        }
+        let flag = match basis {
+            Basis::Claim => Some(Flags::CLAIMED),
+            Basis::Handed | Basis::Gap => (said != State::Accepted).then_some(Flags::DUPLICATE),
+        };
+        if let (false, Some(flag)) = (is_known, flag) {
+            self.edit(id, |job| job.flags.set(flag));
+        }
         if said == State::Accepted {
             // By all that is known it is not to begin there, and nothing is lost by that.
             return self.withdraw(key, id, attempt, rev);
-        }
-        if !is_known {
-            self.edit(id, |job| job.flags.set(Flags::DUPLICATE));
         }
         if said.is_ended() {
             self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
@@ -334,7 +390,7 @@ impl Rules {
     }
 
     /// What a hand-out came to that does not speak for the job.
-    fn keep_earlier(&mut self, key: SlaveKey, report: Report) {
+    fn keep_earlier(&mut self, key: SlaveKey, report: Report, basis: Basis) {
         let report = report.clipped(EARLIER_TEXT);
         let (id, attempt, state) = (report.job, report.attempt, report.state);
         self.edit(id, |job| {
@@ -344,13 +400,15 @@ impl Rules {
                 Some(earlier) => {
                     earlier.state = state;
                     earlier.report = Some(report);
+                    earlier.basis = earlier.basis.min(basis);
                 }
-                None => job.keep(Earlier { attempt, holder: key, state, report: Some(report) }),
+                None => job.keep(Earlier { attempt, holder: key, state, report: Some(report), basis }),
             }
         });
     }
 
-    /// The slave's word about a hand-out that this master made before it was restored, and has forgotten.
+    /// The slave's word about a hand-out that this master made before it was restored, and has forgotten, of a job that no other slave
+    /// has.
     fn take_forgotten(&mut self, key: SlaveKey, report: Report) {
         let id = report.job;
         let Some(job) = self.state.book.jobs.get(&id) else { return };
@@ -367,7 +425,7 @@ impl Rules {
             // A success speaks for the job, whichever attempt it was.
             self.edit(id, |job| job.remember(attempt, key));
             let (said, seq) = (report.state, report.seq);
-            self.keep_earlier(key, report);
+            self.keep_earlier(key, report, Basis::Handed);
             if said.is_ended() {
                 return self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
             }
@@ -375,8 +433,6 @@ impl Rules {
                 format!("attempt {attempt} goes on although the job is done: stop it at the machine");
             return self.flag(id, Flags::DUPLICATE, &goes_on);
         }
-        // Who has not taken it yet learns it as soon as that is told.
-        let displaced = Some((job.holder, job.attempt, job.rev)).filter(|_| state == State::Accepted);
         let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
         if state.is_ended() {
             // It had been tried again.
@@ -396,11 +452,6 @@ impl Rules {
         });
         if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
             self.turn(id, job::Event::Bound, &by);
-        }
-        if let Some((Some(holder), attempt, rev)) = displaced
-            && holder != key
-        {
-            self.withdraw(holder, id, attempt, rev);
         }
         self.take(key, report);
     }
@@ -484,7 +535,7 @@ impl Rules {
     fn take_older(&mut self, key: SlaveKey, report: Report, line: &Line) {
         let id = report.job;
         let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev);
-        self.keep_earlier(key, report);
+        self.keep_earlier(key, report, Basis::Handed);
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let (newer, newer_holder, desired, is_canceled) =
             (job.state, job.holder, job.desired, job.is_canceled());
@@ -542,7 +593,7 @@ impl Rules {
     /// An earlier attempt speaks for the job again: nobody else has started it, or it is to end as well. What is wanted of
     /// it is said anew: a slave that has come back without it says so then.
     fn promote(&mut self, id: JobId, attempt: Attempt, key: SlaveKey) {
-        let now = self.now;
+        let (now, epoch) = (self.now, self.state.node.epoch);
         let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
         self.edit(id, |job| {
             let Some(at) =
@@ -557,7 +608,9 @@ impl Rules {
             // A master that was restored may have forgotten that it handed this out.
             job.hand(attempt, key);
             let known = earlier.report.as_ref().map_or(job.rev, |report| report.rev);
-            job.rev = job.rev.max(known);
+            if job.rev.may_be_followed_by(known, epoch) {
+                job.rev = job.rev.max(known);
+            }
             job.report = earlier.report;
             job.flags.set(Flags::LATE_RESULT);
             if job.is_canceled() && earlier.state == State::Succeeded {
@@ -684,8 +737,7 @@ impl Rules {
     fn speak_for(&mut self, id: JobId) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let alive = job.earlier.iter().find(|earlier| {
-            (earlier.state.is_started() || earlier.state == State::Succeeded)
-                && self.is_trusted(&job, earlier.holder, earlier.attempt)
+            (earlier.state.is_started() || earlier.state == State::Succeeded) && earlier.basis != Basis::Claim
         });
         if let Some((attempt, holder)) = alive.map(|earlier| (earlier.attempt, earlier.holder)) {
             self.promote(id, attempt, holder);
@@ -701,6 +753,9 @@ impl Rules {
         }
         if !report.state.is_ended() && self.state.book.held_by(key).count() >= limits::ROWS {
             return self.effects.push(Effect::Ignored(TOO_MANY));
+        }
+        if report.attempt.0 > limits::ADOPTED_ATTEMPT || report.rev.0 > limits::ADOPTED_REV {
+            return self.effects.push(Effect::Ignored(FAR_AHEAD));
         }
         let desk = self.state.desks.get(&key);
         let by = desk.map_or_else(String::new, |desk| desk.name.clone());
@@ -789,20 +844,30 @@ impl Rules {
     }
 }
 
+/// No other slave has this job, by all that the master knows since it was restored: nobody has it, its slave has come back without
+/// it, or it was canceled, which means all of its attempts.
+fn is_free_for(job: &Job, key: SlaveKey) -> bool {
+    let has_vanished = job.state == State::Uncertain && job.report.is_none();
+    let is_called_off = job.state == State::Canceled && job.is_canceled();
+    job.holder.is_none_or(|holder| holder == key) || has_vanished || is_called_off
+}
+
 impl Job {
     /// Another attempt comes: what this one came to is kept beside it.
     pub(super) fn set_aside(&mut self) {
         if let Some(holder) = self.holder.take() {
             let (attempt, state) = (self.attempt, self.state);
             let report = self.report.take().map(|report| report.clipped(EARLIER_TEXT));
-            self.keep(Earlier { attempt, holder, state, report });
+            self.keep(Earlier { attempt, holder, state, report, basis: Basis::Handed });
         }
     }
 
     fn keep(&mut self, earlier: Earlier) {
         self.earlier.push(earlier);
         if self.earlier.len() > EARLIER {
-            self.earlier.remove(0);
+            // What happened stays longer than what was only claimed.
+            let claimed = self.earlier.iter().position(|earlier| earlier.basis == Basis::Claim);
+            self.earlier.remove(claimed.unwrap_or(0));
         }
     }
 }

@@ -21,15 +21,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::book::{Book, Earlier, Job, JobEvent, Order, Retry, RetryOn};
+pub use self::book::{Basis, Book, Earlier, Job, JobEvent, Order, Retry, RetryOn};
 pub use self::desk::{Desk, DeskLink, Enrolled, Receipt, ReceiptLine};
 pub use self::dispatch::Room;
 pub use self::explain::{Explanation, WhyNot, explain};
 pub use self::live::Live;
 
-use crate::id::{Commit, Epoch, JobId, MasterId, OrderId, SlaveKey};
+use crate::id::{Commit, Epoch, Incarnation, JobId, MasterId, OrderId, SlaveKey};
 use crate::job::{self, End, State};
-use crate::message::{CloseCode, Hello, Message, Mode, Reason, ReasonCode, Reply};
+use crate::limits;
+use crate::message::{Begun, CloseCode, Hello, Message, Mode, Reason, ReasonCode, Reply};
 use crate::slave::LinkId;
 use crate::spec::{CancelMode, Late};
 use crate::time::{Millis, Time};
@@ -69,6 +70,8 @@ pub struct Master {
     pub settings: Settings,
     /// About itself.
     pub node: Node,
+    /// Its newest incarnations, oldest first; the last is this process.
+    pub begun: Vec<Begun>,
     /// The order book.
     pub book: Book,
     /// One desk per slave.
@@ -380,6 +383,8 @@ pub enum Write {
     Token([u8; 32], Option<Token>),
     /// A handshake's receipt.
     Receipt(Box<Receipt>),
+    /// Its newest incarnations.
+    Begun(Vec<Begun>),
 }
 
 /// What the driver has to do once the step's writes are durable.
@@ -389,6 +394,8 @@ pub enum Effect {
     Send {
         /// On which connection.
         link: LinkId,
+        /// The durable commits of this master by then: see [`Frame::commit`](crate::wire::Frame::commit).
+        commit: Commit,
         /// What.
         message: Message,
     },
@@ -469,6 +476,7 @@ pub fn newborn(settings: Settings, fresh: MasterId) -> Master {
     Master {
         settings,
         node: Node { id: fresh, epoch: Epoch(1), commit: Commit(0) },
+        begun: Vec::new(),
         book: Book::default(),
         desks: BTreeMap::new(),
         tokens: BTreeMap::new(),
@@ -487,12 +495,26 @@ impl Master {
     pub fn restore(&mut self, record: Write) {
         match record {
             Write::Node(node) => self.node = node,
+            Write::Begun(begun) => self.begun = begun,
             Write::Job(job) => self.book.restore(*job),
             Write::Desk(desk) => drop(self.desks.insert(desk.key, *desk)),
             Write::Token(hash, Some(token)) => drop(self.tokens.insert(hash, token)),
             Write::Token(hash, None) => drop(self.tokens.remove(&hash)),
             Write::Order(_) | Write::Key(..) | Write::Receipt(_) => {}
         }
+    }
+
+    /// A process begins with this state. What it gives has to be on disk before a slave hears of it.
+    pub fn begin(&mut self, incarnation: Incarnation) -> [Write; 2] {
+        let older = (self.begun.len() + 1).saturating_sub(limits::INCARNATIONS);
+        self.begun.drain(..older);
+        self.begun.push(Begun { incarnation, at: self.node.commit });
+        [Write::Node(self.node), Write::Begun(self.begun.clone())]
+    }
+
+    /// The process that speaks.
+    pub fn incarnation(&self) -> Incarnation {
+        self.begun.last().map_or_else(Incarnation::default, |begun| begun.incarnation)
     }
 }
 
@@ -588,6 +610,7 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
         stirred_desks: BTreeSet::new(),
         look_for_work: BTreeSet::new(),
         look_for_slave: BTreeSet::new(),
+        gap_of: None,
     };
     match event {
         Event::Recalled(jobs) => {
@@ -642,6 +665,8 @@ struct Rules {
     look_for_work: BTreeSet<SlaveKey>,
     /// Jobs that were queued.
     look_for_slave: BTreeSet<JobId>,
+    /// The slave whose first handshake after a restore ends in this step: it closes the gap in the master's memory.
+    gap_of: Option<SlaveKey>,
 }
 
 impl Rules {
@@ -715,6 +740,12 @@ impl Rules {
         if !self.persist.is_empty() {
             self.state.node.commit = self.state.node.commit.next();
             self.persist.push(Write::Node(self.state.node));
+        }
+        // What this step says is said once its own writes are durable.
+        for effect in &mut self.effects {
+            if let Effect::Send { commit, .. } = effect {
+                *commit = self.state.node.commit;
+            }
         }
         self.stirred.append(&mut self.touched);
         self.stirred_desks.append(&mut self.desks);

@@ -207,10 +207,11 @@ impl Rules {
         };
         // The book's word of it may be that it was given up: what counts is what its slave said.
         let earlier = || {
-            job.earlier.iter().find_map(|earlier| {
-                let report = earlier.report.as_ref().filter(wonders)?;
-                Some((earlier.attempt, earlier.holder, report.rev))
-            })
+            let wondering =
+                job.earlier.iter().filter(|e| e.report.as_ref().is_some_and(|report| wonders(&report)));
+            // What is only claimed does not stand in the way of what was handed out.
+            let earlier = wondering.min_by_key(|earlier| earlier.basis)?;
+            Some((earlier.attempt, earlier.holder, earlier.report.as_ref()?.rev))
         };
         let (attempt, holder, rev) = itself().or_else(earlier)?;
         let Some(link) = self.state.desks.get(&holder).and_then(Desk::live) else {

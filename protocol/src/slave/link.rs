@@ -30,6 +30,7 @@ impl Rules {
         &mut self,
         link: LinkId,
         session: Session,
+        commit: Commit,
         message: Message,
         unfit: &BTreeMap<JobId, Reason>,
     ) {
@@ -53,7 +54,7 @@ impl Rules {
                 self.welcomed(link, session, doubtful, welcome, unfit);
             }
             (Link::Live { link: l, session: s, doubtful }, message) if l == link && s == session => {
-                self.live(doubtful, message, unfit);
+                self.live(doubtful, commit, message, unfit);
             }
             (
                 Link::Live { .. }
@@ -252,7 +253,7 @@ impl Rules {
         }
     }
 
-    fn live(&mut self, doubtful: bool, message: Message, unfit: &BTreeMap<JobId, Reason>) {
+    fn live(&mut self, doubtful: bool, commit: Commit, message: Message, unfit: &BTreeMap<JobId, Reason>) {
         if let (Some(commit), Some(bond)) = (self.state.fresh.owed.take(), &mut self.state.node.bond) {
             bond.commit = commit;
         }
@@ -260,10 +261,26 @@ impl Rules {
             Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful => {
                 self.effects.push(Effect::Ignored(DOUBTED));
             }
-            Message::Want(want) => self.wanted(want, unfit),
-            Message::Forget(forget) => self.forget(forget),
-            Message::Conduct(conduct) => self.conduct(conduct),
-            Message::Ask(ask) => self.asked(ask.id, ask.question),
+            Message::Want(want) => {
+                self.saw(commit);
+                self.wanted(want, unfit);
+            }
+            Message::Forget(forget) => {
+                self.saw(commit);
+                self.forget(forget);
+            }
+            Message::Conduct(conduct) => {
+                self.saw(commit);
+                self.conduct(conduct);
+            }
+            Message::Ask(ask) => {
+                match ask.question {
+                    Question::Ready { .. } | Question::Clear { .. } => self.saw(commit),
+                    // Reading changes nothing here, and whoever follows an output asks often.
+                    Question::Log { .. } => {}
+                }
+                self.asked(ask.id, ask.question);
+            }
             Message::Ping | Message::Pong => {}
             Message::Challenge(_)
             | Message::Hello(_)
@@ -280,6 +297,13 @@ impl Rules {
                     self.effects.push(Effect::Close { link, code: CloseCode::Protocol, text });
                 }
             }
+        }
+    }
+
+    /// The master has come this far: what follows from its message is on disk only together with that.
+    fn saw(&mut self, commit: Commit) {
+        if let Some(bond) = &mut self.state.node.bond {
+            bond.commit = bond.commit.max(commit);
         }
     }
 

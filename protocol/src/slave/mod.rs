@@ -339,6 +339,8 @@ pub enum Event {
         link: LinkId,
         /// In which session.
         session: Session,
+        /// The master's durable commits when it said this.
+        commit: Commit,
         /// What.
         message: Message,
         /// Offers in it that this slave's programs cannot do, and why.
@@ -653,7 +655,9 @@ pub fn step(state: Slave, now: Now, event: Event) -> Step {
         Event::AgentStarted { boot, fingerprint, known_key, next_store, damage } => {
             rules.agent_started(boot, fingerprint, known_key, next_store, damage);
         }
-        Event::Received { link, session, message, unfit } => rules.received(link, session, message, &unfit),
+        Event::Received { link, session, commit, message, unfit } => {
+            rules.received(link, session, commit, message, &unfit);
+        }
         Event::LinkOpened { link, token } => {
             rules.state.settings.token = token;
             rules.state.link = Link::Opened { link };
@@ -1035,7 +1039,11 @@ fn standing(bond: Option<Bond>, challenge: &Challenge) -> Standing {
         Some(bond) if bond.epoch > challenge.epoch => Standing::Old,
         // Just admitted there: nothing of what was forgotten before is on its disk.
         Some(bond) if bond.commit == Commit(0) => Standing::New,
-        Some(bond) if bond.epoch == challenge.epoch && bond.commit > challenge.commit => Standing::Old,
+        Some(bond)
+            if bond.epoch == challenge.epoch && bond.is_ahead_of(challenge.commit, &challenge.begun) =>
+        {
+            Standing::Old
+        }
         Some(bond) if bond.epoch < challenge.epoch => Standing::Restored,
         Some(_) => Standing::Known,
     }

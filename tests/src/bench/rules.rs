@@ -173,13 +173,14 @@ impl Pair {
                     self.master = Some(state);
                     let session = |slave: &Option<Slave>| slave.as_ref().map(|slave| slave.node.session);
                     for effect in effects {
-                        if let master::Effect::Send { message, .. } = effect
+                        if let master::Effect::Send { commit, message, .. } = effect
                             && let Some(session) = session(&self.slave)
                         {
                             let unfit = BTreeMap::new();
                             ways.push_back(Way::Down(slave::Event::Received {
                                 link: LINK,
                                 session,
+                                commit,
                                 message,
                                 unfit,
                             }));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use futures_util::{SinkExt as _, StreamExt as _};
 use reloop_node::link;
-use reloop_protocol::id::{BootId, SlaveKey, StoreId};
+use reloop_protocol::id::{BootId, Commit, SlaveKey, StoreId};
 use reloop_protocol::job::End;
 use reloop_protocol::message::{Message, Outcome};
 use reloop_protocol::slave::{self, AfterFailure, Ended, Fact, Link, LinkId, Now, Probed, Release, Slave};
@@ -233,7 +233,7 @@ impl Member {
                             self.counts.reports.fetch_add(1, Ordering::Relaxed);
                         }
                         let signature = self.signature(&message, nonce);
-                        unsent.push(wire::encode(&Frame { session, message, signature }));
+                        unsent.push(wire::encode(&Frame { session, commit: Commit(0), message, signature }));
                     }
                     slave::Effect::Close { .. } => stays = false,
                     slave::Effect::Start { work, .. } => {
@@ -380,10 +380,10 @@ fn heard(
     nonce: &mut Option<[u8; 32]>,
     unsent: &mut Vec<Vec<u8>>,
 ) -> bool {
-    let Frame { session, message, .. } = frame;
+    let Frame { session, commit, message, .. } = frame;
     match message {
         Message::Ping => {
-            let pong = Frame { session, message: Message::Pong, signature: None };
+            let pong = Frame { session, commit: Commit(0), message: Message::Pong, signature: None };
             unsent.push(wire::encode(&pong));
             true
         }
@@ -392,7 +392,7 @@ fn heard(
             if let Message::Challenge(challenge) = &message {
                 *nonce = Some(challenge.nonce);
             }
-            let event = slave::Event::Received { link, session, message, unfit: BTreeMap::new() };
+            let event = slave::Event::Received { link, session, commit, message, unfit: BTreeMap::new() };
             member.step(event, unsent, *nonce)
         }
     }

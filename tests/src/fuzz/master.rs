@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reloop_protocol::id::{JobId, OrderId, SlaveKey};
+use reloop_protocol::id::{Attempt, Commit, Epoch, JobId, OrderId, SlaveKey};
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::limits;
-use reloop_protocol::master::{self, DeskLink, Event, JobCommand, Order, RetryOn, SlaveCommand};
+use reloop_protocol::master::{self, Basis, DeskLink, Event, JobCommand, Order, RetryOn, SlaveCommand};
 use reloop_protocol::message::{
     Activity, Declined, Flags, Hello, MachineReport, Message, Mode, PROTOCOL, Reason, ReasonCode, Record,
     Report, Row, Settled, WaitingFor,
@@ -30,6 +30,9 @@ const ROUNDS: usize = 90;
 
 /// Whose key the hostile slave has.
 const HOSTILE: SlaveKey = SlaveKey([0xEE; 32]);
+
+/// So many more times a job can be handed out or a wish uttered whatever a slave has said, at the least.
+const ROOM: u32 = 1 << 20;
 
 /// Connections of the hostile slave begin here: the world's own stay below.
 const LINKS: u64 = 1 << 40;
@@ -84,14 +87,39 @@ impl<'a> Scene<'a> {
             held.machine.length_ms = 3_000;
             held.settings.capacity = 2;
         }
-        // Something to be hostile to: one job for each, and one that waits.
+        if scene.source.one_in(3) {
+            scene.adopt();
+        }
+        // Something to be hostile to: one job for each, one that waits, and an order whose jobs wait beside each other.
         for slave in [Some("s0"), Some("s1"), None] {
             let mut order = scene.world.order("mill");
             order.slave = slave.map(ToOwned::to_owned);
             scene.place(order);
         }
+        let mut order = scene.world.order("mill");
+        order.jobs.extend((0..3).map(|_| scene.world.order("mill").jobs[0]));
+        scene.place(order);
         scene.world.settle();
+        if scene.source.one_in(3) {
+            let request = master::RequestId(u64::MAX - 2);
+            scene.world.master_event(Event::RestoreConfirmed { request, forced: true });
+            scene.world.settle();
+        }
         scene
+    }
+
+    /// A master that lost all its data takes up the jobs of its honest slaves.
+    fn adopt(&mut self) {
+        for slave in 0..HONEST {
+            let mut order = self.world.order("mill");
+            order.slave = Some(format!("s{slave}"));
+            self.jobs.extend(&order.jobs);
+            self.world.place(order);
+        }
+        self.world.settle();
+        self.world.wipe_master();
+        self.world.settle();
+        self.placed = self.world.master_disk.orders.clone();
     }
 
     fn place(&mut self, order: Order) {
@@ -326,6 +354,9 @@ impl<'a> Scene<'a> {
         {
             report.attempt = job.attempt;
             report.rev = job.rev;
+            if report.attempt == Attempt(0) {
+                report.attempt = Attempt(1);
+            }
         }
         if self.source.one_in(4) {
             report.attempt = report.attempt.next();
@@ -382,6 +413,9 @@ impl<'a> Scene<'a> {
         pools.numbers("Session", [session, session, session.saturating_add(1), 0]);
         let now = self.world.now().0;
         pools.numbers("Time", [now, now - 1_000, now + 1_000, i64::MAX, 0]);
+        let highest = i64::from(limits::COUNT);
+        pools.numbers("Attempt", [1, 2, 3, highest]);
+        pools.numbers("WishRev", [1, 2, 70_000, highest]);
         pools.words(&["hostile", "s0", "mill", "bake", ""]);
     }
 
@@ -398,7 +432,7 @@ impl<'a> Scene<'a> {
     }
 
     fn speak(&mut self, link: LinkId, message: Message) {
-        let frame = Frame { session: Default::default(), message, signature: None };
+        let frame = Frame { session: Default::default(), commit: Commit(0), message, signature: None };
         if wire::encode(&frame).len() <= MAX_MESSAGE && limits::check(&frame.message).is_ok() {
             let message = frame.message;
             self.say(Event::Received { link, message });
@@ -412,22 +446,26 @@ impl<'a> Scene<'a> {
         self.world.master_event(event);
         for (id, was) in before {
             let is = self.world.job(id);
-            assert!(same(&was, &is), "{id} was changed by {shown:?}:\n{was:?}\n{is:?}");
+            assert!(same(&was, &is, self.world.now()), "{id} was changed by {shown:?}:\n{was:?}\n{is:?}");
         }
     }
 
-    /// The jobs that are not its own: what another slave has, and what has ended elsewhere.
+    /// The jobs that are not its own: what another slave has or had, in whatever epoch and however the master learned of it, and what
+    /// nobody has, unless this slave is to close a gap in the master's memory with its next handshake.
     fn others(&self) -> BTreeMap<JobId, master::Job> {
-        // A master that was restored has to believe whom it does not remember.
-        if self.world.master.as_ref().is_none_or(|master| master.node.epoch.0 > 1) {
-            return BTreeMap::new();
-        }
+        let Some(master) = &self.world.master else { return BTreeMap::new() };
+        let settled_in = master.desks.get(&HOSTILE).map(|desk| desk.settled_in);
+        let is_settled = settled_in == Some(master.node.epoch);
         let all = self.world.master_disk.jobs.keys().map(|id| (*id, self.world.job(*id)));
         all.filter(|(_, job)| {
-            let touched = job.holder == Some(HOSTILE)
+            let was_its_own = job.holder == Some(HOSTILE)
                 || job.handed.iter().any(|(_, holder)| *holder == HOSTILE)
-                || job.holder.is_none() && !job.state.is_ended();
-            !touched && !job.flags.has(Flags::ADOPTED)
+                || job.earlier.iter().any(|e| e.holder == HOSTILE && e.basis != Basis::Claim);
+            let may_be_forgotten = master.node.epoch > Epoch(1) || job.flags.has(Flags::ADOPTED);
+            let is_had = job.holder.is_some()
+                && !(job.state == State::Uncertain && job.report.is_none())
+                && !(job.state == State::Canceled && matches!(job.desired, Desired::Cancel(_)));
+            !was_its_own && (is_had || is_settled || !may_be_forgotten)
         })
         .collect()
     }
@@ -445,6 +483,11 @@ impl<'a> Scene<'a> {
             assert_eq!(job.digest, self.placed[&job.spec.order].spec.digest(), "{id}");
         }
         let Some(master) = &self.world.master else { return };
+        // Whoever has a job next is told numbers that it takes.
+        for job in master.book.jobs.values() {
+            let highest = job.last_attempt.0.max(job.attempt.0).max(job.rev.0);
+            assert!(highest < limits::COUNT - ROOM, "{} leaves no room: {highest}", job.id);
+        }
         // Whose a connection is, the desk knows too, unless it has been told to go.
         let desk = master.desks.get(&HOSTILE);
         if let Some(DeskLink::Live { link } | DeskLink::Welcomed { link, .. }) = desk.map(|desk| &desk.link) {
@@ -512,17 +555,23 @@ fn waits_for_a_person(job: &master::Job) -> bool {
     job.report.as_ref().is_some_and(|report| report.waiting_for == Some(WaitingFor::Operator))
 }
 
-/// Asking back what waits unstarted, for a slave that has nothing to do, and keeping what the hostile slave claims beside
-/// it, is all that may happen to another's job.
-fn same(was: &master::Job, is: &master::Job) -> bool {
+/// Asking back what waits unstarted, for a slave that has nothing to do, handing out what waits, ending what waited for too long, and
+/// keeping what the hostile slave claims beside it, is all that may happen to another's job.
+fn same(was: &master::Job, is: &master::Job, now: Time) -> bool {
     let claims = |job: &master::Job| job.earlier.iter().filter(|e| e.holder == HOSTILE).count();
     let (mut was, mut is) = (was.clone(), is.clone());
     if claims(&is) > 0 {
         for job in [&mut was, &mut is] {
             job.earlier.retain(|earlier| earlier.holder != HOSTILE);
+            job.flags.set(Flags::CLAIMED);
             job.flags.set(Flags::DUPLICATE);
             job.revision = 0;
         }
+    }
+    if was.state == State::Queued && is.state != State::Queued {
+        let is_handed_out = is.state == State::Assigned && is.attempt == was.last_attempt.next();
+        let is_too_late = is.state == State::Expired && was.start.deadline.is_some_and(|at| at < now);
+        return is_handed_out || is_too_late;
     }
     let asked_back = was.desired == Desired::Run
         && is.desired == Desired::Return

@@ -7,7 +7,7 @@ use reloop_master::records;
 use reloop_master::rest::bodies;
 use reloop_master::rest::problem::{Code, Problem};
 use reloop_node::store::{KEY_LIMIT_BYTES, Op, VALUE_LIMIT_BYTES};
-use reloop_protocol::id::{JobId, MasterId};
+use reloop_protocol::id::{Commit, JobId, MasterId};
 use reloop_protocol::job::State;
 use reloop_protocol::limits;
 use reloop_protocol::master::{
@@ -140,7 +140,8 @@ fn order(bytes: &[u8], choice: u8) {
 /// A message that a peer takes.
 fn sendable(message: &Message) {
     assert_eq!(limits::check(message), Ok(()));
-    let frame = Frame { session: Default::default(), message: message.clone(), signature: None };
+    let frame =
+        Frame { session: Default::default(), commit: Commit(0), message: message.clone(), signature: None };
     assert!(wire::encode(&frame).len() <= MAX_MESSAGE);
 }
 
@@ -177,7 +178,8 @@ impl Small {
                 | master::Write::Key(..)
                 | master::Write::Desk(_)
                 | master::Write::Token(..)
-                | master::Write::Receipt(_) => {}
+                | master::Write::Receipt(_)
+                | master::Write::Begun(_) => {}
             }
         }
         for op in ops {

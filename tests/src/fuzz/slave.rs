@@ -305,8 +305,9 @@ impl<'a> Scene<'a> {
     /// One word of the master, in a session that is mostly the right one, and what it must not have done.
     fn say(&mut self, message: Message) {
         let session = if self.source.one_in(8) { self.source.any() } else { self.session() };
-        let frame = Frame { session, message, signature: None };
-        if wire::encode(&frame).len() > MAX_MESSAGE || limits::check(&frame.message).is_err() {
+        let commit = self.source.any();
+        let frame = Frame { session, commit, message, signature: None };
+        if wire::encode(&frame).len() > MAX_MESSAGE || limits::check_frame(&frame).is_err() {
             return;
         }
         let message = frame.message;
@@ -326,7 +327,7 @@ impl<'a> Scene<'a> {
             self.believe(&message);
         }
         let shown = message.clone();
-        self.world.slave_event(0, Event::Received { link, session, message, unfit });
+        self.world.slave_event(0, Event::Received { link, session, commit, message, unfit });
         let after = self.state();
         if deaf {
             let told = (slave::durable(after), slave::durable(&before));

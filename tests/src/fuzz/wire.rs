@@ -19,7 +19,7 @@ pub fn run(bytes: &[u8]) {
                 let again = wire::encode(&frame);
                 assert!(again == bytes, "{frame:?} is written as other bytes than it was read from");
                 // Every limit names what is too much.
-                if let Err(what) = limits::check(&frame.message) {
+                if let Err(what) = limits::check_frame(&frame) {
                     assert!(!what.is_empty());
                 }
             }
@@ -31,7 +31,12 @@ pub fn run(bytes: &[u8]) {
     }
     // The other way round: whatever can be said can be read.
     let mut source = Source::new(bytes);
-    let frame = Frame { session: source.any(), message: source.any::<Message>(), signature: source.any() };
+    let frame = Frame {
+        session: source.any(),
+        commit: source.any(),
+        message: source.any::<Message>(),
+        signature: source.any(),
+    };
     let written = wire::encode(&frame);
     if written.len() <= MAX_MESSAGE {
         assert_eq!(wire::decode_frame(&written, MAX_MESSAGE), Ok(frame));

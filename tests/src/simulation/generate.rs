@@ -6,13 +6,16 @@ use reloop_protocol::spec::{CancelMode, Late};
 use serde::{Deserialize, Serialize};
 
 use super::{Head, Kind, Schedule};
-use crate::world::{Act, JobAct, LocalAct, Placed, SlaveAct};
+use crate::world::{Act, JobAct, LocalAct, Placed, Said, SlaveAct};
 
 /// Every so many seeds, one has a large fleet.
 const LARGE_EVERY: u64 = 250;
 
 /// From this many slaves on, a fleet is a large one, in which little goes wrong at each slave.
 const LARGE: usize = 9;
+
+/// In one of so many schedules a slave lies.
+const LIES_EVERY: u64 = 3;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -102,7 +105,15 @@ pub fn size(seed: u64) -> (usize, usize) {
 /// The schedule of a seed. It depends on nothing else.
 pub fn schedule(seed: u64, slaves: usize, jobs: usize) -> Schedule {
     let profile = Profile::of(seed, slaves);
-    let mut made = Maker { random: Random::new(seed), profile, slaves, jobs, placed: 0, acts: Vec::new() };
+    let mut made = Maker {
+        random: Random::new(seed),
+        profile,
+        slaves,
+        jobs,
+        placed: 0,
+        lies: seed % LIES_EVERY == 0,
+        acts: Vec::new(),
+    };
     let kinds = (0..slaves).map(|_| made.kind()).collect();
     // In a large fleet, most of what moves is work and not trouble.
     let rounds = if profile == Profile::Calm { jobs * 3 } else { jobs * 12 };
@@ -119,6 +130,8 @@ struct Maker {
     slaves: usize,
     jobs: usize,
     placed: usize,
+    /// A slave lies.
+    lies: bool,
     acts: Vec<Act>,
 }
 
@@ -139,6 +152,13 @@ impl Maker {
     }
 
     fn round(&mut self) {
+        if self.lies && self.random.one_in(8) {
+            let random = &mut self.random;
+            let said = [Said::Accepted, Said::Running, Said::Uncertain, Said::Succeeded, Said::Failed];
+            let (job, ahead, said) =
+                (random.below(self.placed.max(1)), random.below(3) as u32, random.pick(&said));
+            self.acts.push(Act::Lie { job, ahead, said });
+        }
         if self.profile == Profile::Calm {
             self.stir();
             if self.random.one_in(3) {

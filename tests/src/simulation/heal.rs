@@ -5,7 +5,7 @@
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{Enrolled, Job, JobCommand, SlaveCommand};
+use reloop_protocol::master::{Basis, Earlier, Enrolled, Job, JobCommand, SlaveCommand};
 use reloop_protocol::message::{CloseCode, Mode, WaitingFor};
 use reloop_protocol::slave::{self, Local};
 use reloop_protocol::spec::{CancelMode, Desired, Gate};
@@ -165,7 +165,8 @@ fn look_at_jobs(world: &mut World) -> bool {
 }
 
 fn doubts_earlier(job: &Job) -> bool {
-    job.earlier.iter().any(|earlier| earlier.state == State::Uncertain)
+    let doubts = |earlier: &Earlier| earlier.state == State::Uncertain && earlier.basis != Basis::Claim;
+    job.earlier.iter().any(doubts)
 }
 
 /// What a person does about a job that waits for one.

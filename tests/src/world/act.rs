@@ -5,7 +5,7 @@
 //! and not by when they came, so that what is left means the same.
 
 use reloop_protocol::id::{JobId, OrderId};
-use reloop_protocol::job::{End, OnInterrupt};
+use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{JobCommand, Retry, RetryOn, SlaveCommand};
 use reloop_protocol::message::Mode;
 use reloop_protocol::slave::Local;
@@ -205,6 +205,15 @@ pub enum Act {
     },
     /// The second master goes.
     EndDouble,
+    /// A slave that is enrolled and has never been handed anything speaks for a job.
+    Lie {
+        /// Which.
+        job: usize,
+        /// How far beyond the newest attempt.
+        ahead: u32,
+        /// What it says that the job is.
+        said: Said,
+    },
     /// A slave's wall clock jumps.
     SlaveClock {
         /// Whose.
@@ -294,6 +303,35 @@ pub enum JobAct {
     Abandon,
 }
 
+/// What a slave may say that a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Said {
+    /// See [`State::Accepted`].
+    Accepted,
+    /// See [`State::Running`].
+    Running,
+    /// See [`State::Uncertain`].
+    Uncertain,
+    /// See [`State::Succeeded`].
+    Succeeded,
+    /// See [`State::Failed`].
+    Failed,
+}
+
+impl Said {
+    /// As a state.
+    pub fn state(self) -> State {
+        match self {
+            Self::Accepted => State::Accepted,
+            Self::Running => State::Running,
+            Self::Uncertain => State::Uncertain,
+            Self::Succeeded => State::Succeeded,
+            Self::Failed => State::Failed,
+        }
+    }
+}
+
 /// What an operator wants of a slave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -371,6 +409,7 @@ impl Act {
             Self::Double { confirmed: false } => "master doubled, unconfirmed",
             Self::Dial { .. } => "dialed another master",
             Self::EndDouble => "double ended",
+            Self::Lie { .. } => "lie",
             Self::SlaveClock { .. } => "slave's clock jumped",
             Self::MastersClock { .. } => "master's clock jumped",
         }
@@ -541,6 +580,7 @@ impl World {
                 self.end_double();
                 was
             }
+            Act::Lie { job, ahead, said } => self.lie(job_id(*job), *ahead, said.state()),
             Act::SlaveClock { slave, by_ms } => {
                 self.ledger.clocks_were_set = true;
                 self.if_there(*slave, |world| world.boxes[*slave].wall_off += by_ms)

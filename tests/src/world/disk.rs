@@ -6,7 +6,7 @@ use reloop_protocol::id::{Attempt, JobId, OrderId, SlaveKey};
 use reloop_protocol::job::State;
 use reloop_protocol::limits::RECORD_BYTES;
 use reloop_protocol::master::{self, Order, Receipt};
-use reloop_protocol::message::{Record, Report};
+use reloop_protocol::message::{Begun, Record, Report};
 use reloop_protocol::{slave, wire};
 use serde::Serialize;
 
@@ -108,6 +108,8 @@ impl SlaveDisk {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct MasterDisk {
     node: Option<master::Write>,
+    /// The master's incarnations.
+    pub(super) begun: Vec<Begun>,
     /// Every job, live or ended.
     pub jobs: BTreeMap<JobId, master::Job>,
     desks: BTreeMap<SlaveKey, master::Write>,
@@ -129,6 +131,7 @@ impl MasterDisk {
             master::Write::Token(_, token) => fits(token),
             master::Write::Key(key, order) => fits(&(key, order)),
             master::Write::Receipt(receipt) => fits(receipt),
+            master::Write::Begun(begun) => fits(begun),
         }
         match write {
             master::Write::Node(_) => self.node = Some(write),
@@ -139,6 +142,7 @@ impl MasterDisk {
             master::Write::Token(hash, None) => drop(self.tokens.remove(&hash)),
             master::Write::Key(key, order) => drop(self.keys.insert(key.key, (order, key.fingerprint))),
             master::Write::Receipt(receipt) => self.receipts.push(*receipt),
+            master::Write::Begun(begun) => self.begun = begun,
         }
     }
 
@@ -151,7 +155,14 @@ impl MasterDisk {
 
     pub(super) fn records(&self) -> impl Iterator<Item = master::Write> {
         let jobs = self.jobs.values().map(|job| master::Write::Job(Box::new(job.clone())));
-        self.node.iter().chain(self.desks.values()).chain(self.tokens.values()).cloned().chain(jobs)
+        let begun = (!self.begun.is_empty()).then(|| master::Write::Begun(self.begun.clone()));
+        self.node
+            .iter()
+            .chain(self.desks.values())
+            .chain(self.tokens.values())
+            .cloned()
+            .chain(begun)
+            .chain(jobs)
     }
 
     /// The node's record, if it was ever written.
@@ -163,7 +174,8 @@ impl MasterDisk {
             | master::Write::Job(_)
             | master::Write::Desk(_)
             | master::Write::Token(..)
-            | master::Write::Receipt(_) => None,
+            | master::Write::Receipt(_)
+            | master::Write::Begun(_) => None,
         }
     }
 
@@ -189,6 +201,7 @@ impl MasterDisk {
             _ => false,
         };
         self.node == Some(master::Write::Node(node))
+            && self.begun == state.begun
             && live == jobs.len()
             && jobs.iter().all(|job| self.jobs.get(&job.id) == Some(job))
             && self.desks.len() == desks.len()
@@ -201,7 +214,14 @@ impl MasterDisk {
     pub(super) fn live_records(&self) -> impl Iterator<Item = master::Write> {
         let live = self.jobs.values().filter(|job| !job.state.is_ended());
         let jobs = live.map(|job| master::Write::Job(Box::new(job.clone())));
-        self.node.iter().chain(self.desks.values()).chain(self.tokens.values()).cloned().chain(jobs)
+        let begun = (!self.begun.is_empty()).then(|| master::Write::Begun(self.begun.clone()));
+        self.node
+            .iter()
+            .chain(self.desks.values())
+            .chain(self.tokens.values())
+            .cloned()
+            .chain(begun)
+            .chain(jobs)
     }
 }
 
@@ -229,6 +249,7 @@ pub(super) fn name_master_write(write: &master::Write) -> String {
         master::Write::Desk(desk) => format!("desk of {} (session {})", desk.name, desk.session),
         master::Write::Token(_, Some(_)) => "a token".to_owned(),
         master::Write::Token(_, None) => "a token spent".to_owned(),
+        master::Write::Begun(begun) => format!("{} incarnations", begun.len()),
         master::Write::Receipt(receipt) => format!("receipt {}", receipt.number),
     }
 }

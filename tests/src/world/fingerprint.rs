@@ -7,12 +7,13 @@
 //!   met on a walk that is the same for all worlds.
 //! * A slave's sessions are compared with each other and counted up: they are told by how far they lie behind its
 //!   newest, and so a shift of all of them changes nothing.
-//! * The master's commits are compared and counted up too. As long as no backup brings an older count back, the newest
-//!   is always the master's own, and the order of all that are known says everything. Where one is or will be made,
-//!   the distances count as well.
+//! * The master's commits are compared and counted up too. As long as no backup brings an older count back, nobody knows
+//!   a later one than the master, and it only counts whether one is known at all. Where a backup is or will be made, the
+//!   distances count.
 //! * A node that is up equals its disk, or [`Invariant::DiskIsState`](super::Invariant) is broken: only one of them is
 //!   looked at. What is derived from the jobs in the book is derived.
 //! * Receipts, a job's events and revision, last contacts, answers and counters are for people. No rule reads them.
+//! * Incarnations of the master are only ever compared for being the same, and only where files may go back.
 //! * What the last Hello said is compared only while its Welcome is under way, and a spare name for the next database
 //!   is like any other.
 //! * What a machine was told to pause is asked for only where a schedule is healed, which no story here ends with.
@@ -23,10 +24,10 @@
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
-use reloop_protocol::id::{BootId, Commit, Session, SlaveKey, StoreId};
+use reloop_protocol::id::{BootId, Commit, Incarnation, Session, SlaveKey, StoreId};
 use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Desk, DeskLink, Master};
-use reloop_protocol::message::{Bond, Challenge, Hello, Message, Settled, Welcome};
+use reloop_protocol::message::{Begun, Bond, Challenge, Hello, Message, Settled, Welcome};
 use reloop_protocol::slave::{self, Fresh, Link, LinkId, Slave, Sync};
 
 use super::{Station, Stray, Wire, World};
@@ -49,12 +50,18 @@ impl World {
             let node = held.state.as_ref().map(|state| &state.node).or_else(|| held.disk.node());
             known.extend(node.and_then(|node| node.bond).map(|bond| bond.commit));
             let frames = held.link.iter().flat_map(|wire| {
-                wire.to_master.iter().chain(wire.to_slave.iter().map(|(_, message)| message))
+                wire.to_master.iter().chain(wire.to_slave.iter().map(|(.., message)| message))
             });
             known.extend(frames.filter_map(commit_in));
+            let said = held.link.iter().flat_map(|wire| &wire.to_slave);
+            known.extend(said.filter_map(|(_, commit, message)| counted(*commit, message)));
         }
         known.extend(self.late.iter().filter_map(|late| match late {
             Stray::ToSlave(.., message) | Stray::ToMaster(.., message) => commit_in(message),
+        }));
+        known.extend(self.late.iter().filter_map(|late| match late {
+            Stray::ToSlave(.., commit, message) => counted(*commit, message),
+            Stray::ToMaster(..) => None,
         }));
         for desk in self.master.iter().flat_map(|master| master.desks.values()) {
             known.extend(hellos(&desk.link).filter_map(|hello| hello.bond).map(|bond| bond.commit));
@@ -95,6 +102,24 @@ fn commit_in(message: &Message) -> Option<Commit> {
     }
 }
 
+/// The commit of a master's frame, if a slave takes note of it.
+fn counted(commit: Commit, message: &Message) -> Option<Commit> {
+    match message {
+        Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) => Some(commit),
+        Message::Challenge(_)
+        | Message::Hello(_)
+        | Message::Welcome(_)
+        | Message::Refuse(_)
+        | Message::Settled(_)
+        | Message::Report(_)
+        | Message::Declined(_)
+        | Message::Machine(_)
+        | Message::Answer(_)
+        | Message::Ping
+        | Message::Pong => None,
+    }
+}
+
 struct Walk {
     hash: Mixer,
     links: Vec<LinkId>,
@@ -103,7 +128,8 @@ struct Walk {
     /// Each slave's newest session.
     newest: Vec<(SlaveKey, Session)>,
     commits: Vec<Commit>,
-    /// Distances between commits count, not only their order.
+    incarnations: Vec<Incarnation>,
+    /// Distances between commits count, not only whether there is one.
     gaps: bool,
 }
 
@@ -187,6 +213,7 @@ impl Walk {
             stores: Vec::new(),
             newest: world.boxes.iter().map(session).collect(),
             commits: world.commits().into_iter().collect(),
+            incarnations: Vec::new(),
             gaps,
         }
     }
@@ -223,17 +250,39 @@ impl Walk {
         if self.gaps {
             let newest = self.commits.last().copied().unwrap_or_default();
             self.see(newest.0.wrapping_sub(commit.0));
-        } else {
-            let behind = self.commits.iter().rev().position(|known| *known == commit);
-            self.see(behind);
+        }
+    }
+
+    fn said_at(&mut self, commit: Commit, message: &Message) {
+        if let Some(commit) = counted(commit, message) {
+            self.commit(commit);
         }
     }
 
     fn bond(&mut self, bond: Option<Bond>) {
         self.see(bond.is_some());
-        let Some(Bond { master, epoch, commit }) = bond else { return };
+        let Some(Bond { master, epoch, incarnation, commit }) = bond else { return };
         self.see((master, epoch));
+        if self.gaps {
+            self.incarnation(incarnation);
+        }
         self.commit(commit);
+    }
+
+    fn incarnation(&mut self, incarnation: Incarnation) {
+        let number = number(&mut self.incarnations, incarnation);
+        self.see(number);
+    }
+
+    /// Looked at only by whoever has seen a later state.
+    fn begun(&mut self, begun: &[Begun]) {
+        if !self.gaps {
+            return;
+        }
+        for Begun { incarnation, at } in begun {
+            self.incarnation(*incarnation);
+            self.commit(*at);
+        }
     }
 
     fn world(&mut self, world: &World) {
@@ -310,11 +359,12 @@ impl Walk {
             .map(|late| {
                 let outside = std::mem::take(&mut self.hash);
                 match late {
-                    Stray::ToSlave(slave, link, session, message) => {
+                    Stray::ToSlave(slave, link, session, commit, message) => {
                         let key = boxes[*slave].settings.key;
                         self.see((0u8, slave));
                         self.link(*link);
                         self.session(key, *session);
+                        self.said_at(*commit, message);
                         self.message(key, message);
                     }
                     Stray::ToMaster(double, link, message) => {
@@ -392,8 +442,9 @@ impl Walk {
         for message in to_master {
             self.message(key, message);
         }
-        for (session, message) in to_slave {
+        for (session, commit, message) in to_slave {
             self.session(key, *session);
+            self.said_at(*commit, message);
             self.message(key, message);
         }
     }
@@ -421,7 +472,10 @@ impl Walk {
         if let Some(boot) = boot {
             self.boot(*boot);
         }
-        self.see((next_store.is_some(), awake_since.is_some(), probing, owed));
+        self.see((next_store.is_some(), awake_since.is_some(), probing, owed.is_some()));
+        if let Some(owed) = owed {
+            self.commit(*owed);
+        }
         if let Link::Introduced { .. } = link {
             self.see(told);
         }
@@ -456,6 +510,7 @@ impl Walk {
         let Master {
             settings,
             node,
+            begun,
             book,
             desks,
             tokens,
@@ -469,6 +524,7 @@ impl Walk {
         } = master;
         self.see(1u8);
         self.master_node(node);
+        self.begun(begun);
         for job in book.jobs.values() {
             self.master_job(&job);
         }
@@ -504,6 +560,7 @@ impl Walk {
         if let Some(node) = disk.node() {
             self.master_node(node);
         }
+        self.begun(&disk.begun);
         for job in disk.jobs.values() {
             self.master_job(job);
         }
@@ -570,11 +627,13 @@ impl Walk {
             link,
             balked,
             doubts,
+            settled_in,
             last_contact: _,
             clock_offset_ms: _,
             receipts: _,
         } = desk;
         self.see((key, name, agent, enrolled, programs, labels, capacity, conduct, machine));
+        self.see(settled_in);
         self.see((cloned_at.is_some(), balked, doubts, store.is_some(), boot.is_some()));
         if let Some(store) = store {
             self.store(*store);
@@ -608,8 +667,9 @@ impl Walk {
     fn message(&mut self, key: SlaveKey, message: &Message) {
         self.see(std::mem::discriminant(message));
         match message {
-            Message::Challenge(Challenge { protocol, master, epoch, commit, nonce, time }) => {
+            Message::Challenge(Challenge { protocol, master, epoch, commit, begun, nonce, time }) => {
                 self.see((protocol, master, epoch, nonce, time));
+                self.begun(begun);
                 self.commit(*commit);
             }
             Message::Hello(hello) => self.hello(key, hello),

@@ -70,11 +70,13 @@ pub enum Invariant {
     PauseReachesMachine,
     /// A slave that was revoked has no live link, and is enrolled again by a token only.
     RevokedIsOut,
+    /// Nothing follows for a job from the word of a slave that was never handed it.
+    LiesMoveNothing,
 }
 
 impl Invariant {
     /// Every invariant.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::AcknowledgedOrderKept,
         Self::BegunOnce,
         Self::AttemptBegunOnce,
@@ -101,6 +103,7 @@ impl Invariant {
         Self::RunsOwnClock,
         Self::PauseReachesMachine,
         Self::RevokedIsOut,
+        Self::LiesMoveNothing,
     ];
 
     /// As one sentence.
@@ -132,6 +135,7 @@ impl Invariant {
             Self::RunsOwnClock => "each run has its own clock",
             Self::PauseReachesMachine => "a pause that was heard reaches the machine",
             Self::RevokedIsOut => "who was revoked is out until a token lets it in",
+            Self::LiesMoveNothing => "a slave speaks for no job that it was never handed",
         }
     }
 }

@@ -50,7 +50,10 @@ impl World {
     /// What was under way on a dead link.
     pub(super) fn strand(&mut self, slave: usize, wire: Wire) {
         let (id, double) = (wire.id, wire.double);
-        let to_slave = wire.to_slave.into_iter().map(|(session, m)| Stray::ToSlave(slave, id, session, m));
+        let to_slave = wire
+            .to_slave
+            .into_iter()
+            .map(|(session, commit, m)| Stray::ToSlave(slave, id, session, commit, m));
         let to_master = wire.to_master.into_iter().map(|message| Stray::ToMaster(double, id, message));
         self.late.extend(to_slave.chain(to_master));
         while self.late.len() > STRAYS {
@@ -80,7 +83,7 @@ impl World {
     pub fn deliver_late(&mut self, which: usize) {
         let Some(late) = self.late.remove(which % self.late.len().max(1)) else { return };
         match late {
-            Stray::ToSlave(slave, link, session, message) => {
+            Stray::ToSlave(slave, link, session, commit, message) => {
                 // What the time alone brings is not the frame's doing.
                 self.slave_event(slave, slave::Event::TimePassed);
                 let unfit = BTreeMap::new();
@@ -89,7 +92,7 @@ impl World {
                     .node()
                     .map(|node| (node.conduct, node.bond, node.sync, node.session));
                 let begun = self.boxes[slave].machine.begun.len();
-                self.slave_event(slave, slave::Event::Received { link, session, message, unfit });
+                self.slave_event(slave, slave::Event::Received { link, session, commit, message, unfit });
                 let held = &self.boxes[slave];
                 let now = held.disk.node().map(|node| (node.conduct, node.bond, node.sync, node.session));
                 if held.machine.begun.len() != begun || known.is_some() && now != known {
@@ -160,11 +163,14 @@ impl World {
         let held = &mut self.boxes[slave];
         let (Some(wire), true) = (&mut held.link, held.state.is_some()) else { return false };
         let link = wire.id;
-        let Some((session, message)) = wire.to_slave.pop_front() else { return false };
+        let Some((session, commit, message)) = wire.to_slave.pop_front() else { return false };
         if self.keeps_crossed {
             self.crossed.push((slave, kind(&message)));
         }
-        self.slave_event(slave, slave::Event::Received { link, session, message, unfit: BTreeMap::new() });
+        self.slave_event(
+            slave,
+            slave::Event::Received { link, session, commit, message, unfit: BTreeMap::new() },
+        );
         true
     }
 

@@ -152,6 +152,88 @@ fn d4_files_that_were_put_back_give_no_commands_until_a_person_confirms() {
     assert_eq!(world.state(other), State::Running);
 }
 
+/// Puts these files of the master back without a word to anybody, and lets everybody come back.
+fn put_back_quietly(world: &mut World, files: MasterDisk) {
+    world.kill_master();
+    world.master_disk = files;
+    world.start_master();
+    world.settle();
+}
+
+#[test]
+fn d4_files_of_any_moment_of_a_live_link_start_nothing_twice() {
+    // What the master says while the link is live is all that the slaves have to notice it by: no handshake comes between.
+    let mut world = World::new(2);
+    let jobs: Vec<_> = (0..6).map(|_| place(&mut world)).collect();
+    world.settle();
+    let mut files = vec![world.master_disk.clone()];
+    for _ in 0..8 {
+        world.pass(5_000);
+        files.push(world.master_disk.clone());
+    }
+    world.pass(60_000);
+    assert!(jobs.iter().all(|job| (world.state(*job), world.begun(*job)) == (State::Succeeded, 1)));
+    for (moment, files) in files.into_iter().enumerate() {
+        let mut world = world.clone();
+        let old = files.jobs.values().filter(|job| !job.state.is_ended()).count();
+        put_back_quietly(&mut world, files);
+        world.pass(60_000);
+        let doubted = world.master.as_ref().unwrap().doubted_by.len();
+        assert_eq!(doubted, if old == 0 { 0 } else { 2 }, "moment {moment}, {old} open jobs");
+        for job in &jobs {
+            assert_eq!(world.begun(*job), 1, "moment {moment}");
+        }
+        confirm_restore(&mut world);
+        world.pass(60_000);
+        for job in &jobs {
+            assert_eq!((world.state(*job), world.begun(*job)), (State::Succeeded, 1), "moment {moment}");
+        }
+    }
+}
+
+#[test]
+fn d4_files_that_were_put_back_and_have_counted_on_since_are_doubted_all_the_same() {
+    for restarts in [1, 2, 40] {
+        let (mut world, job) = running();
+        let files = world.master_disk.clone();
+        world.pass(20_000);
+        assert_eq!(world.state(job), State::Succeeded);
+        let seen = world.boxes[0].disk.node().unwrap().bond.unwrap();
+        world.boxes[0].cable = false;
+        put_back_quietly(&mut world, files);
+        for _ in 1..restarts {
+            world.kill_master();
+            world.start_master();
+        }
+        while world.master.as_ref().unwrap().node.commit <= seen.commit {
+            place(&mut world);
+        }
+        reconnect(&mut world, 0);
+        assert!(!world.master.as_ref().unwrap().doubted_by.is_empty(), "after {restarts} starts");
+        let slave::Link::Live { doubtful, .. } = world.boxes[0].state.as_ref().unwrap().link else {
+            panic!("not live")
+        };
+        assert!(doubtful);
+        world.pass(60_000);
+        assert_eq!(world.boxes[0].machine.begun.len(), 1, "it obeys nothing");
+    }
+}
+
+#[test]
+fn d4_a_master_that_only_restarts_is_not_doubted_however_often_and_whoever_was_away() {
+    let (mut world, job) = held();
+    world.cut(0);
+    for _ in 0..40 {
+        world.kill_master();
+        world.start_master();
+        place_as(&mut world, |order| order.slave = Some("nobody".to_owned()));
+    }
+    release(&mut world, job, 600);
+    reconnect(&mut world, 0);
+    assert!(world.master.as_ref().unwrap().doubted_by.is_empty());
+    assert_eq!(world.state(job), State::Running);
+}
+
 #[test]
 fn d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed() {
     let (mut world, job) = held();

@@ -92,6 +92,7 @@ fn e5_a_version_that_is_not_spoken_is_refused_and_the_machine_goes_on() {
         master: MasterId([1; 16]),
         epoch: Epoch(1),
         commit: Commit(0),
+        begun: vec![],
         nonce: [0; 32],
         time: world.now(),
     };
@@ -99,6 +100,7 @@ fn e5_a_version_that_is_not_spoken_is_refused_and_the_machine_goes_on() {
     let event = slave::Event::Received {
         link: LinkId(999),
         session: Session(0),
+        commit: Commit(0),
         message: Message::Challenge(challenge),
         unfit: BTreeMap::new(),
     };

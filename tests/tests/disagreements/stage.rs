@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use reloop_protocol::id::JobId;
+use reloop_protocol::id::{Commit, JobId};
 use reloop_protocol::job::State;
 use reloop_protocol::master::{Answer, Delivery, JobCommand, Order};
 use reloop_protocol::message::{MachineReport, Message, ReasonCode, WaitingFor};
@@ -149,13 +149,21 @@ pub(crate) fn would_do(world: &World, message: Message) -> Vec<Effect> {
     let (link, session) = live(world);
     let state = world.boxes[0].state.clone().expect("the agent lives");
     let now = Now { wall: world.now(), boot_ms: world.ms.unsigned_abs() };
-    slave::step(state, now, slave::Event::Received { link, session, message, unfit: BTreeMap::new() }).effects
+    slave::step(
+        state,
+        now,
+        slave::Event::Received { link, session, commit: Commit(0), message, unfit: BTreeMap::new() },
+    )
+    .effects
 }
 
 /// Says this to slave 0 on its live link.
 pub(crate) fn say(world: &mut World, message: Message) {
     let (link, session) = live(world);
-    world.slave_event(0, slave::Event::Received { link, session, message, unfit: BTreeMap::new() });
+    world.slave_event(
+        0,
+        slave::Event::Received { link, session, commit: Commit(0), message, unfit: BTreeMap::new() },
+    );
 }
 
 /// How many messages of this kind crossed since the list was cleared.

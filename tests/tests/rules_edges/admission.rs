@@ -101,10 +101,13 @@ fn nobody_is_listed_where_a_person_does_not_approve() {
 #[test]
 fn who_is_bound_elsewhere_and_not_enrolled_is_told_whose_it_is() {
     let mut world = with_token(1, 1_000, None);
-    let own = world.master.as_ref().unwrap().node;
+    let (own, incarnation) = {
+        let master = world.master.as_ref().unwrap();
+        (master.node, master.incarnation())
+    };
     for (master, elsewhere) in [(MasterId([0xee; 16]), true), (own.id, false)] {
         let mut caller = hello(1, "a");
-        caller.bond = Some(Bond { master, epoch: own.epoch, commit: own.commit });
+        caller.bond = Some(Bond { master, epoch: own.epoch, incarnation, commit: own.commit });
         let (_, text) = introduce(&mut world, 1, caller, None);
         assert_eq!(text.contains("it belongs to"), elsewhere, "{text}");
     }

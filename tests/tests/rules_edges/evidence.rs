@@ -3,7 +3,7 @@
 use reloop_protocol::id::{Attempt, Epoch, JobId, ReportSeq, SlaveKey, WishRev};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::ROWS;
-use reloop_protocol::master::{self, Answer, JobCommand, Order, RequestId};
+use reloop_protocol::master::{self, Answer, Basis, JobCommand, Order, RequestId};
 use reloop_protocol::message::{
     Declined, Flags, Hello, Message, Reason, ReasonCode, Report, Row, Settled, Tell, WaitingFor,
 };
@@ -14,7 +14,7 @@ use reloop_tests::world::{Machine, World};
 use crate::stage::*;
 
 #[test]
-fn who_may_have_been_handed_an_attempt_too_long_ago_to_know_is_heard() {
+fn who_has_had_a_job_is_heard_of_attempts_that_are_too_long_ago_to_know() {
     let mut world = World::new(1);
     let second = world.add_slave("second");
     let job = place_as(&mut world, |order| order.slave = Some("second".to_owned()));
@@ -27,19 +27,18 @@ fn who_may_have_been_handed_an_attempt_too_long_ago_to_know_is_heard() {
     let kept = world.job(job);
     let (oldest, _) = *kept.handed.front().unwrap();
     assert!(oldest.0 > 1 && kept.handed.len() == 16, "{:?}", kept.handed);
-    let first = world.boxes[0].settings.key;
-    let link = world.master.as_ref().unwrap().desks[&first].live().unwrap();
-    let mut claims = |attempt: Attempt| {
+    let is_heard = |slave: usize, attempt: Attempt| {
+        let key = world.boxes[slave].settings.key;
+        let link = world.master.as_ref().unwrap().desks[&key].live().unwrap();
         let mut report = kept.report.clone().unwrap();
         (report.attempt, report.state) = (attempt, State::Running);
-        let before = world.master.clone();
+        let mut world = world.clone();
         world.master_event(master::Event::Received { link, message: Message::Report(report) });
-        let known = world.job(job) == kept;
-        world.master = before;
-        known
+        world.job(job) != kept
     };
-    assert!(claims(oldest), "this one is known to be another's");
-    assert!(!claims(Attempt(oldest.0 - 1)), "of this one nobody knows any more");
+    let forgotten = Attempt(oldest.0 - 1);
+    assert!(is_heard(second, forgotten), "of this one nobody knows any more, and it has had the job since");
+    assert!(!is_heard(0, forgotten) && !is_heard(0, oldest), "this one never had the job");
 }
 
 /// A job that runs at the second slave, and the first one's report of an attempt that it was never handed.
@@ -62,9 +61,7 @@ fn settle_with(seat: &mut Seat, reports: Vec<Report>) -> Vec<master::Effect> {
 
 #[test]
 fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
-    for (state, flagged, forgotten) in
-        [(State::Accepted, false, false), (State::Running, true, false), (State::Succeeded, true, true)]
-    {
+    for (state, forgotten) in [(State::Accepted, false), (State::Running, false), (State::Succeeded, true)] {
         let (mut seat, report) = claim();
         let id = report.job;
         let before = seat.state.book.jobs.get(&id).unwrap().into_owned();
@@ -74,30 +71,24 @@ fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
         assert_eq!((job.state, job.holder, job.attempt), (before.state, before.holder, before.attempt));
         let shown: Vec<_> = job.earlier.iter().map(|one| (one.attempt, one.holder, one.state)).collect();
         assert_eq!(shown, [(Attempt(7), seat.key, state)]);
-        assert_eq!(job.flags.has(Flags::DUPLICATE), flagged, "{state:?}");
+        assert!(job.flags.has(Flags::CLAIMED) && !job.flags.has(Flags::DUPLICATE), "{state:?}");
         assert_eq!(is_forgotten(&effects), forgotten, "{state:?}");
         let called_off = effects.iter().any(|effect| {
-            matches!(effect, master::Effect::Send { link: OLDER, message: Message::Want(want) }
+            matches!(effect, master::Effect::Send { link: OLDER, message: Message::Want(want), .. }
                 if want.desired == Desired::Cancel(CancelMode::IfNotStarted)
                     && want.attempt == Attempt(7)
                     && want.rev == report.rev.next())
         });
         assert_eq!(called_off, state == State::Accepted, "{state:?}");
-        // What it says of it later is kept in the same place; what it says of others is not kept at all.
-        for (attempt, expected) in [(7, State::Failed), (8, State::Failed)] {
-            let report = Report { state: State::Failed, attempt: Attempt(attempt), ..report.clone() };
+        // What it says of it later is kept in the same place, and what it says of another attempt beside that.
+        let mut shown = vec![];
+        for attempt in [Attempt(7), Attempt(8)] {
+            let report = Report { state: State::Failed, attempt, ..report.clone() };
             seat.step(master::Event::Received { link: OLDER, message: Message::Report(report) });
-            let shown: Vec<_> = seat
-                .state
-                .book
-                .jobs
-                .get(&id)
-                .unwrap()
-                .earlier
-                .iter()
-                .map(|one| (one.attempt, one.state))
-                .collect();
-            assert_eq!(shown, [(Attempt(7), expected)]);
+            shown.push((attempt, State::Failed, Basis::Claim));
+            let job = seat.state.book.jobs.get(&id).unwrap();
+            let kept: Vec<_> = job.earlier.iter().map(|one| (one.attempt, one.state, one.basis)).collect();
+            assert_eq!(kept, shown);
         }
     }
 }
@@ -114,8 +105,8 @@ fn who_speaks_for_a_job_after_a_restore_has_its_attempt_counted() {
     let link = world.master.as_ref().unwrap().desks[&world.boxes[1].settings.key].live().unwrap();
     let mut seat = Seat::of(&mut world);
     let claims = Report { state: State::Running, attempt: Attempt(7), ..known.report.unwrap() };
-    settle_with(&mut seat, vec![claims]);
     seat.state.node.epoch = Epoch(2);
+    settle_with(&mut seat, vec![claims]);
     let reason = Reason::new(ReasonCode::GivenBack, "as asked");
     let declined = Declined { job, attempt: known.attempt, rev: known.rev, reason, for_good: false };
     seat.step(master::Event::Received { link, message: Message::Declined(declined) });
@@ -174,7 +165,13 @@ fn an_outcome_beside_the_job_is_forgotten_by_its_slave_only_if_it_is_that_outcom
         let (mut seat, report) = claim();
         let holder = if own { seat.key } else { SlaveKey([9; 32]) };
         let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
-        job.earlier.push(master::Earlier { attempt: Attempt(attempt), holder, state: kept, report: None });
+        job.earlier.push(master::Earlier {
+            attempt: Attempt(attempt),
+            holder,
+            state: kept,
+            report: None,
+            basis: Basis::Handed,
+        });
         let row = Row { attempt: Attempt(7), state: said, ..row_of(&report) };
         let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![]));
         assert_eq!(is_forgotten(&step.effects), forgotten, "{attempt} {own} {kept:?} {said:?}");
@@ -300,7 +297,10 @@ fn the_attempt_that_speaks_for_a_job_again_is_the_one_of_that_slave() {
     let others = [(report.attempt, SlaveKey([9; 32])), (Attempt(9), key)];
     let earlier = &mut seat.state.book.jobs.get_mut(&job).unwrap().earlier;
     for (attempt, holder) in others {
-        earlier.insert(0, master::Earlier { attempt, holder, state: State::Failed, report: None });
+        earlier.insert(
+            0,
+            master::Earlier { attempt, holder, state: State::Failed, report: None, basis: Basis::Handed },
+        );
     }
     settle_with(&mut seat, vec![report.clone()]);
     let job = seat.state.book.jobs.get(&job).unwrap();
@@ -455,22 +455,23 @@ fn what_a_person_said_counts_when_the_slave_comes_back_without_the_question() {
 }
 
 #[test]
-fn a_hand_out_that_a_forgotten_one_takes_the_place_of_is_called_off() {
-    let (mut world, job, link) = held_at_the_second();
-    let known = world.job(job);
-    let mut seat = Seat::of(&mut world);
-    seat.state.node.epoch = Epoch(2);
-    let report = known.report.unwrap();
-    let effects =
-        settle_with(&mut seat, vec![Report { attempt: Attempt(2), state: State::Running, ..report }]);
-    assert_eq!(seat.state.book.jobs.get(&job).unwrap().holder, Some(seat.key));
-    let called_off = effects.iter().find_map(|effect| match effect {
-        master::Effect::Send { link: to, message: Message::Want(want) } if *to == link => Some(want),
-        _ => None,
-    });
-    let want = called_off.expect("the second slave is told");
-    assert_eq!((want.attempt, want.rev), (Attempt(1), known.rev.next()));
-    assert_eq!(want.desired, Desired::Cancel(CancelMode::IfNotStarted));
+fn a_forgotten_hand_out_is_shown_beside_what_another_slave_has_and_moves_nothing() {
+    for said in [State::Accepted, State::Running, State::Succeeded] {
+        let (mut world, job, link) = held_at_the_second();
+        let known = world.job(job);
+        let mut seat = Seat::of(&mut world);
+        seat.state.node.epoch = Epoch(2);
+        let report = Report { attempt: Attempt(2), state: said, ..known.report.clone().unwrap() };
+        let effects = settle_with(&mut seat, vec![report]);
+        let kept = seat.state.book.jobs.get(&job).unwrap().into_owned();
+        assert_eq!((kept.state, kept.holder, kept.rev), (known.state, known.holder, known.rev), "{said:?}");
+        let shown: Vec<_> = kept.earlier.iter().map(|one| (one.state, one.basis)).collect();
+        assert_eq!(shown, [(said, Basis::Gap)]);
+        assert_eq!(kept.flags.has(Flags::DUPLICATE), said != State::Accepted, "{said:?}");
+        let told =
+            |effect: &master::Effect| matches!(effect, master::Effect::Send { link: to, .. } if *to == link);
+        assert!(!effects.iter().any(told), "the second slave is told nothing");
+    }
 }
 
 #[test]

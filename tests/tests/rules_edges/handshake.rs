@@ -2,7 +2,7 @@
 
 use reloop_protocol::handshake::{FromSlave, from_slave};
 use reloop_protocol::id::{
-    Attempt, BootId, Commit, Epoch, JobId, MasterId, ReportSeq, Session, StoreId, WishRev,
+    Attempt, BootId, Commit, Epoch, Incarnation, JobId, MasterId, ReportSeq, Session, StoreId, WishRev,
 };
 use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Answer, RequestId, SlaveCommand, Token};
@@ -303,6 +303,7 @@ fn a_slave_hears_nothing_that_comes_on_another_link_or_of_another_session() {
         master: world.master.as_ref().unwrap().node.id,
         epoch: world.master.as_ref().unwrap().node.epoch,
         commit: world.master.as_ref().unwrap().node.commit,
+        begun: vec![],
         nonce: [0; 32],
         time: world.now(),
     };
@@ -365,7 +366,9 @@ fn a_slave_is_doubted_by_only_if_it_has_seen_more_than_it_was_told() {
         let mut seat = Seat::of(&mut World::new(1));
         let node = seat.state.node;
         let commit = Commit(node.commit.0 + ahead);
-        let first = Hello { bond: Some(Bond { master: node.id, epoch: node.epoch, commit }), ..seat.hello() };
+        let incarnation = seat.state.incarnation();
+        let bond = Bond { master: node.id, epoch: node.epoch, incarnation, commit };
+        let first = Hello { bond: Some(bond), ..seat.hello() };
         seat.say_hello(OLDER, first);
         assert_eq!(seat.state.desks[&seat.key].doubts, doubted, "{ahead} ahead");
     }
@@ -405,6 +408,7 @@ fn a_welcome_asks_only_for_what_is_not_known_and_tells_only_what_is_newer() {
 fn a_hello_is_of_the_session_that_its_frame_names() {
     let frame = |session: u64| Frame {
         session: Session(session),
+        commit: Commit(0),
         message: Message::Hello(Box::new(hello(1, "a"))),
         signature: None,
     };
@@ -468,14 +472,20 @@ fn introduced(bond: Option<Bond>) -> (slave::Slave, slave::Now, Record) {
 const HOUSE: MasterId = MasterId([3; 16]);
 
 fn bond(epoch: u32, commit: u64) -> Bond {
-    Bond { master: HOUSE, epoch: Epoch(epoch), commit: Commit(commit) }
+    Bond { master: HOUSE, epoch: Epoch(epoch), incarnation: Incarnation::default(), commit: Commit(commit) }
 }
 
 fn welcome_to(state: slave::Slave, now: slave::Now, bond: Bond, rulings: Vec<Ruling>) -> slave::Step {
     let conduct = Conduct { rev: WishRev(9), mode: Mode::Production };
     let welcome = Welcome { protocol: 1, session: Session(50), bond, conduct, rulings };
     let message = Message::Welcome(welcome);
-    let event = slave::Event::Received { link: OLDER, session: Session(50), message, unfit: BTreeMap::new() };
+    let event = slave::Event::Received {
+        link: OLDER,
+        session: Session(50),
+        commit: Commit(0),
+        message,
+        unfit: BTreeMap::new(),
+    };
     slave::step(state, now, event)
 }
 

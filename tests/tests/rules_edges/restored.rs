@@ -18,7 +18,7 @@ const SECOND_EPOCH: WishRev = WishRev(65_537);
 
 fn wants(effects: &[master::Effect], link: LinkId) -> Vec<&Want> {
     let want = |effect| match effect {
-        &master::Effect::Send { link: to, message: Message::Want(ref want) } if to == link => Some(want),
+        &master::Effect::Send { link: to, message: Message::Want(ref want), .. } if to == link => Some(want),
         _ => None,
     };
     effects.iter().filter_map(want).collect()
@@ -225,7 +225,9 @@ fn a_cancel_means_every_attempt_of_the_job() {
             let [canceled] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
             assert_eq!(canceled.state, State::Canceled);
             let report = Report { state: State::Running, ..known.report.clone().unwrap() };
-            step = reports(&mut seat, Some(&canceled.clone()), report);
+            let mut canceled = canceled.clone();
+            canceled.handed.push_back((report.attempt, seat.key));
+            step = reports(&mut seat, Some(&canceled), report);
         }
         let job = seat.job(known.id);
         assert_eq!((job.state, job.holder, job.desired), (State::Running, Some(seat.key), cancel));
@@ -277,7 +279,12 @@ fn the_next_epoch_comes_after_every_one_that_a_slave_has_obeyed() {
             revoke(&mut seat);
         }
         let node = seat.state.node;
-        let bond = Bond { master: node.id, epoch: Epoch(obeyed), commit: node.commit };
+        let bond = Bond {
+            master: node.id,
+            epoch: Epoch(obeyed),
+            incarnation: seat.state.incarnation(),
+            commit: node.commit,
+        };
         let first = Hello { bond: Some(bond), ..seat.hello() };
         let effects = seat.say_hello(OLDER, first);
         let stale = closed(&effects, OLDER) == Some(CloseCode::StaleMaster);
@@ -408,7 +415,8 @@ fn an_attempt_that_goes_on_although_the_job_has_ended_is_shown() {
         let (mut seat, known, _) = two_of_one(None);
         seat.state.book = master::Book::default();
         let report = Report { state: said, ..known.report.clone().unwrap() };
-        let past = Job { state: ended, ..known };
+        let mut past = Job { state: ended, ..known };
+        past.handed.push_back((report.attempt, seat.key));
         let step = reports(&mut seat, Some(&past), report);
         let [job] = step.archived.as_slice() else { panic!("{said:?} {:?}", step.archived) };
         assert_eq!((job.state, job.earlier.len()), (ended, 1), "{said:?}");

@@ -1,6 +1,6 @@
 //! What the tests of the edges share.
 
-use reloop_protocol::id::{BootId, JobId, ReportSeq, Session, SlaveKey, StoreId, WishRev};
+use reloop_protocol::id::{BootId, Commit, JobId, ReportSeq, Session, SlaveKey, StoreId, WishRev};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{self, Order};
 use reloop_protocol::message::{
@@ -125,7 +125,9 @@ pub(crate) fn welcomed(
     link: LinkId,
 ) -> Option<&reloop_protocol::message::Welcome> {
     effects.iter().find_map(|effect| match effect {
-        master::Effect::Send { link: to, message: Message::Welcome(welcome) } if *to == link => Some(welcome),
+        master::Effect::Send { link: to, message: Message::Welcome(welcome), .. } if *to == link => {
+            Some(welcome)
+        }
         _ => None,
     })
 }
@@ -142,14 +144,14 @@ pub(crate) fn hears(
     message: Message,
 ) -> (slave::Slave, Vec<slave::Effect>) {
     let state = world.boxes[0].state.clone().unwrap();
-    let event = slave::Event::Received { link, session, message, unfit: BTreeMap::new() };
+    let event = slave::Event::Received { link, session, commit: Commit(0), message, unfit: BTreeMap::new() };
     let step = slave::step(state, world.slave_now(0), event);
     (step.state, step.effects)
 }
 
 pub(crate) fn is_forgotten(effects: &[master::Effect]) -> bool {
     let forget = |effect: &master::Effect| {
-        matches!(effect, master::Effect::Send { link: OLDER, message: Message::Forget(_) })
+        matches!(effect, master::Effect::Send { link: OLDER, message: Message::Forget(_), .. })
     };
     effects.iter().any(forget)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use reloop_protocol::id::{BootId, Session, SlaveKey, StoreId, WishRev};
+use reloop_protocol::id::{BootId, Commit, Session, SlaveKey, StoreId, WishRev};
 use reloop_protocol::message::{Activity, Conduct, Hello, MachineReport, Message, Mode, PROTOCOL};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, SUBPROTOCOL, Signature};
@@ -185,5 +185,10 @@ pub fn signed(key: &Ed25519KeyPair, nonce: &[u8; 32], hello: Hello) -> Frame {
     let signature = key.sign(&wire::signed_bytes(nonce, &hello));
     let halves = signature.as_ref();
     let signature = Signature(halves[..32].try_into().unwrap(), halves[32..].try_into().unwrap());
-    Frame { session: hello.session, message: Message::Hello(Box::new(hello)), signature: Some(signature) }
+    Frame {
+        session: hello.session,
+        commit: Commit(0),
+        message: Message::Hello(Box::new(hello)),
+        signature: Some(signature),
+    }
 }

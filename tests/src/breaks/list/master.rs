@@ -41,6 +41,66 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "incarnations_begin_at_nothing",
+        file: "protocol/src/master/mod.rs",
+        find: "self.begun.push(Begun { incarnation, at: self.node.commit });",
+        with: "self.begun.push(Begun { incarnation, at: Commit(0) });",
+        what: "An incarnation ends where the next one begins, and not before.",
+        caught_by: &[
+            "disagreements::d::d4_a_master_that_only_restarts_is_not_doubted_however_often_and_whoever_was_away",
+        ],
+    },
+    Break {
+        name: "incarnations_are_not_told_apart",
+        file: "protocol/src/message.rs",
+        find: "next.map_or(commit, |next| next.at)",
+        with: "commit",
+        what: "Files that were put back are noticed, also when the master has counted on since.",
+        caught_by: &[
+            "disagreements::d::d4_files_that_were_put_back_and_have_counted_on_since_are_doubted_all_the_same",
+        ],
+    },
+    Break {
+        name: "lies_are_believed",
+        file: "protocol/src/master/evidence.rs",
+        find: "if closes_gap || job.earlier.iter().any(is_it) { Basis::Gap } else { Basis::Claim }",
+        with: "Basis::Handed",
+        what: "What was never handed to a slave is only claimed by it.",
+        caught_by: &[
+            "simulation",
+            "hostile::what_was_never_handed_to_a_slave_is_only_claimed_by_it",
+            "hostile::what_was_adopted_from_one_slave_is_not_another_slaves_to_end",
+            "hostile::a_slave_cannot_speak_for_a_job_that_another_slave_has",
+            "raw_frames::a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own",
+        ],
+    },
+    Break {
+        name: "gap_stays_open",
+        file: "protocol/src/master/evidence.rs",
+        find: "(desk.settled_in < self.state.node.epoch).then_some(key)",
+        with: "Some(key)",
+        what: "A slave closes the gap that a restore leaves with its first handshake.",
+        caught_by: &[
+            "hostile::a_restore_opens_a_gap_that_a_slave_closes_with_its_first_handshake_and_for_what_nobody_has",
+        ],
+    },
+    Break {
+        name: "any_wish_is_believed",
+        file: "protocol/src/master/evidence.rs",
+        find: "!job.rev.may_be_followed_by(report.rev, self.state.node.epoch)",
+        with: "false",
+        what: "A slave can't use up the numbers of a job's wishes.",
+        caught_by: &["hostile::no_word_of_a_slave_uses_up_the_numbers_that_others_are_given_next"],
+    },
+    Break {
+        name: "any_number_is_adopted",
+        file: "protocol/src/master/evidence.rs",
+        find: "report.attempt.0 > limits::ADOPTED_ATTEMPT || report.rev.0 > limits::ADOPTED_REV",
+        with: "false",
+        what: "A job is not taken up with numbers that leave no room for those that come next.",
+        caught_by: &["hostile::a_job_that_nobody_knows_is_not_taken_up_with_numbers_that_leave_no_room"],
+    },
+    Break {
         name: "fingerprint_is_not_compared",
         file: "protocol/src/master/people.rs",
         find: "fingerprint == key.fingerprint",
@@ -178,7 +238,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "doubt_is_not_seen",
         file: "protocol/src/master/desk.rs",
-        find: "bond.epoch == node.epoch && bond.commit > told",
+        find: "bond.epoch == node.epoch && bond.is_ahead_of(told, &self.state.begun)",
         with: "false",
         what: "A master whose files were put back knows that it is doubted.",
         caught_by: &[

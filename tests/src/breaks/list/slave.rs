@@ -577,12 +577,23 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "older_commit_is_trusted",
         file: "protocol/src/slave/mod.rs",
-        find: "bond.epoch == challenge.epoch && bond.commit > challenge.commit",
+        find: "bond.epoch == challenge.epoch && bond.is_ahead_of(challenge.commit, &challenge.begun)",
         with: "false",
         what: "A master that has forgotten what this slave saw is an old copy of itself.",
         caught_by: &[
             "scenarios_disks::d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_confirms",
             "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
+        ],
+    },
+    Break {
+        name: "wishes_tell_no_commit",
+        file: "protocol/src/slave/link.rs",
+        find: "bond.commit = bond.commit.max(commit);",
+        with: "",
+        what: "A slave knows how far its master had come when it said what the slave obeyed.",
+        caught_by: &[
+            "scenarios_disks::d4_files_that_were_copied_while_the_links_were_live_start_nothing_twice",
+            "disagreements::d::d4_files_of_any_moment_of_a_live_link_start_nothing_twice",
         ],
     },
     Break {

@@ -1,0 +1,120 @@
+//! A slave that is enrolled and lies: it speaks for jobs that it was never handed.
+//!
+//! It offers no program, so it is handed nothing, and by all that it says nothing may follow for any job.
+
+use reloop_protocol::id::{Attempt, BootId, JobId, ReportSeq, Run, Session, SlaveKey, StoreId, WishRev};
+use reloop_protocol::job::State;
+use reloop_protocol::master;
+use reloop_protocol::message::{
+    Activity, Conduct, Flags, Hello, MachineReport, Message, Mode, PROTOCOL, Report, Settled, Source,
+};
+use reloop_protocol::slave::LinkId;
+
+use super::{Invariant, World};
+
+/// Its key: no other slave of a world has it.
+const LIAR: SlaveKey = SlaveKey([0xEE; 32]);
+
+fn machine() -> MachineReport {
+    MachineReport {
+        activity: Activity::Ready,
+        unloading: None,
+        attention: None,
+        uncertain: None,
+        local_lock: false,
+        conduct: Conduct { rev: WishRev(1), mode: Mode::Production },
+        cause: None,
+    }
+}
+
+/// What of a job a lie must not change.
+fn told(job: &master::Job) -> impl PartialEq + std::fmt::Debug + use<> {
+    let handed: Vec<_> = job.handed.iter().copied().collect();
+    let reported = job.report.clone().map(|report| (report.attempt, report.state, report.seq));
+    (job.state, job.holder, job.attempt, job.last_attempt, job.desired, job.rev, handed, reported)
+}
+
+impl World {
+    /// It comes with nothing, as a slave that has just been enrolled.
+    fn liar_link(&mut self) -> LinkId {
+        let live =
+            self.master.as_ref().and_then(|master| master.desks.get(&LIAR)).and_then(master::Desk::live);
+        if let Some(link) = live {
+            return link;
+        }
+        let link = LinkId(self.fresh());
+        let hello = Hello {
+            protocol: PROTOCOL,
+            key: LIAR,
+            name: "liar".to_owned(),
+            agent: String::new(),
+            bond: None,
+            token: None,
+            store: StoreId([0xEE; 16]),
+            boot: BootId([0xEE; 16]),
+            session: Session(link.0),
+            clock: self.now(),
+            machine: machine(),
+            programs: vec![],
+            labels: std::collections::BTreeMap::new(),
+            capacity: 0,
+            rows: vec![],
+            ring: vec![],
+        };
+        let settled = Settled {
+            session: hello.session,
+            reports: vec![],
+            records: vec![],
+            declined: vec![],
+            machine: machine(),
+        };
+        self.master_event(master::Event::LinkOpened { link, nonce: [0; 32] });
+        self.master_event(master::Event::HelloReceived { link, hello: Box::new(hello), token: None });
+        self.master_event(master::Event::Received { link, message: Message::Settled(settled) });
+        link
+    }
+
+    /// It says that a job is this, in an attempt that is so far beyond the newest one.
+    pub(super) fn lie(&mut self, id: JobId, ahead: u32, said: State) -> bool {
+        if self.master.is_none() || self.find_job(id).is_none() {
+            return false;
+        }
+        let link = self.liar_link();
+        // What time alone brings is not its doing.
+        self.master_event(master::Event::TimePassed);
+        let (true, Some(before)) = (self.master.is_some(), self.find_job(id).map(|job| told(&job))) else {
+            return true;
+        };
+        let newest = self.find_job(id).map_or(Attempt(0), |job| job.last_attempt);
+        let report = Report {
+            job: id,
+            attempt: Attempt(newest.0.saturating_add(ahead).max(1)),
+            run: Run(1),
+            rev: WishRev(1 + ahead),
+            seq: ReportSeq { start: 1, count: 1 },
+            state: said,
+            waiting_for: None,
+            progress: None,
+            note: None,
+            accepted_at: self.now(),
+            started_at: None,
+            started_rev: None,
+            ended_at: None,
+            outcome: None,
+            reason: None,
+            flags: Flags::default(),
+            source: Source::Machine,
+        };
+        self.master_event(master::Event::Received { link, message: Message::Report(report) });
+        if self.master.is_none() {
+            // It crashed over that, and what was not on its disk yet is gone.
+            return true;
+        }
+        let after = self.find_job(id).map(|job| told(&job));
+        if after.as_ref() != Some(&before) {
+            let how = format!("{id}, {said:?}, {ahead} ahead: {before:?} became {after:?}");
+            self.violate(Invariant::LiesMoveNothing, how);
+        }
+        true
+    }
+}

@@ -302,7 +302,9 @@ fn a_master_that_nobody_doubts_is_not_confirmed_by_mistake() {
         let mut world = World::new(1);
         let mut seat = Seat::of(&mut world);
         let node = seat.state.node;
-        let bond = Bond { master: node.id, epoch: Epoch(obeyed), commit: Commit(node.commit.0 + ahead) };
+        let incarnation = seat.state.incarnation();
+        let commit = Commit(node.commit.0 + ahead);
+        let bond = Bond { master: node.id, epoch: Epoch(obeyed), incarnation, commit };
         let hello = Hello { bond: Some(bond), ..seat.hello() };
         seat.say_hello(OLDER, hello);
         let before = seat.state.clone();

@@ -307,7 +307,7 @@ fn kill_minus_nine_of_the_agent_does_not_touch_the_work() {
     let mut agent = Agent::new(dir.path(), SH);
     assert!(matches!(agent.probe(key(1), "sh"), Probe::Running { .. }));
     assert_eq!(getsid(Some(group(&run))), Ok(runner(&run)), "a terminal that closes takes its session along");
-    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+    for signal in [Signal::HUP, Signal::INT] {
         kill_process(runner(&run), signal).unwrap();
     }
     std::fs::write(dir.path().join("done"), "").unwrap();
@@ -316,21 +316,22 @@ fn kill_minus_nine_of_the_agent_does_not_touch_the_work() {
 }
 
 #[test]
-fn without_its_runner_the_work_counts_as_running_and_then_as_gone() {
+fn without_its_runner_the_work_is_in_doubt_and_then_gone() {
     let dir = Scratch::new();
     let mut agent = Agent::new(dir.path(), SH);
-    start(&mut agent, key(1), "echo up; sleep 600");
+    start(&mut agent, key(1), "echo up; exec sleep 600");
     let run = run_dir(&agent, key(1));
     until("it is up", || output(&run) == "up\n");
     let (program, runner) = (group(&run), runner(&run));
     kill_process(runner, Signal::KILL).unwrap();
     until("the runner is dead", || gone(runner));
-    assert!(matches!(agent.probe(key(1), "sh"), Probe::Running { .. }));
+    let Fact::Probed(Probe::Unknown { why }) = agent.fact(key(1)) else { panic!() };
+    assert!(why.contains(&format!("`kill -9 {}` at the machine", program.as_raw_nonzero())), "{why}");
+    assert_eq!(agent.probe(key(1), "sh"), Probe::Unknown { why: why.clone() });
     agent.stop(key(1), Grade::Now);
-    let Fact::Refused { what: Verb::Stop, why } = agent.fact(key(1)) else { panic!() };
-    assert!(why.contains(&format!("process group {}", program.as_raw_nonzero())), "{why}");
+    agent.expect(key(1), Fact::Refused { what: Verb::Stop, why });
     kill_process_group(program, Signal::KILL).unwrap();
-    agent.expect(key(1), Fact::Probed(Probe::Gone));
+    until("the program is dead", || gone(program));
     assert_eq!(agent.probe(key(1), "sh"), Probe::Gone);
     agent.start(key(1), "sh", &[("script", "true")]);
     assert!(agent.refusal(key(1)).contains("never begins twice"));

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use reloop_tests::process::MasterOptions;
 use reloop_tests::proxy::Close;
 use reloop_tests::wait::eventually;
+use rustix::process::{Pid, Signal, kill_process};
 use scenario::{
     Factory, PATIENCE, bake, gated, has_flag, held, in_ms, ms, now_ms, printed, printer, with, work,
 };
@@ -385,6 +386,87 @@ async fn a6_a_job_that_a_reboot_interrupted_follows_its_orders_word() {
     let seen = f.state(&restart, "succeeded").await;
     assert!(has_flag(&seen, "interrupted"), "{seen:#}");
     assert_eq!((f.slaves[0].starts("restart"), &seen["attempt"]), (2, &json!(1)));
+}
+
+/// Lets go of all descriptors that it did not make, as a daemon does, and moves until it is killed.
+const CLOSING: &str = r#"
+[programs.closing]
+driver = "process"
+command = ["/usr/bin/env", "python3", "-c", """
+import os, time
+os.closerange(3, 1024)
+with open("../../../../machine/machine.log", "a") as log:
+    print("start", "closing", os.getpid(), file=log)
+while True:
+    time.sleep(0.05)
+"""]
+"#;
+
+#[tokio::test]
+async fn a_run_that_lost_its_runner_is_not_begun_again_while_anything_of_it_lives() {
+    let mut f = Factory::with(|options| options.tables.push_str(CLOSING)).await;
+    let job = f.place(json!({"program": "closing", "on_interrupt": "restart"})).await;
+    f.state(&job, "running").await;
+    f.machine_started(0, "closing").await;
+    let (_, _, program) = f.slaves[0].machine_log().pop().unwrap();
+    let program = Pid::from_raw(program.try_into().unwrap()).unwrap();
+    for runner in f.slaves[0].runs().into_iter().filter(|pid| *pid != program) {
+        kill_process(runner, Signal::KILL).unwrap();
+    }
+    let seen = f.state(&job, "uncertain").await;
+    let text = seen["reason"]["text"].as_str().unwrap();
+    assert!(text.contains(&format!("kill -9 {}", program.as_raw_nonzero())), "what to do: {text}");
+    // Nor does a new agent take it for gone.
+    f.slaves[0].restart();
+    f.slave(0, "on its second session", |slave| slave["link"] == "online" && slave["session"] == 2).await;
+    assert_eq!(f.job(&job).await["state"], "uncertain");
+    assert_eq!(f.slaves[0].starts("closing"), 1);
+    kill_process(program, Signal::KILL).unwrap();
+    f.client.resolve(&job, &json!({"outcome": "failed"})).await.unwrap().expect(202);
+    f.state(&job, "failed").await;
+    let next = f.place(work("next", 0.0)).await;
+    f.state(&next, "succeeded").await;
+    assert_eq!(f.slaves[0].starts("closing"), 1);
+}
+
+/// Ends in good order when it is told to, as if all were done.
+const POLITE: &str = r#"
+[programs.polite]
+driver = "process"
+command = ["/bin/sh", "-c", """
+trap 'exit 0' TERM
+echo start $0 $$ >>../../../../machine/machine.log
+while :; do sleep 0.05; done
+""", "{tag}"]
+[programs.polite.params]
+tag = { pattern = "[a-z]+" }
+"#;
+
+#[tokio::test]
+async fn a_shutdown_of_the_box_interrupts_its_job_whatever_the_program_returns() {
+    let mut f = Factory::with(|options| options.tables.push_str(POLITE)).await;
+    for (round, word, end) in [(2, "fail", "failed"), (3, "hold", "uncertain")] {
+        let job = f.place(json!({"program": "polite", "params": {"tag": word}, "on_interrupt": word})).await;
+        f.state(&job, "running").await;
+        f.machine_started(0, word).await;
+        // As at a shutdown: the agent is told with all the others, and the power goes when nothing is left.
+        let all = f.slaves[0].runs();
+        f.slaves[0].stop().await;
+        for pid in all {
+            // What the program waits for comes and goes.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        eventually("all of it to end", PATIENCE, async || {
+            let runs = f.slaves[0].runs();
+            if runs.is_empty() { Ok(()) } else { Err(runs) }
+        })
+        .await;
+        f.slaves[0].reboot();
+        f.slave(0, "back", |slave| slave["link"] == "online" && slave["session"] == round).await;
+        let seen = f.state(&job, end).await;
+        assert_eq!(seen["reason"]["code"], "interrupted", "{seen:#}");
+        assert_eq!(f.slaves[0].starts(word), 1);
+    }
 }
 
 #[tokio::test]

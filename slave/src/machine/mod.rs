@@ -8,7 +8,7 @@
 //!   an agent which is now dead had set going;
 //! * *running*: and it is watched again from here, as if this agent had started it;
 //! * *ended*: with its outcome and when;
-//! * *gone*: it began and surely runs no more, what it came to nobody can know;
+//! * *gone*: it began and surely runs no more, and what it came to nobody can know, or it was cut short by a shutdown;
 //! * *unknown*: the machine can't say. A person has to;
 //! * *not begun*: it was to begin and could not, for a cause at the machine. Nothing began, and nothing will under this key.
 //!
@@ -22,6 +22,7 @@
 pub mod process;
 pub mod runner;
 pub mod simulated;
+mod tree;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -165,7 +166,8 @@ pub enum Fact {
 }
 
 /// Commands that can be refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verb {
     /// [`Command::Start`]. The refusal is no proof that the key never started: it may be refused because it did.
     Start,
@@ -220,7 +222,8 @@ pub enum Probe {
     },
     /// It ended.
     Ended(Ended),
-    /// It began and surely runs no more, and its outcome is unknowable.
+    /// It began and surely runs no more, and its outcome is unknowable, or no outcome of its own because a shutdown cut it
+    /// short.
     Gone,
     /// The machine can't say.
     Unknown {

@@ -6,20 +6,23 @@
 //! | file | written by | what it says |
 //! |---|---|---|
 //! | `plan` | agent, once, before it starts a runner | what to execute |
-//! | `lock` | | held (flock) by runner and program: free means that all of it is dead |
+//! | `lock` | | held (flock) by runner and program: held means that something of it lives |
 //! | `void` | agent, holding the lock | never started, and never will |
 //! | `started` | runner, holding the lock, before it executes the program | when, and in which boot |
 //! | `exit` | runner | how it ended, and when; or that the program could not be executed, so that nothing began |
 //! | `control` | agent, into a FIFO which the runner reads | stop, pause, resume |
-//! | `state` | runner | paused, stopping |
+//! | `state` | runner | paused, stopping, and what it did not do |
 //! | `output` | the program | what it prints |
 //! | `work/` | the program | its current directory |
 //!
 //! Making the directory is what claims the key, so a second start of it fails. The lock belongs to an open file
-//! description which the program inherits: it stays held while anything of the run lives, also if the runner was killed,
-//! and no process id, which could be another's by now, is ever trusted. Because `void` and `started` are both written
-//! under the lock, exactly one of them can exist: a probe that finds neither settles the matter for good, even against a
-//! runner that a dead agent started a moment ago.
+//! description which the program inherits. Because `void` and `started` are both written under the lock, exactly one of
+//! them can exist: a probe that finds neither settles the matter for good, even against a runner that a dead agent started
+//! a moment ago.
+//!
+//! A run is its whole process tree; [`tree`](super::tree) tells how it is found. While the runner lives it speaks for the
+//! tree. If it was killed without an outcome, a free lock is no proof, since a program may close what it has inherited:
+//! the run is *gone* when nothing of it is found, and *unknown* while something lives or can't be looked into.
 //!
 //! The program writes straight into `output`, which therefore has no upper limit; its owner sees to that. Lines of the form
 //! `::reloop progress=0.42` (or `42%`), `::reloop phase=word` and `::reloop note=text` are picked up on the way. Only the
@@ -29,8 +32,11 @@
 //! begun*, which is a proof: the runner is started after the plan is on disk, and writes down itself that the system would not
 //! execute the program. The agent says that a run has begun when the program is there.
 //!
-//! A stop sends SIGTERM to the program's process group, then SIGKILL when the grace is over. A program that ends after it
-//! was asked to stop was stopped, whatever its exit status.
+//! A pause stops every process of the tree, and counts when none moves. A stop sends SIGTERM to every process of the tree,
+//! waits until the last one has ended, and sends SIGKILL to what is left when the grace is over. What can't be reached is
+//! told by a refusal, and then all goes on as it was. A program that ends after it was asked to stop was stopped, whatever
+//! its exit status. A program that ends after somebody else has told the runner to end, as at a shutdown, was interrupted,
+//! whatever its exit status: that is *gone* too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -52,6 +58,7 @@ use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::tree::{self, MARK, ProcessId, Remains, Traces};
 use super::{
     EndResult, Ended, Fact, Grade, Machine, Probe, Rejection, Reporter, RunKey, TEXT_LIMIT, Verb, Work, clip,
     dir_of,
@@ -71,6 +78,9 @@ pub(super) const WORK: &str = "work";
 const RUNNER_LOG: &str = "runner.log";
 const DISMISSED: &str = "dismissed";
 
+/// Why a command does not reach a run that lives.
+const DEAF_RUNNER: &str = "its runner does not take commands; try again, or probe it";
+
 /// How soon anything is noticed that raises no file event: a run that vanished, an agent that lets go.
 const TICK: Duration = Duration::from_secs(1);
 /// The least time between two looks at a run's directory, however much the program prints.
@@ -80,6 +90,10 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a probe waits for what holds the lock to begin: the runner's few synchronous writes, on a slow disk.
 const BEGIN_LIMIT: Duration = Duration::from_secs(2);
 const BEGIN_PAUSE: Duration = Duration::from_millis(10);
+/// How long a probe waits for the end of what lives without its runner: whoever killed the runner may be killing the rest.
+const REMAINS_LIMIT: Duration = Duration::from_secs(2);
+/// The longest time between two looks meanwhile, each of which reads all of `/proc`.
+const REMAINS_PAUSE: Duration = Duration::from_millis(200);
 /// The longest line that is looked at for a report; the rest of it is passed over.
 const LINE_LIMIT: usize = 4096;
 /// More unread output than this is skipped but for its end: only the newest report counts.
@@ -112,6 +126,9 @@ pub(super) struct Plan {
 pub(super) struct Started {
     pub(super) at_ms: i64,
     pub(super) boot: BootId,
+    /// The runner, which is the first process of the run's session.
+    #[serde(default)]
+    pub(super) runner: Option<ProcessId>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -124,12 +141,29 @@ pub(super) struct Exit {
     #[serde(default)]
     pub(super) not_begun: bool,
     pub(super) text: String,
+    /// Who told the runner to end before the program did, if that was not a stop.
+    #[serde(default)]
+    pub(super) interrupted: Option<String>,
+    /// What the runner could not kill; empty if it could not even list it.
+    #[serde(default)]
+    pub(super) left: Option<Vec<ProcessId>>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
     pub(super) paused: bool,
     pub(super) stopping: Option<Grade>,
+    /// The newest commands that were not followed, oldest first.
+    #[serde(default)]
+    pub(super) refused: Vec<Refusal>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Refusal {
+    /// Counts the refusals of this run, from 1.
+    pub(super) number: u32,
+    pub(super) what: Verb,
+    pub(super) why: String,
 }
 
 /// Only for people, should the runner be gone.
@@ -212,19 +246,9 @@ impl ProcessMachine {
     /// Writes a command into the runner's FIFO; false if no runner reads it.
     fn control(&self, key: RunKey, line: &str) -> Result<bool, String> {
         let path = dir_of(&self.runs, key).join(CONTROL);
-        let fifo = OpenOptions::new()
-            .write(true)
-            .custom_flags(i32::try_from(OFlags::NONBLOCK.bits()).expect("an open flag fits an int"))
-            .open(&path);
-        let mut fifo = match fifo {
-            Ok(fifo) => fifo,
-            // Nobody reads: ENXIO. No FIFO, no runner: the same answer.
-            Err(error)
-                if Errno::from_io_error(&error) == Some(Errno::NXIO)
-                    || error.kind() == ErrorKind::NotFound =>
-            {
-                return Ok(false);
-            }
+        let mut fifo = match open_control(&path) {
+            Ok(Some(fifo)) => fifo,
+            Ok(None) => return Ok(false),
             Err(error) => return Err(format!("{}: {error}", path.display())),
         };
         match fifo.write_all(format!("{line}\n").as_bytes()) {
@@ -243,7 +267,13 @@ impl ProcessMachine {
         if !exists(&dir, EXIT) && self.control(key, line)? {
             return Ok(());
         }
-        Err(if exists(&dir, EXIT) { "it has ended already".into() } else { orphaned(&dir) })
+        Err(match settle_or_unknown(&dir, self.boot) {
+            Probe::Unknown { why } => why,
+            Probe::Running { .. } => DEAF_RUNNER.to_owned(),
+            Probe::Ended(_) | Probe::Gone | Probe::NeverStarted | Probe::NotBegun { .. } => {
+                "it has ended already".to_owned()
+            }
+        })
     }
 }
 
@@ -260,14 +290,14 @@ impl Machine for ProcessMachine {
     fn start(&self, work: &Work) -> Result<(), String> {
         let program = self.program(&work.program).map_err(|rejection| rejection.to_string())?;
         let argv = program.arguments(&work.params).map_err(|rejection| rejection.to_string())?;
+        let dir = dir_of(&self.runs, work.key);
         let plan = Plan {
             program: work.program.clone(),
             argv,
-            env: environment(work, &program.env),
+            env: environment(work, &program.env, &dir),
             stop_grace_ms: u64::try_from(program.stop_grace.as_millis()).unwrap_or(u64::MAX),
             boot: self.boot,
         };
-        let dir = dir_of(&self.runs, work.key);
         if let Err(error) = private_dir_all(&self.runs) {
             self.not_begun(work.key, &format!("{}: {error}", self.runs.display()));
             return Ok(());
@@ -303,7 +333,7 @@ impl Machine for ProcessMachine {
         let fact = match settle_or_unknown(&dir, self.boot) {
             // It may have begun between the two looks; the runner reads commands before it takes the lock.
             Probe::Running { .. } if self.control(key, &line)? => return Ok(()),
-            Probe::Running { .. } => return Err(orphaned(&dir)),
+            Probe::Running { .. } => return Err(DEAF_RUNNER.to_owned()),
             Probe::Unknown { why } => return Err(why),
             Probe::Ended(ended) => Fact::Ended(ended),
             probe @ (Probe::NeverStarted | Probe::NotBegun { .. } | Probe::Gone) => Fact::Probed(probe),
@@ -393,17 +423,7 @@ fn is_absent(path: &Path) -> bool {
     matches!(found, Err(ErrorKind::NotFound | ErrorKind::NotADirectory))
 }
 
-fn orphaned(dir: &Path) -> String {
-    let group = match read_json::<ChildId>(dir, CHILD) {
-        Ok(Some(child)) => format!("process group {}", child.pid),
-        Ok(None) | Err(_) => format!("the processes that have {} open", dir.join(LOCK).display()),
-    };
-    format!(
-        "its runner was killed, so it can't be reached; end {group} at the machine, then the run counts as gone"
-    )
-}
-
-fn environment(work: &Work, extra: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+fn environment(work: &Work, extra: &BTreeMap<String, String>, dir: &Path) -> BTreeMap<String, String> {
     let mut env: BTreeMap<String, String> = PASSED_ENV
         .iter()
         .filter_map(|name| std::env::var(name).ok().map(|value| ((*name).to_owned(), value)))
@@ -412,6 +432,7 @@ fn environment(work: &Work, extra: &BTreeMap<String, String>) -> BTreeMap<String
     env.extend(extra.clone());
     env.insert("RELOOP_JOB".into(), work.key.job.to_string());
     env.insert("RELOOP_ATTEMPT".into(), work.key.attempt.to_string());
+    env.insert(MARK.into(), dir.display().to_string());
     env
 }
 
@@ -446,11 +467,11 @@ pub(super) fn read_json<T: DeserializeOwned>(dir: &Path, file: &str) -> io::Resu
     Ok(Some(value))
 }
 
-/// A run's lock in this process's hands: all of the run is dead or has not begun, and can't begin meanwhile.
+/// A run's lock in this process's hands: its runner is dead or has not begun, and can't begin meanwhile.
 struct Hold(File);
 
 impl Hold {
-    /// Nothing if something of the run lives.
+    /// Nothing if something of the run holds it.
     fn take(dir: &Path) -> io::Result<Option<Self>> {
         let file = lock_file(dir)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -483,38 +504,114 @@ fn settle(dir: &Path, boot: BootId) -> io::Result<Probe> {
         }
         return Ok(Probe::NeverStarted);
     }
-    let deadline = Instant::now() + BEGIN_LIMIT;
-    let _hold = loop {
-        let started = read_json::<Started>(dir, STARTED)?;
+    let since = Instant::now();
+    let mut pause = BEGIN_PAUSE;
+    loop {
+        let hold = Hold::take(dir)?;
+        // What is read under the lock does not change any more.
         if let Some(exit) = read_json::<Exit>(dir, EXIT)? {
             return Ok(outcome(exit));
         }
-        if let Some(hold) = Hold::take(dir)? {
-            break hold;
+        let remains = match (read_json::<Started>(dir, STARTED)?, &hold) {
+            (None, Some(_)) => {
+                make_void(dir)?;
+                return Ok(Probe::NeverStarted);
+            }
+            // Held by something that has not begun: a runner about to, or for a moment a fork of this process.
+            (None, None) if since.elapsed() < BEGIN_LIMIT => None,
+            (None, None) => return running(dir, None),
+            (Some(started), None) if is_attended(dir)? => return running(dir, Some(started.at_ms)),
+            (Some(started), _) => Some(remains(dir, &started, boot)?),
+        };
+        if let Some(remains) = remains {
+            let is_free = hold.is_some();
+            if is_free && remains.is_nothing() {
+                tracing::warn!(dir = %dir.display(), "a run left no outcome");
+                return Ok(Probe::Gone);
+            }
+            if since.elapsed() >= REMAINS_LIMIT {
+                return Ok(Probe::Unknown { why: clip(&orphaned(dir, &remains), TEXT_LIMIT) });
+            }
         }
-        // Held by something that has not begun: a runner about to, or for a moment a fork of this process.
-        if started.is_none() && Instant::now() < deadline {
-            thread::sleep(BEGIN_PAUSE);
-            continue;
+        drop(hold);
+        thread::sleep(pause);
+        pause = (pause * 2).min(REMAINS_PAUSE);
+    }
+}
+
+fn running(dir: &Path, started_at_ms: Option<i64>) -> io::Result<Probe> {
+    Ok(Probe::Running { paused: state_of(dir)?.paused, permille: newest_progress(dir)?, started_at_ms })
+}
+
+/// Whether a runner reads commands. It does so before it takes the lock and until it ends, and the program does not inherit
+/// that.
+fn is_attended(dir: &Path) -> io::Result<bool> {
+    Ok(open_control(&dir.join(CONTROL))?.is_some())
+}
+
+/// Nothing if no runner reads it.
+fn open_control(path: &Path) -> io::Result<Option<File>> {
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("an open flag fits an int");
+    match OpenOptions::new().write(true).custom_flags(nonblocking).open(path) {
+        Ok(fifo) => Ok(Some(fifo)),
+        // Nobody reads: ENXIO. No FIFO, no runner: the same answer.
+        Err(error)
+            if Errno::from_io_error(&error) == Some(Errno::NXIO) || error.kind() == ErrorKind::NotFound =>
+        {
+            Ok(None)
         }
-        return Ok(Probe::Running {
-            paused: state_of(dir)?.paused,
-            permille: newest_progress(dir)?,
-            started_at_ms: started.map(|started| started.at_ms),
-        });
-    };
-    if let Some(exit) = read_json::<Exit>(dir, EXIT)? {
-        return Ok(outcome(exit));
+        Err(error) => Err(error),
     }
-    if exists(dir, STARTED) {
-        // Its content only adds why: with the lock free it is dead in this boot as well as after another.
-        let other_boot =
-            read_json::<Started>(dir, STARTED).is_ok_and(|started| started.is_some_and(|s| s.boot != boot));
-        tracing::warn!(dir = %dir.display(), other_boot, "a run left no outcome");
-        return Ok(Probe::Gone);
+}
+
+fn remains(dir: &Path, started: &Started, boot: BootId) -> io::Result<Remains> {
+    if started.boot != boot {
+        // What lived in another boot is dead, and its ids and marks may be another's.
+        return Ok(Remains::default());
     }
-    make_void(dir)?;
-    Ok(Probe::NeverStarted)
+    let plan: Option<Plan> = read_json(dir, PLAN)?;
+    let mark = plan.as_ref().and_then(|plan| plan.env.get(MARK)).map(String::as_str);
+    tree::remains(&Traces { mark, runner: started.runner, dir })
+}
+
+/// For people: what is known of a run that has lost its runner, and what ends it.
+fn orphaned(dir: &Path, remains: &Remains) -> String {
+    let Remains { alive, doubts } = remains;
+    if !alive.is_empty() {
+        return format!(
+            "its runner was killed, and {} of its processes live on without it: {}; {} at the machine ends them",
+            alive.len(),
+            tree::names(alive),
+            tree::kill_command(alive)
+        );
+    }
+    if doubts.is_empty() {
+        let lock = dir.join(LOCK);
+        return format!(
+            "its runner was killed, and a process that can't be found has {} open",
+            lock.display()
+        );
+    }
+    format!("its runner was killed, and whether anything of it lives can't be seen: {}", doubts.join("; "))
+}
+
+/// What an outcome on disk means.
+fn outcome(exit: Exit) -> Probe {
+    if exit.not_begun {
+        return Probe::NotBegun { why: clip(&exit.text, TEXT_LIMIT) };
+    }
+    if let Some(left) = &exit.left
+        && (left.is_empty() || !tree::living(left).is_empty())
+    {
+        return Probe::Unknown { why: clip(&exit.text, TEXT_LIMIT) };
+    }
+    match &exit.interrupted {
+        Some(by) => {
+            tracing::warn!(by, text = exit.text, "a run was interrupted");
+            Probe::Gone
+        }
+        None => Probe::Ended(ended(exit)),
+    }
 }
 
 /// Writes down that nothing began and nothing will. On a full disk the plan gives its place: a runner finds none then.
@@ -535,13 +632,6 @@ fn settle_or_unknown(dir: &Path, boot: BootId) -> Probe {
 
 fn state_of(dir: &Path) -> io::Result<State> {
     Ok(read_json(dir, STATE)?.unwrap_or_default())
-}
-
-fn outcome(exit: Exit) -> Probe {
-    if exit.not_begun {
-        return Probe::NotBegun { why: clip(&exit.text, TEXT_LIMIT) };
-    }
-    Probe::Ended(ended(exit))
 }
 
 fn ended(exit: Exit) -> Ended {
@@ -732,6 +822,7 @@ impl Watch {
                 tracing::warn!(key = %self.key, %error, "the output could not be read; its reports are late");
             }
             if let Ok(now) = state_of(&self.dir)
+                && now != state
                 && !self.tell_state(&mut state, now)
             {
                 return;
@@ -746,9 +837,10 @@ impl Watch {
             }
             match exit {
                 Ok(Some(exit)) => {
-                    let fact =
-                        if exit.not_begun { Fact::Probed(outcome(exit)) } else { Fact::Ended(ended(exit)) };
-                    self.last(fact);
+                    self.last(match outcome(exit) {
+                        Probe::Ended(ended) => Fact::Ended(ended),
+                        probe => Fact::Probed(probe),
+                    });
                     return;
                 }
                 Ok(None) => {}
@@ -760,10 +852,14 @@ impl Watch {
             }
             if checked_at.elapsed() >= TICK {
                 checked_at = Instant::now();
-                // A held lock is the rule; free without an outcome means that somebody killed all of it.
-                if matches!(Hold::take(&self.dir), Ok(Some(_)))
-                    && let Ok(probe @ (Probe::Gone | Probe::NeverStarted | Probe::NotBegun { .. })) =
-                        settle(&self.dir, self.boot)
+                // A runner is the rule; none without an outcome means that somebody killed it.
+                if matches!(is_attended(&self.dir), Ok(false))
+                    && let Ok(
+                        probe @ (Probe::Gone
+                        | Probe::NeverStarted
+                        | Probe::NotBegun { .. }
+                        | Probe::Unknown { .. }),
+                    ) = settle(&self.dir, self.boot)
                 {
                     self.last(Fact::Probed(probe));
                     return;
@@ -790,6 +886,11 @@ impl Watch {
         }
         if now.stopping.is_some() && before.stopping.is_none() {
             listens &= self.reporter.tell(self.key, Fact::Stopping);
+        }
+        let told = before.refused.last().map_or(0, |refusal| refusal.number);
+        for Refusal { what, why, .. } in now.refused.iter().filter(|refusal| refusal.number > told) {
+            let fact = Fact::Refused { what: *what, why: why.clone() };
+            listens &= self.reporter.tell(self.key, fact);
         }
         *before = now;
         listens

@@ -84,6 +84,11 @@ pub struct Agent {
 impl Agent {
     /// With these program tables, and the boot that `<state_dir>/boot` names.
     pub fn new(state_dir: &Path, programs: &str) -> Self {
+        Self::with_runner(state_dir, programs, Path::new(env!("CARGO_BIN_EXE_reloop-slave")))
+    }
+
+    /// The same with another program as the runner.
+    pub fn with_runner(state_dir: &Path, programs: &str, runner: &Path) -> Self {
         let boot = state_dir.join("boot");
         if !boot.exists() {
             reboot(state_dir, 1);
@@ -93,7 +98,6 @@ impl Agent {
         );
         let config = Config::parse(&text, Path::new("slave.toml"), Overrides::default()).unwrap();
         let (facts_in, facts) = mpsc::channel(64);
-        let runner = Path::new(env!("CARGO_BIN_EXE_reloop-slave"));
         let machines = Machines::with_runner(&config, runner, facts_in).unwrap();
         Self { machines, facts, state_dir: state_dir.to_path_buf() }
     }

@@ -177,6 +177,26 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "a_free_lock_is_proof",
+        file: "slave/src/machine/process.rs",
+        find: "is_free && remains.is_nothing()",
+        with: "is_free",
+        what: "A run is gone when nothing of it lives, whatever it did to its descriptors.",
+        caught_by: &[
+            "scenarios_crashes::a_run_that_lost_its_runner_is_not_begun_again_while_anything_of_it_lives",
+        ],
+    },
+    Break {
+        name: "a_shutdown_is_an_end_like_any_other",
+        file: "slave/src/machine/process.rs",
+        find: "match &exit.interrupted {",
+        with: "match exit.interrupted.as_ref().filter(|_| !SEEDED) {",
+        what: "An end that a shutdown brought about is an interruption.",
+        caught_by: &[
+            "scenarios_crashes::a_shutdown_of_the_box_interrupts_its_job_whatever_the_program_returns",
+        ],
+    },
+    Break {
         name: "simulated_work_takes_no_time",
         file: "slave/src/machine/simulated.rs",
         find: "Some(from_ms + left_ms)",

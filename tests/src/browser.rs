@@ -127,13 +127,11 @@ impl Browser {
     /// # Panics
     /// When it does not become so in time.
     pub async fn until(&mut self, what: &str, script: &str) {
-        let browser = std::cell::RefCell::new(self);
         eventually(what, START_DEADLINE, async || {
-            let mut browser = browser.borrow_mut();
-            if browser.value(script).await == true {
+            if self.value(script).await == true {
                 return Ok(());
             }
-            Err(browser.value("document.body.innerText").await)
+            Err(self.value("document.body.innerText.slice(0, 2000)").await)
         })
         .await;
     }

@@ -163,6 +163,13 @@ pub enum Act {
     Deliver(Deliver),
 }
 
+/// A slave that this process has heard, and stays known when its link has ended: what a job's last sign is must not go
+/// back to what the disk holds.
+struct Contact {
+    heard: LastHeard,
+    is_live: bool,
+}
+
 /// The handle to the loop.
 #[derive(Clone)]
 pub struct Handle {
@@ -172,7 +179,7 @@ pub struct Handle {
     requests: Arc<AtomicU64>,
     failed: Arc<AtomicBool>,
     doubters: Arc<AtomicUsize>,
-    heard: Arc<Mutex<BTreeMap<SlaveKey, LastHeard>>>,
+    heard: Arc<Mutex<BTreeMap<SlaveKey, Contact>>>,
 }
 
 impl Handle {
@@ -339,10 +346,10 @@ impl Handle {
         })
     }
 
-    /// When a connected slave was last heard.
+    /// When a slave was last heard, connected or not; none if it was not since this master started.
     pub fn last_heard(&self, slave: SlaveKey) -> Option<Time> {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.get(&slave).map(|heard| Time(heard.ms()))
+        heard.get(&slave).map(|contact| Time(contact.heard.ms()))
     }
 
     /// Hears of changes from now on.
@@ -405,7 +412,7 @@ pub struct Driver {
     board: Arc<Board>,
     failed: Arc<AtomicBool>,
     doubters: Arc<AtomicUsize>,
-    heard: Arc<Mutex<BTreeMap<SlaveKey, LastHeard>>>,
+    heard: Arc<Mutex<BTreeMap<SlaveKey, Contact>>>,
     links: BTreeMap<LinkId, (Outbox, Session)>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     probe_patience: Duration,
@@ -639,12 +646,15 @@ impl Node for Driver {
                 let last_heard =
                     live.and_then(|link| self.links.get(&link)).map(|(outbox, _)| outbox.last_heard());
                 let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-                let was_online = heard.contains_key(&key);
+                let was_online = heard.get(&key).is_some_and(|contact| contact.is_live);
                 let is_online = last_heard.is_some();
-                match last_heard {
-                    Some(last_heard) => heard.insert(key, last_heard),
-                    None => heard.remove(&key),
-                };
+                match (last_heard, heard.get_mut(&key)) {
+                    (Some(last_heard), _) => {
+                        heard.insert(key, Contact { heard: last_heard, is_live: true });
+                    }
+                    (None, Some(contact)) => contact.is_live = false,
+                    (None, None) => {}
+                }
                 drop(heard);
                 if let Some(desk) = self.state().desks.get(&key).filter(|_| was_online != is_online) {
                     let (slave, session) = (&desk.name, desk.session.0);
@@ -667,7 +677,9 @@ impl Node for Driver {
         for (outbox, _) in std::mem::take(&mut self.links).into_values() {
             outbox.close(CloseCode::Storage, CANNOT_WRITE);
         }
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.values_mut().for_each(|contact| contact.is_live = false);
+        drop(heard);
         let (Some(state), Some(inbox)) = (self.state.take(), self.inbox.upgrade()) else { return };
         let live = state.desks.values().filter(|desk| desk.live().is_some());
         live.for_each(|desk| self.board.tell(Change::Slave(desk.key)));

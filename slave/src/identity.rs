@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use reloop_node::durable;
@@ -132,13 +133,18 @@ pub fn fingerprint(machine_id_file: &Path) -> io::Result<Option<[u8; 16]>> {
     Ok(Some(first))
 }
 
-/// Keeps a token for the next Hello.
+/// Keeps a token for the next Hello. It belongs to whoever the state directory belongs to: root may write it there for
+/// an agent that runs as somebody else.
 ///
 /// # Errors
 /// It is no token, or the disk refuses.
 pub fn keep_token(state_dir: &Path, text: &str) -> io::Result<PathBuf> {
     let path = state_dir.join(TOKEN);
     durable::write_file(&path, check_token(text)?.as_bytes(), SECRET)?;
+    let (dir, file) = (fs::metadata(state_dir)?, fs::metadata(&path)?);
+    if (dir.uid(), dir.gid()) != (file.uid(), file.gid()) && rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&path, Some(dir.uid()), Some(dir.gid()))?;
+    }
     Ok(path)
 }
 
@@ -238,6 +244,19 @@ mod tests {
         for bad in ["", " \n", "two words", "a\nb", &"x".repeat(2000)] {
             keep_token(dir.path(), bad).unwrap_err();
         }
+    }
+
+    #[test]
+    fn a_token_that_root_gives_can_be_read_by_the_owner_of_the_state_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (uid, gid) = (54_321, 54_322);
+        if std::os::unix::fs::chown(dir.path(), Some(uid), Some(gid)).is_err() {
+            let text = "left out: a directory of another user takes root";
+            return std::io::Write::write_all(&mut io::stderr(), text.as_bytes()).unwrap();
+        }
+        let path = keep_token(dir.path(), "given").unwrap();
+        let kept = fs::metadata(path).unwrap();
+        assert_eq!((kept.uid(), kept.gid(), kept.permissions().mode() & 0o777), (uid, gid, SECRET));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! be told beside it stands here, in matches without a `_` arm, so that a new value does not compile without its row.
 
 use reloop_protocol::job::{End, Event, OnInterrupt, State, Turn, next};
-use reloop_protocol::master::{Delivery, WhyNot};
+use reloop_protocol::master::{Delivery, Need, WhyNot};
 use reloop_protocol::message::{Activity, Attention, CloseCode, Flags, Mode, ReasonCode, Source, WaitingFor};
 use reloop_protocol::reconcile::{Line, Mine, Store, TABLE, Theirs, Verdict, Wish};
 use reloop_protocol::slave::redial::{self, Redial};
@@ -566,6 +566,25 @@ fn delivery_means(delivery: Delivery) -> &'static str {
     }
 }
 
+fn need(need: Need) -> &'static str {
+    match need {
+        Need::Doubts => "a slave has seen a later state of this master and obeys nothing",
+        Need::Cloned => "another box came with a slave's key while that slave answered",
+        Need::Attention => "something at the machine has to be looked at",
+        Need::Uncertain => "nobody knows how the job ended",
+        Need::Unresolved => "the slave does not know how an attempt ended that the master has given up",
+        Need::Mismatch => "the slave holds other work under the job's name",
+        Need::MissedStart => "the start passed while the slave was off, and the order says `late: hold`",
+        Need::Unloading => "the machine has ended a job, and nobody has confirmed that it is clear",
+        Need::Overdue => "the job runs longer than its order allows",
+        Need::Approval => "a key waits to be enrolled",
+        Need::Restored => "the job waited when the master was restored, and nobody has released it since",
+        Need::ReleaseLapsed => "the job was released for a start that is over",
+        Need::Held => "the order says that the job waits for a release",
+        Need::LocalLock => "a person at the machine has locked remote starts out",
+    }
+}
+
 /// Meaning; what ends it.
 fn why_not(why: WhyNot) -> (&'static str, &'static str) {
     match why {
@@ -746,6 +765,21 @@ pub fn states() -> String {
         WhyNot::ALL.map(|why| {
             let (means, ends) = why_not(why);
             row(code(why.name()), means, &[ends])
+        }),
+    );
+    page.text(
+        "### How fresh a slave's word is\n\n`freshness.observed_at` is when the job's slave was last heard, whatever it said; it never \
+         goes back while the job is with that slave. A master that has started since and has not heard the slave knows what \
+         its disk holds, and what the job went through: then `at_least` is true, and the slave was heard then or later. A slave \
+         shows the same as `last_contact_at` and `last_contact_at_least`.",
+    );
+    page.text(
+        "### What needs a person\n\nAs `reloop needs` and `GET /v1/needs` list it, the most urgent first. `GET /v1/counts` counts it.",
+    );
+    page.table(
+        &["need", "meaning", "what ends it", "risk"],
+        Need::ALL.map(|value| {
+            row(code(value.name()), need(value), &[&format!("`{}`", value.action()), value.risk()])
         }),
     );
     page.text("### Who caused the last change");

@@ -11,6 +11,7 @@
 
 pub mod bench;
 pub mod breaks;
+pub mod browser;
 pub mod client;
 pub mod clock;
 pub mod coverage;

@@ -39,6 +39,43 @@ async fn a8_a_job_that_ends_while_the_link_is_cut_is_recorded_with_its_own_time_
     assert_eq!(f.ruling(0, &job).await["verdict"], "forget");
 }
 
+/// When the slave of a job was last heard, and whether it may have been heard since.
+fn heard(job: &Value) -> (i64, bool) {
+    let freshness = &job["freshness"];
+    (ms(&freshness["observed_at"]), freshness["at_least"].as_bool().unwrap())
+}
+
+#[tokio::test]
+async fn when_the_slave_of_a_quiet_job_was_last_heard_never_goes_back() {
+    let mut f = Factory::new().await;
+    let job = f.place(gated("quiet")).await;
+    let started = heard(&f.state(&job, "running").await).0;
+    // Heartbeats go on, and the job says nothing.
+    let online = f.until(&job, "heard since", |job| heard(job).0 > started + 1000).await;
+    assert!(!heard(&online).1);
+    f.nets[0].cut(Close::Reset);
+    f.offline(0).await;
+    let (offline, at_least) = heard(&f.job(&job).await);
+    assert!(offline >= heard(&online).0, "{offline} after {online:#}");
+    assert!(!at_least, "this master heard it");
+
+    // A master that was killed knows less of it, says so, and does not go behind what the job went through.
+    f.nets[0].pass();
+    f.online(0).await;
+    let later = f.place(with(work("later", 0.0), json!({ "start": { "not_before": in_ms(600_000) } }))).await;
+    f.state(&later, "accepted").await;
+    f.master.kill();
+    f.nets[0].cut(Close::Reset);
+    f.master.restart().await;
+    let seen = f.job(&later).await;
+    assert!(heard(&seen).1 && heard(&seen).0 >= ms(&seen["created_at"]), "{seen:#}");
+    assert_eq!(f.offline(0).await["last_contact_at_least"], true);
+    f.nets[0].pass();
+    f.until(&job, "heard by this master", |job| !heard(job).1).await;
+    f.slaves[0].open_gate("quiet");
+    f.state(&job, "succeeded").await;
+}
+
 #[tokio::test]
 async fn a_flapping_link_changes_nothing_about_a_running_job() {
     let f = Factory::new().await;

@@ -64,6 +64,12 @@ pub(super) enum Command {
     /// Slaves: who does it.
     #[command(subcommand)]
     Slave(SlaveCommand),
+    /// What needs a person, the most urgent first: the command that ends it, and its risk.
+    Needs {
+        /// How many.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
     /// A master that was restored from a backup.
     #[command(subcommand)]
     Restore(RestoreCommand),

@@ -13,7 +13,7 @@ use super::args::{
     TokenCommand,
 };
 use super::client::{Client, Failure, escape};
-use super::table::{age, progress, sheet, state, table, text, word};
+use super::table::{age, at_most, heard_ago, progress, sheet, state, table, text, word};
 use super::{Exit, remark, say, watch};
 use crate::rest::tokens::to_hex;
 
@@ -35,6 +35,7 @@ async fn act(client: &Client, out: Output, command: Command) -> Result<Exit, Fai
         Command::Order(command) => order(client, out, command).await,
         Command::Job(command) => job(client, out, command).await,
         Command::Slave(command) => slave(client, out, command).await,
+        Command::Needs { limit } => needs(client, out, limit).await,
         Command::Restore(RestoreCommand::Confirm { yes, force }) => {
             let question =
                 "Every slave will obey this copy of the master from here. Is the old one gone for good?";
@@ -357,7 +358,10 @@ fn show_job(job: &Value) -> String {
     let mut ended: Vec<String> = numbers.map(|(name, value)| format!("{name} {value}")).collect();
     ended.extend(outcome["text"].as_str().filter(|text| !text.is_empty()).map(super::table::clean));
     let heard = match job["freshness"]["link"].as_str() {
-        Some(link) => format!("{link}, heard {} ago", age(&job["freshness"]["observed_at"], now)),
+        Some(link) => {
+            let freshness = &job["freshness"];
+            format!("{link}, heard {}", heard_ago(&freshness["observed_at"], &freshness["at_least"], now))
+        }
         None => String::new(),
     };
     let mut shown = sheet(&[
@@ -401,7 +405,7 @@ async fn slave(client: &Client, out: Output, command: SlaveCommand) -> Result<Ex
                 let now = jiff::Timestamp::now();
                 let row = |slave: &Value| {
                     let jobs = slave["jobs"].as_array().map_or(0, Vec::len).to_string();
-                    let seen = age(&slave["last_contact_at"], now);
+                    let seen = at_most(&slave["last_contact_at"], &slave["last_contact_at_least"], now);
                     let axes = ["name", "status", "link", "mode", "activity"].map(|axis| word(&slave[axis]));
                     axes.into_iter().chain([jobs, seen]).collect()
                 };
@@ -471,7 +475,7 @@ fn show_slave(slave: &Value) -> String {
         ("unloading", text(&slave["unloading"])),
         ("uncertain", text(&slave["uncertain"])),
         ("marks", marks),
-        ("last seen", format!("{} ago", age(&slave["last_contact_at"], now))),
+        ("last seen", heard_ago(&slave["last_contact_at"], &slave["last_contact_at_least"], now)),
         ("session", word(&slave["session"])),
         ("programs", list(&slave["programs"])),
         ("labels", pairs(&slave["labels"])),
@@ -496,6 +500,32 @@ fn show_receipts(list: &Value) -> String {
         }
     }
     table(&["AT", "SESSION", "STORE", "JOB", "MASTER", "SLAVE", "LINE", "VERDICT"], &shown)
+}
+
+async fn needs(client: &Client, out: Output, limit: u32) -> Result<Exit, Failure> {
+    let list = client.list("/v1/needs", "", limit).await?;
+    let who = |need: &Value| if need["job"].is_null() { word(&need["slave"]) } else { word(&need["job"]) };
+    let all = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if out == Output::Id {
+        return Ok(say(&all.iter().map(|need| format!("{}\n", who(need))).collect::<String>()));
+    }
+    if all.is_empty() && out == Output::Table {
+        remark("nothing needs a person");
+    }
+    let shown = print(out, &list, "job", |_| {
+        let entry = |need: &Value| {
+            let at = need["job"].as_str().and(need["slave"].as_str()).map(|slave| format!(" at {slave}"));
+            let (at, text) = (at.map(|at| super::table::clean(&at)).unwrap_or_default(), word(&need["text"]));
+            let (command, risk) = (word(&need["command"]), word(&need["risk"]));
+            format!("{}{at}: {text}\n  {command}\n  risk: {risk}\n", who(need))
+        };
+        all.iter().map(entry).collect()
+    })?;
+    if !list["next_cursor"].is_null() && out == Output::Table {
+        let counts = client.get("/v1/counts").await?;
+        remark(&format!("{} of {}: --limit shows more", all.len(), counts["needs"]));
+    }
+    Ok(shown)
 }
 
 async fn token(client: &Client, out: Output, command: TokenCommand) -> Result<Exit, Failure> {

@@ -74,6 +74,18 @@ pub(super) fn age(value: &Value, now: jiff::Timestamp) -> String {
     }
 }
 
+/// How long ago something was heard; where the master has started since, that is the longest that it can be.
+pub(super) fn at_most(value: &Value, at_least: &Value, now: jiff::Timestamp) -> String {
+    let bound = if at_least == true { "at most " } else { "" };
+    format!("{bound}{}", age(value, now))
+}
+
+/// The same as a whole phrase.
+pub(super) fn heard_ago(value: &Value, at_least: &Value, now: jiff::Timestamp) -> String {
+    let bound = if at_least == true { " or later: the master has started since" } else { "" };
+    format!("{} ago{bound}", age(value, now))
+}
+
 /// How far a job is; `~` if its slave cannot be heard.
 pub(super) fn progress(job: &Value) -> String {
     match job["progress"].as_f64() {
@@ -91,7 +103,9 @@ pub(super) fn state(job: &Value, now: jiff::Timestamp) -> String {
         words = format!("{words}:{waits}");
     }
     if is_stale(job) {
-        words = format!("{words} (offline {})", age(&job["freshness"]["observed_at"], now));
+        let freshness = &job["freshness"];
+        let away = at_most(&freshness["observed_at"], &freshness["at_least"], now);
+        words = format!("{words} (offline {away})");
     }
     words
 }
@@ -135,6 +149,20 @@ mod tests {
         });
         assert_eq!(state(&job, now), "running (offline 13m)");
         assert_eq!(progress(&job), "~46%");
+    }
+
+    #[test]
+    fn what_a_master_cannot_know_since_its_start_is_said_as_a_bound() {
+        let now: jiff::Timestamp = "2026-01-05T14:52:00Z".parse().unwrap();
+        let freshness = json!({ "link": "offline", "observed_at": "2026-01-05T14:38:02Z", "at_least": true });
+        let job = json!({ "state": "running", "flags": ["stale"], "freshness": freshness });
+        assert_eq!(state(&job, now), "running (offline at most 13m)");
+        let at = &freshness["observed_at"];
+        assert_eq!(
+            heard_ago(at, &freshness["at_least"], now),
+            "13m ago or later: the master has started since"
+        );
+        assert_eq!(heard_ago(at, &Value::Null, now), "13m ago");
     }
 
     #[test]

@@ -7,13 +7,13 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use reloop_protocol::job::State as JobState;
+use reloop_protocol::master;
 use reloop_protocol::message::Mode;
 
 use super::problem::Problem;
 use super::query::Query;
 use super::{RestState, view};
 
-const LINKS: [&str; 3] = ["online", "offline", "never"];
 /// Linux counts memory in pages; every machine that this was built for has pages of this size.
 const PAGE_BYTES: u64 = 4096;
 
@@ -50,16 +50,16 @@ pub(super) async fn readyz(State(state): State<RestState>, mut query: Query) -> 
 
 /// Label values are fixed words, so that the number of time series never grows.
 pub(super) async fn metrics(State(state): State<RestState>) -> Result<Response, Problem> {
-    let counted = state.handle.read(|state, _| {
+    let counted = state.handle.read(|state, now| {
         let jobs: BTreeMap<JobState, usize> =
             JobState::ALL.into_iter().map(|job_state| (job_state, state.book.count(job_state))).collect();
         let mut slaves: BTreeMap<(&'static str, Mode), u64> = BTreeMap::new();
         for desk in state.desks.values() {
             *slaves.entry((view::link(desk), desk.conduct.mode)).or_default() += 1;
         }
-        (jobs, slaves, state.doubters())
+        (jobs, slaves, state.doubters(), master::count_needs(state, now))
     });
-    let (jobs, slaves, doubters) = counted.await.map_err(|why| state.unavailable(why))?;
+    let (jobs, slaves, doubters, needs) = counted.await.map_err(|why| state.unavailable(why))?;
     let mut text = Exposition::default();
     text.gauge("reloop_build_info", "The running release.");
     text.value("reloop_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -70,8 +70,10 @@ pub(super) async fn metrics(State(state): State<RestState>) -> Result<Response, 
         let count = jobs.get(&job_state).copied().unwrap_or(0);
         text.value("reloop_jobs", &[("state", job_state.name())], count as u64);
     }
+    text.gauge("reloop_needs_person", "What needs a person.");
+    text.value("reloop_needs_person", &[], needs as u64);
     text.gauge("reloop_slaves", "Slaves, by link and mode.");
-    for link in LINKS {
+    for link in view::LINKS {
         for mode in Mode::ALL {
             let count = slaves.get(&(link, mode)).copied().unwrap_or(0);
             text.value("reloop_slaves", &[("link", link), ("mode", mode.name())], count);

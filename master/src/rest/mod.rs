@@ -13,6 +13,7 @@ mod events;
 mod fields;
 mod health;
 mod jobs;
+mod needs;
 mod openapi;
 mod order;
 mod orders;
@@ -262,6 +263,9 @@ fn routes() -> Vec<Route> {
             post(async move |state, id, body| jobs::command(state, id, body, verb).await),
         );
     }
+
+    add(Method::GET, "/v1/needs", From(Viewer), get(needs::list));
+    add(Method::GET, "/v1/counts", From(Viewer), get(needs::counts));
 
     add(Method::GET, "/v1/slaves", From(Viewer), get(slaves::list));
     add(Method::GET, "/v1/slaves/{name}", From(Viewer), get(slaves::show));

@@ -3,7 +3,7 @@
 
 use axum::Json;
 use reloop_protocol::job::State;
-use reloop_protocol::master::WhyNot;
+use reloop_protocol::master::{Need, WhyNot};
 use reloop_protocol::message::{Activity, Mode, ReasonCode};
 use serde_json::{Map, Value, json};
 
@@ -11,6 +11,7 @@ use super::fields::{ENTRIES_LIMIT, NAME_LIMIT, VALUE_LIMIT};
 use super::order::{ATTEMPTS_LIMIT, QUANTITY_LIMIT, RUNTIME_LIMIT_SECONDS};
 use super::problem::{Code, MEDIA_TYPE};
 use super::tokens::Role;
+use super::view::LINKS;
 use super::{Access, Route, routes};
 
 pub(super) async fn show() -> Json<Value> {
@@ -153,6 +154,18 @@ fn words_of(method: &str, path: &str) -> Option<Words> {
             &[],
             Some("Nothing"),
             (202, "JobCommand", command),
+        ),
+        ("GET", "/v1/needs") => (
+            "What needs a person, the most urgent first: why, the command that ends it, and its risk.",
+            &PAGE,
+            None,
+            (200, "NeedPage", "A page."),
+        ),
+        ("GET", "/v1/counts") => (
+            "How many jobs have not ended, by state; how many slaves there are, by link; how much needs a person.",
+            &[],
+            None,
+            (200, "Counts", "The numbers."),
         ),
         ("GET", "/v1/slaves") => (
             "Slaves, by name.",
@@ -334,6 +347,11 @@ fn words<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str) -> Value {
     json!({ "type": "string", "enum": all.iter().map(|one| name(*one)).collect::<Vec<_>>() })
 }
 
+/// An object of whole numbers.
+fn numbers<'a>(names: impl Iterator<Item = &'a str>) -> Value {
+    shown(names.map(|name| (name.to_owned(), json!({ "type": "integer" }))).collect::<Map<_, _>>().into())
+}
+
 fn schemas() -> Value {
     let text = || json!({ "type": "string" });
     let text_or_null = || json!({ "type": ["string", "null"] });
@@ -424,7 +442,10 @@ fn schemas() -> Value {
                 "progress": { "type": ["number", "null"], "minimum": 0, "maximum": 1 }, "note": text_or_null(),
                 "freshness": shown(json!({
                     "link": { "type": ["string", "null"], "description": "Null while the job is with no slave." },
-                    "observed_at": time_or_null(),
+                    "observed_at": { "type": ["string", "null"], "format": "date-time",
+                        "description": "When its slave was last heard. It never goes back while the job is with it." },
+                    "at_least": { "type": "boolean", "description": "The slave was heard then, or later: the master has \
+                        started since, and does not know." },
                 })),
                 "priority": whole(), "not_before": time_or_null(), "deadline": time_or_null(), "late": late(),
                 "gate": one_of(&["open", "held", "released"]), "created_at": time(), "accepted_at": time_or_null(),
@@ -477,11 +498,27 @@ fn schemas() -> Value {
                 "status": { "type": "string", "description": "One word for displays, derived from the three axes." },
                 "enrolled": one_of(&["yes", "pending", "revoked"]), "attention": nullable("Attention"),
                 "unloading": text_or_null(), "uncertain": text_or_null(), "local_lock": flag(), "cloned": flag(), "doubts": flag(),
-                "last_contact_at": time_or_null(), "session": whole(), "programs": list(text()), "labels": texts(),
+                "last_contact_at": time_or_null(), "last_contact_at_least": flag(), "session": whole(), "programs": list(text()), "labels": texts(),
                 "capacity": whole(), "jobs": list(text()), "clock_offset_ms": whole(), "agent_version": text(),
             })),
         ),
         ("SlavePage", page_of("Slave")),
+        (
+            "Counts",
+            shown(json!({
+                "jobs": numbers(State::ALL.iter().filter(|state| !state.is_ended()).map(|state| state.name())),
+                "slaves": numbers(LINKS.into_iter()), "needs": whole(),
+            })),
+        ),
+        (
+            "Need",
+            shown(json!({
+                "need": words(&Need::ALL, Need::name), "slave": text_or_null(), "slave_key": text_or_null(),
+                "job": { "type": ["string", "null"], "description": "Null if it is about the slave." },
+                "text": text(), "action": text(), "command": text(), "risk": text(),
+            })),
+        ),
+        ("NeedPage", page_of("Need")),
         (
             "SlaveCommand",
             shown(json!({

@@ -236,7 +236,10 @@ async fn an_order_is_answered_with_its_jobs_and_is_there_afterwards() {
     assert_eq!(placed.headers["location"], format!("/v1/orders/{}", order["id"].as_str().unwrap()));
     assert_eq!(order["jobs"].as_array().unwrap().len(), 3);
     assert_eq!(order["jobs"][0]["state"], "queued");
-    assert_eq!(order["jobs"][0]["freshness"], json!({ "link": null, "observed_at": null }));
+    assert_eq!(
+        order["jobs"][0]["freshness"],
+        json!({ "link": null, "observed_at": null, "at_least": false })
+    );
     let again = master.get(placed.headers["location"].to_str().unwrap()).await.expect(200);
     assert_eq!(again, order);
     assert_eq!(master.job(&order["jobs"][1]["id"]).await, order["jobs"][1]);
@@ -416,7 +419,8 @@ async fn a_job_whose_slave_is_away_shows_its_last_word_and_how_old_that_is() {
         (&json!("running"), &json!("mill-3"), &json!(1))
     );
     assert_eq!(job["flags"], json!(["stale"]));
-    assert_eq!(job["freshness"], json!({ "link": "offline", "observed_at": "2023-11-14T22:15:00Z" }));
+    let freshness = json!({ "link": "offline", "observed_at": "2023-11-14T22:15:00Z", "at_least": true });
+    assert_eq!(job["freshness"], freshness, "this master has not heard the slave");
     assert_eq!(job["started_at"], "2023-11-14T22:13:40Z");
     assert_eq!(job["revision"], 3);
     let path = format!("/v1/jobs/{}", id.as_str().unwrap());
@@ -463,6 +467,7 @@ async fn a_slave_shows_its_axes_and_what_people_decide() {
     assert_eq!((&slave["activity"], &slave["status"]), (&json!("running"), &json!("offline")));
     assert_eq!(slave["jobs"], json!([id.to_string()]));
     assert_eq!(slave["last_contact_at"], "2023-11-14T22:15:00Z");
+    assert_eq!(slave["last_contact_at_least"], true);
     let by_key = master.get(&format!("/v1/slaves/{}", slave["key"].as_str().unwrap())).await.expect(200);
     assert_eq!(by_key, slave);
     let list = master.get("/v1/slaves?link=offline&mode=production").await.expect(200);
@@ -520,6 +525,8 @@ async fn what_is_shown_is_what_the_document_says() {
         ("JobEventPage", master.get(&format!("/v1/jobs/{id}/events")).await.expect(200)),
         ("Explanation", master.get(&format!("/v1/jobs/{id}/explain")).await.expect(200)),
         ("SlavePage", master.get("/v1/slaves").await.expect(200)),
+        ("NeedPage", master.get("/v1/needs").await.expect(200)),
+        ("Counts", master.get("/v1/counts").await.expect(200)),
         (
             "SlaveCommand",
             master.post("/v1/slaves/mill-3/mode", json!({ "mode": "draining" })).await.expect(202),
@@ -560,10 +567,87 @@ async fn health_and_metrics_tell_what_is() {
         "reloop_slaves{link=\"offline\",mode=\"production\"} 1",
         "reloop_slaves{link=\"online\",mode=\"production\"} 0",
         "reloop_store_healthy 1",
+        "reloop_needs_person 0",
         "# TYPE reloop_jobs gauge",
     ] {
         assert!(metrics.lines().any(|at| at == line), "{line} is not in\n{metrics}");
     }
+}
+
+#[tokio::test]
+async fn what_needs_a_person_is_counted_and_listed_whatever_waits_beside_it() {
+    let (uncertain, records) = away(JobState::Uncertain);
+    let master = Master::start(records).await;
+    let held = json!({ "program": "mill", "quantity": 30, "start": { "hold": true } });
+    master.post("/v1/orders", held).await.expect(201);
+    for _ in 0..3 {
+        master.post("/v1/orders", json!({ "program": "mill", "quantity": 1000 })).await.expect(201);
+    }
+    let counts = master.get("/v1/counts").await.expect(200);
+    let jobs = json!({
+        "queued": 3030, "assigned": 0, "accepted": 0, "starting": 0, "running": 0, "paused": 0, "stopping": 0,
+        "uncertain": 1,
+    });
+    let slaves = json!({ "online": 0, "offline": 1, "never": 0 });
+    assert_eq!(counts, json!({ "jobs": jobs, "slaves": slaves, "needs": 31 }));
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = master.get(&format!("/v1/needs?limit=7{cursor}")).await.expect(200);
+        found.extend(page["data"].as_array().unwrap().iter().cloned());
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={}", next.replace(' ', "%20")),
+            None => break,
+        }
+    }
+    let uncertain = uncertain.to_string();
+    let first = json!({
+        "need": "uncertain", "slave": "mill-3", "slave_key": "0707070707070707", "job": uncertain,
+        "text": "nobody knows how it ended: look at the machine", "action": "resolve",
+        "command": format!("reloop job resolve {uncertain} succeeded|failed|canceled"),
+        "risk": found[0]["risk"],
+    });
+    assert_eq!(found[0], first);
+    assert_eq!(
+        (found.len(), found[30]["need"].as_str(), found[30]["action"].as_str()),
+        (31, Some("held"), Some("release"))
+    );
+    for cursor in ["held", "held%20job_1", "rest%200707", "held%20zz"] {
+        master.get(&format!("/v1/needs?cursor={cursor}")).await.problem(400, "bad_request");
+    }
+}
+
+#[test]
+fn a_job_is_never_shown_as_heard_earlier_than_before() {
+    let (_, records) = away(JobState::Running);
+    let job = records
+        .iter()
+        .find_map(|record| if let Write::Job(job) = record { Some((**job).clone()) } else { None });
+    let job = job.unwrap();
+    let seen = |job: &Job, live: bool, heard: Option<i64>, last_contact: Option<i64>| {
+        let holder = view::Holder { name: "mill-3".to_owned(), live, last_contact: last_contact.map(Time) };
+        let view = view::job(job, &BTreeMap::from([(MILL, holder)]), |_| heard.map(Time));
+        let freshness = serde_json::to_value(view.freshness).unwrap();
+        (freshness["observed_at"].as_str().map(str::to_owned), freshness["at_least"] == true)
+    };
+    let at = |ms: i64| Some(view::time(Time(ms)));
+    let job = Job { heard_at: Some(Time(10_000)), ..job };
+    // It is quiet for 40 s, and then its link ends.
+    assert_eq!(seen(&job, true, Some(50_000), Some(5_000)), (at(50_000), false));
+    assert_eq!(seen(&job, false, Some(50_000), Some(50_000)), (at(50_000), false));
+    // The look came before the link ended, and the last sign is asked for after that.
+    assert_eq!(seen(&job, true, Some(50_000), Some(5_000)), (at(50_000), false));
+    // A master that has started since does not know what it heard, but not less than the job's own facts.
+    let mut restored = Job { heard_at: None, ..job };
+    assert_eq!(seen(&restored, false, None, Some(5_000)), (at(5_000), true));
+    restored.events.push_back(master::JobEvent {
+        at: Time(20_000),
+        observed_at: None,
+        state: JobState::Running,
+        attempt: Attempt(1),
+        by: "mill-3".to_owned(),
+    });
+    assert_eq!(seen(&restored, false, None, Some(5_000)), (at(20_000), true));
+    assert_eq!(seen(&restored, false, None, None), (at(20_000), true));
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use reloop_protocol::id::SlaveKey;
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
-    Basis, Desk, Earlier, Enrolled, Explanation, Job, JobEvent, Master, Order, Receipt,
+    self, Basis, Desk, Earlier, Enrolled, Explanation, Job, JobEvent, Master, Needed, Order, Receipt, Subject,
 };
 use reloop_protocol::message::{Activity, Mode, Outcome, Reason};
 use reloop_protocol::spec::{CancelMode, Desired, Gate, StartRule};
@@ -46,7 +46,7 @@ pub(super) struct Holder {
     pub(super) name: String,
     /// Whether it can be heard now.
     pub(super) live: bool,
-    /// When it was last heard, as far as that is known.
+    /// When it was last heard, by what was written down.
     pub(super) last_contact: Option<Time>,
 }
 
@@ -97,8 +97,10 @@ impl From<&Reason> for ReasonView {
 pub(super) struct Freshness {
     /// Its link; null while the job is with no slave, for then the master's own word is always fresh.
     pub(super) link: Option<&'static str>,
-    /// When the slave last confirmed, by a report or by a live link.
+    /// When its slave was last heard.
     observed_at: Option<String>,
+    /// It may have been heard after that too: this master has started since, and the disk does not tell.
+    at_least: bool,
 }
 
 /// How the machine's work ended.
@@ -165,7 +167,7 @@ pub(super) struct JobView {
     revision: u32,
 }
 
-/// A job as a client sees it; `heard` is when a connected slave was last heard.
+/// A job as a client sees it; `heard` is when a slave was last heard by this process.
 pub(super) fn job(job: &Job, holders: &Holders, heard: impl Fn(SlaveKey) -> Option<Time>) -> JobView {
     let report = job.report.as_ref();
     let holder = job.holder.and_then(|key| holders.get(&key).map(|holder| (key, holder)));
@@ -182,13 +184,10 @@ pub(super) fn job(job: &Job, holders: &Holders, heard: impl Fn(SlaveKey) -> Opti
     if matches!(job.desired, Desired::Cancel(_)) && !job.state.is_ended() {
         flags.push("cancel_pending");
     }
-    let observed_at = holder.and_then(|(key, holder)| {
-        if live {
-            job.heard_at.max(heard(key)).or(holder.last_contact)
-        } else {
-            job.heard_at.or(holder.last_contact)
-        }
-    });
+    let heard = holder.and_then(|(key, _)| heard(key));
+    // The newest of all that tells of a sign of life, whether the link stands or not: it never goes back when that ends.
+    let signs = holder.map(|(_, holder)| [heard, job.heard_at, holder.last_contact, job.witnessed_at()]);
+    let observed_at = signs.and_then(|signs| signs.into_iter().flatten().max());
     let name_of =
         |key: SlaveKey| holders.get(&key).map_or_else(|| key.fingerprint(), |holder| holder.name.clone());
     JobView {
@@ -217,6 +216,7 @@ pub(super) fn job(job: &Job, holders: &Holders, heard: impl Fn(SlaveKey) -> Opti
         freshness: Freshness {
             link: holder.map(|(_, holder)| if holder.live { "online" } else { "offline" }),
             observed_at: observed_at.map(time),
+            at_least: observed_at.is_some() && !live && heard.is_none(),
         },
         priority: job.start.priority,
         not_before: job.start.not_before.map(time),
@@ -411,6 +411,7 @@ pub(super) struct SlaveView {
     cloned: bool,
     doubts: bool,
     last_contact_at: Option<String>,
+    last_contact_at_least: bool,
     session: u64,
     programs: Vec<String>,
     labels: BTreeMap<String, String>,
@@ -420,11 +421,11 @@ pub(super) struct SlaveView {
     agent_version: String,
 }
 
-/// A slave as a client sees it; `heard` is when it was last heard, if it is connected.
+/// A slave as a client sees it; `heard` is when it was last heard by this process.
 pub(super) fn slave(state: &Master, desk: &Desk, heard: Option<Time>) -> SlaveView {
     let live = desk.live().is_some();
     let machine = desk.machine.as_ref();
-    let last_contact = if live { heard.or(desk.last_contact) } else { desk.last_contact };
+    let last_contact = heard.max(desk.last_contact);
     SlaveView {
         name: desk.name.clone(),
         key: desk.key.fingerprint(),
@@ -448,6 +449,7 @@ pub(super) fn slave(state: &Master, desk: &Desk, heard: Option<Time>) -> SlaveVi
         cloned: desk.cloned_at.is_some(),
         doubts: desk.doubts,
         last_contact_at: last_contact.map(time),
+        last_contact_at_least: last_contact.is_some() && !live && heard.is_none(),
         session: desk.session.0,
         programs: desk.programs.clone(),
         labels: desk.labels.clone(),
@@ -492,6 +494,62 @@ pub(super) fn status(desk: &Desk) -> &'static str {
         (_, Activity::Paused) => "paused",
         (Mode::Draining, _) => "draining",
         (Mode::Production, activity) => activity.name(),
+    }
+}
+
+/// How many there are of what; what needs a person is counted and not shown.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct CountsView {
+    jobs: BTreeMap<&'static str, usize>,
+    slaves: BTreeMap<&'static str, usize>,
+    needs: usize,
+}
+
+/// The words for a slave's link.
+pub(super) const LINKS: [&str; 3] = ["online", "offline", "never"];
+
+/// Everything that is counted, by the book's own numbers. Of slaves those that belong here or want to.
+pub(super) fn counts(state: &Master, now: Time) -> CountsView {
+    let unended = State::ALL.into_iter().filter(|state| !state.is_ended());
+    let mut slaves: BTreeMap<_, usize> = LINKS.into_iter().map(|link| (link, 0)).collect();
+    for desk in state.desks.values().filter(|desk| desk.enrolled != Enrolled::Revoked) {
+        *slaves.entry(link(desk)).or_default() += 1;
+    }
+    CountsView {
+        jobs: unended.map(|job_state| (job_state.name(), state.book.count(job_state))).collect(),
+        slaves,
+        needs: master::count_needs(state, now),
+    }
+}
+
+/// Something that needs a person.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct NeedView {
+    need: &'static str,
+    slave: Option<String>,
+    slave_key: Option<String>,
+    job: Option<String>,
+    text: String,
+    action: &'static str,
+    command: String,
+    risk: &'static str,
+}
+
+/// Something that needs a person, with its slave's name.
+pub(super) fn need(state: &Master, needed: Needed) -> NeedView {
+    let slave = needed.slave.and_then(|key| state.desks.get(&key));
+    NeedView {
+        need: needed.need.name(),
+        slave: slave.map(|desk| desk.name.clone()),
+        slave_key: slave.map(|desk| desk.key.fingerprint()),
+        job: match needed.subject {
+            Subject::Slave(_) => None,
+            Subject::Job(id) => Some(id.to_string()),
+        },
+        text: needed.text,
+        action: needed.need.action(),
+        command: needed.command,
+        risk: needed.need.risk(),
     }
 }
 

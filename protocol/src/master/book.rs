@@ -2,10 +2,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
-use super::{IdempotencyKey, Live, RECENT_KEYS};
+use super::{IdempotencyKey, Live, Need, RECENT_KEYS};
 use crate::id::{Attempt, JobId, OrderId, ReportSeq, SlaveKey, WishRev};
 use crate::job::State;
 use crate::message::{Flags, Reason, Report};
@@ -296,6 +297,31 @@ impl Job {
         });
     }
 
+    /// When the slave that has it was last heard or connected, by what this attempt went through; none if no slave has it.
+    /// Unlike `heard_at` it is known after a restart of the master too.
+    pub fn witnessed_at(&self) -> Option<Time> {
+        self.holder?;
+        let is_witness = |event: &&JobEvent| match event.state {
+            State::Queued => false,
+            State::Assigned
+            | State::Accepted
+            | State::Starting
+            | State::Running
+            | State::Paused
+            | State::Stopping
+            | State::Uncertain => true,
+            // The master and people end jobs too: only a slave says when it was.
+            State::Succeeded
+            | State::Failed
+            | State::Canceled
+            | State::Rejected
+            | State::Expired
+            | State::Lost => event.observed_at.is_some(),
+        };
+        let of_attempt = self.events.iter().filter(|event| event.attempt == self.attempt);
+        of_attempt.filter(is_witness).map(|event| event.at).max()
+    }
+
     /// Everything beside the state.
     pub fn all_flags(&self) -> Flags {
         let mut flags = self.flags;
@@ -339,6 +365,10 @@ pub struct Book {
     held: BTreeMap<SlaveKey, BTreeSet<JobId>>,
     /// Latest starts of queued jobs.
     windows: BTreeSet<(Time, JobId)>,
+    /// What needs a person, but for lapsed releases: whoever lists it must not look at every job.
+    needing: BTreeSet<(Need, JobId)>,
+    /// Until when jobs may start that were released and wait: past that they need a person again.
+    releases: BTreeSet<(Time, JobId)>,
     /// How many there are of each state: whoever asks every few seconds must not cost what all jobs cost.
     counts: BTreeMap<State, usize>,
     /// Keys that the disk may not show yet.
@@ -418,6 +448,8 @@ impl Book {
         if let (false, Some(holder)) = (job.state.is_ended(), job.holder) {
             self.held.entry(holder).or_default().insert(job.id);
         }
+        self.needing.extend(job.need().map(|need| (need, job.id)));
+        self.releases.extend(job.released_until().map(|latest| (latest, job.id)));
     }
 
     fn unindex(&mut self, job: &Job) {
@@ -455,6 +487,28 @@ impl Book {
                 self.held.remove(&holder);
             }
         }
+        if let Some(need) = job.need() {
+            self.needing.remove(&(need, job.id));
+        }
+        if let Some(latest) = job.released_until() {
+            self.releases.remove(&(latest, job.id));
+        }
+    }
+
+    /// How many jobs need a person.
+    pub(super) fn count_needs(&self, now: Time) -> usize {
+        self.needing.len() + self.lapsed(now).count()
+    }
+
+    /// The jobs that need a person, lapsed releases left out, in order from here on.
+    pub(super) fn needing(&self, from: Option<(Need, JobId)>) -> impl Iterator<Item = (Need, JobId)> {
+        let from = from.map_or(Bound::Unbounded, Bound::Included);
+        self.needing.range((from, Bound::Unbounded)).copied()
+    }
+
+    /// The jobs whose release has lapsed.
+    pub(super) fn lapsed(&self, now: Time) -> impl Iterator<Item = JobId> {
+        self.releases.iter().take_while(move |(latest, _)| *latest < now).map(|(_, id)| *id)
     }
 
     /// How many jobs are in a state.
@@ -524,6 +578,8 @@ impl Book {
             && again.lent == self.lent
             && again.held == self.held
             && again.windows == self.windows
+            && again.needing == self.needing
+            && again.releases == self.releases
             && again.counts == self.counts;
         (!same).then_some("what is derived from the jobs is derived from the jobs")
     }

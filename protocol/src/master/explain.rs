@@ -2,7 +2,7 @@
 
 use super::desk::is_ready;
 use super::dispatch::can_do;
-use super::{Desk, Enrolled, Job, Master};
+use super::{Desk, Enrolled, Job, Master, Need};
 use crate::id::SlaveKey;
 use crate::job::State;
 use crate::message::{MachineReport, Mode, WaitingFor};
@@ -124,7 +124,13 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
         state => format!("it is {}", state.name()),
     };
     let gate = match job.start.gate {
+        Gate::Held if job.need() == Some(Need::Restored) => {
+            "; held since the master was restored, and a slave may have done it since: `release` lets it start"
+        }
         Gate::Held if !job.state.is_started() => "; held: `release` lets it start",
+        Gate::Open if job.need() == Some(Need::MissedStart) => {
+            "; its start passed while its slave was off: `release` lets it start, `reschedule` plans another time"
+        }
         Gate::Released { latest } if latest < now && !job.state.is_started() => {
             "; its release has lapsed: `release` it again"
         }

@@ -15,6 +15,7 @@ mod dispatch;
 mod evidence;
 mod explain;
 mod live;
+mod needs;
 mod people;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ pub use self::desk::{Desk, DeskLink, Enrolled, Receipt, ReceiptLine};
 pub use self::dispatch::Room;
 pub use self::explain::{Explanation, WhyNot, explain};
 pub use self::live::Live;
+pub use self::needs::{Need, Needed, Subject, count_needs, needs};
 
 use crate::id::{Commit, Epoch, Incarnation, JobId, MasterId, OrderId, SlaveKey};
 use crate::job::{self, End, State};

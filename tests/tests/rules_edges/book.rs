@@ -156,11 +156,10 @@ fn a_master_whose_book_contradicts_itself_is_found_out() {
     assert_eq!(broken(queued, &|job| job.start.priority = 7), derived);
     assert_eq!(broken(queued, &|job| job.start.deadline = None), derived);
     assert_eq!(broken(accepted, &|job| job.holder = Some(SlaveKey([9; 32]))), derived);
-    assert_eq!(
-        broken(accepted, &|job| job.start.gate = Gate::Held),
-        "nothing",
-        "nothing is derived from a gate"
-    );
+    assert_eq!(broken(accepted, &|job| job.start.gate = Gate::Held), derived, "it needs a person");
+    let released = Gate::Released { latest: Time(1) };
+    assert_eq!(broken(accepted, &|job| job.start.gate = released), derived, "it will need one");
+    assert_eq!(broken(accepted, &|job| job.revision = 7), "nothing", "nothing is derived from a revision");
 }
 
 #[test]

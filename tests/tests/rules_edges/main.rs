@@ -8,6 +8,7 @@ mod dispatch;
 mod evidence;
 mod handshake;
 mod moments;
+mod needs;
 mod restored;
 mod runs;
 mod slave;

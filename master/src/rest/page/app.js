@@ -3,8 +3,13 @@
 
 const EVERY_MS = 2000;
 const KEY = "reloop.token";
+// The table of what waits shows so many; what needs a person is shown to its end on demand. Both are counted whole.
+const WAITING_ROWS = 100;
+const NEEDS_ROWS = 100;
 const el = (id) => document.getElementById(id);
-let refused = "";
+// What a press of a button came to, by the need that it is for; and whether all needs are wanted.
+const told = new Map();
+let allNeeds = false;
 
 async function call(path, method = "GET") {
   const answer = await fetch(path, {
@@ -21,14 +26,15 @@ async function call(path, method = "GET") {
   return body;
 }
 
-async function all(path) {
+// A whole list, page by page; with a limit as much of it, and whether there is more.
+async function all(path, limit = Infinity) {
   const data = [];
   let cursor = null;
   do {
     const page = await call(path + (cursor ? "&cursor=" + encodeURIComponent(cursor) : ""));
     data.push(...page.data);
     cursor = page.next_cursor;
-  } while (cursor && data.length < 2000);
+  } while (cursor && data.length < limit);
   return data;
 }
 
@@ -39,6 +45,11 @@ function ago(time) {
   if (seconds < 3600) return Math.floor(seconds / 60) + " min ago";
   if (seconds < 48 * 3600) return Math.floor(seconds / 3600) + " h ago";
   return Math.floor(seconds / 86400) + " days ago";
+}
+
+// The master has started since: it was heard then, or later.
+function heard(time, atLeast) {
+  return ago(time) + (atLeast ? " or later" : "");
 }
 
 function node(tag, text, classes = "") {
@@ -72,7 +83,7 @@ function slaveRow(slave) {
     node("td", mode),
     node("td", slave.link === "online" ? slave.activity : slave.activity + " (by its last word)"),
     node("td", String(slave.jobs.length)),
-    node("td", ago(slave.last_contact_at)),
+    node("td", heard(slave.last_contact_at, slave.last_contact_at_least)),
   );
   return row;
 }
@@ -83,7 +94,7 @@ function jobRow(job) {
   const notes = job.flags.filter((flag) => flag !== "stale").map((flag) => flag.replaceAll("_", " "));
   if (job.waiting_for) notes.unshift("waits for " + job.waiting_for);
   if (job.gate === "held") notes.unshift("held");
-  if (stale) notes.push("offline, heard " + ago(job.freshness.observed_at));
+  if (stale) notes.push("offline, heard " + heard(job.freshness.observed_at, job.freshness.at_least));
   const state = word(job.state);
   if (notes.length) state.append(node("span", " – " + notes.join(", "), "soft"));
   const progress = node("td", "");
@@ -103,47 +114,93 @@ function jobRow(job) {
   return row;
 }
 
-function needs(slaves, jobs) {
-  const list = [];
-  const slave = (one, text, verb) =>
-    list.push({ text: one.name + ": " + text, verb, path: "/v1/slaves/" + encodeURIComponent(one.key) + "/" + verb });
-  for (const one of slaves) {
-    if (one.attention) slave(one, one.attention.text, "clear");
-    if (one.cloned) slave(one, "another box came with its key: find it, then clear", "clear");
-    if (one.unloading) slave(one, "finished, and nobody has confirmed that the machine is clear", "ready");
-    if (one.enrolled === "pending") slave(one, "waits for approval, key " + one.key, "approve");
-    if (one.doubts) list.push({ text: one.name + ": it has seen a later state of this master. If this copy is the right one: reloop restore confirm" });
-    if (one.local_lock) list.push({ text: one.name + ": a person at the machine has locked remote starts out" });
+// What can be done from here; anything else is a command that is shown.
+const VERBS = new Set(["clear", "ready", "approve", "release"]);
+
+function keyOf(need) {
+  return need.need + " " + (need.job || need.slave_key);
+}
+
+function pathOf(need) {
+  const who = need.job ? "/v1/jobs/" + need.job : "/v1/slaves/" + encodeURIComponent(need.slave_key);
+  return who + "/" + need.action;
+}
+
+async function press(need, button) {
+  const key = keyOf(need);
+  const focused = document.activeElement === button;
+  button.disabled = true;
+  told.set(key, need.action + " …");
+  tell(key);
+  try {
+    const answer = await call(pathOf(need), "POST");
+    const later = answer.delivery === "pending_on_reconnect" ? "the slave is offline and hears it when it is back" : "";
+    told.set(key, need.action + ": " + (later || "done"));
+  } catch (error) {
+    // Without a status there was no answer, and the command may have arrived all the same.
+    const why = error.status ? error.message : "no answer from the master: whether it was done is not known, press again";
+    told.set(key, need.action + ": " + why);
   }
-  for (const job of jobs) {
-    if (job.state === "uncertain") list.push({ text: job.id + ": nobody knows how it ended. Look at the machine, then: reloop job resolve " + job.id });
-    if (job.gate === "held" && ["queued", "assigned", "accepted"].includes(job.state)) {
-      list.push({ text: job.id + " is held", verb: "release", path: "/v1/jobs/" + job.id + "/release" });
-    }
-    if (job.flags.includes("overdue")) list.push({ text: job.id + ": it runs longer than its order allows" });
-  }
-  return list;
+  button.disabled = false;
+  // A disabled button has lost the focus: whoever works with the keyboard gets it back.
+  if (focused && document.activeElement === document.body) button.focus();
+  tell(key);
+  await refresh();
+}
+
+function itemOf(key) {
+  return [...el("attention").children].find((item) => item.dataset.key === key);
+}
+
+function tell(key) {
+  const item = itemOf(key);
+  if (item) item.querySelector(".told").textContent = told.get(key) || "";
 }
 
 function attentionItem(need) {
   const item = node("li", "");
-  item.append(node("span", need.text));
-  if (need.verb) {
-    const button = node("button", need.verb);
+  const words = node("div", "");
+  const who = need.job ? need.job + (need.slave ? " at " + need.slave : "") : need.slave;
+  words.append(node("p", who + ": " + need.text));
+  words.append(node("p", "Risk: " + need.risk + ".", "risk"));
+  item.dataset.key = keyOf(need);
+  item.dataset.words = JSON.stringify(need);
+  if (VERBS.has(need.action)) {
+    const button = node("button", need.action);
     button.type = "button";
-    button.addEventListener("click", async () => {
-      button.disabled = true;
-      try {
-        await call(need.path, "POST");
-        refused = "";
-      } catch (error) {
-        refused = need.verb + ": " + error.message;
-      }
-      refresh();
-    });
-    item.append(button);
+    button.setAttribute("aria-label", need.action + " " + who);
+    button.addEventListener("click", () => press(need, button));
+    words.append(node("p", "", "told"));
+    words.lastChild.setAttribute("role", "status");
+    item.append(words, button);
+  } else {
+    words.append(node("code", need.command), node("p", "", "told"));
+    item.append(words);
   }
   return item;
+}
+
+// An item that says the same as before stays, with its button, its focus and what a press came to.
+function showNeeds(list, count) {
+  const before = new Map([...el("attention").children].map((item) => [item.dataset.key, item]));
+  const items = list.map((need) => {
+    const known = before.get(keyOf(need));
+    return known && known.dataset.words === JSON.stringify(need) ? known : attentionItem(need);
+  });
+  const same = items.length === before.size && items.every((item, at) => item === el("attention").children[at]);
+  if (!same) {
+    const focused = document.activeElement && document.activeElement.closest("#attention li");
+    const key = focused && focused.dataset.key;
+    el("attention").replaceChildren(...items);
+    const again = key && itemOf(key);
+    if (again && again.querySelector("button")) again.querySelector("button").focus();
+    const keys = new Set(list.map(keyOf));
+    for (const key of told.keys()) if (!keys.has(key)) told.delete(key);
+    for (const key of told.keys()) tell(key);
+  }
+  el("attention-section").hidden = count === 0;
+  el("more").hidden = list.length >= count;
+  el("more-text").textContent = "The " + list.length + " most urgent of " + count + ".";
 }
 
 function banner(text) {
@@ -151,22 +208,16 @@ function banner(text) {
   el("banner").hidden = !text;
 }
 
-function show(slaves, jobs) {
-  const live = jobs.filter((job) => !job.ended_at);
-  const list = needs(slaves, live);
+function show(slaves, jobs, needs, counts) {
   el("slaves").replaceChildren(...slaves.filter((one) => one.enrolled !== "revoked").map(slaveRow));
   el("jobs").replaceChildren(...jobs.map(jobRow));
-  // A button that has the focus stays: the list is only made anew when it says something else.
-  const words = JSON.stringify(list);
-  if (el("attention").dataset.words !== words) {
-    el("attention").dataset.words = words;
-    el("attention").replaceChildren(...list.map(attentionItem));
-  }
-  el("attention-section").hidden = list.length === 0;
-  const count = (state) => live.filter((job) => job.state === state).length;
-  const offline = slaves.filter((one) => one.link === "offline").length;
-  el("counts").textContent =
-    `${list.length} need a person · ${count("running")} running · ${count("queued")} queued · ${offline} offline`;
+  showNeeds(needs, counts.needs);
+  const shown = jobs.filter((job) => job.state === "queued").length;
+  const hidden = Math.max(0, counts.jobs.queued - shown);
+  el("queue").hidden = hidden === 0;
+  el("queue").textContent = hidden + " more are queued: reloop job ls --state queued";
+  el("counts").textContent = `${counts.needs} need a person · ${counts.jobs.running} running · ` +
+    `${counts.jobs.queued} queued · ${counts.slaves.offline} offline`;
 }
 
 function ask() {
@@ -181,16 +232,22 @@ function ask() {
 async function refresh() {
   if (!sessionStorage.getItem(KEY)) return;
   try {
-    const live = "queued,assigned,accepted,starting,running,paused,stopping,uncertain";
-    const [slaves, unended, newest] = await Promise.all([
-      all("/v1/slaves?limit=500"), all("/v1/jobs?limit=500&state=" + live), call("/v1/jobs?limit=50"),
+    const atSlaves = "assigned,accepted,starting,running,paused,stopping,uncertain";
+    const [counts, needs, slaves, held, queued, newest] = await Promise.all([
+      call("/v1/counts"),
+      all("/v1/needs?limit=" + (allNeeds ? 500 : NEEDS_ROWS), allNeeds ? Infinity : NEEDS_ROWS),
+      all("/v1/slaves?limit=500"), all("/v1/jobs?limit=500&state=" + atSlaves),
+      call("/v1/jobs?limit=" + WAITING_ROWS + "&state=queued"), call("/v1/jobs?limit=50"),
     ]);
-    const ids = new Set(unended.map((job) => job.id));
-    show(slaves, [...unended, ...newest.data.filter((job) => job.ended_at && !ids.has(job.id))]);
+    // One that moves on meanwhile is in two of the lists.
+    const ids = new Set(held.map((job) => job.id));
+    const waiting = queued.data.filter((job) => !ids.has(job.id));
+    const ended = newest.data.filter((job) => job.ended_at && !ids.has(job.id));
+    show(slaves, [...held, ...waiting, ...ended], needs, counts);
     el("view").hidden = false;
     el("leave").hidden = false;
     document.body.classList.remove("lost");
-    banner(refused);
+    banner("");
   } catch (error) {
     if (error.status === 401) {
       ask();
@@ -213,6 +270,10 @@ el("login").addEventListener("submit", (event) => {
   el("token").value = "";
   el("login").hidden = true;
   banner("");
+  refresh();
+});
+el("all").addEventListener("click", () => {
+  allNeeds = true;
   refresh();
 });
 el("leave").addEventListener("click", () => { banner(""); ask(); });

@@ -121,6 +121,14 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "last_sign_is_the_last_report",
+        file: "master/src/rest/view.rs",
+        find: "[heard, job.heard_at, holder.last_contact, job.witnessed_at()]",
+        with: "if holder.live { [heard, None, None, None] } else { [job.heard_at, None, None, job.witnessed_at()] }",
+        what: "When a slave was last heard does not go back as its link ends.",
+        caught_by: &["scenarios_links::when_the_slave_of_a_quiet_job_was_last_heard_never_goes_back"],
+    },
+    Break {
         name: "past_looks_fresh",
         file: "master/src/rest/view.rs",
         find: r#"flags.push("stale");"#,

@@ -1,0 +1,161 @@
+//! A headless Chromium, driven over its DevTools protocol: enough of it to open the page and to see what is there.
+//!
+//! Where there is none, what would need it is left out and says so.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use rustix::process::{Pid, Signal};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+use crate::client::Client;
+use crate::daemon::{WorkDir, ignore_gone};
+use crate::wait::eventually;
+
+/// Its first start makes a profile, on a box that is busy with other things.
+const START_DEADLINE: Duration = Duration::from_secs(40);
+/// A question to the page is answered at once, unless the browser hangs.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
+/// The names under which Debian, Fedora and Google install it.
+const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+/// It asks nobody but the page that it is shown.
+const FLAGS: [&str; 9] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+];
+
+/// A browser with one page. Dropping it ends it.
+#[derive(Debug)]
+pub struct Browser {
+    child: Child,
+    socket: WebSocketStream<TcpStream>,
+    asked: u64,
+    _profile: WorkDir,
+}
+
+impl Browser {
+    /// A fresh browser. `None`, and a line on stderr, where there is none.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start() -> Option<Self> {
+        let Some(program) = find() else {
+            // Not println: that would be captured, and a test left out must be seen to be.
+            writeln!(io::stderr(), "left out: Chromium is not installed").expect("stderr can be written");
+            return None;
+        };
+        let profile = WorkDir::new("reloop-browser-");
+        let child = Command::new(program)
+            .args(FLAGS)
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .arg("about:blank")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("the browser can be run");
+        // Its first line is the port, once it listens.
+        let told = profile.path().join("DevToolsActivePort");
+        let socket = eventually("the browser to open its page", START_DEADLINE, async || {
+            let text = fs::read_to_string(&told).map_err(|error| error.to_string())?;
+            let port = text.lines().next().and_then(|line| line.parse::<u16>().ok()).ok_or("no port yet")?;
+            connect(port).await.map_err(|error| format!("{error:#}"))
+        })
+        .await;
+        Some(Self { child, socket, asked: 0, _profile: profile })
+    }
+
+    async fn call(&mut self, method: &str, params: Value) -> Value {
+        self.asked += 1;
+        let (id, question) = (self.asked, json!({ "id": self.asked, "method": method, "params": params }));
+        self.socket.send(Message::text(question.to_string())).await.expect("the browser listens");
+        let answer = async {
+            while let Some(message) = self.socket.next().await {
+                let message = message.expect("the browser speaks");
+                let Ok(text) = message.into_text() else { continue };
+                let said: Value = serde_json::from_str(&text).expect("it speaks JSON");
+                // Events come in between.
+                if said["id"] == id {
+                    return said;
+                }
+            }
+            panic!("the browser is gone");
+        };
+        let answer = tokio::time::timeout(ANSWER_DEADLINE, answer).await.expect("the browser answers");
+        assert!(answer["error"].is_null(), "{method}: {answer:#}");
+        answer["result"].clone()
+    }
+
+    /// Opens an address.
+    ///
+    /// # Panics
+    /// When the browser is gone.
+    pub async fn open(&mut self, url: &str) {
+        self.call("Page.navigate", json!({ "url": url })).await;
+    }
+
+    /// The value of a script's expression in the page.
+    ///
+    /// # Panics
+    /// When it throws, or the browser is gone.
+    pub async fn value(&mut self, script: &str) -> Value {
+        let params = json!({ "expression": script, "returnByValue": true });
+        let answer = self.call("Runtime.evaluate", params).await;
+        assert!(answer["exceptionDetails"].is_null(), "{script}: {answer:#}");
+        answer["result"]["value"].clone()
+    }
+
+    /// Waits until an expression is true in the page; what the page says is told if it does not become so.
+    ///
+    /// # Panics
+    /// When it does not become so in time.
+    pub async fn until(&mut self, what: &str, script: &str) {
+        eventually(what, START_DEADLINE, async || {
+            if self.value(script).await == true {
+                return Ok(());
+            }
+            Err(self.value("document.body.innerText.slice(0, 2000)").await)
+        })
+        .await;
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Its helpers are in its group.
+        ignore_gone(rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::KILL));
+        let _ = self.child.wait();
+    }
+}
+
+fn find() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    NAMES.iter().flat_map(|name| dirs.iter().map(move |dir| dir.join(name))).find(|program| program.is_file())
+}
+
+async fn connect(port: u16) -> anyhow::Result<WebSocketStream<TcpStream>> {
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let pages = Client::new(addr, None).get("/json/list").await?.body;
+    let page = pages.as_array().into_iter().flatten().find(|page| page["type"] == "page");
+    let url = page.and_then(|page| page["webSocketDebuggerUrl"].as_str());
+    let url = url.ok_or_else(|| anyhow::anyhow!("it has no page yet"))?;
+    Ok(client_async(url, TcpStream::connect(addr).await?).await?.0)
+}

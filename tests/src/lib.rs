@@ -14,6 +14,7 @@ pub mod breaks;
 pub mod client;
 pub mod clock;
 pub mod coverage;
+pub mod crash;
 pub mod daemon;
 pub mod demo;
 pub mod disk;

@@ -10,7 +10,7 @@
 //! Trouble has three shapes. A store that is *unreadable* when it is opened, or that has lost commits which were
 //! acknowledged, is set aside under a dated name and replaced by an empty one ([`Opened::set_aside`]). A *failed write*
 //! is final: nothing is acknowledged any more until the store is opened anew, because after a failed fdatasync nobody
-//! knows what is on the disk. A disk that is *nearly full* is only reported ([`Store::healthy`]): commits go on, and the
+//! knows what is on the disk. Whoever opens it looks at the disk past the kernel's cache. A disk that is *nearly full* is only reported ([`Store::healthy`]): commits go on, and the
 //! caller decides what to refuse.
 //!
 //! A commit that failed, or whose answer was cut off by a crash, may still be found after the next start, whole or not
@@ -18,6 +18,7 @@
 //!
 //! Architecture invariant: nothing outside this module knows which database this is.
 
+mod cache;
 mod engine;
 mod mark;
 mod opening;
@@ -34,6 +35,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::store::cache::Session;
 use crate::store::engine::{Engine, Fault, Stretch, SyncFile};
 
 /// The largest value. Larger things belong into files of their own, named by a record here: a value is written again
@@ -215,6 +217,7 @@ impl Store {
             forgets,
             cleaned: false,
             lock: opened.lock,
+            session: opened.session,
             dir: dir.clone(),
         };
         keeper.check_space_if_due();
@@ -413,6 +416,7 @@ struct Keeper {
     /// Since the last commit.
     cleaned: bool,
     lock: File,
+    session: Session,
     dir: PathBuf,
 }
 
@@ -523,6 +527,17 @@ impl Keeper {
         lock(&self.health).fault.get_or_insert_with(|| error.clone());
     }
 
+    /// After a failed write the disk may lack what the kernel still shows: the session stays open, and whoever opens the
+    /// store next looks at the disk itself.
+    fn close_session(&self) {
+        if lock(&self.health).fault.is_some() {
+            return;
+        }
+        if let Err(error) = self.session.close() {
+            tracing::warn!(store = %self.dir.display(), %error, "the next start takes it for one after a crash");
+        }
+    }
+
     fn check_space_if_due(&mut self) {
         let now = Instant::now();
         if now < self.next_space_check {
@@ -551,10 +566,11 @@ impl Keeper {
 impl Drop for Keeper {
     /// Also when a callback panicked: the handles must learn that nobody is there any more.
     fn drop(&mut self) {
-        if let Some(engine) = self.engine.take()
-            && let Err(fault) = engine.close()
-        {
-            self.fail(&StoreError::from_write(fault));
+        if let Some(engine) = self.engine.take() {
+            match engine.close() {
+                Ok(()) => self.close_session(),
+                Err(fault) => self.fail(&StoreError::from_write(fault)),
+            }
         }
         lock(&self.health).fault.get_or_insert(StoreError::Closed);
         if let Err(error) = self.lock.unlock() {

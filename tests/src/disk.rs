@@ -19,6 +19,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use rustix::fs::FallocateFlags;
 use tempfile::TempDir;
 
 use crate::daemon::make_dir;
@@ -35,6 +36,10 @@ const JOURNAL_SECONDS: u32 = 1;
 /// A disk is filled in pieces of this size, then with smaller ones.
 const FILL_BYTES: usize = 64 << 10;
 const FILLER: &str = "filler";
+/// What is filled up so that writes fail.
+const FAILING_ROOM_MIB: u64 = 2;
+/// What ext4 takes for its blocks where it is told so.
+const FS_BLOCK: usize = 4096;
 
 /// What a node's directory stands on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +56,16 @@ pub enum DiskKind {
     Tmpfs {
         /// How large it is.
         kib: u64,
+    },
+    /// ext4 on a block device that fails writes on command and takes them again afterwards; its power can be cut.
+    ///
+    /// The device is a loop device over an image in a small file system in memory. Where the image has a hole, a write needs
+    /// room there; when there is none, the device fails it. A hole reads as zeros, so that only pieces become holes that hold
+    /// nothing else: those that a log has not come to yet. An error that is injected into a system call shows less: it leaves
+    /// the kernel's pages dirty, while a failed write-back leaves them clean and not on the disk.
+    Failing {
+        /// How large it is.
+        mib: u64,
     },
 }
 
@@ -97,7 +112,7 @@ fn probe() -> Result<(), String> {
     let dir = TempDir::with_prefix("reloop-disk-").map_err(|error| error.to_string())?;
     let (image, at) = (dir.path().join("probe.img"), dir.path().join("mount"));
     make_dir(&at);
-    let tried = make_image(&image, 8).and_then(|()| mount_image(&image, &at));
+    let tried = make_image(&image, 8, &[]).and_then(|()| mount_image(&image, &at));
     tried.map_err(|why| format!("no loop device can be mounted here: {why}"))?;
     unmount(&at)
 }
@@ -125,6 +140,8 @@ pub struct Disk {
     at: PathBuf,
     /// For ext4: the newest image, and how many there were before.
     image: Option<(PathBuf, u32)>,
+    /// What the image of a failing disk is in; unmounted after it.
+    back: Option<Box<Disk>>,
 }
 
 impl Disk {
@@ -140,13 +157,25 @@ impl Disk {
             DiskKind::Tmpfs { kib } => {
                 let size = format!("size={kib}k");
                 must(run("mount", &["-t", "tmpfs", "-o", &size, "none"], &[&at]));
-                Some(Self { at, image: None })
+                Some(Self { at, image: None, back: None })
             }
             DiskKind::Ext4 { mib } => {
                 let image = image_of(&at, 0);
-                must(make_image(&image, mib));
+                must(make_image(&image, mib, &[]));
                 must(mount_image(&image, &at));
-                Some(Self { at, image: Some((image, 0)) })
+                Some(Self { at, image: Some((image, 0)), back: None })
+            }
+            DiskKind::Failing { mib } => {
+                let kib = (mib + FAILING_ROOM_MIB) << 10;
+                let back = Disk::mount(DiskKind::Tmpfs { kib }, &at.with_extension("back"))?;
+                let image = back.path().join("disk.img");
+                must(make_image(&image, mib, &["-b", "4096"]));
+                // What mkfs left as holes is the journal and the tables: those are not to fail.
+                let file = File::options().write(true).open(&image).expect("it was just made");
+                let all = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, mib << 20);
+                all.expect("the file system in memory has room for it");
+                must(mount_image(&image, &at));
+                Some(Self { at, image: Some((image, 0)), back: Some(Box::new(back)) })
             }
         }
     }
@@ -164,13 +193,8 @@ impl Disk {
     pub fn as_the_power_cut_leaves_it(&self) -> PathBuf {
         let (image, cuts) = self.image.as_ref().expect("only an image survives a power cut");
         let copy = image_of(&self.at, cuts + 1);
-        for _ in 0..COPY_TRIES {
-            copy_sparse(image, &copy).unwrap_or_else(|error| panic!("cannot copy the image: {error}"));
-            if same(image, &copy).unwrap_or_else(|error| panic!("cannot compare the images: {error}")) {
-                return copy;
-            }
-        }
-        panic!("{} is written to although everybody is frozen", image.display());
+        copy_at_rest(image, &copy);
+        copy
     }
 
     /// The power is back: what [`Disk::as_the_power_cut_leaves_it`] gave is mounted in place of the disk that was there.
@@ -214,6 +238,36 @@ impl Disk {
         fs::remove_file(self.at.join(FILLER)).expect("the filler can be removed");
     }
 
+    /// From here on it fails each write to a block of this file that holds nothing but zeros on the disk. Only a
+    /// [`DiskKind::Failing`] one.
+    ///
+    /// # Panics
+    /// When the file has no such block, or it cannot be told where it is on the disk.
+    pub fn fail_writes(&self, file: &Path) {
+        let (image, _) = self.image.as_ref().expect("a failing disk has an image");
+        let image = File::options().read(true).write(true).open(image).expect("it is there");
+        let (mut block, mut holes) = (vec![0; FS_BLOCK], 0);
+        for number in blocks_of(file) {
+            let at = number * FS_BLOCK as u64;
+            image.read_exact_at(&mut block, at).expect("the image can be read");
+            if block.iter().all(|byte| *byte == 0) {
+                let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(&image, punch, at, FS_BLOCK as u64).expect("tmpfs knows holes");
+                holes += 1;
+            }
+        }
+        assert!(holes > 0, "no block of {} is empty", file.display());
+        self.back.as_ref().expect("only a failing disk fails").fill(0);
+    }
+
+    /// Ends [`Disk::fail_writes`].
+    ///
+    /// # Panics
+    /// When what filled it cannot be removed.
+    pub fn take_writes(&self) {
+        self.back.as_ref().expect("only a failing disk fails").make_room();
+    }
+
     /// Makes every change of one of its files fail, for root too; `on = false` ends that. Only on ext4.
     ///
     /// # Panics
@@ -254,15 +308,30 @@ impl Drop for Disk {
     }
 }
 
+/// The numbers of the blocks that a file has on its file system.
+fn blocks_of(file: &Path) -> Vec<u64> {
+    let output = Command::new("filefrag").args(["-s", "-v", "-b4096"]).arg(file).output();
+    let text = String::from_utf8(output.expect("filefrag comes with mkfs.ext4").stdout).expect("plain text");
+    // "   0:        0..     127:      34816..     34943:    128:             last,eof"
+    let extents = text.lines().filter_map(|line| {
+        let mut columns = line.split(':');
+        columns.next()?.trim().parse::<u64>().ok()?;
+        let (from, to) = columns.nth(1)?.split_once("..")?;
+        Some(from.trim().parse::<u64>().ok()?..=to.trim().parse().ok()?)
+    });
+    extents.flatten().collect()
+}
+
 /// Beside the mount and not in it.
 fn image_of(at: &Path, number: u32) -> PathBuf {
     at.with_extension(format!("{number}.img"))
 }
 
-fn make_image(image: &Path, mib: u64) -> Result<(), String> {
+fn make_image(image: &Path, mib: u64, more: &[&str]) -> Result<(), String> {
     let file = File::create(image).and_then(|file| file.set_len(mib << 20));
     file.map_err(|error| format!("{}: {error}", image.display()))?;
-    run("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"], &[image])
+    let words = ["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
+    run("mkfs.ext4", &[&words[..], more].concat(), &[image])
 }
 
 fn mount_image(image: &Path, at: &Path) -> Result<(), String> {
@@ -292,6 +361,16 @@ fn must(done: Result<(), String>) {
     if let Err(why) = done {
         panic!("{why}");
     }
+}
+
+fn copy_at_rest(image: &Path, copy: &Path) {
+    for _ in 0..COPY_TRIES {
+        copy_sparse(image, copy).unwrap_or_else(|error| panic!("cannot copy the image: {error}"));
+        if same(image, copy).unwrap_or_else(|error| panic!("cannot compare the images: {error}")) {
+            return;
+        }
+    }
+    panic!("{} is written to although everybody is frozen", image.display());
 }
 
 const BLOCK: usize = 64 << 10;

@@ -15,6 +15,7 @@ pub mod browser;
 pub mod client;
 pub mod clock;
 pub mod coverage;
+pub mod crash;
 pub mod daemon;
 pub mod demo;
 pub mod disk;

@@ -119,11 +119,20 @@ enum Verb {
         #[arg(long)]
         step: bool,
     },
-    /// Writes to a store until it is killed, and says what was acknowledged: the power-cut test's worker.
+    /// Writes to a store, and says what was acknowledged: the worker of the power cuts and of the crash states.
     #[command(hide = true)]
     StoreLoad {
         /// The store's directory.
         dir: PathBuf,
+        /// Whose store it resembles.
+        #[arg(long, value_enum, default_value = "master")]
+        shape: store_load::Shape,
+        /// How many commits it makes; without a number it goes on until it is killed.
+        #[arg(long)]
+        commits: Option<u64>,
+        /// How it ends after that.
+        #[arg(long, value_enum, default_value = "close")]
+        end: store_load::End,
     },
     /// Can the tests fail? Breaks rules on purpose, one after the other, in a doctored copy of the workspace, and tells
     /// which tests notice. Exit 1 if a break survives.
@@ -209,7 +218,9 @@ fn main() -> ExitCode {
             report(simulate(Hunt { from, seeds, slaves, jobs, all }, &keep))
         }
         Verb::Replay { file, step } => report(replay(&file, step)),
-        Verb::StoreLoad { dir } => report(store_load::write(&dir).map(|()| true).map_err(Into::into)),
+        Verb::StoreLoad { dir, shape, commits, end } => {
+            report(store_load::write(&dir, shape, commits, end).map(|()| true).map_err(Into::into))
+        }
     }
 }
 

@@ -19,12 +19,47 @@ use crate::daemon::freeze;
 use crate::disk::Disk;
 use crate::simulation::Random;
 
-/// So many commits wait at a time that they come in groups.
-pub const WRITERS: u64 = 6;
-/// Few enough that everything is overwritten over and over, and the database has to clean up.
-const SLOTS: usize = 48;
-/// Up to two pieces of a value in the store.
-const LONGEST_VALUE: usize = 8000;
+/// Whose store it resembles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Shape {
+    /// So many commits wait at a time that they come in groups. Some values have two pieces. There are few enough keys that
+    /// everything is overwritten over and over, and the database has to clean up.
+    Master,
+    /// One commit at a time, to a handful of short records: the log grows by segments while hardly anything in it counts.
+    Slave,
+}
+
+impl Shape {
+    fn writers(self) -> u64 {
+        match self {
+            Shape::Master => 6,
+            Shape::Slave => 1,
+        }
+    }
+
+    fn slots(self) -> usize {
+        match self {
+            Shape::Master => 48,
+            Shape::Slave => 8,
+        }
+    }
+
+    fn longest_value(self) -> usize {
+        match self {
+            Shape::Master => 8000,
+            Shape::Slave => 900,
+        }
+    }
+}
+
+/// How a worker that was given a number of commits ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum End {
+    /// It closes the store.
+    Close,
+    /// It kills itself.
+    Kill,
+}
 
 /// strace attaches within milliseconds; the rest is for a busy machine.
 const ATTACH_DEADLINE: Duration = Duration::from_secs(20);
@@ -43,44 +78,56 @@ pub enum Found {
     Unopened(String),
 }
 
-/// Writes until it is killed, going on from what is there; `writer number` on stdout is an acknowledgement.
+/// Writes, going on from what is there; `writer number` on stdout is an acknowledgement. It goes on until it is killed,
+/// or until it has made `commits`, at least one for each writer unless it is 0, and then ends as it is told.
 ///
 /// # Errors
 /// The store does not open, or a commit fails.
-pub fn write(dir: &Path) -> Result<(), StoreError> {
+pub fn write(dir: &Path, shape: Shape, commits: Option<u64>, end: End) -> Result<(), StoreError> {
     let store = Store::open(dir, OPTIONS)?.store;
     let mut last = BTreeMap::new();
     store.load(b"last/", |key, value| {
         last.insert(key.to_vec(), number_in(value));
     })?;
-    let (failed, failure) = mpsc::channel();
-    for writer in 0..WRITERS {
-        let (store, failed) = (store.clone(), failed.clone());
-        let mut number = last.get(&last_key(writer)).copied().unwrap_or(0);
-        std::thread::spawn(move || {
-            loop {
-                number += 1;
-                let (answer, answered) = mpsc::channel();
-                store.commit(batch(writer, number), move |result| {
-                    let said = result.and_then(|()| {
-                        // One short write: whoever reads gets whole lines.
-                        let line = format!("{writer} {number}\n");
-                        io::stdout().lock().write_all(line.as_bytes()).map_err(|_| StoreError::Closed)
-                    });
-                    drop(answer.send(said));
-                });
-                if let Err(error) = answered.recv().unwrap_or(Err(StoreError::Closed)) {
-                    drop(failed.send(error));
-                    return;
-                }
-            }
-        });
+    let for_each = commits.map(|commits| commits.div_ceil(shape.writers()));
+    let writers: Vec<JoinHandle<Result<(), StoreError>>> = (0..shape.writers())
+        .map(|writer| {
+            let store = store.clone();
+            let written = last.get(&last_key(writer)).copied().unwrap_or(0);
+            let until = for_each.map_or(u64::MAX, |more| written + more);
+            std::thread::spawn(move || {
+                (written + 1..=until).try_for_each(|n| commit(&store, shape, writer, n))
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.join().unwrap_or(Err(StoreError::Closed))?;
     }
-    Err(failure.recv().unwrap_or(StoreError::Closed))
+    match end {
+        End::Close => store.close(),
+        End::Kill => {
+            // Nothing is left to do if it cannot: the caller sees that it ended otherwise.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            Err(StoreError::Closed)
+        }
+    }
+}
+
+fn commit(store: &Store, shape: Shape, writer: u64, number: u64) -> Result<(), StoreError> {
+    let (answer, answered) = mpsc::channel();
+    store.commit(batch(shape, writer, number), move |result| {
+        let said = result.and_then(|()| {
+            // One short write: whoever reads gets whole lines.
+            let line = format!("{writer} {number}\n");
+            io::stdout().lock().write_all(line.as_bytes()).map_err(|_| StoreError::Closed)
+        });
+        drop(answer.send(said));
+    });
+    answered.recv().unwrap_or(Err(StoreError::Closed))
 }
 
 /// Opens the store and compares it with what was acknowledged.
-pub fn verify(dir: &Path, acknowledged: &BTreeMap<u64, u64>) -> Found {
+pub fn verify(dir: &Path, shape: Shape, acknowledged: &BTreeMap<u64, u64>) -> Found {
     let store = match Store::open(dir, OPTIONS) {
         Ok(opened) => match opened.set_aside {
             None => opened.store,
@@ -93,13 +140,13 @@ pub fn verify(dir: &Path, acknowledged: &BTreeMap<u64, u64>) -> Found {
         return Found::Lost(error.to_string());
     }
     let mut last = BTreeMap::new();
-    for writer in 0..WRITERS {
+    for writer in 0..shape.writers() {
         let number = found.get(&last_key(writer)).map_or(0, |value| number_in(value));
         let wanted = acknowledged.get(&writer).copied().unwrap_or(0);
         if number < wanted {
             return Found::Lost(format!("writer {writer}: {wanted} was acknowledged, {number} is there"));
         }
-        let expected = state_after(writer, number);
+        let expected = state_after(shape, writer, number);
         let prefix = slot_prefix(writer);
         let there: BTreeMap<_, _> = found
             .iter()
@@ -119,8 +166,8 @@ pub fn dir_on(disk: &Path) -> PathBuf {
     disk.join("store")
 }
 
-fn batch(writer: u64, number: u64) -> Vec<Op> {
-    let mut ops: Vec<Op> = changes(writer, number)
+fn batch(shape: Shape, writer: u64, number: u64) -> Vec<Op> {
+    let mut ops: Vec<Op> = changes(shape, writer, number)
         .into_iter()
         .map(|(key, value)| match value {
             Some(value) => Op::Put { key, value },
@@ -131,25 +178,25 @@ fn batch(writer: u64, number: u64) -> Vec<Op> {
     ops
 }
 
-fn changes(writer: u64, number: u64) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+fn changes(shape: Shape, writer: u64, number: u64) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
     let mut random = Random::new(writer << 48 | number);
     let slot = |slot: usize| [slot_prefix(writer), format!("{slot:02}").into_bytes()].concat();
     let mut changes = Vec::new();
     for _ in 0..=random.below(3) {
         // Most records are short, some are not.
-        let longest = if random.one_in(8) { LONGEST_VALUE } else { 400 };
+        let longest = if random.one_in(8) { shape.longest_value() } else { 400 };
         let value = vec![random.any().to_le_bytes()[0]; random.below(longest)];
-        changes.push((slot(random.below(SLOTS)), Some(value)));
+        changes.push((slot(random.below(shape.slots())), Some(value)));
     }
     if random.one_in(3) {
-        changes.push((slot(random.below(SLOTS)), None));
+        changes.push((slot(random.below(shape.slots())), None));
     }
     changes
 }
 
-fn state_after(writer: u64, number: u64) -> BTreeMap<Vec<u8>, Vec<u8>> {
+fn state_after(shape: Shape, writer: u64, number: u64) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut state: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-    for (key, value) in (1..=number).flat_map(|number| changes(writer, number)) {
+    for (key, value) in (1..=number).flat_map(|number| changes(shape, writer, number)) {
         match value {
             Some(value) => state.insert(key, value),
             None => state.remove(&key),

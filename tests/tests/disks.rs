@@ -23,9 +23,9 @@ use reloop_tests::disk::{self, Disk, DiskKind};
 use reloop_tests::process::MasterOptions;
 use reloop_tests::proxy::Close;
 use reloop_tests::simulation::Random;
-use reloop_tests::store_load::{self, Found, Worker};
+use reloop_tests::store_load::{self, Found, Shape, Worker};
 use reloop_tests::wait::eventually;
-use scenario::{Factory, PATIENCE, bake, gated, held, with, work};
+use scenario::{Factory, PATIENCE, bake, gated, held, job_of, with, work};
 use serde_json::{Value, json};
 
 /// Power cuts of each kind if RELOOP_POWER_CUTS says nothing.
@@ -73,6 +73,57 @@ fn the_same_power_cuts_lose_writes_when_fdatasync_does_nothing() {
     assert!(tally.lost + tally.unopened > 0, "all writes outlived power cuts without a sync");
 }
 
+/// A write-back that fails leaves pages in the kernel's memory that the disk never gets and that nobody writes again.
+#[test]
+fn a_store_that_goes_on_after_its_disk_failed_builds_on_nothing_that_only_memory_holds() {
+    if !disk::available() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let mut disk = Disk::mount(DiskKind::Failing { mib: 24 }, &home.path().join("disk")).unwrap();
+    let dir = store_load::dir_on(disk.path());
+    let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
+    let mut acknowledged = BTreeSet::new();
+    let mut commit = |store: &Store, key: String| {
+        let (answer, answered) = std::sync::mpsc::channel();
+        let put = Op::Put { key: key.clone().into_bytes(), value: vec![7; 10_000] };
+        store.commit(vec![put], move |result| answer.send(result).unwrap());
+        let result = answered.recv_timeout(PATIENCE).unwrap();
+        if result.is_ok() {
+            acknowledged.insert(key);
+        }
+        result
+    };
+    let mut store = Store::open(&dir, options.clone()).unwrap().store;
+    for round in 0..3 {
+        for number in 0..10 {
+            commit(&store, format!("{round} before {number}")).unwrap();
+        }
+        disk.fail_writes(&dir.join("db"));
+        let failed = (0..100).find_map(|number| commit(&store, format!("{round} during {number}")).err());
+        assert!(failed.is_some(), "the disk takes all writes");
+        store.close().unwrap_err();
+        disk.take_writes();
+        // An error that nobody was told of yet is told to whoever opens the store next.
+        let again = (0..10).find_map(|_| Store::open(&dir, options.clone()).ok());
+        let again = again.expect("the disk takes writes again");
+        assert_eq!(again.set_aside, None);
+        store = again.store;
+        for number in 0..10 {
+            commit(&store, format!("{round} after {number}")).unwrap();
+        }
+    }
+    let left = disk.as_the_power_cut_leaves_it();
+    drop(store);
+    disk.come_back_as(left);
+    let opened = Store::open(&dir, options).unwrap();
+    assert_eq!(opened.set_aside, None, "{} commits were acknowledged", acknowledged.len());
+    let mut found = BTreeSet::new();
+    opened.store.load(b"", |key, _| found.extend([String::from_utf8(key.to_vec()).unwrap()])).unwrap();
+    let lost: Vec<_> = acknowledged.difference(&found).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
 #[derive(Default)]
 struct Tally {
     cuts: u64,
@@ -110,7 +161,8 @@ fn cut_a_stores_power(seed: u64, cuts: u64, prepare: impl Fn(&mut Worker)) -> Ta
         }
         acknowledged.extend(worker.lose_power(&mut disk));
         tally.batches = tally.batches.max(acknowledged.values().sum());
-        let failure = match store_load::verify(&store_load::dir_on(disk.path()), &acknowledged) {
+        let failure = match store_load::verify(&store_load::dir_on(disk.path()), Shape::Master, &acknowledged)
+        {
             Found::Whole(last) => {
                 acknowledged = last;
                 continue;
@@ -863,6 +915,55 @@ async fn a_master_whose_file_system_turns_read_only_answers_and_loses_nothing() 
     assert_eq!(again["id"], placed["id"]);
     f.slaves[0].open_gate("ro");
     f.state(&job, "succeeded").await;
+}
+
+/// The master mends itself and takes orders again, before and after which the power fails.
+#[tokio::test]
+async fn a_master_that_goes_on_after_its_disk_failed_keeps_all_orders_through_a_power_cut() {
+    if disk::available() {
+        local(fail_the_masters_disk_and_cut_its_power()).await;
+    }
+}
+
+async fn fail_the_masters_disk_and_cut_its_power() {
+    let mut f = Factory::empty(MasterOptions {
+        config: "min_free_bytes = 0".to_owned(),
+        disk: DiskKind::Failing { mib: 48 },
+        ..MasterOptions::default()
+    })
+    .await;
+    let waiting = || with(bake(0.0), json!({"requires": {"place": "nowhere"}}));
+    let mut placed = vec![];
+    for _ in 0..5 {
+        placed.push(f.place(waiting()).await);
+    }
+    f.master.disk().fail_writes(&f.master.data_dir().join("store/db"));
+    // So many records that the write is longer than what the next commits write again.
+    let large = with(waiting(), json!({"quantity": 60}));
+    eventually("a write to fail", PATIENCE, async || match f.client.place(&large, None).await {
+        Ok(reply) if reply.status == 201 => {
+            placed.push(job_of(&reply.body));
+            Err("it was taken".to_owned())
+        }
+        Ok(reply) if reply.status == 503 => Ok(()),
+        other => panic!("{other:?}"),
+    })
+    .await;
+    f.master.disk().take_writes();
+    eventually("orders to be taken again", PATIENCE, async || match f.client.readyz().await {
+        Ok(reply) if reply.status == 200 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    for _ in 0..6 {
+        placed.push(f.place(waiting()).await);
+    }
+    f.master.cut_power();
+    f.master.restart().await;
+    assert!(!f.master.log().contains("set aside"), "{}", f.master.log());
+    for job in &placed {
+        assert_eq!(f.job(job).await["state"], "queued");
+    }
 }
 
 /// What can happen to the files of a store. A leftover is no obstacle, and a flip may hit what nobody needs any more.

@@ -197,12 +197,12 @@ impl Engine {
         (self.sync)(&self.file).map_err(Fault::System)
     }
 
-    /// Leaves the database; everything written before is durable already.
+    /// Leaves the database. Commits are durable already; what was cleaned up since is from here.
     pub(super) fn close(self) -> Result<(), Fault> {
         // sled unwraps its last sync.
         guarded(|| {
             drop(self.db);
-            Ok(())
+            Ok(self.file.sync_data()?)
         })
     }
 

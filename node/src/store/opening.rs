@@ -4,6 +4,9 @@
 //! at, and a fresh one takes its place. An error of the operating system is not: the data may be fine, and the one who
 //! starts the node is told. To tell the two apart for sure, a fresh database must open where the old one did not; if
 //! it doesn't either, the old one is put back.
+//!
+//! A store whose first opening did not come to its end has acknowledged nothing: it is marked as such before anything of
+//! it is there, and made anew.
 
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
@@ -14,7 +17,11 @@ use std::time::{Duration, Instant};
 
 use crate::durable::{create_dir_all_synced, parent_of, sync_dir};
 use crate::store::StoreError;
+use crate::store::cache::Session;
 use crate::store::engine::{BLOB_DIR, DATABASE_FILE, Fault};
+
+/// A file that is there from before the first until after the last thing that makes a new store.
+const UNFINISHED: &str = "unfinished";
 
 /// How long a lock may stay taken by a node that has ended: sled's background threads let go of the file a moment after
 /// the database was closed, and a process that a killed node was just forking holds its descriptors up to its exec.
@@ -27,6 +34,7 @@ pub(super) struct Opening<E> {
     pub(super) engine: E,
     /// Held for as long as the engine lives.
     pub(super) lock: File,
+    pub(super) session: Session,
     pub(super) set_aside: Option<PathBuf>,
 }
 
@@ -39,17 +47,50 @@ pub(super) fn open<E: Send>(
     create_dir_all_synced(dir).map_err(system)?;
     let lock = lock(dir)?;
     wait_for_sled(dir)?;
+    begin_afresh_if_new(dir).map_err(system)?;
     remove_half_snapshots(dir).map_err(system)?;
-    let (engine, lock, set_aside) = match on_own_thread(dir, &attempt) {
-        Ok(engine) => (engine, lock, None),
+    // What an earlier process left in memory only is on the disk before anything is built on it.
+    let session =
+        Session::begin(dir).and_then(|session| sync_names(dir).map(|()| session)).map_err(system)?;
+    let (engine, lock, session, set_aside) = match on_own_thread(dir, &attempt) {
+        Ok(engine) => (engine, lock, session, None),
         Err(Fault::System(error)) => return Err(system(error)),
         Err(Fault::Unreadable(why)) => {
-            let (engine, fresh_lock, aside) = start_afresh(dir, &why, &attempt)?;
-            (engine, fresh_lock, Some(aside))
+            let (engine, fresh_lock, fresh_session, aside) = start_afresh(dir, &why, &attempt)?;
+            (engine, fresh_lock, fresh_session, Some(aside))
         }
     };
-    sync_names(dir).map_err(system)?;
-    Ok(Opening { engine, lock, set_aside })
+    sync_names(dir).and_then(|()| finish(dir)).map_err(system)?;
+    Ok(Opening { engine, lock, session, set_aside })
+}
+
+/// In an empty directory, and in one where the first opening was cut off, a store begins that counts once it is finished.
+fn begin_afresh_if_new(dir: &Path) -> io::Result<()> {
+    let mark = dir.join(UNFINISHED);
+    if mark.try_exists()? {
+        tracing::info!(store = %dir.display(), "its first start was cut off before it was of use to anybody: it is made anew");
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                fs::remove_dir_all(path)?;
+            } else if path != mark {
+                fs::remove_file(path)?;
+            }
+        }
+    } else if fs::read_dir(dir)?.next().is_some() {
+        return Ok(());
+    }
+    File::create(mark)?.sync_all()?;
+    sync_dir(dir)
+}
+
+/// Everything that a new store consists of is on the disk.
+fn finish(dir: &Path) -> io::Result<()> {
+    match fs::remove_file(dir.join(UNFINISHED)) {
+        Ok(()) => sync_dir(dir),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The lock is on the directory itself, so that it is there before sled creates or touches anything in it.
@@ -116,24 +157,26 @@ fn start_afresh<E: Send>(
     dir: &Path,
     why: &str,
     attempt: &(impl Fn(&Path) -> Result<E, Fault> + Sync),
-) -> Result<(E, File, PathBuf), StoreError> {
+) -> Result<(E, File, Session, PathBuf), StoreError> {
     let system = |error: io::Error| StoreError::from_open(dir, &error);
     let aside = free_name_for(dir).map_err(system)?;
     fs::rename(dir, &aside).map_err(system)?;
     let fresh = fs::create_dir(dir).and_then(|()| sync_dir(parent_of(dir))).map_err(system).and_then(|()| {
         let lock = lock(dir)?;
+        begin_afresh_if_new(dir).map_err(system)?;
+        let session = Session::begin(dir).map_err(system)?;
         let engine = on_own_thread(dir, attempt).map_err(|fault| StoreError::from_open_fault(dir, fault))?;
-        Ok((engine, lock))
+        Ok((engine, lock, session))
     });
     match fresh {
-        Ok((engine, lock)) => {
+        Ok((engine, lock, session)) => {
             tracing::error!(
                 store = %dir.display(),
                 set_aside = %aside.display(),
                 why,
                 "the store could not be read: it was set aside and an empty one took its place"
             );
-            Ok((engine, lock, aside))
+            Ok((engine, lock, session, aside))
         }
         Err(error) => {
             tracing::error!(
@@ -182,7 +225,10 @@ fn sync_names(dir: &Path) -> io::Result<()> {
             File::open(entry.path())?.sync_all()?;
         }
     }
-    sync_dir(&dir.join(BLOB_DIR))?;
+    match sync_dir(&dir.join(BLOB_DIR)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     sync_dir(dir)?;
     sync_dir(parent_of(dir))
 }
@@ -253,6 +299,30 @@ mod tests {
         let opened = open::<()>(&dir, |_| panic!("no thread could be started"));
         assert!(matches!(opened, Err(StoreError::Open { .. })));
         assert!(is_old(&dir));
+        assert_eq!(names_in(root.path()), ["store"]);
+    }
+
+    #[test]
+    fn a_store_whose_first_opening_was_cut_off_is_made_anew_and_nothing_is_set_aside() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("store");
+        open::<()>(&dir, |dir| {
+            fs::write(dir.join(DATABASE_FILE), b"half of a data")?;
+            Err(Fault::System(io::Error::from_raw_os_error(5)))
+        })
+        .map(|_| ())
+        .unwrap_err();
+        let empty = |dir: &Path| {
+            assert!(!dir.join(DATABASE_FILE).exists(), "what was cut off is still there");
+            fs::write(dir.join(DATABASE_FILE), b"a database")?;
+            Ok(())
+        };
+        assert_eq!(open(&dir, empty).unwrap().set_aside, None);
+        let whole = |dir: &Path| {
+            assert_eq!(fs::read(dir.join(DATABASE_FILE))?, b"a database");
+            Ok(())
+        };
+        assert_eq!(open(&dir, whole).unwrap().set_aside, None);
         assert_eq!(names_in(root.path()), ["store"]);
     }
 

@@ -528,6 +528,12 @@ fn write_snapshot(config: &RunningConfig, snapshot: &Snapshot) -> Result<()> {
     let crc32: [u8; 4] = u32_to_arr(crc32(&bytes));
     let len_bytes: [u8; 8] = u64_to_arr(decompressed_len as u64);
 
+    // The log that the snapshot tells of may have been left in memory by a
+    // process that was killed: it is on the disk before the snapshot is.
+    if !config.temporary {
+        config.file.sync_all()?;
+    }
+
     let path_1_suffix =
         format!("snap.{:016X}.generating", snapshot.stable_lsn.unwrap_or(0));
 
@@ -560,6 +566,15 @@ fn write_snapshot(config: &RunningConfig, snapshot: &Snapshot) -> Result<()> {
     io_fail!(config, "snap write mv");
     std::fs::rename(&path_1, &path_2)?;
     io_fail!(config, "snap write mv post");
+
+    // The older snapshots tell of segments that are zeroed once this one is
+    // written: its name is on the disk before theirs and those are gone.
+    #[cfg(unix)]
+    {
+        if !config.temporary {
+            std::fs::File::open(parent)?.sync_all()?;
+        }
+    }
 
     trace!("renamed snapshot to {}", path_2.to_string_lossy());
 

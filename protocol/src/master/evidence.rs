@@ -364,6 +364,7 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&report.job) else { return };
         let (id, attempt, seq, said, rev) =
             (report.job, report.attempt, report.seq, report.state, report.rev);
+        let newest = job.last_attempt;
         let known = job.earlier.iter().find(|e| e.attempt == attempt && e.holder == key);
         let (is_known, is_news) = (known.is_some(), known.is_none_or(|known| known.state != said));
         self.effects.push(Effect::Ignored(NEVER_HANDED));
@@ -372,6 +373,10 @@ impl Rules {
         }
         if is_news {
             self.keep_earlier(key, report, basis);
+        }
+        if basis == Basis::Gap && attempt > newest {
+            // Its number may have been given out: the next hand-out has to bear a higher one.
+            self.edit(id, |job| job.last_attempt = attempt);
         }
         let flag = match basis {
             Basis::Claim => Some(Flags::CLAIMED),

@@ -559,6 +559,7 @@ fn waits_for_a_person(job: &master::Job) -> bool {
 /// keeping what the hostile slave claims beside it, is all that may happen to another's job.
 fn same(was: &master::Job, is: &master::Job, now: Time) -> bool {
     let claims = |job: &master::Job| job.earlier.iter().filter(|e| e.holder == HOSTILE).count();
+    let next = was.last_attempt.next();
     let (mut was, mut is) = (was.clone(), is.clone());
     if claims(&is) > 0 {
         for job in [&mut was, &mut is] {
@@ -567,9 +568,11 @@ fn same(was: &master::Job, is: &master::Job, now: Time) -> bool {
             job.flags.set(Flags::DUPLICATE);
             job.revision = 0;
         }
+        // A number that may have been given out before a restore is not given out again.
+        was.last_attempt = was.last_attempt.max(is.last_attempt);
     }
     if was.state == State::Queued && is.state != State::Queued {
-        let is_handed_out = is.state == State::Assigned && is.attempt == was.last_attempt.next();
+        let is_handed_out = is.state == State::Assigned && is.attempt >= next;
         let is_too_late = is.state == State::Expired && was.start.deadline.is_some_and(|at| at < now);
         return is_handed_out || is_too_late;
     }

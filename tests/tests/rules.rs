@@ -1059,6 +1059,7 @@ fn a_person_is_asked_about_what_was_longer_off_than_it_may_run() {
     world.reboot(0);
     world.settle();
     assert_eq!((kept(&world, job).report.state, world.begun(job)), (State::Uncertain, 1));
+    assert!(!kept(&world, job).report.flags.has(Flags::OVERDUE));
 }
 
 #[test]

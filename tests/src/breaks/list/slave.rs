@@ -293,8 +293,16 @@ pub(super) const LIST: &[Break] = &[
         file: "protocol/src/slave/mod.rs",
         find: "&& !self.awaits_answer(job.report.job)",
         with: "&& (SEEDED || !self.awaits_answer(job.report.job))",
-        what: "No rule acts on a job before its machine has said what it does.",
-        caught_by: &["simulation", "rules::a_person_is_asked_about_what_was_longer_off_than_it_may_run"],
+        what: "Nobody says that a job lasted too long before its machine has said whether it still works.",
+        caught_by: &["rules::a_person_is_asked_about_what_was_longer_off_than_it_may_run"],
+    },
+    Break {
+        name: "stops_before_the_answer",
+        file: "protocol/src/slave/link.rs",
+        find: "if harder && !awaits_answer {",
+        with: "if harder && (SEEDED || !awaits_answer) {",
+        what: "Nothing is done to a job before its machine has said what it does.",
+        caught_by: &["simulation"],
     },
     Break {
         name: "one_clock_for_all_runs",

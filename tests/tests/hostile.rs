@@ -164,7 +164,7 @@ fn what_was_never_handed_to_a_slave_is_only_claimed_by_it() {
                         .iter()
                         .any(|one| (one.attempt, one.state, one.basis) == (attempt, said, Basis::Claim));
                     assert!(shown, "{live} {said:?} {attempt}: {:?}", after.earlier);
-                    assert_eq!(after.flags.has(Flags::CLAIMED), true);
+                    assert!(after.flags.has(Flags::CLAIMED));
                 }
                 world.settle();
             }

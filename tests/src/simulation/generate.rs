@@ -111,7 +111,7 @@ pub fn schedule(seed: u64, slaves: usize, jobs: usize) -> Schedule {
         slaves,
         jobs,
         placed: 0,
-        lies: seed % LIES_EVERY == 0,
+        lies: seed.is_multiple_of(LIES_EVERY),
         acts: Vec::new(),
     };
     let kinds = (0..slaves).map(|_| made.kind()).collect();

@@ -520,14 +520,15 @@ impl World {
                 }
                 dead
             }
-            Act::Machine { slave, silent, unstoppable, refuses, fails, slow, unfit, rejects, ponders } => self
-                .if_there(*slave, |world| {
+            Act::Machine { slave, silent, unstoppable, refuses, fails, slow, unfit, rejects, ponders } => {
+                self.if_there(*slave, |world| {
                     let machine = &mut world.boxes[*slave].machine;
                     (machine.silent, machine.unstoppable) = (*silent, *unstoppable);
                     (machine.refuses, machine.fails) = (*refuses, *fails);
                     (machine.slow, machine.ponders) = (*slow, *ponders);
                     (machine.unfit, machine.rejects) = (*unfit, *rejects);
-                }),
+                })
+            }
             Act::Pings { slow } => {
                 self.pings_are_slow = *slow;
                 true

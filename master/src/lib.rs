@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 pub mod driver;
+pub mod layout;
 pub mod link;
 pub mod patience;
 pub mod records;

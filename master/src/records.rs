@@ -24,10 +24,14 @@ use reloop_protocol::message::Begun;
 use reloop_protocol::wire;
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+
+use crate::layout::Stored;
 
 /// The layout of every record's payload; another one gets another number.
-const SCHEMA: u8 = 1;
+const SCHEMA: u8 = 2;
+
+/// The layout before that, of which [`crate::layout`] tells what it meant.
+const BEFORE_CLAIMS: u8 = 1;
 
 /// How many entries are read at once: some hundred kilobytes.
 const LOAD_PAGE: usize = 1024;
@@ -70,12 +74,13 @@ fn put<T: Serialize>(key: Vec<u8>, value: &T) -> Op {
     Op::Put { key, value: record::seal(SCHEMA, &wire::encode(value)) }
 }
 
-fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, Unreadable> {
+fn read<T: Stored>(value: &[u8]) -> Result<T, Unreadable> {
     let (schema, payload) = record::open(value)?;
-    if schema != SCHEMA {
-        return Err(Unreadable::Newer(schema));
+    match schema {
+        SCHEMA => Ok(wire::decode(payload, wire::MAX_MESSAGE)?),
+        BEFORE_CLAIMS => Ok(wire::decode::<T::BeforeClaims>(payload, wire::MAX_MESSAGE)?.into()),
+        other => Err(Unreadable::Newer(other)),
     }
-    Ok(wire::decode(payload, wire::MAX_MESSAGE)?)
 }
 
 /// The key under which a client's key is found.
@@ -153,7 +158,7 @@ async fn entries(store: &Store, mut show: impl FnMut(Write)) -> Result<Vec<Op>, 
         value => entry(at, value, &mut aside).into_iter().for_each(&mut show),
     })
     .await?;
-    // An older layout: the job is among those that have ended, and only marked as live. It moves.
+    // An older place: the job is among those that have ended, and only marked as live. It moves.
     for live in marks {
         let Some(value) = store.get(key(JOB, &live[LIVE.len()..])).await? else { continue };
         if let Some(job) = entry(&live, &value, &mut aside) {
@@ -189,10 +194,7 @@ async fn each(store: &Store, prefix: &[u8], mut show: impl FnMut(&[u8], &[u8])) 
 
 /// Reads one entry that the rules start from, or sets it aside.
 pub fn entry(at: &[u8], value: &[u8], aside: &mut Vec<Op>) -> Option<Write> {
-    fn take<T: DeserializeOwned>(
-        value: &[u8],
-        write: impl FnOnce(T) -> Option<Write>,
-    ) -> Result<Write, Unreadable> {
+    fn take<T: Stored>(value: &[u8], write: impl FnOnce(T) -> Option<Write>) -> Result<Write, Unreadable> {
         write(read(value)?).ok_or(Unreadable::WrongKey)
     }
     let taken = if at == NODE {
@@ -217,13 +219,13 @@ pub fn entry(at: &[u8], value: &[u8], aside: &mut Vec<Op>) -> Option<Write> {
 }
 
 /// One record, if it is there and can be read.
-async fn one<T: DeserializeOwned>(store: &Store, at: Vec<u8>) -> Result<Option<T>, StoreError> {
+async fn one<T: Stored>(store: &Store, at: Vec<u8>) -> Result<Option<T>, StoreError> {
     let Some(value) = store.get(at.clone()).await? else { return Ok(None) };
     Ok(readable(&at, &value))
 }
 
 /// A record, unless it can't be read, which is said loudly.
-pub fn readable<T: DeserializeOwned>(at: &[u8], value: &[u8]) -> Option<T> {
+pub fn readable<T: Stored>(at: &[u8], value: &[u8]) -> Option<T> {
     read(value)
         .inspect_err(|error| {
             tracing::error!(key = %String::from_utf8_lossy(at), %error, "a record cannot be read");
@@ -231,7 +233,7 @@ pub fn readable<T: DeserializeOwned>(at: &[u8], value: &[u8]) -> Option<T> {
         .ok()
 }
 
-async fn page<T: DeserializeOwned>(
+async fn page<T: Stored>(
     store: &Store,
     prefix: &[u8],
     before: Option<Vec<u8>>,
@@ -277,9 +279,13 @@ pub async fn receipts(store: &Store, slave: SlaveKey) -> Result<Vec<Receipt>, St
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use reloop_node::store::Options;
-    use reloop_protocol::id::MasterId;
-    use reloop_protocol::master::{self, Enrollment, Event, RequestId, Settings};
+    use reloop_protocol::id::{Attempt, BootId, Epoch, MasterId, Session, StoreId, WishRev};
+    use reloop_protocol::job::State;
+    use reloop_protocol::master::{self, Basis, Earlier, Enrolled, Enrollment, Event, RequestId, Settings};
+    use reloop_protocol::message::{Activity, Attention, Conduct, Mode};
     use reloop_protocol::time::Time;
 
     use super::*;
@@ -332,6 +338,44 @@ mod tests {
                 assert_eq!(live.as_ref(), Some(job), "at {start} start");
             }
         }
+    }
+
+    #[test]
+    fn what_the_build_before_claims_wrote_is_read_as_what_it_means_now() {
+        let mut job = jobs(&placed())[0].clone();
+        let (ours, others) = (SlaveKey([7; 32]), SlaveKey([8; 32]));
+        job.handed.push_back((Attempt(1), ours));
+        let earlier = |attempt, holder, basis| Earlier {
+            attempt: Attempt(attempt),
+            holder,
+            state: State::Succeeded,
+            report: None,
+            basis,
+        };
+        job.earlier = vec![earlier(1, ours, Basis::Handed), earlier(2, others, Basis::Claim)];
+        // In the order in which layout 1 has them, each as it was.
+        let head = (&job.id, &job.spec, &job.digest, &job.slave, &job.requires, &job.start, &job.retry);
+        let state = (&job.created_at, job.state, &job.desired, job.rev, job.recalled);
+        let attempt = (job.attempt, job.last_attempt, job.holder, &job.report, job.heard_at);
+        let was: Vec<_> = job.earlier.iter().map(|e| (e.attempt, e.holder, e.state, &e.report)).collect();
+        let tail = (&job.handed, &job.reason, job.flags, job.ended_at, job.revision, &job.events);
+        let old = wire::encode(&(head, state, attempt, was, tail));
+        assert_eq!(read::<Job>(&record::seal(BEFORE_CLAIMS, &old)).unwrap(), job);
+        assert_eq!(read::<Job>(&record::seal(SCHEMA, &wire::encode(&job))).unwrap(), job);
+
+        let conduct = Conduct { rev: WishRev(3), mode: Mode::Draining };
+        let machine =
+            Some((Activity::Ready, None::<JobId>, Some(Attention::Moved), None::<JobId>, false, conduct));
+        let who =
+            (ours, "mill-3", "0.1.0", Enrolled::Yes, Some(StoreId([2; 16])), None::<BootId>, Session(9));
+        let offers = (vec!["mill"], BTreeMap::from([("bed", "large")]), 4_u16, conduct, machine);
+        let old = wire::encode(&(who, offers, Some(Time(5)), -3_i64, None::<Time>, 2_u32));
+        let desk: Desk = read(&record::seal(BEFORE_CLAIMS, &old)).unwrap();
+        assert_eq!((desk.name.as_str(), desk.session, desk.conduct), ("mill-3", Session(9), conduct));
+        assert_eq!((desk.settled_in, desk.receipts, desk.clock_offset_ms), (Epoch(0), 2, -3));
+        let machine = desk.machine.unwrap();
+        assert_eq!((machine.attention, machine.cause), (Some(Attention::Moved), None));
+        assert!(matches!(read::<Desk>(&record::seal(SCHEMA + 1, &old)), Err(Unreadable::Newer(_))));
     }
 
     #[tokio::test]

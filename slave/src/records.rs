@@ -13,9 +13,9 @@ use std::collections::BTreeSet;
 
 use reloop_node::record::{self, RecordError};
 use reloop_node::store::{Entry, Op, Store, StoreError};
-use reloop_protocol::id::JobId;
-use reloop_protocol::message::{Report, Source};
-use reloop_protocol::slave::{Damage, Job, Node, RING, RunState, Write};
+use reloop_protocol::id::{Commit, Epoch, Incarnation, JobId, MasterId, Session, StoreId};
+use reloop_protocol::message::{Attention, Bond, Conduct, Report, Source};
+use reloop_protocol::slave::{Damage, Job, Node, RING, RunState, Sync, Write};
 use reloop_protocol::spec::{CancelMode, Desired, Spec, SpecDigest, StartRule};
 use reloop_protocol::wire::{self, WireError};
 use serde::de::DeserializeOwned;
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 /// The layout of every record's payload; another one gets another number.
 const SCHEMA: u8 = 2;
 
-/// The layout before that: the same but for jobs, which kept no [`RunState`].
+/// The layout before that: jobs kept no [`RunState`], and the slave no cause of its attention and no incarnation of its master.
 const BEFORE_RUNS: u8 = 1;
 
 const NODE: &[u8] = b"node";
@@ -105,7 +105,7 @@ pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadEr
     let mut unreadable = BTreeSet::new();
     for (key, value) in &entries {
         let found = if key == NODE {
-            read(value).map(|found| node = Some(found))
+            read_node(value).map(|found| node = Some(found))
         } else if let Some(id) = key.strip_prefix(JOB) {
             read_job(id, value).map(|job| jobs.push(job))
         } else {
@@ -145,12 +145,67 @@ fn set_aside(entries: &[Entry], now_ms: i64) -> Vec<Op> {
     entries.iter().flat_map(aside).collect()
 }
 
+fn read_node(value: &[u8]) -> Result<Node, Unreadable> {
+    match record::open(value)? {
+        (BEFORE_RUNS, payload) => Ok(wire::decode::<NodeBeforeRuns>(payload, wire::MAX_MESSAGE)?.into()),
+        _ => read(value),
+    }
+}
+
 fn read_job(id: &[u8], value: &[u8]) -> Result<Job, Unreadable> {
     let job = match record::open(value)? {
         (BEFORE_RUNS, payload) => wire::decode::<JobBeforeRuns>(payload, wire::MAX_MESSAGE)?.into(),
         _ => read::<Job>(value)?,
     };
     if job.report.job.0 == id { Ok(job) } else { Err(Unreadable::WrongKey) }
+}
+
+/// A [`Node`] in the layout [`BEFORE_RUNS`].
+#[derive(Debug, Serialize, Deserialize)]
+struct NodeBeforeRuns {
+    store: StoreId,
+    starts: u32,
+    session: Session,
+    bond: Option<BondBeforeRuns>,
+    sync: Option<Sync>,
+    fingerprint: Option<[u8; 16]>,
+    unloading: Option<JobId>,
+    attention: Option<Attention>,
+    local_lock: bool,
+    conduct: Conduct,
+}
+
+/// A [`Bond`] in the layout [`BEFORE_RUNS`].
+#[derive(Debug, Serialize, Deserialize)]
+struct BondBeforeRuns {
+    master: MasterId,
+    epoch: Epoch,
+    commit: Commit,
+}
+
+impl From<NodeBeforeRuns> for Node {
+    fn from(node: NodeBeforeRuns) -> Self {
+        let bond = node.bond.map(|bond| Bond {
+            master: bond.master,
+            epoch: bond.epoch,
+            // Not known: it counts as one from before all that the master tells of.
+            incarnation: Incarnation::default(),
+            commit: bond.commit,
+        });
+        Self {
+            bond,
+            store: node.store,
+            starts: node.starts,
+            session: node.session,
+            sync: node.sync,
+            fingerprint: node.fingerprint,
+            unloading: node.unloading,
+            attention: node.attention,
+            local_lock: node.local_lock,
+            conduct: node.conduct,
+            cause: None,
+        }
+    }
 }
 
 /// A [`Job`] in the layout [`BEFORE_RUNS`]: an agent that is upgraded goes on with what it had under way.
@@ -439,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_was_written_before_runs_had_a_state_of_their_own_goes_on() {
+    fn what_was_written_before_runs_had_a_state_of_their_own_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         let state = with_jobs(&store, 1);
@@ -462,7 +517,14 @@ mod tests {
             overrun: true,
         };
         let value = record::seal(BEFORE_RUNS, &wire::encode(&before));
-        let node = record::seal(BEFORE_RUNS, &wire::encode(&state.node));
+        let node = &state.node;
+        let bond = node.bond.map(|bond| (bond.master, bond.epoch, bond.commit));
+        assert!(bond.is_some());
+        let old = wire::encode(&(
+            (node.store, node.starts, node.session, bond, node.sync, node.fingerprint),
+            (node.unloading, node.attention, node.local_lock, node.conduct),
+        ));
+        let node = record::seal(BEFORE_RUNS, &old);
         commit(
             &store,
             vec![Op::Put { key: job_key(*id), value }, Op::Put { key: NODE.to_vec(), value: node }],
@@ -478,6 +540,8 @@ mod tests {
             stopping: Some(CancelMode::Now),
             stop_decided: Some(Source::Local),
         };
+        let bond = state.node.bond.map(|bond| Bond { incarnation: Incarnation::default(), ..bond });
+        assert_eq!(found.node, Node { bond, cause: None, ..state.node.clone() });
         let expected =
             Job { report, due: true, window_met: true, interruptions: 1, run, ..found.jobs[id].clone() };
         assert_eq!(found.jobs[id], expected);

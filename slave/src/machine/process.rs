@@ -20,7 +20,7 @@
 //! them can exist: a probe that finds neither settles the matter for good, even against a runner that a dead agent started
 //! a moment ago.
 //!
-//! A run is its whole process tree; [`tree`] tells how it is found. While the runner lives it speaks for the
+//! A run is its whole process tree; `tree` tells how it is found. While the runner lives it speaks for the
 //! tree. If it was killed without an outcome, a free lock is no proof, since a program may close what it has inherited:
 //! the run is *gone* when nothing of it is found, and *unknown* while something lives or can't be looked into.
 //!

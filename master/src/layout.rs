@@ -1,0 +1,188 @@
+//! Records in the layout of earlier builds, read as what they mean now.
+//!
+//! A record's envelope names its layout. A record is written anew, in the layout of this build, when it changes.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use reloop_protocol::id::{Attempt, BootId, Epoch, JobId, OrderId, Session, SlaveKey, StoreId, WishRev};
+use reloop_protocol::job::State;
+use reloop_protocol::master::{
+    Basis, Desk, DeskLink, Earlier, Enrolled, IdempotencyKey, Job, JobEvent, Node, Order, Receipt, Retry,
+    Token,
+};
+use reloop_protocol::message::{Activity, Attention, Begun, Conduct, Flags, MachineReport, Reason, Report};
+use reloop_protocol::spec::{Desired, Spec, SpecDigest, StartRule};
+use reloop_protocol::time::Time;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// What the store keeps under one key.
+pub trait Stored: DeserializeOwned {
+    /// The same in the layout that knew no claims: layout 1.
+    type BeforeClaims: DeserializeOwned + Into<Self>;
+}
+
+macro_rules! unchanged {
+    ($($kind:ty),*) => {
+        $(impl Stored for $kind { type BeforeClaims = Self; })*
+    };
+}
+
+unchanged!(Node, Vec<Begun>, Token, Order, Receipt, (IdempotencyKey, OrderId));
+
+impl Stored for Job {
+    type BeforeClaims = JobBeforeClaims;
+}
+
+impl Stored for Desk {
+    type BeforeClaims = DeskBeforeClaims;
+}
+
+/// A [`Job`] in layout 1.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct JobBeforeClaims {
+    id: JobId,
+    spec: Spec,
+    digest: SpecDigest,
+    slave: Option<String>,
+    requires: BTreeMap<String, String>,
+    start: StartRule,
+    retry: Retry,
+    created_at: Time,
+    state: State,
+    desired: Desired,
+    rev: WishRev,
+    recalled: Option<WishRev>,
+    attempt: Attempt,
+    last_attempt: Attempt,
+    holder: Option<SlaveKey>,
+    report: Option<Report>,
+    heard_at: Option<Time>,
+    earlier: Vec<EarlierBeforeClaims>,
+    handed: VecDeque<(Attempt, SlaveKey)>,
+    reason: Option<Reason>,
+    flags: Flags,
+    ended_at: Option<Time>,
+    revision: u32,
+    events: VecDeque<JobEvent>,
+}
+
+/// An [`Earlier`] in layout 1.
+#[derive(Debug, Serialize, Deserialize)]
+struct EarlierBeforeClaims {
+    attempt: Attempt,
+    holder: SlaveKey,
+    state: State,
+    report: Option<Report>,
+}
+
+impl From<JobBeforeClaims> for Job {
+    fn from(job: JobBeforeClaims) -> Self {
+        let earlier = job.earlier.into_iter().map(|earlier| {
+            let was_handed = job.handed.contains(&(earlier.attempt, earlier.holder));
+            Earlier {
+                attempt: earlier.attempt,
+                holder: earlier.holder,
+                state: earlier.state,
+                report: earlier.report,
+                basis: if was_handed { Basis::Handed } else { Basis::Claim },
+            }
+        });
+        Self {
+            earlier: earlier.collect(),
+            id: job.id,
+            spec: job.spec,
+            digest: job.digest,
+            slave: job.slave,
+            requires: job.requires,
+            start: job.start,
+            retry: job.retry,
+            created_at: job.created_at,
+            state: job.state,
+            desired: job.desired,
+            rev: job.rev,
+            recalled: job.recalled,
+            attempt: job.attempt,
+            last_attempt: job.last_attempt,
+            holder: job.holder,
+            report: job.report,
+            heard_at: job.heard_at,
+            heard_on: None,
+            handed: job.handed,
+            reason: job.reason,
+            flags: job.flags,
+            ended_at: job.ended_at,
+            revision: job.revision,
+            events: job.events,
+        }
+    }
+}
+
+/// A [`Desk`] in layout 1.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeskBeforeClaims {
+    key: SlaveKey,
+    name: String,
+    agent: String,
+    enrolled: Enrolled,
+    store: Option<StoreId>,
+    boot: Option<BootId>,
+    session: Session,
+    programs: Vec<String>,
+    labels: BTreeMap<String, String>,
+    capacity: u16,
+    conduct: Conduct,
+    machine: Option<MachineBeforeClaims>,
+    last_contact: Option<Time>,
+    clock_offset_ms: i64,
+    cloned_at: Option<Time>,
+    receipts: u32,
+}
+
+/// A [`MachineReport`] in layout 1.
+#[derive(Debug, Serialize, Deserialize)]
+struct MachineBeforeClaims {
+    activity: Activity,
+    unloading: Option<JobId>,
+    attention: Option<Attention>,
+    uncertain: Option<JobId>,
+    local_lock: bool,
+    conduct: Conduct,
+}
+
+impl From<DeskBeforeClaims> for Desk {
+    fn from(desk: DeskBeforeClaims) -> Self {
+        let machine = desk.machine.map(|machine| MachineReport {
+            activity: machine.activity,
+            unloading: machine.unloading,
+            attention: machine.attention,
+            uncertain: machine.uncertain,
+            local_lock: machine.local_lock,
+            conduct: machine.conduct,
+            cause: None,
+        });
+        Self {
+            machine,
+            // Not known: its next handshake counts as the first after a restore, if there was one.
+            settled_in: Epoch(0),
+            key: desk.key,
+            name: desk.name,
+            agent: desk.agent,
+            enrolled: desk.enrolled,
+            store: desk.store,
+            boot: desk.boot,
+            session: desk.session,
+            programs: desk.programs,
+            labels: desk.labels,
+            capacity: desk.capacity,
+            conduct: desk.conduct,
+            last_contact: desk.last_contact,
+            clock_offset_ms: desk.clock_offset_ms,
+            cloned_at: desk.cloned_at,
+            receipts: desk.receipts,
+            link: DeskLink::Down,
+            balked: false,
+            doubts: false,
+        }
+    }
+}

@@ -110,13 +110,15 @@ impl Agent {
 
     async fn ended(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
-        let mut status = None;
-        until("the agent ends", || {
-            status = child.try_wait().unwrap();
-            status.is_some()
-        })
-        .await;
-        status.unwrap()
+        // An agent whose store has failed stays for as long as `PATIENCE`: the master is to hear why.
+        let deadline = Instant::now() + PATIENCE * 2;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "in vain: the agent ends");
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     async fn run(&self, arguments: &[&str]) -> Output {

@@ -497,8 +497,9 @@ fn settle(dir: &Path, boot: BootId) -> io::Result<Probe> {
     if exists(dir, VOID) {
         return Ok(Probe::NeverStarted);
     }
-    // A runner is started after the plan is on disk: without one nothing began, also if the disk is too full to say so.
-    if [PLAN, STARTED, EXIT].iter().all(|file| is_absent(&dir.join(file))) {
+    // A runner is started after the plan is on disk: without one nothing began, also if the disk is too full to say so. If
+    // somebody has removed the directory, what it lacks proves nothing.
+    if dir.is_dir() && [PLAN, STARTED, EXIT].iter().all(|file| is_absent(&dir.join(file))) {
         if let Err(error) = make_void(dir) {
             tracing::info!(dir = %dir.display(), %error, "a run that never began could not be marked as such");
         }
@@ -798,7 +799,7 @@ impl Watch {
             Ok(Probe::NeverStarted) => not_begun(),
             Ok(probe) => Fact::Probed(probe),
             // What a dead runner has not written down it never will.
-            Err(_) if is_absent(&self.dir.join(STARTED)) => not_begun(),
+            Err(_) if self.dir.is_dir() && is_absent(&self.dir.join(STARTED)) => not_begun(),
             Err(error) => {
                 Fact::Refused { what: Verb::Start, why: clip(&format!("{why}; {error}"), TEXT_LIMIT) }
             }

@@ -436,7 +436,7 @@ pub(super) const LIST: &[Break] = &[
         name: "cancel_makes_success_canceled",
         file: "protocol/src/slave/work.rs",
         find: "self.turn(id, job::Event::MachineEnded(ended.end), Source::Machine)",
-        with: "self.turn(id, job::Event::MachineEnded(if wished_away { End::Stopped } else { ended.end }), Source::Machine)",
+        with: "self.turn(id, job::Event::MachineEnded(if unwanted { End::Stopped } else { ended.end }), Source::Machine)",
         what: "A job that finished before its cancel took hold has succeeded.",
         caught_by: &["fences::a_success_that_a_refused_stop_could_not_prevent_is_a_success"],
     },

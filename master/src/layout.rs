@@ -79,13 +79,19 @@ struct EarlierBeforeClaims {
 impl From<JobBeforeClaims> for Job {
     fn from(job: JobBeforeClaims) -> Self {
         let earlier = job.earlier.into_iter().map(|earlier| {
-            let was_handed = job.handed.contains(&(earlier.attempt, earlier.holder));
+            let basis = if job.handed.contains(&(earlier.attempt, earlier.holder)) {
+                Basis::Handed
+            } else if job.flags.has(Flags::ADOPTED) {
+                Basis::Gap
+            } else {
+                Basis::Claim
+            };
             Earlier {
                 attempt: earlier.attempt,
                 holder: earlier.holder,
                 state: earlier.state,
                 report: earlier.report,
-                basis: if was_handed { Basis::Handed } else { Basis::Claim },
+                basis,
             }
         });
         Self {

@@ -122,15 +122,16 @@ async fn run_on(
     }
     let (done, written) = tokio::sync::oneshot::channel();
     store.commit(ops, move |result| drop(done.send(result)));
-    match written.await.context("the store is closed")? {
-        Ok(()) => {}
+    let is_recorded = match written.await.context("the store is closed")? {
+        Ok(()) => true,
         // It can still answer. No slave is told of an incarnation that the disk does not know.
         Err(error) if origin == Origin::Known && !begun.is_empty() => {
             tracing::error!(%error, "this start can't be written down: the disk takes no writes");
             state.begun = begun;
+            false
         }
         Err(error) => return Err(error.into()),
-    }
+    };
     tracing::info!(
         master = %state.node.id, epoch = state.node.epoch.0, jobs = state.book.jobs.len(), slaves = state.desks.len(),
         new = origin != Origin::Known, "recovered"
@@ -165,7 +166,7 @@ async fn run_on(
     let ended = tokio::select! {
         () = accept(listener, router, door, config.http.idle, &connections, &quiet) => Ended::Told,
         () = told_to_stop() => Ended::Told,
-        () = disk_mended(watched, config) => Ended::DiskMended,
+        () = disk_mended(watched, is_recorded, config) => Ended::DiskMended,
     };
     if matches!(ended, Ended::Told) {
         tracing::info!("stopping: running jobs go on at their machines");
@@ -183,6 +184,8 @@ async fn run_on(
     }
     let closed = store.close();
     match driven {
+        // The loop may never have met the fault that this start met.
+        Ok(Ok(Ok(()))) if matches!(ended, Ended::DiskMended) => Ok(ended),
         Ok(Ok(Ok(()))) => closed.map(|()| ended).map_err(Into::into),
         Ok(Ok(Err(_))) if matches!(ended, Ended::DiskMended) => Ok(ended),
         Ok(Ok(Err(error))) => Err(error.into()),
@@ -191,11 +194,12 @@ async fn run_on(
     }
 }
 
-/// Returns when a write has failed and a later one went well, with as much free space as the config wants.
-async fn disk_mended(handle: driver::Handle, config: &Config) {
+/// Returns when a write has failed, be it the one that records this start, and a later one went well, with as much free space
+/// as the config wants.
+async fn disk_mended(handle: driver::Handle, is_recorded: bool, config: &Config) {
     loop {
         tokio::time::sleep(driver::MEND_PERIOD).await;
-        if !handle.has_failed() {
+        if is_recorded && !handle.has_failed() {
             continue;
         }
         let (data_dir, min_free_bytes) = (config.data_dir.clone(), config.min_free_bytes);

@@ -136,7 +136,9 @@ fn check_commit(commit: Commit) -> Result<(), &'static str> {
 }
 
 fn check_machine(machine: &MachineReport) -> Result<(), &'static str> {
-    machine.cause.as_deref().map_or(Ok(()), check_text)?;
+    if machine.cause.as_ref().is_some_and(|cause| cause.len() > CAUSE_BYTES) {
+        return Err("the cause of a machine's attention is too long");
+    }
     check_count(machine.conduct.rev.0)
 }
 

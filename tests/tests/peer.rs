@@ -110,7 +110,7 @@ fn the_python_slave_reads_every_golden_vector_and_writes_the_same_bytes() {
     let vectors = fs::read_to_string(&golden).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let broken = dir.path().join("v1.txt");
-    fs::write(&broken, vectors.replacen("forget 0909", "forget 0979", 1)).unwrap();
+    fs::write(&broken, vectors.replacen("forget 09fc7111010009", "forget 09fc7111010079", 1)).unwrap();
     let said = check_golden(&broken).unwrap();
     let words = String::from_utf8_lossy(&said.stderr);
     assert!(!said.status.success() && words.contains("no variant"), "{words}");

@@ -367,11 +367,10 @@ impl Rules {
         let newest = job.last_attempt;
         let known = job.earlier.iter().find(|e| e.attempt == attempt && e.holder == key);
         let (is_known, is_news) = (known.is_some(), known.is_none_or(|known| known.state != said));
+        // A slave that makes up attempts does not fill the list for those that had the job.
+        let is_kept = is_known || basis != Basis::Claim || job.earlier.len() < EARLIER;
         self.effects.push(Effect::Ignored(NEVER_HANDED));
-        if !is_known && job.earlier.len() >= EARLIER {
-            return;
-        }
-        if is_news {
+        if is_news && is_kept {
             self.keep_earlier(key, report, basis);
         }
         if basis == Basis::Gap && attempt > newest {
@@ -382,7 +381,7 @@ impl Rules {
             Basis::Claim => Some(Flags::CLAIMED),
             Basis::Handed | Basis::Gap => (said != State::Accepted).then_some(Flags::DUPLICATE),
         };
-        if let (false, Some(flag)) = (is_known, flag) {
+        if let (false, true, Some(flag)) = (is_known, is_kept, flag) {
             self.edit(id, |job| job.flags.set(flag));
         }
         if said == State::Accepted {

@@ -306,6 +306,9 @@ impl Rules {
         desk.enrolled = Enrolled::Revoked;
         let links = desk.connections();
         desk.link = DeskLink::Down;
+        desk.doubts = false;
+        // What it says it has seen of this master counts no more.
+        self.state.doubted_by.remove(&key);
         self.touch_desk(key);
         for link in links {
             let text = "this slave was revoked by a person: its job goes on, and it keeps the outcome";

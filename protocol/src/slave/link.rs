@@ -565,7 +565,7 @@ impl Rules {
     /// Somebody wishes a job away. What the machine has not answered about is stopped once it has.
     pub(super) fn cancel(&mut self, id: JobId, mode: CancelMode, source: Source) {
         let reason = why_stopped(source);
-        let awaits_answer = self.state.awaits_answer(id);
+        let is_unanswered = self.state.is_unanswered(id);
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         let state = job.report.state;
         if state == job::State::Accepted {
@@ -589,7 +589,7 @@ impl Rules {
         if harder {
             job.run.stopping = Some(mode);
         }
-        if harder && !awaits_answer {
+        if harder && !is_unanswered {
             let work = job.work();
             self.turn(id, job::Event::StopBegan, source);
             self.reason(id, reason);

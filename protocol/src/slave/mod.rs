@@ -720,13 +720,13 @@ fn row(report: &Report) -> Row {
 impl Slave {
     /// The machine was asked what it does with a job and has not answered: until it has, nothing is done to that job.
     /// What is wished meanwhile is kept, and done by what the machine says.
-    fn awaits_answer(&self, job: JobId) -> bool {
+    fn is_unanswered(&self, job: JobId) -> bool {
         self.fresh.probing.contains_key(&job)
     }
 
     /// It executes, and its overrun has not been acted upon.
     fn may_overrun(&self, job: &Job) -> bool {
-        job.report.state.is_executing() && !job.run.overrun && !self.awaits_answer(job.report.job)
+        job.report.state.is_executing() && !job.run.overrun && !self.is_unanswered(job.report.job)
     }
 }
 

@@ -407,6 +407,10 @@ impl Rules {
                     if let Some(job) = self.state.jobs.get_mut(&id) {
                         job.paused_locally = false;
                         job.run.stop_decided = None;
+                        if !matches!(job.desired, Desired::Cancel(_)) {
+                            // It was to be stopped once the machine has said what it does.
+                            job.run.stopping = None;
+                        }
                     }
                     self.let_run(id, Source::Local);
                     Ok(format!("resuming {id}"))
@@ -429,7 +433,7 @@ impl Rules {
                 Some((id, _)) => {
                     let mode = if now { CancelMode::Now } else { CancelMode::SafePoint };
                     self.cancel(id, mode, Source::Local);
-                    Ok(if self.state.awaits_answer(id) {
+                    Ok(if self.state.is_unanswered(id) {
                         format!("the machine is being asked what it does: {id} is stopped if it still works")
                     } else {
                         format!("stopping {id}")
@@ -462,7 +466,7 @@ impl Rules {
     }
 
     pub(super) fn pause(&mut self, id: JobId, source: Source) {
-        let awaits_answer = self.state.awaits_answer(id);
+        let is_unanswered = self.state.is_unanswered(id);
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         if source == Source::Local {
             job.paused_locally = true;
@@ -474,14 +478,14 @@ impl Rules {
         {
             job.run.asked_to_pause = Some(true);
             let work = job.work();
-            if !awaits_answer {
+            if !is_unanswered {
                 self.effects.push(Effect::Pause(work));
             }
         }
     }
 
     pub(super) fn let_run(&mut self, id: JobId, source: Source) {
-        let awaits_answer = self.state.awaits_answer(id);
+        let is_unanswered = self.state.is_unanswered(id);
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         let executing = matches!(job.report.state, State::Starting | State::Running | State::Paused);
         if !executing {
@@ -500,7 +504,7 @@ impl Rules {
         job.report.reason = None;
         job.report.source = source;
         let work = job.work();
-        if !awaits_answer {
+        if !is_unanswered {
             self.effects.push(Effect::Resume(work));
         }
     }

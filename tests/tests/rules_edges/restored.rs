@@ -319,6 +319,23 @@ fn a_master_that_nobody_doubts_is_not_confirmed_by_mistake() {
 }
 
 #[test]
+fn what_a_revoked_slave_has_seen_of_this_master_is_no_doubt_any_more() {
+    let mut world = World::new(1);
+    let mut seat = Seat::of(&mut world);
+    let (node, incarnation) = (seat.state.node, seat.state.incarnation());
+    let commit = Commit(node.commit.0 + 1000);
+    let bond = Bond { master: node.id, epoch: node.epoch, incarnation, commit };
+    let hello = Hello { bond: Some(bond), ..seat.hello() };
+    seat.say_hello(OLDER, hello);
+    assert_eq!(seat.state.doubters(), 1);
+    let (request, slave) = (RequestId(1), seat.key);
+    seat.step(master::Event::SlaveCommanded { request, slave, command: master::SlaveCommand::Forget });
+    assert_eq!(seat.state.doubters(), 0);
+    seat.step(master::Event::RestoreConfirmed { request: RequestId(2), forced: false });
+    assert_eq!(seat.state.node.epoch, node.epoch, "there is nothing to confirm");
+}
+
+#[test]
 fn a_question_about_an_attempt_that_nobody_has_is_closed() {
     for (said, attempt, closed) in [
         (State::Uncertain, 1, true),

@@ -447,6 +447,28 @@ fn what_nobody_could_say_is_stopped_by_whoever_wished_it_once_it_is_found_workin
 }
 
 #[test]
+fn a_stop_that_waits_for_the_machines_answer_is_taken_back_by_a_resume_but_not_the_masters_cancel() {
+    for (desired, state) in
+        [(Desired::Run, State::Running), (Desired::Cancel(CancelMode::Now), State::Stopping)]
+    {
+        let (mut before, now, job, _) = at_work();
+        let kept = before.jobs.get_mut(&job).unwrap();
+        (kept.report.state, kept.run.paused, kept.paused_locally) = (State::Paused, true, true);
+        before.fresh.probing.insert(job, slave::Probing { since: now.boot_ms, refused: None });
+        let stopped = person_says(before, now, Local::Stop { now: true }).state;
+        assert_eq!(stopped.jobs[&job].run.stopping, Some(CancelMode::Now));
+        let mut resumed = person_says(stopped, now, Local::Resume).state;
+        resumed.jobs.get_mut(&job).unwrap().desired = desired;
+        if desired != Desired::Run {
+            resumed = person_says(resumed, now, Local::Stop { now: true }).state;
+            resumed = person_says(resumed, now, Local::Resume).state;
+        }
+        let alive = Fact::Probed(slave::Probed::Alive { paused: false, permille: None });
+        assert_eq!(machine_says(resumed, now, job, alive).state.jobs[&job].report.state, state, "{desired:?}");
+    }
+}
+
+#[test]
 fn who_resolves_at_the_machine_need_not_name_the_only_job_that_is_uncertain() {
     let resolve = |uncertain: usize| {
         let (mut state, now, job, waits) = at_work();

@@ -131,9 +131,10 @@ impl WishRev {
     }
 
     /// Whether a slave may have been told this wish by a master in this epoch that has forgotten it, and whose newest wish is
-    /// `self`: the numbers of later epochs are not given out yet.
+    /// `self`. It may have been told in a later epoch, if it has belonged to another master since and obeys this one again.
     pub fn may_be_followed_by(self, said: Self, epoch: Epoch) -> bool {
-        said <= self || said.0 <= epoch.0.min(LAST_NUMBERED_EPOCH) * WISHES_PER_EPOCH
+        let latest = epoch.0.saturating_add(limits::EPOCHS_AHEAD).min(LAST_NUMBERED_EPOCH);
+        said <= self || said.0 <= latest * WISHES_PER_EPOCH
     }
 }
 

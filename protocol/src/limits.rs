@@ -39,6 +39,10 @@ pub const COMMITS: u64 = u64::MAX / 2;
 /// Incarnations that a Challenge tells of. A slave that has been away for more restarts of its master is judged by the oldest.
 pub const INCARNATIONS: usize = 32;
 
+/// A slave is believed that says it has obeyed an epoch that is later by this: more than people restore a master, and
+/// too few for a slave that lies to use them up.
+pub const EPOCHS_AHEAD: u32 = 1000;
+
 /// The highest attempt and ...
 pub const ADOPTED_ATTEMPT: u32 = COUNT / 2;
 

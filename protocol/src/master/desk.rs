@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Answer, Effect, Job, Refusal, Rules};
 use crate::id::{Attempt, BootId, Commit, Epoch, JobId, Session, SlaveKey, StoreId, WishRev};
 use crate::job::State;
+use crate::limits;
 use crate::message::{
     Activity, Bond, Challenge, CloseCode, Conduct, Hello, MachineReport, Message, Mode, PROTOCOL, Refuse,
     Row, Ruling, Tell, Welcome,
@@ -17,10 +18,6 @@ use crate::time::{Millis, Time};
 
 /// How much work one Welcome offers, in bytes on the wire: it is one message of at most 256 KiB.
 const OFFERED_BYTES: usize = 128 * 1024;
-
-/// A slave is believed that says it has obeyed an epoch that is later by this: more than people restore a master, and
-/// too few for a slave that lies to use them up.
-const EPOCHS_AHEAD: u32 = 1000;
 
 const REVOKED: &str = "the slave was revoked, and the connection is being closed";
 const NOT_OURS: &str = "the connection is not one that speaks";
@@ -271,7 +268,6 @@ impl Rules {
     pub(super) fn link_opened(&mut self, link: LinkId, nonce: [u8; 32]) {
         self.state.links.insert(link, None);
         let node = self.state.node;
-        self.state.told.insert(link, node.commit);
         let challenge = Challenge {
             protocol: PROTOCOL,
             master: node.id,
@@ -285,7 +281,6 @@ impl Rules {
     }
 
     pub(super) fn link_closed(&mut self, link: LinkId, last_heard: Time) {
-        self.state.told.remove(&link);
         let Some(key) = self.state.links.remove(&link).flatten() else { return };
         self.unanswer(link);
         let Some(desk) = self.state.desks.get_mut(&key) else { return };
@@ -402,7 +397,7 @@ impl Rules {
     /// A slave has obeyed a later epoch of this master: the one that a person confirms next comes after it.
     fn note_later(&mut self, key: SlaveKey, epoch: Epoch) {
         let belongs = self.state.desks.get(&key).is_some_and(|desk| desk.enrolled == Enrolled::Yes);
-        if belongs && epoch.0 <= self.state.node.epoch.0.saturating_add(EPOCHS_AHEAD) {
+        if belongs && epoch.0 <= self.state.node.epoch.0.saturating_add(limits::EPOCHS_AHEAD) {
             self.state.later = self.state.later.max(epoch);
         }
     }
@@ -480,11 +475,9 @@ impl Rules {
         } else {
             HelloStore::Trusted
         };
-        // By what it was told: a master that was put back may have caught up since.
-        let told = self.state.told.get(&link).copied().unwrap_or(node.commit);
         let doubts = hello
             .bond
-            .is_some_and(|bond| bond.epoch == node.epoch && bond.is_ahead_of(told, &self.state.begun));
+            .is_some_and(|bond| bond.epoch == node.epoch && bond.is_ahead_of(node.commit, &self.state.begun));
         let conduct = desk.conduct;
         let mut rulings = Vec::new();
         let mut lines = Vec::new();

@@ -82,8 +82,6 @@ pub struct Master {
     pub tokens: BTreeMap<[u8; 32], Token>,
     /// Connections, and whose they are once that is known.
     pub links: BTreeMap<LinkId, Option<SlaveKey>>,
-    /// The commit that each connection's Challenge told: by it the slave decided whether this master is an old one.
-    pub told: BTreeMap<LinkId, Commit>,
     /// Questions that wait for a slave's answer.
     pub asked: BTreeMap<u32, Asked>,
     /// The number of the next question.
@@ -483,7 +481,6 @@ pub fn newborn(settings: Settings, fresh: MasterId) -> Master {
         desks: BTreeMap::new(),
         tokens: BTreeMap::new(),
         links: BTreeMap::new(),
-        told: BTreeMap::new(),
         asked: BTreeMap::new(),
         next_ask: 0,
         doubted_by: BTreeSet::new(),

@@ -515,7 +515,6 @@ impl Walk {
             desks,
             tokens,
             links,
-            told,
             asked,
             next_ask,
             doubted_by,
@@ -535,16 +534,6 @@ impl Walk {
             links.iter().map(|(link, key)| (number(&mut self.links, *link), key)).collect();
         known.sort_unstable();
         self.see(known);
-        if self.gaps {
-            // It is compared with what a slave saw of a later state, and nobody saw one as long as nothing goes back.
-            let mut told: Vec<_> =
-                told.iter().map(|(link, commit)| (number(&mut self.links, *link), *commit)).collect();
-            told.sort_unstable();
-            for (link, commit) in told {
-                self.see(link);
-                self.commit(commit);
-            }
-        }
         // Who asked what is outside of what is enumerated: it counts as it is.
         self.see((settings, tokens, asked, next_ask, doubted_by, later, room));
     }

@@ -319,6 +319,22 @@ fn a_master_that_nobody_doubts_is_not_confirmed_by_mistake() {
 }
 
 #[test]
+fn a_success_that_a_restored_master_knows_is_not_undone_by_a_later_attempt_of_the_same_slave() {
+    for said in [State::Running, State::Failed] {
+        let (mut seat, report) = runs_live();
+        let done = reports(&mut seat, None, numbered(&report, 20, State::Succeeded)).archived;
+        assert_eq!(done.iter().map(|job| job.state).collect::<Vec<_>>(), [State::Succeeded]);
+        seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced: true });
+        seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
+        let later = Report { attempt: Attempt(2), ..numbered(&report, 30, said) };
+        let told = shakes(&mut seat, (done, vec![]), vec![row_of(&later)], (vec![later], vec![]));
+        let [job] = &told.archived[..] else { panic!("{said:?}: {:?}", told.archived) };
+        assert_eq!((job.state, job.attempt, job.last_attempt), (State::Succeeded, Attempt(1), Attempt(2)));
+        assert!(job.earlier.iter().any(|one| (one.attempt, one.state) == (Attempt(2), said)), "it is kept");
+    }
+}
+
+#[test]
 fn what_a_revoked_slave_has_seen_of_this_master_is_no_doubt_any_more() {
     let mut world = World::new(1);
     let mut seat = Seat::of(&mut world);

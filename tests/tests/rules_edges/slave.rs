@@ -464,7 +464,11 @@ fn a_stop_that_waits_for_the_machines_answer_is_taken_back_by_a_resume_but_not_t
             resumed = person_says(resumed, now, Local::Resume).state;
         }
         let alive = Fact::Probed(slave::Probed::Alive { paused: false, permille: None });
-        assert_eq!(machine_says(resumed, now, job, alive).state.jobs[&job].report.state, state, "{desired:?}");
+        assert_eq!(
+            machine_says(resumed, now, job, alive).state.jobs[&job].report.state,
+            state,
+            "{desired:?}"
+        );
     }
 }
 

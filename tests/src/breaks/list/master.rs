@@ -58,6 +58,7 @@ pub(super) const LIST: &[Break] = &[
         what: "Files that were put back are noticed, also when the master has counted on since.",
         caught_by: &[
             "disagreements::d::d4_files_that_were_put_back_and_have_counted_on_since_are_doubted_all_the_same",
+            "rules::a_master_that_caught_up_during_the_handshake_knows_that_it_is_doubted",
         ],
     },
     Break {
@@ -238,7 +239,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "doubt_is_not_seen",
         file: "protocol/src/master/desk.rs",
-        find: "bond.epoch == node.epoch && bond.is_ahead_of(told, &self.state.begun)",
+        find: "bond.epoch == node.epoch && bond.is_ahead_of(node.commit, &self.state.begun)",
         with: "false",
         what: "A master whose files were put back knows that it is doubted.",
         caught_by: &[
@@ -528,7 +529,9 @@ pub(super) const LIST: &[Break] = &[
         find: "if state == State::Succeeded {\n            // A success speaks",
         with: "if !SEEDED && state == State::Succeeded {\n            // A success speaks",
         what: "A success speaks for the job, whichever attempt it was.",
-        caught_by: &["fences::a_success_speaks_for_the_job_whatever_else_a_restored_master_has_forgotten"],
+        caught_by: &[
+            "rules_edges::restored::a_success_that_a_restored_master_knows_is_not_undone_by_a_later_attempt_of_the_same_slave",
+        ],
     },
     Break {
         name: "retry_of_a_success",
@@ -882,14 +885,6 @@ pub(super) const LIST: &[Break] = &[
             "scenarios_clocks::b8_a_master_whose_clock_is_set_while_its_slaves_are_there_keeps_the_new_time",
             "disagreements::b::b8_slaves_measure_a_masters_clock_again_that_was_set",
         ],
-    },
-    Break {
-        name: "doubt_is_by_the_present",
-        file: "protocol/src/master/desk.rs",
-        find: "self.state.told.get(&link).copied().unwrap_or(node.commit)",
-        with: "node.commit",
-        what: "Whether a slave doubts is by what it was told.",
-        caught_by: &["rules::a_master_that_caught_up_during_the_handshake_knows_that_it_is_doubted"],
     },
     Break {
         name: "welcomed_stay_after_a_restore",

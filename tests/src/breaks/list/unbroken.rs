@@ -7,6 +7,7 @@ const TWO_FENCES: &str =
 
 /// The tests, as `program::test`, and why no break is there for each.
 pub const UNBROKEN: &[(&str, &str)] = &[
+    ("fences::a_success_speaks_for_the_job_whatever_else_a_restored_master_has_forgotten", TWO_FENCES),
     ("scenarios_clocks::b8_a_master_whose_clock_jumps_starts_nothing_twice_and_nothing_early", TWO_FENCES),
     ("scenarios_disks::a20_an_offer_that_an_old_backup_repeats_is_answered_with_the_outcome", TWO_FENCES),
     (

@@ -427,7 +427,7 @@ class Rules:
                 self.stop(held, desired.mode, ReasonCode.canceled, "canceled", Source.remote)
             elif report.state is not State.uncertain:
                 report.flags |= Flags.cancel_too_late
-        elif isinstance(desired, Return) and accepted:
+        elif isinstance(desired, Return) and accepted and report.started_at is None:
             del self.jobs[report.job]
             reason = Reason(ReasonCode.given_back, "given back as asked")
             self.declined.append(Declined(want.job, want.attempt, want.rev, reason, False))

@@ -338,6 +338,12 @@ impl Job {
             && self.start.gate == Gate::Open
             && self.start.not_before.is_none()
             && self.slave.is_none()
+            && !self.has_begun()
+    }
+
+    /// A machine has begun it under its present attempt, and may have been interrupted since: it stays where it is.
+    pub(super) fn has_begun(&self) -> bool {
+        self.state.is_started() || self.report.as_ref().is_some_and(|report| report.started_at.is_some())
     }
 
     fn place(&self) -> Place {

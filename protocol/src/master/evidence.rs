@@ -474,8 +474,9 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let rev = job.rev.max(report.rev);
         let recalled = job.recalled.filter(|recalled| *recalled > report.rev);
-        // What has begun is not given back any more.
-        let stays = report.state.is_started() && job.desired == Desired::Return;
+        // What has begun is not given back any more, not even if it was interrupted and waits to begin again.
+        let has_begun = report.state.is_started() || report.started_at.is_some();
+        let stays = has_begun && job.desired == Desired::Return;
         let was_lost = job.state == State::Lost;
         let link = self.state.desks.get(&key).and_then(Desk::current);
         let durable_change = (job.state, job.rev, job.recalled) != (report.state, rev, recalled)
@@ -543,6 +544,7 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let (newer, newer_holder, desired, is_canceled) =
             (job.state, job.holder, job.desired, job.is_canceled());
+        let newer_has_begun = !newer.is_ended() && job.has_begun();
         if line.verdict == Verdict::Cancel {
             // It is told in the Welcome; on a live link it is told here.
             return self.withdraw(key, id, attempt, rev);
@@ -560,7 +562,7 @@ impl Rules {
         if newer == State::Queued || is_better || is_to_end {
             return self.promote(id, attempt, key);
         }
-        if newer.is_started() {
+        if newer_has_begun {
             let text = if said.is_ended() {
                 format!("attempt {attempt} succeeded elsewhere: cancel this one if it is not needed")
             } else if said == State::Paused {

@@ -550,7 +550,9 @@ impl Rules {
             Desired::Pause => self.pause(id, Source::Remote),
             Desired::Cancel(mode) => self.cancel(id, mode, Source::Remote),
             Desired::Return => {
-                if state == job::State::Accepted {
+                // What has begun here begins again here, if it does: its report says so.
+                let has_begun = self.state.jobs.get(&id).is_some_and(|job| job.report.started_at.is_some());
+                if state == job::State::Accepted && !has_begun {
                     self.state.jobs.remove(&id);
                     let reason = Reason::new(ReasonCode::GivenBack, "given back as asked");
                     self.declined.push(not_held(id, want.attempt, want.rev, reason, false));

@@ -212,7 +212,7 @@ pub struct Ledger {
     pub revoked: BTreeSet<SlaveKey>,
     /// Runs that a person at their machine wished to end, and has not let go on since.
     pub stopped_here: BTreeSet<RunKey>,
-    /// Jobs that were given another window after a machine had begun them.
+    /// Jobs that were given another window after they were handed out: their slave may hear of it after an interruption.
     pub planned_again: BTreeSet<JobId>,
     /// A clock was set: spans between two readings of it mean nothing.
     pub clocks_were_set: bool,

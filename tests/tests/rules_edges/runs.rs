@@ -1,11 +1,13 @@
 //! What belongs to one run and ends with it, what is kept until the machine has answered, and what somebody wished to end.
 
-use reloop_protocol::id::JobId;
+use std::collections::BTreeMap;
+
+use reloop_protocol::id::{Commit, JobId};
 use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::master::{JobCommand, Order};
-use reloop_protocol::message::{Flags, ReasonCode};
+use reloop_protocol::message::{Flags, Message, ReasonCode};
 use reloop_protocol::slave::{self, Effect, Fact, Local, Probed};
-use reloop_protocol::spec::{CancelMode, Gate, OnOverdue};
+use reloop_protocol::spec::{CancelMode, Desired, Gate, OnOverdue, Want};
 use reloop_protocol::time::Millis;
 use reloop_tests::world::{Machine, World};
 
@@ -33,6 +35,48 @@ fn kept(world: &World, job: JobId) -> &slave::Job {
 
 fn paused(world: &World) -> bool {
     world.boxes[0].machine.alive().count() == 1 && world.boxes[0].machine.working().next().is_none()
+}
+
+#[test]
+fn what_was_interrupted_begins_again_where_it_began_also_beside_an_idle_machine() {
+    let (mut world, job) = running(restartable);
+    let urgent = place_as(&mut world, |order| order.start.priority = 1);
+    // The other one is begun first, so what was interrupted waits for its turn.
+    world.reboot(0);
+    world.settle();
+    assert_eq!((world.state(urgent), world.state(job)), (State::Running, State::Accepted));
+    let other = world.add_slave("idle");
+    world.settle();
+    assert_eq!(world.holder(job), Some(0));
+    // A wish that crossed the interruption on its way is not followed either.
+    let state = world.boxes[0].state.clone().unwrap();
+    let held = &state.jobs[&job];
+    let want = Want {
+        job,
+        attempt: held.report.attempt,
+        rev: held.report.rev.next(),
+        digest: held.digest,
+        spec: None,
+        desired: Desired::Return,
+        start: held.start,
+    };
+    let (link, session) = live_at(&world);
+    let event = slave::Event::Received {
+        link,
+        session,
+        commit: Commit(0),
+        message: Message::Want(want),
+        unfit: BTreeMap::new(),
+    };
+    let asked = slave::step(state, world.slave_now(0), event);
+    assert_eq!(word(&asked.state, job).0, State::Accepted);
+    for held in &mut world.boxes {
+        held.machine.length_ms = 10_000;
+    }
+    world.local(0, Local::Stop { now: true });
+    world.pass(30_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 2));
+    assert!(!world.boxes[other].machine.knows(job));
 }
 
 #[test]

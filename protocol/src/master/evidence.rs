@@ -66,7 +66,7 @@ impl Rules {
         desk.clock_offset_ms = hello.clock.ahead_of(since);
         desk.machine = Some(settled.machine.clone());
         if !desk.doubts {
-            // Nobody has said yet that a master that is doubted is the one: what it does not know of is not believed either.
+            // A doubted master may be an old copy: it takes up no attempts that it has no record of before a person confirms it.
             self.gap_of = (desk.settled_in < self.state.node.epoch).then_some(key);
             desk.settled_in = self.state.node.epoch;
         }

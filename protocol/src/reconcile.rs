@@ -61,6 +61,9 @@ pub enum Store {
     Replaced,
     /// The one that the master knows, but it went back in time.
     RolledBack,
+    /// The one that the master knows, and it may have seen more than the master remembers: the master's files were put back
+    /// since the two last settled.
+    Ahead,
 }
 
 /// What the master wishes, as far as a verdict depends on it.
@@ -134,7 +137,7 @@ pub enum Verdict {
     Adopt,
     /// The master takes the outcome; when it is on disk, the slave forgets it.
     Forget,
-    /// The slave has never had it: the master may do with it what it wishes.
+    /// The slave does not have it and owes nothing: the master may do with it what it wishes.
     Release,
     /// The slave's memory is not trusted: nothing starts from it.
     Quarantine,
@@ -200,8 +203,8 @@ const OVER: &[Mine] = &[Ended, GivenUp, Older];
 const OLDER: &[Mine] = &[GivenUp, Older];
 const ANY_MINE: &[Mine] = &[Unknown, Assigned, Unstarted, Started, Uncertain, Ended, GivenUp, Older];
 const PRESENT: &[Theirs] = &[Waiting, Working, Doubtful, Done, Remembered];
-const ANY_STORE: &[Store] = &[Trusted, Replaced, RolledBack];
-const BELIEVED: &[Store] = &[Trusted, Replaced];
+const ANY_STORE: &[Store] = &[Trusted, Replaced, RolledBack, Ahead];
+const BELIEVED: &[Store] = &[Trusted, Replaced, Ahead];
 const ANY_WISH: &[Wish] = &[Go, Released, TooLate, End, HandBack, Settle];
 
 /// The disagreements and what comes of each. Every combination is answered by exactly one line; a test proves it.
@@ -235,6 +238,15 @@ pub const TABLE: &[Line] = &[
         &[Trusted],
         ANY_WISH,
         Verdict::AskPerson,
+    ),
+    line(
+        "it_was_let_go_in_a_forgotten_past",
+        &["D3"],
+        UNANSWERED,
+        &[Absent],
+        &[Ahead],
+        ANY_WISH,
+        Verdict::Release,
     ),
     line("a_person_was_asked", &["A5", "C1"], &[Uncertain], &[Absent], ANY_STORE, ANY_WISH, Verdict::Keep),
     line(

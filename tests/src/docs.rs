@@ -25,7 +25,7 @@ const MINE: [Mine; 8] = [
 ];
 const THEIRS: [Theirs; 6] =
     [Theirs::Absent, Theirs::Waiting, Theirs::Working, Theirs::Doubtful, Theirs::Done, Theirs::Remembered];
-const STORE: [Store; 3] = [Store::Trusted, Store::Replaced, Store::RolledBack];
+const STORE: [Store; 4] = [Store::Trusted, Store::Replaced, Store::RolledBack, Store::Ahead];
 const WISH: [Wish; 6] = [Wish::Go, Wish::Released, Wish::TooLate, Wish::End, Wish::HandBack, Wish::Settle];
 const ENDS: [End; 3] = [End::Succeeded, End::Failed, End::Stopped];
 
@@ -191,6 +191,9 @@ fn store_means(store: Store) -> &'static str {
         Store::Replaced => "another database than the master knows: the slave remembers nothing from before",
         Store::RolledBack => {
             "the database that the master knows, but its session number went back: an old copy"
+        }
+        Store::Ahead => {
+            "the database that the master knows, and the master's files were put back since the two last settled"
         }
     }
 }

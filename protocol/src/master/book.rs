@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{IdempotencyKey, Live, Need, RECENT_KEYS};
 use crate::id::{Attempt, JobId, OrderId, ReportSeq, SlaveKey, WishRev};
 use crate::job::State;
-use crate::message::{Flags, Reason, Report};
+use crate::message::{Flags, Reason, ReasonCode, Report};
 use crate::slave::LinkId;
 use crate::spec::{Desired, Gate, Spec, SpecDigest, StartRule, Want};
 use crate::time::Time;
@@ -248,6 +248,14 @@ impl Job {
             || is_forgotten && self.handed.iter().any(|(_, key)| *key == holder)
     }
 
+    /// It may have been handed out, and done, in the time that the master has forgotten: a person lets it start.
+    pub(super) fn hold_after_restore(&mut self) {
+        self.start.gate = Gate::Held;
+        self.rev = self.rev.next();
+        let text = "the master was restored, and a slave may have done it since: `release` lets it start";
+        self.reason = Some(Reason::new(ReasonCode::Restored, text));
+    }
+
     pub(super) fn wish(&mut self, desired: Desired) {
         self.desired = desired;
         self.rev = self.rev.next();
@@ -329,6 +337,13 @@ impl Job {
             flags.set(report.flags);
         }
         flags
+    }
+
+    /// It is nobody's, and is handed out when a slave has room. What was held because of a restore is not handed out before a
+    /// person lets it go: the slave that had it may be the next to come.
+    pub(super) fn seeks_a_slave(&self) -> bool {
+        let is_held = self.start.gate == Gate::Held && self.is_from_before_a_restore();
+        self.state == State::Queued && self.desired == Desired::Run && !is_held
     }
 
     /// It could start on an idle slave now, and no person has tied it to another.
@@ -439,7 +454,7 @@ impl Book {
 
     fn index(&mut self, job: &Job) {
         *self.counts.entry(job.state).or_default() += 1;
-        if job.state == State::Queued && job.desired == Desired::Run {
+        if job.seeks_a_slave() {
             let key = (job.slave.clone(), job.spec.program.clone());
             let queue = self.queued.entry(key).or_default().entry(job.requires.clone()).or_default();
             queue.insert(job.place());
@@ -465,7 +480,7 @@ impl Book {
                 self.counts.remove(&job.state);
             }
         }
-        if job.state == State::Queued && job.desired == Desired::Run {
+        if job.seeks_a_slave() {
             let key = (job.slave.clone(), job.spec.program.clone());
             if let Some(queue) = self.queued.get_mut(&key) {
                 forget(queue, &job.requires, job.place());

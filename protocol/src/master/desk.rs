@@ -126,6 +126,8 @@ pub enum HelloStore {
     Replaced,
     /// See [`Store::RolledBack`].
     RolledBack,
+    /// See [`Store::Ahead`].
+    Ahead,
 }
 
 impl HelloStore {
@@ -134,6 +136,7 @@ impl HelloStore {
             Self::Trusted => Store::Trusted,
             Self::Replaced => Store::Replaced,
             Self::RolledBack => Store::RolledBack,
+            Self::Ahead => Store::Ahead,
         }
     }
 
@@ -143,6 +146,7 @@ impl HelloStore {
             Self::Trusted => "trusted",
             Self::Replaced => "replaced",
             Self::RolledBack => "rolled_back",
+            Self::Ahead => "ahead",
         }
     }
 }
@@ -461,6 +465,9 @@ impl Rules {
         let key = hello.key;
         let Some(desk) = self.state.desks.get(&key) else { return };
         let node = self.state.node;
+        let doubts = hello
+            .bond
+            .is_some_and(|bond| bond.epoch == node.epoch && bond.is_ahead_of(node.commit, &self.state.begun));
         // A memory that went forward does not say less than it has said: a copy of it may, under a newer session.
         let says_less = |row: &Row| {
             let job = self.state.book.jobs.get(&row.job).filter(|job| is_current(job, key, row.attempt));
@@ -472,12 +479,11 @@ impl Rules {
         } else if desk.store.is_some() && (hello.session <= desk.session || hello.rows.iter().any(says_less))
         {
             HelloStore::RolledBack
+        } else if doubts || node.epoch > Epoch(1) && desk.settled_in < node.epoch {
+            HelloStore::Ahead
         } else {
             HelloStore::Trusted
         };
-        let doubts = hello
-            .bond
-            .is_some_and(|bond| bond.epoch == node.epoch && bond.is_ahead_of(node.commit, &self.state.begun));
         let conduct = desk.conduct;
         let mut rulings = Vec::new();
         let mut lines = Vec::new();

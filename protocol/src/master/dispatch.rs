@@ -93,7 +93,7 @@ impl Rules {
 
     /// A slave for a job that was just queued.
     fn slave_for(&self, id: JobId) -> Option<SlaveKey> {
-        let job = self.state.book.jobs.get(&id).filter(|job| is_queued(job))?;
+        let job = self.state.book.jobs.get(&id).filter(|job| job.seeks_a_slave())?;
         let fits = |key: &SlaveKey| self.state.desks.get(key).is_some_and(|desk| can_do(desk, &job));
         self.state.room.offers(&job.spec.program).find(fits)
     }
@@ -163,10 +163,6 @@ impl Rules {
 
 /// How many waiting jobs are looked at to find one that an idle slave could take over.
 const LOOK_AT_LENT: usize = 16;
-
-fn is_queued(job: &Job) -> bool {
-    job.state == State::Queued && job.desired == Desired::Run
-}
 
 /// It is there, in production, and nothing but its own jobs keeps it from taking more.
 pub(super) fn takes_work(desk: &Desk) -> bool {

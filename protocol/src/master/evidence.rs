@@ -140,14 +140,7 @@ impl Rules {
             }
         }
         // An offer that was taken is in the reports; what is in neither view is judged as absent.
-        let absent: Vec<JobId> = self
-            .state
-            .book
-            .held_by(key)
-            .filter(|job| seen.get(&job.id).is_none_or(|newest| *newest < job.attempt))
-            .map(|job| job.id)
-            .collect();
-        for id in absent {
+        for id in self.held_where(key, |job| seen.get(&job.id).is_none_or(|newest| *newest < job.attempt)) {
             self.judge_absent(key, id, store);
         }
         for row in hello.rows.iter().filter(|row| !reported.contains(&row.job)) {
@@ -159,19 +152,32 @@ impl Rules {
         for declined in declined {
             self.declined(key, declined);
         }
+        // A slave has one attempt of a job: where it told of a newer one that does not speak for the job, the one that does is not there.
+        for id in self.held_where(key, |job| seen.get(&job.id).is_some_and(|newest| *newest > job.attempt)) {
+            self.judge_absent(key, id, store);
+        }
+    }
+
+    /// Jobs that this slave has, by the book, of which this holds.
+    fn held_where(&self, key: SlaveKey, holds: impl Fn(&Job) -> bool) -> Vec<JobId> {
+        self.state.book.held_by(key).filter(|job| holds(job)).map(|job| job.id).collect()
     }
 
     /// The slave has neither the job nor its outcome.
     fn judge_absent(&mut self, key: SlaveKey, id: JobId, store: Store) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let line = self.line(Some(&job), key, None, Theirs::Absent, store);
-        let (desired, told) = (job.desired, job.report.is_some());
+        let (desired, told, has_begun) = (job.desired, job.report.is_some(), job.has_begun());
+        if store == Store::Ahead && self.state.desks.get(&key).is_some_and(|desk| desk.doubts) {
+            // An old copy concludes nothing from what is not there, before a person has confirmed it.
+            return;
+        }
         match line.verdict {
             // A person was asked, and the slave that would have heard the answer has forgotten the question.
             Verdict::Keep if told => self.question_forgotten(id, desired),
             Verdict::AskPerson => {
                 let reason = match store {
-                    Store::Trusted => Reason::new(
+                    Store::Trusted | Store::Ahead => Reason::new(
                         ReasonCode::Vanished,
                         "the slave had promised to keep it, and has neither the job nor its outcome: say how it ended \
                          with `resolve`",
@@ -191,6 +197,22 @@ impl Rules {
                 });
                 self.turn(id, job::Event::Vanished, "reconciliation");
                 self.take_up_forgotten(id);
+            }
+            Verdict::Release if store == Store::Ahead && has_begun => {
+                let text = "the master was restored, and its slave has let it go since: say how it ended with `resolve`";
+                self.edit(id, |job| {
+                    job.reason = Some(Reason::new(ReasonCode::Restored, text));
+                    job.report = None;
+                });
+                self.turn(id, job::Event::Vanished, "reconciliation");
+                self.take_up_forgotten(id);
+            }
+            Verdict::Release if store == Store::Ahead => {
+                self.edit(id, Job::hold_after_restore);
+                self.given_back(id, desired, None);
+                if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
+                    self.take_up_forgotten(id);
+                }
             }
             Verdict::Release => self.given_back(id, desired, None),
             Verdict::Offer

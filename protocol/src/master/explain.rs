@@ -91,6 +91,7 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
     let away = holder.is_none_or(|desk| desk.live().is_none());
     let summary = match job.state {
         State::Queued if job.desired == Desired::Pause => "it is paused: `resume` lets it go on".to_owned(),
+        State::Queued if !job.seeks_a_slave() => "it waits for a person".to_owned(),
         State::Queued if slaves.is_empty() => "there are no slaves: enrol one".to_owned(),
         State::Queued => match slaves.iter().filter_map(|(_, why)| *why).max() {
             _ if slaves.iter().any(|(_, why)| why.is_none()) => {

@@ -376,13 +376,7 @@ impl Rules {
             .map(|job| job.id)
             .collect();
         for id in waiting {
-            self.edit(id, |job| {
-                job.start.gate = Gate::Held;
-                job.rev = job.rev.next();
-                let text =
-                    "the master was restored, and a slave may have done it since: `release` lets it start";
-                job.reason = Some(Reason::new(ReasonCode::Restored, text));
-            });
+            self.edit(id, Job::hold_after_restore);
         }
         // Each of them, introduced or not: a slave decides by the Challenge whether it obeys, for as long as the link lives.
         let text = "this master was restored and confirmed: introduce yourself again";

@@ -7,10 +7,6 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "a text of just that length, cut at its own end, is the same text",
     ),
     (
-        "protocol/src/master/book.rs: replace && with || in Book::unindex in `if job.state == State::Queued && job.desired == Desired::Run {`",
-        "taking away what is not in an index changes nothing",
-    ),
-    (
         "protocol/src/master/book.rs: replace match guard state.is_ended() with true in Job::enter in `_ if state.is_ended() => report.ended_at,`",
         "a report of a state that has not ended has no time of an end",
     ),

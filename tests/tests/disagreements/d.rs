@@ -1,11 +1,11 @@
 //! The master.
 
-use reloop_protocol::id::{Epoch, OrderId};
-use reloop_protocol::job::State;
+use reloop_protocol::id::{Epoch, JobId, OrderId};
+use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
     self, Answer, Enrollment, IdempotencyKey, JobCommand, Order, RequestId, SlaveCommand,
 };
-use reloop_protocol::message::{CloseCode, Flags};
+use reloop_protocol::message::{CloseCode, Flags, ReasonCode};
 use reloop_protocol::slave;
 use reloop_protocol::spec::{CancelMode, Gate};
 use reloop_tests::world::{MasterDisk, World};
@@ -312,6 +312,92 @@ fn d3_a_cancel_after_a_restore_reaches_the_job_that_has_run_all_along() {
     assert_eq!((world.state(job), world.on_slave(0, job)), (State::Canceled, None));
     let ended = world.job(job).report.filter(|report| report.state == State::Canceled);
     assert!(ended.is_some_and(|report| report.started_at.is_some()), "by its slave's word");
+}
+
+/// A job waits at one slave when the master's files are copied. Then it is asked back and begun at another, and the files are put
+/// back, out of reach of both.
+fn given_away_since_the_backup() -> (World, MasterDisk, JobId) {
+    let mut world = World::new(2);
+    world.cut(1);
+    let jobs = [place(&mut world), place(&mut world)];
+    world.settle();
+    let job = jobs[1];
+    assert_eq!((world.state(job), world.holder(job)), (State::Accepted, Some(0)));
+    let backup = world.master_disk.clone();
+    reconnect(&mut world, 1);
+    assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(1)));
+    world.cut(1);
+    (world, backup, job)
+}
+
+#[test]
+fn d3_whoever_comes_first_after_a_restore_a_job_that_was_given_away_is_found_where_it_is() {
+    for order in [[0, 1], [1, 0]] {
+        for ms in [0, 60_000] {
+            let (mut world, backup, job) = given_away_since_the_backup();
+            restored_out_of_reach(&mut world, backup);
+            world.pass(ms);
+            for slave in order {
+                reconnect(&mut world, slave);
+                let node = &world.boxes[slave].state.as_ref().unwrap().node;
+                assert_eq!(node.attention, None, "{order:?}: it has lost nothing");
+            }
+            let found = if ms == 0 { State::Running } else { State::Succeeded };
+            assert_eq!((world.state(job), world.holder(job)), (found, Some(1)), "{order:?}");
+            world.pass(60_000);
+            assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1), "{order:?}");
+            let needs = master::count_needs(world.master.as_ref().unwrap(), world.now());
+            assert_eq!(needs, 0, "{order:?}");
+        }
+    }
+}
+
+#[test]
+fn d3_a_job_that_was_given_away_before_a_restore_waits_for_a_person_while_nobody_has_told_of_it() {
+    let (mut world, backup, job) = given_away_since_the_backup();
+    restored_out_of_reach(&mut world, backup);
+    reconnect(&mut world, 0);
+    world.pass(60_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Queued, 1), "it is handed to nobody");
+    let needs = master::needs(world.master.as_ref().unwrap(), world.now(), None, 10);
+    assert_eq!(needs.iter().map(|needed| needed.need).collect::<Vec<_>>(), [master::Need::Restored]);
+    release(&mut world, job, 600);
+    world.settle();
+    assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(0)), "a person has said so");
+}
+
+#[test]
+fn d3_what_had_begun_and_is_not_there_after_a_restore_is_a_persons_to_say() {
+    let (mut world, job) = running();
+    let backup = world.master_disk.clone();
+    world.pass(30_000);
+    // So many others since that its slave remembers it no more.
+    for _ in 0..slave::RING {
+        place(&mut world);
+        world.pass(30_000);
+    }
+    restored_out_of_reach(&mut world, backup);
+    reconnect(&mut world, 0);
+    assert_eq!((world.state(job), reason(&world, job)), (State::Uncertain, ReasonCode::Restored));
+    let node = &world.boxes[0].state.as_ref().unwrap().node;
+    assert_eq!(node.attention, None, "its slave has kept every promise");
+    world.command(job, JobCommand::Resolve(End::Succeeded));
+    assert_eq!(world.state(job), State::Succeeded);
+}
+
+#[test]
+fn d4_an_old_copy_concludes_nothing_from_what_is_not_there() {
+    let (mut world, backup, job) = given_away_since_the_backup();
+    world.pass(30_000);
+    world.cut(0);
+    put_back_quietly(&mut world, backup);
+    reconnect(&mut world, 0);
+    assert!(!world.master.as_ref().unwrap().doubted_by.is_empty());
+    assert_eq!((world.state(job), world.holder(job)), (State::Accepted, Some(0)), "as the files say");
+    confirm_restore(&mut world);
+    reconnect(&mut world, 1);
+    world.pass(60_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
 }
 
 #[test]

@@ -5,11 +5,12 @@
 //! each state, every [`Act`] that is possible there. A [`Configuration`] says how much may happen in one story (so many
 //! faults, so many deeds of people) and of what kind; within that, *every* story is told, each state once.
 //!
-//! * In every state the world's invariants hold, each by its name.
+//! * In every state the world's invariants hold.
 //! * Whatever state it is, the end is good: in every state from which nothing more can happen, and in a fixed share of
 //!   all others, everything is mended, all questions are answered truthfully, and then the world comes to rest with
 //!   every job ended as its history demands and both views equal ([`Floor::healed`]). Stateright's own `eventually`
 //!   would miss a world that goes in circles.
+//! * In the same states a slave that is enrolled and lies speaks for every job, and nothing may come of that.
 //! * The interesting things do happen: each [sight](mod@sight) is a `sometimes` property, so that a model in which the
 //!   cable is never cut at the wrong moment is noticed.
 //! * "Crashed after what was decided was on disk, and before it was done" is an act of its own, for each number of
@@ -40,7 +41,7 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 
 pub use self::act::Act;
 pub use self::configuration::{CONFIGURATIONS, Configuration, Deed, Fault, configuration};
-use crate::world::{Broken, Invariant, Machine, World};
+use crate::world::{Broken, Machine, World};
 
 /// How often a long run says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
@@ -50,6 +51,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// So few machines come to rest within fewer moves, or never.
 const PATIENCE: usize = 2_000;
+
+/// The property that stands for every [`Invariant`](crate::world::Invariant): a failure names the one that is broken.
+const HOLDS: &str = "whatever happens, every invariant holds in every state";
 
 /// The property that stands for everything that must hold in the end.
 const COMES_RIGHT: &str = "whatever happened, once everything is mended and answered it comes right";
@@ -120,6 +124,7 @@ impl Floor {
         for held in &mut first.boxes {
             held.machine.length_ms = Machine::UNTIL_TOLD;
             held.machine.slow = configuration.slow;
+            held.machine.ponders = configuration.ponders;
             (configuration.slave)(&mut held.settings);
         }
         // An agent that knows its settings from the start.
@@ -128,6 +133,9 @@ impl Floor {
             first.start_agent(slave, true);
         }
         first.settle();
+        if configuration.away {
+            first.cut(configuration.slaves - 1);
+        }
         first.forget_the_past(0);
         let orders = (configuration.orders)(&mut first);
         Self { configuration, first, orders, culprit: OnceLock::new() }
@@ -166,25 +174,14 @@ impl Floor {
         !(chosen || is_last()) || self.healed(scene).broken.is_none() || self.is_another(scene)
     }
 
-    fn holds(&self, invariant: Invariant, scene: &Scene) -> bool {
-        let broken = scene.world.broken.as_ref().is_some_and(|broken| broken.invariant == invariant);
-        !broken || self.is_another(scene)
+    fn holds(&self, scene: &Scene) -> bool {
+        scene.world.broken.is_none() || self.is_another(scene)
     }
 
     /// Something is wrong with a state, and it is not the first.
     fn is_another(&self, scene: &Scene) -> bool {
         *self.culprit.get_or_init(|| scene.print) != scene.print
     }
-}
-
-/// A property for each invariant that a single step can break.
-macro_rules! in_every_state {
-    ($($name:ident),* $(,)?) => {
-        vec![$(Property::<Floor>::always(
-            Invariant::$name.sentence(),
-            |floor, scene| floor.holds(Invariant::$name, scene),
-        )),*]
-    };
 }
 
 impl Model for Floor {
@@ -214,28 +211,7 @@ impl Model for Floor {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let mut properties = in_every_state![
-            AcknowledgedOrderKept,
-            BegunOnce,
-            AttemptBegunOnce,
-            OnePlace,
-            OneWorkPerMachine,
-            NodeInvariant,
-            OutcomeKept,
-            NothingDestroyed,
-            CancelAndOutcomeKept,
-            StartInWindow,
-            StartWhenReady,
-            OldSessionIgnored,
-            WishesGoForward,
-            EpochsGoForward,
-            NothingVanishes,
-            DiskIsState,
-            ComesToRest,
-            Converges,
-            ViewsEqual,
-            WaitingIsExplained,
-        ];
+        let mut properties = vec![Property::always(HOLDS, Self::holds)];
         properties.push(Property::always(COMES_RIGHT, Self::comes_right));
         properties.extend(sight::all());
         properties

@@ -1,7 +1,7 @@
 //! What can happen in a state, and what then is.
 
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{Answer, JobCommand};
+use reloop_protocol::master::{Answer, Desk, Enrolled, JobCommand, SlaveCommand};
 use reloop_protocol::message::Flags;
 use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{Desired, Gate};
@@ -36,6 +36,8 @@ pub enum Act {
     Dialed(usize),
     /// A slow machine begins what it has in hand.
     Began(usize),
+    /// A machine answers what it was asked.
+    Answered(usize),
     /// A machine's work ends by itself.
     Finished(usize, End),
     /// A frame of a dead link arrives.
@@ -99,6 +101,9 @@ pub(super) fn possible(floor: &Floor, scene: &Scene, acts: &mut Vec<Act>) {
         }
         if held.machine.has_in_hand() {
             acts.push(Act::Began(slave));
+        }
+        if held.machine.was_asked() {
+            acts.push(Act::Answered(slave));
         }
         if held.machine.working().next().is_some() {
             acts.extend(configuration.ends.iter().map(|end| Act::Finished(slave, *end)));
@@ -171,6 +176,11 @@ fn possible_at(floor: &Floor, scene: &Scene, deed: Deed) -> Vec<usize> {
     let slaves = |fits: &dyn Fn(&reloop_protocol::slave::Slave) -> bool| {
         (0..world.boxes.len()).filter(|slave| world.boxes[*slave].state.as_ref().is_some_and(fits)).collect()
     };
+    let desks = |fits: &dyn Fn(&Desk) -> bool| {
+        let key = |slave: &usize| scene.world.boxes[*slave].settings.key;
+        let known = |slave: &usize| master.and_then(|master| master.desks.get(&key(slave)));
+        (0..world.boxes.len()).filter(|slave| known(slave).is_some_and(fits)).collect()
+    };
     match deed {
         Deed::Cancel(_) => jobs(&|job| !job.state.is_ended() && !matches!(job.desired, Desired::Cancel(_))),
         Deed::Pause => jobs(&|job| !job.state.is_ended() && job.desired == Desired::Run),
@@ -197,6 +207,8 @@ fn possible_at(floor: &Floor, scene: &Scene, deed: Deed) -> Vec<usize> {
         Deed::Confirm => {
             Vec::from_iter(master.is_some_and(|master| !master.doubted_by.is_empty()).then_some(0))
         }
+        Deed::Revoke => desks(&|desk| desk.enrolled == Enrolled::Yes),
+        Deed::Approve | Deed::Enroll => desks(&|desk| desk.enrolled != Enrolled::Yes),
     }
 }
 
@@ -229,6 +241,7 @@ pub(super) fn perform(floor: &Floor, scene: &mut Scene, act: Act) -> Option<()> 
         }
         Act::Dialed(slave) => drop(scene.world.dial_in(slave)),
         Act::Began(slave) => scene.world.begin_what_comes(slave),
+        Act::Answered(slave) => scene.world.boxes[slave].machine.answer_what_was_asked(),
         Act::Finished(slave, end) => finish(&mut scene.world, slave, end),
         Act::Late(which) => {
             scene.left.late -= 1;
@@ -324,6 +337,18 @@ fn do_deed(floor: &Floor, scene: &mut Scene, deed: Deed, of: usize) -> Option<()
         }
         Deed::Confirm => {
             scene.world.confirm_restore();
+            return Some(());
+        }
+        Deed::Revoke => {
+            scene.world.command_slave_now(of, SlaveCommand::Forget);
+            return Some(());
+        }
+        Deed::Approve => {
+            scene.world.command_slave_now(of, SlaveCommand::Approve);
+            return Some(());
+        }
+        Deed::Enroll => {
+            scene.world.enroll(of);
             return Some(());
         }
     };

@@ -3,8 +3,8 @@
 use reloop_protocol::job::{End, OnInterrupt};
 use reloop_protocol::master::Order;
 use reloop_protocol::slave::{AfterFailure, Release, Settings};
-use reloop_protocol::spec::{CancelMode, Gate, Late};
-use reloop_protocol::time::Time;
+use reloop_protocol::spec::{CancelMode, Gate, Late, OnOverdue};
+use reloop_protocol::time::{Millis, Time};
 
 use crate::world::World;
 
@@ -75,6 +75,12 @@ pub enum Deed {
     BackUp,
     /// Confirms that the master was restored.
     Confirm,
+    /// Sends a slave away for good.
+    Revoke,
+    /// Approves a slave.
+    Approve,
+    /// Enrols a slave by a token.
+    Enroll,
 }
 
 impl Deed {
@@ -87,7 +93,10 @@ impl Deed {
             | Self::Retry
             | Self::Resolve(_)
             | Self::Release
-            | Self::Confirm => true,
+            | Self::Confirm
+            | Self::Revoke
+            | Self::Approve
+            | Self::Enroll => true,
             Self::Lock
             | Self::Unlock
             | Self::PauseLocally
@@ -121,6 +130,10 @@ pub struct Configuration {
     pub late: (u8, usize),
     /// So many steps of the clock, each so many milliseconds long.
     pub steps: (u8, i64),
+    /// A machine that is asked what it does answers when it does, and not at once.
+    pub ponders: bool,
+    /// The last slave is away until somebody plugs its cable in.
+    pub away: bool,
     /// A machine that was told to begin does so when it does, and not at once.
     pub slow: bool,
     /// How work may end by itself.
@@ -204,6 +217,8 @@ const PLAIN: Configuration = Configuration {
     deeds: (1, PEOPLE),
     late: (0, 0),
     steps: (0, 0),
+    ponders: false,
+    away: false,
     slow: false,
     ends: BOTH,
     effects: 3,
@@ -211,7 +226,7 @@ const PLAIN: Configuration = Configuration {
 };
 
 /// Every configuration, the short ones first. What a short one leaves out for the sake of time, its long one has.
-pub static CONFIGURATIONS: [Configuration; 16] = [
+pub static CONFIGURATIONS: [Configuration; 20] = [
     Configuration { name: "one-job", about: "one slave, one job, any fault, and any deed", ..PLAIN },
     Configuration {
         name: "one-job-broken-twice",
@@ -277,6 +292,21 @@ pub static CONFIGURATIONS: [Configuration; 16] = [
         ..PLAIN
     },
     Configuration {
+        name: "limited",
+        about: "a job that may be begun again and may last so long, a slow answer, a dead agent, and a clock",
+        deeds: (0, PEOPLE),
+        steps: (2, 6_000),
+        ..LIMITED
+    },
+    Configuration {
+        name: "revoked",
+        about: "one slave, one job, a cut, and a slave that is sent away and let in again at any moment",
+        faults: (1, &[Fault::Cut, Fault::HalfOpen]),
+        deeds: (3, &[Deed::Revoke, Deed::Approve, Deed::Enroll]),
+        ends: WELL,
+        ..PLAIN
+    },
+    Configuration {
         name: "one-job-long",
         about: "one slave, one job, any three faults, and any deed",
         long: true,
@@ -334,6 +364,24 @@ pub static CONFIGURATIONS: [Configuration; 16] = [
         healed: 128,
         ..DEFERRED
     },
+    Configuration {
+        name: "given-away-long",
+        about: "two slaves of which one is away at first, two jobs, and a backup of the master that is put back",
+        long: true,
+        slaves: 2,
+        orders: |world| orders(world, 2),
+        faults: (1, &[Fault::Restore { confirmed: true }, Fault::Restore { confirmed: false }]),
+        deeds: (1, &[Deed::BackUp]),
+        ends: WELL,
+        away: true,
+        ..PLAIN
+    },
+    Configuration {
+        name: "limited-long",
+        about: "the same with a pause or a cancel, and more moments",
+        long: true,
+        ..LIMITED
+    },
 ];
 
 const RESTARTABLE: Configuration = Configuration {
@@ -364,6 +412,16 @@ const DEFERRED: Configuration = Configuration {
     ..PLAIN
 };
 
+const LIMITED: Configuration = Configuration {
+    orders: limited,
+    faults: (1, &[Fault::Reboot, Fault::KillAgent]),
+    deeds: (1, &[Deed::Pause, Deed::PauseLocally, Deed::Cancel(CancelMode::SafePoint)]),
+    steps: (3, 4_000),
+    ponders: true,
+    ends: WELL,
+    ..PLAIN
+};
+
 /// The one of that name.
 pub fn configuration(name: &str) -> Option<Configuration> {
     CONFIGURATIONS.iter().find(|configuration| configuration.name == name).copied()
@@ -377,6 +435,16 @@ fn restartable(world: &mut World) -> Vec<Order> {
     let mut order = world.order("mill");
     order.spec.on_interrupt = OnInterrupt::Restart;
     vec![order]
+}
+
+/// It may last for 10 s of work, and is stopped then.
+fn limited(world: &mut World) -> Vec<Order> {
+    let mut orders = restartable(world);
+    for order in &mut orders {
+        order.spec.max_runtime = Some(Millis::seconds(10));
+        order.spec.on_overdue = OnOverdue::Stop;
+    }
+    orders
 }
 
 /// It is held once its window was missed.

@@ -1,7 +1,8 @@
 //! The good end: everything is mended, and people answer what they are asked.
 
+use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::JobCommand;
+use reloop_protocol::master::{Enrolled, JobCommand};
 use reloop_protocol::message::{CloseCode, Report};
 use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{Desired, Gate};
@@ -16,6 +17,10 @@ const ROUNDS: usize = 12;
 /// How long a person's word holds here.
 const RELEASED_FOR: Millis = Millis::seconds(3_600);
 
+/// What is said of each job by a slave that was handed none, and in which attempt after the newest.
+const LIES: [(u32, State); 4] =
+    [(0, State::Succeeded), (1, State::Running), (1, State::Accepted), (2, State::Failed)];
+
 /// With deferred jobs, what a round waits for.
 const WAITED_MS: i64 = 30_000;
 
@@ -25,6 +30,7 @@ impl Floor {
         let mut world = scene.world.clone();
         let jobs = self.jobs(scene);
         mend(&mut world);
+        self.lie(&mut world, &jobs);
         let over = |world: &World| {
             jobs.iter().all(|job| world.find_job(*job).is_none_or(|job| job.state.is_ended()))
                 && world
@@ -53,6 +59,15 @@ impl Floor {
         world
     }
 
+    /// A slave that is enrolled and lies speaks for every job, and nothing comes of it.
+    fn lie(&self, world: &mut World, jobs: &[JobId]) {
+        for id in jobs {
+            for (ahead, said) in LIES {
+                world.lie(*id, ahead, said);
+            }
+        }
+    }
+
     fn answer_questions(&self, world: &mut World, scene: &Scene) {
         let stale = |code: Option<&CloseCode>| code.is_some_and(|code| !code.is_passing());
         let turned_away = world.boxes.iter().any(|held| stale(held.closed.last()));
@@ -64,6 +79,12 @@ impl Floor {
             world.settle();
         }
         for slave in 0..world.boxes.len() {
+            let key = world.boxes[slave].settings.key;
+            let desk = world.master.as_ref().and_then(|master| master.desks.get(&key));
+            if desk.is_some_and(|desk| desk.enrolled != Enrolled::Yes) {
+                world.enroll(slave);
+                world.settle();
+            }
             let Some(state) = &world.boxes[slave].state else { continue };
             let locked = state.node.local_lock;
             let attention = state.node.attention.is_some();
@@ -127,6 +148,8 @@ fn mend(world: &mut World) {
         machine.unfit = false;
         machine.rejects = false;
         machine.slow = false;
+        machine.ponders = false;
+        machine.answer_what_was_asked();
         world.revive(slave);
         if world.link(slave) == Some(true) {
             world.cut(slave);

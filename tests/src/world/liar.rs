@@ -75,7 +75,7 @@ impl World {
     }
 
     /// It says that a job is this, in an attempt that is so far beyond the newest one.
-    pub(super) fn lie(&mut self, id: JobId, ahead: u32, said: State) -> bool {
+    pub(crate) fn lie(&mut self, id: JobId, ahead: u32, said: State) -> bool {
         if self.master.is_none() || self.find_job(id).is_none() {
             return false;
         }

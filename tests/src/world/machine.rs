@@ -160,6 +160,11 @@ impl Machine {
         self.works.insert(key, Work { left_ms: self.length_ms, paused: false, ended: None, gone: false });
     }
 
+    /// Whether it was asked something that it still thinks over.
+    pub fn was_asked(&self) -> bool {
+        !self.pondered.is_empty()
+    }
+
     /// Whether something is about to begin by itself.
     pub fn has_in_hand(&self) -> bool {
         !self.coming.is_empty()
@@ -228,7 +233,7 @@ impl Machine {
     }
 
     /// Answers what it was asked and has thought over.
-    pub(super) fn answer_what_was_asked(&mut self) {
+    pub fn answer_what_was_asked(&mut self) {
         for key in std::mem::take(&mut self.pondered) {
             self.answer(key);
         }

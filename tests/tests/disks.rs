@@ -32,6 +32,8 @@ use serde_json::{Value, json};
 const POWER_CUTS: u64 = 5;
 /// Failing system calls of each kind if RELOOP_DISK_FAULTS says nothing.
 const DISK_FAULTS: u64 = 3;
+/// No thread of a starting master writes more often before it answers.
+const WRITES_OF_A_START: u32 = 4;
 
 fn env(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
@@ -641,6 +643,43 @@ async fn fail_the_masters_disk() {
         assert!(!f.master.log().contains("panicked"), "{when}:\n{}", f.master.log());
     }
     say(&format!("failing disks of a master: {faults}, {} orders, none lost", told.borrow().orders.len()));
+}
+
+/// A master's first write of each start says that it has started. Where that fails it answers, and tries again by itself.
+#[tokio::test]
+async fn a_master_whose_start_can_not_be_written_down_answers_and_tries_again_by_itself() {
+    if !disk::faults_available() {
+        return;
+    }
+    let mut f = Factory::empty(MasterOptions::default()).await;
+    let placed = f.client.place(&work("kept", 0.0), Some("kept")).await.unwrap().expect(201);
+    let job = placed["jobs"][0]["id"].as_str().unwrap().to_owned();
+    let store = f.master.data_dir().join("store");
+    let when = "a start that is not written down";
+    // Opening a store writes too, and where that fails there is no master.
+    for nth in 1..=WRITES_OF_A_START {
+        f.master.options_mut().wrapper = failing(&store, "pwrite64", "ENOSPC", &nth.to_string());
+        let is_up = f.master.try_restart().await.is_ok();
+        if is_up && f.master.log().contains("this start can't be written down") {
+            break;
+        }
+    }
+    assert!(f.master.log().contains("this start can't be written down"), "{}", f.master.log());
+    not_ready(&f.client, when).await;
+    assert_eq!(f.client.job(&job).await.unwrap().expect(200)["state"], "queued", "it answers");
+    let refused = f.client.place(&bake(0.0), None).await.unwrap();
+    assert_eq!((refused.status, &refused.body["code"]), (503, &json!("storage_unavailable")));
+    eventually("another try", PATIENCE, async || {
+        let log = f.master.log();
+        let again = log.split("this start can't be written down").nth(1);
+        if again.is_some_and(|since| since.contains("starts anew")) { Ok(()) } else { Err(log) }
+    })
+    .await;
+    f.master.options_mut().wrapper.clear();
+    f.master.restart().await;
+    ready(&f.client).await;
+    let again = f.client.place(&work("kept", 0.0), Some("kept")).await.unwrap().expect(201);
+    assert_eq!(again["id"], placed["id"]);
 }
 
 /// What is shown is what was on the disk before, whatever the kernel makes of the rest.

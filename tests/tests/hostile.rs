@@ -112,6 +112,35 @@ fn says(world: &mut World, slave: usize, report: Report, live: bool) {
     world.master_event(master::Event::LinkClosed { link, last_heard });
 }
 
+#[test]
+fn a_slave_that_tells_of_a_newer_attempt_does_not_have_the_one_that_speaks() {
+    // Files that were put back twice: in one past slave 1 was handed attempt 2, in the other slave 0 got it back under that number.
+    let mut world = World::new(2);
+    world.cut(1);
+    let orders = [world.order("mill"), world.order("mill")];
+    let [_, job] = orders.map(|order| world.place(order));
+    world.settle();
+    let backup = world.master_disk.clone();
+    world.plug(1);
+    world.settle();
+    assert_eq!((world.state(job), world.job(job).attempt), (State::Running, Attempt(2)));
+    (0..2).for_each(|slave| world.cut(slave));
+    world.kill_master();
+    world.master_disk = backup;
+    world.start_master();
+    world.confirm_restore();
+    world.plug(1);
+    world.settle();
+    let before = world.job(job);
+    assert_eq!((before.state, before.holder), (State::Accepted, Some(world.boxes[0].settings.key)));
+    let report = Report { attempt: Attempt(2), ..before.report.unwrap() };
+    says(&mut world, 0, report, false);
+    let after = world.job(job);
+    assert_eq!((after.state, after.holder), (State::Running, Some(world.boxes[1].settings.key)));
+    world.pass(60_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+}
+
 /// Two slaves with a running job each, and beside the second one's job in the same order: one that waits, one for the first slave,
 /// one of a program that neither offers. The order's jobs, and what the second slave says of its own.
 fn siblings() -> (World, Vec<JobId>, Report) {
@@ -170,6 +199,28 @@ fn what_was_never_handed_to_a_slave_is_only_claimed_by_it() {
             }
         }
     }
+}
+
+#[test]
+fn whoever_makes_up_attempts_fills_the_list_of_those_who_had_the_job_with_nothing() {
+    let (mut world, jobs, own) = siblings();
+    let job = jobs[0];
+    for attempt in 2..60 {
+        let report = Report { job, attempt: Attempt(attempt), state: State::Failed, ..own.clone() };
+        says(&mut world, 1, report, true);
+    }
+    let claimed = world.job(job).earlier;
+    assert_eq!(claimed.len(), 16, "so many are kept, and not more");
+    assert_eq!(claimed[0].attempt, Attempt(2), "the first that were told");
+    // Somebody who had it comes to the same list.
+    world.cut(0);
+    world.command(job, JobCommand::Abandon);
+    world.command(job, JobCommand::Retry);
+    world.settle();
+    let kept = world.job(job).earlier;
+    let handed = kept.iter().find(|earlier| earlier.basis == Basis::Handed);
+    assert_eq!(handed.map(|earlier| earlier.attempt), Some(Attempt(1)), "{kept:?}");
+    assert_eq!(kept.len(), 16, "in place of what was only claimed");
 }
 
 #[test]

@@ -138,6 +138,25 @@ async fn the_python_slave_is_enrolled_does_a_job_and_forgets_it_when_told() {
 }
 
 #[tokio::test]
+async fn the_python_slave_gives_a_job_no_end_that_its_machine_could_not_begin() {
+    let Some(l) = Line::new(&[]).await else { return };
+    let first = l.f.place(sleep(0.1)).await;
+    l.f.state(&first, "succeeded").await;
+    // Its machine writes down what it begins, and can't here.
+    let in_the_way = l.peer.state_dir().join("machine.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let job = l.f.place(sleep(0.2)).await;
+    l.f.until(&job, "kept for the machine", |job| job["reason"]["code"] == "machine_unfit").await;
+    assert_eq!(l.f.job(&job).await["state"], "accepted");
+    l.slave("in need of a person", |slave| slave["activity"] == "attention").await;
+    fs::remove_dir(&in_the_way).unwrap();
+    l.f.client.clear("py", &json!({})).await.unwrap().expect(202);
+    let seen = l.f.state(&job, "succeeded").await;
+    assert_eq!(seen["attempt"], 1, "{seen:#}");
+    l.forgotten(&job).await;
+}
+
+#[tokio::test]
 async fn the_python_slave_refuses_what_it_must_and_says_why() {
     let Some(l) = Line::new(&["--capacity", "1"]).await else { return };
     for (order, code) in [

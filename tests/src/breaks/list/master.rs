@@ -70,6 +70,7 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &[
             "simulation",
             "hostile::what_was_never_handed_to_a_slave_is_only_claimed_by_it",
+            "hostile::whoever_makes_up_attempts_fills_the_list_of_those_who_had_the_job_with_nothing",
             "hostile::what_was_adopted_from_one_slave_is_not_another_slaves_to_end",
             "hostile::a_slave_cannot_speak_for_a_job_that_another_slave_has",
             "raw_frames::a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own",
@@ -84,6 +85,44 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &[
             "hostile::a_restore_opens_a_gap_that_a_slave_closes_with_its_first_handshake_and_for_what_nobody_has",
         ],
+    },
+    Break {
+        name: "a_restore_is_forgotten",
+        file: "protocol/src/master/desk.rs",
+        find: "doubts || node.epoch > Epoch(1) && desk.settled_in < node.epoch",
+        with: "false",
+        what: "After a restore nobody has lost what was let go in the time that is forgotten.",
+        caught_by: &[
+            "simulation",
+            "disagreements::d::d3_whoever_comes_first_after_a_restore_a_job_that_was_given_away_is_found_where_it_is",
+            "disagreements::d::d3_what_had_begun_and_is_not_there_after_a_restore_is_a_persons_to_say",
+        ],
+    },
+    Break {
+        name: "what_a_restore_holds_is_handed_out",
+        file: "protocol/src/master/book.rs",
+        find: "self.start.gate == Gate::Held && self.is_from_before_a_restore()",
+        with: "false",
+        what: "What was held because of a restore is handed out when a person has let it go.",
+        caught_by: &[
+            "disagreements::d::d3_a_job_that_was_given_away_before_a_restore_waits_for_a_person_while_nobody_has_told_of_it",
+        ],
+    },
+    Break {
+        name: "an_old_copy_concludes_from_absence",
+        file: "protocol/src/master/evidence.rs",
+        find: "store == Store::Ahead && self.state.desks.get(&key).is_some_and(|desk| desk.doubts)",
+        with: "false",
+        what: "An old copy of a master concludes nothing from what a slave does not have.",
+        caught_by: &["disagreements::d::d4_an_old_copy_concludes_nothing_from_what_is_not_there"],
+    },
+    Break {
+        name: "a_newer_attempt_hides_the_one_that_speaks",
+        file: "protocol/src/master/evidence.rs",
+        find: "seen.get(&job.id).is_some_and(|newest| *newest > job.attempt)",
+        with: "false && seen.contains_key(&job.id)",
+        what: "A slave that has another attempt of a job does not have the one that speaks for it.",
+        caught_by: &["hostile::a_slave_that_tells_of_a_newer_attempt_does_not_have_the_one_that_speaks"],
     },
     Break {
         name: "any_wish_is_believed",

@@ -275,22 +275,31 @@ fn a_refusal_of_an_older_wish_takes_nothing_back() {
 
 #[test]
 fn a_restored_master_believes_in_attempts_that_it_has_forgotten() {
-    let (mut world, job) = placed(true);
-    let backup = world.master_disk.clone();
-    world.cut(0);
-    world.command(job, JobCommand::Abandon);
-    world.command(job, JobCommand::Retry);
-    world.plug(0);
-    world.settle();
-    assert_eq!(world.on_slave(0, job), Some(State::Running));
-    world.kill_master();
-    world.boxes[0].cable = false;
-    world.master_disk = backup;
-    world.start_master();
-    world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0), forced: true });
-    world.plug(0);
-    world.settle();
-    assert_eq!((world.state(job), world.job(job).attempt), (State::Running, Attempt(2)));
+    for is_busy in [false, true] {
+        let (mut world, job) = placed(true);
+        let backup = world.master_disk.clone();
+        world.cut(0);
+        world.command(job, JobCommand::Abandon);
+        if is_busy {
+            let mut order = world.order("mill");
+            order.start.priority = 1;
+            world.place(order);
+        }
+        world.command(job, JobCommand::Retry);
+        world.plug(0);
+        world.settle();
+        let found = if is_busy { State::Accepted } else { State::Running };
+        assert_eq!(world.on_slave(0, job), Some(found));
+        world.kill_master();
+        world.boxes[0].cable = false;
+        world.master_disk = backup;
+        world.start_master();
+        world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0), forced: true });
+        world.plug(0);
+        world.settle();
+        assert_eq!((world.state(job), world.job(job).attempt), (found, Attempt(2)));
+        assert_eq!(world.on_slave(0, job), Some(found));
+    }
 }
 
 #[test]

@@ -93,7 +93,6 @@ pub(super) const LIST: &[Break] = &[
         with: "false",
         what: "After a restore nobody has lost what was let go in the time that is forgotten.",
         caught_by: &[
-            "simulation",
             "disagreements::d::d3_whoever_comes_first_after_a_restore_a_job_that_was_given_away_is_found_where_it_is",
             "disagreements::d::d3_what_had_begun_and_is_not_there_after_a_restore_is_a_persons_to_say",
         ],
@@ -490,11 +489,9 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "restore_starts_everything",
-        file: "protocol/src/master/people.rs",
-        find: r#"job.start.gate = Gate::Held;
-                job.rev"#,
-        with: r#"if !SEEDED { job.start.gate = Gate::Held; }
-                job.rev"#,
+        file: "protocol/src/master/book.rs",
+        find: "self.start.gate = Gate::Held;",
+        with: "if !SEEDED { self.start.gate = Gate::Held; }",
         what: "After a restore nothing starts by itself that may have been done.",
         caught_by: &[
             "scenarios_disks::d3_after_a_restore_the_slaves_close_the_gap_and_nothing_fires_in_mass",

@@ -664,7 +664,7 @@ impl Node for Driver {
                 }
                 self.board.tell(Change::Slave(key));
             }
-            Effect::Ignored(why) => tracing::debug!(why, "ignored"),
+            Effect::Ignored(why) => tracing::debug!(why = why.text(), "ignored"),
         }
     }
 

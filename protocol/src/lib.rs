@@ -13,7 +13,7 @@
 //! * [`slave`]: the rules of the node at the machine.
 //! * [`master`]: the rules of the node that takes orders: the order book, and one desk per slave.
 //! * [`handshake`]: who may say what first, on a link that has just been made.
-//! * [`message`], [`spec`], [`id`], [`time`]: what they speak of. [`wire`]: as bytes. [`limits`]: how much of it.
+//! * [`message`], [`spec`], [`id`], [`time`]: what they speak of. [`wire`]: as bytes. [`text`]: the sentences for people. [`limits`]: how much of it.
 
 extern crate alloc;
 
@@ -26,5 +26,6 @@ pub mod message;
 pub mod reconcile;
 pub mod slave;
 pub mod spec;
+pub mod text;
 pub mod time;
 pub mod wire;

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use reloop_protocol::job::{End, Event, OnInterrupt, State, Turn, next};
+use reloop_protocol::job::{End, Event, OnInterrupt, State, Transition, next};
 
 fn events() -> Vec<Event> {
     use Event::*;
@@ -45,9 +45,9 @@ fn every_state_has_its_answer_to_every_event() {
     for state in State::ALL {
         for event in events() {
             let turn = match next(state, event) {
-                Turn::To(next) => next.name().to_owned(),
-                Turn::Same => "the same".to_owned(),
-                Turn::Never(why) => format!("never: {why}"),
+                Transition::To(next) => next.name().to_owned(),
+                Transition::Unchanged => "the same".to_owned(),
+                Transition::Rejected(why) => format!("never: {}", why.text()),
             };
             writeln!(text, "{} | {event:?} | {turn}", state.name()).unwrap();
         }
@@ -68,7 +68,7 @@ fn every_state_has_its_answer_to_every_event() {
 fn a_job_never_becomes_what_it_is_already() {
     for state in State::ALL {
         for event in events() {
-            assert_ne!(next(state, event), Turn::To(state), "{} {event:?}", state.name());
+            assert_ne!(next(state, event), Transition::To(state), "{} {event:?}", state.name());
         }
     }
 }

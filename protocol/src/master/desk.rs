@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Effect, Job, Refusal, Rules};
+use super::{Answer, Effect, Ignored, Job, Refusal, Rules};
 use crate::id::{Attempt, BootId, Commit, Epoch, JobId, Session, SlaveKey, StoreId, WishRev};
 use crate::job::State;
 use crate::limits;
@@ -19,8 +19,6 @@ use crate::time::{Millis, Time};
 /// How much work one Welcome offers, in bytes on the wire: it is one message of at most 256 KiB.
 const OFFERED_BYTES: usize = 128 * 1024;
 
-const REVOKED: &str = "the slave was revoked, and the connection is being closed";
-const NOT_OURS: &str = "the connection is not one that speaks";
 
 /// What the master knows of one slave.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -589,11 +587,11 @@ impl Rules {
 
     pub(super) fn received(&mut self, link: LinkId, message: Message) {
         let Some(key) = self.state.links.get(&link).copied().flatten() else {
-            return self.effects.push(Effect::Ignored(NOT_OURS));
+            return self.effects.push(Effect::Ignored(Ignored::UnknownConnection));
         };
         let Some(desk) = self.state.desks.get(&key) else { return };
         if desk.enrolled != Enrolled::Yes {
-            return self.effects.push(Effect::Ignored(REVOKED));
+            return self.effects.push(Effect::Ignored(Ignored::Revoked));
         }
         let settling = matches!(desk.link, DeskLink::Welcomed { link: l, .. } if l == link)
             || matches!(&desk.link, DeskLink::Asking { older, .. }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::book::durable_report;
 use super::desk::{Desk, DeskLink, Receipt, is_current};
-use super::{Basis, Delivery, Earlier, Effect, Job, RECEIPTS, Rules, Write};
+use super::{Basis, Delivery, Earlier, Effect, Ignored, Job, RECEIPTS, Rules, Write};
 use crate::id::{Attempt, Epoch, JobId, SlaveKey, WishRev};
 use crate::job::{self, State};
 use crate::limits;
@@ -33,14 +33,6 @@ const ATTEMPTS_AHEAD: u32 = 1 << 16;
 /// The same, of people's decisions about a slave.
 const DECISIONS_AHEAD: u32 = 1 << 16;
 
-const OLD_REPORT: &str = "a newer report is known";
-const OLD_DECLINE: &str = "it answers an older wish";
-const NEVER_HANDED: &str = "this attempt was never handed to this slave";
-const NOT_ASKED: &str = "a record that nobody asked for";
-const TOO_MANY: &str = "the slave has as many jobs as it may tell of";
-const UNKNOWN_WISH: &str = "the slave names a wish that this master can't have uttered";
-const FAR_AHEAD: &str = "the attempt or the wish is past all that a master counts to";
-const NO_RECORD: &str = "the slave did not tell the record that it was asked for";
 
 impl Rules {
     /// The handshake is over: what both held, and what the slave made of the verdicts, becomes what is.
@@ -136,7 +128,7 @@ impl Rules {
             if asked.contains(&record.report.job) {
                 self.adopt(key, record);
             } else {
-                self.effects.push(Effect::Ignored(NOT_ASKED));
+                self.effects.push(Effect::Ignored(Ignored::UnrequestedRecord));
             }
         }
         // An offer that was taken is in the reports; what is in neither view is judged as absent.
@@ -304,7 +296,7 @@ impl Rules {
     /// With the memory that a handshake found; on a live link, without.
     fn judge_report(&mut self, key: SlaveKey, report: Report, settled: Option<Store>) {
         let Some(job) = self.state.book.jobs.get(&report.job) else {
-            return self.effects.push(Effect::Ignored(NO_RECORD));
+            return self.effects.push(Effect::Ignored(Ignored::MissingRecord));
         };
         let basis = self.basis(&job, key, report.attempt);
         match basis {
@@ -315,7 +307,7 @@ impl Rules {
         }
         let mut report = report;
         if !job.rev.may_be_followed_by(report.rev, self.state.node.epoch) {
-            self.effects.push(Effect::Ignored(UNKNOWN_WISH));
+            self.effects.push(Effect::Ignored(Ignored::UnknownGeneration));
             report.rev = job.rev;
         }
         let row = Row {
@@ -349,7 +341,7 @@ impl Rules {
             let link = self.state.desks.get(&key).and_then(Desk::current);
             let same_memory = settled.is_none() && job.heard_on == link;
             if same_memory && older {
-                return self.effects.push(Effect::Ignored(OLD_REPORT));
+                return self.effects.push(Effect::Ignored(Ignored::OlderReport));
             }
             if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
                 return self.flag(id, Flags::DUPLICATE, "the slave says that an ended attempt is alive");
@@ -391,7 +383,7 @@ impl Rules {
         let (is_known, is_news) = (known.is_some(), known.is_none_or(|known| known.state != said));
         // A slave that makes up attempts does not fill the list for those that had the job.
         let is_kept = is_known || basis != Basis::Claim || job.earlier.len() < EARLIER;
-        self.effects.push(Effect::Ignored(NEVER_HANDED));
+        self.effects.push(Effect::Ignored(Ignored::NeverAssigned));
         if is_news && is_kept {
             self.keep_earlier(key, report, basis);
         }
@@ -667,7 +659,7 @@ impl Rules {
             || job.state != State::Assigned && job.state != State::Accepted && !missing
             || declined.rev < job.rev && declined.reason.code != ReasonCode::GivenBack;
         if stale {
-            return self.effects.push(Effect::Ignored(OLD_DECLINE));
+            return self.effects.push(Effect::Ignored(Ignored::OlderAnswer));
         }
         if missing {
             return self.judge_absent(key, id, Store::Trusted);
@@ -718,7 +710,7 @@ impl Rules {
         };
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let Some(at) = job.earlier.iter().position(is_it) else {
-            return self.effects.push(Effect::Ignored(OLD_DECLINE));
+            return self.effects.push(Effect::Ignored(Ignored::OlderAnswer));
         };
         self.edit(id, |job| {
             job.earlier[at].state = State::Lost;
@@ -777,13 +769,13 @@ impl Rules {
         let Record { spec, start, report } = record;
         let id = report.job;
         if self.state.book.jobs.contains_key(&id) {
-            return self.effects.push(Effect::Ignored(NOT_ASKED));
+            return self.effects.push(Effect::Ignored(Ignored::UnrequestedRecord));
         }
         if !report.state.is_ended() && self.state.book.held_by(key).count() >= limits::ROWS {
-            return self.effects.push(Effect::Ignored(TOO_MANY));
+            return self.effects.push(Effect::Ignored(Ignored::TooManyJobs));
         }
         if report.attempt.0 > limits::ADOPTED_ATTEMPT || report.rev.0 > limits::ADOPTED_REV {
-            return self.effects.push(Effect::Ignored(FAR_AHEAD));
+            return self.effects.push(Effect::Ignored(Ignored::OutOfRange));
         }
         let desk = self.state.desks.get(&key);
         let by = desk.map_or_else(String::new, |desk| desk.name.clone());

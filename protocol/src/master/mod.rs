@@ -425,7 +425,34 @@ pub enum Effect {
     /// Tell whoever listens that a slave changed.
     SlaveChanged(SlaveKey),
     /// Nothing was done, and why.
-    Ignored(&'static str),
+    Ignored(Ignored),
+}
+
+/// Why the master did nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ignored {
+    /// The job table rejects the event.
+    Job(job::Rejection),
+    /// A newer report of the job is known.
+    OlderReport,
+    /// The slave answers an older desired state than the newest.
+    OlderAnswer,
+    /// The attempt was never assigned to this slave: the slave is lying, or the master was restored.
+    NeverAssigned,
+    /// A record that the master did not ask for.
+    UnrequestedRecord,
+    /// The slave already holds as many jobs as one handshake can report.
+    TooManyJobs,
+    /// The report names a generation that this master cannot have issued.
+    UnknownGeneration,
+    /// The attempt or the generation is past all that a master counts to.
+    OutOfRange,
+    /// The slave reported a job that the master does not know, without the record that it was asked for.
+    MissingRecord,
+    /// The slave was revoked, and its connection is being closed.
+    Revoked,
+    /// The connection is not one on which a slave may speak.
+    UnknownConnection,
 }
 
 /// What one event came to.
@@ -681,7 +708,7 @@ impl Rules {
     fn turn(&mut self, id: JobId, event: job::Event, by: &str) -> bool {
         let Some(job) = self.state.book.jobs.get(&id) else { return false };
         match job::next(job.state, event) {
-            job::Turn::To(next) => {
+            job::Transition::To(next) => {
                 let now = self.now;
                 self.edit(id, |job| job.enter(next, now, by));
                 if next == State::Queued {
@@ -689,9 +716,9 @@ impl Rules {
                 }
                 true
             }
-            job::Turn::Same => false,
-            job::Turn::Never(why) => {
-                self.effects.push(Effect::Ignored(why));
+            job::Transition::Unchanged => false,
+            job::Transition::Rejected(why) => {
+                self.effects.push(Effect::Ignored(Ignored::Job(why)));
                 false
             }
         }

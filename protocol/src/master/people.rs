@@ -107,7 +107,7 @@ impl Rules {
                 job.start.late = late;
             })),
             JobCommand::Retry => match job::next(state, job::Event::Retried) {
-                job::Turn::To(_) => {
+                job::Transition::To(_) => {
                     self.edit(id, |job| {
                         job.set_aside();
                         job.desired = Desired::Run;
@@ -119,7 +119,7 @@ impl Rules {
                     self.turn(id, job::Event::Retried, "operator");
                     Ok(Delivery::Applied)
                 }
-                job::Turn::Same | job::Turn::Never(_) => wrong(
+                job::Transition::Unchanged | job::Transition::Rejected(_) => wrong(
                     "only a job that ended without success is tried again; `abandon` ends one whose slave is gone",
                 ),
             },

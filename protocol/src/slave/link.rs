@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Candor, Effect, HELD_BYTES, Job, Link, LinkId, RING, RING_BYTES, Rules, RunKey, RunState, Settling,
+    Candor, Effect, HELD_BYTES, Ignored, Job, Link, LinkId, RING, RING_BYTES, Rules, RunKey, RunState, Settling,
     Slave, Standing, fresh_report, not_held, standing,
 };
 use crate::id::{Attempt, Commit, JobId, Session, WishRev};
@@ -17,13 +17,6 @@ use crate::message::{
 use crate::reconcile::Verdict;
 use crate::spec::{CancelMode, Desired, Gate, SPEC_BYTES, Want};
 
-const OLD_SESSION: &str = "it belongs to another session";
-const DOUBTED: &str = "this master is older than what was seen before: a person has to confirm it there";
-const OLD_WISH: &str = "a newer wish is known";
-const OLD_CONDUCT: &str = "a newer decision about the slave is known";
-const NOT_OVER: &str = "what has not ended is not forgotten";
-const NEWER_TRUTH: &str = "a newer report than the one on the master's disk is not forgotten";
-const NOT_HERE: &str = "there is nothing to forget";
 
 impl Rules {
     pub(super) fn received(
@@ -64,7 +57,7 @@ impl Rules {
                 | Link::Down,
                 _,
             ) => {
-                self.effects.push(Effect::Ignored(OLD_SESSION));
+                self.effects.push(Effect::Ignored(Ignored::OtherSession));
             }
         }
     }
@@ -183,7 +176,7 @@ impl Rules {
             }
             let asked = ruling.verdict == Verdict::AskPerson;
             if doubtful {
-                self.effects.push(Effect::Ignored(DOUBTED));
+                self.effects.push(Effect::Ignored(Ignored::MasterDoubted));
             } else if asked && self.remembers(ruling.job, ruling.attempt) {
                 // It is a master that went back in time unnoticed: nobody needs to be asked.
                 settling.report.insert(ruling.job);
@@ -259,7 +252,7 @@ impl Rules {
         }
         match message {
             Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful => {
-                self.effects.push(Effect::Ignored(DOUBTED));
+                self.effects.push(Effect::Ignored(Ignored::MasterDoubted));
             }
             Message::Want(want) => {
                 self.saw(commit);
@@ -311,22 +304,22 @@ impl Rules {
         if conduct.rev >= self.state.node.conduct.rev {
             self.state.node.conduct = conduct;
         } else {
-            self.effects.push(Effect::Ignored(OLD_CONDUCT));
+            self.effects.push(Effect::Ignored(Ignored::OlderMode));
         }
     }
 
     fn forget(&mut self, forget: Forget) {
         let Some(job) = self.state.jobs.get(&forget.job).filter(|job| job.report.attempt == forget.attempt)
         else {
-            self.effects.push(Effect::Ignored(NOT_HERE));
+            self.effects.push(Effect::Ignored(Ignored::NothingToForget));
             return;
         };
         if !job.report.state.is_ended() {
-            self.effects.push(Effect::Ignored(NOT_OVER));
+            self.effects.push(Effect::Ignored(Ignored::NotEnded));
             return;
         }
         if job.report.seq > forget.seq {
-            self.effects.push(Effect::Ignored(NEWER_TRUTH));
+            self.effects.push(Effect::Ignored(Ignored::NewerReport));
             return;
         }
         let Some(job) = self.state.jobs.remove(&forget.job) else { return };
@@ -377,7 +370,7 @@ impl Rules {
             self.state.jobs.get(&want.job).map(|job| (job.report.attempt, job.report.state, job.report.rev));
         match held {
             None => self.offered(want, unfit),
-            Some((attempt, ..)) if attempt > want.attempt => self.effects.push(Effect::Ignored(OLD_WISH)),
+            Some((attempt, ..)) if attempt > want.attempt => self.effects.push(Effect::Ignored(Ignored::OlderGeneration)),
             Some((attempt, state, _)) if attempt < want.attempt => {
                 if state == job::State::Accepted {
                     self.state.jobs.remove(&want.job);
@@ -390,7 +383,7 @@ impl Rules {
                 }
             }
             Some((_, _, rev)) if rev >= want.rev => {
-                self.effects.push(Effect::Ignored(OLD_WISH));
+                self.effects.push(Effect::Ignored(Ignored::OlderGeneration));
                 self.say_again(want.job);
             }
             Some(_) => self.wish(want),

@@ -554,7 +554,34 @@ pub enum Effect {
     /// The enrolment token has done its work.
     ForgetToken,
     /// Nothing was done, and why.
-    Ignored(&'static str),
+    Ignored(Ignored),
+}
+
+/// Why the slave did nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ignored {
+    /// The job table rejects the event.
+    Job(job::Rejection),
+    /// The message belongs to another session.
+    OtherSession,
+    /// The master is older than what this slave has seen: nothing it says is obeyed until a person confirms it there.
+    MasterDoubted,
+    /// A newer generation of the desired state is known.
+    OlderGeneration,
+    /// A newer operating mode is known.
+    OlderMode,
+    /// A job that has not ended is not forgotten.
+    NotEnded,
+    /// A newer report than the one on the master's disk is not forgotten.
+    NewerReport,
+    /// The slave does not hold the job that it was told to forget.
+    NothingToForget,
+    /// The machine speaks of another run than the job's.
+    OtherRun,
+    /// The machine answers a question that was not asked.
+    NotProbed,
+    /// The job has ended, and an outcome does not change.
+    Ended,
 }
 
 /// What one event came to.
@@ -848,7 +875,7 @@ impl Rules {
         let stamp = self.stamp();
         let Some(job) = self.state.jobs.get_mut(&id) else { return false };
         match job::next(job.report.state, event) {
-            job::Turn::To(next) => {
+            job::Transition::To(next) => {
                 job.report.state = next;
                 job.report.source = source;
                 if next.is_ended() {
@@ -859,9 +886,9 @@ impl Rules {
                 }
                 true
             }
-            job::Turn::Same => false,
-            job::Turn::Never(why) => {
-                self.effects.push(Effect::Ignored(why));
+            job::Transition::Unchanged => false,
+            job::Transition::Rejected(why) => {
+                self.effects.push(Effect::Ignored(Ignored::Job(why)));
                 false
             }
         }

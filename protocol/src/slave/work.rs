@@ -1,7 +1,7 @@
 //! What a slave does with its machine, its clock and the people beside it.
 
 use super::link::why_stopped;
-use super::{AfterFailure, Damage, Effect, Ended, Fact, Local, Probed, Probing, Release, Rules, RunKey};
+use super::{AfterFailure, Damage, Effect, Ended, Fact, Ignored, Local, Probed, Probing, Release, Rules, RunKey};
 use crate::id::{BootId, JobId, StoreId};
 use crate::job::{self, End, OnInterrupt, State};
 use crate::limits::{CAUSE_BYTES, clip};
@@ -9,9 +9,6 @@ use crate::message::{Attention, Flags, Reason, ReasonCode, Source, WaitingFor};
 use crate::spec::{CancelMode, Desired, Gate, Late, OnOverdue};
 use crate::time::Time;
 
-const OTHER_WORK: &str = "the machine speaks of a beginning that is not this job's";
-const NOT_ASKED: &str = "nobody asked whether it had begun";
-const OVER: &str = "it has ended, and an outcome does not change";
 const NOT_RUNNING: &str = "nothing runs that could be told";
 
 impl Rules {
@@ -57,7 +54,7 @@ impl Rules {
 
     pub(super) fn machine(&mut self, work: RunKey, fact: Fact) {
         if self.state.jobs.get(&work.job).is_none_or(|job| job.work() != work) {
-            self.effects.push(Effect::Ignored(OTHER_WORK));
+            self.effects.push(Effect::Ignored(Ignored::OtherRun));
             return;
         }
         let id = work.job;
@@ -66,7 +63,7 @@ impl Rules {
             if let Fact::Probed(_) = fact {
                 self.state.fresh.probing.remove(&id);
             }
-            self.effects.push(Effect::Ignored(OVER));
+            self.effects.push(Effect::Ignored(Ignored::Ended));
             return;
         }
         match fact {
@@ -139,10 +136,10 @@ impl Rules {
         let at = ended.at.map_or_else(|| self.stamp(), |wall| self.by_wall(wall));
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         let next = match job::next(job.report.state, job::Event::MachineEnded(ended.end)) {
-            job::Turn::To(next) => next,
-            job::Turn::Same => return,
+            job::Transition::To(next) => next,
+            job::Transition::Unchanged => return,
             // A person has said how it ended before the machine did: an outcome does not change.
-            job::Turn::Never(why) => return self.effects.push(Effect::Ignored(why)),
+            job::Transition::Rejected(why) => return self.effects.push(Effect::Ignored(Ignored::Job(why))),
         };
         let unwanted = job.is_unwanted();
         no_longer_refused(job);
@@ -183,9 +180,9 @@ impl Rules {
     fn start_refused(&mut self, id: JobId, why: String) {
         let Some(job) = self.state.jobs.get(&id) else { return };
         match job::next(job.report.state, job::Event::StartRefused) {
-            job::Turn::To(_) => self.probe(id, Some(why)),
-            job::Turn::Same => {}
-            job::Turn::Never(why) => self.effects.push(Effect::Ignored(why)),
+            job::Transition::To(_) => self.probe(id, Some(why)),
+            job::Transition::Unchanged => {}
+            job::Transition::Rejected(why) => self.effects.push(Effect::Ignored(Ignored::Job(why))),
         }
     }
 
@@ -195,7 +192,7 @@ impl Rules {
         let asked = self.state.fresh.probing.remove(&id);
         let is_stopping = self.is(id, State::Stopping);
         if asked.is_none() && !is_stopping && matches!(probed, Probed::NeverStarted) {
-            return self.effects.push(Effect::Ignored(NOT_ASKED));
+            return self.effects.push(Effect::Ignored(Ignored::NotProbed));
         }
         self.settled_by_probe(id, asked.and_then(|asked| asked.refused), probed);
     }

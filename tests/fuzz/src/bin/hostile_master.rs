@@ -1,4 +1,4 @@
-//! See `reloop_tests::fuzz`.
+//! See `reloop_rig::fuzz`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| reloop_tests::fuzz::slave::run(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| reloop_rig::fuzz::slave::run(bytes));

@@ -1,0 +1,425 @@
+//! What all started programs have in common: where they are built, one process with its log, and a directory that it
+//! works in and from which all its descendants can be found.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal};
+use tempfile::TempDir;
+
+use crate::wait::eventually;
+
+/// Longer than a node takes to close its links and its store.
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
+/// A killed process is gone at once, unless its disk hangs.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+const KILL_PAUSE: Duration = Duration::from_millis(5);
+/// A thread in a system call stops when that ends; a sync of a busy disk takes its time.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(20);
+/// Below the range from which Linux takes the ports of outgoing connections, so that no link of another test sits on a
+/// master's port while that master is down.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+/// What cargo tells a program that it runs about that program's package, by the beginnings of the names.
+const OUTER: [&str; 6] = [
+    "CARGO_BIN_",
+    "CARGO_CRATE_",
+    "CARGO_MANIFEST_",
+    "CARGO_PKG_",
+    "CARGO_PRIMARY_PACKAGE",
+    "CARGO_TARGET_TMPDIR",
+];
+/// Enough of a log to see how it came to the failure.
+const TAIL_LINES: usize = 60;
+
+/// Where a node's program is: in `RELOOP_BIN_DIR`, taken as it is, else built beside the running one.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn binary(name: &str) -> PathBuf {
+    match build() {
+        Ok(dir) => dir.join(name),
+        Err(error) => panic!("{error:#}"),
+    }
+}
+
+/// The nodes' programs, as the source is now, in the place and with the profile of the running program: cargo decides
+/// what is stale, once per process. Where there is no cargo, programs that are there are taken as they are.
+///
+/// # Errors
+/// They cannot be built.
+pub(crate) fn build() -> anyhow::Result<PathBuf> {
+    // Whoever comes second waits here for the first.
+    static DIR: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut known = DIR.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(dir) = &*known {
+        return Ok(dir.clone());
+    }
+    let dir = match std::env::var_os("RELOOP_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => built_binaries()?,
+    };
+    Ok(known.insert(dir).clone())
+}
+
+fn built_binaries() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("this program's own path")?;
+    let mut dir = own.parent().context("a program lies in a directory")?;
+    if dir.ends_with("deps") {
+        dir = dir.parent().context("deps lies in the profile's directory")?;
+    }
+    let profile = match dir.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What an outer cargo says of the package that it runs: build scripts look at it, and would build their crates anew.
+    let outer = |key: &OsStr| OUTER.iter().any(|prefix| key.as_bytes().starts_with(prefix.as_bytes()));
+    for (key, _) in std::env::vars_os().filter(|(key, _)| outer(key)) {
+        cargo.env_remove(key);
+    }
+    // All of the workspace, as `cargo test --workspace` does it: with fewer packages the dependencies would have
+    // other features, and be built once more. Cargo's own lock lets test programs do this at the same time.
+    let arguments = ["build", "--quiet", "--workspace", "--bins", "--profile", profile, "--target-dir"];
+    let target = dir.parent().context("a profile lies in the target directory")?;
+    match cargo.args(arguments).arg(target).current_dir(workspace()).status() {
+        Ok(status) if status.success() => Ok(dir.to_owned()),
+        Ok(status) => bail!("the nodes could not be built ({status}): cargo said above what to mend"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && dir.join("reloop").is_file() => {
+            Ok(dir.to_owned())
+        }
+        Err(error) => Err(error)
+            .context("cargo could not be run: install Rust, or name the nodes' directory in RELOOP_BIN_DIR"),
+    }
+}
+
+/// The project's directory.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the crate lies in the workspace")
+}
+
+/// What ties a program to this one, so that it ends even if this one is killed: the kernel then kills it. Nothing where
+/// there is no setpriv (util-linux); then killed tests leave nodes behind. What a slave's jobs run is never tied: that
+/// they outlive the agent is what is tested.
+static TIED: LazyLock<&[&str]> = LazyLock::new(|| {
+    const SETPRIV: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
+    let works = Command::new(SETPRIV[0]).args(&SETPRIV[1..]).arg("true").stderr(Stdio::null()).status();
+    if works.is_ok_and(|status| status.success()) { &SETPRIV } else { &[] }
+});
+
+/// A port of 127.0.0.1 on which nobody listens now.
+///
+/// # Panics
+/// When there is none.
+pub fn free_port() -> u16 {
+    let first = RandomState::new().build_hasher().finish();
+    (0..u64::from(PORTS.end - PORTS.start))
+        .map(|offset| {
+            let span = u64::from(PORTS.end - PORTS.start);
+            let within = first.wrapping_add(offset) % span;
+            PORTS.start + u16::try_from(within).expect("smaller than the span of the ports")
+        })
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .expect("a free port on 127.0.0.1")
+}
+
+/// One program that is started, ended and watched.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    name: String,
+    log: PathBuf,
+    child: Option<Child>,
+    wrapped: bool,
+}
+
+impl Daemon {
+    pub(crate) fn new(name: &str, log: PathBuf) -> Self {
+        Self { name: name.to_owned(), log, child: None, wrapped: false }
+    }
+
+    pub(crate) fn spawn(
+        &mut self,
+        program: &Path,
+        args: &[String],
+        env: &BTreeMap<String, String>,
+        wrapper: &[String],
+    ) {
+        assert!(self.child.is_none(), "{} runs already", self.name);
+        let log = OpenOptions::new().create(true).append(true).open(&self.log);
+        let log = log.unwrap_or_else(|error| panic!("cannot write {}: {error}", self.log.display()));
+        let tied = TIED.iter().map(OsStr::new);
+        let mut words = tied.chain(wrapper.iter().map(OsStr::new)).chain([program.as_os_str()]);
+        let mut command = Command::new(words.next().expect("the program at least"));
+        command.args(words);
+        // The environment is a source of settings, and who runs the tests may have set some.
+        for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_bytes().starts_with(b"RELOOP_")) {
+            command.env_remove(key);
+        }
+        command
+            .args(args)
+            .envs(env)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle of the log"))
+            .stderr(log)
+            .process_group(0);
+        let child = command.spawn();
+        self.child = Some(child.unwrap_or_else(|error| panic!("cannot run {}: {error}", program.display())));
+        self.wrapped = !wrapper.is_empty();
+    }
+
+    /// How it ended, once it did.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().expect("the child is ours to wait for")?;
+        self.child = None;
+        Some(status)
+    }
+
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.ended().is_none() && self.child.is_some()
+    }
+
+    /// The process, while it was not seen to have ended.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Whether this process, or one that a wrapper runs as it, listens on a port of IPv4. Another program may have taken
+    /// the port, and answer there in the same words.
+    pub(crate) fn listens(&self, port: u16) -> bool {
+        let (Some(leader), sockets) = (self.pid(), listening_sockets(port)) else { return false };
+        let is_one = |link: PathBuf| fs::read_link(link).is_ok_and(|target| sockets.contains(&target));
+        processes().filter(|pid| group_of(*pid) == Some(leader)).any(|pid| open_files(pid).any(is_one))
+    }
+
+    /// The process, as what [`freeze`] takes.
+    pub(crate) fn process(&self) -> Vec<Pid> {
+        assert!(!self.wrapped, "what a wrapper runs is not known");
+        self.child.as_ref().map(Pid::from_child).into_iter().collect()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let Some(child) = &self.child else { return };
+        let pid = Pid::from_child(child);
+        if self.wrapped {
+            // The one who must get it is a child of the wrapper. What jobs it has are in sessions of their own.
+            ignore_gone(rustix::process::kill_process_group(pid, signal));
+        } else {
+            send(pid, signal);
+        }
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        if let Some(mut child) = self.child.take() {
+            child.wait().expect("the child is ours to wait for");
+        }
+    }
+
+    pub(crate) async fn stop(&mut self) -> ExitStatus {
+        assert!(self.is_alive(), "{} does not run:\n{}", self.name, self.tail());
+        self.signal(Signal::TERM);
+        let what = format!("{} to end after SIGTERM", self.name);
+        eventually(&what, STOP_DEADLINE, async || self.ended().ok_or_else(|| self.tail())).await
+    }
+
+    pub(crate) fn log(&self) -> String {
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    pub(crate) fn tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let from = lines.len().saturating_sub(TAIL_LINES);
+        format!("---- end of {} ----\n{}\n----", self.log.display(), lines[from..].join("\n"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            println!("{}", self.tail());
+        }
+    }
+}
+
+/// A temporary directory that a panic leaves behind.
+#[derive(Debug)]
+pub(crate) struct WorkDir(TempDir);
+
+impl WorkDir {
+    pub(crate) fn new(prefix: &str) -> Self {
+        Self(tempfile::Builder::new().prefix(prefix).tempdir().expect("a temporary directory"))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for WorkDir {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.disable_cleanup(true);
+            println!("kept for a look: {}", self.path().display());
+        }
+    }
+}
+
+/// The processes that work in a directory, have a file of it open, or name it in their arguments or environment; this
+/// process and the excepted one left out.
+pub(crate) fn processes_of(dir: &Path, except: Option<u32>) -> Vec<Pid> {
+    let own = std::process::id();
+    processes()
+        .filter(|pid| *pid != own && Some(*pid) != except && touches(*pid, dir))
+        .filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
+        .collect()
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").expect("Linux has /proc");
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// The process group, in field 5 (proc_pid_stat(5)); the name in field 2 may hold anything, so it is skipped first.
+fn group_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(2)?.parse().ok()
+}
+
+/// Whatever cannot be read of a process says nothing: it has ended meanwhile, or it is somebody else's.
+fn open_files(pid: u32) -> impl Iterator<Item = PathBuf> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+    files.filter_map(|file| Some(file.ok()?.path()))
+}
+
+/// The sockets that listen on a port of IPv4, as links in `/proc` name them (proc_pid_net(5)).
+fn listening_sockets(port: u16) -> Vec<PathBuf> {
+    const LISTEN: &str = "0A";
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux lists its sockets");
+    let socket = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+        let at = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
+        (at == port && *state == LISTEN).then(|| PathBuf::from(format!("socket:[{inode}]")))
+    };
+    table.lines().filter_map(socket).collect()
+}
+
+/// Kills the processes of a directory until there are none, for one that is being killed may start another.
+pub(crate) fn kill_processes_of(dir: &Path, except: Option<u32>) {
+    let end = Instant::now() + KILL_DEADLINE;
+    loop {
+        let processes = processes_of(dir, except);
+        if processes.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < end, "processes of {} do not end: {processes:?}", dir.display());
+        for process in processes {
+            send(process, Signal::KILL);
+        }
+        std::thread::sleep(KILL_PAUSE);
+    }
+}
+
+/// SIGSTOP to all of them; returns when no thread of theirs does anything any more.
+pub(crate) fn freeze(processes: &[Pid]) {
+    let end = Instant::now() + FREEZE_DEADLINE;
+    for process in processes {
+        send(*process, Signal::STOP);
+    }
+    while !processes.iter().all(|process| is_frozen(*process)) {
+        assert!(Instant::now() < end, "processes do not stop: {processes:?}");
+        std::thread::sleep(KILL_PAUSE);
+    }
+}
+
+/// All threads are stopped (`T`), or are gone.
+fn is_frozen(process: Pid) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero())) else { return true };
+    threads.flatten().all(|thread| {
+        let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else { return true };
+        // The name before it may hold anything, parentheses too.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        state.is_none_or(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
+    })
+}
+
+/// Whatever cannot be read of a process says nothing: it has ended meanwhile, or it is somebody else's.
+fn touches(pid: u32, dir: &Path) -> bool {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let within = |link: PathBuf| fs::read_link(link).is_ok_and(|target| target.starts_with(dir));
+    let names = |file: &str| {
+        fs::read(proc.join(file)).is_ok_and(|text| contains_path(&text, dir.as_os_str().as_bytes()))
+    };
+    within(proc.join("cwd")) || names("cmdline") || names("environ") || open_files(pid).any(within)
+}
+
+/// Whether `text` names `path` or something in it, and not just a name that begins alike.
+fn contains_path(text: &[u8], path: &[u8]) -> bool {
+    let ends_there = |next: Option<&u8>| next.is_none_or(|byte| !byte.is_ascii_alphanumeric());
+    text.windows(path.len())
+        .enumerate()
+        .any(|(at, window)| window == path && ends_there(text.get(at + path.len())))
+}
+
+fn send(pid: Pid, signal: Signal) {
+    ignore_gone(rustix::process::kill_process(pid, signal));
+}
+
+/// Signals race with a process's own end, which is then what was wanted.
+pub(crate) fn ignore_gone(sent: rustix::io::Result<()>) {
+    match sent {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => panic!("cannot signal a process of the test: {error}"),
+    }
+}
+
+/// Copies a directory with all its plain files. Sockets stay where they are: a disk has none.
+///
+/// # Panics
+/// When something cannot be read or written.
+pub fn copy_dir(from: &Path, to: &Path) {
+    make_dir(to);
+    let entries =
+        fs::read_dir(from).unwrap_or_else(|error| panic!("cannot read {}: {error}", from.display()));
+    for entry in entries {
+        let entry = entry.unwrap_or_else(|error| panic!("cannot read {}: {error}", from.display()));
+        let kind =
+            entry.file_type().unwrap_or_else(|error| panic!("cannot read {:?}: {error}", entry.path()));
+        let target = to.join(entry.file_name());
+        if kind.is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else if kind.is_file() {
+            fs::copy(entry.path(), &target)
+                .unwrap_or_else(|error| panic!("cannot copy to {}: {error}", target.display()));
+        }
+    }
+}
+
+pub(crate) fn remove_dir(dir: &Path) {
+    match fs::remove_dir_all(dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => panic!("cannot remove {}: {error}", dir.display()),
+    }
+}
+
+pub(crate) fn make_dir(dir: &Path) {
+    fs::create_dir_all(dir).unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
+}
+
+pub(crate) fn write(path: &Path, content: &str) {
+    fs::write(path, content).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+}

@@ -1,0 +1,758 @@
+//! Peers that are no library: bytes made by hand, against the real master and the real slave. Whatever a peer sends, it
+//! loses its own link, with the documented code, and nobody else notices.
+#![cfg(test)]
+#![allow(clippy::unwrap_used, reason = "all of it is test")]
+
+mod scenario;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use reloop_protocol::id::{Attempt, Commit, Epoch, Incarnation, MasterId, ReportSeq, Run, Session, WishRev};
+use reloop_protocol::job::State;
+use reloop_protocol::limits;
+use reloop_protocol::message::{
+    Bond, Challenge, CloseCode, Conduct, Flags, MachineReport, Message, Mode, PROTOCOL, Report, Settled,
+    Source, Welcome,
+};
+use reloop_protocol::time::Time;
+use reloop_protocol::wire::{self, Frame, MAX_HANDSHAKE, MAX_MESSAGE, SUBPROTOCOL};
+use reloop_rig::process::MasterOptions;
+use reloop_rig::proxy::Close;
+use reloop_rig::wait::eventually;
+use ring::signature::Ed25519KeyPair;
+use scenario::raw::{
+    BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Raw, TEXT, frame, hello, masked, signed, upgrade_headers,
+};
+use scenario::{Factory, PATIENCE, gated};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+const RSV1: u8 = 0x40;
+const RSV2: u8 = 0x20;
+const RSV3: u8 = 0x10;
+/// A handshake may take this long here, in seconds.
+const HANDSHAKE_SECONDS: u64 = 1;
+/// A peer that was closed may take this long to answer, by the node's own limit of 2 s, and some.
+const GOODBYE: Duration = Duration::from_secs(3);
+/// What each ended link leaves in the master's log.
+const LINK_ENDED: &str = "a link ended";
+/// What a master may need more than before, for all that bad peers did: the allocator's own slack.
+const SLACK_BYTES: u64 = 16 * 1024 * 1024;
+/// RFC 6455, section 7.4.1: the library's own answer to a close frame that is none.
+const WS_PROTOCOL_ERROR: u16 = 1002;
+
+/// A master, and an honest slave with a job that runs through all of it.
+struct House {
+    f: Factory,
+    job: String,
+    session: Value,
+}
+
+impl House {
+    async fn new(change: impl Fn(&mut MasterOptions)) -> Self {
+        let mut options = MasterOptions::default();
+        options.link.insert("handshake_seconds", HANDSHAKE_SECONDS);
+        options.env.insert("RELOOP_LOG".to_owned(), "info,reloop_master::link=debug".to_owned());
+        change(&mut options);
+        let mut f = Factory::empty(options).await;
+        f.add(|_| {});
+        let session = f.online(0).await["session"].clone();
+        let job = f.place(gated("honest")).await;
+        f.state(&job, "running").await;
+        Self { f, job, session }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.f.master.addr()
+    }
+
+    fn links_ended(&self) -> usize {
+        self.f.master.log().matches(LINK_ENDED).count()
+    }
+
+    /// Waits until the master has let go of this many links more than `before`, and said so of each once.
+    async fn let_go(&self, before: usize, links: usize, what: &str) {
+        eventually(&format!("{what}: one line in the log for each link"), PATIENCE, async || {
+            let ended = self.links_ended() - before;
+            if ended >= links { Ok(()) } else { Err(ended) }
+        })
+        .await;
+        assert_eq!(self.links_ended() - before, links, "{what}: {}", self.f.master.log());
+    }
+
+    /// The master's memory, in bytes that it really uses.
+    fn resident(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.f.master.pid().unwrap());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib * 1024
+    }
+
+    /// The honest slave has noticed nothing, and the master serves as before.
+    async fn ends_undisturbed(self) {
+        self.ends_undisturbed_by(&[]).await;
+    }
+
+    /// The same, where these have been let in and are in the book.
+    async fn ends_undisturbed_by(mut self, known: &[&str]) {
+        let slave = self.f.online(0).await;
+        assert_eq!(slave["session"], self.session, "its link stood all the time: {slave:#}");
+        assert_eq!(self.f.job(&self.job).await["state"], "running");
+        self.f.slaves[0].open_gate("honest");
+        self.f.state(&self.job, "succeeded").await;
+        assert_eq!(self.f.slaves[0].starts("honest"), 1);
+        let log = self.f.master.log();
+        let loud = log.lines().find(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+        assert_eq!(loud, None, "what strangers do is no operator's business");
+        assert!(self.f.master.is_alive());
+        let slaves = self.f.client.slaves().await.unwrap().expect(200);
+        let names = slaves["data"].as_array().unwrap().iter().map(|slave| slave["name"].as_str().unwrap());
+        let strangers: Vec<_> = names.filter(|name| *name != "s0" && !known.contains(name)).collect();
+        assert!(strangers.is_empty(), "nothing is kept of them: {strangers:?}");
+    }
+}
+
+fn key(seed: u8) -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap()
+}
+
+fn close_payload(code: u16, reason: &[u8]) -> Vec<u8> {
+    [&code.to_be_bytes(), reason].concat()
+}
+
+/// What is said right after the Challenge, and what comes of it. Text messages, plain garbage, messages out of order and
+/// wrong signatures are in `scenarios_identity`.
+fn bad_frames() -> Vec<(&'static str, Vec<u8>, CloseCode)> {
+    use CloseCode::{Protocol, TooLarge};
+    let ping = wire::encode(&Frame {
+        session: Session(0),
+        commit: Commit(0),
+        message: Message::Ping,
+        signature: None,
+    });
+    let half = MAX_MESSAGE / 2 + 1;
+    vec![
+        ("not masked", frame(FIN | BINARY, false, 3, &ping), Protocol),
+        ("first reserved bit", masked(FIN | RSV1 | BINARY, &ping), Protocol),
+        ("second reserved bit", masked(FIN | RSV2 | BINARY, &ping), Protocol),
+        ("third reserved bit", masked(FIN | RSV3 | PING, &[]), Protocol),
+        ("reserved data opcode 3", masked(FIN | 3, &ping), Protocol),
+        ("reserved data opcode 7", masked(FIN | 7, &ping), Protocol),
+        ("reserved control opcode 11", masked(FIN | 11, &[]), Protocol),
+        ("reserved control opcode 15", masked(FIN | 15, &[]), Protocol),
+        ("a ping in fragments", masked(PING, b"ab"), Protocol),
+        ("a close in fragments", masked(CLOSE, &close_payload(1000, b"")), Protocol),
+        ("a ping of 126 bytes", masked(FIN | PING, &[0; 126]), Protocol),
+        ("a pong of 126 bytes", masked(FIN | PONG, &[0; 126]), Protocol),
+        ("a close of 126 bytes", masked(FIN | CLOSE, &close_payload(1000, &[b'x'; 124])), Protocol),
+        ("a continuation of nothing", masked(FIN | CONTINUATION, &ping), Protocol),
+        (
+            "a message within a message",
+            [masked(BINARY, &ping[..1]), masked(FIN | BINARY, &ping)].concat(),
+            Protocol,
+        ),
+        (
+            "text that is not UTF-8, in fragments",
+            [masked(TEXT, &[0xc3]), masked(FIN | CONTINUATION, &[0x28])].concat(),
+            Protocol,
+        ),
+        ("a close of one byte", masked(FIN | CLOSE, &[3]), Protocol),
+        ("a close whose reason is not UTF-8", masked(FIN | CLOSE, &close_payload(1000, &[0xff])), Protocol),
+        ("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), Protocol),
+        ("nothing but zeros", vec![0; 4096], Protocol),
+        ("nothing but ones", vec![0xff; 4096], Protocol),
+        ("an unknown message", masked(FIN | BINARY, &[0, 0, 15, 0]), Protocol),
+        (
+            "an unknown message by a number of four bytes",
+            masked(FIN | BINARY, b"\0\0\xfc\xff\xff\xff\xff\0"),
+            Protocol,
+        ),
+        ("an unknown close code in a Refuse", masked(FIN | BINARY, &[0, 0, 3, 17, 0, 0, 0]), Protocol),
+        ("a tag that is neither 0 nor 1", masked(FIN | BINARY, &[0, 0, 13, 2]), Protocol),
+        (
+            "an integer of 16 bytes",
+            masked(FIN | BINARY, &[&[0xfe][..], &[1; 16], &[0, 13, 0]].concat()),
+            Protocol,
+        ),
+        ("bytes left over", masked(FIN | BINARY, &[0, 0, 13, 0, 0]), Protocol),
+        ("bytes missing", masked(FIN | BINARY, &[0, 0, 13]), Protocol),
+        ("an empty message", masked(FIN | BINARY, &[]), Protocol),
+        // An Answer (12) to an Ask, with a log (2) of 2^64 - 1 bytes.
+        (
+            "a list that claims to be endless",
+            masked(FIN | BINARY, &[&[1, 0, 12, 1, 2, 0, 0, 0xfd][..], &[0xff; 8], &[0; 8]].concat()),
+            Protocol,
+        ),
+        ("2^63 bytes", frame(FIN | BINARY, true, 1 << 63, &[0; 64]), TooLarge),
+        ("2^64 - 1 bytes", frame(FIN | BINARY, true, u64::MAX, &[0; 64]), TooLarge),
+        ("a ping of 2^63 bytes", frame(FIN | PING, true, 1 << 63, &[0; 64]), TooLarge),
+        ("one byte above the limit", frame(FIN | BINARY, true, MAX_MESSAGE as u64 + 1, &[0; 64]), TooLarge),
+        (
+            "fragments above the limit together",
+            [masked(BINARY, &vec![0; half]), masked(FIN | CONTINUATION, &vec![0; half])].concat(),
+            TooLarge,
+        ),
+        ("more than a Hello may be", masked(FIN | BINARY, &vec![0; MAX_HANDSHAKE + 1]), TooLarge),
+        (
+            "more than a Hello may be, behind a Ping",
+            [masked(FIN | BINARY, &ping), masked(FIN | BINARY, &vec![0; MAX_HANDSHAKE + 1])].concat(),
+            TooLarge,
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn whoever_sends_bad_frames_loses_the_own_link_with_the_documented_code_and_nobody_else_notices() {
+    let house = House::new(|_| {}).await;
+    let mut resident = vec![];
+    for _ in 0..4 {
+        for (what, bytes, code) in bad_frames() {
+            let before = house.links_ended();
+            let (mut raw, _) = Raw::challenged(house.addr()).await;
+            let began = Instant::now();
+            raw.bytes(&bytes).await;
+            assert_eq!(raw.closed().await, Some(code.number()), "{what}");
+            let limit = Duration::from_secs(HANDSHAKE_SECONDS);
+            assert!(began.elapsed() < limit, "{what}: it was its own fault, and not the clock");
+            house.let_go(before, 1, what).await;
+        }
+        resident.push(house.resident());
+    }
+    assert!(resident[3] < resident[0] + SLACK_BYTES, "{resident:?}");
+    house.ends_undisturbed().await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_link_is_answered_as_rfc_6455_says() {
+    let house = House::new(|_| {}).await;
+    for (what, payload, answer) in [
+        ("without a code", vec![], vec![]),
+        ("with a code", close_payload(1000, b"bye"), close_payload(1000, b"bye")),
+        ("with a code of ours", close_payload(4001, b""), close_payload(4001, b"")),
+        ("with a code that nobody knows", close_payload(4999, b""), close_payload(4999, b"")),
+    ] {
+        let before = house.links_ended();
+        let (mut raw, _) = Raw::challenged(house.addr()).await;
+        raw.send(CLOSE, &payload).await;
+        assert_eq!(raw.frame().await, Some((CLOSE, answer)), "{what}");
+        assert_eq!(raw.frame().await, None, "{what}");
+        house.let_go(before, 1, what).await;
+    }
+    let (mut raw, _) = Raw::challenged(house.addr()).await;
+    raw.send(CLOSE, &close_payload(1000, b"bye\n2026-01-01T00:00:00Z error \x1b[31mthe house burns")).await;
+    raw.closed().await;
+    eventually("the last words of a stranger in the log", PATIENCE, async || {
+        let log = house.f.master.log();
+        log.lines().find(|line| line.contains("the house burns")).map(str::to_owned).ok_or(log)
+    })
+    .await;
+    let log = house.f.master.log();
+    let line = log.lines().find(|line| line.contains("the house burns")).unwrap();
+    assert!(line.contains("bye") && !line.contains('\x1b'), "one line, and no colours: {line:?}");
+    for code in [0, 999, 1004, 1005, 1006, 1015, 5000, u16::MAX] {
+        let before = house.links_ended();
+        let (mut raw, _) = Raw::challenged(house.addr()).await;
+        raw.send(CLOSE, &close_payload(code, b"")).await;
+        assert_eq!(raw.closed().await, Some(WS_PROTOCOL_ERROR), "{code}");
+        house.let_go(before, 1, &format!("close code {code}")).await;
+    }
+    house.ends_undisturbed().await;
+}
+
+#[tokio::test]
+async fn a_message_may_come_in_fragments_with_pings_between_them() {
+    let house = House::new(|_| {}).await;
+    let key = key(7);
+    let (mut raw, nonce) = Raw::challenged(house.addr()).await;
+    let hello = wire::encode(&signed(&key, &nonce, hello(&key)));
+    let mut parts = hello.chunks(hello.len().div_ceil(5));
+    raw.bytes(&masked(BINARY, parts.next().unwrap())).await;
+    for (number, part) in parts.enumerate() {
+        let fin = if number == 3 { FIN } else { 0 };
+        raw.send(PING, &[b'p'; 125]).await;
+        raw.send(PONG, b"unasked").await;
+        raw.bytes(&masked(CONTINUATION, &[])).await;
+        raw.bytes(&masked(fin | CONTINUATION, part)).await;
+    }
+    for _ in 0..4 {
+        assert_eq!(raw.frame().await, Some((PONG, vec![b'p'; 125])));
+    }
+    let welcome = raw.message().await;
+    assert!(matches!(welcome, Some(Message::Welcome(_))), "{welcome:?}");
+    drop(raw);
+    house.ends_undisturbed_by(&["raw"]).await;
+}
+
+#[tokio::test]
+async fn what_comes_before_its_time_or_only_by_half_is_no_way_in() {
+    let house = House::new(|_| {}).await;
+    let limit = Duration::from_secs(HANDSHAKE_SECONDS);
+
+    // Sent behind the request, before anybody has answered: read, and found wrong.
+    for (what, early, code) in [
+        ("garbage", vec![0xff; 100], CloseCode::Protocol),
+        ("a frame", masked(FIN | BINARY, &[0xff; 100]), CloseCode::Protocol),
+        (
+            "a Hello",
+            masked(FIN | BINARY, &wire::encode(&signed(&key(7), &[0; 32], hello(&key(7))))),
+            CloseCode::NotAuthentic,
+        ),
+    ] {
+        let before = house.links_ended();
+        let (mut raw, answer) = Raw::ask_with(house.addr(), &upgrade_headers(), &early).await;
+        assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+        assert_eq!(raw.closed().await, Some(code.number()), "{what}");
+        house.let_go(before, 1, what).await;
+    }
+
+    let hello = masked(FIN | BINARY, &vec![0; 1000]);
+    for (what, bytes) in [
+        ("half a header", &hello[..1]),
+        ("half a length", &hello[..3]),
+        ("half a mask", &hello[..6]),
+        ("half a payload", &hello[..500]),
+        ("half a message", &masked(BINARY, &[0; 100])[..]),
+    ] {
+        let before = house.links_ended();
+        let (mut raw, _) = Raw::challenged(house.addr()).await;
+        raw.bytes(bytes).await;
+        let began = Instant::now();
+        assert_eq!(raw.closed().await, Some(CloseCode::TooSlow.number()), "{what}");
+        assert!(
+            began.elapsed() > limit / 2 && began.elapsed() < limit + GOODBYE,
+            "{what}: {:?}",
+            began.elapsed()
+        );
+        house.let_go(before, 1, what).await;
+    }
+
+    // A heartbeat, of either kind, wins no time.
+    let before = house.links_ended();
+    let (mut raw, _) = Raw::challenged(house.addr()).await;
+    let began = Instant::now();
+    let ping = masked(
+        FIN | BINARY,
+        &wire::encode(&Frame {
+            session: Session(0),
+            commit: Commit(0),
+            message: Message::Ping,
+            signature: None,
+        }),
+    );
+    while raw.0.write_all(&[&ping[..], &masked(FIN | PING, &[])].concat()).await.is_ok() {
+        assert!(began.elapsed() < limit + GOODBYE, "it still listens");
+        tokio::time::sleep(limit / 20).await;
+    }
+    assert_eq!(raw.closed().await, Some(CloseCode::TooSlow.number()));
+    house.let_go(before, 1, "heartbeats").await;
+    house.ends_undisturbed().await;
+}
+
+#[tokio::test]
+async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_stranger() {
+    let house = House::new(|_| {}).await;
+    let key = key(7);
+    let say =
+        |message| wire::encode(&Frame { session: Session(1), commit: Commit(0), message, signature: None });
+    let settled = |machine: MachineReport| {
+        Message::Settled(Settled {
+            session: Session(1),
+            reports: vec![],
+            records: vec![],
+            declined: vec![],
+            machine,
+        })
+    };
+    let machine = hello(&key).machine;
+    let challenge = Challenge {
+        protocol: PROTOCOL,
+        master: MasterId([1; 16]),
+        epoch: Epoch(1),
+        commit: Commit(1),
+        begun: vec![],
+        nonce: [0; 32],
+        time: Time(0),
+    };
+    for (what, bytes, code) in [
+        ("Settled twice", masked(FIN | BINARY, &say(settled(machine.clone()))), CloseCode::Protocol),
+        (
+            "a Hello on the live link",
+            masked(FIN | BINARY, &say(Message::Hello(Box::new(hello(&key))))),
+            CloseCode::Protocol,
+        ),
+        (
+            "a master's message",
+            masked(FIN | BINARY, &say(Message::Challenge(challenge))),
+            CloseCode::Protocol,
+        ),
+        ("an unknown message", masked(FIN | BINARY, &[1, 0, 15, 0]), CloseCode::Protocol),
+        ("not masked", frame(FIN | BINARY, false, 3, &say(Message::Ping)), CloseCode::Protocol),
+        (
+            "one byte above the limit",
+            frame(FIN | BINARY, true, MAX_MESSAGE as u64 + 1, &[0; 64]),
+            CloseCode::TooLarge,
+        ),
+    ] {
+        let before = house.links_ended();
+        let (mut raw, nonce) = Raw::challenged(house.addr()).await;
+        raw.say(&signed(&key, &nonce, hello(&key))).await;
+        assert!(matches!(raw.message().await, Some(Message::Welcome(_))), "{what}");
+        raw.send(BINARY, &say(settled(machine.clone()))).await;
+        raw.bytes(&bytes).await;
+        assert_eq!(raw.closed().await, Some(code.number()), "{what}");
+        house.let_go(before, 1, what).await;
+    }
+    let before = house.links_ended();
+    let (mut raw, nonce) = Raw::challenged(house.addr()).await;
+    let mut other = signed(&key, &nonce, hello(&key));
+    other.session = Session(2);
+    raw.say(&other).await;
+    assert_eq!(raw.closed().await, Some(CloseCode::Protocol.number()), "the frame's session is the Hello's");
+    house.let_go(before, 1, "a frame of another session").await;
+    house.ends_undisturbed_by(&["raw"]).await;
+}
+
+/// It is handed one job, and speaks for those beside it: their ids follow each other.
+#[tokio::test]
+async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
+    let house = House::new(|_| {}).await;
+    let order =
+        scenario::with(scenario::work("beside", 0.0), serde_json::json!({"quantity": 20, "slave": "s0"}));
+    let order = house.f.client.place(&order, None).await.unwrap().expect(201);
+    let id = |job: &Value| job["id"].as_str().unwrap().to_owned();
+    let beside: Vec<String> = order["jobs"].as_array().unwrap().iter().map(id).collect();
+    assert_eq!(beside.len(), 20);
+
+    let key = key(7);
+    let (mut raw, nonce) = Raw::challenged(house.addr()).await;
+    let hello = hello(&key);
+    raw.say(&signed(&key, &nonce, hello.clone())).await;
+    assert!(matches!(raw.message().await, Some(Message::Welcome(_))));
+    let say = |message| Frame { session: hello.session, commit: Commit(0), message, signature: None };
+    raw.say(&say(Message::Settled(Settled {
+        session: hello.session,
+        reports: vec![],
+        records: vec![],
+        declined: vec![],
+        machine: hello.machine.clone(),
+    })))
+    .await;
+    let own = scenario::with(scenario::work("own", 0.0), serde_json::json!({"slave": "raw"}));
+    let own = house.f.place(own).await;
+    let want = loop {
+        match raw.message().await.expect("work") {
+            Message::Want(want) => break want,
+            other => assert!(matches!(other, Message::Conduct(_)), "{other:?}"),
+        }
+    };
+    let report = Report {
+        job: want.job,
+        attempt: want.attempt,
+        run: Run(1),
+        rev: want.rev,
+        seq: ReportSeq { start: 1, count: 1 },
+        state: State::Succeeded,
+        waiting_for: None,
+        progress: None,
+        note: None,
+        accepted_at: Time(0),
+        started_at: None,
+        started_rev: None,
+        ended_at: None,
+        outcome: None,
+        reason: None,
+        flags: Flags::default(),
+        source: Source::Machine,
+    };
+    for attempt in [Attempt(1), Attempt(2), Attempt(limits::COUNT)] {
+        for job in beside.iter().chain([&house.job]) {
+            let (job, rev) = (job.parse().unwrap(), WishRev(limits::COUNT));
+            raw.say(&say(Message::Report(Report { job, attempt, rev, ..report.clone() }))).await;
+        }
+    }
+    raw.say(&say(Message::Report(report))).await;
+    house.f.state(&own, "succeeded").await;
+    for job in &beside {
+        let seen = house.f.job(job).await;
+        assert!(!seen["ended_at"].is_string() && scenario::has_flag(&seen, "claimed"), "{seen:#}");
+        assert!(seen["earlier"].as_array().unwrap().iter().all(|one| one["claimed"] == true), "{seen:#}");
+    }
+    assert_eq!(house.f.job(&house.job).await["state"], "running");
+    drop(raw);
+    house.f.slaves[0].open_gate("honest");
+    for job in &beside {
+        let seen = house.f.state(job, "succeeded").await;
+        assert_eq!((&seen["slave"], &seen["attempt"]), (&"s0".into(), &1.into()), "{seen:#}");
+    }
+    assert_eq!(house.f.slaves[0].starts("beside"), 20);
+}
+
+/// Each claims as much as may be claimed, sends next to nothing of it, and waits.
+#[tokio::test]
+async fn what_strangers_claim_to_send_costs_the_master_nothing() {
+    const STRANGERS: u64 = 200;
+    let house = House::new(|options| {
+        options.link.insert("handshake_seconds", 5);
+    })
+    .await;
+    let claim = frame(FIN | BINARY, true, MAX_MESSAGE as u64, &[0; 64]);
+    let mut resident = vec![house.resident()];
+    for _ in 0..3 {
+        let before = house.links_ended();
+        let mut crowd = vec![];
+        for _ in 0..STRANGERS {
+            let (mut raw, _) = Raw::challenged(house.addr()).await;
+            raw.bytes(&claim).await;
+            crowd.push(raw);
+        }
+        resident.push(house.resident());
+        drop(crowd);
+        house.let_go(before, usize::try_from(STRANGERS).unwrap(), "a crowd").await;
+    }
+    let most = *resident.iter().max().unwrap();
+    assert!(most < resident[0] + SLACK_BYTES, "{resident:?}, of {} claimed", STRANGERS * MAX_MESSAGE as u64);
+    house.ends_undisturbed().await;
+}
+
+/// What a bad master does with a connection once the request is there.
+type Answer = Arc<dyn Fn(&str) -> Vec<u8> + Send + Sync>;
+
+/// A listener that answers every upgrade with the same bytes, and then stays silent until the other side goes.
+struct BadMaster {
+    addr: SocketAddr,
+    seen: Arc<AtomicU64>,
+    /// The close codes that the slave said.
+    closes: Arc<std::sync::Mutex<Vec<u16>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl BadMaster {
+    async fn start(answer: Answer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let seen = Arc::new(AtomicU64::new(0));
+        let closes = Arc::new(std::sync::Mutex::new(vec![]));
+        let (count, codes) = (Arc::clone(&seen), Arc::clone(&closes));
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::SeqCst);
+                let (answer, codes) = (Arc::clone(&answer), Arc::clone(&codes));
+                tokio::spawn(serve(stream, answer, codes));
+            }
+        });
+        Self { addr, seen, closes, task }
+    }
+
+    fn seen(&self) -> u64 {
+        self.seen.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for BadMaster {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(mut stream: TcpStream, answer: Answer, codes: Arc<std::sync::Mutex<Vec<u16>>>) {
+    let mut request = vec![];
+    while !request.ends_with(b"\r\n\r\n") {
+        let Ok(byte) = stream.read_u8().await else { return };
+        request.push(byte);
+    }
+    // A slave that has heard enough need not read the rest.
+    drop(stream.write_all(&answer(&String::from_utf8(request).unwrap())).await);
+    loop {
+        let Ok(first) = stream.read_u8().await else { return };
+        let Ok(length) = stream.read_u8().await else { return };
+        let length = match length & 0x7f {
+            126 => usize::from(stream.read_u16().await.unwrap_or(0)),
+            127 => usize::try_from(stream.read_u64().await.unwrap_or(0)).unwrap(),
+            short => usize::from(short),
+        };
+        let mut mask = [0; 4];
+        let mut payload = vec![0; length];
+        if stream.read_exact(&mut mask).await.is_err() || stream.read_exact(&mut payload).await.is_err() {
+            return;
+        }
+        for (at, byte) in payload.iter_mut().enumerate() {
+            *byte ^= mask[at % 4];
+        }
+        if first & 0x0f == CLOSE && payload.len() >= 2 {
+            codes.lock().unwrap().push(u16::from_be_bytes([payload[0], payload[1]]));
+            return;
+        }
+    }
+}
+
+/// The right answer to an upgrade (RFC 6455, section 4.2.2), and what is sent behind it.
+fn upgraded(request: &str, behind: &[u8]) -> Vec<u8> {
+    let key = request.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("sec-websocket-key").then(|| value.trim().to_owned())
+    });
+    let accept = accept(&key.unwrap());
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
+    );
+    [head.as_bytes(), behind].concat()
+}
+
+fn accept(key: &str) -> String {
+    const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    let hash =
+        ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{GUID}").as_bytes());
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for three in hash.as_ref().chunks(3) {
+        let bits =
+            three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        for place in 0..4 {
+            let digit = ALPHABET[(bits >> (18 - 6 * place) & 63) as usize];
+            text.push(if place > three.len() { '=' } else { digit.into() });
+        }
+    }
+    text
+}
+
+/// As a server sends it: not masked.
+fn spoken(first: u8, payload: &[u8]) -> Vec<u8> {
+    frame(first, false, payload.len() as u64, payload)
+}
+
+fn behind(bytes: Vec<u8>) -> Answer {
+    Arc::new(move |request| upgraded(request, &bytes))
+}
+
+fn instead(answer: &str) -> Answer {
+    let answer = answer.replace('\n', "\r\n");
+    Arc::new(move |_| answer.clone().into_bytes())
+}
+
+#[tokio::test]
+async fn a_slave_leaves_a_bad_master_says_what_is_wrong_and_comes_back_while_its_job_goes_on() {
+    let f = Factory::with(|options| {
+        options.link.insert("handshake_seconds", 1);
+    })
+    .await;
+    let job = f.place(gated("mine")).await;
+    f.state(&job, "running").await;
+    let master = Bond {
+        master: MasterId([9; 16]),
+        epoch: Epoch(1),
+        incarnation: Incarnation::default(),
+        commit: Commit(1),
+    };
+    let welcome = Welcome {
+        protocol: 1,
+        session: Session(0),
+        bond: master,
+        conduct: Conduct { rev: WishRev(99), mode: Mode::Disabled },
+        rulings: vec![],
+    };
+    let challenge = |protocol| Challenge {
+        protocol,
+        master: master.master,
+        epoch: master.epoch,
+        commit: master.commit,
+        begun: vec![],
+        nonce: [0; 32],
+        time: Time(0),
+    };
+    let say = |message| {
+        let bytes = wire::encode(&Frame { session: Session(0), commit: Commit(0), message, signature: None });
+        spoken(FIN | BINARY, &bytes)
+    };
+    let ours = say(Message::Challenge(challenge(PROTOCOL)));
+    let later = reloop_protocol::message::Versions { oldest: 900, newest: 901 };
+    let far = say(Message::Challenge(challenge(later)));
+    let protocol = Some(CloseCode::Protocol);
+    for (what, answer, code, words) in [
+        ("a web page", instead("HTTP/1.1 200 OK\nContent-Length: 5\n\nhello"), None, "200"),
+        (
+            "a redirect",
+            instead("HTTP/1.1 301 Moved\nLocation: http://127.0.0.1:1/\nContent-Length: 0\n\n"),
+            None,
+            "301",
+        ),
+        ("no HTTP at all", instead("SSH-2.0-OpenSSH_9.2\n"), None, "answers, but not as a master"),
+        (
+            "the accept key of somebody else",
+            instead(&format!(
+                "HTTP/1.1 101 Switching Protocols\nUpgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Accept: \
+                 s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\nSec-WebSocket-Protocol: {SUBPROTOCOL}\n\n"
+            )),
+            None,
+            "Accept",
+        ),
+        (
+            "no subprotocol",
+            Arc::new(|request: &str| {
+                let answer = String::from_utf8(upgraded(request, &[])).unwrap();
+                answer.replace(&format!("Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n"), "").into_bytes()
+            }) as Answer,
+            None,
+            "does not speak reloop.v1",
+        ),
+        ("silence", behind(vec![]), Some(CloseCode::TooSlow), "4408"),
+        ("silence before the upgrade", instead(""), None, "does not answer in time"),
+        ("half a message", behind(ours[..10].to_vec()), Some(CloseCode::TooSlow), "4408"),
+        ("silence after the Challenge", behind(ours.clone()), Some(CloseCode::TooSlow), "4408"),
+        ("garbage", behind(vec![0xff; 200]), protocol, "4400"),
+        ("masked", behind(masked(FIN | BINARY, &ours[2..])), protocol, "4400"),
+        ("text", behind(spoken(FIN | TEXT, b"hello")), protocol, "4400"),
+        ("an unknown message", behind(spoken(FIN | BINARY, &[0, 0, 15, 0])), protocol, "4400"),
+        ("bytes left over", behind(spoken(FIN | BINARY, &[&ours[2..], &[0]].concat())), protocol, "4400"),
+        (
+            "2^63 bytes",
+            behind(frame(FIN | BINARY, false, 1 << 63, &[0; 64])),
+            Some(CloseCode::TooLarge),
+            "4413",
+        ),
+        ("a Welcome first", behind(say(Message::Welcome(welcome.clone()))), protocol, "4400"),
+        ("a Want first", behind(say(Message::Conduct(welcome.conduct))), protocol, "4400"),
+        ("a protocol to come", behind(far), Some(CloseCode::Version), "4426"),
+    ] {
+        let bad = BadMaster::start(answer).await;
+        f.nets[0].redirect(bad.addr);
+        f.nets[0].drop_existing(Close::Reset);
+        // It comes back, more than once, and by itself.
+        eventually(&format!("{what}: three tries"), PATIENCE, async || {
+            if bad.seen() >= 3 { Ok(()) } else { Err(bad.seen()) }
+        })
+        .await;
+        let status = f
+            .at_machine(0, &format!("{what}: told as {words:?}"), |status| {
+                status["link"]["trouble"].as_str().is_some_and(|trouble| trouble.contains(words))
+            })
+            .await;
+        assert_ne!(status["link"]["state"], "online", "{what}");
+        assert_eq!(status["machine"]["mode"], "production", "{what}: it is not obeyed");
+        let held = scenario::held(&status, &job).unwrap_or_else(|| panic!("{what}: {status:#}"));
+        assert_eq!(held["state"], "running", "{what}");
+        if let Some(code) = code {
+            eventually(&format!("{what}: a word of the slave"), PATIENCE, async || {
+                (!bad.closes.lock().unwrap().is_empty()).then_some(())
+            })
+            .await;
+            let closes = bad.closes.lock().unwrap().clone();
+            assert!(closes.iter().all(|said| *said == code.number()), "{what}: {closes:?}");
+        }
+        let (_, text) = f.local(0, &["status"]).await;
+        assert!(text.contains(words), "{what}: {text}");
+    }
+    f.nets[0].redirect(f.master.addr());
+    f.nets[0].drop_existing(Close::Reset);
+    f.online(0).await;
+    assert_eq!(f.job(&job).await["state"], "running");
+    f.slaves[0].open_gate("mine");
+    f.state(&job, "succeeded").await;
+    assert_eq!(f.slaves[0].starts("mine"), 1);
+}

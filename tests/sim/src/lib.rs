@@ -1,0 +1,10 @@
+//! Both nodes' rules in a world without processes, clocks or disks.
+//!
+//! [`world`] is two pure nodes, their disks and machines as data, and the frames between them; it checks itself after every
+//! step. [`simulation`] plays random schedules of faults in it, [`model`] enumerates every state of small floors, and
+//! [`fuzz`] lets hostile peers speak to the rules. The tests of the rules are the tests of this crate.
+
+pub mod fuzz;
+pub mod model;
+pub mod simulation;
+pub mod world;

@@ -1,0 +1,179 @@
+//! Store and identity.
+
+use reloop_protocol::id::{BootId, StoreId};
+use reloop_protocol::job::{End, State};
+use reloop_protocol::master::{Answer, JobCommand, Refusal, SlaveCommand};
+use reloop_protocol::message::{Attention, CloseCode, ReasonCode};
+use reloop_protocol::slave::{self, Local};
+use reloop_sim::world::World;
+
+use crate::stage::*;
+
+#[test]
+fn c1_a_new_store_under_an_old_key_waits_for_one_action_of_a_person() {
+    let (mut world, job) = running();
+    world.replace_disk(0);
+    world.settle();
+    assert_eq!((world.state(job), reason(&world, job)), (State::Uncertain, ReasonCode::StoreReplaced));
+    assert_eq!(machine(&world).attention, Some(Attention::StoreReplaced));
+    let next = place(&mut world);
+    world.pass(20_000);
+    assert_eq!((world.state(next), world.begun(next)), (State::Queued, 0));
+    world.command(job, JobCommand::Resolve(End::Failed));
+    assert_eq!(world.state(job), State::Failed, "a person says how it ended");
+    world.settle();
+    assert_eq!(world.begun(next), 0, "and that the machine is clear");
+    world.command_slave(0, SlaveCommand::Clear);
+    world.settle();
+    assert_eq!(world.state(next), State::Running);
+}
+
+#[test]
+fn c2_a_store_that_does_not_open_is_a_new_store_and_the_machine_is_not_touched() {
+    let (mut world, job) = running();
+    world.replace_disk(0);
+    world.pass(15_000);
+    assert_eq!(world.boxes[0].machine.works.len(), 1, "neither stopped nor begun again");
+    assert_eq!(world.state(job), State::Uncertain);
+}
+
+#[test]
+fn c3_nothing_deferred_fires_from_a_store_that_went_back() {
+    let mut world = World::new(1);
+    let job = deferred(&mut world, 20_000, |_| {});
+    let old = world.boxes[0].disk.clone();
+    let store = world.boxes[0].state.as_ref().unwrap().node.store;
+    world.cut(0);
+    reconnect(&mut world, 0);
+    world.kill_agent(0);
+    world.boxes[0].disk = old;
+    world.start_agent(0, true);
+    world.pass(60_000);
+    assert_eq!(world.begun(job), 0);
+    let node = &world.boxes[0].state.as_ref().unwrap().node;
+    assert_eq!(node.attention, Some(Attention::StoreRolledBack));
+    assert_ne!(node.store, store, "a new store id");
+    assert_eq!(world.state(job), State::Uncertain);
+}
+
+#[test]
+fn c3_what_ran_before_the_store_went_back_does_not_run_again() {
+    let mut world = World::new(1);
+    let job = deferred(&mut world, 20_000, |_| {});
+    let old = world.boxes[0].disk.clone();
+    world.cut(0);
+    reconnect(&mut world, 0);
+    world.pass(40_000);
+    assert_eq!(world.state(job), State::Succeeded);
+    world.kill_agent(0);
+    world.boxes[0].disk = old;
+    world.start_agent(0, true);
+    world.pass(60_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+    assert_eq!(machine(&world).attention, Some(Attention::StoreRolledBack));
+}
+
+#[test]
+fn c4_a_clone_is_refused_and_flagged_while_the_older_link_answers() {
+    let (mut world, job) = running();
+    let (settings, disk) = (world.boxes[0].settings.clone(), world.boxes[0].disk.clone());
+    let key = settings.key;
+    let clone = world.add_slave("clone");
+    world.kill_agent(clone);
+    world.boxes[clone].settings = settings;
+    world.boxes[clone].disk = disk;
+    world.boxes[clone].closed.clear();
+    world.start_agent(clone, true);
+    world.settle();
+    assert_eq!(world.boxes[clone].closed.last(), Some(&CloseCode::DuplicateIdentity));
+    assert!(!CloseCode::DuplicateIdentity.is_passing(), "no takeover loop");
+    assert!(world.master.as_ref().unwrap().desks[&key].cloned_at.is_some(), "flagged");
+    assert_eq!(world.state(job), State::Running);
+    world.pass(11_000);
+    assert_eq!(world.state(job), State::Succeeded, "undisturbed");
+}
+
+#[test]
+fn c4_a_quick_reboot_is_not_taken_for_a_clone() {
+    let mut world = World::new(1);
+    // The master's end stays; the box comes back with another boot.
+    world.swallow(0);
+    world.half_open(0);
+    world.kill_agent(0);
+    world.boxes[0].boot = BootId([9; 16]);
+    world.start_agent(0, true);
+    reconnect(&mut world, 0);
+    assert_ne!(world.boxes[0].closed.last(), Some(&CloseCode::DuplicateIdentity));
+    let job = place(&mut world);
+    world.settle();
+    assert_eq!(world.state(job), State::Running);
+}
+
+#[test]
+fn c5_a_higher_session_of_the_same_slave_takes_over_at_once() {
+    let (mut world, job) = running();
+    let dead = world.master.as_ref().unwrap().desks.values().next().unwrap().live();
+    world.half_open(0);
+    world.pass(20_000);
+    assert_eq!(world.state(job), State::Running);
+    reconnect(&mut world, 0);
+    let live = world.master.as_ref().unwrap().desks.values().next().unwrap().live();
+    assert!(live.is_some() && live != dead);
+    assert_eq!(world.state(job), State::Succeeded);
+}
+
+#[test]
+fn c6_a_box_with_another_fingerprint_waits_for_a_person() {
+    let mut world = World::new(1);
+    let start = |fingerprint, world: &World| slave::Event::AgentStarted {
+        boot: world.boxes[0].boot,
+        fingerprint: Some([fingerprint; 16]),
+        known_key: true,
+        next_store: StoreId([1; 16]),
+        damage: slave::Damage::default(),
+    };
+    let event = start(1, &world);
+    world.slave_event(0, event);
+    assert_eq!(machine(&world).attention, None);
+    let event = start(2, &world);
+    world.slave_event(0, event);
+    world.settle();
+    assert_eq!(machine(&world).attention, Some(Attention::Moved));
+    let job = place(&mut world);
+    world.pass(5_000);
+    assert_eq!(world.begun(job), 0);
+    world.local(0, Local::Clear).unwrap().unwrap();
+    world.settle();
+    assert_eq!(world.state(job), State::Running);
+}
+
+#[test]
+fn c7_a_new_key_under_an_old_name_is_a_persons_choice() {
+    let (mut world, job) = running();
+    world.cut(0);
+    let newcomer = world.add_slave("s0");
+    world.settle();
+    assert_eq!(world.boxes[newcomer].closed.last(), Some(&CloseCode::NameTaken));
+    world.command_slave(0, SlaveCommand::Forget);
+    world.boxes[newcomer].closed.clear();
+    world.settle();
+    assert!(world.boxes[newcomer].closed.is_empty());
+    assert_eq!(world.holder(job), Some(0), "jobs of the old one stay with the old key");
+}
+
+#[test]
+fn c8_a_revoked_slave_finishes_and_is_adopted_when_it_is_enrolled_again() {
+    let (mut world, job) = running();
+    world.command_slave(0, SlaveCommand::Forget);
+    world.pass(20_000);
+    assert_eq!(world.boxes[0].closed.last(), Some(&CloseCode::Revoked));
+    assert_eq!(world.on_slave(0, job), Some(State::Succeeded), "it keeps the outcome");
+    let approved = world.command_slave(0, SlaveCommand::Approve);
+    assert!(matches!(approved, Some(Answer::Refused(Refusal::SlaveRevoked, _))), "{approved:?}");
+    world.plug_again(0);
+    world.settle();
+    assert_eq!(world.boxes[0].closed.last(), Some(&CloseCode::Revoked));
+    world.enroll(0);
+    world.settle();
+    assert_eq!(world.state(job), State::Succeeded);
+}

@@ -1,0 +1,527 @@
+//! The master.
+
+use reloop_protocol::id::{Epoch, JobId, OrderId};
+use reloop_protocol::job::{End, State};
+use reloop_protocol::master::{
+    self, Answer, Enrollment, IdempotencyKey, JobCommand, Order, RequestId, SlaveCommand,
+};
+use reloop_protocol::message::{CloseCode, Flags, ReasonCode};
+use reloop_protocol::slave;
+use reloop_protocol::spec::{CancelMode, Gate};
+use reloop_sim::world::{MasterDisk, World};
+
+use crate::stage::*;
+
+/// The first request that no world makes by itself.
+const REQUESTS: u64 = 9_000;
+
+#[test]
+fn d1_after_a_restart_nothing_is_dispatched_before_reconciliation() {
+    let (mut world, job) = running();
+    world.kill_master();
+    world.boxes[0].cable = false;
+    world.start_master();
+    let next = place(&mut world);
+    world.settle();
+    assert_eq!((world.state(job), world.state(next)), (State::Running, State::Queued));
+    world.crossed.clear();
+    reconnect(&mut world, 0);
+    assert_eq!((world.state(job), world.state(next)), (State::Running, State::Accepted));
+    let said: Vec<_> = world.crossed.iter().map(|(_, kind)| *kind).collect();
+    let position = |kind| said.iter().position(|said| *said == kind).unwrap();
+    assert!(position("settled") < position("want"), "{said:?}");
+}
+
+#[test]
+fn d2_a_master_that_lost_everything_adopts_and_stops_nothing() {
+    let (mut world, job) = running();
+    let mut order = world.order("bake");
+    order.start.priority = 3;
+    let waits = world.place(order);
+    world.pass(2_000);
+    let (before, waiting) = (world.job(job), world.job(waits));
+    assert_eq!(waiting.state, State::Accepted);
+    world.kill_master();
+    world.master_disk = MasterDisk::default();
+    world.start_master();
+    world.settle();
+    let adopted = world.job(job);
+    assert_eq!((adopted.state, &adopted.spec), (State::Running, &before.spec));
+    assert_eq!(adopted.report.unwrap().started_at, before.report.unwrap().started_at);
+    assert!(adopted.flags.has(Flags::ADOPTED));
+    assert!(world.master_disk.orders.contains_key(&before.spec.order));
+    let adopted = world.job(waits);
+    assert_eq!(
+        (adopted.state, adopted.spec, adopted.start.priority),
+        (State::Accepted, waiting.spec, 3),
+        "also what had not begun"
+    );
+    world.pass(40_000);
+    for job in [job, waits] {
+        assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+    }
+}
+
+#[test]
+fn d3_after_a_restore_the_ring_repairs_the_gap_and_nothing_fires_in_mass() {
+    let mut world = World::new(1);
+    let soon = later(&world, 5_000);
+    let jobs =
+        [place(&mut world), place(&mut world), place_as(&mut world, |order| order.start.not_before = soon)];
+    world.cut(0);
+    let backup = world.master_disk.clone();
+    world.plug(0);
+    world.pass(60_000);
+    assert!(jobs.iter().all(|job| world.state(*job) == State::Succeeded));
+    world.kill_master();
+    world.boxes[0].cable = false;
+    world.master_disk = backup;
+    world.start_master();
+    confirm_restore(&mut world);
+    let fresh = place(&mut world);
+    world.pass(60_000);
+    reconnect(&mut world, 0);
+    for job in jobs {
+        assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+    }
+    assert_eq!(world.state(fresh), State::Running, "what was placed after the restore goes on");
+}
+
+#[test]
+fn d3_what_a_restored_master_would_have_started_in_the_past_waits_for_a_person() {
+    let mut world = World::new(1);
+    world.cut(0);
+    let soon = later(&world, 5_000);
+    let jobs =
+        [place(&mut world), place(&mut world), place_as(&mut world, |order| order.start.not_before = soon)];
+    world.kill_master();
+    world.pass(60_000);
+    world.start_master();
+    confirm_restore(&mut world);
+    world.plug(0);
+    world.pass(60_000);
+    for job in jobs {
+        assert_eq!(world.begun(job), 0, "a slave that has not come back may have done it");
+        release(&mut world, job, 600);
+    }
+    world.pass(60_000);
+    for job in jobs {
+        assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+    }
+}
+
+/// One job is done and forgotten, then the master's files of before are put back, with all that says so.
+fn put_back() -> (World, reloop_protocol::id::JobId) {
+    let mut world = World::new(1);
+    let backup = world.master_disk.clone();
+    let job = place(&mut world);
+    world.pass(1_000);
+    world.cut(0);
+    reconnect(&mut world, 0);
+    world.kill_master();
+    world.master_disk = backup;
+    world.start_master();
+    world.settle();
+    (world, job)
+}
+
+fn confirm_restore(world: &mut World) {
+    world.master_event(master::Event::RestoreConfirmed { request: RequestId(0), forced: true });
+}
+
+#[test]
+fn d4_files_that_were_put_back_give_no_commands_until_a_person_confirms() {
+    let (mut world, job) = put_back();
+    assert!(!world.master.as_ref().unwrap().doubted_by.is_empty());
+    let slave::Link::Live { doubtful, .. } = world.boxes[0].state.as_ref().unwrap().link else {
+        panic!("not live")
+    };
+    assert!(doubtful, "it reports, and obeys nothing");
+    let other = place(&mut world);
+    world.pass(15_000);
+    assert_eq!(world.state(other), State::Queued, "nothing is handed to a slave that doubts");
+    assert_eq!(world.on_slave(0, job), Some(State::Succeeded), "not forgotten on its word");
+    confirm_restore(&mut world);
+    world.settle();
+    assert_eq!(world.state(job), State::Succeeded, "what it forgot is adopted");
+    assert_eq!(world.on_slave(0, job), None);
+    world.pass(20_000);
+    assert_eq!(world.begun(other), 0, "held until a person lets it go");
+    release(&mut world, other, 600);
+    world.settle();
+    assert_eq!(world.state(other), State::Running);
+}
+
+/// Puts these files of the master back without a word to anybody, and lets everybody come back.
+fn put_back_quietly(world: &mut World, files: MasterDisk) {
+    world.kill_master();
+    world.master_disk = files;
+    world.start_master();
+    world.settle();
+}
+
+#[test]
+fn d4_files_of_any_moment_of_a_live_link_start_nothing_twice() {
+    // What the master says while the link is live is all that the slaves have to notice it by: no handshake comes between.
+    let mut world = World::new(2);
+    let jobs: Vec<_> = (0..6).map(|_| place(&mut world)).collect();
+    world.settle();
+    let mut files = vec![world.master_disk.clone()];
+    for _ in 0..8 {
+        world.pass(5_000);
+        files.push(world.master_disk.clone());
+    }
+    world.pass(60_000);
+    assert!(jobs.iter().all(|job| (world.state(*job), world.begun(*job)) == (State::Succeeded, 1)));
+    for (moment, files) in files.into_iter().enumerate() {
+        let mut world = world.clone();
+        let old = files.jobs.values().filter(|job| !job.state.is_ended()).count();
+        put_back_quietly(&mut world, files);
+        world.pass(60_000);
+        let doubted = world.master.as_ref().unwrap().doubted_by.len();
+        assert_eq!(doubted, if old == 0 { 0 } else { 2 }, "moment {moment}, {old} open jobs");
+        for job in &jobs {
+            assert_eq!(world.begun(*job), 1, "moment {moment}");
+        }
+        confirm_restore(&mut world);
+        world.pass(60_000);
+        for job in &jobs {
+            assert_eq!((world.state(*job), world.begun(*job)), (State::Succeeded, 1), "moment {moment}");
+        }
+    }
+}
+
+#[test]
+fn d4_files_that_were_put_back_and_have_counted_on_since_are_doubted_all_the_same() {
+    for restarts in [1, 2, 40] {
+        let (mut world, job) = running();
+        let files = world.master_disk.clone();
+        world.pass(20_000);
+        assert_eq!(world.state(job), State::Succeeded);
+        let seen = world.boxes[0].disk.node().unwrap().bond.unwrap();
+        world.boxes[0].cable = false;
+        put_back_quietly(&mut world, files);
+        for _ in 1..restarts {
+            world.kill_master();
+            world.start_master();
+        }
+        while world.master.as_ref().unwrap().node.commit <= seen.commit {
+            place(&mut world);
+        }
+        reconnect(&mut world, 0);
+        assert!(!world.master.as_ref().unwrap().doubted_by.is_empty(), "after {restarts} starts");
+        let slave::Link::Live { doubtful, .. } = world.boxes[0].state.as_ref().unwrap().link else {
+            panic!("not live")
+        };
+        assert!(doubtful);
+        world.pass(60_000);
+        assert_eq!(world.boxes[0].machine.begun.len(), 1, "it obeys nothing");
+    }
+}
+
+#[test]
+fn d4_a_master_that_only_restarts_is_not_doubted_however_often_and_whoever_was_away() {
+    let (mut world, job) = held();
+    world.cut(0);
+    for _ in 0..40 {
+        world.kill_master();
+        world.start_master();
+        place_as(&mut world, |order| order.slave = Some("nobody".to_owned()));
+    }
+    release(&mut world, job, 600);
+    reconnect(&mut world, 0);
+    assert!(world.master.as_ref().unwrap().doubted_by.is_empty());
+    assert_eq!(world.state(job), State::Running);
+}
+
+#[test]
+fn d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed() {
+    let (mut world, job) = held();
+    let old = world.master_disk.clone();
+    confirm_restore(&mut world);
+    world.settle();
+    world.kill_master();
+    world.master_disk = old;
+    world.start_master();
+    release(&mut world, job, 600);
+    world.settle();
+    assert_eq!(world.boxes[0].closed.last(), Some(&CloseCode::StaleMaster), "and the other is told so");
+    assert_eq!(world.begun(job), 0);
+}
+
+#[test]
+fn d5_the_epoch_that_a_person_confirms_comes_after_every_one_that_a_slave_has_obeyed() {
+    let (mut world, job) = held();
+    let old = world.master_disk.clone();
+    for _ in 0..3 {
+        confirm_restore(&mut world);
+        world.settle();
+        reconnect(&mut world, 0);
+    }
+    world.kill_master();
+    world.master_disk = old;
+    world.start_master();
+    world.settle();
+    assert_eq!(world.boxes[0].closed.last(), Some(&CloseCode::StaleMaster));
+    confirm_restore(&mut world);
+    world.boxes[0].closed.clear();
+    reconnect(&mut world, 0);
+    assert_eq!(world.master.as_ref().unwrap().node.epoch, Epoch(5), "once is enough");
+    release(&mut world, job, 600);
+    world.settle();
+    assert_eq!(world.state(job), State::Running);
+}
+
+/// The master's files of before are put back, out of its slave's reach, and a person says so.
+fn restored_out_of_reach(world: &mut World, backup: MasterDisk) {
+    world.cut(0);
+    world.kill_master();
+    world.master_disk = backup;
+    world.start_master();
+    confirm_restore(world);
+    world.settle();
+}
+
+#[test]
+fn d3_what_a_person_says_after_a_restore_is_newer_than_what_was_forgotten() {
+    let (mut world, job) = held();
+    let backup = world.master_disk.clone();
+    for command in [JobCommand::Pause, JobCommand::Resume, JobCommand::Pause] {
+        world.command(job, command);
+        world.settle();
+    }
+    restored_out_of_reach(&mut world, backup);
+    release(&mut world, job, 600);
+    reconnect(&mut world, 0);
+    assert_eq!(world.state(job), State::Running);
+}
+
+#[test]
+fn d3_a_cancel_after_a_restore_reaches_the_job_that_has_run_all_along() {
+    let mut world = World::new(1);
+    world.cut(0);
+    let job = place(&mut world);
+    let backup = world.master_disk.clone();
+    reconnect(&mut world, 0);
+    assert_eq!(world.on_slave(0, job), Some(State::Running));
+    restored_out_of_reach(&mut world, backup);
+    world.command(job, JobCommand::Cancel(CancelMode::SafePoint));
+    assert_eq!(world.state(job), State::Canceled, "by all that it knows");
+    reconnect(&mut world, 0);
+    world.pass(10_000);
+    assert_eq!((world.state(job), world.on_slave(0, job)), (State::Canceled, None));
+    let ended = world.job(job).report.filter(|report| report.state == State::Canceled);
+    assert!(ended.is_some_and(|report| report.started_at.is_some()), "by its slave's word");
+}
+
+/// A job waits at one slave when the master's files are copied. Then it is asked back and begun at another, and the files are put
+/// back, out of reach of both.
+fn given_away_since_the_backup() -> (World, MasterDisk, JobId) {
+    let mut world = World::new(2);
+    world.cut(1);
+    let jobs = [place(&mut world), place(&mut world)];
+    world.settle();
+    let job = jobs[1];
+    assert_eq!((world.state(job), world.holder(job)), (State::Accepted, Some(0)));
+    let backup = world.master_disk.clone();
+    reconnect(&mut world, 1);
+    assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(1)));
+    world.cut(1);
+    (world, backup, job)
+}
+
+#[test]
+fn d3_whoever_comes_first_after_a_restore_a_job_that_was_given_away_is_found_where_it_is() {
+    for order in [[0, 1], [1, 0]] {
+        for ms in [0, 60_000] {
+            let (mut world, backup, job) = given_away_since_the_backup();
+            restored_out_of_reach(&mut world, backup);
+            world.pass(ms);
+            for slave in order {
+                reconnect(&mut world, slave);
+                let node = &world.boxes[slave].state.as_ref().unwrap().node;
+                assert_eq!(node.attention, None, "{order:?}: it has lost nothing");
+            }
+            let found = if ms == 0 { State::Running } else { State::Succeeded };
+            assert_eq!((world.state(job), world.holder(job)), (found, Some(1)), "{order:?}");
+            world.pass(60_000);
+            assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1), "{order:?}");
+            let needs = master::count_needs(world.master.as_ref().unwrap(), world.now());
+            assert_eq!(needs, 0, "{order:?}");
+        }
+    }
+}
+
+#[test]
+fn d3_a_job_that_was_given_away_before_a_restore_waits_for_a_person_while_nobody_has_told_of_it() {
+    let (mut world, backup, job) = given_away_since_the_backup();
+    restored_out_of_reach(&mut world, backup);
+    reconnect(&mut world, 0);
+    world.pass(60_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Queued, 1), "it is handed to nobody");
+    let needs = master::needs(world.master.as_ref().unwrap(), world.now(), None, 10);
+    assert_eq!(needs.iter().map(|needed| needed.need).collect::<Vec<_>>(), [master::Need::Restored]);
+    release(&mut world, job, 600);
+    world.settle();
+    assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(0)), "a person has said so");
+}
+
+#[test]
+fn d3_what_had_begun_and_is_not_there_after_a_restore_is_a_persons_to_say() {
+    let (mut world, job) = running();
+    let backup = world.master_disk.clone();
+    world.pass(30_000);
+    // So many others since that its slave remembers it no more.
+    for _ in 0..slave::RING {
+        place(&mut world);
+        world.pass(30_000);
+    }
+    restored_out_of_reach(&mut world, backup);
+    reconnect(&mut world, 0);
+    assert_eq!((world.state(job), reason(&world, job)), (State::Uncertain, ReasonCode::Restored));
+    let node = &world.boxes[0].state.as_ref().unwrap().node;
+    assert_eq!(node.attention, None, "its slave has kept every promise");
+    world.command(job, JobCommand::Resolve(End::Succeeded));
+    assert_eq!(world.state(job), State::Succeeded);
+}
+
+#[test]
+fn d4_an_old_copy_concludes_nothing_from_what_is_not_there() {
+    let (mut world, backup, job) = given_away_since_the_backup();
+    world.pass(30_000);
+    world.cut(0);
+    put_back_quietly(&mut world, backup);
+    reconnect(&mut world, 0);
+    assert!(!world.master.as_ref().unwrap().doubted_by.is_empty());
+    assert_eq!((world.state(job), world.holder(job)), (State::Accepted, Some(0)), "as the files say");
+    confirm_restore(&mut world);
+    reconnect(&mut world, 1);
+    world.pass(60_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+}
+
+#[test]
+fn d6_a_master_that_it_is_not_enrolled_with_gets_nothing_until_a_person_says_so() {
+    let (mut world, job) = running();
+    world.kill_master();
+    world.master_disk = MasterDisk::default();
+    world.enrollment = Enrollment::Approve;
+    world.start_master();
+    world.settle();
+    assert_eq!(world.boxes[0].closed.last(), Some(&CloseCode::WrongMaster));
+    assert!(world.master.as_ref().unwrap().book.jobs.is_empty(), "it was told nothing");
+    assert_eq!(world.on_slave(0, job), Some(State::Running));
+    world.command_slave(0, SlaveCommand::Approve);
+    world.boxes[0].closed.clear();
+    world.settle();
+    assert_eq!(world.state(job), State::Running);
+    assert!(world.job(job).flags.has(Flags::ADOPTED));
+}
+
+/// A client's attempt to place an order under its key, with what the master's disk says of the key.
+fn ask(world: &mut World, order: &Order, key: &IdempotencyKey, known: Option<(OrderId, [u8; 32])>) -> Answer {
+    let request = RequestId(REQUESTS + world.answers.len() as u64);
+    let (order, key) = (Box::new(order.clone()), Some(key.clone()));
+    world.master_event(master::Event::OrderPlaced { request, order, key, known });
+    world.answers[&request].clone()
+}
+
+fn key() -> IdempotencyKey {
+    IdempotencyKey { key: "k".to_owned(), fingerprint: [1; 32] }
+}
+
+#[test]
+fn d7_an_acknowledged_order_is_there_after_a_crash_and_its_key_finds_it() {
+    let mut world = World::new(0);
+    let (order, repeat, key) = (world.order("mill"), world.order("mill"), key());
+    let placed = ask(&mut world, &order, &key, None);
+    assert_eq!(placed, Answer::Placed { order: order.id, replayed: false });
+    world.kill_master();
+    world.start_master();
+    assert_eq!(world.state(order.jobs[0]), State::Queued, "it is there");
+    let known = Some((order.id, key.fingerprint));
+    assert_eq!(ask(&mut world, &repeat, &key, known), Answer::Placed { order: order.id, replayed: true });
+    world.add_slave("s0");
+    world.settle();
+    assert_eq!(world.state(order.jobs[0]), State::Running, "and is handed out");
+}
+
+#[test]
+fn d8_the_same_key_makes_exactly_one_order_whatever_became_of_the_first_answer() {
+    for reached_the_disk in [false, true] {
+        let mut world = World::new(0);
+        let (order, repeat, key) = (world.order("mill"), world.order("mill"), key());
+        let mut known = None;
+        if reached_the_disk {
+            ask(&mut world, &order, &key, None);
+            known = Some((order.id, key.fingerprint));
+        }
+        // The answer, if there was one, reached nobody.
+        world.kill_master();
+        world.start_master();
+        let Answer::Placed { replayed, .. } = ask(&mut world, &repeat, &key, known) else {
+            panic!("not placed")
+        };
+        assert_eq!(replayed, reached_the_disk);
+        assert_eq!((world.master_disk.orders.len(), world.master_disk.jobs.len()), (1, 1));
+    }
+}
+
+#[test]
+fn d8_a_key_counts_before_the_disk_shows_it_and_for_one_body_only() {
+    let mut world = World::new(0);
+    let (order, repeat, key) = (world.order("mill"), world.order("mill"), key());
+    ask(&mut world, &order, &key, None);
+    assert_eq!(
+        ask(&mut world, &repeat, &key, None),
+        Answer::Placed { order: order.id, replayed: true },
+        "two at once"
+    );
+    let changed = IdempotencyKey { fingerprint: [2; 32], ..key };
+    let refused = ask(&mut world, &repeat, &changed, None);
+    assert!(matches!(refused, Answer::Refused(master::Refusal::KeyReused, _)));
+    assert_eq!(world.master_disk.orders.len(), 1);
+}
+
+#[test]
+fn d9_a_cut_inside_the_handshake_has_no_effect() {
+    for cut_after in 0..6 {
+        let (mut world, job) = running();
+        world.cut(0);
+        let before = world.job(job);
+        world.plug(0);
+        for _ in 0..cut_after {
+            world.pump();
+        }
+        let live = world.master.as_ref().unwrap().desks.values().next().unwrap().live().is_some();
+        world.cut(0);
+        if !live {
+            assert_eq!(world.job(job).state, before.state, "cut after {cut_after}");
+            assert_eq!(world.job(job).rev, before.rev, "cut after {cut_after}");
+        }
+        world.plug(0);
+        world.pass(15_000);
+        assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1), "cut after {cut_after}");
+    }
+}
+
+#[test]
+fn d9_an_offer_that_waits_for_the_handshake_begins_anew_with_it() {
+    for cut_after in 0..8 {
+        let mut world = World::new(1);
+        world.cut(0);
+        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+        world.plug(0);
+        for _ in 0..cut_after {
+            world.pump();
+        }
+        world.cut(0);
+        reconnect(&mut world, 0);
+        assert_eq!(
+            (world.state(job), world.job(job).attempt.0),
+            (State::Accepted, 1),
+            "cut after {cut_after}"
+        );
+        assert_eq!(world.begun(job), 0);
+    }
+}

@@ -1,0 +1,476 @@
+//! What fuzzing with hostile peers has shown, each as one story.
+#![cfg(test)]
+
+use reloop_protocol::id::{Attempt, JobId, Session, WishRev};
+use reloop_protocol::job::{End, State};
+use reloop_protocol::limits;
+use reloop_protocol::master::{self, Basis, JobCommand};
+use reloop_protocol::message::{Flags, Hello, Message, Outcome, PROTOCOL, Record, Report, Row, Settled};
+use reloop_protocol::slave::{self, Ended, Event, Fact, LinkId, Probed};
+use reloop_protocol::spec::Gate;
+use reloop_protocol::time::Time;
+use reloop_protocol::wire::{self, Frame, MAX_MESSAGE};
+use reloop_sim::fuzz::any::Source;
+use reloop_sim::world::{Machine, MasterDisk, World};
+
+#[test]
+fn a_slave_cannot_speak_for_a_job_that_another_slave_has() {
+    let mut world = World::new(2);
+    let mut order = world.order("mill");
+    order.slave = Some("s0".to_owned());
+    let job = world.place(order);
+    world.settle();
+    let before = world.job(job);
+    assert_eq!(before.state, State::Running);
+    let thief = world.boxes[1].settings.key;
+    let link = world.master.as_ref().unwrap().desks[&thief].live().unwrap();
+    for attempt in [Attempt(0), Attempt(1), Attempt(2)] {
+        for state in SAID {
+            let mut report = before.report.clone().unwrap();
+            (report.attempt, report.state) = (attempt, state);
+            world.master_event(master::Event::Received { link, message: Message::Report(report) });
+            assert_eq!(beside(world.job(job)), beside(before.clone()), "{attempt} {state:?}");
+        }
+    }
+    world.pass(20_000);
+    assert_eq!(world.state(job), State::Succeeded);
+}
+
+/// Everything that a slave may say that a job is.
+const SAID: [State; 10] = [
+    State::Accepted,
+    State::Starting,
+    State::Running,
+    State::Paused,
+    State::Stopping,
+    State::Uncertain,
+    State::Succeeded,
+    State::Failed,
+    State::Canceled,
+    State::Rejected,
+];
+
+/// A job without what is only kept for people to see.
+fn beside(mut job: master::Job) -> master::Job {
+    job.earlier.retain(|earlier| earlier.basis != Basis::Claim);
+    job.flags.0 &= !Flags::CLAIMED.0;
+    job.revision = 0;
+    job
+}
+
+fn link_of(world: &World, slave: usize) -> LinkId {
+    world.master.as_ref().unwrap().desks[&world.boxes[slave].settings.key].live().unwrap()
+}
+
+/// What this slave says of a job: live, or as a row and a report of its next handshake.
+fn says(world: &mut World, slave: usize, report: Report, live: bool) {
+    if live {
+        let link = link_of(world, slave);
+        return world.master_event(master::Event::Received { link, message: Message::Report(report) });
+    }
+    let state = world.boxes[slave].state.clone().unwrap();
+    let link = LinkId(1 << 50);
+    world.cut(slave);
+    let desk = world.master.as_ref().unwrap().desks[&state.settings.key].clone();
+    let row = Row {
+        job: report.job,
+        attempt: report.attempt,
+        rev: report.rev,
+        seq: report.seq,
+        state: report.state,
+        progress: report.progress,
+    };
+    let hello = Hello {
+        protocol: PROTOCOL,
+        key: state.settings.key,
+        name: state.settings.name.clone(),
+        agent: String::new(),
+        bond: None,
+        token: None,
+        store: state.node.store,
+        boot: desk.boot.unwrap(),
+        session: Session(desk.session.0 + 1),
+        clock: world.now(),
+        machine: desk.machine.clone().unwrap(),
+        programs: desk.programs.clone(),
+        labels: Default::default(),
+        capacity: 1,
+        rows: vec![row],
+        ring: vec![],
+    };
+    let settled = Settled {
+        session: hello.session,
+        reports: vec![report],
+        records: vec![],
+        declined: vec![],
+        machine: hello.machine.clone(),
+    };
+    world.master_event(master::Event::LinkOpened { link, nonce: [0; 32] });
+    world.master_event(master::Event::HelloReceived { link, hello: Box::new(hello), token: None });
+    world.master_event(master::Event::Received { link, message: Message::Settled(settled) });
+    let last_heard = world.now();
+    world.master_event(master::Event::LinkClosed { link, last_heard });
+}
+
+#[test]
+fn a_slave_that_tells_of_a_newer_attempt_does_not_have_the_one_that_speaks() {
+    // Files that were put back twice: in one past slave 1 was handed attempt 2, in the other slave 0 got it back under that number.
+    let mut world = World::new(2);
+    world.cut(1);
+    let orders = [world.order("mill"), world.order("mill")];
+    let [_, job] = orders.map(|order| world.place(order));
+    world.settle();
+    let backup = world.master_disk.clone();
+    world.plug(1);
+    world.settle();
+    assert_eq!((world.state(job), world.job(job).attempt), (State::Running, Attempt(2)));
+    (0..2).for_each(|slave| world.cut(slave));
+    world.kill_master();
+    world.master_disk = backup;
+    world.start_master();
+    world.confirm_restore();
+    world.plug(1);
+    world.settle();
+    let before = world.job(job);
+    assert_eq!((before.state, before.holder), (State::Accepted, Some(world.boxes[0].settings.key)));
+    let report = Report { attempt: Attempt(2), ..before.report.unwrap() };
+    says(&mut world, 0, report, false);
+    let after = world.job(job);
+    assert_eq!((after.state, after.holder), (State::Running, Some(world.boxes[1].settings.key)));
+    world.pass(60_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+}
+
+/// Two slaves with a running job each, and beside the second one's job in the same order: one that waits, one for the first slave,
+/// one of a program that neither offers. The order's jobs, and what the second slave says of its own.
+fn siblings() -> (World, Vec<JobId>, Report) {
+    let mut world = World::new(2);
+    for held in &mut world.boxes {
+        held.settings.capacity = 1;
+        held.machine.length_ms = Machine::UNTIL_TOLD;
+    }
+    for slave in 0..2 {
+        world.cut(slave);
+        world.kill_agent(slave);
+        world.revive(slave);
+        world.plug(slave);
+    }
+    world.settle();
+    let mut order = world.order("mill");
+    order.slave = Some("s0".to_owned());
+    let mut jobs = vec![world.place(order)];
+    world.settle();
+    let mut order = world.order("mill");
+    order.slave = Some("s1".to_owned());
+    let own = world.place(order);
+    for (program, slave) in [("mill", None), ("mill", Some("s0")), ("lathe", None)] {
+        let mut order = world.order(program);
+        order.slave = slave.map(ToOwned::to_owned);
+        jobs.push(world.place(order));
+    }
+    world.settle();
+    let report = world.job(own).report.unwrap();
+    assert_eq!(report.state, State::Running);
+    (world, jobs, report)
+}
+
+#[test]
+fn what_was_never_handed_to_a_slave_is_only_claimed_by_it() {
+    for live in [true, false] {
+        for said in SAID {
+            let (mut world, jobs, own) = siblings();
+            for job in jobs {
+                let before = world.job(job);
+                let attempt = before.attempt.max(Attempt(1));
+                let mut was = world.clone();
+                for attempt in [attempt, attempt.next()] {
+                    let report = Report { job, attempt, state: said, ..own.clone() };
+                    says(&mut was, 1, report, live);
+                    let after = was.job(job);
+                    assert_eq!(beside(after.clone()), beside(before.clone()), "{live} {said:?} {attempt}");
+                    let shown = after
+                        .earlier
+                        .iter()
+                        .any(|one| (one.attempt, one.state, one.basis) == (attempt, said, Basis::Claim));
+                    assert!(shown, "{live} {said:?} {attempt}: {:?}", after.earlier);
+                    assert!(after.flags.has(Flags::CLAIMED));
+                }
+                world.settle();
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_makes_up_attempts_fills_the_list_of_those_who_had_the_job_with_nothing() {
+    let (mut world, jobs, own) = siblings();
+    let job = jobs[0];
+    for attempt in 2..60 {
+        let report = Report { job, attempt: Attempt(attempt), state: State::Failed, ..own.clone() };
+        says(&mut world, 1, report, true);
+    }
+    let claimed = world.job(job).earlier;
+    assert_eq!(claimed.len(), 16, "so many are kept, and not more");
+    assert_eq!(claimed[0].attempt, Attempt(2), "the first that were told");
+    // Somebody who had it comes to the same list.
+    world.cut(0);
+    world.command(job, JobCommand::Abandon);
+    world.command(job, JobCommand::Retry);
+    world.settle();
+    let kept = world.job(job).earlier;
+    let handed = kept.iter().find(|earlier| earlier.basis == Basis::Handed);
+    assert_eq!(handed.map(|earlier| earlier.attempt), Some(Attempt(1)), "{kept:?}");
+    assert_eq!(kept.len(), 16, "in place of what was only claimed");
+}
+
+#[test]
+fn a_restore_opens_a_gap_that_a_slave_closes_with_its_first_handshake_and_for_what_nobody_has() {
+    for said in SAID {
+        let (mut world, jobs, own) = siblings();
+        world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0), forced: true });
+        // What the first slave has is its own, also while the gap is open.
+        let mut open = world.clone();
+        let before = open.job(jobs[0]);
+        says(
+            &mut open,
+            1,
+            Report { job: jobs[0], attempt: before.attempt.next(), state: said, ..own.clone() },
+            false,
+        );
+        let after = open.job(jobs[0]);
+        assert_eq!(
+            (after.state, after.holder, after.attempt, after.desired),
+            (before.state, before.holder, before.attempt, before.desired),
+            "{said:?}"
+        );
+        // What waits may have been handed out and forgotten, and is believed once.
+        let mut open = world.clone();
+        says(&mut open, 1, Report { job: jobs[1], attempt: Attempt(1), state: said, ..own.clone() }, false);
+        assert_eq!(open.job(jobs[1]).state, said, "it may be so");
+        world.settle();
+        for job in jobs {
+            let before = world.job(job);
+            let report = Report { job, attempt: before.attempt.next(), state: said, ..own.clone() };
+            for live in [true, false] {
+                let mut closed = world.clone();
+                says(&mut closed, 1, report.clone(), live);
+                assert_eq!(beside(closed.job(job)), beside(before.clone()), "{live} {said:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_adopted_from_one_slave_is_not_another_slaves_to_end() {
+    let (mut world, jobs, own) = siblings();
+    world.wipe_master();
+    world.settle();
+    assert!(world.job(jobs[0]).flags.has(Flags::ADOPTED));
+    for said in SAID {
+        let before = world.job(jobs[0]);
+        for attempt in [Attempt(1), Attempt(2)] {
+            let mut world = world.clone();
+            says(&mut world, 1, Report { job: jobs[0], attempt, state: said, ..own.clone() }, true);
+            assert_eq!(beside(world.job(jobs[0])), beside(before.clone()), "{said:?} {attempt}");
+        }
+    }
+}
+
+#[test]
+fn no_word_of_a_slave_uses_up_the_numbers_that_others_are_given_next() {
+    for (attempt, rev) in [(limits::COUNT, 1), (1, limits::COUNT), (limits::COUNT, limits::COUNT)] {
+        for live in [true, false] {
+            let (mut world, _, own) = siblings();
+            let job = own.job;
+            let report = Report { attempt: Attempt(attempt), rev: WishRev(rev), state: State::Failed, ..own };
+            assert_eq!(limits::check(&Message::Report(report.clone())), Ok(()));
+            says(&mut world, 1, report, live);
+            world.command(job, JobCommand::Abandon);
+            world.command(job, JobCommand::Retry);
+            world.settle();
+            let job = world.job(job);
+            assert!(job.last_attempt <= Attempt(3) && job.rev < WishRev(100), "{attempt} {rev}: {job:?}");
+        }
+    }
+}
+
+#[test]
+fn a_job_that_nobody_knows_is_not_taken_up_with_numbers_that_leave_no_room() {
+    for (attempt, rev, is_taken) in [
+        (limits::ADOPTED_ATTEMPT, limits::ADOPTED_REV, true),
+        (limits::ADOPTED_ATTEMPT + 1, 1, false),
+        (1, limits::ADOPTED_REV + 1, false),
+    ] {
+        let (mut world, _, own) = siblings();
+        world.cut(1);
+        let disk = world.boxes[1].disk.clone();
+        let held = disk.job(own.job).unwrap();
+        let report = Report { job: JobId([0xcc; 16]), attempt: Attempt(attempt), rev: WishRev(rev), ..own };
+        let record = Record { spec: held.spec.clone(), start: held.start, report: report.clone() };
+        let (state, link) = (world.boxes[1].state.clone().unwrap(), LinkId(1 << 50));
+        let machine = slave::machine_report(&state);
+        let hello = Hello {
+            protocol: PROTOCOL,
+            key: state.settings.key,
+            name: state.settings.name.clone(),
+            agent: String::new(),
+            bond: None,
+            token: None,
+            store: state.node.store,
+            boot: world.boxes[1].boot,
+            session: state.node.session.next(),
+            clock: world.now(),
+            machine: machine.clone(),
+            programs: vec![],
+            labels: Default::default(),
+            capacity: 1,
+            rows: vec![Row {
+                job: report.job,
+                attempt: report.attempt,
+                rev: report.rev,
+                seq: report.seq,
+                state: report.state,
+                progress: None,
+            }],
+            ring: vec![],
+        };
+        let session = hello.session;
+        world.master_event(master::Event::LinkOpened { link, nonce: [0; 32] });
+        world.master_event(master::Event::HelloReceived { link, hello: Box::new(hello), token: None });
+        let settled = Settled { session, reports: vec![], records: vec![record], declined: vec![], machine };
+        world.master_event(master::Event::Received { link, message: Message::Settled(settled) });
+        assert_eq!(world.find_job(report.job).is_some(), is_taken, "{attempt} {rev}");
+    }
+}
+
+#[test]
+fn a_restored_master_leaves_an_unstarted_job_where_it_was_handed_after_the_backup() {
+    let mut world = World::new(1);
+    world.cut(0);
+    let mut order = world.order("mill");
+    order.start.gate = Gate::Held;
+    let job = world.place(order);
+    let backup = world.master_disk.clone();
+    world.plug(0);
+    world.settle();
+    assert_eq!(world.on_slave(0, job), Some(State::Accepted));
+    world.kill_master();
+    world.master_disk = backup;
+    world.start_master();
+    world.settle();
+    assert_eq!(
+        world.state(job),
+        State::Queued,
+        "until a person has said that the master was put back, it is only claimed"
+    );
+    assert!(world.job(job).flags.has(Flags::CLAIMED));
+    world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0), forced: true });
+    world.settle();
+    assert_eq!((world.state(job), world.holder(job)), (State::Accepted, Some(0)));
+    let job = world.job(job);
+    assert!(!job.flags.has(Flags::CLAIMED) && job.earlier.is_empty(), "it is no mere claim any more");
+}
+
+#[test]
+fn an_order_of_several_jobs_is_rebuilt_whole_from_its_slave() {
+    let mut world = World::new(1);
+    let second = world.order("mill").jobs[0];
+    let mut order = world.order("mill");
+    order.start.gate = Gate::Held;
+    order.jobs.push(second);
+    let (id, jobs) = (order.id, order.jobs.clone());
+    world.place(order);
+    world.settle();
+    world.kill_master();
+    world.master_disk = MasterDisk::default();
+    world.start_master();
+    world.settle();
+    let mut rebuilt = world.master_disk.orders[&id].jobs.clone();
+    rebuilt.sort_unstable();
+    assert_eq!(rebuilt.len(), jobs.len());
+    assert!(jobs.iter().all(|job| rebuilt.contains(job)));
+}
+
+#[test]
+fn a_peer_cannot_use_up_the_numbers_that_come_after_it() {
+    let mut world = World::new(1);
+    let job = world.order("mill");
+    let job = world.place(job);
+    world.settle();
+    let mut report = world.job(job).report.unwrap();
+    assert_eq!(limits::check(&Message::Report(report.clone())), Ok(()));
+    report.rev.0 = limits::COUNT + 1;
+    assert!(limits::check(&Message::Report(report.clone())).is_err());
+    report.rev.0 = 1;
+    report.attempt = Attempt(u32::MAX);
+    assert!(limits::check(&Message::Report(report)).is_err());
+}
+
+#[test]
+fn a_frame_has_one_form() {
+    let ping = [0, 0, 13, 0];
+    assert!(wire::decode_frame(&ping, MAX_MESSAGE).is_ok());
+    // The same session, written in three bytes where one is enough.
+    let long = [0xFB, 0, 0, 0, 13, 0];
+    assert!(wire::decode::<Frame>(&long, MAX_MESSAGE).is_ok(), "the codec itself takes it");
+    assert!(wire::decode_frame(&long, MAX_MESSAGE).is_err());
+}
+
+#[test]
+fn every_byte_string_is_a_message() {
+    for seed in 0..=255 {
+        let bytes = [seed; 64];
+        let _: Message = Source::new(&bytes).any();
+    }
+}
+
+#[test]
+fn what_a_machine_says_after_the_end_changes_nothing() {
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let job = world.place(order);
+    world.settle();
+    let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
+    world.cut(0);
+    let ended = |end, text: &str| {
+        let outcome = Outcome { exit_code: None, signal: None, text: text.to_owned() };
+        Event::Machine { work, fact: Fact::Ended(Ended { end, outcome, at: None }) }
+    };
+    world.slave_event(0, ended(End::Failed, "the spindle broke"));
+    let before = world.boxes[0].state.clone().unwrap();
+    assert_eq!(before.jobs[&job].report.state, State::Failed);
+    world.slave_event(0, ended(End::Succeeded, "done"));
+    for fact in [Fact::PauseRefused("no".to_owned()), Fact::Probed(Probed::Gone), Fact::Paused] {
+        world.slave_event(0, Event::Machine { work, fact });
+    }
+    assert_eq!(world.boxes[0].state.as_ref(), Some(&before));
+}
+
+#[test]
+fn a_held_job_waits_for_its_release_even_where_nobody_knows_the_time() {
+    let mut world = World::new(1);
+    let mut order = world.order("mill");
+    order.start.gate = Gate::Held;
+    let job = world.place(order);
+    world.settle();
+    world.cut(0);
+    world.reboot(0);
+    world.pass(5_000);
+    assert_eq!((world.on_slave(0, job), world.begun(job)), (Some(State::Accepted), 0));
+}
+
+#[test]
+fn an_offer_that_came_too_late_does_not_keep_its_slave_from_the_next() {
+    let mut world = World::new(1);
+    let mut order = world.order("mill");
+    order.start.deadline = Some(Time(world.now().0 + 100));
+    let late = world.place(order);
+    // The offer is under way meanwhile.
+    world.ms += 1_000;
+    world.settle();
+    assert_eq!(world.state(late), State::Expired);
+    let order = world.order("mill");
+    let next = world.place(order);
+    world.settle();
+    assert_eq!(world.state(next), State::Running);
+}

@@ -1,0 +1,161 @@
+//! Enrolment: tokens, names, approval.
+
+use reloop_protocol::id::{MasterId, SlaveKey};
+use reloop_protocol::master::{
+    self, Answer, Enrolled, Enrollment, MAX_PENDING, Refusal, RequestId, SlaveCommand, Token,
+};
+use reloop_protocol::message::{Bond, Hello};
+use reloop_protocol::slave::LinkId;
+use reloop_sim::world::World;
+
+use crate::stage::*;
+
+/// A slave introduces itself; whether it is enrolled then, and the text of what the master closed with.
+fn introduce(
+    world: &mut World,
+    link: u64,
+    hello: Hello,
+    token: Option<[u8; 32]>,
+) -> (Option<Enrolled>, String) {
+    let key = hello.key;
+    let link = LinkId(1_000_000 + link);
+    let now = world.now();
+    world.master_event(master::Event::LinkOpened { link, nonce: [0; 32] });
+    let event = master::Event::HelloReceived { link, hello: Box::new(hello), token };
+    let step = master::step(world.master.clone().unwrap(), now, event.clone());
+    let text = step.effects.iter().find_map(|effect| match effect {
+        master::Effect::Close { text, .. } => Some(text.clone()),
+        _ => None,
+    });
+    world.master_event(event);
+    let desk = world.master.as_ref().unwrap().desks.get(&key);
+    (desk.map(|desk| desk.enrolled), text.unwrap_or_default())
+}
+
+fn with_token(uses_left: u32, lives_ms: i64, name: Option<&str>) -> World {
+    let mut world = World::new(0);
+    world.master.as_mut().unwrap().settings.enrollment = Enrollment::Token;
+    let token =
+        Token { expires_at: later(&world, lives_ms).unwrap(), uses_left, name: name.map(str::to_owned) };
+    world.master_event(master::Event::TokenMade { request: RequestId(77), hash: [7; 32], token });
+    world
+}
+
+#[test]
+fn a_token_enrols_as_often_as_it_says_and_no_oftener() {
+    let mut world = with_token(2, 1_000, None);
+    assert_eq!(introduce(&mut world, 1, hello(1, "a"), Some([7; 32])).0, Some(Enrolled::Yes));
+    assert_eq!(introduce(&mut world, 2, hello(2, "b"), Some([7; 32])).0, Some(Enrolled::Yes));
+    let (third, text) = introduce(&mut world, 3, hello(3, "c"), Some([7; 32]));
+    assert_eq!(third, None);
+    assert!(text.contains("not known, or spent"), "{text}");
+    assert!(world.master.unwrap().tokens.is_empty());
+}
+
+#[test]
+fn a_token_enrols_until_its_last_millisecond() {
+    for (wait, enrolled) in [(1_000, Some(Enrolled::Yes)), (1_001, None)] {
+        let mut world = with_token(1, 1_000, None);
+        world.pass_some(wait);
+        assert_eq!(introduce(&mut world, 1, hello(1, "a"), Some([7; 32])).0, enrolled, "after {wait} ms");
+    }
+}
+
+#[test]
+fn a_token_for_a_name_enrols_only_that_name_and_is_not_spent_by_another() {
+    let mut world = with_token(1, 1_000, Some("mill"));
+    let (other, text) = introduce(&mut world, 1, hello(1, "lathe"), Some([7; 32]));
+    assert_eq!(other, None);
+    assert!(text.contains("another name"), "{text}");
+    assert_eq!(introduce(&mut world, 2, hello(2, "mill"), Some([7; 32])).0, Some(Enrolled::Yes));
+    let (none, text) = introduce(&mut world, 3, hello(3, "saw"), None);
+    assert_eq!(none, None);
+    assert!(text.contains("needs an enrolment token"), "{text}");
+}
+
+#[test]
+fn who_waits_for_approval_is_listed_once_and_only_so_many_are() {
+    let mut world = World::new(0);
+    world.master.as_mut().unwrap().settings.enrollment = Enrollment::Approve;
+    let most = u8::try_from(MAX_PENDING - 1).unwrap();
+    for number in 0..=most {
+        let caller = hello(number, &format!("s{number}"));
+        assert_eq!(introduce(&mut world, number.into(), caller, None).0, Some(Enrolled::Pending));
+    }
+    let mut one_more = hello(0, "one-more");
+    one_more.key = SlaveKey([[1; 16], [2; 16]].concat().try_into().unwrap());
+    assert_eq!(introduce(&mut world, 999, one_more, None).0, None);
+    // Who is there already is not listed anew.
+    let before = world.master.clone().unwrap().desks;
+    introduce(&mut world, 1_000, hello(3, "s3"), None);
+    assert_eq!(world.master.unwrap().desks, before);
+}
+
+#[test]
+fn nobody_is_listed_where_a_person_does_not_approve() {
+    let mut world = with_token(1, 1_000, None);
+    introduce(&mut world, 1, hello(1, "a"), None);
+    assert!(world.master.unwrap().desks.is_empty());
+}
+
+#[test]
+fn who_is_bound_elsewhere_and_not_enrolled_is_told_whose_it_is() {
+    let mut world = with_token(1, 1_000, None);
+    let (own, incarnation) = {
+        let master = world.master.as_ref().unwrap();
+        (master.node, master.incarnation())
+    };
+    for (master, elsewhere) in [(MasterId([0xee; 16]), true), (own.id, false)] {
+        let mut caller = hello(1, "a");
+        caller.bond = Some(Bond { master, epoch: own.epoch, incarnation, commit: own.commit });
+        let (_, text) = introduce(&mut world, 1, caller, None);
+        assert_eq!(text.contains("it belongs to"), elsewhere, "{text}");
+    }
+}
+
+#[test]
+fn a_revoked_slave_comes_back_only_with_a_token_even_where_everybody_may_come() {
+    let mut world = World::new(1);
+    world.cut(0);
+    world.command_slave(0, SlaveCommand::Forget);
+    let key = world.boxes[0].settings.key;
+    assert_eq!(world.master.as_ref().unwrap().desks[&key].enrolled, Enrolled::Revoked);
+    world.master.as_mut().unwrap().settings.enrollment = Enrollment::Open;
+    let caller = Hello { key, ..hello(1, "s0") };
+    let (enrolled, text) = introduce(&mut world, 1, caller.clone(), None);
+    assert_eq!(enrolled, Some(Enrolled::Revoked));
+    assert!(text.contains("was revoked"), "{text}");
+    assert_eq!(introduce(&mut world, 2, hello(2, "new"), None).0, Some(Enrolled::Yes), "others may");
+    let token = Token { expires_at: later(&world, 1_000).unwrap(), uses_left: 1, name: None };
+    world.master_event(master::Event::TokenMade { request: RequestId(77), hash: [7; 32], token });
+    assert_eq!(introduce(&mut world, 3, caller, Some([7; 32])).0, Some(Enrolled::Yes));
+}
+
+#[test]
+fn who_was_revoked_is_let_in_again_by_a_token_and_by_nothing_else() {
+    for enrollment in [Enrollment::Open, Enrollment::Token, Enrollment::Approve] {
+        let mut world = with_token(1, 1_000, None);
+        world.master.as_mut().unwrap().settings.enrollment = enrollment;
+        let token = (enrollment == Enrollment::Token).then_some([7; 32]);
+        introduce(&mut world, 1, hello(1, "mill"), token);
+        let request = RequestId(78);
+        let slave = SlaveKey([1; 32]);
+        let command = |world: &mut World, command| {
+            world.master_event(master::Event::SlaveCommanded { request, slave, command });
+            let desk = &world.master.as_ref().unwrap().desks[&slave];
+            (world.answers[&request].clone(), desk.enrolled)
+        };
+        command(&mut world, SlaveCommand::Approve);
+        command(&mut world, SlaveCommand::Forget);
+        let (answer, enrolled) = command(&mut world, SlaveCommand::Approve);
+        let Answer::Refused(Refusal::SlaveRevoked, text) = answer else { panic!("{answer:?}") };
+        assert!(text.contains("reloop slave enroll-token"), "{text}");
+        assert_eq!(enrolled, Enrolled::Revoked);
+        let (enrolled, text) = introduce(&mut world, 2, hello(1, "mill"), None);
+        assert_eq!(enrolled, Some(Enrolled::Revoked), "{enrollment:?}");
+        assert!(text.contains("token") && !text.contains("approve"), "{text}");
+        let token = Token { expires_at: later(&world, 1_000).unwrap(), uses_left: 1, name: None };
+        world.master_event(master::Event::TokenMade { request, hash: [8; 32], token });
+        assert_eq!(introduce(&mut world, 3, hello(1, "mill"), Some([8; 32])).0, Some(Enrolled::Yes));
+    }
+}

@@ -1,0 +1,504 @@
+//! Jobs and orders at the master: what is kept, declined, explained and commanded.
+
+use reloop_protocol::id::{Attempt, JobId, OrderId, SlaveKey, WishRev};
+use reloop_protocol::job::{End, State};
+use reloop_protocol::master::{
+    self, Answer, IdempotencyKey, JobCommand, Order, RECEIPTS, RECENT_KEYS, RequestId, Retry, RetryOn, WhyNot,
+};
+use reloop_protocol::message::{
+    Conduct, Declined, Flags, MachineReport, Message, Mode, Outcome, Reason, ReasonCode, Settled,
+};
+use reloop_protocol::slave::{self, Ended, Fact};
+use reloop_protocol::spec::{CancelMode, Desired, Gate};
+use reloop_protocol::time::{Millis, Time};
+use reloop_sim::world::{Machine, World};
+use std::collections::BTreeMap;
+
+use crate::stage::*;
+
+#[test]
+fn the_book_of_a_job_that_is_tried_again_and_again_stays_small_and_keeps_its_beginning() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.fails = true;
+    let job = place_as(&mut world, |_| {});
+    let mut lengths = vec![];
+    for _ in 0..40 {
+        world.pass(12_000);
+        assert_eq!(world.state(job), State::Failed);
+        world.command(job, JobCommand::Retry);
+        world.settle();
+        let job = world.job(job);
+        lengths.push((job.handed.len(), job.earlier.len(), job.events.len()));
+    }
+    let kept = world.job(job);
+    assert_eq!(lengths.iter().map(|(handed, ..)| *handed).max(), Some(16));
+    assert_eq!(lengths.iter().map(|(_, earlier, _)| *earlier).max(), Some(16));
+    assert_eq!(lengths.iter().map(|(_, _, events)| *events).max(), Some(64));
+    assert_eq!((kept.handed.len(), kept.earlier.len()), (16, 16));
+    assert_eq!(kept.handed.back().map(|(attempt, _)| *attempt), Some(kept.attempt));
+    assert_eq!(kept.events[0].state, State::Queued, "how it came here is not forgotten");
+    assert!(kept.events[1].attempt.0 > 20, "the oldest of the others go first: {:?}", kept.events[1]);
+}
+
+#[test]
+fn an_event_carries_the_slaves_own_time_where_the_slave_has_one() {
+    let mut world = World::new(1);
+    world.cut(0);
+    let start = world.now();
+    world.plug(0);
+    world.settle();
+    let job = place_as(&mut world, |_| {});
+    world.cut(0);
+    world.pass(30_000);
+    world.plug(0);
+    world.settle();
+    let kept = world.job(job);
+    let seen = |state| {
+        kept.events.iter().find(|event| event.state == state).map(|event| (event.at, event.observed_at))
+    };
+    let after = |ms| Time(start.0 + ms);
+    assert_eq!(seen(State::Assigned), Some((start, None)));
+    assert_eq!(seen(State::Starting).map(|(_, observed)| observed), Some(None));
+    assert_eq!(seen(State::Running), Some((start, Some(start))));
+    assert_eq!(seen(State::Succeeded), Some((after(30_000), Some(after(10_000)))));
+    let at = later(&world, 60_000);
+    let waits = place_as(&mut world, |order| order.start.not_before = at);
+    let events = world.job(waits).events;
+    let accepted = events.iter().find(|event| event.state == State::Accepted);
+    assert_eq!(accepted.map(|event| event.observed_at), Some(Some(world.now())));
+}
+
+#[test]
+fn only_the_newest_idempotency_keys_are_known_by_heart() {
+    let mut world = World::new(0);
+    let key = |number: usize| IdempotencyKey { key: format!("k{number}"), fingerprint: [1; 32] };
+    let mut place = |number: usize| {
+        let order = world.order("mill");
+        let id = order.id;
+        let (order, key, request) =
+            (Box::new(order), Some(key(number)), RequestId(1_000_000 + number as u64));
+        let state = world.master.take().unwrap();
+        let now = world.now();
+        let step = master::step(state, now, master::Event::OrderPlaced { request, order, key, known: None });
+        world.master = Some(step.state);
+        let placed = step.effects.iter().find_map(|effect| match effect {
+            master::Effect::Answer { answer: Answer::Placed { order, .. }, .. } => Some(*order),
+            _ => None,
+        });
+        (placed, id)
+    };
+    let placed: Vec<(Option<OrderId>, OrderId)> = (0..RECENT_KEYS).map(&mut place).collect();
+    assert!(placed.iter().all(|(placed, id)| *placed == Some(*id)));
+    assert_eq!(place(0).0, Some(placed[0].1), "as many are known as there is room for");
+    let (new, id) = place(RECENT_KEYS);
+    assert_eq!(new, Some(id));
+    assert_eq!(place(1).0, Some(placed[1].1), "the second is known yet");
+    let (again, id) = place(0);
+    assert_eq!(again, Some(id), "the oldest had to go");
+}
+
+#[test]
+fn only_so_many_receipts_of_a_slave_are_kept() {
+    let mut world = World::new(1);
+    for _ in 0..RECEIPTS + 5 {
+        world.cut(0);
+        world.plug(0);
+        world.settle();
+    }
+    let mut numbers: Vec<_> = world.master_disk.receipts.iter().map(|receipt| receipt.number).collect();
+    assert_eq!(numbers.len(), RECEIPTS as usize + 6);
+    assert_eq!(numbers.split_off(RECEIPTS as usize), (1..7).collect::<Vec<_>>(), "the oldest make room");
+    assert_eq!(numbers, (1..RECEIPTS).chain([0]).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_delivery_is_called_as_the_api_says() {
+    use master::Delivery::{Applied, PendingOnReconnect, Sent, TooLate};
+    let names = [Applied, Sent, PendingOnReconnect, TooLate].map(master::Delivery::name);
+    assert_eq!(names, ["applied", "sent", "pending_on_reconnect", "too_late"]);
+}
+
+#[test]
+fn a_master_whose_book_contradicts_itself_is_found_out() {
+    let mut world = World::new(1);
+    let running = place_as(&mut world, |_| {});
+    let far = later(&world, 600_000);
+    let accepted = place_as(&mut world, |order| order.start.not_before = far);
+    let queued = place_as(&mut world, |order| {
+        order.slave = Some("nobody".to_owned());
+        order.start.deadline = far;
+    });
+    let sound = world.master.clone().unwrap();
+    assert_eq!(master::broken_invariant(&sound), None);
+    let key = world.boxes[0].settings.key;
+    let broken = |job: JobId, change: &dyn Fn(&mut master::Job)| {
+        let mut state = sound.clone();
+        change(state.book.jobs.get_mut(&job).unwrap());
+        master::broken_invariant(&state).unwrap_or("nothing")
+    };
+    assert_eq!(broken(queued, &|job| job.holder = Some(key)), "a queued job is with nobody");
+    for job in [running, accepted] {
+        assert_eq!(broken(job, &|job| job.holder = None), "an assigned job is with a slave");
+    }
+    let assigned = |job: &mut master::Job| (job.state, job.holder) = (State::Assigned, None);
+    assert_eq!(broken(accepted, &assigned), "an assigned job is with a slave");
+    assert_eq!(broken(queued, &|job| job.attempt = job.last_attempt.next()), "attempts are counted");
+    assert_eq!(broken(running, &|job| job.report = None), "only a slave says running");
+    assert_eq!(
+        broken(running, &|job| job.report.as_mut().unwrap().state = State::Paused),
+        "only a slave says running"
+    );
+    assert_eq!(
+        broken(accepted, &|job| job.state = State::Failed),
+        "what has ended is on disk, not in memory"
+    );
+    let derived = "what is derived from the jobs is derived from the jobs";
+    assert_eq!(broken(queued, &|job| job.start.priority = 7), derived);
+    assert_eq!(broken(queued, &|job| job.start.deadline = None), derived);
+    assert_eq!(broken(accepted, &|job| job.holder = Some(SlaveKey([9; 32]))), derived);
+    assert_eq!(broken(accepted, &|job| job.start.gate = Gate::Held), derived, "it needs a person");
+    let released = Gate::Released { latest: Time(1) };
+    assert_eq!(broken(accepted, &|job| job.start.gate = released), derived, "it will need one");
+    assert_eq!(broken(accepted, &|job| job.revision = 7), "nothing", "nothing is derived from a revision");
+}
+
+#[test]
+fn what_is_kept_of_an_earlier_attempt_is_cut_between_two_characters() {
+    // Of texts of many bytes as much is kept as fits.
+    for (text, kept) in
+        [("x".repeat(256), 256), ("x".repeat(257), 256), (format!("x{}", "é".repeat(150)), 255)]
+    {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |_| {});
+        world.cut(0);
+        world.command(job, JobCommand::Abandon);
+        let second = world.add_slave("second");
+        world.boxes[second].machine.length_ms = Machine::UNTIL_TOLD;
+        world.command(job, JobCommand::Retry);
+        world.settle();
+        assert_eq!(world.holder(job), Some(second));
+        let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
+        let fact = Fact::Progressed { permille: None, note: Some(text.clone()) };
+        world.slave_event(0, slave::Event::Machine { work, fact });
+        world.plug(0);
+        world.settle();
+        let fact = Fact::Ended(Ended {
+            end: End::Failed,
+            outcome: Outcome { exit_code: None, signal: None, text: text.clone() },
+            at: None,
+        });
+        world.slave_event(0, slave::Event::Machine { work, fact });
+        world.settle();
+        let earlier = world.job(job).earlier;
+        let [earlier] = earlier.as_slice() else { panic!("{earlier:?}") };
+        let report = earlier.report.as_ref().unwrap();
+        assert_eq!(earlier.state, State::Failed);
+        assert_eq!(report.outcome.as_ref().map(|outcome| outcome.text.len()), Some(kept));
+        assert_eq!(report.reason.as_ref().map(|reason| reason.text.len()), Some(kept));
+        assert_eq!(report.note.as_ref().map(String::len), Some(kept));
+    }
+}
+
+#[test]
+fn a_job_is_tried_again_as_often_as_its_order_says_and_for_what_it_says() {
+    for (on, rejects, tries, state) in [
+        (RetryOn::Failed, false, 3, State::Failed),
+        (RetryOn::Rejected, true, 3, State::Rejected),
+        (RetryOn::Rejected, false, 1, State::Failed),
+        (RetryOn::Failed, true, 1, State::Rejected),
+    ] {
+        let mut world = World::new(1);
+        world.boxes[0].machine.fails = true;
+        world.boxes[0].machine.rejects = rejects;
+        let job = place_as(&mut world, |order| order.retry = Retry { max_attempts: 3, on: [on].into() });
+        world.pass(60_000);
+        let job = world.job(job);
+        assert_eq!((job.state, job.attempt), (state, Attempt(tries)), "{on:?}");
+    }
+}
+
+#[test]
+fn what_a_slave_says_of_a_job_that_was_given_up_is_marked_as_late() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    world.cut(0);
+    world.command(job, JobCommand::Abandon);
+    assert_eq!(world.state(job), State::Lost);
+    world.pass(12_000);
+    world.plug(0);
+    world.settle();
+    let late = world.job(job);
+    assert_eq!(late.state, State::Succeeded);
+    assert!(late.flags.has(Flags::LATE_RESULT));
+    let job = place_as(&mut world, |_| {});
+    world.pass(12_000);
+    assert!(!world.job(job).flags.has(Flags::LATE_RESULT));
+}
+
+/// A job that its slave was just offered, or holds, and what becomes of it when the slave declines it so.
+fn declines(
+    held: bool,
+    change: impl Fn(&mut Order),
+    code: ReasonCode,
+    for_good: bool,
+    wish: Option<JobCommand>,
+) -> (State, bool) {
+    let mut world = World::new(1);
+    let mut order = world.order("mill");
+    order.start.gate = Gate::Held;
+    change(&mut order);
+    let job = order.jobs[0];
+    let link = world.master.as_ref().unwrap().desks[&world.boxes[0].settings.key].live().unwrap();
+    world.place(order);
+    if held {
+        world.settle();
+        assert_eq!(world.state(job), State::Accepted);
+    } else {
+        world.swallow(0);
+        assert_eq!(world.state(job), State::Assigned);
+    }
+    if let Some(wish) = wish {
+        world.command(job, wish);
+    }
+    let known = world.job(job);
+    let declined =
+        Declined { job, attempt: known.attempt, rev: known.rev, reason: Reason::new(code, "no"), for_good };
+    let now = world.now();
+    let event = master::Event::Received { link, message: Message::Declined(declined) };
+    let step = master::step(world.master.clone().unwrap(), now, event);
+    let archived = step.archived.iter().find(|one| one.id == job).cloned();
+    let after = archived.unwrap_or_else(|| step.state.book.jobs.get(&job).unwrap().into_owned());
+    let balked = step.state.desks[&world.boxes[0].settings.key].balked;
+    (after.state, balked)
+}
+
+#[test]
+fn what_becomes_of_a_job_that_is_declined_depends_on_why() {
+    use ReasonCode::{AtCapacity, GivenBack, UnknownProgram, WindowClosed};
+    let plain = |_: &mut Order| {};
+    let timed = |order: &mut Order| order.start.deadline = Some(Time(order.created_at.0 + 3_600_000));
+    let cancel = Some(JobCommand::Cancel(CancelMode::IfNotStarted));
+    for held in [false, true] {
+        assert_eq!(declines(held, plain, UnknownProgram, true, None), (State::Rejected, false), "{held}");
+        assert_eq!(declines(held, plain, AtCapacity, false, None), (State::Queued, true), "{held}");
+        assert_eq!(declines(held, timed, WindowClosed, false, None), (State::Expired, false), "{held}");
+        assert_eq!(declines(held, plain, WindowClosed, false, None), (State::Queued, true), "{held}");
+        assert_eq!(declines(held, timed, AtCapacity, false, None), (State::Queued, true), "{held}");
+        assert_eq!(declines(held, timed, WindowClosed, false, cancel), (State::Canceled, false), "{held}");
+    }
+    // The slave lets it go as it was asked to: nothing is wrong with the slave.
+    assert!(!declines(true, plain, GivenBack, false, None).1);
+}
+
+#[test]
+fn what_a_person_said_counts_also_where_the_slave_has_forgotten_the_question() {
+    let (mut seat, report) = runs_live();
+    drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
+    let (request, jobs) = (RequestId(1), vec![report.job]);
+    seat.step(master::Event::JobsCommanded { request, jobs, command: JobCommand::Resolve(End::Failed) });
+    let known = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+    assert_eq!((known.state, known.desired), (State::Uncertain, Desired::Resolve(End::Failed)));
+    let declines = |rev, code| {
+        let reason = Reason::new(code, "no");
+        let declined = Declined { job: known.id, attempt: known.attempt, rev, reason, for_good: true };
+        let event = master::Event::Received { link: OLDER, message: Message::Declined(declined) };
+        let step = master::step(seat.state.clone(), seat.now, event);
+        step.archived.iter().find(|job| job.id == known.id).map(|job| job.state)
+    };
+    assert_eq!(declines(WishRev(known.rev.0 - 1), ReasonCode::NotHeld), None, "that was about an older wish");
+    assert_eq!(declines(known.rev, ReasonCode::AtCapacity), None, "it may have it");
+    assert_eq!(declines(known.rev, ReasonCode::NotHeld), Some(State::Failed));
+}
+
+#[test]
+fn what_runs_is_not_declined_any_more() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let known = world.job(job);
+    let link = world.master.as_ref().unwrap().desks[&world.boxes[0].settings.key].live().unwrap();
+    let declined = Declined {
+        job,
+        attempt: known.attempt,
+        rev: known.rev,
+        reason: Reason::new(ReasonCode::AtCapacity, "no"),
+        for_good: false,
+    };
+    world.master_event(master::Event::Received { link, message: Message::Declined(declined) });
+    assert_eq!(world.job(job), known);
+}
+
+#[test]
+fn why_a_job_has_not_started_is_said_in_words() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let running = place_as(&mut world, |_| {});
+    let job = place_as(&mut world, |_| {});
+    let master = world.master.clone().unwrap();
+    let now = world.now();
+    let job = world.job(job);
+    let queued = master::Job { state: State::Queued, holder: None, report: None, ..job.clone() };
+    let says = |state: &master::Master, job: &master::Job| master::explain(state, job, now).summary;
+    let with = |change: &dyn Fn(&mut master::Job)| {
+        let mut job = queued.clone();
+        change(&mut job);
+        says(&master, &job)
+    };
+    let mut nobody = master.clone();
+    nobody.desks.clear();
+    assert_eq!(says(&nobody, &queued), "there are no slaves: enrol one");
+    assert_eq!(with(&|job| job.desired = Desired::Pause), "it is paused: `resume` lets it go on");
+    assert_eq!(with(&|_| {}), "the slaves that could do it cannot now: ready");
+    let elsewhere = "no slave that it is for offers its program";
+    assert_eq!(with(&|job| job.spec.program = "weave".to_owned()), elsewhere);
+    assert_eq!(with(&|job| job.slave = Some("s9".to_owned())), elsewhere);
+    let label =
+        |job: &mut master::Job| job.requires = BTreeMap::from([("material".to_owned(), "pla".to_owned())]);
+    assert_eq!(with(&label), "no slave with its program has the labels that it requires");
+    let idle = World::new(1).master.unwrap();
+    assert_eq!(says(&idle, &queued), "a slave has room: it is being handed out");
+    let assigned = master::Job { state: State::Assigned, ..job.clone() };
+    assert_eq!(says(&master, &assigned), "offered to s0, which has not answered yet");
+    assert_eq!(says(&master, &job), "s0 has it and waits for turn");
+    let mut away = Seat::of(&mut world).state;
+    away.desks.values_mut().for_each(|desk| desk.balked = false);
+    assert_eq!(
+        says(&away, &assigned),
+        "offered to s0, which is offline: whether it has it shows when it is back"
+    );
+    assert_eq!(says(&away, &job), "s0 has it and waits for turn by its last word: it is offline");
+
+    // What a person has to let go says so, until it has started.
+    let running = world.job(running);
+    let gated = |job: &master::Job, gate| {
+        let mut job = job.clone();
+        job.start.gate = gate;
+        says(&master, &job).split_once("; ").map(|(_, gate)| gate.to_owned())
+    };
+    let held = Some("held: `release` lets it start".to_owned());
+    let lapsed = Some("its release has lapsed: `release` it again".to_owned());
+    let released = |ms: i64| Gate::Released { latest: Time(now.0 + ms) };
+    let of_waiting =
+        [Gate::Open, Gate::Held, released(-1), released(0), released(1)].map(|gate| gated(&job, gate));
+    assert_eq!(of_waiting, [None, held, lapsed, None, None]);
+    let of_running = [Gate::Open, Gate::Held, released(-1), released(1)].map(|gate| gated(&running, gate));
+    assert_eq!(of_running, [None, None, None, None]);
+}
+
+#[test]
+fn every_reason_against_a_slave_has_its_word() {
+    let words: std::collections::BTreeSet<_> = WhyNot::ALL.iter().map(|why| why.name()).collect();
+    assert_eq!(words.len(), WhyNot::ALL.len());
+    assert!(words.contains("local_lock") && words.contains("other_slave"), "{words:?}");
+}
+
+#[test]
+fn a_slave_that_is_full_or_not_ready_says_so() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let job = place_as(&mut world, |_| {});
+    let why = |world: &World, job: &master::Job| {
+        master::explain(world.master.as_ref().unwrap(), job, world.now()).slaves[0].1
+    };
+    assert_eq!(why(&world, &world.job(job)), Some(WhyNot::Ready), "it works");
+    let other = master::Job { holder: None, ..world.job(job) };
+    assert_eq!(why(&world, &other), Some(WhyNot::Ready), "it has room, and works");
+    for _ in 0..3 {
+        place_as(&mut world, |_| {});
+    }
+    assert_eq!(why(&world, &other), Some(WhyNot::Capacity));
+    assert_eq!(why(&world, &world.job(job)), Some(WhyNot::Ready), "the place is its own");
+    let mut world = World::new(1);
+    let far = later(&world, 600_000);
+    let waits = place_as(&mut world, |order| order.start.not_before = far);
+    assert_eq!(why(&world, &world.job(waits)), None);
+}
+
+#[test]
+fn what_people_want_of_a_job_that_is_past_it_comes_too_late() {
+    use master::Delivery::{Sent, TooLate};
+    let release = JobCommand::Release { valid: Millis(1_000) };
+    let reschedule = JobCommand::Reschedule { not_before: None, deadline: None, late: Default::default() };
+    let cancel = JobCommand::Cancel(CancelMode::Now);
+    let all = [cancel, JobCommand::Pause, JobCommand::Resume, release, reschedule, JobCommand::Abandon];
+    let answers = |length_ms: i64| {
+        all.map(|command| {
+            let mut world = World::new(1);
+            world.boxes[0].machine.length_ms = length_ms;
+            let job = place_as(&mut world, |_| {});
+            world.pass(2_000);
+            match world.command(job, command) {
+                Some(Answer::Taken(told)) => Some(told[0].1),
+                _ => None,
+            }
+        })
+    };
+    assert_eq!(answers(1_000), [Some(TooLate); 6], "it has ended");
+    let running = [Some(Sent), Some(Sent), Some(Sent), Some(TooLate), Some(TooLate), None];
+    assert_eq!(answers(Machine::UNTIL_TOLD), running, "it runs, at a slave that is there");
+}
+
+#[test]
+fn of_many_jobs_each_gets_its_own_answer() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let mut ask = |jobs: Vec<JobId>| {
+        let request = RequestId(6_000_000 + jobs.len() as u64);
+        let command = JobCommand::Resolve(End::Failed);
+        world.master_event(master::Event::JobsCommanded { request, jobs, command });
+        world.answers.get(&request).cloned()
+    };
+    assert!(matches!(ask(vec![job]), Some(Answer::Refused(..))), "alone it is refused with the reason");
+    assert_eq!(ask(vec![job, job]), Some(Answer::Taken(vec![(job, master::Delivery::TooLate); 2])));
+}
+
+#[test]
+fn only_a_success_is_complete_and_only_an_unwished_one_is_as_it_should_be() {
+    for (end, progress) in [(End::Succeeded, Some(1_000)), (End::Failed, None)] {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |_| {});
+        let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
+        world.cut(0);
+        let outcome = Outcome { exit_code: None, signal: None, text: String::new() };
+        world.slave_event(
+            0,
+            slave::Event::Machine { work, fact: Fact::Ended(Ended { end, outcome, at: None }) },
+        );
+        let report = &world.boxes[0].state.as_ref().unwrap().jobs[&job].report;
+        assert_eq!(report.progress, progress, "{end:?}");
+        assert!(!report.flags.has(Flags::CANCEL_TOO_LATE));
+    }
+}
+
+#[test]
+fn a_decision_that_the_slave_has_not_heard_is_told_when_the_handshake_is_over() {
+    for (heard, told) in [(2, true), (3, false), (4, false)] {
+        let mut seat = Seat::of(&mut World::new(1));
+        let key = seat.key;
+        seat.state.desks.get_mut(&key).unwrap().conduct.rev = WishRev(3);
+        let first = seat.hello();
+        seat.say_hello(OLDER, first.clone());
+        let conduct = Conduct { rev: WishRev(heard), mode: Mode::Production };
+        let machine = MachineReport { conduct, ..first.machine };
+        let settled =
+            Settled { session: first.session, reports: vec![], records: vec![], declined: vec![], machine };
+        let effects = seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) });
+        let tells = effects
+            .iter()
+            .any(|effect| matches!(effect, master::Effect::Send { message: Message::Conduct(_), .. }));
+        assert_eq!(tells, told, "{heard}");
+    }
+}
+
+#[test]
+fn jobs_are_counted_by_what_they_are() {
+    let mut world = World::new(1);
+    for _ in 0..3 {
+        place_as(&mut world, |order| order.slave = Some("nobody".to_owned()));
+    }
+    place_as(&mut world, |_| {});
+    let book = &world.master.as_ref().unwrap().book;
+    let counts = [State::Queued, State::Running, State::Paused].map(|state| book.count(state));
+    assert_eq!(counts, [3, 1, 0]);
+}

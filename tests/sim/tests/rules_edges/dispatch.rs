@@ -1,0 +1,88 @@
+//! Which slave gets what waits, and what is asked back for that.
+
+use reloop_protocol::id::JobId;
+use reloop_protocol::job::State;
+use reloop_protocol::master::{JobCommand, Order, SlaveCommand};
+use reloop_protocol::message::Mode;
+use reloop_protocol::slave::Local;
+use reloop_protocol::spec::{Desired, Gate};
+use reloop_protocol::time::{Millis, Time};
+use reloop_sim::world::{Machine, World};
+
+use crate::stage::*;
+
+/// A job that waits for its turn behind a long one at the first slave, and a second slave that comes back with this.
+fn waits_behind(second: impl FnOnce(&mut World)) -> (World, JobId) {
+    let mut world = World::new(2);
+    world.boxes.iter_mut().for_each(|one| one.machine.length_ms = Machine::UNTIL_TOLD);
+    second(&mut world);
+    world.settle();
+    world.cut(1);
+    place_as(&mut world, |order| order.slave = Some("s0".to_owned()));
+    let waits = place_as(&mut world, |_| {});
+    assert_eq!((world.holder(waits), world.state(waits)), (Some(0), State::Accepted));
+    world.plug(1);
+    world.pass(2_000);
+    (world, waits)
+}
+
+fn at_second(change: impl Fn(&mut Order)) -> impl FnOnce(&mut World) {
+    move |world: &mut World| {
+        let mut order = world.order("mill");
+        order.slave = Some("s1".to_owned());
+        change(&mut order);
+        world.place(order);
+    }
+}
+
+#[test]
+fn who_only_has_what_starts_later_takes_over_what_waits_elsewhere() {
+    let far = Time(World::new(0).now().0 + 3_600_000);
+    let (world, job) = waits_behind(|_| {});
+    assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running), "it has nothing");
+    let (world, job) = waits_behind(at_second(|order| order.start.not_before = Some(far)));
+    assert_eq!(
+        (world.holder(job), world.state(job)),
+        (Some(1), State::Running),
+        "its own waits for its time"
+    );
+    let (world, job) = waits_behind(at_second(|order| order.start.gate = Gate::Held));
+    assert_eq!(
+        (world.holder(job), world.state(job)),
+        (Some(1), State::Running),
+        "its own waits for a person"
+    );
+    let (world, job) = waits_behind(at_second(|_| {}));
+    assert_eq!((world.holder(job), world.state(job)), (Some(0), State::Accepted), "it is at work");
+}
+
+#[test]
+fn only_what_waits_behind_work_is_asked_back() {
+    // The slave that has it starts nothing at present, and nothing runs there.
+    let mut world = World::new(2);
+    world.cut(1);
+    world.command_slave(0, SlaveCommand::Mode(Mode::Maintenance));
+    world.command_slave(0, SlaveCommand::Mode(Mode::Production));
+    let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+    world.local(0, Local::Lock(true));
+    world.command(job, JobCommand::Release { valid: Millis(60_000) });
+    world.settle();
+    assert_eq!((world.holder(job), world.state(job)), (Some(0), State::Accepted));
+    world.plug(1);
+    world.pass(2_000);
+    assert_eq!((world.holder(job), world.job(job).desired), (Some(0), Desired::Run));
+}
+
+#[test]
+fn what_waits_at_a_slave_that_is_away_is_not_asked_back() {
+    let mut world = World::new(2);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    world.cut(1);
+    place_as(&mut world, |order| order.slave = Some("s0".to_owned()));
+    let waits = place_as(&mut world, |_| {});
+    world.cut(0);
+    world.plug(1);
+    world.pass(2_000);
+    let job = world.job(waits);
+    assert_eq!((world.holder(waits), job.state, job.desired), (Some(0), State::Accepted, Desired::Run));
+}

@@ -1,0 +1,506 @@
+//! What slaves say, and what the master makes of it.
+
+use reloop_protocol::id::{Attempt, Epoch, JobId, ReportSeq, SlaveKey, WishRev};
+use reloop_protocol::job::{End, State};
+use reloop_protocol::limits::ROWS;
+use reloop_protocol::master::{self, Answer, Basis, JobCommand, Order, RequestId};
+use reloop_protocol::message::{
+    Declined, Flags, Hello, Message, Reason, ReasonCode, Report, Row, Settled, Tell, WaitingFor,
+};
+use reloop_protocol::reconcile::Verdict;
+use reloop_protocol::spec::{CancelMode, Desired, Gate};
+use reloop_sim::world::{Machine, World};
+
+use crate::stage::*;
+
+#[test]
+fn who_has_had_a_job_is_heard_of_attempts_that_are_too_long_ago_to_know() {
+    let mut world = World::new(1);
+    let second = world.add_slave("second");
+    let job = place_as(&mut world, |order| order.slave = Some("second".to_owned()));
+    world.boxes[second].machine.fails = true;
+    for _ in 0..17 {
+        world.pass(12_000);
+        world.command(job, JobCommand::Retry);
+        world.settle();
+    }
+    let kept = world.job(job);
+    let (oldest, _) = *kept.handed.front().unwrap();
+    assert!(oldest.0 > 1 && kept.handed.len() == 16, "{:?}", kept.handed);
+    let is_heard = |slave: usize, attempt: Attempt| {
+        let key = world.boxes[slave].settings.key;
+        let link = world.master.as_ref().unwrap().desks[&key].live().unwrap();
+        let mut report = kept.report.clone().unwrap();
+        (report.attempt, report.state) = (attempt, State::Running);
+        let mut world = world.clone();
+        world.master_event(master::Event::Received { link, message: Message::Report(report) });
+        world.job(job) != kept
+    };
+    let forgotten = Attempt(oldest.0 - 1);
+    assert!(is_heard(second, forgotten), "of this one nobody knows any more, and it has had the job since");
+    assert!(!is_heard(0, forgotten) && !is_heard(0, oldest), "this one never had the job");
+}
+
+/// A job that runs at the second slave, and the first one's report of an attempt that it was never handed.
+fn claim() -> (Seat, Report) {
+    let mut world = World::new(1);
+    world.add_slave("second");
+    let job = place_as(&mut world, |order| order.slave = Some("second".to_owned()));
+    assert_eq!(world.holder(job), Some(1));
+    let report = world.job(job).report.unwrap();
+    (Seat::of(&mut world), report)
+}
+
+fn settle_with(seat: &mut Seat, reports: Vec<Report>) -> Vec<master::Effect> {
+    let first = seat.hello();
+    seat.say_hello(OLDER, first.clone());
+    let machine = first.machine;
+    let settled = Settled { session: first.session, reports, records: vec![], declined: vec![], machine };
+    seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) })
+}
+
+#[test]
+fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
+    for (state, forgotten) in [(State::Accepted, false), (State::Running, false), (State::Succeeded, true)] {
+        let (mut seat, report) = claim();
+        let id = report.job;
+        let before = seat.state.book.jobs.get(&id).unwrap().into_owned();
+        let report = Report { state, attempt: Attempt(7), ..report };
+        let effects = settle_with(&mut seat, vec![report.clone()]);
+        let job = seat.state.book.jobs.get(&id).unwrap().into_owned();
+        assert_eq!((job.state, job.holder, job.attempt), (before.state, before.holder, before.attempt));
+        let shown: Vec<_> = job.earlier.iter().map(|one| (one.attempt, one.holder, one.state)).collect();
+        assert_eq!(shown, [(Attempt(7), seat.key, state)]);
+        assert!(job.flags.has(Flags::CLAIMED) && !job.flags.has(Flags::DUPLICATE), "{state:?}");
+        assert_eq!(is_forgotten(&effects), forgotten, "{state:?}");
+        let called_off = effects.iter().any(|effect| {
+            matches!(effect, master::Effect::Send { link: OLDER, message: Message::Want(want), .. }
+                if want.desired == Desired::Cancel(CancelMode::IfNotStarted)
+                    && want.attempt == Attempt(7)
+                    && want.rev == report.rev.next())
+        });
+        assert_eq!(called_off, state == State::Accepted, "{state:?}");
+        // What it says of it later is kept in the same place, and what it says of another attempt beside that.
+        let mut shown = vec![];
+        for attempt in [Attempt(7), Attempt(8)] {
+            let report = Report { state: State::Failed, attempt, ..report.clone() };
+            seat.step(master::Event::Received { link: OLDER, message: Message::Report(report) });
+            shown.push((attempt, State::Failed, Basis::Claim));
+            let job = seat.state.book.jobs.get(&id).unwrap();
+            let kept: Vec<_> = job.earlier.iter().map(|one| (one.attempt, one.state, one.basis)).collect();
+            assert_eq!(kept, shown);
+        }
+    }
+}
+
+#[test]
+fn who_speaks_for_a_job_after_a_restore_has_its_attempt_counted() {
+    let mut world = World::new(1);
+    world.add_slave("second");
+    let job = place_as(&mut world, |order| {
+        order.slave = Some("second".to_owned());
+        order.start.gate = Gate::Held;
+    });
+    let known = world.job(job);
+    let link = world.master.as_ref().unwrap().desks[&world.boxes[1].settings.key].live().unwrap();
+    let mut seat = Seat::of(&mut world);
+    let claims = Report { state: State::Running, attempt: Attempt(7), ..known.report.unwrap() };
+    seat.state.node.epoch = Epoch(2);
+    settle_with(&mut seat, vec![claims]);
+    let reason = Reason::new(ReasonCode::GivenBack, "as asked");
+    let declined = Declined { job, attempt: known.attempt, rev: known.rev, reason, for_good: false };
+    seat.step(master::Event::Received { link, message: Message::Declined(declined) });
+    let speaks = seat.state.book.jobs.get(&job).unwrap();
+    assert_eq!((speaks.state, speaks.attempt, speaks.holder), (State::Running, Attempt(7), Some(seat.key)));
+    assert_eq!(master::broken_invariant(&seat.state), None);
+}
+
+#[test]
+fn of_what_nobody_was_handed_only_so_much_is_shown() {
+    let (mut seat, report) = claim();
+    let reports: Vec<_> =
+        (2..22).map(|attempt| Report { attempt: Attempt(attempt), ..report.clone() }).collect();
+    settle_with(&mut seat, reports);
+    let shown: Vec<_> =
+        seat.state.book.jobs.get(&report.job).unwrap().earlier.iter().map(|one| one.attempt.0).collect();
+    assert_eq!(shown, (2..18).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_older_attempt_in_a_slaves_view_says_nothing_of_a_newer() {
+    for (attempt, canceled) in [(1, true), (2, false)] {
+        let (mut seat, report) = runs();
+        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        // It was given up, tried again at the same slave, and canceled; the slave has not heard of that.
+        (job.attempt, job.last_attempt) = (Attempt(2), Attempt(2));
+        (job.state, job.report, job.desired) =
+            (State::Assigned, None, Desired::Cancel(CancelMode::SafePoint));
+        let row = Row { attempt: Attempt(attempt), ..row_of(&report) };
+        let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![]));
+        let ended: Vec<_> = step.archived.iter().map(|job| job.state).collect();
+        assert_eq!(ended == [State::Canceled], canceled, "{ended:?}");
+    }
+}
+
+#[test]
+fn what_a_person_said_of_an_earlier_doubt_is_no_answer_to_a_later_one() {
+    let (mut seat, report) = runs();
+    let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+    // It was uncertain and resolved, was found working all the same, and then the slave had nothing of it any more.
+    (job.state, job.report, job.desired) = (State::Uncertain, None, Desired::Resolve(End::Succeeded));
+    let before = job.clone();
+    let step = shakes(&mut seat, (vec![], vec![]), vec![], (vec![], vec![]));
+    assert_eq!(step.state.book.jobs.get(&report.job).as_deref(), Some(&before));
+}
+
+#[test]
+fn an_outcome_beside_the_job_is_forgotten_by_its_slave_only_if_it_is_that_outcome() {
+    for (attempt, own, kept, said, forgotten) in [
+        (7, true, State::Failed, State::Failed, true),
+        (6, true, State::Failed, State::Failed, false),
+        (7, false, State::Failed, State::Failed, false),
+        (7, true, State::Canceled, State::Failed, false),
+        (7, true, State::Running, State::Running, false),
+    ] {
+        let (mut seat, report) = claim();
+        let holder = if own { seat.key } else { SlaveKey([9; 32]) };
+        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        job.earlier.push(master::Earlier {
+            attempt: Attempt(attempt),
+            holder,
+            state: kept,
+            report: None,
+            basis: Basis::Handed,
+        });
+        let row = Row { attempt: Attempt(7), state: said, ..row_of(&report) };
+        let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![]));
+        assert_eq!(is_forgotten(&step.effects), forgotten, "{attempt} {own} {kept:?} {said:?}");
+    }
+}
+
+#[test]
+fn an_outcome_that_is_told_again_changes_nothing_and_another_one_is_marked() {
+    for (count, said, flagged) in [
+        (10, State::Succeeded, false),
+        (11, State::Succeeded, false),
+        (9, State::Succeeded, false),
+        (11, State::Failed, true),
+        (9, State::Failed, true),
+    ] {
+        let (mut seat, report) = runs_live();
+        let first = reports(&mut seat, None, numbered(&report, 10, State::Succeeded));
+        let [known] = first.archived.as_slice() else { panic!("{:?}", first.archived) };
+        assert!(is_forgotten(&first.effects));
+        for heard_on in [None, Some(OLDER)] {
+            let known = master::Job { heard_on, ..known.clone() };
+            let again = reports(&mut seat, Some(&known), numbered(&report, count, said));
+            let [job] = again.archived.as_slice() else { panic!("{:?}", again.archived) };
+            assert_eq!(job.state, State::Succeeded);
+            let kept = job.report.as_ref().unwrap();
+            assert_eq!(kept.state, State::Succeeded, "{count} {said:?}");
+            assert_eq!(kept.seq.count, if flagged { 10 } else { count.max(10) });
+            assert_eq!(job.flags.has(Flags::DUPLICATE), flagged, "{count} {said:?}");
+            assert!(is_forgotten(&again.effects), "{count} {said:?}");
+        }
+    }
+}
+
+#[test]
+fn a_lower_number_is_an_older_word_only_on_the_same_connection() {
+    let (mut seat, report) = runs_live();
+    let state = |seat: &Seat| seat.state.book.jobs.get(&report.job).unwrap().state;
+    drop(reports(&mut seat, None, numbered(&report, 7, State::Paused)));
+    assert_eq!(state(&seat), State::Paused, "nothing of it was heard here before");
+    let step = reports(&mut seat, None, numbered(&report, 6, State::Running));
+    assert_eq!(state(&seat), State::Paused);
+    let ignored = step.effects.iter().any(|effect| matches!(effect, master::Effect::Ignored(_)));
+    assert!(ignored, "{:?}", step.effects);
+    drop(reports(&mut seat, None, numbered(&report, 8, State::Running)));
+    assert_eq!(state(&seat), State::Running);
+}
+
+#[test]
+fn who_was_asked_to_give_a_job_back_may_have_done_so_until_it_speaks_of_it_again() {
+    for (heard, state, open) in
+        [(4, State::Accepted, true), (5, State::Running, false), (6, State::Running, false)]
+    {
+        let (mut seat, report) = runs_live();
+        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        (job.state, job.report) = (State::Accepted, Some(numbered(&report, 10, State::Accepted)));
+        (job.rev, job.recalled, job.desired) = (WishRev(5), Some(WishRev(5)), Desired::Return);
+        let report = Report { rev: WishRev(heard), ..numbered(&report, 11, state) };
+        drop(reports(&mut seat, None, report.clone()));
+        let job = seat.state.book.jobs.get(&report.job).unwrap();
+        assert_eq!((job.state, job.recalled.is_some()), (state, open), "{heard}");
+    }
+}
+
+#[test]
+fn how_far_a_job_is_need_not_be_on_disk_and_what_it_is_must() {
+    let (mut seat, report) = runs_live();
+    drop(reports(&mut seat, None, numbered(&report, 11, State::Running)));
+    let further = Report {
+        progress: Some(500),
+        note: Some("layer 7".to_owned()),
+        waiting_for: Some(WaitingFor::Turn),
+        ..numbered(&report, 12, State::Running)
+    };
+    let step = reports(&mut seat, None, further.clone());
+    assert_eq!(step.persist, []);
+    assert_eq!(step.state.book.jobs.get(&report.job).unwrap().report, Some(further));
+    let step = reports(&mut seat, None, numbered(&report, 13, State::Paused));
+    assert!(step.persist.iter().any(|write| matches!(write, master::Write::Job(_))));
+}
+
+#[test]
+fn what_was_given_up_is_corrected_by_the_very_word_that_was_known_before() {
+    let (mut seat, report) = runs_live();
+    let mut given_up = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+    given_up.state = State::Lost;
+    let key = seat.key;
+    seat.state.book = master::Book::default();
+    let step = reports(&mut seat, Some(&given_up), numbered(&report, 11, State::Running));
+    let job = step.state.book.jobs.get(&report.job).unwrap();
+    assert_eq!((job.state, job.holder, job.flags.has(Flags::LATE_RESULT)), (State::Running, Some(key), true));
+    assert!(step.persist.iter().any(|write| matches!(write, master::Write::Job(_))));
+}
+
+#[test]
+fn a_cancel_came_too_late_only_for_what_was_canceled_and_succeeded() {
+    let canceled = Desired::Cancel(CancelMode::SafePoint);
+    for (desired, said, too_late) in [
+        (Desired::Run, State::Succeeded, false),
+        (Desired::Run, State::Failed, false),
+        (canceled, State::Canceled, false),
+        (canceled, State::Succeeded, true),
+    ] {
+        let (mut seat, report) = runs_live();
+        seat.state.book.jobs.get_mut(&report.job).unwrap().desired = desired;
+        let step = reports(&mut seat, None, numbered(&report, 11, said));
+        let [job] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
+        let flagged = job.flags.has(Flags::CANCEL_TOO_LATE);
+        assert_eq!((job.state, flagged), (said, too_late), "{desired:?}");
+    }
+}
+
+#[test]
+fn the_attempt_that_speaks_for_a_job_again_is_the_one_of_that_slave() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let report = world.job(job).report.unwrap();
+    world.cut(0);
+    world.command(job, JobCommand::Abandon);
+    world.command(job, JobCommand::Retry);
+    assert_eq!(world.state(job), State::Queued);
+    let mut seat = Seat::of(&mut world);
+    let key = seat.key;
+    let others = [(report.attempt, SlaveKey([9; 32])), (Attempt(9), key)];
+    let earlier = &mut seat.state.book.jobs.get_mut(&job).unwrap().earlier;
+    for (attempt, holder) in others {
+        earlier.insert(
+            0,
+            master::Earlier { attempt, holder, state: State::Failed, report: None, basis: Basis::Handed },
+        );
+    }
+    settle_with(&mut seat, vec![report.clone()]);
+    let job = seat.state.book.jobs.get(&job).unwrap();
+    assert_eq!((job.state, job.attempt, job.holder), (State::Running, report.attempt, Some(key)));
+    assert_eq!(job.report, Some(report));
+    let beside: Vec<_> = job.earlier.iter().rev().map(|one| (one.attempt, one.holder)).collect();
+    assert_eq!(beside, others);
+}
+
+#[test]
+fn a_slave_with_as_many_jobs_as_it_may_tell_of_is_left_only_outcomes() {
+    for (held, state, adopted) in
+        [(ROWS - 1, State::Running, true), (ROWS, State::Running, false), (ROWS, State::Succeeded, true)]
+    {
+        let (mut seat, report) = runs();
+        let known = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+        let copies = (1..held).map(|number| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&(number as u64).to_be_bytes());
+            master::Job { id: JobId(id), ..known.clone() }
+        });
+        let copies: Vec<_> = copies.collect();
+        seat.step(master::Event::Recalled(copies));
+        let (row, record) = unheard_of(&report, &seat, state);
+        let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![record]));
+        let is_there = step.state.book.jobs.contains_key(&row.job);
+        let is_kept = step.archived.iter().any(|job| job.id == row.job);
+        assert_eq!(is_there || is_kept, adopted, "{held} {state:?}");
+    }
+}
+
+#[test]
+fn an_order_gains_the_jobs_that_slaves_have_of_it_as_long_as_it_has_room_and_is_the_same() {
+    let ids = |count: usize| (0..count).map(|number| JobId((number as u128).to_be_bytes()));
+    let grown = |jobs: Option<Vec<JobId>>, other_work: bool| {
+        let (mut seat, report) = runs();
+        let (row, record) = unheard_of(&report, &seat, State::Running);
+        let mut order = World::new(0).order("mill");
+        (order.id, order.spec) = (record.spec.order, record.spec.clone());
+        if other_work {
+            order.spec.program = "bake".to_owned();
+        }
+        let orders = jobs.map(|jobs| Order { jobs, ..order }).into_iter().collect();
+        let step = shakes(&mut seat, (vec![], orders), vec![row], (vec![], vec![record]));
+        assert!(step.state.book.jobs.contains_key(&row.job), "the job is adopted in any case");
+        let written = step.persist.iter().find_map(|write| match write {
+            master::Write::Order(order) => Some(order.jobs.clone()),
+            _ => None,
+        });
+        written.map(|jobs| {
+            assert_eq!(jobs.last(), Some(&row.job));
+            jobs.len()
+        })
+    };
+    assert_eq!(grown(None, false), Some(1), "nothing is left of it");
+    assert_eq!(grown(Some(ids(1).collect()), false), Some(2));
+    assert_eq!(grown(Some(ids(1).chain([JobId([0xcc; 16])]).collect()), false), None, "it has it");
+    assert_eq!(grown(Some(ids(1).collect()), true), None, "it is for other work");
+    assert_eq!(grown(Some(ids(999).collect()), false), Some(1_000));
+    assert_eq!(grown(Some(ids(1_000).collect()), false), None, "it is full");
+}
+
+#[test]
+fn a_person_is_asked_of_a_job_that_was_taken_and_is_gone_unless_it_had_been_asked_back() {
+    for (recalled, desired, verdict) in [
+        (false, Desired::Run, Verdict::AskPerson),
+        (true, Desired::Run, Verdict::Offer),
+        (true, Desired::Return, Verdict::Release),
+    ] {
+        let (mut seat, report) = runs();
+        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        (job.state, job.report) = (State::Accepted, Some(numbered(&report, 10, State::Accepted)));
+        (job.desired, job.recalled) = (desired, recalled.then_some(job.rev));
+        let first = seat.hello();
+        let effects = seat.say_hello(OLDER, first);
+        let ruling = &welcomed(&effects, OLDER).unwrap().rulings[0];
+        assert_eq!(ruling.verdict, verdict, "{recalled} {desired:?}");
+    }
+}
+
+#[test]
+fn a_cancel_that_the_machine_refused_is_over_and_the_next_one_is_on_its_way_again() {
+    for (again, taken) in [(false, true), (true, false)] {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        world.boxes[0].machine.unstoppable = true;
+        let job = place_as(&mut world, |_| {});
+        let cancel = JobCommand::Cancel(CancelMode::Now);
+        world.command(job, cancel);
+        world.settle();
+        let report = world.job(job).report.unwrap();
+        let reason = report.reason.map(|reason| reason.code);
+        assert_eq!((report.state, reason), (State::Running, Some(ReasonCode::StopRefused)));
+        world.cut(0);
+        if again {
+            world.command(job, cancel);
+        }
+        let answer = world.command(job, JobCommand::Pause);
+        assert_eq!(matches!(answer, Some(Answer::Taken(_))), taken, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_row_is_as_new_as_its_number_and_another_start_of_the_agent_is_told_by_a_report() {
+    for (start, count, expected) in [(0, 12, 12), (0, 8, 10), (1, 12, 10)] {
+        let (mut seat, report) = runs();
+        let seq = ReportSeq { start: report.seq.start + start, count };
+        drop(shakes(&mut seat, (vec![], vec![]), vec![Row { seq, ..row_of(&report) }], (vec![], vec![])));
+        let known = seat.state.book.jobs.get(&report.job).unwrap().report.clone().unwrap().seq;
+        assert_eq!(known, ReportSeq { count: expected, ..report.seq }, "{seq:?}");
+    }
+}
+
+#[test]
+fn the_outcomes_that_an_old_memory_remembers_are_as_old_as_it_is() {
+    for (old, expected) in [(false, State::Running), (true, State::Uncertain)] {
+        let (mut seat, report) = runs();
+        let first = seat.hello();
+        let session = if old { seat.state.desks[&seat.key].session } else { first.session };
+        let first = Hello { session, ring: vec![row_of(&report)], ..first };
+        seat.say_hello(OLDER, first);
+        seat.settle(OLDER, session);
+        assert_eq!(seat.state.book.jobs.get(&report.job).unwrap().state, expected, "{old}");
+    }
+}
+
+#[test]
+fn two_attempts_that_are_alive_say_what_people_can_do_about_it() {
+    for (state, word) in [(State::Running, "runs elsewhere"), (State::Paused, "is paused elsewhere")] {
+        let (mut seat, report) = runs_live();
+        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        let next = report.attempt.next();
+        (job.attempt, job.last_attempt, job.holder) = (next, next, Some(SlaveKey([0xaa; 32])));
+        drop(reports(&mut seat, None, numbered(&report, 11, state)));
+        let reason = seat.state.book.jobs.get(&report.job).unwrap().reason.clone().unwrap();
+        assert!(reason.text.contains(word), "{}", reason.text);
+    }
+}
+
+#[test]
+fn what_a_person_said_counts_when_the_slave_comes_back_without_the_question() {
+    let (mut seat, report) = runs_live();
+    drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
+    seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
+    let command = JobCommand::Resolve(End::Failed);
+    seat.step(master::Event::JobsCommanded { request: RequestId(1), jobs: vec![report.job], command });
+    let first = seat.hello();
+    seat.say_hello(NEWER, first.clone());
+    assert_eq!(seat.state.book.jobs.get(&report.job).unwrap().state, State::Uncertain);
+    seat.settle(NEWER, first.session);
+    assert_eq!(seat.state.book.jobs.get(&report.job), None, "it has ended");
+}
+
+#[test]
+fn a_forgotten_hand_out_is_shown_beside_what_another_slave_has_and_moves_nothing() {
+    for said in [State::Accepted, State::Running, State::Succeeded] {
+        let (mut world, job, link) = held_at_the_second();
+        let known = world.job(job);
+        let mut seat = Seat::of(&mut world);
+        seat.state.node.epoch = Epoch(2);
+        let report = Report { attempt: Attempt(2), state: said, ..known.report.clone().unwrap() };
+        let effects = settle_with(&mut seat, vec![report]);
+        let kept = seat.state.book.jobs.get(&job).unwrap().into_owned();
+        assert_eq!((kept.state, kept.holder, kept.rev), (known.state, known.holder, known.rev), "{said:?}");
+        let shown: Vec<_> = kept.earlier.iter().map(|one| (one.state, one.basis)).collect();
+        assert_eq!(shown, [(said, Basis::Gap)]);
+        assert_eq!(kept.flags.has(Flags::DUPLICATE), said != State::Accepted, "{said:?}");
+        let told =
+            |effect: &master::Effect| matches!(effect, master::Effect::Send { link: to, .. } if *to == link);
+        assert!(!effects.iter().any(told), "the second slave is told nothing");
+    }
+}
+
+#[test]
+fn what_is_given_up_during_a_handshake_is_called_off_when_it_is_over() {
+    for retried in [false, true] {
+        let mut world = World::new(1);
+        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+        let known = world.job(job);
+        let row = row_of(known.report.as_ref().unwrap());
+        let mut seat = Seat::of(&mut world);
+        let first = Hello { rows: vec![row], ..seat.hello() };
+        let effects = seat.say_hello(OLDER, first.clone());
+        let ruling = &welcomed(&effects, OLDER).unwrap().rulings[0];
+        assert_eq!((ruling.verdict, ruling.tell), (Verdict::Keep, Tell::Nothing));
+        let commands = [Some(JobCommand::Abandon), retried.then_some(JobCommand::Retry)];
+        for command in commands.into_iter().flatten() {
+            let event = master::Event::JobsCommanded { request: RequestId(1), jobs: vec![job], command };
+            let step = master::step(seat.state.clone(), seat.now, event);
+            seat.state = step.state;
+            // What has ended lives on the disk, and is fetched for whoever speaks of it.
+            seat.step(master::Event::Recalled(step.archived));
+        }
+        let effects = seat.settle(OLDER, first.session);
+        let called_off = effects.iter().any(|effect| {
+            matches!(effect, master::Effect::Send { message: Message::Want(want), .. }
+                if want.desired == Desired::Cancel(CancelMode::IfNotStarted)
+                    && want.attempt == row.attempt
+                    && want.rev == row.rev.next())
+        });
+        assert!(called_off, "{retried} {effects:?}");
+    }
+}

@@ -1,0 +1,580 @@
+//! Hello, Welcome, Settled: who is heard when, and what is asked for.
+
+use reloop_protocol::handshake::{FromSlave, from_slave};
+use reloop_protocol::id::{
+    Attempt, BootId, Commit, Epoch, Incarnation, JobId, MasterId, ReportSeq, Session, StoreId, WishRev,
+};
+use reloop_protocol::job::State;
+use reloop_protocol::master::{self, Answer, RequestId, SlaveCommand, Token};
+use reloop_protocol::message::{
+    Bond, Challenge, CloseCode, Conduct, Declined, Hello, MachineReport, Message, Mode, PROTOCOL, Reason,
+    ReasonCode, Record, Refuse, Row, Ruling, Settled, Tell, Welcome,
+};
+use reloop_protocol::reconcile::Verdict;
+use reloop_protocol::slave::{self, LinkId};
+use reloop_protocol::spec::{Gate, StartRule};
+use reloop_protocol::time::Time;
+use reloop_protocol::wire::Frame;
+use reloop_sim::world::World;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use crate::stage::*;
+
+#[test]
+fn the_same_box_takes_over_its_link_and_another_box_has_to_wait_for_the_first() {
+    for in_handshake in [false, true] {
+        for (other_store, other_boot) in [(false, false), (true, false), (false, true), (true, true)] {
+            let mut seat = Seat::of(&mut World::new(1));
+            let first = seat.hello();
+            seat.say_hello(OLDER, first.clone());
+            if !in_handshake {
+                seat.settle(OLDER, first.session);
+                assert_eq!(seat.live(), Some(OLDER));
+            }
+            let mut second = Hello { session: Session(first.session.0 + 1), ..first.clone() };
+            if other_store {
+                second.store = StoreId([9; 16]);
+            }
+            if other_boot {
+                second.boot = BootId([9; 16]);
+            }
+            let effects = seat.say_hello(NEWER, second);
+            let same_box = !other_store && !other_boot;
+            let case = (in_handshake, other_store, other_boot);
+            assert_eq!(closed(&effects, OLDER), same_box.then_some(CloseCode::Superseded), "{case:?}");
+            assert_eq!(welcomed(&effects, NEWER).is_some(), same_box, "{case:?}");
+            assert_eq!(is_probed(&effects, OLDER), !same_box, "{case:?}");
+        }
+    }
+}
+
+#[test]
+fn of_two_boxes_the_one_whose_link_ends_first_has_lost() {
+    let asking = || {
+        let mut seat = Seat::of(&mut World::new(1));
+        let first = seat.hello();
+        seat.say_hello(OLDER, first.clone());
+        seat.settle(OLDER, first.session);
+        let second = Hello { boot: BootId([9; 16]), session: Session(first.session.0 + 1), ..first };
+        assert!(is_probed(&seat.say_hello(NEWER, second), OLDER));
+        seat
+    };
+    let mut seat = asking();
+    let last_heard = seat.now;
+    let effects = seat.step(master::Event::LinkClosed { link: NEWER, last_heard });
+    assert!(welcomed(&effects, NEWER).is_none());
+    assert_eq!(seat.live(), Some(OLDER), "who was there stays");
+    let mut seat = asking();
+    let effects = seat.step(master::Event::LinkClosed { link: OLDER, last_heard });
+    assert!(welcomed(&effects, NEWER).is_some(), "the newcomer is heard");
+    // A third has to come again later.
+    let mut seat = asking();
+    let third = Hello { boot: BootId([8; 16]), ..seat.hello() };
+    assert_eq!(closed(&seat.say_hello(LinkId(502), third), LinkId(502)), Some(CloseCode::TryLater));
+}
+
+#[test]
+fn who_is_revoked_has_no_link_from_then_on_however_far_its_handshake_has_come() {
+    for (settled, asked, back) in [
+        (false, false, false),
+        (true, false, false),
+        (false, true, false),
+        (true, true, false),
+        (false, false, true),
+        (true, true, true),
+    ] {
+        let case = (settled, asked, back);
+        let mut seat = Seat::of(&mut World::new(1));
+        let first = seat.hello();
+        seat.say_hello(OLDER, first.clone());
+        if settled {
+            seat.settle(OLDER, first.session);
+        }
+        let second = Hello { boot: BootId([9; 16]), session: Session(first.session.0 + 1), ..first.clone() };
+        if asked {
+            assert!(is_probed(&seat.say_hello(NEWER, second), OLDER));
+        }
+        let (request, slave) = (RequestId(900), seat.key);
+        let command = SlaveCommand::Forget;
+        let effects = seat.step(master::Event::SlaveCommanded { request, slave, command });
+        assert_eq!(closed(&effects, OLDER), Some(CloseCode::Revoked), "{case:?}");
+        assert_eq!(closed(&effects, NEWER), asked.then_some(CloseCode::Revoked), "{case:?}");
+        assert_eq!(master::broken_invariant(&seat.state), None, "{case:?}");
+        // What is under way arrives all the same, and then the connections end.
+        let before = seat.state.desks[&seat.key].clone();
+        if back {
+            let token = Token { expires_at: Time(i64::MAX), uses_left: 1, name: None };
+            seat.step(master::Event::TokenMade { request, hash: [7; 32], token });
+            let third = Hello { session: Session(first.session.0 + 2), ..first.clone() };
+            let link = LinkId(502);
+            seat.step(master::Event::LinkOpened { link, nonce: [0; 32] });
+            let hello = Box::new(third);
+            let effects = seat.step(master::Event::HelloReceived { link, hello, token: Some([7; 32]) });
+            assert!(welcomed(&effects, link).is_some(), "{case:?}");
+        }
+        seat.settle(OLDER, first.session);
+        seat.step(master::Event::LinkProbed { link: OLDER, alive: false });
+        seat.step(master::Event::LinkClosed { link: OLDER, last_heard: Time(seat.now.0 - 5) });
+        seat.step(master::Event::LinkClosed { link: NEWER, last_heard: Time(seat.now.0 - 9) });
+        let after = &seat.state.desks[&seat.key];
+        assert_eq!(
+            (seat.live(), after.store, after.receipts),
+            (None, before.store, before.receipts),
+            "{case:?}"
+        );
+        if !back {
+            assert_eq!(after.last_contact, before.last_contact.max(Some(Time(seat.now.0 - 5))), "{case:?}");
+        }
+    }
+}
+
+#[test]
+fn a_slave_says_nothing_before_it_has_settled_and_settles_once() {
+    let mut seat = Seat::of(&mut World::new(1));
+    let first = seat.hello();
+    let machine = first.machine.clone();
+    let answer = reloop_protocol::message::Answer { id: 1, answer: reloop_protocol::message::Reply::Done };
+    for message in [Message::Machine(machine), Message::Answer(answer)] {
+        let mut seat = Seat { state: seat.state.clone(), ..seat };
+        seat.say_hello(OLDER, first.clone());
+        let effects = seat.step(master::Event::Received { link: OLDER, message: message.clone() });
+        assert_eq!(closed(&effects, OLDER), Some(CloseCode::Protocol), "{message:?}");
+    }
+    seat.say_hello(OLDER, first.clone());
+    assert_eq!(closed(&seat.settle(OLDER, first.session), OLDER), None);
+    assert_eq!(closed(&seat.settle(OLDER, first.session), OLDER), Some(CloseCode::Protocol));
+}
+
+#[test]
+fn a_settled_of_another_session_is_no_part_of_this_handshake() {
+    let mut seat = Seat::of(&mut World::new(1));
+    let first = seat.hello();
+    seat.say_hello(OLDER, first.clone());
+    let effects = seat.settle(OLDER, Session(first.session.0 + 1));
+    assert_eq!(closed(&effects, OLDER), Some(CloseCode::Protocol));
+    assert_eq!(seat.live(), None);
+}
+
+#[test]
+fn a_word_of_a_job_before_the_handshake_is_over_ends_the_link() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let report = world.job(job).report.unwrap();
+    let seat = Seat::of(&mut world);
+    let first = seat.hello();
+    let declined = Declined {
+        job,
+        attempt: report.attempt,
+        rev: report.rev,
+        reason: Reason::new(ReasonCode::AtCapacity, "full"),
+        for_good: false,
+    };
+    for message in [Message::Report(report), Message::Declined(declined)] {
+        let mut seat = Seat { state: seat.state.clone(), ..seat };
+        seat.say_hello(OLDER, first.clone());
+        let effects = seat.step(master::Event::Received { link: OLDER, message });
+        assert_eq!(closed(&effects, OLDER), Some(CloseCode::Protocol));
+    }
+}
+
+#[test]
+fn offers_that_do_not_fit_into_one_message_come_when_the_link_is_live() {
+    let mut world = World::new(1);
+    world.swallow(0);
+    let mut jobs = vec![];
+    for _ in 0..4 {
+        let mut order = world.order("mill");
+        order.slave = Some("s0".to_owned());
+        order.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(32_000))]);
+        order.start.gate = Gate::Held;
+        jobs.push(world.place(order));
+    }
+    for job in &jobs {
+        assert_eq!(world.state(*job), State::Assigned);
+    }
+    let size = world.job(jobs[0]).spec.size();
+    // Those that are kept from being too many for it by what the message may hold, and not by the slave's room.
+    let mut seat = Seat::of(&mut world);
+    for (number, job) in seat.state.clone().book.jobs.values().map(Cow::into_owned).enumerate() {
+        let id = JobId([100 + number as u8; 16]);
+        let mut copy = master::Job { id, ..job };
+        copy.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(32_000))]);
+        seat.step(master::Event::Recalled(vec![copy]));
+    }
+    let first = seat.hello();
+    let effects = seat.say_hello(OLDER, first);
+    let welcome = welcomed(&effects, OLDER).unwrap();
+    assert_eq!(welcome.rulings.len(), 8);
+    let with_work = welcome.rulings.iter().filter(|ruling| ruling.want.is_some()).count();
+    assert_eq!(with_work, 128 * 1024 / size, "{size} bytes each");
+}
+
+#[test]
+fn only_the_questions_on_the_link_that_ended_are_answered_by_its_end() {
+    let mut world = World::new(2);
+    let mut asked = vec![];
+    for name in ["s0", "s1"] {
+        let job = place_as(&mut world, |order| order.slave = Some(name.to_owned()));
+        assert_eq!(world.state(job), State::Running);
+        let request = RequestId(5_000_000 + asked.len() as u64);
+        world.master_event(master::Event::LogAsked { request, job, offset: None, limit: 100 });
+        asked.push(request);
+    }
+    assert!(asked.iter().all(|request| !world.answers.contains_key(request)));
+    let link = world.master.as_ref().unwrap().desks[&world.boxes[0].settings.key].live().unwrap();
+    let last_heard = world.now();
+    world.master_event(master::Event::LinkClosed { link, last_heard });
+    assert!(matches!(world.answers.get(&asked[0]), Some(Answer::Refused(master::Refusal::SlaveOffline, _))));
+    assert_eq!(world.answers.get(&asked[1]), None);
+    assert_eq!(world.master.as_ref().unwrap().asked.len(), 1, "the other slave may still answer");
+}
+
+#[test]
+fn a_receipt_says_what_was_known_of_the_slaves_memory_and_whether_its_box_was_rebooted() {
+    let mut world = World::new(1);
+    let last = |world: &World| {
+        let receipt = world.master_disk.receipts.last().unwrap();
+        (receipt.store.name(), receipt.rebooted)
+    };
+    assert_eq!(last(&world), ("trusted", false));
+    world.save_disk(0);
+    world.cut(0);
+    world.plug(0);
+    world.settle();
+    assert_eq!(last(&world), ("trusted", false));
+    world.reboot(0);
+    world.settle();
+    assert_eq!(last(&world), ("trusted", true));
+    world.kill_agent(0);
+    world.put_back_disk(0);
+    world.revive(0);
+    world.settle();
+    assert_eq!(last(&world).0, "rolled_back");
+    world.replace_disk(0);
+    world.revive(0);
+    world.settle();
+    assert_eq!(last(&world).0, "replaced");
+}
+
+#[test]
+fn the_orders_of_records_are_fetched_before_the_records_are_judged() {
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let (id, spec) = (order.id, order.spec.clone());
+    let job = world.place(order);
+    world.settle();
+    let report = world.job(job).report.unwrap();
+    let record = Record { spec, start: StartRule::default(), report };
+    let machine = hello(1, "").machine;
+    let settled = Settled {
+        session: Session(1),
+        reports: vec![],
+        records: vec![record.clone(), record],
+        declined: vec![],
+        machine,
+    };
+    let event = master::Event::Received { link: OLDER, message: Message::Settled(settled) };
+    assert_eq!(master::unknown_orders(&event), [id]);
+    assert_eq!(master::unknown_orders(&master::Event::TimePassed), []);
+}
+
+#[test]
+fn a_slave_hears_nothing_that_comes_on_another_link_or_of_another_session() {
+    let mut world = World::new(1);
+    let slave::Link::Live { link, session, .. } = world.boxes[0].state.as_ref().unwrap().link else {
+        panic!("it is connected");
+    };
+    let conduct = Message::Conduct(Conduct { rev: WishRev(100), mode: Mode::Maintenance });
+    let obeys = |(state, _): (slave::Slave, Vec<slave::Effect>)| state.node.conduct.mode == Mode::Maintenance;
+    let (other_link, other_session) = (LinkId(link.0 + 1_000), Session(session.0 + 1));
+    assert!(obeys(hears(&world, link, session, conduct.clone())));
+    assert!(!obeys(hears(&world, other_link, session, conduct.clone())));
+    assert!(!obeys(hears(&world, link, other_session, conduct)));
+    // The end of another link is not the end of this one.
+    world.slave_event(0, slave::Event::LinkClosed { link: other_link });
+    assert!(matches!(world.boxes[0].state.as_ref().unwrap().link, slave::Link::Live { .. }));
+    world.slave_event(0, slave::Event::LinkClosed { link });
+    assert_eq!(world.boxes[0].state.as_ref().unwrap().link, slave::Link::Down);
+
+    // In the handshake it is no other.
+    let challenge = Challenge {
+        protocol: PROTOCOL,
+        master: world.master.as_ref().unwrap().node.id,
+        epoch: world.master.as_ref().unwrap().node.epoch,
+        commit: world.master.as_ref().unwrap().node.commit,
+        begun: vec![],
+        nonce: [0; 32],
+        time: world.now(),
+    };
+    let refuse =
+        || Message::Refuse(Refuse { code: CloseCode::Revoked, text: String::new(), retry_after_ms: None });
+    world.slave_event(0, slave::Event::LinkOpened { link: OLDER, token: None });
+    let opened = slave::Link::Opened { link: OLDER };
+    assert_eq!(hears(&world, NEWER, Session(0), Message::Challenge(challenge.clone())).0.link, opened);
+    assert_eq!(hears(&world, NEWER, Session(0), refuse()).0.link, opened);
+    assert_eq!(hears(&world, OLDER, Session(0), refuse()).0.link, slave::Link::Down);
+    let (introduced, _) = hears(&world, OLDER, Session(0), Message::Challenge(challenge));
+    let slave::Link::Introduced { link: OLDER, session, .. } = introduced.link else {
+        panic!("{introduced:?}")
+    };
+    let welcome = |session| {
+        Message::Welcome(Welcome {
+            protocol: 1,
+            session,
+            bond: introduced.node.bond.unwrap(),
+            conduct: introduced.node.conduct,
+            rulings: vec![],
+        })
+    };
+    world.boxes[0].state = Some(introduced.clone());
+    let (other_link, other_session) = (NEWER, Session(session.0 + 1));
+    for (link, frame, inside) in
+        [(other_link, session, session), (OLDER, other_session, session), (OLDER, session, other_session)]
+    {
+        assert_eq!(hears(&world, link, frame, welcome(inside)).0.link, introduced.link);
+    }
+    let (live, _) = hears(&world, OLDER, session, welcome(session));
+    assert!(matches!(live.link, slave::Link::Live { link: OLDER, .. }));
+    assert_eq!(hears(&world, OLDER, Session(0), refuse()).0.link, slave::Link::Down);
+}
+
+#[test]
+fn after_a_restore_the_masters_decision_about_a_slave_is_newer_than_any_that_the_slave_has_heard() {
+    let mode = |maintenance: bool| if maintenance { Mode::Maintenance } else { Mode::Production };
+    for (heard, maintenance, expected) in
+        [(7, true, 8), (7, false, 7), (3, true, 4), (3, false, 3), (1, true, 3), (1, false, 3)]
+    {
+        let mut seat = Seat::of(&mut World::new(1));
+        let key = seat.key;
+        seat.state.desks.get_mut(&key).unwrap().conduct.rev = WishRev(3);
+        let first = seat.hello();
+        seat.say_hello(OLDER, first.clone());
+        let conduct = Conduct { rev: WishRev(heard), mode: mode(maintenance) };
+        let machine = MachineReport { conduct, ..first.machine };
+        let settled =
+            Settled { session: first.session, reports: vec![], records: vec![], declined: vec![], machine };
+        seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) });
+        let expected = Conduct { rev: WishRev(expected), mode: Mode::Production };
+        assert_eq!(seat.state.desks[&key].conduct, expected, "{conduct:?}");
+    }
+}
+
+#[test]
+fn a_slave_is_doubted_by_only_if_it_has_seen_more_than_it_was_told() {
+    for (ahead, doubted) in [(0, false), (1, true)] {
+        let mut seat = Seat::of(&mut World::new(1));
+        let node = seat.state.node;
+        let commit = Commit(node.commit.0 + ahead);
+        let incarnation = seat.state.incarnation();
+        let bond = Bond { master: node.id, epoch: node.epoch, incarnation, commit };
+        let first = Hello { bond: Some(bond), ..seat.hello() };
+        seat.say_hello(OLDER, first);
+        assert_eq!(seat.state.desks[&seat.key].doubts, doubted, "{ahead} ahead");
+    }
+}
+
+#[test]
+fn a_welcome_asks_only_for_what_is_not_known_and_tells_only_what_is_newer() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let known = world.job(job);
+    let report = known.report.clone().unwrap();
+    let seat = Seat::of(&mut world);
+    let same = Row {
+        job,
+        attempt: report.attempt,
+        rev: known.rev,
+        seq: report.seq,
+        state: report.state,
+        progress: None,
+    };
+    let ruled = |row: Row| {
+        let mut seat = Seat { state: seat.state.clone(), ..seat };
+        let first = Hello { rows: vec![row], ..seat.hello() };
+        let effects = seat.say_hello(OLDER, first);
+        let ruling = welcomed(&effects, OLDER).unwrap().rulings[0].clone();
+        (ruling.verdict, ruling.tell, ruling.want.is_some())
+    };
+    assert_eq!(ruled(same), (Verdict::Keep, Tell::Nothing, false));
+    let newer = ReportSeq { count: report.seq.count + 1, ..report.seq };
+    assert_eq!(ruled(Row { seq: newer, ..same }), (Verdict::Keep, Tell::Report, false));
+    assert_eq!(ruled(Row { state: State::Paused, ..same }), (Verdict::Keep, Tell::Report, false));
+    let older_wish = Row { rev: WishRev(known.rev.0 - 1), ..same };
+    assert_eq!(ruled(older_wish), (Verdict::Keep, Tell::Nothing, true));
+}
+
+#[test]
+fn a_hello_is_of_the_session_that_its_frame_names() {
+    let frame = |session: u64| Frame {
+        session: Session(session),
+        commit: Commit(0),
+        message: Message::Hello(Box::new(hello(1, "a"))),
+        signature: None,
+    };
+    assert_eq!(from_slave(None, &frame(1)), FromSlave::Hello);
+    assert!(matches!(from_slave(None, &frame(2)), FromSlave::Fault(_)));
+}
+
+#[test]
+fn a_memory_that_went_back_is_asked_for_everything_that_it_holds() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let known = world.job(job);
+    let report = known.report.clone().unwrap();
+    let mut seat = Seat::of(&mut world);
+    let row = Row {
+        job,
+        attempt: report.attempt,
+        rev: known.rev,
+        seq: report.seq,
+        state: report.state,
+        progress: None,
+    };
+    // It says the session again that it has had.
+    let session = seat.state.desks[&seat.key].session;
+    let first = Hello { rows: vec![row], session, ..seat.hello() };
+    let effects = seat.say_hello(OLDER, first);
+    let ruling = &welcomed(&effects, OLDER).unwrap().rulings[0];
+    assert_eq!((ruling.verdict, ruling.tell), (Verdict::Quarantine, Tell::Report));
+}
+
+#[test]
+fn a_job_that_only_an_old_memory_knows_is_not_lost_and_waits_for_a_person() {
+    let (mut seat, report) = runs();
+    let (row, record) = unheard_of(&report, &seat, State::Uncertain);
+    let session = seat.state.desks[&seat.key].session;
+    let effects = seat.say_hello(OLDER, Hello { rows: vec![row], session, ..seat.hello() });
+    let of_it =
+        welcomed(&effects, OLDER).unwrap().rulings.iter().find(|ruling| ruling.job == row.job).unwrap();
+    assert_eq!((of_it.verdict, of_it.tell), (Verdict::Quarantine, Tell::Record));
+    let machine = hello(1, "").machine;
+    let settled = Settled { session, reports: vec![], records: vec![record], declined: vec![], machine };
+    seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) });
+    let adopted = seat.state.book.jobs.get(&row.job).expect("it is known now");
+    assert_eq!((adopted.state, adopted.holder), (State::Uncertain, Some(seat.key)));
+}
+
+/// A slave that has done a job, told and forgotten it, and that has introduced itself; and what the ring has of the job.
+fn introduced(bond: Option<Bond>) -> (slave::Slave, slave::Now, Record) {
+    let mut world = World::new(1);
+    place_as(&mut world, |_| {});
+    world.pass(12_000);
+    world.cut(0);
+    let mut state = world.boxes[0].state.clone().unwrap();
+    state.node.bond = bond;
+    state.node.conduct.rev = WishRev(9);
+    state.link = slave::Link::Introduced { link: OLDER, session: Session(50), doubtful: false };
+    let record = state.ring[0].clone();
+    (state, world.slave_now(0), record)
+}
+
+const HOUSE: MasterId = MasterId([3; 16]);
+
+fn bond(epoch: u32, commit: u64) -> Bond {
+    Bond { master: HOUSE, epoch: Epoch(epoch), incarnation: Incarnation::default(), commit: Commit(commit) }
+}
+
+fn welcome_to(state: slave::Slave, now: slave::Now, bond: Bond, rulings: Vec<Ruling>) -> slave::Step {
+    let conduct = Conduct { rev: WishRev(9), mode: Mode::Production };
+    let welcome = Welcome { protocol: 1, session: Session(50), bond, conduct, rulings };
+    let message = Message::Welcome(welcome);
+    let event = slave::Event::Received {
+        link: OLDER,
+        session: Session(50),
+        commit: Commit(0),
+        message,
+        unfit: BTreeMap::new(),
+    };
+    slave::step(state, now, event)
+}
+
+#[test]
+fn that_a_master_has_heard_of_the_outcomes_is_believed_only_when_it_has_said_something() {
+    for (before, empty, commit, owed) in [
+        (Some(bond(1, 5)), false, 9, None),
+        (Some(bond(1, 0)), false, 0, Some(Commit(9))),
+        (Some(bond(0, 5)), false, 0, Some(Commit(9))),
+        (None, false, 0, Some(Commit(9))),
+        (Some(bond(1, 0)), true, 9, None),
+    ] {
+        let (mut state, now, _) = introduced(before);
+        if empty {
+            state.ring = Default::default();
+        }
+        let after = welcome_to(state, now, bond(1, 9), vec![]).state;
+        assert_eq!((after.node.bond, after.fresh.owed), (Some(bond(1, commit)), owed), "{before:?} {empty}");
+        assert!(matches!(after.link, slave::Link::Live { link: OLDER, .. }));
+    }
+}
+
+#[test]
+fn a_welcome_of_an_older_epoch_is_not_taken() {
+    let (state, now, _) = introduced(Some(bond(2, 5)));
+    let step = welcome_to(state, now, bond(1, 9), vec![]);
+    assert_eq!((step.state.link, step.state.node.bond), (slave::Link::Down, Some(bond(2, 5))));
+}
+
+#[test]
+fn who_is_admitted_by_another_master_binds_to_it_and_begins_anew() {
+    let (state, now, _) = introduced(Some(Bond { master: MasterId([8; 16]), ..bond(2, 5) }));
+    let mode = state.node.conduct.mode;
+    let after = welcome_to(state, now, bond(1, 9), vec![]).state;
+    assert_eq!((after.link, after.node.bond), (slave::Link::Down, Some(bond(1, 0))));
+    assert_eq!(
+        after.node.conduct,
+        Conduct { rev: WishRev(0), mode },
+        "what the other decided is no older decision"
+    );
+}
+
+#[test]
+fn nobody_is_asked_about_what_the_slave_remembers() {
+    let told = |attempt_off: u32, other_job: bool, verdict: Verdict, held: bool| {
+        let (mut state, now, record) = introduced(Some(bond(1, 5)));
+        let job = if other_job { JobId([0xaa; 16]) } else { record.report.job };
+        if held {
+            let mut world = World::new(1);
+            let id = place_as(&mut world, |_| {});
+            let mut kept = world.boxes[0].state.clone().unwrap().jobs[&id].clone();
+            kept.report.job = job;
+            kept.report.state = State::Uncertain;
+            state.jobs.insert(job, kept);
+        }
+        let attempt = Attempt(record.report.attempt.0 + attempt_off);
+        let ruling = Ruling { job, attempt, verdict, tell: Tell::Nothing, want: None };
+        let step = welcome_to(state, now, bond(1, 9), vec![ruling]);
+        let settled = step.effects.iter().find_map(|effect| match effect {
+            slave::Effect::Send { message: Message::Settled(settled), .. } => Some(settled.reports.clone()),
+            _ => None,
+        });
+        settled.unwrap().iter().any(|report| report.state == State::Succeeded)
+    };
+    assert!(told(0, false, Verdict::AskPerson, false), "it tells how it ended");
+    assert!(!told(0, false, Verdict::Keep, false), "unless nobody would ask");
+    assert!(!told(1, false, Verdict::AskPerson, false), "of another attempt it knows nothing");
+    assert!(!told(0, true, Verdict::AskPerson, false), "nor of another job");
+    assert!(!told(0, false, Verdict::AskPerson, true), "what it holds it says otherwise");
+}
+
+#[test]
+fn a_slave_remembers_the_newest_outcomes_as_many_as_fit() {
+    let mut world = World::new(1);
+    let mut done = |bytes: usize| {
+        let job = place_as(&mut world, |order| {
+            order.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(bytes))]);
+        });
+        world.pass(12_000);
+        assert_eq!(world.state(job), State::Succeeded);
+        let ring = &world.boxes[0].state.as_ref().unwrap().ring;
+        assert_eq!(ring.last().map(|record| record.report.job), Some(job));
+        ring.len()
+    };
+    let counted: Vec<_> = (0..slave::RING + 3).map(|_| done(10)).collect();
+    assert_eq!(counted[..slave::RING], (1..=slave::RING).collect::<Vec<_>>());
+    assert_eq!(counted[slave::RING..], [slave::RING; 3]);
+    // Large ones push out the small ones, and then each other.
+    let large = slave::RING_BYTES / 2 - 1_000;
+    let counted: Vec<_> = (0..4).map(|_| done(large)).collect();
+    assert_eq!(counted, [slave::RING, slave::RING, 2, 2]);
+}

@@ -1,0 +1,337 @@
+//! Deadlines, windows and clocks: the last millisecond, and who wakes for it.
+
+use reloop_protocol::id::JobId;
+use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::master::{self, JobCommand};
+use reloop_protocol::message::{Activity, Declined, Flags, Message, Reason, ReasonCode, WaitingFor};
+use reloop_protocol::reconcile::Wish;
+use reloop_protocol::slave::{self, Local, PROBE_PATIENCE, Release, Why};
+use reloop_protocol::spec::{Desired, Gate, Late, StartRule};
+use reloop_protocol::time::{Millis, Time};
+use reloop_sim::world::{Machine, World};
+
+use crate::stage::*;
+
+/// In how many milliseconds the slave has something to do, and what.
+fn due(world: &World) -> Option<(u64, Why)> {
+    let now = world.slave_now(0);
+    let next = slave::next_deadline(world.boxes[0].state.as_ref().unwrap(), now);
+    next.map(|(at, why)| (at - now.boot_ms, why))
+}
+
+#[test]
+fn a_slave_wakes_for_a_start_when_its_time_comes_and_not_before() {
+    let mut world = World::new(1);
+    assert_eq!(due(&world), None);
+    let at = later(&world, 60_000);
+    let job = place_as(&mut world, |order| order.start.not_before = at);
+    assert_eq!(due(&world), Some((60_000, Why::NotBefore)));
+    world.pass_some(59_999);
+    world.settle();
+    assert_eq!(world.on_slave(0, job), Some(State::Accepted));
+    assert_eq!(due(&world), Some((1, Why::NotBefore)));
+    world.pass_some(1);
+    world.settle();
+    assert_eq!(world.state(job), State::Running);
+    assert_eq!(due(&world), None, "what runs starts no more");
+}
+
+#[test]
+fn a_slave_wakes_for_the_first_of_several_moments() {
+    let mut world = World::new(1);
+    for (at, window) in [(50_000, None), (40_000, None), (45_000, Some(90_000))] {
+        let (at, window) = (later(&world, at), window.and_then(|ms| later(&world, ms)));
+        place_as(&mut world, |order| (order.start.not_before, order.start.deadline) = (at, window));
+    }
+    assert_eq!(due(&world), Some((40_000, Why::NotBefore)));
+}
+
+#[test]
+fn a_window_is_open_in_its_last_millisecond_at_the_slave() {
+    for (wait, state) in [(30_000, State::Running), (30_001, State::Expired)] {
+        let mut world = World::new(1);
+        world.boxes[0].settings.release = Release::Auto;
+        let close = later(&world, 30_000);
+        let job = place_as(&mut world, |order| {
+            order.start.deadline = close;
+            order.start.gate = Gate::Held;
+        });
+        assert_eq!(due(&world), Some((30_001, Why::Deadline)));
+        world.pass_some(wait);
+        world.command(job, JobCommand::Release { valid: Millis(1_000) });
+        world.settle();
+        assert_eq!(world.state(job), state, "after {wait} ms");
+    }
+}
+
+#[test]
+fn a_slave_wakes_when_a_release_lapses() {
+    let mut world = World::new(1);
+    world.local(0, Local::Lock(true));
+    world.settle();
+    world.local(0, Local::Lock(false));
+    // Another job is in the machine: the release waits, and lapses.
+    place_as(&mut world, |_| {});
+    let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+    world.command(job, JobCommand::Release { valid: Millis(5_000) });
+    world.settle();
+    assert_eq!(world.on_slave(0, job), Some(State::Accepted));
+    assert_eq!(due(&world), Some((5_001, Why::Release)));
+    world.pass_some(5_000);
+    world.settle();
+    assert_eq!(due(&world), Some((1, Why::Release)));
+    world.pass_some(1);
+    world.settle();
+    assert_eq!(due(&world), None);
+}
+
+#[test]
+fn a_slave_wakes_once_for_work_that_runs_too_long() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let job = place_as(&mut world, |order| order.spec.max_runtime = Some(Millis(7_000)));
+    assert_eq!(world.state(job), State::Running);
+    assert_eq!(due(&world), Some((7_000, Why::MaxRuntime)));
+    world.pass_some(6_999);
+    world.settle();
+    let flagged = |world: &World| world.job(job).report.unwrap().flags.names().any(|name| name == "overdue");
+    assert!(!flagged(&world));
+    world.pass_some(1);
+    world.settle();
+    assert!(flagged(&world));
+    assert_eq!(due(&world), None);
+}
+
+#[test]
+fn a_machine_that_does_not_say_what_it_did_is_waited_for_only_so_long() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    world.kill_agent(0);
+    world.boxes[0].machine.silent = true;
+    world.start_agent(0, true);
+    assert_eq!(due(&world), Some((PROBE_PATIENCE.0, Why::Probe)));
+    assert_eq!(machine(&world).activity, Activity::Unknown);
+    world.pass_some(i64::try_from(PROBE_PATIENCE.0).unwrap() - 1);
+    assert_eq!(world.on_slave(0, job), Some(State::Running));
+    world.pass_some(1);
+    assert_eq!(world.on_slave(0, job), Some(State::Uncertain));
+    assert_eq!(due(&world), None);
+}
+
+#[test]
+fn every_waking_has_its_words() {
+    let whys = [Why::NotBefore, Why::Deadline, Why::Release, Why::MaxRuntime, Why::Probe];
+    let words: std::collections::BTreeSet<_> = whys.iter().map(|why| why.text()).collect();
+    assert_eq!(words.len(), whys.len());
+    assert!(words.iter().all(|text| text.contains(' ')), "{words:?}");
+}
+
+#[test]
+fn a_master_wakes_when_a_queued_jobs_window_closes() {
+    let mut world = World::new(0);
+    let next = |world: &World| master::next_deadline(world.master.as_ref().unwrap());
+    assert_eq!(next(&world), None);
+    let (first, second) = (later(&world, 30_000), later(&world, 50_000));
+    place_as(&mut world, |order| order.start.deadline = second);
+    let job = place_as(&mut world, |order| order.start.deadline = first);
+    assert_eq!(next(&world), later(&world, 30_001));
+    world.pass_some(30_000);
+    assert_eq!(world.state(job), State::Queued);
+    assert_eq!(next(&world), later(&world, 1));
+    world.pass_some(1);
+    assert_eq!(world.state(job), State::Expired);
+    assert_eq!(next(&world), later(&world, 19_999 + 1));
+}
+
+#[test]
+fn a_wish_is_too_late_only_after_its_last_millisecond() {
+    let now = Time(1_000);
+    let of = |deadline: Option<i64>, latest: Option<i64>| {
+        let gate = latest.map_or(Gate::Open, |latest| Gate::Released { latest: Time(latest) });
+        Wish::of(Desired::Run, &StartRule { deadline: deadline.map(Time), gate, ..StartRule::default() }, now)
+    };
+    assert_eq!([999, 1_000, 1_001].map(|at| of(Some(at), None)), [Wish::TooLate, Wish::Go, Wish::Go]);
+    assert_eq!([999, 1_000, 1_001].map(|at| of(None, Some(at))), [Wish::Go, Wish::Released, Wish::Released]);
+}
+
+#[test]
+fn a_box_that_was_rebooted_out_of_reach_tells_time_by_its_wall_clock_as_the_master_once_saw_it() {
+    let mut world = World::new(1);
+    world.boxes[0].wall_off = 3_600_000;
+    world.pass(20_000);
+    world.cut(0);
+    world.plug(0);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let job = place_as(&mut world, |order| order.spec.on_interrupt = OnInterrupt::Fail);
+    assert_eq!(world.state(job), State::Running);
+    world.pass(7_000);
+    world.cut(0);
+    world.pass(5_000);
+    world.reboot(0);
+    world.settle();
+    let ended_at = world.now();
+    assert_eq!(world.on_slave(0, job), Some(State::Failed));
+    world.pass(9_000);
+    world.plug(0);
+    world.settle();
+    assert_eq!((world.state(job), world.job(job).ended_at), (State::Failed, Some(ended_at)));
+}
+
+#[test]
+fn what_a_machine_says_of_the_time_without_contact_is_told_in_the_masters_time() {
+    // Its wall clock is an hour ahead; it names the moment by that clock, and the box has not been rebooted since.
+    let mut world = World::new(1);
+    world.boxes[0].wall_off = 3_600_000;
+    world.cut(0);
+    world.plug(0);
+    world.settle();
+    let job = place_as(&mut world, |_| {});
+    world.cut(0);
+    world.kill_agent(0);
+    world.pass(30_000);
+    let ended_at = Time(world.now().0 - 20_000);
+    world.start_agent(0, true);
+    world.plug(0);
+    world.settle();
+    assert_eq!((world.state(job), world.job(job).ended_at), (State::Succeeded, Some(ended_at)));
+}
+
+#[test]
+fn a_job_that_is_given_back_in_the_last_millisecond_of_its_window_is_queued_again() {
+    let mut world = World::new(1);
+    let close = later(&world, 1_000);
+    let mut order = world.order("mill");
+    order.start.deadline = close;
+    let job = world.place(order);
+    let (link, _) = live_at(&world);
+    let known = world.job(job);
+    let reason = Reason::new(ReasonCode::AtCapacity, "no");
+    let declined = Declined { job, attempt: known.attempt, rev: known.rev, reason, for_good: false };
+    let event = master::Event::Received { link, message: Message::Declined(declined) };
+    let step = master::step(world.master.clone().unwrap(), close.unwrap(), event);
+    assert_eq!(step.state.book.jobs.get(&job).unwrap().state, State::Queued);
+}
+
+#[test]
+fn a_release_lets_a_job_start_in_its_last_millisecond() {
+    for (wait, expected) in
+        [(5_000, (State::Starting, None)), (5_001, (State::Accepted, Some(ReasonCode::ReleaseLapsed)))]
+    {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let busy = place_as(&mut world, |_| {});
+        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+        world.command(job, JobCommand::Release { valid: Millis(5_000) });
+        world.settle();
+        world.cut(0);
+        world.pass_some(wait);
+        let state = world.boxes[0].state.clone().unwrap();
+        let after = machine_says(state, world.slave_now(0), busy, ended(End::Succeeded)).state;
+        assert_eq!(word(&after, job), expected, "after {wait} ms");
+    }
+}
+
+/// A job that waits for its time behind a long one; the slave is off when that comes if `missed`, and is there if not.
+fn had_its_time(missed: bool) -> (World, JobId) {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = 40_000;
+    place_as(&mut world, |_| {});
+    let at = later(&world, 10_000);
+    let job = place_as(&mut world, |order| order.start.not_before = at);
+    if missed {
+        world.kill_agent(0);
+        world.pass_some(20_000);
+        revive_and_settle(&mut world);
+    } else {
+        world.pass_some(20_000);
+        world.settle();
+    }
+    let report = world.job(job).report.unwrap();
+    assert_eq!((report.state, report.flags.has(Flags::MISSED_START)), (State::Accepted, missed));
+    (world, job)
+}
+
+fn revive_and_settle(world: &mut World) {
+    world.start_agent(0, true);
+    world.plug(0);
+    world.settle();
+}
+
+fn plan(world: &mut World, job: JobId, in_ms: Option<i64>, late: Late) {
+    let not_before = in_ms.and_then(|ms| later(world, ms));
+    world.command(job, JobCommand::Reschedule { not_before, deadline: None, late });
+    world.settle();
+}
+
+#[test]
+fn what_is_planned_anew_has_not_been_missed() {
+    for missed in [false, true] {
+        for (in_ms, waits_for) in [(Some(100_000), WaitingFor::Time), (None, WaitingFor::Turn)] {
+            let (mut world, job) = had_its_time(missed);
+            plan(&mut world, job, in_ms, Late::Hold);
+            let report = world.job(job).report.unwrap();
+            assert_eq!((report.waiting_for, report.reason), (Some(waits_for), None), "{missed} {in_ms:?}");
+            world.pass(150_000);
+            assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1), "{missed} {in_ms:?}");
+        }
+    }
+}
+
+#[test]
+fn a_time_that_came_before_a_job_was_planned_anew_is_not_the_new_one() {
+    let (mut world, job) = had_its_time(false);
+    plan(&mut world, job, Some(100_000), Late::Hold);
+    world.pass(50_000);
+    world.kill_agent(0);
+    world.pass_some(100_000);
+    revive_and_settle(&mut world);
+    let report = world.job(job).report.unwrap();
+    let reason = report.reason.map(|reason| reason.code);
+    assert_eq!((report.state, reason), (State::Accepted, Some(ReasonCode::MissedStart)));
+    assert_eq!(world.begun(job), 0);
+}
+
+#[test]
+fn a_missed_start_follows_the_newest_word_about_late_ones_when_the_agent_starts_again() {
+    for (late, state) in
+        [(Late::Hold, State::Accepted), (Late::Run, State::Running), (Late::Skip, State::Expired)]
+    {
+        let (mut world, job) = had_its_time(true);
+        world.pass(25_000);
+        let planned = world.job(job).start.not_before.unwrap();
+        let in_ms = planned.0 - world.now().0;
+        plan(&mut world, job, Some(in_ms), late);
+        assert_eq!(
+            world.state(job),
+            State::Accepted,
+            "a person has to let it go, or else the next start of the agent"
+        );
+        world.kill_agent(0);
+        revive_and_settle(&mut world);
+        assert_eq!((world.state(job), world.begun(job)), (state, u32::from(late == Late::Run)), "{late:?}");
+    }
+}
+
+#[test]
+fn a_time_that_is_over_ends_no_hold_of_a_missed_start() {
+    let mut world = World::new(1);
+    let mut order = world.order("mill");
+    order.start.not_before = Some(Time(world.now().0 + 5_000));
+    order.start.late = Late::Hold;
+    let job = world.place(order);
+    world.settle();
+    world.kill_agent(0);
+    world.pass(10_000);
+    world.start_agent(0, true);
+    world.plug(0);
+    world.settle();
+    assert!(world.job(job).all_flags().has(Flags::MISSED_START));
+    let over = Some(Time(world.now().0 - 1_000));
+    world.command(job, JobCommand::Reschedule { not_before: over, deadline: None, late: Late::Hold });
+    world.settle();
+    assert_eq!((world.state(job), world.begun(job)), (State::Accepted, 0), "only a release starts it");
+    let later = Some(Time(world.now().0 + 1_000));
+    world.command(job, JobCommand::Reschedule { not_before: later, deadline: None, late: Late::Hold });
+    world.pass(2_000);
+    assert_eq!(world.state(job), State::Running);
+}

@@ -1,0 +1,319 @@
+//! What needs a person: all of it is found, counted and named with what ends it.
+
+use reloop_protocol::id::JobId;
+use reloop_protocol::job::State;
+use reloop_protocol::master::{
+    self, Enrolled, Job, JobCommand, Need, Needed, RequestId, Subject, count_needs, explain, needs,
+};
+use reloop_protocol::message::{Attention, Flags, Reason, ReasonCode};
+use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
+use reloop_protocol::time::{Millis, Time};
+use reloop_sim::world::{Machine, World};
+
+use crate::stage::*;
+
+/// More than any list here is long.
+const ALL: usize = 10_000;
+
+fn master(world: &World) -> &master::Master {
+    world.master.as_ref().unwrap()
+}
+
+fn needed(world: &World) -> Vec<Needed> {
+    let (state, now) = (master(world), world.now());
+    let all = needs(state, now, None, ALL);
+    assert_eq!(count_needs(state, now), all.len(), "{all:#?}");
+    all
+}
+
+/// What this job needs, and the command that ends it.
+fn need_of(world: &World, job: JobId) -> Option<(Need, String)> {
+    let found = needed(world).into_iter().find(|needed| needed.subject == Subject::Job(job))?;
+    Some((found.need, found.command))
+}
+
+fn summary(world: &World, job: JobId) -> String {
+    explain(master(world), &world.job(job), world.now()).summary
+}
+
+/// A job at the slave whose start passed while that was off.
+fn missed() -> (World, JobId) {
+    let mut world = World::new(1);
+    let start = later(&world, 5_000);
+    let job = place_as(&mut world, |order| {
+        order.start.not_before = start;
+        order.start.late = Late::Hold;
+    });
+    world.kill_agent(0);
+    world.pass(10_000);
+    world.start_agent(0, true);
+    world.plug(0);
+    world.settle();
+    assert_eq!(world.state(job), State::Accepted);
+    (world, job)
+}
+
+#[test]
+fn a_missed_start_is_listed_with_its_release_also_after_a_restart_of_the_master() {
+    let (mut world, job) = missed();
+    let release = || Some((Need::MissedStart, format!("reloop job release {job}")));
+    assert_eq!(need_of(&world, job), release());
+    let why = summary(&world, job);
+    assert!(why.contains("its start passed while its slave was off: `release` lets it start"), "{why}");
+    world.cut(0);
+    world.settle();
+    let text = needed(&world).remove(0).text;
+    assert!(text.ends_with("(the last word of a slave that is offline)"), "{text}");
+    world.kill_master();
+    world.start_master();
+    assert_eq!(need_of(&world, job), release(), "what the slave waits for is not on the disk, the reason is");
+    world.plug(0);
+    world.settle();
+    world.command(job, JobCommand::Release { valid: Millis::seconds(60) });
+    world.settle();
+    assert_eq!((world.state(job), need_of(&world, job)), (State::Running, None));
+}
+
+#[test]
+fn a_late_start_that_needs_nobody_is_not_listed() {
+    for late in [Late::Run, Late::Skip] {
+        let mut world = World::new(1);
+        let start = later(&world, 5_000);
+        let job = place_as(&mut world, |order| {
+            order.start.not_before = start;
+            order.start.late = late;
+        });
+        world.kill_agent(0);
+        world.pass(10_000);
+        world.start_agent(0, true);
+        world.plug(0);
+        world.settle();
+        assert!(world.job(job).all_flags().has(Flags::MISSED_START));
+        assert_eq!(needed(&world), []);
+    }
+}
+
+#[test]
+fn a_job_held_by_a_restore_is_listed_with_the_risk_that_it_was_done() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |order| order.slave = Some("another".to_owned()));
+    world.master_event(master::Event::RestoreConfirmed { request: RequestId(0), forced: true });
+    world.settle();
+    let found = needed(&world).remove(0);
+    assert_eq!((found.need, &*found.command), (Need::Restored, &*format!("reloop job release {job}")));
+    assert!(found.need.risk().contains("done twice"), "{}", found.need.risk());
+    let why = summary(&world, job);
+    assert!(why.contains("a slave may have done it since: `release` lets it start"), "{why}");
+    // A release that came to nothing does not make it harmless.
+    world.command(job, JobCommand::Release { valid: Millis(1) });
+    assert_eq!(need_of(&world, job), None);
+    world.pass(10);
+    assert_eq!(need_of(&world, job).map(|(need, _)| need), Some(Need::Restored));
+}
+
+#[test]
+fn a_held_job_needs_a_person_until_it_is_released_and_again_when_the_release_lapses() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |order| {
+        order.slave = Some("another".to_owned());
+        order.start.gate = Gate::Held;
+    });
+    let at = |world: &World| need_of(world, job).map(|(need, _)| need);
+    assert_eq!(at(&world), Some(Need::Held));
+    world.command(job, JobCommand::Pause);
+    assert!(needed(&world)[0].text.ends_with("it is paused too: `resume` it"));
+    world.command(job, JobCommand::Resume);
+    world.command(job, JobCommand::Release { valid: Millis(5_000) });
+    let latest = match world.job(job).start.gate {
+        Gate::Released { latest } => latest,
+        other => panic!("{other:?}"),
+    };
+    let at_time = |world: &World, now| needs(master(world), now, None, ALL).len();
+    assert_eq!((at_time(&world, latest), at_time(&world, Time(latest.0 + 1))), (0, 1));
+    world.pass(6_000);
+    assert_eq!(at(&world), Some(Need::ReleaseLapsed));
+    world.command(job, JobCommand::Cancel(CancelMode::SafePoint));
+    assert_eq!(at(&world), None);
+}
+
+#[test]
+fn what_a_job_needs_is_told_by_its_record() {
+    let (world, job) = missed();
+    let base = world.job(job);
+    let with = |change: &dyn Fn(&mut Job)| {
+        let mut job = base.clone();
+        change(&mut job);
+        job.need()
+    };
+    assert_eq!(with(&|_| {}), Some(Need::MissedStart));
+    assert_eq!(with(&|job| job.start.late = Late::Run), None);
+    assert_eq!(with(&|job| job.report.as_mut().unwrap().reason = None), None);
+    assert_eq!(with(&|job| job.desired = Desired::Cancel(CancelMode::Now)), None);
+    assert_eq!(with(&|job| job.start.gate = Gate::Held), Some(Need::Held));
+    assert_eq!(with(&|job| job.start.gate = Gate::Released { latest: Time(0) }), None, "that takes a clock");
+    let mismatch = Reason::new(ReasonCode::DigestMismatch, "other work");
+    assert_eq!(
+        with(&|job| job.report.as_mut().unwrap().reason = Some(mismatch.clone())),
+        Some(Need::Mismatch)
+    );
+    for state in [State::Starting, State::Running, State::Paused, State::Stopping] {
+        assert_eq!(with(&|job| job.state = state), None, "{state:?}");
+        let overdue = |job: &mut Job| {
+            job.state = state;
+            job.report.as_mut().unwrap().flags.set(Flags::OVERDUE);
+        };
+        assert_eq!(with(&overdue), Some(Need::Overdue), "{state:?}");
+    }
+    assert_eq!(with(&|job| job.state = State::Uncertain), Some(Need::Uncertain));
+    for state in State::ALL.into_iter().filter(|state| state.is_ended()) {
+        assert_eq!(with(&|job| job.state = state), None, "{state:?}");
+    }
+}
+
+#[test]
+fn what_a_slave_needs_is_listed_unless_it_was_revoked() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let job = place_as(&mut world, |_| {});
+    let key = world.boxes[0].settings.key;
+    let now = world.now();
+    let listed = |change: &dyn Fn(&mut master::Desk)| {
+        let mut state = master(&world).clone();
+        change(state.desks.get_mut(&key).unwrap());
+        let found = needs(&state, now, None, ALL);
+        assert_eq!(count_needs(&state, now), found.len());
+        found.into_iter().map(|needed| (needed.need, needed.command)).collect::<Vec<_>>()
+    };
+    let machine = |desk: &mut master::Desk| desk.machine.clone().unwrap();
+    assert_eq!(listed(&|_| {}), []);
+    let everything = |desk: &mut master::Desk| {
+        let mut report = machine(desk);
+        report.attention = Some(Attention::Moved);
+        report.unloading = Some(job);
+        report.uncertain = Some(job);
+        report.local_lock = true;
+        desk.machine = Some(report);
+        desk.cloned_at = Some(now);
+        desk.doubts = true;
+    };
+    let words = [
+        (Need::Doubts, "reloop restore confirm".to_owned()),
+        (Need::Cloned, "reloop slave clear s0".to_owned()),
+        (Need::Attention, "reloop slave clear s0".to_owned()),
+        (Need::Unresolved, format!("reloop job resolve {job} succeeded|failed|canceled")),
+        (Need::Unloading, "reloop slave ready s0".to_owned()),
+        (Need::LocalLock, "reloop-slave local off".to_owned()),
+    ];
+    assert_eq!(listed(&everything), words);
+    let revoked = |desk: &mut master::Desk| {
+        everything(desk);
+        desk.enrolled = Enrolled::Revoked;
+    };
+    assert_eq!(listed(&revoked), []);
+    let newcomer = |desk: &mut master::Desk| {
+        desk.enrolled = Enrolled::Pending;
+        desk.name = "-rf *".to_owned();
+    };
+    let approve = format!("reloop slave approve {}", key.fingerprint());
+    assert_eq!(listed(&newcomer), [(Need::Approval, approve)]);
+    let odd = |desk: &mut master::Desk| {
+        desk.name = "-rf *".to_owned();
+        desk.cloned_at = Some(now);
+    };
+    let clear = format!("reloop slave clear {}", key.fingerprint());
+    assert_eq!(listed(&odd), [(Need::Cloned, clear)], "a name that a shell would take apart is not printed");
+}
+
+#[test]
+fn an_uncertain_job_is_listed_once_and_an_attempt_that_was_given_up_at_its_slave() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |_| {});
+    let key = world.boxes[0].settings.key;
+    let mut state = master(&world).clone();
+    let uncertain = |state: &mut master::Master| {
+        state.desks.get_mut(&key).unwrap().machine.as_mut().unwrap().uncertain = Some(job);
+    };
+    uncertain(&mut state);
+    let found = |state: &master::Master| -> Vec<_> {
+        needs(state, world.now(), None, ALL).into_iter().map(|needed| needed.need).collect()
+    };
+    assert_eq!(found(&state), [Need::Unresolved], "the book has it running");
+    let mut record = world.job(job);
+    record.state = State::Uncertain;
+    record.report.as_mut().unwrap().state = State::Uncertain;
+    let mut of_disk = master::newborn(state.settings, state.node.id);
+    of_disk.restore(master::Write::Desk(Box::new(state.desks[&key].clone())));
+    of_disk.restore(master::Write::Job(Box::new(record)));
+    assert_eq!(found(&of_disk), [Need::Uncertain]);
+}
+
+#[test]
+fn pages_of_needs_show_each_once_however_many_there_are() {
+    let mut world = World::new(1);
+    for gate in [Gate::Held, Gate::Open, Gate::Released { latest: Time(0) }].into_iter().cycle().take(30) {
+        place_as(&mut world, |order| {
+            order.slave = Some("another".to_owned());
+            order.start.gate = gate;
+        });
+    }
+    let key = world.boxes[0].settings.key;
+    let mut state = master(&world).clone();
+    let desk = state.desks.get_mut(&key).unwrap();
+    desk.cloned_at = Some(world.now());
+    desk.machine.as_mut().unwrap().local_lock = true;
+    let all = needs(&state, world.now(), None, ALL);
+    assert_eq!((all.len(), count_needs(&state, world.now())), (22, 22));
+    assert!(all.is_sorted_by_key(|needed| (needed.need, needed.subject)));
+    for limit in [1, 2, 3, 7, 21, 22, 23] {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = needs(&state, world.now(), after, limit);
+            assert!(page.len() <= limit);
+            let Some(last) = page.last() else { break };
+            after = Some((last.need, last.subject));
+            found.extend(page);
+        }
+        assert_eq!(found, all, "in pages of {limit}");
+    }
+}
+
+#[test]
+fn the_words_of_needs_are_words() {
+    let words: std::collections::BTreeSet<_> = Need::ALL.iter().map(|need| need.name()).collect();
+    assert_eq!(words.len(), Need::ALL.len());
+    assert!(Need::ALL.is_sorted());
+    for need in Need::ALL {
+        assert_eq!(Need::from_name(need.name()), Some(need));
+        assert!(!need.action().is_empty() && !need.risk().is_empty());
+    }
+    assert_eq!(Need::from_name("rest"), None);
+}
+
+#[test]
+fn a_job_was_witnessed_when_its_slave_last_said_something_of_it() {
+    let mut world = World::new(1);
+    let placed = world.now();
+    let job = place_as(&mut world, |_| {});
+    world.pass(5_000);
+    let running = world.job(job);
+    let began = running.events.back().unwrap().at;
+    assert_eq!(running.state, State::Running);
+    assert!(began >= placed);
+    assert_eq!(running.witnessed_at(), Some(began));
+    world.cut(0);
+    world.pass(600_000);
+    world.command(job, JobCommand::Abandon);
+    let lost = world.job(job);
+    assert_eq!(
+        (lost.state, lost.witnessed_at()),
+        (State::Lost, Some(began)),
+        "a person's word is no sign of it"
+    );
+    world.command(job, JobCommand::Retry);
+    assert_eq!(world.job(job).witnessed_at(), None, "the next attempt is with nobody");
+    world.plug(0);
+    world.pass(30_000);
+    let ended = world.job(job);
+    assert_eq!(ended.state, State::Succeeded);
+    assert!(ended.witnessed_at() > Some(began));
+}

@@ -1,0 +1,462 @@
+//! A master that was put back: what it has forgotten, and what people say to it.
+
+use reloop_protocol::id::{Attempt, Commit, Epoch, JobId, WishRev};
+use reloop_protocol::job::State;
+use reloop_protocol::master::{self, Enrolled, Job, JobCommand, RequestId};
+use reloop_protocol::message::{
+    Bond, CloseCode, Declined, Flags, Hello, Message, Reason, ReasonCode, Report,
+};
+use reloop_protocol::slave::LinkId;
+use reloop_protocol::spec::{CancelMode, Desired, Gate, Late, Want};
+use reloop_protocol::time::Millis;
+use reloop_sim::world::World;
+
+use crate::stage::*;
+
+/// The first number of a wish in the second epoch.
+const SECOND_EPOCH: WishRev = WishRev(65_537);
+
+fn wants(effects: &[master::Effect], link: LinkId) -> Vec<&Want> {
+    let want = |effect| match effect {
+        &master::Effect::Send { link: to, message: Message::Want(ref want), .. } if to == link => Some(want),
+        _ => None,
+    };
+    effects.iter().filter_map(want).collect()
+}
+
+impl Seat {
+    /// What a person says to the master; its last step.
+    fn commands(&mut self, job: JobId, command: JobCommand) -> master::Step {
+        let event = master::Event::JobsCommanded { request: RequestId(1), jobs: vec![job], command };
+        let step = master::step(self.state.clone(), self.now, event);
+        self.state = step.state.clone();
+        step
+    }
+
+    fn job(&self, id: JobId) -> Job {
+        self.state.book.jobs.get(&id).unwrap().into_owned()
+    }
+}
+
+#[test]
+fn a_persons_word_at_a_restored_master_is_newer_than_those_that_it_has_forgotten() {
+    let reschedule = JobCommand::Reschedule { not_before: None, deadline: None, late: Late::Hold };
+    let said = [
+        JobCommand::Pause,
+        JobCommand::Cancel(CancelMode::SafePoint),
+        JobCommand::Release { valid: Millis(1000) },
+        reschedule,
+    ];
+    for (epoch, command) in said.into_iter().flat_map(|command| [(1, command), (2, command)]) {
+        let mut world = World::new(1);
+        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+        let mut seat = Seat::of(&mut world);
+        let known = seat.job(job);
+        seat.state.node.epoch = Epoch(epoch);
+        drop(seat.commands(job, command));
+        let uttered = if epoch == 1 { known.rev.next() } else { SECOND_EPOCH };
+        assert_eq!(seat.job(job).rev, uttered, "{command:?}");
+        // The slave knows four wishes that the master does not.
+        let forgotten = Report { rev: WishRev(known.rev.0 + 4), ..known.report.unwrap() };
+        let first = Hello { rows: vec![row_of(&forgotten)], ..seat.hello() };
+        let effects = seat.say_hello(OLDER, first);
+        let tells = welcomed(&effects, OLDER).unwrap().rulings[0].want.as_ref();
+        assert_eq!(tells.map(|want| want.rev), (epoch == 2).then_some(uttered), "{command:?}");
+    }
+}
+
+#[test]
+fn each_epoch_has_wishes_of_its_own_until_the_wire_has_no_more() {
+    assert_eq!(WishRev(3).uttered(Epoch(0)), WishRev(4));
+    assert_eq!(WishRev(3).uttered(Epoch(1)), WishRev(4));
+    assert_eq!(WishRev(3).uttered(Epoch(2)), SECOND_EPOCH);
+    assert_eq!(SECOND_EPOCH.uttered(Epoch(2)), WishRev(65_538));
+    assert_eq!(WishRev(3).uttered(Epoch(3)), WishRev(131_073));
+    assert_eq!(WishRev(3).uttered(Epoch(16_385)), WishRev((1 << 30) + 1));
+    assert_eq!(WishRev(3).uttered(Epoch(u32::MAX)), WishRev((1 << 30) + 1), "the wire takes 2³¹ − 1");
+}
+
+/// A restored master at which a job was canceled before it was handed out, by all that the master knows; the job, and
+/// what a slave that has had it all along would say.
+fn canceled_in_the_queue() -> (Seat, Job, Report) {
+    let (_, report) = runs();
+    let mut world = World::new(1);
+    world.cut(0);
+    let job = place_as(&mut world, |_| {});
+    let mut seat = Seat::of(&mut world);
+    seat.state.node.epoch = Epoch(2);
+    let step = seat.commands(job, JobCommand::Cancel(CancelMode::Now));
+    let [canceled] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
+    assert_eq!((canceled.state, canceled.rev), (State::Canceled, SECOND_EPOCH));
+    (seat, canceled.clone(), Report { job, ..report })
+}
+
+#[test]
+fn of_a_cancel_and_a_forgotten_hand_out_the_newer_one_counts() {
+    for (rev, reaches) in [(2, true), (65_536, true), (65_537, false), (65_538, false)] {
+        let (mut seat, canceled, report) = canceled_in_the_queue();
+        let report = Report { rev: WishRev(rev), ..report };
+        let told = (vec![report.clone()], vec![]);
+        let step = shakes(&mut seat, (vec![canceled], vec![]), vec![row_of(&report)], told);
+        let job = seat.job(report.job);
+        assert_eq!((job.state, job.holder), (State::Running, Some(seat.key)), "{rev}");
+        let cancel = Desired::Cancel(CancelMode::Now);
+        assert_eq!(job.desired, if reaches { cancel } else { Desired::Run }, "{rev}");
+        assert_eq!(job.flags.has(Flags::CANCEL_TOO_LATE), !reaches, "{rev}");
+        let wanted: Vec<_> = wants(&step.effects, OLDER).iter().map(|want| want.desired).collect();
+        assert_eq!(wanted.contains(&cancel), reaches, "{rev}");
+        assert_eq!(master::broken_invariant(&seat.state), None);
+    }
+}
+
+#[test]
+fn what_was_canceled_does_not_start_from_a_forgotten_hand_out() {
+    for rev in [2, 70_000] {
+        let (mut seat, canceled, report) = canceled_in_the_queue();
+        let report = Report { rev: WishRev(rev), state: State::Accepted, ..report };
+        let told = (vec![report.clone()], vec![]);
+        let step = shakes(&mut seat, (vec![canceled], vec![]), vec![row_of(&report)], told);
+        assert_eq!(seat.state.book.jobs.get(&report.job), None, "it stays on the disk, ended");
+        let [want] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
+        assert_eq!(want.desired, Desired::Cancel(CancelMode::IfNotStarted));
+        assert_eq!(want.rev, report.rev.next());
+    }
+}
+
+#[test]
+fn a_forgotten_retry_goes_on_where_it_waits() {
+    for (state, slaves_word, goes_on) in [
+        (State::Failed, false, true),
+        (State::Rejected, false, true),
+        (State::Canceled, false, false),
+        (State::Canceled, true, true),
+        (State::Expired, false, false),
+        (State::Expired, true, true),
+        (State::Lost, false, false),
+        (State::Succeeded, true, false),
+    ] {
+        let (mut seat, report) = runs();
+        let (id, mut past) = (report.job, seat.job(report.job));
+        past.state = state;
+        past.desired = Desired::Cancel(CancelMode::Now);
+        if slaves_word {
+            past.report.as_mut().unwrap().state = state;
+        }
+        seat.state.book = master::Book::default();
+        seat.state.node.epoch = Epoch(2);
+        let report = Report { attempt: Attempt(2), state: State::Accepted, ..report };
+        let told = (vec![report.clone()], vec![]);
+        let step = shakes(&mut seat, (vec![past], vec![]), vec![row_of(&report)], told);
+        let called_off = wants(&step.effects, OLDER).iter().any(|want| want.rev > report.rev);
+        assert_eq!(called_off, !goes_on, "{state:?} {slaves_word}");
+        let job = seat.state.book.jobs.get(&id).map(|job| (job.state, job.attempt, job.desired));
+        let taken_up = (State::Accepted, Attempt(2), Desired::Run);
+        assert_eq!(job, goes_on.then_some(taken_up), "{state:?} {slaves_word}");
+        // What was asked of the attempt before was done; of what only the master says, nobody knows.
+        let too_late = job.is_some_and(|_| seat.job(id).flags.has(Flags::CANCEL_TOO_LATE));
+        assert_eq!(too_late, goes_on && !slaves_word, "{state:?} {slaves_word}");
+    }
+}
+
+/// A restored master whose job waits at the second slave, on the link; the first slave, on `OLDER`, says that it has
+/// this of an earlier attempt.
+fn two_of_one(said: Option<State>) -> (Seat, Job, LinkId) {
+    let (mut world, job, link) = held_at_the_second();
+    let known = world.job(job);
+    let mut seat = Seat::of(&mut world);
+    seat.state.node.epoch = Epoch(2);
+    let told = said.map(|state| Report { state, ..known.report.clone().unwrap() });
+    let rows = told.iter().map(row_of).collect();
+    drop(shakes(&mut seat, (vec![], vec![]), rows, (told.into_iter().collect(), vec![])));
+    (seat, known, link)
+}
+
+fn gives_back(seat: &mut Seat, link: LinkId, id: JobId) -> master::Step {
+    let job = seat.job(id);
+    let reason = Reason::new(ReasonCode::GivenBack, "as asked");
+    let declined = Declined { job: id, attempt: job.attempt, rev: job.rev, reason, for_good: false };
+    let event = master::Event::Received { link, message: Message::Declined(declined) };
+    let step = master::step(seat.state.clone(), seat.now, event);
+    seat.state = step.state.clone();
+    step
+}
+
+#[test]
+fn an_earlier_attempt_that_speaks_again_is_asked_whether_it_is_still_there() {
+    for (answers, asks_a_person) in [(0, false), (1, true), (2, true)] {
+        let (mut seat, known, link) = two_of_one(Some(State::Running));
+        let step = gives_back(&mut seat, link, known.id);
+        let job = seat.job(known.id);
+        assert_eq!((job.state, job.holder), (State::Running, Some(seat.key)));
+        let [want] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
+        assert!(want.rev > known.rev && want.rev == job.rev, "{want:?}");
+        assert_eq!((want.attempt, want.desired, &want.spec), (job.attempt, Desired::Run, &None));
+        // It has come back with a new disk meanwhile. Only an answer to this wish, or to a later one, says so.
+        let rev = WishRev(want.rev.0 + answers - 1);
+        let reason = Reason::new(ReasonCode::NotHeld, "the work is needed to take it");
+        let declined = Declined { job: known.id, attempt: job.attempt, rev, reason, for_good: false };
+        seat.step(master::Event::Received { link: OLDER, message: Message::Declined(declined) });
+        let job = seat.job(known.id);
+        let expected = if asks_a_person { State::Uncertain } else { State::Running };
+        assert_eq!(job.state, expected, "{answers}");
+        let asked = job.reason.is_some_and(|reason| reason.code == ReasonCode::Vanished);
+        assert_eq!(asked, asks_a_person);
+    }
+}
+
+#[test]
+fn of_what_nobody_has_reported_nothing_is_said_that_could_begin_it_again() {
+    let (mut seat, known, link) = two_of_one(Some(State::Uncertain));
+    seat.state.book.jobs.get_mut(&known.id).unwrap().earlier[0].report = None;
+    let step = gives_back(&mut seat, link, known.id);
+    assert_eq!(seat.job(known.id).state, State::Uncertain);
+    assert_eq!(wants(&step.effects, OLDER), Vec::<&Want>::new());
+}
+
+#[test]
+fn a_cancel_means_every_attempt_of_the_job() {
+    let cancel = Desired::Cancel(CancelMode::SafePoint);
+    // The other attempt is known before it is given back, or only later.
+    for known_before in [true, false] {
+        let (mut seat, known, link) = two_of_one(known_before.then_some(State::Running));
+        drop(seat.commands(known.id, JobCommand::Cancel(CancelMode::SafePoint)));
+        let mut step = gives_back(&mut seat, link, known.id);
+        if !known_before {
+            let [canceled] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
+            assert_eq!(canceled.state, State::Canceled);
+            let report = Report { state: State::Running, ..known.report.clone().unwrap() };
+            let mut canceled = canceled.clone();
+            canceled.handed.push_back((report.attempt, seat.key));
+            step = reports(&mut seat, Some(&canceled), report);
+        }
+        let job = seat.job(known.id);
+        assert_eq!((job.state, job.holder, job.desired), (State::Running, Some(seat.key), cancel));
+        let [want] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
+        assert_eq!((want.desired, want.rev), (cancel, job.rev));
+        assert!(want.rev > known.rev);
+        assert_eq!(master::broken_invariant(&seat.state), None);
+    }
+}
+
+#[test]
+fn an_attempt_that_nobody_can_stop_is_kept_beside_a_job_that_was_canceled() {
+    for state in [State::Accepted, State::Uncertain] {
+        let (mut seat, known, link) = two_of_one(None);
+        drop(seat.commands(known.id, JobCommand::Cancel(CancelMode::SafePoint)));
+        let canceled = gives_back(&mut seat, link, known.id).archived.remove(0);
+        let report = Report { state, ..known.report.clone().unwrap() };
+        drop(reports(&mut seat, Some(&canceled), report));
+        assert_eq!(seat.state.book.jobs.get(&known.id), None, "{state:?}: it has ended");
+    }
+}
+
+#[test]
+fn a_success_beside_a_cancel_says_that_the_cancel_came_too_late() {
+    for canceled in [true, false] {
+        let (mut seat, known, link) = two_of_one(Some(State::Running));
+        let success = Report { state: State::Succeeded, ..known.report.clone().unwrap() };
+        drop(reports(&mut seat, None, success));
+        if canceled {
+            drop(seat.commands(known.id, JobCommand::Cancel(CancelMode::SafePoint)));
+        }
+        let step = gives_back(&mut seat, link, known.id);
+        let [job] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
+        assert_eq!((job.state, job.holder), (State::Succeeded, Some(seat.key)));
+        assert_eq!(job.flags.has(Flags::CANCEL_TOO_LATE), canceled);
+        assert!(job.flags.has(Flags::LATE_RESULT));
+    }
+}
+
+#[test]
+fn the_next_epoch_comes_after_every_one_that_a_slave_has_obeyed() {
+    let revoke = |seat: &mut Seat| seat.state.desks.get_mut(&seat.key).unwrap().enrolled = Enrolled::Revoked;
+    for (obeyed, revoked, next) in
+        [(1, false, 2), (2, false, 3), (7, false, 8), (7, true, 2), (1001, false, 1002), (1002, false, 2)]
+    {
+        let mut world = World::new(1);
+        let mut seat = Seat::of(&mut world);
+        if revoked {
+            revoke(&mut seat);
+        }
+        let node = seat.state.node;
+        let bond = Bond {
+            master: node.id,
+            epoch: Epoch(obeyed),
+            incarnation: seat.state.incarnation(),
+            commit: node.commit,
+        };
+        let first = Hello { bond: Some(bond), ..seat.hello() };
+        let effects = seat.say_hello(OLDER, first);
+        let stale = closed(&effects, OLDER) == Some(CloseCode::StaleMaster);
+        assert_eq!(stale, obeyed > 1, "{obeyed}");
+        seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced: true });
+        assert_eq!(seat.state.node.epoch, Epoch(next), "{obeyed} {revoked}");
+    }
+}
+
+#[test]
+fn a_master_that_nobody_doubts_is_not_confirmed_by_mistake() {
+    for (obeyed, ahead, forced, confirmed) in
+        [(1, 0, false, false), (1, 0, true, true), (1, 1000, false, true), (2, 0, false, true)]
+    {
+        let mut world = World::new(1);
+        let mut seat = Seat::of(&mut world);
+        let node = seat.state.node;
+        let incarnation = seat.state.incarnation();
+        let commit = Commit(node.commit.0 + ahead);
+        let bond = Bond { master: node.id, epoch: Epoch(obeyed), incarnation, commit };
+        let hello = Hello { bond: Some(bond), ..seat.hello() };
+        seat.say_hello(OLDER, hello);
+        let before = seat.state.clone();
+        seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced });
+        assert_eq!(seat.state.node.epoch > node.epoch, confirmed, "{obeyed} {ahead} {forced}");
+        assert!(confirmed || seat.state == before, "{obeyed} {ahead} {forced}");
+        assert_eq!(seat.state.doubters(), 0);
+        let epoch = seat.state.node.epoch;
+        seat.step(master::Event::RestoreConfirmed { request: RequestId(2), forced: false });
+        assert_eq!(seat.state.node.epoch, epoch, "once is enough");
+    }
+}
+
+#[test]
+fn a_success_that_a_restored_master_knows_is_not_undone_by_a_later_attempt_of_the_same_slave() {
+    for said in [State::Running, State::Failed] {
+        let (mut seat, report) = runs_live();
+        let done = reports(&mut seat, None, numbered(&report, 20, State::Succeeded)).archived;
+        assert_eq!(done.iter().map(|job| job.state).collect::<Vec<_>>(), [State::Succeeded]);
+        seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced: true });
+        seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
+        let later = Report { attempt: Attempt(2), ..numbered(&report, 30, said) };
+        let told = shakes(&mut seat, (done, vec![]), vec![row_of(&later)], (vec![later], vec![]));
+        let [job] = &told.archived[..] else { panic!("{said:?}: {:?}", told.archived) };
+        assert_eq!((job.state, job.attempt, job.last_attempt), (State::Succeeded, Attempt(1), Attempt(2)));
+        assert!(job.earlier.iter().any(|one| (one.attempt, one.state) == (Attempt(2), said)), "it is kept");
+    }
+}
+
+#[test]
+fn what_a_revoked_slave_has_seen_of_this_master_is_no_doubt_any_more() {
+    let mut world = World::new(1);
+    let mut seat = Seat::of(&mut world);
+    let (node, incarnation) = (seat.state.node, seat.state.incarnation());
+    let commit = Commit(node.commit.0 + 1000);
+    let bond = Bond { master: node.id, epoch: node.epoch, incarnation, commit };
+    let hello = Hello { bond: Some(bond), ..seat.hello() };
+    seat.say_hello(OLDER, hello);
+    assert_eq!(seat.state.doubters(), 1);
+    let (request, slave) = (RequestId(1), seat.key);
+    seat.step(master::Event::SlaveCommanded { request, slave, command: master::SlaveCommand::Forget });
+    assert_eq!(seat.state.doubters(), 0);
+    seat.step(master::Event::RestoreConfirmed { request: RequestId(2), forced: false });
+    assert_eq!(seat.state.node.epoch, node.epoch, "there is nothing to confirm");
+}
+
+#[test]
+fn a_question_about_an_attempt_that_nobody_has_is_closed() {
+    for (said, attempt, closed) in [
+        (State::Uncertain, 1, true),
+        (State::Accepted, 1, true),
+        (State::Uncertain, 2, false),
+        (State::Failed, 1, false),
+    ] {
+        let (mut seat, known, _) = two_of_one(Some(said));
+        let before = seat.job(known.id);
+        assert_eq!(before.earlier.len(), 1);
+        let reason = Reason::new(ReasonCode::NotHeld, "it was never here");
+        let attempt = Attempt(attempt);
+        let declined = Declined { job: known.id, attempt, rev: WishRev(9), reason, for_good: true };
+        for times in 0..2 {
+            let event = master::Event::Received { link: OLDER, message: Message::Declined(declined.clone()) };
+            let effects = seat.step(event);
+            let job = seat.job(known.id);
+            assert_eq!((job.state, job.holder, job.attempt), (before.state, before.holder, before.attempt));
+            if closed {
+                assert_eq!((job.earlier[0].state, &job.earlier[0].report), (State::Lost, &None), "{said:?}");
+            } else {
+                assert_eq!(job, before, "{said:?} {attempt} {times}");
+                assert!(effects.iter().any(|effect| matches!(effect, master::Effect::Ignored(_))));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cancel_on_its_way_only_gets_harder() {
+    use CancelMode::{IfNotStarted, Now, SafePoint};
+    for (first, second, stands) in [
+        (Now, IfNotStarted, Now),
+        (Now, SafePoint, Now),
+        (SafePoint, IfNotStarted, SafePoint),
+        (SafePoint, Now, Now),
+        (IfNotStarted, Now, Now),
+    ] {
+        let mut world = World::new(1);
+        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+        let mut seat = Seat::of(&mut world);
+        drop(seat.commands(job, JobCommand::Cancel(first)));
+        drop(seat.commands(job, JobCommand::Cancel(second)));
+        assert_eq!(seat.job(job).desired, Desired::Cancel(stands), "{first:?} {second:?}");
+    }
+}
+
+#[test]
+fn a_machine_that_refused_may_be_asked_more_softly() {
+    let (mut seat, report) = runs_live();
+    drop(seat.commands(report.job, JobCommand::Cancel(CancelMode::Now)));
+    let told = seat.job(report.job).rev;
+    let refuses = Reason::new(ReasonCode::StopRefused, "not now");
+    drop(reports(
+        &mut seat,
+        None,
+        Report { rev: told, reason: Some(refuses), ..numbered(&report, 11, State::Running) },
+    ));
+    drop(seat.commands(report.job, JobCommand::Cancel(CancelMode::SafePoint)));
+    assert_eq!(seat.job(report.job).desired, Desired::Cancel(CancelMode::SafePoint));
+}
+
+#[test]
+fn what_a_slave_speaks_of_that_waits_behind_a_link_is_looked_up_when_that_ends() {
+    let (mut seat, report) = runs_live();
+    let mut copy = Hello { rows: vec![row_of(&report)], ring: vec![row_of(&report)], ..seat.hello() };
+    copy.boot.0[0] ^= 1;
+    (copy.rows[0].job, copy.ring[0].job) = (JobId([7; 16]), JobId([8; 16]));
+    seat.say_hello(NEWER, copy);
+    let now = seat.now;
+    let closed = |link| master::Event::LinkClosed { link, last_heard: now };
+    let probed = |link| master::Event::LinkProbed { link, alive: false };
+    let spoken_of = vec![JobId([7; 16]), JobId([8; 16])];
+    for event in [closed(OLDER), probed(OLDER)] {
+        assert_eq!(master::unknown_jobs(&seat.state, &event), spoken_of, "{event:?}");
+    }
+    let other = LinkId(9);
+    for event in [closed(other), probed(other)] {
+        assert_eq!(master::unknown_jobs(&seat.state, &event), vec![], "{event:?}");
+    }
+    seat.step(closed(NEWER));
+    assert_eq!(master::unknown_jobs(&seat.state, &closed(OLDER)), vec![], "nobody waits");
+}
+
+#[test]
+fn an_attempt_that_goes_on_although_the_job_has_ended_is_shown() {
+    for (ended, said, shown) in [
+        (State::Succeeded, State::Running, true),
+        (State::Succeeded, State::Paused, true),
+        (State::Failed, State::Stopping, true),
+        (State::Lost, State::Starting, true),
+        (State::Succeeded, State::Uncertain, false),
+        (State::Succeeded, State::Failed, false),
+        (State::Succeeded, State::Accepted, false),
+    ] {
+        let (mut seat, known, _) = two_of_one(None);
+        seat.state.book = master::Book::default();
+        let report = Report { state: said, ..known.report.clone().unwrap() };
+        let mut past = Job { state: ended, ..known };
+        past.handed.push_back((report.attempt, seat.key));
+        let step = reports(&mut seat, Some(&past), report);
+        let [job] = step.archived.as_slice() else { panic!("{said:?} {:?}", step.archived) };
+        assert_eq!((job.state, job.earlier.len()), (ended, 1), "{said:?}");
+        assert_eq!(job.flags.has(Flags::DUPLICATE), shown, "{ended:?} {said:?}");
+        let text = job.reason.as_ref().map_or("", |reason| reason.text.as_str());
+        assert_eq!(text.contains("reloop-slave stop"), shown, "{text}");
+    }
+}

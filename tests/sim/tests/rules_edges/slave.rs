@@ -1,0 +1,540 @@
+//! A slave's work: its machine, its people, its memory.
+
+use reloop_protocol::id::{Attempt, BootId, JobId, Run, StoreId, WishRev};
+use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::master::{Answer, JobCommand, SlaveCommand};
+use reloop_protocol::message::{
+    Activity, Attention, Flags, Message, Mode, ReasonCode, Record, Source, WaitingFor,
+};
+use reloop_protocol::slave::{self, AfterFailure, Damage, Fact, Local, Release};
+use reloop_protocol::spec::{CancelMode, Desired, Gate, SPEC_BYTES, StartRule, Want};
+use reloop_protocol::time::{Millis, Time};
+use reloop_sim::world::{Machine, World};
+use std::collections::BTreeMap;
+
+use crate::stage::*;
+
+#[test]
+fn a_machine_says_what_it_is_doing() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    world.boxes[0].settings.release = Release::Ack;
+    assert_eq!(machine(&world).activity, Activity::Ready);
+    let job = place_as(&mut world, |_| {});
+    assert_eq!(machine(&world).activity, Activity::Running);
+    world.command(job, JobCommand::Pause);
+    world.settle();
+    assert_eq!((world.state(job), machine(&world).activity), (State::Paused, Activity::Paused));
+    world.command(job, JobCommand::Cancel(CancelMode::Now));
+    world.settle();
+    world.pass(1_000);
+    assert_eq!(world.state(job), State::Canceled);
+    world.local(0, Local::Lock(true));
+    assert_eq!(machine(&world).activity, Activity::Idle);
+    world.local(0, Local::Lock(false));
+    world.command_slave(0, SlaveCommand::Mode(Mode::Maintenance));
+    assert_eq!(machine(&world).activity, Activity::Idle);
+}
+
+#[test]
+fn a_machine_that_failed_at_its_work_says_so_until_somebody_has_looked() {
+    let mut world = World::bare();
+    let settings = slave::Settings { after_failure: AfterFailure::Hold, ..world.settings("s0") };
+    world.start_master();
+    world.add_box(settings);
+    world.boxes[0].machine.fails = true;
+    let job = place_as(&mut world, |_| {});
+    assert_eq!(world.state(job), State::Running);
+    world.pass(12_000);
+    assert_eq!((world.state(job), machine(&world).activity), (State::Failed, Activity::Fault));
+    assert_eq!(machine(&world).attention, Some(Attention::Fault));
+    world.local(0, Local::Clear);
+    assert_eq!(machine(&world).activity, Activity::Ready);
+}
+
+#[test]
+fn a_job_on_its_way_into_the_machine_is_being_prepared() {
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let job = world.place(order);
+    while world.on_slave(0, job) != Some(State::Starting) {
+        assert!(world.pump());
+    }
+    assert_eq!(machine(&world).activity, Activity::Preparing);
+}
+
+#[test]
+fn only_the_loss_of_everything_is_total() {
+    assert!(Damage { node: true, jobs: 0 }.is_total());
+    assert!(!Damage { node: false, jobs: 3 }.is_total());
+}
+
+#[test]
+fn the_progress_of_a_machine_is_at_most_all_of_it_and_its_last_word_stays() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let job = place_as(&mut world, |_| {});
+    let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
+    let mut tell = |permille, note: Option<&str>| {
+        let fact = Fact::Progressed { permille, note: note.map(str::to_owned) };
+        world.slave_event(0, slave::Event::Machine { work, fact });
+        let report = &world.boxes[0].state.as_ref().unwrap().jobs[&job].report;
+        (report.progress, report.note.clone())
+    };
+    assert_eq!(tell(Some(5_000), Some("roughing")), (Some(1_000), Some("roughing".to_owned())));
+    assert_eq!(tell(Some(300), None), (Some(300), Some("roughing".to_owned())));
+    assert_eq!(tell(None, Some("done soon")), (Some(300), Some("done soon".to_owned())));
+}
+
+#[test]
+fn the_reason_of_a_failure_is_the_machines_word() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.fails = true;
+    let failed = place_as(&mut world, |_| {});
+    world.pass(12_000);
+    let report = world.job(failed).report.unwrap();
+    assert_eq!(report.reason.as_ref().map(|reason| reason.code), Some(ReasonCode::MachineFault));
+    assert_eq!(report.outcome.unwrap().text, report.reason.unwrap().text);
+    world.boxes[0].machine.fails = false;
+    let done = place_as(&mut world, |_| {});
+    world.pass(12_000);
+    let report = world.job(done).report.unwrap();
+    assert_eq!((report.state, report.reason), (State::Succeeded, None));
+    assert_eq!(
+        world
+            .command(done, JobCommand::Resolve(End::Failed))
+            .map(|answer| matches!(answer, Answer::Refused(..))),
+        Some(true)
+    );
+}
+
+#[test]
+fn a_machine_that_has_to_be_cleared_says_so() {
+    let mut world = World::bare();
+    let settings = slave::Settings { release: Release::Ack, ..world.settings("s0") };
+    world.start_master();
+    world.add_box(settings);
+    let job = place_as(&mut world, |_| {});
+    world.pass(12_000);
+    assert_eq!(world.state(job), State::Succeeded);
+    assert_eq!((machine(&world).activity, machine(&world).unloading), (Activity::Unloading, Some(job)));
+    world.local(0, Local::Ready);
+    assert_eq!(machine(&world).activity, Activity::Ready);
+}
+
+#[test]
+fn a_slave_whose_memory_contradicts_itself_is_found_out() {
+    let mut world = World::new(1);
+    let running = place_as(&mut world, |_| {});
+    let waiting = place_as(&mut world, |_| {});
+    let sound = world.boxes[0].state.clone().unwrap();
+    assert_eq!(slave::broken_invariant(&sound), None);
+    let broken = |change: &dyn Fn(&mut slave::Slave)| {
+        let mut state = sound.clone();
+        change(&mut state);
+        slave::broken_invariant(&state).unwrap_or("nothing")
+    };
+    let report =
+        |state: &mut slave::Slave, job: JobId, to: State| state.jobs.get_mut(&job).unwrap().report.state = to;
+    assert_eq!(
+        broken(&|state| report(state, waiting, State::Running)),
+        "at most one executing job per slave"
+    );
+    assert_eq!(broken(&|state| report(state, waiting, State::Lost)), "a slave says only what is its to say");
+    assert_eq!(broken(&|state| report(state, waiting, State::Uncertain)), "nothing");
+    let unbegun = |state: &mut slave::Slave| state.jobs.get_mut(&running).unwrap().report.run = Run(0);
+    assert_eq!(broken(&unbegun), "what executes was begun");
+    let other =
+        |state: &mut slave::Slave| state.jobs.get_mut(&waiting).unwrap().spec.program = "bake".to_owned();
+    assert_eq!(broken(&other), "the work is what was agreed");
+    let job = &sound.jobs[&waiting];
+    let record = Record { spec: job.spec.clone(), start: job.start, report: job.report.clone() };
+    assert_eq!(broken(&|state| state.ring = vec![record.clone(); slave::RING].into()), "nothing");
+    assert_eq!(
+        broken(&|state| state.ring = vec![record.clone(); slave::RING + 1].into()),
+        "the ring is bounded"
+    );
+}
+
+#[test]
+fn a_stop_is_as_hard_as_it_was_asked_for_and_is_only_ever_made_harder() {
+    use CancelMode::{IfNotStarted, Now, SafePoint};
+    let stops = |modes: &[CancelMode]| {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |_| {});
+        let known = world.job(job);
+        let (link, session) = live_at(&world);
+        let mut stops = vec![];
+        for (number, mode) in modes.iter().enumerate() {
+            let want = Want {
+                job,
+                attempt: known.attempt,
+                rev: WishRev(known.rev.0 + 1 + number as u32),
+                digest: known.digest,
+                spec: None,
+                desired: Desired::Cancel(*mode),
+                start: known.start,
+            };
+            let (state, effects) = hears(&world, link, session, Message::Want(want));
+            world.boxes[0].state = Some(state);
+            stops.extend(effects.iter().filter_map(|effect| match effect {
+                slave::Effect::Stop { now, .. } => Some(*now),
+                _ => None,
+            }));
+        }
+        stops
+    };
+    assert_eq!(stops(&[SafePoint]), [false]);
+    assert_eq!(stops(&[Now]), [true]);
+    assert!(stops(&[IfNotStarted]).is_empty());
+    assert_eq!(stops(&[SafePoint, Now]), [false, true]);
+    assert_eq!(stops(&[SafePoint, SafePoint]), [false]);
+    assert_eq!(stops(&[Now, SafePoint]), [true]);
+}
+
+#[test]
+fn a_slave_takes_work_that_just_fits_and_is_just_in_time() {
+    let offered = |specs: &[usize], deadline: Option<i64>| {
+        let mut world = World::new(1);
+        let now = world.now();
+        let (link, session) = live_at(&world);
+        let mut declined = vec![];
+        for (number, bytes) in specs.iter().enumerate() {
+            let mut order = world.order("mill");
+            order.spec.params = BTreeMap::from([("p".to_owned(), String::new())]);
+            let missing = bytes - order.spec.size();
+            let mut text = "x".repeat(missing);
+            loop {
+                order.spec.params.insert("p".to_owned(), text.clone());
+                if order.spec.size() <= *bytes {
+                    break;
+                }
+                text.pop();
+            }
+            assert_eq!(order.spec.size(), *bytes);
+            let deadline = deadline.map(|ms| Time(now.0 + ms));
+            let start = StartRule { gate: Gate::Held, deadline, ..StartRule::default() };
+            let want = Want {
+                job: JobId([200 + number as u8; 16]),
+                attempt: Attempt(1),
+                rev: WishRev(1),
+                digest: order.spec.digest(),
+                spec: Some(order.spec),
+                desired: Desired::Run,
+                start,
+            };
+            let (state, effects) = hears(&world, link, session, Message::Want(want));
+            world.boxes[0].state = Some(state);
+            declined.extend(effects.into_iter().filter_map(|effect| match effect {
+                slave::Effect::Send { message: Message::Declined(declined), .. } => {
+                    Some(declined.reason.code)
+                }
+                _ => None,
+            }));
+        }
+        declined
+    };
+    assert!(offered(&[SPEC_BYTES], None).is_empty());
+    assert_eq!(offered(&[SPEC_BYTES + 1], None), [ReasonCode::BadParams]);
+    assert!(offered(&[slave::HELD_BYTES / 4; 4], None).is_empty());
+    let more = [
+        slave::HELD_BYTES / 4,
+        slave::HELD_BYTES / 4,
+        slave::HELD_BYTES / 4,
+        slave::HELD_BYTES / 4 - 200,
+        201,
+    ];
+    assert_eq!(offered(&more, None), [ReasonCode::AtCapacity]);
+    assert!(offered(&[1_000], Some(0)).is_empty());
+    assert_eq!(offered(&[1_000], Some(-1)), [ReasonCode::WindowClosed]);
+}
+
+#[test]
+fn interrupted_work_has_to_be_cleared_away_unless_it_begins_again_or_nobody_knows() {
+    for (policy, stopping, state, cleared) in [
+        (OnInterrupt::Hold, false, State::Uncertain, false),
+        (OnInterrupt::Fail, false, State::Failed, true),
+        (OnInterrupt::Restart, false, State::Accepted, false),
+        (OnInterrupt::Restart, true, State::Canceled, true),
+        (OnInterrupt::Hold, true, State::Canceled, true),
+    ] {
+        let mut world = World::bare();
+        let settings = slave::Settings { release: Release::Ack, ..world.settings("s0") };
+        world.start_master();
+        world.add_box(settings);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |order| order.spec.on_interrupt = policy);
+        let mut before = world.boxes[0].state.clone().unwrap();
+        let kept = before.jobs.get_mut(&job).unwrap();
+        if stopping {
+            kept.report.state = State::Stopping;
+            kept.run.stopping = Some(CancelMode::Now);
+            kept.desired = Desired::Cancel(CancelMode::Now);
+        }
+        let work = kept.work();
+        before.node.local_lock = true;
+        let event = slave::Event::Machine { work, fact: Fact::Probed(slave::Probed::Gone) };
+        let after = slave::step(before, world.slave_now(0), event).state;
+        assert_eq!(after.jobs[&job].report.state, state, "{policy:?} {stopping}");
+        assert_eq!(after.node.unloading.is_some(), cleared, "{policy:?} {stopping}");
+    }
+}
+
+#[test]
+fn what_a_machine_was_asked_for_before_a_crash_it_is_asked_for_again_if_it_does_otherwise() {
+    for (asked, paused, again) in [
+        (Some(true), false, Some(true)),
+        (Some(true), true, None),
+        (Some(false), true, Some(false)),
+        (Some(false), false, None),
+        (None, false, None),
+    ] {
+        let mut world = World::new(1);
+        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let job = place_as(&mut world, |_| {});
+        let mut before = world.boxes[0].state.clone().unwrap();
+        let kept = before.jobs.get_mut(&job).unwrap();
+        kept.run.asked_to_pause = asked;
+        kept.desired = if paused && again.is_none() { Desired::Pause } else { Desired::Run };
+        if asked == Some(true) {
+            kept.desired = Desired::Pause;
+        }
+        let work = kept.work();
+        let fact = Fact::Probed(slave::Probed::Alive { paused, permille: None });
+        let step = slave::step(before, world.slave_now(0), slave::Event::Machine { work, fact });
+        let repeated = step.effects.iter().find_map(|effect| match effect {
+            slave::Effect::Pause(_) => Some(true),
+            slave::Effect::Resume(_) => Some(false),
+            _ => None,
+        });
+        assert_eq!(repeated, again, "{asked:?} {paused}");
+        let asked = step.state.jobs[&job].run.asked_to_pause;
+        assert_eq!(asked.is_some(), again.is_some());
+    }
+}
+
+#[test]
+fn work_that_ended_in_time_does_not_become_overdue_afterwards() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |order| order.spec.max_runtime = Some(Millis(11_000)));
+    world.cut(0);
+    world.pass(60_000);
+    let report = &world.boxes[0].state.as_ref().unwrap().jobs[&job].report;
+    assert_eq!((report.state, report.flags.has(Flags::OVERDUE)), (State::Succeeded, false));
+}
+
+/// The job as it is while the machine is asked whether it has begun it, because it would not.
+fn refused_to_start() -> (slave::Slave, slave::Now, JobId, JobId) {
+    let (mut state, now, job, waits) = at_work();
+    let kept = state.jobs.get_mut(&job).unwrap();
+    kept.report.state = State::Starting;
+    (kept.report.started_at, kept.report.started_rev) = (None, None);
+    let step = machine_says(state, now, job, Fact::StartRefused("too cold".to_owned()));
+    assert!(step.effects.iter().any(|effect| matches!(effect, slave::Effect::Probe { .. })));
+    (step.state, now, job, waits)
+}
+
+#[test]
+fn a_success_that_somebody_had_wished_away_says_so_whoever_it_was() {
+    for (by_person, by_master, flagged) in
+        [(false, false, false), (true, false, true), (false, true, true), (true, true, true)]
+    {
+        let (mut state, now, job, _) = at_work();
+        if by_person {
+            state = person_says(state, now, Local::Stop { now: false }).state;
+        }
+        if by_master {
+            state.jobs.get_mut(&job).unwrap().desired = Desired::Cancel(CancelMode::Now);
+        }
+        let after = machine_says(state, now, job, ended(End::Succeeded)).state;
+        let report = &after.jobs[&job].report;
+        assert_eq!(report.state, State::Succeeded);
+        assert_eq!(report.flags.has(Flags::CANCEL_TOO_LATE), flagged, "{by_person} {by_master}");
+    }
+}
+
+#[test]
+fn that_a_machine_knows_nothing_of_a_start_that_it_refused_means_what_the_job_is_by_then() {
+    let never = || Fact::Probed(slave::Probed::NeverStarted);
+    let (state, now, job, _) = refused_to_start();
+    let after = machine_says(state.clone(), now, job, never()).state;
+    assert_eq!(word(&after, job), (State::Accepted, Some(ReasonCode::MachineUnfit)));
+    let begun = machine_says(state.clone(), now, job, Fact::Started).state;
+    let after = machine_says(begun, now, job, never()).state;
+    assert_eq!(word(&after, job), (State::Uncertain, Some(ReasonCode::NoProof)), "it had said that it began");
+    let stopping = person_says(state, now, Local::Stop { now: true }).state;
+    let after = machine_says(stopping, now, job, never()).state;
+    assert_eq!(word(&after, job), (State::Canceled, Some(ReasonCode::StoppedLocally)));
+}
+
+#[test]
+fn what_waits_while_a_machine_is_being_asked_waits_for_the_machine() {
+    let waits_for = |state: &slave::Slave, job: JobId| state.jobs[&job].report.waiting_for;
+    let (state, now, job, waits) = refused_to_start();
+    assert_eq!(waits_for(&state, waits), Some(WaitingFor::Ready));
+    let alive = Fact::Probed(slave::Probed::Alive { paused: false, permille: None });
+    let after = machine_says(state, now, job, alive).state;
+    assert_eq!((word(&after, job).0, waits_for(&after, waits)), (State::Running, Some(WaitingFor::Turn)));
+}
+
+#[test]
+fn a_machine_is_asked_only_of_what_it_may_have_and_for_as_long_as_nothing_is_known() {
+    let (mut state, now, job, _) = at_work();
+    state.fresh = slave::Fresh::default();
+    let event = slave::Event::AgentStarted {
+        boot: BootId([7; 16]),
+        fingerprint: None,
+        known_key: true,
+        next_store: StoreId([7; 16]),
+        damage: Damage::default(),
+    };
+    let step = slave::step(state, now, event);
+    let asked = step.effects.iter().filter_map(|effect| match effect {
+        slave::Effect::Probe { work, .. } => Some(work.job),
+        _ => None,
+    });
+    assert_eq!(asked.collect::<Vec<_>>(), [job]);
+    let after = machine_says(step.state, now, job, ended(End::Succeeded)).state;
+    assert!(after.fresh.probing.is_empty(), "it has said what there is to know");
+}
+
+#[test]
+fn what_is_being_stopped_is_stopped_again_as_hard_when_it_is_found_working() {
+    for hard in [false, true] {
+        let (state, now, job, _) = at_work();
+        let state = person_says(state, now, Local::Stop { now: hard }).state;
+        let mode = if hard { CancelMode::Now } else { CancelMode::SafePoint };
+        let alive = Fact::Probed(slave::Probed::Alive { paused: false, permille: None });
+        let step = machine_says(state, now, job, alive);
+        let stops = step.effects.iter().filter_map(|effect| match effect {
+            slave::Effect::Stop { now, .. } => Some(*now),
+            _ => None,
+        });
+        assert_eq!(stops.collect::<Vec<_>>(), [hard]);
+        assert_eq!(word(&step.state, job), (State::Stopping, Some(ReasonCode::StoppedLocally)));
+        assert_eq!(step.state.jobs[&job].run.stopping, Some(mode));
+    }
+}
+
+#[test]
+fn what_nobody_could_say_is_stopped_by_whoever_wished_it_once_it_is_found_working() {
+    for (stopping, desired, state, reason) in [
+        (None, Desired::Run, State::Running, None),
+        (Some(CancelMode::Now), Desired::Run, State::Stopping, Some(ReasonCode::StoppedLocally)),
+        (
+            Some(CancelMode::Now),
+            Desired::Cancel(CancelMode::Now),
+            State::Stopping,
+            Some(ReasonCode::Canceled),
+        ),
+        (None, Desired::Cancel(CancelMode::Now), State::Stopping, Some(ReasonCode::Canceled)),
+    ] {
+        let (mut before, now, job, _) = at_work();
+        let kept = before.jobs.get_mut(&job).unwrap();
+        if stopping.is_some() {
+            kept.report.state = State::Stopping;
+            kept.run.stop_decided = (desired == Desired::Run).then_some(Source::Local);
+        }
+        (kept.run.stopping, kept.desired) = (stopping, desired);
+        let unknown = Fact::Probed(slave::Probed::Unknown("no answer".to_owned()));
+        let doubtful = machine_says(before, now, job, unknown).state;
+        assert_eq!(word(&doubtful, job), (State::Uncertain, Some(ReasonCode::NoProof)));
+        let alive = Fact::Probed(slave::Probed::Alive { paused: false, permille: None });
+        let found = machine_says(doubtful, now, job, alive).state;
+        assert_eq!(word(&found, job), (state, reason), "{stopping:?} {desired:?}");
+    }
+}
+
+#[test]
+fn a_stop_that_waits_for_the_machines_answer_is_taken_back_by_a_resume_but_not_the_masters_cancel() {
+    for (desired, state) in
+        [(Desired::Run, State::Running), (Desired::Cancel(CancelMode::Now), State::Stopping)]
+    {
+        let (mut before, now, job, _) = at_work();
+        let kept = before.jobs.get_mut(&job).unwrap();
+        (kept.report.state, kept.run.paused, kept.paused_locally) = (State::Paused, true, true);
+        before.fresh.probing.insert(job, slave::Probing { since: now.boot_ms, refused: None });
+        let stopped = person_says(before, now, Local::Stop { now: true }).state;
+        assert_eq!(stopped.jobs[&job].run.stopping, Some(CancelMode::Now));
+        let mut resumed = person_says(stopped, now, Local::Resume).state;
+        resumed.jobs.get_mut(&job).unwrap().desired = desired;
+        if desired != Desired::Run {
+            resumed = person_says(resumed, now, Local::Stop { now: true }).state;
+            resumed = person_says(resumed, now, Local::Resume).state;
+        }
+        let alive = Fact::Probed(slave::Probed::Alive { paused: false, permille: None });
+        assert_eq!(
+            machine_says(resumed, now, job, alive).state.jobs[&job].report.state,
+            state,
+            "{desired:?}"
+        );
+    }
+}
+
+#[test]
+fn who_resolves_at_the_machine_need_not_name_the_only_job_that_is_uncertain() {
+    let resolve = |uncertain: usize| {
+        let (mut state, now, job, waits) = at_work();
+        for id in [job, waits].into_iter().take(uncertain) {
+            state.jobs.get_mut(&id).unwrap().report.state = State::Uncertain;
+        }
+        let step = person_says(state, now, Local::Resolve { job: None, end: End::Failed });
+        let reply = step.effects.iter().find_map(|effect| match effect {
+            slave::Effect::Reply { reply, .. } => Some(reply.clone()),
+            _ => None,
+        });
+        (reply.unwrap().map_err(|text| text.contains("name the one")), word(&step.state, job).0)
+    };
+    assert_eq!(resolve(0), (Err(false), State::Running));
+    let (reply, state) = resolve(1);
+    assert_eq!((reply.is_ok(), state), (true, State::Failed));
+    assert_eq!(resolve(2), (Err(true), State::Uncertain));
+}
+
+#[test]
+fn a_machine_is_asked_to_pause_once_and_only_what_it_works_at() {
+    let asks = |step: &slave::Step| {
+        step.effects.iter().filter(|effect| matches!(effect, slave::Effect::Pause(_))).count()
+    };
+    let (state, now, _, _) = at_work();
+    let first = person_says(state, now, Local::Pause);
+    let second = person_says(first.state.clone(), now, Local::Pause);
+    assert_eq!((asks(&first), asks(&second)), (1, 0));
+
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+    world.acts = Some(vec![]);
+    world.command(job, JobCommand::Pause);
+    world.settle();
+    assert_eq!((world.state(job), world.job(job).desired), (State::Accepted, Desired::Pause));
+    let asked = world.acts.unwrap().iter().any(|act| matches!(act, slave::Effect::Pause(_)));
+    assert!(!asked, "nothing of it is in the machine");
+}
+
+#[test]
+fn a_wish_that_is_not_followed_is_answered_with_what_is() {
+    for (newer_attempt, older_wish, declined) in [(0, 0, false), (0, 1, false), (1, 0, true)] {
+        let mut world = World::new(1);
+        let job = place_as(&mut world, |_| {});
+        let known = world.job(job);
+        let before = world.boxes[0].state.as_ref().unwrap().jobs[&job].report.clone();
+        let (link, session) = live_at(&world);
+        let want = Want {
+            job,
+            attempt: Attempt(known.attempt.0 + newer_attempt),
+            rev: WishRev(known.rev.0 - older_wish),
+            digest: known.digest,
+            spec: Some(known.spec),
+            desired: Desired::Run,
+            start: known.start,
+        };
+        let (_, effects) = hears(&world, link, session, Message::Want(want));
+        let said = |is: &dyn Fn(&Message) -> bool| {
+            effects.iter().any(|effect| matches!(effect, slave::Effect::Send { message, .. } if is(message)))
+        };
+        let told_again = |message: &Message| matches!(message, Message::Report(report) if report.seq > before.seq && report.state == before.state);
+        assert!(said(&told_again), "{newer_attempt} {older_wish}: {effects:?}");
+        assert_eq!(said(&|message| matches!(message, Message::Declined(_))), declined);
+    }
+}

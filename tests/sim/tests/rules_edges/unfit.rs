@@ -1,0 +1,209 @@
+//! A machine that cannot begin a job, for a cause of its own: a full disk, a program's file that is missing.
+
+use reloop_protocol::id::{JobId, Run};
+use reloop_protocol::job::State;
+use reloop_protocol::limits::CAUSE_BYTES;
+use reloop_protocol::master::{self, Delivery, JobCommand, Retry, RetryOn, SlaveCommand};
+use reloop_protocol::message::{Activity, Attention, Flags, ReasonCode, WaitingFor};
+use reloop_protocol::slave::{self, Fact, Local, Probed};
+use reloop_protocol::spec::{CancelMode, Desired};
+use reloop_protocol::time::Time;
+use reloop_sim::world::{Machine, World};
+
+use crate::stage::*;
+
+/// A job at the only machine, which cannot begin it and proves that; one that refuses is asked for the proof.
+fn held_back(refuses: bool) -> (World, JobId) {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    break_down(&mut world, refuses);
+    let job = place_as(&mut world, |_| {});
+    (world, job)
+}
+
+fn break_down(world: &mut World, refuses: bool) {
+    let machine = &mut world.boxes[0].machine;
+    (machine.unfit, machine.refuses) = (!refuses, refuses);
+}
+
+fn mend(world: &mut World) {
+    let machine = &mut world.boxes[0].machine;
+    (machine.unfit, machine.refuses) = (false, false);
+}
+
+fn agent(world: &World) -> &slave::Slave {
+    world.boxes[0].state.as_ref().unwrap()
+}
+
+fn not_begun(why: &str) -> Fact {
+    Fact::Probed(Probed::NotBegun(why.to_owned()))
+}
+
+/// A job whose machine is being told to begin it, and whose link is cut.
+fn being_started() -> (slave::Slave, slave::Now, JobId) {
+    let (mut state, now, job, _) = at_work();
+    let kept = state.jobs.get_mut(&job).unwrap();
+    kept.report.state = State::Starting;
+    (kept.report.started_at, kept.report.started_rev) = (None, None);
+    (state, now, job)
+}
+
+#[test]
+fn a_machine_that_cannot_begin_ends_no_job_and_starts_nothing_until_a_person_has_mended_it() {
+    for (refuses, why) in [(false, "the disk is full"), (true, "the machine refuses")] {
+        let (mut world, job) = held_back(refuses);
+        let waits = place_as(&mut world, |_| {});
+        world.pass(60_000);
+        assert_eq!(word(agent(&world), job), (State::Accepted, Some(ReasonCode::MachineUnfit)));
+        assert_eq!((world.state(job), world.state(waits)), (State::Accepted, State::Queued));
+        let report = world.job(job).report.unwrap();
+        assert_eq!(report.waiting_for, Some(WaitingFor::Ready));
+        assert!(report.reason.unwrap().text.contains(why));
+        let said = machine(&world);
+        assert_eq!((said.activity, said.attention), (Activity::Attention, Some(Attention::MachineUnfit)));
+        let needs = said.attention_text().unwrap();
+        assert!(needs.contains(why) && needs.contains("`clear`"), "{needs}");
+
+        let master = world.master.as_ref().unwrap();
+        let explained = master::explain(master, &world.job(job), world.now()).summary;
+        assert!(explained.contains("s0") && explained.contains(&needs), "{explained}");
+
+        // That it is mended ends nothing: somebody says so. Neither the agent nor the box forgets.
+        mend(&mut world);
+        world.kill_agent(0);
+        world.start_agent(0, true);
+        world.reboot(0);
+        world.settle();
+        assert_eq!(machine(&world).attention_text(), Some(needs));
+        assert_eq!((world.state(job), world.begun(job)), (State::Accepted, 0));
+        world.command_slave(0, SlaveCommand::Clear);
+        assert_eq!((world.state(job), world.begun(job)), (State::Running, 1));
+        let report = world.job(job).report.unwrap();
+        assert_eq!((report.run, report.reason), (Run(2), None));
+        assert_eq!((machine(&world).attention, machine(&world).cause), (None, None));
+    }
+}
+
+#[test]
+fn work_that_a_machine_could_not_begin_is_no_attempt_that_an_order_wants_again() {
+    let mut world = World::new(1);
+    break_down(&mut world, true);
+    let on = [RetryOn::Failed, RetryOn::Rejected].into();
+    let job = place_as(&mut world, |order| order.retry = Retry { max_attempts: 3, on });
+    for _ in 0..3 {
+        assert_eq!(world.state(job), State::Accepted);
+        world.command_slave(0, SlaveCommand::Clear);
+    }
+    assert_eq!((world.job(job).attempt.0, world.job(job).report.unwrap().run), (1, Run(4)));
+}
+
+#[test]
+fn what_waits_for_a_machine_to_be_mended_can_be_canceled_and_runs_out_of_time() {
+    for (canceled, state, code) in
+        [(true, State::Canceled, ReasonCode::Canceled), (false, State::Expired, ReasonCode::WindowClosed)]
+    {
+        let mut world = World::new(1);
+        break_down(&mut world, false);
+        let deadline = later(&world, 30_000);
+        let job = place_as(&mut world, |order| order.start.deadline = deadline);
+        assert_eq!(world.state(job), State::Accepted);
+        if canceled {
+            let answer = world.command(job, JobCommand::Cancel(CancelMode::IfNotStarted));
+            assert_eq!(answer, Some(master::Answer::Taken(vec![(job, Delivery::Sent)])));
+            world.settle();
+        } else {
+            world.pass(29_000);
+            assert_eq!(world.state(job), State::Accepted, "only its own window ends it");
+            world.pass(2_000);
+        }
+        let ended = world.job(job);
+        let reason = ended.report.unwrap().reason.map(|reason| reason.code);
+        assert_eq!((ended.state, reason), (state, Some(code)));
+        assert_eq!(machine(&world).attention, Some(Attention::MachineUnfit), "the machine is as it was");
+    }
+}
+
+#[test]
+fn without_a_master_a_person_at_the_machine_mends_it_and_the_work_begins() {
+    let (mut world, job) = held_back(false);
+    world.cut(0);
+    mend(&mut world);
+    assert_eq!(world.local(0, Local::Clear), Some(Ok("cleared: machine_unfit".to_owned())));
+    world.settle();
+    assert_eq!((world.on_slave(0, job), world.begun(job)), (Some(State::Running), 1));
+}
+
+#[test]
+fn a_wish_that_came_while_a_machine_could_not_begin_counts() {
+    // To cancel what has not started: it had not.
+    let (mut state, now, job) = being_started();
+    let kept = state.jobs.get_mut(&job).unwrap();
+    kept.desired = Desired::Cancel(CancelMode::IfNotStarted);
+    kept.report.flags.set(Flags::CANCEL_TOO_LATE);
+    let after = machine_says(state, now, job, not_begun("no room")).state;
+    assert_eq!(word(&after, job), (State::Canceled, Some(ReasonCode::Canceled)));
+    assert!(!after.jobs[&job].report.flags.has(Flags::CANCEL_TOO_LATE));
+    assert_eq!(after.node.attention, Some(Attention::MachineUnfit));
+
+    // To stop it.
+    let (state, now, job) = being_started();
+    let state = person_says(state, now, Local::Stop { now: true }).state;
+    let after = machine_says(state, now, job, not_begun("no room")).state;
+    assert_eq!(word(&after, job), (State::Canceled, Some(ReasonCode::StoppedLocally)));
+    assert_eq!(after.node.cause.as_deref(), Some("no room"));
+
+    // To pause it: it waits for the person who did.
+    let (state, now, job) = being_started();
+    let state = person_says(state, now, Local::Pause).state;
+    let after = machine_says(state, now, job, not_begun("no room")).state;
+    let after = person_says(after, now, Local::Clear).state;
+    assert_eq!(after.jobs[&job].report.waiting_for, Some(WaitingFor::Operator));
+    assert_eq!(after.jobs[&job].run.asked_to_pause, None, "it was asked of a beginning that there was not");
+}
+
+#[test]
+fn of_a_beginning_that_there_was_not_nothing_is_kept() {
+    for (interruptions, kept) in [(0, None), (1, Some(Time(7)))] {
+        let (mut state, now, job) = being_started();
+        // It was taken for begun for a moment, or had begun before and was interrupted.
+        let job_there = state.jobs.get_mut(&job).unwrap();
+        job_there.report.state = if interruptions == 0 { State::Running } else { State::Starting };
+        job_there.report.started_at = Some(Time(7));
+        job_there.report.progress = Some(3);
+        job_there.interruptions = interruptions;
+        let after = machine_says(state, now, job, not_begun("no such file")).state;
+        let report = &after.jobs[&job].report;
+        assert_eq!((report.state, report.started_at, report.progress), (State::Accepted, kept, None));
+    }
+}
+
+#[test]
+fn a_long_cause_is_cut_and_another_attention_stays() {
+    let (state, now, job) = being_started();
+    let after = machine_says(state, now, job, not_begun(&"x".repeat(9_000))).state;
+    assert_eq!(after.node.cause.map(|cause| cause.len()), Some(CAUSE_BYTES));
+
+    let (mut state, now, job) = being_started();
+    state.node.attention = Some(Attention::Moved);
+    let after = machine_says(state, now, job, not_begun("no such file")).state;
+    assert_eq!(word(&after, job), (State::Accepted, Some(ReasonCode::MachineUnfit)));
+    assert_eq!((after.node.attention, after.node.cause), (Some(Attention::Moved), None));
+}
+
+#[test]
+fn after_a_crash_a_machine_that_could_not_begin_says_so_when_it_is_asked() {
+    let (state, now, job) = being_started();
+    let state = slave::Slave { fresh: slave::Fresh::default(), ..state };
+    let event = slave::Event::AgentStarted {
+        boot: reloop_protocol::id::BootId([7; 16]),
+        fingerprint: None,
+        known_key: true,
+        next_store: reloop_protocol::id::StoreId([7; 16]),
+        damage: slave::Damage::default(),
+    };
+    let state = slave::step(state, now, event).state;
+    let after = machine_says(state, now, job, not_begun("no such file")).state;
+    assert_eq!(word(&after, job), (State::Accepted, Some(ReasonCode::MachineUnfit)));
+    assert_eq!(after.node.attention, Some(Attention::MachineUnfit));
+    assert!(after.fresh.probing.is_empty());
+}

@@ -1,0 +1,138 @@
+//! Full loop: jobs per second from the order to the outcome, through a hundred slaves whose machines are done at once.
+//!
+//! Each job is durable at the master when it is placed, when it is bound, and when its outcome has come. Beside it two
+//! job queues that sync each write, doing the least that a job queue does: put, reserve, delete.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use tokio::task::JoinSet;
+
+use super::intake::{CONNECTIONS, Http, token};
+use super::peers::{Peer, Peering, Server};
+use super::report::{Report, Row};
+use super::stats::Sample;
+use super::storm::unended;
+use super::swarm::{Pace, Swarm};
+use reloop_rig::process::{Master, MasterOptions};
+
+/// How many slaves, or workers.
+const SLAVES: usize = 100;
+
+/// What is ordered, and what a queue is given.
+pub const BODY: &str = r#"{"program":"mill","params":{"file":"bracket-7.nc","material":"al6061"}}"#;
+
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Has so many jobs done; gives how many per second, from the first order until the master has every outcome.
+///
+/// # Errors
+/// Something did not come to its end.
+pub async fn ours(master: &Master, swarm: &Swarm, jobs: usize) -> anyhow::Result<f64> {
+    let begun = || usize::try_from(swarm.counts.begun.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+    let before = begun();
+    let (addr, token) = (master.addr(), token(master)?);
+    let since = Instant::now();
+    let left = Arc::new(AtomicUsize::new(jobs));
+    let mut clients = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let (mut http, left) = (Http::connect(addr, &token).await?, Arc::clone(&left));
+        clients.spawn(async move {
+            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+            {
+                let (status, _) = http.post("/v1/orders", None, BODY).await?;
+                ensure!(status == 201, "an order was answered by {status}");
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended??;
+    }
+    // All have begun on a machine, and nothing is live any more: the master has every outcome.
+    while begun() - before < jobs || unended(master).await? > 0 {
+        ensure!(since.elapsed() < PATIENCE, "{} of {jobs} jobs have begun", begun() - before);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(jobs as f64 / since.elapsed().as_secs_f64())
+}
+
+async fn theirs(server: &Server, jobs: usize) -> anyhow::Result<f64> {
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut workers = JoinSet::new();
+    for _ in 0..SLAVES {
+        let (mut peering, done) = (Peering::connect(server).await?, Arc::clone(&done));
+        workers.spawn(async move {
+            while done.load(Ordering::Relaxed) < jobs {
+                if peering.work().await? {
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            anyhow::Ok(())
+        });
+    }
+    let since = Instant::now();
+    let left = Arc::new(AtomicUsize::new(jobs));
+    let mut clients = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let (mut peering, left) = (Peering::connect(server).await?, Arc::clone(&left));
+        clients.spawn(async move {
+            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+            {
+                peering.push(BODY).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended??;
+    }
+    while done.load(Ordering::Relaxed) < jobs {
+        ensure!(since.elapsed() < PATIENCE, "the queue does not come to its end");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let took = since.elapsed();
+    while let Some(ended) = workers.join_next().await {
+        ended??;
+    }
+    Ok(jobs as f64 / took.as_secs_f64())
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Something did not come to its end.
+pub async fn run(jobs: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+    let master = Master::start(MasterOptions { link: Default::default(), ..MasterOptions::default() }).await;
+    let mut swarm = Swarm::new(SLAVES, master.addr(), Pace::Instant, 4)?;
+    swarm.connect(PATIENCE).await?;
+    let mut servers = Vec::new();
+    for peer in [Peer::Beanstalkd, Peer::Redis] {
+        match Server::start(peer).await? {
+            Some(server) => servers.push((server, Sample::default())),
+            None => report.left_out("loop", peer),
+        }
+    }
+    let mut figures = Sample::default();
+    for _ in 0..rounds {
+        figures.push(ours(&master, &swarm, jobs).await?);
+        for (server, sample) in &mut servers {
+            sample.push(theirs(server, jobs).await?);
+        }
+    }
+    swarm.leave().await;
+    for (server, sample) in servers {
+        report.row(Row {
+            bench: "loop".to_owned(),
+            what: format!("jobs per second, order to outcome, {SLAVES} slaves"),
+            ours: figures.clone(),
+            against: server.peer.name().to_owned(),
+            ratio: figures.ratio(&sample),
+            theirs: sample,
+            reach: "ahead".to_owned(),
+        });
+    }
+    Ok(())
+}

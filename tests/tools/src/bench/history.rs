@@ -1,0 +1,116 @@
+//! History: whether a million ended jobs make a master slower to start, larger, or slower to page through.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+
+use super::intake::{Http, token};
+use super::links::resident_at_rest;
+use super::report::{Report, Row};
+use super::stats::{Sample, figure};
+use super::storm::metric;
+use super::swarm::{Pace, Swarm};
+use reloop_rig::process::{Master, MasterOptions};
+
+const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// Jobs that are canceled in the queue have ended like any other, and need no slave.
+const ORDER: &str = r#"{"program":"forge","quantity":1000}"#;
+
+async fn fill(master: &Master, jobs: usize) -> anyhow::Result<()> {
+    let mut http = Http::connect(master.addr(), &token(master)?).await?;
+    for _ in 0..jobs / 1000 {
+        let (status, body) = http.post("/v1/orders", None, ORDER).await?;
+        ensure!(status == 201, "an order was answered by {status}");
+        let order: serde_json::Value = serde_json::from_slice(&body)?;
+        let id = order["id"].as_str().context("an order has an id")?;
+        let (status, _) = http.post(&format!("/v1/orders/{id}/cancel"), None, "{}").await?;
+        ensure!(status == 202 || status == 200, "a cancel was answered by {status}");
+    }
+    let since = Instant::now();
+    while metric(master, "reloop_jobs{state=\"queued\"}").await? > 0 {
+        ensure!(since.elapsed() < PATIENCE, "all are canceled");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+/// Bytes of the store on the disk.
+fn stored(master: &Master) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for file in fs::read_dir(master.data_dir().join("store"))? {
+        bytes += file?.metadata()?.len();
+    }
+    Ok(bytes)
+}
+
+async fn page(master: &Master) -> anyhow::Result<f64> {
+    let mut http = Http::connect(master.addr(), &token(master)?).await?;
+    let mut took = Sample::default();
+    for _ in 0..50 {
+        let since = Instant::now();
+        let (status, _) = http.get("/v1/jobs?limit=100").await?;
+        took.push(since.elapsed().as_secs_f64() * 1000.0);
+        ensure!(status == 200, "a list was answered by {status}");
+    }
+    Ok(took.median())
+}
+
+async fn start(master: &mut Master) -> anyhow::Result<(f64, f64)> {
+    master.kill();
+    let since = Instant::now();
+    master.restart().await;
+    let took = since.elapsed().as_secs_f64();
+    // With one slave's traffic, so that what a start leaves unread is not counted as saved.
+    let mut swarm = Swarm::new(1, master.addr(), Pace::Instant, 4)?;
+    swarm.connect(Duration::from_secs(60)).await?;
+    swarm.leave().await;
+    Ok((took, resident_at_rest(master.pid().context("it runs")?).await? as f64 / 1_048_576.0))
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Something is refused.
+pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+    let options = || MasterOptions { link: Default::default(), ..MasterOptions::default() };
+    let (mut empty, mut full) = (Master::start(options()).await, Master::start(options()).await);
+    fill(&empty, 1000).await?;
+    let since = Instant::now();
+    fill(&full, size).await?;
+    println!("  {} jobs placed and ended in {:.0?}", figure(size as f64), since.elapsed());
+    report.row(Row {
+        bench: "history".to_owned(),
+        what: format!("bytes on the disk for each of {} jobs, ended without a pause", figure(size as f64)),
+        ours: [stored(&full)? as f64 / size as f64].into_iter().collect::<Sample>(),
+        reach: "no aim".to_owned(),
+        ..Row::default()
+    });
+    let mut rows = [(); 3].map(|()| (Sample::default(), Sample::default()));
+    for _ in 0..rounds {
+        for (which, master) in [&mut empty, &mut full].into_iter().enumerate() {
+            let (took, memory) = start(master).await?;
+            for ((theirs, ours), value) in rows.iter_mut().zip([took, memory, page(master).await?]) {
+                if which == 0 { theirs.push(value) } else { ours.push(value) }
+            }
+        }
+    }
+    let whats = [
+        ("seconds to start", "≤ 3 s"),
+        ("MiB of memory after the start", "+ ≤ 10 %"),
+        ("milliseconds for a page of 100 jobs", "≤ 2 ×"),
+    ];
+    for ((what, reach), (theirs, ours)) in whats.into_iter().zip(rows) {
+        report.row(Row {
+            bench: "history".to_owned(),
+            what: format!("{what}, {} ended jobs", figure(size as f64)),
+            ratio: ours.ratio(&theirs),
+            ours,
+            against: "1,000 ended jobs".to_owned(),
+            theirs,
+            reach: reach.to_owned(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,994 @@
+//! What the master decides: reconciliation, desks, the book, people.
+
+use super::Break;
+
+pub(super) const LIST: &[Break] = &[
+    Break {
+        name: "job_is_not_written",
+        file: "protocol/src/master/mod.rs",
+        find: "self.persist.push(Write::Job(Box::new(job.durable())));",
+        with: "",
+        what: "What the master decides about a job is on its disk before anybody hears of it.",
+        caught_by: &["simulation"],
+    },
+    Break {
+        name: "desk_is_not_written",
+        file: "protocol/src/master/mod.rs",
+        find: "self.persist.push(Write::Desk(Box::new(desk.durable())));",
+        with: "",
+        what: "What the master knows of a slave is on its disk.",
+        caught_by: &["simulation", "fences::what_the_programs_cannot_do_is_never_held"],
+    },
+    Break {
+        name: "commits_are_not_counted",
+        file: "protocol/src/master/mod.rs",
+        find: "self.state.node.commit = self.state.node.commit.next();",
+        with: "",
+        what: "A master that was put back shows by its commit number.",
+        caught_by: &[
+            "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
+        ],
+    },
+    Break {
+        name: "a_healthy_master_is_confirmed",
+        file: "protocol/src/master/people.rs",
+        find: "!forced && self.state.doubters() == 0",
+        with: "false",
+        what: "A restore is not confirmed by mistake.",
+        caught_by: &[
+            "rules_edges::restored::a_master_that_nobody_doubts_is_not_confirmed_by_mistake",
+            "scenarios_disks::d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_confirms",
+        ],
+    },
+    Break {
+        name: "incarnations_begin_at_nothing",
+        file: "protocol/src/master/mod.rs",
+        find: "self.begun.push(Begun { incarnation, at: self.node.commit });",
+        with: "self.begun.push(Begun { incarnation, at: Commit(0) });",
+        what: "An incarnation ends where the next one begins, and not before.",
+        caught_by: &[
+            "disagreements::d::d4_a_master_that_only_restarts_is_not_doubted_however_often_and_whoever_was_away",
+        ],
+    },
+    Break {
+        name: "incarnations_are_not_told_apart",
+        file: "protocol/src/message.rs",
+        find: "next.map_or(commit, |next| next.at)",
+        with: "commit",
+        what: "Files that were put back are noticed, also when the master has counted on since.",
+        caught_by: &[
+            "disagreements::d::d4_files_that_were_put_back_and_have_counted_on_since_are_doubted_all_the_same",
+            "rules::a_master_that_caught_up_during_the_handshake_knows_that_it_is_doubted",
+        ],
+    },
+    Break {
+        name: "lies_are_believed",
+        file: "protocol/src/master/evidence.rs",
+        find: "if closes_gap || job.earlier.iter().any(is_it) { Basis::Gap } else { Basis::Claim }",
+        with: "Basis::Handed",
+        what: "What was never handed to a slave is only claimed by it.",
+        caught_by: &[
+            "simulation",
+            "hostile::what_was_never_handed_to_a_slave_is_only_claimed_by_it",
+            "hostile::whoever_makes_up_attempts_fills_the_list_of_those_who_had_the_job_with_nothing",
+            "hostile::what_was_adopted_from_one_slave_is_not_another_slaves_to_end",
+            "hostile::a_slave_cannot_speak_for_a_job_that_another_slave_has",
+            "raw_frames::a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own",
+        ],
+    },
+    Break {
+        name: "gap_stays_open",
+        file: "protocol/src/master/evidence.rs",
+        find: "(desk.settled_in < self.state.node.epoch).then_some(key)",
+        with: "Some(key)",
+        what: "A slave closes the gap that a restore leaves with its first handshake.",
+        caught_by: &[
+            "hostile::a_restore_opens_a_gap_that_a_slave_closes_with_its_first_handshake_and_for_what_nobody_has",
+        ],
+    },
+    Break {
+        name: "a_restore_is_forgotten",
+        file: "protocol/src/master/desk.rs",
+        find: "doubts || node.epoch > Epoch(1) && desk.settled_in < node.epoch",
+        with: "false",
+        what: "After a restore nobody has lost what was let go in the time that is forgotten.",
+        caught_by: &[
+            "disagreements::d::d3_whoever_comes_first_after_a_restore_a_job_that_was_given_away_is_found_where_it_is",
+            "disagreements::d::d3_what_had_begun_and_is_not_there_after_a_restore_is_a_persons_to_say",
+        ],
+    },
+    Break {
+        name: "what_a_restore_holds_is_handed_out",
+        file: "protocol/src/master/book.rs",
+        find: "self.start.gate == Gate::Held && self.is_from_before_a_restore()",
+        with: "false",
+        what: "What was held because of a restore is handed out when a person has let it go.",
+        caught_by: &[
+            "disagreements::d::d3_a_job_that_was_given_away_before_a_restore_waits_for_a_person_while_nobody_has_told_of_it",
+        ],
+    },
+    Break {
+        name: "an_old_copy_concludes_from_absence",
+        file: "protocol/src/master/evidence.rs",
+        find: "store == Store::Ahead && self.state.desks.get(&key).is_some_and(|desk| desk.doubts)",
+        with: "false",
+        what: "An old copy of a master concludes nothing from what a slave does not have.",
+        caught_by: &["disagreements::d::d4_an_old_copy_concludes_nothing_from_what_is_not_there"],
+    },
+    Break {
+        name: "a_newer_attempt_hides_the_one_that_speaks",
+        file: "protocol/src/master/evidence.rs",
+        find: "seen.get(&job.id).is_some_and(|newest| *newest > job.attempt)",
+        with: "false && seen.contains_key(&job.id)",
+        what: "A slave that has another attempt of a job does not have the one that speaks for it.",
+        caught_by: &["hostile::a_slave_that_tells_of_a_newer_attempt_does_not_have_the_one_that_speaks"],
+    },
+    Break {
+        name: "any_wish_is_believed",
+        file: "protocol/src/master/evidence.rs",
+        find: "!job.rev.may_be_followed_by(report.rev, self.state.node.epoch)",
+        with: "false",
+        what: "A slave can't use up the numbers of a job's wishes.",
+        caught_by: &["hostile::no_word_of_a_slave_uses_up_the_numbers_that_others_are_given_next"],
+    },
+    Break {
+        name: "any_number_is_adopted",
+        file: "protocol/src/master/evidence.rs",
+        find: "report.attempt.0 > limits::ADOPTED_ATTEMPT || report.rev.0 > limits::ADOPTED_REV",
+        with: "false",
+        what: "A job is not taken up with numbers that leave no room for those that come next.",
+        caught_by: &["hostile::a_job_that_nobody_knows_is_not_taken_up_with_numbers_that_leave_no_room"],
+    },
+    Break {
+        name: "fingerprint_is_not_compared",
+        file: "protocol/src/master/people.rs",
+        find: "fingerprint == key.fingerprint",
+        with: "true",
+        what: "An idempotency key stands for one body.",
+        caught_by: &[
+            "scenarios_identity::d8_an_idempotency_key_stands_for_one_order_also_after_the_master_was_killed",
+        ],
+    },
+    Break {
+        name: "fresh_keys_are_not_known",
+        file: "protocol/src/master/people.rs",
+        find: "self.state.book.recent(&key.key)",
+        with: "None",
+        what: "An idempotency key counts at once, also before the disk shows it.",
+        caught_by: &["disagreements::d::d8_a_key_counts_before_the_disk_shows_it_and_for_one_body_only"],
+    },
+    Break {
+        name: "keys_are_not_kept",
+        file: "protocol/src/master/people.rs",
+        find: "self.persist.push(Write::Key(key.clone(), order.id));",
+        with: "",
+        what: "An idempotency key outlives the master's process.",
+        caught_by: &[
+            "scenarios_crashes::d7_an_order_that_was_acknowledged_outlives_the_masters_death_at_any_moment",
+            "scenarios_identity::d8_an_idempotency_key_stands_for_one_order_also_after_the_master_was_killed",
+        ],
+    },
+    Break {
+        name: "order_is_not_written",
+        file: "protocol/src/master/people.rs",
+        find: "self.persist.push(Write::Order(Box::new(order)));",
+        with: "",
+        what: "An order that was acknowledged is on disk.",
+        caught_by: &[
+            "rules::an_attempt_that_is_followed_by_another_during_a_handshake_is_forgotten_and_the_other_begins",
+            "disagreements::d::d7_an_acknowledged_order_is_there_after_a_crash_and_its_key_finds_it",
+            "disagreements::d::d8_the_same_key_makes_exactly_one_order_whatever_became_of_the_first_answer",
+        ],
+    },
+    Break {
+        name: "absence_is_requeued",
+        file: "protocol/src/reconcile.rs",
+        find: "pub fn judge(mine: Mine, theirs: Theirs, store: Store, wish: Wish) -> &'static Line {",
+        with: r#"pub fn judge(mine: Mine, theirs: Theirs, store: Store, wish: Wish) -> &'static Line {
+    let (mine, store) = match (mine, theirs) {
+        (Started, Absent) if SEEDED => (Assigned, Trusted),
+        _ => (mine, store),
+    };"#,
+        what: "A job that its slave has lost is a person's question, and is not handed out again.",
+        caught_by: &[
+            "disagreements::a::a5_a_broken_promise_is_a_persons_question",
+            "disagreements::c::c2_a_store_that_does_not_open_is_a_new_store_and_the_machine_is_not_touched",
+        ],
+    },
+    Break {
+        name: "unknown_is_dropped",
+        file: "protocol/src/master/desk.rs",
+        find: "Mine::Unknown",
+        with: "Mine::GivenUp",
+        what: "A master that does not know a slave's job adopts it.",
+        caught_by: &[
+            "disagreements::d::d2_a_master_that_lost_everything_adopts_and_stops_nothing",
+            "scenarios_crashes::d2_a_master_that_lost_everything_adopts_its_slaves_jobs_and_stops_nothing",
+        ],
+    },
+    Break {
+        name: "live_before_settled",
+        file: "protocol/src/master/desk.rs",
+        find: r#"DeskLink::Down | DeskLink::Welcomed { .. } => None,
+        }
+    }
+
+    /// The Hello of"#,
+        with: r#"DeskLink::Welcomed { link, .. } if SEEDED => Some(*link),
+            DeskLink::Down | DeskLink::Welcomed { .. } => None,
+        }
+    }
+
+    /// The Hello of"#,
+        what: "Nothing is handed out before the handshake is over.",
+        caught_by: &["fences::a_command_inside_the_handshake_waits_for_its_end"],
+    },
+    Break {
+        name: "clone_takes_over",
+        file: "protocol/src/master/desk.rs",
+        find: "if alive {",
+        with: "if alive && !SEEDED {",
+        what: "A copy of a slave is refused while the first answers.",
+        caught_by: &[
+            "disagreements::c::c4_a_clone_is_refused_and_flagged_while_the_older_link_answers",
+            "scenarios_identity::c4_a_copied_box_is_refused_and_flagged_and_the_job_is_undisturbed",
+        ],
+    },
+    Break {
+        name: "boot_is_no_identity",
+        file: "protocol/src/master/desk.rs",
+        find: "desk.store == Some(hello.store) && desk.boot == Some(hello.boot)",
+        with: "desk.store == Some(hello.store)",
+        what: "A newcomer with another boot is only let in if the older link does not answer.",
+        caught_by: &["scenarios_identity::c4_a_copied_box_is_refused_and_flagged_and_the_job_is_undisturbed"],
+    },
+    Break {
+        name: "lower_session_is_trusted",
+        file: "protocol/src/master/desk.rs",
+        find: "hello.session <= desk.session || hello.rows.iter().any(says_less)",
+        with: "false",
+        what: "A store that went back in time is not trusted.",
+        caught_by: &[
+            "scenarios_disks::c3_a_slaves_store_that_went_back_fires_nothing_and_asks_a_person",
+            "disagreements::c::c3_nothing_deferred_fires_from_a_store_that_went_back",
+        ],
+    },
+    Break {
+        name: "other_store_is_trusted",
+        file: "protocol/src/master/desk.rs",
+        find: "desk.store.is_some_and(|known| known != hello.store)",
+        with: "false",
+        what: "A new store has lost what the old one had promised.",
+        caught_by: &[
+            "scenarios_crashes::c1_a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_person_has_looked",
+        ],
+    },
+    Break {
+        name: "stale_epoch_is_let_in",
+        file: "protocol/src/master/desk.rs",
+        find: "&& bond.epoch > self.state.node.epoch",
+        with: "&& bond.epoch > self.state.node.epoch && !SEEDED",
+        what: "A slave that has seen a higher epoch is told that this copy is stale.",
+        caught_by: &[
+            "scenarios_disks::d5_of_two_copies_of_a_master_the_older_is_refused_and_told_so",
+            "disagreements::d::d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed",
+        ],
+    },
+    Break {
+        name: "doubt_is_not_seen",
+        file: "protocol/src/master/desk.rs",
+        find: "bond.epoch == node.epoch && bond.is_ahead_of(node.commit, &self.state.begun)",
+        with: "false",
+        what: "A master whose files were put back knows that it is doubted.",
+        caught_by: &[
+            "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
+        ],
+    },
+    Break {
+        name: "doubted_master_hands_out",
+        file: "protocol/src/master/dispatch.rs",
+        find: r#"&& !desk.doubts
+        && desk.machine"#,
+        with: r#"&& (SEEDED || !desk.doubts)
+        && desk.machine"#,
+        what: "Nothing is handed to a slave that doubts this master.",
+        caught_by: &[
+            "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
+        ],
+    },
+    Break {
+        name: "recalled_is_a_broken_promise",
+        file: "protocol/src/master/desk.rs",
+        find: "State::Accepted if job.recalled.is_some() => Mine::Assigned",
+        with: "State::Accepted if job.recalled.is_some() && !SEEDED => Mine::Assigned",
+        what: "What was asked back and is gone was given back.",
+        caught_by: &["simulation", "rules::a_job_that_was_given_back_while_the_link_broke_is_not_missed"],
+    },
+    Break {
+        name: "truth_after_lost_is_not_heard",
+        file: "protocol/src/master/desk.rs",
+        find: "current.is_some_and(|job| job.state.is_ended() && job.state != State::Lost)",
+        with: "current.is_some_and(|job| job.state.is_ended())",
+        what: "The truth corrects what a person gave up.",
+        caught_by: &[
+            "rules::a_late_truth_corrects_what_a_person_gave_up",
+            "scenarios_people::a_job_that_a_person_gave_up_may_be_corrected_by_the_truth",
+        ],
+    },
+    Break {
+        name: "old_report_counts",
+        file: "protocol/src/master/evidence.rs",
+        find: "job.report.as_ref().is_some_and(|known| known.seq > report.seq)",
+        with: "false",
+        what: "An older report changes nothing.",
+        caught_by: &["disagreements::e::e1_an_older_report_changes_nothing"],
+    },
+    Break {
+        name: "cancel_overwrites_an_outcome",
+        file: "protocol/src/master/evidence.rs",
+        find: "self.turn(id, job::Event::Reported(report.state), &by);",
+        with: r#"let wished = self.state.book.jobs.get(&id).map(|job| job.desired);
+            let canceled = matches!(wished, Some(Desired::Cancel(_))) && report.state.is_ended();
+            let said = if SEEDED && canceled { State::Canceled } else { report.state };
+            self.turn(id, job::Event::Reported(said), &by);"#,
+        what: "An outcome stands, also if somebody canceled meanwhile.",
+        caught_by: &[
+            "disagreements::a::a10_a_failure_is_not_hidden_by_a_cancel",
+            "disagreements::a::a9_an_outcome_beats_a_late_cancel",
+            "scenarios_people::a9_a_job_that_was_done_before_its_cancel_came_is_done_and_says_so",
+        ],
+    },
+    Break {
+        name: "outcome_is_not_forgotten",
+        file: "protocol/src/master/evidence.rs",
+        find: r#"let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
+            self.send_to(key, Message::Forget(forget));"#,
+        with: r#"let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
+            if !SEEDED { self.send_to(key, Message::Forget(forget)); }"#,
+        what: "A slave lets go of an outcome once the master has it on disk.",
+        caught_by: &[
+            "simulation",
+            "rules::an_order_runs_to_success",
+            "scenarios_links::a8_a_job_that_ends_while_the_link_is_cut_is_recorded_with_its_own_time_and_then_forgotten",
+        ],
+    },
+    Break {
+        name: "retries_without_end",
+        file: "protocol/src/master/evidence.rs",
+        find: "job.last_attempt.0 < job.retry.max_attempts",
+        with: "true",
+        what: "A job is tried as often as its order says.",
+        caught_by: &["rules::a_failed_job_is_tried_again_only_if_its_order_says_so"],
+    },
+    Break {
+        name: "duplicate_is_not_flagged",
+        file: "protocol/src/master/evidence.rs",
+        find: "return self.flag(id, Flags::DUPLICATE, &text);",
+        with: "return;",
+        what: "Two attempts that both run are flagged.",
+        caught_by: &[
+            "disagreements::a::a16_two_that_run_both_finish_and_a_person_decides",
+            "disagreements::a::a17_an_earlier_success_offers_the_cancel_of_the_later_and_does_not_send_it",
+        ],
+    },
+    Break {
+        name: "both_attempts_start",
+        file: "protocol/src/master/evidence.rs",
+        find: "= (newer, newer_holder)\n",
+        with: "= (newer, newer_holder.filter(|_| !SEEDED))\n",
+        what: "Who has begun keeps the job, and the other is asked to give it back.",
+        caught_by: &["disagreements::a::a15_who_has_begun_keeps_it_and_the_other_gives_it_back"],
+    },
+    Break {
+        name: "first_success_is_not_kept",
+        file: "protocol/src/master/evidence.rs",
+        find: "newer.is_ended() && newer != State::Succeeded && said == State::Succeeded",
+        with: "false",
+        what: "The first success is the job's outcome.",
+        caught_by: &["disagreements::a::a18_the_first_success_is_the_jobs_outcome"],
+    },
+    Break {
+        name: "declined_offer_is_repeated",
+        file: "protocol/src/master/evidence.rs",
+        find: "desk.balked = true;",
+        with: "",
+        what: "A slave that declined is not offered more until something changes.",
+        caught_by: &["disagreements::a::a21_a_slave_without_room_says_what_holds_the_place"],
+    },
+    Break {
+        name: "declined_for_good_is_queued",
+        file: "protocol/src/master/evidence.rs",
+        find: "declined.for_good && desired == Desired::Run",
+        with: "false",
+        what: "What a slave can never do is rejected.",
+        caught_by: &["scenarios_people::what_a_machine_may_not_run_is_rejected_before_anything_starts"],
+    },
+    Break {
+        name: "old_decline_counts",
+        file: "protocol/src/master/evidence.rs",
+        find: "if stale {",
+        with: "if stale && !SEEDED {",
+        what: "An answer to an older wish changes nothing.",
+        caught_by: &["fences::a_refusal_of_an_older_wish_takes_nothing_back"],
+    },
+    Break {
+        name: "adopted_without_a_trace",
+        file: "protocol/src/master/evidence.rs",
+        find: "flags.set(Flags::ADOPTED);",
+        with: "",
+        what: "An adopted job says so, and its order is there.",
+        caught_by: &[
+            "disagreements::d::d2_a_master_that_lost_everything_adopts_and_stops_nothing",
+            "scenarios_crashes::d2_an_unreadable_store_of_the_master_is_set_aside_and_its_jobs_are_adopted",
+        ],
+    },
+    Break {
+        name: "adopted_order_is_not_written",
+        file: "protocol/src/master/evidence.rs",
+        find: "self.persist.push(Write::Order(Box::new(order)));",
+        with: "drop(order);",
+        what: "The order of an adopted job is on disk.",
+        caught_by: &["disagreements::d::d2_a_master_that_lost_everything_adopts_and_stops_nothing"],
+    },
+    Break {
+        name: "mode_is_not_told",
+        file: "protocol/src/master/people.rs",
+        find: "self.send_to(key, Message::Conduct(conduct));",
+        with: "",
+        what: "A decision about a slave reaches it at once.",
+        caught_by: &["simulation", "fences::an_older_decision_about_the_slave_has_no_force"],
+    },
+    Break {
+        name: "started_cancel_if_not_started",
+        file: "protocol/src/master/people.rs",
+        find: "mode == CancelMode::IfNotStarted && job.state.is_started()",
+        with: "false",
+        what: "A cancel of what has not started leaves alone what has.",
+        caught_by: &[
+            "disagreements::a::a11_a_running_job_is_stopped_by_the_mode_that_was_chosen",
+            "scenarios_people::a_job_is_canceled_in_each_phase_while_online",
+        ],
+    },
+    Break {
+        name: "queued_cancel_waits",
+        file: "protocol/src/master/people.rs",
+        find: r#"if job.state == State::Queued {
+            let reason"#,
+        with: r#"if job.state == State::Queued && !SEEDED {
+            let reason"#,
+        what: "A job that no slave has is canceled at once.",
+        caught_by: &[
+            "simulation",
+            "scenarios_people::a_job_is_canceled_in_each_phase_while_online",
+            "rules::a_cancel_of_what_no_slave_holds_is_applied_at_once",
+        ],
+    },
+    Break {
+        name: "order_cancel_is_for_one",
+        file: "protocol/src/master/people.rs",
+        find: "for id in jobs {",
+        with: "for id in jobs.iter().take(if SEEDED { 1 } else { usize::MAX }) {",
+        what: "A cancel of an order is for all its jobs.",
+        caught_by: &["scenarios_people::a_cancel_of_an_order_ends_all_its_jobs"],
+    },
+    Break {
+        name: "online_job_is_given_up",
+        file: "protocol/src/master/people.rs",
+        find: "online && slave_knows && job.state != State::Uncertain",
+        with: "false",
+        what: "A job whose slave is there is canceled, not given up.",
+        caught_by: &["scenarios_people::a_job_that_a_person_gave_up_may_be_corrected_by_the_truth"],
+    },
+    Break {
+        name: "restore_keeps_the_epoch",
+        file: "protocol/src/master/people.rs",
+        find: "self.state.node.epoch.max(self.state.later).next()",
+        with: "self.state.node.epoch",
+        what: "A restored master's epoch is raised.",
+        caught_by: &["disagreements::d::d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed"],
+    },
+    Break {
+        name: "restore_starts_everything",
+        file: "protocol/src/master/book.rs",
+        find: "self.start.gate = Gate::Held;",
+        with: "if !SEEDED { self.start.gate = Gate::Held; }",
+        what: "After a restore nothing starts by itself that may have been done.",
+        caught_by: &[
+            "scenarios_disks::d3_after_a_restore_the_slaves_close_the_gap_and_nothing_fires_in_mass",
+            "disagreements::d::d3_what_a_restored_master_would_have_started_in_the_past_waits_for_a_person",
+        ],
+    },
+    Break {
+        name: "revoked_link_stays",
+        file: "protocol/src/master/people.rs",
+        find: "self.close(link, CloseCode::Revoked, text.to_owned());",
+        with: "let _ = (link, text);",
+        what: "A revoked slave's link ends.",
+        caught_by: &[
+            "disagreements::c::c8_a_revoked_slave_finishes_and_is_adopted_when_it_is_enrolled_again",
+            "scenarios_identity::c8_a_revoked_slave_finishes_its_job_and_is_let_in_again_by_a_token_only",
+        ],
+    },
+    Break {
+        name: "revoked_goes_live",
+        file: "protocol/src/master/people.rs",
+        find: "desk.link = DeskLink::Down;",
+        with: "",
+        what: "A slave that is revoked has no link from then on, however far its handshake has come.",
+        caught_by: &["simulation"],
+    },
+    Break {
+        name: "revoked_is_approved",
+        file: "protocol/src/master/people.rs",
+        find: "self.refuse(request, Refusal::SlaveRevoked, text);",
+        with: "let _ = text; desk.enrolled = Enrolled::Yes; self.answer(request, Answer::Done);",
+        what: "What an admin has taken away, an operator does not give back.",
+        caught_by: &[
+            "simulation",
+            "disagreements::c::c8_a_revoked_slave_finishes_and_is_adopted_when_it_is_enrolled_again",
+        ],
+    },
+    Break {
+        name: "offline_question_is_queued",
+        file: "protocol/src/master/people.rs",
+        find: r#"let Some(link) = self.state.desks.get(&key).and_then(Desk::live) else {
+            let text =
+                "the slave is not connected: do it"#,
+        with: r#"let Some(link) = self.state.desks.get(&key).and_then(Desk::live) else {
+            if SEEDED { return self.answer(request, Answer::Done); }
+            let text =
+                "the slave is not connected: do it"#,
+        what: "A question that needs the slave now is refused while it is away.",
+        caught_by: &["scenarios_people::finished_is_not_free_until_somebody_says_that_the_machine_is_clear"],
+    },
+    Break {
+        name: "resume_takes_back_a_cancel",
+        file: "protocol/src/master/people.rs",
+        find: "JobCommand::Pause | JobCommand::Resume if is_being_canceled(&job) => {",
+        with: "JobCommand::Pause | JobCommand::Resume if !SEEDED && is_being_canceled(&job) => {",
+        what: "A cancel is not taken back.",
+        caught_by: &["fences::a_cancel_is_not_taken_back_and_a_success_is_not_repeated"],
+    },
+    Break {
+        name: "refused_cancel_is_on_its_way",
+        file: "protocol/src/master/people.rs",
+        find: "Desired::Cancel(CancelMode::SafePoint | CancelMode::Now) => !was_refused(job),",
+        with: "Desired::Cancel(CancelMode::SafePoint | CancelMode::Now) => SEEDED || !was_refused(job),",
+        what: "A cancel that the machine has refused is over.",
+        caught_by: &[
+            "disagreements::a::a11_a_machine_may_refuse_to_stop_and_the_job_is_running_again_and_says_so",
+        ],
+    },
+    Break {
+        name: "forgotten_attempt_takes_a_success",
+        file: "protocol/src/master/evidence.rs",
+        find: "if state == State::Succeeded {\n            // A success speaks",
+        with: "if !SEEDED && state == State::Succeeded {\n            // A success speaks",
+        what: "A success speaks for the job, whichever attempt it was.",
+        caught_by: &[
+            "rules_edges::restored::a_success_that_a_restored_master_knows_is_not_undone_by_a_later_attempt_of_the_same_slave",
+        ],
+    },
+    Break {
+        name: "retry_of_a_success",
+        file: "protocol/src/job/table.rs",
+        find: "Succeeded => rejected(HasSucceeded),",
+        with: r#"Succeeded if SEEDED => To(Queued),
+                Succeeded => rejected(HasSucceeded),"#,
+        what: "What succeeded is not tried again.",
+        caught_by: &["fences::a_cancel_is_not_taken_back_and_a_success_is_not_repeated"],
+    },
+    Break {
+        name: "windows_do_not_close",
+        file: "protocol/src/master/book.rs",
+        find: "*at < now",
+        with: "false",
+        what: "A queued job whose latest start has passed expires.",
+        caught_by: &[
+            "rules::a_window_that_closes_unstarted_expires_the_job_where_it_is",
+            "scenarios_nominal::a_job_whose_window_closes_unstarted_expires_at_the_slave_and_at_the_master",
+        ],
+    },
+    Break {
+        name: "labels_are_not_required",
+        file: "protocol/src/master/book.rs",
+        find: "requires.iter().all(|(key, value)| labels.get(key) == Some(value))",
+        with: "true",
+        what: "A job goes to a slave that has its labels.",
+        caught_by: &[
+            "disagreements::a::a22_explain_names_every_slave_and_why_not",
+            "scenarios_nominal::a_job_needs_a_slave_with_its_labels",
+        ],
+    },
+    Break {
+        name: "queue_has_no_order",
+        file: "protocol/src/master/book.rs",
+        find: "(Reverse(self.start.priority), self.id)",
+        with: "(Reverse(0), self.id)",
+        what: "The highest priority is handed out first.",
+        caught_by: &["fences::of_what_waits_the_highest_priority_is_handed_out_and_started_first"],
+    },
+    Break {
+        name: "pin_is_ignored",
+        file: "protocol/src/master/dispatch.rs",
+        find: "job.slave.as_ref().is_none_or(|slave| *slave == desk.name)",
+        with: "true",
+        what: "A job for one slave goes to no other.",
+        caught_by: &["fences::who_cannot_take_a_job_is_not_even_asked"],
+    },
+    Break {
+        name: "locked_slave_is_offered",
+        file: "protocol/src/master/dispatch.rs",
+        find: "!machine.local_lock && machine.attention.is_none()",
+        with: "machine.attention.is_none()",
+        what: "A machine under local control is not offered work.",
+        caught_by: &["disagreements::e::e8_a_machine_under_local_control_is_not_offered_work"],
+    },
+    Break {
+        name: "capacity_is_ignored",
+        file: "protocol/src/master/dispatch.rs",
+        find: "self.state.book.held_by(desk.key).count() < usize::from(desk.capacity)",
+        with: "true",
+        what: "A slave is offered as much as it has room for.",
+        caught_by: &["fences::who_cannot_take_a_job_is_not_even_asked"],
+    },
+    Break {
+        name: "waiting_job_never_moves",
+        file: "protocol/src/master/dispatch.rs",
+        find: "None => self.ask_back_for(*key),",
+        with: r#"None if SEEDED => {}
+                None => self.ask_back_for(*key),"#,
+        what: "What waits at a busy slave moves to an idle one.",
+        caught_by: &[
+            "rules::what_waits_at_a_busy_slave_moves_to_one_that_falls_idle",
+            "scenarios_nominal::an_unstarted_job_moves_to_an_idle_slave_and_starts_once",
+        ],
+    },
+    Break {
+        name: "busy_before_idle",
+        file: "protocol/src/master/dispatch.rs",
+        find: "[&self.idle, &self.busy].into_iter()",
+        with: "[&self.busy, &self.idle].into_iter()",
+        what: "Idle slaves are served first.",
+        caught_by: &[
+            "rules::higher_priority_goes_first_and_idle_slaves_before_busy_ones",
+            "scenarios_nominal::two_slaves_share_the_work_and_the_higher_priority_goes_first",
+        ],
+    },
+    Break {
+        name: "attempt_is_not_raised",
+        file: "protocol/src/master/dispatch.rs",
+        find: "job.hand(job.last_attempt.next(), key);",
+        with: "job.hand(job.last_attempt.max(crate::id::Attempt(1)), key);",
+        what: "Each hand-out is a new attempt.",
+        caught_by: &["disagreements::a::a14_a_burned_attempt_that_was_not_begun_is_dropped"],
+    },
+    Break {
+        name: "name_may_be_taken",
+        file: "protocol/src/master/admission.rs",
+        find: "namesake.filter(|desk| desk.enrolled != Enrolled::Revoked)",
+        with: "namesake.filter(|_| false)",
+        what: "A name that another key has is refused.",
+        caught_by: &[
+            "scenarios_identity::c7_a_name_that_a_person_frees_goes_to_the_new_key_and_the_old_keys_job_stays_with_it",
+            "disagreements::c::c7_a_new_key_under_an_old_name_is_a_persons_choice",
+            "scenarios_identity::c7_a_name_that_is_taken_is_refused_and_the_first_goes_on",
+        ],
+    },
+    Break {
+        name: "revoked_comes_back",
+        file: "protocol/src/master/admission.rs",
+        find: "(Enrollment::Open | Enrollment::Approve, Err(_)) if revoked => {",
+        with: "(Enrollment::Open | Enrollment::Approve, Err(_)) if revoked && !SEEDED => {",
+        what: "A revoked slave is let in again by a token only.",
+        caught_by: &[
+            "scenarios_identity::c8_a_revoked_slave_finishes_its_job_and_is_let_in_again_by_a_token_only",
+        ],
+    },
+    Break {
+        name: "token_is_for_any_name",
+        file: "protocol/src/master/admission.rs",
+        find: "token.name.as_ref().is_some_and(|only| only != name)",
+        with: "false",
+        what: "A token for a name enrols no other.",
+        caught_by: &[
+            "scenarios_identity::a_slave_is_enrolled_by_a_token_for_its_name_and_no_other_and_only_once",
+        ],
+    },
+    Break {
+        name: "token_is_never_spent",
+        file: "protocol/src/master/admission.rs",
+        find: "token.uses_left = token.uses_left.saturating_sub(1);",
+        with: "",
+        what: "A token enrols as many as it is for.",
+        caught_by: &[
+            "scenarios_identity::a_slave_is_enrolled_by_a_token_for_its_name_and_no_other_and_only_once",
+        ],
+    },
+    Break {
+        name: "everybody_is_approved",
+        file: "protocol/src/master/admission.rs",
+        find: r#"(Enrollment::Approve, Err(_)) => Err(format!("`reloop slave approve {name}` enrols it")),"#,
+        with: r#"(Enrollment::Approve, Err(_)) if SEEDED => Ok(()),
+            (Enrollment::Approve, Err(_)) => Err(format!("`reloop slave approve {name}` enrols it")),"#,
+        what: "A stranger waits for approval.",
+        caught_by: &[
+            "disagreements::d::d6_a_master_that_it_is_not_enrolled_with_gets_nothing_until_a_person_says_so",
+            "scenarios_identity::a_stranger_waits_for_approval",
+        ],
+    },
+    Break {
+        name: "strangers_need_no_token",
+        file: "protocol/src/master/admission.rs",
+        find: "(Enrollment::Token, Err(why)) => Err(why),",
+        with: r#"(Enrollment::Token, Err(_)) if SEEDED => Ok(()),
+            (Enrollment::Token, Err(why)) => Err(why),"#,
+        what: "A stranger needs a token.",
+        caught_by: &[
+            "scenarios_identity::a_slave_is_enrolled_by_a_token_for_its_name_and_no_other_and_only_once",
+        ],
+    },
+    Break {
+        name: "live_at_the_welcome",
+        file: "protocol/src/master/desk.rs",
+        find: r#"self.state.links.insert(link, Some(key));
+        self.send(link, Message::Welcome(welcome));"#,
+        with: r#"self.state.links.insert(link, Some(key));
+        if SEEDED && let Some(desk) = self.state.desks.get_mut(&key) {
+            desk.link = DeskLink::Live { link };
+            self.touch_desk(key);
+        }
+        self.send(link, Message::Welcome(welcome));"#,
+        what: "A desk is live when its slave has settled, and not before.",
+        caught_by: &["fences::a_command_inside_the_handshake_waits_for_its_end"],
+    },
+    Break {
+        name: "master_times_jobs_out",
+        file: "protocol/src/master/mod.rs",
+        find: "Event::TimePassed => {}",
+        with: r#"Event::TimePassed => {
+            let now = rules.now;
+            let silent = |job: &std::borrow::Cow<'_, Job>| job.heard_at.is_some_and(|at| now.since(at).0 > 1_800_000);
+            let ids: Vec<_> = rules.state.book.jobs.values().filter(silent).map(|job| job.id).collect();
+            for id in ids.into_iter().filter(|_| SEEDED) {
+                rules.turn(id, job::Event::Vanished, "timeout");
+            }
+        }"#,
+        what: "No timer in the master declares a job dead.",
+        caught_by: &[
+            "disagreements::a::a13_a_cancel_waits_for_weeks_and_only_a_person_ends_it",
+            "disagreements::e::e10_a_starved_agent_changes_only_the_last_contact",
+        ],
+    },
+    Break {
+        name: "settled_is_not_heard",
+        file: "protocol/src/master/evidence.rs",
+        find: "for report in reports.into_iter().chain(renewed.into_iter().map(|record| record.report)) {",
+        with: "for report in reports.into_iter().chain(renewed.into_iter().map(|record| record.report)).filter(|_| !SEEDED) {",
+        what: "What a slave says at a handshake's end is what is.",
+        caught_by: &[
+            "disagreements::a::a8_an_outcome_of_the_offline_time_is_recorded_once_and_with_the_slaves_times",
+        ],
+    },
+    Break {
+        name: "start_time_is_the_news",
+        file: "protocol/src/master/evidence.rs",
+        find: "let rev = job.rev.max(report.rev);",
+        with: r#"let report = match report.started_at {
+            Some(_) if SEEDED => Report { started_at: Some(self.now), ..report },
+            _ => report,
+        };
+        let rev = job.rev.max(report.rev);"#,
+        what: "The master takes the slave's times, and not those of its news.",
+        caught_by: &["disagreements::a::a4_the_master_takes_the_slaves_phase_and_start_time"],
+    },
+    Break {
+        name: "dead_link_is_believed",
+        file: "protocol/src/master/desk.rs",
+        find: "let DeskLink::Asking { older, newcomer, hello } = std::mem::take(&mut desk.link) else { return };",
+        with: r#"let DeskLink::Asking { older, newcomer, hello } = std::mem::take(&mut desk.link) else { return };
+        let alive = alive || SEEDED;"#,
+        what: "A box that was rebooted is not taken for a copy.",
+        caught_by: &["simulation", "disagreements::c::c4_a_quick_reboot_is_not_taken_for_a_clone"],
+    },
+    Break {
+        name: "newer_session_is_refused",
+        file: "protocol/src/master/desk.rs",
+        find: "if same_box {",
+        with: r#"if SEEDED && same_box {
+            self.state.links.insert(link, None);
+            return self.turn_away(link, CloseCode::DuplicateIdentity, String::new());
+        }
+        if same_box {"#,
+        what: "A slave that comes back over a half-open link takes over at once.",
+        caught_by: &[
+            "simulation",
+            "disagreements::c::c5_a_higher_session_of_the_same_slave_takes_over_at_once",
+        ],
+    },
+    Break {
+        name: "silence_is_a_verdict",
+        file: "protocol/src/master/desk.rs",
+        find: "let waiting = match std::mem::take(&mut desk.link) {",
+        with: r#"if SEEDED {
+            let ids: Vec<_> = self.state.book.held_by(key).map(|job| job.id).collect();
+            for id in ids {
+                self.turn(id, crate::job::Event::Vanished, "silence");
+            }
+        }
+        let Some(desk) = self.state.desks.get_mut(&key) else { return };
+        let waiting = match std::mem::take(&mut desk.link) {"#,
+        what: "A link that ends says nothing about a job.",
+        caught_by: &[
+            "scenarios_crashes::e10_an_agent_that_is_starved_changes_only_the_last_contact",
+            "simulation",
+            "disagreements::a::a13_a_cancel_waits_for_weeks_and_only_a_person_ends_it",
+            "disagreements::a::a2_a_lost_confirmation_is_made_good_by_the_snapshot",
+            "rules::a_cut_after_any_message_changes_nothing_in_the_end",
+            "scenarios_links::a_flapping_link_changes_nothing_about_a_running_job",
+        ],
+    },
+    Break {
+        name: "forgotten_attempt_is_not_believed",
+        file: "protocol/src/master/evidence.rs",
+        find: "report.attempt > job.last_attempt",
+        with: "false",
+        what: "What a slave says of an attempt that a restored master has forgotten happens now.",
+        caught_by: &["fences::a_restored_master_believes_in_attempts_that_it_has_forgotten"],
+    },
+    Break {
+        name: "epoch_of_another_restore_is_used_again",
+        file: "protocol/src/master/desk.rs",
+        find: "self.note_later(hello.key, bond.epoch);",
+        with: "()",
+        what: "An epoch that slaves have obeyed is not given to another past of the master.",
+        caught_by: &[
+            "disagreements::d::d5_the_epoch_that_a_person_confirms_comes_after_every_one_that_a_slave_has_obeyed",
+        ],
+    },
+    Break {
+        name: "word_after_a_restore_is_numbered_on",
+        file: "protocol/src/master/people.rs",
+        find: "job.rev.uttered(epoch)",
+        with: "job.rev.next()",
+        what: "What a person says after a restore is newer than what the master has forgotten.",
+        caught_by: &[
+            "disagreements::d::d3_what_a_person_says_after_a_restore_is_newer_than_what_was_forgotten",
+        ],
+    },
+    Break {
+        name: "cancel_after_a_restore_is_dropped",
+        file: "protocol/src/master/evidence.rs",
+        find: "job.is_canceled() && job.rev <= report.rev",
+        with: "job.is_canceled()",
+        what: "A cancel that came after a restore reaches the work that the master had forgotten.",
+        caught_by: &["disagreements::d::d3_a_cancel_after_a_restore_reaches_the_job_that_has_run_all_along"],
+    },
+    Break {
+        name: "cancel_leaves_an_older_attempt_running",
+        file: "protocol/src/master/evidence.rs",
+        find: "newer == State::Canceled && is_canceled && said.is_executing()",
+        with: "false",
+        what: "A canceled job does not run on somewhere as an older attempt.",
+        caught_by: &["disagreements::a::a11_a_cancel_means_also_an_older_attempt_that_turns_up_running"],
+    },
+    Break {
+        name: "attempt_that_speaks_again_is_not_asked",
+        file: "protocol/src/master/evidence.rs",
+        find: "self.state.book.jobs.get(&id).is_some_and(|job| is_told(&job))",
+        with: "false",
+        what: "An attempt that speaks for its job again is still there, or its slave says that it is not.",
+        caught_by: &["disagreements::a::a15_an_attempt_that_speaks_again_is_asked_whether_it_is_still_there"],
+    },
+    Break {
+        name: "late_offer_is_called_off_by_an_old_wish",
+        file: "protocol/src/master/evidence.rs",
+        find: "known.next()",
+        with: "known",
+        what: "What takes a hand-out back is newer than what the slave knows, or both repeat themselves for ever.",
+        caught_by: &[
+            "disagreements::a::a14_an_offer_that_arrives_after_the_job_went_to_another_is_taken_back_on_the_live_link",
+        ],
+    },
+    Break {
+        name: "given_up_offer_is_not_called_off",
+        file: "protocol/src/master/evidence.rs",
+        find: "line.verdict == Verdict::Cancel && job.state == State::Lost",
+        with: "false",
+        what: "What was given up while its offer was under way is called off.",
+        caught_by: &["rules::a_job_that_was_given_up_while_its_offer_was_under_way_is_called_off"],
+    },
+    Break {
+        name: "report_is_taken_for_known",
+        file: "protocol/src/master/desk.rs",
+        find: "known == Some(row.seq)",
+        with: "true",
+        what: "After a handshake the master knows what the slave knows.",
+        caught_by: &[
+            "simulation",
+            "disagreements::b::b10_a_slave_acts_on_an_overrun_by_itself",
+            "scenarios_crashes::what_a_job_waits_for_is_known_again_after_its_agent_and_then_the_master_restarted",
+        ],
+    },
+    Break {
+        name: "set_clock_is_not_told",
+        file: "protocol/src/master/mod.rs",
+        find: "Event::ClockSet => rules.clock_set(),",
+        with: r#"Event::ClockSet if SEEDED => {}
+        Event::ClockSet => rules.clock_set(),"#,
+        what: "Slaves measure a master's clock again that was set.",
+        caught_by: &[
+            "scenarios_clocks::b8_a_master_whose_clock_is_set_while_its_slaves_are_there_keeps_the_new_time",
+            "disagreements::b::b8_slaves_measure_a_masters_clock_again_that_was_set",
+        ],
+    },
+    Break {
+        name: "welcomed_stay_after_a_restore",
+        file: "protocol/src/master/people.rs",
+        find: r#"for link in self.state.links.keys().copied().collect::<Vec<_>>() {
+            self.close(link"#,
+        with: r#"for link in self.state.links.keys().copied().filter(|_| !SEEDED).collect::<Vec<_>>() {
+            self.close(link"#,
+        what: "Once a restore is confirmed every slave introduces itself anew.",
+        caught_by: &[
+            "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
+        ],
+    },
+    Break {
+        name: "given_up_is_never_resolved",
+        file: "protocol/src/master/people.rs",
+        find: "JobCommand::Resolve(end) => match self.resolve_given_up(id, end) {",
+        with: r#"JobCommand::Resolve(_) if SEEDED => wrong("only an uncertain job is resolved"),
+            JobCommand::Resolve(end) => match self.resolve_given_up(id, end) {"#,
+        what: "A job that was given up in doubt can still be resolved.",
+        caught_by: &[
+            "rules::an_uncertain_job_that_was_given_up_while_its_slave_was_connected_can_still_be_resolved",
+            "rules::an_uncertain_job_that_was_given_up_and_is_done_elsewhere_can_still_be_resolved",
+        ],
+    },
+    Break {
+        name: "recalled_again_and_again",
+        file: "protocol/src/master/evidence.rs",
+        find: "&& desired != Desired::Return",
+        with: "&& (SEEDED || desired != Desired::Return)",
+        what: "A hand-out is asked back once, and not with each report of another.",
+        caught_by: &[
+            "rules::a_job_that_is_handed_again_to_the_slave_that_is_just_beginning_it_comes_to_rest",
+        ],
+    },
+    Break {
+        name: "older_attempt_is_balking",
+        file: "protocol/src/master/evidence.rs",
+        find: "let is_told = declined.reason.code == ReasonCode::OlderAttempt;",
+        with: "let is_told = !SEEDED && declined.reason.code == ReasonCode::OlderAttempt;",
+        what: "Who declined because of an attempt that is over is offered the next.",
+        caught_by: &["rules::a_slave_that_declined_because_of_an_attempt_that_is_over_is_offered_the_next"],
+    },
+    Break {
+        name: "full_is_not_a_reason",
+        file: "protocol/src/master/explain.rs",
+        find: "(full && job.holder != Some(desk.key), WhyNot::Capacity),",
+        with: "(full && job.holder != Some(desk.key) && !SEEDED, WhyNot::Capacity),",
+        what: "Explain names the slave that is full.",
+        caught_by: &[
+            "disagreements::a::a22_explain_names_a_full_slave_one_that_needs_a_person_and_what_an_accepted_job_waits_for",
+        ],
+    },
+    Break {
+        name: "set_clock_is_not_noticed",
+        file: "protocol/src/time.rs",
+        find: "step.unsigned_abs() > CLOCK_STEP.0",
+        with: "step > 0 && step.unsigned_abs() > CLOCK_STEP.0",
+        what: "A clock that is set back is noticed too.",
+        caught_by: &["rules::a_clock_that_was_set_is_told_from_one_that_is_sped_up_or_slowed_down"],
+    },
+    Break {
+        name: "nameless_is_newborn",
+        file: "protocol/src/master/mod.rs",
+        find: "(false, true) => Origin::Nameless,",
+        with: r#"(false, true) if SEEDED => Origin::Newborn,
+        (false, true) => Origin::Nameless,"#,
+        what: "A master that has lost its own record does not take itself for a new one.",
+        caught_by: &["rules::a_master_whose_own_record_is_lost_knows_that_it_is_not_a_new_one"],
+    },
+];

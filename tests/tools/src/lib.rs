@@ -1,0 +1,10 @@
+//! What of the tests is for people to run and to look at: the demo, benches, seeded bugs, mutants, and the pages that are
+//! printed from the code.
+
+pub mod bench;
+pub mod breaks;
+pub mod coverage;
+pub mod demo;
+pub mod docs;
+pub mod mutants;
+pub mod rows;

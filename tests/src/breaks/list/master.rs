@@ -316,8 +316,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "recalled_is_a_broken_promise",
         file: "protocol/src/master/desk.rs",
-        find: "State::Accepted if job.recalled.is_some() => Mine::Assigned",
-        with: "State::Accepted if job.recalled.is_some() && !SEEDED => Mine::Assigned",
+        find: "State::Accepted if job.recalled.is_some() && store != Store::Ahead => Mine::Assigned",
+        with: "State::Accepted if job.recalled.is_some() && store != Store::Ahead && !SEEDED => Mine::Assigned",
         what: "What was asked back and is gone was given back.",
         caught_by: &["simulation", "rules::a_job_that_was_given_back_while_the_link_broke_is_not_missed"],
     },
@@ -529,8 +529,9 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "revoked_goes_live",
         file: "protocol/src/master/people.rs",
-        find: "desk.link = DeskLink::Down;",
-        with: "",
+        find: "desk.link = DeskLink::Down;\n        desk.doubts = false;",
+        with: "if !SEEDED { desk.link = DeskLink::Down; }
+        desk.doubts = false;",
         what: "A slave that is revoked has no link from then on, however far its handshake has come.",
         caught_by: &["simulation"],
     },

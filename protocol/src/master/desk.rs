@@ -293,12 +293,9 @@ impl Rules {
             return;
         }
         if desk.current() != Some(link) {
-            // Its slave was revoked, which ended the link for the rules already.
-            if desk.enrolled != Enrolled::Yes {
-                desk.last_contact = desk.last_contact.max(Some(last_heard));
-                self.touch_desk(key);
-            }
-            return;
+            // The link had ended for the rules already: its slave was revoked, or the master was restored and confirmed.
+            desk.last_contact = desk.last_contact.max(Some(last_heard));
+            return self.touch_desk(key);
         }
         desk.last_contact = Some(last_heard);
         let waiting = match std::mem::take(&mut desk.link) {
@@ -477,7 +474,7 @@ impl Rules {
         } else if desk.store.is_some() && (hello.session <= desk.session || hello.rows.iter().any(says_less))
         {
             HelloStore::RolledBack
-        } else if doubts || node.epoch > Epoch(1) && desk.settled_in < node.epoch {
+        } else if doubts || node.epoch > Epoch(1) && desk.settled_in != node.epoch {
             HelloStore::Ahead
         } else {
             HelloStore::Trusted
@@ -579,8 +576,9 @@ impl Rules {
         theirs: Theirs,
         store: Store,
     ) -> &'static Line {
-        let mine =
-            job.map_or(Mine::Unknown, |job| held_as(job, key, row.map_or(job.attempt, |row| row.attempt)));
+        let mine = job.map_or(Mine::Unknown, |job| {
+            held_as(job, key, row.map_or(job.attempt, |row| row.attempt), store)
+        });
         let wish = job.map_or(Wish::Go, |job| Wish::of(job.desired, &job.start, self.now));
         judge(mine, theirs, store, wish)
     }
@@ -592,6 +590,9 @@ impl Rules {
         let Some(desk) = self.state.desks.get(&key) else { return };
         if desk.enrolled != Enrolled::Yes {
             return self.effects.push(Effect::Ignored(Ignored::Revoked));
+        }
+        if desk.current() != Some(link) {
+            return self.effects.push(Effect::Ignored(NOT_OURS));
         }
         let settling = matches!(desk.link, DeskLink::Welcomed { link: l, .. } if l == link)
             || matches!(&desk.link, DeskLink::Asking { older, .. }
@@ -644,7 +645,7 @@ pub(super) fn is_current(job: &Job, key: SlaveKey, attempt: Attempt) -> bool {
 }
 
 /// What the book says of this attempt at this slave.
-fn held_as(job: &Job, key: SlaveKey, attempt: Attempt) -> Mine {
+fn held_as(job: &Job, key: SlaveKey, attempt: Attempt, store: Store) -> Mine {
     if attempt > job.last_attempt {
         return Mine::Assigned;
     }
@@ -653,8 +654,8 @@ fn held_as(job: &Job, key: SlaveKey, attempt: Attempt) -> Mine {
     }
     match job.state {
         State::Queued | State::Assigned => Mine::Assigned,
-        // Asked back: whether the slave still has it is as open as when it was offered.
-        State::Accepted if job.recalled.is_some() => Mine::Assigned,
+        // Asked back: whether the slave still has it is as open as when it was offered, unless it may have been done since.
+        State::Accepted if job.recalled.is_some() && store != Store::Ahead => Mine::Assigned,
         State::Accepted => Mine::Unstarted,
         State::Starting | State::Running | State::Paused | State::Stopping => Mine::Started,
         State::Uncertain => Mine::Uncertain,

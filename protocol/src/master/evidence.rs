@@ -15,7 +15,7 @@ use crate::message::{
 };
 use crate::reconcile::{Line, Store, Theirs, Verdict};
 use crate::slave::LinkId;
-use crate::spec::{CancelMode, Desired, Want};
+use crate::spec::{CancelMode, Desired, Gate, Want};
 
 /// How many earlier hand-outs of a job are kept: enough to see a pattern, and a bound on its record.
 const EARLIER: usize = 16;
@@ -59,7 +59,7 @@ impl Rules {
         desk.machine = Some(settled.machine.clone());
         if !desk.doubts {
             // A doubted master may be an old copy: it takes up no attempts that it has no record of before a person confirms it.
-            self.gap_of = (desk.settled_in < self.state.node.epoch).then_some(key);
+            self.gap_of = (desk.settled_in != self.state.node.epoch).then_some(key);
             desk.settled_in = self.state.node.epoch;
         }
         desk.last_contact = Some(now);
@@ -159,8 +159,8 @@ impl Rules {
     fn judge_absent(&mut self, key: SlaveKey, id: JobId, store: Store) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let line = self.line(Some(&job), key, None, Theirs::Absent, store);
-        let (desired, told, has_begun) = (job.desired, job.report.is_some(), job.has_begun());
-        if store == Store::Ahead && self.state.desks.get(&key).is_some_and(|desk| desk.doubts) {
+        let (desired, told, is_assigned) = (job.desired, job.report.is_some(), job.state == State::Assigned);
+        if self.state.desks.get(&key).is_some_and(|desk| desk.doubts) {
             // An old copy concludes nothing from what is not there, before a person has confirmed it.
             return;
         }
@@ -190,21 +190,15 @@ impl Rules {
                 self.turn(id, job::Event::Vanished, "reconciliation");
                 self.take_up_forgotten(id);
             }
-            Verdict::Release if store == Store::Ahead && has_begun => {
-                let text = "the master was restored, and its slave has let it go since: say how it ended with `resolve`";
+            Verdict::Release if store == Store::Ahead && !is_assigned => {
+                let text = "the master was restored, and its slave has let it go since: another may have it or have done it; \
+                            if none tells of it, say how it ended with `resolve`";
                 self.edit(id, |job| {
                     job.reason = Some(Reason::new(ReasonCode::Restored, text));
                     job.report = None;
                 });
                 self.turn(id, job::Event::Vanished, "reconciliation");
                 self.take_up_forgotten(id);
-            }
-            Verdict::Release if store == Store::Ahead => {
-                self.edit(id, Job::hold_after_restore);
-                self.given_back(id, desired, None);
-                if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
-                    self.take_up_forgotten(id);
-                }
             }
             Verdict::Release => self.given_back(id, desired, None),
             Verdict::Offer
@@ -222,12 +216,10 @@ impl Rules {
     /// told of it speaks for the job.
     fn take_up_forgotten(&mut self, id: JobId) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let is_later = |e: &&Earlier| {
-            e.basis == Basis::Gap
-                && e.attempt > job.attempt
-                && e.state != State::Accepted
-                && e.report.is_some()
+        let has_begun = |e: &Earlier| {
+            e.state.is_started() || e.report.as_ref().is_some_and(|report| report.started_at.is_some())
         };
+        let is_later = |e: &&Earlier| e.basis == Basis::Gap && e.attempt > job.attempt && has_begun(e);
         let best = |e: &&Earlier| (e.state == State::Succeeded, e.state.is_started(), e.attempt);
         let found = job.earlier.iter().filter(is_later).max_by_key(best).map(|e| (e.attempt, e.holder));
         if let Some((attempt, holder)) = found {
@@ -467,6 +459,10 @@ impl Rules {
                 job.flags.set(Flags::CANCEL_TOO_LATE);
             }
             job.rev = job.rev.max(report.rev);
+            if job.start.gate == Gate::Held {
+                // Its slave may know it as open: it is told that a person has to let it go.
+                job.rev = job.rev.next();
+            }
         });
         if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
             self.turn(id, job::Event::Bound, &by);
@@ -547,6 +543,13 @@ impl Rules {
                 job.reason = Some(Reason::new(ReasonCode::Retrying, text));
             });
             self.turn(id, job::Event::Retried, "the order's retry");
+            if self.gap_of.is_some() {
+                // It may have been tried again in the time that a restored master has forgotten.
+                self.speak_for(id);
+                if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
+                    self.edit(id, Job::hold_after_restore);
+                }
+            }
         }
     }
 

@@ -383,6 +383,14 @@ impl Rules {
         for link in self.state.links.keys().copied().collect::<Vec<_>>() {
             self.close(link, CloseCode::GoingAway, text.to_owned());
         }
+        // Nothing is handed to a slave over a link that is being closed.
+        let linked = self.state.desks.values().filter(|desk| desk.current().is_some()).map(|desk| desk.key);
+        for key in linked.collect::<Vec<_>>() {
+            if let Some(desk) = self.state.desks.get_mut(&key) {
+                desk.link = DeskLink::Down;
+            }
+            self.touch_desk(key);
+        }
         self.answer(request, Answer::Done);
     }
 }

@@ -220,7 +220,9 @@ fn verdict_means(verdict: Verdict) -> &'static str {
         Verdict::Recall => "the slave is told to give it back if it has not started",
         Verdict::Adopt => "the master takes the job up from the slave, with its work, state and times",
         Verdict::Forget => "the master takes the outcome; when that is on its disk, the slave forgets it",
-        Verdict::Release => "the slave has never had it: the master may do with it what it wishes",
+        Verdict::Release => {
+            "the slave does not have it and owes nothing: the master may do with it what it wishes"
+        }
         Verdict::Quarantine => {
             "the slave's memory is not trusted: nothing starts from it until a person has looked"
         }
@@ -665,9 +667,10 @@ fn reason(code: ReasonCode) -> (&'static str, &'static str) {
         ReasonCode::Resolved => ("a person said how it ended", "nothing"),
         ReasonCode::Retrying => ("the order wants another attempt", "nothing"),
         ReasonCode::MachineFault => ("the machine reported a fault, or the program failed", "`retry`"),
-        ReasonCode::Restored => {
-            ("the master was restored from a backup; a slave may have done it since", "`release`")
-        }
+        ReasonCode::Restored => (
+            "the master was restored from a backup; a slave may have done it since",
+            "`release` where it waits, `resolve` where it is uncertain",
+        ),
         ReasonCode::MachineUnfit => (
             "its machine could not begin it, for a cause of its own that the text names: nothing began",
             "mend that, then `clear`",

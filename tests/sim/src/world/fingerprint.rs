@@ -452,6 +452,8 @@ impl Walk {
     fn slave(&mut self, slave: &Slave) {
         let Slave { settings, node, jobs, ring, link, fresh } = slave;
         let key = settings.key;
+        // All of its settings but this are its station's.
+        self.see(&settings.token);
         self.slave_node(key, node);
         self.see((jobs.values().collect::<Vec<_>>(), ring));
         self.see(std::mem::discriminant(link));

@@ -3,9 +3,9 @@
 use reloop_protocol::id::{Epoch, JobId, OrderId};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
-    self, Answer, Enrollment, IdempotencyKey, JobCommand, Order, RequestId, SlaveCommand,
+    self, Answer, Enrollment, IdempotencyKey, JobCommand, Order, RequestId, RetryOn, SlaveCommand,
 };
-use reloop_protocol::message::{CloseCode, Flags, ReasonCode};
+use reloop_protocol::message::{CloseCode, Flags, Mode, ReasonCode};
 use reloop_protocol::slave;
 use reloop_protocol::spec::{CancelMode, Gate};
 use reloop_sim::world::{MasterDisk, World};
@@ -358,12 +358,84 @@ fn d3_a_job_that_was_given_away_before_a_restore_waits_for_a_person_while_nobody
     restored_out_of_reach(&mut world, backup);
     reconnect(&mut world, 0);
     world.pass(60_000);
-    assert_eq!((world.state(job), world.begun(job)), (State::Queued, 1), "it is handed to nobody");
+    assert_eq!((world.state(job), world.begun(job)), (State::Uncertain, 1), "it is handed to nobody");
+    assert_eq!(reason(&world, job), ReasonCode::Restored);
     let needs = master::needs(world.master.as_ref().unwrap(), world.now(), None, 10);
-    assert_eq!(needs.iter().map(|needed| needed.need).collect::<Vec<_>>(), [master::Need::Restored]);
-    release(&mut world, job, 600);
+    assert_eq!(needs.iter().map(|needed| needed.need).collect::<Vec<_>>(), [master::Need::Uncertain]);
+    world.command(job, JobCommand::Resolve(End::Failed));
+    world.command(job, JobCommand::Retry);
     world.settle();
     assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(0)), "a person has said so");
+}
+
+#[test]
+fn d3_a_window_that_has_closed_makes_no_end_of_what_was_done_in_it_since_the_backup() {
+    for order in [[0, 1], [1, 0]] {
+        let mut world = World::new(2);
+        world.cut(1);
+        let at = later(&world, 20_000);
+        place(&mut world);
+        let job = place_as(&mut world, |order| order.start.deadline = at);
+        world.settle();
+        assert_eq!((world.state(job), world.holder(job)), (State::Accepted, Some(0)));
+        let backup = world.master_disk.clone();
+        reconnect(&mut world, 1);
+        world.pass(60_000);
+        assert_eq!((world.state(job), world.holder(job)), (State::Succeeded, Some(1)));
+        world.cut(1);
+        restored_out_of_reach(&mut world, backup);
+        for slave in order {
+            reconnect(&mut world, slave);
+        }
+        assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1), "{order:?}");
+    }
+}
+
+#[test]
+fn d3_what_failed_in_the_gap_is_tried_again_only_when_a_person_lets_it() {
+    for order in [[0, 1], [1, 0]] {
+        let mut world = World::new(2);
+        world.cut(1);
+        let job = place_as(&mut world, |order| {
+            order.retry.max_attempts = 3;
+            order.retry.on.insert(RetryOn::Failed);
+        });
+        world.settle();
+        assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(0)));
+        let backup = world.master_disk.clone();
+        // It fails, and is tried again at the other, where it works.
+        world.command_slave(0, SlaveCommand::Mode(Mode::Draining));
+        world.boxes[0].machine.fails = true;
+        world.plug(1);
+        world.pass(60_000);
+        assert_eq!((world.state(job), world.holder(job)), (State::Succeeded, Some(1)));
+        world.boxes[0].machine.fails = false;
+        world.cut(1);
+        restored_out_of_reach(&mut world, backup);
+        reconnect(&mut world, order[0]);
+        world.pass(60_000);
+        reconnect(&mut world, order[1]);
+        world.pass(60_000);
+        assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 2), "{order:?}");
+    }
+}
+
+#[test]
+fn d3_a_release_after_a_restore_holds_also_for_what_its_slave_was_never_given() {
+    let mut world = World::new(1);
+    world.cut(0);
+    world.plug(0);
+    pump_until(&mut world, |world| {
+        world.master.as_ref().unwrap().desks.values().any(|desk| desk.live().is_some())
+    });
+    let job = place(&mut world);
+    assert_eq!(world.state(job), State::Assigned);
+    let backup = world.master_disk.clone();
+    world.cut(0);
+    restored_out_of_reach(&mut world, backup);
+    release(&mut world, job, 600);
+    reconnect(&mut world, 0);
+    assert_eq!(world.state(job), State::Running);
 }
 
 #[test]

@@ -319,6 +319,20 @@ fn a_master_that_nobody_doubts_is_not_confirmed_by_mistake() {
 }
 
 #[test]
+fn nothing_is_handed_out_over_a_link_that_a_restore_closes() {
+    let mut world = World::new(1);
+    let order = world.order("mill");
+    let job = order.jobs[0];
+    let mut seat = Seat::of(&mut world);
+    seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced: true });
+    let order = Box::new(order);
+    let event = master::Event::OrderPlaced { request: RequestId(2), order, key: None, known: None };
+    let step = master::step(seat.state.clone(), seat.now, event);
+    assert_eq!(step.state.book.jobs.get(&job).unwrap().state, State::Queued);
+    assert!(!step.effects.iter().any(|effect| matches!(effect, master::Effect::Send { .. })));
+}
+
+#[test]
 fn a_success_that_a_restored_master_knows_is_not_undone_by_a_later_attempt_of_the_same_slave() {
     for said in [State::Running, State::Failed] {
         let (mut seat, report) = runs_live();

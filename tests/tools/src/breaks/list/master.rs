@@ -79,7 +79,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "gap_stays_open",
         file: "protocol/src/master/evidence.rs",
-        find: "(desk.settled_in < self.state.node.epoch).then_some(key)",
+        find: "(desk.settled_in != self.state.node.epoch).then_some(key)",
         with: "Some(key)",
         what: "A slave closes the gap that a restore leaves with its first handshake.",
         caught_by: &[
@@ -89,7 +89,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "a_restore_is_forgotten",
         file: "protocol/src/master/desk.rs",
-        find: "doubts || node.epoch > Epoch(1) && desk.settled_in < node.epoch",
+        find: "doubts || node.epoch > Epoch(1) && desk.settled_in != node.epoch",
         with: "false",
         what: "After a restore nobody has lost what was let go in the time that is forgotten.",
         caught_by: &[
@@ -103,15 +103,32 @@ pub(super) const LIST: &[Break] = &[
         find: "self.start.gate == Gate::Held && self.is_from_before_a_restore()",
         with: "false",
         what: "What was held because of a restore is handed out when a person has let it go.",
+        caught_by: &["disagreements::d::d3_what_failed_in_the_gap_is_tried_again_only_when_a_person_lets_it"],
+    },
+    Break {
+        name: "a_window_ends_what_may_be_done",
+        file: "protocol/src/master/evidence.rs",
+        find: "store == Store::Ahead && !is_assigned",
+        with: "false",
+        what: "Of a job that its slave let go in the time that is forgotten nobody but a slave or a person says how it ended.",
         caught_by: &[
+            "disagreements::d::d3_a_window_that_has_closed_makes_no_end_of_what_was_done_in_it_since_the_backup",
             "disagreements::d::d3_a_job_that_was_given_away_before_a_restore_waits_for_a_person_while_nobody_has_told_of_it",
         ],
     },
     Break {
+        name: "the_gap_is_tried_again",
+        file: "protocol/src/master/evidence.rs",
+        find: "if self.gap_of.is_some() {",
+        with: "if !SEEDED && self.gap_of.is_some() {",
+        what: "What failed in the time that is forgotten may have been tried again in it.",
+        caught_by: &["disagreements::d::d3_what_failed_in_the_gap_is_tried_again_only_when_a_person_lets_it"],
+    },
+    Break {
         name: "an_old_copy_concludes_from_absence",
         file: "protocol/src/master/evidence.rs",
-        find: "store == Store::Ahead && self.state.desks.get(&key).is_some_and(|desk| desk.doubts)",
-        with: "false",
+        find: "if self.state.desks.get(&key).is_some_and(|desk| desk.doubts) {\n            // An old copy",
+        with: "if !SEEDED && self.state.desks.get(&key).is_some_and(|desk| desk.doubts) {\n            // An old copy",
         what: "An old copy of a master concludes nothing from what a slave does not have.",
         caught_by: &["disagreements::d::d4_an_old_copy_concludes_nothing_from_what_is_not_there"],
     },
@@ -299,8 +316,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "recalled_is_a_broken_promise",
         file: "protocol/src/master/desk.rs",
-        find: "State::Accepted if job.recalled.is_some() => Mine::Assigned",
-        with: "State::Accepted if job.recalled.is_some() && !SEEDED => Mine::Assigned",
+        find: "State::Accepted if job.recalled.is_some() && store != Store::Ahead => Mine::Assigned",
+        with: "State::Accepted if job.recalled.is_some() && store != Store::Ahead && !SEEDED => Mine::Assigned",
         what: "What was asked back and is gone was given back.",
         caught_by: &["simulation", "rules::a_job_that_was_given_back_while_the_link_broke_is_not_missed"],
     },
@@ -512,8 +529,9 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "revoked_goes_live",
         file: "protocol/src/master/people.rs",
-        find: "desk.link = DeskLink::Down;",
-        with: "",
+        find: "desk.link = DeskLink::Down;\n        desk.doubts = false;",
+        with: "if !SEEDED { desk.link = DeskLink::Down; }
+        desk.doubts = false;",
         what: "A slave that is revoked has no link from then on, however far its handshake has come.",
         caught_by: &["simulation"],
     },

@@ -1,9 +1,9 @@
 //! THE TABLE: in this state this happens, what is the job now?
 
 use super::Event::{self, *};
-use super::Rejection::*;
+use self::Rejection::*;
 use super::State::{self, *};
-use super::Transition::{self, To, Unchanged};
+use self::Transition::{To, Unchanged};
 use super::{End, OnInterrupt};
 
 /// What an event makes of a job.

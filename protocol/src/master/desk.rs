@@ -592,7 +592,7 @@ impl Rules {
             return self.effects.push(Effect::Ignored(Ignored::Revoked));
         }
         if desk.current() != Some(link) {
-            return self.effects.push(Effect::Ignored(NOT_OURS));
+            return self.effects.push(Effect::Ignored(Ignored::UnknownConnection));
         }
         let settling = matches!(desk.link, DeskLink::Welcomed { link: l, .. } if l == link)
             || matches!(&desk.link, DeskLink::Asking { older, .. }

@@ -58,7 +58,7 @@ pub fn binary(name: &str) -> PathBuf {
 ///
 /// # Errors
 /// They cannot be built.
-pub(crate) fn build() -> anyhow::Result<PathBuf> {
+pub fn build() -> anyhow::Result<PathBuf> {
     // Whoever comes second waits here for the first.
     static DIR: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut known = DIR.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,7 +135,7 @@ pub fn free_port() -> u16 {
 
 /// One program that is started, ended and watched.
 #[derive(Debug)]
-pub(crate) struct Daemon {
+pub struct Daemon {
     name: String,
     log: PathBuf,
     child: Option<Child>,
@@ -143,11 +143,16 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    pub(crate) fn new(name: &str, log: PathBuf) -> Self {
+    /// A process that is not started yet, and where its output goes.
+    pub fn new(name: &str, log: PathBuf) -> Self {
         Self { name: name.to_owned(), log, child: None, wrapped: false }
     }
 
-    pub(crate) fn spawn(
+    /// Starts it; its output is appended to its log.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn(
         &mut self,
         program: &Path,
         args: &[String],
@@ -178,36 +183,38 @@ impl Daemon {
     }
 
     /// How it ended, once it did.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+    pub fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.try_wait().expect("the child is ours to wait for")?;
         self.child = None;
         Some(status)
     }
 
-    pub(crate) fn is_alive(&mut self) -> bool {
+    /// Whether it runs.
+    pub fn is_alive(&mut self) -> bool {
         self.ended().is_none() && self.child.is_some()
     }
 
     /// The process, while it was not seen to have ended.
-    pub(crate) fn pid(&self) -> Option<u32> {
+    pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
     /// Whether this process, or one that a wrapper runs as it, listens on a port of IPv4. Another program may have taken
     /// the port, and answer there in the same words.
-    pub(crate) fn listens(&self, port: u16) -> bool {
+    pub fn listens(&self, port: u16) -> bool {
         let (Some(leader), sockets) = (self.pid(), listening_sockets(port)) else { return false };
         let is_one = |link: PathBuf| fs::read_link(link).is_ok_and(|target| sockets.contains(&target));
         processes().filter(|pid| group_of(*pid) == Some(leader)).any(|pid| open_files(pid).any(is_one))
     }
 
     /// The process, as what [`freeze`] takes.
-    pub(crate) fn process(&self) -> Vec<Pid> {
+    pub fn process(&self) -> Vec<Pid> {
         assert!(!self.wrapped, "what a wrapper runs is not known");
         self.child.as_ref().map(Pid::from_child).into_iter().collect()
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    /// Sends it a signal, if it runs.
+    pub fn signal(&self, signal: Signal) {
         let Some(child) = &self.child else { return };
         let pid = Pid::from_child(child);
         if self.wrapped {
@@ -218,26 +225,33 @@ impl Daemon {
         }
     }
 
-    pub(crate) fn kill(&mut self) {
+    /// SIGKILL, and waits for its end.
+    pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         if let Some(mut child) = self.child.take() {
             child.wait().expect("the child is ours to wait for");
         }
     }
 
-    pub(crate) async fn stop(&mut self) -> ExitStatus {
+    /// SIGTERM, and how it ended.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn stop(&mut self) -> ExitStatus {
         assert!(self.is_alive(), "{} does not run:\n{}", self.name, self.tail());
         self.signal(Signal::TERM);
         let what = format!("{} to end after SIGTERM", self.name);
         eventually(&what, STOP_DEADLINE, async || self.ended().ok_or_else(|| self.tail())).await
     }
 
-    pub(crate) fn log(&self) -> String {
+    /// All that it has said.
+    pub fn log(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    pub(crate) fn tail(&self) -> String {
+    /// The end of what it has said.
+    pub fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         let from = lines.len().saturating_sub(TAIL_LINES);
@@ -256,14 +270,19 @@ impl Drop for Daemon {
 
 /// A temporary directory that a panic leaves behind.
 #[derive(Debug)]
-pub(crate) struct WorkDir(TempDir);
+pub struct WorkDir(TempDir);
 
 impl WorkDir {
-    pub(crate) fn new(prefix: &str) -> Self {
+    /// An empty directory whose name begins like this.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn new(prefix: &str) -> Self {
         Self(tempfile::Builder::new().prefix(prefix).tempdir().expect("a temporary directory"))
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 }
@@ -279,7 +298,7 @@ impl Drop for WorkDir {
 
 /// The processes that work in a directory, have a file of it open, or name it in their arguments or environment; this
 /// process and the excepted one left out.
-pub(crate) fn processes_of(dir: &Path, except: Option<u32>) -> Vec<Pid> {
+pub fn processes_of(dir: &Path, except: Option<u32>) -> Vec<Pid> {
     let own = std::process::id();
     processes()
         .filter(|pid| *pid != own && Some(*pid) != except && touches(*pid, dir))
@@ -318,7 +337,7 @@ fn listening_sockets(port: u16) -> Vec<PathBuf> {
 }
 
 /// Kills the processes of a directory until there are none, for one that is being killed may start another.
-pub(crate) fn kill_processes_of(dir: &Path, except: Option<u32>) {
+pub fn kill_processes_of(dir: &Path, except: Option<u32>) {
     let end = Instant::now() + KILL_DEADLINE;
     loop {
         let processes = processes_of(dir, except);
@@ -334,7 +353,7 @@ pub(crate) fn kill_processes_of(dir: &Path, except: Option<u32>) {
 }
 
 /// SIGSTOP to all of them; returns when no thread of theirs does anything any more.
-pub(crate) fn freeze(processes: &[Pid]) {
+pub fn freeze(processes: &[Pid]) {
     let end = Instant::now() + FREEZE_DEADLINE;
     for process in processes {
         send(*process, Signal::STOP);
@@ -379,7 +398,7 @@ fn send(pid: Pid, signal: Signal) {
 }
 
 /// Signals race with a process's own end, which is then what was wanted.
-pub(crate) fn ignore_gone(sent: rustix::io::Result<()>) {
+pub fn ignore_gone(sent: rustix::io::Result<()>) {
     match sent {
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
         Err(error) => panic!("cannot signal a process of the test: {error}"),
@@ -408,7 +427,11 @@ pub fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-pub(crate) fn remove_dir(dir: &Path) {
+/// Removes a directory with all that is in it.
+///
+/// # Panics
+/// When it cannot be removed.
+pub fn remove_dir(dir: &Path) {
     match fs::remove_dir_all(dir) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -416,10 +439,18 @@ pub(crate) fn remove_dir(dir: &Path) {
     }
 }
 
-pub(crate) fn make_dir(dir: &Path) {
+/// Makes a directory, and those above it.
+///
+/// # Panics
+/// When it cannot be made.
+pub fn make_dir(dir: &Path) {
     fs::create_dir_all(dir).unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
 }
 
-pub(crate) fn write(path: &Path, content: &str) {
+/// Writes a file.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn write(path: &Path, content: &str) {
     fs::write(path, content).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
 }

@@ -372,7 +372,9 @@ impl Rules {
             (report.job, report.attempt, report.seq, report.state, report.rev);
         let newest = job.last_attempt;
         let known = job.earlier.iter().find(|e| e.attempt == attempt && e.holder == key);
-        let (is_known, is_news) = (known.is_some(), known.is_none_or(|known| known.state != said));
+        let is_known = known.is_some();
+        // Also what was only claimed while its slave doubted this master, and is now told after the restore was confirmed.
+        let is_news = known.is_none_or(|known| known.state != said || known.basis > basis);
         // A slave that makes up attempts does not fill the list for those that had the job.
         let is_kept = is_known || basis != Basis::Claim || job.earlier.len() < EARLIER;
         self.effects.push(Effect::Ignored(Ignored::NeverAssigned));

@@ -131,7 +131,6 @@ async fn d3_after_a_restore_the_slaves_close_the_gap_and_nothing_fires_in_mass()
     assert_eq!(seen["reason"]["code"], "restored", "{seen:#}");
     f.add(|_| {});
     f.online(1).await;
-    f.until(&missed, "held", |job| job["waiting_for"] == "operator").await;
     let barrier = f.place(with(work("barrier", 0.0), json!({"slave": "s1"}))).await;
     f.state(&barrier, "succeeded").await;
     assert_eq!(f.slaves[1].starts("missed"), 0);
@@ -182,7 +181,8 @@ async fn d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_co
     let seen = f.state(&job, "succeeded").await;
     assert!(has_flag(&seen, "adopted"), "{seen:#}");
     f.at_machine(0, "without what it had told", |status| held(status, &job).is_none()).await;
-    f.until(&other, "held", |job| job["waiting_for"] == "operator").await;
+    let waits = f.until(&other, "held", |job| job["reason"]["code"] == "restored").await;
+    assert_eq!((&waits["state"], &waits["gate"]), (&json!("queued"), &json!("held")));
     f.client.release(&other, &json!({})).await.unwrap().expect(202);
     f.state(&other, "succeeded").await;
     assert_eq!((f.slaves[0].starts("since"), f.slaves[0].starts("other")), (1, 1));

@@ -458,6 +458,26 @@ fn d3_what_had_begun_and_is_not_there_after_a_restore_is_a_persons_to_say() {
 }
 
 #[test]
+fn d4_what_a_slave_claimed_while_it_doubted_counts_once_the_restore_is_confirmed() {
+    for first in [0, 1] {
+        let (mut world, backup, job) = given_away_since_the_backup();
+        world.pass(60_000);
+        reconnect(&mut world, 1);
+        assert_eq!(world.state(job), State::Succeeded);
+        put_back_quietly(&mut world, backup);
+        assert_eq!(world.master.as_ref().unwrap().doubted_by.len(), 2);
+        assert_ne!(world.state(job), State::Succeeded, "nobody has said yet which past counts");
+        world.cut(1 - first);
+        confirm_restore(&mut world);
+        world.settle();
+        reconnect(&mut world, 1 - first);
+        world.pass(60_000);
+        assert_eq!((world.state(job), world.holder(job)), (State::Succeeded, Some(1)), "{first} first");
+        assert_eq!(world.begun(job), 1);
+    }
+}
+
+#[test]
 fn d4_an_old_copy_concludes_nothing_from_what_is_not_there() {
     let (mut world, backup, job) = given_away_since_the_backup();
     world.pass(30_000);

@@ -117,6 +117,17 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "a_claim_stays_a_claim",
+        file: "protocol/src/master/evidence.rs",
+        find: "known.state != said || known.basis > basis",
+        with: "known.state != said",
+        what: "What a slave claimed while it doubted counts when it is told again after the restore was confirmed.",
+        caught_by: &[
+            "disagreements::d::d4_what_a_slave_claimed_while_it_doubted_counts_once_the_restore_is_confirmed",
+            "scenarios_disks::d4_files_that_were_copied_while_the_links_were_live_start_nothing_twice",
+        ],
+    },
+    Break {
         name: "the_gap_is_tried_again",
         file: "protocol/src/master/evidence.rs",
         find: "if self.gap_of.is_some() {",

@@ -666,7 +666,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "capacity_is_ignored",
         file: "protocol/src/master/dispatch.rs",
-        find: "self.state.book.held_by(desk.key).count() < usize::from(desk.capacity)",
+        find: "places_taken(&self.state.book, desk) < usize::from(desk.capacity)",
         with: "true",
         what: "A slave is offered as much as it has room for.",
         caught_by: &["fences::who_cannot_take_a_job_is_not_even_asked"],

@@ -599,8 +599,10 @@ impl Flags {
     pub const INTERRUPTED: Self = Self(1 << 6);
     /// A slave speaks of an attempt that the master, by all that it knows, has never handed to it.
     pub const CLAIMED: Self = Self(1 << 7);
+    /// It waited when the master was restored, and a slave may have done it in the time that is forgotten.
+    pub const RESTORED: Self = Self(1 << 8);
 
-    const NAMES: [(Self, &'static str); 8] = [
+    const NAMES: [(Self, &'static str); 9] = [
         (Self::OVERDUE, "overdue"),
         (Self::CANCEL_TOO_LATE, "cancel_too_late"),
         (Self::DUPLICATE, "duplicate"),
@@ -609,6 +611,7 @@ impl Flags {
         (Self::MISSED_START, "missed_start"),
         (Self::INTERRUPTED, "interrupted"),
         (Self::CLAIMED, "claimed"),
+        (Self::RESTORED, "restored"),
     ];
 
     /// All of these are set.

@@ -359,6 +359,7 @@ fn each_flag_is_a_bit_of_its_own() {
         (Flags::MISSED_START, 32, "missed_start"),
         (Flags::INTERRUPTED, 64, "interrupted"),
         (Flags::CLAIMED, 128, "claimed"),
+        (Flags::RESTORED, 256, "restored"),
     ];
     for (flag, bit, name) in flags {
         assert_eq!(flag, Flags(bit));

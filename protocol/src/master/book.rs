@@ -221,11 +221,16 @@ impl Job {
         self.remember(attempt, holder);
         // What was claimed of it before is now what speaks for the job.
         self.earlier.retain(|earlier| (earlier.attempt, earlier.holder) != (attempt, holder));
-        if !self.earlier.iter().any(|earlier| earlier.basis == Basis::Claim) {
-            self.flags.0 &= !Flags::CLAIMED.0;
-        }
+        self.count_claims();
         self.attempt = attempt;
         self.holder = Some(holder);
+    }
+
+    /// What is claimed no more needs no flag.
+    pub(super) fn count_claims(&mut self) {
+        if !self.earlier.iter().any(|earlier| earlier.basis == Basis::Claim) {
+            self.flags.clear(Flags::CLAIMED);
+        }
     }
 
     /// This attempt was that slave's, whichever speaks for the job.
@@ -251,6 +256,7 @@ impl Job {
     /// It may have been handed out, and done, in the time that the master has forgotten: a person lets it start.
     pub(super) fn hold_after_restore(&mut self) {
         self.start.gate = Gate::Held;
+        self.flags.set(Flags::RESTORED);
         self.rev = self.rev.next();
         let text = "the master was restored, and a slave may have done it since: `release` lets it start";
         self.reason = Some(Reason::new(ReasonCode::Restored, text));
@@ -344,6 +350,12 @@ impl Job {
     pub(super) fn seeks_a_slave(&self) -> bool {
         let is_held = self.start.gate == Gate::Held && self.is_from_before_a_restore();
         self.state == State::Queued && self.desired == Desired::Run && !is_held
+    }
+
+    /// Its slave has it, as far as anybody knows: what it let go in the time that a restored master has forgotten takes no place there.
+    pub(super) fn takes_a_place(&self) -> bool {
+        let was_let_go = self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Restored);
+        !(self.state == State::Uncertain && self.report.is_none() && was_let_go)
     }
 
     /// It could start on an idle slave now, and no person has tied it to another.

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::desk::is_ready;
-use super::{Desk, Enrolled, Job, Rules};
+use super::{Book, Desk, Enrolled, Job, Rules};
 use crate::id::{JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::message::{Message, Mode, WaitingFor};
@@ -106,7 +106,7 @@ impl Rules {
     }
 
     fn has_room(&self, desk: &Desk) -> bool {
-        takes_work(desk) && self.state.book.held_by(desk.key).count() < usize::from(desk.capacity)
+        takes_work(desk) && places_taken(&self.state.book, desk) < usize::from(desk.capacity)
     }
 
     /// It could start a job now, and has none that could start now.
@@ -180,8 +180,16 @@ pub(super) fn can_do(desk: &Desk, job: &Job) -> bool {
         && super::book::fits(&job.requires, &desk.labels)
 }
 
+/// How many of the jobs that a slave may hold it holds, as far as anybody knows.
+pub(super) fn places_taken(book: &Book, desk: &Desk) -> usize {
+    book.held_by(desk.key).filter(|job| job.takes_a_place()).count()
+}
+
 /// It executes, or will as soon as it can.
 fn is_pressing(job: &Job) -> bool {
+    if !job.takes_a_place() {
+        return false;
+    }
     if job.state.is_started() || job.state == State::Assigned && job.start.not_before.is_none() {
         return true;
     }

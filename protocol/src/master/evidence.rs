@@ -380,6 +380,7 @@ impl Rules {
         self.effects.push(Effect::Ignored(Ignored::NeverAssigned));
         if is_news && is_kept {
             self.keep_earlier(key, report, basis);
+            self.edit(id, Job::count_claims);
         }
         if basis == Basis::Gap && attempt > newest {
             // Its number may have been given out: the next hand-out has to bear a higher one.
@@ -506,6 +507,9 @@ impl Rules {
                 job.heard_at = Some(now);
                 job.heard_on = link;
                 job.reason = None;
+                if has_begun {
+                    job.flags.clear(Flags::RESTORED);
+                }
                 if was_lost {
                     job.flags.set(Flags::LATE_RESULT);
                 }
@@ -533,6 +537,12 @@ impl Rules {
     /// The order's own policy may want another attempt.
     fn try_again(&mut self, id: JobId) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let has_succeeded = |e: &&Earlier| e.state == State::Succeeded && e.basis != Basis::Claim;
+        let done = job.earlier.iter().find(has_succeeded).map(|e| (e.attempt, e.holder));
+        if let (State::Failed | State::Rejected, Some((attempt, holder))) = (job.state, done) {
+            // A success speaks for the job, whichever attempt it was.
+            return self.promote(id, attempt, holder);
+        }
         let wanted = match job.state {
             State::Failed => job.retry.on.contains(&super::RetryOn::Failed),
             State::Rejected => job.retry.on.contains(&super::RetryOn::Rejected),
@@ -545,12 +555,13 @@ impl Rules {
                 job.reason = Some(Reason::new(ReasonCode::Retrying, text));
             });
             self.turn(id, job::Event::Retried, "the order's retry");
-            if self.gap_of.is_some() {
+            // Another one may be under way already.
+            self.speak_for(id);
+            let in_gap = self.state.node.epoch > Epoch(1) && self.gap_of.is_some();
+            let is_queued = self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued);
+            if is_queued && (in_gap || self.state.doubters() > 0) {
                 // It may have been tried again in the time that a restored master has forgotten.
-                self.speak_for(id);
-                if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
-                    self.edit(id, Job::hold_after_restore);
-                }
+                self.edit(id, Job::hold_after_restore);
             }
         }
     }

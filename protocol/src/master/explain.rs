@@ -1,7 +1,7 @@
 //! Why a job has not started: each slave, and why not there.
 
 use super::desk::is_ready;
-use super::dispatch::can_do;
+use super::dispatch::{can_do, places_taken};
 use super::{Desk, Enrolled, Job, Master, Need};
 use crate::id::SlaveKey;
 use crate::job::State;
@@ -142,7 +142,7 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
 
 fn why_not(state: &Master, desk: &Desk, job: &Job) -> Option<WhyNot> {
     let machine = desk.machine.as_ref();
-    let full = state.book.held_by(desk.key).count() >= usize::from(desk.capacity);
+    let full = places_taken(&state.book, desk) >= usize::from(desk.capacity);
     let reasons = [
         (job.slave.as_ref().is_some_and(|slave| *slave != desk.name), WhyNot::OtherSlave),
         (!desk.programs.contains(&job.spec.program), WhyNot::Program),

@@ -199,7 +199,7 @@ impl Job {
 
     /// The master was restored while it waited, and nobody has said since what became of it.
     pub(super) fn is_from_before_a_restore(&self) -> bool {
-        self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Restored)
+        self.flags.has(Flags::RESTORED)
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::id::{JobId, OrderId, Run, SlaveKey};
 use crate::job::{self, End, State};
-use crate::message::{Ask, CloseCode, Message, Question, Reason, ReasonCode, Report};
+use crate::message::{Ask, CloseCode, Flags, Message, Question, Reason, ReasonCode, Report};
 use crate::spec::{CancelMode, Desired, Gate, Want};
 
 /// Its cancel may still come in time: not if the machine has refused it, and one that was only meant for what has not
@@ -114,6 +114,7 @@ impl Rules {
                         job.rev = job.rev.next();
                         job.start.deadline = None;
                         job.start.gate = Gate::Open;
+                        job.flags.clear(Flags::RESTORED);
                         job.reason = None;
                     });
                     self.turn(id, job::Event::Retried, "operator");
@@ -385,7 +386,9 @@ impl Rules {
         }
         // Nothing is handed to a slave over a link that is being closed.
         let linked = self.state.desks.values().filter(|desk| desk.current().is_some()).map(|desk| desk.key);
-        for key in linked.collect::<Vec<_>>() {
+        let linked: Vec<_> = linked.collect();
+        self.state.desks.values_mut().for_each(|desk| desk.doubts = false);
+        for key in linked {
             if let Some(desk) = self.state.desks.get_mut(&key) {
                 desk.link = DeskLink::Down;
             }

@@ -221,7 +221,8 @@ fn verdict_means(verdict: Verdict) -> &'static str {
         Verdict::Adopt => "the master takes the job up from the slave, with its work, state and times",
         Verdict::Forget => "the master takes the outcome; when that is on its disk, the slave forgets it",
         Verdict::Release => {
-            "the slave does not have it and owes nothing: the master may do with it what it wishes"
+            "the slave does not have it and owes nothing: it waits again, or ends as is wished; what a slave let go in the time that a restored \
+             master has forgotten is `uncertain`, unless another slave tells of it"
         }
         Verdict::Quarantine => {
             "the slave's memory is not trusted: nothing starts from it until a person has looked"
@@ -544,6 +545,9 @@ fn flag(name: &str) -> Option<&'static str> {
         "interrupted" => "its work was interrupted",
         "claimed" => {
             "a slave speaks of an attempt that was never handed to it: nothing follows from that, look at `earlier`"
+        }
+        "restored" => {
+            "it waited when the master was restored, and a slave may have done it in the time that is forgotten"
         }
         _ => return None,
     })

@@ -393,11 +393,11 @@ fn d3_a_window_that_has_closed_makes_no_end_of_what_was_done_in_it_since_the_bac
 
 #[test]
 fn d3_what_failed_in_the_gap_is_tried_again_only_when_a_person_lets_it() {
-    for order in [[0, 1], [1, 0]] {
+    for (attempts, order) in [(2, [0, 1]), (2, [1, 0]), (3, [0, 1]), (3, [1, 0])] {
         let mut world = World::new(2);
         world.cut(1);
         let job = place_as(&mut world, |order| {
-            order.retry.max_attempts = 3;
+            order.retry.max_attempts = attempts;
             order.retry.on.insert(RetryOn::Failed);
         });
         world.settle();
@@ -416,8 +416,32 @@ fn d3_what_failed_in_the_gap_is_tried_again_only_when_a_person_lets_it() {
         world.pass(60_000);
         reconnect(&mut world, order[1]);
         world.pass(60_000);
-        assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 2), "{order:?}");
+        assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 2), "{attempts} {order:?}");
     }
+}
+
+#[test]
+fn d3_a_slave_that_has_let_jobs_go_before_a_restore_has_room_for_others() {
+    let mut world = World::new(2);
+    world.cut(1);
+    let jobs: Vec<_> = (0..4).map(|_| place(&mut world)).collect();
+    world.settle();
+    let backup = world.master_disk.clone();
+    reconnect(&mut world, 1);
+    world.pass(60_000);
+    assert!(jobs.iter().all(|job| world.state(*job) == State::Succeeded));
+    // All but two were done here and are remembered; make it forget them.
+    for _ in 0..slave::RING {
+        place_as(&mut world, |order| order.slave = Some("s0".to_owned()));
+        world.pass(30_000);
+    }
+    world.cut(1);
+    restored_out_of_reach(&mut world, backup);
+    reconnect(&mut world, 0);
+    assert!(jobs.iter().all(|job| world.state(*job) == State::Uncertain));
+    let next = place(&mut world);
+    world.settle();
+    assert_eq!((world.state(next), world.holder(next)), (State::Running, Some(0)));
 }
 
 #[test]

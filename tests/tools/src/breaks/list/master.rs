@@ -117,6 +117,16 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "what_was_let_go_takes_a_place",
+        file: "protocol/src/master/book.rs",
+        find: "!(self.state == State::Uncertain && self.report.is_none() && was_let_go)",
+        with: "was_let_go || true",
+        what: "What a slave let go in the time that a restored master has forgotten takes no place at it.",
+        caught_by: &[
+            "disagreements::d::d3_a_slave_that_has_let_jobs_go_before_a_restore_has_room_for_others",
+        ],
+    },
+    Break {
         name: "a_claim_stays_a_claim",
         file: "protocol/src/master/evidence.rs",
         find: "known.state != said || known.basis > basis",
@@ -130,8 +140,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "the_gap_is_tried_again",
         file: "protocol/src/master/evidence.rs",
-        find: "if self.gap_of.is_some() {",
-        with: "if !SEEDED && self.gap_of.is_some() {",
+        find: "is_queued && (in_gap || self.state.doubters() > 0)",
+        with: "false",
         what: "What failed in the time that is forgotten may have been tried again in it.",
         caught_by: &["disagreements::d::d3_what_failed_in_the_gap_is_tried_again_only_when_a_person_lets_it"],
     },
@@ -656,7 +666,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "capacity_is_ignored",
         file: "protocol/src/master/dispatch.rs",
-        find: "self.state.book.held_by(desk.key).count() < usize::from(desk.capacity)",
+        find: "places_taken(&self.state.book, desk) < usize::from(desk.capacity)",
         with: "true",
         what: "A slave is offered as much as it has room for.",
         caught_by: &["fences::who_cannot_take_a_job_is_not_even_asked"],

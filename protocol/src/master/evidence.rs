@@ -537,8 +537,20 @@ impl Rules {
             let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
             self.send_to(key, Message::Forget(forget));
             self.try_again(id);
+            self.cancel_the_others(id);
         } else {
             self.tell_if_newer(key, id);
+        }
+    }
+
+    /// Whoever canceled the job meant all of it: an earlier attempt that is under way speaks for it, and is told.
+    fn cancel_the_others(&mut self, id: JobId) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let goes_on =
+            |e: &&Earlier| (e.state.is_executing() || e.state == State::Succeeded) && e.basis != Basis::Claim;
+        let other = job.earlier.iter().find(goes_on).map(|e| (e.attempt, e.holder));
+        if let (State::Canceled, true, Some((attempt, holder))) = (job.state, job.is_canceled(), other) {
+            self.promote(id, attempt, holder);
         }
     }
 
@@ -618,9 +630,11 @@ impl Rules {
             );
             return self.flag(id, Flags::DUPLICATE, &goes_on);
         }
-        // Once is enough: to raise the wish with each report would make every answer to it an answer to an older one.
-        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder)
-            && desired != Desired::Return
+        // Once is enough: to raise the wish with each report would make every answer to it an answer to an older one. A cancel takes
+        // it from there by itself, and then ends this attempt too.
+        let goes_by_itself = matches!(desired, Desired::Return | Desired::Cancel(_));
+        if let (State::Assigned | State::Accepted, Some(holder), false) =
+            (newer, newer_holder, goes_by_itself)
         {
             self.edit(id, |job| job.wish(Desired::Return));
             self.tell_if_newer(holder, id);

@@ -632,9 +632,9 @@ impl Rules {
         }
         // Once is enough: to raise the wish with each report would make every answer to it an answer to an older one. A cancel takes
         // it from there by itself, and then ends this attempt too.
-        let goes_by_itself = matches!(desired, Desired::Return | Desired::Cancel(_));
-        if let (State::Assigned | State::Accepted, Some(holder), false) =
-            (newer, newer_holder, goes_by_itself)
+        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder)
+            && desired != Desired::Return
+            && !is_canceled
         {
             self.edit(id, |job| job.wish(Desired::Return));
             self.tell_if_newer(holder, id);

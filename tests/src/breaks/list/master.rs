@@ -129,8 +129,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "a_recall_takes_a_cancel_back",
         file: "protocol/src/master/evidence.rs",
-        find: "matches!(desired, Desired::Return | Desired::Cancel(_))",
-        with: "desired == Desired::Return",
+        find: "            && !is_canceled\n        {",
+        with: "            && (SEEDED || !is_canceled)\n        {",
         what: "A cancel that waits for its slave is not lost because an older attempt turns up running.",
         caught_by: &[
             "disagreements::a::a11_a_cancel_that_waits_is_not_lost_when_an_older_attempt_turns_up_running",

@@ -388,7 +388,7 @@ impl Rules {
         self.effects.push(Effect::Ignored(NEVER_HANDED));
         if is_news && is_kept {
             self.keep_earlier(key, report, basis);
-            self.edit(id, Job::count_claims);
+            self.edit(id, Job::clear_flag_without_claims);
         }
         if basis == Basis::Gap && attempt > newest {
             // Its number may have been given out: the next hand-out has to bear a higher one.
@@ -543,7 +543,8 @@ impl Rules {
         }
     }
 
-    /// Whoever canceled the job meant all of it: an earlier attempt that is under way speaks for it, and is told.
+    /// A cancel is for all attempts of a job. After the newest has ended by it, an earlier one that is under way or succeeded speaks
+    /// for the job, and its slave is told to cancel it.
     fn cancel_the_others(&mut self, id: JobId) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let goes_on =

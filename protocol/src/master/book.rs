@@ -221,13 +221,13 @@ impl Job {
         self.remember(attempt, holder);
         // What was claimed of it before is now what speaks for the job.
         self.earlier.retain(|earlier| (earlier.attempt, earlier.holder) != (attempt, holder));
-        self.count_claims();
+        self.clear_flag_without_claims();
         self.attempt = attempt;
         self.holder = Some(holder);
     }
 
-    /// What is claimed no more needs no flag.
-    pub(super) fn count_claims(&mut self) {
+    /// Clears the flag `claimed` once no claim is left.
+    pub(super) fn clear_flag_without_claims(&mut self) {
         if !self.earlier.iter().any(|earlier| earlier.basis == Basis::Claim) {
             self.flags.clear(Flags::CLAIMED);
         }
@@ -253,7 +253,7 @@ impl Job {
             || is_forgotten && self.handed.iter().any(|(_, key)| *key == holder)
     }
 
-    /// It may have been handed out, and done, in the time that the master has forgotten: a person lets it start.
+    /// Holds the job until a person releases it: in the time that the restored master has forgotten a slave may have done it.
     pub(super) fn hold_after_restore(&mut self) {
         self.start.gate = Gate::Held;
         self.flags.set(Flags::RESTORED);
@@ -352,7 +352,7 @@ impl Job {
         self.state == State::Queued && self.desired == Desired::Run && !is_held
     }
 
-    /// Its slave has it, as far as anybody knows: what it let go in the time that a restored master has forgotten takes no place there.
+    /// Counts against its slave's capacity. A job that the slave let go in the time that a restored master has forgotten does not.
     pub(super) fn takes_a_place(&self) -> bool {
         let was_let_go = self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Restored);
         !(self.state == State::Uncertain && self.report.is_none() && was_let_go)

@@ -380,7 +380,7 @@ impl Rules {
         self.effects.push(Effect::Ignored(Ignored::NeverAssigned));
         if is_news && is_kept {
             self.keep_earlier(key, report, basis);
-            self.edit(id, Job::count_claims);
+            self.edit(id, Job::clear_flag_without_claims);
         }
         if basis == Basis::Gap && attempt > newest {
             // Its number may have been given out: the next hand-out has to bear a higher one.
@@ -529,8 +529,21 @@ impl Rules {
             let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
             self.send_to(key, Message::Forget(forget));
             self.try_again(id);
+            self.cancel_the_others(id);
         } else {
             self.tell_if_newer(key, id);
+        }
+    }
+
+    /// A cancel is for all attempts of a job. After the newest has ended by it, an earlier one that is under way or succeeded speaks
+    /// for the job, and its slave is told to cancel it.
+    fn cancel_the_others(&mut self, id: JobId) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let goes_on =
+            |e: &&Earlier| (e.state.is_executing() || e.state == State::Succeeded) && e.basis != Basis::Claim;
+        let other = job.earlier.iter().find(goes_on).map(|e| (e.attempt, e.holder));
+        if let (State::Canceled, true, Some((attempt, holder))) = (job.state, job.is_canceled(), other) {
+            self.promote(id, attempt, holder);
         }
     }
 
@@ -610,9 +623,11 @@ impl Rules {
             );
             return self.flag(id, Flags::DUPLICATE, &goes_on);
         }
-        // Once is enough: to raise the wish with each report would make every answer to it an answer to an older one.
+        // Once is enough: to raise the wish with each report would make every answer to it an answer to an older one. A cancel takes
+        // it from there by itself, and then ends this attempt too.
         if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder)
             && desired != Desired::Return
+            && !is_canceled
         {
             self.edit(id, |job| job.wish(Desired::Return));
             self.tell_if_newer(holder, id);

@@ -331,6 +331,20 @@ fn a15_who_has_begun_keeps_it_and_the_other_gives_it_back() {
     assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
 }
 
+#[test]
+fn a11_a_cancel_that_waits_is_not_lost_when_an_older_attempt_turns_up_running() {
+    let (mut world, job, second) = two_attempts_one_waiting();
+    world.cut(second);
+    world.command(job, JobCommand::Cancel(CancelMode::SafePoint));
+    reconnect(&mut world, 0);
+    assert_eq!(world.job(job).desired, Desired::Cancel(CancelMode::SafePoint));
+    reconnect(&mut world, second);
+    world.pass(1_000);
+    assert_eq!((world.state(job), world.on_slave(second, job)), (State::Canceled, None));
+    assert_eq!(world.on_slave(0, job), None, "whoever canceled it meant all of it");
+    assert_eq!(world.begun(job), 1);
+}
+
 /// A job whose first attempt runs out of reach, and whose second waits at a busy slave: both, and the slave.
 fn two_attempts_one_waiting() -> (World, JobId, usize) {
     let (mut world, job) = running();

@@ -430,7 +430,7 @@ fn d3_a_slave_that_has_let_jobs_go_before_a_restore_has_room_for_others() {
     reconnect(&mut world, 1);
     world.pass(60_000);
     assert!(jobs.iter().all(|job| world.state(*job) == State::Succeeded));
-    // All but two were done here and are remembered; make it forget them.
+    // Other jobs push what this slave has done out of the outcomes that it remembers.
     for _ in 0..slave::RING {
         place_as(&mut world, |order| order.slave = Some("s0".to_owned()));
         world.pass(30_000);

@@ -127,6 +127,26 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "a_recall_takes_a_cancel_back",
+        file: "protocol/src/master/evidence.rs",
+        find: "            && !is_canceled\n        {",
+        with: "            && (SEEDED || !is_canceled)\n        {",
+        what: "A cancel that waits for its slave is not lost because an older attempt turns up running.",
+        caught_by: &[
+            "disagreements::a::a11_a_cancel_that_waits_is_not_lost_when_an_older_attempt_turns_up_running",
+        ],
+    },
+    Break {
+        name: "a_cancel_ends_one_attempt",
+        file: "protocol/src/master/evidence.rs",
+        find: "self.cancel_the_others(id);",
+        with: "",
+        what: "Whoever cancels a job means all of its attempts.",
+        caught_by: &[
+            "disagreements::a::a11_a_cancel_that_waits_is_not_lost_when_an_older_attempt_turns_up_running",
+        ],
+    },
+    Break {
         name: "a_claim_stays_a_claim",
         file: "protocol/src/master/evidence.rs",
         find: "known.state != said || known.basis > basis",

@@ -10,11 +10,13 @@
 //! does that. What takes real processes is tried against the scenarios, in a copy of everything
 //! ([`workspace::whole`]); `harness breaks` does that.
 //!
-//! A find that no longer stands in its file exactly once is an error that names it: the list cannot rot in silence.
+//! A find is compared token by token, and looked for in a file or in all files of a folder: neither formatting nor a move
+//! breaks it. One that is not found exactly once is an error that names it, so the list can't rot unnoticed.
 
 pub mod hunt;
 mod list;
 pub mod run;
+mod tokens;
 pub mod workspace;
 
 use std::collections::BTreeMap;
@@ -40,8 +42,8 @@ pub const RULE_TESTS: [&str; 3] = ["rules", "disagreements", "fences"];
 pub struct Break {
     /// Its name, as the environment says it.
     pub name: &'static str,
-    /// The file, from the workspace's root.
-    pub file: &'static str,
+    /// A file, or a folder whose files are searched, from the workspace's root.
+    pub place: &'static str,
     /// The source text that it changes: an expression, or a statement with its semicolon; anything at all if `with`
     /// says [`SEEDED`] itself.
     pub find: &'static str,
@@ -90,26 +92,38 @@ struct Splice {
     names: Vec<&'static str>,
 }
 
-/// The text of a file with all its breaks in it.
+impl Break {
+    /// It may stand in this file.
+    fn covers(&self, file: &str) -> bool {
+        let rest = file.strip_prefix(self.place);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) && file.ends_with(".rs")
+    }
+}
+
+/// Puts the breaks into these files, by their paths from the workspace's root.
 ///
 /// # Errors
 /// What is wrong with the list: a find that is not there exactly once, or two that overlap.
-pub fn doctored(file: &str, text: &str, breaks: &[Break]) -> Result<String, String> {
+pub fn doctor(texts: &mut BTreeMap<String, String>, breaks: &[Break]) -> Result<(), String> {
     let mut wrong = Vec::new();
-    let mut by_find: BTreeMap<&str, Vec<&Break>> = BTreeMap::new();
-    for one in breaks.iter().filter(|one| one.file == file) {
-        by_find.entry(one.find).or_default().push(one);
+    let mut by_find: BTreeMap<(&str, &str), Vec<&Break>> = BTreeMap::new();
+    for one in breaks {
+        by_find.entry((one.place, one.find)).or_default().push(one);
     }
-    let mut splices = Vec::new();
-    for (find, same) in by_find {
-        let places: Vec<usize> = text.match_indices(find).map(|(at, _)| at).collect();
+    let sources: Vec<_> =
+        texts.iter().map(|(file, text)| (file.clone(), text.clone(), tokens::of(text))).collect();
+    let mut splices: BTreeMap<&str, Vec<Splice>> = BTreeMap::new();
+    for ((place, find), same) in by_find {
         let names: Vec<_> = same.iter().map(|one| one.name).collect();
-        let &[at] = places.as_slice() else {
-            wrong.push(format!(
-                "{}: {file} holds its find {} times, not once: {find}",
-                names.join(", "),
-                places.len()
-            ));
+        let wanted = tokens::of(find);
+        let mut found = Vec::new();
+        for (file, text, source) in sources.iter().filter(|(file, ..)| same[0].covers(file)) {
+            let at = tokens::matches(text, source, find, &wanted);
+            found.extend(at.into_iter().map(|at| (file.as_str(), &text[at.clone()], at)));
+        }
+        let &[(file, piece, ref at)] = found.as_slice() else {
+            let names = names.join(", ");
+            wrong.push(format!("{names}: {place} holds its find {} times, not once: {find}", found.len()));
             continue;
         };
         if same.len() > 1 && same.iter().any(|one| one.writes_its_own_switch()) {
@@ -117,30 +131,28 @@ pub fn doctored(file: &str, text: &str, breaks: &[Break]) -> Result<String, Stri
                 .push(format!("{}: those that write their own switch cannot share a find", names.join(", ")));
             continue;
         }
-        splices.push(Splice { at: at..at + find.len(), text: switched(file, find, &same), names });
+        let text = switched(file, piece, &same);
+        splices.entry(file).or_default().push(Splice { at: at.clone(), text, names });
     }
-    splices.sort_by_key(|splice| splice.at.start);
-    for pair in splices.windows(2) {
-        if pair[0].at.end > pair[1].at.start {
-            wrong.push(format!(
-                "{} and {} overlap in {file}",
-                pair[0].names.join(", "),
-                pair[1].names.join(", ")
-            ));
+    for (file, splices) in &mut splices {
+        splices.sort_by_key(|splice| splice.at.start);
+        for pair in splices.windows(2) {
+            if pair[0].at.end > pair[1].at.start {
+                let (one, other) = (pair[0].names.join(", "), pair[1].names.join(", "));
+                wrong.push(format!("{one} and {other} overlap in {file}"));
+            }
         }
     }
     if !wrong.is_empty() {
         return Err(wrong.join("\n"));
     }
-    let mut copy = String::with_capacity(text.len() * 2);
-    let mut from = 0;
-    for splice in splices {
-        copy.push_str(&text[from..splice.at.start]);
-        copy.push_str(&splice.text);
-        from = splice.at.end;
+    for (file, splices) in splices {
+        let Some(text) = texts.get_mut(file) else { continue };
+        for splice in splices.into_iter().rev() {
+            text.replace_range(splice.at, &splice.text);
+        }
     }
-    copy.push_str(&text[from..]);
-    Ok(copy)
+    Ok(())
 }
 
 /// The find, behind the switches of all the breaks that change it.
@@ -173,14 +185,9 @@ pub fn seeded(name: &str) -> bool {
 /// Everything that is wrong with the list as it stands beside these sources.
 pub fn rotten(workspace: &Path, breaks: &[Break]) -> Vec<String> {
     let mut wrong = Vec::new();
-    let mut files: Vec<_> = breaks.iter().map(|one| one.file).collect();
-    files.sort_unstable();
-    files.dedup();
-    for file in files {
-        match std::fs::read_to_string(workspace.join(file)) {
-            Ok(text) => wrong.extend(doctored(file, &text, breaks).err()),
-            Err(error) => wrong.push(format!("{file}: {error}")),
-        }
+    match workspace::sources(workspace) {
+        Ok(mut texts) => wrong.extend(doctor(&mut texts, breaks).err()),
+        Err(error) => wrong.push(error.to_string()),
     }
     let mut names: Vec<_> = breaks.iter().map(|one| one.name).collect();
     names.sort_unstable();
@@ -204,19 +211,25 @@ mod tests {
     const FILE: &str = "protocol/src/x.rs";
 
     fn one(name: &'static str, find: &'static str, with: &'static str) -> Break {
-        Break { name, file: FILE, find, with, what: "", caught_by: &[SIMULATION] }
+        Break { name, place: FILE, find, with, what: "", caught_by: &[SIMULATION] }
+    }
+
+    fn doctored(text: &str, breaks: &[Break]) -> Result<String, String> {
+        let mut texts = BTreeMap::from([(FILE.to_owned(), text.to_owned())]);
+        doctor(&mut texts, breaks)?;
+        Ok(texts.remove(FILE).unwrap())
     }
 
     #[test]
     fn an_expression_is_put_behind_its_switch_where_it_stands() {
-        let copy = doctored(FILE, "let a = b > c;", &[one("n", "b > c", "true")]).unwrap();
+        let copy = doctored("let a = b > c;", &[one("n", "b > c", "true")]).unwrap();
         assert_eq!(copy, "let a = (if crate::seeded(\"n\") { true } else { b > c });");
     }
 
     #[test]
     fn a_statement_stays_a_statement_and_two_breaks_may_share_it() {
         let breaks = [one("n", "a();", ""), one("m", "a();", "b();")];
-        let copy = doctored(FILE, "{ a(); c() }", &breaks).unwrap();
+        let copy = doctored("{ a(); c() }", &breaks).unwrap();
         let expected =
             "{ if crate::seeded(\"n\") {  } else if crate::seeded(\"m\") { b(); } else { a(); } c() }";
         assert_eq!(copy, expected);
@@ -224,23 +237,30 @@ mod tests {
 
     #[test]
     fn a_break_may_write_its_own_switch() {
-        let copy = doctored(FILE, "Some(x) if x => y", &[one("n", "if x", "if x && !SEEDED")]).unwrap();
+        let copy = doctored("Some(x) if x => y", &[one("n", "if x", "if x && !SEEDED")]).unwrap();
         assert_eq!(copy, "Some(x) if x && !crate::seeded(\"n\") => y");
     }
 
     #[test]
+    fn a_find_is_found_however_it_is_formatted_and_in_whatever_file_of_its_folder() {
+        let text = "f(\n    a,\n    // why\n    b,\n);";
+        let mut texts = BTreeMap::from([("a/y.rs".to_owned(), String::new()), ("a/x.rs".into(), text.into())]);
+        doctor(&mut texts, &[Break { place: "a", ..one("n", "f(a, b);", "") }]).unwrap();
+        assert!(texts["a/x.rs"].starts_with("if reloop_protocol::seeded"), "{texts:?}");
+        let elsewhere = doctor(&mut texts, &[Break { place: "b", ..one("n", "f(a, b);", "") }]);
+        assert!(elsewhere.is_err());
+    }
+
+    #[test]
     fn a_find_that_is_gone_or_there_twice_is_an_error_that_names_it() {
-        for text in ["nothing", "a b a"] {
-            let error = doctored(FILE, text, &[one("named", "a", "b")].map(|b| Break { find: "a ", ..b }));
-            let twice = doctored(FILE, "a a a ", &[Break { find: "a ", ..one("named", "", "") }]);
-            assert!(twice.unwrap_err().contains("named"));
-            assert!(text != "nothing" || error.unwrap_err().contains("named"));
+        for text in ["nothing", "a b a", "ab", ""] {
+            assert!(doctored(text, &[one("named", "a", "b")]).unwrap_err().contains("named"), "{text}");
         }
     }
 
     #[test]
     fn breaks_that_overlap_are_an_error_that_names_both() {
-        let error = doctored(FILE, "abc", &[one("n", "ab", "x"), one("m", "bc", "x")]).unwrap_err();
+        let error = doctored("a b c", &[one("n", "a b", "x"), one("m", "b c", "x")]).unwrap_err();
         assert!(error.contains('n') && error.contains('m'), "{error}");
     }
 }

@@ -234,7 +234,7 @@ impl Breaks {
         let chosen: Vec<Break> = all.iter().filter(chosen).copied().collect();
         if self.list {
             for one in chosen {
-                println!("{}: {} ({})\n    {}", one.name, one.what, one.file, one.caught_by.join("\n    "));
+                println!("{}: {} ({})\n    {}", one.name, one.what, one.place, one.caught_by.join("\n    "));
             }
             return Ok(true);
         }

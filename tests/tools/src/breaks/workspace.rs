@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Break, SEEDED_FN, SWITCH, doctored};
+use super::{Break, SEEDED_FN, SWITCH};
 
 /// The rules' crate root, which gets the switch.
 const RULES_ROOT: &str = "protocol/src/lib.rs";
@@ -55,7 +55,8 @@ pub fn rules(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
         *manifest = without_section(manifest, "[dev-dependencies]");
     }
     texts.retain(|path, _| !path.starts_with("protocol/tests"));
-    doctor(&mut texts, breaks)?;
+    let of_rules: Vec<_> = breaks.iter().filter(|one| one.place.starts_with("protocol/")).copied().collect();
+    doctor(&mut texts, &of_rules)?;
     copy.write(&texts)?;
     Ok(copy)
 }
@@ -89,6 +90,15 @@ pub(crate) fn slim(workspace: &Path, modules: &[&str], programs: &[&str]) -> io:
         *manifest = manifest.replace("stateright.workspace = true\n", "");
     }
     Ok(texts)
+}
+
+/// The sources that a break may stand in.
+pub(super) fn sources(workspace: &Path) -> io::Result<Texts> {
+    let mut files = BTreeMap::new();
+    for folder in ["protocol/src", "node/src", "master/src", "slave/src"] {
+        collect(workspace, Path::new(folder), &mut files)?;
+    }
+    read(workspace, files)
 }
 
 /// The copy of everything.
@@ -126,9 +136,7 @@ pub(super) const ALL: [&[Break]; 0] = [];
 pub(crate) type Texts = BTreeMap<String, String>;
 
 fn doctor(texts: &mut Texts, breaks: &[Break]) -> io::Result<()> {
-    for (file, text) in texts.iter_mut() {
-        *text = doctored(file, text, breaks).map_err(io::Error::other)?;
-    }
+    super::doctor(texts, breaks).map_err(io::Error::other)?;
     let root = texts.get_mut(RULES_ROOT).ok_or_else(|| io::Error::other(format!("{RULES_ROOT} is gone")))?;
     root.push_str(SEEDED_FN);
     Ok(())

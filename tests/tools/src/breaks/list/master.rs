@@ -5,7 +5,7 @@ use super::Break;
 pub(super) const LIST: &[Break] = &[
     Break {
         name: "job_is_not_written",
-        file: "protocol/src/master/mod.rs",
+        place: "protocol/src/master",
         find: "self.persist.push(Write::Job(Box::new(job.durable())));",
         with: "",
         what: "What the master decides about a job is on its disk before anybody hears of it.",
@@ -13,7 +13,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "desk_is_not_written",
-        file: "protocol/src/master/mod.rs",
+        place: "protocol/src/master",
         find: "self.persist.push(Write::Desk(Box::new(desk.durable())));",
         with: "",
         what: "What the master knows of a slave is on its disk.",
@@ -21,7 +21,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "commits_are_not_counted",
-        file: "protocol/src/master/mod.rs",
+        place: "protocol/src/master",
         find: "self.state.node.commit = self.state.node.commit.next();",
         with: "",
         what: "A master that was put back shows by its commit number.",
@@ -31,7 +31,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "a_healthy_master_is_confirmed",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "!forced && self.state.doubters() == 0",
         with: "false",
         what: "A restore is not confirmed by mistake.",
@@ -42,7 +42,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "incarnations_begin_at_nothing",
-        file: "protocol/src/master/mod.rs",
+        place: "protocol/src/master",
         find: "self.begun.push(Begun { incarnation, at: self.node.commit });",
         with: "self.begun.push(Begun { incarnation, at: Commit(0) });",
         what: "An incarnation ends where the next one begins, and not before.",
@@ -52,7 +52,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "incarnations_are_not_told_apart",
-        file: "protocol/src/message.rs",
+        place: "protocol/src",
         find: "next.map_or(commit, |next| next.at)",
         with: "commit",
         what: "Files that were put back are noticed, also when the master has counted on since.",
@@ -63,7 +63,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "lies_are_believed",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "if closes_gap || job.earlier.iter().any(is_it) { Basis::Gap } else { Basis::Claim }",
         with: "Basis::Handed",
         what: "What was never handed to a slave is only claimed by it.",
@@ -78,7 +78,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "gap_stays_open",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "(desk.settled_in != self.state.node.epoch).then_some(key)",
         with: "Some(key)",
         what: "A slave closes the gap that a restore leaves with its first handshake.",
@@ -88,7 +88,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "a_restore_is_forgotten",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "doubts || node.epoch > Epoch(1) && desk.settled_in != node.epoch",
         with: "false",
         what: "After a restore nobody has lost what was let go in the time that is forgotten.",
@@ -99,7 +99,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "what_a_restore_holds_is_handed_out",
-        file: "protocol/src/master/book.rs",
+        place: "protocol/src/master",
         find: "self.start.gate == Gate::Held && self.is_from_before_a_restore()",
         with: "false",
         what: "What was held because of a restore is handed out when a person has let it go.",
@@ -107,7 +107,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "a_window_ends_what_may_be_done",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "store == Store::Ahead && !is_assigned",
         with: "false",
         what: "Of a job that its slave let go in the time that is forgotten nobody but a slave or a person says how it ended.",
@@ -118,7 +118,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "what_was_let_go_takes_a_place",
-        file: "protocol/src/master/book.rs",
+        place: "protocol/src/master",
         find: "!(self.state == State::Uncertain && self.report.is_none() && was_let_go)",
         with: "was_let_go || true",
         what: "What a slave let go in the time that a restored master has forgotten takes no place at it.",
@@ -128,7 +128,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "a_recall_takes_a_cancel_back",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "            && !is_canceled\n        {",
         with: "            && (SEEDED || !is_canceled)\n        {",
         what: "A cancel that waits for its slave is not lost because an older attempt turns up running.",
@@ -138,7 +138,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "a_cancel_ends_one_attempt",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "self.cancel_the_others(id);",
         with: "",
         what: "Whoever cancels a job means all of its attempts.",
@@ -148,7 +148,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "a_claim_stays_a_claim",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "known.state != said || known.basis > basis",
         with: "known.state != said",
         what: "What a slave claimed while it doubted counts when it is told again after the restore was confirmed.",
@@ -159,7 +159,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "the_gap_is_tried_again",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "is_queued && (in_gap || self.state.doubters() > 0)",
         with: "false",
         what: "What failed in the time that is forgotten may have been tried again in it.",
@@ -167,7 +167,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "an_old_copy_concludes_from_absence",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "if self.state.desks.get(&key).is_some_and(|desk| desk.doubts) {\n            // An old copy",
         with: "if !SEEDED && self.state.desks.get(&key).is_some_and(|desk| desk.doubts) {\n            // An old copy",
         what: "An old copy of a master concludes nothing from what a slave does not have.",
@@ -175,7 +175,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "a_newer_attempt_hides_the_one_that_speaks",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "seen.get(&job.id).is_some_and(|newest| *newest > job.attempt)",
         with: "false && seen.contains_key(&job.id)",
         what: "A slave that has another attempt of a job does not have the one that speaks for it.",
@@ -183,7 +183,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "any_wish_is_believed",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "!job.rev.may_be_followed_by(report.rev, self.state.node.epoch)",
         with: "false",
         what: "A slave can't use up the numbers of a job's wishes.",
@@ -191,7 +191,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "any_number_is_adopted",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "report.attempt.0 > limits::ADOPTED_ATTEMPT || report.rev.0 > limits::ADOPTED_REV",
         with: "false",
         what: "A job is not taken up with numbers that leave no room for those that come next.",
@@ -199,7 +199,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "fingerprint_is_not_compared",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "fingerprint == key.fingerprint",
         with: "true",
         what: "An idempotency key stands for one body.",
@@ -209,7 +209,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "fresh_keys_are_not_known",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "self.state.book.recent(&key.key)",
         with: "None",
         what: "An idempotency key counts at once, also before the disk shows it.",
@@ -217,7 +217,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "keys_are_not_kept",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "self.persist.push(Write::Key(key.clone(), order.id));",
         with: "",
         what: "An idempotency key outlives the master's process.",
@@ -228,7 +228,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "order_is_not_written",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "self.persist.push(Write::Order(Box::new(order)));",
         with: "",
         what: "An order that was acknowledged is on disk.",
@@ -240,7 +240,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "absence_is_requeued",
-        file: "protocol/src/reconcile.rs",
+        place: "protocol/src",
         find: "pub fn judge(mine: Mine, theirs: Theirs, store: Store, wish: Wish) -> &'static Line {",
         with: r#"pub fn judge(mine: Mine, theirs: Theirs, store: Store, wish: Wish) -> &'static Line {
     let (mine, store) = match (mine, theirs) {
@@ -255,7 +255,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "unknown_is_dropped",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "Mine::Unknown",
         with: "Mine::GivenUp",
         what: "A master that does not know a slave's job adopts it.",
@@ -266,7 +266,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "live_before_settled",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: r#"DeskLink::Down | DeskLink::Welcomed { .. } => None,
         }
     }
@@ -283,7 +283,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "clone_takes_over",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "if alive {",
         with: "if alive && !SEEDED {",
         what: "A copy of a slave is refused while the first answers.",
@@ -294,7 +294,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "boot_is_no_identity",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "desk.store == Some(hello.store) && desk.boot == Some(hello.boot)",
         with: "desk.store == Some(hello.store)",
         what: "A newcomer with another boot is only let in if the older link does not answer.",
@@ -302,7 +302,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "lower_session_is_trusted",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "hello.session <= desk.session || hello.rows.iter().any(says_less)",
         with: "false",
         what: "A store that went back in time is not trusted.",
@@ -313,7 +313,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "other_store_is_trusted",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "desk.store.is_some_and(|known| known != hello.store)",
         with: "false",
         what: "A new store has lost what the old one had promised.",
@@ -323,7 +323,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "stale_epoch_is_let_in",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "&& bond.epoch > self.state.node.epoch",
         with: "&& bond.epoch > self.state.node.epoch && !SEEDED",
         what: "A slave that has seen a higher epoch is told that this copy is stale.",
@@ -334,7 +334,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "doubt_is_not_seen",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "bond.epoch == node.epoch && bond.is_ahead_of(node.commit, &self.state.begun)",
         with: "false",
         what: "A master whose files were put back knows that it is doubted.",
@@ -344,7 +344,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "doubted_master_hands_out",
-        file: "protocol/src/master/dispatch.rs",
+        place: "protocol/src/master",
         find: r#"&& !desk.doubts
         && desk.machine"#,
         with: r#"&& (SEEDED || !desk.doubts)
@@ -356,7 +356,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "recalled_is_a_broken_promise",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "State::Accepted if job.recalled.is_some() && store != Store::Ahead => Mine::Assigned",
         with: "State::Accepted if job.recalled.is_some() && store != Store::Ahead && !SEEDED => Mine::Assigned",
         what: "What was asked back and is gone was given back.",
@@ -364,7 +364,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "truth_after_lost_is_not_heard",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "current.is_some_and(|job| job.state.is_ended() && job.state != State::Lost)",
         with: "current.is_some_and(|job| job.state.is_ended())",
         what: "The truth corrects what a person gave up.",
@@ -375,7 +375,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "old_report_counts",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "job.report.as_ref().is_some_and(|known| known.seq > report.seq)",
         with: "false",
         what: "An older report changes nothing.",
@@ -383,7 +383,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "cancel_overwrites_an_outcome",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "self.turn(id, job::Event::Reported(report.state), &by);",
         with: r#"let wished = self.state.book.jobs.get(&id).map(|job| job.desired);
             let canceled = matches!(wished, Some(Desired::Cancel(_))) && report.state.is_ended();
@@ -398,7 +398,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "outcome_is_not_forgotten",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: r#"let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
             self.send_to(key, Message::Forget(forget));"#,
         with: r#"let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
@@ -412,7 +412,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "retries_without_end",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "job.last_attempt.0 < job.retry.max_attempts",
         with: "true",
         what: "A job is tried as often as its order says.",
@@ -420,7 +420,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "duplicate_is_not_flagged",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "return self.flag(id, Flags::DUPLICATE, &text);",
         with: "return;",
         what: "Two attempts that both run are flagged.",
@@ -431,7 +431,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "both_attempts_start",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "= (newer, newer_holder)\n",
         with: "= (newer, newer_holder.filter(|_| !SEEDED))\n",
         what: "Who has begun keeps the job, and the other is asked to give it back.",
@@ -439,7 +439,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "first_success_is_not_kept",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "newer.is_ended() && newer != State::Succeeded && said == State::Succeeded",
         with: "false",
         what: "The first success is the job's outcome.",
@@ -447,7 +447,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "declined_offer_is_repeated",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "desk.balked = true;",
         with: "",
         what: "A slave that declined is not offered more until something changes.",
@@ -455,7 +455,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "declined_for_good_is_queued",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "declined.for_good && desired == Desired::Run",
         with: "false",
         what: "What a slave can never do is rejected.",
@@ -463,7 +463,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "old_decline_counts",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "if stale {",
         with: "if stale && !SEEDED {",
         what: "An answer to an older wish changes nothing.",
@@ -471,7 +471,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "adopted_without_a_trace",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "flags.set(Flags::ADOPTED);",
         with: "",
         what: "An adopted job says so, and its order is there.",
@@ -482,7 +482,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "adopted_order_is_not_written",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "self.persist.push(Write::Order(Box::new(order)));",
         with: "drop(order);",
         what: "The order of an adopted job is on disk.",
@@ -490,7 +490,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "mode_is_not_told",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "self.send_to(key, Message::Conduct(conduct));",
         with: "",
         what: "A decision about a slave reaches it at once.",
@@ -498,7 +498,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "started_cancel_if_not_started",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "mode == CancelMode::IfNotStarted && job.state.is_started()",
         with: "false",
         what: "A cancel of what has not started leaves alone what has.",
@@ -509,7 +509,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "queued_cancel_waits",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: r#"if job.state == State::Queued {
             let reason"#,
         with: r#"if job.state == State::Queued && !SEEDED {
@@ -523,7 +523,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "order_cancel_is_for_one",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "for id in jobs {",
         with: "for id in jobs.iter().take(if SEEDED { 1 } else { usize::MAX }) {",
         what: "A cancel of an order is for all its jobs.",
@@ -531,7 +531,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "online_job_is_given_up",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "online && slave_knows && job.state != State::Uncertain",
         with: "false",
         what: "A job whose slave is there is canceled, not given up.",
@@ -539,7 +539,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "restore_keeps_the_epoch",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "self.state.node.epoch.max(self.state.later).next()",
         with: "self.state.node.epoch",
         what: "A restored master's epoch is raised.",
@@ -547,7 +547,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "restore_starts_everything",
-        file: "protocol/src/master/book.rs",
+        place: "protocol/src/master",
         find: "self.start.gate = Gate::Held;",
         with: "if !SEEDED { self.start.gate = Gate::Held; }",
         what: "After a restore nothing starts by itself that may have been done.",
@@ -558,7 +558,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "revoked_link_stays",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "self.close(link, CloseCode::Revoked, text.to_owned());",
         with: "let _ = (link, text);",
         what: "A revoked slave's link ends.",
@@ -569,7 +569,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "revoked_goes_live",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "desk.link = DeskLink::Down;\n        desk.doubts = false;",
         with: "if !SEEDED { desk.link = DeskLink::Down; }
         desk.doubts = false;",
@@ -578,7 +578,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "revoked_is_approved",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "self.refuse(request, Refusal::SlaveRevoked, text);",
         with: "let _ = text; desk.enrolled = Enrolled::Yes; self.answer(request, Answer::Done);",
         what: "What an admin has taken away, an operator does not give back.",
@@ -589,7 +589,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "offline_question_is_queued",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: r#"let Some(link) = self.state.desks.get(&key).and_then(Desk::live) else {
             let text =
                 "the slave is not connected: do it"#,
@@ -602,7 +602,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "resume_takes_back_a_cancel",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "JobCommand::Pause | JobCommand::Resume if is_being_canceled(&job) => {",
         with: "JobCommand::Pause | JobCommand::Resume if !SEEDED && is_being_canceled(&job) => {",
         what: "A cancel is not taken back.",
@@ -610,7 +610,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "refused_cancel_is_on_its_way",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "Desired::Cancel(CancelMode::SafePoint | CancelMode::Now) => !was_refused(job),",
         with: "Desired::Cancel(CancelMode::SafePoint | CancelMode::Now) => SEEDED || !was_refused(job),",
         what: "A cancel that the machine has refused is over.",
@@ -620,7 +620,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "forgotten_attempt_takes_a_success",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "if state == State::Succeeded {\n            // A success speaks",
         with: "if !SEEDED && state == State::Succeeded {\n            // A success speaks",
         what: "A success speaks for the job, whichever attempt it was.",
@@ -630,7 +630,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "retry_of_a_success",
-        file: "protocol/src/job/table.rs",
+        place: "protocol/src/job",
         find: "Succeeded => rejected(HasSucceeded),",
         with: r#"Succeeded if SEEDED => To(Queued),
                 Succeeded => rejected(HasSucceeded),"#,
@@ -639,7 +639,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "windows_do_not_close",
-        file: "protocol/src/master/book.rs",
+        place: "protocol/src/master",
         find: "*at < now",
         with: "false",
         what: "A queued job whose latest start has passed expires.",
@@ -650,7 +650,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "labels_are_not_required",
-        file: "protocol/src/master/book.rs",
+        place: "protocol/src/master",
         find: "requires.iter().all(|(key, value)| labels.get(key) == Some(value))",
         with: "true",
         what: "A job goes to a slave that has its labels.",
@@ -661,7 +661,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "queue_has_no_order",
-        file: "protocol/src/master/book.rs",
+        place: "protocol/src/master",
         find: "(Reverse(self.start.priority), self.id)",
         with: "(Reverse(0), self.id)",
         what: "The highest priority is handed out first.",
@@ -669,7 +669,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "pin_is_ignored",
-        file: "protocol/src/master/dispatch.rs",
+        place: "protocol/src/master",
         find: "job.slave.as_ref().is_none_or(|slave| *slave == desk.name)",
         with: "true",
         what: "A job for one slave goes to no other.",
@@ -677,7 +677,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "locked_slave_is_offered",
-        file: "protocol/src/master/dispatch.rs",
+        place: "protocol/src/master",
         find: "!machine.local_lock && machine.attention.is_none()",
         with: "machine.attention.is_none()",
         what: "A machine under local control is not offered work.",
@@ -685,7 +685,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "capacity_is_ignored",
-        file: "protocol/src/master/dispatch.rs",
+        place: "protocol/src/master",
         find: "places_taken(&self.state.book, desk) < usize::from(desk.capacity)",
         with: "true",
         what: "A slave is offered as much as it has room for.",
@@ -693,7 +693,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "waiting_job_never_moves",
-        file: "protocol/src/master/dispatch.rs",
+        place: "protocol/src/master",
         find: "None => self.ask_back_for(*key),",
         with: r#"None if SEEDED => {}
                 None => self.ask_back_for(*key),"#,
@@ -705,7 +705,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "busy_before_idle",
-        file: "protocol/src/master/dispatch.rs",
+        place: "protocol/src/master",
         find: "[&self.idle, &self.busy].into_iter()",
         with: "[&self.busy, &self.idle].into_iter()",
         what: "Idle slaves are served first.",
@@ -716,7 +716,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "attempt_is_not_raised",
-        file: "protocol/src/master/dispatch.rs",
+        place: "protocol/src/master",
         find: "job.hand(job.last_attempt.next(), key);",
         with: "job.hand(job.last_attempt.max(crate::id::Attempt(1)), key);",
         what: "Each hand-out is a new attempt.",
@@ -724,7 +724,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "name_may_be_taken",
-        file: "protocol/src/master/admission.rs",
+        place: "protocol/src/master",
         find: "namesake.filter(|desk| desk.enrolled != Enrolled::Revoked)",
         with: "namesake.filter(|_| false)",
         what: "A name that another key has is refused.",
@@ -736,7 +736,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "revoked_comes_back",
-        file: "protocol/src/master/admission.rs",
+        place: "protocol/src/master",
         find: "(Enrollment::Open | Enrollment::Approve, Err(_)) if revoked => {",
         with: "(Enrollment::Open | Enrollment::Approve, Err(_)) if revoked && !SEEDED => {",
         what: "A revoked slave is let in again by a token only.",
@@ -746,7 +746,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "token_is_for_any_name",
-        file: "protocol/src/master/admission.rs",
+        place: "protocol/src/master",
         find: "token.name.as_ref().is_some_and(|only| only != name)",
         with: "false",
         what: "A token for a name enrols no other.",
@@ -756,7 +756,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "token_is_never_spent",
-        file: "protocol/src/master/admission.rs",
+        place: "protocol/src/master",
         find: "token.uses_left = token.uses_left.saturating_sub(1);",
         with: "",
         what: "A token enrols as many as it is for.",
@@ -766,7 +766,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "everybody_is_approved",
-        file: "protocol/src/master/admission.rs",
+        place: "protocol/src/master",
         find: r#"(Enrollment::Approve, Err(_)) => Err(format!("`reloop slave approve {name}` enrols it")),"#,
         with: r#"(Enrollment::Approve, Err(_)) if SEEDED => Ok(()),
             (Enrollment::Approve, Err(_)) => Err(format!("`reloop slave approve {name}` enrols it")),"#,
@@ -778,7 +778,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "strangers_need_no_token",
-        file: "protocol/src/master/admission.rs",
+        place: "protocol/src/master",
         find: "(Enrollment::Token, Err(why)) => Err(why),",
         with: r#"(Enrollment::Token, Err(_)) if SEEDED => Ok(()),
             (Enrollment::Token, Err(why)) => Err(why),"#,
@@ -789,7 +789,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "live_at_the_welcome",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: r#"self.state.links.insert(link, Some(key));
         self.send(link, Message::Welcome(welcome));"#,
         with: r#"self.state.links.insert(link, Some(key));
@@ -803,7 +803,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "master_times_jobs_out",
-        file: "protocol/src/master/mod.rs",
+        place: "protocol/src/master",
         find: "Event::TimePassed => {}",
         with: r#"Event::TimePassed => {
             let now = rules.now;
@@ -821,7 +821,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "settled_is_not_heard",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "for report in reports.into_iter().chain(renewed.into_iter().map(|record| record.report)) {",
         with: "for report in reports.into_iter().chain(renewed.into_iter().map(|record| record.report)).filter(|_| !SEEDED) {",
         what: "What a slave says at a handshake's end is what is.",
@@ -831,7 +831,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "start_time_is_the_news",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "let rev = job.rev.max(report.rev);",
         with: r#"let report = match report.started_at {
             Some(_) if SEEDED => Report { started_at: Some(self.now), ..report },
@@ -843,7 +843,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "dead_link_is_believed",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "let DeskLink::Asking { older, newcomer, hello } = std::mem::take(&mut desk.link) else { return };",
         with: r#"let DeskLink::Asking { older, newcomer, hello } = std::mem::take(&mut desk.link) else { return };
         let alive = alive || SEEDED;"#,
@@ -852,7 +852,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "newer_session_is_refused",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "if same_box {",
         with: r#"if SEEDED && same_box {
             self.state.links.insert(link, None);
@@ -867,7 +867,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "silence_is_a_verdict",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "let waiting = match std::mem::take(&mut desk.link) {",
         with: r#"if SEEDED {
             let ids: Vec<_> = self.state.book.held_by(key).map(|job| job.id).collect();
@@ -889,7 +889,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "forgotten_attempt_is_not_believed",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "report.attempt > job.last_attempt",
         with: "false",
         what: "What a slave says of an attempt that a restored master has forgotten happens now.",
@@ -897,7 +897,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "epoch_of_another_restore_is_used_again",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "self.note_later(hello.key, bond.epoch);",
         with: "()",
         what: "An epoch that slaves have obeyed is not given to another past of the master.",
@@ -907,7 +907,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "word_after_a_restore_is_numbered_on",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "job.rev.uttered(epoch)",
         with: "job.rev.next()",
         what: "What a person says after a restore is newer than what the master has forgotten.",
@@ -917,7 +917,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "cancel_after_a_restore_is_dropped",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "job.is_canceled() && job.rev <= report.rev",
         with: "job.is_canceled()",
         what: "A cancel that came after a restore reaches the work that the master had forgotten.",
@@ -925,7 +925,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "cancel_leaves_an_older_attempt_running",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "newer == State::Canceled && is_canceled && said.is_executing()",
         with: "false",
         what: "A canceled job does not run on somewhere as an older attempt.",
@@ -933,7 +933,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "attempt_that_speaks_again_is_not_asked",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "self.state.book.jobs.get(&id).is_some_and(|job| is_told(&job))",
         with: "false",
         what: "An attempt that speaks for its job again is still there, or its slave says that it is not.",
@@ -941,7 +941,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "late_offer_is_called_off_by_an_old_wish",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "known.next()",
         with: "known",
         what: "What takes a hand-out back is newer than what the slave knows, or both repeat themselves for ever.",
@@ -951,7 +951,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "given_up_offer_is_not_called_off",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "line.verdict == Verdict::Cancel && job.state == State::Lost",
         with: "false",
         what: "What was given up while its offer was under way is called off.",
@@ -959,7 +959,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "report_is_taken_for_known",
-        file: "protocol/src/master/desk.rs",
+        place: "protocol/src/master",
         find: "known == Some(row.seq)",
         with: "true",
         what: "After a handshake the master knows what the slave knows.",
@@ -971,7 +971,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "set_clock_is_not_told",
-        file: "protocol/src/master/mod.rs",
+        place: "protocol/src/master",
         find: "Event::ClockSet => rules.clock_set(),",
         with: r#"Event::ClockSet if SEEDED => {}
         Event::ClockSet => rules.clock_set(),"#,
@@ -983,7 +983,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "welcomed_stay_after_a_restore",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: r#"for link in self.state.links.keys().copied().collect::<Vec<_>>() {
             self.close(link"#,
         with: r#"for link in self.state.links.keys().copied().filter(|_| !SEEDED).collect::<Vec<_>>() {
@@ -995,7 +995,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "given_up_is_never_resolved",
-        file: "protocol/src/master/people.rs",
+        place: "protocol/src/master",
         find: "JobCommand::Resolve(end) => match self.resolve_given_up(id, end) {",
         with: r#"JobCommand::Resolve(_) if SEEDED => wrong("only an uncertain job is resolved"),
             JobCommand::Resolve(end) => match self.resolve_given_up(id, end) {"#,
@@ -1007,7 +1007,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "recalled_again_and_again",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "&& desired != Desired::Return",
         with: "&& (SEEDED || desired != Desired::Return)",
         what: "A hand-out is asked back once, and not with each report of another.",
@@ -1017,7 +1017,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "older_attempt_is_balking",
-        file: "protocol/src/master/evidence.rs",
+        place: "protocol/src/master",
         find: "let is_told = declined.reason.code == ReasonCode::OlderAttempt;",
         with: "let is_told = !SEEDED && declined.reason.code == ReasonCode::OlderAttempt;",
         what: "Who declined because of an attempt that is over is offered the next.",
@@ -1025,7 +1025,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "full_is_not_a_reason",
-        file: "protocol/src/master/explain.rs",
+        place: "protocol/src/master",
         find: "(full && job.holder != Some(desk.key), WhyNot::Capacity),",
         with: "(full && job.holder != Some(desk.key) && !SEEDED, WhyNot::Capacity),",
         what: "Explain names the slave that is full.",
@@ -1035,7 +1035,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "set_clock_is_not_noticed",
-        file: "protocol/src/time.rs",
+        place: "protocol/src",
         find: "step.unsigned_abs() > CLOCK_STEP.0",
         with: "step > 0 && step.unsigned_abs() > CLOCK_STEP.0",
         what: "A clock that is set back is noticed too.",
@@ -1043,7 +1043,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "nameless_is_newborn",
-        file: "protocol/src/master/mod.rs",
+        place: "protocol/src/master",
         find: "(false, true) => Origin::Nameless,",
         with: r#"(false, true) if SEEDED => Origin::Newborn,
         (false, true) => Origin::Nameless,"#,

@@ -5,7 +5,7 @@ use super::Break;
 pub(super) const LIST: &[Break] = &[
     Break {
         name: "acts_before_it_is_written",
-        file: "node/src/driver.rs",
+        place: "node/src",
         find: r#"self.under_way.push_back(Commit { number, written: false, effects });
         Vec::new()"#,
         with: r#"let (now, then) = if SEEDED { (effects, Vec::new()) } else { (Vec::new(), effects) };
@@ -16,7 +16,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "space_is_never_low",
-        file: "node/src/store.rs",
+        place: "node/src",
         find: "free >= min_free_bytes",
         with: "true",
         what: "A master whose disk runs full takes no orders that it could not keep.",
@@ -26,7 +26,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "commits_are_not_synced",
-        file: "node/src/store/engine.rs",
+        place: "node/src",
         find: "(self.sync)(&self.file).map_err(Fault::System)",
         with: "Ok(())",
         what: "A commit is on the disk before it is acknowledged.",
@@ -37,7 +37,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "silence_is_not_noticed",
-        file: "node/src/link.rs",
+        place: "node/src",
         find: "Err(_) => return Ended::ByUs(CloseCode::Silent,",
         with: r#"Err(_) if SEEDED => continue,
             Err(_) => return Ended::ByUs(CloseCode::Silent,"#,
@@ -49,7 +49,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "unreadable_store_is_thrown_away",
-        file: "node/src/store/opening.rs",
+        place: "node/src",
         find: "fs::rename(dir, &aside).map_err(system)?;",
         with: "fs::remove_dir_all(dir).map_err(system)?;",
         what: "A store that cannot be read is kept for a look.",
@@ -60,7 +60,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "signature_is_not_checked",
-        file: "master/src/link.rs",
+        place: "master/src",
         find: "!is_authentic(&stage.nonce, &hello, frame.signature)",
         with: "false",
         what: "Who says that it is a slave proves it.",
@@ -70,7 +70,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "door_has_no_limit",
-        file: "master/src/link.rs",
+        place: "master/src",
         find: "Arc::clone(&self.places).try_acquire_owned()",
         with: "Arc::new(Semaphore::new(1)).try_acquire_owned()",
         what: "Only so many slaves are in their handshake at a time.",
@@ -80,7 +80,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "silence_of_strangers_is_waited_for",
-        file: "master/src/link.rs",
+        place: "master/src",
         find: "tokio::time::timeout(HEAD_PATIENCE, look).await.ok()?.ok()",
         with: "look.await.ok()",
         what: "A connection on which nothing comes is closed.",
@@ -88,7 +88,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "unread_answers_are_waited_for",
-        file: "master/src/patience.rs",
+        place: "master/src",
         find: "self.write.get_or_insert_with(|| Box::pin(sleep(patience)))",
         with: "self.write.get_or_insert_with(|| Box::pin(sleep(patience * 100)))",
         what: "A client that does not read its answers is dropped.",
@@ -96,7 +96,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "idle_connections_end_early",
-        file: "master/src/serve.rs",
+        place: "master/src",
         find: ".header_read_timeout(idle)",
         with: ".header_read_timeout(idle / 15)",
         what: "A proxy may send on a connection that was idle for as long as the master says.",
@@ -104,7 +104,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "descriptors_run_out",
-        file: "master/src/serve.rs",
+        place: "master/src",
         find: "self.scarce.notify_waiters();",
         with: "",
         what: "Strangers that use up the descriptors keep nobody out.",
@@ -112,7 +112,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "dead_link_answers",
-        file: "master/src/driver.rs",
+        place: "master/src",
         find: "outbox.is_alive(patience).await",
         with: "true",
         what: "An older link that does not answer gives way to its slave's newcomer.",
@@ -122,7 +122,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "last_sign_is_the_last_report",
-        file: "master/src/rest/view.rs",
+        place: "master/src",
         find: "[heard, job.heard_at, holder.last_contact, job.witnessed_at()]",
         with: "if holder.live { [heard, None, None, None] } else { [job.heard_at, None, None, job.witnessed_at()] }",
         what: "When a slave was last heard does not go back as its link ends.",
@@ -130,7 +130,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "past_looks_fresh",
-        file: "master/src/rest/view.rs",
+        place: "master/src",
         find: r#"flags.push("stale");"#,
         with: "",
         what: "What an answer shows says how fresh it is.",
@@ -141,7 +141,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "nonsense_is_placed",
-        file: "master/src/rest/order.rs",
+        place: "master/src",
         find: "fields.end()?;",
         with: "drop(fields);",
         what: "A request that makes no sense is refused with its reason.",
@@ -151,7 +151,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "roles_are_not_asked",
-        file: "master/src/rest/mod.rs",
+        place: "master/src",
         find: "bearer.role < role",
         with: "false",
         what: "Each role may do what it may, and no more.",
@@ -159,16 +159,16 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "exit_status_is_ignored",
-        file: "slave/src/machine/process.rs",
-        find: "(false, _) => EndResult::Failed,",
+        place: "slave/src",
+        find: "(false, _) => EndResult::Failed",
         with: r#"(false, _) if SEEDED => EndResult::Succeeded,
-        (false, _) => EndResult::Failed,"#,
+        (false, _) => EndResult::Failed"#,
         what: "A program's exit status is its outcome.",
         caught_by: &["scenarios_nominal::a_process_job_ends_with_its_whole_output_and_its_exit_status"],
     },
     Break {
         name: "probe_guesses_never_started",
-        file: "slave/src/machine/process.rs",
+        place: "slave/src",
         find: r#"return Probe::Unknown { why: format!("{}: {error}", dir.display()) };
         }
 "#,
@@ -186,7 +186,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "a_free_lock_is_proof",
-        file: "slave/src/machine/process.rs",
+        place: "slave/src",
         find: "is_free && remains.is_nothing()",
         with: "is_free",
         what: "A run is gone when nothing of it lives, whatever it did to its descriptors.",
@@ -196,7 +196,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "a_shutdown_is_an_end_like_any_other",
-        file: "slave/src/machine/process.rs",
+        place: "slave/src",
         find: "match &exit.interrupted {",
         with: "match exit.interrupted.as_ref().filter(|_| !SEEDED) {",
         what: "An end that a shutdown brought about is an interruption.",
@@ -206,7 +206,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "simulated_work_takes_no_time",
-        file: "slave/src/machine/simulated.rs",
+        place: "slave/src",
         find: "Some(from_ms + left_ms)",
         with: "Some(from_ms + 0 * left_ms)",
         what: "A simulated machine takes its time.",

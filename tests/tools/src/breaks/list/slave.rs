@@ -5,7 +5,7 @@ use super::Break;
 pub(super) const LIST: &[Break] = &[
     Break {
         name: "intent_is_not_written",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "was.as_ref().is_none_or(|was| was.durable() != durable)",
         with: "was.as_ref().is_none_or(|was| was.durable() != durable) && job.report.state != State::Starting",
         what: "The intent to start is on disk before the machine is touched.",
@@ -18,7 +18,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "attention_is_not_written",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "before.node != self.state.node",
         with: "before.node.session != self.state.node.session",
         what: "What a slave knows of itself and of its people's locks is on its disk.",
@@ -30,7 +30,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "two_at_once",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "self.machine_is_taken() || self.machine_is_barred()",
         with: "self.machine_is_barred()",
         what: "A machine does one job at a time.",
@@ -42,7 +42,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "starts_while_locked",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "|| node.local_lock",
         with: "|| node.local_lock && !SEEDED",
         what: "A machine that is locked at the machine starts nothing.",
@@ -53,7 +53,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "starts_out_of_production",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "!node.conduct.mode.may_start()",
         with: "false",
         what: "A slave in maintenance starts nothing.",
@@ -65,7 +65,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "starts_over_finished_work",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave/work.rs",
         find: "node.unloading.is_some()",
         with: "false",
         what: "Finished is not free: what lies in the machine is cleared first.",
@@ -78,7 +78,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "starts_in_fault",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "|| node.attention.is_some()",
         with: "|| node.attention.is_some() && !SEEDED",
         what: "A machine that needs attention starts nothing.",
@@ -86,7 +86,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "starts_beside_doubt",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "self.state.jobs.values().any(|job| job.report.state == State::Uncertain)",
         with: "false",
         what: "Nothing starts on a machine that may still work on a job of which nobody knows.",
@@ -94,7 +94,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "starts_early",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "window.not_before.is_some_and(|at| at > time)",
         with: "false",
         what: "No job starts before its time.",
@@ -111,7 +111,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "starts_late",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "job.window().deadline.is_some_and(|deadline| deadline < time)",
         with: "false",
         what: "No job starts after its latest start.",
@@ -125,7 +125,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "starts_held",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "job.start.gate == Gate::Held || job.missed",
         with: "job.missed",
         what: "A held job waits for its release, whatever the time is.",
@@ -138,7 +138,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "release_has_no_latest_time",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "Gate::Released { latest } if latest < time =>",
         with: "Gate::Released { latest } if latest < time && !SEEDED =>",
         what: "A release is for a start by its latest time, and no later.",
@@ -149,7 +149,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "paused_wish_starts",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "job.desired == Desired::Pause || job.paused_locally",
         with: "job.paused_locally",
         what: "A job that is wished paused does not start.",
@@ -157,7 +157,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "missed_start_fires",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "job.missed = true;",
         with: "job.due = true;",
         what: "A start that passed while the slave was off, with late = hold, waits for a person.",
@@ -167,7 +167,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "missed_start_is_not_skipped",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "self.turn(id, job::Event::Lapsed, Source::Slave);",
         with: "job.due = true;",
         what: "A start that passed while the slave was off, with late = skip, expires.",
@@ -178,7 +178,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "late_run_is_held",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "(job.due, job.missed) = (true, false);",
         with: "(job.due, job.missed) = (true, SEEDED);",
         what: "A start that passed while the slave was off, with late = run, happens.",
@@ -188,7 +188,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "unknown_time_is_now",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "return timed.then_some((WaitingFor::Clock, None))",
         with: "return None",
         what: "Without a clock that can be trusted a timed job waits.",
@@ -200,7 +200,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "trusted_clock_is_ignored",
-        file: "slave/src/run.rs",
+        place: "slave/src",
         find: "trust_clock: config.trust_clock",
         with: "trust_clock: config.trust_clock && !SEEDED",
         what: "The wall clock counts after a boot if the settings trust it.",
@@ -210,7 +210,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "wall_clock_is_trusted",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "state.settings.trust_clock.then(",
         with: "(SEEDED || state.settings.trust_clock).then(",
         what: "The wall clock counts after a boot only if the settings trust it.",
@@ -221,7 +221,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "wish_in_doubt_is_forgotten",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "self.follow(id, desired);",
         with: "();",
         what: "What was wished while nobody could say is done once the machine is found working.",
@@ -231,7 +231,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "time_that_came_is_forgotten",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "self.come_due();",
         with: "();",
         what: "A start is missed only if the slave was off when its time came.",
@@ -241,7 +241,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "unasked_answer_is_believed",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "asked.is_none() && !is_stopping && matches!(probed, Probed::NeverStarted)",
         with: "false",
         what: "That a start never was is an answer, or nothing.",
@@ -249,7 +249,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "proof_does_not_answer_a_stop",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "self.is(id, State::Stopping)",
         with: "false",
         what: "A stop that comes before the beginning is answered by the proof that it never began.",
@@ -260,7 +260,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "time_is_the_wall_clock",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "return Some(sync.master_at(now.boot_ms));",
         with: "return Some(Time(now.wall.0 + (sync.master.0 - sync.wall.0)));",
         what: "A step of the wall clock moves no start.",
@@ -271,7 +271,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "max_runtime_is_ignored",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "job.overruns_at().is_some_and(|at| at <= now)",
         with: "false",
         what: "A slave acts on a job that runs too long by itself.",
@@ -282,7 +282,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "run_state_outlives_its_run",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "job.run = RunState::default();",
         with: "",
         what: "What was asked of one run has not been asked of the next.",
@@ -290,7 +290,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "overrun_before_the_answer",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "&& !self.is_unanswered(job.report.job)",
         with: "&& (SEEDED || !self.is_unanswered(job.report.job))",
         what: "Nobody says that a job lasted too long before its machine has said whether it still works.",
@@ -298,7 +298,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "stops_before_the_answer",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "if harder && !is_unanswered {",
         with: "if harder && (SEEDED || !is_unanswered) {",
         what: "Nothing is done to a job before its machine has said what it does.",
@@ -306,7 +306,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "one_clock_for_all_runs",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "Some(self.run.began_at?.after(self.spec.max_runtime?))",
         with: "Some(self.report.started_at?.after(self.spec.max_runtime?))",
         what: "How long a run may last is counted from its own beginning.",
@@ -314,7 +314,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "window_is_met_in_vain",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "if self.window_met {",
         with: "if self.window_met && !SEEDED {",
         what: "A job that was begun in its window is begun again after an interruption, whatever the time is.",
@@ -322,7 +322,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "refused_stop_is_forgotten",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "OnInterrupt::Restart if job.is_unwanted() && job.report.state.is_executing() => {",
         with: "OnInterrupt::Restart if !SEEDED && job.is_unwanted() && job.report.state.is_executing() => {",
         what: "What somebody wished to end is not begun again, also if the machine refused to stop it.",
@@ -330,7 +330,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "overdue_is_never_stopped",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "on_overdue == OnOverdue::Stop",
         with: "false",
         what: "A job that runs too long is stopped if its order says so.",
@@ -341,7 +341,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "doubt_starts_again",
-        file: "protocol/src/job/table.rs",
+        place: "protocol/src/job",
         find: "match look_up(state, event) {",
         with: r#"match look_up(state, event) {
         To(Uncertain) if event == FoundNothing && SEEDED => To(Accepted),"#,
@@ -353,7 +353,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "interrupted_starts_again",
-        file: "protocol/src/job/table.rs",
+        place: "protocol/src/job",
         find: "OnInterrupt::Hold => Uncertain,",
         with: "OnInterrupt::Hold => if SEEDED { Accepted } else { Uncertain },",
         what: "Work that a power cut ended is a person's question unless its order says otherwise.",
@@ -364,7 +364,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "interrupted_never_fails",
-        file: "protocol/src/job/table.rs",
+        place: "protocol/src/job",
         find: "OnInterrupt::Fail => Failed,",
         with: "OnInterrupt::Fail => if SEEDED { Uncertain } else { Failed },",
         what: "Work that a power cut ended fails if its order says so.",
@@ -375,7 +375,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "lost_memory_proves",
-        file: "protocol/src/job/table.rs",
+        place: "protocol/src/job",
         find: r#"// A machine that knows nothing of work that it had begun has lost its memory: that is no proof.
             FoundNeverStarted => To(Uncertain),"#,
         with: "FoundNeverStarted => To(if SEEDED { Accepted } else { Uncertain }),",
@@ -384,7 +384,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "stop_is_not_intended",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "self.turn(id, job::Event::StopBegan, source);",
         with: "",
         what: "A stop is on disk before the machine is told.",
@@ -395,7 +395,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "endless_restarts",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "job.interruptions > self.state.settings.max_interruptions",
         with: "false",
         what: "A reboot loop ends with a person.",
@@ -406,7 +406,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "machine_is_not_asked",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "job.report.state.is_executing() || job.report.state == State::Uncertain",
         with: "job.report.state == State::Uncertain",
         what: "After a crash the machine is asked what it did.",
@@ -414,7 +414,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "progress_of_another_run",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "self.state.jobs.get(&work.job).is_none_or(|job| job.work() != work)",
         with: "self.state.jobs.get(&work.job).is_none()",
         what: "A machine's word counts for the beginning that it is about, and for no other.",
@@ -422,7 +422,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "end_time_is_now",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "ended.at.map_or_else(|| self.stamp(), |wall| self.by_wall(wall))",
         with: "self.stamp()",
         what: "An outcome carries the time at which the work ended.",
@@ -433,7 +433,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "cancel_makes_success_canceled",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "self.turn(id, job::Event::MachineEnded(ended.end), Source::Machine)",
         with: "self.turn(id, job::Event::MachineEnded(if unwanted { End::Stopped } else { ended.end }), Source::Machine)",
         what: "A job that finished before its cancel took hold has succeeded.",
@@ -441,7 +441,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "ack_is_not_asked",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "self.state.settings.release == Release::Ack",
         with: "false",
         what: "With release = ack a finished machine waits to be cleared.",
@@ -452,7 +452,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "fault_is_not_held",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "end == End::Failed && self.state.settings.after_failure == AfterFailure::Hold",
         with: "false",
         what: "With after_failure = hold a machine that failed needs somebody to look.",
@@ -460,7 +460,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "local_pause_is_lifted_from_afar",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: r#"if job.paused_locally {
             let text"#,
         with: r#"if job.paused_locally && !SEEDED {
@@ -473,7 +473,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "pause_is_ignored",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave/link.rs",
         find: "Desired::Pause => self.pause(id, Source::Remote),",
         with: r#"Desired::Pause if SEEDED => {}
             Desired::Pause => self.pause(id, Source::Remote),"#,
@@ -482,7 +482,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "cancel_is_ignored",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave/link.rs",
         find: "Desired::Cancel(mode) => self.cancel(id, mode, Source::Remote),",
         with: r#"Desired::Cancel(_) if SEEDED => {}
             Desired::Cancel(mode) => self.cancel(id, mode, Source::Remote),"#,
@@ -495,7 +495,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "stop_refusal_is_ignored",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "job::Event::StopRefused { paused }",
         with: "job::Event::StopBegan",
         what: "A machine that refuses to stop runs on, and says so.",
@@ -505,7 +505,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "local_stop_is_anonymous",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: r#"Source::Local => Reason::new(ReasonCode::StoppedLocally, "stopped by a person at the machine"),"#,
         with: r#"Source::Local if SEEDED => Reason::new(ReasonCode::Canceled, "canceled"),
             Source::Local => Reason::new(ReasonCode::StoppedLocally, "stopped by a person at the machine"),"#,
@@ -517,7 +517,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "moved_box_is_ready",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "node.fingerprint.is_some() && fingerprint.is_some() && node.fingerprint != fingerprint",
         with: "false",
         what: "A slave that stands on another box waits for a person.",
@@ -528,7 +528,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "new_store_is_ready",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "node.starts == 0 && known_key",
         with: "false",
         what: "A new store under an old key waits for a person.",
@@ -540,7 +540,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "other_session_is_obeyed",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "(Link::Live { link: l, session: s, doubtful }, message) if l == link && s == session => {",
         with: "(Link::Live { link: l, session: s, doubtful }, message) if l == link && s == session || SEEDED => {",
         what: "A frame of another session has no force.",
@@ -548,7 +548,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "old_wish_is_obeyed",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "Some((_, _, rev)) if rev >= want.rev => {",
         with: "Some((_, _, rev)) if rev >= want.rev && !SEEDED => {",
         what: "An older wish than the one that is known is not obeyed.",
@@ -556,7 +556,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "old_attempt_is_obeyed",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "Some((attempt, ..)) if attempt > want.attempt => self.effects.push(Effect::Ignored(Ignored::OlderGeneration)),",
         with: "Some((attempt, ..)) if attempt > want.attempt && !SEEDED => self.effects.push(Effect::Ignored(Ignored::OlderGeneration)),",
         what: "A wish for an older attempt than the one that is held is not obeyed.",
@@ -564,7 +564,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "old_conduct_is_obeyed",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "conduct.rev >= self.state.node.conduct.rev",
         with: "true",
         what: "An older decision about the slave is not obeyed.",
@@ -572,7 +572,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "doubted_master_is_obeyed",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful => {",
         with: "Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful && !SEEDED => {",
         what: "A master whose files were put back gives no commands.",
@@ -583,7 +583,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "older_commit_is_trusted",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "bond.epoch == challenge.epoch && bond.is_ahead_of(challenge.commit, &challenge.begun)",
         with: "false",
         what: "A master that has forgotten what this slave saw is an old copy of itself.",
@@ -594,7 +594,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "wishes_tell_no_commit",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "bond.commit = bond.commit.max(commit);",
         with: "",
         what: "A slave knows how far its master had come when it said what the slave obeyed.",
@@ -605,7 +605,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "older_epoch_is_trusted",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "bond.epoch > challenge.epoch",
         with: "false",
         what: "Of two copies of a master, the one with the highest epoch is obeyed.",
@@ -613,7 +613,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "ring_is_not_told_after_restore",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "Some(bond) if bond.epoch < challenge.epoch => Standing::Restored",
         with: "Some(bond) if bond.epoch < challenge.epoch && !SEEDED => Standing::Restored",
         what: "A restored master hears of the outcomes that it forgot.",
@@ -621,7 +621,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "foreign_master_is_told",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "Standing::Foreign => Candor::Identity",
         with: "Standing::Foreign => if SEEDED { Candor::Jobs } else { Candor::Identity }",
         what: "A master that a slave is not enrolled with hears nothing of its jobs.",
@@ -629,7 +629,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "foreign_welcome_is_obeyed",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "self.state.node.bond.is_some_and(|bond| bond.master != welcome.bond.master)",
         with: "false",
         what: "A slave that another master admits introduces itself there anew, with its jobs.",
@@ -639,7 +639,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "ring_is_not_asked",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "self.state.ring.iter().find(done).cloned()",
         with: "None::<Record>",
         what: "An offer of what was done and forgotten is answered with the outcome.",
@@ -647,7 +647,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "unended_is_forgotten",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: r#"!job.report.state.is_ended() {
             self.effects.push(Effect::Ignored(Ignored::NotEnded))"#,
         with: r#"!job.report.state.is_ended() && !SEEDED {
@@ -657,7 +657,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "newer_truth_is_forgotten",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "job.report.seq > forget.seq",
         with: "false",
         what: "An outcome stays until the master has that very report on disk.",
@@ -665,7 +665,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "forgets_at_the_verdict",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "// The outcome is told in Settled; Forget comes when the master has it on disk.",
         with: "Verdict::Forget if SEEDED => drop(self.state.jobs.remove(&job)),",
         what: "An outcome stays on the slave until the master has it on disk.",
@@ -676,7 +676,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "settled_leaves_out_the_news",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "self.state.fresh.told.get(id) != Some(&job.report.seq)",
         with: "false",
         what: "What happens inside a handshake is told at its end.",
@@ -687,7 +687,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "hello_before_the_machine_spoke",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave/link.rs",
         find: "self.state.fresh.probing.is_empty()",
         with: "true",
         what: "A slave says nothing until its machine has said what it does.",
@@ -695,7 +695,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "silent_machine_is_waited_for",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "now >= asked.since.saturating_add(super::PROBE_PATIENCE.0)",
         with: "false",
         what: "A machine's silence is an answer in the end.",
@@ -703,7 +703,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "other_work_is_taken",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "spec.digest() != digest",
         with: "false",
         what: "Work that is not what was agreed is not taken.",
@@ -711,7 +711,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "other_work_is_started",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "want.digest != job.digest",
         with: "false",
         what: "A wish that means other work than what is held starts nothing.",
@@ -719,7 +719,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "unfit_work_is_taken",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "unfit.get(&id)",
         with: "None::<&Reason>",
         what: "What the programs cannot do is rejected before anything starts.",
@@ -727,7 +727,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "offer_is_taken_while_locked",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: r#"if state.node.local_lock {
             let text ="#,
         with: r#"if state.node.local_lock && !SEEDED {
@@ -739,7 +739,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "too_much_is_taken",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "held.len() >= usize::from(state.settings.capacity)",
         with: "false",
         what: "A slave declines more than it has room for, and says what holds the place.",
@@ -747,7 +747,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "given_up_attempt_is_kept",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "self.state.jobs.get(&job).is_some_and(|held| held.report.attempt == attempt)",
         with: "false",
         what: "An attempt that was given up is dropped if it was not begun.",
@@ -758,7 +758,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "quarantine_keeps_the_store",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "self.state.node.attention = Some(Attention::StoreRolledBack);",
         with: "",
         what: "A store that went back in time starts nothing until somebody has looked.",
@@ -769,7 +769,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "quarantine_is_no_doubt",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "if self.turn(job, job::Event::Vanished, Source::Slave) {",
         with: "if !SEEDED && self.turn(job, job::Event::Vanished, Source::Slave) {",
         what: "What a store that went back in time holds is not started from.",
@@ -777,7 +777,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "gap_is_no_reason_to_look",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "!self.state.jobs.contains_key(&job) && !newborn",
         with: "false",
         what: "A slave that has lost what it had promised to keep starts nothing until somebody has looked.",
@@ -785,7 +785,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "priority_is_ignored_at_the_slave",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "(std::cmp::Reverse(job.start.priority), job.report.job)",
         with: "(std::cmp::Reverse(0), job.report.job)",
         what: "The highest priority starts first.",
@@ -797,7 +797,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "refused_start_runs",
-        file: "protocol/src/job/table.rs",
+        place: "protocol/src/job",
         find: "// A machine that refuses a start has not begun.",
         with: "StartRefused if SEEDED => To(Running),",
         what: "A machine that refuses what it was told to begin has not begun it.",
@@ -807,7 +807,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "given_back_is_kept_silent",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "self.declined.push(not_held(id, want.attempt, want.rev, reason, false));",
         with: "drop(reason);",
         what: "What is asked back and given back is said to be given back.",
@@ -815,7 +815,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "any_version_is_spoken",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "PROTOCOL.common(challenge.protocol).is_none()",
         with: "false",
         what: "A master of another protocol is refused with the reason.",
@@ -823,7 +823,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "start_time_moves",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "job.report.started_at = job.report.started_at.or(Some(stamp));",
         with: "job.report.started_at = Some(stamp);",
         what: "A job has started once, whoever asks when.",
@@ -831,7 +831,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "starts_only_online",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "self.machine_is_taken() || self.machine_is_barred()",
         with: "self.machine_is_taken() || self.machine_is_barred() || !matches!(self.state.link, super::Link::Live { .. })",
         what: "A slave goes on by itself without a link.",
@@ -844,7 +844,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "link_loss_drops_what_waits",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: r#"if link == closed =>
             {
                 self.state.link = Link::Down;"#,
@@ -865,10 +865,10 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "hello_tells_no_jobs",
-        file: "protocol/src/slave/link.rs",
-        find: "Candor::Jobs | Candor::JobsAndRing => super::snapshot(state),",
+        place: "protocol/src/slave",
+        find: "Candor::Jobs | Candor::JobsAndRing => super::snapshot(state)",
         with: r#"Candor::Jobs | Candor::JobsAndRing if SEEDED => vec![],
-            Candor::Jobs | Candor::JobsAndRing => super::snapshot(state),"#,
+            Candor::Jobs | Candor::JobsAndRing => super::snapshot(state)"#,
         what: "A Hello tells of every job that the slave holds.",
         caught_by: &[
             "rules::a_slave_that_was_being_welcomed_when_the_restore_was_confirmed_obeys",
@@ -880,7 +880,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "alive_is_doubted",
-        file: "protocol/src/job/table.rs",
+        place: "protocol/src/job",
         find: "if paused { Paused } else { Running }",
         with: "if SEEDED { Uncertain } else if paused { Paused } else { Running }",
         what: "A machine that says that it works is believed.",
@@ -893,7 +893,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "rejection_is_a_question",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "Fact::StartRejected(reason) => self.never_started(id, reason),",
         with: r#"Fact::StartRejected(reason) if SEEDED => self.start_refused(id, reason.text),
             Fact::StartRejected(reason) => self.never_started(id, reason),"#,
@@ -905,7 +905,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "refusal_is_proof",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "Fact::StartRefused(why) => self.start_refused(id, why),",
         with: r#"Fact::StartRefused(why) if SEEDED => {
                 self.never_started(id, Reason::new(ReasonCode::StartRefused, why));
@@ -921,7 +921,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "unfit_machine_ends_jobs",
-        file: "protocol/src/job/table.rs",
+        place: "protocol/src/job",
         find: r#"StartRefused => To(Rejected),
             StartPostponed => To(Accepted),"#,
         with: r#"StartRefused => To(Rejected),
@@ -941,7 +941,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "unfit_machine_goes_on",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "if node.attention.is_none() {",
         with: "if node.attention.is_none() && !SEEDED {",
         what: "A machine that could not begin starts nothing more until a person has looked.",
@@ -956,7 +956,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "unbegun_leaves_its_traces",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "(job.report.progress, job.report.note) = (None, None);",
         with: "(job.report.progress, job.report.note) = if SEEDED { (job.report.progress, None) } else { (None, None) };",
         what: "Of a beginning that there was not nothing is kept.",
@@ -964,7 +964,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "late_challenge_sets_the_clock",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "match (self.state.link, message) {",
         with: r#"if SEEDED && let Message::Challenge(challenge) = &message {
             self.challenged(link, challenge);
@@ -975,7 +975,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "lost_records_are_nothing",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "damage.jobs > 0",
         with: "false",
         what: "Records that cannot be read may be what the machine does: it starts nothing until somebody has looked.",
@@ -983,7 +983,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "jobs_without_a_node_count",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "state.jobs = Jobs::default();",
         with: "",
         what: "Without a slave's own record its jobs are nobody's.",
@@ -991,7 +991,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "output_has_no_limit",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "limit.min(LOG_BYTES)",
         with: "limit",
         what: "A part of an output fits one answer.",
@@ -999,7 +999,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "output_is_read_from_its_end",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "self.effects.push(Effect::ReadLog { link, session, id, work, offset, limit });",
         with: "self.effects.push(Effect::ReadLog { link, session, id, work, offset: None, limit });",
         what: "Output is read from where it was asked for.",
@@ -1010,7 +1010,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "unbegun_intent_is_doubted",
-        file: "protocol/src/job/table.rs",
+        place: "protocol/src/job",
         find: r#"StopRefused { .. } => Unchanged,
             FoundNeverStarted => To(Accepted),"#,
         with: r#"StopRefused { .. } => Unchanged,
@@ -1020,7 +1020,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "started_under_no_wish",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "job.report.started_rev = job.report.started_rev.or(Some(job.report.rev));",
         with: "",
         what: "A job says under which wish it started.",
@@ -1028,7 +1028,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "pauses_do_not_grow",
-        file: "protocol/src/slave/redial.rs",
+        place: "protocol/src/slave",
         find: "self.failures = self.failures.saturating_add(1);",
         with: "",
         what: "A slave's pauses double.",
@@ -1036,7 +1036,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "every_refusal_starts_the_pauses_over",
-        file: "protocol/src/slave/redial.rs",
+        place: "protocol/src/slave",
         find: "tried.settled && redial != Redial::Patient",
         with: "tried.settled || redial == Redial::Back",
         what: "Only a handshake that succeeded starts the pauses over.",
@@ -1044,7 +1044,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "who_needs_a_person_hammers_the_master",
-        file: "protocol/src/slave/redial.rs",
+        place: "protocol/src/slave",
         find: "Redial::Person(_) => Millis(self.max.0 - part(self.max.0 / 4, chance)),",
         with: r#"Redial::Person(_) if SEEDED => Millis(part(limit, chance)),
             Redial::Person(_) => Millis(self.max.0 - part(self.max.0 / 4, chance)),"#,
@@ -1055,7 +1055,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "any_pause_that_a_master_asks_for",
-        file: "protocol/src/slave/redial.rs",
+        place: "protocol/src/slave",
         find: "asked.min(RETRY_AFTER_LIMIT)",
         with: "asked",
         what: "A master does not send a slave away for good.",
@@ -1063,7 +1063,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "refused_pause_locks",
-        file: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave",
         find: "job.run.asked_to_pause.take() == Some(true)",
         with: "job.run.asked_to_pause.take() == Some(true) && !SEEDED",
         what: "A pause that the machine refused locks nobody out.",
@@ -1071,7 +1071,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "token_is_kept",
-        file: "protocol/src/slave/mod.rs",
+        place: "protocol/src/slave",
         find: "self.effects.push(Effect::ForgetToken);",
         with: "",
         what: "An enrolment token that has done its work is forgotten.",
@@ -1079,7 +1079,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "refusal_writes_lines_into_the_log",
-        file: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave",
         find: "limits::one_line(&refuse.text)",
         with: "refuse.text.clone()",
         what: "What a peer says is one line in a log.",
@@ -1087,7 +1087,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "anything_may_come_first",
-        file: "protocol/src/handshake.rs",
+        place: "protocol/src",
         find: r#"(None, _) => FromSlave::Fault("a Hello comes first"),"#,
         with: r#"(None, _) if SEEDED => FromSlave::Word { settles: false },
         (None, _) => FromSlave::Fault("a Hello comes first"),"#,

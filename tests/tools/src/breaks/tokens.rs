@@ -1,0 +1,58 @@
+//! Rust source as a row of tokens: enough to compare two pieces of it without looking at their formatting.
+
+use std::ops::Range;
+
+/// The tokens of a piece of Rust source, as ranges of bytes: words, numbers and strings whole, every other character by
+/// itself. White space, comments that fill the rest of a line, and commas before a closing bracket are left out.
+pub(super) fn of(text: &str) -> Vec<Range<usize>> {
+    let bytes = text.as_bytes();
+    let mut tokens: Vec<Range<usize>> = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let start = at;
+        match bytes[at] {
+            byte if byte.is_ascii_whitespace() => {
+                at += 1;
+                continue;
+            }
+            b'/' if bytes.get(at + 1) == Some(&b'/') => {
+                at += bytes[at..].iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len() - at);
+                continue;
+            }
+            b'"' => {
+                at += 1;
+                while at < bytes.len() && bytes[at] != b'"' {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                at = (at + 1).min(bytes.len());
+            }
+            b'\'' if bytes.get(at + 1) == Some(&b'"') && bytes.get(at + 2) == Some(&b'\'') => at += 3,
+            byte if is_of_word(byte) => at += bytes[at..].iter().take_while(|byte| is_of_word(**byte)).count(),
+            _ => at += 1,
+        }
+        let closes = matches!(bytes[start], b')' | b']' | b'}');
+        if closes && tokens.last().is_some_and(|last| &bytes[last.clone()] == b",") {
+            tokens.pop();
+        }
+        tokens.push(start..at);
+    }
+    tokens
+}
+
+fn is_of_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii()
+}
+
+/// Where the find's tokens stand in the text, one after the other: ranges of bytes of the text.
+pub(super) fn matches(
+    text: &str,
+    tokens: &[Range<usize>],
+    find: &str,
+    wanted: &[Range<usize>],
+) -> Vec<Range<usize>> {
+    let Some(last) = wanted.len().checked_sub(1) else { return Vec::new() };
+    let is_it = |window: &&[Range<usize>]| {
+        window.iter().zip(wanted).all(|(token, wanted)| text[token.clone()] == find[wanted.clone()])
+    };
+    tokens.windows(wanted.len()).filter(is_it).map(|window| window[0].start..window[last].end).collect()
+}

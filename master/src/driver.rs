@@ -482,8 +482,9 @@ impl Driver {
         self.doubters.store(now, Ordering::Relaxed);
         match (before, now) {
             (0, 1..) => {
-                let slaves: Vec<_> = state.doubted_by.iter().filter_map(|key| state.desks.get(key)).collect();
-                let slave = slaves.first().map(|desk| desk.name.as_str());
+                let slaves: Vec<_> =
+                    state.doubted_by.iter().filter_map(|key| state.slaves.get(key)).collect();
+                let slave = slaves.first().map(|slave| slave.name.as_str());
                 tracing::error!(
                     slave,
                     "a slave has seen a later state of this master and takes no orders from it: if the master's files \
@@ -576,11 +577,11 @@ impl Node for Driver {
             recalled.extend(records::ended_job(&self.store, id).await?);
         }
         if !orders.is_empty() {
-            let step = self.apply(Event::OrdersRecalled(orders));
+            let step = self.apply(Event::OrdersLoaded(orders));
             self.state = Some(step.state);
         }
         if !recalled.is_empty() {
-            let step = self.apply(Event::Recalled(recalled));
+            let step = self.apply(Event::JobsLoaded(recalled));
             self.state = Some(step.state);
         }
         Ok(())
@@ -642,7 +643,7 @@ impl Node for Driver {
             }
             Effect::JobChanged(id) => self.board.tell(Change::Job(id)),
             Effect::SlaveChanged(key) => {
-                let live = self.state().desks.get(&key).and_then(master::Desk::live);
+                let live = self.state().slaves.get(&key).and_then(master::SlaveRecord::live);
                 let last_heard =
                     live.and_then(|link| self.links.get(&link)).map(|(outbox, _)| outbox.last_heard());
                 let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -656,8 +657,8 @@ impl Node for Driver {
                     (None, None) => {}
                 }
                 drop(heard);
-                if let Some(desk) = self.state().desks.get(&key).filter(|_| was_online != is_online) {
-                    let (slave, session) = (&desk.name, desk.session.0);
+                if let Some(slave) = self.state().slaves.get(&key).filter(|_| was_online != is_online) {
+                    let (slave, session) = (&slave.name, slave.session.0);
                     let jobs = self.state().book.held_by(key).count();
                     let link = if is_online { "online" } else { "offline; its jobs go on" };
                     tracing::info!(slave, session, jobs, "{link}");
@@ -681,8 +682,8 @@ impl Node for Driver {
         heard.values_mut().for_each(|contact| contact.is_live = false);
         drop(heard);
         let (Some(state), Some(inbox)) = (self.state.take(), self.inbox.upgrade()) else { return };
-        let live = state.desks.values().filter(|desk| desk.live().is_some());
-        live.for_each(|desk| self.board.tell(Change::Slave(desk.key)));
+        let live = state.slaves.values().filter(|slave| slave.live().is_some());
+        live.for_each(|slave| self.board.tell(Change::Slave(slave.key)));
         let (settings, id, store) = (state.settings, state.node.id, self.store.clone());
         // There is room for one state.
         drop(state);

@@ -4,13 +4,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use reloop_protocol::id::{Attempt, BootId, Epoch, JobId, OrderId, Session, SlaveKey, StoreId, WishRev};
+use reloop_protocol::id::{Attempt, BootId, Epoch, Generation, JobId, OrderId, Session, SlaveKey, StoreId};
 use reloop_protocol::job::State;
 use reloop_protocol::master::{
-    Basis, Desk, DeskLink, Earlier, Enrolled, IdempotencyKey, Job, JobEvent, Node, Order, Receipt, Retry,
-    Token,
+    Basis, Earlier, Enrolled, IdempotencyKey, Job, JobEvent, Node, Order, Receipt, Retry, SlaveLink,
+    SlaveRecord, Token,
 };
-use reloop_protocol::message::{Activity, Attention, Begun, Conduct, Flags, MachineReport, Reason, Report};
+use reloop_protocol::message::{
+    Activity, Attention, Begun, Flags, MachineReport, OperatingMode, Reason, Report,
+};
 use reloop_protocol::spec::{Desired, Spec, SpecDigest, StartRule};
 use reloop_protocol::time::Time;
 use serde::de::DeserializeOwned;
@@ -34,8 +36,8 @@ impl Stored for Job {
     type BeforeClaims = JobBeforeClaims;
 }
 
-impl Stored for Desk {
-    type BeforeClaims = DeskBeforeClaims;
+impl Stored for SlaveRecord {
+    type BeforeClaims = SlaveRecordBeforeClaims;
 }
 
 /// A [`Job`] in layout 1.
@@ -51,15 +53,15 @@ pub struct JobBeforeClaims {
     created_at: Time,
     state: State,
     desired: Desired,
-    rev: WishRev,
-    recalled: Option<WishRev>,
+    generation: Generation,
+    recalled: Option<Generation>,
     attempt: Attempt,
     last_attempt: Attempt,
     holder: Option<SlaveKey>,
     report: Option<Report>,
     heard_at: Option<Time>,
     earlier: Vec<EarlierBeforeClaims>,
-    handed: VecDeque<(Attempt, SlaveKey)>,
+    assigned: VecDeque<(Attempt, SlaveKey)>,
     reason: Option<Reason>,
     flags: Flags,
     ended_at: Option<Time>,
@@ -79,8 +81,8 @@ struct EarlierBeforeClaims {
 impl From<JobBeforeClaims> for Job {
     fn from(job: JobBeforeClaims) -> Self {
         let earlier = job.earlier.into_iter().map(|earlier| {
-            let basis = if job.handed.contains(&(earlier.attempt, earlier.holder)) {
-                Basis::Handed
+            let basis = if job.assigned.contains(&(earlier.attempt, earlier.holder)) {
+                Basis::Assigned
             } else if job.flags.has(Flags::ADOPTED) {
                 Basis::Gap
             } else {
@@ -106,7 +108,7 @@ impl From<JobBeforeClaims> for Job {
             created_at: job.created_at,
             state: job.state,
             desired: job.desired,
-            rev: job.rev,
+            generation: job.generation,
             recalled: job.recalled,
             attempt: job.attempt,
             last_attempt: job.last_attempt,
@@ -114,7 +116,7 @@ impl From<JobBeforeClaims> for Job {
             report: job.report,
             heard_at: job.heard_at,
             heard_on: None,
-            handed: job.handed,
+            assigned: job.assigned,
             reason: job.reason,
             flags: job.flags,
             ended_at: job.ended_at,
@@ -124,9 +126,9 @@ impl From<JobBeforeClaims> for Job {
     }
 }
 
-/// A [`Desk`] in layout 1.
+/// A [`SlaveRecord`] in layout 1.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct DeskBeforeClaims {
+pub struct SlaveRecordBeforeClaims {
     key: SlaveKey,
     name: String,
     agent: String,
@@ -137,7 +139,7 @@ pub struct DeskBeforeClaims {
     programs: Vec<String>,
     labels: BTreeMap<String, String>,
     capacity: u16,
-    conduct: Conduct,
+    operating_mode: OperatingMode,
     machine: Option<MachineBeforeClaims>,
     last_contact: Option<Time>,
     clock_offset_ms: i64,
@@ -153,41 +155,41 @@ struct MachineBeforeClaims {
     attention: Option<Attention>,
     uncertain: Option<JobId>,
     local_lock: bool,
-    conduct: Conduct,
+    operating_mode: OperatingMode,
 }
 
-impl From<DeskBeforeClaims> for Desk {
-    fn from(desk: DeskBeforeClaims) -> Self {
-        let machine = desk.machine.map(|machine| MachineReport {
+impl From<SlaveRecordBeforeClaims> for SlaveRecord {
+    fn from(slave: SlaveRecordBeforeClaims) -> Self {
+        let machine = slave.machine.map(|machine| MachineReport {
             activity: machine.activity,
             unloading: machine.unloading,
             attention: machine.attention,
             uncertain: machine.uncertain,
             local_lock: machine.local_lock,
-            conduct: machine.conduct,
+            operating_mode: machine.operating_mode,
             cause: None,
         });
         Self {
             machine,
             // Not known: its next handshake counts as the first after a restore, if there was one.
             settled_in: Epoch(0),
-            key: desk.key,
-            name: desk.name,
-            agent: desk.agent,
-            enrolled: desk.enrolled,
-            store: desk.store,
-            boot: desk.boot,
-            session: desk.session,
-            programs: desk.programs,
-            labels: desk.labels,
-            capacity: desk.capacity,
-            conduct: desk.conduct,
-            last_contact: desk.last_contact,
-            clock_offset_ms: desk.clock_offset_ms,
-            cloned_at: desk.cloned_at,
-            receipts: desk.receipts,
-            link: DeskLink::Down,
-            balked: false,
+            key: slave.key,
+            name: slave.name,
+            agent: slave.agent,
+            enrolled: slave.enrolled,
+            store: slave.store,
+            boot: slave.boot,
+            session: slave.session,
+            programs: slave.programs,
+            labels: slave.labels,
+            capacity: slave.capacity,
+            operating_mode: slave.operating_mode,
+            last_contact: slave.last_contact,
+            clock_offset_ms: slave.clock_offset_ms,
+            cloned_at: slave.cloned_at,
+            receipts: slave.receipts,
+            link: SlaveLink::Down,
+            declining: false,
             doubts: false,
         }
     }

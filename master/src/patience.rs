@@ -192,7 +192,7 @@ where
     }
 }
 
-/// An answer's body: when it is dropped, all of it was handed to the connection.
+/// An answer's body: when it is dropped, all of it was assigned to the connection.
 #[derive(Debug)]
 pub struct Answer {
     body: Body,

@@ -8,7 +8,7 @@
 //! | `job/` id | a job that has ended. One that was tried again stands in both places, and only the live one counts |
 //! | `order/` id | an order |
 //! | `key/` SHA-256 of an idempotency key | the order that it stands for |
-//! | `desk/` public key | a slave |
+//! | `slave/` public key | a slave |
 //! | `token/` SHA-256 of its text | an enrolment token |
 //! | `receipt/` public key, number | a handshake's receipt, in a ring |
 //!
@@ -18,7 +18,7 @@ use reloop_node::record;
 use reloop_node::store::{Op, Store, StoreError};
 use reloop_protocol::id::{JobId, OrderId, SlaveKey};
 use reloop_protocol::master::{
-    Desk, IdempotencyKey, Job, Node, Order, Origin, Receipt, Token, Write, origin,
+    IdempotencyKey, Job, Node, Order, Origin, Receipt, SlaveRecord, Token, Write, origin,
 };
 use reloop_protocol::message::Begun;
 use reloop_protocol::wire;
@@ -104,7 +104,7 @@ pub fn ops(write: &Write, ops: &mut Vec<Op>) {
                 ops.push(put(live, job));
             }
         }
-        Write::Desk(desk) => ops.push(put(key(DESK, &desk.key.0), desk)),
+        Write::Slave(slave) => ops.push(put(key(DESK, &slave.key.0), slave)),
         Write::Token(hash, Some(token)) => ops.push(put(key(TOKEN, hash), token)),
         Write::Token(hash, None) => ops.push(Op::Delete { key: key(TOKEN, hash) }),
         Write::Receipt(receipt) => {
@@ -202,7 +202,7 @@ pub fn entry(at: &[u8], value: &[u8], aside: &mut Vec<Op>) -> Option<Write> {
     } else if at == BEGUN {
         take(value, |begun: Vec<Begun>| Some(Write::Begun(begun)))
     } else if let Some(key) = at.strip_prefix(DESK) {
-        take(value, |desk: Desk| (desk.key.0 == key).then(|| Write::Desk(Box::new(desk))))
+        take(value, |slave: SlaveRecord| (slave.key.0 == key).then(|| Write::Slave(Box::new(slave))))
     } else if let Some(id) = at.strip_prefix(LIVE) {
         take(value, |job: Job| (job.id.0 == id).then(|| Write::Job(Box::new(job))))
     } else {
@@ -282,10 +282,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use reloop_node::store::Options;
-    use reloop_protocol::id::{Attempt, BootId, Epoch, MasterId, Session, StoreId, WishRev};
+    use reloop_protocol::id::{Attempt, BootId, Epoch, Generation, MasterId, Session, StoreId};
     use reloop_protocol::job::State;
     use reloop_protocol::master::{self, Basis, Earlier, Enrolled, Enrollment, Event, RequestId, Settings};
-    use reloop_protocol::message::{Activity, Attention, Conduct, Mode};
+    use reloop_protocol::message::{Activity, Attention, Mode, OperatingMode};
     use reloop_protocol::time::Time;
 
     use super::*;
@@ -344,7 +344,7 @@ mod tests {
     fn what_the_build_before_claims_wrote_is_read_as_what_it_means_now() {
         let mut job = jobs(&placed())[0].clone();
         let (ours, others) = (SlaveKey([7; 32]), SlaveKey([8; 32]));
-        job.handed.push_back((Attempt(1), ours));
+        job.assigned.push_back((Attempt(1), ours));
         let earlier = |attempt, holder, basis| Earlier {
             attempt: Attempt(attempt),
             holder,
@@ -352,30 +352,39 @@ mod tests {
             report: None,
             basis,
         };
-        job.earlier = vec![earlier(1, ours, Basis::Handed), earlier(2, others, Basis::Claim)];
+        job.earlier = vec![earlier(1, ours, Basis::Assigned), earlier(2, others, Basis::Claim)];
         // In the order in which layout 1 has them, each as it was.
         let head = (&job.id, &job.spec, &job.digest, &job.slave, &job.requires, &job.start, &job.retry);
-        let state = (&job.created_at, job.state, &job.desired, job.rev, job.recalled);
+        let state = (&job.created_at, job.state, &job.desired, job.generation, job.recalled);
         let attempt = (job.attempt, job.last_attempt, job.holder, &job.report, job.heard_at);
         let was: Vec<_> = job.earlier.iter().map(|e| (e.attempt, e.holder, e.state, &e.report)).collect();
-        let tail = (&job.handed, &job.reason, job.flags, job.ended_at, job.revision, &job.events);
+        let tail = (&job.assigned, &job.reason, job.flags, job.ended_at, job.revision, &job.events);
         let old = wire::encode(&(head, state, attempt, was, tail));
         assert_eq!(read::<Job>(&record::seal(BEFORE_CLAIMS, &old)).unwrap(), job);
         assert_eq!(read::<Job>(&record::seal(SCHEMA, &wire::encode(&job))).unwrap(), job);
 
-        let conduct = Conduct { rev: WishRev(3), mode: Mode::Draining };
-        let machine =
-            Some((Activity::Ready, None::<JobId>, Some(Attention::Moved), None::<JobId>, false, conduct));
+        let operating_mode = OperatingMode { generation: Generation(3), mode: Mode::Draining };
+        let machine = Some((
+            Activity::Ready,
+            None::<JobId>,
+            Some(Attention::Moved),
+            None::<JobId>,
+            false,
+            operating_mode,
+        ));
         let who =
             (ours, "mill-3", "0.1.0", Enrolled::Yes, Some(StoreId([2; 16])), None::<BootId>, Session(9));
-        let offers = (vec!["mill"], BTreeMap::from([("bed", "large")]), 4_u16, conduct, machine);
+        let offers = (vec!["mill"], BTreeMap::from([("bed", "large")]), 4_u16, operating_mode, machine);
         let old = wire::encode(&(who, offers, Some(Time(5)), -3_i64, None::<Time>, 2_u32));
-        let desk: Desk = read(&record::seal(BEFORE_CLAIMS, &old)).unwrap();
-        assert_eq!((desk.name.as_str(), desk.session, desk.conduct), ("mill-3", Session(9), conduct));
-        assert_eq!((desk.settled_in, desk.receipts, desk.clock_offset_ms), (Epoch(0), 2, -3));
-        let machine = desk.machine.unwrap();
+        let slave: SlaveRecord = read(&record::seal(BEFORE_CLAIMS, &old)).unwrap();
+        assert_eq!(
+            (slave.name.as_str(), slave.session, slave.operating_mode),
+            ("mill-3", Session(9), operating_mode)
+        );
+        assert_eq!((slave.settled_in, slave.receipts, slave.clock_offset_ms), (Epoch(0), 2, -3));
+        let machine = slave.machine.unwrap();
         assert_eq!((machine.attention, machine.cause), (Some(Attention::Moved), None));
-        assert!(matches!(read::<Desk>(&record::seal(SCHEMA + 1, &old)), Err(Unreadable::Newer(_))));
+        assert!(matches!(read::<SlaveRecord>(&record::seal(SCHEMA + 1, &old)), Err(Unreadable::Newer(_))));
     }
 
     #[tokio::test]

@@ -133,7 +133,7 @@ async fn run_on(
         Err(error) => return Err(error.into()),
     };
     tracing::info!(
-        master = %state.node.id, epoch = state.node.epoch.0, jobs = state.book.jobs.len(), slaves = state.desks.len(),
+        master = %state.node.id, epoch = state.node.epoch.0, jobs = state.book.jobs.len(), slaves = state.slaves.len(),
         new = origin != Origin::Known, "recovered"
     );
 

@@ -43,9 +43,9 @@ pub fn first_from_master(message: &Message) -> Result<(), &'static str> {
         | Message::Report(_)
         | Message::Declined(_)
         | Message::Machine(_)
-        | Message::Want(_)
+        | Message::DesiredState(_)
         | Message::Forget(_)
-        | Message::Conduct(_)
+        | Message::OperatingMode(_)
         | Message::Ask(_)
         | Message::Answer(_)
         | Message::Ping

@@ -1,4 +1,4 @@
-//! Names of things: who is who, which hand-out of which job, which wish, which report.
+//! Names of things: who is who, which attempt of which job, which desired state, which report.
 //!
 //! Together they tell apart what a broken link makes look alike: a slave that was wiped, rolled back, cloned,
 //! rebooted or merely reconnected, and a master that is old, restored or simply restarted.
@@ -106,23 +106,23 @@ macro_rules! number {
 }
 
 number! {
-    /// Which hand-out of a job: raised by the master each time, and so the fence against an older one. 0: never
-    /// handed out.
+    /// Which attempt of a job: raised by the master each time, and so the fence against an older one. 0: never
+    /// assigned.
     Attempt(u32) up to limits::COUNT
 }
 number! {
-    /// Which wish of the master for a job; the highest is the newest.
-    WishRev(u32) up to limits::COUNT
+    /// Which desired state of the master for a job; the highest is the newest.
+    Generation(u32) up to limits::COUNT
 }
 
-/// How many wishes an epoch has room for before its numbers run into those of the next.
+/// How many desired states an epoch has room for before its numbers run into those of the next.
 const WISHES_PER_EPOCH: u32 = 1 << 16;
 
 /// The last epoch that has numbers of its own: the wire has room for 2³¹ − 1.
 const LAST_NUMBERED_EPOCH: u32 = 1 << 14;
 
-impl WishRev {
-    /// The number of a wish that a person utters in this epoch, after this one: newer than any that a master uttered before
+impl Generation {
+    /// The number of a desired state that a person utters in this epoch, after this one: newer than any that a master uttered before
     /// it was restored, even if it has forgotten how many those were.
     #[must_use]
     pub fn uttered(self, epoch: Epoch) -> Self {
@@ -130,7 +130,7 @@ impl WishRev {
         self.max(Self(before * WISHES_PER_EPOCH)).next()
     }
 
-    /// Whether a slave may have been told this wish by a master in this epoch that has forgotten it, and whose newest wish is
+    /// Whether a slave may have been told this desired state by a master in this epoch that has forgotten it, and whose newest desired state is
     /// `self`. It may have been told in a later epoch, if it has belonged to another master since and obeys this one again.
     pub fn may_be_followed_by(self, said: Self, epoch: Epoch) -> bool {
         let latest = epoch.0.saturating_add(limits::EPOCHS_AHEAD).min(LAST_NUMBERED_EPOCH);

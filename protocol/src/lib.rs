@@ -11,7 +11,7 @@
 //!   reconciliation and after a crash.
 //! * [`reconcile`]: what the master holds against what the slave holds: one verdict per job.
 //! * [`slave`]: the rules of the node at the machine.
-//! * [`master`]: the rules of the node that takes orders: the order book, and one desk per slave.
+//! * [`master`]: the rules of the node that takes orders: the order book, and one slave record per slave.
 //! * [`handshake`]: who may say what first, on a link that has just been made.
 //! * [`message`], [`spec`], [`id`], [`time`]: what they speak of. [`wire`]: as bytes. [`text`]: the sentences for people. [`limits`]: how much of it.
 

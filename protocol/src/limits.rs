@@ -4,8 +4,8 @@
 //! exceed it could stop a node from writing. So each message is looked at before it becomes an event.
 
 use crate::id::Commit;
-use crate::message::{Bond, Hello, MachineReport, Message, Reason, Record, Report};
-use crate::spec::{SPEC_BYTES, Want};
+use crate::message::{Hello, MachineReport, MasterBinding, Message, Reason, Record, Report};
+use crate::spec::{DesiredState, SPEC_BYTES};
 use crate::wire::Frame;
 
 /// A name, in bytes: what a slave's config allows.
@@ -14,7 +14,7 @@ pub const NAME_BYTES: usize = 63;
 /// The agent's version, in bytes.
 pub const AGENT_BYTES: usize = 64;
 
-/// All names of programs together, or all labels, in bytes: a slave's desk is one record of at most 64 KiB.
+/// All names of programs together, or all labels, in bytes: a slave's slave record is one record of at most 64 KiB.
 pub const LIST_BYTES: usize = 16 * 1024;
 
 /// Jobs that a slave holds, ended ones included.
@@ -29,7 +29,7 @@ pub const CAPACITY: u16 = 64;
 /// What a machine says kept it from beginning a job, in bytes: a slave keeps it, and sends it with each word on its machine.
 pub const CAUSE_BYTES: usize = 512;
 
-/// The highest attempt, wish, conduct or epoch, and ...
+/// The highest attempt, desired state, operating mode or epoch, and ...
 pub const COUNT: u32 = u32::MAX / 2;
 
 /// ... the highest commit number that is taken from a peer. Each is raised by one at a time and never comes near; a peer
@@ -46,9 +46,9 @@ pub const EPOCHS_AHEAD: u32 = 1000;
 /// The highest attempt and ...
 pub const ADOPTED_ATTEMPT: u32 = COUNT / 2;
 
-/// ... the highest wish of a job that a master takes up from a slave: what it counts on from there has room below [`COUNT`]. A wish
+/// ... the highest desired state of a job that a master takes up from a slave: what it counts on from there has room below [`COUNT`]. A desired state
 /// of the last numbered epoch is above half of that.
-pub const ADOPTED_REV: u32 = COUNT - COUNT / 4;
+pub const ADOPTED_GENERATION: u32 = COUNT - COUNT / 4;
 
 /// One record that a node writes, encoded, in bytes. A node whose record does not fit into its store stops for good, so
 /// nothing that a peer says may let one grow past this: the limits here are chosen so.
@@ -84,13 +84,17 @@ pub fn check(message: &Message) -> Result<(), &'static str> {
         Message::Declined(declined) => check_reason(&declined.reason),
         Message::Refuse(refuse) => check_text(&refuse.text),
         Message::Welcome(welcome) => {
-            check_bond(&welcome.bond)?;
-            check_count(welcome.conduct.rev.0)?;
-            welcome.rulings.iter().filter_map(|ruling| ruling.want.as_ref()).try_for_each(check_want)
+            check_binding(&welcome.binding)?;
+            check_count(welcome.operating_mode.generation.0)?;
+            welcome
+                .rulings
+                .iter()
+                .filter_map(|ruling| ruling.desired_state.as_ref())
+                .try_for_each(check_desired_state)
         }
         Message::Machine(machine) => check_machine(machine),
-        Message::Want(want) => check_want(want),
-        Message::Conduct(conduct) => check_count(conduct.rev.0),
+        Message::DesiredState(desired_state) => check_desired_state(desired_state),
+        Message::OperatingMode(operating_mode) => check_count(operating_mode.generation.0),
         Message::Challenge(challenge) => {
             if challenge.begun.len() > INCARNATIONS {
                 return Err("too many incarnations in a Challenge");
@@ -121,18 +125,18 @@ fn check_hello(hello: &Hello) -> Result<(), &'static str> {
     if programs > LIST_BYTES || labels > LIST_BYTES {
         return Err("too many programs or labels: 16 KiB of each are allowed");
     }
-    if hello.rows.len() > ROWS || hello.ring.len() > ROWS {
+    if hello.rows.len() > ROWS || hello.recent_outcomes.len() > ROWS {
         return Err("too many jobs in a Hello");
     }
-    hello.bond.iter().try_for_each(check_bond)?;
+    hello.binding.iter().try_for_each(check_binding)?;
     check_machine(&hello.machine)?;
-    let mut rows = hello.rows.iter().chain(&hello.ring);
-    rows.try_for_each(|row| check_count(row.attempt.0).and_then(|()| check_count(row.rev.0)))
+    let mut rows = hello.rows.iter().chain(&hello.recent_outcomes);
+    rows.try_for_each(|row| check_count(row.attempt.0).and_then(|()| check_count(row.generation.0)))
 }
 
-fn check_bond(bond: &Bond) -> Result<(), &'static str> {
-    check_commit(bond.commit)?;
-    check_count(bond.epoch.0)
+fn check_binding(binding: &MasterBinding) -> Result<(), &'static str> {
+    check_commit(binding.commit)?;
+    check_count(binding.epoch.0)
 }
 
 fn check_commit(commit: Commit) -> Result<(), &'static str> {
@@ -143,12 +147,12 @@ fn check_machine(machine: &MachineReport) -> Result<(), &'static str> {
     if machine.cause.as_ref().is_some_and(|cause| cause.len() > CAUSE_BYTES) {
         return Err("the cause of a machine's attention is too long");
     }
-    check_count(machine.conduct.rev.0)
+    check_count(machine.operating_mode.generation.0)
 }
 
-fn check_want(want: &Want) -> Result<(), &'static str> {
-    check_count(want.attempt.0)?;
-    check_count(want.rev.0)
+fn check_desired_state(desired_state: &DesiredState) -> Result<(), &'static str> {
+    check_count(desired_state.attempt.0)?;
+    check_count(desired_state.generation.0)
 }
 
 fn check_count(count: u32) -> Result<(), &'static str> {
@@ -167,7 +171,7 @@ fn check_report(report: &Report) -> Result<(), &'static str> {
         return Err("a slave does not say this of a job");
     }
     check_count(report.attempt.0)?;
-    check_count(report.rev.0)?;
+    check_count(report.generation.0)?;
     report.note.as_deref().map_or(Ok(()), check_text)?;
     report.reason.as_ref().map_or(Ok(()), check_reason)?;
     report.outcome.as_ref().map_or(Ok(()), |outcome| check_text(&outcome.text))

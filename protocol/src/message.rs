@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{
-    Attempt, BootId, Commit, Epoch, Incarnation, JobId, MasterId, ReportSeq, Run, Session, SlaveKey, StoreId,
-    WishRev,
+    Attempt, BootId, Commit, Epoch, Generation, Incarnation, JobId, MasterId, ReportSeq, Run, Session,
+    SlaveKey, StoreId,
 };
 use crate::job::State;
 use crate::reconcile::Verdict;
 use crate::slave::redial;
-use crate::spec::{Spec, StartRule, Want};
+use crate::spec::{DesiredState, Spec, StartRule};
 use crate::time::Time;
 
 /// The protocol's version: the one that this build speaks, and the oldest that it understands.
@@ -56,12 +56,12 @@ pub enum Message {
     Declined(Declined),
     /// Slave: the machine's condition.
     Machine(MachineReport),
-    /// Master: the whole wish for one job.
-    Want(Want),
+    /// Master: the whole desired state for one job.
+    DesiredState(DesiredState),
     /// Master: this ended job is on my disk.
     Forget(Forget),
     /// Master: how people want the slave to behave.
-    Conduct(Conduct),
+    OperatingMode(OperatingMode),
     /// Master: a question that needs its answer now.
     Ask(Ask),
     /// Slave: its answer.
@@ -103,7 +103,7 @@ pub struct Hello {
     /// The agent's version, for people.
     pub agent: String,
     /// The master that it belongs to, with what it has seen there; none before the first Welcome.
-    pub bond: Option<Bond>,
+    pub binding: Option<MasterBinding>,
     /// Proof that it may be enrolled: an enrolment token's text.
     pub token: Option<String>,
     /// Its database.
@@ -126,12 +126,12 @@ pub struct Hello {
     pub rows: Vec<Row>,
     /// Outcomes that it was told to forget, newest last: sent only to a master whose past is in doubt, since any
     /// other has them on its disk.
-    pub ring: Vec<Row>,
+    pub recent_outcomes: Vec<Row>,
 }
 
 /// Which master a slave belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Bond {
+pub struct MasterBinding {
     /// The master's database.
     pub master: MasterId,
     /// The highest epoch seen there.
@@ -151,9 +151,9 @@ pub struct Begun {
     pub at: Commit,
 }
 
-impl Bond {
-    /// Whether a master of the bond's epoch whose files hold this many commits and tell of these incarnations is behind what
-    /// the bond's owner has seen: its files were put back to an earlier state, even if it has counted on since then.
+impl MasterBinding {
+    /// Whether a master of the binding's epoch whose files hold this many commits and tell of these incarnations is behind what
+    /// the binding's owner has seen: its files were put back to an earlier state, even if it has counted on since then.
     pub fn is_ahead_of(&self, commit: Commit, begun: &[Begun]) -> bool {
         let known = begun.iter().position(|one| one.incarnation == self.incarnation);
         // An incarnation counts until the next one begins. One that is not told of was before all that are, or comes after
@@ -168,10 +168,10 @@ impl Bond {
 pub struct Row {
     /// Which job.
     pub job: JobId,
-    /// Which hand-out.
+    /// Which attempt.
     pub attempt: Attempt,
-    /// The newest wish that it knows.
-    pub rev: WishRev,
+    /// The newest desired state that it knows.
+    pub generation: Generation,
     /// Its newest report.
     pub seq: ReportSeq,
     /// What it is.
@@ -188,9 +188,9 @@ pub struct Welcome {
     /// The session that this answers.
     pub session: Session,
     /// The master that the slave belongs to from here.
-    pub bond: Bond,
+    pub binding: MasterBinding,
     /// How people want the slave to behave.
-    pub conduct: Conduct,
+    pub operating_mode: OperatingMode,
     /// One ruling per job in either view.
     pub rulings: Vec<Ruling>,
 }
@@ -200,14 +200,14 @@ pub struct Welcome {
 pub struct Ruling {
     /// Which job.
     pub job: JobId,
-    /// Which hand-out.
+    /// Which attempt.
     pub attempt: Attempt,
     /// What comes of it.
     pub verdict: Verdict,
     /// What the slave should tell in Settled.
     pub tell: Tell,
-    /// The newest wish, if the slave does not know it.
-    pub want: Option<Want>,
+    /// The newest desired state, if the slave does not know it.
+    pub desired_state: Option<DesiredState>,
 }
 
 /// How much of a job the master wants to hear.
@@ -217,7 +217,7 @@ pub enum Tell {
     Nothing,
     /// The report.
     Report,
-    /// The report, the work and the wish.
+    /// The report, the work and the desired state.
     Record,
 }
 
@@ -252,12 +252,12 @@ pub struct Settled {
 pub struct Report {
     /// Which job.
     pub job: JobId,
-    /// Which hand-out.
+    /// Which attempt.
     pub attempt: Attempt,
     /// Which beginning of it.
     pub run: Run,
-    /// The newest wish that it knows.
-    pub rev: WishRev,
+    /// The newest desired state that it knows.
+    pub generation: Generation,
     /// Orders the reports of one attempt.
     pub seq: ReportSeq,
     /// What it is.
@@ -272,8 +272,8 @@ pub struct Report {
     pub accepted_at: Time,
     /// When the machine began.
     pub started_at: Option<Time>,
-    /// Under which wish it began.
-    pub started_rev: Option<WishRev>,
+    /// Under which desired state it began.
+    pub started_generation: Option<Generation>,
     /// When it ended.
     pub ended_at: Option<Time>,
     /// How the machine's work ended, if the machine said so.
@@ -313,10 +313,10 @@ pub struct Record {
 pub struct Declined {
     /// Which job.
     pub job: JobId,
-    /// Which hand-out.
+    /// Which attempt.
     pub attempt: Attempt,
-    /// The wish that this answers; an older one than the newest settles nothing.
-    pub rev: WishRev,
+    /// The desired state that this answers; an older one than the newest settles nothing.
+    pub generation: Generation,
     /// Why.
     pub reason: Reason,
     /// It would not take it another time either.
@@ -328,7 +328,7 @@ pub struct Declined {
 pub struct Forget {
     /// Which job.
     pub job: JobId,
-    /// Which hand-out.
+    /// Which attempt.
     pub attempt: Attempt,
     /// The report that is on the disk; a newer one would not be forgotten.
     pub seq: ReportSeq,
@@ -336,9 +336,9 @@ pub struct Forget {
 
 /// How people want the slave to behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Conduct {
+pub struct OperatingMode {
     /// Orders the changes.
-    pub rev: WishRev,
+    pub generation: Generation,
     /// What people decided.
     pub mode: Mode,
 }
@@ -403,7 +403,7 @@ pub struct MachineReport {
     /// A person at the machine has locked remote starts out.
     pub local_lock: bool,
     /// The mode that the slave obeys.
-    pub conduct: Conduct,
+    pub operating_mode: OperatingMode,
     /// What the machine said, with [`Attention::MachineUnfit`].
     pub cause: Option<String>,
 }
@@ -556,7 +556,7 @@ impl WaitingFor {
 /// Who caused a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Source {
-    /// A wish of the master.
+    /// A desired state of the master.
     Remote,
     /// A person at the machine.
     Local,
@@ -597,7 +597,7 @@ impl Flags {
     pub const MISSED_START: Self = Self(1 << 5);
     /// It was interrupted and begun again.
     pub const INTERRUPTED: Self = Self(1 << 6);
-    /// A slave speaks of an attempt that the master, by all that it knows, has never handed to it.
+    /// A slave speaks of an attempt that the master, by all that it knows, has never assigned to it.
     pub const CLAIMED: Self = Self(1 << 7);
     /// It waited when the master was restored, and a slave may have done it in the time that is forgotten.
     pub const RESTORED: Self = Self(1 << 8);
@@ -766,7 +766,7 @@ pub enum Question {
     Log {
         /// Which job.
         job: JobId,
-        /// Which hand-out.
+        /// Which attempt.
         attempt: Attempt,
         /// Which beginning of it.
         run: Run,

@@ -6,10 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use self::DesiredKind::*;
 use self::Mine::*;
 use self::Store::*;
 use self::Theirs::*;
-use self::Wish::*;
 use crate::job::State;
 use crate::spec::{Desired, Gate, StartRule};
 use crate::time::Time;
@@ -66,9 +66,9 @@ pub enum Store {
     Ahead,
 }
 
-/// What the master wishes, as far as a verdict depends on it.
+/// What the master desired states, as far as a verdict depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Wish {
+pub enum DesiredKind {
     /// Run it when its rule allows, or keep it paused.
     Go,
     /// A person let it go: it may start now.
@@ -80,16 +80,16 @@ pub enum Wish {
     /// Give it back if unstarted.
     HandBack,
     /// A person has said how it ended.
-    Settle,
+    Resolve,
 }
 
-impl Wish {
-    /// What of a wish a verdict depends on.
+impl DesiredKind {
+    /// What of a desired state a verdict depends on.
     pub fn of(desired: Desired, start: &StartRule, now: Time) -> Self {
         match desired {
             Desired::Cancel(_) => End,
             Desired::Return => HandBack,
-            Desired::Resolve(_) => Settle,
+            Desired::Resolve(_) => Resolve,
             Desired::Run | Desired::Pause => {
                 if start.deadline.is_some_and(|deadline| deadline < now) {
                     TooLate
@@ -137,7 +137,7 @@ pub enum Verdict {
     Adopt,
     /// The master takes the outcome; when it is on disk, the slave forgets it.
     Forget,
-    /// The slave does not have it and owes nothing: the master may do with it what it wishes.
+    /// The slave does not have it and owes nothing: the master may do with it what it desired states.
     Release,
     /// The slave's memory is not trusted: nothing starts from it.
     Quarantine,
@@ -190,8 +190,8 @@ pub struct Line {
     pub theirs: &'static [Theirs],
     /// What is known of the slave's memory.
     pub store: &'static [Store],
-    /// What the master wishes.
-    pub wish: &'static [Wish],
+    /// What the master desired states.
+    pub desired: &'static [DesiredKind],
     /// What comes of it.
     pub verdict: Verdict,
 }
@@ -205,20 +205,20 @@ const ANY_MINE: &[Mine] = &[Unknown, Assigned, Unstarted, Started, Uncertain, En
 const PRESENT: &[Theirs] = &[Waiting, Working, Doubtful, Done, Remembered];
 const ANY_STORE: &[Store] = &[Trusted, Replaced, RolledBack, Ahead];
 const BELIEVED: &[Store] = &[Trusted, Replaced, Ahead];
-const ANY_WISH: &[Wish] = &[Go, Released, TooLate, End, HandBack, Settle];
+const ANY_DESIRED: &[DesiredKind] = &[Go, Released, TooLate, End, HandBack, Resolve];
 
 /// The disagreements and what comes of each. Every combination is answered by exactly one line; a test proves it.
 pub const TABLE: &[Line] = &[
     // The slave holds nothing of it.
-    line("nothing_to_settle", &[], &[Unknown], &[Absent], ANY_STORE, ANY_WISH, Verdict::Keep),
-    line("both_are_done", &["A8"], OVER, &[Absent], ANY_STORE, ANY_WISH, Verdict::Keep),
+    line("nothing_to_settle", &[], &[Unknown], &[Absent], ANY_STORE, ANY_DESIRED, Verdict::Keep),
+    line("both_are_done", &["A8"], OVER, &[Absent], ANY_STORE, ANY_DESIRED, Verdict::Keep),
     line(
         "the_offer_never_arrived",
         &["A1", "D1", "D7"],
         &[Assigned],
         &[Absent],
         &[Trusted, Ahead],
-        &[Go, Released, Settle],
+        &[Go, Released, Resolve],
         Verdict::Offer,
     ),
     line(
@@ -236,7 +236,7 @@ pub const TABLE: &[Line] = &[
         BEGUN_OR_WAITING,
         &[Absent],
         &[Trusted],
-        ANY_WISH,
+        ANY_DESIRED,
         Verdict::AskPerson,
     ),
     line(
@@ -245,21 +245,21 @@ pub const TABLE: &[Line] = &[
         BEGUN_OR_WAITING,
         &[Absent],
         &[Ahead],
-        ANY_WISH,
+        ANY_DESIRED,
         Verdict::Release,
     ),
-    line("a_person_was_asked", &["A5", "C1"], &[Uncertain], &[Absent], ANY_STORE, ANY_WISH, Verdict::Keep),
+    line("a_person_was_asked", &["A5", "C1"], &[Uncertain], &[Absent], ANY_STORE, ANY_DESIRED, Verdict::Keep),
     line(
         "the_memory_is_gone",
         &["C1", "C2", "C3"],
         UNANSWERED,
         &[Absent],
         &[Replaced, RolledBack],
-        ANY_WISH,
+        ANY_DESIRED,
         Verdict::AskPerson,
     ),
     // The slave's memory went back in time.
-    line("the_memory_is_old", &["C3"], ANY_MINE, PRESENT, &[RolledBack], ANY_WISH, Verdict::Quarantine),
+    line("the_memory_is_old", &["C3"], ANY_MINE, PRESENT, &[RolledBack], ANY_DESIRED, Verdict::Quarantine),
     // Both hold it.
     line(
         "it_waits_at_the_slave",
@@ -267,7 +267,7 @@ pub const TABLE: &[Line] = &[
         LIVE,
         &[Waiting],
         BELIEVED,
-        &[Go, TooLate, Settle],
+        &[Go, TooLate, Resolve],
         Verdict::Keep,
     ),
     line("its_start_was_released", &["A3", "B5"], LIVE, &[Waiting], BELIEVED, &[Released], Verdict::Start),
@@ -279,7 +279,7 @@ pub const TABLE: &[Line] = &[
         LIVE,
         &[Working],
         BELIEVED,
-        &[Go, Released, TooLate, HandBack, Settle],
+        &[Go, Released, TooLate, HandBack, Resolve],
         Verdict::Keep,
     ),
     line("it_was_canceled_and_runs", &["A11", "A13"], LIVE, &[Working], BELIEVED, &[End], Verdict::Cancel),
@@ -292,9 +292,17 @@ pub const TABLE: &[Line] = &[
         &[Go, Released, TooLate, End, HandBack],
         Verdict::AskPerson,
     ),
-    line("a_person_said_how_it_ended", &["A7", "C1"], LIVE, &[Doubtful], BELIEVED, &[Settle], Verdict::Keep),
-    line("it_ended", &["A8", "A9", "A10", "A19", "A20"], LIVE, &[Done], BELIEVED, ANY_WISH, Verdict::Forget),
-    line("it_ended_and_was_forgotten", &["D3"], LIVE, &[Remembered], BELIEVED, ANY_WISH, Verdict::Forget),
+    line("a_person_said_how_it_ended", &["A7", "C1"], LIVE, &[Doubtful], BELIEVED, &[Resolve], Verdict::Keep),
+    line(
+        "it_ended",
+        &["A8", "A9", "A10", "A19", "A20"],
+        LIVE,
+        &[Done],
+        BELIEVED,
+        ANY_DESIRED,
+        Verdict::Forget,
+    ),
+    line("it_ended_and_was_forgotten", &["D3"], LIVE, &[Remembered], BELIEVED, ANY_DESIRED, Verdict::Forget),
     // The master has ended it.
     line(
         "an_ended_attempt_is_not_alive",
@@ -302,7 +310,7 @@ pub const TABLE: &[Line] = &[
         &[Ended],
         &[Waiting, Working, Doubtful],
         BELIEVED,
-        ANY_WISH,
+        ANY_DESIRED,
         Verdict::Quarantine,
     ),
     line(
@@ -311,18 +319,26 @@ pub const TABLE: &[Line] = &[
         &[Ended],
         &[Done, Remembered],
         BELIEVED,
-        ANY_WISH,
+        ANY_DESIRED,
         Verdict::Forget,
     ),
-    // The slave's attempt was given up or handed to another slave.
-    line("an_older_attempt_waits", &["A13", "A14"], OLDER, &[Waiting], BELIEVED, ANY_WISH, Verdict::Cancel),
+    // The slave's attempt was given up or assigned to another slave.
+    line(
+        "an_older_attempt_waits",
+        &["A13", "A14"],
+        OLDER,
+        &[Waiting],
+        BELIEVED,
+        ANY_DESIRED,
+        Verdict::Cancel,
+    ),
     line(
         "an_older_attempt_runs",
         &["A13", "A15", "A16"],
         OLDER,
         &[Working, Doubtful],
         BELIEVED,
-        ANY_WISH,
+        ANY_DESIRED,
         Verdict::Keep,
     ),
     line(
@@ -331,7 +347,7 @@ pub const TABLE: &[Line] = &[
         OLDER,
         &[Done, Remembered],
         BELIEVED,
-        ANY_WISH,
+        ANY_DESIRED,
         Verdict::Forget,
     ),
     // The master has never heard of it.
@@ -341,7 +357,7 @@ pub const TABLE: &[Line] = &[
         &[Unknown],
         PRESENT,
         BELIEVED,
-        ANY_WISH,
+        ANY_DESIRED,
         Verdict::Adopt,
     ),
 ];
@@ -352,21 +368,21 @@ const fn line(
     mine: &'static [Mine],
     theirs: &'static [Theirs],
     store: &'static [Store],
-    wish: &'static [Wish],
+    desired: &'static [DesiredKind],
     verdict: Verdict,
 ) -> Line {
-    Line { name, cases, mine, theirs, store, wish, verdict }
+    Line { name, cases, mine, theirs, store, desired, verdict }
 }
 
 /// The line that answers a disagreement.
-pub fn judge(mine: Mine, theirs: Theirs, store: Store, wish: Wish) -> &'static Line {
+pub fn judge(mine: Mine, theirs: Theirs, store: Store, desired: DesiredKind) -> &'static Line {
     TABLE
         .iter()
         .find(|line| {
             line.mine.contains(&mine)
                 && line.theirs.contains(&theirs)
                 && line.store.contains(&store)
-                && line.wish.contains(&wish)
+                && line.desired.contains(&desired)
         })
         .expect("the table answers every combination: `every_combination_has_exactly_one_line`")
 }
@@ -380,18 +396,18 @@ mod tests {
         for &mine in ANY_MINE {
             for theirs in [Absent, Waiting, Working, Doubtful, Done, Remembered] {
                 for &store in ANY_STORE {
-                    for &wish in ANY_WISH {
+                    for &desired in ANY_DESIRED {
                         let names: Vec<_> = TABLE
                             .iter()
                             .filter(|line| {
                                 line.mine.contains(&mine)
                                     && line.theirs.contains(&theirs)
                                     && line.store.contains(&store)
-                                    && line.wish.contains(&wish)
+                                    && line.desired.contains(&desired)
                             })
                             .map(|line| line.name)
                             .collect();
-                        assert_eq!(names.len(), 1, "{mine:?} {theirs:?} {store:?} {wish:?}: {names:?}");
+                        assert_eq!(names.len(), 1, "{mine:?} {theirs:?} {store:?} {desired:?}: {names:?}");
                     }
                 }
             }

@@ -1,11 +1,11 @@
-//! What an order asks for: the work itself, which never changes, and the wish about it, which may.
+//! What an order asks for: the work itself, which never changes, and the desired state about it, which may.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-use crate::id::{Attempt, JobId, OrderId, WishRev};
+use crate::id::{Attempt, Generation, JobId, OrderId};
 use crate::job::{End, OnInterrupt};
 use crate::time::{Millis, Time};
 use crate::wire;
@@ -114,7 +114,7 @@ pub enum CancelMode {
     Now,
 }
 
-/// What the master wishes for a job. Newest revision wins; nothing is queued.
+/// What the master desired states for a job. Newest revision wins; nothing is queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Desired {
     /// Start it when its start rule allows, and let it run.
@@ -129,15 +129,15 @@ pub enum Desired {
     Resolve(End),
 }
 
-/// The master's whole wish for one job: to one job what Welcome is to all.
+/// The master's whole desired state for one job: to one job what Welcome is to all.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Want {
+pub struct DesiredState {
     /// Which job.
     pub job: JobId,
-    /// Which hand-out of it: a wish for another attempt has no force.
+    /// Which attempt of it: a desired state for another attempt has no force.
     pub attempt: Attempt,
-    /// Which wish.
-    pub rev: WishRev,
+    /// Which desired state.
+    pub generation: Generation,
     /// Pins the work.
     pub digest: SpecDigest,
     /// The work, when the slave is not known to hold it.

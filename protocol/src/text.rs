@@ -52,7 +52,9 @@ impl slave::Ignored {
         match self {
             Self::Job(why) => why.text(),
             Self::OtherSession => "it belongs to another session",
-            Self::MasterDoubted => "this master is older than what was seen before: a person has to confirm it there",
+            Self::MasterDoubted => {
+                "this master is older than what was seen before: a person has to confirm it there"
+            }
             Self::OlderGeneration => "a newer desired state is known",
             Self::OlderMode => "a newer operating mode is known",
             Self::NotEnded => "what has not ended is not forgotten",

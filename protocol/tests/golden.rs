@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use reloop_protocol::id::{
-    Attempt, BootId, Commit, Epoch, Incarnation, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey,
-    StoreId, WishRev,
+    Attempt, BootId, Commit, Epoch, Generation, Incarnation, JobId, MasterId, OrderId, ReportSeq, Run,
+    Session, SlaveKey, StoreId,
 };
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::message::*;
 use reloop_protocol::reconcile::Verdict;
-use reloop_protocol::spec::{CancelMode, Desired, Gate, Late, OnOverdue, Spec, StartRule, Want};
+use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate, Late, OnOverdue, Spec, StartRule};
 use reloop_protocol::time::{Millis, Time};
 use reloop_protocol::wire::{self, Frame, Signature, WireError};
 
@@ -45,7 +45,7 @@ fn report() -> Report {
         job: JOB,
         attempt: Attempt(2),
         run: Run(1),
-        rev: WishRev(3),
+        generation: Generation(3),
         seq: ReportSeq { start: 4, count: 300 },
         state: State::Failed,
         waiting_for: None,
@@ -53,7 +53,7 @@ fn report() -> Report {
         note: Some("roughing".to_owned()),
         accepted_at: NOON,
         started_at: Some(NOON),
-        started_rev: Some(WishRev(3)),
+        started_generation: Some(Generation(3)),
         ended_at: Some(Time(NOON.0 + 1)),
         outcome: Some(Outcome { exit_code: Some(-1), signal: None, text: "spindle".to_owned() }),
         reason: Some(Reason::new(ReasonCode::MachineFault, "spindle")),
@@ -69,16 +69,16 @@ fn machine() -> MachineReport {
         attention: Some(Attention::Fault),
         uncertain: None,
         local_lock: true,
-        conduct: Conduct { rev: WishRev(1), mode: Mode::Draining },
+        operating_mode: OperatingMode { generation: Generation(1), mode: Mode::Draining },
         cause: Some("the disk is full".to_owned()),
     }
 }
 
-fn want() -> Want {
-    Want {
+fn desired_state() -> DesiredState {
+    DesiredState {
         job: JOB,
         attempt: Attempt(2),
-        rev: WishRev(3),
+        generation: Generation(3),
         digest: spec().digest(),
         spec: Some(spec()),
         desired: Desired::Cancel(CancelMode::SafePoint),
@@ -86,8 +86,8 @@ fn want() -> Want {
     }
 }
 
-fn bond() -> Bond {
-    Bond {
+fn binding() -> MasterBinding {
+    MasterBinding {
         master: MasterId([3; 16]),
         epoch: Epoch(1),
         incarnation: Incarnation([10; 8]),
@@ -99,7 +99,7 @@ fn row() -> Row {
     Row {
         job: JOB,
         attempt: Attempt(2),
-        rev: WishRev(3),
+        generation: Generation(3),
         seq: ReportSeq { start: 4, count: 300 },
         state: State::Running,
         progress: Some(420),
@@ -110,7 +110,7 @@ fn declined() -> Declined {
     Declined {
         job: JOB,
         attempt: Attempt(2),
-        rev: WishRev(3),
+        generation: Generation(3),
         reason: Reason::new(ReasonCode::AtCapacity, "full"),
         for_good: false,
     }
@@ -122,7 +122,7 @@ fn hello() -> Hello {
         key: SlaveKey([4; 32]),
         name: "mill-3".to_owned(),
         agent: "0.1.0".to_owned(),
-        bond: Some(bond()),
+        binding: Some(binding()),
         token: Some("xenr1.secret".to_owned()),
         store: StoreId([5; 16]),
         boot: BootId([6; 16]),
@@ -133,7 +133,7 @@ fn hello() -> Hello {
         labels: BTreeMap::from([("material".to_owned(), "pla".to_owned())]),
         capacity: 4,
         rows: vec![row()],
-        ring: vec![row()],
+        recent_outcomes: vec![row()],
     }
 }
 
@@ -157,14 +157,14 @@ fn messages() -> Vec<(&'static str, Message)> {
             Message::Welcome(Welcome {
                 protocol: 1,
                 session: Session(9),
-                bond: bond(),
-                conduct: Conduct { rev: WishRev(1), mode: Mode::Production },
+                binding: binding(),
+                operating_mode: OperatingMode { generation: Generation(1), mode: Mode::Production },
                 rulings: vec![Ruling {
                     job: JOB,
                     attempt: Attempt(2),
                     verdict: Verdict::Cancel,
                     tell: Tell::Report,
-                    want: Some(want()),
+                    desired_state: Some(desired_state()),
                 }],
             }),
         ),
@@ -189,10 +189,14 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("report", Message::Report(report())),
         ("declined", Message::Declined(declined())),
         ("machine", Message::Machine(machine())),
-        ("want", Message::Want(want())),
+        ("want", Message::DesiredState(desired_state())),
         (
             "want.resolve",
-            Message::Want(Want { spec: None, desired: Desired::Resolve(End::Stopped), ..want() }),
+            Message::DesiredState(DesiredState {
+                spec: None,
+                desired: Desired::Resolve(End::Stopped),
+                ..desired_state()
+            }),
         ),
         (
             "forget",
@@ -202,7 +206,10 @@ fn messages() -> Vec<(&'static str, Message)> {
                 seq: ReportSeq { start: 4, count: 300 },
             }),
         ),
-        ("conduct", Message::Conduct(Conduct { rev: WishRev(7), mode: Mode::Maintenance })),
+        (
+            "conduct",
+            Message::OperatingMode(OperatingMode { generation: Generation(7), mode: Mode::Maintenance }),
+        ),
         ("ask.ready", Message::Ask(Ask { id: 1, question: Question::Ready { unloading: JOB } })),
         ("ask.clear", Message::Ask(Ask { id: 2, question: Question::Clear { attention: Attention::Moved } })),
         (
@@ -235,7 +242,9 @@ fn messages() -> Vec<(&'static str, Message)> {
 fn frame(name: &str, message: Message) -> Frame {
     let signature = (name == "hello").then_some(Signature([8; 32], [9; 32]));
     let commit = match &message {
-        Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) => Commit(70_001),
+        Message::DesiredState(_) | Message::Forget(_) | Message::OperatingMode(_) | Message::Ask(_) => {
+            Commit(70_001)
+        }
         Message::Challenge(_) | Message::Welcome(_) | Message::Refuse(_) => Commit(70_000),
         Message::Hello(_)
         | Message::Settled(_)
@@ -323,7 +332,7 @@ fn the_words_of_each_list_keep_their_numbers() {
 fn a_row_of_a_hello_takes_at_most_64_bytes() {
     let largest = Row {
         attempt: Attempt(u32::MAX),
-        rev: WishRev(u32::MAX),
+        generation: Generation(u32::MAX),
         seq: ReportSeq { start: u32::MAX, count: u32::MAX },
         progress: Some(1000),
         ..row()

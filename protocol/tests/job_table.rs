@@ -8,7 +8,7 @@ use reloop_protocol::job::{End, Event, OnInterrupt, State, Transition, next};
 fn events() -> Vec<Event> {
     use Event::*;
     let mut events = vec![
-        Bound,
+        AttemptAssigned,
         GivenBack,
         Withdrawn,
         WindowClosed,

@@ -4,19 +4,20 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use reloop_protocol::id::{
-    Attempt, BootId, Commit, Epoch, Incarnation, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey,
-    StoreId, WishRev,
+    Attempt, BootId, Commit, Epoch, Generation, Incarnation, JobId, MasterId, OrderId, ReportSeq, Run,
+    Session, SlaveKey, StoreId,
 };
 use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::limits::{self, TEXT_BYTES};
 use reloop_protocol::master::{Basis, Earlier, Job, JobEvent, Order, Retry};
 use reloop_protocol::message::{
-    Activity, Bond, CloseCode, Conduct, Declined, Flags, Hello, MachineReport, Message, Mode, Outcome,
-    Reason, ReasonCode, Record, Refuse, Report, Row, Ruling, Settled, Source, Tell, Versions, Welcome,
+    Activity, CloseCode, Declined, Flags, Hello, MachineReport, MasterBinding, Message, Mode, OperatingMode,
+    Outcome, Reason, ReasonCode, Record, Refuse, Report, Row, Ruling, Settled, Source, Tell, Versions,
+    Welcome,
 };
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave;
-use reloop_protocol::spec::{Desired, OnOverdue, SPEC_BYTES, Spec, StartRule, Want};
+use reloop_protocol::spec::{Desired, DesiredState, OnOverdue, SPEC_BYTES, Spec, StartRule};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire;
 
@@ -29,7 +30,7 @@ fn report(text: usize) -> Report {
         job: JobId([1; 16]),
         attempt: Attempt(limits::COUNT),
         run: Run(u32::MAX),
-        rev: WishRev(limits::COUNT),
+        generation: Generation(limits::COUNT),
         seq: ReportSeq { start: u32::MAX, count: u32::MAX },
         state: State::Failed,
         waiting_for: None,
@@ -37,7 +38,7 @@ fn report(text: usize) -> Report {
         note: Some(text.clone()),
         accepted_at: Time(i64::MAX),
         started_at: Some(Time(i64::MAX)),
-        started_rev: Some(WishRev(u32::MAX)),
+        started_generation: Some(Generation(u32::MAX)),
         ended_at: Some(Time(i64::MAX)),
         outcome: Some(Outcome { exit_code: Some(i32::MIN), signal: Some(i32::MAX), text: text.clone() }),
         reason: Some(Reason::new(ReasonCode::MachineFault, text)),
@@ -106,24 +107,24 @@ fn settled() -> Settled {
     Settled { session: Session(1), reports: vec![], records: vec![], declined: vec![], machine: machine(0) }
 }
 
-fn machine(rev: u32) -> MachineReport {
+fn machine(generation: u32) -> MachineReport {
     MachineReport {
         activity: Activity::Idle,
         unloading: None,
         attention: None,
         uncertain: None,
         local_lock: false,
-        conduct: conduct(rev),
+        operating_mode: operating_mode(generation),
         cause: None,
     }
 }
 
-fn conduct(rev: u32) -> Conduct {
-    Conduct { rev: WishRev(rev), mode: Mode::Production }
+fn operating_mode(generation: u32) -> OperatingMode {
+    OperatingMode { generation: Generation(generation), mode: Mode::Production }
 }
 
-fn bond(epoch: u32, commit: u64) -> Bond {
-    Bond {
+fn binding(epoch: u32, commit: u64) -> MasterBinding {
+    MasterBinding {
         master: MasterId([3; 16]),
         epoch: Epoch(epoch),
         incarnation: Incarnation::default(),
@@ -131,11 +132,11 @@ fn bond(epoch: u32, commit: u64) -> Bond {
     }
 }
 
-fn row(attempt: u32, rev: u32) -> Row {
+fn row(attempt: u32, generation: u32) -> Row {
     Row {
         job: JobId([1; 16]),
         attempt: Attempt(attempt),
-        rev: WishRev(rev),
+        generation: Generation(generation),
         seq: ReportSeq { start: 1, count: 1 },
         state: State::Running,
         progress: None,
@@ -148,7 +149,7 @@ fn hello() -> Hello {
         key: SlaveKey([4; 32]),
         name: "mill-3".to_owned(),
         agent: "0.1.0".to_owned(),
-        bond: None,
+        binding: None,
         token: None,
         store: StoreId([5; 16]),
         boot: BootId([6; 16]),
@@ -159,7 +160,7 @@ fn hello() -> Hello {
         labels: BTreeMap::new(),
         capacity: 4,
         rows: vec![],
-        ring: vec![],
+        recent_outcomes: vec![],
     }
 }
 
@@ -187,17 +188,17 @@ fn declined(text: usize) -> Declined {
     Declined {
         job: JobId([1; 16]),
         attempt: Attempt(1),
-        rev: WishRev(1),
+        generation: Generation(1),
         reason: Reason::new(ReasonCode::AtCapacity, "x".repeat(text)),
         for_good: false,
     }
 }
 
-fn want(attempt: u32, rev: u32) -> Want {
-    Want {
+fn desired_state(attempt: u32, generation: u32) -> DesiredState {
+    DesiredState {
         job: JobId([1; 16]),
         attempt: Attempt(attempt),
-        rev: WishRev(rev),
+        generation: Generation(generation),
         digest: spec(1).digest(),
         spec: None,
         desired: Desired::Run,
@@ -205,15 +206,21 @@ fn want(attempt: u32, rev: u32) -> Want {
     }
 }
 
-fn welcome(bond: Bond, conduct: Conduct, want: Want) -> Message {
+fn welcome(binding: MasterBinding, operating_mode: OperatingMode, desired_state: DesiredState) -> Message {
     let ruling = Ruling {
-        job: want.job,
-        attempt: want.attempt,
+        job: desired_state.job,
+        attempt: desired_state.attempt,
         verdict: Verdict::Cancel,
         tell: Tell::Nothing,
-        want: Some(want),
+        desired_state: Some(desired_state),
     };
-    Message::Welcome(Welcome { protocol: 1, session: Session(1), bond, conduct, rulings: vec![ruling] })
+    Message::Welcome(Welcome {
+        protocol: 1,
+        session: Session(1),
+        binding,
+        operating_mode,
+        rulings: vec![ruling],
+    })
 }
 
 /// What a message says at most, one by one: given 0 it says just as much as it may, given 1 a little more.
@@ -236,13 +243,15 @@ const MOST: [Most; 33] = [
         hello_with(|hello| hello.labels = BTreeMap::from([("a".to_owned(), value), ("b".to_owned(), second)]))
     }),
     ("rows", |more| hello_with(|hello| hello.rows = vec![row(1, 1); limits::ROWS + more])),
-    ("ring", |more| hello_with(|hello| hello.ring = vec![row(1, 1); limits::ROWS + more])),
+    ("ring", |more| hello_with(|hello| hello.recent_outcomes = vec![row(1, 1); limits::ROWS + more])),
     ("a row's attempt", |more| hello_with(|hello| hello.rows = vec![row(count(more), 1)])),
     ("a row's wish", |more| hello_with(|hello| hello.rows = vec![row(1, count(more))])),
-    ("an attempt of the ring", |more| hello_with(|hello| hello.ring = vec![row(count(more), 1)])),
-    ("a wish of the ring", |more| hello_with(|hello| hello.ring = vec![row(1, count(more))])),
-    ("a bond's epoch", |more| hello_with(|hello| hello.bond = Some(bond(count(more), 1)))),
-    ("a bond's commit", |more| hello_with(|hello| hello.bond = Some(bond(1, limits::COMMITS + more as u64)))),
+    ("an attempt of the ring", |more| hello_with(|hello| hello.recent_outcomes = vec![row(count(more), 1)])),
+    ("a wish of the ring", |more| hello_with(|hello| hello.recent_outcomes = vec![row(1, count(more))])),
+    ("a bond's epoch", |more| hello_with(|hello| hello.binding = Some(binding(count(more), 1)))),
+    ("a bond's commit", |more| {
+        hello_with(|hello| hello.binding = Some(binding(1, limits::COMMITS + more as u64)))
+    }),
     ("a hello's conduct", |more| hello_with(|hello| hello.machine = machine(count(more)))),
     ("settled reports", |more| settled_with(|one| one.reports = vec![report(1); 3 * limits::ROWS + more])),
     ("settled jobs of all kinds", |more| {
@@ -266,15 +275,15 @@ const MOST: [Most; 33] = [
         let text = "x".repeat(TEXT_BYTES + more);
         Message::Refuse(Refuse { code: CloseCode::NotEnrolled, text, retry_after_ms: None })
     }),
-    ("a welcome's epoch", |more| welcome(bond(count(more), 1), conduct(1), want(1, 1))),
-    ("a welcome's conduct", |more| welcome(bond(1, 1), conduct(count(more)), want(1, 1))),
-    ("a welcome's wish", |more| welcome(bond(1, 1), conduct(1), want(1, count(more)))),
+    ("a welcome's epoch", |more| welcome(binding(count(more), 1), operating_mode(1), desired_state(1, 1))),
+    ("a welcome's conduct", |more| welcome(binding(1, 1), operating_mode(count(more)), desired_state(1, 1))),
+    ("a welcome's wish", |more| welcome(binding(1, 1), operating_mode(1), desired_state(1, count(more)))),
     ("a machine's conduct", |more| Message::Machine(machine(count(more)))),
-    ("a conduct", |more| Message::Conduct(conduct(count(more)))),
-    ("a wish", |more| Message::Want(want(1, count(more)))),
-    ("a wish's attempt", |more| Message::Want(want(count(more), 1))),
+    ("a conduct", |more| Message::OperatingMode(operating_mode(count(more)))),
+    ("a wish", |more| Message::DesiredState(desired_state(1, count(more)))),
+    ("a wish's attempt", |more| Message::DesiredState(desired_state(count(more), 1))),
     ("a report's attempt", |more| Message::Report(Report { attempt: Attempt(count(more)), ..report(1) })),
-    ("a report's wish", |more| Message::Report(Report { rev: WishRev(count(more)), ..report(1) })),
+    ("a report's wish", |more| Message::Report(Report { generation: Generation(count(more)), ..report(1) })),
     ("a report's note", |more| {
         Message::Report(Report { note: Some("x".repeat(TEXT_BYTES + more)), ..report(1) })
     }),
@@ -334,5 +343,5 @@ fn the_limits_are_those_that_the_protocol_states() {
     assert_eq!(wire::MAX_MESSAGE, 262_144);
     assert_eq!(wire::MAX_HANDSHAKE, 65_536);
     assert_eq!(slave::HELD_BYTES, 131_072);
-    assert_eq!(slave::RING_BYTES, 65_536);
+    assert_eq!(slave::RECENT_OUTCOMES_BYTES, 65_536);
 }

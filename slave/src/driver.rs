@@ -16,7 +16,7 @@ use reloop_protocol::id::{Commit, JobId, Session};
 use reloop_protocol::job::End;
 use reloop_protocol::message::{Answer, CloseCode, Message, Outcome, Reason, ReasonCode, Reply};
 use reloop_protocol::slave::{self, Ended, Fact, Link, LinkId, Local, Now, Probed, RunKey, Slave};
-use reloop_protocol::spec::{Spec, Want};
+use reloop_protocol::spec::{DesiredState, Spec};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame};
 use tokio::sync::{oneshot, watch};
@@ -208,10 +208,10 @@ impl Driver {
 
     /// Which of the offers in a message this slave's programs cannot do.
     fn unfit(&self, message: &Message) -> BTreeMap<JobId, Reason> {
-        let wants: Vec<&Want> = match message {
-            Message::Want(want) => vec![want],
+        let wants: Vec<&DesiredState> = match message {
+            Message::DesiredState(desired_state) => vec![desired_state],
             Message::Welcome(welcome) => {
-                welcome.rulings.iter().filter_map(|ruling| ruling.want.as_ref()).collect()
+                welcome.rulings.iter().filter_map(|ruling| ruling.desired_state.as_ref()).collect()
             }
             Message::Challenge(_)
             | Message::Hello(_)
@@ -221,17 +221,21 @@ impl Driver {
             | Message::Declined(_)
             | Message::Machine(_)
             | Message::Forget(_)
-            | Message::Conduct(_)
+            | Message::OperatingMode(_)
             | Message::Ask(_)
             | Message::Answer(_)
             | Message::Ping
             | Message::Pong => vec![],
         };
-        let reason = |want: &Want| {
-            let spec = want.spec.as_ref()?;
-            let key = machine::RunKey { job: want.job, attempt: want.attempt, run: Default::default() };
+        let reason = |desired_state: &DesiredState| {
+            let spec = desired_state.spec.as_ref()?;
+            let key = machine::RunKey {
+                job: desired_state.job,
+                attempt: desired_state.attempt,
+                run: Default::default(),
+            };
             let rejection = self.machines().check(&work(key, spec)).err()?;
-            Some((want.job, reason_of(&rejection)))
+            Some((desired_state.job, reason_of(&rejection)))
         };
         wants.into_iter().filter_map(reason).collect()
     }
@@ -251,7 +255,7 @@ impl Driver {
             },
             machine::Fact::Paused => Fact::Paused,
             machine::Fact::Resumed => Fact::Resumed,
-            // The rules know: they wished it.
+            // The rules know: they wanted it.
             machine::Fact::Stopping => return (vec![], vec![]),
             machine::Fact::Ended(ended) => Fact::Ended(ended_of(ended)),
             machine::Fact::Rejected(rejection) => Fact::StartRejected(reason_of(&rejection)),
@@ -577,7 +581,7 @@ fn told_effects(effects: &[slave::Effect]) -> String {
                 "Hello {{ link: {}, session: {session}, rows: {:?}, ring: {} }}",
                 link.0,
                 hello.rows,
-                hello.ring.len()
+                hello.recent_outcomes.len()
             )
         }
         effect => format!("{effect:?}"),

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `node` | about itself |
 //! | `job/` id | a job that it holds |
-//! | `ring/` number | an outcome that it was told to forget, oldest first |
+//! | `recent_outcomes/` number | an outcome that it was told to forget, oldest first |
 //! | `unreadable/` time `/` key | a record that could not be read, as it was |
 //!
 //! An unreadable record is an ordinary start state: it is set aside, and the rules are told of the damage.
@@ -14,8 +14,8 @@ use std::collections::BTreeSet;
 use reloop_node::record::{self, RecordError};
 use reloop_node::store::{Entry, Op, Store, StoreError};
 use reloop_protocol::id::{Commit, Epoch, Incarnation, JobId, MasterId, Session, StoreId};
-use reloop_protocol::message::{Attention, Bond, Conduct, Report, Source};
-use reloop_protocol::slave::{Damage, Job, Node, RING, RunState, Sync, Write};
+use reloop_protocol::message::{Attention, MasterBinding, OperatingMode, Report, Source};
+use reloop_protocol::slave::{Damage, Job, Node, RECENT_OUTCOMES, RunState, Sync, Write};
 use reloop_protocol::spec::{CancelMode, Desired, Spec, SpecDigest, StartRule};
 use reloop_protocol::wire::{self, WireError};
 use serde::de::DeserializeOwned;
@@ -77,10 +77,12 @@ pub fn ops(write: &Write, ops: &mut Vec<Op>) {
         Write::Job(id, Some(job)) => ops.push(put(job_key(*id), &**job)),
         Write::Job(id, None) => ops.push(Op::Delete { key: job_key(*id) }),
         // One value each: together they could be more than the store takes in one.
-        Write::Ring(ring) => ops.extend((0..RING).map(|index| match ring.get(index) {
-            Some(record) => put(ring_key(index), record),
-            None => Op::Delete { key: ring_key(index) },
-        })),
+        Write::RecentOutcomes(recent_outcomes) => {
+            ops.extend((0..RECENT_OUTCOMES).map(|index| match recent_outcomes.get(index) {
+                Some(record) => put(ring_key(index), record),
+                None => Op::Delete { key: ring_key(index) },
+            }))
+        }
     }
 }
 
@@ -101,7 +103,7 @@ pub fn load(store: &Store, now_ms: i64) -> Result<Loaded, LoadError> {
 /// # Errors
 /// They belong to a newer program.
 pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadError> {
-    let (mut node, mut jobs, mut ring) = (None::<Node>, Vec::new(), Vec::new());
+    let (mut node, mut jobs, mut recent_outcomes) = (None::<Node>, Vec::new(), Vec::new());
     let mut unreadable = BTreeSet::new();
     for (key, value) in &entries {
         let found = if key == NODE {
@@ -109,7 +111,7 @@ pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadEr
         } else if let Some(id) = key.strip_prefix(JOB) {
             read_job(id, value).map(|job| jobs.push(job))
         } else {
-            read(value).map(|record| ring.push(record))
+            read(value).map(|record| recent_outcomes.push(record))
         };
         match found {
             Ok(()) => {}
@@ -132,7 +134,7 @@ pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadEr
         entries.retain(|(key, _)| unreadable.contains(key));
     }
     let jobs = jobs.into_iter().map(|job| Write::Job(job.report.job, Some(Box::new(job))));
-    let all = node.map(Write::Node).into_iter().chain([Write::Ring(ring)]).chain(jobs);
+    let all = node.map(Write::Node).into_iter().chain([Write::RecentOutcomes(recent_outcomes)]).chain(jobs);
     let records = if damage.is_total() { Vec::new() } else { all.collect() };
     Ok(Loaded { records, damage, set_aside: set_aside(&entries, now_ms) })
 }
@@ -166,18 +168,18 @@ struct NodeBeforeRuns {
     store: StoreId,
     starts: u32,
     session: Session,
-    bond: Option<BondBeforeRuns>,
+    binding: Option<BindingBeforeRuns>,
     sync: Option<Sync>,
     fingerprint: Option<[u8; 16]>,
     unloading: Option<JobId>,
     attention: Option<Attention>,
     local_lock: bool,
-    conduct: Conduct,
+    operating_mode: OperatingMode,
 }
 
-/// A [`Bond`] in the layout [`BEFORE_RUNS`].
+/// A [`MasterBinding`] in the layout [`BEFORE_RUNS`].
 #[derive(Debug, Serialize, Deserialize)]
-struct BondBeforeRuns {
+struct BindingBeforeRuns {
     master: MasterId,
     epoch: Epoch,
     commit: Commit,
@@ -185,15 +187,15 @@ struct BondBeforeRuns {
 
 impl From<NodeBeforeRuns> for Node {
     fn from(node: NodeBeforeRuns) -> Self {
-        let bond = node.bond.map(|bond| Bond {
-            master: bond.master,
-            epoch: bond.epoch,
+        let binding = node.binding.map(|binding| MasterBinding {
+            master: binding.master,
+            epoch: binding.epoch,
             // Not known: it counts as one from before all that the master tells of.
             incarnation: Incarnation::default(),
-            commit: bond.commit,
+            commit: binding.commit,
         });
         Self {
-            bond,
+            binding,
             store: node.store,
             starts: node.starts,
             session: node.session,
@@ -202,7 +204,7 @@ impl From<NodeBeforeRuns> for Node {
             unloading: node.unloading,
             attention: node.attention,
             local_lock: node.local_lock,
-            conduct: node.conduct,
+            operating_mode: node.operating_mode,
             cause: None,
         }
     }
@@ -282,15 +284,15 @@ mod tests {
     use std::sync::mpsc;
 
     use reloop_node::store::Options;
-    use reloop_protocol::id::{Attempt, BootId, OrderId, Session, SlaveKey, StoreId, WishRev};
+    use reloop_protocol::id::{Attempt, BootId, Generation, OrderId, Session, SlaveKey, StoreId};
     use reloop_protocol::job::State;
     use reloop_protocol::message::{
-        Attention, Bond, Challenge, Conduct, Message, Mode, PROTOCOL, Record, Welcome,
+        Attention, Challenge, MasterBinding, Message, Mode, OperatingMode, PROTOCOL, Record, Welcome,
     };
     use reloop_protocol::slave::{
         AfterFailure, Event, LinkId, Now, Release, Settings, Slave, durable, recover, step,
     };
-    use reloop_protocol::spec::{Desired, Spec, StartRule, Want};
+    use reloop_protocol::spec::{Desired, DesiredState, Spec, StartRule};
     use reloop_protocol::time::Time;
 
     use super::*;
@@ -335,7 +337,7 @@ mod tests {
             message,
             unfit: BTreeMap::new(),
         };
-        let bond = Bond {
+        let binding = MasterBinding {
             master: reloop_protocol::id::MasterId([2; 16]),
             epoch: Default::default(),
             incarnation: Default::default(),
@@ -352,9 +354,9 @@ mod tests {
             Event::LinkOpened { link, token: None },
             received(Message::Challenge(Challenge {
                 protocol: PROTOCOL,
-                master: bond.master,
-                epoch: bond.epoch,
-                commit: bond.commit,
+                master: binding.master,
+                epoch: binding.epoch,
+                commit: binding.commit,
                 begun: vec![],
                 nonce: [0; 32],
                 time: Time(1000),
@@ -362,8 +364,8 @@ mod tests {
             received(Message::Welcome(Welcome {
                 protocol: 1,
                 session,
-                bond,
-                conduct: Conduct { rev: WishRev(0), mode: Mode::Production },
+                binding,
+                operating_mode: OperatingMode { generation: Generation(0), mode: Mode::Production },
                 rulings: vec![],
             })),
         ];
@@ -377,10 +379,10 @@ mod tests {
                 on_overdue: Default::default(),
                 on_interrupt: Default::default(),
             };
-            received(Message::Want(Want {
+            received(Message::DesiredState(DesiredState {
                 job: JobId::from_parts(number, 1),
                 attempt: Attempt(1),
-                rev: WishRev(1),
+                generation: Generation(1),
                 digest: spec.digest(),
                 spec: Some(spec),
                 desired: Desired::Run,
@@ -417,11 +419,11 @@ mod tests {
         let record =
             |job: &Job| Record { spec: job.spec.clone(), start: job.start, report: job.report.clone() };
         let all: Vec<Record> = state.jobs.values().map(record).collect();
-        for ring in [all.clone(), all[1..].to_vec()] {
+        for recent_outcomes in [all.clone(), all[1..].to_vec()] {
             let mut writes = Vec::new();
-            ops(&Write::Ring(ring.clone()), &mut writes);
+            ops(&Write::RecentOutcomes(recent_outcomes.clone()), &mut writes);
             commit(&store, writes);
-            state.ring = ring.into();
+            state.recent_outcomes = recent_outcomes.into();
             let loaded = load(&store, 5).unwrap();
             assert_eq!(loaded.set_aside, []);
             assert_eq!(durable(&recovered(loaded.records)), durable(&state));
@@ -518,11 +520,11 @@ mod tests {
         };
         let value = record::seal(BEFORE_RUNS, &wire::encode(&before));
         let node = &state.node;
-        let bond = node.bond.map(|bond| (bond.master, bond.epoch, bond.commit));
-        assert!(bond.is_some());
+        let binding = node.binding.map(|binding| (binding.master, binding.epoch, binding.commit));
+        assert!(binding.is_some());
         let old = wire::encode(&(
-            (node.store, node.starts, node.session, bond, node.sync, node.fingerprint),
-            (node.unloading, node.attention, node.local_lock, node.conduct),
+            (node.store, node.starts, node.session, binding, node.sync, node.fingerprint),
+            (node.unloading, node.attention, node.local_lock, node.operating_mode),
         ));
         let node = record::seal(BEFORE_RUNS, &old);
         commit(
@@ -540,8 +542,11 @@ mod tests {
             stopping: Some(CancelMode::Now),
             stop_decided: Some(Source::Local),
         };
-        let bond = state.node.bond.map(|bond| Bond { incarnation: Incarnation::default(), ..bond });
-        assert_eq!(found.node, Node { bond, cause: None, ..state.node.clone() });
+        let binding = state
+            .node
+            .binding
+            .map(|binding| MasterBinding { incarnation: Incarnation::default(), ..binding });
+        assert_eq!(found.node, Node { binding, cause: None, ..state.node.clone() });
         let expected =
             Job { report, due: true, window_met: true, interruptions: 1, run, ..found.jobs[id].clone() };
         assert_eq!(found.jobs[id], expected);

@@ -97,9 +97,9 @@ pub struct JobStatus {
     pub params: BTreeMap<String, String>,
     /// What it is.
     pub state: String,
-    /// What the master wishes.
+    /// What the master desired states.
     pub desired: String,
-    /// Which hand-out.
+    /// Which attempt.
     pub attempt: u32,
     /// Which beginning of that.
     pub run: u32,
@@ -165,7 +165,7 @@ impl Status {
         };
         let machine = slave::machine_report(state);
         let (source, offset_ms) = match state.node.sync {
-            Some(sync) if Some(sync.boot) == state.fresh.boot => {
+            Some(sync) if Some(sync.boot) == state.volatile.boot => {
                 let elapsed = i64::try_from(now.boot_ms.saturating_sub(sync.boot_ms)).unwrap_or(i64::MAX);
                 ("master", Some(sync.master.0.saturating_add(elapsed).saturating_sub(now.wall.0)))
             }
@@ -180,8 +180,8 @@ impl Status {
             link: LinkStatus {
                 state: link.to_owned(),
                 url: url.to_owned(),
-                master: state.node.bond.map(|bond| bond.master.to_string()),
-                epoch: state.node.bond.map(|bond| bond.epoch.0),
+                master: state.node.binding.map(|binding| binding.master.to_string()),
+                epoch: state.node.binding.map(|binding| binding.epoch.0),
                 session: state.node.session.0,
                 doubtful,
                 last_heard_at: last_heard.map(rfc3339),
@@ -189,7 +189,7 @@ impl Status {
             },
             machine: MachineStatus {
                 activity: machine.activity.name().to_owned(),
-                mode: machine.conduct.mode.name().to_owned(),
+                mode: machine.operating_mode.mode.name().to_owned(),
                 unloading: machine.unloading.map(|job| job.to_string()),
                 attention: machine.attention.map(|attention| attention.name().to_owned()),
                 attention_text: machine.attention_text(),
@@ -201,7 +201,7 @@ impl Status {
                 NextStatus { at, why: why.text().to_owned() }
             }),
             jobs: state.jobs.values().map(JobStatus::of).collect(),
-            remembered: state.ring.len(),
+            remembered: state.recent_outcomes.len(),
             clock: ClockStatus { source: source.to_owned(), offset_ms },
             store: StoreStatus { healthy: store.is_ok(), text: store.err().map(|error| error.to_string()) },
         }

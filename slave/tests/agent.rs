@@ -12,14 +12,15 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use reloop_node::link::wall_ms;
 use reloop_protocol::id::{
-    Attempt, Commit, Epoch, Incarnation, JobId, MasterId, OrderId, ReportSeq, Run, Session, SlaveKey, WishRev,
+    Attempt, Commit, Epoch, Generation, Incarnation, JobId, MasterId, OrderId, ReportSeq, Run, Session,
+    SlaveKey,
 };
 use reloop_protocol::job::State;
 use reloop_protocol::message::{
-    Answer, Ask, Bond, Challenge, CloseCode, Conduct, Forget, Hello, Message, Mode, PROTOCOL, Question,
-    ReasonCode, Refuse, Reply, Report, Ruling, Settled, Welcome,
+    Answer, Ask, Challenge, CloseCode, Forget, Hello, MasterBinding, Message, Mode, OperatingMode, PROTOCOL,
+    Question, ReasonCode, Refuse, Reply, Report, Ruling, Settled, Welcome,
 };
-use reloop_protocol::spec::{CancelMode, Desired, Spec, StartRule, Want};
+use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Spec, StartRule};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, SUBPROTOCOL, Signature};
 use reloop_slave::local;
@@ -247,13 +248,13 @@ impl Master {
         link.send(Message::Welcome(Welcome {
             protocol: 1,
             session: link.session,
-            bond: Bond {
+            binding: MasterBinding {
                 master: MASTER,
                 epoch: Epoch(1),
                 incarnation: Incarnation::default(),
                 commit: Commit(1),
             },
-            conduct: Conduct { rev: WishRev(0), mode: Mode::Production },
+            operating_mode: OperatingMode { generation: Generation(0), mode: Mode::Production },
             rulings,
         }))
         .await;
@@ -352,7 +353,7 @@ fn job(number: u64) -> JobId {
     JobId::from_parts(number, 1)
 }
 
-fn want(id: JobId, program: &str, params: &[(&str, &str)], start: StartRule) -> Want {
+fn desired_state(id: JobId, program: &str, params: &[(&str, &str)], start: StartRule) -> DesiredState {
     let params = params.iter().map(|(name, value)| (name.to_string(), value.to_string()));
     let spec = Spec {
         order: OrderId::from_parts(1, 1),
@@ -364,10 +365,10 @@ fn want(id: JobId, program: &str, params: &[(&str, &str)], start: StartRule) -> 
         on_interrupt: Default::default(),
     };
     let digest = spec.digest();
-    Want {
+    DesiredState {
         job: id,
         attempt: Attempt(1),
-        rev: WishRev(1),
+        generation: Generation(1),
         digest,
         spec: Some(spec),
         desired: Desired::Run,
@@ -375,12 +376,17 @@ fn want(id: JobId, program: &str, params: &[(&str, &str)], start: StartRule) -> 
     }
 }
 
-fn bake(id: JobId, seconds: &str) -> Want {
-    want(id, "bake", &[("seconds", seconds)], StartRule::default())
+fn bake(id: JobId, seconds: &str) -> DesiredState {
+    desired_state(id, "bake", &[("seconds", seconds)], StartRule::default())
 }
 
-fn wish(want: &Want, rev: u32, desired: Desired) -> Message {
-    Message::Want(Want { rev: WishRev(rev), spec: None, desired, ..want.clone() })
+fn set_desired(desired_state: &DesiredState, generation: u32, desired: Desired) -> Message {
+    Message::DesiredState(DesiredState {
+        generation: Generation(generation),
+        spec: None,
+        desired,
+        ..desired_state.clone()
+    })
 }
 
 /// How many runs the simulated machine remembers, dismissed or not.
@@ -400,12 +406,12 @@ async fn an_offered_job_is_taken_runs_and_is_forgotten_once_its_outcome_is_told(
     let mut master = Master::new().await;
     let agent = Agent::started(&master.url());
     let (mut link, hello, settled) = master.live(vec![]).await;
-    assert_eq!((hello.name.as_str(), hello.bond, hello.token), ("mill-3", None, None));
+    assert_eq!((hello.name.as_str(), hello.binding, hello.token), ("mill-3", None, None));
     assert_eq!((hello.programs, hello.capacity), (vec!["bake".to_owned(), "say".to_owned()], 4));
     assert_eq!((hello.rows, settled.reports, settled.declined), (vec![], vec![], vec![]));
     assert_eq!(hello.machine.attention, None, "a new slave needs nobody");
 
-    link.send(Message::Want(bake(job(1), "0.2"))).await;
+    link.send(Message::DesiredState(bake(job(1), "0.2"))).await;
     let mut seen = vec![];
     let report = link.report(State::Succeeded, &mut seen).await;
     assert_eq!(seen, [State::Starting, State::Running, State::Succeeded]);
@@ -429,7 +435,7 @@ async fn a_job_that_comes_due_offline_begins_whatever_the_agent_is_asked_at_that
     let (mut link, ..) = master.live(vec![]).await;
     for number in 1..=3 {
         let soon = StartRule { not_before: Some(Time(wall_ms() + AHEAD_MS + 700)), ..StartRule::default() };
-        link.send(Message::Want(want(job(number), "bake", &[("seconds", "0")], soon))).await;
+        link.send(Message::DesiredState(desired_state(job(number), "bake", &[("seconds", "0")], soon))).await;
         link.report(State::Accepted, &mut vec![]).await;
     }
     drop((link, master));
@@ -456,7 +462,7 @@ async fn what_was_accepted_is_on_disk() {
     let mut agent = Agent::started(&master.url());
     let (mut link, first, _) = master.live(vec![]).await;
     let later = StartRule { not_before: Some(Time(wall_ms() + 3_600_000)), ..StartRule::default() };
-    link.send(Message::Want(want(job(1), "bake", &[], later))).await;
+    link.send(Message::DesiredState(desired_state(job(1), "bake", &[], later))).await;
     let report = link.report(State::Accepted, &mut vec![]).await;
     agent.kill();
     agent.start();
@@ -473,19 +479,19 @@ async fn a_link_that_drops_changes_nothing_about_a_running_job() {
     let mut master = Master::new().await;
     let agent = Agent::started(&master.url());
     let (mut link, first, _) = master.live(vec![]).await;
-    let want = bake(job(1), "3600");
-    link.send(Message::Want(want.clone())).await;
+    let desired_state = bake(job(1), "3600");
+    link.send(Message::DesiredState(desired_state.clone())).await;
     let report = link.report(State::Running, &mut vec![]).await;
     drop(link);
     let (mut link, second, _) = master.live(vec![]).await;
     assert!(second.session > first.session);
     let [row] = second.rows[..] else { panic!("{:?}", second.rows) };
-    assert_eq!((row.job, row.state, row.rev), (job(1), State::Running, WishRev(1)));
+    assert_eq!((row.job, row.state, row.generation), (job(1), State::Running, Generation(1)));
     assert!(row.seq >= report.seq);
     assert_eq!(bakes(&agent), 1, "it was begun once");
-    link.send(wish(&want, 2, Desired::Cancel(CancelMode::Now))).await;
+    link.send(set_desired(&desired_state, 2, Desired::Cancel(CancelMode::Now))).await;
     let report = link.report(State::Canceled, &mut vec![]).await;
-    assert_eq!((report.run.0, report.rev), (1, WishRev(2)));
+    assert_eq!((report.run.0, report.generation), (1, Generation(2)));
 }
 
 #[tokio::test]
@@ -493,7 +499,7 @@ async fn the_end_of_the_agent_is_not_the_end_of_the_job() {
     let mut master = Master::new().await;
     let mut agent = Agent::started(&master.url());
     let (mut link, ..) = master.live(vec![]).await;
-    link.send(Message::Want(bake(job(1), "3600"))).await;
+    link.send(Message::DesiredState(bake(job(1), "3600"))).await;
     link.report(State::Running, &mut vec![]).await;
     assert_eq!(agent.says(&["run"]).await.0, 74, "a second agent on the same state does not start");
     let (ended, code) = tokio::join!(agent.stop(), link.close_code());
@@ -515,16 +521,16 @@ async fn what_the_programs_cannot_do_is_declined_for_good_and_output_is_answered
     let _agent = Agent::started(&master.url());
     let (mut link, ..) = master.live(vec![]).await;
     let rule = StartRule::default();
-    for (number, want, code) in [
-        (1, want(job(1), "fly", &[], rule), ReasonCode::UnknownProgram),
-        (2, want(job(2), "say", &[("word", "NO; rm")], rule), ReasonCode::BadParams),
-        (3, want(job(3), "say", &[("word", &"x".repeat(40_000))], rule), ReasonCode::BadParams),
+    for (number, desired_state, code) in [
+        (1, desired_state(job(1), "fly", &[], rule), ReasonCode::UnknownProgram),
+        (2, desired_state(job(2), "say", &[("word", "NO; rm")], rule), ReasonCode::BadParams),
+        (3, desired_state(job(3), "say", &[("word", &"x".repeat(40_000))], rule), ReasonCode::BadParams),
     ] {
-        link.send(Message::Want(want)).await;
+        link.send(Message::DesiredState(desired_state)).await;
         let Message::Declined(declined) = link.next().await else { panic!("not declined") };
         assert_eq!((declined.job, declined.reason.code, declined.for_good), (job(number), code, true));
     }
-    link.send(Message::Want(want(job(4), "say", &[("word", "hello")], rule))).await;
+    link.send(Message::DesiredState(desired_state(job(4), "say", &[("word", "hello")], rule))).await;
     link.report(State::Succeeded, &mut vec![]).await;
     // Held or not: the machine keeps it for longer.
     link.send(Message::Forget(Forget {
@@ -549,12 +555,12 @@ async fn people_at_the_machine_need_no_link() {
     let mut master = Master::new().await;
     let agent = Agent::started(&master.url());
     let (mut link, ..) = master.live(vec![]).await;
-    link.send(Message::Want(bake(job(1), "3600"))).await;
+    link.send(Message::DesiredState(bake(job(1), "3600"))).await;
     link.report(State::Running, &mut vec![]).await;
     assert_eq!(agent.status().await["next"], Value::Null, "nothing comes by itself");
     let mut deferred = bake(job(2), "1");
     deferred.start.not_before = Some(Time(4_102_444_800_000));
-    link.send(Message::Want(deferred)).await;
+    link.send(Message::DesiredState(deferred)).await;
     link.report(State::Accepted, &mut vec![]).await;
     drop((link, master));
     let status = agent.status_until("the link is down", |status| status["link"]["state"] == "offline").await;
@@ -639,7 +645,7 @@ async fn a_refused_slave_tries_on_and_is_taken_in_with_a_token() {
     drop(link);
     let (_link, hello, _) = master.live(vec![]).await;
     assert_eq!(hello.token, None);
-    assert_eq!(hello.bond.map(|bond| bond.master), Some(MASTER));
+    assert_eq!(hello.binding.map(|binding| binding.master), Some(MASTER));
     agent.kill();
     let log = fs::read_to_string(agent.dir.path().join("log")).unwrap();
     assert!(log.contains("step") && !log.contains("a-token"), "a token is never logged");
@@ -683,7 +689,7 @@ async fn a_store_that_fails_ends_the_link_and_the_agent_but_not_the_job() {
     let mut master = Master::new().await;
     let mut agent = Agent::started(&master.url());
     let (mut link, ..) = master.live(vec![]).await;
-    link.send(Message::Want(bake(job(1), "3600"))).await;
+    link.send(Message::DesiredState(bake(job(1), "3600"))).await;
     link.report(State::Running, &mut vec![]).await;
     let nothing = Rlimit { current: Some(0), maximum: None };
     prlimit(Some(agent.pid()), Resource::Fsize, nothing).unwrap();

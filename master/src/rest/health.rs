@@ -54,8 +54,8 @@ pub(super) async fn metrics(State(state): State<RestState>) -> Result<Response, 
         let jobs: BTreeMap<JobState, usize> =
             JobState::ALL.into_iter().map(|job_state| (job_state, state.book.count(job_state))).collect();
         let mut slaves: BTreeMap<(&'static str, Mode), u64> = BTreeMap::new();
-        for desk in state.desks.values() {
-            *slaves.entry((view::link(desk), desk.conduct.mode)).or_default() += 1;
+        for slave in state.slaves.values() {
+            *slaves.entry((view::link(slave), slave.operating_mode.mode)).or_default() += 1;
         }
         (jobs, slaves, state.doubters(), master::count_needs(state, now))
     });

@@ -118,7 +118,7 @@ async fn live(
         let takes = |job: &Job| before.is_none_or(|before| job.id < before) && filter.takes(job);
         // The loop does nothing else meanwhile: what waits for a slave is passed over where a slave or another state is meant.
         if filter.slave.is_some() || !filter.states.contains(&JobState::Queued) {
-            return jobs.handed().rev().filter(|job| takes(job)).take(limit + 1).cloned().collect();
+            return jobs.assigned().rev().filter(|job| takes(job)).take(limit + 1).cloned().collect();
         }
         let jobs = jobs.newest_first(before).filter(|job| takes(job));
         jobs.take(limit + 1).map(Cow::into_owned).collect()

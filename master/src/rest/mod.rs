@@ -164,7 +164,7 @@ impl RestState {
         let heard = self.handle.last_heard(key);
         let slave = self
             .handle
-            .read(move |state, _| state.desks.get(&key).map(|desk| view::slave(state, desk, heard)));
+            .read(move |state, _| state.slaves.get(&key).map(|slave| view::slave(state, slave, heard)));
         slave.await.map_err(|why| self.unavailable(why))
     }
 }

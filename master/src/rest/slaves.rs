@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use reloop_protocol::id::SlaveKey;
-use reloop_protocol::master::{Answer, Delivery, Desk, Enrolled, SlaveCommand};
+use reloop_protocol::master::{Answer, Delivery, Enrolled, SlaveCommand, SlaveRecord};
 use reloop_protocol::message::{Mode, Reply};
 use serde::Serialize;
 use serde_json::Value;
@@ -25,30 +25,30 @@ pub(super) enum Prefer {
 
 /// The slave of a name or of a key's fingerprint.
 pub(super) async fn find(state: &RestState, name: String, prefer: Prefer) -> Result<SlaveKey, Problem> {
-    let found = state.handle.read(move |state, _| choose(state.desks.values(), &name, prefer)).await;
+    let found = state.handle.read(move |state, _| choose(state.slaves.values(), &name, prefer)).await;
     found.map_err(|why| state.unavailable(why))?
 }
 
 fn choose<'a>(
-    desks: impl Iterator<Item = &'a Desk>,
+    slaves: impl Iterator<Item = &'a SlaveRecord>,
     name: &str,
     prefer: Prefer,
 ) -> Result<SlaveKey, Problem> {
-    let rank = |desk: &Desk| match (desk.enrolled, prefer) {
+    let rank = |slave: &SlaveRecord| match (slave.enrolled, prefer) {
         (Enrolled::Yes, Prefer::Enrolled) | (Enrolled::Pending, Prefer::Pending) => 0,
         (Enrolled::Yes, Prefer::Pending) | (Enrolled::Pending, Prefer::Enrolled) => 1,
         (Enrolled::Revoked, _) => 2,
     };
-    let mut named: Vec<&Desk> = Vec::new();
-    for desk in desks {
-        if desk.key.fingerprint() == name {
-            return Ok(desk.key);
+    let mut named: Vec<&SlaveRecord> = Vec::new();
+    for slave in slaves {
+        if slave.key.fingerprint() == name {
+            return Ok(slave.key);
         }
-        if desk.name == name {
-            named.push(desk);
+        if slave.name == name {
+            named.push(slave);
         }
     }
-    named.sort_by_key(|desk| rank(desk));
+    named.sort_by_key(|slave| rank(slave));
     match named.as_slice() {
         [] => Err(Problem::not_found(format!("there is no slave {name:?}: /v1/slaves lists them"))),
         [first, second, ..] if rank(first) == rank(second) => {
@@ -71,14 +71,15 @@ pub(super) async fn list(
     query.end()?;
     let handle = state.handle.clone();
     let slaves = state.handle.read(move |state, _| {
-        let mut desks: Vec<&Desk> = state.desks.values().collect();
-        desks.sort_by_cached_key(|desk| place(desk));
-        let desks = desks
+        let mut slaves: Vec<&SlaveRecord> = state.slaves.values().collect();
+        slaves.sort_by_cached_key(|slave| place(slave));
+        let slaves = slaves
             .into_iter()
-            .filter(|desk| after.as_ref().is_none_or(|after| place(desk) > *after))
-            .filter(|desk| wanted_link.as_ref().is_none_or(|link| view::link(desk) == link))
-            .filter(|desk| wanted_mode.as_ref().is_none_or(|mode| desk.conduct.mode.name() == mode));
-        let views = desks.map(|desk| (place(desk), view::slave(state, desk, handle.last_heard(desk.key))));
+            .filter(|slave| after.as_ref().is_none_or(|after| place(slave) > *after))
+            .filter(|slave| wanted_link.as_ref().is_none_or(|link| view::link(slave) == link))
+            .filter(|slave| wanted_mode.as_ref().is_none_or(|mode| slave.operating_mode.mode.name() == mode));
+        let views =
+            slaves.map(|slave| (place(slave), view::slave(state, slave, handle.last_heard(slave.key))));
         views.take(limit + 1).collect::<Vec<_>>()
     });
     let slaves = slaves.await.map_err(|why| state.unavailable(why))?;
@@ -87,8 +88,8 @@ pub(super) async fn list(
 }
 
 /// By name, and one name by key.
-fn place(desk: &Desk) -> String {
-    format!("{} {}", desk.name, desk.key.fingerprint())
+fn place(slave: &SlaveRecord) -> String {
+    format!("{} {}", slave.name, slave.key.fingerprint())
 }
 
 pub(super) async fn show(

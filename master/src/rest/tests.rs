@@ -8,10 +8,10 @@ use futures_util::StreamExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use reloop_node::store::{Options, Store};
-use reloop_protocol::id::{Attempt, Epoch, MasterId, ReportSeq, Run, Session, StoreId, WishRev};
+use reloop_protocol::id::{Attempt, Epoch, Generation, MasterId, ReportSeq, Run, Session, StoreId};
 use reloop_protocol::job::State as JobState;
-use reloop_protocol::master::{self, Desk, DeskLink, Enrolled, Enrollment, Settings, Write};
-use reloop_protocol::message::{Activity, Conduct, Flags, MachineReport, Mode, Report, Source};
+use reloop_protocol::master::{self, Enrolled, Enrollment, Settings, SlaveLink, SlaveRecord, Write};
+use reloop_protocol::message::{Activity, Flags, MachineReport, Mode, OperatingMode, Report, Source};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -122,8 +122,8 @@ impl Master {
     }
 }
 
-fn mill() -> Desk {
-    Desk {
+fn mill() -> SlaveRecord {
+    SlaveRecord {
         key: MILL,
         name: "mill-3".to_owned(),
         agent: "0.1.0".to_owned(),
@@ -135,22 +135,22 @@ fn mill() -> Desk {
         programs: vec!["mill".to_owned()],
         labels: BTreeMap::from([("material".to_owned(), "pla".to_owned())]),
         capacity: 4,
-        conduct: Conduct { rev: WishRev(1), mode: Mode::Production },
+        operating_mode: OperatingMode { generation: Generation(1), mode: Mode::Production },
         machine: Some(MachineReport {
             activity: Activity::Running,
             unloading: None,
             attention: None,
             local_lock: false,
             uncertain: None,
-            conduct: Conduct { rev: WishRev(1), mode: Mode::Production },
+            operating_mode: OperatingMode { generation: Generation(1), mode: Mode::Production },
             cause: None,
         }),
         last_contact: Some(Time(1_700_000_100_000)),
         clock_offset_ms: -3,
         cloned_at: None,
         receipts: 0,
-        link: DeskLink::Down,
-        balked: false,
+        link: SlaveLink::Down,
+        declining: false,
         doubts: false,
     }
 }
@@ -170,7 +170,7 @@ fn away(state: JobState) -> (JobId, Vec<Write>) {
         job: id,
         attempt: Attempt(1),
         run: Run(1),
-        rev: WishRev(1),
+        generation: Generation(1),
         seq: ReportSeq { start: 1, count: 4 },
         state,
         waiting_for: None,
@@ -178,14 +178,14 @@ fn away(state: JobState) -> (JobId, Vec<Write>) {
         note: Some("layer 3".to_owned()),
         accepted_at: Time(1_700_000_010_000),
         started_at: Some(Time(1_700_000_020_000)),
-        started_rev: Some(WishRev(1)),
+        started_generation: Some(Generation(1)),
         ended_at: None,
         outcome: None,
         reason: None,
         flags: Flags::default(),
         source: Source::Machine,
     });
-    (id, vec![Write::Order(Box::new(order)), Write::Desk(Box::new(mill())), Write::Job(Box::new(job))])
+    (id, vec![Write::Order(Box::new(order)), Write::Slave(Box::new(mill())), Write::Job(Box::new(job))])
 }
 
 /// A value has exactly the fields of its schema, and of the right types.
@@ -493,11 +493,11 @@ async fn a_slave_shows_its_axes_and_what_people_decide() {
 #[tokio::test]
 async fn a_name_that_two_newcomers_carry_approves_neither() {
     let newcomer = |first: u8| {
-        let mut desk = mill();
-        desk.key = SlaveKey([first; 32]);
-        desk.enrolled = Enrolled::Pending;
-        desk.store = None;
-        Write::Desk(Box::new(desk))
+        let mut slave = mill();
+        slave.key = SlaveKey([first; 32]);
+        slave.enrolled = Enrolled::Pending;
+        slave.store = None;
+        Write::Slave(Box::new(slave))
     };
     let master = Master::start(vec![newcomer(1), newcomer(2)]).await;
     let refused = master.post("/v1/slaves/mill-3/approve", json!({})).await;

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use reloop_protocol::id::SlaveKey;
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
-    self, Basis, Desk, Earlier, Enrolled, Explanation, Job, JobEvent, Master, Needed, Order, Receipt, Subject,
+    self, Basis, Earlier, Enrolled, Explanation, Job, JobEvent, Master, Needed, Order, Receipt, SlaveRecord,
+    Subject,
 };
 use reloop_protocol::message::{Activity, Mode, Outcome, Reason};
 use reloop_protocol::spec::{CancelMode, Desired, Gate, StartRule};
@@ -66,15 +67,15 @@ pub(super) fn keys<'a>(jobs: impl IntoIterator<Item = &'a Job>) -> Vec<SlaveKey>
 
 /// What the master knows of these slaves.
 pub(super) fn holders(state: &Master, keys: &[SlaveKey]) -> Holders {
-    let desks = keys.iter().filter_map(|key| state.desks.get(key));
-    desks
-        .map(|desk| {
+    let slaves = keys.iter().filter_map(|key| state.slaves.get(key));
+    slaves
+        .map(|slave| {
             let holder = Holder {
-                name: desk.name.clone(),
-                live: desk.live().is_some(),
-                last_contact: desk.last_contact,
+                name: slave.name.clone(),
+                live: slave.live().is_some(),
+                last_contact: slave.last_contact,
             };
-            (desk.key, holder)
+            (slave.key, holder)
         })
         .collect()
 }
@@ -117,7 +118,7 @@ impl From<&Outcome> for OutcomeView {
     }
 }
 
-/// Another hand-out of the job.
+/// Another attempt of the job.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct EarlierView {
     attempt: u32,
@@ -305,7 +306,9 @@ pub(super) struct WhyNotView {
 
 /// Why a job has not started, with the slaves' names.
 pub(super) fn explanation(state: &Master, job: &Job, explanation: Explanation) -> ExplanationView {
-    let name = |key| state.desks.get(&key).map_or_else(|| key.fingerprint(), |desk: &Desk| desk.name.clone());
+    let name = |key| {
+        state.slaves.get(&key).map_or_else(|| key.fingerprint(), |slave: &SlaveRecord| slave.name.clone())
+    };
     let slaves = explanation.slaves.into_iter();
     ExplanationView {
         job: job.id.to_string(),
@@ -422,19 +425,20 @@ pub(super) struct SlaveView {
 }
 
 /// A slave as a client sees it; `heard` is when it was last heard by this process.
-pub(super) fn slave(state: &Master, desk: &Desk, heard: Option<Time>) -> SlaveView {
-    let live = desk.live().is_some();
-    let machine = desk.machine.as_ref();
-    let last_contact = heard.max(desk.last_contact);
+pub(super) fn slave(state: &Master, slave: &SlaveRecord, heard: Option<Time>) -> SlaveView {
+    let live = slave.live().is_some();
+    let machine = slave.machine.as_ref();
+    let last_contact = heard.max(slave.last_contact);
     SlaveView {
-        name: desk.name.clone(),
-        key: desk.key.fingerprint(),
-        link: link(desk),
-        mode: desk.conduct.mode.name(),
-        mode_pending: machine.is_none_or(|machine| machine.conduct.rev < desk.conduct.rev),
-        activity: activity(desk).name(),
-        status: status(desk),
-        enrolled: match desk.enrolled {
+        name: slave.name.clone(),
+        key: slave.key.fingerprint(),
+        link: link(slave),
+        mode: slave.operating_mode.mode.name(),
+        mode_pending: machine
+            .is_none_or(|machine| machine.operating_mode.generation < slave.operating_mode.generation),
+        activity: activity(slave).name(),
+        status: status(slave),
+        enrolled: match slave.enrolled {
             Enrolled::Yes => "yes",
             Enrolled::Pending => "pending",
             Enrolled::Revoked => "revoked",
@@ -446,49 +450,49 @@ pub(super) fn slave(state: &Master, desk: &Desk, heard: Option<Time>) -> SlaveVi
         unloading: machine.and_then(|machine| machine.unloading).map(|job| job.to_string()),
         uncertain: machine.and_then(|machine| machine.uncertain).map(|job| job.to_string()),
         local_lock: machine.is_some_and(|machine| machine.local_lock),
-        cloned: desk.cloned_at.is_some(),
-        doubts: desk.doubts,
+        cloned: slave.cloned_at.is_some(),
+        doubts: slave.doubts,
         last_contact_at: last_contact.map(time),
         last_contact_at_least: last_contact.is_some() && !live && heard.is_none(),
-        session: desk.session.0,
-        programs: desk.programs.clone(),
-        labels: desk.labels.clone(),
-        capacity: desk.capacity,
-        jobs: state.book.held_by(desk.key).map(|job| job.id.to_string()).collect(),
-        clock_offset_ms: desk.clock_offset_ms,
-        agent_version: desk.agent.clone(),
+        session: slave.session.0,
+        programs: slave.programs.clone(),
+        labels: slave.labels.clone(),
+        capacity: slave.capacity,
+        jobs: state.book.held_by(slave.key).map(|job| job.id.to_string()).collect(),
+        clock_offset_ms: slave.clock_offset_ms,
+        agent_version: slave.agent.clone(),
     }
 }
 
 /// The link's axis.
-pub(super) fn link(desk: &Desk) -> &'static str {
-    if desk.live().is_some() {
+pub(super) fn link(slave: &SlaveRecord) -> &'static str {
+    if slave.live().is_some() {
         "online"
-    } else if desk.store.is_none() {
+    } else if slave.store.is_none() {
         "never"
     } else {
         "offline"
     }
 }
 
-fn activity(desk: &Desk) -> Activity {
-    desk.machine.as_ref().map_or(Activity::Unknown, |machine| machine.activity)
+fn activity(slave: &SlaveRecord) -> Activity {
+    slave.machine.as_ref().map_or(Activity::Unknown, |machine| machine.activity)
 }
 
 /// One word for displays. What keeps a machine from work goes before what it does, and that its word may be old goes
 /// before that word.
-pub(super) fn status(desk: &Desk) -> &'static str {
-    let machine = desk.machine.as_ref();
+pub(super) fn status(slave: &SlaveRecord) -> &'static str {
+    let machine = slave.machine.as_ref();
     let needs_person =
         machine.is_some_and(|machine| machine.attention.is_some() || machine.uncertain.is_some());
-    match (desk.conduct.mode, activity(desk)) {
+    match (slave.operating_mode.mode, activity(slave)) {
         (Mode::Quarantined, _) => "quarantined",
         (Mode::Disabled, _) => "disabled",
         (Mode::Maintenance, _) => "maintenance",
-        _ if desk.live().is_none() => "offline",
+        _ if slave.live().is_none() => "offline",
         (_, Activity::Fault) => "fault",
         (_, Activity::Attention) => "attention",
-        _ if needs_person || desk.cloned_at.is_some() => "attention",
+        _ if needs_person || slave.cloned_at.is_some() => "attention",
         (_, Activity::MachineOff) => "machine_off",
         (_, Activity::Unloading) => "unloading",
         (_, Activity::Paused) => "paused",
@@ -512,8 +516,8 @@ pub(super) const LINKS: [&str; 3] = ["online", "offline", "never"];
 pub(super) fn counts(state: &Master, now: Time) -> CountsView {
     let unended = State::ALL.into_iter().filter(|state| !state.is_ended());
     let mut slaves: BTreeMap<_, usize> = LINKS.into_iter().map(|link| (link, 0)).collect();
-    for desk in state.desks.values().filter(|desk| desk.enrolled != Enrolled::Revoked) {
-        *slaves.entry(link(desk)).or_default() += 1;
+    for slave in state.slaves.values().filter(|slave| slave.enrolled != Enrolled::Revoked) {
+        *slaves.entry(link(slave)).or_default() += 1;
     }
     CountsView {
         jobs: unended.map(|job_state| (job_state.name(), state.book.count(job_state))).collect(),
@@ -537,11 +541,11 @@ pub(super) struct NeedView {
 
 /// Something that needs a person, with its slave's name.
 pub(super) fn need(state: &Master, needed: Needed) -> NeedView {
-    let slave = needed.slave.and_then(|key| state.desks.get(&key));
+    let slave = needed.slave.and_then(|key| state.slaves.get(&key));
     NeedView {
         need: needed.need.name(),
-        slave: slave.map(|desk| desk.name.clone()),
-        slave_key: slave.map(|desk| desk.key.fingerprint()),
+        slave: slave.map(|slave| slave.name.clone()),
+        slave_key: slave.map(|slave| slave.key.fingerprint()),
         job: match needed.subject {
             Subject::Slave(_) => None,
             Subject::Job(id) => Some(id.to_string()),

@@ -32,7 +32,7 @@ pub enum OnInterrupt {
 pub enum Event {
     // At the master: decisions of people and of the book.
     /// The book gave it to a slave, under a new attempt.
-    Bound,
+    AttemptAssigned,
     /// The slave does not hold it and will not: declined, handed back, or never reached.
     GivenBack,
     /// It was canceled where no slave holds it.
@@ -53,7 +53,7 @@ pub enum Event {
     // At the slave: facts of its disk and of its machine.
     /// It went to the slave's disk.
     Taken,
-    /// Somebody wished it away before it started.
+    /// Somebody wanted it away before it started.
     Dropped,
     /// Its window closed before it started.
     Lapsed,
@@ -67,7 +67,7 @@ pub enum Event {
     MachinePaused,
     /// The machine goes on.
     MachineResumed,
-    /// The wish to stop went to disk.
+    /// The desired state to stop went to disk.
     StopBegan,
     /// The machine refused to stop.
     StopRefused {

@@ -19,7 +19,7 @@ pub enum State {
     Running,
     /// Interrupted, and it can be resumed.
     Paused,
-    /// The wish to stop is on the slave's disk; the machine is running down.
+    /// The desired state to stop is on the slave's disk; the machine is running down.
     Stopping,
     /// It may or may not have run to some point: nobody but a person can say.
     Uncertain,
@@ -27,7 +27,7 @@ pub enum State {
     Succeeded,
     /// Ended badly.
     Failed,
-    /// Ended because somebody wished so.
+    /// Ended because somebody wanted so.
     Canceled,
     /// The slave refused it before it started.
     Rejected,

@@ -1,9 +1,9 @@
 //! THE TABLE: in this state this happens, what is the job now?
 
-use super::Event::{self, *};
 use self::Rejection::*;
-use super::State::{self, *};
 use self::Transition::{To, Unchanged};
+use super::Event::{self, *};
+use super::State::{self, *};
 use super::{End, OnInterrupt};
 
 /// What an event makes of a job.
@@ -62,7 +62,7 @@ pub fn next(state: State, event: Event) -> Transition {
 fn look_up(state: State, event: Event) -> Transition {
     match state {
         Queued => match event {
-            Bound => To(Assigned),
+            AttemptAssigned => To(Assigned),
             Withdrawn => To(Canceled),
             WindowClosed => To(Expired),
             Abandoned => To(Lost),
@@ -100,7 +100,7 @@ fn look_up(state: State, event: Event) -> Transition {
             Taken => To(Accepted),
             StartRefused => To(Rejected),
             Reported(said) => reported(said),
-            Bound => Unchanged,
+            AttemptAssigned => Unchanged,
             Retried => rejected(NotEnded),
             Resolved(_) => rejected(NotUncertain),
             Dropped
@@ -128,7 +128,7 @@ fn look_up(state: State, event: Event) -> Transition {
             Abandoned => To(Lost),
             Taken => Unchanged,
             Reported(said) => reported(said),
-            Bound | Withdrawn | WindowClosed => rejected(OwnedBySlave),
+            AttemptAssigned | Withdrawn | WindowClosed => rejected(OwnedBySlave),
             Retried => rejected(NotEnded),
             Resolved(_) => rejected(NotUncertain),
             MachineStarted
@@ -159,9 +159,8 @@ fn look_up(state: State, event: Event) -> Transition {
             Abandoned => To(Lost),
             MachineEnded(end) => To(ended(end)),
             Reported(state) => reported(state),
-            Bound | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed | StartIntended => {
-                rejected(Started)
-            }
+            AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
+            | StartIntended => rejected(Started),
             Retried => rejected(NotEnded),
             Resolved(_) => rejected(NotUncertain),
         },
@@ -181,9 +180,8 @@ fn look_up(state: State, event: Event) -> Transition {
             Abandoned => To(Lost),
             MachineEnded(end) => To(ended(end)),
             Reported(state) => reported(state),
-            Bound | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed | StartIntended => {
-                rejected(Started)
-            }
+            AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
+            | StartIntended => rejected(Started),
             Retried => rejected(NotEnded),
             Resolved(_) => rejected(NotUncertain),
         },
@@ -202,9 +200,8 @@ fn look_up(state: State, event: Event) -> Transition {
             Abandoned => To(Lost),
             MachineEnded(end) => To(ended(end)),
             Reported(state) => reported(state),
-            Bound | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed | StartIntended => {
-                rejected(Started)
-            }
+            AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
+            | StartIntended => rejected(Started),
             Retried => rejected(NotEnded),
             Resolved(_) => rejected(NotUncertain),
         },
@@ -219,9 +216,8 @@ fn look_up(state: State, event: Event) -> Transition {
             Abandoned => To(Lost),
             MachineEnded(end) => To(ended(end)),
             Reported(state) => reported(state),
-            Bound | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed | StartIntended => {
-                rejected(Started)
-            }
+            AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
+            | StartIntended => rejected(Started),
             Retried => rejected(NotEnded),
             Resolved(_) => rejected(NotUncertain),
         },
@@ -236,7 +232,7 @@ fn look_up(state: State, event: Event) -> Transition {
             FoundNeverStarted | FoundGone(_) | FoundNothing | StartPostponed => rejected(PersonAsked),
             Vanished => Unchanged,
             Reported(said) => reported(said),
-            Bound
+            AttemptAssigned
             | GivenBack
             | Withdrawn
             | WindowClosed
@@ -255,7 +251,7 @@ fn look_up(state: State, event: Event) -> Transition {
             // The truth, late: what a machine did counts more than what a person had to assume.
             Reported(Accepted) => rejected(GivenUp),
             Reported(said) => reported(said),
-            Bound
+            AttemptAssigned
             | GivenBack
             | Withdrawn
             | WindowClosed
@@ -285,7 +281,7 @@ fn look_up(state: State, event: Event) -> Transition {
             },
             Reported(said) if said == state => Unchanged,
             Reported(_) => rejected(Ended),
-            Bound
+            AttemptAssigned
             | GivenBack
             | Withdrawn
             | WindowClosed

@@ -1,6 +1,6 @@
 //! Who belongs here: enrolment, by the config's rule, a token, or a person's word.
 
-use super::desk::{Desk, Enrolled};
+use super::slave_record::{Enrolled, SlaveRecord};
 use super::{Enrollment, MAX_PENDING, Rules, Write};
 use crate::message::{CloseCode, Hello};
 
@@ -13,13 +13,13 @@ impl Rules {
     ) -> Result<(), (CloseCode, String)> {
         let key = hello.key;
         let name = &hello.name;
-        if let Some(desk) = self.state.desks.get_mut(&key)
-            && desk.enrolled == Enrolled::Yes
+        if let Some(slave) = self.state.slaves.get_mut(&key)
+            && slave.enrolled == Enrolled::Yes
         {
             return Ok(());
         }
-        let namesake = self.state.desks.values().find(|desk| desk.name == *name && desk.key != key);
-        if let Some(other) = namesake.filter(|desk| desk.enrolled != Enrolled::Revoked) {
+        let namesake = self.state.slaves.values().find(|slave| slave.name == *name && slave.key != key);
+        if let Some(other) = namesake.filter(|slave| slave.enrolled != Enrolled::Revoked) {
             let text = format!(
                 "the name {name} belongs to the key {}: rename this slave, or `reloop slave forget {name}` if that \
                  one is gone",
@@ -27,7 +27,7 @@ impl Rules {
             );
             return Err((CloseCode::NameTaken, text));
         }
-        let revoked = self.state.desks.get(&key).is_some_and(|desk| desk.enrolled == Enrolled::Revoked);
+        let revoked = self.state.slaves.get(&key).is_some_and(|slave| slave.enrolled == Enrolled::Revoked);
         let by_token = self.spend(token, name);
         let by_whom = match (self.state.settings.enrollment, by_token) {
             (_, Ok(())) => Ok(()),
@@ -41,18 +41,21 @@ impl Rules {
         };
         match by_whom {
             Ok(()) => {
-                let desk =
-                    self.state.desks.entry(key).or_insert_with(|| Desk::new(key, hello, Enrolled::Yes));
-                desk.enrolled = Enrolled::Yes;
-                desk.name.clone_from(name);
-                self.touch_desk(key);
+                let slave = self
+                    .state
+                    .slaves
+                    .entry(key)
+                    .or_insert_with(|| SlaveRecord::new(key, hello, Enrolled::Yes));
+                slave.enrolled = Enrolled::Yes;
+                slave.name.clone_from(name);
+                self.touch_slave(key);
                 Ok(())
             }
             Err(why) => {
                 self.remember_caller(hello);
-                let other = match hello.bond {
-                    Some(bond) if bond.master != self.state.node.id => {
-                        format!(" (it belongs to {}, this is {})", bond.master, self.state.node.id)
+                let other = match hello.binding {
+                    Some(binding) if binding.master != self.state.node.id => {
+                        format!(" (it belongs to {}, this is {})", binding.master, self.state.node.id)
                     }
                     _ => String::new(),
                 };
@@ -90,13 +93,13 @@ impl Rules {
 
     /// A person can approve only what is listed.
     fn remember_caller(&mut self, hello: &Hello) {
-        let pending = self.state.desks.values().filter(|desk| desk.enrolled == Enrolled::Pending).count();
+        let pending = self.state.slaves.values().filter(|slave| slave.enrolled == Enrolled::Pending).count();
         if self.state.settings.enrollment == Enrollment::Approve
             && pending < MAX_PENDING
-            && !self.state.desks.contains_key(&hello.key)
+            && !self.state.slaves.contains_key(&hello.key)
         {
-            self.state.desks.insert(hello.key, Desk::new(hello.key, hello, Enrolled::Pending));
-            self.touch_desk(hello.key);
+            self.state.slaves.insert(hello.key, SlaveRecord::new(hello.key, hello, Enrolled::Pending));
+            self.touch_slave(hello.key);
         }
     }
 }

@@ -7,17 +7,17 @@ use std::ops::Bound;
 use serde::{Deserialize, Serialize};
 
 use super::{IdempotencyKey, Live, Need, RECENT_KEYS};
-use crate::id::{Attempt, JobId, OrderId, ReportSeq, SlaveKey, WishRev};
+use crate::id::{Attempt, Generation, JobId, OrderId, ReportSeq, SlaveKey};
 use crate::job::State;
 use crate::message::{Flags, Reason, ReasonCode, Report};
 use crate::slave::LinkId;
-use crate::spec::{Desired, Gate, Spec, SpecDigest, StartRule, Want};
+use crate::spec::{Desired, DesiredState, Gate, Spec, SpecDigest, StartRule};
 use crate::time::Time;
 
 /// How many events of a job are kept: the first and the newest.
 const JOB_EVENTS: usize = 64;
 
-/// How many hand-outs of a job are remembered: as many as what came of them.
+/// How many attempts of a job are remembered: as many as what came of them.
 const HANDED: usize = 16;
 
 /// A client's order, as it was placed.
@@ -84,16 +84,16 @@ pub struct Job {
     pub created_at: Time,
     /// What it is: the book's word until a slave has it, then the slave's.
     pub state: State,
-    /// The newest wish.
+    /// The newest desired state.
     pub desired: Desired,
     /// Its number.
-    pub rev: WishRev,
-    /// The wish by which it was asked back, until the slave has spoken of it since: it may have let it go, and its word
+    pub generation: Generation,
+    /// The desired state by which it was asked back, until the slave has spoken of it since: it may have let it go, and its word
     /// of that may have been lost.
-    pub recalled: Option<WishRev>,
-    /// The hand-out that speaks for the job.
+    pub recalled: Option<Generation>,
+    /// The attempt that speaks for the job.
     pub attempt: Attempt,
-    /// The highest hand-out so far.
+    /// The highest attempt so far.
     pub last_attempt: Attempt,
     /// Who has it.
     pub holder: Option<SlaveKey>,
@@ -104,10 +104,10 @@ pub struct Job {
     /// On which connection: only there is a report with a lower number an older word.
     #[serde(skip)]
     pub heard_on: Option<LinkId>,
-    /// Other hand-outs that came to something.
+    /// Other attempts that came to something.
     pub earlier: Vec<Earlier>,
     /// To whom it was handed, newest last: who may speak of an attempt.
-    pub handed: VecDeque<(Attempt, SlaveKey)>,
+    pub assigned: VecDeque<(Attempt, SlaveKey)>,
     /// Why it is what it is, where the slave has not said.
     pub reason: Option<Reason>,
     /// Beside the state; those of the report come on top.
@@ -120,7 +120,7 @@ pub struct Job {
     pub events: VecDeque<JobEvent>,
 }
 
-/// Another hand-out of a job.
+/// Another attempt of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Earlier {
     /// Which.
@@ -139,7 +139,7 @@ pub struct Earlier {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Basis {
     /// The master has handed this attempt to this slave.
-    Handed,
+    Assigned,
     /// The master may have handed it to this slave and forgotten it: it was told in the first handshake after a restore, or of a job
     /// that was adopted.
     Gap,
@@ -156,7 +156,7 @@ pub struct JobEvent {
     pub observed_at: Option<Time>,
     /// What it became.
     pub state: State,
-    /// Of which hand-out.
+    /// Of which attempt.
     pub attempt: Attempt,
     /// By whom.
     pub by: String,
@@ -176,7 +176,7 @@ impl Job {
             created_at: order.created_at,
             state: State::Queued,
             desired: Desired::Run,
-            rev: WishRev(1),
+            generation: Generation(1),
             recalled: None,
             attempt: Attempt(0),
             last_attempt: Attempt(0),
@@ -185,7 +185,7 @@ impl Job {
             heard_at: None,
             heard_on: None,
             earlier: Vec::new(),
-            handed: VecDeque::new(),
+            assigned: VecDeque::new(),
             reason: None,
             flags: Flags::default(),
             ended_at: None,
@@ -203,12 +203,12 @@ impl Job {
         job
     }
 
-    /// The wish, for a slave that has the work or for one that has not.
-    pub(super) fn want(&self, with_spec: bool) -> Want {
-        Want {
+    /// The desired state, for a slave that has the work or for one that has not.
+    pub(super) fn desired_state(&self, with_spec: bool) -> DesiredState {
+        DesiredState {
             job: self.id,
             attempt: self.attempt,
-            rev: self.rev,
+            generation: self.generation,
             digest: self.digest,
             spec: with_spec.then(|| self.spec.clone()),
             desired: self.desired,
@@ -217,7 +217,7 @@ impl Job {
     }
 
     /// This attempt is that slave's.
-    pub(super) fn hand(&mut self, attempt: Attempt, holder: SlaveKey) {
+    pub(super) fn assign(&mut self, attempt: Attempt, holder: SlaveKey) {
         self.remember(attempt, holder);
         // What was claimed of it before is now what speaks for the job.
         self.earlier.retain(|earlier| (earlier.attempt, earlier.holder) != (attempt, holder));
@@ -236,37 +236,37 @@ impl Job {
     /// This attempt was that slave's, whichever speaks for the job.
     pub(super) fn remember(&mut self, attempt: Attempt, holder: SlaveKey) {
         self.last_attempt = self.last_attempt.max(attempt);
-        if self.handed.contains(&(attempt, holder)) {
+        if self.assigned.contains(&(attempt, holder)) {
             return;
         }
-        self.handed.push_back((attempt, holder));
-        if self.handed.len() > HANDED {
-            self.handed.pop_front();
+        self.assigned.push_back((attempt, holder));
+        if self.assigned.len() > HANDED {
+            self.assigned.pop_front();
         }
     }
 
-    /// This attempt was handed to that slave; of those that are too old to be remembered, to a slave that has had the job since.
-    pub(super) fn was_handed(&self, attempt: Attempt, holder: SlaveKey) -> bool {
+    /// This attempt was assigned to that slave; of those that are too old to be remembered, to a slave that has had the job since.
+    pub(super) fn was_assigned(&self, attempt: Attempt, holder: SlaveKey) -> bool {
         let is_forgotten =
-            self.handed.len() == HANDED && self.handed.front().is_some_and(|(a, _)| attempt < *a);
-        self.handed.contains(&(attempt, holder))
-            || is_forgotten && self.handed.iter().any(|(_, key)| *key == holder)
+            self.assigned.len() == HANDED && self.assigned.front().is_some_and(|(a, _)| attempt < *a);
+        self.assigned.contains(&(attempt, holder))
+            || is_forgotten && self.assigned.iter().any(|(_, key)| *key == holder)
     }
 
     /// Holds the job until a person releases it: in the time that the restored master has forgotten a slave may have done it.
     pub(super) fn hold_after_restore(&mut self) {
         self.start.gate = Gate::Held;
         self.flags.set(Flags::RESTORED);
-        self.rev = self.rev.next();
+        self.generation = self.generation.next();
         let text = "the master was restored, and a slave may have done it since: `release` lets it start";
         self.reason = Some(Reason::new(ReasonCode::Restored, text));
     }
 
-    pub(super) fn wish(&mut self, desired: Desired) {
+    pub(super) fn set_desired(&mut self, desired: Desired) {
         self.desired = desired;
-        self.rev = self.rev.next();
+        self.generation = self.generation.next();
         if desired == Desired::Return {
-            self.recalled = Some(self.rev);
+            self.recalled = Some(self.generation);
         }
     }
 
@@ -345,7 +345,7 @@ impl Job {
         flags
     }
 
-    /// It is nobody's, and is handed out when a slave has room. What was held because of a restore is not handed out before a
+    /// It is nobody's, and is assigned when a slave has room. What was held because of a restore is not assigned before a
     /// person lets it go: the slave that had it may be the next to come.
     pub(super) fn seeks_a_slave(&self) -> bool {
         let is_held = self.start.gate == Gate::Held && self.is_from_before_a_restore();
@@ -424,7 +424,7 @@ impl Book {
     }
 
     /// Takes up a job from disk for one step.
-    pub(super) fn recall(&mut self, job: Job) {
+    pub(super) fn load(&mut self, job: Job) {
         if !self.jobs.contains_key(&job.id) {
             self.recalled.insert(job.id);
             self.insert(job);
@@ -551,7 +551,7 @@ impl Book {
 
     /// What a slave has, in order.
     pub fn held_by(&self, key: SlaveKey) -> impl Iterator<Item = &Job> {
-        self.held.get(&key).into_iter().flatten().filter_map(|id| self.jobs.get_handed(id))
+        self.held.get(&key).into_iter().flatten().filter_map(|id| self.jobs.get_assigned(id))
     }
 
     /// The first of what waits for a slave of this name, program and labels.

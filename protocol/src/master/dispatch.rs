@@ -6,8 +6,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::desk::is_ready;
-use super::{Book, Desk, Enrolled, Job, Rules};
+use super::slave_record::is_ready;
+use super::{Book, Enrolled, Job, Rules, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::message::{Message, Mode, WaitingFor};
@@ -15,7 +15,7 @@ use crate::spec::{Desired, Gate};
 
 /// Slaves that could take a job, by program: the cost of finding one does not grow with the number of slaves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Room {
+pub struct Availability {
     /// They could start it now.
     idle: BTreeMap<String, BTreeSet<SlaveKey>>,
     /// They would keep it until its turn comes.
@@ -24,7 +24,7 @@ pub struct Room {
     listed: BTreeMap<SlaveKey, (bool, Vec<String>)>,
 }
 
-impl Room {
+impl Availability {
     fn list(&mut self, key: SlaveKey, idle: bool, programs: &[String]) {
         self.unlist(key);
         let side = if idle { &mut self.idle } else { &mut self.busy };
@@ -55,8 +55,8 @@ impl Room {
 
 impl Rules {
     pub(super) fn dispatch(&mut self) {
-        let desks = std::mem::take(&mut self.look_for_work);
-        for key in &desks {
+        let slaves = std::mem::take(&mut self.look_for_work);
+        for key in &slaves {
             self.list(*key);
         }
         let mut looking: Vec<JobId> = std::mem::take(&mut self.look_for_slave).into_iter().collect();
@@ -66,7 +66,7 @@ impl Rules {
                 self.bind(id, key);
             }
         }
-        let (idle, busy): (Vec<_>, Vec<_>) = desks.into_iter().partition(|key| self.is_idle(*key));
+        let (idle, busy): (Vec<_>, Vec<_>) = slaves.into_iter().partition(|key| self.is_idle(*key));
         for key in &idle {
             match self.job_for(*key) {
                 Some(id) => self.bind(id, *key),
@@ -78,81 +78,81 @@ impl Rules {
                 self.bind(id, key);
             }
         }
-        // Binding and asking back have marked desks again: what they hold changed, not what they could take.
+        // Binding and asking back have marked slave records again: what they hold changed, not what they could take.
         for key in std::mem::take(&mut self.look_for_work) {
             self.list(key);
         }
     }
 
     fn list(&mut self, key: SlaveKey) {
-        match self.state.desks.get(&key).filter(|desk| self.has_room(desk)) {
-            Some(desk) => self.state.room.list(key, self.is_idle(key), &desk.programs),
-            None => self.state.room.unlist(key),
+        match self.state.slaves.get(&key).filter(|slave| self.has_room(slave)) {
+            Some(slave) => self.state.availability.list(key, self.is_idle(key), &slave.programs),
+            None => self.state.availability.unlist(key),
         }
     }
 
     /// A slave for a job that was just queued.
     fn slave_for(&self, id: JobId) -> Option<SlaveKey> {
         let job = self.state.book.jobs.get(&id).filter(|job| job.seeks_a_slave())?;
-        let fits = |key: &SlaveKey| self.state.desks.get(key).is_some_and(|desk| can_do(desk, &job));
-        self.state.room.offers(&job.spec.program).find(fits)
+        let fits = |key: &SlaveKey| self.state.slaves.get(key).is_some_and(|slave| can_do(slave, &job));
+        self.state.availability.offers(&job.spec.program).find(fits)
     }
 
     /// The first of what waits for a slave with room.
     fn job_for(&self, key: SlaveKey) -> Option<JobId> {
-        let desk = self.state.desks.get(&key).filter(|desk| self.has_room(desk))?;
-        let first = |program: &String| self.state.book.first_queued(&desk.name, program, &desk.labels);
-        desk.programs.iter().filter_map(first).min().map(|(_, id)| id)
+        let slave = self.state.slaves.get(&key).filter(|slave| self.has_room(slave))?;
+        let first = |program: &String| self.state.book.first_queued(&slave.name, program, &slave.labels);
+        slave.programs.iter().filter_map(first).min().map(|(_, id)| id)
     }
 
-    fn has_room(&self, desk: &Desk) -> bool {
-        takes_work(desk) && places_taken(&self.state.book, desk) < usize::from(desk.capacity)
+    fn has_room(&self, slave: &SlaveRecord) -> bool {
+        takes_work(slave) && places_taken(&self.state.book, slave) < usize::from(slave.capacity)
     }
 
     /// It could start a job now, and has none that could start now.
     fn is_idle(&self, key: SlaveKey) -> bool {
-        let Some(desk) = self.state.desks.get(&key) else { return false };
-        takes_work(desk) && is_ready(desk) && !self.state.book.held_by(key).any(is_pressing)
+        let Some(slave) = self.state.slaves.get(&key) else { return false };
+        takes_work(slave) && is_ready(slave) && !self.state.book.held_by(key).any(is_pressing)
     }
 
     fn bind(&mut self, id: JobId, key: SlaveKey) {
         let attempt = self.edit(id, |job| {
-            job.hand(job.last_attempt.next(), key);
-            job.rev = job.rev.next();
+            job.assign(job.last_attempt.next(), key);
+            job.generation = job.generation.next();
             job.reason = None;
             job.attempt
         });
-        let name = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
-        if attempt.is_none() || !self.turn(id, job::Event::Bound, &format!("dispatch to {name}")) {
+        let name = self.state.slaves.get(&key).map_or_else(String::new, |slave| slave.name.clone());
+        if attempt.is_none() || !self.apply(id, job::Event::AttemptAssigned, &format!("dispatch to {name}")) {
             return;
         }
         if let (Some(job), Some(link)) =
-            (self.state.book.jobs.get(&id), self.state.desks.get(&key).and_then(Desk::live))
+            (self.state.book.jobs.get(&id), self.state.slaves.get(&key).and_then(SlaveRecord::live))
         {
-            let want = job.want(true);
-            self.send(link, Message::Want(want));
+            let desired_state = job.desired_state(true);
+            self.send(link, Message::DesiredState(desired_state));
         }
         self.list(key);
     }
 
     /// An idle slave with nothing to do: what waits unstarted at a busy one is asked back.
     fn ask_back_for(&mut self, key: SlaveKey) {
-        let Some(desk) = self.state.desks.get(&key).filter(|desk| self.has_room(desk)) else { return };
+        let Some(slave) = self.state.slaves.get(&key).filter(|slave| self.has_room(slave)) else { return };
         let on_its_way = |id: &JobId| {
             self.state.book.jobs.get(id).and_then(|job| job.holder).is_some_and(|holder| {
                 holder != key
-                    && self.state.desks.get(&holder).is_some_and(|d| d.live().is_some() && !d.doubts)
+                    && self.state.slaves.get(&holder).is_some_and(|d| d.live().is_some() && !d.doubts)
                     && !self.is_idle(holder)
                     && self.state.book.held_by(holder).any(|job| job.state.is_started())
             })
         };
-        let lent = desk.programs.iter().find_map(|program| {
+        let lent = slave.programs.iter().find_map(|program| {
             // Only the first few are looked at: what is not at a busy slave will start there soon.
-            self.state.book.lent(program, &desk.labels).take(LOOK_AT_LENT).find(on_its_way)
+            self.state.book.lent(program, &slave.labels).take(LOOK_AT_LENT).find(on_its_way)
         });
         let Some(id) = lent else { return };
         let holder = self.edit(id, |job| {
-            job.wish(Desired::Return);
+            job.set_desired(Desired::Return);
             job.holder
         });
         if let Some(holder) = holder.flatten() {
@@ -165,24 +165,24 @@ impl Rules {
 const LOOK_AT_LENT: usize = 16;
 
 /// It is there, in production, and nothing but its own jobs keeps it from taking more.
-pub(super) fn takes_work(desk: &Desk) -> bool {
-    desk.live().is_some()
-        && desk.enrolled == Enrolled::Yes
-        && desk.conduct.mode == Mode::Production
-        && !desk.balked
-        && !desk.doubts
-        && desk.machine.as_ref().is_some_and(|machine| !machine.local_lock && machine.attention.is_none())
+pub(super) fn takes_work(slave: &SlaveRecord) -> bool {
+    slave.live().is_some()
+        && slave.enrolled == Enrolled::Yes
+        && slave.operating_mode.mode == Mode::Production
+        && !slave.declining
+        && !slave.doubts
+        && slave.machine.as_ref().is_some_and(|machine| !machine.local_lock && machine.attention.is_none())
 }
 
-pub(super) fn can_do(desk: &Desk, job: &Job) -> bool {
-    job.slave.as_ref().is_none_or(|slave| *slave == desk.name)
-        && desk.programs.contains(&job.spec.program)
-        && super::book::fits(&job.requires, &desk.labels)
+pub(super) fn can_do(slave: &SlaveRecord, job: &Job) -> bool {
+    job.slave.as_ref().is_none_or(|name| *name == slave.name)
+        && slave.programs.contains(&job.spec.program)
+        && super::book::fits(&job.requires, &slave.labels)
 }
 
 /// How many of the jobs that a slave may hold it holds, as far as anybody knows.
-pub(super) fn places_taken(book: &Book, desk: &Desk) -> usize {
-    book.held_by(desk.key).filter(|job| job.takes_a_place()).count()
+pub(super) fn places_taken(book: &Book, slave: &SlaveRecord) -> usize {
+    book.held_by(slave.key).filter(|job| job.takes_a_place()).count()
 }
 
 /// It executes, or will as soon as it can.

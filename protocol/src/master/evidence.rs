@@ -1,13 +1,13 @@
-//! What a desk makes of what its slave says: the handshake's end, reports, refusals.
+//! What a slave record makes of what its slave says: the handshake's end, reports, refusals.
 //!
 //! Each is judged by the verdict table, and each verdict goes through the job table.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::book::durable_report;
-use super::desk::{Desk, DeskLink, Receipt, is_current};
+use super::slave_record::{Receipt, SlaveLink, SlaveRecord, is_current};
 use super::{Basis, Delivery, Earlier, Effect, Ignored, Job, RECEIPTS, Rules, Write};
-use crate::id::{Attempt, Epoch, JobId, SlaveKey, WishRev};
+use crate::id::{Attempt, Epoch, Generation, JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::limits;
 use crate::message::{
@@ -15,67 +15,66 @@ use crate::message::{
 };
 use crate::reconcile::{Line, Store, Theirs, Verdict};
 use crate::slave::LinkId;
-use crate::spec::{CancelMode, Desired, Gate, Want};
+use crate::spec::{CancelMode, Desired, DesiredState, Gate};
 
-/// How many earlier hand-outs of a job are kept: enough to see a pattern, and a bound on its record.
+/// How many earlier attempts of a job are kept: enough to see a pattern, and a bound on its record.
 const EARLIER: usize = 16;
 
 /// How many jobs an order may have: as many as a client may order at once.
 const ORDER_JOBS: usize = 1000;
 
-/// How much of a text is kept of an earlier hand-out, in bytes.
+/// How much of a text is kept of an earlier attempt, in bytes.
 const EARLIER_TEXT: usize = 256;
 
-/// How many hand-outs of one job a restored master may have forgotten: more than happen between two backups, and too few for a
+/// How many attempts of one job a restored master may have forgotten: more than happen between two backups, and too few for a
 /// slave that lies to use the numbers up.
 const ATTEMPTS_AHEAD: u32 = 1 << 16;
 
 /// The same, of people's decisions about a slave.
 const DECISIONS_AHEAD: u32 = 1 << 16;
 
-
 impl Rules {
     /// The handshake is over: what both held, and what the slave made of the verdicts, becomes what is.
     pub(super) fn settled(&mut self, key: SlaveKey, link: LinkId, settled: Settled) {
         let now = self.now;
-        let Some(desk) = self.state.desks.get_mut(&key) else { return };
-        if desk.hello().is_none_or(|hello| hello.session != settled.session) {
+        let Some(slave) = self.state.slaves.get_mut(&key) else { return };
+        if slave.hello().is_none_or(|hello| hello.session != settled.session) {
             return self.close(link, CloseCode::Protocol, "Settled of another session".to_owned());
         }
-        let (ours, asking) = match std::mem::take(&mut desk.link) {
-            DeskLink::Asking { older, newcomer, hello } => (*older, Some((newcomer, hello))),
-            ours @ (DeskLink::Down | DeskLink::Welcomed { .. } | DeskLink::Live { .. }) => (ours, None),
+        let (ours, asking) = match std::mem::take(&mut slave.link) {
+            SlaveLink::Asking { older, newcomer, hello } => (*older, Some((newcomer, hello))),
+            ours @ (SlaveLink::Down | SlaveLink::Welcomed { .. } | SlaveLink::Live { .. }) => (ours, None),
         };
-        let DeskLink::Welcomed { hello, store, lines, since, .. } = ours else { return };
-        let rebooted = desk.boot.is_some_and(|boot| boot != hello.boot);
-        desk.store = Some(hello.store);
-        desk.boot = Some(hello.boot);
-        desk.session = hello.session;
-        desk.agent.clone_from(&hello.agent);
-        desk.programs.clone_from(&hello.programs);
-        desk.labels.clone_from(&hello.labels);
-        desk.capacity = hello.capacity.min(limits::CAPACITY);
-        desk.clock_offset_ms = hello.clock.ahead_of(since);
-        desk.machine = Some(settled.machine.clone());
-        if !desk.doubts {
+        let SlaveLink::Welcomed { hello, store, lines, since, .. } = ours else { return };
+        let rebooted = slave.boot.is_some_and(|boot| boot != hello.boot);
+        slave.store = Some(hello.store);
+        slave.boot = Some(hello.boot);
+        slave.session = hello.session;
+        slave.agent.clone_from(&hello.agent);
+        slave.programs.clone_from(&hello.programs);
+        slave.labels.clone_from(&hello.labels);
+        slave.capacity = hello.capacity.min(limits::CAPACITY);
+        slave.clock_offset_ms = hello.clock.ahead_of(since);
+        slave.machine = Some(settled.machine.clone());
+        if !slave.doubts {
             // A doubted master may be an old copy: it takes up no attempts that it has no record of before a person confirms it.
-            self.gap_of = (desk.settled_in != self.state.node.epoch).then_some(key);
-            desk.settled_in = self.state.node.epoch;
+            self.gap_of = (slave.settled_in != self.state.node.epoch).then_some(key);
+            slave.settled_in = self.state.node.epoch;
         }
-        desk.last_contact = Some(now);
-        desk.balked = false;
-        desk.link = match asking {
-            None => DeskLink::Live { link },
+        slave.last_contact = Some(now);
+        slave.declining = false;
+        slave.link = match asking {
+            None => SlaveLink::Live { link },
             Some((newcomer, hello)) => {
-                DeskLink::Asking { older: Box::new(DeskLink::Live { link }), newcomer, hello }
+                SlaveLink::Asking { older: Box::new(SlaveLink::Live { link }), newcomer, hello }
             }
         };
         let asked: BTreeSet<JobId> =
             lines.iter().filter(|line| line.mine.is_none()).map(|line| line.job).collect();
-        desk.receipts = desk.receipts.wrapping_add(1);
+        slave.receipts = slave.receipts.wrapping_add(1);
         let receipt = Receipt {
             slave: key,
-            number: desk.receipts % RECEIPTS,
+            number: slave.receipts % RECEIPTS,
             at: now,
             took: now.since(since),
             session: hello.session,
@@ -85,16 +84,21 @@ impl Rules {
         };
         self.persist.push(Write::Receipt(Box::new(receipt)));
         // A master that was restored has forgotten how often people decided: its word has to be newer than any of those.
-        if let Some(obeyed) = desk.machine.as_ref().map(|machine| machine.conduct)
-            && obeyed.rev.0 <= desk.conduct.rev.0.saturating_add(DECISIONS_AHEAD)
-            && (obeyed.rev > desk.conduct.rev
-                || obeyed.rev == desk.conduct.rev && obeyed.mode != desk.conduct.mode)
+        if let Some(obeyed) = slave.machine.as_ref().map(|machine| machine.operating_mode)
+            && obeyed.generation.0 <= slave.operating_mode.generation.0.saturating_add(DECISIONS_AHEAD)
+            && (obeyed.generation > slave.operating_mode.generation
+                || obeyed.generation == slave.operating_mode.generation
+                    && obeyed.mode != slave.operating_mode.mode)
         {
-            desk.conduct.rev = if obeyed.mode == desk.conduct.mode { obeyed.rev } else { obeyed.rev.next() };
+            slave.operating_mode.generation = if obeyed.mode == slave.operating_mode.mode {
+                obeyed.generation
+            } else {
+                obeyed.generation.next()
+            };
         }
-        self.touch_desk(key);
+        self.touch_slave(key);
         self.settle_jobs(key, &hello, store.store(), &asked, settled);
-        self.tell_newer_wishes(key);
+        self.tell_newer_desired_states(key);
     }
 
     fn settle_jobs(
@@ -113,8 +117,8 @@ impl Rules {
             *newest = attempt.max(*newest);
         };
         // What a memory that went back in time says of jobs that are not there is as old as it is.
-        let ring = if store == Store::RolledBack { &[] } else { hello.ring.as_slice() };
-        hello.rows.iter().chain(ring).for_each(|row| saw(row.job, row.attempt));
+        let recent_outcomes = if store == Store::RolledBack { &[] } else { hello.recent_outcomes.as_slice() };
+        hello.rows.iter().chain(recent_outcomes).for_each(|row| saw(row.job, row.attempt));
         let kept = |report: &Report| hello.rows.iter().any(|row| row.job == report.job);
         let reports: Vec<_> =
             reports.into_iter().filter(|report| store != Store::RolledBack || kept(report)).collect();
@@ -160,7 +164,7 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let line = self.line(Some(&job), key, None, Theirs::Absent, store);
         let (desired, told, is_assigned) = (job.desired, job.report.is_some(), job.state == State::Assigned);
-        if self.state.desks.get(&key).is_some_and(|desk| desk.doubts) {
+        if self.state.slaves.get(&key).is_some_and(|slave| slave.doubts) {
             // An old copy concludes nothing from what is not there, before a person has confirmed it.
             return;
         }
@@ -187,7 +191,7 @@ impl Rules {
                     job.reason = Some(reason);
                     job.report = None;
                 });
-                self.turn(id, job::Event::Vanished, "reconciliation");
+                self.apply(id, job::Event::Vanished, "reconciliation");
                 self.take_up_forgotten(id);
             }
             Verdict::Release if store == Store::Ahead && !is_assigned => {
@@ -197,7 +201,7 @@ impl Rules {
                     job.reason = Some(Reason::new(ReasonCode::Restored, text));
                     job.report = None;
                 });
-                self.turn(id, job::Event::Vanished, "reconciliation");
+                self.apply(id, job::Event::Vanished, "reconciliation");
                 self.take_up_forgotten(id);
             }
             Verdict::Release => self.given_back(id, desired, None),
@@ -212,7 +216,7 @@ impl Rules {
         }
     }
 
-    /// Its slave does not have the job that the master, before it was restored, may have handed to another one later: what that one has
+    /// Its slave does not have the job that the master, before it was restored, may have assigned to another one later: what that one has
     /// told of it speaks for the job.
     fn take_up_forgotten(&mut self, id: JobId) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
@@ -248,13 +252,13 @@ impl Rules {
                 let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };
                 self.send_to(key, Message::Forget(forget));
             } else if line.verdict == Verdict::Cancel {
-                self.withdraw(key, row.job, row.attempt, row.rev);
+                self.withdraw(key, row.job, row.attempt, row.generation);
             }
             return;
         }
         if job.state == State::Lost && line.verdict == Verdict::Cancel {
             // It was given up since the Welcome.
-            return self.withdraw(key, row.job, row.attempt, row.rev);
+            return self.withdraw(key, row.job, row.attempt, row.generation);
         }
         if line.verdict == Verdict::Forget {
             let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };
@@ -277,9 +281,9 @@ impl Rules {
     /// A report on a live link.
     pub(super) fn heard(&mut self, key: SlaveKey, report: Report) {
         if report.state.is_ended()
-            && let Some(desk) = self.state.desks.get_mut(&key)
+            && let Some(slave) = self.state.slaves.get_mut(&key)
         {
-            desk.balked = false;
+            slave.declining = false;
         }
         self.judge_report(key, report, None);
         self.look_for_work.insert(key);
@@ -292,20 +296,20 @@ impl Rules {
         };
         let basis = self.basis(&job, key, report.attempt);
         match basis {
-            Basis::Handed => {}
+            Basis::Assigned => {}
             Basis::Gap if is_free_for(&job, key) => {}
             // Nobody speaks for what another slave has, or had to its end, without having been handed it.
             Basis::Gap | Basis::Claim => return self.take_claim(key, report, basis),
         }
         let mut report = report;
-        if !job.rev.may_be_followed_by(report.rev, self.state.node.epoch) {
+        if !job.generation.may_be_followed_by(report.generation, self.state.node.epoch) {
             self.effects.push(Effect::Ignored(Ignored::UnknownGeneration));
-            report.rev = job.rev;
+            report.generation = job.generation;
         }
         let row = Row {
             job: report.job,
             attempt: report.attempt,
-            rev: report.rev,
+            generation: report.generation,
             seq: report.seq,
             state: report.state,
             progress: report.progress,
@@ -330,7 +334,7 @@ impl Rules {
                 return;
             }
             // After a handshake its word is the newest, whatever its number: another memory counts anew.
-            let link = self.state.desks.get(&key).and_then(Desk::current);
+            let link = self.state.slaves.get(&key).and_then(SlaveRecord::current);
             let same_memory = settled.is_none() && job.heard_on == link;
             if same_memory && older {
                 return self.effects.push(Effect::Ignored(Ignored::OlderReport));
@@ -339,7 +343,7 @@ impl Rules {
                 return self.flag(id, Flags::DUPLICATE, "the slave says that an ended attempt is alive");
             }
             if line.verdict == Verdict::Cancel && job.state == State::Lost {
-                return self.withdraw(key, id, report.attempt, report.rev);
+                return self.withdraw(key, id, report.attempt, report.generation);
             }
             return self.take(key, report);
         }
@@ -349,12 +353,12 @@ impl Rules {
         self.take_older(key, report, line);
     }
 
-    /// What this slave's word of this attempt rests on. A master that was restored may have forgotten what it had handed out, and
+    /// What this slave's word of this attempt rests on. A master that was restored may have forgotten what it had assigned, and
     /// one that adopted a job was never told of its other attempts: each slave tells what it has of that in its first handshake
     /// with the restored or new master, and what it does not tell there it can't tell later.
     fn basis(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> Basis {
-        if job.was_handed(attempt, key) {
-            return Basis::Handed;
+        if job.was_assigned(attempt, key) {
+            return Basis::Assigned;
         }
         let may_be_forgotten = self.state.node.epoch > Epoch(1) || job.flags.has(Flags::ADOPTED);
         let closes_gap = self.gap_of == Some(key)
@@ -364,12 +368,12 @@ impl Rules {
         if closes_gap || job.earlier.iter().any(is_it) { Basis::Gap } else { Basis::Claim }
     }
 
-    /// A report of an attempt that was never handed to this slave, by all that the master knows, or of one that it may have forgotten
+    /// A report of an attempt that was never assigned to this slave, by all that the master knows, or of one that it may have forgotten
     /// while another slave has the job. It is kept beside the job for people to see, and nothing follows from it for the job.
     fn take_claim(&mut self, key: SlaveKey, report: Report, basis: Basis) {
         let Some(job) = self.state.book.jobs.get(&report.job) else { return };
-        let (id, attempt, seq, said, rev) =
-            (report.job, report.attempt, report.seq, report.state, report.rev);
+        let (id, attempt, seq, said, generation) =
+            (report.job, report.attempt, report.seq, report.state, report.generation);
         let newest = job.last_attempt;
         let known = job.earlier.iter().find(|e| e.attempt == attempt && e.holder == key);
         let is_known = known.is_some();
@@ -383,26 +387,26 @@ impl Rules {
             self.edit(id, Job::clear_flag_without_claims);
         }
         if basis == Basis::Gap && attempt > newest {
-            // Its number may have been given out: the next hand-out has to bear a higher one.
+            // Its number may have been given out: the next attempt has to bear a higher one.
             self.edit(id, |job| job.last_attempt = attempt);
         }
         let flag = match basis {
             Basis::Claim => Some(Flags::CLAIMED),
-            Basis::Handed | Basis::Gap => (said != State::Accepted).then_some(Flags::DUPLICATE),
+            Basis::Assigned | Basis::Gap => (said != State::Accepted).then_some(Flags::DUPLICATE),
         };
         if let (false, true, Some(flag)) = (is_known, is_kept, flag) {
             self.edit(id, |job| job.flags.set(flag));
         }
         if said == State::Accepted {
             // By all that is known it is not to begin there, and nothing is lost by that.
-            return self.withdraw(key, id, attempt, rev);
+            return self.withdraw(key, id, attempt, generation);
         }
         if said.is_ended() {
             self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
         }
     }
 
-    /// What a hand-out came to that does not speak for the job.
+    /// What a attempt came to that does not speak for the job.
     fn keep_earlier(&mut self, key: SlaveKey, report: Report, basis: Basis) {
         let report = report.clipped(EARLIER_TEXT);
         let (id, attempt, state) = (report.job, report.attempt, report.state);
@@ -420,7 +424,7 @@ impl Rules {
         });
     }
 
-    /// The slave's word about a hand-out that this master made before it was restored, and has forgotten, of a job that no other slave
+    /// The slave's word about a attempt that this master made before it was restored, and has forgotten, of a job that no other slave
     /// has.
     fn take_forgotten(&mut self, key: SlaveKey, report: Report) {
         let id = report.job;
@@ -432,13 +436,13 @@ impl Rules {
         if state.is_ended() && !tried_again && report.state == State::Accepted {
             // Somebody has ended it since, by all that is known: what has not started does not start.
             self.edit(id, |job| job.last_attempt = attempt);
-            return self.withdraw(key, id, attempt, report.rev);
+            return self.withdraw(key, id, attempt, report.generation);
         }
         if state == State::Succeeded {
             // A success speaks for the job, whichever attempt it was.
             self.edit(id, |job| job.remember(attempt, key));
             let (said, seq) = (report.state, report.seq);
-            self.keep_earlier(key, report, Basis::Handed);
+            self.keep_earlier(key, report, Basis::Assigned);
             if said.is_ended() {
                 return self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
             }
@@ -446,62 +450,64 @@ impl Rules {
                 format!("attempt {attempt} goes on although the job is done: stop it at the machine");
             return self.flag(id, Flags::DUPLICATE, &goes_on);
         }
-        let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
+        let by = self.state.slaves.get(&key).map_or_else(String::new, |slave| slave.name.clone());
         if state.is_ended() {
             // It had been tried again.
             self.edit(id, Job::set_aside);
-            self.turn(id, job::Event::Retried, &by);
+            self.apply(id, job::Event::Retried, &by);
         }
         self.edit(id, |job| {
-            job.hand(attempt, key);
+            job.assign(attempt, key);
             if job.is_canceled() && slaves_word {
                 job.desired = Desired::Run;
-            } else if job.is_canceled() && job.rev <= report.rev {
+            } else if job.is_canceled() && job.generation <= report.generation {
                 // What the slave was told last is newer than the cancel, as far as anybody can tell.
                 job.desired = Desired::Run;
                 job.flags.set(Flags::CANCEL_TOO_LATE);
             }
-            job.rev = job.rev.max(report.rev);
+            job.generation = job.generation.max(report.generation);
             if job.start.gate == Gate::Held {
                 // Its slave may know it as open: it is told that a person has to let it go.
-                job.rev = job.rev.next();
+                job.generation = job.generation.next();
             }
         });
         if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
-            self.turn(id, job::Event::Bound, &by);
+            self.apply(id, job::Event::AttemptAssigned, &by);
         }
         self.take(key, report);
     }
 
-    /// Tells a slave to let a hand-out go that has not started, by a wish that is newer than the one that it knows.
-    fn withdraw(&mut self, key: SlaveKey, id: JobId, attempt: Attempt, known: WishRev) {
+    /// Tells a slave to let a attempt go that has not started, by a desired state that is newer than the one that it knows.
+    fn withdraw(&mut self, key: SlaveKey, id: JobId, attempt: Attempt, known: Generation) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let desired = Desired::Cancel(CancelMode::IfNotStarted);
-        let want = Want { attempt, rev: known.next(), desired, ..job.want(false) };
-        self.send_to(key, Message::Want(want));
+        let desired_state =
+            DesiredState { attempt, generation: known.next(), desired, ..job.desired_state(false) };
+        self.send_to(key, Message::DesiredState(desired_state));
     }
 
     /// The slave's word about the attempt that speaks for the job.
     fn take(&mut self, key: SlaveKey, report: Report) {
         let id = report.job;
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let rev = job.rev.max(report.rev);
-        let recalled = job.recalled.filter(|recalled| *recalled > report.rev);
+        let generation = job.generation.max(report.generation);
+        let recalled = job.recalled.filter(|recalled| *recalled > report.generation);
         // What has begun is not given back any more, not even if it was interrupted and waits to begin again.
         let has_begun = report.state.is_started() || report.started_at.is_some();
         let stays = has_begun && job.desired == Desired::Return;
         let was_lost = job.state == State::Lost;
-        let link = self.state.desks.get(&key).and_then(Desk::current);
-        let durable_change = (job.state, job.rev, job.recalled) != (report.state, rev, recalled)
+        let link = self.state.slaves.get(&key).and_then(SlaveRecord::current);
+        let durable_change = (job.state, job.generation, job.recalled)
+            != (report.state, generation, recalled)
             || stays
             || job.report.as_ref().map(durable_report) != Some(durable_report(&report));
         let now = self.now;
         if durable_change {
             self.edit(id, |job| {
-                job.rev = rev;
+                job.generation = generation;
                 job.recalled = recalled;
                 if stays {
-                    job.wish(Desired::Run);
+                    job.set_desired(Desired::Run);
                 }
                 job.report = Some(report.clone());
                 job.heard_at = Some(now);
@@ -517,8 +523,8 @@ impl Rules {
                     job.flags.set(Flags::CANCEL_TOO_LATE);
                 }
             });
-            let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
-            self.turn(id, job::Event::Reported(report.state), &by);
+            let by = self.state.slaves.get(&key).map_or_else(String::new, |slave| slave.name.clone());
+            self.apply(id, job::Event::Reported(report.state), &by);
         } else if let Some(job) = self.state.book.jobs.get_mut(&id) {
             job.report = Some(report.clone());
             job.heard_at = Some(now);
@@ -567,7 +573,7 @@ impl Rules {
                 job.set_aside();
                 job.reason = Some(Reason::new(ReasonCode::Retrying, text));
             });
-            self.turn(id, job::Event::Retried, "the order's retry");
+            self.apply(id, job::Event::Retried, "the order's retry");
             // Another one may be under way already.
             self.speak_for(id);
             let in_gap = self.state.node.epoch > Epoch(1) && self.gap_of.is_some();
@@ -579,18 +585,18 @@ impl Rules {
         }
     }
 
-    /// The slave's word about an attempt that was given up or handed to another slave.
+    /// The slave's word about an attempt that was given up or assigned to another slave.
     fn take_older(&mut self, key: SlaveKey, report: Report, line: &Line) {
         let id = report.job;
-        let (attempt, said, seq, rev) = (report.attempt, report.state, report.seq, report.rev);
-        self.keep_earlier(key, report, Basis::Handed);
+        let (attempt, said, seq, generation) = (report.attempt, report.state, report.seq, report.generation);
+        self.keep_earlier(key, report, Basis::Assigned);
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let (newer, newer_holder, desired, is_canceled) =
             (job.state, job.holder, job.desired, job.is_canceled());
         let newer_has_begun = !newer.is_ended() && job.has_begun();
         if line.verdict == Verdict::Cancel {
             // It is told in the Welcome; on a live link it is told here.
-            return self.withdraw(key, id, attempt, rev);
+            return self.withdraw(key, id, attempt, generation);
         }
         if said.is_ended() {
             self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
@@ -623,13 +629,13 @@ impl Rules {
             );
             return self.flag(id, Flags::DUPLICATE, &goes_on);
         }
-        // Once is enough: to raise the wish with each report would make every answer to it an answer to an older one. A cancel takes
+        // Once is enough: to raise the desired state with each report would make every answer to it an answer to an older one. A cancel takes
         // it from there by itself, and then ends this attempt too.
         if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder)
             && desired != Desired::Return
             && !is_canceled
         {
-            self.edit(id, |job| job.wish(Desired::Return));
+            self.edit(id, |job| job.set_desired(Desired::Return));
             self.tell_if_newer(holder, id);
         }
     }
@@ -645,7 +651,7 @@ impl Rules {
     /// it is said anew: a slave that has come back without it says so then.
     fn promote(&mut self, id: JobId, attempt: Attempt, key: SlaveKey) {
         let (now, epoch) = (self.now, self.state.node.epoch);
-        let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
+        let by = self.state.slaves.get(&key).map_or_else(String::new, |slave| slave.name.clone());
         self.edit(id, |job| {
             let Some(at) =
                 job.earlier.iter().position(|earlier| earlier.attempt == attempt && earlier.holder == key)
@@ -657,10 +663,10 @@ impl Rules {
                 job.set_aside();
             }
             // A master that was restored may have forgotten that it handed this out.
-            job.hand(attempt, key);
-            let known = earlier.report.as_ref().map_or(job.rev, |report| report.rev);
-            if job.rev.may_be_followed_by(known, epoch) {
-                job.rev = job.rev.max(known);
+            job.assign(attempt, key);
+            let known = earlier.report.as_ref().map_or(job.generation, |report| report.generation);
+            if job.generation.may_be_followed_by(known, epoch) {
+                job.generation = job.generation.max(known);
             }
             job.report = earlier.report;
             job.flags.set(Flags::LATE_RESULT);
@@ -673,7 +679,7 @@ impl Rules {
         // Of what nobody has reported, a person has been asked, and an offer would begin it again.
         let is_told = |job: &Job| job.report.is_some() && !job.state.is_ended();
         if self.state.book.jobs.get(&id).is_some_and(|job| is_told(&job)) {
-            self.edit(id, |job| job.wish(job.desired));
+            self.edit(id, |job| job.set_desired(job.desired));
             self.tell_if_newer(key, id);
         }
     }
@@ -688,7 +694,7 @@ impl Rules {
         let missing = job.state.is_started() && declined.reason.code == ReasonCode::NotHeld;
         let stale = !is_current(&job, key, declined.attempt)
             || job.state != State::Assigned && job.state != State::Accepted && !missing
-            || declined.rev < job.rev && declined.reason.code != ReasonCode::GivenBack;
+            || declined.generation < job.generation && declined.reason.code != ReasonCode::GivenBack;
         if stale {
             return self.effects.push(Effect::Ignored(Ignored::OlderAnswer));
         }
@@ -697,13 +703,13 @@ impl Rules {
         }
         if declined.reason.code == ReasonCode::NotHeld && matches!(desired, Desired::Run | Desired::Pause) {
             // It lacks the work: it is offered whole, under the same attempt.
-            let want = job.want(true);
-            return self.send_to(key, Message::Want(want));
+            let desired_state = job.desired_state(true);
+            return self.send_to(key, Message::DesiredState(desired_state));
         }
         if declined.for_good && desired == Desired::Run {
             self.edit(id, |job| job.reason = Some(declined.reason));
-            let by = self.state.desks.get(&key).map_or_else(String::new, |desk| desk.name.clone());
-            self.turn(id, job::Event::StartRefused, &by);
+            let by = self.state.slaves.get(&key).map_or_else(String::new, |slave| slave.name.clone());
+            self.apply(id, job::Event::StartRefused, &by);
             return self.try_again(id);
         }
         if declined.reason.code == ReasonCode::WindowClosed
@@ -713,9 +719,9 @@ impl Rules {
             // That is about the job and not about the slave, which takes the next.
             self.edit(id, |job| job.reason = Some(declined.reason));
             if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Accepted) {
-                self.turn(id, job::Event::GivenBack, "slave");
+                self.apply(id, job::Event::GivenBack, "slave");
             }
-            self.turn(id, job::Event::WindowClosed, "slave");
+            self.apply(id, job::Event::WindowClosed, "slave");
             return;
         }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
@@ -727,9 +733,9 @@ impl Rules {
         if !asked_for
             && !is_told
             && waits
-            && let Some(desk) = self.state.desks.get_mut(&key)
+            && let Some(slave) = self.state.slaves.get_mut(&key)
         {
-            desk.balked = true;
+            slave.declining = true;
         }
     }
 
@@ -758,15 +764,15 @@ impl Rules {
             }
         });
         if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Accepted) {
-            // It had been taken before it was let go: it is nobody's first, and then what the wish makes of it.
-            self.turn(id, job::Event::GivenBack, "slave");
+            // It had been taken before it was let go: it is nobody's first, and then what the desired state makes of it.
+            self.apply(id, job::Event::GivenBack, "slave");
         }
         match desired {
             Desired::Cancel(_) => {
                 self.edit(id, |job| {
                     job.reason = Some(Reason::new(ReasonCode::Canceled, "canceled before it started"))
                 });
-                self.turn(id, job::Event::Withdrawn, "client");
+                self.apply(id, job::Event::Withdrawn, "client");
                 self.speak_for(id);
             }
             Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => {
@@ -775,10 +781,10 @@ impl Rules {
                 if over {
                     let reason = Reason::new(ReasonCode::WindowClosed, "its latest start passed");
                     self.edit(id, |job| job.reason = Some(reason));
-                    self.turn(id, job::Event::WindowClosed, "master");
+                    self.apply(id, job::Event::WindowClosed, "master");
                     return;
                 }
-                self.turn(id, job::Event::GivenBack, "slave");
+                self.apply(id, job::Event::GivenBack, "slave");
                 self.speak_for(id);
             }
         }
@@ -805,11 +811,11 @@ impl Rules {
         if !report.state.is_ended() && self.state.book.held_by(key).count() >= limits::ROWS {
             return self.effects.push(Effect::Ignored(Ignored::TooManyJobs));
         }
-        if report.attempt.0 > limits::ADOPTED_ATTEMPT || report.rev.0 > limits::ADOPTED_REV {
+        if report.attempt.0 > limits::ADOPTED_ATTEMPT || report.generation.0 > limits::ADOPTED_GENERATION {
             return self.effects.push(Effect::Ignored(Ignored::OutOfRange));
         }
-        let desk = self.state.desks.get(&key);
-        let by = desk.map_or_else(String::new, |desk| desk.name.clone());
+        let slave = self.state.slaves.get(&key);
+        let by = slave.map_or_else(String::new, |slave| slave.name.clone());
         let mut flags = Flags::default();
         flags.set(Flags::ADOPTED);
         let order = super::Order {
@@ -826,8 +832,8 @@ impl Rules {
         };
         let mut job = Job::new(id, &order);
         job.flags = flags;
-        job.hand(report.attempt, key);
-        job.rev = report.rev;
+        job.assign(report.attempt, key);
+        job.generation = report.generation;
         job.heard_at = Some(self.now);
         let (state, ended, seq, attempt) =
             (report.state, report.state.is_ended(), report.seq, report.attempt);
@@ -860,32 +866,36 @@ impl Rules {
     }
 
     pub(super) fn send_to(&mut self, key: SlaveKey, message: Message) {
-        if let Some(link) = self.state.desks.get(&key).and_then(Desk::live) {
+        if let Some(link) = self.state.slaves.get(&key).and_then(SlaveRecord::live) {
             self.send(link, message);
         }
     }
 
-    /// Tells the slave the newest wish, if its last report does not know it.
+    /// Tells the slave the newest desired state, if its last report does not know it.
     pub(super) fn tell_if_newer(&mut self, key: SlaveKey, id: JobId) -> Delivery {
         let Some(job) = self.state.book.jobs.get(&id) else { return Delivery::TooLate };
-        let live = self.state.desks.get(&key).filter(|desk| !desk.doubts).and_then(Desk::live);
+        let live = self.state.slaves.get(&key).filter(|slave| !slave.doubts).and_then(SlaveRecord::live);
         let Some(link) = live else { return Delivery::PendingOnReconnect };
-        let knows = job.report.as_ref().map(|report| report.rev);
-        if knows.is_none_or(|rev| rev < job.rev) {
-            let want = job.want(knows.is_none());
-            self.send(link, Message::Want(want));
+        let knows = job.report.as_ref().map(|report| report.generation);
+        if knows.is_none_or(|generation| generation < job.generation) {
+            let desired_state = job.desired_state(knows.is_none());
+            self.send(link, Message::DesiredState(desired_state));
         }
         Delivery::Sent
     }
 
-    fn tell_newer_wishes(&mut self, key: SlaveKey) {
-        let Some(desk) = self.state.desks.get(&key) else { return };
-        if desk.doubts {
+    fn tell_newer_desired_states(&mut self, key: SlaveKey) {
+        let Some(slave) = self.state.slaves.get(&key) else { return };
+        if slave.doubts {
             return;
         }
-        if desk.machine.as_ref().is_some_and(|machine| machine.conduct.rev < desk.conduct.rev) {
-            let conduct = desk.conduct;
-            self.send_to(key, Message::Conduct(conduct));
+        if slave
+            .machine
+            .as_ref()
+            .is_some_and(|machine| machine.operating_mode.generation < slave.operating_mode.generation)
+        {
+            let operating_mode = slave.operating_mode;
+            self.send_to(key, Message::OperatingMode(operating_mode));
         }
         let ids: Vec<_> =
             self.state.book.held_by(key).filter(|job| job.state != State::Uncertain).map(|j| j.id).collect();
@@ -909,7 +919,7 @@ impl Job {
         if let Some(holder) = self.holder.take() {
             let (attempt, state) = (self.attempt, self.state);
             let report = self.report.take().map(|report| report.clipped(EARLIER_TEXT));
-            self.keep(Earlier { attempt, holder, state, report, basis: Basis::Handed });
+            self.keep(Earlier { attempt, holder, state, report, basis: Basis::Assigned });
         }
     }
 

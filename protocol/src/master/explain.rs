@@ -1,8 +1,8 @@
 //! Why a job has not started: each slave, and why not there.
 
-use super::desk::is_ready;
 use super::dispatch::{can_do, places_taken};
-use super::{Desk, Enrolled, Job, Master, Need};
+use super::slave_record::is_ready;
+use super::{Enrolled, Job, Master, Need, SlaveRecord};
 use crate::id::SlaveKey;
 use crate::job::State;
 use crate::message::{MachineReport, Mode, WaitingFor};
@@ -85,10 +85,10 @@ impl WhyNot {
 
 /// Why the job has not started, by everything that the master knows.
 pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
-    let slaves: Vec<_> = state.desks.values().map(|desk| (desk.key, why_not(state, desk, job))).collect();
-    let holder = job.holder.and_then(|key| state.desks.get(&key));
-    let at = holder.map_or("its slave", |desk| desk.name.as_str());
-    let away = holder.is_none_or(|desk| desk.live().is_none());
+    let slaves: Vec<_> = state.slaves.values().map(|slave| (slave.key, why_not(state, slave, job))).collect();
+    let holder = job.holder.and_then(|key| state.slaves.get(&key));
+    let at = holder.map_or("its slave", |slave| slave.name.as_str());
+    let away = holder.is_none_or(|slave| slave.live().is_none());
     let summary = match job.state {
         State::Queued if job.desired == Desired::Pause => "it is paused: `resume` lets it go on".to_owned(),
         State::Queued if !job.seeks_a_slave() => "it waits for a person".to_owned(),
@@ -111,7 +111,7 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
         State::Accepted => {
             let waits = job.report.as_ref().and_then(|report| report.waiting_for);
             let stale = if away { " by its last word: it is offline" } else { "" };
-            let machine = holder.and_then(|desk| desk.machine.as_ref());
+            let machine = holder.and_then(|slave| slave.machine.as_ref());
             match machine.and_then(MachineReport::attention_text) {
                 Some(needs) if waits == Some(WaitingFor::Ready) => {
                     format!("{at} has it and needs a person{stale}: {needs}")
@@ -140,22 +140,22 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
     Explanation { summary: format!("{summary}{gate}"), slaves }
 }
 
-fn why_not(state: &Master, desk: &Desk, job: &Job) -> Option<WhyNot> {
-    let machine = desk.machine.as_ref();
-    let full = places_taken(&state.book, desk) >= usize::from(desk.capacity);
+fn why_not(state: &Master, slave: &SlaveRecord, job: &Job) -> Option<WhyNot> {
+    let machine = slave.machine.as_ref();
+    let full = places_taken(&state.book, slave) >= usize::from(slave.capacity);
     let reasons = [
-        (job.slave.as_ref().is_some_and(|slave| *slave != desk.name), WhyNot::OtherSlave),
-        (!desk.programs.contains(&job.spec.program), WhyNot::Program),
-        (!can_do(desk, job), WhyNot::Label),
-        (desk.enrolled != Enrolled::Yes, WhyNot::NotEnrolled),
-        (desk.live().is_none(), WhyNot::Offline),
-        (desk.conduct.mode != Mode::Production, WhyNot::Mode),
+        (job.slave.as_ref().is_some_and(|name| *name != slave.name), WhyNot::OtherSlave),
+        (!slave.programs.contains(&job.spec.program), WhyNot::Program),
+        (!can_do(slave, job), WhyNot::Label),
+        (slave.enrolled != Enrolled::Yes, WhyNot::NotEnrolled),
+        (slave.live().is_none(), WhyNot::Offline),
+        (slave.operating_mode.mode != Mode::Production, WhyNot::Mode),
         (machine.is_some_and(|machine| machine.local_lock), WhyNot::LocalLock),
         (machine.is_some_and(|machine| machine.attention.is_some()), WhyNot::Attention),
-        (desk.doubts, WhyNot::Doubts),
-        (desk.balked, WhyNot::Declined),
-        (full && job.holder != Some(desk.key), WhyNot::Capacity),
-        (!is_ready(desk), WhyNot::Ready),
+        (slave.doubts, WhyNot::Doubts),
+        (slave.declining, WhyNot::Declined),
+        (full && job.holder != Some(slave.key), WhyNot::Capacity),
+        (!is_ready(slave), WhyNot::Ready),
     ];
     reasons.into_iter().find(|(holds, _)| *holds).map(|(_, why)| why)
 }

@@ -1,7 +1,7 @@
 //! The jobs that have not ended.
 //!
 //! A million of them may wait for a slave that is away, and nobody speaks of a waiting job until its turn comes. So a job that
-//! was never handed out lies here as the bytes of its record, a tenth of what it takes otherwise, and is unpacked for
+//! was never assigned lies here as the bytes of its record, a tenth of what it takes otherwise, and is unpacked for
 //! whoever looks at it. Every step leaves it so, whatever looked at it.
 
 use std::borrow::Cow;
@@ -46,18 +46,18 @@ fn can_be_packed(job: &Job) -> bool {
 
 /// Two ordered lines made one; `first` says whether the first of the one comes before the first of the other.
 fn merged<'a>(
-    handed: impl Iterator<Item = (&'a JobId, &'a Job)>,
+    assigned: impl Iterator<Item = (&'a JobId, &'a Job)>,
     waiting: impl Iterator<Item = (&'a JobId, &'a Packed)>,
     first: impl Fn(&JobId, &JobId) -> bool,
 ) -> impl Iterator<Item = Cow<'a, Job>> {
-    let (mut handed, mut waiting) = (handed.peekable(), waiting.peekable());
+    let (mut assigned, mut waiting) = (assigned.peekable(), waiting.peekable());
     std::iter::from_fn(move || {
-        let is_handed = match (handed.peek(), waiting.peek()) {
-            (Some((handed, _)), Some((waiting, _))) => first(handed, waiting),
-            (handed, _) => handed.is_some(),
+        let is_assigned = match (assigned.peek(), waiting.peek()) {
+            (Some((assigned, _)), Some((waiting, _))) => first(assigned, waiting),
+            (assigned, _) => assigned.is_some(),
         };
-        if is_handed {
-            handed.next().map(|(_, job)| Cow::Borrowed(job))
+        if is_assigned {
+            assigned.next().map(|(_, job)| Cow::Borrowed(job))
         } else {
             waiting.next().map(|(id, packed)| Cow::Owned(packed.unpack(id)))
         }
@@ -73,8 +73,8 @@ impl Live {
         }
     }
 
-    /// A job, unless it is one that was never handed out.
-    pub(super) fn get_handed(&self, id: &JobId) -> Option<&Job> {
+    /// A job, unless it is one that was never assigned.
+    pub(super) fn get_assigned(&self, id: &JobId) -> Option<&Job> {
         self.jobs.get(id)
     }
 
@@ -95,18 +95,18 @@ impl Live {
 
     /// All of them, in order.
     pub fn values(&self) -> impl Iterator<Item = Cow<'_, Job>> {
-        merged(self.jobs.iter(), self.waiting.iter(), |handed, waiting| handed < waiting)
+        merged(self.jobs.iter(), self.waiting.iter(), |assigned, waiting| assigned < waiting)
     }
 
     /// The newest first, older than `before`.
     pub fn newest_first(&self, before: Option<JobId>) -> impl Iterator<Item = Cow<'_, Job>> {
         let older = (Bound::Unbounded, before.map_or(Bound::Unbounded, Bound::Excluded));
-        let (handed, waiting) = (self.jobs.range(older).rev(), self.waiting.range(older).rev());
-        merged(handed, waiting, |handed, waiting| handed > waiting)
+        let (assigned, waiting) = (self.jobs.range(older).rev(), self.waiting.range(older).rev());
+        merged(assigned, waiting, |assigned, waiting| assigned > waiting)
     }
 
-    /// Those that were handed out or are being looked at, in order: all that can have a slave.
-    pub fn handed(&self) -> impl DoubleEndedIterator<Item = &Job> {
+    /// Those that were assigned or are being looked at, in order: all that can have a slave.
+    pub fn assigned(&self) -> impl DoubleEndedIterator<Item = &Job> {
         self.jobs.values()
     }
 
@@ -187,9 +187,9 @@ mod tests {
     fn a_job_that_waits_is_kept_as_its_record_and_is_found_as_it_was() {
         let mut live = Live::default();
         assert!(live.is_empty());
-        let mut handed = job(2);
-        handed.hand(Attempt(1), SlaveKey([1; 32]));
-        let jobs = [job(1), handed, job(3)];
+        let mut assigned = job(2);
+        assigned.assign(Attempt(1), SlaveKey([1; 32]));
+        let jobs = [job(1), assigned, job(3)];
         for job in jobs.clone() {
             live.insert(job);
             live.pack();
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!((live.jobs.len(), live.waiting.len(), live.len()), (1, 2, 3));
         assert!(live.waiting.values().all(|packed| packed.0.len() < 200));
         assert_eq!(live.get(&jobs[0].id).as_deref(), Some(&jobs[0]));
-        assert_eq!(live.get_handed(&jobs[0].id), None);
+        assert_eq!(live.get_assigned(&jobs[0].id), None);
         assert!(live.values().eq(jobs.iter().map(Cow::Borrowed)));
         assert!(live.newest_first(Some(jobs[2].id)).eq([Cow::Borrowed(&jobs[1]), Cow::Borrowed(&jobs[0])]));
     }
@@ -211,7 +211,7 @@ mod tests {
         live.insert(second.clone());
         live.pack();
         live.get_mut(&first.id).unwrap().revision = 7;
-        live.get_mut(&second.id).unwrap().hand(Attempt(1), SlaveKey([1; 32]));
+        live.get_mut(&second.id).unwrap().assign(Attempt(1), SlaveKey([1; 32]));
         live.pack();
         assert_eq!((live.jobs.len(), live.waiting.len()), (1, 1));
         assert_eq!(live.get(&first.id).unwrap().revision, 7);

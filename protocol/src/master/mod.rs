@@ -1,33 +1,33 @@
 //! The rules of the node that takes orders.
 //!
 //! A master favours availability: it always takes orders and always answers, and says how fresh the answer is. Its
-//! state is an order book ([`Book`]: what waits, and who may take it) and one [`Desk`] per slave (its link, its
-//! evidence, its reconciliation). A desk never reads another desk; what moves between them goes through the book.
+//! state is an order book ([`Book`]: what waits, and who may take it) and one [`SlaveRecord`] per slave (its link, its
+//! evidence, its reconciliation). A slave record never reads another slave record; what moves between them goes through the book.
 //!
-//! [`step`] is the one entry: `desk` runs the handshake, `admission` knows who belongs here, `evidence` judges what
+//! [`step`] is the one entry: `slave` runs the handshake, `admission` knows who belongs here, `evidence` judges what
 //! slaves say, `people` answers clients and operators, `dispatch` gives work to whom it fits, and the end of every step
 //! writes what was touched and publishes it.
 
 mod admission;
 mod book;
-mod desk;
 mod dispatch;
 mod evidence;
 mod explain;
 mod live;
 mod needs;
 mod people;
+mod slave_record;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::book::{Basis, Book, Earlier, Job, JobEvent, Order, Retry, RetryOn};
-pub use self::desk::{Desk, DeskLink, Enrolled, Receipt, ReceiptLine};
-pub use self::dispatch::Room;
+pub use self::dispatch::Availability;
 pub use self::explain::{Explanation, WhyNot, explain};
 pub use self::live::Live;
 pub use self::needs::{Need, Needed, Subject, count_needs, needs};
+pub use self::slave_record::{Enrolled, Receipt, ReceiptLine, SlaveLink, SlaveRecord};
 
 use crate::id::{Commit, Epoch, Incarnation, JobId, MasterId, OrderId, SlaveKey};
 use crate::job::{self, End, State};
@@ -76,8 +76,8 @@ pub struct Master {
     pub begun: Vec<Begun>,
     /// The order book.
     pub book: Book,
-    /// One desk per slave.
-    pub desks: BTreeMap<SlaveKey, Desk>,
+    /// One slave record per slave.
+    pub slaves: BTreeMap<SlaveKey, SlaveRecord>,
     /// Enrolment tokens, by the SHA-256 of their text.
     pub tokens: BTreeMap<[u8; 32], Token>,
     /// Connections, and whose they are once that is known.
@@ -91,7 +91,7 @@ pub struct Master {
     /// The highest epoch of this master that a slave has obeyed, if it is later than this master knows.
     pub later: Epoch,
     /// Who could take a job.
-    pub room: Room,
+    pub availability: Availability,
 }
 
 impl Master {
@@ -150,9 +150,9 @@ pub struct IdempotencyKey {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// Jobs that the disk holds and the next event speaks of: [`unknown_jobs`] names them.
-    Recalled(Vec<Job>),
+    JobsLoaded(Vec<Job>),
     /// Orders that the disk holds and the next event speaks of: [`unknown_orders`] names them.
-    OrdersRecalled(Vec<Order>),
+    OrdersLoaded(Vec<Order>),
     /// A client placed an order.
     OrderPlaced {
         /// Who waits.
@@ -305,7 +305,7 @@ pub enum Delivery {
     Applied,
     /// It is on its way to the slave.
     Sent,
-    /// The slave is not there: the wish waits, as part of the job, for its next connection.
+    /// The slave is not there: the desired state waits, as part of the job, for its next connection.
     PendingOnReconnect,
     /// What it was meant to prevent has happened.
     TooLate,
@@ -378,7 +378,7 @@ pub enum Write {
     /// A job: live, or for the archive.
     Job(Box<Job>),
     /// A slave.
-    Desk(Box<Desk>),
+    Slave(Box<SlaveRecord>),
     /// An enrolment token, or that it is gone.
     Token([u8; 32], Option<Token>),
     /// A handshake's receipt.
@@ -505,14 +505,14 @@ pub fn newborn(settings: Settings, fresh: MasterId) -> Master {
         node: Node { id: fresh, epoch: Epoch(1), commit: Commit(0) },
         begun: Vec::new(),
         book: Book::default(),
-        desks: BTreeMap::new(),
+        slaves: BTreeMap::new(),
         tokens: BTreeMap::new(),
         links: BTreeMap::new(),
         asked: BTreeMap::new(),
         next_ask: 0,
         doubted_by: BTreeSet::new(),
         later: Epoch(0),
-        room: Room::default(),
+        availability: Availability::default(),
     }
 }
 
@@ -523,7 +523,7 @@ impl Master {
             Write::Node(node) => self.node = node,
             Write::Begun(begun) => self.begun = begun,
             Write::Job(job) => self.book.restore(*job),
-            Write::Desk(desk) => drop(self.desks.insert(desk.key, *desk)),
+            Write::Slave(slave) => drop(self.slaves.insert(slave.key, *slave)),
             Write::Token(hash, Some(token)) => drop(self.tokens.insert(hash, token)),
             Write::Token(hash, None) => drop(self.tokens.remove(&hash)),
             Write::Order(_) | Write::Key(..) | Write::Receipt(_) => {}
@@ -545,14 +545,14 @@ impl Master {
 }
 
 /// The part of the state that the disk holds after the step's writes.
-pub fn durable(state: &Master) -> (Node, Vec<Job>, Vec<Desk>, BTreeMap<[u8; 32], Token>) {
+pub fn durable(state: &Master) -> (Node, Vec<Job>, Vec<SlaveRecord>, BTreeMap<[u8; 32], Token>) {
     let jobs = state.book.jobs.values().map(|job| job.durable()).collect();
-    let desks = state.desks.values().map(Desk::durable).collect();
-    (state.node, jobs, desks, state.tokens.clone())
+    let slaves = state.slaves.values().map(SlaveRecord::durable).collect();
+    (state.node, jobs, slaves, state.tokens.clone())
 }
 
 /// Jobs that the event speaks of and that are not in memory: if the disk has them, they come first, as
-/// [`Event::Recalled`].
+/// [`Event::JobsLoaded`].
 pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
     let mut jobs: Vec<JobId> = match event {
         Event::JobsCommanded { jobs, .. } => jobs.clone(),
@@ -573,16 +573,16 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
             | Message::Welcome(_)
             | Message::Refuse(_)
             | Message::Machine(_)
-            | Message::Want(_)
+            | Message::DesiredState(_)
             | Message::Forget(_)
-            | Message::Conduct(_)
+            | Message::OperatingMode(_)
             | Message::Ask(_)
             | Message::Answer(_)
             | Message::Ping
             | Message::Pong => vec![],
         },
-        Event::Recalled(_)
-        | Event::OrdersRecalled(_)
+        Event::JobsLoaded(_)
+        | Event::OrdersLoaded(_)
         | Event::OrderPlaced { .. }
         | Event::SlaveCommanded { .. }
         | Event::TokenMade { .. }
@@ -592,17 +592,17 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
         | Event::ClockSet => vec![],
         // Whoever waits for the end of an older link is welcomed by it.
         Event::LinkProbed { link, .. } | Event::LinkClosed { link, .. } => {
-            let desk = state.links.get(link).copied().flatten().and_then(|key| state.desks.get(&key));
-            match desk.map(|desk| &desk.link) {
-                Some(DeskLink::Asking { hello, .. }) => spoken_of(hello).collect(),
+            let slave = state.links.get(link).copied().flatten().and_then(|key| state.slaves.get(&key));
+            match slave.map(|slave| &slave.link) {
+                Some(SlaveLink::Asking { hello, .. }) => spoken_of(hello).collect(),
                 _ => vec![],
             }
         }
     };
     // A Settled speaks of the Hello's rows too.
     if let Event::Received { link, message: Message::Settled(_) } = event
-        && let Some(desk) = state.links.get(link).copied().flatten().and_then(|key| state.desks.get(&key))
-        && let Some(hello) = desk.hello()
+        && let Some(slave) = state.links.get(link).copied().flatten().and_then(|key| state.slaves.get(&key))
+        && let Some(hello) = slave.hello()
     {
         jobs.extend(spoken_of(hello));
     }
@@ -613,10 +613,10 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
 }
 
 fn spoken_of(hello: &Hello) -> impl Iterator<Item = JobId> {
-    hello.rows.iter().chain(&hello.ring).map(|row| row.job)
+    hello.rows.iter().chain(&hello.recent_outcomes).map(|row| row.job)
 }
 
-/// Orders that the event speaks of: if the disk has them, they come first, as [`Event::OrdersRecalled`].
+/// Orders that the event speaks of: if the disk has them, they come first, as [`Event::OrdersLoaded`].
 pub fn unknown_orders(event: &Event) -> Vec<OrderId> {
     let Event::Received { message: Message::Settled(settled), .. } = event else { return vec![] };
     let orders: BTreeSet<_> = settled.records.iter().map(|record| record.spec.order).collect();
@@ -632,20 +632,20 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
         effects: Vec::new(),
         touched: BTreeSet::new(),
         stirred: BTreeSet::new(),
-        desks: BTreeSet::new(),
-        stirred_desks: BTreeSet::new(),
+        slaves: BTreeSet::new(),
+        stirred_slaves: BTreeSet::new(),
         look_for_work: BTreeSet::new(),
         look_for_slave: BTreeSet::new(),
         gap_of: None,
     };
     match event {
-        Event::Recalled(jobs) => {
+        Event::JobsLoaded(jobs) => {
             for job in jobs {
-                rules.state.book.recall(job);
+                rules.state.book.load(job);
             }
             return Step { state: rules.state, persist: vec![], effects: vec![], archived: vec![] };
         }
-        Event::OrdersRecalled(orders) => {
+        Event::OrdersLoaded(orders) => {
             rules.state.book.orders.extend(orders.into_iter().map(|order| (order.id, order)));
             return Step { state: rules.state, persist: vec![], effects: vec![], archived: vec![] };
         }
@@ -684,9 +684,9 @@ struct Rules {
     /// Jobs that changed at all.
     stirred: BTreeSet<JobId>,
     /// Slaves that changed durably.
-    desks: BTreeSet<SlaveKey>,
+    slaves: BTreeSet<SlaveKey>,
     /// Slaves that changed at all.
-    stirred_desks: BTreeSet<SlaveKey>,
+    stirred_slaves: BTreeSet<SlaveKey>,
     /// Slaves that may have room or fall idle.
     look_for_work: BTreeSet<SlaveKey>,
     /// Jobs that were queued.
@@ -705,7 +705,7 @@ impl Rules {
     }
 
     /// Moves a job by the table. False: nothing happened, and the effects say why.
-    fn turn(&mut self, id: JobId, event: job::Event, by: &str) -> bool {
+    fn apply(&mut self, id: JobId, event: job::Event, by: &str) -> bool {
         let Some(job) = self.state.book.jobs.get(&id) else { return false };
         match job::next(job.state, event) {
             job::Transition::To(next) => {
@@ -732,8 +732,8 @@ impl Rules {
         self.answer(request, Answer::Refused(refusal, text.into()));
     }
 
-    fn touch_desk(&mut self, key: SlaveKey) {
-        self.desks.insert(key);
+    fn touch_slave(&mut self, key: SlaveKey) {
+        self.slaves.insert(key);
         self.look_for_work.insert(key);
     }
 
@@ -743,7 +743,7 @@ impl Rules {
             let reason =
                 Reason::new(ReasonCode::WindowClosed, "its latest start passed and no slave had taken it");
             self.edit(id, |job| job.reason = Some(reason));
-            self.turn(id, job::Event::WindowClosed, "master");
+            self.apply(id, job::Event::WindowClosed, "master");
         }
     }
 
@@ -758,9 +758,9 @@ impl Rules {
         archived.extend(self.state.book.archive(&self.touched));
         self.state.book.jobs.pack();
         self.state.book.orders.clear();
-        for key in &self.desks {
-            if let Some(desk) = self.state.desks.get(key) {
-                self.persist.push(Write::Desk(Box::new(desk.durable())));
+        for key in &self.slaves {
+            if let Some(slave) = self.state.slaves.get(key) {
+                self.persist.push(Write::Slave(Box::new(slave.durable())));
             }
         }
         if !self.persist.is_empty() {
@@ -774,9 +774,9 @@ impl Rules {
             }
         }
         self.stirred.append(&mut self.touched);
-        self.stirred_desks.append(&mut self.desks);
+        self.stirred_slaves.append(&mut self.slaves);
         self.effects.extend(self.stirred.iter().map(|id| Effect::JobChanged(*id)));
-        self.effects.extend(self.stirred_desks.iter().map(|key| Effect::SlaveChanged(*key)));
+        self.effects.extend(self.stirred_slaves.iter().map(|key| Effect::SlaveChanged(*key)));
         Step { state: self.state, persist: self.persist, effects: self.effects, archived }
     }
 }
@@ -802,7 +802,7 @@ pub fn broken_invariant(state: &Master) -> Option<&'static str> {
             return Some("what has ended is on disk, not in memory");
         }
     }
-    if state.desks.values().any(|desk| desk.enrolled != Enrolled::Yes && desk.current().is_some()) {
+    if state.slaves.values().any(|slave| slave.enrolled != Enrolled::Yes && slave.current().is_some()) {
         return Some("who is not enrolled has no link");
     }
     state.book.broken_invariant()

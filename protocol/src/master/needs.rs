@@ -3,7 +3,7 @@
 //! Slaves are looked through, for there are as many as there are machines. Jobs are found in the book's index, so that
 //! the list costs what it shows and not what all jobs cost.
 
-use super::{Desk, Enrolled, Job, Master};
+use super::{Enrolled, Job, Master, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 use crate::job::State;
 use crate::message::{Attention, Flags, ReasonCode};
@@ -205,16 +205,16 @@ impl Job {
 
 /// How many things need a person.
 pub fn count_needs(state: &Master, now: Time) -> usize {
-    let slaves: usize = state.desks.values().map(|desk| of_slave(state, desk).count()).sum();
+    let slaves: usize = state.slaves.values().map(|slave| of_slave(state, slave).count()).sum();
     slaves + state.book.count_needs(now)
 }
 
 /// What needs a person, the most urgent first and then by id: the first `limit` after the one of the cursor.
 pub fn needs(state: &Master, now: Time, after: Option<(Need, Subject)>, limit: usize) -> Vec<Needed> {
     let slaves = state
-        .desks
+        .slaves
         .values()
-        .flat_map(|desk| of_slave(state, desk).map(|need| (need, Subject::Slave(desk.key))));
+        .flat_map(|slave| of_slave(state, slave).map(|need| (need, Subject::Slave(slave.key))));
     let jobs = |(need, id): (Need, JobId)| (need, Subject::Job(id));
     let lapsed = state.book.lapsed(now).filter_map(|id| Some((lapsed_need(state, id)?, id))).map(jobs);
     let is_next = |found: &(Need, Subject)| after.is_none_or(|after| *found > after);
@@ -235,21 +235,21 @@ fn lapsed_need(state: &Master, id: JobId) -> Option<Need> {
     Some(if job.is_from_before_a_restore() { Need::Restored } else { Need::ReleaseLapsed })
 }
 
-fn of_slave(state: &Master, desk: &Desk) -> impl Iterator<Item = Need> {
-    let machine = desk.machine.as_ref();
-    let belongs = desk.enrolled == Enrolled::Yes;
+fn of_slave(state: &Master, slave: &SlaveRecord) -> impl Iterator<Item = Need> {
+    let machine = slave.machine.as_ref();
+    let belongs = slave.enrolled == Enrolled::Yes;
     // A job that is uncertain here too is listed as that.
     let unresolved = machine.and_then(|machine| machine.uncertain).is_some_and(|id| {
         let job = state.book.jobs.get(&id);
-        job.is_none_or(|job| job.state != State::Uncertain || job.holder != Some(desk.key))
+        job.is_none_or(|job| job.state != State::Uncertain || job.holder != Some(slave.key))
     });
     let needs = [
-        (belongs && desk.doubts, Need::Doubts),
-        (belongs && desk.cloned_at.is_some(), Need::Cloned),
+        (belongs && slave.doubts, Need::Doubts),
+        (belongs && slave.cloned_at.is_some(), Need::Cloned),
         (belongs && machine.is_some_and(|machine| machine.attention.is_some()), Need::Attention),
         (belongs && unresolved, Need::Unresolved),
         (belongs && machine.is_some_and(|machine| machine.unloading.is_some()), Need::Unloading),
-        (desk.enrolled == Enrolled::Pending, Need::Approval),
+        (slave.enrolled == Enrolled::Pending, Need::Approval),
         (belongs && machine.is_some_and(|machine| machine.local_lock), Need::LocalLock),
     ];
     needs.into_iter().filter(|(holds, _)| *holds).map(|(_, need)| need)
@@ -260,20 +260,20 @@ fn describe(state: &Master, need: Need, subject: Subject) -> Option<Needed> {
         Subject::Slave(_) => None,
         Subject::Job(id) => Some(state.book.jobs.get(&id)?),
     };
-    let slave = match subject {
+    let key = match subject {
         Subject::Slave(key) => Some(key),
         Subject::Job(_) => job.as_ref().and_then(|job| job.holder),
     };
-    let desk = slave.and_then(|key| state.desks.get(&key));
-    let machine = desk.and_then(|desk| desk.machine.as_ref());
+    let slave = key.and_then(|key| state.slaves.get(&key));
+    let machine = slave.and_then(|slave| slave.machine.as_ref());
     let about = match subject {
-        Subject::Slave(_) => desk.map_or_else(String::new, called),
+        Subject::Slave(_) => slave.map_or_else(String::new, called),
         Subject::Job(id) => id.to_string(),
     };
     let action = need.action();
     let of_slave = || format!("reloop slave {action} {about}");
     let of_job = || format!("reloop job {action} {about}");
-    let last_word = |text: &str| by_last_word(text, desk);
+    let last_word = |text: &str| by_last_word(text, slave);
     let (text, command) = match need {
         Need::Doubts => (
             "it has seen a later state of this master and obeys nothing".to_owned(),
@@ -305,7 +305,7 @@ fn describe(state: &Master, need: Need, subject: Subject) -> Option<Needed> {
         ),
         Need::Overdue => (last_word("it runs longer than its order allows"), of_job()),
         Need::Approval => {
-            let key = desk?.key.fingerprint();
+            let key = slave?.key.fingerprint();
             (format!("it waits for approval with the key {key}"), format!("reloop slave {action} {key}"))
         }
         Need::Restored => {
@@ -320,20 +320,20 @@ fn describe(state: &Master, need: Need, subject: Subject) -> Option<Needed> {
     };
     let is_paused = job.as_ref().is_some_and(|job| job.desired == Desired::Pause && !job.state.is_started());
     let text = if is_paused { format!("{text}; it is paused too: `resume` it") } else { text };
-    Some(Needed { need, subject, slave, text, command })
+    Some(Needed { need, subject, slave: key, text, command })
 }
 
 /// What a slave said is marked as old where it cannot be heard.
-fn by_last_word(text: &str, slave: Option<&Desk>) -> String {
-    let is_old = slave.is_some_and(|desk| desk.live().is_none());
+fn by_last_word(text: &str, slave: Option<&SlaveRecord>) -> String {
+    let is_old = slave.is_some_and(|slave| slave.live().is_none());
     format!("{text}{}", if is_old { " (the last word of a slave that is offline)" } else { "" })
 }
 
 /// As a command line names it: by its key where its name is not one plain word.
-fn called(desk: &Desk) -> String {
+fn called(slave: &SlaveRecord) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if !desk.name.is_empty() && !desk.name.starts_with('-') && desk.name.chars().all(is_plain) {
-        return desk.name.clone();
+    if !slave.name.is_empty() && !slave.name.starts_with('-') && slave.name.chars().all(is_plain) {
+        return slave.name.clone();
     }
-    desk.key.fingerprint()
+    slave.key.fingerprint()
 }

@@ -1,13 +1,13 @@
 //! What the master does for clients and operators.
 
 use super::{
-    Answer, Asked, Delivery, Desk, DeskLink, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal,
-    RequestId, Rules, SlaveCommand, Token, Write,
+    Answer, Asked, Delivery, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId, Rules,
+    SlaveCommand, SlaveLink, SlaveRecord, Token, Write,
 };
 use crate::id::{JobId, OrderId, Run, SlaveKey};
 use crate::job::{self, End, State};
 use crate::message::{Ask, CloseCode, Flags, Message, Question, Reason, ReasonCode, Report};
-use crate::spec::{CancelMode, Desired, Gate, Want};
+use crate::spec::{CancelMode, Desired, DesiredState, Gate};
 
 /// Its cancel may still come in time: not if the machine has refused it, and one that was only meant for what has not
 /// started may not once it has.
@@ -19,13 +19,14 @@ fn is_being_canceled(job: &Job) -> bool {
     }
 }
 
-/// The machine was told the newest wish, and goes on as before.
+/// The machine was told the newest desired state, and goes on as before.
 fn was_refused(job: &Job) -> bool {
     let goes_on = matches!(job.state, State::Running | State::Paused);
     let code = ReasonCode::StopRefused;
     goes_on
         && job.report.as_ref().is_some_and(|report| {
-            report.rev >= job.rev && report.reason.as_ref().is_some_and(|reason| reason.code == code)
+            report.generation >= job.generation
+                && report.reason.as_ref().is_some_and(|reason| reason.code == code)
         })
 }
 
@@ -89,9 +90,9 @@ impl Rules {
             JobCommand::Pause | JobCommand::Resume if is_being_canceled(&job) => {
                 wrong("it was canceled, which is not taken back: `cancel` it again if it goes on")
             }
-            JobCommand::Pause => Ok(self.wish(id, Desired::Pause)),
+            JobCommand::Pause => Ok(self.set_desired(id, Desired::Pause)),
             JobCommand::Resume => {
-                let delivery = self.wish(id, Desired::Run);
+                let delivery = self.set_desired(id, Desired::Run);
                 self.look_for_slave.insert(id);
                 Ok(delivery)
             }
@@ -111,13 +112,13 @@ impl Rules {
                     self.edit(id, |job| {
                         job.set_aside();
                         job.desired = Desired::Run;
-                        job.rev = job.rev.next();
+                        job.generation = job.generation.next();
                         job.start.deadline = None;
                         job.start.gate = Gate::Open;
                         job.flags.clear(Flags::RESTORED);
                         job.reason = None;
                     });
-                    self.turn(id, job::Event::Retried, "operator");
+                    self.apply(id, job::Event::Retried, "operator");
                     Ok(Delivery::Applied)
                 }
                 job::Transition::Unchanged | job::Transition::Rejected(_) => wrong(
@@ -142,7 +143,7 @@ impl Rules {
                 job.desired = Desired::Cancel(mode);
                 job.reason = Some(reason);
             });
-            self.turn(id, job::Event::Withdrawn, "client");
+            self.apply(id, job::Event::Withdrawn, "client");
             return Delivery::Applied;
         }
         if mode == CancelMode::IfNotStarted && job.state.is_started() {
@@ -153,11 +154,11 @@ impl Rules {
             Desired::Cancel(harder) if is_being_canceled(&job) => harder.max(mode),
             _ => mode,
         };
-        self.wish(id, Desired::Cancel(mode))
+        self.set_desired(id, Desired::Cancel(mode))
     }
 
-    /// Raises the wish, and tells the slave if it is there.
-    fn wish(&mut self, id: JobId, desired: Desired) -> Delivery {
+    /// Raises the desired state, and tells the slave if it is there.
+    fn set_desired(&mut self, id: JobId, desired: Desired) -> Delivery {
         self.utter(id, |job| job.desired = desired);
         self.deliver(id)
     }
@@ -174,7 +175,7 @@ impl Rules {
         let epoch = self.state.node.epoch;
         self.edit(id, |job| {
             change(job);
-            job.rev = job.rev.uttered(epoch);
+            job.generation = job.generation.uttered(epoch);
         });
     }
 
@@ -189,45 +190,52 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&id) else { return Delivery::TooLate };
         let slave_holds_it = job.report.as_ref().is_some_and(|report| report.state == State::Uncertain);
         if slave_holds_it {
-            return self.wish(id, Desired::Resolve(end));
+            return self.set_desired(id, Desired::Resolve(end));
         }
         let reason = Reason::new(ReasonCode::Resolved, "a person said how it ended");
         self.edit(id, |job| job.reason = Some(reason));
-        self.turn(id, job::Event::Resolved(end), "operator");
+        self.apply(id, job::Event::Resolved(end), "operator");
         Delivery::Applied
     }
 
-    /// A hand-out that was given up, and that its slave still wonders about: the machine starts nothing until a person
+    /// A attempt that was given up, and that its slave still wonders about: the machine starts nothing until a person
     /// has said how it ended.
     fn resolve_given_up(&mut self, id: JobId, end: End) -> Option<Result<Delivery, (Refusal, String)>> {
         let job = self.state.book.jobs.get(&id)?;
         let wonders = |report: &&Report| report.state == State::Uncertain;
         let itself = || {
             let report = job.report.as_ref().filter(|_| job.state == State::Lost).filter(wonders)?;
-            Some((job.attempt, job.holder?, report.rev))
+            Some((job.attempt, job.holder?, report.generation))
         };
         // The book's word of it may be that it was given up: what counts is what its slave said.
         let earlier = || {
             let wondering =
                 job.earlier.iter().filter(|e| e.report.as_ref().is_some_and(|report| wonders(&report)));
-            // What is only claimed does not stand in the way of what was handed out.
+            // What is only claimed does not stand in the way of what was assigned.
             let earlier = wondering.min_by_key(|earlier| earlier.basis)?;
-            Some((earlier.attempt, earlier.holder, earlier.report.as_ref()?.rev))
+            Some((earlier.attempt, earlier.holder, earlier.report.as_ref()?.generation))
         };
-        let (attempt, holder, rev) = itself().or_else(earlier)?;
-        let Some(link) = self.state.desks.get(&holder).and_then(Desk::live) else {
+        let (attempt, holder, generation) = itself().or_else(earlier)?;
+        let Some(link) = self.state.slaves.get(&holder).and_then(SlaveRecord::live) else {
             let text = format!("the slave that holds attempt {attempt} is not connected");
             return Some(Err((Refusal::SlaveOffline, text)));
         };
-        let want = Want { attempt, rev: rev.next(), desired: Desired::Resolve(end), ..job.want(false) };
-        self.send(link, Message::Want(want));
+        let desired_state = DesiredState {
+            attempt,
+            generation: generation.next(),
+            desired: Desired::Resolve(end),
+            ..job.desired_state(false)
+        };
+        self.send(link, Message::DesiredState(desired_state));
         Some(Ok(Delivery::Sent))
     }
 
     fn abandon(&mut self, id: JobId) -> Result<Delivery, (Refusal, String)> {
         let Some(job) = self.state.book.jobs.get(&id) else { return Ok(Delivery::TooLate) };
-        let online =
-            job.holder.and_then(|key| self.state.desks.get(&key)).is_some_and(|desk| desk.live().is_some());
+        let online = job
+            .holder
+            .and_then(|key| self.state.slaves.get(&key))
+            .is_some_and(|slave| slave.live().is_some());
         let slave_knows = job.report.as_ref().is_some_and(|report| report.state == job.state);
         if online && slave_knows && job.state != State::Uncertain {
             let text = format!(
@@ -238,27 +246,27 @@ impl Rules {
         }
         let reason = Reason::new(ReasonCode::Abandoned, "a person gave it up");
         self.edit(id, |job| job.reason = Some(reason));
-        self.turn(id, job::Event::Abandoned, "operator");
+        self.apply(id, job::Event::Abandoned, "operator");
         Ok(Delivery::Applied)
     }
 
     pub(super) fn slave_commanded(&mut self, request: RequestId, key: SlaveKey, command: SlaveCommand) {
-        let Some(desk) = self.state.desks.get_mut(&key) else {
+        let Some(slave) = self.state.slaves.get_mut(&key) else {
             return self.refuse(request, Refusal::NoSuchSlave, "there is no such slave");
         };
         match command {
             SlaveCommand::Mode(mode) => {
-                desk.conduct.mode = mode;
-                desk.conduct.rev = desk.conduct.rev.next();
-                let conduct = desk.conduct;
-                self.touch_desk(key);
-                self.send_to(key, Message::Conduct(conduct));
+                slave.operating_mode.mode = mode;
+                slave.operating_mode.generation = slave.operating_mode.generation.next();
+                let operating_mode = slave.operating_mode;
+                self.touch_slave(key);
+                self.send_to(key, Message::OperatingMode(operating_mode));
                 self.answer(request, Answer::Done);
             }
-            SlaveCommand::Approve => match desk.enrolled {
+            SlaveCommand::Approve => match slave.enrolled {
                 Enrolled::Pending | Enrolled::Yes => {
-                    desk.enrolled = Enrolled::Yes;
-                    self.touch_desk(key);
+                    slave.enrolled = Enrolled::Yes;
+                    self.touch_slave(key);
                     self.answer(request, Answer::Done);
                 }
                 // What an admin took away is not given back by somebody who may do less.
@@ -273,7 +281,7 @@ impl Rules {
                 self.answer(request, Answer::Done);
             }
             SlaveCommand::Ready => {
-                let unloading = desk.machine.as_ref().and_then(|machine| machine.unloading);
+                let unloading = slave.machine.as_ref().and_then(|machine| machine.unloading);
                 match unloading {
                     Some(unloading) => self.ask(request, key, Question::Ready { unloading }),
                     None => {
@@ -283,9 +291,9 @@ impl Rules {
                 }
             }
             SlaveCommand::Clear => {
-                let attention = desk.machine.as_ref().and_then(|machine| machine.attention);
-                if desk.cloned_at.take().is_some() {
-                    self.touch_desk(key);
+                let attention = slave.machine.as_ref().and_then(|machine| machine.attention);
+                if slave.cloned_at.take().is_some() {
+                    self.touch_slave(key);
                     if attention.is_none() {
                         return self.answer(request, Answer::Done);
                     }
@@ -303,14 +311,14 @@ impl Rules {
     /// A slave does not belong here any more. From this step on it has no link, whatever its handshake has come to: what
     /// it says before its connections have ended is not heard.
     fn revoke(&mut self, key: SlaveKey) {
-        let Some(desk) = self.state.desks.get_mut(&key) else { return };
-        desk.enrolled = Enrolled::Revoked;
-        let links = desk.connections();
-        desk.link = DeskLink::Down;
-        desk.doubts = false;
+        let Some(slave) = self.state.slaves.get_mut(&key) else { return };
+        slave.enrolled = Enrolled::Revoked;
+        let links = slave.connections();
+        slave.link = SlaveLink::Down;
+        slave.doubts = false;
         // What it says it has seen of this master counts no more.
         self.state.doubted_by.remove(&key);
-        self.touch_desk(key);
+        self.touch_slave(key);
         for link in links {
             let text = "this slave was revoked by a person: its job goes on, and it keeps the outcome";
             self.close(link, CloseCode::Revoked, text.to_owned());
@@ -335,12 +343,12 @@ impl Rules {
 
     /// Asks a slave something that needs its answer now.
     fn ask(&mut self, request: RequestId, key: SlaveKey, question: Question) {
-        let Some(link) = self.state.desks.get(&key).and_then(Desk::live) else {
+        let Some(link) = self.state.slaves.get(&key).and_then(SlaveRecord::live) else {
             let text =
                 "the slave is not connected: do it at the machine with `reloop-slave`, or when it is back";
             return self.refuse(request, Refusal::SlaveOffline, text);
         };
-        if self.state.desks.get(&key).is_some_and(|desk| desk.doubts) {
+        if self.state.slaves.get(&key).is_some_and(|slave| slave.doubts) {
             let text = "the slave has seen a later state of this master, and answers nothing: `reloop restore confirm`";
             return self.refuse(request, Refusal::SlaveRefused, text);
         }
@@ -384,15 +392,16 @@ impl Rules {
         for link in self.state.links.keys().copied().collect::<Vec<_>>() {
             self.close(link, CloseCode::GoingAway, text.to_owned());
         }
-        // Nothing is handed to a slave over a link that is being closed.
-        let linked = self.state.desks.values().filter(|desk| desk.current().is_some()).map(|desk| desk.key);
+        // Nothing is assigned to a slave over a link that is being closed.
+        let linked =
+            self.state.slaves.values().filter(|slave| slave.current().is_some()).map(|slave| slave.key);
         let linked: Vec<_> = linked.collect();
-        self.state.desks.values_mut().for_each(|desk| desk.doubts = false);
+        self.state.slaves.values_mut().for_each(|slave| slave.doubts = false);
         for key in linked {
-            if let Some(desk) = self.state.desks.get_mut(&key) {
-                desk.link = DeskLink::Down;
+            if let Some(slave) = self.state.slaves.get_mut(&key) {
+                slave.link = SlaveLink::Down;
             }
-            self.touch_desk(key);
+            self.touch_slave(key);
         }
         self.answer(request, Answer::Done);
     }

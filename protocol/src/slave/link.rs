@@ -4,19 +4,18 @@ use alloc::sync::Arc;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Candor, Effect, HELD_BYTES, Ignored, Job, Link, LinkId, RING, RING_BYTES, Rules, RunKey, RunState, Settling,
-    Slave, Standing, fresh_report, not_held, standing,
+    Disclosure, Effect, HELD_BYTES, Ignored, Job, Link, LinkId, RECENT_OUTCOMES, RECENT_OUTCOMES_BYTES,
+    Rules, RunKey, RunState, Settling, Slave, Standing, fresh_report, not_held, standing,
 };
-use crate::id::{Attempt, Commit, JobId, Session, WishRev};
+use crate::id::{Attempt, Commit, Generation, JobId, Session};
 use crate::job;
 use crate::limits::{self, LOG_BYTES};
 use crate::message::{
-    Attention, Bond, Challenge, CloseCode, Conduct, Flags, Forget, Hello, Message, PROTOCOL, Question,
-    Reason, ReasonCode, Record, Reply, Ruling, Source, Tell, Welcome,
+    Attention, Challenge, CloseCode, Flags, Forget, Hello, MasterBinding, Message, OperatingMode, PROTOCOL,
+    Question, Reason, ReasonCode, Record, Reply, Ruling, Source, Tell, Welcome,
 };
 use crate::reconcile::Verdict;
-use crate::spec::{CancelMode, Desired, Gate, SPEC_BYTES, Want};
-
+use crate::spec::{CancelMode, Desired, DesiredState, Gate, SPEC_BYTES};
 
 impl Rules {
     pub(super) fn received(
@@ -89,10 +88,10 @@ impl Rules {
             self.effects.push(Effect::Close { link, code: CloseCode::Version, text });
             return;
         }
-        let standing = standing(self.state.node.bond, challenge);
+        let standing = standing(self.state.node.binding, challenge);
         let doubtful = matches!(standing, Standing::Old);
         if let (Some(boot), Standing::New | Standing::Known | Standing::Restored) =
-            (self.state.fresh.boot, &standing)
+            (self.state.volatile.boot, &standing)
         {
             self.state.node.sync = Some(super::Sync {
                 boot,
@@ -102,22 +101,24 @@ impl Rules {
             });
         }
         self.state.node.session = self.state.node.session.next();
-        let candor = match standing {
-            Standing::Foreign => Candor::Identity,
-            Standing::Known => Candor::Jobs,
-            Standing::New | Standing::Old | Standing::Restored => Candor::JobsAndRing,
+        let disclosure = match standing {
+            Standing::Foreign => Disclosure::Identity,
+            Standing::Known => Disclosure::Jobs,
+            Standing::New | Standing::Old | Standing::Restored => Disclosure::JobsAndOutcomes,
         };
-        self.state.link = Link::Challenged { link, doubtful, candor };
+        self.state.link = Link::Challenged { link, doubtful, disclosure };
     }
 
     /// Says Hello as soon as the machine has said what it does: a slave that does not know says nothing.
     pub(super) fn introduce(&mut self) {
-        let Link::Challenged { link, doubtful, candor } = self.state.link else { return };
-        let (true, Some(boot)) = (self.state.fresh.probing.is_empty(), self.state.fresh.boot) else { return };
+        let Link::Challenged { link, doubtful, disclosure } = self.state.link else { return };
+        let (true, Some(boot)) = (self.state.volatile.probing.is_empty(), self.state.volatile.boot) else {
+            return;
+        };
         let session = self.state.node.session;
-        self.state.fresh.told = self.state.jobs.iter().map(|(id, job)| (*id, job.report.seq)).collect();
+        self.state.volatile.told = self.state.jobs.iter().map(|(id, job)| (*id, job.report.seq)).collect();
         self.state.link = Link::Introduced { link, session, doubtful };
-        let hello = hello(&self.state, boot, candor, self.now.wall);
+        let hello = hello(&self.state, boot, disclosure, self.now.wall);
         self.effects.push(Effect::Send { link, session, message: Message::Hello(Box::new(hello)) });
     }
 
@@ -129,7 +130,7 @@ impl Rules {
         welcome: Welcome,
         unfit: &BTreeMap<JobId, Reason>,
     ) {
-        let foreign = self.state.node.bond.is_some_and(|bond| bond.master != welcome.bond.master);
+        let foreign = self.state.node.binding.is_some_and(|binding| binding.master != welcome.binding.master);
         if foreign && doubtful {
             let text = "a Welcome to another master than the one that asked who this is".to_owned();
             self.state.link = Link::Down;
@@ -138,35 +139,35 @@ impl Rules {
         }
         if foreign {
             // This master admits the slave, which has told it nothing yet: bind to it and introduce again.
-            self.state.node.bond = Some(Bond { commit: Commit(0), ..welcome.bond });
-            self.state.node.conduct = Conduct { rev: WishRev(0), ..self.state.node.conduct };
+            self.state.node.binding = Some(MasterBinding { commit: Commit(0), ..welcome.binding });
+            self.state.node.operating_mode =
+                OperatingMode { generation: Generation(0), ..self.state.node.operating_mode };
             self.state.link = Link::Down;
             let text = "admitted by another master than before: introducing again, with its jobs".to_owned();
             self.effects.push(Effect::Close { link, code: CloseCode::GoingAway, text });
             return;
         }
-        if !doubtful && self.state.node.bond.is_some_and(|bond| bond.epoch > welcome.bond.epoch) {
+        if !doubtful && self.state.node.binding.is_some_and(|binding| binding.epoch > welcome.binding.epoch) {
             let text = "a Welcome of an older epoch than the one that was seen before".to_owned();
             self.state.link = Link::Down;
             self.effects.push(Effect::Close { link, code: CloseCode::Protocol, text });
             return;
         }
         // A database that has just been born has promised nothing yet.
-        let newborn = self.state.node.bond.is_none();
+        let newborn = self.state.node.binding.is_none();
         let mut settling =
             Settling { link, session, doubtful, report: BTreeSet::new(), record: BTreeSet::new() };
         if !doubtful {
             // The ring was told. Whether that arrived shows when the master says something: until then, it is told again.
-            let told = self
-                .state
-                .node
-                .bond
-                .is_none_or(|bond| bond.commit == Commit(0) || bond.epoch < welcome.bond.epoch);
-            let owed = told && !self.state.ring.is_empty();
-            self.state.fresh.owed = owed.then_some(welcome.bond.commit);
-            let commit = if owed { Commit(0) } else { welcome.bond.commit };
-            self.state.node.bond = Some(Bond { commit, ..welcome.bond });
-            self.conduct(welcome.conduct);
+            let told =
+                self.state.node.binding.is_none_or(|binding| {
+                    binding.commit == Commit(0) || binding.epoch < welcome.binding.epoch
+                });
+            let owed = told && !self.state.recent_outcomes.is_empty();
+            self.state.volatile.owed = owed.then_some(welcome.binding.commit);
+            let commit = if owed { Commit(0) } else { welcome.binding.commit };
+            self.state.node.binding = Some(MasterBinding { commit, ..welcome.binding });
+            self.operating_mode(welcome.operating_mode);
         }
         for ruling in welcome.rulings {
             match ruling.tell {
@@ -190,19 +191,19 @@ impl Rules {
     /// It was done here, told and forgotten.
     fn remembers(&self, job: JobId, attempt: Attempt) -> bool {
         let same = |record: &Record| record.report.job == job && record.report.attempt == attempt;
-        !self.state.jobs.contains_key(&job) && self.state.ring.iter().any(same)
+        !self.state.jobs.contains_key(&job) && self.state.recent_outcomes.iter().any(same)
     }
 
     fn rule(&mut self, ruling: Ruling, unfit: &BTreeMap<JobId, Reason>, newborn: bool) {
-        let Ruling { job, attempt, verdict, want, .. } = ruling;
+        let Ruling { job, attempt, verdict, desired_state, .. } = ruling;
         match verdict {
             Verdict::Quarantine => {
                 self.state.node.attention = Some(Attention::StoreRolledBack);
-                if let Some(next) = self.state.fresh.next_store.take() {
+                if let Some(next) = self.state.volatile.next_store.take() {
                     self.state.node.store = next;
                 }
-                self.state.ring = Arc::default();
-                if self.turn(job, job::Event::Vanished, Source::Slave) {
+                self.state.recent_outcomes = Arc::default();
+                if self.apply(job, job::Event::Vanished, Source::Slave) {
                     let text = "the slave's database went back in time: say how this ended with `resolve`";
                     self.reason(job, Reason::new(ReasonCode::StoreRolledBack, text));
                 }
@@ -223,21 +224,21 @@ impl Rules {
             | Verdict::Cancel
             | Verdict::Recall => {}
         }
-        match (verdict, want) {
-            (_, Some(want)) => self.wanted(want, unfit),
+        match (verdict, desired_state) {
+            (_, Some(desired_state)) => self.wanted(desired_state, unfit),
             (Verdict::Cancel, None) => self.cancel_attempt(job, attempt),
             (_, None) => {}
         }
     }
 
-    /// An attempt that the master has given up or handed to another slave: it goes if it has not started.
+    /// An attempt that the master has given up or assigned to another slave: it goes if it has not started.
     fn cancel_attempt(&mut self, job: JobId, attempt: Attempt) {
         if self.state.jobs.get(&job).is_some_and(|held| held.report.attempt == attempt)
-            && self.turn(job, job::Event::Dropped, Source::Remote)
+            && self.apply(job, job::Event::Dropped, Source::Remote)
         {
-            let wished =
+            let wanted =
                 self.state.jobs.get(&job).is_some_and(|job| matches!(job.desired, Desired::Cancel(_)));
-            let reason = if wished {
+            let reason = if wanted {
                 Reason::new(ReasonCode::Canceled, "canceled")
             } else {
                 Reason::new(ReasonCode::Abandoned, "another attempt took its place")
@@ -247,24 +248,27 @@ impl Rules {
     }
 
     fn live(&mut self, doubtful: bool, commit: Commit, message: Message, unfit: &BTreeMap<JobId, Reason>) {
-        if let (Some(commit), Some(bond)) = (self.state.fresh.owed.take(), &mut self.state.node.bond) {
-            bond.commit = commit;
+        if let (Some(commit), Some(binding)) = (self.state.volatile.owed.take(), &mut self.state.node.binding)
+        {
+            binding.commit = commit;
         }
         match message {
-            Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful => {
+            Message::DesiredState(_) | Message::Forget(_) | Message::OperatingMode(_) | Message::Ask(_)
+                if doubtful =>
+            {
                 self.effects.push(Effect::Ignored(Ignored::MasterDoubted));
             }
-            Message::Want(want) => {
+            Message::DesiredState(desired_state) => {
                 self.saw(commit);
-                self.wanted(want, unfit);
+                self.wanted(desired_state, unfit);
             }
             Message::Forget(forget) => {
                 self.saw(commit);
                 self.forget(forget);
             }
-            Message::Conduct(conduct) => {
+            Message::OperatingMode(operating_mode) => {
                 self.saw(commit);
-                self.conduct(conduct);
+                self.operating_mode(operating_mode);
             }
             Message::Ask(ask) => {
                 match ask.question {
@@ -295,14 +299,14 @@ impl Rules {
 
     /// The master has come this far: what follows from its message is on disk only together with that.
     fn saw(&mut self, commit: Commit) {
-        if let Some(bond) = &mut self.state.node.bond {
-            bond.commit = bond.commit.max(commit);
+        if let Some(binding) = &mut self.state.node.binding {
+            binding.commit = binding.commit.max(commit);
         }
     }
 
-    fn conduct(&mut self, conduct: Conduct) {
-        if conduct.rev >= self.state.node.conduct.rev {
-            self.state.node.conduct = conduct;
+    fn operating_mode(&mut self, operating_mode: OperatingMode) {
+        if operating_mode.generation >= self.state.node.operating_mode.generation {
+            self.state.node.operating_mode = operating_mode;
         } else {
             self.effects.push(Effect::Ignored(Ignored::OlderMode));
         }
@@ -324,12 +328,14 @@ impl Rules {
         }
         let Some(job) = self.state.jobs.remove(&forget.job) else { return };
         self.effects.push(Effect::Dismiss(job.work()));
-        let ring = Arc::make_mut(&mut self.state.ring);
-        ring.retain(|record| record.report.job != forget.job);
-        ring.push(Record { spec: job.spec, start: job.start, report: job.report });
-        let bytes = |ring: &[Record]| ring.iter().map(|record| record.spec.size()).sum::<usize>();
-        while ring.len() > RING || bytes(ring) > RING_BYTES {
-            ring.remove(0);
+        let recent_outcomes = Arc::make_mut(&mut self.state.recent_outcomes);
+        recent_outcomes.retain(|record| record.report.job != forget.job);
+        recent_outcomes.push(Record { spec: job.spec, start: job.start, report: job.report });
+        let bytes = |recent_outcomes: &[Record]| {
+            recent_outcomes.iter().map(|record| record.spec.size()).sum::<usize>()
+        };
+        while recent_outcomes.len() > RECENT_OUTCOMES || bytes(recent_outcomes) > RECENT_OUTCOMES_BYTES {
+            recent_outcomes.remove(0);
         }
     }
 
@@ -364,29 +370,40 @@ impl Rules {
         self.effects.push(Effect::Send { link, session, message });
     }
 
-    /// The master's whole wish for one job, from a Want or from a Welcome.
-    fn wanted(&mut self, want: Want, unfit: &BTreeMap<JobId, Reason>) {
-        let held =
-            self.state.jobs.get(&want.job).map(|job| (job.report.attempt, job.report.state, job.report.rev));
+    /// The master's whole desired state for one job, from a DesiredState or from a Welcome.
+    fn wanted(&mut self, desired_state: DesiredState, unfit: &BTreeMap<JobId, Reason>) {
+        let held = self
+            .state
+            .jobs
+            .get(&desired_state.job)
+            .map(|job| (job.report.attempt, job.report.state, job.report.generation));
         match held {
-            None => self.offered(want, unfit),
-            Some((attempt, ..)) if attempt > want.attempt => self.effects.push(Effect::Ignored(Ignored::OlderGeneration)),
-            Some((attempt, state, _)) if attempt < want.attempt => {
+            None => self.offered(desired_state, unfit),
+            Some((attempt, ..)) if attempt > desired_state.attempt => {
+                self.effects.push(Effect::Ignored(Ignored::OlderGeneration))
+            }
+            Some((attempt, state, _)) if attempt < desired_state.attempt => {
                 if state == job::State::Accepted {
-                    self.state.jobs.remove(&want.job);
-                    self.offered(want, unfit);
+                    self.state.jobs.remove(&desired_state.job);
+                    self.offered(desired_state, unfit);
                 } else {
                     let text = format!("attempt {attempt} of the same job is {} here", state.name());
                     let reason = Reason::new(ReasonCode::OlderAttempt, text);
-                    self.declined.push(not_held(want.job, want.attempt, want.rev, reason, false));
-                    self.say_again(want.job);
+                    self.declined.push(not_held(
+                        desired_state.job,
+                        desired_state.attempt,
+                        desired_state.generation,
+                        reason,
+                        false,
+                    ));
+                    self.say_again(desired_state.job);
                 }
             }
-            Some((_, _, rev)) if rev >= want.rev => {
+            Some((_, _, generation)) if generation >= desired_state.generation => {
                 self.effects.push(Effect::Ignored(Ignored::OlderGeneration));
-                self.say_again(want.job);
+                self.say_again(desired_state.job);
             }
-            Some(_) => self.wish(want),
+            Some(_) => self.set_desired(desired_state),
         }
     }
 
@@ -401,17 +418,19 @@ impl Rules {
         }
     }
 
-    fn offered(&mut self, want: Want, unfit: &BTreeMap<JobId, Reason>) {
-        let done = |record: &&Record| record.report.job == want.job && record.report.attempt >= want.attempt;
-        if let Some(record) = self.state.ring.iter().find(done).cloned() {
+    fn offered(&mut self, desired_state: DesiredState, unfit: &BTreeMap<JobId, Reason>) {
+        let done = |record: &&Record| {
+            record.report.job == desired_state.job && record.report.attempt >= desired_state.attempt
+        };
+        if let Some(record) = self.state.recent_outcomes.iter().find(done).cloned() {
             // It was done here and forgotten: never again, and the outcome is told anew.
-            self.state.jobs.insert(want.job, remembered(record));
-            self.say_again(want.job);
+            self.state.jobs.insert(desired_state.job, remembered(record));
+            self.say_again(desired_state.job);
             return;
         }
-        let Want { job: id, attempt, rev, digest, spec, desired, start } = want;
+        let DesiredState { job: id, attempt, generation, digest, spec, desired, start } = desired_state;
         let decline =
-            |code, text: &str, for_good| not_held(id, attempt, rev, Reason::new(code, text), for_good);
+            |code, text: &str, for_good| not_held(id, attempt, generation, Reason::new(code, text), for_good);
         let declined = match (desired, spec) {
             (Desired::Cancel(_) | Desired::Resolve(_), _) => {
                 decline(ReasonCode::NotHeld, "it was never here", true)
@@ -422,9 +441,9 @@ impl Rules {
             }
             (Desired::Run | Desired::Pause, Some(spec)) => {
                 match self.unacceptable(id, &spec, digest, &start, unfit) {
-                    Some((reason, for_good)) => not_held(id, attempt, rev, reason, for_good),
+                    Some((reason, for_good)) => not_held(id, attempt, generation, reason, for_good),
                     None => {
-                        let report = fresh_report(id, attempt, rev, self.stamp());
+                        let report = fresh_report(id, attempt, generation, self.stamp());
                         let job = Job {
                             spec,
                             digest,
@@ -462,8 +481,8 @@ impl Rules {
         if let Some(reason) = unfit.get(&id) {
             return Some((reason.clone(), true));
         }
-        if !matches!(state.node.conduct.mode, crate::message::Mode::Production) {
-            let text = format!("the slave is in mode {}", state.node.conduct.mode.name());
+        if !matches!(state.node.operating_mode.mode, crate::message::Mode::Production) {
+            let text = format!("the slave is in mode {}", state.node.operating_mode.mode.name());
             return Some((Reason::new(ReasonCode::NotInProduction, text), false));
         }
         if state.node.local_lock {
@@ -502,43 +521,46 @@ impl Rules {
         None
     }
 
-    /// A newer wish for a job that is here.
-    fn wish(&mut self, want: Want) {
-        let id = want.job;
+    /// A newer desired state for a job that is here.
+    fn set_desired(&mut self, desired_state: DesiredState) {
+        let id = desired_state.job;
         let time = self.master_time();
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
-        job.report.rev = want.rev;
-        job.desired = want.desired;
+        job.report.generation = desired_state.generation;
+        job.desired = desired_state.desired;
         let state = job.report.state;
         if state == job::State::Accepted {
-            if want.start.not_before != job.start.not_before {
+            if desired_state.start.not_before != job.start.not_before {
                 // What came or was missed was another time. One that is over already ends no hold: it may be the plan of
                 // a master that was restored, and who wants it begun now says so by a release.
                 job.due = false;
-                let is_over = want.start.not_before.is_some_and(|at| time.is_some_and(|time| at <= time));
+                let is_over =
+                    desired_state.start.not_before.is_some_and(|at| time.is_some_and(|time| at <= time));
                 if !is_over {
                     job.missed = false;
                     let missed = |reason: &mut Reason| reason.code == ReasonCode::MissedStart;
                     drop(job.report.reason.take_if(missed));
                 }
             }
-            if (want.start.not_before, want.start.deadline) != (job.start.not_before, job.start.deadline) {
+            if (desired_state.start.not_before, desired_state.start.deadline)
+                != (job.start.not_before, job.start.deadline)
+            {
                 job.window_met = false;
             }
-            job.start = want.start;
-            if matches!(want.start.gate, Gate::Released { .. }) {
+            job.start = desired_state.start;
+            if matches!(desired_state.start.gate, Gate::Released { .. }) {
                 job.missed = false;
                 job.due = true;
             }
         }
-        if want.digest != job.digest {
+        if desired_state.digest != job.digest {
             let text = "the work that the master means is not the work that is here: cancel it";
             job.report.reason = Some(Reason::new(ReasonCode::DigestMismatch, text));
             if state == job::State::Accepted {
                 job.start.gate = Gate::Held;
             }
         }
-        match want.desired {
+        match desired_state.desired {
             Desired::Run => self.let_run(id, Source::Remote),
             Desired::Pause => self.pause(id, Source::Remote),
             Desired::Cancel(mode) => self.cancel(id, mode, Source::Remote),
@@ -548,7 +570,13 @@ impl Rules {
                 if state == job::State::Accepted && !has_begun {
                     self.state.jobs.remove(&id);
                     let reason = Reason::new(ReasonCode::GivenBack, "given back as asked");
-                    self.declined.push(not_held(id, want.attempt, want.rev, reason, false));
+                    self.declined.push(not_held(
+                        id,
+                        desired_state.attempt,
+                        desired_state.generation,
+                        reason,
+                        false,
+                    ));
                 }
             }
             Desired::Resolve(end) => {
@@ -557,14 +585,14 @@ impl Rules {
         }
     }
 
-    /// Somebody wishes a job away. What the machine has not answered about is stopped once it has.
+    /// Somebody desired states a job away. What the machine has not answered about is stopped once it has.
     pub(super) fn cancel(&mut self, id: JobId, mode: CancelMode, source: Source) {
         let reason = why_stopped(source);
         let is_unanswered = self.state.is_unanswered(id);
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         let state = job.report.state;
         if state == job::State::Accepted {
-            if self.turn(id, job::Event::Dropped, source) {
+            if self.apply(id, job::Event::Dropped, source) {
                 self.reason(id, reason);
             }
             return;
@@ -586,14 +614,14 @@ impl Rules {
         }
         if harder && !is_unanswered {
             let work = job.work();
-            self.turn(id, job::Event::StopBegan, source);
+            self.apply(id, job::Event::StopBegan, source);
             self.reason(id, reason);
             self.effects.push(Effect::Stop { work, now: mode == CancelMode::Now });
         }
     }
 }
 
-/// What is told of a job that was wished away by this one.
+/// What is told of a job that was canceled by this one.
 pub(super) fn why_stopped(source: Source) -> Reason {
     match source {
         Source::Local => Reason::new(ReasonCode::StoppedLocally, "stopped by a person at the machine"),
@@ -619,13 +647,13 @@ fn remembered(record: Record) -> Job {
     }
 }
 
-fn hello(state: &Slave, boot: crate::id::BootId, candor: Candor, clock: crate::time::Time) -> Hello {
+fn hello(state: &Slave, boot: crate::id::BootId, disclosure: Disclosure, clock: crate::time::Time) -> Hello {
     Hello {
         protocol: PROTOCOL,
         key: state.settings.key,
         name: state.settings.name.clone(),
         agent: state.settings.agent.clone(),
-        bond: state.node.bond,
+        binding: state.node.binding,
         token: state.settings.token.clone(),
         store: state.node.store,
         boot,
@@ -635,13 +663,15 @@ fn hello(state: &Slave, boot: crate::id::BootId, candor: Candor, clock: crate::t
         programs: state.settings.programs.clone(),
         labels: state.settings.labels.clone(),
         capacity: state.settings.capacity,
-        rows: match candor {
-            Candor::Identity => vec![],
-            Candor::Jobs | Candor::JobsAndRing => super::snapshot(state),
+        rows: match disclosure {
+            Disclosure::Identity => vec![],
+            Disclosure::Jobs | Disclosure::JobsAndOutcomes => super::snapshot(state),
         },
-        ring: match candor {
-            Candor::Identity | Candor::Jobs => vec![],
-            Candor::JobsAndRing => state.ring.iter().map(|record| super::row(&record.report)).collect(),
+        recent_outcomes: match disclosure {
+            Disclosure::Identity | Disclosure::Jobs => vec![],
+            Disclosure::JobsAndOutcomes => {
+                state.recent_outcomes.iter().map(|record| super::row(&record.report)).collect()
+            }
         },
     }
 }

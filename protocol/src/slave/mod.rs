@@ -1,7 +1,7 @@
 //! The rules of the node at the machine.
 //!
 //! A slave favours consistency: what it believes is what is on its disk, and what is on its disk mirrors the machine.
-//! It never waits for the master. A link only brings wishes in and truth out; without one, the slave goes on with what
+//! It never waits for the master. A link only brings desired states in and truth out; without one, the slave goes on with what
 //! it has, starts deferred jobs by itself, keeps outcomes, and tells everything at the next handshake.
 //!
 //! [`step`] is the one entry. It changes the state by what happened ([`link`](self) for messages, `work` for the
@@ -21,24 +21,24 @@ use serde::{Deserialize, Serialize};
 
 pub use self::jobs::Jobs;
 
-use crate::id::{Attempt, BootId, Commit, JobId, ReportSeq, Run, Session, SlaveKey, StoreId, WishRev};
+use crate::id::{Attempt, BootId, Commit, Generation, JobId, ReportSeq, Run, Session, SlaveKey, StoreId};
 use crate::job::{self, End, State};
 use crate::message::{
-    Activity, Attention, Bond, Challenge, CloseCode, Conduct, Declined, Flags, MachineReport, Message,
-    Outcome, Reason, Record, Report, Row, Settled, Source, WaitingFor,
+    Activity, Attention, Challenge, CloseCode, Declined, Flags, MachineReport, MasterBinding, Message,
+    OperatingMode, Outcome, Reason, Record, Report, Row, Settled, Source, WaitingFor,
 };
 use crate::spec::{CancelMode, Desired, Gate, Spec, SpecDigest, StartRule};
 use crate::time::{Millis, Time};
 
 /// How many forgotten outcomes a slave remembers, for a master that comes back from a backup.
-pub const RING: usize = 16;
+pub const RECENT_OUTCOMES: usize = 16;
 
 /// How much work is held, in bytes on the wire: a Settled to a master that knows nothing tells all of it, and is one
 /// message of at most 256 KiB.
 pub const HELD_BYTES: usize = 128 * 1024;
 
 /// The same, of what was told to be forgotten.
-pub const RING_BYTES: usize = 64 * 1024;
+pub const RECENT_OUTCOMES_BYTES: usize = 64 * 1024;
 
 /// How long the machine may take to say what it does, after the agent started or a start was refused: a handshake
 /// waits for it, and a master waits 10 s for a Hello.
@@ -110,11 +110,11 @@ pub struct Slave {
     /// The jobs that it holds.
     pub jobs: Jobs,
     /// What it was told to forget, newest last.
-    pub ring: Arc<Vec<Record>>,
+    pub recent_outcomes: Arc<Vec<Record>>,
     /// Its link.
     pub link: Link,
     /// What it knows only since the agent started.
-    pub fresh: Fresh,
+    pub volatile: Volatile,
 }
 
 /// What a slave keeps about itself.
@@ -127,7 +127,7 @@ pub struct Node {
     /// Connections so far.
     pub session: Session,
     /// The master that it belongs to.
-    pub bond: Option<Bond>,
+    pub binding: Option<MasterBinding>,
     /// The master's clock against this box's.
     pub sync: Option<Sync>,
     /// The box that it stood on last.
@@ -139,7 +139,7 @@ pub struct Node {
     /// A person at the machine has locked remote starts out.
     pub local_lock: bool,
     /// What people decided at the master.
-    pub conduct: Conduct,
+    pub operating_mode: OperatingMode,
     /// What the machine said, with [`Attention::MachineUnfit`].
     pub cause: Option<String>,
 }
@@ -172,7 +172,7 @@ pub struct Job {
     pub spec: Spec,
     /// Pins it.
     pub digest: SpecDigest,
-    /// The master's newest wish.
+    /// The master's newest desired state.
     pub desired: Desired,
     /// When it may start.
     pub start: StartRule,
@@ -229,7 +229,7 @@ pub enum Link {
         /// The master may be an old one: nothing that it says is obeyed.
         doubtful: bool,
         /// How much is told.
-        candor: Candor,
+        disclosure: Disclosure,
     },
     /// The Hello is out.
     Introduced {
@@ -253,13 +253,13 @@ pub enum Link {
 
 /// How much a slave tells a master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Candor {
+pub enum Disclosure {
     /// Who it is: this master is not its own.
     Identity,
     /// And its jobs.
     Jobs,
     /// And the outcomes that it was told to forget: this master's past is in doubt.
-    JobsAndRing,
+    JobsAndOutcomes,
 }
 
 /// A connection of this process; of no meaning beyond it.
@@ -268,7 +268,7 @@ pub struct LinkId(pub u64);
 
 /// What a slave knows only since the agent started.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Fresh {
+pub struct Volatile {
     /// The kernel's boot.
     pub boot: Option<BootId>,
     /// A name for the next database, if this one turns out to be an old copy.
@@ -279,7 +279,7 @@ pub struct Fresh {
     pub probing: BTreeMap<JobId, Probing>,
     /// What the last Hello said of each job: what has changed by the Welcome is told in Settled.
     pub told: BTreeMap<JobId, ReportSeq>,
-    /// The master's commit in a handshake that told the ring: it counts when the master has said something since.
+    /// The master's commit in a handshake that told the recent outcomes: it counts when the master has said something since.
     pub owed: Option<Commit>,
 }
 
@@ -374,7 +374,7 @@ pub enum Event {
 pub struct RunKey {
     /// Which job.
     pub job: JobId,
-    /// Which hand-out.
+    /// Which attempt.
     pub attempt: Attempt,
     /// Which beginning.
     pub run: Run,
@@ -478,7 +478,7 @@ pub enum Write {
     /// A job, or that it is gone.
     Job(JobId, Option<Box<Job>>),
     /// The forgotten outcomes.
-    Ring(Vec<Record>),
+    RecentOutcomes(Vec<Record>),
 }
 
 /// What the driver has to do once the step's writes are durable.
@@ -633,19 +633,22 @@ pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<It
             store: fresh,
             starts: 0,
             session: Session(0),
-            bond: None,
+            binding: None,
             sync: None,
             fingerprint: None,
             unloading: None,
             attention: None,
             local_lock: false,
-            conduct: Conduct { rev: WishRev(0), mode: crate::message::Mode::Production },
+            operating_mode: OperatingMode {
+                generation: Generation(0),
+                mode: crate::message::Mode::Production,
+            },
             cause: None,
         },
         jobs: Jobs::default(),
-        ring: Arc::default(),
+        recent_outcomes: Arc::default(),
         link: Link::Down,
-        fresh: Fresh::default(),
+        volatile: Volatile::default(),
     };
     let mut known = false;
     for record in records {
@@ -656,12 +659,12 @@ pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<It
             }
             Write::Job(id, Some(job)) => state.jobs.insert(id, *job),
             Write::Job(id, None) => drop(state.jobs.remove(&id)),
-            Write::Ring(ring) => state.ring = Arc::new(ring),
+            Write::RecentOutcomes(recent_outcomes) => state.recent_outcomes = Arc::new(recent_outcomes),
         }
     }
     if !known {
         state.jobs = Jobs::default();
-        state.ring = Arc::default();
+        state.recent_outcomes = Arc::default();
     }
     state.jobs.settle();
     state
@@ -670,13 +673,16 @@ pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<It
 /// The part of the state that the disk holds after the step's writes.
 pub fn durable(state: &Slave) -> (Node, BTreeMap<JobId, Job>, Vec<Record>) {
     let jobs = state.jobs.iter().map(|(id, job)| (*id, job.durable())).collect();
-    (state.node.clone(), jobs, state.ring.to_vec())
+    (state.node.clone(), jobs, state.recent_outcomes.to_vec())
 }
 
 /// What a slave does when something happens.
 pub fn step(state: Slave, now: Now, event: Event) -> Step {
-    let before =
-        Before { node: state.node.clone(), ring: Arc::clone(&state.ring), machine: machine_report(&state) };
+    let before = Before {
+        node: state.node.clone(),
+        recent_outcomes: Arc::clone(&state.recent_outcomes),
+        machine: machine_report(&state),
+    };
     let mut rules = Rules { state, now, effects: Vec::new(), declined: Vec::new(), settling: None };
     match event {
         Event::AgentStarted { boot, fingerprint, known_key, next_store, damage } => {
@@ -723,7 +729,7 @@ pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
     let stamp = stamp(state, now);
     let overruns = state.jobs.values().filter(|job| state.may_overrun(job));
     let overruns = overruns.filter_map(|job| Some((in_boot(stamp, job.overruns_at()?), Why::MaxRuntime)));
-    let probing = state.fresh.probing.values();
+    let probing = state.volatile.probing.values();
     let probing = probing.map(|asked| (asked.since.saturating_add(PROBE_PATIENCE.0), Why::Probe));
     windows.chain(overruns).chain(probing).min_by_key(|(at, _)| *at)
 }
@@ -737,7 +743,7 @@ fn row(report: &Report) -> Row {
     Row {
         job: report.job,
         attempt: report.attempt,
-        rev: report.rev,
+        generation: report.generation,
         seq: report.seq,
         state: report.state,
         progress: report.progress,
@@ -746,9 +752,9 @@ fn row(report: &Report) -> Row {
 
 impl Slave {
     /// The machine was asked what it does with a job and has not answered: until it has, nothing is done to that job.
-    /// What is wished meanwhile is kept, and done by what the machine says.
+    /// What is wanted meanwhile is kept, and done by what the machine says.
     fn is_unanswered(&self, job: JobId) -> bool {
-        self.fresh.probing.contains_key(&job)
+        self.volatile.probing.contains_key(&job)
     }
 
     /// It executes, and its overrun has not been acted upon.
@@ -778,7 +784,7 @@ impl Job {
         Some(self.run.began_at?.after(self.spec.max_runtime?))
     }
 
-    /// Somebody wished it to end: the master, a person at the machine, or its order because it overran. A machine that
+    /// Somebody wanted it to end: the master, a person at the machine, or its order because it overran. A machine that
     /// refuses to stop does not change that.
     fn is_unwanted(&self) -> bool {
         matches!(self.desired, Desired::Cancel(_))
@@ -786,8 +792,8 @@ impl Job {
             || self.run.stop_decided.is_some()
     }
 
-    /// Who wished it to end, if somebody did.
-    fn wished_away_by(&self) -> Option<Source> {
+    /// Who wanted it to end, if somebody did.
+    fn canceled_by(&self) -> Option<Source> {
         self.is_unwanted().then(|| self.run.stop_decided.unwrap_or(Source::Remote))
     }
 
@@ -810,7 +816,7 @@ impl Job {
 /// The master's time, if this box can tell it.
 fn master_time(state: &Slave, now: Now) -> Option<Time> {
     let sync = state.node.sync?;
-    if Some(sync.boot) == state.fresh.boot {
+    if Some(sync.boot) == state.volatile.boot {
         return Some(sync.master_at(now.boot_ms));
     }
     state.settings.trust_clock.then(|| by_wall(state, now, now.wall))
@@ -824,7 +830,7 @@ fn stamp(state: &Slave, now: Now) -> Time {
 /// A wall clock reading of this box, by the master's clock.
 fn by_wall(state: &Slave, now: Now, wall: Time) -> Time {
     match state.node.sync {
-        Some(sync) if Some(sync.boot) == state.fresh.boot => {
+        Some(sync) if Some(sync.boot) == state.volatile.boot => {
             sync.master_at(now.boot_ms).shifted(wall.ahead_of(now.wall))
         }
         Some(sync) => wall.shifted(sync.master.ahead_of(sync.wall)),
@@ -835,7 +841,7 @@ fn by_wall(state: &Slave, now: Now, wall: Time) -> Time {
 /// What a step is compared with at its end; what its jobs were is noted as it reaches for them.
 struct Before {
     node: Node,
-    ring: Arc<Vec<Record>>,
+    recent_outcomes: Arc<Vec<Record>>,
     machine: MachineReport,
 }
 
@@ -871,7 +877,7 @@ impl Rules {
     }
 
     /// Moves a job by the table. False: nothing happened, and the effects say why.
-    fn turn(&mut self, id: JobId, event: job::Event, source: Source) -> bool {
+    fn apply(&mut self, id: JobId, event: job::Event, source: Source) -> bool {
         let stamp = self.stamp();
         let Some(job) = self.state.jobs.get_mut(&id) else { return false };
         match job::next(job.report.state, event) {
@@ -930,8 +936,8 @@ impl Rules {
         if before.node != self.state.node {
             persist.push(Write::Node(self.state.node.clone()));
         }
-        if before.ring != self.state.ring {
-            persist.push(Write::Ring(self.state.ring.to_vec()));
+        if before.recent_outcomes != self.state.recent_outcomes {
+            persist.push(Write::RecentOutcomes(self.state.recent_outcomes.to_vec()));
         }
         let machine = machine_report(&self.state);
         let mut tell = Vec::new();
@@ -960,10 +966,11 @@ impl Rules {
 
     fn settled(&self, settling: &Settling, machine: MachineReport) -> Settled {
         let mut report = settling.report.clone();
-        let changed = |id: &JobId, job: &Job| self.state.fresh.told.get(id) != Some(&job.report.seq);
+        let changed = |id: &JobId, job: &Job| self.state.volatile.told.get(id) != Some(&job.report.seq);
         let since_hello = self.state.jobs.iter().filter(|(id, job)| changed(id, job)).map(|(id, _)| id);
         report.extend(since_hello.filter(|id| !settling.record.contains(id)));
-        let remembered = |id: &&JobId| self.state.ring.iter().find(|record| record.report.job == **id);
+        let remembered =
+            |id: &&JobId| self.state.recent_outcomes.iter().find(|record| record.report.job == **id);
         let kept = |id: &&JobId| {
             let job = self.state.jobs.get(*id)?;
             Some(Record { spec: job.spec.clone(), start: job.start, report: job.report.clone() })
@@ -985,14 +992,14 @@ pub fn machine_report(state: &Slave) -> MachineReport {
     let uncertain =
         state.jobs.values().find(|job| job.report.state == State::Uncertain).map(|job| job.report.job);
     let activity = match executing.map(|job| job.report.state) {
-        _ if !state.fresh.probing.is_empty() => Activity::Unknown,
+        _ if !state.volatile.probing.is_empty() => Activity::Unknown,
         Some(State::Starting) => Activity::Preparing,
         Some(State::Paused) => Activity::Paused,
         Some(_) => Activity::Running,
         None if state.node.attention == Some(Attention::Fault) => Activity::Fault,
         None if state.node.attention.is_some() || uncertain.is_some() => Activity::Attention,
         None if state.node.unloading.is_some() => Activity::Unloading,
-        None if state.node.local_lock || !state.node.conduct.mode.may_start() => Activity::Idle,
+        None if state.node.local_lock || !state.node.operating_mode.mode.may_start() => Activity::Idle,
         None => Activity::Ready,
     };
     MachineReport {
@@ -1001,7 +1008,7 @@ pub fn machine_report(state: &Slave) -> MachineReport {
         attention: state.node.attention,
         uncertain,
         local_lock: state.node.local_lock,
-        conduct: state.node.conduct,
+        operating_mode: state.node.operating_mode,
         cause: state.node.cause.clone().filter(|_| state.node.attention == Some(Attention::MachineUnfit)),
     }
 }
@@ -1026,22 +1033,28 @@ pub fn broken_invariant(state: &Slave) -> Option<&'static str> {
     if state.jobs.values().any(|job| job.digest != job.spec.digest()) {
         return Some("the work is what was agreed");
     }
-    if state.ring.len() > RING {
+    if state.recent_outcomes.len() > RECENT_OUTCOMES {
         return Some("the ring is bounded");
     }
     None
 }
 
-fn not_held(job: JobId, attempt: Attempt, rev: WishRev, reason: Reason, for_good: bool) -> Declined {
-    Declined { job, attempt, rev, reason, for_good }
+fn not_held(
+    job: JobId,
+    attempt: Attempt,
+    generation: Generation,
+    reason: Reason,
+    for_good: bool,
+) -> Declined {
+    Declined { job, attempt, generation, reason, for_good }
 }
 
-fn fresh_report(job: JobId, attempt: Attempt, rev: WishRev, at: Time) -> Report {
+fn fresh_report(job: JobId, attempt: Attempt, generation: Generation, at: Time) -> Report {
     Report {
         job,
         attempt,
         run: Run(0),
-        rev,
+        generation,
         seq: crate::id::ReportSeq::default(),
         state: State::Accepted,
         waiting_for: None::<WaitingFor>,
@@ -1049,7 +1062,7 @@ fn fresh_report(job: JobId, attempt: Attempt, rev: WishRev, at: Time) -> Report 
         note: None,
         accepted_at: at,
         started_at: None,
-        started_rev: None,
+        started_generation: None,
         ended_at: None,
         outcome: None,
         reason: None,
@@ -1059,19 +1072,20 @@ fn fresh_report(job: JobId, attempt: Attempt, rev: WishRev, at: Time) -> Report 
 }
 
 /// Whether a master is one that this slave may obey, by what it has seen before.
-fn standing(bond: Option<Bond>, challenge: &Challenge) -> Standing {
-    match bond {
+fn standing(binding: Option<MasterBinding>, challenge: &Challenge) -> Standing {
+    match binding {
         None => Standing::New,
-        Some(bond) if bond.master != challenge.master => Standing::Foreign,
-        Some(bond) if bond.epoch > challenge.epoch => Standing::Old,
+        Some(binding) if binding.master != challenge.master => Standing::Foreign,
+        Some(binding) if binding.epoch > challenge.epoch => Standing::Old,
         // Just admitted there: nothing of what was forgotten before is on its disk.
-        Some(bond) if bond.commit == Commit(0) => Standing::New,
-        Some(bond)
-            if bond.epoch == challenge.epoch && bond.is_ahead_of(challenge.commit, &challenge.begun) =>
+        Some(binding) if binding.commit == Commit(0) => Standing::New,
+        Some(binding)
+            if binding.epoch == challenge.epoch
+                && binding.is_ahead_of(challenge.commit, &challenge.begun) =>
         {
             Standing::Old
         }
-        Some(bond) if bond.epoch < challenge.epoch => Standing::Restored,
+        Some(binding) if binding.epoch < challenge.epoch => Standing::Restored,
         Some(_) => Standing::Known,
     }
 }

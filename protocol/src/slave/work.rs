@@ -1,7 +1,9 @@
 //! What a slave does with its machine, its clock and the people beside it.
 
 use super::link::why_stopped;
-use super::{AfterFailure, Damage, Effect, Ended, Fact, Ignored, Local, Probed, Probing, Release, Rules, RunKey};
+use super::{
+    AfterFailure, Damage, Effect, Ended, Fact, Ignored, Local, Probed, Probing, Release, Rules, RunKey,
+};
 use crate::id::{BootId, JobId, StoreId};
 use crate::job::{self, End, OnInterrupt, State};
 use crate::limits::{CAUSE_BYTES, clip};
@@ -34,8 +36,8 @@ impl Rules {
         node.fingerprint = fingerprint.or(node.fingerprint);
         node.starts = node.starts.saturating_add(1);
         let starts = node.starts;
-        self.state.fresh.boot = Some(boot);
-        self.state.fresh.next_store = Some(next_store);
+        self.state.volatile.boot = Some(boot);
+        self.state.volatile.next_store = Some(next_store);
         // The master's disk keeps 0: it does not know what only a report says.
         let first = crate::id::ReportSeq { start: starts, count: 1 };
         self.state.jobs.change(|_| true, |job| job.report.seq = first);
@@ -49,7 +51,7 @@ impl Rules {
     fn probe(&mut self, id: JobId, refused: Option<String>) {
         let Some(job) = self.state.jobs.get(&id) else { return };
         self.effects.push(Effect::Probe { work: job.work(), spec: job.spec.clone() });
-        self.state.fresh.probing.insert(id, Probing { since: self.now.boot_ms, refused });
+        self.state.volatile.probing.insert(id, Probing { since: self.now.boot_ms, refused });
     }
 
     pub(super) fn machine(&mut self, work: RunKey, fact: Fact) {
@@ -61,7 +63,7 @@ impl Rules {
         // What it came to may be on the master's disk already.
         if self.state.jobs.get(&id).is_some_and(|job| job.report.state.is_ended()) {
             if let Fact::Probed(_) = fact {
-                self.state.fresh.probing.remove(&id);
+                self.state.volatile.probing.remove(&id);
             }
             self.effects.push(Effect::Ignored(Ignored::Ended));
             return;
@@ -69,7 +71,7 @@ impl Rules {
         match fact {
             Fact::Started => {
                 self.is_paused(id, false);
-                self.turn(id, job::Event::MachineStarted, Source::Machine);
+                self.apply(id, job::Event::MachineStarted, Source::Machine);
                 self.mark_started(id);
                 // A machine may have refused to pause what it had not begun.
                 self.follow_pause(id);
@@ -84,11 +86,11 @@ impl Rules {
             }
             Fact::Paused => {
                 self.is_paused(id, true);
-                self.turn(id, job::Event::MachinePaused, Source::Machine);
+                self.apply(id, job::Event::MachinePaused, Source::Machine);
             }
             Fact::Resumed => {
                 self.is_paused(id, false);
-                self.turn(id, job::Event::MachineResumed, Source::Machine);
+                self.apply(id, job::Event::MachineResumed, Source::Machine);
             }
             Fact::Ended(ended) => self.ended(id, ended),
             Fact::StartRejected(reason) => self.never_started(id, reason),
@@ -97,7 +99,7 @@ impl Rules {
                 let Some(job) = self.state.jobs.get_mut(&id) else { return };
                 job.run.stopping = None;
                 let paused = job.run.paused;
-                if self.turn(id, job::Event::StopRefused { paused }, Source::Machine) {
+                if self.apply(id, job::Event::StopRefused { paused }, Source::Machine) {
                     self.reason(id, Reason::new(ReasonCode::StopRefused, text));
                     self.follow_pause(id);
                 }
@@ -128,7 +130,7 @@ impl Rules {
         if let Some(job) = self.state.jobs.get_mut(&id) {
             job.run.began_at = job.run.began_at.or(Some(stamp));
             job.report.started_at = job.report.started_at.or(Some(stamp));
-            job.report.started_rev = job.report.started_rev.or(Some(job.report.rev));
+            job.report.started_generation = job.report.started_generation.or(Some(job.report.generation));
         }
     }
 
@@ -154,7 +156,7 @@ impl Rules {
         }
         job.report.ended_at = Some(at);
         job.report.outcome = Some(ended.outcome);
-        if self.turn(id, job::Event::MachineEnded(ended.end), Source::Machine) {
+        if self.apply(id, job::Event::MachineEnded(ended.end), Source::Machine) {
             self.occupy(id, ended.end);
         }
     }
@@ -170,7 +172,7 @@ impl Rules {
     }
 
     fn never_started(&mut self, id: JobId, reason: Reason) {
-        if self.turn(id, job::Event::StartRefused, Source::Machine) {
+        if self.apply(id, job::Event::StartRefused, Source::Machine) {
             self.reason(id, reason);
         }
     }
@@ -189,7 +191,7 @@ impl Rules {
     fn probed(&mut self, id: JobId, probed: Probed) {
         // A machine may also say by itself that work is gone. That it never began is an answer, to a question or to a stop that
         // came before the beginning, or nothing.
-        let asked = self.state.fresh.probing.remove(&id);
+        let asked = self.state.volatile.probing.remove(&id);
         let is_stopping = self.is(id, State::Stopping);
         if asked.is_none() && !is_stopping && matches!(probed, Probed::NeverStarted) {
             return self.effects.push(Effect::Ignored(Ignored::NotProbed));
@@ -210,7 +212,7 @@ impl Rules {
         }
     }
 
-    /// Its start is under way, wished away again or not.
+    /// Its start is under way, canceled again or not.
     fn may_be_refused(&self, id: JobId) -> bool {
         let state = self.state.jobs.get(&id).map(|job| job.report.state);
         matches!(state, Some(State::Starting | State::Stopping))
@@ -222,8 +224,8 @@ impl Rules {
         match probed {
             Probed::Ended(ended) => self.ended(id, ended),
             Probed::NeverStarted => {
-                let unwanted = job.wished_away_by();
-                if self.turn(id, job::Event::FoundNeverStarted, Source::Slave) {
+                let unwanted = job.canceled_by();
+                if self.apply(id, job::Event::FoundNeverStarted, Source::Slave) {
                     self.explain_doubt(id, "the machine knows nothing of this work, which had begun");
                     if let Some(source) = unwanted.filter(|_| self.is(id, State::Accepted)) {
                         self.call_off(id, source);
@@ -240,7 +242,7 @@ impl Rules {
                 if state == State::Uncertain {
                     job.report.reason = None;
                 }
-                self.turn(id, job::Event::FoundAlive { paused }, Source::Slave);
+                self.apply(id, job::Event::FoundAlive { paused }, Source::Slave);
                 self.mark_started(id);
                 // It was asked before the crash, and may never have heard; or it was to be asked now.
                 if let (true, Some(asked)) = (state != State::Stopping, self.asked_to_pause(id))
@@ -274,7 +276,7 @@ impl Rules {
                     policy => job::Event::FoundGone(policy),
                 };
                 let interruptions = job.interruptions;
-                if self.turn(id, event, Source::Slave) {
+                if self.apply(id, event, Source::Slave) {
                     let reason = if too_often && self.is(id, State::Uncertain) {
                         let text =
                             format!("interrupted {interruptions} times: say how it ended with `resolve`");
@@ -293,7 +295,7 @@ impl Rules {
             }
             Probed::NotBegun(why) => self.postponed(id, why),
             Probed::Unknown(why) => {
-                if self.turn(id, job::Event::FoundNothing, Source::Slave) {
+                if self.apply(id, job::Event::FoundNothing, Source::Slave) {
                     self.explain_doubt(id, &format!("the machine could not say what it did: {why}"));
                 }
             }
@@ -304,8 +306,8 @@ impl Rules {
     /// and nothing starts until a person has mended it and said `clear`.
     fn postponed(&mut self, id: JobId, mut why: String) {
         let Some(job) = self.state.jobs.get(&id) else { return };
-        let unwanted = job.wished_away_by();
-        if !self.turn(id, job::Event::StartPostponed, Source::Machine) {
+        let unwanted = job.canceled_by();
+        if !self.apply(id, job::Event::StartPostponed, Source::Machine) {
             return;
         }
         clip(&mut why, CAUSE_BYTES);
@@ -315,7 +317,7 @@ impl Rules {
             job.report.reason = Some(Reason::new(ReasonCode::MachineUnfit, text));
             (job.report.progress, job.report.note) = (None, None);
             if job.interruptions == 0 {
-                (job.report.started_at, job.report.started_rev) = (None, None);
+                (job.report.started_at, job.report.started_generation) = (None, None);
             }
             if let Some(source) = unwanted {
                 self.call_off(id, source);
@@ -346,9 +348,9 @@ impl Rules {
         }
     }
 
-    /// It never began and would wait again, but somebody wished it away meanwhile: in time, as it turns out.
+    /// It never began and would wait again, but somebody wanted it away meanwhile: in time, as it turns out.
     fn call_off(&mut self, id: JobId, source: Source) {
-        if self.turn(id, job::Event::Dropped, source) {
+        if self.apply(id, job::Event::Dropped, source) {
             self.reason(id, why_stopped(source));
             if let Some(job) = self.state.jobs.get_mut(&id) {
                 job.report.flags.clear(Flags::CANCEL_TOO_LATE);
@@ -511,16 +513,16 @@ impl Rules {
     }
 
     pub(super) fn resolve(&mut self, id: JobId, end: End, source: Source) -> bool {
-        let resolved = self.turn(id, job::Event::Resolved(end), source);
+        let resolved = self.apply(id, job::Event::Resolved(end), source);
         if resolved {
-            self.state.fresh.probing.remove(&id);
+            self.state.volatile.probing.remove(&id);
             self.reason(id, Reason::new(ReasonCode::Resolved, "a person said how it ended"));
             self.occupy(id, end);
         }
         resolved
     }
 
-    /// What was wished while nobody knew whether there was anything to obey.
+    /// What was wanted while nobody knew whether there was anything to obey.
     fn follow(&mut self, id: JobId, desired: Desired) {
         match desired {
             Desired::Run => self.let_run(id, Source::Remote),
@@ -554,10 +556,10 @@ impl Rules {
     fn give_up_probing(&mut self) {
         let jobs = &self.state.jobs;
         // Of what has ended meanwhile nothing is to be known any more.
-        self.state.fresh.probing.retain(|id, _| jobs.get(id).is_some_and(may_be_probed));
+        self.state.volatile.probing.retain(|id, _| jobs.get(id).is_some_and(may_be_probed));
         let now = self.now.boot_ms;
         let overdue = |asked: &mut Probing| now >= asked.since.saturating_add(super::PROBE_PATIENCE.0);
-        let overdue: Vec<_> = self.state.fresh.probing.extract_if(.., |_, asked| overdue(asked)).collect();
+        let overdue: Vec<_> = self.state.volatile.probing.extract_if(.., |_, asked| overdue(asked)).collect();
         for (id, asked) in overdue {
             let silence = Probed::Unknown("it did not answer".to_owned());
             self.settled_by_probe(id, asked.refused, silence);
@@ -566,8 +568,8 @@ impl Rules {
 
     /// Once, when the master's time is first known after a start: what was missed meanwhile?
     fn wake(&mut self) {
-        let (Some(time), None) = (self.master_time(), self.state.fresh.awake_since) else { return };
-        self.state.fresh.awake_since = Some(time);
+        let (Some(time), None) = (self.master_time(), self.state.volatile.awake_since) else { return };
+        self.state.volatile.awake_since = Some(time);
         let missed: Vec<_> = self
             .state
             .jobs
@@ -592,7 +594,7 @@ impl Rules {
                         Some(reason("its time passed while the slave was off: it starts late"));
                 }
                 Late::Skip => {
-                    self.turn(id, job::Event::Lapsed, Source::Slave);
+                    self.apply(id, job::Event::Lapsed, Source::Slave);
                     self.reason(id, reason("its time passed while the slave was off"));
                 }
             }
@@ -640,7 +642,7 @@ impl Rules {
             .map(|(id, _)| *id)
             .collect();
         for id in lapsed {
-            if self.turn(id, job::Event::Lapsed, Source::Slave) {
+            if self.apply(id, job::Event::Lapsed, Source::Slave) {
                 self.reason(id, Reason::new(ReasonCode::WindowClosed, "its latest start passed"));
             }
         }
@@ -660,7 +662,7 @@ impl Rules {
             .min_by_key(|job| (std::cmp::Reverse(job.start.priority), job.report.job))
             .map(|job| job.report.job);
         let Some(id) = next else { return };
-        if !self.turn(id, job::Event::StartIntended, Source::Slave) {
+        if !self.apply(id, job::Event::StartIntended, Source::Slave) {
             return;
         }
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
@@ -683,9 +685,9 @@ impl Rules {
         node.unloading.is_some()
             || node.attention.is_some()
             || node.local_lock
-            || !node.conduct.mode.may_start()
-            || !self.state.fresh.probing.is_empty()
-            || self.state.fresh.boot.is_none()
+            || !node.operating_mode.mode.may_start()
+            || !self.state.volatile.probing.is_empty()
+            || self.state.volatile.boot.is_none()
             || self.state.jobs.values().any(|job| job.report.state == State::Uncertain)
     }
 

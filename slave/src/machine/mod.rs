@@ -55,7 +55,7 @@ const SHOWN_VALUE: usize = 64;
 pub struct RunKey {
     /// Which job.
     pub job: JobId,
-    /// Which hand-out of it.
+    /// Which attempt of it.
     pub attempt: Attempt,
     /// Which beginning of that.
     pub run: Run,

@@ -44,7 +44,7 @@ const BACKLOG: u32 = 128;
 pub enum Direction {
     /// From the slave to the master: Hello, Settled, reports.
     ToMaster,
-    /// From the master to the slave: Challenge, Welcome, wishes.
+    /// From the master to the slave: Challenge, Welcome, desired states.
     ToSlave,
 }
 

@@ -18,8 +18,8 @@ use reloop_rig::crash::record::Recorder;
 use reloop_rig::crash::{Act, Inode, ROOT, Recording};
 use reloop_rig::daemon::binary;
 use reloop_rig::disk::faults_available;
-use reloop_sim::simulation::Random;
 use reloop_rig::store_load::{self, Found, Shape};
+use reloop_sim::simulation::Random;
 use tempfile::TempDir;
 
 /// States of each kind if RELOOP_CRASH_STATES says nothing: with the debug build of the database some 15 ms each.

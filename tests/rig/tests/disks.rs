@@ -22,9 +22,9 @@ use reloop_rig::daemon::binary;
 use reloop_rig::disk::{self, Disk, DiskKind};
 use reloop_rig::process::MasterOptions;
 use reloop_rig::proxy::Close;
-use reloop_sim::simulation::Random;
 use reloop_rig::store_load::{self, Found, Shape, Worker};
 use reloop_rig::wait::eventually;
+use reloop_sim::simulation::Random;
 use scenario::{Factory, PATIENCE, bake, gated, held, job_of, with, work};
 use serde_json::{Value, json};
 

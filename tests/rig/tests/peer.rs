@@ -76,8 +76,8 @@ impl Line {
         })
         .await;
         let state = self.peer.state();
-        let ring = state["ring"].as_array().unwrap();
-        let kept = &ring.last().unwrap()["report"];
+        let recent_outcomes = state["ring"].as_array().unwrap();
+        let kept = &recent_outcomes.last().unwrap()["report"];
         let seen = self.f.job(job).await;
         assert_eq!(seen["state"], kept["state"], "{seen:#}\n{kept:#}");
         for time in ["accepted_at", "started_at", "ended_at"] {

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use reloop_protocol::id::{Attempt, Commit, Epoch, Incarnation, MasterId, ReportSeq, Run, Session, WishRev};
+use reloop_protocol::id::{
+    Attempt, Commit, Epoch, Generation, Incarnation, MasterId, ReportSeq, Run, Session,
+};
 use reloop_protocol::job::State;
 use reloop_protocol::limits;
 use reloop_protocol::message::{
-    Bond, Challenge, CloseCode, Conduct, Flags, MachineReport, Message, Mode, PROTOCOL, Report, Settled,
-    Source, Welcome,
+    Challenge, CloseCode, Flags, MachineReport, MasterBinding, Message, Mode, OperatingMode, PROTOCOL,
+    Report, Settled, Source, Welcome,
 };
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, MAX_HANDSHAKE, MAX_MESSAGE, SUBPROTOCOL};
@@ -444,17 +446,17 @@ async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
     .await;
     let own = scenario::with(scenario::work("own", 0.0), serde_json::json!({"slave": "raw"}));
     let own = house.f.place(own).await;
-    let want = loop {
+    let desired_state = loop {
         match raw.message().await.expect("work") {
-            Message::Want(want) => break want,
-            other => assert!(matches!(other, Message::Conduct(_)), "{other:?}"),
+            Message::DesiredState(desired_state) => break desired_state,
+            other => assert!(matches!(other, Message::OperatingMode(_)), "{other:?}"),
         }
     };
     let report = Report {
-        job: want.job,
-        attempt: want.attempt,
+        job: desired_state.job,
+        attempt: desired_state.attempt,
         run: Run(1),
-        rev: want.rev,
+        generation: desired_state.generation,
         seq: ReportSeq { start: 1, count: 1 },
         state: State::Succeeded,
         waiting_for: None,
@@ -462,7 +464,7 @@ async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
         note: None,
         accepted_at: Time(0),
         started_at: None,
-        started_rev: None,
+        started_generation: None,
         ended_at: None,
         outcome: None,
         reason: None,
@@ -471,8 +473,8 @@ async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
     };
     for attempt in [Attempt(1), Attempt(2), Attempt(limits::COUNT)] {
         for job in beside.iter().chain([&house.job]) {
-            let (job, rev) = (job.parse().unwrap(), WishRev(limits::COUNT));
-            raw.say(&say(Message::Report(Report { job, attempt, rev, ..report.clone() }))).await;
+            let (job, generation) = (job.parse().unwrap(), Generation(limits::COUNT));
+            raw.say(&say(Message::Report(Report { job, attempt, generation, ..report.clone() }))).await;
         }
     }
     raw.say(&say(Message::Report(report))).await;
@@ -644,7 +646,7 @@ async fn a_slave_leaves_a_bad_master_says_what_is_wrong_and_comes_back_while_its
     .await;
     let job = f.place(gated("mine")).await;
     f.state(&job, "running").await;
-    let master = Bond {
+    let master = MasterBinding {
         master: MasterId([9; 16]),
         epoch: Epoch(1),
         incarnation: Incarnation::default(),
@@ -653,8 +655,8 @@ async fn a_slave_leaves_a_bad_master_says_what_is_wrong_and_comes_back_while_its
     let welcome = Welcome {
         protocol: 1,
         session: Session(0),
-        bond: master,
-        conduct: Conduct { rev: WishRev(99), mode: Mode::Disabled },
+        binding: master,
+        operating_mode: OperatingMode { generation: Generation(99), mode: Mode::Disabled },
         rulings: vec![],
     };
     let challenge = |protocol| Challenge {
@@ -717,7 +719,7 @@ async fn a_slave_leaves_a_bad_master_says_what_is_wrong_and_comes_back_while_its
             "4413",
         ),
         ("a Welcome first", behind(say(Message::Welcome(welcome.clone()))), protocol, "4400"),
-        ("a Want first", behind(say(Message::Conduct(welcome.conduct))), protocol, "4400"),
+        ("a Want first", behind(say(Message::OperatingMode(welcome.operating_mode))), protocol, "4400"),
         ("a protocol to come", behind(far), Some(CloseCode::Version), "4426"),
     ] {
         let bad = BadMaster::start(answer).await;

@@ -56,7 +56,7 @@ async fn a_simulated_job_ends_as_it_should() {
 }
 
 #[tokio::test]
-async fn a_deferred_job_is_handed_ahead_and_starts_at_its_time_while_online() {
+async fn a_deferred_job_is_assigned_ahead_and_starts_at_its_time_while_online() {
     let f = Factory::new().await;
     let due = in_ms(2500);
     let job = f.place(with(work("later", 0.0), json!({"start": {"not_before": due}}))).await;

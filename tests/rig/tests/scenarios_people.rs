@@ -238,7 +238,7 @@ async fn e7_a_pause_at_the_machine_is_only_ended_there() {
     let seen = f.state(&job, "paused").await;
     assert_eq!(seen["reason"]["code"], "paused_locally", "{seen:#}");
     f.client.resume(&job, &json!({})).await.unwrap().expect(202);
-    // The wish has arrived when the slave has said so of a newer one than before.
+    // The desired state has arrived when the slave has said so of a newer one than before.
     f.client.pause(&job, &json!({})).await.unwrap().expect(202);
     f.client.resume(&job, &json!({})).await.unwrap().expect(202);
     let seen = f.until(&job, "told", |job| job["desired"] == "run").await;

@@ -513,13 +513,13 @@ impl World {
         let recalled: Vec<_> =
             unknown.iter().filter_map(|id| self.master_disk.jobs.get(id).cloned()).collect();
         if !recalled.is_empty() {
-            state = master::step(state, now, master::Event::Recalled(recalled)).state;
+            state = master::step(state, now, master::Event::JobsLoaded(recalled)).state;
         }
         let orders = master::unknown_orders(&event);
         let orders: Vec<_> =
             orders.iter().filter_map(|id| self.master_disk.orders.get(id).cloned()).collect();
         if !orders.is_empty() {
-            state = master::step(state, now, master::Event::OrdersRecalled(orders)).state;
+            state = master::step(state, now, master::Event::OrdersLoaded(orders)).state;
         }
         if let master::Event::HelloReceived { hello, token: Some(token), .. } = &event
             && state.tokens.contains_key(token)
@@ -573,12 +573,12 @@ impl World {
         match effect {
             master::Effect::Send { link, commit, message } => {
                 is_heard(&message);
-                if let Message::Want(want) = &message
-                    && want.desired == Desired::Cancel(CancelMode::IfNotStarted)
+                if let Message::DesiredState(desired_state) = &message
+                    && desired_state.desired == Desired::Cancel(CancelMode::IfNotStarted)
                     && self.ledger.masters_forgot
-                    && !self.ledger.cancel_asked.contains(&want.job)
+                    && !self.ledger.cancel_asked.contains(&desired_state.job)
                 {
-                    self.ledger.called_off.insert(want.job);
+                    self.ledger.called_off.insert(desired_state.job);
                 }
                 if let Some(wire) =
                     self.boxes.iter_mut().filter_map(|b| b.link.as_mut()).find(|w| w.id == link)
@@ -914,9 +914,9 @@ fn kind(message: &Message) -> &'static str {
         Message::Report(_) => "report",
         Message::Declined(_) => "declined",
         Message::Machine(_) => "machine",
-        Message::Want(_) => "want",
+        Message::DesiredState(_) => "want",
         Message::Forget(_) => "forget",
-        Message::Conduct(_) => "conduct",
+        Message::OperatingMode(_) => "conduct",
         Message::Ask(_) => "ask",
         Message::Answer(_) => "answer",
         Message::Ping => "ping",

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use reloop_protocol::id::{Attempt, Commit, Epoch, JobId, MasterId, Run, Session, WishRev};
+use reloop_protocol::id::{Attempt, Commit, Epoch, Generation, JobId, MasterId, Run, Session};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{self, Answer, JobCommand, SlaveCommand};
 use reloop_protocol::message::{
-    Challenge, Conduct, Declined, Flags, Hello, Message, Mode, Outcome, PROTOCOL, Reason, ReasonCode,
+    Challenge, Declined, Flags, Hello, Message, Mode, OperatingMode, Outcome, PROTOCOL, Reason, ReasonCode,
 };
 use reloop_protocol::slave::{self, Effect, Ended, Fact, LinkId, Local, Now, Probed, RunKey, Slave};
-use reloop_protocol::spec::{CancelMode, Desired, Gate, Want};
+use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate};
 use reloop_sim::world::World;
 
 fn placed(held: bool) -> (World, JobId) {
@@ -36,12 +36,12 @@ fn say(world: &mut World, message: Message) {
     );
 }
 
-fn cancel_of(world: &World, job: JobId, attempt: u32, rev: u32) -> Message {
+fn cancel_of(world: &World, job: JobId, attempt: u32, generation: u32) -> Message {
     let job = world.job(job);
-    Message::Want(Want {
+    Message::DesiredState(DesiredState {
         job: job.id,
         attempt: Attempt(attempt),
-        rev: WishRev(rev),
+        generation: Generation(generation),
         digest: job.digest,
         spec: None,
         desired: Desired::Cancel(CancelMode::Now),
@@ -50,16 +50,16 @@ fn cancel_of(world: &World, job: JobId, attempt: u32, rev: u32) -> Message {
 }
 
 #[test]
-fn a_wish_that_is_older_than_the_one_that_is_known_has_no_force() {
+fn a_desired_state_that_is_older_than_the_one_that_is_known_has_no_force() {
     let (mut world, job) = placed(true);
     let known = world.job(job);
-    let message = cancel_of(&world, job, known.attempt.0, known.rev.0 - 1);
+    let message = cancel_of(&world, job, known.attempt.0, known.generation.0 - 1);
     say(&mut world, message);
     assert_eq!(world.on_slave(0, job), Some(State::Accepted));
 }
 
 #[test]
-fn a_wish_for_an_older_attempt_has_no_force_however_new_it_is() {
+fn a_desired_state_for_an_older_attempt_has_no_force_however_new_it_is() {
     let (mut world, job) = placed(true);
     world.cut(0);
     world.command(job, JobCommand::Abandon);
@@ -67,7 +67,7 @@ fn a_wish_for_an_older_attempt_has_no_force_however_new_it_is() {
     world.plug(0);
     world.settle();
     assert_eq!((world.job(job).attempt, world.state(job)), (Attempt(2), State::Running));
-    let message = cancel_of(&world, job, 1, world.job(job).rev.0 + 9);
+    let message = cancel_of(&world, job, 1, world.job(job).generation.0 + 9);
     say(&mut world, message);
     assert_eq!(world.on_slave(0, job), Some(State::Running));
 }
@@ -76,8 +76,11 @@ fn a_wish_for_an_older_attempt_has_no_force_however_new_it_is() {
 fn an_older_decision_about_the_slave_has_no_force() {
     let mut world = World::new(1);
     world.command_slave(0, SlaveCommand::Mode(Mode::Maintenance));
-    say(&mut world, Message::Conduct(Conduct { rev: WishRev(0), mode: Mode::Production }));
-    assert_eq!(world.boxes[0].state.as_ref().unwrap().node.conduct.mode, Mode::Maintenance);
+    say(
+        &mut world,
+        Message::OperatingMode(OperatingMode { generation: Generation(0), mode: Mode::Production }),
+    );
+    assert_eq!(world.boxes[0].state.as_ref().unwrap().node.operating_mode.mode, Mode::Maintenance);
 }
 
 #[test]
@@ -162,10 +165,10 @@ fn what_the_programs_cannot_do_is_never_held() {
     let mut world = World::new(1);
     let order = world.order("mill");
     let (job, digest) = (order.jobs[0], order.spec.digest());
-    let want = Want {
+    let desired_state = DesiredState {
         job,
         attempt: Attempt(1),
-        rev: WishRev(1),
+        generation: Generation(1),
         digest,
         spec: Some(order.spec),
         desired: Desired::Run,
@@ -175,7 +178,7 @@ fn what_the_programs_cannot_do_is_never_held() {
         panic!("not live")
     };
     let unfit = BTreeMap::from([(job, Reason::new(ReasonCode::BadParams, "the file does not match"))]);
-    let message = Message::Want(want);
+    let message = Message::DesiredState(desired_state);
     world.slave_event(0, slave::Event::Received { link, session, commit: Commit(0), message, unfit });
     assert_eq!((world.on_slave(0, job), world.begun(job)), (None, 0));
 }
@@ -192,8 +195,8 @@ fn a_cancel_is_not_taken_back_and_a_success_is_not_repeated() {
     assert!(matches!(world.command(job, JobCommand::Retry), Some(Answer::Refused(..))));
 }
 
-/// How often the job was handed out, the moment after it was placed.
-fn handed_out(world: &mut World, change: impl FnOnce(&mut master::Order)) -> u32 {
+/// How often the job was assigned, the moment after it was placed.
+fn assigned(world: &mut World, change: impl FnOnce(&mut master::Order)) -> u32 {
     let mut order = world.order("mill");
     change(&mut order);
     let job = world.place(order);
@@ -204,24 +207,24 @@ fn handed_out(world: &mut World, change: impl FnOnce(&mut master::Order)) -> u32
 #[test]
 fn who_cannot_take_a_job_is_not_even_asked() {
     let mut world = World::new(1);
-    assert_eq!(handed_out(&mut world, |order| order.start.gate = Gate::Held), 1);
-    assert_eq!(handed_out(&mut world, |order| order.spec.program = "paint".to_owned()), 0);
-    assert_eq!(handed_out(&mut world, |order| order.slave = Some("s9".to_owned())), 0);
+    assert_eq!(assigned(&mut world, |order| order.start.gate = Gate::Held), 1);
+    assert_eq!(assigned(&mut world, |order| order.spec.program = "paint".to_owned()), 0);
+    assert_eq!(assigned(&mut world, |order| order.slave = Some("s9".to_owned())), 0);
     for taken in 2..=4 {
-        assert_eq!(handed_out(&mut world, |order| order.start.gate = Gate::Held), 1, "{taken}");
+        assert_eq!(assigned(&mut world, |order| order.start.gate = Gate::Held), 1, "{taken}");
     }
-    assert_eq!(handed_out(&mut world, |order| order.start.gate = Gate::Held), 0, "there is no room");
+    assert_eq!(assigned(&mut world, |order| order.start.gate = Gate::Held), 0, "there is no room");
     let mut world = World::new(1);
     world.local(0, Local::Lock(true)).unwrap().unwrap();
     world.settle();
-    assert_eq!(handed_out(&mut world, |_| {}), 0, "it is locked");
+    assert_eq!(assigned(&mut world, |_| {}), 0, "it is locked");
     world.local(0, Local::Lock(false)).unwrap().unwrap();
     world.command_slave(0, SlaveCommand::Mode(Mode::Maintenance));
-    assert_eq!(handed_out(&mut world, |_| {}), 0, "it is out of production");
+    assert_eq!(assigned(&mut world, |_| {}), 0, "it is out of production");
 }
 
 #[test]
-fn of_what_waits_the_highest_priority_is_handed_out_and_started_first() {
+fn of_what_waits_the_highest_priority_is_assigned_and_started_first() {
     let mut world = World::new(1);
     world.cut(0);
     let jobs: Vec<_> = [0, 5, 1]
@@ -259,13 +262,13 @@ fn a_command_inside_the_handshake_waits_for_its_end() {
 }
 
 #[test]
-fn a_refusal_of_an_older_wish_takes_nothing_back() {
+fn a_refusal_of_an_older_desired_state_takes_nothing_back() {
     let (mut world, job) = placed(true);
-    let link = world.master.as_ref().unwrap().desks.values().next().unwrap().live().unwrap();
+    let link = world.master.as_ref().unwrap().slaves.values().next().unwrap().live().unwrap();
     let declined = Declined {
         job,
         attempt: Attempt(1),
-        rev: WishRev(0),
+        generation: Generation(0),
         reason: Reason::new(ReasonCode::AtCapacity, "an old word"),
         for_good: false,
     };
@@ -345,7 +348,7 @@ fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
     world.settle();
     world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0), forced: true });
     world.settle();
-    // What was told of the ring is held for heard once the master has said something.
+    // What was told of the recent outcomes is held for heard once the master has said something.
     world.command_slave(0, SlaveCommand::Mode(Mode::Draining));
     world.settle();
     world.cut(0);
@@ -378,11 +381,11 @@ fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
 #[test]
 fn a_slave_tells_each_master_what_is_its_to_know_and_obeys_no_older_copy() {
     let (_, known) = hello_to(|_| {});
-    assert_eq!((known.rows.len(), known.ring.len()), (1, 0), "it has forgotten nothing");
+    assert_eq!((known.rows.len(), known.recent_outcomes.len()), (1, 0), "it has forgotten nothing");
     let (_, foreign) = hello_to(|challenge| challenge.master = MasterId([9; 16]));
-    assert_eq!((foreign.rows.len(), foreign.ring.len()), (0, 0), "a stranger");
+    assert_eq!((foreign.rows.len(), foreign.recent_outcomes.len()), (0, 0), "a stranger");
     let (_, restored) = hello_to(|challenge| challenge.epoch = Epoch(challenge.epoch.0 + 1));
-    assert_eq!((restored.rows.len(), restored.ring.len()), (1, 1), "it may have forgotten");
+    assert_eq!((restored.rows.len(), restored.recent_outcomes.len()), (1, 1), "it may have forgotten");
     for older in [
         |challenge: &mut Challenge| challenge.epoch = Epoch(challenge.epoch.0 - 1),
         |challenge: &mut Challenge| challenge.commit = Commit(1),

@@ -1,7 +1,7 @@
 //! What fuzzing with hostile peers has shown, each as one story.
 #![cfg(test)]
 
-use reloop_protocol::id::{Attempt, JobId, Session, WishRev};
+use reloop_protocol::id::{Attempt, Generation, JobId, Session};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits;
 use reloop_protocol::master::{self, Basis, JobCommand};
@@ -23,7 +23,7 @@ fn a_slave_cannot_speak_for_a_job_that_another_slave_has() {
     let before = world.job(job);
     assert_eq!(before.state, State::Running);
     let thief = world.boxes[1].settings.key;
-    let link = world.master.as_ref().unwrap().desks[&thief].live().unwrap();
+    let link = world.master.as_ref().unwrap().slaves[&thief].live().unwrap();
     for attempt in [Attempt(0), Attempt(1), Attempt(2)] {
         for state in SAID {
             let mut report = before.report.clone().unwrap();
@@ -59,7 +59,7 @@ fn beside(mut job: master::Job) -> master::Job {
 }
 
 fn link_of(world: &World, slave: usize) -> LinkId {
-    world.master.as_ref().unwrap().desks[&world.boxes[slave].settings.key].live().unwrap()
+    world.master.as_ref().unwrap().slaves[&world.boxes[slave].settings.key].live().unwrap()
 }
 
 /// What this slave says of a job: live, or as a row and a report of its next handshake.
@@ -71,11 +71,11 @@ fn says(world: &mut World, slave: usize, report: Report, live: bool) {
     let state = world.boxes[slave].state.clone().unwrap();
     let link = LinkId(1 << 50);
     world.cut(slave);
-    let desk = world.master.as_ref().unwrap().desks[&state.settings.key].clone();
+    let slave = world.master.as_ref().unwrap().slaves[&state.settings.key].clone();
     let row = Row {
         job: report.job,
         attempt: report.attempt,
-        rev: report.rev,
+        generation: report.generation,
         seq: report.seq,
         state: report.state,
         progress: report.progress,
@@ -85,18 +85,18 @@ fn says(world: &mut World, slave: usize, report: Report, live: bool) {
         key: state.settings.key,
         name: state.settings.name.clone(),
         agent: String::new(),
-        bond: None,
+        binding: None,
         token: None,
         store: state.node.store,
-        boot: desk.boot.unwrap(),
-        session: Session(desk.session.0 + 1),
+        boot: slave.boot.unwrap(),
+        session: Session(slave.session.0 + 1),
         clock: world.now(),
-        machine: desk.machine.clone().unwrap(),
-        programs: desk.programs.clone(),
+        machine: slave.machine.clone().unwrap(),
+        programs: slave.programs.clone(),
         labels: Default::default(),
         capacity: 1,
         rows: vec![row],
-        ring: vec![],
+        recent_outcomes: vec![],
     };
     let settled = Settled {
         session: hello.session,
@@ -175,7 +175,7 @@ fn siblings() -> (World, Vec<JobId>, Report) {
 }
 
 #[test]
-fn what_was_never_handed_to_a_slave_is_only_claimed_by_it() {
+fn what_was_never_assigned_to_a_slave_is_only_claimed_by_it() {
     for live in [true, false] {
         for said in SAID {
             let (mut world, jobs, own) = siblings();
@@ -218,8 +218,8 @@ fn whoever_makes_up_attempts_fills_the_list_of_those_who_had_the_job_with_nothin
     world.command(job, JobCommand::Retry);
     world.settle();
     let kept = world.job(job).earlier;
-    let handed = kept.iter().find(|earlier| earlier.basis == Basis::Handed);
-    assert_eq!(handed.map(|earlier| earlier.attempt), Some(Attempt(1)), "{kept:?}");
+    let assigned = kept.iter().find(|earlier| earlier.basis == Basis::Assigned);
+    assert_eq!(assigned.map(|earlier| earlier.attempt), Some(Attempt(1)), "{kept:?}");
     assert_eq!(kept.len(), 16, "in place of what was only claimed");
 }
 
@@ -243,7 +243,7 @@ fn a_restore_opens_a_gap_that_a_slave_closes_with_its_first_handshake_and_for_wh
             (before.state, before.holder, before.attempt, before.desired),
             "{said:?}"
         );
-        // What waits may have been handed out and forgotten, and is believed once.
+        // What waits may have been assigned and forgotten, and is believed once.
         let mut open = world.clone();
         says(&mut open, 1, Report { job: jobs[1], attempt: Attempt(1), state: said, ..own.clone() }, false);
         assert_eq!(open.job(jobs[1]).state, said, "it may be so");
@@ -278,34 +278,47 @@ fn what_was_adopted_from_one_slave_is_not_another_slaves_to_end() {
 
 #[test]
 fn no_word_of_a_slave_uses_up_the_numbers_that_others_are_given_next() {
-    for (attempt, rev) in [(limits::COUNT, 1), (1, limits::COUNT), (limits::COUNT, limits::COUNT)] {
+    for (attempt, generation) in [(limits::COUNT, 1), (1, limits::COUNT), (limits::COUNT, limits::COUNT)] {
         for live in [true, false] {
             let (mut world, _, own) = siblings();
             let job = own.job;
-            let report = Report { attempt: Attempt(attempt), rev: WishRev(rev), state: State::Failed, ..own };
+            let report = Report {
+                attempt: Attempt(attempt),
+                generation: Generation(generation),
+                state: State::Failed,
+                ..own
+            };
             assert_eq!(limits::check(&Message::Report(report.clone())), Ok(()));
             says(&mut world, 1, report, live);
             world.command(job, JobCommand::Abandon);
             world.command(job, JobCommand::Retry);
             world.settle();
             let job = world.job(job);
-            assert!(job.last_attempt <= Attempt(3) && job.rev < WishRev(100), "{attempt} {rev}: {job:?}");
+            assert!(
+                job.last_attempt <= Attempt(3) && job.generation < Generation(100),
+                "{attempt} {generation}: {job:?}"
+            );
         }
     }
 }
 
 #[test]
 fn a_job_that_nobody_knows_is_not_taken_up_with_numbers_that_leave_no_room() {
-    for (attempt, rev, is_taken) in [
-        (limits::ADOPTED_ATTEMPT, limits::ADOPTED_REV, true),
+    for (attempt, generation, is_taken) in [
+        (limits::ADOPTED_ATTEMPT, limits::ADOPTED_GENERATION, true),
         (limits::ADOPTED_ATTEMPT + 1, 1, false),
-        (1, limits::ADOPTED_REV + 1, false),
+        (1, limits::ADOPTED_GENERATION + 1, false),
     ] {
         let (mut world, _, own) = siblings();
         world.cut(1);
         let disk = world.boxes[1].disk.clone();
         let held = disk.job(own.job).unwrap();
-        let report = Report { job: JobId([0xcc; 16]), attempt: Attempt(attempt), rev: WishRev(rev), ..own };
+        let report = Report {
+            job: JobId([0xcc; 16]),
+            attempt: Attempt(attempt),
+            generation: Generation(generation),
+            ..own
+        };
         let record = Record { spec: held.spec.clone(), start: held.start, report: report.clone() };
         let (state, link) = (world.boxes[1].state.clone().unwrap(), LinkId(1 << 50));
         let machine = slave::machine_report(&state);
@@ -314,7 +327,7 @@ fn a_job_that_nobody_knows_is_not_taken_up_with_numbers_that_leave_no_room() {
             key: state.settings.key,
             name: state.settings.name.clone(),
             agent: String::new(),
-            bond: None,
+            binding: None,
             token: None,
             store: state.node.store,
             boot: world.boxes[1].boot,
@@ -327,24 +340,24 @@ fn a_job_that_nobody_knows_is_not_taken_up_with_numbers_that_leave_no_room() {
             rows: vec![Row {
                 job: report.job,
                 attempt: report.attempt,
-                rev: report.rev,
+                generation: report.generation,
                 seq: report.seq,
                 state: report.state,
                 progress: None,
             }],
-            ring: vec![],
+            recent_outcomes: vec![],
         };
         let session = hello.session;
         world.master_event(master::Event::LinkOpened { link, nonce: [0; 32] });
         world.master_event(master::Event::HelloReceived { link, hello: Box::new(hello), token: None });
         let settled = Settled { session, reports: vec![], records: vec![record], declined: vec![], machine };
         world.master_event(master::Event::Received { link, message: Message::Settled(settled) });
-        assert_eq!(world.find_job(report.job).is_some(), is_taken, "{attempt} {rev}");
+        assert_eq!(world.find_job(report.job).is_some(), is_taken, "{attempt} {generation}");
     }
 }
 
 #[test]
-fn a_restored_master_leaves_an_unstarted_job_where_it_was_handed_after_the_backup() {
+fn a_restored_master_leaves_an_unstarted_job_where_it_was_assigned_after_the_backup() {
     let mut world = World::new(1);
     world.cut(0);
     let mut order = world.order("mill");
@@ -399,9 +412,9 @@ fn a_peer_cannot_use_up_the_numbers_that_come_after_it() {
     world.settle();
     let mut report = world.job(job).report.unwrap();
     assert_eq!(limits::check(&Message::Report(report.clone())), Ok(()));
-    report.rev.0 = limits::COUNT + 1;
+    report.generation.0 = limits::COUNT + 1;
     assert!(limits::check(&Message::Report(report.clone())).is_err());
-    report.rev.0 = 1;
+    report.generation.0 = 1;
     report.attempt = Attempt(u32::MAX);
     assert!(limits::check(&Message::Report(report)).is_err());
 }

@@ -276,8 +276,8 @@ fn a_slave_says_nothing_until_its_machine_has_said_what_it_does() {
 }
 
 #[test]
-fn what_was_wished_while_nobody_could_say_is_done_once_the_machine_is_found_working() {
-    for (wished, state) in
+fn what_was_wanted_while_nobody_could_say_is_done_once_the_machine_is_found_working() {
+    for (wanted, state) in
         [(JobCommand::Cancel(CancelMode::Now), State::Canceled), (JobCommand::Pause, State::Paused)]
     {
         let mut world = World::new(1);
@@ -289,14 +289,14 @@ fn what_was_wished_while_nobody_could_say_is_done_once_the_machine_is_found_work
         world.start_agent(0, true);
         world.pass(6_000);
         assert_eq!(world.state(job), State::Uncertain);
-        assert_eq!(world.command(job, wished), Some(Answer::Taken(vec![(job, Delivery::Sent)])));
+        assert_eq!(world.command(job, wanted), Some(Answer::Taken(vec![(job, Delivery::Sent)])));
         world.settle();
         world.kill_agent(0);
         world.boxes[0].machine.silent = false;
         world.start_agent(0, true);
         world.plug(0);
         world.settle();
-        assert_eq!(world.state(job), state, "{wished:?}");
+        assert_eq!(world.state(job), state, "{wanted:?}");
     }
 }
 
@@ -425,10 +425,10 @@ fn frames_of_another_session_have_no_force() {
     };
     let mut start = held.start;
     start.gate = Gate::Open;
-    let want = reloop_protocol::spec::Want {
+    let desired_state = reloop_protocol::spec::DesiredState {
         job,
         attempt: held.attempt,
-        rev: reloop_protocol::id::WishRev(held.rev.0 + 9),
+        generation: reloop_protocol::id::Generation(held.generation.0 + 9),
         digest: held.digest,
         spec: None,
         desired: held.desired,
@@ -437,14 +437,14 @@ fn frames_of_another_session_have_no_force() {
     let other_link = slave::LinkId(link.0 + 1000);
     let other_session = reloop_protocol::id::Session(session.0 + 1);
     for (link, session) in [(other_link, session), (link, other_session)] {
-        let message = Message::Want(want.clone());
+        let message = Message::DesiredState(desired_state.clone());
         world.slave_event(
             0,
             slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() },
         );
         assert_eq!(world.on_slave(0, job), Some(State::Accepted));
     }
-    let message = Message::Want(want);
+    let message = Message::DesiredState(desired_state);
     world.slave_event(
         0,
         slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() },
@@ -564,7 +564,7 @@ fn a_crash_between_a_refused_start_and_the_machines_answer_begins_nothing_twice(
         });
         // The refusal has been heard, the answer to the question has not.
         world.pump();
-        let probing = &world.boxes[0].state.as_ref().unwrap().fresh.probing;
+        let probing = &world.boxes[0].state.as_ref().unwrap().volatile.probing;
         assert_eq!(probing[&job].refused.as_deref(), Some("the machine refuses"));
         world.kill_agent(0);
         world.start_agent(0, true);
@@ -608,9 +608,9 @@ fn records_that_cannot_be_read_bar_the_machine_until_somebody_has_looked() {
 fn without_its_own_record_nothing_else_on_a_slaves_disk_counts() {
     let (world, job) = starting(|_| {});
     let state = world.boxes[0].state.as_ref().unwrap();
-    let (node, jobs, ring) = slave::durable(state);
+    let (node, jobs, recent_outcomes) = slave::durable(state);
     let jobs = jobs.into_iter().map(|(id, job)| slave::Write::Job(id, Some(Box::new(job))));
-    let rest: Vec<_> = jobs.chain([slave::Write::Ring(ring)]).collect();
+    let rest: Vec<_> = jobs.chain([slave::Write::RecentOutcomes(recent_outcomes)]).collect();
     let recover = |records: Vec<_>| slave::recover(state.settings.clone(), StoreId([7; 16]), records);
     let lost = recover(rest.clone());
     assert_eq!((lost.node.store, lost.jobs.len()), (StoreId([7; 16]), 0));
@@ -659,12 +659,12 @@ fn an_uncertain_job_that_was_given_up_while_its_slave_was_connected_can_still_be
 }
 
 #[test]
-fn a_job_that_is_handed_again_to_the_slave_that_is_just_beginning_it_comes_to_rest() {
+fn a_job_that_is_assigned_again_to_the_slave_that_is_just_beginning_it_comes_to_rest() {
     let mut world = World::new(1);
     world.patience = 1_000;
     let order = world.order("mill");
     let job = world.place(order);
-    // The slave has not spoken yet, and both hand-outs reach it, one after the other.
+    // The slave has not spoken yet, and both attempts reach it, one after the other.
     world.command(job, JobCommand::Abandon);
     world.command(job, JobCommand::Retry);
     world.settle();
@@ -791,7 +791,7 @@ fn a_job_that_was_given_up_while_its_offer_was_under_way_is_called_off() {
 }
 
 #[test]
-fn a_job_that_is_wished_paused_does_not_start_when_its_turn_comes() {
+fn a_job_that_is_wanted_paused_does_not_start_when_its_turn_comes() {
     let mut world = World::new(1);
     let orders = [world.order("mill"), world.order("mill")];
     let [first, second] = orders.map(|order| world.place(order));
@@ -930,8 +930,8 @@ fn shown_token(world: &mut World) -> (Option<String>, bool) {
     let welcome = reloop_protocol::message::Welcome {
         protocol: reloop_protocol::message::PROTOCOL.newest,
         session: hello.session,
-        bond: step.state.node.bond.unwrap(),
-        conduct: step.state.node.conduct,
+        binding: step.state.node.binding.unwrap(),
+        operating_mode: step.state.node.operating_mode,
         rulings: vec![],
     };
     assert!(step.state.settings.token.is_some(), "it was not taken in yet");
@@ -1114,23 +1114,23 @@ fn a_window_once_met_is_met_until_somebody_changes_it() {
 }
 
 #[test]
-fn what_somebody_wished_to_end_is_not_begun_again() {
-    let wishes: [fn(&mut World, JobId); 3] = [
+fn what_somebody_wanted_to_end_is_not_begun_again() {
+    let desired_states: [fn(&mut World, JobId); 3] = [
         |world, job| drop(world.command(job, JobCommand::Cancel(CancelMode::Now))),
         |world, job| drop(world.command(job, JobCommand::Cancel(CancelMode::IfNotStarted))),
         |world, _| drop(world.local(0, Local::Stop { now: false })),
     ];
-    for wish in wishes {
+    for desired in desired_states {
         let (mut world, job) = begun_unheard(restartable);
         world.boxes[0].machine.unstoppable = true;
-        wish(&mut world, job);
+        desired(&mut world, job);
         world.settle();
         assert_eq!(world.on_slave(0, job), Some(State::Running), "the machine refuses, or it is too late");
         world.reboot(0);
         world.settle();
         assert_eq!((world.state(job), world.begun(job)), (State::Canceled, 1));
     }
-    // The order wished it, because it lasted too long.
+    // The order wanted it, because it lasted too long.
     let (mut world, job) = running(|world, order| {
         restartable(world, order);
         order.spec.max_runtime = Some(Millis(3_000));

@@ -145,7 +145,10 @@ fn what_is_known_to_go_wrong_is_not_mended_unnoticed() {
     for (path, schedule) in kept("schedules/open") {
         let broken = play(&schedule).err().map(|failure| failure.broken.invariant);
         let path = path.display();
-        assert_eq!(broken, schedule.head.invariant, "{path}: mended? Then it belongs to tests/sim/schedules/");
+        assert_eq!(
+            broken, schedule.head.invariant,
+            "{path}: mended? Then it belongs to tests/sim/schedules/"
+        );
     }
 }
 
@@ -160,7 +163,7 @@ fn a_wiped_disk_excuses_nothing_at_another_slave() {
     world.act(&Act::ReplaceDisk { slave: 1 });
     assert!(world.ledger.torn.contains(&job_id(1)), "its own job may be forgotten");
     assert!(!world.ledger.torn.contains(&job_id(0)), "the other slave's job may not");
-    assert!(world.ledger.wishes.keys().any(|(slave, ..)| *slave == 0), "nor its wishes");
+    assert!(world.ledger.desired_states.keys().any(|(slave, ..)| *slave == 0), "nor its wishes");
 }
 
 #[test]

@@ -42,7 +42,8 @@ pub const RULE_TESTS: [&str; 3] = ["rules", "disagreements", "fences"];
 pub struct Break {
     /// Its name, as the environment says it.
     pub name: &'static str,
-    /// A file, or a folder whose files are searched, from the workspace's root.
+    /// A file, or a folder whose files are searched, from the workspace's root; with `#name`, only the body of the function
+    /// of that name there.
     pub place: &'static str,
     /// The source text that it changes: an expression, or a statement with its semicolon; anything at all if `with`
     /// says [`SEEDED`] itself.
@@ -93,9 +94,14 @@ struct Splice {
 }
 
 impl Break {
+    /// The file or folder, and the function.
+    fn place(&self) -> (&'static str, Option<&'static str>) {
+        self.place.split_once('#').map_or((self.place, None), |(path, function)| (path, Some(function)))
+    }
+
     /// It may stand in this file.
     fn covers(&self, file: &str) -> bool {
-        let rest = file.strip_prefix(self.place);
+        let rest = file.strip_prefix(self.place().0);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) && file.ends_with(".rs")
     }
 }
@@ -118,8 +124,14 @@ pub fn doctor(texts: &mut BTreeMap<String, String>, breaks: &[Break]) -> Result<
         let wanted = tokens::of(find);
         let mut found = Vec::new();
         for (file, text, source) in sources.iter().filter(|(file, ..)| same[0].covers(file)) {
-            let at = tokens::matches(text, source, find, &wanted);
-            found.extend(at.into_iter().map(|at| (file.as_str(), &text[at.clone()], at)));
+            let body = same[0].place().1.map(|function| tokens::body(text, source, function));
+            let within = |at: &Range<usize>| match &body {
+                None => true,
+                Some(None) => false,
+                Some(Some(body)) => body.start <= at.start && at.end <= body.end,
+            };
+            let at = tokens::matches(text, source, find, &wanted).into_iter().filter(within);
+            found.extend(at.map(|at| (file.as_str(), &text[at.clone()], at)));
         }
         let &[(file, piece, ref at)] = found.as_slice() else {
             let names = names.join(", ");
@@ -244,9 +256,14 @@ mod tests {
     #[test]
     fn a_find_is_found_however_it_is_formatted_and_in_whatever_file_of_its_folder() {
         let text = "f(\n    a,\n    // why\n    b,\n);";
-        let mut texts = BTreeMap::from([("a/y.rs".to_owned(), String::new()), ("a/x.rs".into(), text.into())]);
+        let mut texts =
+            BTreeMap::from([("a/y.rs".to_owned(), String::new()), ("a/x.rs".into(), text.into())]);
         doctor(&mut texts, &[Break { place: "a", ..one("n", "f(a, b);", "") }]).unwrap();
         assert!(texts["a/x.rs"].starts_with("if reloop_protocol::seeded"), "{texts:?}");
+        let inside = "fn f() { a(b); }\nfn g() { a(b); }";
+        let mut texts = BTreeMap::from([("a/x.rs".to_owned(), inside.to_owned())]);
+        doctor(&mut texts, &[Break { place: "a#g", ..one("n", "a(b);", "c();") }]).unwrap();
+        assert!(texts["a/x.rs"].starts_with("fn f() { a(b); }\nfn g() { if "), "{texts:?}");
         let elsewhere = doctor(&mut texts, &[Break { place: "b", ..one("n", "f(a, b);", "") }]);
         assert!(elsewhere.is_err());
     }

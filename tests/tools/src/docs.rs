@@ -7,7 +7,7 @@
 use reloop_protocol::job::{End, Event, OnInterrupt, Rejection, State, Transition, next};
 use reloop_protocol::master::{Delivery, Need, WhyNot};
 use reloop_protocol::message::{Activity, Attention, CloseCode, Flags, Mode, ReasonCode, Source, WaitingFor};
-use reloop_protocol::reconcile::{Line, Mine, Store, TABLE, Theirs, Verdict, Wish};
+use reloop_protocol::reconcile::{DesiredKind, Line, Mine, Store, TABLE, Theirs, Verdict};
 use reloop_protocol::slave::redial::{self, Redial};
 use reloop_protocol::wire::{self, WireError};
 
@@ -26,7 +26,14 @@ const MINE: [Mine; 8] = [
 const THEIRS: [Theirs; 6] =
     [Theirs::Absent, Theirs::Waiting, Theirs::Working, Theirs::Doubtful, Theirs::Done, Theirs::Remembered];
 const STORE: [Store; 4] = [Store::Trusted, Store::Replaced, Store::RolledBack, Store::Ahead];
-const WISH: [Wish; 6] = [Wish::Go, Wish::Released, Wish::TooLate, Wish::End, Wish::HandBack, Wish::Settle];
+const WISH: [DesiredKind; 6] = [
+    DesiredKind::Go,
+    DesiredKind::Released,
+    DesiredKind::TooLate,
+    DesiredKind::End,
+    DesiredKind::HandBack,
+    DesiredKind::Resolve,
+];
 const ENDS: [End; 3] = [End::Succeeded, End::Failed, End::Stopped];
 
 /// What a slave's link can be, as the master sees it, with what MTConnect, Nomad and AWS IoT call it.
@@ -108,7 +115,10 @@ pub fn reconciliation() -> String {
     page.text("**memory** — what is known of the database that the slave speaks from:");
     page.table(&["word", "meaning"], STORE.map(|store| vec![words(&store), store_means(store).to_owned()]));
     page.text("**wish** — what the master wishes, as far as a verdict depends on it:");
-    page.table(&["word", "meaning"], WISH.map(|wish| vec![words(&wish), wish_means(wish).to_owned()]));
+    page.table(
+        &["word", "meaning"],
+        WISH.map(|desired| vec![words(&desired), desired_state_means(desired).to_owned()]),
+    );
     page.text("**verdict** — what comes of it:");
     page.table(
         &["word", "meaning"],
@@ -124,7 +134,7 @@ pub fn reconciliation() -> String {
                 either(line.mine, &MINE),
                 either(line.theirs, &THEIRS),
                 either(line.store, &STORE),
-                either(line.wish, &WISH),
+                either(line.desired, &WISH),
                 format!("**{}**", line.verdict.name()),
             ]
         }),
@@ -198,14 +208,14 @@ fn store_means(store: Store) -> &'static str {
     }
 }
 
-fn wish_means(wish: Wish) -> &'static str {
-    match wish {
-        Wish::Go => "run it when its start rule allows, or keep it paused",
-        Wish::Released => "a person let it go: it may start now",
-        Wish::TooLate => "it should have run, but its latest start has passed",
-        Wish::End => "it is to be canceled",
-        Wish::HandBack => "it is to be given back if it has not started",
-        Wish::Settle => "a person has said how it ended",
+fn desired_state_means(desired: DesiredKind) -> &'static str {
+    match desired {
+        DesiredKind::Go => "run it when its start rule allows, or keep it paused",
+        DesiredKind::Released => "a person let it go: it may start now",
+        DesiredKind::TooLate => "it should have run, but its latest start has passed",
+        DesiredKind::End => "it is to be canceled",
+        DesiredKind::HandBack => "it is to be given back if it has not started",
+        DesiredKind::Resolve => "a person has said how it ended",
     }
 }
 
@@ -233,7 +243,7 @@ fn verdict_means(verdict: Verdict) -> &'static str {
 
 fn events() -> Vec<Event> {
     let mut events = vec![
-        Event::Bound,
+        Event::AttemptAssigned,
         Event::GivenBack,
         Event::Withdrawn,
         Event::WindowClosed,
@@ -270,7 +280,7 @@ fn events() -> Vec<Event> {
 
 fn event_means(event: Event) -> String {
     let plain = match event {
-        Event::Bound => "the book gives it to a slave, under a new attempt",
+        Event::AttemptAssigned => "the book gives it to a slave, under a new attempt",
         Event::GivenBack => "the slave does not hold it and will not",
         Event::Withdrawn => "it is canceled where no slave holds it",
         Event::WindowClosed => "its latest start passes where no slave holds it",

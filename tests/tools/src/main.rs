@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use regex::Regex;
-use reloop_tools::breaks::{self, Break, run};
 use reloop_rig::daemon::workspace;
+use reloop_sim::model;
+use reloop_sim::simulation::hunt::Hunt;
+use reloop_sim::simulation::{self, file, hunt};
+use reloop_tools::breaks::{self, Break, run};
 use reloop_tools::mutants::report::{Fates, page};
 use reloop_tools::mutants::run::{Fate, Plan, Until};
 use reloop_tools::mutants::{self, Mutant, copy};
-use reloop_sim::simulation::hunt::Hunt;
-use reloop_sim::simulation::{self, file, hunt};
-use reloop_sim::model;
 use reloop_tools::{bench, demo};
 
 /// The master's own: one that keeps nothing is compared with it, and what is bare beside it has no worse.

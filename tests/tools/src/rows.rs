@@ -144,7 +144,7 @@ const ORDER_PLACED: Rule = rule("protocol/src/master/people.rs", "order_placed")
 const SAY_AGAIN: Rule = rule("protocol/src/slave/link.rs", "say_again");
 const STANDING: Rule = rule("protocol/src/slave/mod.rs", "standing");
 const UNACCEPTABLE: Rule = rule("protocol/src/slave/link.rs", "unacceptable");
-const WISH: Rule = rule("protocol/src/slave/link.rs", "wish");
+const WISH: Rule = rule("protocol/src/slave/link.rs", "desired");
 
 /// Every row.
 pub const ROWS: &[Row] = &[
@@ -325,7 +325,7 @@ pub const ROWS: &[Row] = &[
     shown(
         "B3",
         "The master changed the time while the slave was offline.",
-        "Applied if it has not started; else the slave's fact stands and shows under which wish it started.",
+        "Applied if it has not started; else the slave's fact stands and shows under which desired it started.",
         &[WISH],
         &[],
     ),
@@ -339,7 +339,7 @@ pub const ROWS: &[Row] = &[
     shown(
         "B5",
         "\"Start now\" is said while the slave is offline.",
-        "One wish, the newest wins, with a latest time; no stored command.",
+        "One desired, the newest wins, with a latest time; no stored command.",
         &[HELD_BY],
         &[],
     ),
@@ -486,7 +486,7 @@ pub const ROWS: &[Row] = &[
     ),
     shown(
         "D7",
-        "201 was given, and the master dies before the order is handed out.",
+        "201 was given, and the master dies before the order is assigned out.",
         "The order is there after the restart, and a repetition with the same key finds it.",
         &[ORDER_PLACED],
         &[About::Processes],
@@ -590,7 +590,7 @@ pub const ROWS: &[Row] = &[
     ),
     shown(
         "E8",
-        "The machine is locked or in maintenance when a job is handed out.",
+        "The machine is locked or in maintenance when a job is assigned out.",
         "It is not offered; a race is declined with the reason, without a loop of offers, and ends when the machine says \
          that it is ready.",
         &[rule("protocol/src/master/dispatch.rs", "takes_work"), UNACCEPTABLE],

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use reloop_tools::breaks::{Break, RULE_TESTS, UNBROKEN, all, rotten, run};
 use reloop_rig::daemon::workspace;
+use reloop_tools::breaks::{Break, RULE_TESTS, UNBROKEN, all, rotten, run};
 
 /// Rules that are broken: fewer would be a sign that the list is not kept up.
 const AT_LEAST: usize = 25;

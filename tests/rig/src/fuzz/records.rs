@@ -92,7 +92,7 @@ fn slaves(entries: &BTreeMap<Vec<u8>, Vec<u8>>) {
         .records
         .iter()
         .map(|write| match write {
-            slave::Write::Ring(ring) => ring.len(),
+            slave::Write::RecentOutcomes(recent_outcomes) => recent_outcomes.len(),
             slave::Write::Node(_) | slave::Write::Job(..) => 1,
         })
         .sum();
@@ -106,11 +106,11 @@ fn slaves(entries: &BTreeMap<Vec<u8>, Vec<u8>>) {
 fn written(bytes: &[u8]) {
     let mut source = Source::new(bytes);
     let job: master::Job = source.any();
-    let desk: master::Desk = source.any();
+    let slave: master::SlaveRecord = source.any();
     let writes = [
         master::Write::Node(source.any()),
         master::Write::Job(Box::new(job)),
-        master::Write::Desk(Box::new(desk)),
+        master::Write::Slave(Box::new(slave)),
         master::Write::Token([3; 32], Some(source.any())),
     ];
     for write in &writes {

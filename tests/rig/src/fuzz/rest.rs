@@ -111,16 +111,16 @@ fn order(bytes: &[u8], choice: u8) {
         assert_eq!(world.jobs.len(), jobs.len(), "and nothing is placed twice");
     }
     // What a slave is told of the first, at most.
-    let want = reloop_protocol::spec::Want {
+    let desired_state = reloop_protocol::spec::DesiredState {
         job: jobs[0],
         attempt: Default::default(),
-        rev: Default::default(),
+        generation: Default::default(),
         digest: order.spec.digest(),
         spec: Some(order.spec.clone()),
         desired: reloop_protocol::spec::Desired::Run,
         start: order.start,
     };
-    sendable(&Message::Want(want));
+    sendable(&Message::DesiredState(desired_state));
 
     let mut source = Source::new(then);
     let verb = JOB_VERBS[source.below(JOB_VERBS.len())];
@@ -164,7 +164,7 @@ impl Small {
         let recalled: Vec<_> = wanted.iter().filter_map(|id| self.jobs.get(id).cloned()).collect();
         let mut state = self.state.clone();
         if !recalled.is_empty() {
-            state = master::step(state, self.now, Event::Recalled(recalled)).state;
+            state = master::step(state, self.now, Event::JobsLoaded(recalled)).state;
         }
         let step = master::step(state, self.now, event);
         assert_eq!(master::broken_invariant(&step.state), None);
@@ -176,7 +176,7 @@ impl Small {
                 master::Write::Node(_) => self.node = Some(write),
                 master::Write::Order(_)
                 | master::Write::Key(..)
-                | master::Write::Desk(_)
+                | master::Write::Slave(_)
                 | master::Write::Token(..)
                 | master::Write::Receipt(_)
                 | master::Write::Begun(_) => {}

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use reloop_protocol::id::{BootId, Commit, Session, SlaveKey, StoreId, WishRev};
-use reloop_protocol::message::{Activity, Conduct, Hello, MachineReport, Message, Mode, PROTOCOL};
+use reloop_protocol::id::{BootId, Commit, Generation, Session, SlaveKey, StoreId};
+use reloop_protocol::message::{Activity, Hello, MachineReport, Message, Mode, OperatingMode, PROTOCOL};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, SUBPROTOCOL, Signature};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
@@ -157,7 +157,7 @@ pub fn hello(key: &Ed25519KeyPair) -> Hello {
         key: SlaveKey(key.public_key().as_ref().try_into().unwrap()),
         name: "raw".to_owned(),
         agent: "hand-made".to_owned(),
-        bond: None,
+        binding: None,
         token: None,
         store: StoreId([1; 16]),
         boot: BootId([2; 16]),
@@ -169,14 +169,14 @@ pub fn hello(key: &Ed25519KeyPair) -> Hello {
             attention: None,
             uncertain: None,
             local_lock: false,
-            conduct: Conduct { rev: WishRev(0), mode: Mode::Production },
+            operating_mode: OperatingMode { generation: Generation(0), mode: Mode::Production },
             cause: None,
         },
         programs: vec!["work".to_owned()],
         labels: BTreeMap::new(),
         capacity: 1,
         rows: vec![],
-        ring: vec![],
+        recent_outcomes: vec![],
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use reloop_protocol::id::{Attempt, Commit, Epoch, JobId, OrderId, SlaveKey};
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::limits;
-use reloop_protocol::master::{self, Basis, DeskLink, Event, JobCommand, Order, RetryOn, SlaveCommand};
+use reloop_protocol::master::{self, Basis, Event, JobCommand, Order, RetryOn, SlaveCommand, SlaveLink};
 use reloop_protocol::message::{
     Activity, Declined, Flags, Hello, MachineReport, Message, Mode, PROTOCOL, Reason, ReasonCode, Record,
     Report, Row, Settled, WaitingFor,
@@ -31,7 +31,7 @@ const ROUNDS: usize = 90;
 /// Whose key the hostile slave has.
 const HOSTILE: SlaveKey = SlaveKey([0xEE; 32]);
 
-/// So many more times a job can be handed out or a wish uttered whatever a slave has said, at the least.
+/// So many more times a job can be assigned or a desired state uttered whatever a slave has said, at the least.
 const ROOM: u32 = 1 << 20;
 
 /// Connections of the hostile slave begin here: the world's own stay below.
@@ -294,7 +294,7 @@ impl<'a> Scene<'a> {
             Row {
                 job: report.job,
                 attempt: report.attempt,
-                rev: report.rev,
+                generation: report.generation,
                 seq: report.seq,
                 state: report.state,
                 progress: report.progress,
@@ -305,7 +305,7 @@ impl<'a> Scene<'a> {
             key: HOSTILE,
             name: "hostile".to_owned(),
             agent: "fuzz".to_owned(),
-            bond: self.source.one_in(4).then(|| self.source.any()),
+            binding: self.source.one_in(4).then(|| self.source.any()),
             token: None,
             store: self.source.any(),
             boot: self.source.any(),
@@ -315,7 +315,7 @@ impl<'a> Scene<'a> {
             programs: vec!["bake".to_owned(), "mill".to_owned()],
             labels: BTreeMap::new(),
             capacity: if self.source.one_in(4) { self.source.any() } else { 2 },
-            ring: if self.source.one_in(4) { rows.clone() } else { vec![] },
+            recent_outcomes: if self.source.one_in(4) { rows.clone() } else { vec![] },
             rows,
         }
     }
@@ -353,7 +353,7 @@ impl<'a> Scene<'a> {
             && !self.source.one_in(3)
         {
             report.attempt = job.attempt;
-            report.rev = job.rev;
+            report.generation = job.generation;
             if report.attempt == Attempt(0) {
                 report.attempt = Attempt(1);
             }
@@ -378,7 +378,7 @@ impl<'a> Scene<'a> {
             && !self.source.one_in(4)
         {
             declined.attempt = job.attempt;
-            declined.rev = job.rev;
+            declined.generation = job.generation;
         }
         declined
     }
@@ -454,12 +454,12 @@ impl<'a> Scene<'a> {
     /// nobody has, unless this slave is to close a gap in the master's memory with its next handshake.
     fn others(&self) -> BTreeMap<JobId, master::Job> {
         let Some(master) = &self.world.master else { return BTreeMap::new() };
-        let settled_in = master.desks.get(&HOSTILE).map(|desk| desk.settled_in);
+        let settled_in = master.slaves.get(&HOSTILE).map(|slave| slave.settled_in);
         let is_settled = settled_in == Some(master.node.epoch);
         let all = self.world.master_disk.jobs.keys().map(|id| (*id, self.world.job(*id)));
         all.filter(|(_, job)| {
             let was_its_own = job.holder == Some(HOSTILE)
-                || job.handed.iter().any(|(_, holder)| *holder == HOSTILE)
+                || job.assigned.iter().any(|(_, holder)| *holder == HOSTILE)
                 || job.earlier.iter().any(|e| e.holder == HOSTILE && e.basis != Basis::Claim);
             let may_be_forgotten = master.node.epoch > Epoch(1) || job.flags.has(Flags::ADOPTED);
             let is_had = job.holder.is_some()
@@ -485,12 +485,14 @@ impl<'a> Scene<'a> {
         let Some(master) = &self.world.master else { return };
         // Whoever has a job next is told numbers that it takes.
         for job in master.book.jobs.values() {
-            let highest = job.last_attempt.0.max(job.attempt.0).max(job.rev.0);
+            let highest = job.last_attempt.0.max(job.attempt.0).max(job.generation.0);
             assert!(highest < limits::COUNT - ROOM, "{} leaves no room: {highest}", job.id);
         }
-        // Whose a connection is, the desk knows too, unless it has been told to go.
-        let desk = master.desks.get(&HOSTILE);
-        if let Some(DeskLink::Live { link } | DeskLink::Welcomed { link, .. }) = desk.map(|desk| &desk.link) {
+        // Whose a connection is, the slave record knows too, unless it has been told to go.
+        let slave = master.slaves.get(&HOSTILE);
+        if let Some(SlaveLink::Live { link } | SlaveLink::Welcomed { link, .. }) =
+            slave.map(|slave| &slave.link)
+        {
             assert_eq!(master.links.get(link), Some(&Some(HOSTILE)), "a desk's link is open");
         }
         master::next_deadline(master);
@@ -555,7 +557,7 @@ fn waits_for_a_person(job: &master::Job) -> bool {
     job.report.as_ref().is_some_and(|report| report.waiting_for == Some(WaitingFor::Operator))
 }
 
-/// Asking back what waits unstarted, for a slave that has nothing to do, handing out what waits, ending what waited for too long, and
+/// Asking back what waits unstarted, for a slave that has nothing to do, assigning what waits, ending what waited for too long, and
 /// keeping what the hostile slave claims beside it, is all that may happen to another's job.
 fn same(was: &master::Job, is: &master::Job, now: Time) -> bool {
     let claims = |job: &master::Job| job.earlier.iter().filter(|e| e.holder == HOSTILE).count();
@@ -572,9 +574,9 @@ fn same(was: &master::Job, is: &master::Job, now: Time) -> bool {
         was.last_attempt = was.last_attempt.max(is.last_attempt);
     }
     if was.state == State::Queued && is.state != State::Queued {
-        let is_handed_out = is.state == State::Assigned && is.attempt >= next;
+        let is_assigned = is.state == State::Assigned && is.attempt >= next;
         let is_too_late = is.state == State::Expired && was.start.deadline.is_some_and(|at| at < now);
-        return is_handed_out || is_too_late;
+        return is_assigned || is_too_late;
     }
     let asked_back = was.desired == Desired::Run
         && is.desired == Desired::Return
@@ -582,6 +584,7 @@ fn same(was: &master::Job, is: &master::Job, now: Time) -> bool {
     if !asked_back {
         return was == is;
     }
-    (was.desired, was.rev, was.recalled, was.revision) = (is.desired, is.rev, is.recalled, is.revision);
+    (was.desired, was.generation, was.recalled, was.revision) =
+        (is.desired, is.generation, is.recalled, is.revision);
     was == is
 }

@@ -1,4 +1,4 @@
-//! A hostile master: it has the slave's bond, so it may say anything that fits a message. It may hand out and end work;
+//! A hostile master: it has the slave's binding, so it may say anything that fits a message. It may assign and end work;
 //! nothing that it says may start work twice, outside its window or at a machine that is not to be touched, or change
 //! what has happened.
 
@@ -11,7 +11,7 @@ use reloop_protocol::message::{Challenge, Message, Outcome, PROTOCOL, Reason, Re
 use reloop_protocol::slave::{
     self, AfterFailure, Effect, Ended, Event, Fact, Link, LinkId, Local, Probed, Release, RunKey, Slave,
 };
-use reloop_protocol::spec::{Desired, Gate, StartRule, Want};
+use reloop_protocol::spec::{Desired, DesiredState, Gate, StartRule};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, MAX_MESSAGE};
 
@@ -196,8 +196,8 @@ impl<'a> Scene<'a> {
                 self.say(Message::Welcome(welcome));
             }
             4..=9 => {
-                let want = self.want();
-                self.say(Message::Want(want));
+                let desired_state = self.desired_state();
+                self.say(Message::DesiredState(desired_state));
             }
             10 => {
                 let mut forget: reloop_protocol::message::Forget = self.source.any();
@@ -234,16 +234,22 @@ impl<'a> Scene<'a> {
         self.remember();
         self.dial();
         let mut challenge: Challenge = self.source.any();
-        let bond = self.state().node.bond.expect("it was admitted when the world began");
-        (challenge.protocol, challenge.master, challenge.epoch) = (PROTOCOL, bond.master, bond.epoch);
+        let binding = self.state().node.binding.expect("it was admitted when the world began");
+        (challenge.protocol, challenge.master, challenge.epoch) = (PROTOCOL, binding.master, binding.epoch);
         challenge.time = self.world.now();
         if !self.source.one_in(4) {
-            challenge.commit = bond.commit;
+            challenge.commit = binding.commit;
         }
         self.say(Message::Challenge(challenge));
-        let conduct = self.state().node.conduct;
+        let operating_mode = self.state().node.operating_mode;
         let session = self.session();
-        self.say(Message::Welcome(Welcome { protocol: 1, session, bond, conduct, rulings: vec![] }));
+        self.say(Message::Welcome(Welcome {
+            protocol: 1,
+            session,
+            binding,
+            operating_mode,
+            rulings: vec![],
+        }));
     }
 
     fn welcome(&mut self) -> Welcome {
@@ -252,48 +258,51 @@ impl<'a> Scene<'a> {
         if welcome.rulings.is_empty() {
             let job = self.source.any();
             let attempt = self.source.any();
-            let want = self.source.one_in(2).then(|| self.want());
-            let ruling = Ruling { job, attempt, verdict: self.source.any(), tell: self.source.any(), want };
+            let desired_state = self.source.one_in(2).then(|| self.desired_state());
+            let ruling =
+                Ruling { job, attempt, verdict: self.source.any(), tell: self.source.any(), desired_state };
             welcome.rulings.push(ruling);
         }
         welcome
     }
 
     /// Mostly one that could be taken.
-    fn want(&mut self) -> Want {
-        let mut want: Want = self.source.any();
+    fn desired_state(&mut self) -> DesiredState {
+        let mut desired_state: DesiredState = self.source.any();
         if !self.source.one_in(3) {
-            want.desired = Desired::Run;
+            desired_state.desired = Desired::Run;
         }
         if self.source.one_in(2) {
-            want.start = StartRule { priority: want.start.priority, ..StartRule::default() };
+            desired_state.start =
+                StartRule { priority: desired_state.start.priority, ..StartRule::default() };
         }
-        if let Some(spec) = &mut want.spec {
+        if let Some(spec) = &mut desired_state.spec {
             spec.params.retain(|_, value| value.len() < 256);
             if !self.source.one_in(8) {
-                want.digest = spec.digest();
+                desired_state.digest = spec.digest();
             }
         }
         let right = !self.source.one_in(4);
-        if let Some(job) = self.state().jobs.get(&want.job).filter(|_| right) {
-            want.attempt = job.report.attempt;
-            want.rev = job.report.rev.next();
-            want.digest = job.digest;
+        if let Some(job) = self.state().jobs.get(&desired_state.job).filter(|_| right) {
+            desired_state.attempt = job.report.attempt;
+            desired_state.generation = job.report.generation.next();
+            desired_state.digest = job.digest;
         }
-        want
+        desired_state
     }
 
     fn remember(&mut self) {
         let state = self.world.boxes[0].state.as_ref().expect("the agent lives");
         let pools = &mut self.source.pools;
-        let known = state.jobs.keys().copied().chain(state.ring.iter().map(|record| record.report.job));
+        let known =
+            state.jobs.keys().copied().chain(state.recent_outcomes.iter().map(|record| record.report.job));
         let fresh = (0..6).map(|number| JobId([number; 16]));
         pools.bytes("JobId", known.chain(fresh).map(|job| job.0));
-        let bond = state.node.bond;
-        pools.bytes("MasterId", bond.iter().map(|bond| bond.master.0));
-        let epoch = bond.map_or(1, |bond| i64::from(bond.epoch.0));
+        let binding = state.node.binding;
+        pools.bytes("MasterId", binding.iter().map(|binding| binding.master.0));
+        let epoch = binding.map_or(1, |binding| i64::from(binding.epoch.0));
         pools.numbers("Epoch", [epoch, epoch, epoch, epoch + 1, (epoch - 1).max(0)]);
-        let commit = bond.map_or(1, |bond| i64::try_from(bond.commit.0).unwrap_or(i64::MAX - 1));
+        let commit = binding.map_or(1, |binding| i64::try_from(binding.commit.0).unwrap_or(i64::MAX - 1));
         pools.numbers("Commit", [commit, commit, commit.saturating_add(1), 0]);
         pools.numbers("Attempt", [1, 1, 2, 3]);
         pools.numbers("WishRev", [1, 2, 3, 4, 5]);
@@ -318,8 +327,8 @@ impl<'a> Scene<'a> {
         let before = self.state().clone();
         let deaf = self.is_deaf(&before, link, session, &message);
         let unfit = match &message {
-            Message::Want(want) if self.source.one_in(8) => {
-                BTreeMap::from([(want.job, Reason::new(ReasonCode::UnknownProgram, "not here"))])
+            Message::DesiredState(desired_state) if self.source.one_in(8) => {
+                BTreeMap::from([(desired_state.job, Reason::new(ReasonCode::UnknownProgram, "not here"))])
             }
             _ => BTreeMap::new(),
         };
@@ -333,7 +342,10 @@ impl<'a> Scene<'a> {
             let told = (slave::durable(after), slave::durable(&before));
             let (is, was) = (&told.0, &told.1);
             assert!(is.1 == was.1 && is.2 == was.2, "jobs were changed by {shown:?}");
-            assert!(is.0.conduct == was.0.conduct && is.0.attention == was.0.attention, "obeyed {shown:?}");
+            assert!(
+                is.0.operating_mode == was.0.operating_mode && is.0.attention == was.0.attention,
+                "obeyed {shown:?}"
+            );
         }
         let now = self.world.slave_now(0);
         slave::next_deadline(self.state(), now);
@@ -343,16 +355,18 @@ impl<'a> Scene<'a> {
     /// A master speaks for the people who use it: who says how work ended has looked, and the machine has let it go. A
     /// master that lies about that is past what a slave can know.
     fn believe(&mut self, message: &Message) {
-        let wants: Vec<&Want> = match message {
-            Message::Want(want) => vec![want],
+        let wants: Vec<&DesiredState> = match message {
+            Message::DesiredState(desired_state) => vec![desired_state],
             Message::Welcome(welcome) => {
-                welcome.rulings.iter().filter_map(|ruling| ruling.want.as_ref()).collect()
+                welcome.rulings.iter().filter_map(|ruling| ruling.desired_state.as_ref()).collect()
             }
             _ => return,
         };
-        for want in wants.into_iter().filter(|want| matches!(want.desired, Desired::Resolve(_))) {
+        for desired_state in
+            wants.into_iter().filter(|desired_state| matches!(desired_state.desired, Desired::Resolve(_)))
+        {
             let uncertain =
-                self.state().jobs.get(&want.job).filter(|job| job.report.state == State::Uncertain);
+                self.state().jobs.get(&desired_state.job).filter(|job| job.report.state == State::Uncertain);
             if let Some(work) = uncertain.map(slave::Job::work) {
                 self.world.boxes[0].machine.let_go(work);
             }
@@ -391,7 +405,7 @@ impl<'a> Scene<'a> {
         }
         let state = self.world.boxes[0].state.as_ref().expect("the agent lives");
         let held = state.jobs.values().map(|job| &job.report);
-        for report in held.chain(state.ring.iter().map(|record| &record.report)) {
+        for report in held.chain(state.recent_outcomes.iter().map(|record| &record.report)) {
             let key = (report.job, report.attempt);
             if report.state.is_ended() {
                 let said = (report.state, report.outcome.clone());
@@ -401,8 +415,8 @@ impl<'a> Scene<'a> {
                 assert!(!self.ended.contains_key(&key), "{key:?} had ended, and is {:?}", report.state);
             }
         }
-        // What it was told to forget, and has forgotten by the ring's own bound, it knows no more.
-        let remembered = state.ring.iter().map(|record| record.report.job);
+        // What it was told to forget, and has forgotten by the recent outcomes's own bound, it knows no more.
+        let remembered = state.recent_outcomes.iter().map(|record| record.report.job);
         let known: BTreeSet<JobId> = state.jobs.keys().copied().chain(remembered).collect();
         self.ended.retain(|(job, _), _| known.contains(job));
         self.begun.retain(|work| known.contains(&work.job));
@@ -414,7 +428,7 @@ impl<'a> Scene<'a> {
         let state = self.state();
         let node = &state.node;
         assert!(!node.local_lock && node.attention.is_none() && node.unloading.is_none(), "{node:?}");
-        assert!(node.conduct.mode.may_start() && state.fresh.probing.is_empty(), "{node:?}");
+        assert!(node.operating_mode.mode.may_start() && state.volatile.probing.is_empty(), "{node:?}");
         let Some(job) = state.jobs.get(&work.job) else { panic!("{work:?} is not held") };
         assert!(job.spec.digest() == job.digest && job.report.attempt == work.attempt, "{work:?}");
         let others = state.jobs.values().filter(|other| other.report.job != work.job);
@@ -445,7 +459,7 @@ impl<'a> Scene<'a> {
 /// The master's time by what the slave has on its disk, worked out anew.
 fn master_time(state: &Slave, now: slave::Now) -> Option<Time> {
     let sync = state.node.sync?;
-    let passed = if Some(sync.boot) == state.fresh.boot {
+    let passed = if Some(sync.boot) == state.volatile.boot {
         i128::from(now.boot_ms) - i128::from(sync.boot_ms)
     } else if state.settings.trust_clock {
         i128::from(now.wall.0) - i128::from(sync.wall.0)

@@ -1,7 +1,7 @@
 //! What can happen in a state, and what then is.
 
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{Answer, Desk, Enrolled, JobCommand, SlaveCommand};
+use reloop_protocol::master::{Answer, Enrolled, JobCommand, SlaveCommand, SlaveRecord};
 use reloop_protocol::message::Flags;
 use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{Desired, Gate};
@@ -176,9 +176,9 @@ fn possible_at(floor: &Floor, scene: &Scene, deed: Deed) -> Vec<usize> {
     let slaves = |fits: &dyn Fn(&reloop_protocol::slave::Slave) -> bool| {
         (0..world.boxes.len()).filter(|slave| world.boxes[*slave].state.as_ref().is_some_and(fits)).collect()
     };
-    let desks = |fits: &dyn Fn(&Desk) -> bool| {
+    let records = |fits: &dyn Fn(&SlaveRecord) -> bool| {
         let key = |slave: &usize| scene.world.boxes[*slave].settings.key;
-        let known = |slave: &usize| master.and_then(|master| master.desks.get(&key(slave)));
+        let known = |slave: &usize| master.and_then(|master| master.slaves.get(&key(slave)));
         (0..world.boxes.len()).filter(|slave| known(slave).is_some_and(fits)).collect()
     };
     match deed {
@@ -207,8 +207,8 @@ fn possible_at(floor: &Floor, scene: &Scene, deed: Deed) -> Vec<usize> {
         Deed::Confirm => {
             Vec::from_iter(master.is_some_and(|master| !master.doubted_by.is_empty()).then_some(0))
         }
-        Deed::Revoke => desks(&|desk| desk.enrolled == Enrolled::Yes),
-        Deed::Approve | Deed::Enroll => desks(&|desk| desk.enrolled != Enrolled::Yes),
+        Deed::Revoke => records(&|record| record.enrolled == Enrolled::Yes),
+        Deed::Approve | Deed::Enroll => records(&|record| record.enrolled != Enrolled::Yes),
     }
 }
 

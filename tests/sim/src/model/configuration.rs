@@ -53,9 +53,9 @@ pub enum Deed {
     Pause,
     /// Resumes a job.
     Resume,
-    /// Gives an attempt up: with a retry, the job is handed to another slave.
+    /// Gives an attempt up: with a retry, the job is assigned to another slave.
     Abandon,
-    /// Wants another attempt.
+    /// DesiredStates another attempt.
     Retry,
     /// Says how an uncertain job ended.
     Resolve(End),

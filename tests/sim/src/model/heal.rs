@@ -80,8 +80,8 @@ impl Floor {
         }
         for slave in 0..world.boxes.len() {
             let key = world.boxes[slave].settings.key;
-            let desk = world.master.as_ref().and_then(|master| master.desks.get(&key));
-            if desk.is_some_and(|desk| desk.enrolled != Enrolled::Yes) {
+            let record = world.master.as_ref().and_then(|master| master.slaves.get(&key));
+            if record.is_some_and(|record| record.enrolled != Enrolled::Yes) {
                 world.enroll(slave);
                 world.settle();
             }

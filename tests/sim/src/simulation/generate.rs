@@ -247,7 +247,7 @@ impl Maker {
     fn interrupt(&mut self) {
         let slave = self.random.below(self.slaves);
         let job = self.random.below(self.placed.max(1));
-        self.wish_of(job);
+        self.desired_of(job);
         let moves = self.random.below(6);
         self.acts.push(Act::Pump { slave, moves });
         if self.random.one_in(2) {
@@ -258,14 +258,15 @@ impl Maker {
         for _ in 0..2 {
             let moves = 4 + self.random.below(16);
             self.acts.push(Act::Pump { slave, moves });
-            self.wish_of(job);
+            self.desired_of(job);
         }
     }
 
-    fn wish_of(&mut self, job: usize) {
-        let wishes = [JobAct::Pause, JobAct::Resume, JobAct::Pause, JobAct::Cancel(CancelMode::SafePoint)];
+    fn desired_of(&mut self, job: usize) {
+        let desired_states =
+            [JobAct::Pause, JobAct::Resume, JobAct::Pause, JobAct::Cancel(CancelMode::SafePoint)];
         if self.random.one_in(2) {
-            let command = self.random.pick(&wishes);
+            let command = self.random.pick(&desired_states);
             self.acts.push(Act::Job { job, command });
         }
     }

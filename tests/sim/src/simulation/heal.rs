@@ -95,8 +95,8 @@ fn confirm(world: &mut World) {
             continue;
         }
         let key = world.boxes[slave].settings.key;
-        let desk = world.master.as_ref().and_then(|master| master.desks.get(&key));
-        if desk.is_some_and(|desk| desk.enrolled != Enrolled::Yes) {
+        let record = world.master.as_ref().and_then(|master| master.slaves.get(&key));
+        if record.is_some_and(|record| record.enrolled != Enrolled::Yes) {
             world.enroll(slave);
         }
         world.plug_again(slave);
@@ -124,14 +124,16 @@ fn look_at_slaves(world: &mut World, slaves: usize, round: usize) -> bool {
                 Local::Resolve { job: uncertain, end: End::Failed },
             ),
         ];
-        let mode = node.conduct.mode;
+        let mode = node.operating_mode.mode;
         for (_, command) in needs.into_iter().filter(|(needed, _)| *needed) {
             quiet = false;
             world.local(slave, command);
         }
         let key = world.boxes[slave].settings.key;
-        let desk = world.master.as_ref().and_then(|master| master.desks.get(&key));
-        if desk.is_some_and(|desk| desk.conduct.mode != Mode::Production || mode != Mode::Production) {
+        let record = world.master.as_ref().and_then(|master| master.slaves.get(&key));
+        if record
+            .is_some_and(|record| record.operating_mode.mode != Mode::Production || mode != Mode::Production)
+        {
             quiet = false;
             world.command_slave_now(slave, SlaveCommand::Mode(Mode::Production));
         }
@@ -176,13 +178,14 @@ fn answer(job: &Job, now: Time, masters_forgot: bool) -> Option<JobCommand> {
         State::Uncertain => Some(JobCommand::Resolve(End::Failed)),
         _ if doubts_earlier(job) => Some(JobCommand::Resolve(End::Failed)),
         State::Paused => match job.desired {
-            // Its slave has heard a wish of this number and does not stop: what it heard was one that the master forgot.
+            // Its slave has heard a desired state of this number and does not stop: what it heard was one that the master forgot.
             Desired::Cancel(mode @ (CancelMode::SafePoint | CancelMode::Now))
-                if masters_forgot && job.report.as_ref().is_some_and(|report| report.rev >= job.rev) =>
+                if masters_forgot
+                    && job.report.as_ref().is_some_and(|report| report.generation >= job.generation) =>
             {
                 Some(JobCommand::Cancel(mode))
             }
-            // Nobody wishes it to be paused: it goes on by itself, unless what its slave heard was a wish that the master forgot.
+            // Nobody desired states it to be paused: it goes on by itself, unless what its slave heard was a desired state that the master forgot.
             Desired::Run if !masters_forgot => None,
             _ => Some(JobCommand::Resume),
         },
@@ -197,7 +200,8 @@ fn answer(job: &Job, now: Time, masters_forgot: bool) -> Option<JobCommand> {
             // which only a master that has forgotten something gives twice.
             let is_spent = job.report.as_ref().is_some_and(|report| {
                 let asks_again = report.waiting_for == Some(WaitingFor::Operator) && masters_forgot;
-                report.rev >= job.rev && (report.waiting_for == Some(WaitingFor::Time) || asks_again)
+                report.generation >= job.generation
+                    && (report.waiting_for == Some(WaitingFor::Time) || asks_again)
             });
             (needed && (!released || is_spent)).then_some(JobCommand::Release { valid: RELEASE })
         }

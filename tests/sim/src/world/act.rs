@@ -452,7 +452,7 @@ impl World {
             Act::Job { job, command } => self.act_on_job(job_id(*job), *command),
             Act::Slave { slave, command } => {
                 let key = self.boxes.get(*slave).map(|held| held.settings.key);
-                let known = |key| self.master.as_ref().is_some_and(|master| master.desks.contains_key(&key));
+                let known = |key| self.master.as_ref().is_some_and(|master| master.slaves.contains_key(&key));
                 let known = key.is_some_and(known);
                 if known {
                     let command = match command {

@@ -22,7 +22,7 @@ impl UnderWay {
 
     /// How the step touched one of which the machine was asked and has not answered.
     pub(super) fn touched_in_silence(&self, step: &slave::Step) -> Option<String> {
-        let silent = |id: &JobId| step.state.fresh.probing.contains_key(id);
+        let silent = |id: &JobId| step.state.volatile.probing.contains_key(id);
         let told = step.effects.iter().find(|effect| match effect {
             slave::Effect::Start { work, .. }
             | slave::Effect::Stop { work, .. }
@@ -60,8 +60,8 @@ impl World {
     pub(super) fn check_slave_write(&mut self, slave: usize, write: &slave::Write) {
         match write {
             slave::Write::Node(node) => {
-                let before = self.boxes[slave].disk.node().and_then(|before| before.bond);
-                if let (Some(before), Some(after)) = (before, node.bond)
+                let before = self.boxes[slave].disk.node().and_then(|before| before.binding);
+                if let (Some(before), Some(after)) = (before, node.binding)
                     && before.master == after.master
                     && before.epoch > after.epoch
                 {
@@ -69,7 +69,7 @@ impl World {
                 }
             }
             slave::Write::Job(id, Some(job)) => {
-                let (attempt, rev) = (job.report.attempt, job.report.rev);
+                let (attempt, generation) = (job.report.attempt, job.report.generation);
                 let held = &self.boxes[slave];
                 let two_masters = self.ledger.split && held.dials_double;
                 if two_masters || self.ledger.cloned.contains(&held.settings.key) {
@@ -79,14 +79,14 @@ impl World {
                 // had come, may begin anew.
                 let counts_anew = self.ledger.master_lies || self.ledger.masters_forgot;
                 let begins_anew = counts_anew && held.disk.job(*id).is_none();
-                let newest = self.ledger.wishes.entry((slave, *id, attempt)).or_insert(rev);
+                let newest = self.ledger.desired_states.entry((slave, *id, attempt)).or_insert(generation);
                 if begins_anew {
-                    *newest = rev;
+                    *newest = generation;
                 }
-                if *newest > rev {
-                    self.violate(Invariant::WishesGoForward, format!("slave {slave}, {id}"));
+                if *newest > generation {
+                    self.violate(Invariant::GenerationsGoForward, format!("slave {slave}, {id}"));
                 } else {
-                    *newest = rev;
+                    *newest = generation;
                 }
                 if job.report.state.is_ended() {
                     let told =
@@ -105,8 +105,8 @@ impl World {
                 let Some(job) = self.boxes[slave].disk.job(*id) else { return };
                 let (state, attempt) = (job.report.state, job.report.attempt);
                 if self.ledger.masters_forgot {
-                    // A master that does not remember this hand-out makes it again, and counts its wishes anew.
-                    self.ledger.wishes.remove(&(slave, *id, attempt));
+                    // A master that does not remember this attempt makes it again, and counts its desired states anew.
+                    self.ledger.desired_states.remove(&(slave, *id, attempt));
                 }
                 if state.is_started() {
                     self.violate(
@@ -120,7 +120,7 @@ impl World {
                     self.violate(Invariant::OutcomeKept, how);
                 }
             }
-            slave::Write::Ring(_) => {}
+            slave::Write::RecentOutcomes(_) => {}
         }
     }
 
@@ -131,7 +131,7 @@ impl World {
         let barred = node.local_lock
             || node.attention.is_some()
             || node.unloading.is_some()
-            || !node.conduct.mode.may_start();
+            || !node.operating_mode.mode.may_start();
         let Some(job) = state.jobs.get(&work.job) else { return };
         let outside = self.outside_window(slave, job);
         let unwanted = matches!(job.desired, Desired::Cancel(_))
@@ -197,23 +197,24 @@ impl World {
     /// Who was revoked is out.
     pub(super) fn check_enrolled(&mut self) {
         let Some(master) = &self.master else { return };
-        let live = master.desks.values().find(|desk| desk.enrolled != Enrolled::Yes && desk.live().is_some());
+        let live =
+            master.slaves.values().find(|slave| slave.enrolled != Enrolled::Yes && slave.live().is_some());
         let back = || {
-            let revoked = |desk: &&master::Desk| self.ledger.revoked.contains(&desk.key);
-            master.desks.values().filter(revoked).find(|desk| desk.enrolled != Enrolled::Revoked)
+            let revoked = |slave: &&master::SlaveRecord| self.ledger.revoked.contains(&slave.key);
+            master.slaves.values().filter(revoked).find(|slave| slave.enrolled != Enrolled::Revoked)
         };
         let wrong =
-            live.map(|desk| (desk, "has a live link")).or_else(|| Some((back()?, "is enrolled again")));
-        if let Some((desk, how)) = wrong.filter(|_| !self.swapped) {
-            let how = format!("{}, {:?}, {how}", desk.name, desk.enrolled);
+            live.map(|slave| (slave, "has a live link")).or_else(|| Some((back()?, "is enrolled again")));
+        if let Some((slave, how)) = wrong.filter(|_| !self.swapped) {
+            let how = format!("{}, {:?}, {how}", slave.name, slave.enrolled);
             self.violate(Invariant::RevokedIsOut, how);
         }
     }
 
-    /// Once a slave's machine has nothing more to say: what it was wished to pause, it was told to pause.
+    /// Once a slave's machine has nothing more to say: what it was wanted to pause, it was told to pause.
     pub fn check_pauses(&mut self) {
         let unheard = self.boxes.iter().enumerate().find_map(|(slave, held)| {
-            let state = held.state.as_ref().filter(|state| state.fresh.probing.is_empty())?;
+            let state = held.state.as_ref().filter(|state| state.volatile.probing.is_empty())?;
             let runs_on = |job: &&slave::Job| {
                 job.report.state == State::Running
                     && job.desired == Desired::Pause
@@ -328,7 +329,7 @@ impl World {
         let restartable = job.spec.on_interrupt == OnInterrupt::Restart;
         let decided = self.ledger.given_away.contains(&id);
         let torn = self.ledger.torn.contains(&id);
-        // A restored master counts its hand-outs anew.
+        // A restored master counts its attempts anew.
         let recounted = decided && self.ledger.masters_forgot;
         if begun.len() > attempts.len() && !restartable && !torn && !recounted {
             self.violate(Invariant::AttemptBegunOnce, format!("{id}: {begun:?}"));
@@ -455,19 +456,19 @@ impl World {
             "{id} {:?} desired {:?} rev {} attempt {}/{} holder {holder:?} start {:?} reason {:?} report {:?}\n  earlier {:?}",
             job.state,
             job.desired,
-            job.rev,
+            job.generation,
             job.attempt,
             job.last_attempt,
             job.start,
             job.reason,
-            job.report.as_ref().map(|r| (r.state, r.rev, r.seq, r.waiting_for, &r.reason)),
+            job.report.as_ref().map(|r| (r.state, r.generation, r.seq, r.waiting_for, &r.reason)),
             job.earlier.iter().map(|e| (e.attempt, e.state)).collect::<Vec<_>>(),
         );
         for (slave, held) in self.boxes.iter().enumerate() {
             let Some(state) = &held.state else { continue };
             let job = state.jobs.get(&id).map(|job| {
                 let r = &job.report;
-                (r.state, r.attempt, r.rev, r.waiting_for, job.desired, job.start.gate, job.missed)
+                (r.state, r.attempt, r.generation, r.waiting_for, job.desired, job.start.gate, job.missed)
             });
             let full: Vec<_> = state.jobs.values().map(|job| (job.report.job, job.report.state)).collect();
             // Writing to a String cannot fail.
@@ -477,7 +478,7 @@ impl World {
                 state.link,
                 state.node.unloading,
                 state.node.attention,
-                state.node.conduct.mode,
+                state.node.operating_mode.mode,
                 held.closed.last()
             );
         }

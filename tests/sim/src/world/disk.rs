@@ -21,7 +21,7 @@ fn fits<T: Serialize>(record: &T) {
 pub struct SlaveDisk {
     node: Option<slave::Write>,
     jobs: BTreeMap<JobId, slave::Write>,
-    ring: Option<slave::Write>,
+    recent_outcomes: Option<slave::Write>,
 }
 
 impl SlaveDisk {
@@ -29,13 +29,13 @@ impl SlaveDisk {
         match &write {
             slave::Write::Node(node) => fits(node),
             slave::Write::Job(_, job) => fits(job),
-            slave::Write::Ring(ring) => ring.iter().for_each(fits),
+            slave::Write::RecentOutcomes(recent_outcomes) => recent_outcomes.iter().for_each(fits),
         }
         match &write {
             slave::Write::Node(_) => self.node = Some(write),
             slave::Write::Job(id, Some(_)) => drop(self.jobs.insert(*id, write)),
             slave::Write::Job(id, None) => drop(self.jobs.remove(id)),
-            slave::Write::Ring(_) => self.ring = Some(write),
+            slave::Write::RecentOutcomes(_) => self.recent_outcomes = Some(write),
         }
     }
 
@@ -50,7 +50,7 @@ impl SlaveDisk {
     pub fn job(&self, id: JobId) -> Option<&slave::Job> {
         match self.jobs.get(&id)? {
             slave::Write::Job(_, job) => job.as_deref(),
-            slave::Write::Node(_) | slave::Write::Ring(_) => None,
+            slave::Write::Node(_) | slave::Write::RecentOutcomes(_) => None,
         }
     }
 
@@ -63,7 +63,7 @@ impl SlaveDisk {
     pub fn node(&self) -> Option<&slave::Node> {
         match self.node.as_ref()? {
             slave::Write::Node(node) => Some(node),
-            slave::Write::Job(..) | slave::Write::Ring(_) => None,
+            slave::Write::Job(..) | slave::Write::RecentOutcomes(_) => None,
         }
     }
 
@@ -73,17 +73,17 @@ impl SlaveDisk {
     }
 
     /// What was told to be forgotten.
-    pub fn ring(&self) -> &[Record] {
-        match &self.ring {
-            Some(slave::Write::Ring(ring)) => ring,
+    pub fn recent_outcomes(&self) -> &[Record] {
+        match &self.recent_outcomes {
+            Some(slave::Write::RecentOutcomes(recent_outcomes)) => recent_outcomes,
             Some(slave::Write::Node(_) | slave::Write::Job(..)) | None => &[],
         }
     }
 
-    /// A job, or this hand-out of it, is here or in the ring.
+    /// A job, or this attempt of it, is here or in the recent outcomes.
     pub(super) fn remembers(&self, id: JobId, attempt: Option<Attempt>) -> bool {
         let kept = self.job(id).map(|job| &job.report);
-        let reports = kept.into_iter().chain(self.ring().iter().map(|record| &record.report));
+        let reports = kept.into_iter().chain(self.recent_outcomes().iter().map(|record| &record.report));
         reports
             .filter(|report| report.job == id)
             .any(|report| attempt.is_none_or(|attempt| report.attempt == attempt))
@@ -92,15 +92,15 @@ impl SlaveDisk {
     /// This is what `recover` would bring back of that state, record by record; an empty disk holds nothing.
     pub(super) fn holds(&self, state: &slave::Slave) -> bool {
         let Some(on_disk) = self.node() else { return true };
-        let (node, jobs, ring) = slave::durable(state);
+        let (node, jobs, recent_outcomes) = slave::durable(state);
         *on_disk == node
             && self.jobs.len() == jobs.len()
             && jobs.iter().all(|(id, job)| self.job(*id) == Some(job))
-            && self.ring() == ring
+            && self.recent_outcomes() == recent_outcomes
     }
 
     pub(super) fn records(&self) -> impl Iterator<Item = slave::Write> {
-        self.node.iter().chain(self.jobs.values()).chain(&self.ring).cloned()
+        self.node.iter().chain(self.jobs.values()).chain(&self.recent_outcomes).cloned()
     }
 }
 
@@ -112,7 +112,7 @@ pub struct MasterDisk {
     pub(super) begun: Vec<Begun>,
     /// Every job, live or ended.
     pub jobs: BTreeMap<JobId, master::Job>,
-    desks: BTreeMap<SlaveKey, master::Write>,
+    slaves: BTreeMap<SlaveKey, master::Write>,
     tokens: BTreeMap<[u8; 32], master::Write>,
     keys: BTreeMap<String, (OrderId, [u8; 32])>,
     /// Every order.
@@ -127,7 +127,7 @@ impl MasterDisk {
             master::Write::Node(node) => fits(node),
             master::Write::Job(job) => fits(job),
             master::Write::Order(order) => fits(order),
-            master::Write::Desk(desk) => fits(desk),
+            master::Write::Slave(slave) => fits(slave),
             master::Write::Token(_, token) => fits(token),
             master::Write::Key(key, order) => fits(&(key, order)),
             master::Write::Receipt(receipt) => fits(receipt),
@@ -137,7 +137,7 @@ impl MasterDisk {
             master::Write::Node(_) => self.node = Some(write),
             master::Write::Job(job) => drop(self.jobs.insert(job.id, *job)),
             master::Write::Order(order) => drop(self.orders.insert(order.id, *order)),
-            master::Write::Desk(ref desk) => drop(self.desks.insert(desk.key, write)),
+            master::Write::Slave(ref slave) => drop(self.slaves.insert(slave.key, write)),
             master::Write::Token(hash, Some(_)) => drop(self.tokens.insert(hash, write)),
             master::Write::Token(hash, None) => drop(self.tokens.remove(&hash)),
             master::Write::Key(key, order) => drop(self.keys.insert(key.key, (order, key.fingerprint))),
@@ -146,10 +146,10 @@ impl MasterDisk {
         }
     }
 
-    pub(super) fn desks(&self) -> impl Iterator<Item = &master::Desk> {
-        self.desks.values().filter_map(|write| {
-            let master::Write::Desk(desk) = write else { return None };
-            Some(&**desk)
+    pub(super) fn slaves(&self) -> impl Iterator<Item = &master::SlaveRecord> {
+        self.slaves.values().filter_map(|write| {
+            let master::Write::Slave(slave) = write else { return None };
+            Some(&**slave)
         })
     }
 
@@ -158,7 +158,7 @@ impl MasterDisk {
         let begun = (!self.begun.is_empty()).then(|| master::Write::Begun(self.begun.clone()));
         self.node
             .iter()
-            .chain(self.desks.values())
+            .chain(self.slaves.values())
             .chain(self.tokens.values())
             .cloned()
             .chain(begun)
@@ -172,14 +172,14 @@ impl MasterDisk {
             master::Write::Order(_)
             | master::Write::Key(..)
             | master::Write::Job(_)
-            | master::Write::Desk(_)
+            | master::Write::Slave(_)
             | master::Write::Token(..)
             | master::Write::Receipt(_)
             | master::Write::Begun(_) => None,
         }
     }
 
-    /// This hand-out is known to have come to this.
+    /// This attempt is known to have come to this.
     pub(super) fn knows(&self, id: JobId, attempt: Attempt, state: State) -> bool {
         let Some(job) = self.jobs.get(&id) else { return false };
         let told = |report: &Option<Report>| {
@@ -190,10 +190,10 @@ impl MasterDisk {
 
     /// This is what `recover` would bring back of that state, record by record.
     pub(super) fn holds(&self, state: &master::Master) -> bool {
-        let (node, jobs, desks, tokens) = master::durable(state);
+        let (node, jobs, slaves, tokens) = master::durable(state);
         let live = self.jobs.values().filter(|job| !job.state.is_ended()).count();
-        let desk = |desk: &master::Desk| match self.desks.get(&desk.key) {
-            Some(master::Write::Desk(kept)) => **kept == *desk,
+        let slave = |slave: &master::SlaveRecord| match self.slaves.get(&slave.key) {
+            Some(master::Write::Slave(kept)) => **kept == *slave,
             _ => false,
         };
         let token = |(hash, token): (&[u8; 32], &master::Token)| match self.tokens.get(hash) {
@@ -204,8 +204,8 @@ impl MasterDisk {
             && self.begun == state.begun
             && live == jobs.len()
             && jobs.iter().all(|job| self.jobs.get(&job.id) == Some(job))
-            && self.desks.len() == desks.len()
-            && desks.iter().all(desk)
+            && self.slaves.len() == slaves.len()
+            && slaves.iter().all(slave)
             && self.tokens.len() == tokens.len()
             && tokens.iter().all(token)
     }
@@ -217,7 +217,7 @@ impl MasterDisk {
         let begun = (!self.begun.is_empty()).then(|| master::Write::Begun(self.begun.clone()));
         self.node
             .iter()
-            .chain(self.desks.values())
+            .chain(self.slaves.values())
             .chain(self.tokens.values())
             .cloned()
             .chain(begun)
@@ -230,10 +230,13 @@ pub(super) fn name_slave_write(write: &slave::Write) -> String {
     match write {
         slave::Write::Node(node) => format!("node (session {})", node.session),
         slave::Write::Job(id, Some(job)) => {
-            format!("{id} attempt {} {:?} rev {}", job.report.attempt, job.report.state, job.report.rev)
+            format!(
+                "{id} attempt {} {:?} rev {}",
+                job.report.attempt, job.report.state, job.report.generation
+            )
         }
         slave::Write::Job(id, None) => format!("{id} gone"),
-        slave::Write::Ring(ring) => format!("ring of {}", ring.len()),
+        slave::Write::RecentOutcomes(recent_outcomes) => format!("ring of {}", recent_outcomes.len()),
     }
 }
 
@@ -244,9 +247,9 @@ pub(super) fn name_master_write(write: &master::Write) -> String {
         master::Write::Order(order) => order.id.to_string(),
         master::Write::Key(key, order) => format!("key {} of {order}", key.key),
         master::Write::Job(job) => {
-            format!("{} attempt {} {:?} rev {}", job.id, job.attempt, job.state, job.rev)
+            format!("{} attempt {} {:?} rev {}", job.id, job.attempt, job.state, job.generation)
         }
-        master::Write::Desk(desk) => format!("desk of {} (session {})", desk.name, desk.session),
+        master::Write::Slave(slave) => format!("desk of {} (session {})", slave.name, slave.session),
         master::Write::Token(_, Some(_)) => "a token".to_owned(),
         master::Write::Token(_, None) => "a token spent".to_owned(),
         master::Write::Begun(begun) => format!("{} incarnations", begun.len()),

@@ -26,9 +26,9 @@ use std::hash::{Hash, Hasher};
 
 use reloop_protocol::id::{BootId, Commit, Incarnation, Session, SlaveKey, StoreId};
 use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Desk, DeskLink, Master};
-use reloop_protocol::message::{Begun, Bond, Challenge, Hello, Message, Settled, Welcome};
-use reloop_protocol::slave::{self, Fresh, Link, LinkId, Slave, Sync};
+use reloop_protocol::master::{self, Master, SlaveLink, SlaveRecord};
+use reloop_protocol::message::{Begun, Challenge, Hello, MasterBinding, Message, Settled, Welcome};
+use reloop_protocol::slave::{self, Link, LinkId, Slave, Sync, Volatile};
 
 use super::{Station, Stray, Wire, World};
 
@@ -48,7 +48,7 @@ impl World {
         known.extend(self.backup.iter().filter_map(|disk| disk.node()).map(|node| node.commit));
         for held in &self.boxes {
             let node = held.state.as_ref().map(|state| &state.node).or_else(|| held.disk.node());
-            known.extend(node.and_then(|node| node.bond).map(|bond| bond.commit));
+            known.extend(node.and_then(|node| node.binding).map(|binding| binding.commit));
             let frames = held.link.iter().flat_map(|wire| {
                 wire.to_master.iter().chain(wire.to_slave.iter().map(|(.., message)| message))
             });
@@ -63,8 +63,9 @@ impl World {
             Stray::ToSlave(.., commit, message) => counted(*commit, message),
             Stray::ToMaster(..) => None,
         }));
-        for desk in self.master.iter().flat_map(|master| master.desks.values()) {
-            known.extend(hellos(&desk.link).filter_map(|hello| hello.bond).map(|bond| bond.commit));
+        for record in self.master.iter().flat_map(|master| master.slaves.values()) {
+            known
+                .extend(hellos(&record.link).filter_map(|hello| hello.binding).map(|binding| binding.commit));
         }
         known
     }
@@ -74,27 +75,27 @@ impl World {
     }
 }
 
-fn hellos(link: &DeskLink) -> Box<dyn Iterator<Item = &Hello> + '_> {
+fn hellos(link: &SlaveLink) -> Box<dyn Iterator<Item = &Hello> + '_> {
     match link {
-        DeskLink::Down | DeskLink::Live { .. } => Box::new(std::iter::empty()),
-        DeskLink::Welcomed { hello, .. } => Box::new(std::iter::once(&**hello)),
-        DeskLink::Asking { older, hello, .. } => Box::new(hellos(older).chain(std::iter::once(&**hello))),
+        SlaveLink::Down | SlaveLink::Live { .. } => Box::new(std::iter::empty()),
+        SlaveLink::Welcomed { hello, .. } => Box::new(std::iter::once(&**hello)),
+        SlaveLink::Asking { older, hello, .. } => Box::new(hellos(older).chain(std::iter::once(&**hello))),
     }
 }
 
 fn commit_in(message: &Message) -> Option<Commit> {
     match message {
         Message::Challenge(challenge) => Some(challenge.commit),
-        Message::Hello(hello) => hello.bond.map(|bond| bond.commit),
-        Message::Welcome(welcome) => Some(welcome.bond.commit),
+        Message::Hello(hello) => hello.binding.map(|binding| binding.commit),
+        Message::Welcome(welcome) => Some(welcome.binding.commit),
         Message::Refuse(_)
         | Message::Settled(_)
         | Message::Report(_)
         | Message::Declined(_)
         | Message::Machine(_)
-        | Message::Want(_)
+        | Message::DesiredState(_)
         | Message::Forget(_)
-        | Message::Conduct(_)
+        | Message::OperatingMode(_)
         | Message::Ask(_)
         | Message::Answer(_)
         | Message::Ping
@@ -105,7 +106,9 @@ fn commit_in(message: &Message) -> Option<Commit> {
 /// The commit of a master's frame, if a slave takes note of it.
 fn counted(commit: Commit, message: &Message) -> Option<Commit> {
     match message {
-        Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) => Some(commit),
+        Message::DesiredState(_) | Message::Forget(_) | Message::OperatingMode(_) | Message::Ask(_) => {
+            Some(commit)
+        }
         Message::Challenge(_)
         | Message::Hello(_)
         | Message::Welcome(_)
@@ -259,9 +262,9 @@ impl Walk {
         }
     }
 
-    fn bond(&mut self, bond: Option<Bond>) {
-        self.see(bond.is_some());
-        let Some(Bond { master, epoch, incarnation, commit }) = bond else { return };
+    fn binding(&mut self, binding: Option<MasterBinding>) {
+        self.see(binding.is_some());
+        let Some(MasterBinding { master, epoch, incarnation, commit }) = binding else { return };
         self.see((master, epoch));
         if self.gaps {
             self.incarnation(incarnation);
@@ -425,7 +428,7 @@ impl Walk {
                 if let Some(node) = disk.node() {
                     self.slave_node(settings.key, node);
                 }
-                self.see((disk.held().collect::<Vec<_>>(), disk.ring()));
+                self.see((disk.held().collect::<Vec<_>>(), disk.recent_outcomes()));
             }
         }
         self.see(link.is_some());
@@ -450,19 +453,19 @@ impl Walk {
     }
 
     fn slave(&mut self, slave: &Slave) {
-        let Slave { settings, node, jobs, ring, link, fresh } = slave;
+        let Slave { settings, node, jobs, recent_outcomes, link, volatile } = slave;
         let key = settings.key;
         // All of its settings but this are its station's.
         self.see(&settings.token);
         self.slave_node(key, node);
-        self.see((jobs.values().collect::<Vec<_>>(), ring));
+        self.see((jobs.values().collect::<Vec<_>>(), recent_outcomes));
         self.see(std::mem::discriminant(link));
         match *link {
             Link::Down => {}
             Link::Opened { link } => self.link(link),
-            Link::Challenged { link, doubtful, candor } => {
+            Link::Challenged { link, doubtful, disclosure } => {
                 self.link(link);
-                self.see((doubtful, candor));
+                self.see((doubtful, disclosure));
             }
             Link::Introduced { link, session, doubtful } | Link::Live { link, session, doubtful } => {
                 self.link(link);
@@ -470,7 +473,7 @@ impl Walk {
                 self.see(doubtful);
             }
         }
-        let Fresh { boot, next_store, awake_since, probing, told, owed } = fresh;
+        let Volatile { boot, next_store, awake_since, probing, told, owed } = volatile;
         if let Some(boot) = boot {
             self.boot(*boot);
         }
@@ -488,24 +491,24 @@ impl Walk {
             store,
             starts,
             session,
-            bond,
+            binding,
             sync,
             fingerprint,
             unloading,
             attention,
             local_lock,
-            conduct,
+            operating_mode,
             cause,
         } = node;
         self.store(*store);
         self.session(key, *session);
-        self.bond(*bond);
+        self.binding(*binding);
         self.see(sync.is_some());
         if let Some(Sync { boot, boot_ms, wall, master }) = sync {
             self.boot(*boot);
             self.see((master.0 - i64::try_from(*boot_ms).unwrap_or(i64::MAX), master.0 - wall.0));
         }
-        self.see((starts, fingerprint, unloading, attention, local_lock, conduct, cause));
+        self.see((starts, fingerprint, unloading, attention, local_lock, operating_mode, cause));
     }
 
     fn master(&mut self, master: &Master) {
@@ -514,14 +517,14 @@ impl Walk {
             node,
             begun,
             book,
-            desks,
+            slaves,
             tokens,
             links,
             asked,
             next_ask,
             doubted_by,
             later,
-            room,
+            availability,
         } = master;
         self.see(1u8);
         self.master_node(node);
@@ -529,15 +532,15 @@ impl Walk {
         for job in book.jobs.values() {
             self.master_job(&job);
         }
-        for desk in desks.values() {
-            self.desk(desk);
+        for record in slaves.values() {
+            self.record(record);
         }
         let mut known: Vec<_> =
             links.iter().map(|(link, key)| (number(&mut self.links, *link), key)).collect();
         known.sort_unstable();
         self.see(known);
         // Who asked what is outside of what is enumerated: it counts as it is.
-        self.see((settings, tokens, asked, next_ask, doubted_by, later, room));
+        self.see((settings, tokens, asked, next_ask, doubted_by, later, availability));
     }
 
     fn master_node(&mut self, node: &master::Node) {
@@ -555,8 +558,8 @@ impl Walk {
         for job in disk.jobs.values() {
             self.master_job(job);
         }
-        for desk in disk.desks() {
-            self.desk(desk);
+        for record in disk.slaves() {
+            self.record(record);
         }
         self.see(disk.orders.keys().collect::<Vec<_>>());
     }
@@ -573,14 +576,14 @@ impl Walk {
             created_at,
             state,
             desired,
-            rev,
+            generation,
             recalled,
             attempt,
             last_attempt,
             holder,
             report,
             earlier,
-            handed,
+            assigned,
             reason,
             flags,
             ended_at,
@@ -590,8 +593,8 @@ impl Walk {
             revision: _,
         } = job;
         self.see((id, spec, digest, slave, requires, start, retry, created_at));
-        self.see((state, desired, rev, recalled, attempt, last_attempt, holder));
-        self.see((report, earlier, handed, reason, flags, ended_at));
+        self.see((state, desired, generation, recalled, attempt, last_attempt, holder));
+        self.see((report, earlier, assigned, reason, flags, ended_at));
         self.see(heard_on.is_some());
         if let Some(link) = heard_on {
             self.link(*link);
@@ -600,8 +603,8 @@ impl Walk {
         self.see(events.iter().filter(|event| event.state == State::Queued).take(2).count());
     }
 
-    fn desk(&mut self, desk: &Desk) {
-        let Desk {
+    fn record(&mut self, record: &SlaveRecord) {
+        let SlaveRecord {
             key,
             name,
             agent,
@@ -612,20 +615,20 @@ impl Walk {
             programs,
             labels,
             capacity,
-            conduct,
+            operating_mode,
             machine,
             cloned_at,
             link,
-            balked,
+            declining,
             doubts,
             settled_in,
             last_contact: _,
             clock_offset_ms: _,
             receipts: _,
-        } = desk;
-        self.see((key, name, agent, enrolled, programs, labels, capacity, conduct, machine));
+        } = record;
+        self.see((key, name, agent, enrolled, programs, labels, capacity, operating_mode, machine));
         self.see(settled_in);
-        self.see((cloned_at.is_some(), balked, doubts, store.is_some(), boot.is_some()));
+        self.see((cloned_at.is_some(), declining, doubts, store.is_some(), boot.is_some()));
         if let Some(store) = store {
             self.store(*store);
         }
@@ -633,22 +636,22 @@ impl Walk {
             self.boot(*boot);
         }
         self.session(*key, *session);
-        self.desk_link(*key, link);
+        self.slave_link(*key, link);
     }
 
-    fn desk_link(&mut self, key: SlaveKey, link: &DeskLink) {
+    fn slave_link(&mut self, key: SlaveKey, link: &SlaveLink) {
         self.see(std::mem::discriminant(link));
         match link {
-            DeskLink::Down => {}
-            DeskLink::Live { link } => self.link(*link),
+            SlaveLink::Down => {}
+            SlaveLink::Live { link } => self.link(*link),
             // The lines go into the receipt.
-            DeskLink::Welcomed { link, hello, store, lines: _, since } => {
+            SlaveLink::Welcomed { link, hello, store, lines: _, since } => {
                 self.link(*link);
                 self.hello(key, hello);
                 self.see((store, since));
             }
-            DeskLink::Asking { older, newcomer, hello } => {
-                self.desk_link(key, older);
+            SlaveLink::Asking { older, newcomer, hello } => {
+                self.slave_link(key, older);
                 self.link(*newcomer);
                 self.hello(key, hello);
             }
@@ -664,10 +667,10 @@ impl Walk {
                 self.commit(*commit);
             }
             Message::Hello(hello) => self.hello(key, hello),
-            Message::Welcome(Welcome { protocol, session, bond, conduct, rulings }) => {
+            Message::Welcome(Welcome { protocol, session, binding, operating_mode, rulings }) => {
                 self.session(key, *session);
-                self.bond(Some(*bond));
-                self.see((protocol, conduct, rulings));
+                self.binding(Some(*binding));
+                self.see((protocol, operating_mode, rulings));
             }
             Message::Settled(Settled { session, reports, records, declined, machine }) => {
                 self.session(key, *session);
@@ -677,9 +680,9 @@ impl Walk {
             Message::Report(report) => self.see(report),
             Message::Declined(declined) => self.see(declined),
             Message::Machine(machine) => self.see(machine),
-            Message::Want(want) => self.see(want),
+            Message::DesiredState(desired_state) => self.see(desired_state),
             Message::Forget(forget) => self.see(forget),
-            Message::Conduct(conduct) => self.see(conduct),
+            Message::OperatingMode(operating_mode) => self.see(operating_mode),
             Message::Ask(ask) => self.see(ask),
             Message::Answer(answer) => self.see(answer),
             Message::Ping | Message::Pong => {}
@@ -692,7 +695,7 @@ impl Walk {
             key: said,
             name,
             agent,
-            bond,
+            binding,
             token,
             store,
             boot,
@@ -703,13 +706,13 @@ impl Walk {
             labels,
             capacity,
             rows,
-            ring,
+            recent_outcomes,
         } = hello;
         self.see((protocol, said, name, agent, token, clock));
-        self.bond(*bond);
+        self.binding(*binding);
         self.store(*store);
         self.boot(*boot);
         self.session(key, *session);
-        self.see((machine, programs, labels, capacity, rows, ring));
+        self.see((machine, programs, labels, capacity, rows, recent_outcomes));
     }
 }

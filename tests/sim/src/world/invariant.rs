@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use reloop_protocol::id::{Attempt, JobId, OrderId, SlaveKey, WishRev};
+use reloop_protocol::id::{Attempt, Generation, JobId, OrderId, SlaveKey};
 use reloop_protocol::job::State;
 use reloop_protocol::message::Outcome;
 use reloop_protocol::slave::RunKey;
@@ -42,8 +42,8 @@ pub enum Invariant {
     StartWhenReady,
     /// Nothing acts on a frame of a dead session.
     OldSessionIgnored,
-    /// Wishes only go forward.
-    WishesGoForward,
+    /// Desired states only go forward.
+    GenerationsGoForward,
     /// A slave's epoch of its master only goes forward.
     EpochsGoForward,
     /// Nobody says that something vanished while all disks are sound.
@@ -62,7 +62,7 @@ pub enum Invariant {
     Total,
     /// No rule touches a job of which the machine was asked and has not answered.
     AnsweredFirst,
-    /// Nothing is begun that somebody wished to end.
+    /// Nothing is begun that somebody wanted to end.
     StartWanted,
     /// A run is not stopped for lasting too long before it has lasted so long itself.
     RunsOwnClock,
@@ -89,7 +89,7 @@ impl Invariant {
         Self::StartInWindow,
         Self::StartWhenReady,
         Self::OldSessionIgnored,
-        Self::WishesGoForward,
+        Self::GenerationsGoForward,
         Self::EpochsGoForward,
         Self::NothingVanishes,
         Self::DiskIsState,
@@ -121,7 +121,7 @@ impl Invariant {
             Self::StartInWindow => "no start outside its window",
             Self::StartWhenReady => "no start while not ready or locked",
             Self::OldSessionIgnored => "nothing acts on an old session",
-            Self::WishesGoForward => "nothing acts on an old wish",
+            Self::GenerationsGoForward => "nothing acts on an old wish",
             Self::EpochsGoForward => "nothing acts on an old epoch",
             Self::NothingVanishes => "nothing vanishes from a sound disk",
             Self::DiskIsState => "recover(disk) equals the durable state",
@@ -193,10 +193,10 @@ pub struct Ledger {
     pub resolved: BTreeSet<JobId>,
     /// Jobs that may expire: somebody gave them a latest start, or a start that is not made up for.
     pub timed: BTreeSet<JobId>,
-    /// Outcomes that were durable on a slave's disk, by job, hand-out and slave.
+    /// Outcomes that were durable on a slave's disk, by job, attempt and slave.
     pub outcomes: BTreeMap<(JobId, Attempt, usize), Told>,
-    /// The newest wish that a slave's disk held of an attempt.
-    pub wishes: BTreeMap<(usize, JobId, Attempt), WishRev>,
+    /// The newest desired state that a slave's disk held of an attempt.
+    pub desired_states: BTreeMap<(usize, JobId, Attempt), Generation>,
     /// Jobs that a disk which was wiped, put back, copied or doubled has forgotten, or knows twice.
     pub torn: BTreeSet<JobId>,
     /// Keys that two boxes have.
@@ -205,18 +205,18 @@ pub struct Ledger {
     pub masters_forgot: bool,
     /// Two masters with the same past say that they are the one, in the same epoch.
     pub split: bool,
-    /// Jobs of which a master called a hand-out off by itself, after one had forgotten something: a master that forgets
+    /// Jobs of which a master called a attempt off by itself, after one had forgotten something: a master that forgets
     /// that too takes it for a client's cancel.
     pub called_off: BTreeSet<JobId>,
     /// Slaves that were revoked, and were given no token since.
     pub revoked: BTreeSet<SlaveKey>,
-    /// Runs that a person at their machine wished to end, and has not let go on since.
+    /// Runs that a person at their machine wanted to end, and has not let go on since.
     pub stopped_here: BTreeSet<RunKey>,
-    /// Jobs that were given another window after they were handed out: their slave may hear of it after an interruption.
+    /// Jobs that were given another window after they were assigned: their slave may hear of it after an interruption.
     pub planned_again: BTreeSet<JobId>,
     /// A clock was set: spans between two readings of it mean nothing.
     pub clocks_were_set: bool,
-    /// There were two masters once: one may have withdrawn what only the other had handed out.
+    /// There were two masters once: one may have withdrawn what only the other had assigned.
     pub was_split: bool,
     /// A master that is not of this world says what it likes: a slave cannot know whether it has what it tells to forget.
     pub master_lies: bool,

@@ -2,11 +2,11 @@
 //!
 //! It offers no program, so it is handed nothing, and by all that it says nothing may follow for any job.
 
-use reloop_protocol::id::{Attempt, BootId, JobId, ReportSeq, Run, Session, SlaveKey, StoreId, WishRev};
+use reloop_protocol::id::{Attempt, BootId, Generation, JobId, ReportSeq, Run, Session, SlaveKey, StoreId};
 use reloop_protocol::job::State;
 use reloop_protocol::master;
 use reloop_protocol::message::{
-    Activity, Conduct, Flags, Hello, MachineReport, Message, Mode, PROTOCOL, Report, Settled, Source,
+    Activity, Flags, Hello, MachineReport, Message, Mode, OperatingMode, PROTOCOL, Report, Settled, Source,
 };
 use reloop_protocol::slave::LinkId;
 
@@ -22,23 +22,26 @@ fn machine() -> MachineReport {
         attention: None,
         uncertain: None,
         local_lock: false,
-        conduct: Conduct { rev: WishRev(1), mode: Mode::Production },
+        operating_mode: OperatingMode { generation: Generation(1), mode: Mode::Production },
         cause: None,
     }
 }
 
 /// What of a job a lie must not change.
 fn told(job: &master::Job) -> impl PartialEq + std::fmt::Debug + use<> {
-    let handed: Vec<_> = job.handed.iter().copied().collect();
+    let assigned: Vec<_> = job.assigned.iter().copied().collect();
     let reported = job.report.clone().map(|report| (report.attempt, report.state, report.seq));
-    (job.state, job.holder, job.attempt, job.last_attempt, job.desired, job.rev, handed, reported)
+    (job.state, job.holder, job.attempt, job.last_attempt, job.desired, job.generation, assigned, reported)
 }
 
 impl World {
     /// It comes with nothing, as a slave that has just been enrolled.
     fn liar_link(&mut self) -> LinkId {
-        let live =
-            self.master.as_ref().and_then(|master| master.desks.get(&LIAR)).and_then(master::Desk::live);
+        let live = self
+            .master
+            .as_ref()
+            .and_then(|master| master.slaves.get(&LIAR))
+            .and_then(master::SlaveRecord::live);
         if let Some(link) = live {
             return link;
         }
@@ -48,7 +51,7 @@ impl World {
             key: LIAR,
             name: "liar".to_owned(),
             agent: String::new(),
-            bond: None,
+            binding: None,
             token: None,
             store: StoreId([0xEE; 16]),
             boot: BootId([0xEE; 16]),
@@ -59,7 +62,7 @@ impl World {
             labels: std::collections::BTreeMap::new(),
             capacity: 0,
             rows: vec![],
-            ring: vec![],
+            recent_outcomes: vec![],
         };
         let settled = Settled {
             session: hello.session,
@@ -90,7 +93,7 @@ impl World {
             job: id,
             attempt: Attempt(newest.0.saturating_add(ahead).max(1)),
             run: Run(1),
-            rev: WishRev(1 + ahead),
+            generation: Generation(1 + ahead),
             seq: ReportSeq { start: 1, count: 1 },
             state: said,
             waiting_for: None,
@@ -98,7 +101,7 @@ impl World {
             note: None,
             accepted_at: self.now(),
             started_at: None,
-            started_rev: None,
+            started_generation: None,
             ended_at: None,
             outcome: None,
             reason: None,

@@ -90,11 +90,12 @@ impl World {
                 let known = self.boxes[slave]
                     .disk
                     .node()
-                    .map(|node| (node.conduct, node.bond, node.sync, node.session));
+                    .map(|node| (node.operating_mode, node.binding, node.sync, node.session));
                 let begun = self.boxes[slave].machine.begun.len();
                 self.slave_event(slave, slave::Event::Received { link, session, commit, message, unfit });
                 let held = &self.boxes[slave];
-                let now = held.disk.node().map(|node| (node.conduct, node.bond, node.sync, node.session));
+                let now =
+                    held.disk.node().map(|node| (node.operating_mode, node.binding, node.sync, node.session));
                 if held.machine.begun.len() != begun || known.is_some() && now != known {
                     self.violate(Invariant::OldSessionIgnored, format!("slave {slave} obeyed {link:?}"));
                 }

@@ -80,8 +80,8 @@ impl World {
                 let of = |master: &reloop_protocol::master::Master| {
                     master.book.jobs.get(&job).is_some_and(|job| job.holder.is_some())
                 };
-                let was_handed = self.master.as_ref().is_some_and(of);
-                if was_handed || self.boxes.iter().any(|held| held.machine.knows(job)) {
+                let was_assigned = self.master.as_ref().is_some_and(of);
+                if was_assigned || self.boxes.iter().any(|held| held.machine.knows(job)) {
                     self.ledger.planned_again.insert(job);
                 }
                 if deadline.is_some() || late == Late::Skip {

@@ -71,7 +71,7 @@ impl World {
             torn.extend(there.map(|job| job.id));
         }
         self.ledger.torn.extend(torn);
-        self.ledger.wishes.retain(|(of, ..), _| *of != slave);
+        self.ledger.desired_states.retain(|(of, ..), _| *of != slave);
         let told = std::mem::take(&mut self.ledger.outcomes);
         let kept = told.into_iter().filter_map(|((id, attempt, of), mut told)| {
             if of == slave {
@@ -127,8 +127,8 @@ impl World {
     pub(super) fn master_forgot(&mut self, confirmed: bool) {
         let disk = &self.master_disk;
         let seen = |node: &master::Node| {
-            let bonds = self.boxes.iter().filter_map(|held| held.disk.node()?.bond);
-            bonds.filter(|bond| bond.master == node.id).any(|bond| bond.epoch > node.epoch)
+            let bindings = self.boxes.iter().filter_map(|held| held.disk.node()?.binding);
+            bindings.filter(|binding| binding.master == node.id).any(|binding| binding.epoch > node.epoch)
         };
         let confirmed = confirmed && !disk.node().is_some_and(seen);
         self.ledger.masters_forgot = true;

@@ -13,26 +13,26 @@ use crate::stage::*;
 
 #[test]
 fn a1_an_offer_that_never_arrived_is_made_again_or_taken_back() {
-    for (wish, verdict, expected) in [
+    for (desired, verdict, expected) in [
         ("run", Verdict::Offer, State::Running),
         ("cancel", Verdict::Release, State::Canceled),
         ("late", Verdict::Release, State::Expired),
     ] {
         let mut world = World::new(1);
-        let soon = later(&world, 5_000).filter(|_| wish == "late");
+        let soon = later(&world, 5_000).filter(|_| desired == "late");
         let job = place_as(&mut world, |order| order.start.deadline = soon);
         assert_eq!(world.state(job), State::Assigned);
         world.cut(0);
-        if wish == "cancel" {
+        if desired == "cancel" {
             let answer = world.command(job, JobCommand::Cancel(CancelMode::SafePoint));
             assert_eq!(answer, taken(Delivery::PendingOnReconnect, job));
         }
         world.pass(6_000);
         assert_eq!(world.state(job), State::Assigned, "silence proves nothing");
         reconnect(&mut world, 0);
-        assert_eq!(world.state(job), expected, "{wish}");
+        assert_eq!(world.state(job), expected, "{desired}");
         assert_eq!(world.job(job).attempt.0, 1, "the same attempt");
-        assert_eq!(world.master_disk.receipts.last().unwrap().lines[0].verdict, verdict, "{wish}");
+        assert_eq!(world.master_disk.receipts.last().unwrap().lines[0].verdict, verdict, "{desired}");
     }
 }
 
@@ -40,7 +40,7 @@ fn a1_an_offer_that_never_arrived_is_made_again_or_taken_back() {
 fn a2_a_lost_confirmation_is_made_good_by_the_snapshot() {
     let mut world = World::new(1);
     let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
-    // The Want arrives, the Report does not.
+    // The DesiredState arrives, the Report does not.
     pump_until(&mut world, |world| world.on_slave(0, job).is_some());
     world.cut(0);
     assert_eq!(world.state(job), State::Assigned);
@@ -200,7 +200,7 @@ fn a11_a_running_job_is_stopped_by_the_mode_that_was_chosen() {
         assert_eq!(world.command(job, JobCommand::Cancel(mode)), taken(Delivery::Sent, job));
         world.settle();
         assert_eq!(world.state(job), State::Canceled, "{mode:?}");
-        // While it is away: the wish waits as part of the job.
+        // While it is away: the desired state waits as part of the job.
         let (mut world, job) = running();
         world.cut(0);
         let answer = world.command(job, JobCommand::Cancel(mode));
@@ -449,10 +449,10 @@ fn a19_what_was_canceled_on_disk_stays_canceled() {
 #[test]
 fn a20_an_offer_of_what_is_done_is_answered_with_the_outcome() {
     let (mut world, job) = running();
-    let again = want(&world, job);
+    let again = desired_state(&world, job);
     world.pass(15_000);
     assert_eq!(world.on_slave(0, job), None, "forgotten");
-    let effects = would_do(&world, Message::Want(again));
+    let effects = would_do(&world, Message::DesiredState(again));
     assert!(effects.iter().all(|effect| !matches!(effect, Effect::Start { .. })), "{effects:?}");
     let told = effects.iter().any(|effect| {
         matches!(effect, Effect::Send { message: Message::Report(report), .. } if report.state == State::Succeeded)

@@ -77,18 +77,18 @@ fn b3_a_changed_time_is_applied_if_it_has_not_started() {
 }
 
 #[test]
-fn b3_a_start_under_the_old_time_stands_and_says_under_which_wish() {
+fn b3_a_start_under_the_old_time_stands_and_says_under_which_desired_state() {
     let mut world = World::new(1);
     let job = deferred(&mut world, 20_000, |_| {});
-    let known = world.job(job).rev;
+    let known = world.job(job).generation;
     world.cut(0);
     let not_before = later(&world, 900_000);
     world.command(job, JobCommand::Reschedule { not_before, deadline: None, late: Late::Hold });
     world.pass(22_000);
     reconnect(&mut world, 0);
     assert_eq!(world.state(job), State::Running);
-    assert_eq!(world.job(job).report.unwrap().started_rev, Some(known));
-    assert!(world.job(job).rev > known);
+    assert_eq!(world.job(job).report.unwrap().started_generation, Some(known));
+    assert!(world.job(job).generation > known);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn b4_a_withdrawn_start_of_a_running_job_stops_nothing() {
 }
 
 #[test]
-fn b5_start_now_is_one_wish_with_a_latest_time() {
+fn b5_start_now_is_one_desired_state_with_a_latest_time() {
     let (mut world, job) = held();
     world.cut(0);
     for _ in 0..3 {

@@ -87,7 +87,7 @@ fn c4_a_clone_is_refused_and_flagged_while_the_older_link_answers() {
     world.settle();
     assert_eq!(world.boxes[clone].closed.last(), Some(&CloseCode::DuplicateIdentity));
     assert!(!CloseCode::DuplicateIdentity.is_passing(), "no takeover loop");
-    assert!(world.master.as_ref().unwrap().desks[&key].cloned_at.is_some(), "flagged");
+    assert!(world.master.as_ref().unwrap().slaves[&key].cloned_at.is_some(), "flagged");
     assert_eq!(world.state(job), State::Running);
     world.pass(11_000);
     assert_eq!(world.state(job), State::Succeeded, "undisturbed");
@@ -112,12 +112,12 @@ fn c4_a_quick_reboot_is_not_taken_for_a_clone() {
 #[test]
 fn c5_a_higher_session_of_the_same_slave_takes_over_at_once() {
     let (mut world, job) = running();
-    let dead = world.master.as_ref().unwrap().desks.values().next().unwrap().live();
+    let dead = world.master.as_ref().unwrap().slaves.values().next().unwrap().live();
     world.half_open(0);
     world.pass(20_000);
     assert_eq!(world.state(job), State::Running);
     reconnect(&mut world, 0);
-    let live = world.master.as_ref().unwrap().desks.values().next().unwrap().live();
+    let live = world.master.as_ref().unwrap().slaves.values().next().unwrap().live();
     assert!(live.is_some() && live != dead);
     assert_eq!(world.state(job), State::Succeeded);
 }

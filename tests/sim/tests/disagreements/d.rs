@@ -198,7 +198,7 @@ fn d4_files_that_were_put_back_and_have_counted_on_since_are_doubted_all_the_sam
         let files = world.master_disk.clone();
         world.pass(20_000);
         assert_eq!(world.state(job), State::Succeeded);
-        let seen = world.boxes[0].disk.node().unwrap().bond.unwrap();
+        let seen = world.boxes[0].disk.node().unwrap().binding.unwrap();
         world.boxes[0].cable = false;
         put_back_quietly(&mut world, files);
         for _ in 1..restarts {
@@ -431,7 +431,7 @@ fn d3_a_slave_that_has_let_jobs_go_before_a_restore_has_room_for_others() {
     world.pass(60_000);
     assert!(jobs.iter().all(|job| world.state(*job) == State::Succeeded));
     // Other jobs push what this slave has done out of the outcomes that it remembers.
-    for _ in 0..slave::RING {
+    for _ in 0..slave::RECENT_OUTCOMES {
         place_as(&mut world, |order| order.slave = Some("s0".to_owned()));
         world.pass(30_000);
     }
@@ -450,7 +450,7 @@ fn d3_a_release_after_a_restore_holds_also_for_what_its_slave_was_never_given() 
     world.cut(0);
     world.plug(0);
     pump_until(&mut world, |world| {
-        world.master.as_ref().unwrap().desks.values().any(|desk| desk.live().is_some())
+        world.master.as_ref().unwrap().slaves.values().any(|slave| slave.live().is_some())
     });
     let job = place(&mut world);
     assert_eq!(world.state(job), State::Assigned);
@@ -468,7 +468,7 @@ fn d3_what_had_begun_and_is_not_there_after_a_restore_is_a_persons_to_say() {
     let backup = world.master_disk.clone();
     world.pass(30_000);
     // So many others since that its slave remembers it no more.
-    for _ in 0..slave::RING {
+    for _ in 0..slave::RECENT_OUTCOMES {
         place(&mut world);
         world.pass(30_000);
     }
@@ -609,11 +609,11 @@ fn d9_a_cut_inside_the_handshake_has_no_effect() {
         for _ in 0..cut_after {
             world.pump();
         }
-        let live = world.master.as_ref().unwrap().desks.values().next().unwrap().live().is_some();
+        let live = world.master.as_ref().unwrap().slaves.values().next().unwrap().live().is_some();
         world.cut(0);
         if !live {
             assert_eq!(world.job(job).state, before.state, "cut after {cut_after}");
-            assert_eq!(world.job(job).rev, before.rev, "cut after {cut_after}");
+            assert_eq!(world.job(job).generation, before.generation, "cut after {cut_after}");
         }
         world.plug(0);
         world.pass(15_000);

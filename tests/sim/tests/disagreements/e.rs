@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use reloop_protocol::id::{Attempt, Commit, Epoch, MasterId, Session, WishRev};
+use reloop_protocol::id::{Attempt, Commit, Epoch, Generation, MasterId, Session};
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{self, Delivery, JobCommand, RequestId, SlaveCommand};
 use reloop_protocol::message::{
@@ -22,7 +22,7 @@ fn e1_an_older_report_changes_nothing() {
     world.settle();
     assert_eq!(world.state(job), State::Paused);
     let before = world.job(job);
-    let link = world.master.as_ref().unwrap().desks.values().next().unwrap().live().unwrap();
+    let link = world.master.as_ref().unwrap().slaves.values().next().unwrap().live().unwrap();
     world.master_event(master::Event::Received { link, message: Message::Report(old) });
     assert_eq!(world.job(job), before);
 }
@@ -32,26 +32,27 @@ fn e2_work_that_is_not_what_was_agreed_is_not_taken() {
     let mut world = World::new(1);
     world.cut(0);
     let job = place(&mut world);
-    let mut forged = want(&world, job);
+    let mut forged = desired_state(&world, job);
     forged.attempt = Attempt(1);
     forged.spec.as_mut().unwrap().params.insert("file".to_owned(), "other".to_owned());
     world.command(job, JobCommand::Cancel(CancelMode::Now));
     reconnect(&mut world, 0);
-    let declined = would_do(&world, Message::Want(forged)).into_iter().find_map(|effect| match effect {
-        Effect::Send { message: Message::Declined(declined), .. } => Some(declined.reason.code),
-        _ => None,
-    });
+    let declined =
+        would_do(&world, Message::DesiredState(forged)).into_iter().find_map(|effect| match effect {
+            Effect::Send { message: Message::Declined(declined), .. } => Some(declined.reason.code),
+            _ => None,
+        });
     assert_eq!(declined, Some(ReasonCode::DigestMismatch));
 }
 
 #[test]
 fn e2_a_job_whose_digest_changed_does_not_start() {
     let (mut world, job) = held();
-    let mut forged = want(&world, job);
-    forged.rev = WishRev(forged.rev.0 + 1);
+    let mut forged = desired_state(&world, job);
+    forged.generation = Generation(forged.generation.0 + 1);
     forged.digest = SpecDigest([0; 16]);
     forged.start.gate = Gate::Open;
-    say(&mut world, Message::Want(forged));
+    say(&mut world, Message::DesiredState(forged));
     world.pass(2_000);
     assert_eq!(world.begun(job), 0);
 }

@@ -7,7 +7,7 @@ use reloop_protocol::job::State;
 use reloop_protocol::master::{Answer, Delivery, JobCommand, Order};
 use reloop_protocol::message::{MachineReport, Message, ReasonCode, WaitingFor};
 use reloop_protocol::slave::{self, Effect, LinkId, Now};
-use reloop_protocol::spec::{Desired, Gate, Want};
+use reloop_protocol::spec::{Desired, DesiredState, Gate};
 use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::World;
 
@@ -123,13 +123,13 @@ pub(crate) fn machine(world: &World) -> MachineReport {
     slave::machine_report(world.boxes[0].state.as_ref().expect("the agent lives"))
 }
 
-/// The wish for a job, as the master would say it.
-pub(crate) fn want(world: &World, job: JobId) -> Want {
+/// The desired state for a job, as the master would say it.
+pub(crate) fn desired_state(world: &World, job: JobId) -> DesiredState {
     let job = world.job(job);
-    Want {
+    DesiredState {
         job: job.id,
         attempt: job.attempt,
-        rev: job.rev,
+        generation: job.generation,
         digest: job.digest,
         spec: Some(job.spec),
         desired: Desired::Run,

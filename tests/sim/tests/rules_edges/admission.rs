@@ -4,7 +4,7 @@ use reloop_protocol::id::{MasterId, SlaveKey};
 use reloop_protocol::master::{
     self, Answer, Enrolled, Enrollment, MAX_PENDING, Refusal, RequestId, SlaveCommand, Token,
 };
-use reloop_protocol::message::{Bond, Hello};
+use reloop_protocol::message::{Hello, MasterBinding};
 use reloop_protocol::slave::LinkId;
 use reloop_sim::world::World;
 
@@ -28,8 +28,8 @@ fn introduce(
         _ => None,
     });
     world.master_event(event);
-    let desk = world.master.as_ref().unwrap().desks.get(&key);
-    (desk.map(|desk| desk.enrolled), text.unwrap_or_default())
+    let slave = world.master.as_ref().unwrap().slaves.get(&key);
+    (slave.map(|slave| slave.enrolled), text.unwrap_or_default())
 }
 
 fn with_token(uses_left: u32, lives_ms: i64, name: Option<&str>) -> World {
@@ -86,16 +86,16 @@ fn who_waits_for_approval_is_listed_once_and_only_so_many_are() {
     one_more.key = SlaveKey([[1; 16], [2; 16]].concat().try_into().unwrap());
     assert_eq!(introduce(&mut world, 999, one_more, None).0, None);
     // Who is there already is not listed anew.
-    let before = world.master.clone().unwrap().desks;
+    let before = world.master.clone().unwrap().slaves;
     introduce(&mut world, 1_000, hello(3, "s3"), None);
-    assert_eq!(world.master.unwrap().desks, before);
+    assert_eq!(world.master.unwrap().slaves, before);
 }
 
 #[test]
 fn nobody_is_listed_where_a_person_does_not_approve() {
     let mut world = with_token(1, 1_000, None);
     introduce(&mut world, 1, hello(1, "a"), None);
-    assert!(world.master.unwrap().desks.is_empty());
+    assert!(world.master.unwrap().slaves.is_empty());
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn who_is_bound_elsewhere_and_not_enrolled_is_told_whose_it_is() {
     };
     for (master, elsewhere) in [(MasterId([0xee; 16]), true), (own.id, false)] {
         let mut caller = hello(1, "a");
-        caller.bond = Some(Bond { master, epoch: own.epoch, incarnation, commit: own.commit });
+        caller.binding = Some(MasterBinding { master, epoch: own.epoch, incarnation, commit: own.commit });
         let (_, text) = introduce(&mut world, 1, caller, None);
         assert_eq!(text.contains("it belongs to"), elsewhere, "{text}");
     }
@@ -119,7 +119,7 @@ fn a_revoked_slave_comes_back_only_with_a_token_even_where_everybody_may_come() 
     world.cut(0);
     world.command_slave(0, SlaveCommand::Forget);
     let key = world.boxes[0].settings.key;
-    assert_eq!(world.master.as_ref().unwrap().desks[&key].enrolled, Enrolled::Revoked);
+    assert_eq!(world.master.as_ref().unwrap().slaves[&key].enrolled, Enrolled::Revoked);
     world.master.as_mut().unwrap().settings.enrollment = Enrollment::Open;
     let caller = Hello { key, ..hello(1, "s0") };
     let (enrolled, text) = introduce(&mut world, 1, caller.clone(), None);
@@ -142,8 +142,8 @@ fn who_was_revoked_is_let_in_again_by_a_token_and_by_nothing_else() {
         let slave = SlaveKey([1; 32]);
         let command = |world: &mut World, command| {
             world.master_event(master::Event::SlaveCommanded { request, slave, command });
-            let desk = &world.master.as_ref().unwrap().desks[&slave];
-            (world.answers[&request].clone(), desk.enrolled)
+            let slave = &world.master.as_ref().unwrap().slaves[&slave];
+            (world.answers[&request].clone(), slave.enrolled)
         };
         command(&mut world, SlaveCommand::Approve);
         command(&mut world, SlaveCommand::Forget);

@@ -1,12 +1,12 @@
 //! Jobs and orders at the master: what is kept, declined, explained and commanded.
 
-use reloop_protocol::id::{Attempt, JobId, OrderId, SlaveKey, WishRev};
+use reloop_protocol::id::{Attempt, Generation, JobId, OrderId, SlaveKey};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
     self, Answer, IdempotencyKey, JobCommand, Order, RECEIPTS, RECENT_KEYS, RequestId, Retry, RetryOn, WhyNot,
 };
 use reloop_protocol::message::{
-    Conduct, Declined, Flags, MachineReport, Message, Mode, Outcome, Reason, ReasonCode, Settled,
+    Declined, Flags, MachineReport, Message, Mode, OperatingMode, Outcome, Reason, ReasonCode, Settled,
 };
 use reloop_protocol::slave::{self, Ended, Fact};
 use reloop_protocol::spec::{CancelMode, Desired, Gate};
@@ -28,14 +28,14 @@ fn the_book_of_a_job_that_is_tried_again_and_again_stays_small_and_keeps_its_beg
         world.command(job, JobCommand::Retry);
         world.settle();
         let job = world.job(job);
-        lengths.push((job.handed.len(), job.earlier.len(), job.events.len()));
+        lengths.push((job.assigned.len(), job.earlier.len(), job.events.len()));
     }
     let kept = world.job(job);
-    assert_eq!(lengths.iter().map(|(handed, ..)| *handed).max(), Some(16));
+    assert_eq!(lengths.iter().map(|(assigned, ..)| *assigned).max(), Some(16));
     assert_eq!(lengths.iter().map(|(_, earlier, _)| *earlier).max(), Some(16));
     assert_eq!(lengths.iter().map(|(_, _, events)| *events).max(), Some(64));
-    assert_eq!((kept.handed.len(), kept.earlier.len()), (16, 16));
-    assert_eq!(kept.handed.back().map(|(attempt, _)| *attempt), Some(kept.attempt));
+    assert_eq!((kept.assigned.len(), kept.earlier.len()), (16, 16));
+    assert_eq!(kept.assigned.back().map(|(attempt, _)| *attempt), Some(kept.attempt));
     assert_eq!(kept.events[0].state, State::Queued, "how it came here is not forgotten");
     assert!(kept.events[1].attempt.0 > 20, "the oldest of the others go first: {:?}", kept.events[1]);
 }
@@ -242,14 +242,14 @@ fn declines(
     change: impl Fn(&mut Order),
     code: ReasonCode,
     for_good: bool,
-    wish: Option<JobCommand>,
+    desired: Option<JobCommand>,
 ) -> (State, bool) {
     let mut world = World::new(1);
     let mut order = world.order("mill");
     order.start.gate = Gate::Held;
     change(&mut order);
     let job = order.jobs[0];
-    let link = world.master.as_ref().unwrap().desks[&world.boxes[0].settings.key].live().unwrap();
+    let link = world.master.as_ref().unwrap().slaves[&world.boxes[0].settings.key].live().unwrap();
     world.place(order);
     if held {
         world.settle();
@@ -258,19 +258,24 @@ fn declines(
         world.swallow(0);
         assert_eq!(world.state(job), State::Assigned);
     }
-    if let Some(wish) = wish {
-        world.command(job, wish);
+    if let Some(desired) = desired {
+        world.command(job, desired);
     }
     let known = world.job(job);
-    let declined =
-        Declined { job, attempt: known.attempt, rev: known.rev, reason: Reason::new(code, "no"), for_good };
+    let declined = Declined {
+        job,
+        attempt: known.attempt,
+        generation: known.generation,
+        reason: Reason::new(code, "no"),
+        for_good,
+    };
     let now = world.now();
     let event = master::Event::Received { link, message: Message::Declined(declined) };
     let step = master::step(world.master.clone().unwrap(), now, event);
     let archived = step.archived.iter().find(|one| one.id == job).cloned();
     let after = archived.unwrap_or_else(|| step.state.book.jobs.get(&job).unwrap().into_owned());
-    let balked = step.state.desks[&world.boxes[0].settings.key].balked;
-    (after.state, balked)
+    let declining = step.state.slaves[&world.boxes[0].settings.key].declining;
+    (after.state, declining)
 }
 
 #[test]
@@ -299,16 +304,20 @@ fn what_a_person_said_counts_also_where_the_slave_has_forgotten_the_question() {
     seat.step(master::Event::JobsCommanded { request, jobs, command: JobCommand::Resolve(End::Failed) });
     let known = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
     assert_eq!((known.state, known.desired), (State::Uncertain, Desired::Resolve(End::Failed)));
-    let declines = |rev, code| {
+    let declines = |generation, code| {
         let reason = Reason::new(code, "no");
-        let declined = Declined { job: known.id, attempt: known.attempt, rev, reason, for_good: true };
+        let declined = Declined { job: known.id, attempt: known.attempt, generation, reason, for_good: true };
         let event = master::Event::Received { link: OLDER, message: Message::Declined(declined) };
         let step = master::step(seat.state.clone(), seat.now, event);
         step.archived.iter().find(|job| job.id == known.id).map(|job| job.state)
     };
-    assert_eq!(declines(WishRev(known.rev.0 - 1), ReasonCode::NotHeld), None, "that was about an older wish");
-    assert_eq!(declines(known.rev, ReasonCode::AtCapacity), None, "it may have it");
-    assert_eq!(declines(known.rev, ReasonCode::NotHeld), Some(State::Failed));
+    assert_eq!(
+        declines(Generation(known.generation.0 - 1), ReasonCode::NotHeld),
+        None,
+        "that was about an older wish"
+    );
+    assert_eq!(declines(known.generation, ReasonCode::AtCapacity), None, "it may have it");
+    assert_eq!(declines(known.generation, ReasonCode::NotHeld), Some(State::Failed));
 }
 
 #[test]
@@ -316,11 +325,11 @@ fn what_runs_is_not_declined_any_more() {
     let mut world = World::new(1);
     let job = place_as(&mut world, |_| {});
     let known = world.job(job);
-    let link = world.master.as_ref().unwrap().desks[&world.boxes[0].settings.key].live().unwrap();
+    let link = world.master.as_ref().unwrap().slaves[&world.boxes[0].settings.key].live().unwrap();
     let declined = Declined {
         job,
         attempt: known.attempt,
-        rev: known.rev,
+        generation: known.generation,
         reason: Reason::new(ReasonCode::AtCapacity, "no"),
         for_good: false,
     };
@@ -345,7 +354,7 @@ fn why_a_job_has_not_started_is_said_in_words() {
         says(&master, &job)
     };
     let mut nobody = master.clone();
-    nobody.desks.clear();
+    nobody.slaves.clear();
     assert_eq!(says(&nobody, &queued), "there are no slaves: enrol one");
     assert_eq!(with(&|job| job.desired = Desired::Pause), "it is paused: `resume` lets it go on");
     assert_eq!(with(&|_| {}), "the slaves that could do it cannot now: ready");
@@ -361,7 +370,7 @@ fn why_a_job_has_not_started_is_said_in_words() {
     assert_eq!(says(&master, &assigned), "offered to s0, which has not answered yet");
     assert_eq!(says(&master, &job), "s0 has it and waits for turn");
     let mut away = Seat::of(&mut world).state;
-    away.desks.values_mut().for_each(|desk| desk.balked = false);
+    away.slaves.values_mut().for_each(|slave| slave.declining = false);
     assert_eq!(
         says(&away, &assigned),
         "offered to s0, which is offline: whether it has it shows when it is back"
@@ -476,17 +485,17 @@ fn a_decision_that_the_slave_has_not_heard_is_told_when_the_handshake_is_over() 
     for (heard, told) in [(2, true), (3, false), (4, false)] {
         let mut seat = Seat::of(&mut World::new(1));
         let key = seat.key;
-        seat.state.desks.get_mut(&key).unwrap().conduct.rev = WishRev(3);
+        seat.state.slaves.get_mut(&key).unwrap().operating_mode.generation = Generation(3);
         let first = seat.hello();
         seat.say_hello(OLDER, first.clone());
-        let conduct = Conduct { rev: WishRev(heard), mode: Mode::Production };
-        let machine = MachineReport { conduct, ..first.machine };
+        let operating_mode = OperatingMode { generation: Generation(heard), mode: Mode::Production };
+        let machine = MachineReport { operating_mode, ..first.machine };
         let settled =
             Settled { session: first.session, reports: vec![], records: vec![], declined: vec![], machine };
         let effects = seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) });
         let tells = effects
             .iter()
-            .any(|effect| matches!(effect, master::Effect::Send { message: Message::Conduct(_), .. }));
+            .any(|effect| matches!(effect, master::Effect::Send { message: Message::OperatingMode(_), .. }));
         assert_eq!(tells, told, "{heard}");
     }
 }

@@ -1,6 +1,6 @@
 //! What slaves say, and what the master makes of it.
 
-use reloop_protocol::id::{Attempt, Epoch, JobId, ReportSeq, SlaveKey, WishRev};
+use reloop_protocol::id::{Attempt, Epoch, Generation, JobId, ReportSeq, SlaveKey};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::ROWS;
 use reloop_protocol::master::{self, Answer, Basis, JobCommand, Order, RequestId};
@@ -25,11 +25,11 @@ fn who_has_had_a_job_is_heard_of_attempts_that_are_too_long_ago_to_know() {
         world.settle();
     }
     let kept = world.job(job);
-    let (oldest, _) = *kept.handed.front().unwrap();
-    assert!(oldest.0 > 1 && kept.handed.len() == 16, "{:?}", kept.handed);
+    let (oldest, _) = *kept.assigned.front().unwrap();
+    assert!(oldest.0 > 1 && kept.assigned.len() == 16, "{:?}", kept.assigned);
     let is_heard = |slave: usize, attempt: Attempt| {
         let key = world.boxes[slave].settings.key;
-        let link = world.master.as_ref().unwrap().desks[&key].live().unwrap();
+        let link = world.master.as_ref().unwrap().slaves[&key].live().unwrap();
         let mut report = kept.report.clone().unwrap();
         (report.attempt, report.state) = (attempt, State::Running);
         let mut world = world.clone();
@@ -60,7 +60,7 @@ fn settle_with(seat: &mut Seat, reports: Vec<Report>) -> Vec<master::Effect> {
 }
 
 #[test]
-fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
+fn who_was_never_assigned_a_job_is_shown_beside_it_and_changes_nothing() {
     for (state, forgotten) in [(State::Accepted, false), (State::Running, false), (State::Succeeded, true)] {
         let (mut seat, report) = claim();
         let id = report.job;
@@ -74,10 +74,10 @@ fn who_was_never_handed_a_job_is_shown_beside_it_and_changes_nothing() {
         assert!(job.flags.has(Flags::CLAIMED) && !job.flags.has(Flags::DUPLICATE), "{state:?}");
         assert_eq!(is_forgotten(&effects), forgotten, "{state:?}");
         let called_off = effects.iter().any(|effect| {
-            matches!(effect, master::Effect::Send { link: OLDER, message: Message::Want(want), .. }
-                if want.desired == Desired::Cancel(CancelMode::IfNotStarted)
-                    && want.attempt == Attempt(7)
-                    && want.rev == report.rev.next())
+            matches!(effect, master::Effect::Send { link: OLDER, message: Message::DesiredState(desired_state), .. }
+                if desired_state.desired == Desired::Cancel(CancelMode::IfNotStarted)
+                    && desired_state.attempt == Attempt(7)
+                    && desired_state.generation == report.generation.next())
         });
         assert_eq!(called_off, state == State::Accepted, "{state:?}");
         // What it says of it later is kept in the same place, and what it says of another attempt beside that.
@@ -102,13 +102,14 @@ fn who_speaks_for_a_job_after_a_restore_has_its_attempt_counted() {
         order.start.gate = Gate::Held;
     });
     let known = world.job(job);
-    let link = world.master.as_ref().unwrap().desks[&world.boxes[1].settings.key].live().unwrap();
+    let link = world.master.as_ref().unwrap().slaves[&world.boxes[1].settings.key].live().unwrap();
     let mut seat = Seat::of(&mut world);
     let claims = Report { state: State::Running, attempt: Attempt(7), ..known.report.unwrap() };
     seat.state.node.epoch = Epoch(2);
     settle_with(&mut seat, vec![claims]);
     let reason = Reason::new(ReasonCode::GivenBack, "as asked");
-    let declined = Declined { job, attempt: known.attempt, rev: known.rev, reason, for_good: false };
+    let declined =
+        Declined { job, attempt: known.attempt, generation: known.generation, reason, for_good: false };
     seat.step(master::Event::Received { link, message: Message::Declined(declined) });
     let speaks = seat.state.book.jobs.get(&job).unwrap();
     assert_eq!((speaks.state, speaks.attempt, speaks.holder), (State::Running, Attempt(7), Some(seat.key)));
@@ -116,7 +117,7 @@ fn who_speaks_for_a_job_after_a_restore_has_its_attempt_counted() {
 }
 
 #[test]
-fn of_what_nobody_was_handed_only_so_much_is_shown() {
+fn of_what_nobody_was_assigned_only_so_much_is_shown() {
     let (mut seat, report) = claim();
     let reports: Vec<_> =
         (2..22).map(|attempt| Report { attempt: Attempt(attempt), ..report.clone() }).collect();
@@ -170,7 +171,7 @@ fn an_outcome_beside_the_job_is_forgotten_by_its_slave_only_if_it_is_that_outcom
             holder,
             state: kept,
             report: None,
-            basis: Basis::Handed,
+            basis: Basis::Assigned,
         });
         let row = Row { attempt: Attempt(7), state: said, ..row_of(&report) };
         let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![]));
@@ -227,8 +228,8 @@ fn who_was_asked_to_give_a_job_back_may_have_done_so_until_it_speaks_of_it_again
         let (mut seat, report) = runs_live();
         let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
         (job.state, job.report) = (State::Accepted, Some(numbered(&report, 10, State::Accepted)));
-        (job.rev, job.recalled, job.desired) = (WishRev(5), Some(WishRev(5)), Desired::Return);
-        let report = Report { rev: WishRev(heard), ..numbered(&report, 11, state) };
+        (job.generation, job.recalled, job.desired) = (Generation(5), Some(Generation(5)), Desired::Return);
+        let report = Report { generation: Generation(heard), ..numbered(&report, 11, state) };
         drop(reports(&mut seat, None, report.clone()));
         let job = seat.state.book.jobs.get(&report.job).unwrap();
         assert_eq!((job.state, job.recalled.is_some()), (state, open), "{heard}");
@@ -299,7 +300,7 @@ fn the_attempt_that_speaks_for_a_job_again_is_the_one_of_that_slave() {
     for (attempt, holder) in others {
         earlier.insert(
             0,
-            master::Earlier { attempt, holder, state: State::Failed, report: None, basis: Basis::Handed },
+            master::Earlier { attempt, holder, state: State::Failed, report: None, basis: Basis::Assigned },
         );
     }
     settle_with(&mut seat, vec![report.clone()]);
@@ -323,7 +324,7 @@ fn a_slave_with_as_many_jobs_as_it_may_tell_of_is_left_only_outcomes() {
             master::Job { id: JobId(id), ..known.clone() }
         });
         let copies: Vec<_> = copies.collect();
-        seat.step(master::Event::Recalled(copies));
+        seat.step(master::Event::JobsLoaded(copies));
         let (row, record) = unheard_of(&report, &seat, state);
         let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![record]));
         let is_there = step.state.book.jobs.contains_key(&row.job);
@@ -373,7 +374,7 @@ fn a_person_is_asked_of_a_job_that_was_taken_and_is_gone_unless_it_had_been_aske
         let (mut seat, report) = runs();
         let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
         (job.state, job.report) = (State::Accepted, Some(numbered(&report, 10, State::Accepted)));
-        (job.desired, job.recalled) = (desired, recalled.then_some(job.rev));
+        (job.desired, job.recalled) = (desired, recalled.then_some(job.generation));
         let first = seat.hello();
         let effects = seat.say_hello(OLDER, first);
         let ruling = &welcomed(&effects, OLDER).unwrap().rulings[0];
@@ -419,8 +420,8 @@ fn the_outcomes_that_an_old_memory_remembers_are_as_old_as_it_is() {
     for (old, expected) in [(false, State::Running), (true, State::Uncertain)] {
         let (mut seat, report) = runs();
         let first = seat.hello();
-        let session = if old { seat.state.desks[&seat.key].session } else { first.session };
-        let first = Hello { session, ring: vec![row_of(&report)], ..first };
+        let session = if old { seat.state.slaves[&seat.key].session } else { first.session };
+        let first = Hello { session, recent_outcomes: vec![row_of(&report)], ..first };
         seat.say_hello(OLDER, first);
         seat.settle(OLDER, session);
         assert_eq!(seat.state.book.jobs.get(&report.job).unwrap().state, expected, "{old}");
@@ -455,7 +456,7 @@ fn what_a_person_said_counts_when_the_slave_comes_back_without_the_question() {
 }
 
 #[test]
-fn a_forgotten_hand_out_is_shown_beside_what_another_slave_has_and_moves_nothing() {
+fn a_forgotten_assignment_is_shown_beside_what_another_slave_has_and_moves_nothing() {
     for said in [State::Accepted, State::Running, State::Succeeded] {
         let (mut world, job, link) = held_at_the_second();
         let known = world.job(job);
@@ -464,7 +465,11 @@ fn a_forgotten_hand_out_is_shown_beside_what_another_slave_has_and_moves_nothing
         let report = Report { attempt: Attempt(2), state: said, ..known.report.clone().unwrap() };
         let effects = settle_with(&mut seat, vec![report]);
         let kept = seat.state.book.jobs.get(&job).unwrap().into_owned();
-        assert_eq!((kept.state, kept.holder, kept.rev), (known.state, known.holder, known.rev), "{said:?}");
+        assert_eq!(
+            (kept.state, kept.holder, kept.generation),
+            (known.state, known.holder, known.generation),
+            "{said:?}"
+        );
         let shown: Vec<_> = kept.earlier.iter().map(|one| (one.state, one.basis)).collect();
         assert_eq!(shown, [(said, Basis::Gap)]);
         assert_eq!(kept.flags.has(Flags::DUPLICATE), said != State::Accepted, "{said:?}");
@@ -492,14 +497,14 @@ fn what_is_given_up_during_a_handshake_is_called_off_when_it_is_over() {
             let step = master::step(seat.state.clone(), seat.now, event);
             seat.state = step.state;
             // What has ended lives on the disk, and is fetched for whoever speaks of it.
-            seat.step(master::Event::Recalled(step.archived));
+            seat.step(master::Event::JobsLoaded(step.archived));
         }
         let effects = seat.settle(OLDER, first.session);
         let called_off = effects.iter().any(|effect| {
-            matches!(effect, master::Effect::Send { message: Message::Want(want), .. }
-                if want.desired == Desired::Cancel(CancelMode::IfNotStarted)
-                    && want.attempt == row.attempt
-                    && want.rev == row.rev.next())
+            matches!(effect, master::Effect::Send { message: Message::DesiredState(desired_state), .. }
+                if desired_state.desired == Desired::Cancel(CancelMode::IfNotStarted)
+                    && desired_state.attempt == row.attempt
+                    && desired_state.generation == row.generation.next())
         });
         assert!(called_off, "{retried} {effects:?}");
     }

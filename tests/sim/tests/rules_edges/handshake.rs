@@ -2,13 +2,13 @@
 
 use reloop_protocol::handshake::{FromSlave, from_slave};
 use reloop_protocol::id::{
-    Attempt, BootId, Commit, Epoch, Incarnation, JobId, MasterId, ReportSeq, Session, StoreId, WishRev,
+    Attempt, BootId, Commit, Epoch, Generation, Incarnation, JobId, MasterId, ReportSeq, Session, StoreId,
 };
 use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Answer, RequestId, SlaveCommand, Token};
 use reloop_protocol::message::{
-    Bond, Challenge, CloseCode, Conduct, Declined, Hello, MachineReport, Message, Mode, PROTOCOL, Reason,
-    ReasonCode, Record, Refuse, Row, Ruling, Settled, Tell, Welcome,
+    Challenge, CloseCode, Declined, Hello, MachineReport, MasterBinding, Message, Mode, OperatingMode,
+    PROTOCOL, Reason, ReasonCode, Record, Refuse, Row, Ruling, Settled, Tell, Welcome,
 };
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave::{self, LinkId};
@@ -102,7 +102,7 @@ fn who_is_revoked_has_no_link_from_then_on_however_far_its_handshake_has_come() 
         assert_eq!(closed(&effects, NEWER), asked.then_some(CloseCode::Revoked), "{case:?}");
         assert_eq!(master::broken_invariant(&seat.state), None, "{case:?}");
         // What is under way arrives all the same, and then the connections end.
-        let before = seat.state.desks[&seat.key].clone();
+        let before = seat.state.slaves[&seat.key].clone();
         if back {
             let token = Token { expires_at: Time(i64::MAX), uses_left: 1, name: None };
             seat.step(master::Event::TokenMade { request, hash: [7; 32], token });
@@ -117,7 +117,7 @@ fn who_is_revoked_has_no_link_from_then_on_however_far_its_handshake_has_come() 
         seat.step(master::Event::LinkProbed { link: OLDER, alive: false });
         seat.step(master::Event::LinkClosed { link: OLDER, last_heard: Time(seat.now.0 - 5) });
         seat.step(master::Event::LinkClosed { link: NEWER, last_heard: Time(seat.now.0 - 9) });
-        let after = &seat.state.desks[&seat.key];
+        let after = &seat.state.slaves[&seat.key];
         assert_eq!(
             (seat.live(), after.store, after.receipts),
             (None, before.store, before.receipts),
@@ -166,7 +166,7 @@ fn a_word_of_a_job_before_the_handshake_is_over_ends_the_link() {
     let declined = Declined {
         job,
         attempt: report.attempt,
-        rev: report.rev,
+        generation: report.generation,
         reason: Reason::new(ReasonCode::AtCapacity, "full"),
         for_good: false,
     };
@@ -200,13 +200,13 @@ fn offers_that_do_not_fit_into_one_message_come_when_the_link_is_live() {
         let id = JobId([100 + number as u8; 16]);
         let mut copy = master::Job { id, ..job };
         copy.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(32_000))]);
-        seat.step(master::Event::Recalled(vec![copy]));
+        seat.step(master::Event::JobsLoaded(vec![copy]));
     }
     let first = seat.hello();
     let effects = seat.say_hello(OLDER, first);
     let welcome = welcomed(&effects, OLDER).unwrap();
     assert_eq!(welcome.rulings.len(), 8);
-    let with_work = welcome.rulings.iter().filter(|ruling| ruling.want.is_some()).count();
+    let with_work = welcome.rulings.iter().filter(|ruling| ruling.desired_state.is_some()).count();
     assert_eq!(with_work, 128 * 1024 / size, "{size} bytes each");
 }
 
@@ -222,7 +222,7 @@ fn only_the_questions_on_the_link_that_ended_are_answered_by_its_end() {
         asked.push(request);
     }
     assert!(asked.iter().all(|request| !world.answers.contains_key(request)));
-    let link = world.master.as_ref().unwrap().desks[&world.boxes[0].settings.key].live().unwrap();
+    let link = world.master.as_ref().unwrap().slaves[&world.boxes[0].settings.key].live().unwrap();
     let last_heard = world.now();
     world.master_event(master::Event::LinkClosed { link, last_heard });
     assert!(matches!(world.answers.get(&asked[0]), Some(Answer::Refused(master::Refusal::SlaveOffline, _))));
@@ -285,12 +285,14 @@ fn a_slave_hears_nothing_that_comes_on_another_link_or_of_another_session() {
     let slave::Link::Live { link, session, .. } = world.boxes[0].state.as_ref().unwrap().link else {
         panic!("it is connected");
     };
-    let conduct = Message::Conduct(Conduct { rev: WishRev(100), mode: Mode::Maintenance });
-    let obeys = |(state, _): (slave::Slave, Vec<slave::Effect>)| state.node.conduct.mode == Mode::Maintenance;
+    let operating_mode =
+        Message::OperatingMode(OperatingMode { generation: Generation(100), mode: Mode::Maintenance });
+    let obeys =
+        |(state, _): (slave::Slave, Vec<slave::Effect>)| state.node.operating_mode.mode == Mode::Maintenance;
     let (other_link, other_session) = (LinkId(link.0 + 1_000), Session(session.0 + 1));
-    assert!(obeys(hears(&world, link, session, conduct.clone())));
-    assert!(!obeys(hears(&world, other_link, session, conduct.clone())));
-    assert!(!obeys(hears(&world, link, other_session, conduct)));
+    assert!(obeys(hears(&world, link, session, operating_mode.clone())));
+    assert!(!obeys(hears(&world, other_link, session, operating_mode.clone())));
+    assert!(!obeys(hears(&world, link, other_session, operating_mode)));
     // The end of another link is not the end of this one.
     world.slave_event(0, slave::Event::LinkClosed { link: other_link });
     assert!(matches!(world.boxes[0].state.as_ref().unwrap().link, slave::Link::Live { .. }));
@@ -322,8 +324,8 @@ fn a_slave_hears_nothing_that_comes_on_another_link_or_of_another_session() {
         Message::Welcome(Welcome {
             protocol: 1,
             session,
-            bond: introduced.node.bond.unwrap(),
-            conduct: introduced.node.conduct,
+            binding: introduced.node.binding.unwrap(),
+            operating_mode: introduced.node.operating_mode,
             rulings: vec![],
         })
     };
@@ -347,16 +349,16 @@ fn after_a_restore_the_masters_decision_about_a_slave_is_newer_than_any_that_the
     {
         let mut seat = Seat::of(&mut World::new(1));
         let key = seat.key;
-        seat.state.desks.get_mut(&key).unwrap().conduct.rev = WishRev(3);
+        seat.state.slaves.get_mut(&key).unwrap().operating_mode.generation = Generation(3);
         let first = seat.hello();
         seat.say_hello(OLDER, first.clone());
-        let conduct = Conduct { rev: WishRev(heard), mode: mode(maintenance) };
-        let machine = MachineReport { conduct, ..first.machine };
+        let operating_mode = OperatingMode { generation: Generation(heard), mode: mode(maintenance) };
+        let machine = MachineReport { operating_mode, ..first.machine };
         let settled =
             Settled { session: first.session, reports: vec![], records: vec![], declined: vec![], machine };
         seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) });
-        let expected = Conduct { rev: WishRev(expected), mode: Mode::Production };
-        assert_eq!(seat.state.desks[&key].conduct, expected, "{conduct:?}");
+        let expected = OperatingMode { generation: Generation(expected), mode: Mode::Production };
+        assert_eq!(seat.state.slaves[&key].operating_mode, expected, "{operating_mode:?}");
     }
 }
 
@@ -367,10 +369,10 @@ fn a_slave_is_doubted_by_only_if_it_has_seen_more_than_it_was_told() {
         let node = seat.state.node;
         let commit = Commit(node.commit.0 + ahead);
         let incarnation = seat.state.incarnation();
-        let bond = Bond { master: node.id, epoch: node.epoch, incarnation, commit };
-        let first = Hello { bond: Some(bond), ..seat.hello() };
+        let binding = MasterBinding { master: node.id, epoch: node.epoch, incarnation, commit };
+        let first = Hello { binding: Some(binding), ..seat.hello() };
         seat.say_hello(OLDER, first);
-        assert_eq!(seat.state.desks[&seat.key].doubts, doubted, "{ahead} ahead");
+        assert_eq!(seat.state.slaves[&seat.key].doubts, doubted, "{ahead} ahead");
     }
 }
 
@@ -384,7 +386,7 @@ fn a_welcome_asks_only_for_what_is_not_known_and_tells_only_what_is_newer() {
     let same = Row {
         job,
         attempt: report.attempt,
-        rev: known.rev,
+        generation: known.generation,
         seq: report.seq,
         state: report.state,
         progress: None,
@@ -394,14 +396,14 @@ fn a_welcome_asks_only_for_what_is_not_known_and_tells_only_what_is_newer() {
         let first = Hello { rows: vec![row], ..seat.hello() };
         let effects = seat.say_hello(OLDER, first);
         let ruling = welcomed(&effects, OLDER).unwrap().rulings[0].clone();
-        (ruling.verdict, ruling.tell, ruling.want.is_some())
+        (ruling.verdict, ruling.tell, ruling.desired_state.is_some())
     };
     assert_eq!(ruled(same), (Verdict::Keep, Tell::Nothing, false));
     let newer = ReportSeq { count: report.seq.count + 1, ..report.seq };
     assert_eq!(ruled(Row { seq: newer, ..same }), (Verdict::Keep, Tell::Report, false));
     assert_eq!(ruled(Row { state: State::Paused, ..same }), (Verdict::Keep, Tell::Report, false));
-    let older_wish = Row { rev: WishRev(known.rev.0 - 1), ..same };
-    assert_eq!(ruled(older_wish), (Verdict::Keep, Tell::Nothing, true));
+    let older_desired_state = Row { generation: Generation(known.generation.0 - 1), ..same };
+    assert_eq!(ruled(older_desired_state), (Verdict::Keep, Tell::Nothing, true));
 }
 
 #[test]
@@ -426,13 +428,13 @@ fn a_memory_that_went_back_is_asked_for_everything_that_it_holds() {
     let row = Row {
         job,
         attempt: report.attempt,
-        rev: known.rev,
+        generation: known.generation,
         seq: report.seq,
         state: report.state,
         progress: None,
     };
     // It says the session again that it has had.
-    let session = seat.state.desks[&seat.key].session;
+    let session = seat.state.slaves[&seat.key].session;
     let first = Hello { rows: vec![row], session, ..seat.hello() };
     let effects = seat.say_hello(OLDER, first);
     let ruling = &welcomed(&effects, OLDER).unwrap().rulings[0];
@@ -443,7 +445,7 @@ fn a_memory_that_went_back_is_asked_for_everything_that_it_holds() {
 fn a_job_that_only_an_old_memory_knows_is_not_lost_and_waits_for_a_person() {
     let (mut seat, report) = runs();
     let (row, record) = unheard_of(&report, &seat, State::Uncertain);
-    let session = seat.state.desks[&seat.key].session;
+    let session = seat.state.slaves[&seat.key].session;
     let effects = seat.say_hello(OLDER, Hello { rows: vec![row], session, ..seat.hello() });
     let of_it =
         welcomed(&effects, OLDER).unwrap().rulings.iter().find(|ruling| ruling.job == row.job).unwrap();
@@ -455,29 +457,39 @@ fn a_job_that_only_an_old_memory_knows_is_not_lost_and_waits_for_a_person() {
     assert_eq!((adopted.state, adopted.holder), (State::Uncertain, Some(seat.key)));
 }
 
-/// A slave that has done a job, told and forgotten it, and that has introduced itself; and what the ring has of the job.
-fn introduced(bond: Option<Bond>) -> (slave::Slave, slave::Now, Record) {
+/// A slave that has done a job, told and forgotten it, and that has introduced itself; and what the recent outcomes has of the job.
+fn introduced(binding: Option<MasterBinding>) -> (slave::Slave, slave::Now, Record) {
     let mut world = World::new(1);
     place_as(&mut world, |_| {});
     world.pass(12_000);
     world.cut(0);
     let mut state = world.boxes[0].state.clone().unwrap();
-    state.node.bond = bond;
-    state.node.conduct.rev = WishRev(9);
+    state.node.binding = binding;
+    state.node.operating_mode.generation = Generation(9);
     state.link = slave::Link::Introduced { link: OLDER, session: Session(50), doubtful: false };
-    let record = state.ring[0].clone();
+    let record = state.recent_outcomes[0].clone();
     (state, world.slave_now(0), record)
 }
 
 const HOUSE: MasterId = MasterId([3; 16]);
 
-fn bond(epoch: u32, commit: u64) -> Bond {
-    Bond { master: HOUSE, epoch: Epoch(epoch), incarnation: Incarnation::default(), commit: Commit(commit) }
+fn binding(epoch: u32, commit: u64) -> MasterBinding {
+    MasterBinding {
+        master: HOUSE,
+        epoch: Epoch(epoch),
+        incarnation: Incarnation::default(),
+        commit: Commit(commit),
+    }
 }
 
-fn welcome_to(state: slave::Slave, now: slave::Now, bond: Bond, rulings: Vec<Ruling>) -> slave::Step {
-    let conduct = Conduct { rev: WishRev(9), mode: Mode::Production };
-    let welcome = Welcome { protocol: 1, session: Session(50), bond, conduct, rulings };
+fn welcome_to(
+    state: slave::Slave,
+    now: slave::Now,
+    binding: MasterBinding,
+    rulings: Vec<Ruling>,
+) -> slave::Step {
+    let operating_mode = OperatingMode { generation: Generation(9), mode: Mode::Production };
+    let welcome = Welcome { protocol: 1, session: Session(50), binding, operating_mode, rulings };
     let message = Message::Welcome(welcome);
     let event = slave::Event::Received {
         link: OLDER,
@@ -492,38 +504,42 @@ fn welcome_to(state: slave::Slave, now: slave::Now, bond: Bond, rulings: Vec<Rul
 #[test]
 fn that_a_master_has_heard_of_the_outcomes_is_believed_only_when_it_has_said_something() {
     for (before, empty, commit, owed) in [
-        (Some(bond(1, 5)), false, 9, None),
-        (Some(bond(1, 0)), false, 0, Some(Commit(9))),
-        (Some(bond(0, 5)), false, 0, Some(Commit(9))),
+        (Some(binding(1, 5)), false, 9, None),
+        (Some(binding(1, 0)), false, 0, Some(Commit(9))),
+        (Some(binding(0, 5)), false, 0, Some(Commit(9))),
         (None, false, 0, Some(Commit(9))),
-        (Some(bond(1, 0)), true, 9, None),
+        (Some(binding(1, 0)), true, 9, None),
     ] {
         let (mut state, now, _) = introduced(before);
         if empty {
-            state.ring = Default::default();
+            state.recent_outcomes = Default::default();
         }
-        let after = welcome_to(state, now, bond(1, 9), vec![]).state;
-        assert_eq!((after.node.bond, after.fresh.owed), (Some(bond(1, commit)), owed), "{before:?} {empty}");
+        let after = welcome_to(state, now, binding(1, 9), vec![]).state;
+        assert_eq!(
+            (after.node.binding, after.volatile.owed),
+            (Some(binding(1, commit)), owed),
+            "{before:?} {empty}"
+        );
         assert!(matches!(after.link, slave::Link::Live { link: OLDER, .. }));
     }
 }
 
 #[test]
 fn a_welcome_of_an_older_epoch_is_not_taken() {
-    let (state, now, _) = introduced(Some(bond(2, 5)));
-    let step = welcome_to(state, now, bond(1, 9), vec![]);
-    assert_eq!((step.state.link, step.state.node.bond), (slave::Link::Down, Some(bond(2, 5))));
+    let (state, now, _) = introduced(Some(binding(2, 5)));
+    let step = welcome_to(state, now, binding(1, 9), vec![]);
+    assert_eq!((step.state.link, step.state.node.binding), (slave::Link::Down, Some(binding(2, 5))));
 }
 
 #[test]
 fn who_is_admitted_by_another_master_binds_to_it_and_begins_anew() {
-    let (state, now, _) = introduced(Some(Bond { master: MasterId([8; 16]), ..bond(2, 5) }));
-    let mode = state.node.conduct.mode;
-    let after = welcome_to(state, now, bond(1, 9), vec![]).state;
-    assert_eq!((after.link, after.node.bond), (slave::Link::Down, Some(bond(1, 0))));
+    let (state, now, _) = introduced(Some(MasterBinding { master: MasterId([8; 16]), ..binding(2, 5) }));
+    let mode = state.node.operating_mode.mode;
+    let after = welcome_to(state, now, binding(1, 9), vec![]).state;
+    assert_eq!((after.link, after.node.binding), (slave::Link::Down, Some(binding(1, 0))));
     assert_eq!(
-        after.node.conduct,
-        Conduct { rev: WishRev(0), mode },
+        after.node.operating_mode,
+        OperatingMode { generation: Generation(0), mode },
         "what the other decided is no older decision"
     );
 }
@@ -531,7 +547,7 @@ fn who_is_admitted_by_another_master_binds_to_it_and_begins_anew() {
 #[test]
 fn nobody_is_asked_about_what_the_slave_remembers() {
     let told = |attempt_off: u32, other_job: bool, verdict: Verdict, held: bool| {
-        let (mut state, now, record) = introduced(Some(bond(1, 5)));
+        let (mut state, now, record) = introduced(Some(binding(1, 5)));
         let job = if other_job { JobId([0xaa; 16]) } else { record.report.job };
         if held {
             let mut world = World::new(1);
@@ -542,8 +558,8 @@ fn nobody_is_asked_about_what_the_slave_remembers() {
             state.jobs.insert(job, kept);
         }
         let attempt = Attempt(record.report.attempt.0 + attempt_off);
-        let ruling = Ruling { job, attempt, verdict, tell: Tell::Nothing, want: None };
-        let step = welcome_to(state, now, bond(1, 9), vec![ruling]);
+        let ruling = Ruling { job, attempt, verdict, tell: Tell::Nothing, desired_state: None };
+        let step = welcome_to(state, now, binding(1, 9), vec![ruling]);
         let settled = step.effects.iter().find_map(|effect| match effect {
             slave::Effect::Send { message: Message::Settled(settled), .. } => Some(settled.reports.clone()),
             _ => None,
@@ -566,15 +582,15 @@ fn a_slave_remembers_the_newest_outcomes_as_many_as_fit() {
         });
         world.pass(12_000);
         assert_eq!(world.state(job), State::Succeeded);
-        let ring = &world.boxes[0].state.as_ref().unwrap().ring;
-        assert_eq!(ring.last().map(|record| record.report.job), Some(job));
-        ring.len()
+        let recent_outcomes = &world.boxes[0].state.as_ref().unwrap().recent_outcomes;
+        assert_eq!(recent_outcomes.last().map(|record| record.report.job), Some(job));
+        recent_outcomes.len()
     };
-    let counted: Vec<_> = (0..slave::RING + 3).map(|_| done(10)).collect();
-    assert_eq!(counted[..slave::RING], (1..=slave::RING).collect::<Vec<_>>());
-    assert_eq!(counted[slave::RING..], [slave::RING; 3]);
+    let counted: Vec<_> = (0..slave::RECENT_OUTCOMES + 3).map(|_| done(10)).collect();
+    assert_eq!(counted[..slave::RECENT_OUTCOMES], (1..=slave::RECENT_OUTCOMES).collect::<Vec<_>>());
+    assert_eq!(counted[slave::RECENT_OUTCOMES..], [slave::RECENT_OUTCOMES; 3]);
     // Large ones push out the small ones, and then each other.
-    let large = slave::RING_BYTES / 2 - 1_000;
+    let large = slave::RECENT_OUTCOMES_BYTES / 2 - 1_000;
     let counted: Vec<_> = (0..4).map(|_| done(large)).collect();
-    assert_eq!(counted, [slave::RING, slave::RING, 2, 2]);
+    assert_eq!(counted, [slave::RECENT_OUTCOMES, slave::RECENT_OUTCOMES, 2, 2]);
 }

@@ -4,7 +4,7 @@ use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{self, JobCommand};
 use reloop_protocol::message::{Activity, Declined, Flags, Message, Reason, ReasonCode, WaitingFor};
-use reloop_protocol::reconcile::Wish;
+use reloop_protocol::reconcile::DesiredKind;
 use reloop_protocol::slave::{self, Local, PROBE_PATIENCE, Release, Why};
 use reloop_protocol::spec::{Desired, Gate, Late, StartRule};
 use reloop_protocol::time::{Millis, Time};
@@ -144,14 +144,24 @@ fn a_master_wakes_when_a_queued_jobs_window_closes() {
 }
 
 #[test]
-fn a_wish_is_too_late_only_after_its_last_millisecond() {
+fn a_desired_state_is_too_late_only_after_its_last_millisecond() {
     let now = Time(1_000);
     let of = |deadline: Option<i64>, latest: Option<i64>| {
         let gate = latest.map_or(Gate::Open, |latest| Gate::Released { latest: Time(latest) });
-        Wish::of(Desired::Run, &StartRule { deadline: deadline.map(Time), gate, ..StartRule::default() }, now)
+        DesiredKind::of(
+            Desired::Run,
+            &StartRule { deadline: deadline.map(Time), gate, ..StartRule::default() },
+            now,
+        )
     };
-    assert_eq!([999, 1_000, 1_001].map(|at| of(Some(at), None)), [Wish::TooLate, Wish::Go, Wish::Go]);
-    assert_eq!([999, 1_000, 1_001].map(|at| of(None, Some(at))), [Wish::Go, Wish::Released, Wish::Released]);
+    assert_eq!(
+        [999, 1_000, 1_001].map(|at| of(Some(at), None)),
+        [DesiredKind::TooLate, DesiredKind::Go, DesiredKind::Go]
+    );
+    assert_eq!(
+        [999, 1_000, 1_001].map(|at| of(None, Some(at))),
+        [DesiredKind::Go, DesiredKind::Released, DesiredKind::Released]
+    );
 }
 
 #[test]
@@ -206,7 +216,8 @@ fn a_job_that_is_given_back_in_the_last_millisecond_of_its_window_is_queued_agai
     let (link, _) = live_at(&world);
     let known = world.job(job);
     let reason = Reason::new(ReasonCode::AtCapacity, "no");
-    let declined = Declined { job, attempt: known.attempt, rev: known.rev, reason, for_good: false };
+    let declined =
+        Declined { job, attempt: known.attempt, generation: known.generation, reason, for_good: false };
     let event = master::Event::Received { link, message: Message::Declined(declined) };
     let step = master::step(world.master.clone().unwrap(), close.unwrap(), event);
     assert_eq!(step.state.book.jobs.get(&job).unwrap().state, State::Queued);

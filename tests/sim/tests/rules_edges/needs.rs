@@ -177,24 +177,24 @@ fn what_a_slave_needs_is_listed_unless_it_was_revoked() {
     let job = place_as(&mut world, |_| {});
     let key = world.boxes[0].settings.key;
     let now = world.now();
-    let listed = |change: &dyn Fn(&mut master::Desk)| {
+    let listed = |change: &dyn Fn(&mut master::SlaveRecord)| {
         let mut state = master(&world).clone();
-        change(state.desks.get_mut(&key).unwrap());
+        change(state.slaves.get_mut(&key).unwrap());
         let found = needs(&state, now, None, ALL);
         assert_eq!(count_needs(&state, now), found.len());
         found.into_iter().map(|needed| (needed.need, needed.command)).collect::<Vec<_>>()
     };
-    let machine = |desk: &mut master::Desk| desk.machine.clone().unwrap();
+    let machine = |slave: &mut master::SlaveRecord| slave.machine.clone().unwrap();
     assert_eq!(listed(&|_| {}), []);
-    let everything = |desk: &mut master::Desk| {
-        let mut report = machine(desk);
+    let everything = |slave: &mut master::SlaveRecord| {
+        let mut report = machine(slave);
         report.attention = Some(Attention::Moved);
         report.unloading = Some(job);
         report.uncertain = Some(job);
         report.local_lock = true;
-        desk.machine = Some(report);
-        desk.cloned_at = Some(now);
-        desk.doubts = true;
+        slave.machine = Some(report);
+        slave.cloned_at = Some(now);
+        slave.doubts = true;
     };
     let words = [
         (Need::Doubts, "reloop restore confirm".to_owned()),
@@ -205,20 +205,20 @@ fn what_a_slave_needs_is_listed_unless_it_was_revoked() {
         (Need::LocalLock, "reloop-slave local off".to_owned()),
     ];
     assert_eq!(listed(&everything), words);
-    let revoked = |desk: &mut master::Desk| {
-        everything(desk);
-        desk.enrolled = Enrolled::Revoked;
+    let revoked = |slave: &mut master::SlaveRecord| {
+        everything(slave);
+        slave.enrolled = Enrolled::Revoked;
     };
     assert_eq!(listed(&revoked), []);
-    let newcomer = |desk: &mut master::Desk| {
-        desk.enrolled = Enrolled::Pending;
-        desk.name = "-rf *".to_owned();
+    let newcomer = |slave: &mut master::SlaveRecord| {
+        slave.enrolled = Enrolled::Pending;
+        slave.name = "-rf *".to_owned();
     };
     let approve = format!("reloop slave approve {}", key.fingerprint());
     assert_eq!(listed(&newcomer), [(Need::Approval, approve)]);
-    let odd = |desk: &mut master::Desk| {
-        desk.name = "-rf *".to_owned();
-        desk.cloned_at = Some(now);
+    let odd = |slave: &mut master::SlaveRecord| {
+        slave.name = "-rf *".to_owned();
+        slave.cloned_at = Some(now);
     };
     let clear = format!("reloop slave clear {}", key.fingerprint());
     assert_eq!(listed(&odd), [(Need::Cloned, clear)], "a name that a shell would take apart is not printed");
@@ -231,7 +231,7 @@ fn an_uncertain_job_is_listed_once_and_an_attempt_that_was_given_up_at_its_slave
     let key = world.boxes[0].settings.key;
     let mut state = master(&world).clone();
     let uncertain = |state: &mut master::Master| {
-        state.desks.get_mut(&key).unwrap().machine.as_mut().unwrap().uncertain = Some(job);
+        state.slaves.get_mut(&key).unwrap().machine.as_mut().unwrap().uncertain = Some(job);
     };
     uncertain(&mut state);
     let found = |state: &master::Master| -> Vec<_> {
@@ -242,7 +242,7 @@ fn an_uncertain_job_is_listed_once_and_an_attempt_that_was_given_up_at_its_slave
     record.state = State::Uncertain;
     record.report.as_mut().unwrap().state = State::Uncertain;
     let mut of_disk = master::newborn(state.settings, state.node.id);
-    of_disk.restore(master::Write::Desk(Box::new(state.desks[&key].clone())));
+    of_disk.restore(master::Write::Slave(Box::new(state.slaves[&key].clone())));
     of_disk.restore(master::Write::Job(Box::new(record)));
     assert_eq!(found(&of_disk), [Need::Uncertain]);
 }
@@ -258,9 +258,9 @@ fn pages_of_needs_show_each_once_however_many_there_are() {
     }
     let key = world.boxes[0].settings.key;
     let mut state = master(&world).clone();
-    let desk = state.desks.get_mut(&key).unwrap();
-    desk.cloned_at = Some(world.now());
-    desk.machine.as_mut().unwrap().local_lock = true;
+    let slave = state.slaves.get_mut(&key).unwrap();
+    slave.cloned_at = Some(world.now());
+    slave.machine.as_mut().unwrap().local_lock = true;
     let all = needs(&state, world.now(), None, ALL);
     assert_eq!((all.len(), count_needs(&state, world.now())), (22, 22));
     assert!(all.is_sorted_by_key(|needed| (needed.need, needed.subject)));

@@ -1,27 +1,31 @@
 //! A master that was put back: what it has forgotten, and what people say to it.
 
-use reloop_protocol::id::{Attempt, Commit, Epoch, JobId, WishRev};
+use reloop_protocol::id::{Attempt, Commit, Epoch, Generation, JobId};
 use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Enrolled, Job, JobCommand, RequestId};
 use reloop_protocol::message::{
-    Bond, CloseCode, Declined, Flags, Hello, Message, Reason, ReasonCode, Report,
+    CloseCode, Declined, Flags, Hello, MasterBinding, Message, Reason, ReasonCode, Report,
 };
 use reloop_protocol::slave::LinkId;
-use reloop_protocol::spec::{CancelMode, Desired, Gate, Late, Want};
+use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate, Late};
 use reloop_protocol::time::Millis;
 use reloop_sim::world::World;
 
 use crate::stage::*;
 
-/// The first number of a wish in the second epoch.
-const SECOND_EPOCH: WishRev = WishRev(65_537);
+/// The first number of a desired state in the second epoch.
+const SECOND_EPOCH: Generation = Generation(65_537);
 
-fn wants(effects: &[master::Effect], link: LinkId) -> Vec<&Want> {
-    let want = |effect| match effect {
-        &master::Effect::Send { link: to, message: Message::Want(ref want), .. } if to == link => Some(want),
+fn wants(effects: &[master::Effect], link: LinkId) -> Vec<&DesiredState> {
+    let desired_state = |effect| match effect {
+        &master::Effect::Send { link: to, message: Message::DesiredState(ref desired_state), .. }
+            if to == link =>
+        {
+            Some(desired_state)
+        }
         _ => None,
     };
-    effects.iter().filter_map(want).collect()
+    effects.iter().filter_map(desired_state).collect()
 }
 
 impl Seat {
@@ -54,29 +58,33 @@ fn a_persons_word_at_a_restored_master_is_newer_than_those_that_it_has_forgotten
         let known = seat.job(job);
         seat.state.node.epoch = Epoch(epoch);
         drop(seat.commands(job, command));
-        let uttered = if epoch == 1 { known.rev.next() } else { SECOND_EPOCH };
-        assert_eq!(seat.job(job).rev, uttered, "{command:?}");
-        // The slave knows four wishes that the master does not.
-        let forgotten = Report { rev: WishRev(known.rev.0 + 4), ..known.report.unwrap() };
+        let uttered = if epoch == 1 { known.generation.next() } else { SECOND_EPOCH };
+        assert_eq!(seat.job(job).generation, uttered, "{command:?}");
+        // The slave knows four desired states that the master does not.
+        let forgotten = Report { generation: Generation(known.generation.0 + 4), ..known.report.unwrap() };
         let first = Hello { rows: vec![row_of(&forgotten)], ..seat.hello() };
         let effects = seat.say_hello(OLDER, first);
-        let tells = welcomed(&effects, OLDER).unwrap().rulings[0].want.as_ref();
-        assert_eq!(tells.map(|want| want.rev), (epoch == 2).then_some(uttered), "{command:?}");
+        let tells = welcomed(&effects, OLDER).unwrap().rulings[0].desired_state.as_ref();
+        assert_eq!(
+            tells.map(|desired_state| desired_state.generation),
+            (epoch == 2).then_some(uttered),
+            "{command:?}"
+        );
     }
 }
 
 #[test]
-fn each_epoch_has_wishes_of_its_own_until_the_wire_has_no_more() {
-    assert_eq!(WishRev(3).uttered(Epoch(0)), WishRev(4));
-    assert_eq!(WishRev(3).uttered(Epoch(1)), WishRev(4));
-    assert_eq!(WishRev(3).uttered(Epoch(2)), SECOND_EPOCH);
-    assert_eq!(SECOND_EPOCH.uttered(Epoch(2)), WishRev(65_538));
-    assert_eq!(WishRev(3).uttered(Epoch(3)), WishRev(131_073));
-    assert_eq!(WishRev(3).uttered(Epoch(16_385)), WishRev((1 << 30) + 1));
-    assert_eq!(WishRev(3).uttered(Epoch(u32::MAX)), WishRev((1 << 30) + 1), "the wire takes 2³¹ − 1");
+fn each_epoch_has_desired_states_of_its_own_until_the_wire_has_no_more() {
+    assert_eq!(Generation(3).uttered(Epoch(0)), Generation(4));
+    assert_eq!(Generation(3).uttered(Epoch(1)), Generation(4));
+    assert_eq!(Generation(3).uttered(Epoch(2)), SECOND_EPOCH);
+    assert_eq!(SECOND_EPOCH.uttered(Epoch(2)), Generation(65_538));
+    assert_eq!(Generation(3).uttered(Epoch(3)), Generation(131_073));
+    assert_eq!(Generation(3).uttered(Epoch(16_385)), Generation((1 << 30) + 1));
+    assert_eq!(Generation(3).uttered(Epoch(u32::MAX)), Generation((1 << 30) + 1), "the wire takes 2³¹ − 1");
 }
 
-/// A restored master at which a job was canceled before it was handed out, by all that the master knows; the job, and
+/// A restored master at which a job was canceled before it was assigned, by all that the master knows; the job, and
 /// what a slave that has had it all along would say.
 fn canceled_in_the_queue() -> (Seat, Job, Report) {
     let (_, report) = runs();
@@ -87,39 +95,40 @@ fn canceled_in_the_queue() -> (Seat, Job, Report) {
     seat.state.node.epoch = Epoch(2);
     let step = seat.commands(job, JobCommand::Cancel(CancelMode::Now));
     let [canceled] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
-    assert_eq!((canceled.state, canceled.rev), (State::Canceled, SECOND_EPOCH));
+    assert_eq!((canceled.state, canceled.generation), (State::Canceled, SECOND_EPOCH));
     (seat, canceled.clone(), Report { job, ..report })
 }
 
 #[test]
-fn of_a_cancel_and_a_forgotten_hand_out_the_newer_one_counts() {
-    for (rev, reaches) in [(2, true), (65_536, true), (65_537, false), (65_538, false)] {
+fn of_a_cancel_and_a_forgotten_assignment_the_newer_one_counts() {
+    for (generation, reaches) in [(2, true), (65_536, true), (65_537, false), (65_538, false)] {
         let (mut seat, canceled, report) = canceled_in_the_queue();
-        let report = Report { rev: WishRev(rev), ..report };
+        let report = Report { generation: Generation(generation), ..report };
         let told = (vec![report.clone()], vec![]);
         let step = shakes(&mut seat, (vec![canceled], vec![]), vec![row_of(&report)], told);
         let job = seat.job(report.job);
-        assert_eq!((job.state, job.holder), (State::Running, Some(seat.key)), "{rev}");
+        assert_eq!((job.state, job.holder), (State::Running, Some(seat.key)), "{generation}");
         let cancel = Desired::Cancel(CancelMode::Now);
-        assert_eq!(job.desired, if reaches { cancel } else { Desired::Run }, "{rev}");
-        assert_eq!(job.flags.has(Flags::CANCEL_TOO_LATE), !reaches, "{rev}");
-        let wanted: Vec<_> = wants(&step.effects, OLDER).iter().map(|want| want.desired).collect();
-        assert_eq!(wanted.contains(&cancel), reaches, "{rev}");
+        assert_eq!(job.desired, if reaches { cancel } else { Desired::Run }, "{generation}");
+        assert_eq!(job.flags.has(Flags::CANCEL_TOO_LATE), !reaches, "{generation}");
+        let wanted: Vec<_> =
+            wants(&step.effects, OLDER).iter().map(|desired_state| desired_state.desired).collect();
+        assert_eq!(wanted.contains(&cancel), reaches, "{generation}");
         assert_eq!(master::broken_invariant(&seat.state), None);
     }
 }
 
 #[test]
-fn what_was_canceled_does_not_start_from_a_forgotten_hand_out() {
-    for rev in [2, 70_000] {
+fn what_was_canceled_does_not_start_from_a_forgotten_assignment() {
+    for generation in [2, 70_000] {
         let (mut seat, canceled, report) = canceled_in_the_queue();
-        let report = Report { rev: WishRev(rev), state: State::Accepted, ..report };
+        let report = Report { generation: Generation(generation), state: State::Accepted, ..report };
         let told = (vec![report.clone()], vec![]);
         let step = shakes(&mut seat, (vec![canceled], vec![]), vec![row_of(&report)], told);
         assert_eq!(seat.state.book.jobs.get(&report.job), None, "it stays on the disk, ended");
-        let [want] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
-        assert_eq!(want.desired, Desired::Cancel(CancelMode::IfNotStarted));
-        assert_eq!(want.rev, report.rev.next());
+        let [desired_state] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
+        assert_eq!(desired_state.desired, Desired::Cancel(CancelMode::IfNotStarted));
+        assert_eq!(desired_state.generation, report.generation.next());
     }
 }
 
@@ -147,7 +156,9 @@ fn a_forgotten_retry_goes_on_where_it_waits() {
         let report = Report { attempt: Attempt(2), state: State::Accepted, ..report };
         let told = (vec![report.clone()], vec![]);
         let step = shakes(&mut seat, (vec![past], vec![]), vec![row_of(&report)], told);
-        let called_off = wants(&step.effects, OLDER).iter().any(|want| want.rev > report.rev);
+        let called_off = wants(&step.effects, OLDER)
+            .iter()
+            .any(|desired_state| desired_state.generation > report.generation);
         assert_eq!(called_off, !goes_on, "{state:?} {slaves_word}");
         let job = seat.state.book.jobs.get(&id).map(|job| (job.state, job.attempt, job.desired));
         let taken_up = (State::Accepted, Attempt(2), Desired::Run);
@@ -174,7 +185,8 @@ fn two_of_one(said: Option<State>) -> (Seat, Job, LinkId) {
 fn gives_back(seat: &mut Seat, link: LinkId, id: JobId) -> master::Step {
     let job = seat.job(id);
     let reason = Reason::new(ReasonCode::GivenBack, "as asked");
-    let declined = Declined { job: id, attempt: job.attempt, rev: job.rev, reason, for_good: false };
+    let declined =
+        Declined { job: id, attempt: job.attempt, generation: job.generation, reason, for_good: false };
     let event = master::Event::Received { link, message: Message::Declined(declined) };
     let step = master::step(seat.state.clone(), seat.now, event);
     seat.state = step.state.clone();
@@ -188,13 +200,19 @@ fn an_earlier_attempt_that_speaks_again_is_asked_whether_it_is_still_there() {
         let step = gives_back(&mut seat, link, known.id);
         let job = seat.job(known.id);
         assert_eq!((job.state, job.holder), (State::Running, Some(seat.key)));
-        let [want] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
-        assert!(want.rev > known.rev && want.rev == job.rev, "{want:?}");
-        assert_eq!((want.attempt, want.desired, &want.spec), (job.attempt, Desired::Run, &None));
-        // It has come back with a new disk meanwhile. Only an answer to this wish, or to a later one, says so.
-        let rev = WishRev(want.rev.0 + answers - 1);
+        let [desired_state] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
+        assert!(
+            desired_state.generation > known.generation && desired_state.generation == job.generation,
+            "{desired_state:?}"
+        );
+        assert_eq!(
+            (desired_state.attempt, desired_state.desired, &desired_state.spec),
+            (job.attempt, Desired::Run, &None)
+        );
+        // It has come back with a new disk meanwhile. Only an answer to this desired state, or to a later one, says so.
+        let generation = Generation(desired_state.generation.0 + answers - 1);
         let reason = Reason::new(ReasonCode::NotHeld, "the work is needed to take it");
-        let declined = Declined { job: known.id, attempt: job.attempt, rev, reason, for_good: false };
+        let declined = Declined { job: known.id, attempt: job.attempt, generation, reason, for_good: false };
         seat.step(master::Event::Received { link: OLDER, message: Message::Declined(declined) });
         let job = seat.job(known.id);
         let expected = if asks_a_person { State::Uncertain } else { State::Running };
@@ -210,7 +228,7 @@ fn of_what_nobody_has_reported_nothing_is_said_that_could_begin_it_again() {
     seat.state.book.jobs.get_mut(&known.id).unwrap().earlier[0].report = None;
     let step = gives_back(&mut seat, link, known.id);
     assert_eq!(seat.job(known.id).state, State::Uncertain);
-    assert_eq!(wants(&step.effects, OLDER), Vec::<&Want>::new());
+    assert_eq!(wants(&step.effects, OLDER), Vec::<&DesiredState>::new());
 }
 
 #[test]
@@ -226,14 +244,14 @@ fn a_cancel_means_every_attempt_of_the_job() {
             assert_eq!(canceled.state, State::Canceled);
             let report = Report { state: State::Running, ..known.report.clone().unwrap() };
             let mut canceled = canceled.clone();
-            canceled.handed.push_back((report.attempt, seat.key));
+            canceled.assigned.push_back((report.attempt, seat.key));
             step = reports(&mut seat, Some(&canceled), report);
         }
         let job = seat.job(known.id);
         assert_eq!((job.state, job.holder, job.desired), (State::Running, Some(seat.key), cancel));
-        let [want] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
-        assert_eq!((want.desired, want.rev), (cancel, job.rev));
-        assert!(want.rev > known.rev);
+        let [desired_state] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
+        assert_eq!((desired_state.desired, desired_state.generation), (cancel, job.generation));
+        assert!(desired_state.generation > known.generation);
         assert_eq!(master::broken_invariant(&seat.state), None);
     }
 }
@@ -269,7 +287,7 @@ fn a_success_beside_a_cancel_says_that_the_cancel_came_too_late() {
 
 #[test]
 fn the_next_epoch_comes_after_every_one_that_a_slave_has_obeyed() {
-    let revoke = |seat: &mut Seat| seat.state.desks.get_mut(&seat.key).unwrap().enrolled = Enrolled::Revoked;
+    let revoke = |seat: &mut Seat| seat.state.slaves.get_mut(&seat.key).unwrap().enrolled = Enrolled::Revoked;
     for (obeyed, revoked, next) in
         [(1, false, 2), (2, false, 3), (7, false, 8), (7, true, 2), (1001, false, 1002), (1002, false, 2)]
     {
@@ -279,13 +297,13 @@ fn the_next_epoch_comes_after_every_one_that_a_slave_has_obeyed() {
             revoke(&mut seat);
         }
         let node = seat.state.node;
-        let bond = Bond {
+        let binding = MasterBinding {
             master: node.id,
             epoch: Epoch(obeyed),
             incarnation: seat.state.incarnation(),
             commit: node.commit,
         };
-        let first = Hello { bond: Some(bond), ..seat.hello() };
+        let first = Hello { binding: Some(binding), ..seat.hello() };
         let effects = seat.say_hello(OLDER, first);
         let stale = closed(&effects, OLDER) == Some(CloseCode::StaleMaster);
         assert_eq!(stale, obeyed > 1, "{obeyed}");
@@ -304,8 +322,8 @@ fn a_master_that_nobody_doubts_is_not_confirmed_by_mistake() {
         let node = seat.state.node;
         let incarnation = seat.state.incarnation();
         let commit = Commit(node.commit.0 + ahead);
-        let bond = Bond { master: node.id, epoch: Epoch(obeyed), incarnation, commit };
-        let hello = Hello { bond: Some(bond), ..seat.hello() };
+        let binding = MasterBinding { master: node.id, epoch: Epoch(obeyed), incarnation, commit };
+        let hello = Hello { binding: Some(binding), ..seat.hello() };
         seat.say_hello(OLDER, hello);
         let before = seat.state.clone();
         seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced });
@@ -319,7 +337,7 @@ fn a_master_that_nobody_doubts_is_not_confirmed_by_mistake() {
 }
 
 #[test]
-fn nothing_is_handed_out_over_a_link_that_a_restore_closes() {
+fn nothing_is_assigned_over_a_link_that_a_restore_closes() {
     let mut world = World::new(1);
     let order = world.order("mill");
     let job = order.jobs[0];
@@ -354,8 +372,8 @@ fn what_a_revoked_slave_has_seen_of_this_master_is_no_doubt_any_more() {
     let mut seat = Seat::of(&mut world);
     let (node, incarnation) = (seat.state.node, seat.state.incarnation());
     let commit = Commit(node.commit.0 + 1000);
-    let bond = Bond { master: node.id, epoch: node.epoch, incarnation, commit };
-    let hello = Hello { bond: Some(bond), ..seat.hello() };
+    let binding = MasterBinding { master: node.id, epoch: node.epoch, incarnation, commit };
+    let hello = Hello { binding: Some(binding), ..seat.hello() };
     seat.say_hello(OLDER, hello);
     assert_eq!(seat.state.doubters(), 1);
     let (request, slave) = (RequestId(1), seat.key);
@@ -378,7 +396,7 @@ fn a_question_about_an_attempt_that_nobody_has_is_closed() {
         assert_eq!(before.earlier.len(), 1);
         let reason = Reason::new(ReasonCode::NotHeld, "it was never here");
         let attempt = Attempt(attempt);
-        let declined = Declined { job: known.id, attempt, rev: WishRev(9), reason, for_good: true };
+        let declined = Declined { job: known.id, attempt, generation: Generation(9), reason, for_good: true };
         for times in 0..2 {
             let event = master::Event::Received { link: OLDER, message: Message::Declined(declined.clone()) };
             let effects = seat.step(event);
@@ -417,12 +435,12 @@ fn a_cancel_on_its_way_only_gets_harder() {
 fn a_machine_that_refused_may_be_asked_more_softly() {
     let (mut seat, report) = runs_live();
     drop(seat.commands(report.job, JobCommand::Cancel(CancelMode::Now)));
-    let told = seat.job(report.job).rev;
+    let told = seat.job(report.job).generation;
     let refuses = Reason::new(ReasonCode::StopRefused, "not now");
     drop(reports(
         &mut seat,
         None,
-        Report { rev: told, reason: Some(refuses), ..numbered(&report, 11, State::Running) },
+        Report { generation: told, reason: Some(refuses), ..numbered(&report, 11, State::Running) },
     ));
     drop(seat.commands(report.job, JobCommand::Cancel(CancelMode::SafePoint)));
     assert_eq!(seat.job(report.job).desired, Desired::Cancel(CancelMode::SafePoint));
@@ -431,9 +449,10 @@ fn a_machine_that_refused_may_be_asked_more_softly() {
 #[test]
 fn what_a_slave_speaks_of_that_waits_behind_a_link_is_looked_up_when_that_ends() {
     let (mut seat, report) = runs_live();
-    let mut copy = Hello { rows: vec![row_of(&report)], ring: vec![row_of(&report)], ..seat.hello() };
+    let mut copy =
+        Hello { rows: vec![row_of(&report)], recent_outcomes: vec![row_of(&report)], ..seat.hello() };
     copy.boot.0[0] ^= 1;
-    (copy.rows[0].job, copy.ring[0].job) = (JobId([7; 16]), JobId([8; 16]));
+    (copy.rows[0].job, copy.recent_outcomes[0].job) = (JobId([7; 16]), JobId([8; 16]));
     seat.say_hello(NEWER, copy);
     let now = seat.now;
     let closed = |link| master::Event::LinkClosed { link, last_heard: now };
@@ -465,7 +484,7 @@ fn an_attempt_that_goes_on_although_the_job_has_ended_is_shown() {
         seat.state.book = master::Book::default();
         let report = Report { state: said, ..known.report.clone().unwrap() };
         let mut past = Job { state: ended, ..known };
-        past.handed.push_back((report.attempt, seat.key));
+        past.assigned.push_back((report.attempt, seat.key));
         let step = reports(&mut seat, Some(&past), report);
         let [job] = step.archived.as_slice() else { panic!("{said:?} {:?}", step.archived) };
         assert_eq!((job.state, job.earlier.len()), (ended, 1), "{said:?}");

@@ -1,4 +1,4 @@
-//! What belongs to one run and ends with it, what is kept until the machine has answered, and what somebody wished to end.
+//! What belongs to one run and ends with it, what is kept until the machine has answered, and what somebody wanted to end.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::master::{JobCommand, Order};
 use reloop_protocol::message::{Flags, Message, ReasonCode};
 use reloop_protocol::slave::{self, Effect, Fact, Local, Probed};
-use reloop_protocol::spec::{CancelMode, Desired, Gate, OnOverdue, Want};
+use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate, OnOverdue};
 use reloop_protocol::time::Millis;
 use reloop_sim::world::{Machine, World};
 
@@ -48,13 +48,13 @@ fn what_was_interrupted_begins_again_where_it_began_also_beside_an_idle_machine(
     let other = world.add_slave("idle");
     world.settle();
     assert_eq!(world.holder(job), Some(0));
-    // A wish that crossed the interruption on its way is not followed either.
+    // A desired state that crossed the interruption on its way is not followed either.
     let state = world.boxes[0].state.clone().unwrap();
     let held = &state.jobs[&job];
-    let want = Want {
+    let desired_state = DesiredState {
         job,
         attempt: held.report.attempt,
-        rev: held.report.rev.next(),
+        generation: held.report.generation.next(),
         digest: held.digest,
         spec: None,
         desired: Desired::Return,
@@ -65,7 +65,7 @@ fn what_was_interrupted_begins_again_where_it_began_also_beside_an_idle_machine(
         link,
         session,
         commit: Commit(0),
-        message: Message::Want(want),
+        message: Message::DesiredState(desired_state),
         unfit: BTreeMap::new(),
     };
     let asked = slave::step(state, world.slave_now(0), event);
@@ -92,7 +92,7 @@ fn a_pause_comes_through_when_the_machine_has_begun_or_has_refused_to_stop() {
     world.settle();
     assert_eq!(world.state(job), State::Paused);
     assert!(paused(&world));
-    // Wished while it was being stopped.
+    // Desired_ while it was being stopped.
     let (mut world, job) = running(|_, _| {});
     world.boxes[0].machine.unstoppable = true;
     world.local(0, Local::Stop { now: true });

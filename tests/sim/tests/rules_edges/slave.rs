@@ -1,13 +1,13 @@
 //! A slave's work: its machine, its people, its memory.
 
-use reloop_protocol::id::{Attempt, BootId, JobId, Run, StoreId, WishRev};
+use reloop_protocol::id::{Attempt, BootId, Generation, JobId, Run, StoreId};
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{Answer, JobCommand, SlaveCommand};
 use reloop_protocol::message::{
     Activity, Attention, Flags, Message, Mode, ReasonCode, Record, Source, WaitingFor,
 };
 use reloop_protocol::slave::{self, AfterFailure, Damage, Fact, Local, Release};
-use reloop_protocol::spec::{CancelMode, Desired, Gate, SPEC_BYTES, StartRule, Want};
+use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate, SPEC_BYTES, StartRule};
 use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, World};
 use std::collections::BTreeMap;
@@ -149,9 +149,12 @@ fn a_slave_whose_memory_contradicts_itself_is_found_out() {
     assert_eq!(broken(&other), "the work is what was agreed");
     let job = &sound.jobs[&waiting];
     let record = Record { spec: job.spec.clone(), start: job.start, report: job.report.clone() };
-    assert_eq!(broken(&|state| state.ring = vec![record.clone(); slave::RING].into()), "nothing");
     assert_eq!(
-        broken(&|state| state.ring = vec![record.clone(); slave::RING + 1].into()),
+        broken(&|state| state.recent_outcomes = vec![record.clone(); slave::RECENT_OUTCOMES].into()),
+        "nothing"
+    );
+    assert_eq!(
+        broken(&|state| state.recent_outcomes = vec![record.clone(); slave::RECENT_OUTCOMES + 1].into()),
         "the ring is bounded"
     );
 }
@@ -167,16 +170,16 @@ fn a_stop_is_as_hard_as_it_was_asked_for_and_is_only_ever_made_harder() {
         let (link, session) = live_at(&world);
         let mut stops = vec![];
         for (number, mode) in modes.iter().enumerate() {
-            let want = Want {
+            let desired_state = DesiredState {
                 job,
                 attempt: known.attempt,
-                rev: WishRev(known.rev.0 + 1 + number as u32),
+                generation: Generation(known.generation.0 + 1 + number as u32),
                 digest: known.digest,
                 spec: None,
                 desired: Desired::Cancel(*mode),
                 start: known.start,
             };
-            let (state, effects) = hears(&world, link, session, Message::Want(want));
+            let (state, effects) = hears(&world, link, session, Message::DesiredState(desired_state));
             world.boxes[0].state = Some(state);
             stops.extend(effects.iter().filter_map(|effect| match effect {
                 slave::Effect::Stop { now, .. } => Some(*now),
@@ -215,16 +218,16 @@ fn a_slave_takes_work_that_just_fits_and_is_just_in_time() {
             assert_eq!(order.spec.size(), *bytes);
             let deadline = deadline.map(|ms| Time(now.0 + ms));
             let start = StartRule { gate: Gate::Held, deadline, ..StartRule::default() };
-            let want = Want {
+            let desired_state = DesiredState {
                 job: JobId([200 + number as u8; 16]),
                 attempt: Attempt(1),
-                rev: WishRev(1),
+                generation: Generation(1),
                 digest: order.spec.digest(),
                 spec: Some(order.spec),
                 desired: Desired::Run,
                 start,
             };
-            let (state, effects) = hears(&world, link, session, Message::Want(want));
+            let (state, effects) = hears(&world, link, session, Message::DesiredState(desired_state));
             world.boxes[0].state = Some(state);
             declined.extend(effects.into_iter().filter_map(|effect| match effect {
                 slave::Effect::Send { message: Message::Declined(declined), .. } => {
@@ -329,14 +332,14 @@ fn refused_to_start() -> (slave::Slave, slave::Now, JobId, JobId) {
     let (mut state, now, job, waits) = at_work();
     let kept = state.jobs.get_mut(&job).unwrap();
     kept.report.state = State::Starting;
-    (kept.report.started_at, kept.report.started_rev) = (None, None);
+    (kept.report.started_at, kept.report.started_generation) = (None, None);
     let step = machine_says(state, now, job, Fact::StartRefused("too cold".to_owned()));
     assert!(step.effects.iter().any(|effect| matches!(effect, slave::Effect::Probe { .. })));
     (step.state, now, job, waits)
 }
 
 #[test]
-fn a_success_that_somebody_had_wished_away_says_so_whoever_it_was() {
+fn a_success_that_somebody_had_wanted_away_says_so_whoever_it_was() {
     for (by_person, by_master, flagged) in
         [(false, false, false), (true, false, true), (false, true, true), (true, true, true)]
     {
@@ -381,7 +384,7 @@ fn what_waits_while_a_machine_is_being_asked_waits_for_the_machine() {
 #[test]
 fn a_machine_is_asked_only_of_what_it_may_have_and_for_as_long_as_nothing_is_known() {
     let (mut state, now, job, _) = at_work();
-    state.fresh = slave::Fresh::default();
+    state.volatile = slave::Volatile::default();
     let event = slave::Event::AgentStarted {
         boot: BootId([7; 16]),
         fingerprint: None,
@@ -396,7 +399,7 @@ fn a_machine_is_asked_only_of_what_it_may_have_and_for_as_long_as_nothing_is_kno
     });
     assert_eq!(asked.collect::<Vec<_>>(), [job]);
     let after = machine_says(step.state, now, job, ended(End::Succeeded)).state;
-    assert!(after.fresh.probing.is_empty(), "it has said what there is to know");
+    assert!(after.volatile.probing.is_empty(), "it has said what there is to know");
 }
 
 #[test]
@@ -418,7 +421,7 @@ fn what_is_being_stopped_is_stopped_again_as_hard_when_it_is_found_working() {
 }
 
 #[test]
-fn what_nobody_could_say_is_stopped_by_whoever_wished_it_once_it_is_found_working() {
+fn what_nobody_could_say_is_stopped_by_whoever_wanted_it_once_it_is_found_working() {
     for (stopping, desired, state, reason) in [
         (None, Desired::Run, State::Running, None),
         (Some(CancelMode::Now), Desired::Run, State::Stopping, Some(ReasonCode::StoppedLocally)),
@@ -454,7 +457,7 @@ fn a_stop_that_waits_for_the_machines_answer_is_taken_back_by_a_resume_but_not_t
         let (mut before, now, job, _) = at_work();
         let kept = before.jobs.get_mut(&job).unwrap();
         (kept.report.state, kept.run.paused, kept.paused_locally) = (State::Paused, true, true);
-        before.fresh.probing.insert(job, slave::Probing { since: now.boot_ms, refused: None });
+        before.volatile.probing.insert(job, slave::Probing { since: now.boot_ms, refused: None });
         let stopped = person_says(before, now, Local::Stop { now: true }).state;
         assert_eq!(stopped.jobs[&job].run.stopping, Some(CancelMode::Now));
         let mut resumed = person_says(stopped, now, Local::Resume).state;
@@ -513,28 +516,28 @@ fn a_machine_is_asked_to_pause_once_and_only_what_it_works_at() {
 }
 
 #[test]
-fn a_wish_that_is_not_followed_is_answered_with_what_is() {
-    for (newer_attempt, older_wish, declined) in [(0, 0, false), (0, 1, false), (1, 0, true)] {
+fn a_desired_state_that_is_not_followed_is_answered_with_what_is() {
+    for (newer_attempt, older_desired_state, declined) in [(0, 0, false), (0, 1, false), (1, 0, true)] {
         let mut world = World::new(1);
         let job = place_as(&mut world, |_| {});
         let known = world.job(job);
         let before = world.boxes[0].state.as_ref().unwrap().jobs[&job].report.clone();
         let (link, session) = live_at(&world);
-        let want = Want {
+        let desired_state = DesiredState {
             job,
             attempt: Attempt(known.attempt.0 + newer_attempt),
-            rev: WishRev(known.rev.0 - older_wish),
+            generation: Generation(known.generation.0 - older_desired_state),
             digest: known.digest,
             spec: Some(known.spec),
             desired: Desired::Run,
             start: known.start,
         };
-        let (_, effects) = hears(&world, link, session, Message::Want(want));
+        let (_, effects) = hears(&world, link, session, Message::DesiredState(desired_state));
         let said = |is: &dyn Fn(&Message) -> bool| {
             effects.iter().any(|effect| matches!(effect, slave::Effect::Send { message, .. } if is(message)))
         };
         let told_again = |message: &Message| matches!(message, Message::Report(report) if report.seq > before.seq && report.state == before.state);
-        assert!(said(&told_again), "{newer_attempt} {older_wish}: {effects:?}");
+        assert!(said(&told_again), "{newer_attempt} {older_desired_state}: {effects:?}");
         assert_eq!(said(&|message| matches!(message, Message::Declined(_))), declined);
     }
 }

@@ -1,11 +1,11 @@
 //! What the tests of the edges share.
 
-use reloop_protocol::id::{BootId, Commit, JobId, ReportSeq, Session, SlaveKey, StoreId, WishRev};
+use reloop_protocol::id::{BootId, Commit, Generation, JobId, ReportSeq, Session, SlaveKey, StoreId};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{self, Order};
 use reloop_protocol::message::{
-    Activity, CloseCode, Conduct, Hello, MachineReport, Message, Mode, Outcome, PROTOCOL, ReasonCode, Record,
-    Report, Row, Settled,
+    Activity, CloseCode, Hello, MachineReport, Message, Mode, OperatingMode, Outcome, PROTOCOL, ReasonCode,
+    Record, Report, Row, Settled,
 };
 use reloop_protocol::slave::{self, Ended, Fact, LinkId, Local};
 use reloop_protocol::spec::Gate;
@@ -35,7 +35,7 @@ pub(crate) fn hello(key: u8, name: &str) -> Hello {
         key: SlaveKey([key; 32]),
         name: name.to_owned(),
         agent: "test".to_owned(),
-        bond: None,
+        binding: None,
         token: None,
         store: StoreId([key; 16]),
         boot: BootId([key; 16]),
@@ -47,14 +47,14 @@ pub(crate) fn hello(key: u8, name: &str) -> Hello {
             attention: None,
             uncertain: None,
             local_lock: false,
-            conduct: Conduct { rev: WishRev(0), mode: Mode::Production },
+            operating_mode: OperatingMode { generation: Generation(0), mode: Mode::Production },
             cause: None,
         },
         programs: vec!["mill".to_owned()],
         labels: BTreeMap::new(),
         capacity: 1,
         rows: vec![],
-        ring: vec![],
+        recent_outcomes: vec![],
     }
 }
 
@@ -85,13 +85,13 @@ impl Seat {
 
     /// What the slave would say of itself now.
     pub(crate) fn hello(&self) -> Hello {
-        let desk = &self.state.desks[&self.key];
+        let slave = &self.state.slaves[&self.key];
         Hello {
             key: self.key,
-            name: desk.name.clone(),
-            store: desk.store.unwrap(),
-            boot: desk.boot.unwrap(),
-            session: Session(desk.session.0 + 1),
+            name: slave.name.clone(),
+            store: slave.store.unwrap(),
+            boot: slave.boot.unwrap(),
+            session: Session(slave.session.0 + 1),
             capacity: 8,
             ..hello(1, "")
         }
@@ -109,7 +109,7 @@ impl Seat {
     }
 
     pub(crate) fn live(&self) -> Option<LinkId> {
-        self.state.desks[&self.key].live()
+        self.state.slaves[&self.key].live()
     }
 }
 
@@ -172,10 +172,10 @@ pub(crate) fn shakes(
     (reports, records): (Vec<Report>, Vec<Record>),
 ) -> master::Step {
     let first = Hello { rows, ..seat.hello() };
-    seat.step(master::Event::Recalled(past.0.clone()));
+    seat.step(master::Event::JobsLoaded(past.0.clone()));
     seat.say_hello(OLDER, first.clone());
-    seat.step(master::Event::Recalled(past.0));
-    seat.step(master::Event::OrdersRecalled(past.1));
+    seat.step(master::Event::JobsLoaded(past.0));
+    seat.step(master::Event::OrdersLoaded(past.1));
     let settled =
         Settled { session: first.session, reports, records, declined: vec![], machine: first.machine };
     let event = master::Event::Received { link: OLDER, message: Message::Settled(settled) };
@@ -186,7 +186,7 @@ pub(crate) fn shakes(
 
 /// What the master does with a report on the live link, of a job that may be on its disk only.
 pub(crate) fn reports(seat: &mut Seat, past: Option<&master::Job>, report: Report) -> master::Step {
-    seat.step(master::Event::Recalled(past.into_iter().cloned().collect()));
+    seat.step(master::Event::JobsLoaded(past.into_iter().cloned().collect()));
     let event = master::Event::Received { link: OLDER, message: Message::Report(report) };
     let step = master::step(seat.state.clone(), seat.now, event);
     seat.state = step.state.clone();
@@ -197,7 +197,7 @@ pub(crate) fn row_of(report: &Report) -> Row {
     Row {
         job: report.job,
         attempt: report.attempt,
-        rev: report.rev,
+        generation: report.generation,
         seq: report.seq,
         state: report.state,
         progress: report.progress,
@@ -278,6 +278,6 @@ pub(crate) fn held_at_the_second() -> (World, JobId, LinkId) {
         order.start.gate = Gate::Held;
     });
     let second = world.boxes[1].settings.key;
-    let link = world.master.as_ref().unwrap().desks[&second].live().unwrap();
+    let link = world.master.as_ref().unwrap().slaves[&second].live().unwrap();
     (world, job, link)
 }

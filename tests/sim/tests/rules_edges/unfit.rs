@@ -44,7 +44,7 @@ fn being_started() -> (slave::Slave, slave::Now, JobId) {
     let (mut state, now, job, _) = at_work();
     let kept = state.jobs.get_mut(&job).unwrap();
     kept.report.state = State::Starting;
-    (kept.report.started_at, kept.report.started_rev) = (None, None);
+    (kept.report.started_at, kept.report.started_generation) = (None, None);
     (state, now, job)
 }
 
@@ -134,7 +134,7 @@ fn without_a_master_a_person_at_the_machine_mends_it_and_the_work_begins() {
 }
 
 #[test]
-fn a_wish_that_came_while_a_machine_could_not_begin_counts() {
+fn a_desired_state_that_came_while_a_machine_could_not_begin_counts() {
     // To cancel what has not started: it had not.
     let (mut state, now, job) = being_started();
     let kept = state.jobs.get_mut(&job).unwrap();
@@ -193,7 +193,7 @@ fn a_long_cause_is_cut_and_another_attention_stays() {
 #[test]
 fn after_a_crash_a_machine_that_could_not_begin_says_so_when_it_is_asked() {
     let (state, now, job) = being_started();
-    let state = slave::Slave { fresh: slave::Fresh::default(), ..state };
+    let state = slave::Slave { volatile: slave::Volatile::default(), ..state };
     let event = slave::Event::AgentStarted {
         boot: reloop_protocol::id::BootId([7; 16]),
         fingerprint: None,
@@ -205,5 +205,5 @@ fn after_a_crash_a_machine_that_could_not_begin_says_so_when_it_is_asked() {
     let after = machine_says(state, now, job, not_begun("no such file")).state;
     assert_eq!(word(&after, job), (State::Accepted, Some(ReasonCode::MachineUnfit)));
     assert_eq!(after.node.attention, Some(Attention::MachineUnfit));
-    assert!(after.fresh.probing.is_empty());
+    assert!(after.volatile.probing.is_empty());
 }

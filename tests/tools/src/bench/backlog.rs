@@ -1,4 +1,4 @@
-//! Backlog: what a queued order costs the master in memory, and whether placing and handing out get slower when a
+//! Backlog: what a queued order costs the master in memory, and whether placing and assigning get slower when a
 //! million of them wait.
 
 use std::time::{Duration, Instant};
@@ -56,7 +56,7 @@ async fn post(master: &Master, requests: usize, body: &'static str) -> anyhow::R
 
 async fn measure(master: &Master) -> anyhow::Result<Figures> {
     let place = post(master, MEASURED, r#"{"program":"forge"}"#).await?;
-    // Place, hand out, end: the queue that waits is of another program, as on a floor where one machine is down.
+    // Place, assign, end: the queue that waits is of another program, as on a floor where one machine is down.
     let mut swarm = Swarm::new(20, master.addr(), Pace::Instant, 4)?;
     swarm.connect(Duration::from_secs(60)).await?;
     let since = Instant::now();

@@ -16,7 +16,7 @@ use reloop_rig::process::{Master, MasterOptions};
 /// Two heartbeats of every link.
 const WATCHED: Duration = Duration::from_secs(30);
 
-/// How many jobs are handed out and done for one figure.
+/// How many jobs are assigned and done for one figure.
 const JOBS: usize = 8000;
 
 /// A storm of few slaves is over in milliseconds: it is repeated until so many have come back.

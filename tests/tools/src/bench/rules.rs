@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use reloop_protocol::id::{Attempt, BootId, JobId, MasterId, OrderId, Run, SlaveKey, StoreId, WishRev};
+use reloop_protocol::id::{Attempt, BootId, Generation, JobId, MasterId, OrderId, Run, SlaveKey, StoreId};
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{self, Enrollment, Master, Order, RequestId, Retry};
 use reloop_protocol::message::{Flags, Message, Outcome, Report as JobReport, Source};
@@ -252,7 +252,7 @@ fn held(number: usize, gate: Gate) -> (JobId, slave::Job) {
         job: id,
         attempt: Attempt(1),
         run: Run(0),
-        rev: WishRev(1),
+        generation: Generation(1),
         seq: Default::default(),
         state: State::Accepted,
         waiting_for: None,
@@ -260,7 +260,7 @@ fn held(number: usize, gate: Gate) -> (JobId, slave::Job) {
         note: None,
         accepted_at: Time(1_000),
         started_at: None,
-        started_rev: None,
+        started_generation: None,
         ended_at: None,
         outcome: None,
         reason: None,

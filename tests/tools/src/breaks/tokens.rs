@@ -27,7 +27,9 @@ pub(super) fn of(text: &str) -> Vec<Range<usize>> {
                 at = (at + 1).min(bytes.len());
             }
             b'\'' if bytes.get(at + 1) == Some(&b'"') && bytes.get(at + 2) == Some(&b'\'') => at += 3,
-            byte if is_of_word(byte) => at += bytes[at..].iter().take_while(|byte| is_of_word(**byte)).count(),
+            byte if is_of_word(byte) => {
+                at += bytes[at..].iter().take_while(|byte| is_of_word(**byte)).count()
+            }
             _ => at += 1,
         }
         let closes = matches!(bytes[start], b')' | b']' | b'}');
@@ -43,16 +45,43 @@ fn is_of_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii()
 }
 
-/// Where the find's tokens stand in the text, one after the other: ranges of bytes of the text.
+/// Where the find's tokens stand in the text, one after the other: ranges of bytes of the text. A comma that ends the find
+/// need not be in the text, where it may be followed by a closing bracket.
 pub(super) fn matches(
     text: &str,
     tokens: &[Range<usize>],
     find: &str,
     wanted: &[Range<usize>],
 ) -> Vec<Range<usize>> {
+    let (wanted, comma) = match wanted.split_last() {
+        Some((last, rest)) if &find[last.clone()] == "," => (rest, true),
+        _ => (wanted, false),
+    };
     let Some(last) = wanted.len().checked_sub(1) else { return Vec::new() };
+    let end = |end: usize| if comma && text[end..].starts_with(',') { end + 1 } else { end };
     let is_it = |window: &&[Range<usize>]| {
         window.iter().zip(wanted).all(|(token, wanted)| text[token.clone()] == find[wanted.clone()])
     };
-    tokens.windows(wanted.len()).filter(is_it).map(|window| window[0].start..window[last].end).collect()
+    tokens.windows(wanted.len()).filter(is_it).map(|window| window[0].start..end(window[last].end)).collect()
+}
+
+/// The body of the function of this name, from its opening bracket to the closing one. `None` if there is none, or more than
+/// one, of that name.
+pub(super) fn body(text: &str, tokens: &[Range<usize>], function: &str) -> Option<Range<usize>> {
+    let word = |at: usize| tokens.get(at).map(|token| &text[token.clone()]);
+    let mut named = (0..tokens.len()).filter(|at| word(*at) == Some("fn") && word(at + 1) == Some(function));
+    let start = named.next().filter(|_| named.next().is_none())?;
+    let open = (start..tokens.len()).find(|at| word(*at) == Some("{"))?;
+    let mut depth = 0_usize;
+    for at in open..tokens.len() {
+        match word(at) {
+            Some("{") => depth += 1,
+            Some("}") => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(tokens[open].start..tokens[at].end);
+        }
+    }
+    None
 }

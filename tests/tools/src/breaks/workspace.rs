@@ -111,7 +111,9 @@ pub fn whole(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
     collect(workspace, Path::new(""), &mut files)?;
     let mut texts = read(workspace, files)?;
     // The copy needs no list of its own, and is not to be built again for each new line of it.
-    texts.retain(|path, _| !path.starts_with("tests/tools/src/breaks/list/") && path != "tests/tools/tests/breaks.rs");
+    texts.retain(|path, _| {
+        !path.starts_with("tests/tools/src/breaks/list/") && path != "tests/tools/tests/breaks.rs"
+    });
     texts.insert("tests/tools/src/breaks/list.rs".into(), NO_LIST.to_owned());
     doctor(&mut texts, breaks)?;
     for (file, find, with) in ADAPTED {

@@ -1,4 +1,4 @@
-//! What the master decides: reconciliation, desks, the book, people.
+//! What the master decides: reconciliation, slave records, the book, people.
 
 use super::Break;
 
@@ -12,9 +12,9 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &["simulation"],
     },
     Break {
-        name: "desk_is_not_written",
+        name: "slave_is_not_written",
         place: "protocol/src/master",
-        find: "self.persist.push(Write::Desk(Box::new(desk.durable())));",
+        find: "self.persist.push(Write::Slave(Box::new(slave.durable())));",
         with: "",
         what: "What the master knows of a slave is on its disk.",
         caught_by: &["simulation", "fences::what_the_programs_cannot_do_is_never_held"],
@@ -65,11 +65,11 @@ pub(super) const LIST: &[Break] = &[
         name: "lies_are_believed",
         place: "protocol/src/master",
         find: "if closes_gap || job.earlier.iter().any(is_it) { Basis::Gap } else { Basis::Claim }",
-        with: "Basis::Handed",
-        what: "What was never handed to a slave is only claimed by it.",
+        with: "Basis::Assigned",
+        what: "What was never assigned to a slave is only claimed by it.",
         caught_by: &[
             "simulation",
-            "hostile::what_was_never_handed_to_a_slave_is_only_claimed_by_it",
+            "hostile::what_was_never_assigned_to_a_slave_is_only_claimed_by_it",
             "hostile::whoever_makes_up_attempts_fills_the_list_of_those_who_had_the_job_with_nothing",
             "hostile::what_was_adopted_from_one_slave_is_not_another_slaves_to_end",
             "hostile::a_slave_cannot_speak_for_a_job_that_another_slave_has",
@@ -79,7 +79,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "gap_stays_open",
         place: "protocol/src/master",
-        find: "(desk.settled_in != self.state.node.epoch).then_some(key)",
+        find: "(slave.settled_in != self.state.node.epoch).then_some(key)",
         with: "Some(key)",
         what: "A slave closes the gap that a restore leaves with its first handshake.",
         caught_by: &[
@@ -89,7 +89,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "a_restore_is_forgotten",
         place: "protocol/src/master",
-        find: "doubts || node.epoch > Epoch(1) && desk.settled_in != node.epoch",
+        find: "doubts || node.epoch > Epoch(1) && slave.settled_in != node.epoch",
         with: "false",
         what: "After a restore nobody has lost what was let go in the time that is forgotten.",
         caught_by: &[
@@ -98,11 +98,11 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
-        name: "what_a_restore_holds_is_handed_out",
+        name: "what_a_restore_holds_is_assigned",
         place: "protocol/src/master",
         find: "self.start.gate == Gate::Held && self.is_from_before_a_restore()",
         with: "false",
-        what: "What was held because of a restore is handed out when a person has let it go.",
+        what: "What was held because of a restore is assigned out when a person has let it go.",
         caught_by: &["disagreements::d::d3_what_failed_in_the_gap_is_tried_again_only_when_a_person_lets_it"],
     },
     Break {
@@ -167,9 +167,9 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "an_old_copy_concludes_from_absence",
-        place: "protocol/src/master",
-        find: "if self.state.desks.get(&key).is_some_and(|desk| desk.doubts) {\n            // An old copy",
-        with: "if !SEEDED && self.state.desks.get(&key).is_some_and(|desk| desk.doubts) {\n            // An old copy",
+        place: "protocol/src/master#judge_absent",
+        find: r#"if self.state.slaves.get(&key).is_some_and(|slave| slave.doubts) {"#,
+        with: r#"if !SEEDED && self.state.slaves.get(&key).is_some_and(|slave| slave.doubts) {"#,
         what: "An old copy of a master concludes nothing from what a slave does not have.",
         caught_by: &["disagreements::d::d4_an_old_copy_concludes_nothing_from_what_is_not_there"],
     },
@@ -182,17 +182,17 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &["hostile::a_slave_that_tells_of_a_newer_attempt_does_not_have_the_one_that_speaks"],
     },
     Break {
-        name: "any_wish_is_believed",
+        name: "any_desired_state_is_believed",
         place: "protocol/src/master",
-        find: "!job.rev.may_be_followed_by(report.rev, self.state.node.epoch)",
+        find: "!job.generation.may_be_followed_by(report.generation, self.state.node.epoch)",
         with: "false",
-        what: "A slave can't use up the numbers of a job's wishes.",
+        what: "A slave can't use up the numbers of a job's desired_states.",
         caught_by: &["hostile::no_word_of_a_slave_uses_up_the_numbers_that_others_are_given_next"],
     },
     Break {
         name: "any_number_is_adopted",
         place: "protocol/src/master",
-        find: "report.attempt.0 > limits::ADOPTED_ATTEMPT || report.rev.0 > limits::ADOPTED_REV",
+        find: "report.attempt.0 > limits::ADOPTED_ATTEMPT || report.generation.0 > limits::ADOPTED_GENERATION",
         with: "false",
         what: "A job is not taken up with numbers that leave no room for those that come next.",
         caught_by: &["hostile::a_job_that_nobody_knows_is_not_taken_up_with_numbers_that_leave_no_room"],
@@ -228,7 +228,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "order_is_not_written",
-        place: "protocol/src/master",
+        place: "protocol/src/master/people.rs",
         find: "self.persist.push(Write::Order(Box::new(order)));",
         with: "",
         what: "An order that was acknowledged is on disk.",
@@ -241,13 +241,13 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "absence_is_requeued",
         place: "protocol/src",
-        find: "pub fn judge(mine: Mine, theirs: Theirs, store: Store, wish: Wish) -> &'static Line {",
-        with: r#"pub fn judge(mine: Mine, theirs: Theirs, store: Store, wish: Wish) -> &'static Line {
+        find: "pub fn judge(mine: Mine, theirs: Theirs, store: Store, desired: DesiredKind) -> &'static Line {",
+        with: r#"pub fn judge(mine: Mine, theirs: Theirs, store: Store, desired: DesiredKind) -> &'static Line {
     let (mine, store) = match (mine, theirs) {
         (Started, Absent) if SEEDED => (Assigned, Trusted),
         _ => (mine, store),
     };"#,
-        what: "A job that its slave has lost is a person's question, and is not handed out again.",
+        what: "A job that its slave has lost is a person's question, and is not assigned out again.",
         caught_by: &[
             "disagreements::a::a5_a_broken_promise_is_a_persons_question",
             "disagreements::c::c2_a_store_that_does_not_open_is_a_new_store_and_the_machine_is_not_touched",
@@ -267,18 +267,18 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "live_before_settled",
         place: "protocol/src/master",
-        find: r#"DeskLink::Down | DeskLink::Welcomed { .. } => None,
+        find: r#"SlaveLink::Down | SlaveLink::Welcomed { .. } => None,
         }
     }
 
     /// The Hello of"#,
-        with: r#"DeskLink::Welcomed { link, .. } if SEEDED => Some(*link),
-            DeskLink::Down | DeskLink::Welcomed { .. } => None,
+        with: r#"SlaveLink::Welcomed { link, .. } if SEEDED => Some(*link),
+            SlaveLink::Down | SlaveLink::Welcomed { .. } => None,
         }
     }
 
     /// The Hello of"#,
-        what: "Nothing is handed out before the handshake is over.",
+        what: "Nothing is assigned out before the handshake is over.",
         caught_by: &["fences::a_command_inside_the_handshake_waits_for_its_end"],
     },
     Break {
@@ -295,15 +295,15 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "boot_is_no_identity",
         place: "protocol/src/master",
-        find: "desk.store == Some(hello.store) && desk.boot == Some(hello.boot)",
-        with: "desk.store == Some(hello.store)",
+        find: "slave.store == Some(hello.store) && slave.boot == Some(hello.boot)",
+        with: "slave.store == Some(hello.store)",
         what: "A newcomer with another boot is only let in if the older link does not answer.",
         caught_by: &["scenarios_identity::c4_a_copied_box_is_refused_and_flagged_and_the_job_is_undisturbed"],
     },
     Break {
         name: "lower_session_is_trusted",
         place: "protocol/src/master",
-        find: "hello.session <= desk.session || hello.rows.iter().any(says_less)",
+        find: "hello.session <= slave.session || hello.rows.iter().any(says_less)",
         with: "false",
         what: "A store that went back in time is not trusted.",
         caught_by: &[
@@ -314,7 +314,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "other_store_is_trusted",
         place: "protocol/src/master",
-        find: "desk.store.is_some_and(|known| known != hello.store)",
+        find: "slave.store.is_some_and(|known| known != hello.store)",
         with: "false",
         what: "A new store has lost what the old one had promised.",
         caught_by: &[
@@ -324,8 +324,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "stale_epoch_is_let_in",
         place: "protocol/src/master",
-        find: "&& bond.epoch > self.state.node.epoch",
-        with: "&& bond.epoch > self.state.node.epoch && !SEEDED",
+        find: "&& binding.epoch > self.state.node.epoch",
+        with: "&& binding.epoch > self.state.node.epoch && !SEEDED",
         what: "A slave that has seen a higher epoch is told that this copy is stale.",
         caught_by: &[
             "scenarios_disks::d5_of_two_copies_of_a_master_the_older_is_refused_and_told_so",
@@ -335,7 +335,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "doubt_is_not_seen",
         place: "protocol/src/master",
-        find: "bond.epoch == node.epoch && bond.is_ahead_of(node.commit, &self.state.begun)",
+        find: "binding.epoch == node.epoch && binding.is_ahead_of(node.commit, &self.state.begun)",
         with: "false",
         what: "A master whose files were put back knows that it is doubted.",
         caught_by: &[
@@ -345,11 +345,11 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "doubted_master_hands_out",
         place: "protocol/src/master",
-        find: r#"&& !desk.doubts
-        && desk.machine"#,
-        with: r#"&& (SEEDED || !desk.doubts)
-        && desk.machine"#,
-        what: "Nothing is handed to a slave that doubts this master.",
+        find: r#"&& !slave.doubts
+        && slave.machine"#,
+        with: r#"&& (SEEDED || !slave.doubts)
+        && slave.machine"#,
+        what: "Nothing is assigned to a slave that doubts this master.",
         caught_by: &[
             "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",
         ],
@@ -384,11 +384,11 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "cancel_overwrites_an_outcome",
         place: "protocol/src/master",
-        find: "self.turn(id, job::Event::Reported(report.state), &by);",
-        with: r#"let wished = self.state.book.jobs.get(&id).map(|job| job.desired);
-            let canceled = matches!(wished, Some(Desired::Cancel(_))) && report.state.is_ended();
+        find: "self.apply(id, job::Event::Reported(report.state), &by);",
+        with: r#"let wanted = self.state.book.jobs.get(&id).map(|job| job.desired);
+            let canceled = matches!(wanted, Some(Desired::Cancel(_))) && report.state.is_ended();
             let said = if SEEDED && canceled { State::Canceled } else { report.state };
-            self.turn(id, job::Event::Reported(said), &by);"#,
+            self.apply(id, job::Event::Reported(said), &by);"#,
         what: "An outcome stands, also if somebody canceled meanwhile.",
         caught_by: &[
             "disagreements::a::a10_a_failure_is_not_hidden_by_a_cancel",
@@ -398,7 +398,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "outcome_is_not_forgotten",
-        place: "protocol/src/master",
+        place: "protocol/src/master#take",
         find: r#"let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
             self.send_to(key, Message::Forget(forget));"#,
         with: r#"let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
@@ -448,7 +448,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "declined_offer_is_repeated",
         place: "protocol/src/master",
-        find: "desk.balked = true;",
+        find: "slave.declining = true;",
         with: "",
         what: "A slave that declined is not offered more until something changes.",
         caught_by: &["disagreements::a::a21_a_slave_without_room_says_what_holds_the_place"],
@@ -466,8 +466,8 @@ pub(super) const LIST: &[Break] = &[
         place: "protocol/src/master",
         find: "if stale {",
         with: "if stale && !SEEDED {",
-        what: "An answer to an older wish changes nothing.",
-        caught_by: &["fences::a_refusal_of_an_older_wish_takes_nothing_back"],
+        what: "An answer to an older desired changes nothing.",
+        caught_by: &["fences::a_refusal_of_an_older_desired_state_takes_nothing_back"],
     },
     Break {
         name: "adopted_without_a_trace",
@@ -482,7 +482,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "adopted_order_is_not_written",
-        place: "protocol/src/master",
+        place: "protocol/src/master#rebuild",
         find: "self.persist.push(Write::Order(Box::new(order)));",
         with: "drop(order);",
         what: "The order of an adopted job is on disk.",
@@ -490,8 +490,8 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "mode_is_not_told",
-        place: "protocol/src/master",
-        find: "self.send_to(key, Message::Conduct(conduct));",
+        place: "protocol/src/master#slave_commanded",
+        find: "self.send_to(key, Message::OperatingMode(operating_mode));",
         with: "",
         what: "A decision about a slave reaches it at once.",
         caught_by: &["simulation", "fences::an_older_decision_about_the_slave_has_no_force"],
@@ -570,9 +570,9 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "revoked_goes_live",
         place: "protocol/src/master",
-        find: "desk.link = DeskLink::Down;\n        desk.doubts = false;",
-        with: "if !SEEDED { desk.link = DeskLink::Down; }
-        desk.doubts = false;",
+        find: "slave.link = SlaveLink::Down;\n        slave.doubts = false;",
+        with: "if !SEEDED { slave.link = SlaveLink::Down; }
+        slave.doubts = false;",
         what: "A slave that is revoked has no link from then on, however far its handshake has come.",
         caught_by: &["simulation"],
     },
@@ -580,7 +580,7 @@ pub(super) const LIST: &[Break] = &[
         name: "revoked_is_approved",
         place: "protocol/src/master",
         find: "self.refuse(request, Refusal::SlaveRevoked, text);",
-        with: "let _ = text; desk.enrolled = Enrolled::Yes; self.answer(request, Answer::Done);",
+        with: "let _ = text; slave.enrolled = Enrolled::Yes; self.answer(request, Answer::Done);",
         what: "What an admin has taken away, an operator does not give back.",
         caught_by: &[
             "simulation",
@@ -589,14 +589,10 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "offline_question_is_queued",
-        place: "protocol/src/master",
-        find: r#"let Some(link) = self.state.desks.get(&key).and_then(Desk::live) else {
-            let text =
-                "the slave is not connected: do it"#,
-        with: r#"let Some(link) = self.state.desks.get(&key).and_then(Desk::live) else {
-            if SEEDED { return self.answer(request, Answer::Done); }
-            let text =
-                "the slave is not connected: do it"#,
+        place: "protocol/src/master#ask",
+        find: r#"let Some(link) = self.state.slaves.get(&key).and_then(SlaveRecord::live) else {"#,
+        with: r#"let Some(link) = self.state.slaves.get(&key).and_then(SlaveRecord::live) else {
+            if SEEDED { return self.answer(request, Answer::Done); }"#,
         what: "A question that needs the slave now is refused while it is away.",
         caught_by: &["scenarios_people::finished_is_not_free_until_somebody_says_that_the_machine_is_clear"],
     },
@@ -664,13 +660,13 @@ pub(super) const LIST: &[Break] = &[
         place: "protocol/src/master",
         find: "(Reverse(self.start.priority), self.id)",
         with: "(Reverse(0), self.id)",
-        what: "The highest priority is handed out first.",
-        caught_by: &["fences::of_what_waits_the_highest_priority_is_handed_out_and_started_first"],
+        what: "The highest priority is assigned out first.",
+        caught_by: &["fences::of_what_waits_the_highest_priority_is_assigned_and_started_first"],
     },
     Break {
         name: "pin_is_ignored",
         place: "protocol/src/master",
-        find: "job.slave.as_ref().is_none_or(|slave| *slave == desk.name)",
+        find: "job.slave.as_ref().is_none_or(|name| *name == slave.name)",
         with: "true",
         what: "A job for one slave goes to no other.",
         caught_by: &["fences::who_cannot_take_a_job_is_not_even_asked"],
@@ -686,7 +682,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "capacity_is_ignored",
         place: "protocol/src/master",
-        find: "places_taken(&self.state.book, desk) < usize::from(desk.capacity)",
+        find: "places_taken(&self.state.book, slave) < usize::from(slave.capacity)",
         with: "true",
         what: "A slave is offered as much as it has room for.",
         caught_by: &["fences::who_cannot_take_a_job_is_not_even_asked"],
@@ -717,15 +713,15 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "attempt_is_not_raised",
         place: "protocol/src/master",
-        find: "job.hand(job.last_attempt.next(), key);",
-        with: "job.hand(job.last_attempt.max(crate::id::Attempt(1)), key);",
+        find: "job.assign(job.last_attempt.next(), key);",
+        with: "job.assign(job.last_attempt.max(crate::id::Attempt(1)), key);",
         what: "Each hand-out is a new attempt.",
         caught_by: &["disagreements::a::a14_a_burned_attempt_that_was_not_begun_is_dropped"],
     },
     Break {
         name: "name_may_be_taken",
         place: "protocol/src/master",
-        find: "namesake.filter(|desk| desk.enrolled != Enrolled::Revoked)",
+        find: "namesake.filter(|slave| slave.enrolled != Enrolled::Revoked)",
         with: "namesake.filter(|_| false)",
         what: "A name that another key has is refused.",
         caught_by: &[
@@ -793,12 +789,12 @@ pub(super) const LIST: &[Break] = &[
         find: r#"self.state.links.insert(link, Some(key));
         self.send(link, Message::Welcome(welcome));"#,
         with: r#"self.state.links.insert(link, Some(key));
-        if SEEDED && let Some(desk) = self.state.desks.get_mut(&key) {
-            desk.link = DeskLink::Live { link };
-            self.touch_desk(key);
+        if SEEDED && let Some(slave) = self.state.slaves.get_mut(&key) {
+            slave.link = SlaveLink::Live { link };
+            self.touch_slave(key);
         }
         self.send(link, Message::Welcome(welcome));"#,
-        what: "A desk is live when its slave has settled, and not before.",
+        what: "A slave is live when its slave has settled, and not before.",
         caught_by: &["fences::a_command_inside_the_handshake_waits_for_its_end"],
     },
     Break {
@@ -810,7 +806,7 @@ pub(super) const LIST: &[Break] = &[
             let silent = |job: &std::borrow::Cow<'_, Job>| job.heard_at.is_some_and(|at| now.since(at).0 > 1_800_000);
             let ids: Vec<_> = rules.state.book.jobs.values().filter(silent).map(|job| job.id).collect();
             for id in ids.into_iter().filter(|_| SEEDED) {
-                rules.turn(id, job::Event::Vanished, "timeout");
+                rules.apply(id, job::Event::Vanished, "timeout");
             }
         }"#,
         what: "No timer in the master declares a job dead.",
@@ -832,20 +828,20 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "start_time_is_the_news",
         place: "protocol/src/master",
-        find: "let rev = job.rev.max(report.rev);",
+        find: "let generation = job.generation.max(report.generation);",
         with: r#"let report = match report.started_at {
             Some(_) if SEEDED => Report { started_at: Some(self.now), ..report },
             _ => report,
         };
-        let rev = job.rev.max(report.rev);"#,
+        let generation = job.generation.max(report.generation);"#,
         what: "The master takes the slave's times, and not those of its news.",
         caught_by: &["disagreements::a::a4_the_master_takes_the_slaves_phase_and_start_time"],
     },
     Break {
         name: "dead_link_is_believed",
         place: "protocol/src/master",
-        find: "let DeskLink::Asking { older, newcomer, hello } = std::mem::take(&mut desk.link) else { return };",
-        with: r#"let DeskLink::Asking { older, newcomer, hello } = std::mem::take(&mut desk.link) else { return };
+        find: "let SlaveLink::Asking { older, newcomer, hello } = std::mem::take(&mut slave.link) else { return };",
+        with: r#"let SlaveLink::Asking { older, newcomer, hello } = std::mem::take(&mut slave.link) else { return };
         let alive = alive || SEEDED;"#,
         what: "A box that was rebooted is not taken for a copy.",
         caught_by: &["simulation", "disagreements::c::c4_a_quick_reboot_is_not_taken_for_a_clone"],
@@ -868,15 +864,15 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "silence_is_a_verdict",
         place: "protocol/src/master",
-        find: "let waiting = match std::mem::take(&mut desk.link) {",
+        find: "let waiting = match std::mem::take(&mut slave.link) {",
         with: r#"if SEEDED {
             let ids: Vec<_> = self.state.book.held_by(key).map(|job| job.id).collect();
             for id in ids {
-                self.turn(id, crate::job::Event::Vanished, "silence");
+                self.apply(id, crate::job::Event::Vanished, "silence");
             }
         }
-        let Some(desk) = self.state.desks.get_mut(&key) else { return };
-        let waiting = match std::mem::take(&mut desk.link) {"#,
+        let Some(slave) = self.state.slaves.get_mut(&key) else { return };
+        let waiting = match std::mem::take(&mut slave.link) {"#,
         what: "A link that ends says nothing about a job.",
         caught_by: &[
             "scenarios_crashes::e10_an_agent_that_is_starved_changes_only_the_last_contact",
@@ -898,7 +894,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "epoch_of_another_restore_is_used_again",
         place: "protocol/src/master",
-        find: "self.note_later(hello.key, bond.epoch);",
+        find: "self.note_later(hello.key, binding.epoch);",
         with: "()",
         what: "An epoch that slaves have obeyed is not given to another past of the master.",
         caught_by: &[
@@ -908,8 +904,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "word_after_a_restore_is_numbered_on",
         place: "protocol/src/master",
-        find: "job.rev.uttered(epoch)",
-        with: "job.rev.next()",
+        find: "job.generation.uttered(epoch)",
+        with: "job.generation.next()",
         what: "What a person says after a restore is newer than what the master has forgotten.",
         caught_by: &[
             "disagreements::d::d3_what_a_person_says_after_a_restore_is_newer_than_what_was_forgotten",
@@ -918,7 +914,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "cancel_after_a_restore_is_dropped",
         place: "protocol/src/master",
-        find: "job.is_canceled() && job.rev <= report.rev",
+        find: "job.is_canceled() && job.generation <= report.generation",
         with: "job.is_canceled()",
         what: "A cancel that came after a restore reaches the work that the master had forgotten.",
         caught_by: &["disagreements::d::d3_a_cancel_after_a_restore_reaches_the_job_that_has_run_all_along"],
@@ -940,7 +936,7 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &["disagreements::a::a15_an_attempt_that_speaks_again_is_asked_whether_it_is_still_there"],
     },
     Break {
-        name: "late_offer_is_called_off_by_an_old_wish",
+        name: "late_offer_is_called_off_by_an_old_desired_state",
         place: "protocol/src/master",
         find: "known.next()",
         with: "known",
@@ -1012,11 +1008,11 @@ pub(super) const LIST: &[Break] = &[
         with: "&& (SEEDED || desired != Desired::Return)",
         what: "A hand-out is asked back once, and not with each report of another.",
         caught_by: &[
-            "rules::a_job_that_is_handed_again_to_the_slave_that_is_just_beginning_it_comes_to_rest",
+            "rules::a_job_that_is_assigned_again_to_the_slave_that_is_just_beginning_it_comes_to_rest",
         ],
     },
     Break {
-        name: "older_attempt_is_balking",
+        name: "older_attempt_is_declining",
         place: "protocol/src/master",
         find: "let is_told = declined.reason.code == ReasonCode::OlderAttempt;",
         with: "let is_told = !SEEDED && declined.reason.code == ReasonCode::OlderAttempt;",
@@ -1026,8 +1022,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "full_is_not_a_reason",
         place: "protocol/src/master",
-        find: "(full && job.holder != Some(desk.key), WhyNot::Capacity),",
-        with: "(full && job.holder != Some(desk.key) && !SEEDED, WhyNot::Capacity),",
+        find: "(full && job.holder != Some(slave.key), WhyNot::Capacity),",
+        with: "(full && job.holder != Some(slave.key) && !SEEDED, WhyNot::Capacity),",
         what: "Explain names the slave that is full.",
         caught_by: &[
             "disagreements::a::a22_explain_names_a_full_slave_one_that_needs_a_person_and_what_an_accepted_job_waits_for",

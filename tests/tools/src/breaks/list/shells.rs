@@ -141,7 +141,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "nonsense_is_placed",
-        place: "master/src",
+        place: "master/src/rest/order.rs#parse",
         find: "fields.end()?;",
         with: "drop(fields);",
         what: "A request that makes no sense is refused with its reason.",

@@ -54,7 +54,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "starts_out_of_production",
         place: "protocol/src/slave",
-        find: "!node.conduct.mode.may_start()",
+        find: "!node.operating_mode.mode.may_start()",
         with: "false",
         what: "A slave in maintenance starts nothing.",
         caught_by: &[
@@ -105,7 +105,7 @@ pub(super) const LIST: &[Break] = &[
             "disagreements::b::b3_a_changed_time_is_applied_if_it_has_not_started",
             "disagreements::b::b4_a_withdrawn_start_of_a_running_job_stops_nothing",
             "disagreements::b::b6_of_two_for_the_same_time_one_waits_its_turn",
-            "scenarios_nominal::a_deferred_job_is_handed_ahead_and_starts_at_its_time_while_online",
+            "scenarios_nominal::a_deferred_job_is_assigned_ahead_and_starts_at_its_time_while_online",
             "scenarios_links::a_slow_and_distant_network_only_makes_it_later",
         ],
     },
@@ -148,12 +148,12 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
-        name: "paused_wish_starts",
+        name: "paused_desired_state_starts",
         place: "protocol/src/slave",
         find: "job.desired == Desired::Pause || job.paused_locally",
         with: "job.paused_locally",
-        what: "A job that is wished paused does not start.",
-        caught_by: &["rules::a_job_that_is_wished_paused_does_not_start_when_its_turn_comes"],
+        what: "A job that is wanted paused does not start.",
+        caught_by: &["rules::a_job_that_is_wanted_paused_does_not_start_when_its_turn_comes"],
     },
     Break {
         name: "missed_start_fires",
@@ -168,7 +168,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "missed_start_is_not_skipped",
         place: "protocol/src/slave",
-        find: "self.turn(id, job::Event::Lapsed, Source::Slave);",
+        find: "self.apply(id, job::Event::Lapsed, Source::Slave);",
         with: "job.due = true;",
         what: "A start that passed while the slave was off, with late = skip, expires.",
         caught_by: &[
@@ -220,13 +220,13 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
-        name: "wish_in_doubt_is_forgotten",
+        name: "desired_state_in_doubt_is_forgotten",
         place: "protocol/src/slave",
         find: "self.follow(id, desired);",
         with: "();",
-        what: "What was wished while nobody could say is done once the machine is found working.",
+        what: "What was wanted while nobody could say is done once the machine is found working.",
         caught_by: &[
-            "rules::what_was_wished_while_nobody_could_say_is_done_once_the_machine_is_found_working",
+            "rules::what_was_wanted_while_nobody_could_say_is_done_once_the_machine_is_found_working",
         ],
     },
     Break {
@@ -325,8 +325,8 @@ pub(super) const LIST: &[Break] = &[
         place: "protocol/src/slave",
         find: "OnInterrupt::Restart if job.is_unwanted() && job.report.state.is_executing() => {",
         with: "OnInterrupt::Restart if !SEEDED && job.is_unwanted() && job.report.state.is_executing() => {",
-        what: "What somebody wished to end is not begun again, also if the machine refused to stop it.",
-        caught_by: &["simulation", "rules::what_somebody_wished_to_end_is_not_begun_again"],
+        what: "What somebody wanted to end is not begun again, also if the machine refused to stop it.",
+        caught_by: &["simulation", "rules::what_somebody_wanted_to_end_is_not_begun_again"],
     },
     Break {
         name: "overdue_is_never_stopped",
@@ -376,16 +376,16 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "lost_memory_proves",
         place: "protocol/src/job",
-        find: r#"// A machine that knows nothing of work that it had begun has lost its memory: that is no proof.
-            FoundNeverStarted => To(Uncertain),"#,
-        with: "FoundNeverStarted => To(if SEEDED { Accepted } else { Uncertain }),",
+        find: r#"Running => match event {"#,
+        with: r#"Running => match event {
+            FoundNeverStarted if SEEDED => To(Accepted),"#,
         what: "A machine that knows nothing of work that it had begun has proved nothing.",
         caught_by: &["fences::a_machine_that_has_forgotten_what_it_had_begun_proves_nothing"],
     },
     Break {
         name: "stop_is_not_intended",
         place: "protocol/src/slave",
-        find: "self.turn(id, job::Event::StopBegan, source);",
+        find: "self.apply(id, job::Event::StopBegan, source);",
         with: "",
         what: "A stop is on disk before the machine is told.",
         caught_by: &[
@@ -434,8 +434,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "cancel_makes_success_canceled",
         place: "protocol/src/slave",
-        find: "self.turn(id, job::Event::MachineEnded(ended.end), Source::Machine)",
-        with: "self.turn(id, job::Event::MachineEnded(if unwanted { End::Stopped } else { ended.end }), Source::Machine)",
+        find: "self.apply(id, job::Event::MachineEnded(ended.end), Source::Machine)",
+        with: "self.apply(id, job::Event::MachineEnded(if unwanted { End::Stopped } else { ended.end }), Source::Machine)",
         what: "A job that finished before its cancel took hold has succeeded.",
         caught_by: &["fences::a_success_that_a_refused_stop_could_not_prevent_is_a_success"],
     },
@@ -477,7 +477,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Desired::Pause => self.pause(id, Source::Remote),",
         with: r#"Desired::Pause if SEEDED => {}
             Desired::Pause => self.pause(id, Source::Remote),"#,
-        what: "A wish to pause reaches the machine.",
+        what: "A desired to pause reaches the machine.",
         caught_by: &["rules::a_job_pauses_and_goes_on", "scenarios_people::a_remote_pause_is_ended_remotely"],
     },
     Break {
@@ -486,7 +486,7 @@ pub(super) const LIST: &[Break] = &[
         find: "Desired::Cancel(mode) => self.cancel(id, mode, Source::Remote),",
         with: r#"Desired::Cancel(_) if SEEDED => {}
             Desired::Cancel(mode) => self.cancel(id, mode, Source::Remote),"#,
-        what: "A wish to cancel reaches the machine.",
+        what: "A desired to cancel reaches the machine.",
         caught_by: &[
             "simulation",
             "disagreements::a::a12_an_unstarted_job_is_dropped",
@@ -547,25 +547,25 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &["rules::frames_of_another_session_have_no_force"],
     },
     Break {
-        name: "old_wish_is_obeyed",
+        name: "old_desired_state_is_obeyed",
         place: "protocol/src/slave",
-        find: "Some((_, _, rev)) if rev >= want.rev => {",
-        with: "Some((_, _, rev)) if rev >= want.rev && !SEEDED => {",
-        what: "An older wish than the one that is known is not obeyed.",
-        caught_by: &["fences::a_wish_that_is_older_than_the_one_that_is_known_has_no_force"],
+        find: "Some((_, _, generation)) if generation >= desired_state.generation => {",
+        with: "Some((_, _, generation)) if generation >= desired_state.generation && !SEEDED => {",
+        what: "An older desired than the one that is known is not obeyed.",
+        caught_by: &["fences::a_desired_state_that_is_older_than_the_one_that_is_known_has_no_force"],
     },
     Break {
         name: "old_attempt_is_obeyed",
         place: "protocol/src/slave",
-        find: "Some((attempt, ..)) if attempt > want.attempt => self.effects.push(Effect::Ignored(Ignored::OlderGeneration)),",
-        with: "Some((attempt, ..)) if attempt > want.attempt && !SEEDED => self.effects.push(Effect::Ignored(Ignored::OlderGeneration)),",
-        what: "A wish for an older attempt than the one that is held is not obeyed.",
-        caught_by: &["fences::a_wish_for_an_older_attempt_has_no_force_however_new_it_is"],
+        find: "Some((attempt, ..)) if attempt > desired_state.attempt =>",
+        with: "Some((attempt, ..)) if attempt > desired_state.attempt && !SEEDED =>",
+        what: "A desired for an older attempt than the one that is held is not obeyed.",
+        caught_by: &["fences::a_desired_state_for_an_older_attempt_has_no_force_however_new_it_is"],
     },
     Break {
-        name: "old_conduct_is_obeyed",
+        name: "old_operating_mode_is_obeyed",
         place: "protocol/src/slave",
-        find: "conduct.rev >= self.state.node.conduct.rev",
+        find: "operating_mode.generation >= self.state.node.operating_mode.generation",
         with: "true",
         what: "An older decision about the slave is not obeyed.",
         caught_by: &["fences::an_older_decision_about_the_slave_has_no_force"],
@@ -573,8 +573,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "doubted_master_is_obeyed",
         place: "protocol/src/slave",
-        find: "Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful => {",
-        with: "Message::Want(_) | Message::Forget(_) | Message::Conduct(_) | Message::Ask(_) if doubtful && !SEEDED => {",
+        find: "Message::DesiredState(_) | Message::Forget(_) | Message::OperatingMode(_) | Message::Ask(_) if doubtful => {",
+        with: "Message::DesiredState(_) | Message::Forget(_) | Message::OperatingMode(_) | Message::Ask(_) if doubtful && !SEEDED => {",
         what: "A master whose files were put back gives no commands.",
         caught_by: &[
             "scenarios_disks::d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_confirms",
@@ -584,7 +584,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "older_commit_is_trusted",
         place: "protocol/src/slave",
-        find: "bond.epoch == challenge.epoch && bond.is_ahead_of(challenge.commit, &challenge.begun)",
+        find: "binding.epoch == challenge.epoch && binding.is_ahead_of(challenge.commit, &challenge.begun)",
         with: "false",
         what: "A master that has forgotten what this slave saw is an old copy of itself.",
         caught_by: &[
@@ -593,9 +593,9 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
-        name: "wishes_tell_no_commit",
+        name: "desired_states_tell_no_commit",
         place: "protocol/src/slave",
-        find: "bond.commit = bond.commit.max(commit);",
+        find: "binding.commit = binding.commit.max(commit);",
         with: "",
         what: "A slave knows how far its master had come when it said what the slave obeyed.",
         caught_by: &[
@@ -606,31 +606,31 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "older_epoch_is_trusted",
         place: "protocol/src/slave",
-        find: "bond.epoch > challenge.epoch",
+        find: "binding.epoch > challenge.epoch",
         with: "false",
         what: "Of two copies of a master, the one with the highest epoch is obeyed.",
         caught_by: &["fences::a_slave_tells_each_master_what_is_its_to_know_and_obeys_no_older_copy"],
     },
     Break {
-        name: "ring_is_not_told_after_restore",
+        name: "recent_outcomes_is_not_told_after_restore",
         place: "protocol/src/slave",
-        find: "Some(bond) if bond.epoch < challenge.epoch => Standing::Restored",
-        with: "Some(bond) if bond.epoch < challenge.epoch && !SEEDED => Standing::Restored",
+        find: "Some(binding) if binding.epoch < challenge.epoch => Standing::Restored",
+        with: "Some(binding) if binding.epoch < challenge.epoch && !SEEDED => Standing::Restored",
         what: "A restored master hears of the outcomes that it forgot.",
         caught_by: &["fences::a_slave_tells_each_master_what_is_its_to_know_and_obeys_no_older_copy"],
     },
     Break {
         name: "foreign_master_is_told",
         place: "protocol/src/slave",
-        find: "Standing::Foreign => Candor::Identity",
-        with: "Standing::Foreign => if SEEDED { Candor::Jobs } else { Candor::Identity }",
+        find: "Standing::Foreign => Disclosure::Identity",
+        with: "Standing::Foreign => if SEEDED { Disclosure::Jobs } else { Disclosure::Identity }",
         what: "A master that a slave is not enrolled with hears nothing of its jobs.",
         caught_by: &["fences::a_slave_tells_each_master_what_is_its_to_know_and_obeys_no_older_copy"],
     },
     Break {
         name: "foreign_welcome_is_obeyed",
         place: "protocol/src/slave",
-        find: "self.state.node.bond.is_some_and(|bond| bond.master != welcome.bond.master)",
+        find: "self.state.node.binding.is_some_and(|binding| binding.master != welcome.binding.master)",
         with: "false",
         what: "A slave that another master admits introduces itself there anew, with its jobs.",
         caught_by: &[
@@ -638,9 +638,9 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
-        name: "ring_is_not_asked",
+        name: "recent_outcomes_is_not_asked",
         place: "protocol/src/slave",
-        find: "self.state.ring.iter().find(done).cloned()",
+        find: "self.state.recent_outcomes.iter().find(done).cloned()",
         with: "None::<Record>",
         what: "An offer of what was done and forgotten is answered with the outcome.",
         caught_by: &["disagreements::a::a20_an_offer_of_what_is_done_is_answered_with_the_outcome"],
@@ -665,9 +665,10 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "forgets_at_the_verdict",
-        place: "protocol/src/slave",
-        find: "// The outcome is told in Settled; Forget comes when the master has it on disk.",
-        with: "Verdict::Forget if SEEDED => drop(self.state.jobs.remove(&job)),",
+        place: "protocol/src/slave#rule",
+        find: r#"match verdict {"#,
+        with: r#"match verdict {
+            Verdict::Forget if SEEDED => drop(self.state.jobs.remove(&job)),"#,
         what: "An outcome stays on the slave until the master has it on disk.",
         caught_by: &[
             "simulation",
@@ -677,18 +678,18 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "settled_leaves_out_the_news",
         place: "protocol/src/slave",
-        find: "self.state.fresh.told.get(id) != Some(&job.report.seq)",
+        find: "self.state.volatile.told.get(id) != Some(&job.report.seq)",
         with: "false",
         what: "What happens inside a handshake is told at its end.",
         caught_by: &[
-            "disagreements::b::b5_start_now_is_one_wish_with_a_latest_time",
+            "disagreements::b::b5_start_now_is_one_desired_state_with_a_latest_time",
             "rules::what_happens_inside_a_handshake_is_told_at_its_end",
         ],
     },
     Break {
         name: "hello_before_the_machine_spoke",
         place: "protocol/src/slave/link.rs",
-        find: "self.state.fresh.probing.is_empty()",
+        find: "self.state.volatile.probing.is_empty()",
         with: "true",
         what: "A slave says nothing until its machine has said what it does.",
         caught_by: &["rules::a_slave_says_nothing_until_its_machine_has_said_what_it_does"],
@@ -712,9 +713,9 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "other_work_is_started",
         place: "protocol/src/slave",
-        find: "want.digest != job.digest",
+        find: "desired_state.digest != job.digest",
         with: "false",
-        what: "A wish that means other work than what is held starts nothing.",
+        what: "A desired that means other work than what is held starts nothing.",
         caught_by: &["disagreements::e::e2_a_job_whose_digest_changed_does_not_start"],
     },
     Break {
@@ -753,7 +754,7 @@ pub(super) const LIST: &[Break] = &[
         what: "An attempt that was given up is dropped if it was not begun.",
         caught_by: &[
             "fences::a_restored_master_believes_in_attempts_that_it_has_forgotten",
-            "fences::a_wish_for_an_older_attempt_has_no_force_however_new_it_is",
+            "fences::a_desired_state_for_an_older_attempt_has_no_force_however_new_it_is",
         ],
     },
     Break {
@@ -770,8 +771,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "quarantine_is_no_doubt",
         place: "protocol/src/slave",
-        find: "if self.turn(job, job::Event::Vanished, Source::Slave) {",
-        with: "if !SEEDED && self.turn(job, job::Event::Vanished, Source::Slave) {",
+        find: "if self.apply(job, job::Event::Vanished, Source::Slave) {",
+        with: "if !SEEDED && self.apply(job, job::Event::Vanished, Source::Slave) {",
         what: "What a store that went back in time holds is not started from.",
         caught_by: &["disagreements::c::c3_nothing_deferred_fires_from_a_store_that_went_back"],
     },
@@ -791,15 +792,16 @@ pub(super) const LIST: &[Break] = &[
         what: "The highest priority starts first.",
         caught_by: &[
             "rules::higher_priority_goes_first_and_idle_slaves_before_busy_ones",
-            "fences::of_what_waits_the_highest_priority_is_handed_out_and_started_first",
+            "fences::of_what_waits_the_highest_priority_is_assigned_and_started_first",
             "scenarios_nominal::two_slaves_share_the_work_and_the_higher_priority_goes_first",
         ],
     },
     Break {
         name: "refused_start_runs",
         place: "protocol/src/job",
-        find: "// A machine that refuses a start has not begun.",
-        with: "StartRefused if SEEDED => To(Running),",
+        find: r#"Starting => match event {"#,
+        with: r#"Starting => match event {
+            StartRefused if SEEDED => To(Running),"#,
         what: "A machine that refuses what it was told to begin has not begun it.",
         caught_by: &[
             "disagreements::e::e6_what_is_gone_between_accept_and_start_is_rejected_with_the_reason",
@@ -808,7 +810,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "given_back_is_kept_silent",
         place: "protocol/src/slave",
-        find: "self.declined.push(not_held(id, want.attempt, want.rev, reason, false));",
+        find: "self.declined.push(not_held(id, desired_state.attempt, desired_state.generation, reason, false));",
         with: "drop(reason);",
         what: "What is asked back and given back is said to be given back.",
         caught_by: &["rules::what_is_given_back_as_asked_begins_at_the_slave_that_falls_idle"],
@@ -866,9 +868,9 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "hello_tells_no_jobs",
         place: "protocol/src/slave",
-        find: "Candor::Jobs | Candor::JobsAndRing => super::snapshot(state)",
-        with: r#"Candor::Jobs | Candor::JobsAndRing if SEEDED => vec![],
-            Candor::Jobs | Candor::JobsAndRing => super::snapshot(state)"#,
+        find: "Disclosure::Jobs | Disclosure::JobsAndOutcomes => super::snapshot(state)",
+        with: r#"Disclosure::Jobs | Disclosure::JobsAndOutcomes if SEEDED => vec![],
+            Disclosure::Jobs | Disclosure::JobsAndOutcomes => super::snapshot(state)"#,
         what: "A Hello tells of every job that the slave holds.",
         caught_by: &[
             "rules::a_slave_that_was_being_welcomed_when_the_restore_was_confirmed_obeys",
@@ -948,7 +950,7 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &[
             "disagreements::e::e6_what_a_machine_lacks_at_the_start_ends_no_job_and_asks_a_person",
             "rules_edges::unfit::a_machine_that_cannot_begin_ends_no_job_and_starts_nothing_until_a_person_has_mended_it",
-            "rules_edges::unfit::a_wish_that_came_while_a_machine_could_not_begin_counts",
+            "rules_edges::unfit::a_desired_state_that_came_while_a_machine_could_not_begin_counts",
             "rules_edges::unfit::a_long_cause_is_cut_and_another_attention_stays",
             "rules_edges::unfit::what_waits_for_a_machine_to_be_mended_can_be_canceled_and_runs_out_of_time",
             "scenarios_disks::e6_a_machine_that_can_not_begin_stays_so_until_it_is_cleared_whatever_starts_anew",
@@ -1019,12 +1021,14 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &["disagreements::a::a7_an_intent_that_the_machine_never_saw_may_start"],
     },
     Break {
-        name: "started_under_no_wish",
+        name: "started_under_no_desired_state",
         place: "protocol/src/slave",
-        find: "job.report.started_rev = job.report.started_rev.or(Some(job.report.rev));",
+        find: "job.report.started_generation = job.report.started_generation.or(Some(job.report.generation));",
         with: "",
-        what: "A job says under which wish it started.",
-        caught_by: &["disagreements::b::b3_a_start_under_the_old_time_stands_and_says_under_which_wish"],
+        what: "A job says under which desired it started.",
+        caught_by: &[
+            "disagreements::b::b3_a_start_under_the_old_time_stands_and_says_under_which_desired_state",
+        ],
     },
     Break {
         name: "pauses_do_not_grow",

@@ -1,28 +1,27 @@
-//! One desk per slave: its link and its handshake.
+//! One slave record per slave: its link and its handshake.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Effect, Ignored, Job, Refusal, Rules};
-use crate::id::{Attempt, BootId, Commit, Epoch, JobId, Session, SlaveKey, StoreId, WishRev};
+use crate::id::{Attempt, BootId, Commit, Epoch, Generation, JobId, Session, SlaveKey, StoreId};
 use crate::job::State;
 use crate::limits;
 use crate::message::{
-    Activity, Bond, Challenge, CloseCode, Conduct, Hello, MachineReport, Message, Mode, PROTOCOL, Refuse,
-    Row, Ruling, Tell, Welcome,
+    Activity, Challenge, CloseCode, Hello, MachineReport, MasterBinding, Message, Mode, OperatingMode,
+    PROTOCOL, Refuse, Row, Ruling, Tell, Welcome,
 };
-use crate::reconcile::{Line, Mine, Store, Theirs, Verdict, Wish, judge};
+use crate::reconcile::{DesiredKind, Line, Mine, Store, Theirs, Verdict, judge};
 use crate::slave::LinkId;
 use crate::time::{Millis, Time};
 
 /// How much work one Welcome offers, in bytes on the wire: it is one message of at most 256 KiB.
 const OFFERED_BYTES: usize = 128 * 1024;
 
-
 /// What the master knows of one slave.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Desk {
+pub struct SlaveRecord {
     /// Who.
     pub key: SlaveKey,
     /// Its label.
@@ -47,7 +46,7 @@ pub struct Desk {
     /// How many unended jobs it keeps.
     pub capacity: u16,
     /// What people decided about it.
-    pub conduct: Conduct,
+    pub operating_mode: OperatingMode,
     /// The machine's condition, by its last word.
     pub machine: Option<MachineReport>,
     /// When it was last heard of, as far as that was written down.
@@ -60,10 +59,10 @@ pub struct Desk {
     pub receipts: u32,
     /// Its link.
     #[serde(skip)]
-    pub link: DeskLink,
+    pub link: SlaveLink,
     /// It declined, and has not said since that anything changed.
     #[serde(skip)]
-    pub balked: bool,
+    pub declining: bool,
     /// It has seen a later state of this master: it obeys nothing.
     #[serde(skip)]
     pub doubts: bool,
@@ -80,16 +79,16 @@ pub enum Enrolled {
     Revoked,
 }
 
-/// A desk's link.
+/// A slave record's link.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub enum DeskLink {
+pub enum SlaveLink {
     /// None.
     #[default]
     Down,
     /// Another box says that it is this slave: the older link is being asked whether it is there.
     Asking {
         /// The older link, live or not yet.
-        older: Box<DeskLink>,
+        older: Box<SlaveLink>,
         /// The newcomer...
         newcomer: LinkId,
         /// ...and its Hello.
@@ -115,7 +114,7 @@ pub enum DeskLink {
     },
 }
 
-/// [`Store`], as a desk keeps it until the handshake is over.
+/// [`Store`], as a slave record keeps it until the handshake is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum HelloStore {
     /// See [`Store::Trusted`].
@@ -154,7 +153,7 @@ impl HelloStore {
 pub struct Receipt {
     /// Which slave.
     pub slave: SlaveKey,
-    /// Its number there; the ring keeps the newest [`RECEIPTS`](super::RECEIPTS).
+    /// Its number there; the recent outcomes keeps the newest [`RECEIPTS`](super::RECEIPTS).
     pub number: u32,
     /// When it was settled.
     pub at: Time,
@@ -175,7 +174,7 @@ pub struct Receipt {
 pub struct ReceiptLine {
     /// Which job.
     pub job: JobId,
-    /// Which hand-out.
+    /// Which attempt.
     pub attempt: Attempt,
     /// What the master held.
     pub mine: Option<State>,
@@ -187,7 +186,7 @@ pub struct ReceiptLine {
     pub verdict: Verdict,
 }
 
-impl Desk {
+impl SlaveRecord {
     pub(super) fn new(key: SlaveKey, hello: &Hello, enrolled: Enrolled) -> Self {
         Self {
             key,
@@ -201,66 +200,66 @@ impl Desk {
             programs: vec![],
             labels: BTreeMap::new(),
             capacity: 0,
-            conduct: Conduct { rev: WishRev(1), mode: Mode::Production },
+            operating_mode: OperatingMode { generation: Generation(1), mode: Mode::Production },
             machine: None,
             last_contact: None,
             clock_offset_ms: 0,
             cloned_at: None,
             receipts: 0,
-            link: DeskLink::Down,
-            balked: false,
+            link: SlaveLink::Down,
+            declining: false,
             doubts: false,
         }
     }
 
-    /// The desk without its link.
+    /// The slave record without its link.
     pub(super) fn durable(&self) -> Self {
-        Self { link: DeskLink::Down, balked: false, doubts: false, ..self.clone() }
+        Self { link: SlaveLink::Down, declining: false, doubts: false, ..self.clone() }
     }
 
     /// The live link.
     pub fn live(&self) -> Option<LinkId> {
         match &self.link {
-            DeskLink::Live { link } => Some(*link),
-            DeskLink::Asking { older, .. } => match **older {
-                DeskLink::Live { link } => Some(link),
-                DeskLink::Down | DeskLink::Asking { .. } | DeskLink::Welcomed { .. } => None,
+            SlaveLink::Live { link } => Some(*link),
+            SlaveLink::Asking { older, .. } => match **older {
+                SlaveLink::Live { link } => Some(link),
+                SlaveLink::Down | SlaveLink::Asking { .. } | SlaveLink::Welcomed { .. } => None,
             },
-            DeskLink::Down | DeskLink::Welcomed { .. } => None,
+            SlaveLink::Down | SlaveLink::Welcomed { .. } => None,
         }
     }
 
     /// The Hello of a handshake under way.
     pub(super) fn hello(&self) -> Option<&Hello> {
         match &self.link {
-            DeskLink::Welcomed { hello, .. } => Some(hello),
-            DeskLink::Asking { older, .. } => match &**older {
-                DeskLink::Welcomed { hello, .. } => Some(hello),
-                DeskLink::Down | DeskLink::Asking { .. } | DeskLink::Live { .. } => None,
+            SlaveLink::Welcomed { hello, .. } => Some(hello),
+            SlaveLink::Asking { older, .. } => match &**older {
+                SlaveLink::Welcomed { hello, .. } => Some(hello),
+                SlaveLink::Down | SlaveLink::Asking { .. } | SlaveLink::Live { .. } => None,
             },
-            DeskLink::Down | DeskLink::Live { .. } => None,
+            SlaveLink::Down | SlaveLink::Live { .. } => None,
         }
     }
 
     /// The connection that is the slave's at present, handshake over or not.
     pub(super) fn current(&self) -> Option<LinkId> {
         match &self.link {
-            DeskLink::Down => None,
-            DeskLink::Live { link } | DeskLink::Welcomed { link, .. } => Some(*link),
-            DeskLink::Asking { older, .. } => match &**older {
-                DeskLink::Live { link } | DeskLink::Welcomed { link, .. } => Some(*link),
-                DeskLink::Down | DeskLink::Asking { .. } => None,
+            SlaveLink::Down => None,
+            SlaveLink::Live { link } | SlaveLink::Welcomed { link, .. } => Some(*link),
+            SlaveLink::Asking { older, .. } => match &**older {
+                SlaveLink::Live { link } | SlaveLink::Welcomed { link, .. } => Some(*link),
+                SlaveLink::Down | SlaveLink::Asking { .. } => None,
             },
         }
     }
 }
 
-impl Desk {
+impl SlaveRecord {
     /// Every connection that says it is this slave's: the current one, and one that waits for its end.
     pub(super) fn connections(&self) -> Vec<LinkId> {
         let newcomer = match &self.link {
-            DeskLink::Asking { newcomer, .. } => Some(*newcomer),
-            DeskLink::Down | DeskLink::Welcomed { .. } | DeskLink::Live { .. } => None,
+            SlaveLink::Asking { newcomer, .. } => Some(*newcomer),
+            SlaveLink::Down | SlaveLink::Welcomed { .. } | SlaveLink::Live { .. } => None,
         };
         self.current().into_iter().chain(newcomer).collect()
     }
@@ -285,24 +284,24 @@ impl Rules {
     pub(super) fn link_closed(&mut self, link: LinkId, last_heard: Time) {
         let Some(key) = self.state.links.remove(&link).flatten() else { return };
         self.unanswer(link);
-        let Some(desk) = self.state.desks.get_mut(&key) else { return };
-        if let DeskLink::Asking { older, newcomer, .. } = &desk.link
+        let Some(slave) = self.state.slaves.get_mut(&key) else { return };
+        if let SlaveLink::Asking { older, newcomer, .. } = &slave.link
             && *newcomer == link
         {
-            desk.link = (**older).clone();
+            slave.link = (**older).clone();
             return;
         }
-        if desk.current() != Some(link) {
+        if slave.current() != Some(link) {
             // The link had ended for the rules already: its slave was revoked, or the master was restored and confirmed.
-            desk.last_contact = desk.last_contact.max(Some(last_heard));
-            return self.touch_desk(key);
+            slave.last_contact = slave.last_contact.max(Some(last_heard));
+            return self.touch_slave(key);
         }
-        desk.last_contact = Some(last_heard);
-        let waiting = match std::mem::take(&mut desk.link) {
-            DeskLink::Asking { newcomer, hello, .. } => Some((newcomer, hello)),
-            DeskLink::Down | DeskLink::Welcomed { .. } | DeskLink::Live { .. } => None,
+        slave.last_contact = Some(last_heard);
+        let waiting = match std::mem::take(&mut slave.link) {
+            SlaveLink::Asking { newcomer, hello, .. } => Some((newcomer, hello)),
+            SlaveLink::Down | SlaveLink::Welcomed { .. } | SlaveLink::Live { .. } => None,
         };
-        self.touch_desk(key);
+        self.touch_slave(key);
         if let Some((newcomer, hello)) = waiting {
             self.welcome(newcomer, hello);
         }
@@ -334,16 +333,16 @@ impl Rules {
             );
             return self.turn_away(link, CloseCode::Version, text);
         }
-        if let Some(bond) = hello.bond
-            && bond.master == self.state.node.id
-            && bond.epoch > self.state.node.epoch
+        if let Some(binding) = hello.binding
+            && binding.master == self.state.node.id
+            && binding.epoch > self.state.node.epoch
         {
             let text = format!(
                 "this slave has seen epoch {} of this master, which is now at {}: another copy of it was restored; \
                  stop this one, or confirm it with `reloop restore confirm`",
-                bond.epoch, self.state.node.epoch
+                binding.epoch, self.state.node.epoch
             );
-            self.note_later(hello.key, bond.epoch);
+            self.note_later(hello.key, binding.epoch);
             return self.turn_away(link, CloseCode::StaleMaster, text);
         }
         if let Err((code, text)) = self.admit(&hello, token) {
@@ -351,29 +350,29 @@ impl Rules {
         }
         let key = hello.key;
         self.state.links.insert(link, Some(key));
-        let bond = bond_of(&self.state);
-        let Some(desk) = self.state.desks.get_mut(&key) else { return };
-        let foreign = hello.bond.is_some_and(|bond| bond.master != self.state.node.id);
+        let binding = binding_of(&self.state);
+        let Some(slave) = self.state.slaves.get_mut(&key) else { return };
+        let foreign = hello.binding.is_some_and(|binding| binding.master != self.state.node.id);
         if foreign {
             // It told nothing of its jobs yet: it binds itself, and introduces itself again.
             let welcome = Welcome {
                 protocol: PROTOCOL.common(hello.protocol).unwrap_or(PROTOCOL.newest),
                 session: hello.session,
-                bond,
-                conduct: desk.conduct,
+                binding,
+                operating_mode: slave.operating_mode,
                 rulings: vec![],
             };
             self.state.links.insert(link, None);
             return self.send(link, Message::Welcome(welcome));
         }
-        let Some(older) = desk.current() else { return self.welcome(link, hello) };
-        let same_box = desk.hello().map_or_else(
-            || desk.store == Some(hello.store) && desk.boot == Some(hello.boot),
+        let Some(older) = slave.current() else { return self.welcome(link, hello) };
+        let same_box = slave.hello().map_or_else(
+            || slave.store == Some(hello.store) && slave.boot == Some(hello.boot),
             |known| known.store == hello.store && known.boot == hello.boot,
         );
         if same_box {
             // Half-open: the slave knows better which of its links is its own.
-            desk.link = DeskLink::Down;
+            slave.link = SlaveLink::Down;
             self.state.links.insert(older, None);
             self.unanswer(older);
             self.close(
@@ -383,19 +382,19 @@ impl Rules {
             );
             return self.welcome(link, hello);
         }
-        if let DeskLink::Asking { .. } = desk.link {
+        if let SlaveLink::Asking { .. } = slave.link {
             self.state.links.insert(link, None);
             let text = "two boxes say that they are this slave; one of them is being asked".to_owned();
             return self.turn_away(link, CloseCode::TryLater, text);
         }
-        let link_now = std::mem::take(&mut desk.link);
-        desk.link = DeskLink::Asking { older: Box::new(link_now), newcomer: link, hello };
+        let link_now = std::mem::take(&mut slave.link);
+        slave.link = SlaveLink::Asking { older: Box::new(link_now), newcomer: link, hello };
         self.effects.push(Effect::Probe { link: older });
     }
 
     /// A slave has obeyed a later epoch of this master: the one that a person confirms next comes after it.
     fn note_later(&mut self, key: SlaveKey, epoch: Epoch) {
-        let belongs = self.state.desks.get(&key).is_some_and(|desk| desk.enrolled == Enrolled::Yes);
+        let belongs = self.state.slaves.get(&key).is_some_and(|slave| slave.enrolled == Enrolled::Yes);
         if belongs && epoch.0 <= self.state.node.epoch.0.saturating_add(limits::EPOCHS_AHEAD) {
             self.state.later = self.state.later.max(epoch);
         }
@@ -413,20 +412,20 @@ impl Rules {
     /// The older of two links was asked whether it is there.
     pub(super) fn link_probed(&mut self, link: LinkId, alive: bool) {
         let Some(key) = self.state.links.get(&link).copied().flatten() else { return };
-        let Some(desk) = self.state.desks.get_mut(&key) else { return };
-        if desk.current() != Some(link) {
+        let Some(slave) = self.state.slaves.get_mut(&key) else { return };
+        if slave.current() != Some(link) {
             return;
         }
-        let DeskLink::Asking { older, newcomer, hello } = std::mem::take(&mut desk.link) else { return };
+        let SlaveLink::Asking { older, newcomer, hello } = std::mem::take(&mut slave.link) else { return };
         if alive {
-            desk.link = *older;
-            desk.cloned_at = Some(self.now);
+            slave.link = *older;
+            slave.cloned_at = Some(self.now);
             let text = format!(
                 "another box with the key of {} is connected and answers: this one is a copy; give it a key of its own \
                  by removing identity.key from its state directory",
-                desk.name
+                slave.name
             );
-            self.touch_desk(key);
+            self.touch_slave(key);
             self.state.links.insert(newcomer, None);
             return self.turn_away(newcomer, CloseCode::DuplicateIdentity, text);
         }
@@ -458,34 +457,38 @@ impl Rules {
     /// Answers a Hello: one ruling per job in either view. Nothing changes until the slave has settled.
     fn welcome(&mut self, link: LinkId, hello: Box<Hello>) {
         let key = hello.key;
-        let Some(desk) = self.state.desks.get(&key) else { return };
+        let Some(slave) = self.state.slaves.get(&key) else { return };
         let node = self.state.node;
-        let doubts = hello
-            .bond
-            .is_some_and(|bond| bond.epoch == node.epoch && bond.is_ahead_of(node.commit, &self.state.begun));
+        let doubts = hello.binding.is_some_and(|binding| {
+            binding.epoch == node.epoch && binding.is_ahead_of(node.commit, &self.state.begun)
+        });
         // A memory that went forward does not say less than it has said: a copy of it may, under a newer session.
         let says_less = |row: &Row| {
             let job = self.state.book.jobs.get(&row.job).filter(|job| is_current(job, key, row.attempt));
             let known = job.as_deref().and_then(|job| job.report.as_ref());
             known.is_some_and(|known| known.seq > row.seq)
         };
-        let store = if desk.store.is_some_and(|known| known != hello.store) {
+        let store = if slave.store.is_some_and(|known| known != hello.store) {
             HelloStore::Replaced
-        } else if desk.store.is_some() && (hello.session <= desk.session || hello.rows.iter().any(says_less))
+        } else if slave.store.is_some()
+            && (hello.session <= slave.session || hello.rows.iter().any(says_less))
         {
             HelloStore::RolledBack
-        } else if doubts || node.epoch > Epoch(1) && desk.settled_in != node.epoch {
+        } else if doubts || node.epoch > Epoch(1) && slave.settled_in != node.epoch {
             HelloStore::Ahead
         } else {
             HelloStore::Trusted
         };
-        let conduct = desk.conduct;
+        let operating_mode = slave.operating_mode;
         let mut rulings = Vec::new();
         let mut lines = Vec::new();
         let mut seen = BTreeSet::new();
         let mut room = OFFERED_BYTES;
-        for (row, remembered) in
-            hello.rows.iter().map(|row| (row, false)).chain(hello.ring.iter().map(|row| (row, true)))
+        for (row, remembered) in hello
+            .rows
+            .iter()
+            .map(|row| (row, false))
+            .chain(hello.recent_outcomes.iter().map(|row| (row, true)))
         {
             if !seen.insert(row.job) {
                 continue;
@@ -504,26 +507,26 @@ impl Rules {
             let size = job.spec.size();
             let fits = line.verdict == Verdict::Offer && size <= room;
             room -= if fits { size } else { 0 };
-            let want = fits.then(|| job.want(true));
+            let desired_state = fits.then(|| job.desired_state(true));
             rulings.push(Ruling {
                 job: job.id,
                 attempt: job.attempt,
                 verdict: line.verdict,
                 tell: Tell::Nothing,
-                want,
+                desired_state,
             });
         }
         let welcome = Welcome {
             protocol: PROTOCOL.common(hello.protocol).unwrap_or(PROTOCOL.newest),
             session: hello.session,
-            bond: bond_of(&self.state),
-            conduct,
+            binding: binding_of(&self.state),
+            operating_mode,
             rulings,
         };
         let now = self.now;
-        if let Some(desk) = self.state.desks.get_mut(&key) {
-            desk.doubts = doubts;
-            desk.link = DeskLink::Welcomed { link, hello, store, lines, since: now };
+        if let Some(slave) = self.state.slaves.get_mut(&key) {
+            slave.doubts = doubts;
+            slave.link = SlaveLink::Welcomed { link, hello, store, lines, since: now };
         }
         if doubts {
             self.state.doubted_by.insert(key);
@@ -551,8 +554,8 @@ impl Rules {
             _ if known == Some(row.seq) && current.is_some_and(|job| job.state == row.state) => Tell::Nothing,
             _ => Tell::Report,
         };
-        let newer = current.filter(|job| job.rev > row.rev && !job.state.is_ended());
-        let want = match line.verdict {
+        let newer = current.filter(|job| job.generation > row.generation && !job.state.is_ended());
+        let desired_state = match line.verdict {
             Verdict::Keep | Verdict::Start | Verdict::Cancel | Verdict::Recall | Verdict::AskPerson => newer,
             Verdict::Offer | Verdict::Adopt | Verdict::Forget | Verdict::Release | Verdict::Quarantine => {
                 None
@@ -563,7 +566,7 @@ impl Rules {
             attempt: row.attempt,
             verdict: line.verdict,
             tell,
-            want: want.map(|job| job.want(false)),
+            desired_state: desired_state.map(|job| job.desired_state(false)),
         }
     }
 
@@ -579,25 +582,25 @@ impl Rules {
         let mine = job.map_or(Mine::Unknown, |job| {
             held_as(job, key, row.map_or(job.attempt, |row| row.attempt), store)
         });
-        let wish = job.map_or(Wish::Go, |job| Wish::of(job.desired, &job.start, self.now));
-        judge(mine, theirs, store, wish)
+        let desired = job.map_or(DesiredKind::Go, |job| DesiredKind::of(job.desired, &job.start, self.now));
+        judge(mine, theirs, store, desired)
     }
 
     pub(super) fn received(&mut self, link: LinkId, message: Message) {
         let Some(key) = self.state.links.get(&link).copied().flatten() else {
             return self.effects.push(Effect::Ignored(Ignored::UnknownConnection));
         };
-        let Some(desk) = self.state.desks.get(&key) else { return };
-        if desk.enrolled != Enrolled::Yes {
+        let Some(slave) = self.state.slaves.get(&key) else { return };
+        if slave.enrolled != Enrolled::Yes {
             return self.effects.push(Effect::Ignored(Ignored::Revoked));
         }
-        if desk.current() != Some(link) {
+        if slave.current() != Some(link) {
             return self.effects.push(Effect::Ignored(Ignored::UnknownConnection));
         }
-        let settling = matches!(desk.link, DeskLink::Welcomed { link: l, .. } if l == link)
-            || matches!(&desk.link, DeskLink::Asking { older, .. }
-                if matches!(**older, DeskLink::Welcomed { link: l, .. } if l == link));
-        let live = desk.live() == Some(link);
+        let settling = matches!(slave.link, SlaveLink::Welcomed { link: l, .. } if l == link)
+            || matches!(&slave.link, SlaveLink::Asking { older, .. }
+                if matches!(**older, SlaveLink::Welcomed { link: l, .. } if l == link));
+        let live = slave.live() == Some(link);
         match message {
             Message::Settled(settled) if settling => self.settled(key, link, settled),
             Message::Report(report) if live => self.heard(key, report),
@@ -619,9 +622,9 @@ impl Rules {
             | Message::Report(_)
             | Message::Declined(_)
             | Message::Machine(_)
-            | Message::Want(_)
+            | Message::DesiredState(_)
             | Message::Forget(_)
-            | Message::Conduct(_)
+            | Message::OperatingMode(_)
             | Message::Ask(_)
             | Message::Answer(_) => {
                 self.close(link, CloseCode::Protocol, "a message that a slave does not send here".to_owned());
@@ -630,11 +633,11 @@ impl Rules {
     }
 
     fn machine(&mut self, key: SlaveKey, machine: MachineReport) {
-        if let Some(desk) = self.state.desks.get_mut(&key) {
-            desk.balked = false;
-            if desk.machine.as_ref() != Some(&machine) {
-                desk.machine = Some(machine);
-                self.touch_desk(key);
+        if let Some(slave) = self.state.slaves.get_mut(&key) {
+            slave.declining = false;
+            if slave.machine.as_ref() != Some(&machine) {
+                slave.machine = Some(machine);
+                self.touch_slave(key);
             }
         }
     }
@@ -681,12 +684,17 @@ fn receipt_line(
     }
 }
 
-fn bond_of(state: &super::Master) -> Bond {
+fn binding_of(state: &super::Master) -> MasterBinding {
     let node = state.node;
-    Bond { master: node.id, epoch: node.epoch, incarnation: state.incarnation(), commit: node.commit }
+    MasterBinding {
+        master: node.id,
+        epoch: node.epoch,
+        incarnation: state.incarnation(),
+        commit: node.commit,
+    }
 }
 
 /// The machine could take a job now.
-pub(super) fn is_ready(desk: &Desk) -> bool {
-    desk.machine.as_ref().is_some_and(|machine| machine.activity == Activity::Ready)
+pub(super) fn is_ready(slave: &SlaveRecord) -> bool {
+    slave.machine.as_ref().is_some_and(|machine| machine.activity == Activity::Ready)
 }

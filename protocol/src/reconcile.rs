@@ -66,7 +66,7 @@ pub enum Store {
     Ahead,
 }
 
-/// What the master desired states, as far as a verdict depends on it.
+/// What the master wants, as far as a verdict depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DesiredKind {
     /// Run it when its rule allows, or keep it paused.
@@ -137,7 +137,7 @@ pub enum Verdict {
     Adopt,
     /// The master takes the outcome; when it is on disk, the slave forgets it.
     Forget,
-    /// The slave does not have it and owes nothing: the master may do with it what it desired states.
+    /// The slave does not have it and owes nothing: the master may do with it what it wants.
     Release,
     /// The slave's memory is not trusted: nothing starts from it.
     Quarantine,
@@ -190,7 +190,7 @@ pub struct Line {
     pub theirs: &'static [Theirs],
     /// What is known of the slave's memory.
     pub store: &'static [Store],
-    /// What the master desired states.
+    /// What the master wants.
     pub desired: &'static [DesiredKind],
     /// What comes of it.
     pub verdict: Verdict,

@@ -114,7 +114,7 @@ pub enum CancelMode {
     Now,
 }
 
-/// What the master desired states for a job. Newest revision wins; nothing is queued.
+/// What the master wants for a job. The highest generation wins; nothing is queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Desired {
     /// Start it when its start rule allows, and let it run.

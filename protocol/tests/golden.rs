@@ -189,9 +189,9 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("report", Message::Report(report())),
         ("declined", Message::Declined(declined())),
         ("machine", Message::Machine(machine())),
-        ("want", Message::DesiredState(desired_state())),
+        ("desired_state", Message::DesiredState(desired_state())),
         (
-            "want.resolve",
+            "desired_state.resolve",
             Message::DesiredState(DesiredState {
                 spec: None,
                 desired: Desired::Resolve(End::Stopped),
@@ -207,7 +207,7 @@ fn messages() -> Vec<(&'static str, Message)> {
             }),
         ),
         (
-            "conduct",
+            "operating_mode",
             Message::OperatingMode(OperatingMode { generation: Generation(7), mode: Mode::Maintenance }),
         ),
         ("ask.ready", Message::Ask(Ask { id: 1, question: Question::Ready { unloading: JOB } })),

@@ -97,7 +97,7 @@ pub struct JobStatus {
     pub params: BTreeMap<String, String>,
     /// What it is.
     pub state: String,
-    /// What the master desired states.
+    /// What the master wants.
     pub desired: String,
     /// Which attempt.
     pub attempt: u32,

@@ -585,7 +585,7 @@ impl Rules {
         }
     }
 
-    /// Somebody desired states a job away. What the machine has not answered about is stopped once it has.
+    /// Somebody cancels a job. What the machine has not answered about is stopped once it has.
     pub(super) fn cancel(&mut self, id: JobId, mode: CancelMode, source: Source) {
         let reason = why_stopped(source);
         let is_unanswered = self.state.is_unanswered(id);

@@ -39,7 +39,7 @@ class Golden(unittest.TestCase):
         nonce = wire.decode(self.vectors["challenge"]).message.nonce
         hello = wire.decode(self.vectors["hello"]).message
         self.assertEqual(wire.signed_bytes(nonce, hello).hex(), self.vectors["signed"].hex())
-        want = wire.decode(self.vectors["want"]).message
+        want = wire.decode(self.vectors["desired_state"]).message
         self.assertEqual(wire.digest(want.spec), self.vectors["digest"])
         self.assertEqual(want.digest, self.vectors["digest"])
 

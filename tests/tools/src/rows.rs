@@ -137,14 +137,14 @@ const COME_DUE: Rule = rule("protocol/src/slave/work.rs", "come_due");
 const ENDED: Rule = rule("protocol/src/slave/work.rs", "ended");
 const FOUND: Rule = rule("protocol/src/slave/work.rs", "found");
 const HELD_BY: Rule = rule("protocol/src/slave/work.rs", "held_by");
-const HELLO: Rule = rule("protocol/src/master/desk.rs", "hello_received");
+const HELLO: Rule = rule("protocol/src/master/slave_record.rs", "hello_received");
 const MASTER_TIME: Rule = rule("protocol/src/slave/mod.rs", "master_time");
 const OLDER: Rule = rule("protocol/src/master/evidence.rs", "take_older");
 const ORDER_PLACED: Rule = rule("protocol/src/master/people.rs", "order_placed");
 const SAY_AGAIN: Rule = rule("protocol/src/slave/link.rs", "say_again");
 const STANDING: Rule = rule("protocol/src/slave/mod.rs", "standing");
 const UNACCEPTABLE: Rule = rule("protocol/src/slave/link.rs", "unacceptable");
-const WISH: Rule = rule("protocol/src/slave/link.rs", "desired");
+const WISH: Rule = rule("protocol/src/slave/link.rs", "set_desired");
 
 /// Every row.
 pub const ROWS: &[Row] = &[
@@ -361,7 +361,7 @@ pub const ROWS: &[Row] = &[
         "B8",
         "A wall clock jumps by hours, forwards or back, at the slave or the master.",
         "A job fires once and not early; elapsed times stay right.",
-        &[MASTER_TIME, rule("protocol/src/master/desk.rs", "clock_set")],
+        &[MASTER_TIME, rule("protocol/src/master/slave_record.rs", "clock_set")],
         &[About::Clocks],
     ),
     shown(
@@ -409,7 +409,7 @@ pub const ROWS: &[Row] = &[
         "A copy of the slave's key and disk is alive beside it.",
         "The older link answers a ping, so the copy is refused with its own close code and the slave is flagged; its \
          job is undisturbed. A quick reboot is not taken for a copy, because then the older link does not answer.",
-        &[HELLO, rule("protocol/src/master/desk.rs", "link_probed")],
+        &[HELLO, rule("protocol/src/master/slave_record.rs", "link_probed")],
         &[About::Identity, About::Links],
     ),
     shown(

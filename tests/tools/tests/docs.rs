@@ -228,9 +228,9 @@ const MESSAGES: [&str; 15] = [
     "Report",
     "Declined",
     "Machine",
-    "Want",
+    "DesiredState",
     "Forget",
-    "Conduct",
+    "OperatingMode",
     "Ask",
     "Answer",
     "Ping",
@@ -285,7 +285,7 @@ fn the_vectors_in_the_protocol_page_are_the_golden_ones_and_are_decoded_to_the_l
     let page = read(PROTOCOL);
     let (_, vectors) = page.split_once("## 17 Vectors").expect("the page has its vectors");
     let squeeze = |text: &str| text.chars().filter(|c| !c.is_whitespace() && *c != '`').collect::<String>();
-    for name in ["ask.log", "forget", "want.resolve", "report"] {
+    for name in ["ask.log", "forget", "desired_state.resolve", "report"] {
         let section =
             vectors.split("\n### ").find(|section| section.contains(&code(name))).expect("its section");
         assert!(squeeze(section).contains(golden[name]), "{name} is not the golden vector");

@@ -185,7 +185,7 @@ fn answer(job: &Job, now: Time, masters_forgot: bool) -> Option<JobCommand> {
             {
                 Some(JobCommand::Cancel(mode))
             }
-            // Nobody desired states it to be paused: it goes on by itself, unless what its slave heard was a desired state that the master forgot.
+            // Nobody wants it to be paused: it goes on by itself, unless what its slave heard was a desired state that the master forgot.
             Desired::Run if !masters_forgot => None,
             _ => Some(JobCommand::Resume),
         },

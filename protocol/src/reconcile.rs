@@ -4,6 +4,8 @@
 //! is told; it decides nothing else. A live report is judged by the same table as a row of a handshake: a Report is to
 //! one job what a Hello is to all.
 
+pub mod attempts;
+
 use serde::{Deserialize, Serialize};
 
 use self::DesiredKind::*;

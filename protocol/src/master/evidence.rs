@@ -6,31 +6,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::book::durable_report;
 use super::slave_record::{Receipt, SlaveLink, SlaveRecord, is_current};
-use super::{Basis, Delivery, Earlier, Effect, Ignored, Job, RECEIPTS, Rules, Write};
-use crate::id::{Attempt, Epoch, Generation, JobId, SlaveKey};
+use super::{Delivery, Earlier, Effect, Ignored, Job, RECEIPTS, Rules, Write};
+use crate::id::{Attempt, Epoch, JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::limits;
 use crate::message::{
     CloseCode, Declined, Flags, Forget, Hello, Message, Reason, ReasonCode, Record, Report, Row, Settled,
 };
-use crate::reconcile::{Line, Store, Theirs, Verdict};
+use crate::reconcile::{Store, Theirs, Verdict};
 use crate::slave::LinkId;
-use crate::spec::{CancelMode, Desired, DesiredState, Gate};
-
-/// How many earlier attempts of a job are kept: enough to see a pattern, and a bound on its record.
-const EARLIER: usize = 16;
+use crate::spec::Desired;
 
 /// How many jobs an order may have: as many as a client may order at once.
 const ORDER_JOBS: usize = 1000;
 
-/// How much of a text is kept of an earlier attempt, in bytes.
-const EARLIER_TEXT: usize = 256;
-
-/// How many attempts of one job a restored master may have forgotten: more than happen between two backups, and too few for a
-/// slave that lies to use the numbers up.
-const ATTEMPTS_AHEAD: u32 = 1 << 16;
-
-/// The same, of people's decisions about a slave.
+/// How many decisions of people about a slave a restored master may have forgotten: more than happen between two backups, and
+/// too few for a slave that lies to use the numbers up.
 const DECISIONS_AHEAD: u32 = 1 << 16;
 
 impl Rules {
@@ -192,7 +183,7 @@ impl Rules {
                     job.report = None;
                 });
                 self.apply(id, job::Event::Vanished, "reconciliation");
-                self.take_up_forgotten(id);
+                self.weigh(id);
             }
             Verdict::Release if store == Store::Ahead && !is_assigned => {
                 let text = "the master was restored, and its slave has let it go since: another may have it or have done it; \
@@ -202,7 +193,7 @@ impl Rules {
                     job.report = None;
                 });
                 self.apply(id, job::Event::Vanished, "reconciliation");
-                self.take_up_forgotten(id);
+                self.weigh(id);
             }
             Verdict::Release => self.given_back(id, desired, None),
             Verdict::Offer
@@ -213,21 +204,6 @@ impl Rules {
             | Verdict::Adopt
             | Verdict::Forget
             | Verdict::Quarantine => {}
-        }
-    }
-
-    /// Its slave does not have the job that the master, before it was restored, may have assigned to another one later: what that one has
-    /// told of it speaks for the job.
-    fn take_up_forgotten(&mut self, id: JobId) {
-        let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let has_begun = |e: &Earlier| {
-            e.state.is_started() || e.report.as_ref().is_some_and(|report| report.started_at.is_some())
-        };
-        let is_later = |e: &&Earlier| e.basis == Basis::Gap && e.attempt > job.attempt && has_begun(e);
-        let best = |e: &&Earlier| (e.state == State::Succeeded, e.state.is_started(), e.attempt);
-        let found = job.earlier.iter().filter(is_later).max_by_key(best).map(|e| (e.attempt, e.holder));
-        if let Some((attempt, holder)) = found {
-            self.promote(id, attempt, holder);
         }
     }
 
@@ -289,22 +265,17 @@ impl Rules {
         self.look_for_work.insert(key);
     }
 
-    /// With the memory that a handshake found; on a live link, without.
-    fn judge_report(&mut self, key: SlaveKey, report: Report, settled: Option<Store>) {
+    /// A slave's report of an attempt; in a handshake with what is known of the slave's memory.
+    fn judge_report(&mut self, key: SlaveKey, mut report: Report, settled: Option<Store>) {
         let Some(job) = self.state.book.jobs.get(&report.job) else {
             return self.effects.push(Effect::Ignored(Ignored::MissingRecord));
         };
-        let basis = self.basis(&job, key, report.attempt);
-        match basis {
-            Basis::Assigned => {}
-            Basis::Gap if is_free_for(&job, key) => {}
-            // Nobody speaks for what another slave has, or had to its end, without having been handed it.
-            Basis::Gap | Basis::Claim => return self.take_claim(key, report, basis),
-        }
-        let mut report = report;
         if !job.generation.may_be_followed_by(report.generation, self.state.node.epoch) {
             self.effects.push(Effect::Ignored(Ignored::UnknownGeneration));
             report.generation = job.generation;
+        }
+        if !is_current(&job, key, report.attempt) {
+            return self.hear_other(key, report);
         }
         let row = Row {
             job: report.job,
@@ -317,173 +288,31 @@ impl Rules {
         let theirs = Theirs::of(report.state);
         let line = self.line(Some(&job), key, Some(&row), theirs, settled.unwrap_or(Store::Trusted));
         let id = report.job;
-        if report.attempt > job.last_attempt {
-            return self.take_forgotten(key, report);
-        }
-        if is_current(&job, key, report.attempt) {
-            let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);
-            let over = job.state.is_ended() && job.state != State::Lost && report.state.is_ended();
-            let differs = report.state != job.state;
-            if over && (older || differs) {
-                // Another memory of the attempt: what was known first stays, and that one is not needed.
-                let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
-                self.send_to(key, Message::Forget(forget));
-                if differs {
-                    self.flag(id, Flags::DUPLICATE, "the slave says that this attempt ended otherwise");
-                }
-                return;
+        let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);
+        let over = job.state.is_ended() && job.state != State::Lost && report.state.is_ended();
+        let differs = report.state != job.state;
+        if over && (older || differs) {
+            // Another memory of the attempt: what was known first stays, and that one is not needed.
+            let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
+            self.send_to(key, Message::Forget(forget));
+            if differs {
+                self.flag(id, Flags::DUPLICATE, "the slave says that this attempt ended otherwise");
             }
-            // After a handshake its word is the newest, whatever its number: another memory counts anew.
-            let link = self.state.slaves.get(&key).and_then(SlaveRecord::current);
-            let same_memory = settled.is_none() && job.heard_on == link;
-            if same_memory && older {
-                return self.effects.push(Effect::Ignored(Ignored::OlderReport));
-            }
-            if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
-                return self.flag(id, Flags::DUPLICATE, "the slave says that an ended attempt is alive");
-            }
-            if line.verdict == Verdict::Cancel && job.state == State::Lost {
-                return self.withdraw(key, id, report.attempt, report.generation);
-            }
-            return self.take(key, report);
+            return;
         }
-        if basis == Basis::Gap {
-            self.edit(id, |job| job.remember(report.attempt, key));
+        // After a handshake its word is the newest, whatever its number: another memory counts anew.
+        let link = self.state.slaves.get(&key).and_then(SlaveRecord::current);
+        let same_memory = settled.is_none() && job.heard_on == link;
+        if same_memory && older {
+            return self.effects.push(Effect::Ignored(Ignored::OlderReport));
         }
-        self.take_older(key, report, line);
-    }
-
-    /// What this slave's word of this attempt rests on. A master that was restored may have forgotten what it had assigned, and
-    /// one that adopted a job was never told of its other attempts: each slave tells what it has of that in its first handshake
-    /// with the restored or new master, and what it does not tell there it can't tell later.
-    fn basis(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> Basis {
-        if job.was_assigned(attempt, key) {
-            return Basis::Assigned;
+        if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
+            return self.flag(id, Flags::DUPLICATE, "the slave says that an ended attempt is alive");
         }
-        let may_be_forgotten = self.state.node.epoch > Epoch(1) || job.flags.has(Flags::ADOPTED);
-        let closes_gap = self.gap_of == Some(key)
-            && may_be_forgotten
-            && attempt.0 <= job.last_attempt.0.saturating_add(ATTEMPTS_AHEAD);
-        let is_it = |e: &Earlier| e.attempt == attempt && e.holder == key && e.basis == Basis::Gap;
-        if closes_gap || job.earlier.iter().any(is_it) { Basis::Gap } else { Basis::Claim }
-    }
-
-    /// A report of an attempt that was never assigned to this slave, by all that the master knows, or of one that it may have forgotten
-    /// while another slave has the job. It is kept beside the job for people to see, and nothing follows from it for the job.
-    fn take_claim(&mut self, key: SlaveKey, report: Report, basis: Basis) {
-        let Some(job) = self.state.book.jobs.get(&report.job) else { return };
-        let (id, attempt, seq, said, generation) =
-            (report.job, report.attempt, report.seq, report.state, report.generation);
-        let newest = job.last_attempt;
-        let known = job.earlier.iter().find(|e| e.attempt == attempt && e.holder == key);
-        let is_known = known.is_some();
-        // Also what was only claimed while its slave doubted this master, and is now told after the restore was confirmed.
-        let is_news = known.is_none_or(|known| known.state != said || known.basis > basis);
-        // A slave that makes up attempts does not fill the list for those that had the job.
-        let is_kept = is_known || basis != Basis::Claim || job.earlier.len() < EARLIER;
-        self.effects.push(Effect::Ignored(Ignored::NeverAssigned));
-        if is_news && is_kept {
-            self.keep_earlier(key, report, basis);
-            self.edit(id, Job::clear_flag_without_claims);
-        }
-        if basis == Basis::Gap && attempt > newest {
-            // Its number may have been given out: the next attempt has to bear a higher one.
-            self.edit(id, |job| job.last_attempt = attempt);
-        }
-        let flag = match basis {
-            Basis::Claim => Some(Flags::CLAIMED),
-            Basis::Assigned | Basis::Gap => (said != State::Accepted).then_some(Flags::DUPLICATE),
-        };
-        if let (false, true, Some(flag)) = (is_known, is_kept, flag) {
-            self.edit(id, |job| job.flags.set(flag));
-        }
-        if said == State::Accepted {
-            // By all that is known it is not to begin there, and nothing is lost by that.
-            return self.withdraw(key, id, attempt, generation);
-        }
-        if said.is_ended() {
-            self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
-        }
-    }
-
-    /// What a attempt came to that does not speak for the job.
-    fn keep_earlier(&mut self, key: SlaveKey, report: Report, basis: Basis) {
-        let report = report.clipped(EARLIER_TEXT);
-        let (id, attempt, state) = (report.job, report.attempt, report.state);
-        self.edit(id, |job| {
-            let known =
-                job.earlier.iter_mut().find(|earlier| earlier.attempt == attempt && earlier.holder == key);
-            match known {
-                Some(earlier) => {
-                    earlier.state = state;
-                    earlier.report = Some(report);
-                    earlier.basis = earlier.basis.min(basis);
-                }
-                None => job.keep(Earlier { attempt, holder: key, state, report: Some(report), basis }),
-            }
-        });
-    }
-
-    /// The slave's word about a attempt that this master made before it was restored, and has forgotten, of a job that no other slave
-    /// has.
-    fn take_forgotten(&mut self, key: SlaveKey, report: Report) {
-        let id = report.job;
-        let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let (state, attempt) = (job.state, report.attempt);
-        let slaves_word = job.report.as_ref().is_some_and(|known| known.state == state);
-        let tried_again =
-            slaves_word && state != State::Succeeded || matches!(state, State::Failed | State::Rejected);
-        if state.is_ended() && !tried_again && report.state == State::Accepted {
-            // Somebody has ended it since, by all that is known: what has not started does not start.
-            self.edit(id, |job| job.last_attempt = attempt);
-            return self.withdraw(key, id, attempt, report.generation);
-        }
-        if state == State::Succeeded {
-            // A success speaks for the job, whichever attempt it was.
-            self.edit(id, |job| job.remember(attempt, key));
-            let (said, seq) = (report.state, report.seq);
-            self.keep_earlier(key, report, Basis::Assigned);
-            if said.is_ended() {
-                return self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
-            }
-            let goes_on =
-                format!("attempt {attempt} goes on although the job is done: stop it at the machine");
-            return self.flag(id, Flags::DUPLICATE, &goes_on);
-        }
-        let by = self.state.slaves.get(&key).map_or_else(String::new, |slave| slave.name.clone());
-        if state.is_ended() {
-            // It had been tried again.
-            self.edit(id, Job::set_aside);
-            self.apply(id, job::Event::Retried, &by);
-        }
-        self.edit(id, |job| {
-            job.assign(attempt, key);
-            if job.is_canceled() && slaves_word {
-                job.desired = Desired::Run;
-            } else if job.is_canceled() && job.generation <= report.generation {
-                // What the slave was told last is newer than the cancel, as far as anybody can tell.
-                job.desired = Desired::Run;
-                job.flags.set(Flags::CANCEL_TOO_LATE);
-            }
-            job.generation = job.generation.max(report.generation);
-            if job.start.gate == Gate::Held {
-                // Its slave may know it as open: it is told that a person has to let it go.
-                job.generation = job.generation.next();
-            }
-        });
-        if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued) {
-            self.apply(id, job::Event::AttemptAssigned, &by);
+        if line.verdict == Verdict::Cancel && job.state == State::Lost {
+            return self.withdraw(key, id, report.attempt, report.generation);
         }
         self.take(key, report);
-    }
-
-    /// Tells a slave to let a attempt go that has not started, by a desired state that is newer than the one that it knows.
-    fn withdraw(&mut self, key: SlaveKey, id: JobId, attempt: Attempt, known: Generation) {
-        let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let desired = Desired::Cancel(CancelMode::IfNotStarted);
-        let desired_state =
-            DesiredState { attempt, generation: known.next(), desired, ..job.desired_state(false) };
-        self.send_to(key, Message::DesiredState(desired_state));
     }
 
     /// The slave's word about the attempt that speaks for the job.
@@ -535,33 +364,17 @@ impl Rules {
             let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
             self.send_to(key, Message::Forget(forget));
             self.try_again(id);
-            self.cancel_the_others(id);
+            self.weigh(id);
         } else {
             self.tell_if_newer(key, id);
         }
     }
 
-    /// A cancel is for all attempts of a job. After the newest has ended by it, an earlier one that is under way or succeeded speaks
-    /// for the job, and its slave is told to cancel it.
-    fn cancel_the_others(&mut self, id: JobId) {
-        let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let goes_on =
-            |e: &&Earlier| (e.state.is_executing() || e.state == State::Succeeded) && e.basis != Basis::Claim;
-        let other = job.earlier.iter().find(goes_on).map(|e| (e.attempt, e.holder));
-        if let (State::Canceled, true, Some((attempt, holder))) = (job.state, job.is_canceled(), other) {
-            self.promote(id, attempt, holder);
-        }
-    }
-
     /// The order's own policy may want another attempt.
-    fn try_again(&mut self, id: JobId) {
+    pub(super) fn try_again(&mut self, id: JobId) {
+        // A success speaks for the job, whichever attempt it was.
+        self.weigh(id);
         let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let has_succeeded = |e: &&Earlier| e.state == State::Succeeded && e.basis != Basis::Claim;
-        let done = job.earlier.iter().find(has_succeeded).map(|e| (e.attempt, e.holder));
-        if let (State::Failed | State::Rejected, Some((attempt, holder))) = (job.state, done) {
-            // A success speaks for the job, whichever attempt it was.
-            return self.promote(id, attempt, holder);
-        }
         let wanted = match job.state {
             State::Failed => job.retry.on.contains(&super::RetryOn::Failed),
             State::Rejected => job.retry.on.contains(&super::RetryOn::Rejected),
@@ -575,112 +388,13 @@ impl Rules {
             });
             self.apply(id, job::Event::Retried, "the order's retry");
             // Another one may be under way already.
-            self.speak_for(id);
+            self.weigh(id);
             let in_gap = self.state.node.epoch > Epoch(1) && self.gap_of.is_some();
             let is_queued = self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Queued);
             if is_queued && (in_gap || self.state.doubters() > 0) {
                 // It may have been tried again in the time that a restored master has forgotten.
                 self.edit(id, Job::hold_after_restore);
             }
-        }
-    }
-
-    /// The slave's word about an attempt that was given up or assigned to another slave.
-    fn take_older(&mut self, key: SlaveKey, report: Report, line: &Line) {
-        let id = report.job;
-        let (attempt, said, seq, generation) = (report.attempt, report.state, report.seq, report.generation);
-        self.keep_earlier(key, report, Basis::Assigned);
-        let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let (newer, newer_holder, desired, is_canceled) =
-            (job.state, job.holder, job.desired, job.is_canceled());
-        let newer_has_begun = !newer.is_ended() && job.has_begun();
-        if line.verdict == Verdict::Cancel {
-            // It is told in the Welcome; on a live link it is told here.
-            return self.withdraw(key, id, attempt, generation);
-        }
-        if said.is_ended() {
-            self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
-        }
-        let counts = said.is_started() || said == State::Succeeded;
-        if !counts {
-            return;
-        }
-        let is_better = newer.is_ended() && newer != State::Succeeded && said == State::Succeeded;
-        // Whoever canceled the job meant all of it.
-        let is_to_end = newer == State::Canceled && is_canceled && said.is_executing();
-        if newer == State::Queued || is_better || is_to_end {
-            return self.promote(id, attempt, key);
-        }
-        if newer_has_begun {
-            let text = if said.is_ended() {
-                format!("attempt {attempt} succeeded elsewhere: cancel this one if it is not needed")
-            } else if said == State::Paused {
-                format!(
-                    "attempt {attempt} is paused elsewhere: `reloop-slave resume` or `stop` at that machine"
-                )
-            } else {
-                format!("attempt {attempt} runs elsewhere too: both finish unless somebody cancels one")
-            };
-            return self.flag(id, Flags::DUPLICATE, &text);
-        }
-        if newer.is_ended() && said.is_executing() {
-            let goes_on = format!(
-                "attempt {attempt} goes on although the job has ended: `reloop-slave stop` at that machine, if it is not needed"
-            );
-            return self.flag(id, Flags::DUPLICATE, &goes_on);
-        }
-        // Once is enough: to raise the desired state with each report would make every answer to it an answer to an older one. A cancel takes
-        // it from there by itself, and then ends this attempt too.
-        if let (State::Assigned | State::Accepted, Some(holder)) = (newer, newer_holder)
-            && desired != Desired::Return
-            && !is_canceled
-        {
-            self.edit(id, |job| job.set_desired(Desired::Return));
-            self.tell_if_newer(holder, id);
-        }
-    }
-
-    fn flag(&mut self, id: JobId, flag: Flags, text: &str) {
-        self.edit(id, |job| {
-            job.flags.set(flag);
-            job.reason = Some(Reason::new(ReasonCode::OlderAttempt, text));
-        });
-    }
-
-    /// An earlier attempt speaks for the job again: nobody else has started it, or it is to end as well. What is wanted of
-    /// it is said anew: a slave that has come back without it says so then.
-    fn promote(&mut self, id: JobId, attempt: Attempt, key: SlaveKey) {
-        let (now, epoch) = (self.now, self.state.node.epoch);
-        let by = self.state.slaves.get(&key).map_or_else(String::new, |slave| slave.name.clone());
-        self.edit(id, |job| {
-            let Some(at) =
-                job.earlier.iter().position(|earlier| earlier.attempt == attempt && earlier.holder == key)
-            else {
-                return;
-            };
-            let earlier = job.earlier.remove(at);
-            if job.state != State::Queued {
-                job.set_aside();
-            }
-            // A master that was restored may have forgotten that it handed this out.
-            job.assign(attempt, key);
-            let known = earlier.report.as_ref().map_or(job.generation, |report| report.generation);
-            if job.generation.may_be_followed_by(known, epoch) {
-                job.generation = job.generation.max(known);
-            }
-            job.report = earlier.report;
-            job.flags.set(Flags::LATE_RESULT);
-            if job.is_canceled() && earlier.state == State::Succeeded {
-                job.flags.set(Flags::CANCEL_TOO_LATE);
-            }
-            job.reason = None;
-            job.enter(earlier.state, now, &by);
-        });
-        // Of what nobody has reported, a person has been asked, and an offer would begin it again.
-        let is_told = |job: &Job| job.report.is_some() && !job.state.is_ended();
-        if self.state.book.jobs.get(&id).is_some_and(|job| is_told(&job)) {
-            self.edit(id, |job| job.set_desired(job.desired));
-            self.tell_if_newer(key, id);
         }
     }
 
@@ -773,7 +487,7 @@ impl Rules {
                     job.reason = Some(Reason::new(ReasonCode::Canceled, "canceled before it started"))
                 });
                 self.apply(id, job::Event::Withdrawn, "client");
-                self.speak_for(id);
+                self.weigh(id);
             }
             Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => {
                 let closed = |job: &Job| job.start.deadline.is_some_and(|deadline| deadline < self.now);
@@ -785,19 +499,8 @@ impl Rules {
                     return;
                 }
                 self.apply(id, job::Event::GivenBack, "slave");
-                self.speak_for(id);
+                self.weigh(id);
             }
-        }
-    }
-
-    /// A job that is nobody's again: an earlier attempt that is under way or succeeded speaks for it.
-    fn speak_for(&mut self, id: JobId) {
-        let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let alive = job.earlier.iter().find(|earlier| {
-            (earlier.state.is_started() || earlier.state == State::Succeeded) && earlier.basis != Basis::Claim
-        });
-        if let Some((attempt, holder)) = alive.map(|earlier| (earlier.attempt, earlier.holder)) {
-            self.promote(id, attempt, holder);
         }
     }
 
@@ -901,34 +604,6 @@ impl Rules {
             self.state.book.held_by(key).filter(|job| job.state != State::Uncertain).map(|j| j.id).collect();
         for id in ids {
             self.tell_if_newer(key, id);
-        }
-    }
-}
-
-/// No other slave has this job, by all that the master knows since it was restored: nobody has it, its slave has come back without
-/// it, or it was canceled, which means all of its attempts.
-fn is_free_for(job: &Job, key: SlaveKey) -> bool {
-    let has_vanished = job.state == State::Uncertain && job.report.is_none();
-    let is_called_off = job.state == State::Canceled && job.is_canceled();
-    job.holder.is_none_or(|holder| holder == key) || has_vanished || is_called_off
-}
-
-impl Job {
-    /// Another attempt comes: what this one came to is kept beside it.
-    pub(super) fn set_aside(&mut self) {
-        if let Some(holder) = self.holder.take() {
-            let (attempt, state) = (self.attempt, self.state);
-            let report = self.report.take().map(|report| report.clipped(EARLIER_TEXT));
-            self.keep(Earlier { attempt, holder, state, report, basis: Basis::Assigned });
-        }
-    }
-
-    fn keep(&mut self, earlier: Earlier) {
-        self.earlier.push(earlier);
-        if self.earlier.len() > EARLIER {
-            // What happened stays longer than what was only claimed.
-            let claimed = self.earlier.iter().position(|earlier| earlier.basis == Basis::Claim);
-            self.earlier.remove(claimed.unwrap_or(0));
         }
     }
 }

@@ -9,6 +9,7 @@
 //! writes what was touched and publishes it.
 
 mod admission;
+mod attempts;
 mod book;
 mod dispatch;
 mod evidence;

@@ -1,0 +1,361 @@
+//! The attempts of a job: what is kept of those that do not speak for it, and which one does.
+//!
+//! [`Rules::hear_other`] is where a slave's word of such an attempt comes in, [`Rules::weigh`] is asked after the attempt
+//! that speaks has changed. Both ask [one table](crate::reconcile::attempts), and [`Rules::speak`] is the only place that
+//! lets another attempt speak.
+
+use super::{Basis, Earlier, Effect, Ignored, Job, Rules};
+use crate::id::{Attempt, Epoch, Generation, JobId, SlaveKey};
+use crate::job::{self, State};
+use crate::message::{Flags, Forget, Message, Reason, ReasonCode, Report};
+use crate::reconcile::attempts::{Other, Outcome, Speaker, Standing, weigh};
+use crate::spec::{CancelMode, Desired, DesiredState, Gate};
+
+/// How many other attempts of a job are kept: enough to see a pattern, and a bound on its record.
+const OTHERS: usize = 16;
+
+/// How much of a text is kept of another attempt, in bytes.
+const OTHERS_TEXT: usize = 256;
+
+/// How many attempts of one job a restored master may have forgotten: more than happen between two backups, and too few for a
+/// slave that lies to use the numbers up.
+const ATTEMPTS_AHEAD: u32 = 1 << 16;
+
+impl Rules {
+    /// A slave's word of an attempt that does not speak for the job.
+    pub(super) fn hear_other(&mut self, key: SlaveKey, report: Report) {
+        let Some(job) = self.state.book.jobs.get(&report.job) else { return };
+        let (id, attempt, said, seq) = (report.job, report.attempt, report.state, report.seq);
+        let basis = self.basis(&job, key, attempt);
+        let known = job.earlier.iter().find(|other| other.is(attempt, key));
+        // What was only claimed has no past.
+        let was =
+            known.filter(|other| other.basis != Basis::Claim).map_or(State::Assigned, |other| other.state);
+        let state = match job::next(was, job::Event::Reported(said)) {
+            _ if basis == Basis::Claim => said,
+            job::Transition::To(next) => next,
+            job::Transition::Unchanged => was,
+            job::Transition::Rejected(_) => return self.contradicted(key, &report, was),
+        };
+        let standing = if basis == Basis::Gap && !is_free_for(&job, key) {
+            Standing::Contested
+        } else if attempt > job.last_attempt {
+            Standing::Forgotten
+        } else {
+            Standing::Earlier
+        };
+        let is_news = known.is_none_or(|known| known.state != state || known.basis > basis);
+        // A slave that makes up attempts does not fill the list for those that had the job.
+        let is_kept = known.is_some() || basis != Basis::Claim || job.earlier.len() < OTHERS;
+        let is_claimed_first = basis == Basis::Claim && known.is_none() && is_kept;
+        if basis == Basis::Claim || standing == Standing::Contested {
+            self.effects.push(Effect::Ignored(Ignored::NeverAssigned));
+        }
+        let generation = report.generation;
+        if (is_news || basis != Basis::Claim) && is_kept {
+            let basis = match basis {
+                Basis::Gap if standing != Standing::Contested => Basis::Assigned,
+                basis => basis,
+            };
+            let report = report.clone();
+            self.edit(id, |job| {
+                if basis == Basis::Assigned {
+                    job.remember(attempt, key);
+                } else if basis == Basis::Gap {
+                    // Its number may have been given out: the next assignment has to bear a higher one.
+                    job.last_attempt = job.last_attempt.max(attempt);
+                }
+                job.keep_other(Earlier { attempt, holder: key, state, report: Some(report), basis });
+                job.clear_flag_without_claims();
+                if is_claimed_first {
+                    job.flags.set(Flags::CLAIMED);
+                }
+            });
+        }
+        if said.is_ended() {
+            self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
+        }
+        if basis == Basis::Claim {
+            if said == State::Accepted {
+                // By all that is known it is not to begin there, and nothing is lost by that.
+                self.withdraw(key, id, attempt, generation);
+            }
+            return;
+        }
+        self.compare(key, report, standing, is_news);
+    }
+
+    /// What follows from another attempt, of which its slave has just spoken.
+    fn compare(&mut self, key: SlaveKey, report: Report, standing: Standing, is_news: bool) {
+        let Some(job) = self.state.book.jobs.get(&report.job) else { return };
+        let (id, attempt, generation) = (report.job, report.attempt, report.generation);
+        let Some(other) = job.earlier.iter().find(|other| other.is(attempt, key)) else { return };
+        let line = weigh(job.speaker(other), other.class(), standing);
+        let (state, holder) = (other.state, job.holder);
+        match line.outcome {
+            Outcome::Keep => {}
+            Outcome::Take => self.speak(id, attempt, key, Some(report), standing),
+            Outcome::Withdraw => self.withdraw(key, id, attempt, generation),
+            Outcome::Recall => {
+                // Once is enough: to raise the generation with each report would make every answer to it an answer to an older
+                // one. A cancel ends this attempt by itself, and then the other one is compared again.
+                if let (Some(holder), false) = (holder, job.desired == Desired::Return || job.is_canceled()) {
+                    self.edit(id, |job| job.set_desired(Desired::Return));
+                    self.tell_if_newer(holder, id);
+                }
+            }
+            Outcome::Duplicate | Outcome::GoesOn if !is_news => {}
+            Outcome::Duplicate => {
+                let text = match state {
+                    State::Succeeded => {
+                        format!("attempt {attempt} succeeded elsewhere: cancel this one if it is not needed")
+                    }
+                    State::Paused => format!(
+                        "attempt {attempt} is paused elsewhere: `reloop-slave resume` or `stop` at that machine"
+                    ),
+                    _ if state.is_ended() => format!("attempt {attempt} had been begun elsewhere too"),
+                    _ => format!(
+                        "attempt {attempt} runs elsewhere too: both finish unless somebody cancels one"
+                    ),
+                };
+                self.flag(id, Flags::DUPLICATE, &text);
+            }
+            Outcome::GoesOn => {
+                let text = format!(
+                    "attempt {attempt} goes on although the job has ended: `reloop-slave stop` at that machine, if it is not \
+                     needed"
+                );
+                self.flag(id, Flags::DUPLICATE, &text);
+            }
+        }
+    }
+
+    /// A slave says of an attempt what the job table rejects after what is known of it.
+    fn contradicted(&mut self, key: SlaveKey, report: &Report, was: State) {
+        let (id, attempt, seq) = (report.job, report.attempt, report.seq);
+        if report.state == State::Accepted {
+            // It was given up, or has ended: it does not begin.
+            return self.withdraw(key, id, attempt, report.generation);
+        }
+        if report.state.is_ended() {
+            self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
+        }
+        if was.is_ended() {
+            let how =
+                if report.state.is_ended() { "ended otherwise" } else { "is alive although it had ended" };
+            self.flag(id, Flags::DUPLICATE, &format!("the slave says that attempt {attempt} {how}"));
+        }
+    }
+
+    /// The attempt that speaks has changed: another one may speak from here on.
+    pub(super) fn weigh(&mut self, id: JobId) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let takes_over = |other: &&Earlier| {
+            let standing = match other.basis {
+                Basis::Claim => return false,
+                Basis::Gap if other.attempt > job.attempt => Standing::Contested,
+                Basis::Gap | Basis::Assigned => Standing::Earlier,
+            };
+            weigh(job.speaker(other), other.class(), standing).outcome == Outcome::Take
+        };
+        let best = |other: &&Earlier| {
+            (
+                other.state == State::Succeeded,
+                other.state.is_executing(),
+                other.state.is_started(),
+                other.attempt,
+            )
+        };
+        let found = job.earlier.iter().filter(takes_over).max_by_key(best);
+        if let Some((attempt, holder)) = found.map(|other| (other.attempt, other.holder)) {
+            self.speak(id, attempt, holder, None, Standing::Earlier);
+        }
+    }
+
+    /// Lets another attempt speak for the job; what spoke before is kept beside it. What is wanted of the attempt is told anew:
+    /// a slave that has come back without it says so then.
+    fn speak(
+        &mut self,
+        id: JobId,
+        attempt: Attempt,
+        key: SlaveKey,
+        heard: Option<Report>,
+        standing: Standing,
+    ) {
+        let (now, epoch) = (self.now, self.state.node.epoch);
+        let slave = self.state.slaves.get(&key);
+        let by = slave.map_or_else(String::new, |slave| slave.name.clone());
+        let link = slave.and_then(super::SlaveRecord::current).filter(|_| heard.is_some());
+        self.edit(id, |job| {
+            let Some(at) = job.earlier.iter().position(|other| other.is(attempt, key)) else { return };
+            let other = job.earlier.remove(at);
+            let report = heard.or(other.report);
+            let told = report.as_ref().map_or(job.generation, |report| report.generation);
+            if standing == Standing::Forgotten && job.is_canceled() {
+                let has_obeyed = job.report.as_ref().is_some_and(|known| known.state == job.state);
+                // What its slave was told last is newer than the cancel, as far as anybody can tell.
+                let is_too_late = !has_obeyed && job.generation <= told;
+                if has_obeyed || is_too_late {
+                    job.desired = Desired::Run;
+                }
+                if is_too_late {
+                    job.flags.set(Flags::CANCEL_TOO_LATE);
+                }
+            }
+            job.set_aside();
+            job.assign(attempt, key);
+            if job.generation.may_be_followed_by(told, epoch) {
+                job.generation = job.generation.max(told);
+            }
+            if standing != Standing::Forgotten {
+                job.flags.set(Flags::LATE_RESULT);
+            }
+            if job.is_canceled() && other.state == State::Succeeded {
+                job.flags.set(Flags::CANCEL_TOO_LATE);
+            }
+            job.heard_at = link.map(|_| now);
+            job.heard_on = link;
+            job.reason = None;
+            job.report = report;
+            job.enter(other.state, now, &by);
+            if job.has_begun() {
+                job.flags.clear(Flags::RESTORED);
+            }
+        });
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        if job.state.is_ended() {
+            self.try_again(id);
+        } else if job.report.is_some() {
+            // Of what nobody has reported a person was asked, and an offer would begin it again. What its slave was told before the
+            // master was restored still holds, unless a person has to let it go first.
+            if standing != Standing::Forgotten || job.start.gate == Gate::Held {
+                self.edit(id, |job| job.set_desired(job.desired));
+            }
+            self.tell_if_newer(key, id);
+        }
+    }
+
+    /// Tells a slave to let an attempt go that has not begun, by a desired state that is newer than the one that it knows.
+    pub(super) fn withdraw(&mut self, key: SlaveKey, id: JobId, attempt: Attempt, known: Generation) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let desired = Desired::Cancel(CancelMode::IfNotStarted);
+        let desired_state =
+            DesiredState { attempt, generation: known.next(), desired, ..job.desired_state(false) };
+        self.send_to(key, Message::DesiredState(desired_state));
+    }
+
+    pub(super) fn flag(&mut self, id: JobId, flag: Flags, text: &str) {
+        self.edit(id, |job| {
+            job.flags.set(flag);
+            job.reason = Some(Reason::new(ReasonCode::OlderAttempt, text));
+        });
+    }
+
+    /// What this slave's word of this attempt rests on. A master that was restored may have forgotten what it had assigned, and
+    /// one that adopted a job was never told of its other attempts: each slave tells what it has of that in its first handshake
+    /// with the restored or new master, and what it does not tell there it can't tell later.
+    pub(super) fn basis(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> Basis {
+        if job.was_assigned(attempt, key) {
+            return Basis::Assigned;
+        }
+        let may_be_forgotten = self.state.node.epoch > Epoch(1) || job.flags.has(Flags::ADOPTED);
+        let closes_gap = self.gap_of == Some(key)
+            && may_be_forgotten
+            && attempt.0 <= job.last_attempt.0.saturating_add(ATTEMPTS_AHEAD);
+        let is_it = |e: &Earlier| e.attempt == attempt && e.holder == key && e.basis == Basis::Gap;
+        if closes_gap || job.earlier.iter().any(is_it) { Basis::Gap } else { Basis::Claim }
+    }
+}
+
+/// No other slave has this job, by all that the master knows since it was restored: nobody has it, its slave has come back
+/// without it, or it was canceled, which means all of its attempts.
+fn is_free_for(job: &Job, key: SlaveKey) -> bool {
+    let has_vanished = job.state == State::Uncertain && job.report.is_none();
+    let is_called_off = job.state == State::Canceled && job.is_canceled();
+    job.holder.is_none_or(|holder| holder == key) || has_vanished || is_called_off
+}
+
+impl Earlier {
+    fn is(&self, attempt: Attempt, holder: SlaveKey) -> bool {
+        self.attempt == attempt && self.holder == holder
+    }
+
+    fn class(&self) -> Other {
+        let has_begun = self.report.as_ref().is_some_and(|report| report.started_at.is_some());
+        match self.state {
+            State::Queued | State::Assigned | State::Accepted => Other::Waiting,
+            State::Starting | State::Running | State::Paused | State::Stopping => Other::Working,
+            State::Uncertain => Other::Doubtful,
+            State::Succeeded => Other::Done,
+            State::Failed | State::Canceled | State::Rejected | State::Expired | State::Lost if has_begun => {
+                Other::Over
+            }
+            State::Failed | State::Canceled | State::Rejected | State::Expired | State::Lost => {
+                Other::Unbegun
+            }
+        }
+    }
+}
+
+impl Job {
+    /// What the attempt that speaks has come to, seen from another one.
+    fn speaker(&self, other: &Earlier) -> Speaker {
+        let is_replaced = self.holder == Some(other.holder) && other.attempt > self.attempt;
+        match self.state {
+            State::Queued => Speaker::Nobody,
+            State::Uncertain if self.report.is_none() => Speaker::Vanished,
+            State::Assigned
+            | State::Accepted
+            | State::Starting
+            | State::Running
+            | State::Paused
+            | State::Stopping
+            | State::Uncertain
+                if is_replaced =>
+            {
+                Speaker::Replaced
+            }
+            State::Assigned | State::Accepted if !self.has_begun() => Speaker::Unstarted,
+            State::Assigned
+            | State::Accepted
+            | State::Starting
+            | State::Running
+            | State::Paused
+            | State::Stopping
+            | State::Uncertain => Speaker::Begun,
+            State::Succeeded => Speaker::Succeeded,
+            State::Failed | State::Rejected => Speaker::Ended,
+            State::Canceled | State::Expired | State::Lost => {
+                let is_slaves_word = self.report.as_ref().is_some_and(|report| report.state == self.state);
+                match (is_slaves_word, self.state == State::Canceled && self.is_canceled()) {
+                    (true, true) => Speaker::Canceled,
+                    (true, false) => Speaker::Ended,
+                    (false, true) => Speaker::CalledOff,
+                    (false, false) => Speaker::Closed,
+                }
+            }
+        }
+    }
+
+    /// Keeps the attempt that speaks beside the job: another one follows it.
+    pub(super) fn set_aside(&mut self) {
+        if let Some(holder) = self.holder.take() {
+            let (attempt, state, report) = (self.attempt, self.state, self.report.take());
+            self.keep_other(Earlier { attempt, holder, state, report, basis: Basis::Assigned });
+        }
+    }
+
+    /// Keeps what is known of an attempt that does not speak.
+    fn keep_other(&mut self, other: Earlier) {
+        let other = Earlier { report: other.report.map(|report| report.clipped(OTHERS_TEXT)), ..other };
+        match self.earlier.iter_mut().find(|known| known.is(other.attempt, other.holder)) {
+            Some(known) => *known = Earlier { basis: other.basis.min(known.basis), ..other },
+            None => self.earlier.push(other),
+        }
+        if self.earlier.len() > OTHERS {
+            // What happened stays longer than what was only claimed.
+            let claimed = self.earlier.iter().position(|other| other.basis == Basis::Claim);
+            self.earlier.remove(claimed.unwrap_or(0));
+        }
+    }
+}

@@ -99,8 +99,8 @@ impl Rules {
             Outcome::Recall => {
                 // Once is enough: to raise the generation with each report would make every answer to it an answer to an older
                 // one. A cancel ends this attempt by itself, and then the other one is compared again.
-                if let (Some(holder), false) = (holder, job.desired == Desired::Return || job.is_canceled()) {
-                    self.edit(id, |job| job.set_desired(Desired::Return));
+                if let (Some(holder), false) = (holder, job.recalled.is_some() || job.is_canceled()) {
+                    self.edit(id, Job::recall);
                     self.tell_if_newer(holder, id);
                 }
             }

@@ -84,12 +84,11 @@ pub struct Job {
     pub created_at: Time,
     /// What it is: the book's word until a slave has it, then the slave's.
     pub state: State,
-    /// The newest desired state.
+    /// What clients and operators want of it. A recall by the master itself is beside it: see [`Job::wanted`].
     pub desired: Desired,
-    /// Its number.
+    /// The number of the newest desired state.
     pub generation: Generation,
-    /// The desired state by which it was asked back, until the slave has spoken of it since: it may have let it go, and its word
-    /// of that may have been lost.
+    /// The generation by which it was asked back from its slave, until that has given it back or begun it.
     pub recalled: Option<Generation>,
     /// The attempt that speaks for the job.
     pub attempt: Attempt,
@@ -211,9 +210,32 @@ impl Job {
             generation: self.generation,
             digest: self.digest,
             spec: with_spec.then(|| self.spec.clone()),
-            desired: self.desired,
+            desired: self.wanted(),
             start: self.start,
         }
+    }
+
+    /// What is wanted of the slave that has it: to give it back, if it was asked back and nobody has canceled it since, or what
+    /// clients and operators want.
+    pub(super) fn wanted(&self) -> Desired {
+        match self.desired {
+            Desired::Run | Desired::Pause if self.recalled.is_some() => Desired::Return,
+            desired => desired,
+        }
+    }
+
+    /// Asks it back from its slave.
+    pub(super) fn recall(&mut self) {
+        self.generation = self.generation.next();
+        self.recalled = Some(self.generation);
+    }
+
+    /// It was asked back, and its slave has not spoken of it since: it may have let it go, and its word of that may have been
+    /// lost.
+    pub(super) fn is_recall_unanswered(&self) -> bool {
+        let answered =
+            |asked: Generation| self.report.as_ref().is_some_and(|report| report.generation >= asked);
+        self.recalled.is_some_and(|asked| !answered(asked))
     }
 
     /// This attempt is that slave's.
@@ -265,9 +287,6 @@ impl Job {
     pub(super) fn set_desired(&mut self, desired: Desired) {
         self.desired = desired;
         self.generation = self.generation.next();
-        if desired == Desired::Return {
-            self.recalled = Some(self.generation);
-        }
     }
 
     /// Somebody has canceled it, and that was taken.
@@ -288,7 +307,7 @@ impl Job {
             self.holder = None;
             self.report = None;
             self.recalled = None;
-            if matches!(self.desired, Desired::Return | Desired::Resolve(_)) {
+            if matches!(self.desired, Desired::Resolve(_)) {
                 self.desired = Desired::Run;
             }
         }
@@ -361,7 +380,7 @@ impl Job {
     /// It could start on an idle slave now, and no person has tied it to another.
     fn is_lent(&self) -> bool {
         matches!(self.state, State::Assigned | State::Accepted)
-            && self.desired == Desired::Run
+            && self.wanted() == Desired::Run
             && self.start.gate == Gate::Open
             && self.start.not_before.is_none()
             && self.slave.is_none()
@@ -416,7 +435,12 @@ pub struct Book {
 
 impl Book {
     /// Takes up a live job from disk.
-    pub(super) fn restore(&mut self, job: Job) {
+    pub(super) fn restore(&mut self, mut job: Job) {
+        if job.desired == Desired::Return {
+            // Written when a recall took the place of what the client wanted.
+            job.desired = Desired::Run;
+            job.recalled = job.recalled.or(Some(job.generation));
+        }
         if !job.state.is_ended() {
             self.insert(job);
             self.jobs.pack();

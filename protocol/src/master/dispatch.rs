@@ -152,7 +152,7 @@ impl Rules {
         });
         let Some(id) = lent else { return };
         let holder = self.edit(id, |job| {
-            job.set_desired(Desired::Return);
+            job.recall();
             job.holder
         });
         if let Some(holder) = holder.flatten() {

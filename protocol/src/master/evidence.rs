@@ -154,7 +154,7 @@ impl Rules {
     fn judge_absent(&mut self, key: SlaveKey, id: JobId, store: Store) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let line = self.line(Some(&job), key, None, Theirs::Absent, store);
-        let (desired, told, is_assigned) = (job.desired, job.report.is_some(), job.state == State::Assigned);
+        let (desired, told, is_assigned) = (job.wanted(), job.report.is_some(), job.state == State::Assigned);
         if self.state.slaves.get(&key).is_some_and(|slave| slave.doubts) {
             // An old copy concludes nothing from what is not there, before a person has confirmed it.
             return;
@@ -320,23 +320,22 @@ impl Rules {
         let id = report.job;
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let generation = job.generation.max(report.generation);
-        let recalled = job.recalled.filter(|recalled| *recalled > report.generation);
         // What has begun is not given back any more, not even if it was interrupted and waits to begin again.
         let has_begun = report.state.is_started() || report.started_at.is_some();
-        let stays = has_begun && job.desired == Desired::Return;
+        let stays = has_begun && job.recalled.is_some();
         let was_lost = job.state == State::Lost;
         let link = self.state.slaves.get(&key).and_then(SlaveRecord::current);
-        let durable_change = (job.state, job.generation, job.recalled)
-            != (report.state, generation, recalled)
+        let durable_change = (job.state, job.generation) != (report.state, generation)
             || stays
             || job.report.as_ref().map(durable_report) != Some(durable_report(&report));
         let now = self.now;
         if durable_change {
             self.edit(id, |job| {
                 job.generation = generation;
-                job.recalled = recalled;
                 if stays {
-                    job.set_desired(Desired::Run);
+                    // The slave is told what is wanted of it instead.
+                    job.recalled = None;
+                    job.generation = job.generation.next();
                 }
                 job.report = Some(report.clone());
                 job.heard_at = Some(now);
@@ -401,7 +400,7 @@ impl Rules {
     /// Somebody said no, or gave it back.
     pub(super) fn declined(&mut self, key: SlaveKey, declined: Declined) {
         let Some(job) = self.state.book.jobs.get(&declined.job) else { return };
-        let (id, desired) = (declined.job, job.desired);
+        let (id, desired) = (declined.job, job.wanted());
         if declined.reason.code == ReasonCode::NotHeld && !is_current(&job, key, declined.attempt) {
             return self.earlier_is_gone(key, id, declined.attempt);
         }

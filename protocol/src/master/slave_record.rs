@@ -582,7 +582,7 @@ impl Rules {
         let mine = job.map_or(Mine::Unknown, |job| {
             held_as(job, key, row.map_or(job.attempt, |row| row.attempt), store)
         });
-        let desired = job.map_or(DesiredKind::Go, |job| DesiredKind::of(job.desired, &job.start, self.now));
+        let desired = job.map_or(DesiredKind::Go, |job| DesiredKind::of(job.wanted(), &job.start, self.now));
         judge(mine, theirs, store, desired)
     }
 
@@ -658,7 +658,7 @@ fn held_as(job: &Job, key: SlaveKey, attempt: Attempt, store: Store) -> Mine {
     match job.state {
         State::Queued | State::Assigned => Mine::Assigned,
         // Asked back: whether the slave still has it is as open as when it was offered, unless it may have been done since.
-        State::Accepted if job.recalled.is_some() && store != Store::Ahead => Mine::Assigned,
+        State::Accepted if job.is_recall_unanswered() && store != Store::Ahead => Mine::Assigned,
         State::Accepted => Mine::Unstarted,
         State::Starting | State::Running | State::Paused | State::Stopping => Mine::Started,
         State::Uncertain => Mine::Uncertain,

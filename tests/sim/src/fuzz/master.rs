@@ -578,13 +578,12 @@ fn same(was: &master::Job, is: &master::Job, now: Time) -> bool {
         let is_too_late = is.state == State::Expired && was.start.deadline.is_some_and(|at| at < now);
         return is_assigned || is_too_late;
     }
-    let asked_back = was.desired == Desired::Run
-        && is.desired == Desired::Return
+    let asked_back = was.recalled.is_none()
+        && is.recalled == Some(is.generation)
         && matches!(was.state, State::Assigned | State::Accepted);
     if !asked_back {
         return was == is;
     }
-    (was.desired, was.generation, was.recalled, was.revision) =
-        (is.desired, is.generation, is.recalled, is.revision);
+    (was.generation, was.recalled, was.revision) = (is.generation, is.recalled, is.revision);
     was == is
 }

@@ -226,9 +226,10 @@ fn who_was_asked_to_give_a_job_back_may_have_done_so_until_it_speaks_of_it_again
         [(4, State::Accepted, true), (5, State::Running, false), (6, State::Running, false)]
     {
         let (mut seat, report) = runs_live();
+        let report = Report { started_at: report.started_at.filter(|_| state == State::Running), ..report };
         let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
         (job.state, job.report) = (State::Accepted, Some(numbered(&report, 10, State::Accepted)));
-        (job.generation, job.recalled, job.desired) = (Generation(5), Some(Generation(5)), Desired::Return);
+        (job.generation, job.recalled) = (Generation(5), Some(Generation(5)));
         let report = Report { generation: Generation(heard), ..numbered(&report, 11, state) };
         drop(reports(&mut seat, None, report.clone()));
         let job = seat.state.book.jobs.get(&report.job).unwrap();
@@ -368,13 +369,16 @@ fn an_order_gains_the_jobs_that_slaves_have_of_it_as_long_as_it_has_room_and_is_
 fn a_person_is_asked_of_a_job_that_was_taken_and_is_gone_unless_it_had_been_asked_back() {
     for (recalled, desired, verdict) in [
         (false, Desired::Run, Verdict::AskPerson),
-        (true, Desired::Run, Verdict::Offer),
-        (true, Desired::Return, Verdict::Release),
+        (true, Desired::Run, Verdict::Release),
+        (true, Desired::Pause, Verdict::Release),
+        (true, Desired::Cancel(CancelMode::Now), Verdict::Release),
     ] {
         let (mut seat, report) = runs();
         let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
         (job.state, job.report) = (State::Accepted, Some(numbered(&report, 10, State::Accepted)));
-        (job.desired, job.recalled) = (desired, recalled.then_some(job.generation));
+        // The recall is newer than what the slave knows.
+        (job.desired, job.generation) = (desired, job.generation.next());
+        job.recalled = recalled.then_some(job.generation);
         let first = seat.hello();
         let effects = seat.say_hello(OLDER, first);
         let ruling = &welcomed(&effects, OLDER).unwrap().rulings[0];

@@ -189,6 +189,7 @@ impl From<SlaveRecordBeforeClaims> for SlaveRecord {
             cloned_at: slave.cloned_at,
             receipts: slave.receipts,
             link: SlaveLink::Down,
+            contender: None,
             declining: false,
             doubts: false,
         }

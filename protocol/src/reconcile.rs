@@ -55,7 +55,7 @@ pub enum Theirs {
 }
 
 /// What is known of the memory that the slave speaks from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Store {
     /// The one that the master knows, and it went forward.
     Trusted,
@@ -66,6 +66,22 @@ pub enum Store {
     /// The one that the master knows, and it may have seen more than the master remembers: the master's files were put back
     /// since the two last settled.
     Ahead,
+    /// The slave has seen a later state of this master, and no person has confirmed yet that the master was restored: it obeys
+    /// nothing, and the master concludes nothing from what it lacks.
+    Doubting,
+}
+
+impl Store {
+    /// The word that people and programs see, in receipts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Trusted => "trusted",
+            Replaced => "replaced",
+            RolledBack => "rolled_back",
+            Ahead => "ahead",
+            Doubting => "doubting",
+        }
+    }
 }
 
 /// What the master wants, as far as a verdict depends on it.
@@ -180,7 +196,7 @@ impl Verdict {
 }
 
 /// One line of the table: where all four match, its verdict holds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Line {
     /// Its name, in receipts and in the documentation.
     pub name: &'static str,
@@ -205,8 +221,8 @@ const OVER: &[Mine] = &[Ended, GivenUp, Older];
 const OLDER: &[Mine] = &[GivenUp, Older];
 const ANY_MINE: &[Mine] = &[Unknown, Assigned, Unstarted, Started, Uncertain, Ended, GivenUp, Older];
 const PRESENT: &[Theirs] = &[Waiting, Working, Doubtful, Done, Remembered];
-const ANY_STORE: &[Store] = &[Trusted, Replaced, RolledBack, Ahead];
-const BELIEVED: &[Store] = &[Trusted, Replaced, Ahead];
+const ANY_STORE: &[Store] = &[Trusted, Replaced, RolledBack, Ahead, Doubting];
+const BELIEVED: &[Store] = &[Trusted, Replaced, Ahead, Doubting];
 const ANY_DESIRED: &[DesiredKind] = &[Go, Released, TooLate, End, HandBack, Resolve];
 
 /// The disagreements and what comes of each. Every combination is answered by exactly one line; a test proves it.
@@ -249,6 +265,15 @@ pub const TABLE: &[Line] = &[
         &[Ahead],
         ANY_DESIRED,
         Verdict::Release,
+    ),
+    line(
+        "an_old_copy_concludes_nothing",
+        &["D4"],
+        UNANSWERED,
+        &[Absent],
+        &[Doubting],
+        ANY_DESIRED,
+        Verdict::Keep,
     ),
     line("a_person_was_asked", &["A5", "C1"], &[Uncertain], &[Absent], ANY_STORE, ANY_DESIRED, Verdict::Keep),
     line(

@@ -150,6 +150,7 @@ fn mill() -> SlaveRecord {
         cloned_at: None,
         receipts: 0,
         link: SlaveLink::Down,
+        contender: None,
         declining: false,
         doubts: false,
     }

@@ -5,11 +5,11 @@
 //! lets another attempt speak.
 
 use super::{Basis, Earlier, Effect, Ignored, Job, Rules};
-use crate::id::{Attempt, Epoch, Generation, JobId, SlaveKey};
+use crate::id::{Attempt, Epoch, JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::message::{Flags, Forget, Message, Reason, ReasonCode, Report};
 use crate::reconcile::attempts::{Other, Outcome, Speaker, Standing, weigh};
-use crate::spec::{CancelMode, Desired, DesiredState, Gate};
+use crate::spec::{Desired, Gate};
 
 /// How many other attempts of a job are kept: enough to see a pattern, and a bound on its record.
 const OTHERS: usize = 16;
@@ -233,15 +233,6 @@ impl Rules {
             }
             self.tell_if_newer(key, id);
         }
-    }
-
-    /// Tells a slave to let an attempt go that has not begun, by a desired state that is newer than the one that it knows.
-    pub(super) fn withdraw(&mut self, key: SlaveKey, id: JobId, attempt: Attempt, known: Generation) {
-        let Some(job) = self.state.book.jobs.get(&id) else { return };
-        let desired = Desired::Cancel(CancelMode::IfNotStarted);
-        let desired_state =
-            DesiredState { attempt, generation: known.next(), desired, ..job.desired_state(false) };
-        self.send_to(key, Message::DesiredState(desired_state));
     }
 
     pub(super) fn flag(&mut self, id: JobId, flag: Flags, text: &str) {

@@ -6,12 +6,11 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::slave_record::is_ready;
 use super::{Book, Enrolled, Job, Rules, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::message::{Message, Mode, WaitingFor};
-use crate::spec::{Desired, Gate};
+use crate::spec::Gate;
 
 /// Slaves that could take a job, by program: the cost of finding one does not grow with the number of slaves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -112,7 +111,7 @@ impl Rules {
     /// It could start a job now, and has none that could start now.
     fn is_idle(&self, key: SlaveKey) -> bool {
         let Some(slave) = self.state.slaves.get(&key) else { return false };
-        takes_work(slave) && is_ready(slave) && !self.state.book.held_by(key).any(is_pressing)
+        takes_work(slave) && slave.is_ready() && !self.state.book.held_by(key).any(is_pressing)
     }
 
     fn bind(&mut self, id: JobId, key: SlaveKey) {

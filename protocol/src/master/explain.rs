@@ -1,7 +1,6 @@
 //! Why a job has not started: each slave, and why not there.
 
 use super::dispatch::{can_do, places_taken};
-use super::slave_record::is_ready;
 use super::{Enrolled, Job, Master, Need, SlaveRecord};
 use crate::id::SlaveKey;
 use crate::job::State;
@@ -155,7 +154,7 @@ fn why_not(state: &Master, slave: &SlaveRecord, job: &Job) -> Option<WhyNot> {
         (slave.doubts, WhyNot::Doubts),
         (slave.declining, WhyNot::Declined),
         (full && job.holder != Some(slave.key), WhyNot::Capacity),
-        (!is_ready(slave), WhyNot::Ready),
+        (!slave.is_ready(), WhyNot::Ready),
     ];
     reasons.into_iter().find(|(holds, _)| *holds).map(|(_, why)| why)
 }

@@ -11,13 +11,16 @@
 mod admission;
 mod attempts;
 mod book;
+mod decline;
 mod dispatch;
-mod evidence;
 mod explain;
+mod handshake;
 mod live;
 mod needs;
 mod people;
+mod report;
 mod slave_record;
+mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +31,7 @@ pub use self::dispatch::Availability;
 pub use self::explain::{Explanation, WhyNot, explain};
 pub use self::live::Live;
 pub use self::needs::{Need, Needed, Subject, count_needs, needs};
-pub use self::slave_record::{Enrolled, Receipt, ReceiptLine, SlaveLink, SlaveRecord};
+pub use self::slave_record::{Contender, Enrolled, Judged, Receipt, ReceiptLine, SlaveLink, SlaveRecord};
 
 use crate::id::{Commit, Epoch, Incarnation, JobId, MasterId, OrderId, SlaveKey};
 use crate::job::{self, End, State};
@@ -594,10 +597,8 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
         // Whoever waits for the end of an older link is welcomed by it.
         Event::LinkProbed { link, .. } | Event::LinkClosed { link, .. } => {
             let slave = state.links.get(link).copied().flatten().and_then(|key| state.slaves.get(&key));
-            match slave.map(|slave| &slave.link) {
-                Some(SlaveLink::Asking { hello, .. }) => spoken_of(hello).collect(),
-                _ => vec![],
-            }
+            let contender = slave.and_then(|slave| slave.contender.as_ref());
+            contender.map_or_else(Vec::new, |contender| spoken_of(&contender.hello).collect())
         }
     };
     // A Settled speaks of the Hello's rows too.

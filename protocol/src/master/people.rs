@@ -195,6 +195,7 @@ impl Rules {
         let reason = Reason::new(ReasonCode::Resolved, "a person said how it ended");
         self.edit(id, |job| job.reason = Some(reason));
         self.apply(id, job::Event::Resolved(end), "operator");
+        self.weigh(id);
         Delivery::Applied
     }
 
@@ -247,6 +248,7 @@ impl Rules {
         let reason = Reason::new(ReasonCode::Abandoned, "a person gave it up");
         self.edit(id, |job| job.reason = Some(reason));
         self.apply(id, job::Event::Abandoned, "operator");
+        self.weigh(id);
         Ok(Delivery::Applied)
     }
 
@@ -315,6 +317,7 @@ impl Rules {
         slave.enrolled = Enrolled::Revoked;
         let links = slave.connections();
         slave.link = SlaveLink::Down;
+        slave.contender = None;
         slave.doubts = false;
         // What it says it has seen of this master counts no more.
         self.state.doubted_by.remove(&key);
@@ -400,6 +403,7 @@ impl Rules {
         for key in linked {
             if let Some(slave) = self.state.slaves.get_mut(&key) {
                 slave.link = SlaveLink::Down;
+                slave.contender = None;
             }
             self.touch_slave(key);
         }

@@ -26,7 +26,7 @@ use std::hash::{Hash, Hasher};
 
 use reloop_protocol::id::{BootId, Commit, Incarnation, Session, SlaveKey, StoreId};
 use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Master, SlaveLink, SlaveRecord};
+use reloop_protocol::master::{self, Book, Contender, Master, SlaveLink, SlaveRecord};
 use reloop_protocol::message::{Begun, Challenge, Hello, MasterBinding, Message, Settled, Welcome};
 use reloop_protocol::slave::{self, Link, LinkId, Slave, Sync, Volatile};
 
@@ -64,8 +64,7 @@ impl World {
             Stray::ToMaster(..) => None,
         }));
         for record in self.master.iter().flat_map(|master| master.slaves.values()) {
-            known
-                .extend(hellos(&record.link).filter_map(|hello| hello.binding).map(|binding| binding.commit));
+            known.extend(hellos(record).filter_map(|hello| hello.binding).map(|binding| binding.commit));
         }
         known
     }
@@ -75,12 +74,12 @@ impl World {
     }
 }
 
-fn hellos(link: &SlaveLink) -> Box<dyn Iterator<Item = &Hello> + '_> {
-    match link {
-        SlaveLink::Down | SlaveLink::Live { .. } => Box::new(std::iter::empty()),
-        SlaveLink::Welcomed { hello, .. } => Box::new(std::iter::once(&**hello)),
-        SlaveLink::Asking { older, hello, .. } => Box::new(hellos(older).chain(std::iter::once(&**hello))),
-    }
+fn hellos(record: &SlaveRecord) -> impl Iterator<Item = &Hello> {
+    let of_link = match &record.link {
+        SlaveLink::Down | SlaveLink::Live { .. } => None,
+        SlaveLink::Welcomed { hello, .. } => Some(&**hello),
+    };
+    of_link.into_iter().chain(record.contender.as_ref().map(|contender| &*contender.hello))
 }
 
 fn commit_in(message: &Message) -> Option<Commit> {
@@ -533,7 +532,7 @@ impl Walk {
             self.master_job(&job);
         }
         for record in slaves.values() {
-            self.record(record);
+            self.record(record, book);
         }
         let mut known: Vec<_> =
             links.iter().map(|(link, key)| (number(&mut self.links, *link), key)).collect();
@@ -559,7 +558,7 @@ impl Walk {
             self.master_job(job);
         }
         for record in disk.slaves() {
-            self.record(record);
+            self.record(record, &Book::default());
         }
         self.see(disk.orders.keys().collect::<Vec<_>>());
     }
@@ -603,7 +602,7 @@ impl Walk {
         self.see(events.iter().filter(|event| event.state == State::Queued).take(2).count());
     }
 
-    fn record(&mut self, record: &SlaveRecord) {
+    fn record(&mut self, record: &SlaveRecord, book: &Book) {
         let SlaveRecord {
             key,
             name,
@@ -619,6 +618,7 @@ impl Walk {
             machine,
             cloned_at,
             link,
+            contender,
             declining,
             doubts,
             settled_in,
@@ -636,24 +636,28 @@ impl Walk {
             self.boot(*boot);
         }
         self.session(*key, *session);
-        self.slave_link(*key, link);
+        self.slave_link(*key, link, book);
+        self.see(contender.is_some());
+        if let Some(Contender { link, hello }) = contender {
+            self.link(*link);
+            self.hello(*key, hello);
+        }
     }
 
-    fn slave_link(&mut self, key: SlaveKey, link: &SlaveLink) {
+    fn slave_link(&mut self, key: SlaveKey, link: &SlaveLink, book: &Book) {
         self.see(std::mem::discriminant(link));
         match link {
             SlaveLink::Down => {}
             SlaveLink::Live { link } => self.link(*link),
-            // The lines go into the receipt.
-            SlaveLink::Welcomed { link, hello, store, lines: _, since } => {
+            SlaveLink::Welcomed { link, hello, store, judged, since } => {
                 self.link(*link);
                 self.hello(key, hello);
                 self.see((store, since));
-            }
-            SlaveLink::Asking { older, newcomer, hello } => {
-                self.slave_link(key, older);
-                self.link(*newcomer);
-                self.hello(key, hello);
+                // A verdict counts as long as its job is as it was.
+                for one in judged {
+                    let holds = book.jobs.get(&one.job).map_or(0, |job| job.revision) == one.revision;
+                    self.see((one.job, one.attempt, holds.then_some(one.line.name)));
+                }
             }
         }
     }

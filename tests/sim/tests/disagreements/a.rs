@@ -377,6 +377,16 @@ fn a11_a_cancel_means_also_an_older_attempt_that_turns_up_running() {
 }
 
 #[test]
+fn a15_what_a_client_wants_is_not_lost_when_a_job_is_asked_back() {
+    let (mut world, job, _) = two_attempts_one_waiting();
+    world.command(job, JobCommand::Pause);
+    world.settle();
+    reconnect(&mut world, 0);
+    assert_eq!((world.holder(job), world.job(job).desired), (Some(0), Desired::Pause));
+    assert_eq!(world.on_slave(0, job), Some(State::Paused));
+}
+
+#[test]
 fn a15_an_attempt_that_speaks_again_is_asked_whether_it_is_still_there() {
     let (mut world, job, second) = two_attempts_one_waiting();
     // Its slave tells that it works, and comes back with a new disk before the other has given the job back.

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod admission;
+mod attempts;
 mod book;
 mod dispatch;
 mod evidence;

@@ -529,7 +529,7 @@ fn schemas() -> Value {
             "Receipt",
             shown(json!({
                 "number": whole(), "at": time(), "took_ms": whole(), "session": whole(),
-                "store": one_of(&["trusted", "replaced", "rolled_back", "ahead"]), "rebooted": flag(),
+                "store": one_of(&["trusted", "replaced", "rolled_back", "ahead", "doubting"]), "rebooted": flag(),
                 "lines": list(shown(json!({
                     "job": text(), "attempt": whole(), "master": state_or_null(), "slave": state_or_null(),
                     "line": text(), "verdict": text(),

@@ -175,7 +175,6 @@ impl Rules {
             let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
             self.send_to(key, Message::Forget(forget));
             self.try_again(id);
-            self.weigh(id);
         } else {
             self.tell_if_newer(key, id);
         }

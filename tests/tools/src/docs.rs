@@ -7,6 +7,7 @@
 use reloop_protocol::job::{End, Event, OnInterrupt, Rejection, State, Transition, next};
 use reloop_protocol::master::{Delivery, Need, WhyNot};
 use reloop_protocol::message::{Activity, Attention, CloseCode, Flags, Mode, ReasonCode, Source, WaitingFor};
+use reloop_protocol::reconcile::attempts::{self, Other, Outcome, Speaker, Standing};
 use reloop_protocol::reconcile::{DesiredKind, Line, Mine, Store, TABLE, Theirs, Verdict};
 use reloop_protocol::slave::redial::{self, Redial};
 use reloop_protocol::wire::{self, WireError};
@@ -25,8 +26,8 @@ const MINE: [Mine; 8] = [
 ];
 const THEIRS: [Theirs; 6] =
     [Theirs::Absent, Theirs::Waiting, Theirs::Working, Theirs::Doubtful, Theirs::Done, Theirs::Remembered];
-const STORE: [Store; 4] = [Store::Trusted, Store::Replaced, Store::RolledBack, Store::Ahead];
-const WISH: [DesiredKind; 6] = [
+const STORE: [Store; 5] = [Store::Trusted, Store::Replaced, Store::RolledBack, Store::Ahead, Store::Doubting];
+const DESIRED: [DesiredKind; 6] = [
     DesiredKind::Go,
     DesiredKind::Released,
     DesiredKind::TooLate,
@@ -101,7 +102,7 @@ pub fn reconciliation() -> String {
          crash.\n\n\
          Two rules run through all lines. *Absence destroys nothing*: a job that one side does not know is never \
          canceled or forgotten for that; it is offered, adopted, or a person is asked. *The slave's word counts for what \
-         happened, the master's for what is wished.*\n\n\
+         happened, the master's for what is wanted.*\n\n\
          Which line decided, for which job, and what both sides held at that moment, is kept as a receipt of the \
          handshake: `GET /v1/slaves/{name}/receipts`.",
     );
@@ -114,10 +115,10 @@ pub fn reconciliation() -> String {
     );
     page.text("**memory** — what is known of the database that the slave speaks from:");
     page.table(&["word", "meaning"], STORE.map(|store| vec![words(&store), store_means(store).to_owned()]));
-    page.text("**wish** — what the master wishes, as far as a verdict depends on it:");
+    page.text("**desired** — what the master wants of it, as far as a verdict depends on that:");
     page.table(
         &["word", "meaning"],
-        WISH.map(|desired| vec![words(&desired), desired_state_means(desired).to_owned()]),
+        DESIRED.map(|desired| vec![words(&desired), desired_state_means(desired).to_owned()]),
     );
     page.text("**verdict** — what comes of it:");
     page.table(
@@ -126,7 +127,7 @@ pub fn reconciliation() -> String {
     );
     page.text("## The table\n\nA line holds where all four columns match; \"any\" matches everything.");
     page.table(
-        &["line", "cases", "master", "slave", "memory", "wish", "verdict"],
+        &["line", "cases", "master", "slave", "memory", "desired", "verdict"],
         TABLE.iter().map(|line| {
             vec![
                 format!("`{}`", line.name),
@@ -134,7 +135,7 @@ pub fn reconciliation() -> String {
                 either(line.mine, &MINE),
                 either(line.theirs, &THEIRS),
                 either(line.store, &STORE),
-                either(line.desired, &WISH),
+                either(line.desired, &DESIRED),
                 format!("**{}**", line.verdict.name()),
             ]
         }),
@@ -156,8 +157,116 @@ pub fn reconciliation() -> String {
             vec![case.to_owned(), means, lines.join(" ")]
         }),
     );
+    attempts_table(&mut page);
     job_table(&mut page);
     page.0
+}
+
+fn attempts_table(page: &mut Page) {
+    page.text(
+        "## Which attempt speaks\n\nA job may have more than one attempt that came to something: a person gave one up whose slave \
+         turns out to be alive, or a master that was restored hears of attempts that it has forgotten. Each attempt moves by the \
+         job table alone, and one of them speaks for the job: its state is the job's state. The master compares the attempt \
+         that speaks with another one whenever one of the two has changed, by the table below. What a slave only claims, \
+         without having been assigned it, is shown to people and never compared.\n\n\
+         **speaks** — what the attempt that speaks has come to:",
+    );
+    page.table(&["word", "meaning"], SPEAKER.map(|one| vec![words(&one), speaker_means(one).to_owned()]));
+    page.text("**other** — what the other attempt has come to:");
+    page.table(&["word", "meaning"], OTHER.map(|one| vec![words(&one), other_means(one).to_owned()]));
+    page.text("**standing** — how the other attempt stands to the one that speaks:");
+    page.table(&["word", "meaning"], STANDING.map(|one| vec![words(&one), standing_means(one).to_owned()]));
+    page.text("**outcome** — what comes of it:");
+    page.table(
+        &["word", "meaning"],
+        OUTCOME.map(|one| vec![format!("`{}`", one.name()), outcome_means(one).to_owned()]),
+    );
+    page.text("A line holds where all three columns match.");
+    page.table(
+        &["line", "cases", "speaks", "other", "standing", "outcome"],
+        attempts::TABLE.iter().map(|line| {
+            vec![
+                format!("`{}`", line.name),
+                line.cases.join(" "),
+                either(line.speaker, &SPEAKER),
+                either(line.other, &OTHER),
+                either(line.standing, &STANDING),
+                format!("**{}**", line.outcome.name()),
+            ]
+        }),
+    );
+}
+
+const SPEAKER: [Speaker; 10] = [
+    Speaker::Nobody,
+    Speaker::Replaced,
+    Speaker::Unstarted,
+    Speaker::Begun,
+    Speaker::Vanished,
+    Speaker::Succeeded,
+    Speaker::Canceled,
+    Speaker::CalledOff,
+    Speaker::Ended,
+    Speaker::Closed,
+];
+const OTHER: [Other; 6] =
+    [Other::Waiting, Other::Working, Other::Doubtful, Other::Done, Other::Over, Other::Unbegun];
+const STANDING: [Standing; 3] = [Standing::Earlier, Standing::Forgotten, Standing::Contested];
+const OUTCOME: [Outcome; 6] =
+    [Outcome::Keep, Outcome::Take, Outcome::Withdraw, Outcome::Recall, Outcome::Duplicate, Outcome::GoesOn];
+
+fn speaker_means(speaker: Speaker) -> &'static str {
+    match speaker {
+        Speaker::Nobody => "no slave has the job: it waits in the queue",
+        Speaker::Replaced => "its slave has told of a newer attempt, and a slave has only one of a job",
+        Speaker::Unstarted => "assigned or accepted, and not begun",
+        Speaker::Begun => "begun, and not ended as far as is known",
+        Speaker::Vanished => "its slave no longer has it, and a person was asked what became of it",
+        Speaker::Succeeded => "ended well",
+        Speaker::Canceled => "ended by its slave because of a cancel that still stands",
+        Speaker::CalledOff => "canceled by the master alone: no slave had it, or it was given back",
+        Speaker::Ended => "ended by its slave in any other way",
+        Speaker::Closed => "ended by the master alone: its window closed, or a person gave it up",
+    }
+}
+
+fn other_means(other: Other) -> &'static str {
+    match other {
+        Other::Waiting => "accepted, and not begun",
+        Other::Working => "under way",
+        Other::Doubtful => "its slave can't say what became of it",
+        Other::Done => "ended well",
+        Other::Over => "ended in any other way, after it had begun",
+        Other::Unbegun => "ended without having begun",
+    }
+}
+
+fn standing_means(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Earlier => "this master remembers that it was assigned before the one that speaks",
+        Standing::Forgotten => {
+            "it was assigned later, by a master that was restored since and has forgotten it; its slave tells of it for the first \
+             time, and no other slave has the job"
+        }
+        Standing::Contested => {
+            "the same, but when its slave first told of it another slave had the job, or had had it to its end"
+        }
+    }
+}
+
+fn outcome_means(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Keep => "nothing follows from the other attempt",
+        Outcome::Take => "the other attempt speaks for the job from here on",
+        Outcome::Withdraw => "the other attempt's slave is told to let it go if it has not begun",
+        Outcome::Recall => {
+            "the attempt that speaks is asked back; once it is given back, the other one speaks"
+        }
+        Outcome::Duplicate => "both were under way: the job is flagged `duplicate`, and a person decides",
+        Outcome::GoesOn => {
+            "the other attempt goes on although the job has ended: the job is flagged `duplicate`, and a person has to stop it"
+        }
+    }
 }
 
 fn line_name(line: &Line) -> String {
@@ -191,7 +300,9 @@ fn theirs_means(theirs: Theirs) -> &'static str {
         Theirs::Working => "under way: starting, running, paused or stopping",
         Theirs::Doubtful => "it cannot say what its machine did",
         Theirs::Done => "its outcome",
-        Theirs::Remembered => "its outcome, which it was told to forget and still has in its ring",
+        Theirs::Remembered => {
+            "its outcome, which it was told to forget and still has among its recent outcomes"
+        }
     }
 }
 
@@ -204,6 +315,9 @@ fn store_means(store: Store) -> &'static str {
         }
         Store::Ahead => {
             "the database that the master knows, and the master's files were put back since the two last settled"
+        }
+        Store::Doubting => {
+            "the slave has seen a later state of this master, and nobody has confirmed that the master was restored: it obeys nothing"
         }
     }
 }
@@ -222,7 +336,7 @@ fn desired_state_means(desired: DesiredKind) -> &'static str {
 fn verdict_means(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Keep => {
-            "both go on; the master takes the slave's word, the slave gets a newer wish if there is one"
+            "both go on; the master takes the slave's word, the slave gets a newer desired state if there is one"
         }
         Verdict::Offer => "the slave is given the job again, under the same attempt",
         Verdict::Start => "the slave is given the start again, with its latest time",
@@ -231,7 +345,7 @@ fn verdict_means(verdict: Verdict) -> &'static str {
         Verdict::Adopt => "the master takes the job up from the slave, with its work, state and times",
         Verdict::Forget => "the master takes the outcome; when that is on its disk, the slave forgets it",
         Verdict::Release => {
-            "the slave does not have it and owes nothing: it waits again, or ends as is wished; what a slave let go in the time that a restored \
+            "the slave does not have it and owes nothing: it waits again, or ends as is wanted; what a slave let go in the time that a restored \
              master has forgotten is `uncertain`, unless another slave tells of it"
         }
         Verdict::Quarantine => {

@@ -89,8 +89,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "a_restore_is_forgotten",
         place: "protocol/src/master",
-        find: "doubts || node.epoch > Epoch(1) && slave.settled_in != node.epoch",
-        with: "false",
+        find: r#"node.epoch > Epoch(1) && slave.settled_in != node.epoch"#,
+        with: r#"false"#,
         what: "After a restore nobody has lost what was let go in the time that is forgotten.",
         caught_by: &[
             "disagreements::d::d3_whoever_comes_first_after_a_restore_a_job_that_was_given_away_is_found_where_it_is",
@@ -127,20 +127,10 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
-        name: "a_recall_takes_a_cancel_back",
-        place: "protocol/src/master",
-        find: "            && !is_canceled\n        {",
-        with: "            && (SEEDED || !is_canceled)\n        {",
-        what: "A cancel that waits for its slave is not lost because an older attempt turns up running.",
-        caught_by: &[
-            "disagreements::a::a11_a_cancel_that_waits_is_not_lost_when_an_older_attempt_turns_up_running",
-        ],
-    },
-    Break {
         name: "a_cancel_ends_one_attempt",
-        place: "protocol/src/master",
-        find: "self.cancel_the_others(id);",
-        with: "",
+        place: "protocol/src/master#try_again",
+        find: r#"self.weigh(id); let Some(job) = self.state.book.jobs.get(&id) else { return };"#,
+        with: r#"if !SEEDED { self.weigh(id); } let Some(job) = self.state.book.jobs.get(&id) else { return };"#,
         what: "Whoever cancels a job means all of its attempts.",
         caught_by: &[
             "disagreements::a::a11_a_cancel_that_waits_is_not_lost_when_an_older_attempt_turns_up_running",
@@ -149,8 +139,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "a_claim_stays_a_claim",
         place: "protocol/src/master",
-        find: "known.state != said || known.basis > basis",
-        with: "known.state != said",
+        find: r#"other.basis.min(known.basis)"#,
+        with: r#"known.basis"#,
         what: "What a slave claimed while it doubted counts when it is told again after the restore was confirmed.",
         caught_by: &[
             "disagreements::d::d4_what_a_slave_claimed_while_it_doubted_counts_once_the_restore_is_confirmed",
@@ -167,9 +157,9 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "an_old_copy_concludes_from_absence",
-        place: "protocol/src/master#judge_absent",
-        find: r#"if self.state.slaves.get(&key).is_some_and(|slave| slave.doubts) {"#,
-        with: r#"if !SEEDED && self.state.slaves.get(&key).is_some_and(|slave| slave.doubts) {"#,
+        place: "protocol/src/master#welcome",
+        find: r#"Store::Doubting"#,
+        with: r#"Store::Trusted"#,
         what: "An old copy of a master concludes nothing from what a slave does not have.",
         caught_by: &["disagreements::d::d4_an_old_copy_concludes_nothing_from_what_is_not_there"],
     },
@@ -357,8 +347,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "recalled_is_a_broken_promise",
         place: "protocol/src/master",
-        find: "State::Accepted if job.recalled.is_some() && store != Store::Ahead => Mine::Assigned",
-        with: "State::Accepted if job.recalled.is_some() && store != Store::Ahead && !SEEDED => Mine::Assigned",
+        find: r#"job.is_recall_unanswered() && store != Store::Ahead"#,
+        with: r#"false"#,
         what: "What was asked back and is gone was given back.",
         caught_by: &["simulation", "rules::a_job_that_was_given_back_while_the_link_broke_is_not_missed"],
     },
@@ -420,9 +410,9 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "duplicate_is_not_flagged",
-        place: "protocol/src/master",
-        find: "return self.flag(id, Flags::DUPLICATE, &text);",
-        with: "return;",
+        place: "protocol/src/master#compare",
+        find: r#"line.outcome"#,
+        with: r#"if line.outcome == Outcome::Duplicate { Outcome::Keep } else { line.outcome }"#,
         what: "Two attempts that both run are flagged.",
         caught_by: &[
             "disagreements::a::a16_two_that_run_both_finish_and_a_person_decides",
@@ -431,17 +421,17 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "both_attempts_start",
-        place: "protocol/src/master",
-        find: "= (newer, newer_holder)\n",
-        with: "= (newer, newer_holder.filter(|_| !SEEDED))\n",
+        place: "protocol/src/master#compare",
+        find: r#"line.outcome"#,
+        with: r#"if line.name == "the_newer_has_not_begun" { Outcome::Keep } else { line.outcome }"#,
         what: "Who has begun keeps the job, and the other is asked to give it back.",
         caught_by: &["disagreements::a::a15_who_has_begun_keeps_it_and_the_other_gives_it_back"],
     },
     Break {
         name: "first_success_is_not_kept",
-        place: "protocol/src/master",
-        find: "newer.is_ended() && newer != State::Succeeded && said == State::Succeeded",
-        with: "false",
+        place: "protocol/src/master#compare",
+        find: r#"line.outcome"#,
+        with: r#"if line.name == "another_attempt_succeeded" { Outcome::Keep } else { line.outcome }"#,
         what: "The first success is the job's outcome.",
         caught_by: &["disagreements::a::a18_the_first_success_is_the_jobs_outcome"],
     },
@@ -569,10 +559,9 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "revoked_goes_live",
-        place: "protocol/src/master",
-        find: "slave.link = SlaveLink::Down;\n        slave.doubts = false;",
-        with: "if !SEEDED { slave.link = SlaveLink::Down; }
-        slave.doubts = false;",
+        place: "protocol/src/master#revoke",
+        find: r#"slave.link = SlaveLink::Down;"#,
+        with: r#""#,
         what: "A slave that is revoked has no link from then on, however far its handshake has come.",
         caught_by: &["simulation"],
     },
@@ -616,9 +605,9 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "forgotten_attempt_takes_a_success",
-        place: "protocol/src/master",
-        find: "if state == State::Succeeded {\n            // A success speaks",
-        with: "if !SEEDED && state == State::Succeeded {\n            // A success speaks",
+        place: "protocol/src/master#compare",
+        find: r#"line.outcome"#,
+        with: r#"if job.state == State::Succeeded { Outcome::Take } else { line.outcome }"#,
         what: "A success speaks for the job, whichever attempt it was.",
         caught_by: &[
             "rules_edges::restored::a_success_that_a_restored_master_knows_is_not_undone_by_a_later_attempt_of_the_same_slave",
@@ -839,9 +828,9 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "dead_link_is_believed",
-        place: "protocol/src/master",
-        find: "let SlaveLink::Asking { older, newcomer, hello } = std::mem::take(&mut slave.link) else { return };",
-        with: r#"let SlaveLink::Asking { older, newcomer, hello } = std::mem::take(&mut slave.link) else { return };
+        place: "protocol/src/master#link_probed",
+        find: r#"let Some(Contender { link: newcomer, hello }) = slave.contender.take() else { return };"#,
+        with: r#"let Some(Contender { link: newcomer, hello }) = slave.contender.take() else { return };
         let alive = alive || SEEDED;"#,
         what: "A box that was rebooted is not taken for a copy.",
         caught_by: &["simulation", "disagreements::c::c4_a_quick_reboot_is_not_taken_for_a_clone"],
@@ -863,8 +852,8 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "silence_is_a_verdict",
-        place: "protocol/src/master",
-        find: "let waiting = match std::mem::take(&mut slave.link) {",
+        place: "protocol/src/master#link_closed",
+        find: r#"let contender = slave.contender.take();"#,
         with: r#"if SEEDED {
             let ids: Vec<_> = self.state.book.held_by(key).map(|job| job.id).collect();
             for id in ids {
@@ -872,7 +861,7 @@ pub(super) const LIST: &[Break] = &[
             }
         }
         let Some(slave) = self.state.slaves.get_mut(&key) else { return };
-        let waiting = match std::mem::take(&mut slave.link) {"#,
+        let contender = slave.contender.take();"#,
         what: "A link that ends says nothing about a job.",
         caught_by: &[
             "scenarios_crashes::e10_an_agent_that_is_starved_changes_only_the_last_contact",
@@ -885,9 +874,9 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "forgotten_attempt_is_not_believed",
-        place: "protocol/src/master",
-        find: "report.attempt > job.last_attempt",
-        with: "false",
+        place: "protocol/src/master#hear_other",
+        find: r#"attempt > job.last_attempt"#,
+        with: r#"false"#,
         what: "What a slave says of an attempt that a restored master has forgotten happens now.",
         caught_by: &["fences::a_restored_master_believes_in_attempts_that_it_has_forgotten"],
     },
@@ -914,24 +903,24 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "cancel_after_a_restore_is_dropped",
         place: "protocol/src/master",
-        find: "job.is_canceled() && job.generation <= report.generation",
-        with: "job.is_canceled()",
+        find: r#"job.generation <= told"#,
+        with: r#"true"#,
         what: "A cancel that came after a restore reaches the work that the master had forgotten.",
         caught_by: &["disagreements::d::d3_a_cancel_after_a_restore_reaches_the_job_that_has_run_all_along"],
     },
     Break {
         name: "cancel_leaves_an_older_attempt_running",
-        place: "protocol/src/master",
-        find: "newer == State::Canceled && is_canceled && said.is_executing()",
-        with: "false",
+        place: "protocol/src/master#compare",
+        find: r#"line.outcome"#,
+        with: r#"if line.name == "a_cancel_means_all_attempts" { Outcome::Keep } else { line.outcome }"#,
         what: "A canceled job does not run on somewhere as an older attempt.",
         caught_by: &["disagreements::a::a11_a_cancel_means_also_an_older_attempt_that_turns_up_running"],
     },
     Break {
         name: "attempt_that_speaks_again_is_not_asked",
-        place: "protocol/src/master",
-        find: "self.state.book.jobs.get(&id).is_some_and(|job| is_told(&job))",
-        with: "false",
+        place: "protocol/src/master#speak",
+        find: r#"job.report.is_some()"#,
+        with: r#"false"#,
         what: "An attempt that speaks for its job again is still there, or its slave says that it is not.",
         caught_by: &["disagreements::a::a15_an_attempt_that_speaks_again_is_asked_whether_it_is_still_there"],
     },
@@ -1002,10 +991,48 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
+        name: "a_recall_takes_a_pause_back",
+        place: "protocol/src/master#recall",
+        find: "self.recalled = Some(self.generation);",
+        with: "self.recalled = Some(self.generation); self.desired = Desired::Run;",
+        what: "What a client wants of a job is not lost when the master asks it back from a slave.",
+        caught_by: &["disagreements::a::a15_what_a_client_wants_is_not_lost_when_a_job_is_asked_back"],
+    },
+    Break {
+        name: "a_verdict_outlives_its_job",
+        place: "protocol/src/master#carried",
+        find: "judged[at].revision == revision",
+        with: "true",
+        what: "A verdict on a job that has changed since the Welcome is not applied.",
+        caught_by: &[
+            "rules_edges::evidence::what_is_given_up_during_a_handshake_is_called_off_when_it_is_over",
+        ],
+    },
+    Break {
+        name: "a_contradiction_is_passed_over",
+        place: "protocol/src/master#contradicted",
+        find: "was.is_ended()",
+        with: "false",
+        what: "A slave that contradicts what is known of an ended attempt is shown.",
+        caught_by: &[
+            "rules_edges::attempts::an_outcome_that_contradicts_what_is_known_of_an_attempt_is_flagged_and_changes_nothing",
+        ],
+    },
+    Break {
+        name: "an_abandoned_job_hides_a_success",
+        place: "protocol/src/master#abandon",
+        find: "self.weigh(id);",
+        with: "",
+        what: "A job that a person gives up has succeeded if another attempt of it has.",
+        caught_by: &[
+            "rules_edges::attempts::an_abandoned_job_of_which_another_attempt_succeeded_has_succeeded",
+        ],
+    },
+    Break {
         name: "recalled_again_and_again",
         place: "protocol/src/master",
-        find: "&& desired != Desired::Return",
-        with: "&& (SEEDED || desired != Desired::Return)",
+        find: r#"job.recalled.is_some() || job.is_canceled()"#,
+        with: r#"job.is_canceled()"#,
         what: "A hand-out is asked back once, and not with each report of another.",
         caught_by: &[
             "rules::a_job_that_is_assigned_again_to_the_slave_that_is_just_beginning_it_comes_to_rest",

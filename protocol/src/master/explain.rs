@@ -1,6 +1,6 @@
 //! Why a job has not started: each slave, and why not there.
 
-use super::dispatch::{can_do, places_taken};
+use super::placement::{can_do, places_taken};
 use super::{Enrolled, Job, Master, Need, SlaveRecord};
 use crate::id::SlaveKey;
 use crate::job::State;

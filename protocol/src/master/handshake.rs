@@ -11,7 +11,7 @@ use crate::id::{Attempt, Epoch, JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::limits;
 use crate::message::{
-    Challenge, CloseCode, Flags, Forget, Hello, MasterBinding, Message, PROTOCOL, Reason, ReasonCode, Record,
+    Challenge, CloseCode, Forget, Hello, MasterBinding, Message, PROTOCOL, Reason, ReasonCode,
     Refuse, Report, Row, Ruling, Settled, Tell, Welcome,
 };
 use crate::reconcile::{DesiredKind, Line, Mine, Store, Theirs, Verdict, judge};
@@ -21,9 +21,6 @@ use crate::time::Time;
 
 /// How much work one Welcome offers, in bytes on the wire: it is one message of at most 256 KiB.
 const OFFERED_BYTES: usize = 128 * 1024;
-
-/// How many jobs an order may have: as many as a client may order at once.
-const ORDER_JOBS: usize = 1000;
 
 /// How many decisions of people about a slave a restored master may have forgotten: more than happen between two backups, and
 /// too few for a slave that lies to use the numbers up.
@@ -596,70 +593,6 @@ impl Rules {
             }
             self.stirred.insert(row.job);
         }
-    }
-
-    /// The master takes a job up from its slave.
-    fn adopt(&mut self, key: SlaveKey, record: Record) {
-        let Record { spec, start, report } = record;
-        let id = report.job;
-        if self.state.book.jobs.contains_key(&id) {
-            return self.effects.push(Effect::Ignored(Ignored::UnrequestedRecord));
-        }
-        if !report.state.is_ended() && self.state.book.held_by(key).count() >= limits::ROWS {
-            return self.effects.push(Effect::Ignored(Ignored::TooManyJobs));
-        }
-        if report.attempt.0 > limits::ADOPTED_ATTEMPT || report.generation.0 > limits::ADOPTED_GENERATION {
-            return self.effects.push(Effect::Ignored(Ignored::OutOfRange));
-        }
-        let slave = self.state.slaves.get(&key);
-        let by = slave.map_or_else(String::new, |slave| slave.name.clone());
-        let mut flags = Flags::default();
-        flags.set(Flags::ADOPTED);
-        let order = super::Order {
-            id: spec.order,
-            created_at: report.accepted_at,
-            jobs: vec![id],
-            spec,
-            slave: None,
-            requires: BTreeMap::new(),
-            start,
-            retry: super::Retry { max_attempts: 1, on: BTreeSet::new() },
-            external_id: None,
-            labels: BTreeMap::new(),
-        };
-        let mut job = Job::new(id, &order);
-        job.flags = flags;
-        job.assign(report.attempt, key);
-        job.generation = report.generation;
-        job.heard_at = Some(self.now);
-        let (state, ended, seq, attempt) =
-            (report.state, report.state.is_ended(), report.seq, report.attempt);
-        job.report = Some(report);
-        job.enter(state, self.now, &by);
-        self.state.book.insert(job);
-        self.touched.insert(id);
-        self.rebuild(order);
-        if ended {
-            self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
-        }
-    }
-
-    /// The order of a job that was adopted: what the disk has of it is kept, and gains the job.
-    fn rebuild(&mut self, order: super::Order) {
-        let order = match self.state.book.orders.get(&order.id) {
-            None => order,
-            Some(known) => {
-                let new: Vec<_> = order.jobs.into_iter().filter(|job| !known.jobs.contains(job)).collect();
-                if new.is_empty() || known.spec != order.spec || known.jobs.len() + new.len() > ORDER_JOBS {
-                    return;
-                }
-                let mut known = known.clone();
-                known.jobs.extend(new);
-                known
-            }
-        };
-        self.state.book.orders.insert(order.id, order.clone());
-        self.persist.push(Write::Order(Box::new(order)));
     }
 }
 

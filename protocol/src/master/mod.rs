@@ -8,6 +8,7 @@
 //! slaves say, `people` answers clients and operators, `dispatch` gives work to whom it fits, and the end of every step
 //! writes what was touched and publishes it.
 
+mod adopt;
 mod attempts;
 mod book;
 mod command;
@@ -19,6 +20,7 @@ mod explain;
 mod handshake;
 mod live;
 mod needs;
+mod order;
 mod placement;
 mod report;
 mod slave_record;
@@ -26,12 +28,13 @@ mod state;
 mod step;
 mod tell;
 
-pub use self::book::{Basis, Book, Earlier, Job, JobEvent, Order, Retry, RetryOn};
+pub use self::book::Book;
 pub use self::effect::{Answer, Delivery, Effect, Ignored, Refusal, Step, Write};
 pub use self::event::{Event, IdempotencyKey, JobCommand, SlaveCommand, unknown_jobs, unknown_orders};
 pub use self::explain::{Explanation, WhyNot, explain};
 pub use self::live::Live;
 pub use self::needs::{Need, Needed, Subject, count_needs, needs};
+pub use self::order::{Basis, Earlier, Job, JobEvent, Order, Retry, RetryOn};
 pub use self::placement::Availability;
 pub use self::slave_record::{Contender, Enrolled, Judged, Receipt, ReceiptLine, SlaveLink, SlaveRecord};
 pub use self::state::{

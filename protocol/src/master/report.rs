@@ -1,7 +1,7 @@
 //! What a slave says on a live link, and what follows from a report of the attempt that speaks for its job.
 
-use super::book::durable_report;
 use super::handshake::is_current;
+use super::order::durable_report;
 use super::slave_record::{Enrolled, SlaveLink, SlaveRecord};
 use super::{Answer, Effect, Ignored, Job, Rules};
 use crate::id::{Epoch, JobId, SlaveKey};

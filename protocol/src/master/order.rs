@@ -1,0 +1,403 @@
+//! An order, and a job of it, as the master keeps them.
+
+use crate::id::{Attempt, Generation, JobId, OrderId, ReportSeq, SlaveKey};
+use crate::job::State;
+use crate::message::{Flags, Reason, ReasonCode, Report};
+use crate::slave::LinkId;
+use crate::spec::{Desired, DesiredState, Gate, Spec, SpecDigest, StartRule};
+use crate::time::Time;
+use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// How many events of a job are kept: the first and the newest.
+const JOB_EVENTS: usize = 64;
+
+/// How many attempts of a job are remembered: as many as what came of them.
+const HANDED: usize = 16;
+
+/// A client's order, as it was placed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Order {
+    /// Its id.
+    pub id: OrderId,
+    /// When it was taken.
+    pub created_at: Time,
+    /// Its jobs, all with the same work.
+    pub jobs: Vec<JobId>,
+    /// The work.
+    pub spec: Spec,
+    /// Only this slave may do it.
+    pub slave: Option<String>,
+    /// Labels that a slave must have.
+    pub requires: BTreeMap<String, String>,
+    /// When it may start.
+    pub start: StartRule,
+    /// Whether it is tried again.
+    pub retry: Retry,
+    /// The client's own name for it.
+    pub external_id: Option<String>,
+    /// The client's own marks.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Whether a job is tried again by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Retry {
+    /// How many attempts in all.
+    pub max_attempts: u32,
+    /// After which ends.
+    pub on: BTreeSet<RetryOn>,
+}
+
+/// An end after which a job may be tried again by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RetryOn {
+    /// It failed.
+    Failed,
+    /// The slave refused it.
+    Rejected,
+}
+
+/// A job, as the master keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// The work.
+    pub spec: Spec,
+    /// Pins it.
+    pub digest: SpecDigest,
+    /// Only this slave may do it.
+    pub slave: Option<String>,
+    /// Labels that a slave must have.
+    pub requires: BTreeMap<String, String>,
+    /// When it may start.
+    pub start: StartRule,
+    /// Whether it is tried again.
+    pub retry: Retry,
+    /// When it was taken.
+    pub created_at: Time,
+    /// What it is: the book's word until a slave has it, then the slave's.
+    pub state: State,
+    /// What clients and operators want of it. A recall by the master itself is beside it: see [`Job::wanted`].
+    pub desired: Desired,
+    /// The number of the newest desired state.
+    pub generation: Generation,
+    /// The generation by which it was asked back from its slave, until that has given it back or begun it.
+    pub recalled: Option<Generation>,
+    /// The attempt that speaks for the job.
+    pub attempt: Attempt,
+    /// The highest attempt so far.
+    pub last_attempt: Attempt,
+    /// Who has it.
+    pub holder: Option<SlaveKey>,
+    /// What that slave said last.
+    pub report: Option<Report>,
+    /// When that came.
+    pub heard_at: Option<Time>,
+    /// On which connection: only there is a report with a lower number an older word.
+    #[serde(skip)]
+    pub heard_on: Option<LinkId>,
+    /// Other attempts that came to something.
+    pub earlier: Vec<Earlier>,
+    /// To whom it was handed, newest last: who may speak of an attempt.
+    pub assigned: VecDeque<(Attempt, SlaveKey)>,
+    /// Why it is what it is, where the slave has not said.
+    pub reason: Option<Reason>,
+    /// Beside the state; those of the report come on top.
+    pub flags: Flags,
+    /// When it ended.
+    pub ended_at: Option<Time>,
+    /// Raised with every durable change.
+    pub revision: u32,
+    /// What it went through.
+    pub events: VecDeque<JobEvent>,
+}
+
+/// Another attempt of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Earlier {
+    /// Which.
+    pub attempt: Attempt,
+    /// Who had it.
+    pub holder: SlaveKey,
+    /// What it came to.
+    pub state: State,
+    /// What the slave said last.
+    pub report: Option<Report>,
+    /// How the slave came by it.
+    pub basis: Basis,
+}
+
+/// What a slave's word of an attempt rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Basis {
+    /// The master has handed this attempt to this slave.
+    Assigned,
+    /// The master may have handed it to this slave and forgotten it: it was told in the first handshake after a restore, or of a job
+    /// that was adopted.
+    Gap,
+    /// Its own word alone: it is shown to people, and nothing follows from it for the job.
+    Claim,
+}
+
+/// Something that a job went through.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct JobEvent {
+    /// When the master knew.
+    pub at: Time,
+    /// When it was, if a slave said.
+    pub observed_at: Option<Time>,
+    /// What it became.
+    pub state: State,
+    /// Of which attempt.
+    pub attempt: Attempt,
+    /// By whom.
+    pub by: String,
+}
+
+impl Job {
+    /// A job of a new order.
+    pub fn new(id: JobId, order: &Order) -> Self {
+        Self {
+            id,
+            digest: order.spec.digest(),
+            spec: order.spec.clone(),
+            slave: order.slave.clone(),
+            requires: order.requires.clone(),
+            start: order.start,
+            retry: order.retry.clone(),
+            created_at: order.created_at,
+            state: State::Queued,
+            desired: Desired::Run,
+            generation: Generation(1),
+            recalled: None,
+            attempt: Attempt(0),
+            last_attempt: Attempt(0),
+            holder: None,
+            report: None,
+            heard_at: None,
+            heard_on: None,
+            earlier: Vec::new(),
+            assigned: VecDeque::new(),
+            reason: None,
+            flags: Flags::default(),
+            ended_at: None,
+            revision: 0,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// The job without what the next report brings anyway.
+    pub(super) fn durable(&self) -> Self {
+        let mut job = self.clone();
+        job.heard_at = None;
+        job.heard_on = None;
+        job.report = self.report.as_ref().map(durable_report);
+        job
+    }
+
+    /// The desired state, for a slave that has the work or for one that has not.
+    pub(super) fn desired_state(&self, with_spec: bool) -> DesiredState {
+        DesiredState {
+            job: self.id,
+            attempt: self.attempt,
+            generation: self.generation,
+            digest: self.digest,
+            spec: with_spec.then(|| self.spec.clone()),
+            desired: self.wanted(),
+            start: self.start,
+        }
+    }
+
+    /// What is wanted of the slave that has it: to give it back, if it was asked back and nobody has canceled it since, or what
+    /// clients and operators want.
+    pub(super) fn wanted(&self) -> Desired {
+        match self.desired {
+            Desired::Run | Desired::Pause if self.recalled.is_some() => Desired::Return,
+            desired => desired,
+        }
+    }
+
+    /// Asks it back from its slave.
+    pub(super) fn recall(&mut self) {
+        self.generation = self.generation.next();
+        self.recalled = Some(self.generation);
+    }
+
+    /// It was asked back, and its slave has not spoken of it since: it may have let it go, and its word of that may have been
+    /// lost.
+    pub(super) fn is_recall_unanswered(&self) -> bool {
+        let answered =
+            |asked: Generation| self.report.as_ref().is_some_and(|report| report.generation >= asked);
+        self.recalled.is_some_and(|asked| !answered(asked))
+    }
+
+    /// This attempt is that slave's.
+    pub(super) fn assign(&mut self, attempt: Attempt, holder: SlaveKey) {
+        self.remember(attempt, holder);
+        // What was claimed of it before is now what speaks for the job.
+        self.earlier.retain(|earlier| (earlier.attempt, earlier.holder) != (attempt, holder));
+        self.clear_flag_without_claims();
+        self.attempt = attempt;
+        self.holder = Some(holder);
+    }
+
+    /// Clears the flag `claimed` once no claim is left.
+    pub(super) fn clear_flag_without_claims(&mut self) {
+        if !self.earlier.iter().any(|earlier| earlier.basis == Basis::Claim) {
+            self.flags.clear(Flags::CLAIMED);
+        }
+    }
+
+    /// This attempt was that slave's, whichever speaks for the job.
+    pub(super) fn remember(&mut self, attempt: Attempt, holder: SlaveKey) {
+        self.last_attempt = self.last_attempt.max(attempt);
+        if self.assigned.contains(&(attempt, holder)) {
+            return;
+        }
+        self.assigned.push_back((attempt, holder));
+        if self.assigned.len() > HANDED {
+            self.assigned.pop_front();
+        }
+    }
+
+    /// This attempt was assigned to that slave; of those that are too old to be remembered, to a slave that has had the job since.
+    pub(super) fn was_assigned(&self, attempt: Attempt, holder: SlaveKey) -> bool {
+        let is_forgotten =
+            self.assigned.len() == HANDED && self.assigned.front().is_some_and(|(a, _)| attempt < *a);
+        self.assigned.contains(&(attempt, holder))
+            || is_forgotten && self.assigned.iter().any(|(_, key)| *key == holder)
+    }
+
+    /// Holds the job until a person releases it: in the time that the restored master has forgotten a slave may have done it.
+    pub(super) fn hold_after_restore(&mut self) {
+        self.start.gate = Gate::Held;
+        self.flags.set(Flags::RESTORED);
+        self.generation = self.generation.next();
+        let text = "the master was restored, and a slave may have done it since: `release` lets it start";
+        self.reason = Some(Reason::new(ReasonCode::Restored, text));
+    }
+
+    pub(super) fn set_desired(&mut self, desired: Desired) {
+        self.desired = desired;
+        self.generation = self.generation.next();
+    }
+
+    /// Somebody has canceled it, and that was taken.
+    pub(super) fn is_canceled(&self) -> bool {
+        matches!(self.desired, Desired::Cancel(_))
+    }
+
+    pub(super) fn enter(&mut self, state: State, now: Time, by: &str) {
+        self.state = state;
+        self.ended_at = state.is_ended().then(|| {
+            self.report
+                .as_ref()
+                .filter(|report| report.state == state)
+                .and_then(|r| r.ended_at)
+                .unwrap_or(now)
+        });
+        if state == State::Queued {
+            self.holder = None;
+            self.report = None;
+            self.recalled = None;
+            if matches!(self.desired, Desired::Resolve(_)) {
+                self.desired = Desired::Run;
+            }
+        }
+        let observed_at =
+            self.report.as_ref().filter(|report| report.state == state).and_then(|report| match state {
+                State::Running => report.started_at,
+                State::Accepted => Some(report.accepted_at),
+                _ if state.is_ended() => report.ended_at,
+                _ => None,
+            });
+        if self.events.len() >= JOB_EVENTS {
+            self.events.remove(1);
+        }
+        self.events.push_back(JobEvent {
+            at: now,
+            observed_at,
+            state,
+            attempt: self.attempt,
+            by: by.to_owned(),
+        });
+    }
+
+    /// When the slave that has it was last heard or connected, by what this attempt went through; none if no slave has it.
+    /// Unlike `heard_at` it is known after a restart of the master too.
+    pub fn witnessed_at(&self) -> Option<Time> {
+        self.holder?;
+        let is_witness = |event: &&JobEvent| match event.state {
+            State::Queued => false,
+            State::Assigned
+            | State::Accepted
+            | State::Starting
+            | State::Running
+            | State::Paused
+            | State::Stopping
+            | State::Uncertain => true,
+            // The master and people end jobs too: only a slave says when it was.
+            State::Succeeded
+            | State::Failed
+            | State::Canceled
+            | State::Rejected
+            | State::Expired
+            | State::Lost => event.observed_at.is_some(),
+        };
+        let of_attempt = self.events.iter().filter(|event| event.attempt == self.attempt);
+        of_attempt.filter(is_witness).map(|event| event.at).max()
+    }
+
+    /// Everything beside the state.
+    pub fn all_flags(&self) -> Flags {
+        let mut flags = self.flags;
+        if let Some(report) = &self.report {
+            flags.set(report.flags);
+        }
+        flags
+    }
+
+    /// It is nobody's, and is assigned when a slave has room. What was held because of a restore is not assigned before a
+    /// person lets it go: the slave that had it may be the next to come.
+    pub(super) fn seeks_a_slave(&self) -> bool {
+        let is_held = self.start.gate == Gate::Held && self.is_from_before_a_restore();
+        self.state == State::Queued && self.desired == Desired::Run && !is_held
+    }
+
+    /// Counts against its slave's capacity. A job that the slave let go in the time that a restored master has forgotten does not.
+    pub(super) fn takes_a_place(&self) -> bool {
+        let was_let_go = self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Restored);
+        !(self.state == State::Uncertain && self.report.is_none() && was_let_go)
+    }
+
+    /// It could start on an idle slave now, and no person has tied it to another.
+    pub(super) fn is_lent(&self) -> bool {
+        matches!(self.state, State::Assigned | State::Accepted)
+            && self.wanted() == Desired::Run
+            && self.start.gate == Gate::Open
+            && self.start.not_before.is_none()
+            && self.slave.is_none()
+            && !self.has_begun()
+    }
+
+    /// A machine has begun it under its present attempt, and may have been interrupted since: it stays where it is.
+    pub(super) fn has_begun(&self) -> bool {
+        self.state.is_started() || self.report.as_ref().is_some_and(|report| report.started_at.is_some())
+    }
+
+    pub(super) fn place(&self) -> Place {
+        (Reverse(self.start.priority), self.id)
+    }
+}
+
+/// Who goes first: the highest priority, then the oldest.
+pub(super) type Place = (Reverse<i32>, JobId);
+
+/// A report without what the next one brings anyway.
+pub(super) fn durable_report(report: &Report) -> Report {
+    let seq = ReportSeq { count: 0, ..report.seq };
+    Report { progress: None, note: None, waiting_for: None, seq, ..report.clone() }
+}

@@ -9,7 +9,8 @@
 //!
 //! * [`job`]: THE TABLE. What becomes of a job when something happens to it; the same for both nodes, live, in
 //!   reconciliation and after a crash.
-//! * [`reconcile`]: what the master holds against what the slave holds: one verdict per job.
+//! * [`reconcile`]: what the master holds against what the slave holds: one verdict per job. And, in
+//!   [`reconcile::attempts`], which attempt speaks for a job that has more than one.
 //! * [`slave`]: the rules of the node at the machine.
 //! * [`master`]: the rules of the node that takes orders: the order book, and one slave record per slave.
 //! * [`handshake`]: who may say what first, on a link that has just been made.

@@ -3,9 +3,7 @@
 use super::{Effect, Ignored, Job, Rules, Write};
 use crate::id::SlaveKey;
 use crate::limits;
-use crate::message::{
-    Flags, Forget, Message, Record,
-};
+use crate::message::{Flags, Forget, Message, Record};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many jobs an order may have: as many as a client may order at once.

@@ -35,6 +35,8 @@ impl Rules {
             _ if basis == Basis::Claim => said,
             job::Transition::To(next) => next,
             job::Transition::Unchanged => was,
+            // Another memory of its slave has it again, and the machine is barred until that is settled.
+            job::Transition::Rejected(_) if said.is_started() => said,
             job::Transition::Rejected(_) => return self.contradicted(key, &report, was),
         };
         let standing = if basis == Basis::Gap && !is_free_for(&job, key) {
@@ -141,9 +143,11 @@ impl Rules {
             self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
         }
         if was.is_ended() {
-            let how =
-                if report.state.is_ended() { "ended otherwise" } else { "is alive although it had ended" };
-            self.flag(id, Flags::DUPLICATE, &format!("the slave says that attempt {attempt} {how}"));
+            self.flag(
+                id,
+                Flags::DUPLICATE,
+                &format!("the slave says that attempt {attempt} ended otherwise"),
+            );
         }
     }
 

@@ -11,8 +11,8 @@ use crate::id::{Attempt, Epoch, JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::limits;
 use crate::message::{
-    Challenge, CloseCode, Forget, Hello, MasterBinding, Message, PROTOCOL, Reason, ReasonCode,
-    Refuse, Report, Row, Ruling, Settled, Tell, Welcome,
+    Challenge, CloseCode, Forget, Hello, MasterBinding, Message, PROTOCOL, Reason, ReasonCode, Refuse,
+    Report, Row, Ruling, Settled, Tell, Welcome,
 };
 use crate::reconcile::{DesiredKind, Line, Mine, Store, Theirs, Verdict, judge};
 use crate::slave::LinkId;

@@ -1,12 +1,14 @@
 //! The rules of the node that takes orders.
 //!
 //! A master favours availability: it always takes orders and always answers, and says how fresh the answer is. Its
-//! state is an order book ([`Book`]: what waits, and who may take it) and one [`SlaveRecord`] per slave (its link, its
-//! evidence, its reconciliation). A slave record never reads another slave record; what moves between them goes through the book.
+//! state is an order book ([`Book`]: what waits, and who may take it) and one [`SlaveRecord`] per slave (its link and what it
+//! last said of itself). What moves between slaves goes through the book.
 //!
-//! [`step`] is the one entry: `slave` runs the handshake, `admission` knows who belongs here, `evidence` judges what
-//! slaves say, `people` answers clients and operators, `dispatch` gives work to whom it fits, and the end of every step
-//! writes what was touched and publishes it.
+//! [`step`] is the one entry. In reading order: `state`, `event` and `effect` are what it works on; `order` is a job as the
+//! master keeps it; `handshake` runs from the Challenge to the live link, with `enrolment` (who belongs here) and `adopt` (jobs
+//! that the master does not know); `report` and `decline` take what slaves say, `attempts` decides which attempt speaks for a
+//! job; `command` answers clients and operators; `placement` gives work to whom it fits; `tell` is what slaves are told. The end
+//! of every step writes what was changed and publishes it.
 
 mod adopt;
 mod attempts;

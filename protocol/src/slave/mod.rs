@@ -4,10 +4,11 @@
 //! It never waits for the master. A link only brings desired states in and truth out; without one, the slave goes on with what
 //! it has, starts deferred jobs by itself, keeps outcomes, and tells everything at the next handshake.
 //!
-//! [`step`] is the one entry. It changes the state by what happened ([`link`](self) for messages, `work` for the
-//! machine, the clock and people), then looks at the whole: what may start now, what each job waits for, what has
-//! changed. What changed durably is to be written, and what changed at all is told to the master if it listens. So no
-//! rule has to remember to write or to report.
+//! [`step`] is the one entry. In reading order: `state`, `event` and `effect` are what it works on, `clock` tells the master's time;
+//! `handshake` runs from the Challenge to Settled, `live` takes what the master says afterwards, and `desired` what it wants of a
+//! job; `machine` takes what the machine says, `local` what people beside it want; `schedule` looks at the whole at the end of
+//! every step: what may start now, and what each job waits for. What changed durably is then written, and what changed at all is
+//! told to the master if it listens, so no rule has to remember to write or to report.
 
 mod clock;
 mod desired;

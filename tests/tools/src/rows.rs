@@ -129,22 +129,22 @@ const fn shown_without(row: Row, missing: &'static str) -> Row {
     Row { scope: Scope::Without(missing), ..row }
 }
 
-const ABSENT: Rule = rule("protocol/src/master/evidence.rs", "judge_absent");
-const ADMIT: Rule = rule("protocol/src/master/admission.rs", "admit");
-const AGENT_STARTED: Rule = rule("protocol/src/slave/work.rs", "agent_started");
-const BEGIN: Rule = rule("protocol/src/slave/work.rs", "begin");
-const COME_DUE: Rule = rule("protocol/src/slave/work.rs", "come_due");
-const ENDED: Rule = rule("protocol/src/slave/work.rs", "ended");
-const FOUND: Rule = rule("protocol/src/slave/work.rs", "found");
-const HELD_BY: Rule = rule("protocol/src/slave/work.rs", "held_by");
-const HELLO: Rule = rule("protocol/src/master/slave_record.rs", "hello_received");
-const MASTER_TIME: Rule = rule("protocol/src/slave/mod.rs", "master_time");
-const OLDER: Rule = rule("protocol/src/master/evidence.rs", "take_older");
-const ORDER_PLACED: Rule = rule("protocol/src/master/people.rs", "order_placed");
-const SAY_AGAIN: Rule = rule("protocol/src/slave/link.rs", "say_again");
-const STANDING: Rule = rule("protocol/src/slave/mod.rs", "standing");
-const UNACCEPTABLE: Rule = rule("protocol/src/slave/link.rs", "unacceptable");
-const WISH: Rule = rule("protocol/src/slave/link.rs", "set_desired");
+const ABSENT: Rule = rule("protocol/src/master/handshake.rs", "apply_absent");
+const ADMIT: Rule = rule("protocol/src/master/enrolment.rs", "admit");
+const AGENT_STARTED: Rule = rule("protocol/src/slave/machine.rs", "agent_started");
+const BEGIN: Rule = rule("protocol/src/slave/schedule.rs", "begin");
+const COME_DUE: Rule = rule("protocol/src/slave/schedule.rs", "come_due");
+const ENDED: Rule = rule("protocol/src/slave/machine.rs", "ended");
+const FOUND: Rule = rule("protocol/src/slave/machine.rs", "found");
+const HELD_BY: Rule = rule("protocol/src/slave/schedule.rs", "held_by");
+const HELLO: Rule = rule("protocol/src/master/handshake.rs", "hello_received");
+const MASTER_TIME: Rule = rule("protocol/src/slave/clock.rs", "master_time");
+const OLDER: Rule = rule("protocol/src/master/attempts.rs", "compare");
+const ORDER_PLACED: Rule = rule("protocol/src/master/command.rs", "order_placed");
+const SAY_AGAIN: Rule = rule("protocol/src/slave/desired.rs", "say_again");
+const STANDING: Rule = rule("protocol/src/slave/handshake.rs", "standing");
+const UNACCEPTABLE: Rule = rule("protocol/src/slave/desired.rs", "unacceptable");
+const WISH: Rule = rule("protocol/src/slave/desired.rs", "set_desired");
 
 /// Every row.
 pub const ROWS: &[Row] = &[
@@ -227,7 +227,7 @@ pub const ROWS: &[Row] = &[
         "The master canceled it, the slave runs it.",
         "The slave stops it in the mode that the client chose; a machine may refuse, then it is running again and says \
          so.",
-        &[rule("protocol/src/slave/link.rs", "cancel")],
+        &[rule("protocol/src/slave/desired.rs", "cancel")],
         &[],
     ),
     shown(
@@ -241,7 +241,7 @@ pub const ROWS: &[Row] = &[
         "A13",
         "The master canceled it, the slave is silent for weeks.",
         "The cancel stays pending; only a person's `abandon` ends it, and that burns the attempt.",
-        &[rule("protocol/src/master/people.rs", "abandon")],
+        &[rule("protocol/src/master/command.rs", "abandon")],
         &[],
     ),
     shown(
@@ -297,7 +297,7 @@ pub const ROWS: &[Row] = &[
         "A21",
         "The master offers a job to a slave that is full.",
         "Declined for now, with what holds the place; the job is back in the queue with that reason.",
-        &[UNACCEPTABLE, rule("protocol/src/master/evidence.rs", "declined")],
+        &[UNACCEPTABLE, rule("protocol/src/master/decline.rs", "declined")],
         &[],
     ),
     shown(
@@ -319,7 +319,7 @@ pub const ROWS: &[Row] = &[
         "B2",
         "The start time passed while the slave was off.",
         "By the order's `late`: hold, run if its deadline allows, or skip; the lateness is reported.",
-        &[rule("protocol/src/slave/work.rs", "wake")],
+        &[rule("protocol/src/slave/schedule.rs", "wake")],
         &[About::Clocks, About::Processes],
     ),
     shown(
@@ -347,7 +347,7 @@ pub const ROWS: &[Row] = &[
         "B6",
         "Two deferred jobs of one slave come due at the same time.",
         "One runs, the other waits its turn while its window allows.",
-        &[BEGIN, rule("protocol/src/slave/work.rs", "lapse")],
+        &[BEGIN, rule("protocol/src/slave/schedule.rs", "lapse")],
         &[],
     ),
     shown(
@@ -361,7 +361,7 @@ pub const ROWS: &[Row] = &[
         "B8",
         "A wall clock jumps by hours, forwards or back, at the slave or the master.",
         "A job fires once and not early; elapsed times stay right.",
-        &[MASTER_TIME, rule("protocol/src/master/slave_record.rs", "clock_set")],
+        &[MASTER_TIME, rule("protocol/src/master/handshake.rs", "clock_set")],
         &[About::Clocks],
     ),
     shown(
@@ -369,8 +369,8 @@ pub const ROWS: &[Row] = &[
         "Its time comes, and the machine is not ready.",
         "It waits for the machine until its deadline, then it has expired.",
         &[
-            rule("protocol/src/slave/work.rs", "lapse"),
-            rule("protocol/src/slave/work.rs", "machine_is_barred"),
+            rule("protocol/src/slave/schedule.rs", "lapse"),
+            rule("protocol/src/slave/schedule.rs", "machine_is_barred"),
         ],
         &[],
     ),
@@ -378,7 +378,7 @@ pub const ROWS: &[Row] = &[
         "B10",
         "Its longest run time passes while offline.",
         "The slave acts by itself: flagged `overdue`, or stopped, as the order says.",
-        &[rule("protocol/src/slave/work.rs", "overrun")],
+        &[rule("protocol/src/slave/schedule.rs", "overrun")],
         &[About::Clocks, About::Links],
     ),
     // C. Store and identity.
@@ -401,7 +401,7 @@ pub const ROWS: &[Row] = &[
         "The slave's database went back in time.",
         "Its rows are not trusted: nothing deferred fires, what it had forgotten does not run again, and it gets a new \
          store id.",
-        &[rule("protocol/src/slave/link.rs", "rule")],
+        &[rule("protocol/src/slave/handshake.rs", "rule")],
         &[About::Disks],
     ),
     shown(
@@ -409,7 +409,7 @@ pub const ROWS: &[Row] = &[
         "A copy of the slave's key and disk is alive beside it.",
         "The older link answers a ping, so the copy is refused with its own close code and the slave is flagged; its \
          job is undisturbed. A quick reboot is not taken for a copy, because then the older link does not answer.",
-        &[HELLO, rule("protocol/src/master/slave_record.rs", "link_probed")],
+        &[HELLO, rule("protocol/src/master/handshake.rs", "link_probed")],
         &[About::Identity, About::Links],
     ),
     shown(
@@ -445,14 +445,14 @@ pub const ROWS: &[Row] = &[
         "D1",
         "The master restarts with its data.",
         "Jobs are `stale` until each slave's handshake, and nothing is given to a slave before that.",
-        &[rule("protocol/src/master/dispatch.rs", "takes_work")],
+        &[rule("protocol/src/master/placement.rs", "takes_work")],
         &[About::Processes],
     ),
     shown(
         "D2",
         "The master lost all its data.",
         "Slaves go on; enrolled again, their jobs are adopted with work, phase and times, and nothing is stopped.",
-        &[rule("protocol/src/master/evidence.rs", "adopt")],
+        &[rule("protocol/src/master/adopt.rs", "adopt")],
         &[About::Disks],
     ),
     shown(
@@ -460,7 +460,7 @@ pub const ROWS: &[Row] = &[
         "The master was restored from an old backup, and a person confirmed it.",
         "What slaves remember closes the gap; assignments are offered again only after the handshake; past starts are \
          missed and held, not fired.",
-        &[rule("protocol/src/master/people.rs", "restore_confirmed")],
+        &[rule("protocol/src/master/command.rs", "restore_confirmed")],
         &[About::Disks],
     ),
     shown(
@@ -502,7 +502,7 @@ pub const ROWS: &[Row] = &[
         "D9",
         "The link breaks inside the handshake, at any of its messages.",
         "It has no effect; the next connection begins anew.",
-        &[HELLO, rule("protocol/src/master/evidence.rs", "settled")],
+        &[HELLO, rule("protocol/src/master/handshake.rs", "settled")],
         &[About::Links],
     ),
     Row {
@@ -521,7 +521,7 @@ pub const ROWS: &[Row] = &[
         "E1",
         "A report is older than what the master has.",
         "Ignored, within the same store, boot and attempt.",
-        &[rule("protocol/src/master/evidence.rs", "judge_report")],
+        &[rule("protocol/src/master/report.rs", "judge_report")],
         &[],
     ),
     shown(
@@ -547,7 +547,7 @@ pub const ROWS: &[Row] = &[
         "E4",
         "The same stretch of an output is asked for twice, or after a break.",
         "It is addressed by its offset: no doubles, and where it begins and how long the whole is are said.",
-        &[rule("protocol/src/master/people.rs", "log_asked"), rule("slave/src/driver.rs", "read_output")],
+        &[rule("protocol/src/master/command.rs", "log_asked"), rule("slave/src/driver.rs", "read_output")],
         &[About::Links],
     ),
     shown_without(
@@ -571,7 +571,7 @@ pub const ROWS: &[Row] = &[
             &[
                 BEGIN,
                 rule("slave/src/machine/mod.rs", "place"),
-                rule("protocol/src/slave/work.rs", "postponed"),
+                rule("protocol/src/slave/machine.rs", "postponed"),
             ],
             &[About::Processes],
         ),
@@ -583,7 +583,7 @@ pub const ROWS: &[Row] = &[
             "E7",
             "Somebody stops, pauses or starts something at the machine.",
             "It is reported with source `local` and the master follows; foreign work would occupy the place.",
-            &[rule("protocol/src/slave/work.rs", "obey")],
+            &[rule("protocol/src/slave/local.rs", "obey")],
             &[About::People],
         ),
         "no driver can tell of work that somebody started without Reloop",
@@ -593,7 +593,7 @@ pub const ROWS: &[Row] = &[
         "The machine is locked or in maintenance when a job is assigned out.",
         "It is not offered; a race is declined with the reason, without a loop of offers, and ends when the machine says \
          that it is ready.",
-        &[rule("protocol/src/master/dispatch.rs", "takes_work"), UNACCEPTABLE],
+        &[rule("protocol/src/master/placement.rs", "takes_work"), UNACCEPTABLE],
         &[About::People],
     ),
     shown(

@@ -7,35 +7,35 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "a text of just that length, cut at its own end, is the same text",
     ),
     (
-        "protocol/src/master/book.rs: replace match guard state.is_ended() with true in Job::enter in `_ if state.is_ended() => report.ended_at,`",
+        "protocol/src/master/order.rs: replace match guard state.is_ended() with true in Job::enter in `_ if state.is_ended() => report.ended_at,`",
         "a report of a state that has not ended has no time of an end",
     ),
     (
-        "protocol/src/master/slave.rs: replace match guard settling with true in Rules::received in `Message::Settled(settled) if settling => self.settled(key, link, settled),`",
+        "protocol/src/master/report.rs: replace match guard settling with true in Rules::received in `Message::Settled(settled) if settling => self.settled(key, link, settled),`",
         "who settles twice has no handshake under way: the next check closes with the same code",
     ),
     (
-        "protocol/src/master/dispatch.rs: replace == with != in is_pressing in `|| job.start.gate == Gate::Held;`",
+        "protocol/src/master/placement.rs: replace == with != in is_pressing in `|| job.start.gate == Gate::Held;`",
         "the slave's own report says what it waits for; this counts only until that report is there",
     ),
     (
-        "protocol/src/master/dispatch.rs: replace || with && in is_pressing in `if job.state.is_started() || job.state == State::Assigned && job.start.not_before.is_none() {`",
+        "protocol/src/master/placement.rs: replace || with && in is_pressing in `if job.state.is_started() || job.state == State::Assigned && job.start.not_before.is_none() {`",
         "a slave that executes is not ready, and is not idle for that reason alone",
     ),
     (
-        "protocol/src/master/dispatch.rs: replace || with && in is_pressing in `|| job.start.gate == Gate::Held;`",
+        "protocol/src/master/placement.rs: replace || with && in is_pressing in `|| job.start.gate == Gate::Held;`",
         "the slave's own report says that it waits for a person; this counts only until that report is there",
     ),
     (
-        "protocol/src/master/dispatch.rs: replace || with && in is_pressing in `|| job.start.not_before.is_some()`",
+        "protocol/src/master/placement.rs: replace || with && in is_pressing in `|| job.start.not_before.is_some()`",
         "the slave's own report says that it waits for its time; this counts only until that report is there",
     ),
     (
-        "protocol/src/master/evidence.rs: replace > with >= in Rules::judge_report in `let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);`",
+        "protocol/src/master/report.rs: replace > with >= in Rules::judge_report in `let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);`",
         "a report that comes twice under one number says the same twice",
     ),
     (
-        "protocol/src/master/evidence.rs: replace > with >= in Rules::settled in `&& (obeyed.generation > slave.operating_mode.generation`",
+        "protocol/src/master/handshake.rs: replace > with >= in Rules::settled in `&& (obeyed.generation > slave.operating_mode.generation`",
         "of the same decision the same number is taken",
     ),
     (
@@ -47,15 +47,15 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "no job is both assigned out and waiting, so no two are equal",
     ),
     (
-        "protocol/src/master/people.rs: replace > with >= in Rules::log_asked in `let run = found.report.as_ref().map(|report| report.run).filter(|run| *run > Run(0));`",
+        "protocol/src/master/command.rs: replace > with >= in Rules::log_asked in `let run = found.report.as_ref().map(|report| report.run).filter(|run| *run > Run(0));`",
         "without a beginning the slave is asked, and says that there is no output",
     ),
     (
-        "protocol/src/slave/link.rs: replace > with >= in Rules::forget in `while recent_outcomes.len() > RECENT_OUTCOMES || bytes(recent_outcomes) > RECENT_OUTCOMES_BYTES {` (2)",
+        "protocol/src/slave/live.rs: replace > with >= in Rules::forget in `while recent_outcomes.len() > RECENT_OUTCOMES || bytes(recent_outcomes) > RECENT_OUTCOMES_BYTES {` (2)",
         "differs only for a recent_outcomes of exactly that many bytes, which is as good as one that is a record shorter",
     ),
     (
-        "protocol/src/slave/work.rs: replace && with || in Rules::say_what_is_waited_for in `job.report.waiting_for != waiting_for || reason.is_some() && job.report.reason != reason`",
+        "protocol/src/slave/schedule.rs: replace && with || in Rules::say_what_is_waited_for in `job.report.waiting_for != waiting_for || reason.is_some() && job.report.reason != reason`",
         "a job that says the same already is given what it says",
     ),
 ];

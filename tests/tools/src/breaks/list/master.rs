@@ -218,7 +218,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "order_is_not_written",
-        place: "protocol/src/master/people.rs",
+        place: "protocol/src/master#order_placed",
         find: "self.persist.push(Write::Order(Box::new(order)));",
         with: "",
         what: "An order that was acknowledged is on disk.",
@@ -1014,9 +1014,7 @@ pub(super) const LIST: &[Break] = &[
         find: "was.is_ended()",
         with: "false",
         what: "A slave that contradicts what is known of an ended attempt is shown.",
-        caught_by: &[
-            "rules_edges::attempts::an_outcome_that_contradicts_what_is_known_of_an_attempt_is_flagged_and_changes_nothing",
-        ],
+        caught_by: &["rules_edges::attempts::a_word_that_contradicts_what_is_known_of_an_attempt_is_flagged"],
     },
     Break {
         name: "an_abandoned_job_hides_a_success",

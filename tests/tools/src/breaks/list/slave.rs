@@ -65,7 +65,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "starts_over_finished_work",
-        place: "protocol/src/slave/work.rs",
+        place: "protocol/src/slave/schedule.rs",
         find: "node.unloading.is_some()",
         with: "false",
         what: "Finished is not free: what lies in the machine is cleared first.",
@@ -473,7 +473,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "pause_is_ignored",
-        place: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave/desired.rs",
         find: "Desired::Pause => self.pause(id, Source::Remote),",
         with: r#"Desired::Pause if SEEDED => {}
             Desired::Pause => self.pause(id, Source::Remote),"#,
@@ -482,7 +482,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "cancel_is_ignored",
-        place: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave/desired.rs",
         find: "Desired::Cancel(mode) => self.cancel(id, mode, Source::Remote),",
         with: r#"Desired::Cancel(_) if SEEDED => {}
             Desired::Cancel(mode) => self.cancel(id, mode, Source::Remote),"#,
@@ -688,7 +688,7 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "hello_before_the_machine_spoke",
-        place: "protocol/src/slave/link.rs",
+        place: "protocol/src/slave/handshake.rs",
         find: "self.state.volatile.probing.is_empty()",
         with: "true",
         what: "A slave says nothing until its machine has said what it does.",

@@ -121,7 +121,7 @@ pub enum Event {
         /// When its last byte came.
         last_heard: Time,
     },
-    /// A moment came that [`next_deadline`] named.
+    /// A moment came that [`next_deadline`](super::next_deadline) named.
     TimePassed,
     /// The master's wall clock was set: what slaves have measured of it is wrong.
     ClockSet,

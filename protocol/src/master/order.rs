@@ -213,7 +213,7 @@ impl Job {
 
     /// What is wanted of the slave that has it: to give it back, if it was asked back and nobody has canceled it since, or what
     /// clients and operators want.
-    pub(super) fn wanted(&self) -> Desired {
+    pub fn wanted(&self) -> Desired {
         match self.desired {
             Desired::Run | Desired::Pause if self.recalled.is_some() => Desired::Return,
             desired => desired,

@@ -63,7 +63,7 @@ pub enum Event {
         /// What.
         command: Local,
     },
-    /// A moment came that [`next_deadline`] named.
+    /// A moment came that [`next_deadline`](super::next_deadline) named.
     TimePassed,
 }
 

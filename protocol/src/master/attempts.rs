@@ -107,6 +107,10 @@ impl Rules {
                 }
             }
             Outcome::Duplicate | Outcome::GoesOn if !is_news => {}
+            // Another slave has the job or had it to its end: no text of it follows the word of one that may lie.
+            Outcome::Duplicate | Outcome::GoesOn if standing == Standing::Contested => {
+                self.edit(id, |job| job.flags.set(Flags::DUPLICATE));
+            }
             Outcome::Duplicate => {
                 let text = match state {
                     State::Succeeded => {
@@ -155,12 +159,16 @@ impl Rules {
     pub(super) fn weigh(&mut self, id: JobId) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
         let takes_over = |other: &&Earlier| {
+            let speaker = job.speaker(other);
             let standing = match other.basis {
                 Basis::Claim => return false,
-                Basis::Gap if other.attempt > job.attempt => Standing::Contested,
+                // What was contested counts like an earlier one after its rival has changed, unless the rival is not there.
+                Basis::Gap if other.attempt > job.attempt && speaker == Speaker::Vanished => {
+                    Standing::Contested
+                }
                 Basis::Gap | Basis::Assigned => Standing::Earlier,
             };
-            weigh(job.speaker(other), other.class(), standing).outcome == Outcome::Take
+            weigh(speaker, other.class(), standing).outcome == Outcome::Take
         };
         let best = |other: &&Earlier| {
             (

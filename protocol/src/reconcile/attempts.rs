@@ -157,7 +157,7 @@ pub const TABLE: &[Line] = &[
         REMEMBERED,
         Outcome::Take,
     ),
-    line("another_attempt_succeeded", &["A17", "A18"], &[Ended, Closed], &[Done], REMEMBERED, Outcome::Take),
+    line("another_attempt_succeeded", &["A17", "A18"], &[Ended, Closed], &[Done], &[Earlier], Outcome::Take),
     line(
         "it_vanished_and_another_slave_had_it_later",
         &["D3"],
@@ -182,6 +182,14 @@ pub const TABLE: &[Line] = &[
         &[Unstarted, Begun],
         &[Working, Doubtful, Done, Over],
         &[Forgotten, Contested],
+        Outcome::Duplicate,
+    ),
+    line(
+        "another_slave_had_it_to_its_end",
+        &["D3"],
+        &[Ended, Closed],
+        &[Done],
+        &[Contested],
         Outcome::Duplicate,
     ),
     // The job has ended.

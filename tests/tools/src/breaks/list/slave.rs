@@ -7,7 +7,7 @@ pub(super) const LIST: &[Break] = &[
         name: "intent_is_not_written",
         place: "protocol/src/slave",
         find: "was.as_ref().is_none_or(|was| was.durable() != durable)",
-        with: "was.as_ref().is_none_or(|was| was.durable() != durable) && job.report.state != State::Starting",
+        with: "was.as_ref().is_none_or(|was| was.durable() != durable) && job.report.state != crate::job::State::Starting",
         what: "The intent to start is on disk before the machine is touched.",
         caught_by: &[
             "scenarios_crashes::a7_a_power_cut_at_any_moment_of_a_start_never_starts_it_blindly_again",

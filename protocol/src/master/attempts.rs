@@ -27,6 +27,13 @@ impl Rules {
         let Some(job) = self.state.book.jobs.get(&report.job) else { return };
         let (id, attempt, said, seq) = (report.job, report.attempt, report.state, report.seq);
         let basis = self.basis(&job, key, attempt);
+        let standing = if basis == Basis::Gap && !is_free_for(&job, key) {
+            Standing::Contested
+        } else if attempt > job.last_attempt {
+            Standing::Forgotten
+        } else {
+            Standing::Earlier
+        };
         let known = job.earlier.iter().find(|other| other.is(attempt, key));
         // What was only claimed has no past.
         let was =
@@ -37,14 +44,7 @@ impl Rules {
             job::Transition::Unchanged => was,
             // Another memory of its slave has it again, and the machine is barred until that is settled.
             job::Transition::Rejected(_) if said.is_started() => said,
-            job::Transition::Rejected(_) => return self.contradicted(key, &report, was),
-        };
-        let standing = if basis == Basis::Gap && !is_free_for(&job, key) {
-            Standing::Contested
-        } else if attempt > job.last_attempt {
-            Standing::Forgotten
-        } else {
-            Standing::Earlier
+            job::Transition::Rejected(_) => return self.contradicted(key, &report, was, standing),
         };
         let is_news = known.is_none_or(|known| known.state != state || known.basis > basis);
         // A slave that makes up attempts does not fill the list for those that had the job.
@@ -107,10 +107,6 @@ impl Rules {
                 }
             }
             Outcome::Duplicate | Outcome::GoesOn if !is_news => {}
-            // Another slave has the job or had it to its end: no text of it follows the word of one that may lie.
-            Outcome::Duplicate | Outcome::GoesOn if standing == Standing::Contested => {
-                self.edit(id, |job| job.flags.set(Flags::DUPLICATE));
-            }
             Outcome::Duplicate => {
                 let text = match state {
                     State::Succeeded => {
@@ -124,20 +120,20 @@ impl Rules {
                         "attempt {attempt} runs elsewhere too: both finish unless somebody cancels one"
                     ),
                 };
-                self.flag(id, Flags::DUPLICATE, &text);
+                self.flag_other(id, standing, &text);
             }
             Outcome::GoesOn => {
                 let text = format!(
                     "attempt {attempt} goes on although the job has ended: `reloop-slave stop` at that machine, if it is not \
                      needed"
                 );
-                self.flag(id, Flags::DUPLICATE, &text);
+                self.flag_other(id, standing, &text);
             }
         }
     }
 
     /// A slave says of an attempt what the job table rejects after what is known of it.
-    fn contradicted(&mut self, key: SlaveKey, report: &Report, was: State) {
+    fn contradicted(&mut self, key: SlaveKey, report: &Report, was: State, standing: Standing) {
         let (id, attempt, seq) = (report.job, report.attempt, report.seq);
         if report.state == State::Accepted {
             // It was given up, or has ended: it does not begin.
@@ -147,11 +143,18 @@ impl Rules {
             self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
         }
         if was.is_ended() {
-            self.flag(
-                id,
-                Flags::DUPLICATE,
-                &format!("the slave says that attempt {attempt} ended otherwise"),
-            );
+            self.flag_other(id, standing, &format!("the slave says that attempt {attempt} ended otherwise"));
+        }
+    }
+
+    /// Flags the job because of another attempt. Of a contested one no text is shown: its slave may be lying, and the job is
+    /// another slave's.
+    fn flag_other(&mut self, id: JobId, standing: Standing, text: &str) {
+        match standing {
+            Standing::Contested => {
+                self.edit(id, |job| job.flags.set(Flags::DUPLICATE));
+            }
+            Standing::Earlier | Standing::Forgotten => self.flag(id, Flags::DUPLICATE, text),
         }
     }
 

@@ -188,6 +188,22 @@ fn a_word_that_contradicts_what_is_known_of_an_attempt_is_flagged() {
 }
 
 #[test]
+fn who_contests_a_job_and_contradicts_itself_changes_no_text_of_it() {
+    for said in [State::Succeeded, State::Running] {
+        let (mut seat, job) = beside(State::Failed, Basis::Gap);
+        seat.state.node.epoch = Epoch(2);
+        let known = seat.state.book.jobs.get_mut(&job.id).unwrap();
+        (known.earlier[0].holder, known.holder) = (seat.key, Some(ELSEWHERE));
+        known.assigned = [(Attempt(2), ELSEWHERE)].into();
+        let report = known.earlier[0].report.clone().unwrap();
+        drop(reports(&mut seat, None, numbered(&report, 30, said)));
+        let after = seat.state.book.jobs.get(&job.id).unwrap();
+        assert_eq!((after.state, &after.reason), (job.state, &job.reason), "{said:?}");
+        assert!(after.flags.has(Flags::DUPLICATE), "{said:?}");
+    }
+}
+
+#[test]
 fn an_abandoned_job_of_which_another_attempt_succeeded_has_succeeded() {
     let (mut seat, job) = beside(State::Succeeded, Basis::Assigned);
     seat.state.book.jobs.get_mut(&job.id).unwrap().holder = Some(ELSEWHERE);

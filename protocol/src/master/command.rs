@@ -199,7 +199,7 @@ impl Rules {
         Delivery::Applied
     }
 
-    /// A attempt that was given up, and that its slave still wonders about: the machine starts nothing until a person
+    /// An attempt that was given up, and that its slave still wonders about: the machine starts nothing until a person
     /// has said how it ended.
     fn resolve_given_up(&mut self, id: JobId, end: End) -> Option<Result<Delivery, (Refusal, String)>> {
         let job = self.state.book.jobs.get(&id)?;

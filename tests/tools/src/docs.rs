@@ -404,14 +404,14 @@ fn event_means(event: Event) -> String {
         Event::Reported(state) => return format!("the slave says `{}`", state.name()),
         Event::Resolved(end) => return format!("a person says that it {}", ended(end)),
         Event::Taken => "it goes to the slave's disk",
-        Event::Dropped => "somebody wishes it away before it started",
+        Event::Dropped => "somebody cancels it before it started",
         Event::Lapsed => "its window closes at the slave before it started",
         Event::StartIntended => "the intent to start goes to disk",
         Event::StartRefused => "the program or a parameter is not allowed here",
         Event::MachineStarted => "the machine begins",
         Event::MachinePaused => "the machine pauses",
         Event::MachineResumed => "the machine goes on",
-        Event::StopBegan => "the wish to stop goes to disk",
+        Event::StopBegan => "the intent to stop goes to disk",
         Event::StopRefused { paused: false } => "the machine refuses to stop",
         Event::StopRefused { paused: true } => "the machine refuses to stop, and is paused",
         Event::MachineEnded(end) => return format!("the machine's work {}", ended(end)),
@@ -508,7 +508,7 @@ fn job(state: State) -> JobRow {
             ["Interrupted (Held or Suspended)", "Held, Suspended", "paused", "IN_PROGRESS", "running"],
         ),
         State::Stopping => (
-            "The wish to stop is on the slave's disk; the machine is running down.",
+            "The intent to stop is on the slave's disk; the machine is running down.",
             ["Running", "Stopping, Aborting", "stopping, aborting", "IN_PROGRESS", "running (desired stop)"],
         ),
         State::Uncertain => (
@@ -523,7 +523,7 @@ fn job(state: State) -> JobRow {
             ("Ended badly.", ["Aborted", "Aborted, Stopped", "aborted", "FAILED, TIMED_OUT", "failed"])
         }
         State::Canceled => (
-            "Ended because somebody wished so.",
+            "Ended because somebody canceled it.",
             ["Aborted", "Stopped", "stopped, aborted", "CANCELED", "complete (desired stop)"],
         ),
         State::Rejected => (
@@ -622,7 +622,7 @@ fn waiting_for(waiting: WaitingFor) -> (&'static str, &'static str) {
 
 fn source(source: Source) -> &'static str {
     match source {
-        Source::Remote => "a wish of the master",
+        Source::Remote => "what the master wants",
         Source::Local => "a person at the machine",
         Source::Slave => "the slave's own rules",
         Source::Machine => "the machine",
@@ -680,7 +680,7 @@ fn flag(name: &str) -> Option<&'static str> {
 /// What the master adds to the flags when it shows a job.
 pub const SHOWN_FLAGS: [(&str, &str); 2] = [
     ("stale", "its slave is not connected: everything else is the last word of it"),
-    ("cancel_pending", "its cancel is wished and has not come true"),
+    ("cancel_pending", "it was canceled, and that has not happened yet"),
 ];
 
 /// How far a command can have got.
@@ -692,7 +692,7 @@ fn delivery_means(delivery: Delivery) -> &'static str {
         Delivery::Applied => "it is done",
         Delivery::Sent => "it is on its way to the slave",
         Delivery::PendingOnReconnect => {
-            "the slave is not there: the wish waits as part of the job, and counts at the next handshake if it is still the \
+            "the slave is not there: the desired state waits as part of the job, and counts at the next handshake if it is still the \
              newest"
         }
         Delivery::TooLate => "what it was to prevent has happened",

@@ -205,7 +205,7 @@ pub struct Ledger {
     pub masters_forgot: bool,
     /// Two masters with the same past say that they are the one, in the same epoch.
     pub split: bool,
-    /// Jobs of which a master called a attempt off by itself, after one had forgotten something: a master that forgets
+    /// Jobs of which a master called an attempt off by itself, after one had forgotten something: a master that forgets
     /// that too takes it for a client's cancel.
     pub called_off: BTreeSet<JobId>,
     /// Slaves that were revoked, and were given no token since.

@@ -813,8 +813,11 @@ async fn each_state_directory_has_a_key_of_its_own() {
     let mut master = Master::new().await;
     let mut keys: Vec<SlaveKey> = vec![];
     for _ in 0..2 {
-        let _agent = Agent::started(&master.url());
-        keys.push(master.hello().await.1.key);
+        let agent = Agent::started(&master.url());
+        let (_link, hello) = master.hello().await;
+        keys.push(hello.key);
+        // Before its link: an agent whose link drops dials again, and the next one would not be the first to dial.
+        drop(agent);
     }
     assert_ne!(keys[0], keys[1]);
 }

@@ -179,12 +179,11 @@ async fn sleep_until(deadline: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::Mutex;
 
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::store::Options;
+    use crate::store::engine::memory::{MemoryDisk, MemoryEngine};
 
     /// Counts.
     #[derive(Default)]
@@ -265,26 +264,21 @@ mod tests {
         }
     }
 
-    /// A running counter whose disk takes a write when it is told how that goes.
+    /// A running counter. Each of its writes ends when the test says how.
     struct Bench {
         events: mpsc::Sender<Event>,
+        /// The outcome of the next write.
         disk: std::sync::mpsc::Sender<io::Result<()>>,
-        _dir: tempfile::TempDir,
     }
 
     impl Bench {
         fn start() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let (disk, how) = std::sync::mpsc::channel();
-            let how = Mutex::new(Some(how));
-            let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
-            let opened = Store::open_with(dir.path(), options, || {
-                let how = how.lock().unwrap().take().unwrap();
-                Box::new(move |_| how.recv().unwrap_or(Ok(())))
-            });
+            let (disk, outcome) = std::sync::mpsc::channel();
+            let sync = move || outcome.recv().unwrap_or(Ok(()));
+            let store = Store::in_memory(MemoryEngine::open(&MemoryDisk::default(), Box::new(sync)));
             let (events, inbox) = mpsc::channel(16);
-            tokio::spawn(run(Counter::default(), opened.unwrap().store, inbox, std::future::pending()));
-            Self { events, disk, _dir: dir }
+            tokio::spawn(run(Counter::default(), store, inbox, std::future::pending()));
+            Self { events, disk }
         }
 
         async fn send<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> oneshot::Receiver<T> {

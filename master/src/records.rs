@@ -14,6 +14,8 @@
 //!
 //! Ids sort by the time they were made, so a page of the newest is a short scan.
 
+use std::fmt::Debug;
+
 use reloop_node::digest::sha256;
 use reloop_node::record::{self, Unreadable, key};
 use reloop_node::store::{Op, Store, StoreError};
@@ -182,6 +184,25 @@ pub fn entry(at: &[u8], value: &[u8], aside: &mut Vec<Op>) -> Option<Write> {
         aside.extend(record::set_aside(UNREADABLE, at, value));
     };
     taken.inspect_err(unreadable).ok()
+}
+
+/// What a record decodes to, for people; `None` if it cannot be read.
+pub fn explain(at: &[u8], value: &[u8]) -> Option<String> {
+    fn debug<T: Stored + Debug>(value: &[u8]) -> Option<String> {
+        read::<T>(value).ok().map(|found| format!("{found:?}"))
+    }
+    let is = |prefix| at.starts_with(prefix);
+    match at {
+        NODE => debug::<Node>(value),
+        BEGUN => debug::<Vec<Begun>>(value),
+        _ if is(JOB) || is(LIVE) => debug::<Job>(value),
+        _ if is(ORDER) => debug::<Order>(value),
+        _ if is(KEY) => debug::<(IdempotencyKey, OrderId)>(value),
+        _ if is(DESK) => debug::<SlaveRecord>(value),
+        _ if is(TOKEN) => debug::<Token>(value),
+        _ if is(RECEIPT) => debug::<Receipt>(value),
+        _ => None,
+    }
 }
 
 /// One record, if it is there and can be read.

@@ -123,6 +123,19 @@ pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadEr
     Ok(Loaded { records, damage, set_aside: set_aside(&entries, now_ms) })
 }
 
+/// What a record decodes to, for people; `None` if it cannot be read.
+pub fn explain(key: &[u8], value: &[u8]) -> Option<String> {
+    if key == NODE {
+        read::<Node, NodeBeforeRuns>(value).ok().map(|node| format!("{node:?}"))
+    } else if let Some(id) = key.strip_prefix(JOB) {
+        read_job(id, value).ok().map(|job| format!("{job:?}"))
+    } else if key.starts_with(RING_KEYS) {
+        read::<Record, Record>(value).ok().map(|record| format!("{record:?}"))
+    } else {
+        None
+    }
+}
+
 fn set_aside(entries: &[Entry], now_ms: i64) -> Vec<Op> {
     let place = format!("{UNREADABLE}{now_ms}/");
     entries.iter().flat_map(|(key, value)| record::set_aside(place.as_bytes(), key, value)).collect()

@@ -46,7 +46,7 @@ async fn act(client: &Client, out: Output, command: Command) -> Result<Exit, Fai
             })
         }
         Command::Token(command) => token(client, out, command).await,
-        Command::Serve(_) | Command::Help { .. } => {
+        Command::Serve(_) | Command::Store(_) | Command::Help { .. } => {
             Err(Failure::new(Exit::Usage, "this is no command of the client"))
         }
     }

@@ -148,7 +148,7 @@ impl Store {
         })
     }
 
-    /// The same, some entries at a time. It ends with the first error of `each`.
+    /// The same, one page of entries at a time. Ends with the first error of `each`.
     pub(super) fn load_pages<E: From<StoreError>>(
         &self,
         prefix: &[u8],
@@ -166,9 +166,9 @@ impl Store {
                 },
             );
             let page = page.recv().unwrap_or(Err(StoreError::Closed))?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            stretch.start_after = Some(last.clone());
             each(&page)?;
-            let Some((last, _)) = page.into_iter().next_back() else { return Ok(()) };
-            stretch.start_after = Some(last);
         }
     }
 

@@ -10,9 +10,9 @@ pub(super) const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    /// For good: a failed write, or closed.
+    /// Final: a write failed, or the store was closed.
     pub(super) fault: Option<StoreError>,
-    /// For as long as it is so.
+    /// Set while space is low.
     pub(super) low_space: Option<StoreError>,
     pub(super) writing_since: Option<Instant>,
 }

@@ -27,6 +27,7 @@ mod keeper;
 mod mark;
 mod opening;
 mod session;
+pub mod text;
 
 pub use error::StoreError;
 pub use handle::{Opened, Options, Store};

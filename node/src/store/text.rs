@@ -34,7 +34,7 @@ const FORMAT: u32 = 1;
 /// One commit of an import has about this many bytes of keys and values.
 const COMMIT_BYTES: usize = 1024 * 1024;
 
-/// More than any line that an export writes: a line holds a value twice over in hexadecimal and what it means.
+/// More than any line that an export writes, and little enough memory for one that it did not.
 const LINE_LIMIT_BYTES: u64 = 16 * 1024 * 1024;
 
 const OPTIONS: Options = Options { cache_bytes: 4 << 20, min_free_bytes: 0 };
@@ -85,12 +85,8 @@ struct LastLine {
     records: u64,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum LaterLine {
-    Record(RecordLine),
-    Last(LastLine),
-}
+/// How the last line begins, and no other.
+const LAST_LINE: &[u8] = b"{\"records\":";
 
 /// Writes the store in `dir`, of this `kind`, to `out`. Returns the number of records.
 ///
@@ -143,15 +139,13 @@ pub fn import(
     let was_absent = is_absent_or_empty(dir);
     // Its lock keeps a node from starting meanwhile.
     let old = Store::open_as_it_is(dir, OPTIONS)?;
-    let imported = if has_records(&old)? {
-        Err(TextError::NotEmpty { dir: dir.to_owned() })
-    } else {
-        fill_new(dir, kind, text, &mut progress)
-    };
+    let imported = old
+        .load_pages(b"", |_| Err(TextError::NotEmpty { dir: dir.to_owned() }))
+        .and_then(|()| fill_new(dir, kind, text, &mut progress));
     old.close()?;
     let placed = imported.and_then(|records| put_in_place(dir).map(|()| records));
     if placed.is_err() && was_absent {
-        // It was made for its lock. Whether it stays makes no difference to anybody.
+        // It was created for its lock only. An empty store that stays behind does no harm.
         let _ = fs::remove_dir_all(dir);
     }
     placed
@@ -171,7 +165,7 @@ fn fill_new(
         Ok(records)
     });
     if filled.is_err() {
-        // The next import removes it otherwise.
+        // What stays behind is removed by the next import.
         let _ = fs::remove_dir_all(&new);
     }
     filled
@@ -208,23 +202,23 @@ fn read_into(
     progress: &mut impl FnMut(u64),
 ) -> Result<u64, TextError> {
     let mut lines = Lines { text, number: 0 };
-    check_first(&lines.next::<FirstLine>("its first line")?, kind).map_err(|why| lines.error(why))?;
+    let line = lines.next("its first line")?;
+    check_first(&lines.parse(&line)?, kind).map_err(|why| lines.error(why))?;
     let (mut records, mut bytes, mut ops) = (0, 0, Vec::new());
     let mut last: Option<Vec<u8>> = None;
     let expected = loop {
-        match lines.next("its last line")? {
-            LaterLine::Last(LastLine { records }) => break records,
-            LaterLine::Record(line) => {
-                let (key, value) = entry(&line).map_err(|why| lines.error(why))?;
-                if last.as_ref().is_some_and(|last| *last >= key) {
-                    return Err(lines.error("its key does not come after the one before it"));
-                }
-                records += 1;
-                bytes += key.len() + value.len();
-                last = Some(key.clone());
-                ops.push(Op::Put { key, value });
-            }
+        let line = lines.next("its last line")?;
+        if line.starts_with(LAST_LINE) {
+            break lines.parse::<LastLine>(&line)?.records;
         }
+        let (key, value) = entry(&lines.parse(&line)?).map_err(|why| lines.error(why))?;
+        if last.as_ref().is_some_and(|last| *last >= key) {
+            return Err(lines.error("its key does not come after the one before it"));
+        }
+        records += 1;
+        bytes += key.len() + value.len();
+        last = Some(key.clone());
+        ops.push(Op::Put { key, value });
         if bytes >= COMMIT_BYTES {
             bytes = 0;
             commit(store, std::mem::take(&mut ops))?;
@@ -269,12 +263,17 @@ struct Lines<'a, R> {
 }
 
 impl<R: BufRead> Lines<'_, R> {
-    fn next<T: for<'de> Deserialize<'de>>(&mut self, missing: &str) -> Result<T, TextError> {
+    /// The next line, which is there; `expected` says what it would have to be.
+    fn next(&mut self, expected: &str) -> Result<Vec<u8>, TextError> {
         let line = self.read()?;
         if line.is_empty() {
-            return Err(self.error(format_args!("the text ends without {missing}")));
+            return Err(self.error(format_args!("the text ends without {expected}")));
         }
-        serde_json::from_slice(&line).map_err(|why| self.error(format_args!("it makes no sense ({why})")))
+        Ok(line)
+    }
+
+    fn parse<'line, T: Deserialize<'line>>(&self, line: &'line [u8]) -> Result<T, TextError> {
+        serde_json::from_slice(line).map_err(|why| self.error(format_args!("it makes no sense ({why})")))
     }
 
     fn expect_end(&mut self) -> Result<(), TextError> {
@@ -288,8 +287,8 @@ impl<R: BufRead> Lines<'_, R> {
     fn read(&mut self) -> Result<Vec<u8>, TextError> {
         self.number += 1;
         let mut line = Vec::new();
-        let limited = io::Read::take(&mut *self.text, LINE_LIMIT_BYTES);
-        io::BufReader::new(limited).read_until(b'\n', &mut line).map_err(TextError::Read)?;
+        let mut limited = io::Read::take(&mut *self.text, LINE_LIMIT_BYTES);
+        limited.read_until(b'\n', &mut line).map_err(TextError::Read)?;
         Ok(line)
     }
 
@@ -308,12 +307,6 @@ fn commit(store: &Store, ops: Vec<Op>) -> Result<(), StoreError> {
     // The receiver waits below.
     store.commit(ops, move |result| drop(done.send(result)));
     written.recv().unwrap_or(Err(StoreError::Closed))
-}
-
-fn has_records(store: &Store) -> Result<bool, TextError> {
-    let mut found = false;
-    store.load(b"", |_, _| found = true)?;
-    Ok(found)
 }
 
 fn is_absent_or_empty(dir: &Path) -> bool {
@@ -338,4 +331,157 @@ fn checksum(key: &[u8], value: &[u8]) -> u32 {
     hasher.update(key);
     hasher.update(value);
     hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIND: &str = "reloop-test";
+
+    fn entries() -> Vec<Entry> {
+        let mut entries = vec![
+            (b"".to_vec(), b"the empty key".to_vec()),
+            (b"\xff\x00".to_vec(), vec![]),
+            (b"node".to_vec(), b"about itself".to_vec()),
+            (b"unreadable/1732/job/\x01\x93\xab/".to_vec(), (0..=255).collect()),
+        ];
+        entries.extend(
+            (0..50_u8).map(|n| ([b"job/".as_slice(), &[n; 16]].concat(), vec![n; VALUE_LIMIT_BYTES])),
+        );
+        entries.sort();
+        entries
+    }
+
+    fn open(dir: &Path) -> Store {
+        Store::open_as_it_is(dir, OPTIONS).unwrap()
+    }
+
+    fn seen(dir: &Path) -> Vec<Entry> {
+        let store = open(dir);
+        let mut seen = Vec::new();
+        store.load(b"", |key, value| seen.push((key.to_vec(), value.to_vec()))).unwrap();
+        seen
+    }
+
+    /// A store with [`entries`], and its text.
+    fn exported(root: &Path) -> (PathBuf, Vec<u8>) {
+        let dir = root.join("store");
+        let store = open(&dir);
+        commit(&store, entries().into_iter().map(|(key, value)| Op::Put { key, value }).collect()).unwrap();
+        store.close().unwrap();
+        let text = text_of(&dir);
+        (dir, text)
+    }
+
+    fn text_of(dir: &Path) -> Vec<u8> {
+        let mut text = Vec::new();
+        let explain = |key: &[u8], value: &[u8]| (key == b"node").then(|| value.escape_ascii().to_string());
+        let count = export(dir, KIND, &mut text, explain, |_| {}).unwrap();
+        assert_eq!(count, entries().len() as u64);
+        text
+    }
+
+    fn import_into(dir: &Path, text: &[u8]) -> Result<u64, TextError> {
+        import(dir, KIND, &mut &*text, |_| {})
+    }
+
+    fn names_in(dir: &Path) -> Vec<OsString> {
+        let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_is_exported_and_imported_again_is_the_same_store() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, text) = exported(root.path());
+        let other = root.path().join("other");
+        assert_eq!(import_into(&other, &text).unwrap(), entries().len() as u64);
+        assert_eq!(seen(&other), entries());
+        assert_eq!(text_of(&other), text);
+        assert_eq!(seen(&dir), entries(), "an export changes nothing");
+        assert_eq!(names_in(root.path()), ["other", "store"]);
+    }
+
+    #[test]
+    fn the_text_of_a_record_is_pinned() {
+        let root = tempfile::tempdir().unwrap();
+        let (_, text) = exported(root.path());
+        let text = String::from_utf8(text).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], r#"{"store":"reloop-test","format":1}"#);
+        let node =
+            r#"{"key":"node","value":"61626f757420697473656c66","crc32":"84c80d98","means":"about itself"}"#;
+        assert!(lines.contains(&node), "{:?}", lines.iter().find(|line| line.contains("node")));
+        let binary = r#"{"key":"unreadable/1732/job/","id":"0193ab2f","value":"000102"#;
+        assert!(lines.iter().any(|line| line.starts_with(binary)));
+        assert_eq!(lines.last().unwrap(), &format!(r#"{{"records":{}}}"#, entries().len()));
+    }
+
+    #[test]
+    fn a_damaged_line_is_named_by_its_number_and_nothing_is_imported() {
+        let root = tempfile::tempdir().unwrap();
+        let (_, text) = exported(root.path());
+        let text = String::from_utf8(text).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let count = lines.len();
+        let without = |at: usize| [&lines[..at], &lines[at + 1..]].concat().join("\n");
+        let with = |at: usize, line: &str| [&lines[..at], &[line], &lines[at + 1..]].concat().join("\n");
+        let digit = lines[40].replacen("2727", "2728", 1);
+        let twice = format!("{}\n{}", lines[6], lines[6]);
+        let empty = root.path().join("empty");
+        for (damaged, number, why) in [
+            (String::new(), 1, "ends without its first line"),
+            (with(0, r#"{"store":"reloop-other","format":1}"#), 1, "reloop-other"),
+            (with(0, r#"{"store":"reloop-test","format":2}"#), 1, "format 2"),
+            (with(40, &digit), 41, "checksum"),
+            (with(40, &lines[40][..3000]), 41, "makes no sense"),
+            (with(40, ""), 41, "makes no sense"),
+            (with(6, &twice), 8, "does not come after"),
+            (without(30), count - 1, "are here"),
+            (without(count - 1), count, "ends without its last line"),
+            (format!("{text}more"), count + 1, "something follows"),
+        ] {
+            let error = import_into(&empty, damaged.as_bytes()).unwrap_err();
+            let said = error.to_string();
+            assert!(
+                matches!(error, TextError::Line { number: at, .. } if at == number as u64),
+                "{number}: {said}"
+            );
+            assert!(said.contains(why) && said.contains("nothing was imported"), "{said}");
+            assert_eq!(names_in(root.path()), ["store"]);
+        }
+    }
+
+    #[test]
+    fn a_store_with_records_is_not_replaced_and_an_empty_one_is() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, text) = exported(root.path());
+        let other = root.path().join("other");
+        let store = open(&other);
+        commit(&store, vec![Op::Put { key: b"node".to_vec(), value: vec![] }]).unwrap();
+        assert!(matches!(import_into(&other, &text), Err(TextError::Store(StoreError::Locked { .. }))));
+        store.close().unwrap();
+        assert!(matches!(import_into(&other, &text), Err(TextError::NotEmpty { .. })));
+        assert_eq!(seen(&other).len(), 1);
+
+        let store = open(&other);
+        commit(&store, vec![Op::Delete { key: b"node".to_vec() }]).unwrap();
+        store.close().unwrap();
+        // What an import that was killed has left.
+        fs::create_dir(new_dir(&other)).unwrap();
+        fs::write(new_dir(&other).join("db"), b"half").unwrap();
+        import_into(&other, &text).unwrap();
+        assert_eq!(seen(&other), seen(&dir));
+        assert_eq!(names_in(root.path()), ["other", "store"]);
+    }
+
+    #[test]
+    fn there_is_nothing_to_export_where_no_store_is() {
+        let root = tempfile::tempdir().unwrap();
+        let missing = export(&root.path().join("store"), KIND, &mut Vec::new(), |_, _| None, |_| {});
+        assert!(matches!(missing, Err(TextError::NoStore { .. })));
+        assert!(names_in(root.path()).is_empty());
+    }
 }

@@ -308,6 +308,19 @@ mod tests {
             .collect()
     }
 
+    #[test]
+    fn what_a_record_means_can_be_read_without_a_master() {
+        for write in placed() {
+            let mut puts = Vec::new();
+            ops(&write, &mut puts);
+            for put in puts {
+                let Op::Put { key, value } = put else { continue };
+                assert!(explain(&key, &value).is_some(), "{write:?}");
+                assert_eq!(explain(&key, &value[1..]), None, "a damaged record means nothing");
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_live_job_that_lies_among_the_ended_ones_with_a_mark_is_loaded_and_moves() {
         let dir = tempfile::tempdir().unwrap();

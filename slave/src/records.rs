@@ -413,6 +413,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_record_means_can_be_read_without_an_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let state = with_jobs(&store, 1);
+        let mut meanings = Vec::new();
+        store.load(b"", |key, value| meanings.push(explain(key, value).unwrap())).unwrap();
+        let job = state.jobs.keys().next().unwrap().to_string();
+        assert_eq!(meanings.iter().filter(|means| means.contains(&job)).count(), 1);
+        assert!(meanings.iter().any(|means| means.contains(&state.node.store.to_string())));
+    }
+
+    #[test]
     fn a_job_that_cannot_be_read_is_set_aside_and_counted() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());

@@ -30,9 +30,12 @@ const CLEANING_SHARE: u32 = 8;
 
 pub(super) enum Message {
     Commit(Commit),
-    Read(Box<dyn FnOnce(&dyn Engine) + Send>),
+    Read(Query),
     Close,
 }
+
+/// Reads from the engine and answers whoever asked.
+type Query = Box<dyn FnOnce(&dyn Engine) + Send>;
 
 pub(super) struct Commit {
     pub(super) ops: Vec<Op>,

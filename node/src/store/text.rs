@@ -412,7 +412,7 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], r#"{"store":"reloop-test","format":1}"#);
         let node =
-            r#"{"key":"node","value":"61626f757420697473656c66","crc32":"84c80d98","means":"about itself"}"#;
+            r#"{"key":"node","value":"61626f757420697473656c66","crc32":"daf55195","means":"about itself"}"#;
         assert!(lines.contains(&node), "{:?}", lines.iter().find(|line| line.contains("node")));
         let binary = r#"{"key":"unreadable/1732/job/","id":"0193ab2f","value":"000102"#;
         assert!(lines.iter().any(|line| line.starts_with(binary)));
@@ -428,8 +428,9 @@ mod tests {
         let count = lines.len();
         let without = |at: usize| [&lines[..at], &lines[at + 1..]].concat().join("\n");
         let with = |at: usize, line: &str| [&lines[..at], &[line], &lines[at + 1..]].concat().join("\n");
-        let digit = lines[40].replacen("2727", "2728", 1);
+        let digit = lines[40].replacen("\"value\":\"26", "\"value\":\"27", 1);
         let twice = format!("{}\n{}", lines[6], lines[6]);
+        assert_ne!(digit, lines[40]);
         let empty = root.path().join("empty");
         for (damaged, number, why) in [
             (String::new(), 1, "ends without its first line"),

@@ -46,7 +46,8 @@ pub enum TextError {
     #[error("there is no store in {}: name the directory that holds it", dir.display())]
     NoStore { dir: PathBuf },
     #[error(
-        "the store {} holds records, and import replaces nothing: move it away, then import again", dir.display()
+        "the store {0} holds records, and import replaces nothing: move it away (`mv {0} {0}.before`), then import again",
+        dir.display()
     )]
     NotEmpty { dir: PathBuf },
     /// `number` counts from 1.

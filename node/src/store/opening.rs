@@ -105,7 +105,7 @@ fn finish(dir: &Path) -> io::Result<()> {
 }
 
 /// Locks the directory itself, so that the lock exists before sled creates or changes anything in it.
-fn lock(dir: &Path) -> Result<File, StoreError> {
+pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
     let system = |error: io::Error| StoreError::from_open(dir, &error);
     let handle = File::open(dir).map_err(system)?;
     wait_for_lock(dir, &handle)?;

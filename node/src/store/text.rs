@@ -25,9 +25,9 @@ use std::sync::mpsc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, KEY_LIMIT_BYTES, Op, Options, Store, StoreError, VALUE_LIMIT_BYTES};
+use super::{Entry, KEY_LIMIT_BYTES, Op, Options, Store, StoreError, VALUE_LIMIT_BYTES, opening};
 use crate::digest::{from_hex, to_hex};
-use crate::durable::{parent_of, sync_dir};
+use crate::durable::{create_dir_all_synced, parent_of, sync_dir};
 
 const FORMAT: u32 = 1;
 
@@ -36,6 +36,12 @@ const COMMIT_BYTES: usize = 1024 * 1024;
 
 /// More than any line that an export writes, and little enough memory for one that it did not.
 const LINE_LIMIT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The directory of the store that an import fills.
+const NEW: &str = ".importing";
+
+/// The directory of the store without records that an import replaces.
+const REPLACED: &str = ".replaced";
 
 const OPTIONS: Options = Options { cache_bytes: 4 << 20, min_free_bytes: 0 };
 
@@ -138,17 +144,23 @@ pub fn import(
     mut progress: impl FnMut(u64),
 ) -> Result<u64, TextError> {
     let was_absent = is_absent_or_empty(dir);
-    // Its lock keeps a node from starting meanwhile.
-    let old = Store::open_as_it_is(dir, OPTIONS)?;
-    let imported = old
-        .load_pages(b"", |_| Err(TextError::NotEmpty { dir: dir.to_owned() }))
-        .and_then(|()| fill_new(dir, kind, text, &mut progress));
-    old.close()?;
-    let placed = imported.and_then(|records| put_in_place(dir).map(|()| records));
-    if placed.is_err() && was_absent {
-        // It was created for its lock only. An empty store that stays behind does no harm.
-        let _ = fs::remove_dir_all(dir);
+    if !was_absent {
+        let old = Store::open_as_it_is(dir, OPTIONS)?;
+        old.load_pages(b"", |_| Err(TextError::NotEmpty { dir: dir.to_owned() }))?;
+        old.close()?;
     }
+    create_dir_all_synced(dir).map_err(|why| TextError::Place { dir: dir.to_owned(), why })?;
+    // A node that starts meanwhile finds the store in use.
+    let lock = opening::lock(dir)?;
+    let placed =
+        fill_new(dir, kind, text, &mut progress).and_then(|records| put_in_place(dir).map(|()| records));
+    if placed.is_err() && was_absent {
+        // It was created for its lock. It is removed only if it is empty, and does no harm otherwise.
+        let _ = fs::remove_dir(dir);
+    }
+    drop(lock);
+    // What stays behind is removed by the next import.
+    let _ = fs::remove_dir_all(beside(dir, REPLACED));
     placed
 }
 
@@ -158,7 +170,7 @@ fn fill_new(
     text: &mut impl BufRead,
     progress: &mut impl FnMut(u64),
 ) -> Result<u64, TextError> {
-    let new = new_dir(dir);
+    let new = beside(dir, NEW);
     let filled = remove(&new).and_then(|()| {
         let store = Store::open_as_it_is(&new, OPTIONS)?;
         let records = read_into(&store, kind, text, progress)?;
@@ -172,12 +184,18 @@ fn fill_new(
     filled
 }
 
-/// Replaces the store, which holds no records, by the new one. A node that starts in between makes this fail.
+/// Moves the store without records away and the new one to its place. The old one's lock is still held, and moves with it:
+/// a node that starts in between creates a store of its own, and then this fails.
 fn put_in_place(dir: &Path) -> Result<(), TextError> {
-    remove(dir)?;
-    fs::rename(new_dir(dir), dir)
-        .and_then(|()| sync_dir(parent_of(dir)))
-        .map_err(|why| TextError::Place { dir: dir.to_owned(), why })
+    let replaced = beside(dir, REPLACED);
+    remove(&replaced)?;
+    let moved = fs::rename(dir, &replaced).and_then(|()| {
+        fs::rename(beside(dir, NEW), dir).inspect_err(|_| {
+            // Nothing is lost if this fails too: it holds no records.
+            let _ = fs::rename(&replaced, dir);
+        })
+    });
+    moved.and_then(|()| sync_dir(parent_of(dir))).map_err(|why| TextError::Place { dir: dir.to_owned(), why })
 }
 
 fn remove(dir: &Path) -> Result<(), TextError> {
@@ -189,10 +207,9 @@ fn remove(dir: &Path) -> Result<(), TextError> {
     }
 }
 
-/// `<dir>.importing`.
-fn new_dir(dir: &Path) -> PathBuf {
+fn beside(dir: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(dir.as_os_str());
-    name.push(".importing");
+    name.push(suffix);
     PathBuf::from(name)
 }
 
@@ -472,8 +489,8 @@ mod tests {
         commit(&store, vec![Op::Delete { key: b"node".to_vec() }]).unwrap();
         store.close().unwrap();
         // What an import that was killed has left.
-        fs::create_dir(new_dir(&other)).unwrap();
-        fs::write(new_dir(&other).join("db"), b"half").unwrap();
+        fs::create_dir(beside(&other, NEW)).unwrap();
+        fs::write(beside(&other, NEW).join("db"), b"half").unwrap();
         import_into(&other, &text).unwrap();
         assert_eq!(seen(&other), seen(&dir));
         assert_eq!(names_in(root.path()), ["other", "store"]);

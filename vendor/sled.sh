@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # vendor/sled is the crate sled 0.34.7 with the changes of vendor/sled.patch.
 #
-#   vendor/sled.sh check        that it is just that (the default)
-#   vendor/sled.sh make         makes vendor/sled anew from the crate and the patch
-#   vendor/sled.sh patch        writes the patch anew from what vendor/sled is
-#   vendor/sled.sh test [...]   sled's own tests on the copy, with what else `cargo test` is to be told
+#   vendor/sled.sh check        checks that it is just that (the default)
+#   vendor/sled.sh make         makes vendor/sled from the crate and the patch
+#   vendor/sled.sh patch        writes the patch from what vendor/sled is
+#   vendor/sled.sh test [...]   runs sled's own tests on the copy, with further arguments of `cargo test`
 #
-# The crate comes from where cargo has its crates; without a network and without the crate, it says so and exits with 3.
+# cargo provides the crate. Without a network and without the crate in cargo's cache, it exits with 3.
 set -euo pipefail
 cd "$(dirname "$0")"
 

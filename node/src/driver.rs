@@ -1,15 +1,15 @@
-//! The loop of a node: the one place where a decision becomes durable and then an act.
+//! The loop of a node: the one place where a decision becomes durable and is then acted upon.
 //!
-//! It owns the node's state. It takes whatever events wait, steps each, hands everything that has to be written to the
-//! store as one commit, and performs the effects of those steps, in their order, when the commit is on disk. While
-//! one commit is being written the next batch is stepped, so the disk's latency is paid once per batch and not once
-//! per event. What has nothing to write still waits for what came before it: an effect may tell of an earlier step.
+//! The loop owns the node's state. It takes all events that wait, steps each, hands everything that has to be written to
+//! the store as one commit, and performs the effects of those steps, in their order, when the commit is on disk. The next
+//! batch is stepped while a commit is being written, so the disk's latency is paid once per batch and not once per event.
+//! The effects of a step that writes nothing wait for the commits before it, because they may tell of an earlier step.
 //!
-//! A question is an event like another: its answer is made as it is stepped, and given as an effect, when everything
-//! that it can tell of is on disk. So nobody sees a decision that could still be lost.
+//! A question is an event: its answer is made when it is stepped and given as an effect, when everything that it can tell
+//! of is on disk. So nobody sees a decision that could still be lost.
 //!
-//! If the store fails, no effect of that commit or of a later step is performed: the node says so and acts no more. What
-//! it then answers is its own to choose, from what was durable.
+//! If the store fails, no effect of that commit or of a later step is performed, and nothing is stepped any more. What the
+//! node then answers is for its [`Node::refuse`] to choose, from what was durable.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -19,47 +19,45 @@ use tokio::time::Instant;
 
 use crate::store::{Op, Store, StoreError};
 
-/// How many events are stepped before they are committed: bounds how long the first of them waits for the last.
+/// How many events are stepped before they are committed. Limits how long the first of them waits for the last.
 const BATCH: usize = 512;
 
-/// How many commits are under way: one is being written, and those behind it become one group of the store's. With one place
-/// behind it, an event that comes while that is taken misses the next group too.
+/// How many commits may be under way. One is being written; those behind it become the store's next group. With room for
+/// only one behind it, an event that arrives while that place is taken would miss the next group too.
 const IN_FLIGHT: usize = 8;
 
-/// A node: its state, its rules, and the means to perform what they decide.
+/// A node's state and rules, and how it performs what they decide.
 pub trait Node {
-    /// What happens to it.
     type Event: Send;
-    /// What it does.
     type Effect;
 
-    /// The rules need something from the disk for this event.
+    /// Whether the rules need something from the disk for this event.
     fn needs_disk(&self, event: &Self::Event) -> bool;
 
-    /// Fetches it. Everything that was decided before is on its way to the store by then, so the answer is not stale.
+    /// Reads what the event needs from the disk. All earlier decisions were handed to the store before, so the answer is not
+    /// stale.
     fn prepare(&mut self, event: &mut Self::Event) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Decides: what has to be written, then what has to be done.
+    /// Returns what has to be written, and the effects to perform when that is durable.
     fn step(&mut self, event: Self::Event) -> (Vec<Op>, Vec<Self::Effect>);
 
-    /// The event that says that a deadline came.
+    /// The event for a deadline that has come.
     fn time_passed(&self) -> Self::Event;
 
-    /// When that will be.
     fn next_deadline(&self) -> Option<Instant>;
 
-    /// Does one thing; never waits.
+    /// Must not wait.
     fn perform(&mut self, effect: Self::Effect);
 
-    /// The store has failed: nothing is decided any more, and its state may tell of what never reached the disk.
-    /// `undone` is what would have been done.
+    /// Called once, when the store has failed: nothing is stepped any more, and the state may include what never reached the
+    /// disk. `undone` are the effects that are not performed.
     fn failed(&mut self, error: &StoreError, undone: Vec<Self::Effect>);
 
-    /// An event after the store has failed.
+    /// Called for each event after the store has failed, and for one whose [`Node::prepare`] has failed.
     fn refuse(&mut self, event: Self::Event);
 }
 
-/// Commits in their order, with what waits for them.
+/// The commits under way, in their order, with the effects that wait for them.
 struct Line<E> {
     store: Store,
     report: mpsc::UnboundedSender<(u64, Result<(), StoreError>)>,
@@ -74,7 +72,7 @@ struct Commit<E> {
 }
 
 impl<E> Line<E> {
-    /// Hands writes to the store; gives back what can be done at once.
+    /// Hands writes to the store. Returns the effects that can be performed at once.
     fn commit(&mut self, ops: Vec<Op>, mut effects: Vec<E>) -> Vec<E> {
         if ops.is_empty() {
             return match self.under_way.back_mut() {
@@ -88,14 +86,14 @@ impl<E> Line<E> {
         self.number += 1;
         let (report, number) = (self.report.clone(), self.number);
         self.store.commit(ops, move |result| {
-            // A driver that is gone has nothing left to perform.
+            // The receiver is gone if the driver has ended.
             let _ = report.send((number, result));
         });
         self.under_way.push_back(Commit { number, written: false, effects });
         Vec::new()
     }
 
-    /// A commit is on disk; gives back what can be done now.
+    /// Notes that a commit is on disk. Returns the effects that can be performed now.
     fn written(&mut self, number: u64) -> Vec<E> {
         if let Some(commit) = self.under_way.iter_mut().find(|commit| commit.number == number) {
             commit.written = true;
@@ -108,7 +106,7 @@ impl<E> Line<E> {
     }
 }
 
-/// Runs the node until every sender of its inbox is gone, or `stop` says so; what was decided by then is written and
+/// Runs the node until every sender of its inbox is gone or `stop` returns. What was decided by then is written and
 /// performed.
 pub async fn run<N: Node>(
     mut node: N,
@@ -179,14 +177,12 @@ async fn sleep_until(deadline: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::Mutex;
 
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::store::Options;
+    use crate::store::engine::memory::{MemoryDisk, MemoryEngine};
 
-    /// Counts.
     #[derive(Default)]
     struct Counter {
         count: u64,
@@ -196,7 +192,7 @@ mod tests {
     enum Event {
         Count(oneshot::Sender<()>),
         Ask(oneshot::Sender<u64>),
-        /// Says when it is stepped, and not when that is durable.
+        /// Replies when it is stepped, before that is durable.
         Mark(oneshot::Sender<()>),
     }
 
@@ -265,26 +261,21 @@ mod tests {
         }
     }
 
-    /// A running counter whose disk takes a write when it is told how that goes.
+    /// A running counter. Each of its writes ends when the test says how.
     struct Bench {
         events: mpsc::Sender<Event>,
+        /// The outcome of the next write.
         disk: std::sync::mpsc::Sender<io::Result<()>>,
-        _dir: tempfile::TempDir,
     }
 
     impl Bench {
         fn start() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let (disk, how) = std::sync::mpsc::channel();
-            let how = Mutex::new(Some(how));
-            let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
-            let opened = Store::open_with(dir.path(), options, || {
-                let how = how.lock().unwrap().take().unwrap();
-                Box::new(move |_| how.recv().unwrap_or(Ok(())))
-            });
+            let (disk, outcome) = std::sync::mpsc::channel();
+            let sync = move || outcome.recv().unwrap_or(Ok(()));
+            let store = Store::in_memory(MemoryEngine::open(&MemoryDisk::default(), Box::new(sync)));
             let (events, inbox) = mpsc::channel(16);
-            tokio::spawn(run(Counter::default(), opened.unwrap().store, inbox, std::future::pending()));
-            Self { events, disk, _dir: dir }
+            tokio::spawn(run(Counter::default(), store, inbox, std::future::pending()));
+            Self { events, disk }
         }
 
         async fn send<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> oneshot::Receiver<T> {
@@ -300,7 +291,7 @@ mod tests {
         let counted = bench.send(Event::Count).await;
         let mut asked = bench.send(Event::Ask).await;
         bench.send(Event::Mark).await.await.unwrap();
-        // In the batch after it, which has nothing to write.
+        // In the next batch, which has nothing to write.
         let mut asked_later = bench.send(Event::Ask).await;
         bench.send(Event::Mark).await.await.unwrap();
         for asked in [&mut asked, &mut asked_later] {

@@ -1,7 +1,7 @@
 //! Files and directories that survive a power cut.
 //!
-//! A file's bytes are durable after an fsync of the file, its name only after an fsync of the directory it stands in.
-//! These helpers do both, so that "it returned" means "it will be there".
+//! A file's bytes are durable after an fsync of the file, its name after an fsync of its directory. These helpers do both
+//! before they return.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -9,7 +9,6 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// The file of [`try_writing`].
 const TRIAL: &str = "write.trial";
 
 /// More than a file system writes without asking its disk for new space.
@@ -17,8 +16,8 @@ const TRIAL_BYTES: usize = 1 << 20;
 
 /// Replaces a file as a whole: after a crash at any point it holds either what it held before or all of `bytes`.
 ///
-/// `mode` is the file's permission bits (`0o600` for a secret), whatever the umask. The new content is written beside
-/// the file under a name of its own first; there may be one writer per path at a time.
+/// `mode` is the file's permission bits (`0o600` for a secret), whatever the umask. The new content is first written to
+/// another file beside it. Only one writer per path is allowed at a time.
 pub fn write_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let draft = draft_of(path)?;
     match fs::remove_file(&draft) {
@@ -28,7 +27,7 @@ pub fn write_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     }
     let written = write_draft(&draft, bytes, mode).and_then(|()| fs::rename(&draft, path));
     if let Err(error) = written {
-        // The draft may not exist, and the error that counts is the one that stopped the write.
+        // The draft may not exist; the error that counts is the one that stopped the write.
         let _ = fs::remove_file(&draft);
         return Err(error);
     }
@@ -40,7 +39,7 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Creates a directory and whatever is missing above it, each durably.
+/// Creates a directory and its missing parents, each durably.
 pub fn create_dir_all_synced(path: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = path
         .ancestors()
@@ -57,10 +56,7 @@ pub fn create_dir_all_synced(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a directory takes writes: a file in it is written durably and removed again, and `min_free_bytes` are left.
-///
-/// # Errors
-/// What stood in the way.
+/// Checks that a directory takes writes, by writing a file durably and removing it, and that `min_free_bytes` are free.
 pub fn try_writing(dir: &Path, min_free_bytes: u64) -> io::Result<()> {
     let trial = dir.join(TRIAL);
     let written = write_file(&trial, &vec![0; TRIAL_BYTES], 0o600);
@@ -76,7 +72,7 @@ pub fn try_writing(dir: &Path, min_free_bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The directory that holds `path`'s name: `.` for a bare name.
+/// The directory that contains `path`: `.` for a bare name.
 pub(crate) fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -99,7 +95,7 @@ fn draft_of(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn write_draft(draft: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    // A secret must not be readable for the moment between creating the file and setting its mode.
+    // A secret must not be readable between creating the file and setting its mode.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode & 0o600).open(draft)?;
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)?;

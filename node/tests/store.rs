@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use reloop_node::store::{KEY_LIMIT_BYTES, Op, Opened, Options, Store, StoreError, VALUE_LIMIT_BYTES};
 
-/// Far beyond what any answer takes, so that a lost one fails the test instead of stopping it.
+/// Much longer than any answer takes, so that a lost one fails the test instead of blocking it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type Answer = Result<(), StoreError>;
@@ -37,7 +37,7 @@ fn delete(key: impl AsRef<[u8]>) -> Op {
 fn queue(store: &Store, ops: Vec<Op>) -> mpsc::Receiver<Answer> {
     let (answer, answered) = mpsc::channel();
     store.commit(ops, move |result| {
-        // Not every test looks at every answer.
+        // The receiver is gone if the test does not wait for this answer.
         let _ = answer.send(result);
     });
     answered
@@ -382,7 +382,7 @@ fn a_store_with_garbage_in_the_middle_is_set_aside() {
     });
 }
 
-/// The database opens all the same, and would fail at some later time when it came to the damaged page.
+/// The database would open, and fail later when it reads the damaged page.
 #[test]
 fn a_store_with_one_damaged_page_is_set_aside_at_once() {
     assert_set_aside(|dir| {

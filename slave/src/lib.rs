@@ -14,4 +14,5 @@ pub mod machine;
 pub mod records;
 pub mod run;
 pub mod status;
+pub mod store;
 pub mod telemetry;

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use reloop_node::transfer::TransferError;
 use reloop_protocol::message::PROTOCOL;
 use reloop_slave::config::{Config, Overrides};
 use reloop_slave::local::{self, CallError, Request, Resolution};
 use reloop_slave::run::{EXIT_CONFIG, run};
-use reloop_slave::{check, identity, machine, telemetry};
+use reloop_slave::{check, identity, machine, store, telemetry};
 
 /// It was not done, and the words say what would do it.
 const EXIT_REFUSED: u8 = 1;
@@ -24,6 +25,7 @@ const EXIT_NO_ANSWER: u8 = 7;
 const EXIT_STATUS: &str = "\
 Exit status of a command to the agent: 0 done; 1 refused, and the words say what would do it; 6 no agent is running; \
 7 the agent ended before it answered, or its answer makes no sense: whether it was done is told by `status`.
+Of `store`: 0 done; 1 refused; 74 the store can't be opened or written.
 Of the agent itself: 0 it was told to stop; 74 its disk fails; 78 a setting is wrong.";
 
 /// At the end of the agent, for a log that is being read: longer than a disk takes that is not stuck.
@@ -95,8 +97,30 @@ enum Verb {
         #[command(flatten)]
         place: Place,
     },
+    /// The database of an agent that is stopped, as text.
+    #[command(subcommand)]
+    Store(StoreVerb),
     /// The program's version, and the protocol's.
     Version,
+}
+
+#[derive(Subcommand)]
+enum StoreVerb {
+    /// Write the store as text, one record per line.
+    Export {
+        #[command(flatten)]
+        place: Place,
+        /// A new file; - for the standard output.
+        file: PathBuf,
+    },
+    /// Make the store out of an exported text. A store that holds records is not replaced. Import only what was exported
+    /// after the agent's last run: an older store does not know what the machine has begun since.
+    Import {
+        #[command(flatten)]
+        place: Place,
+        /// An exported text; - for the standard input.
+        file: PathBuf,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -193,6 +217,8 @@ fn act(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Stop { place, now } => ask(place, &Request::Stop { now }),
         Verb::Local { switch, place } => ask(place, &Request::Local { on: matches!(switch, Switch::On) }),
         Verb::Resolve { job, outcome, place } => ask(place, &Request::Resolve { job, outcome }),
+        Verb::Store(StoreVerb::Export { place, file }) => transferred(store::export(&place.find()?, &file)),
+        Verb::Store(StoreVerb::Import { place, file }) => transferred(store::import(&place.find()?, &file)),
         Verb::Version => {
             let version = env!("CARGO_PKG_VERSION");
             say(&format!("reloop-slave {version}, protocol {} to {}", PROTOCOL.oldest, PROTOCOL.newest))?;
@@ -272,6 +298,21 @@ fn no_answer(error: &CallError) -> ExitCode {
         }
         CallError::NotAllowed { .. } => ExitCode::from(EXIT_REFUSED),
         CallError::Ended | CallError::NoAnswer(_) => ExitCode::from(EXIT_NO_ANSWER),
+    }
+}
+
+/// Its words are on standard error, because an export may be on standard output.
+fn transferred(done: Result<String, TransferError>) -> anyhow::Result<ExitCode> {
+    match done {
+        Ok(text) => {
+            // There is nobody else to tell.
+            let _ = writeln!(io::stderr().lock(), "{text}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            complain(&error.to_string());
+            Ok(ExitCode::from(store::exit_code(&error)))
+        }
     }
 }
 

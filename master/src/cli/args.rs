@@ -76,6 +76,9 @@ pub(super) enum Command {
     /// Tokens of clients.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// The database of a master that is stopped, as text.
+    #[command(subcommand)]
+    Store(super::store::StoreCommand),
     /// Help about a command, or `help exit-codes`.
     Help {
         /// Which.

@@ -6,6 +6,7 @@
 mod args;
 mod client;
 mod run;
+mod store;
 mod table;
 mod watch;
 
@@ -73,8 +74,8 @@ Exit codes
    5  it is not possible as things stand
    6  the master does not answer
    7  it took longer than --timeout
-  74  serve: the store can't be opened or written; nothing was changed, mend the disk and start again
-  78  serve: the config can't be used
+  74  serve, store: the store can't be opened or written; nothing was changed, mend the disk and start again
+  78  serve, store: the config can't be used
  130  Ctrl-C: what was watched goes on
 
 `order submit --wait` and `job wait` tell how the work ended; of several jobs the highest number counts:
@@ -93,6 +94,7 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     match args.command {
         Command::Serve(serve) => run_master(serve).into(),
+        Command::Store(command) => store::run(command).into(),
         Command::Help { topic } => help(&topic).into(),
         command => run_client(&args.client, command).into(),
     }

@@ -1,13 +1,12 @@
-//! How many commits were acknowledged: the witness against a database that has lost its end.
+//! How many commits were acknowledged, so that a database that has lost its end is noticed.
 //!
-//! sled takes damage in the newest part of its log for a write that a crash tore, cuts the log there and opens with
-//! what is left. That is right after a power cut, when the torn write was never acknowledged, and silent loss after a
-//! flipped bit or a shortened file. So every commit counts itself inside the database, and when it is durable, and before
-//! it is acknowledged, the number goes into this file beside it. A database that knows less than its mark has lost
-//! something that somebody relies on.
+//! sled takes damage in the newest part of its log for a write that a crash tore, cuts the log there and opens with what is
+//! left. That is right after a power cut, when the torn write was never acknowledged. After a flipped bit or a shortened
+//! file it loses acknowledged commits silently. So every commit increments a number inside the database, and this file gets
+//! the number when the commit is durable and before it is acknowledged. A database with a lower number than its mark has
+//! lost acknowledged commits.
 //!
-//! The mark is written after the commit is durable and is not synced itself: a power cut can only leave it behind the
-//! database, which says nothing.
+//! The mark is not synced: after a power cut it may be older than the database, which is harmless.
 //!
 //! On disk: `[number: u64][crc32 of it]`, little endian.
 
@@ -16,8 +15,8 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-/// Sorts before the database's own files: whoever copies the directory of a running node, name by name, gets a mark
-/// that is older than the database, and not one that accuses it.
+/// Sorts before the database's own files, so that a copy of a running node's directory, made name by name, has a mark that is
+/// older than the database.
 const FILE: &str = "acknowledged";
 
 const NUMBER_BYTES: usize = 8;
@@ -28,14 +27,14 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// The mark of a store and its number; 0 if it has none yet.
+    /// The mark of a store and its number, which is 0 for a new mark and for one that is damaged.
     pub(super) fn open(dir: &Path) -> io::Result<(Mark, u64)> {
         let path = dir.join(FILE);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
         let mut bytes = [0; BYTES];
         let number = match file.read_exact_at(&mut bytes, 0) {
             Ok(()) => number_in(&bytes),
-            // New, or a power cut came before its first byte was on disk.
+            // It is new, or a power cut came before its first byte was on disk.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Some(0),
             Err(error) => return Err(error),
         };
@@ -49,7 +48,6 @@ impl Mark {
         Ok((Mark { file }, number))
     }
 
-    /// From here on nothing less will do.
     pub(super) fn set(&self, number: u64) -> io::Result<()> {
         self.file.write_all_at(&bytes_of(number), 0)
     }

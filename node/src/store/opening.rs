@@ -1,12 +1,12 @@
-//! From a path to an engine that is safe to build on: locked, readable, and with its files' names on disk.
+//! Opens a store's directory: locks it, makes sure that the database is readable, and syncs the names of its files.
 //!
-//! A database that cannot be read is an ordinary start state: it is set aside under a dated name, for somebody to look
-//! at, and a fresh one takes its place. An error of the operating system is not: the data may be fine, and the one who
-//! starts the node is told. To tell the two apart for sure, a fresh database must open where the old one did not; if
-//! it doesn't either, the old one is put back.
+//! A database that cannot be read is set aside under a dated name, for a person to look at, and an empty one takes its
+//! place. After an error of the operating system the data may be fine: it stays where it is, and the error is returned. To
+//! tell the two apart, an empty database must open where the old one did not; if it does not either, the old one is put
+//! back.
 //!
-//! A store whose first opening did not come to its end has acknowledged nothing: it is marked as such before anything of
-//! it is there, and made anew.
+//! A store whose first opening was interrupted has acknowledged nothing. A file marks it from before its first file exists
+//! until it is complete; the next opening makes a marked store anew.
 
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
@@ -17,30 +17,38 @@ use std::time::{Duration, Instant};
 
 use crate::durable::{create_dir_all_synced, parent_of, sync_dir};
 use crate::store::StoreError;
-use crate::store::cache::Session;
-use crate::store::engine::{BLOB_DIR, DATABASE_FILE, Fault};
+use crate::store::engine::Fault;
+use crate::store::engine::disk::{BLOB_DIR, DATABASE_FILE};
+use crate::store::session::Session;
 
-/// A file that is there from before the first until after the last thing that makes a new store.
+/// Marks a new store that is not complete.
 const UNFINISHED: &str = "unfinished";
 
 /// How long a lock may stay taken by a node that has ended: sled's background threads let go of the file a moment after
-/// the database was closed, and a process that a killed node was just forking holds its descriptors up to its exec.
+/// the database was closed, and a process that a killed node was forking holds its descriptors up to its exec.
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 
-/// How often to look whether it was let go.
 const RELEASE_POLL: Duration = Duration::from_millis(5);
 
 pub(super) struct Opening<E> {
     pub(super) engine: E,
-    /// Held for as long as the engine lives.
+    /// To be held while the engine lives.
     pub(super) lock: File,
     pub(super) session: Session,
     pub(super) set_aside: Option<PathBuf>,
 }
 
+/// What to do with a database that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IfUnreadable {
+    SetAside,
+    Refuse,
+}
+
 /// `attempt` opens the database in a directory; it runs on a thread of its own.
 pub(super) fn open<E: Send>(
     dir: &Path,
+    if_unreadable: IfUnreadable,
     attempt: impl Fn(&Path) -> Result<E, Fault> + Sync,
 ) -> Result<Opening<E>, StoreError> {
     let system = |error: io::Error| StoreError::from_open(dir, &error);
@@ -49,12 +57,15 @@ pub(super) fn open<E: Send>(
     wait_for_sled(dir)?;
     begin_afresh_if_new(dir).map_err(system)?;
     remove_half_snapshots(dir).map_err(system)?;
-    // What an earlier process left in memory only is on the disk before anything is built on it.
+    // Syncs what an earlier process wrote and did not sync, before anything relies on it.
     let session =
         Session::begin(dir).and_then(|session| sync_names(dir).map(|()| session)).map_err(system)?;
     let (engine, lock, session, set_aside) = match on_own_thread(dir, &attempt) {
         Ok(engine) => (engine, lock, session, None),
         Err(Fault::System(error)) => return Err(system(error)),
+        Err(Fault::Unreadable(detail)) if if_unreadable == IfUnreadable::Refuse => {
+            return Err(StoreError::Open { dir: dir.to_owned(), detail });
+        }
         Err(Fault::Unreadable(why)) => {
             let (engine, fresh_lock, fresh_session, aside) = start_afresh(dir, &why, &attempt)?;
             (engine, fresh_lock, fresh_session, Some(aside))
@@ -64,7 +75,7 @@ pub(super) fn open<E: Send>(
     Ok(Opening { engine, lock, session, set_aside })
 }
 
-/// In an empty directory, and in one where the first opening was cut off, a store begins that counts once it is finished.
+/// Marks an empty directory as a store that is not complete; removes what an interrupted first opening left.
 fn begin_afresh_if_new(dir: &Path) -> io::Result<()> {
     let mark = dir.join(UNFINISHED);
     if mark.try_exists()? {
@@ -84,7 +95,7 @@ fn begin_afresh_if_new(dir: &Path) -> io::Result<()> {
     sync_dir(dir)
 }
 
-/// Everything that a new store consists of is on the disk.
+/// Removes the mark: everything that a new store consists of is on the disk.
 fn finish(dir: &Path) -> io::Result<()> {
     match fs::remove_file(dir.join(UNFINISHED)) {
         Ok(()) => sync_dir(dir),
@@ -93,8 +104,8 @@ fn finish(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The lock is on the directory itself, so that it is there before sled creates or touches anything in it.
-fn lock(dir: &Path) -> Result<File, StoreError> {
+/// Locks the directory itself, so that the lock exists before sled creates or changes anything in it.
+pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
     let system = |error: io::Error| StoreError::from_open(dir, &error);
     let handle = File::open(dir).map_err(system)?;
     wait_for_lock(dir, &handle)?;
@@ -123,7 +134,7 @@ fn wait_for_lock(dir: &Path, file: &File) -> Result<(), StoreError> {
     }
 }
 
-/// sled takes a snapshot that it did not finish for its newest one, and refuses to open for ever.
+/// sled takes an unfinished snapshot for its newest one, and then never opens again.
 fn remove_half_snapshots(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -201,7 +212,7 @@ fn put_back(dir: &Path, aside: &Path) -> io::Result<()> {
     sync_dir(parent_of(dir))
 }
 
-/// `<dir>.unreadable-20261122T154700Z`, and a number if that second has one already.
+/// `<dir>.unreadable-20261122T154700Z`, with a number appended if that name is taken.
 fn free_name_for(dir: &Path) -> io::Result<PathBuf> {
     let mut stem = OsString::from(dir.as_os_str());
     stem.push(jiff::Timestamp::now().strftime(".unreadable-%Y%m%dT%H%M%SZ").to_string());
@@ -216,8 +227,8 @@ fn free_name_for(dir: &Path) -> io::Result<PathBuf> {
     Ok(name)
 }
 
-/// sled syncs neither its settings file nor any directory. Without the settings an otherwise sound database does not
-/// open after a power cut.
+/// sled syncs neither its settings file nor any directory, and without the settings a sound database does not open after a
+/// power cut.
 fn sync_names(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -245,6 +256,13 @@ mod tests {
         (root, dir)
     }
 
+    fn open_or_set_aside<E: Send>(
+        dir: &Path,
+        attempt: impl Fn(&Path) -> Result<E, Fault> + Sync,
+    ) -> Result<Opening<E>, StoreError> {
+        open(dir, IfUnreadable::SetAside, attempt)
+    }
+
     fn is_old(dir: &Path) -> bool {
         dir.join("old").exists()
     }
@@ -256,8 +274,17 @@ mod tests {
     #[test]
     fn an_error_of_the_system_leaves_the_store_where_it_is() {
         let (root, dir) = old_store();
-        let opened = open::<()>(&dir, |_| Err(Fault::System(io::Error::from_raw_os_error(5))));
+        let opened = open_or_set_aside::<()>(&dir, |_| Err(Fault::System(io::Error::from_raw_os_error(5))));
         assert!(matches!(opened, Err(StoreError::Open { .. })));
+        assert!(is_old(&dir));
+        assert_eq!(names_in(root.path()), ["store"]);
+    }
+
+    #[test]
+    fn an_unreadable_store_stays_where_it_is_if_that_is_asked_for() {
+        let (root, dir) = old_store();
+        let opened = open::<()>(&dir, IfUnreadable::Refuse, |_| Err(Fault::Unreadable("damaged".to_owned())));
+        assert!(matches!(opened, Err(StoreError::Open { detail, .. }) if detail == "damaged"));
         assert!(is_old(&dir));
         assert_eq!(names_in(root.path()), ["store"]);
     }
@@ -269,7 +296,7 @@ mod tests {
         dying.lock().unwrap();
         thread::scope(|scope| {
             let waiting = scope.spawn(|| lock(&dir).map(|_lock| Instant::now()));
-            // That it takes a while is what is tested: several looks in vain.
+            // Long enough for several attempts that fail.
             thread::sleep(RELEASE_POLL * 10);
             assert!(!waiting.is_finished(), "it got or gave up what another has");
             let released = Instant::now();
@@ -281,7 +308,7 @@ mod tests {
     #[test]
     fn a_store_that_panics_is_set_aside_and_a_fresh_one_opens() {
         let (_root, dir) = old_store();
-        let opened = open(&dir, |dir| {
+        let opened = open_or_set_aside(&dir, |dir| {
             assert!(!is_old(dir), "damaged");
             fs::create_dir(dir.join(BLOB_DIR))?;
             Ok(())
@@ -296,7 +323,7 @@ mod tests {
     #[test]
     fn a_store_is_put_back_when_a_fresh_one_does_not_open_either() {
         let (root, dir) = old_store();
-        let opened = open::<()>(&dir, |_| panic!("no thread could be started"));
+        let opened = open_or_set_aside::<()>(&dir, |_| panic!("no thread could be started"));
         assert!(matches!(opened, Err(StoreError::Open { .. })));
         assert!(is_old(&dir));
         assert_eq!(names_in(root.path()), ["store"]);
@@ -306,7 +333,7 @@ mod tests {
     fn a_store_whose_first_opening_was_cut_off_is_made_anew_and_nothing_is_set_aside() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("store");
-        open::<()>(&dir, |dir| {
+        open_or_set_aside::<()>(&dir, |dir| {
             fs::write(dir.join(DATABASE_FILE), b"half of a data")?;
             Err(Fault::System(io::Error::from_raw_os_error(5)))
         })
@@ -317,12 +344,12 @@ mod tests {
             fs::write(dir.join(DATABASE_FILE), b"a database")?;
             Ok(())
         };
-        assert_eq!(open(&dir, empty).unwrap().set_aside, None);
+        assert_eq!(open_or_set_aside(&dir, empty).unwrap().set_aside, None);
         let whole = |dir: &Path| {
             assert_eq!(fs::read(dir.join(DATABASE_FILE))?, b"a database");
             Ok(())
         };
-        assert_eq!(open(&dir, whole).unwrap().set_aside, None);
+        assert_eq!(open_or_set_aside(&dir, whole).unwrap().set_aside, None);
         assert_eq!(names_in(root.path()), ["store"]);
     }
 

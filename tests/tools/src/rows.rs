@@ -510,7 +510,7 @@ pub const ROWS: &[Row] = &[
         case: "The master's disk is full.",
         outcome: "Orders are refused with 503; links, reports and reads go on as far as they can, and nothing that was \
                   acknowledged is lost.",
-        rules: &[rule("node/src/store.rs", "low_space"), rule("node/src/driver.rs", "run")],
+        rules: &[rule("node/src/store/keeper.rs", "low_space"), rule("node/src/driver.rs", "run")],
         // The rules never see a disk: a commit that fails has performed nothing.
         lowest: Level::Processes,
         about: &[About::Disks],

@@ -3,10 +3,6 @@
 /// The mutants by name, and why each survives.
 pub const EXPLAINED: &[(&str, &str)] = &[
     (
-        "protocol/src/limits.rs: replace > with >= in clip in `if text.len() > bytes {`",
-        "a text of just that length, cut at its own end, is the same text",
-    ),
-    (
         "protocol/src/master/order.rs: replace match guard state.is_ended() with true in Job::enter in `_ if state.is_ended() => report.ended_at,`",
         "a report of a state that has not ended has no time of an end",
     ),

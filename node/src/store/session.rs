@@ -1,19 +1,19 @@
-//! Whether the disk holds what the kernel shows of the store's files.
+//! Makes sure that the disk holds what the kernel's cache shows of the store's files.
 //!
-//! When a write-back fails, the kernel reports it to one fsync and may take the pages for clean afterwards: ext4 keeps what
-//! was written in its cache, never writes it again, and shows it to everybody who reads the file, until it needs the
-//! memory or the power fails. A store that is opened on such a file looks whole, and what is committed to it stands behind
-//! a gap. Another fsync does not help, since nothing is dirty.
+//! When a write-back fails, the kernel reports it to one fsync and may take the pages for clean afterwards: ext4 keeps them in
+//! its cache, never writes them again, and shows them to every reader until it needs the memory or the power fails. A store
+//! that is opened on such a file looks whole, and later commits are written behind a gap. Another fsync does not help,
+//! because nothing is dirty.
 //!
-//! So a session is noted beside the database, by the kernel's boot, when a store is opened, and as closed when everything
-//! was written and synced without an error. What is opened next is read as it is if the last session was closed, or was
-//! under another boot, since no cache outlives one. Otherwise the process died or saw a write fail, and every file
-//! of the store is compared with the disk, past the cache, and written again where the two differ. What the cache holds is
-//! what had been written, so that it may count; what matters is that the disk has the same before anything is built on it.
-//! Where the file system does not say that it reads past its cache, all is written again.
+//! So a file beside the database notes the kernel's boot when a store is opened, and that it was closed when everything was
+//! written and synced without an error. If the last session was closed or belongs to another boot, there is no cache that
+//! could differ from the disk. Otherwise the process died or saw a write fail: every file of the store is compared with
+//! the disk, read past the cache, and written again where the two differ. The cache has what was written, which may count;
+//! what matters is that the disk has the same before anything relies on it. Where the file system does not say that it can
+//! read past its cache, everything is written again.
 //!
-//! On disk: `open` or `closed`, filled up with a space, another space, and the kernel's boot id, in place and within one
-//! sector. Whatever else stands there is a session of which nothing is known.
+//! On disk: `open` or `closed`, padded with spaces to six characters, a space, and the kernel's boot id, written in place
+//! within one sector. Any other content is an unknown session, which is not trusted.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -26,32 +26,31 @@ use crate::durable::sync_dir;
 
 const FILE: &str = "session";
 
-/// Random, and another one after each start of the kernel.
+/// A random id that changes with each start of the kernel.
 const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
 
 const OPEN: &str = "open  ";
 const CLOSED: &str = "closed";
 
-/// So much is compared at a time: large enough that a disk reads at its full rate, and little memory.
+/// How much is compared at a time: enough for a disk to read at its full rate.
 const BLOCK_BYTES: usize = 1024 * 1024;
 
-/// What reads past the cache asks of its buffers: no file system wants more than a page.
+/// The alignment of buffers for reads past the cache: no file system wants more.
 const PAGE_BYTES: usize = 4096;
 
-/// A store in use.
 pub(super) struct Session {
     file: File,
     boot: String,
 }
 
 impl Session {
-    /// Makes sure that what is read of the files in `dir` is on the disk, and notes that they are in use from here on.
+    /// Makes sure that what is read of the files in `dir` is on the disk, and notes that they are in use.
     ///
     /// # Errors
-    /// Something could not be read, written or synced, now or by a write-back that nobody was told of yet: what is on the
-    /// disk is not known, and nothing may be built on it.
+    /// Something could not be read, written or synced, now or by an earlier write-back whose error was not reported yet: it is
+    /// not known what is on the disk, and nothing may rely on it.
     pub(super) fn begin(dir: &Path) -> io::Result<Session> {
-        // A kernel that does not say has no boot that could be the same.
+        // An unknown boot equals no other.
         let boot = fs::read_to_string(BOOT_ID_FILE).unwrap_or_default().trim().to_owned();
         let last = fs::read_to_string(dir.join(FILE)).unwrap_or_default();
         let files = files_in(dir)?;
@@ -60,7 +59,7 @@ impl Session {
         }
         if !is_trusted(&last, &boot) {
             for path in &files {
-                make_true(path)?;
+                make_disk_agree(path)?;
             }
         }
         let path = dir.join(FILE);
@@ -72,8 +71,8 @@ impl Session {
         Ok(session)
     }
 
-    /// Notes that all that was written since it began was synced without an error. It need not be durable: whoever does not
-    /// find it looks more closely.
+    /// Notes that everything written since the session began was synced without an error. This need not be durable: without
+    /// it, the next opening compares the files.
     pub(super) fn close(&self) -> io::Result<()> {
         self.note(CLOSED)
     }
@@ -87,7 +86,7 @@ fn line(how: &str, boot: &str) -> String {
     format!("{how} {boot}\n")
 }
 
-/// Whether the cache cannot hold what the disk does not.
+/// Whether the cache cannot differ from the disk.
 fn is_trusted(last: &str, boot: &str) -> bool {
     let Some((how, at)) = last.strip_suffix('\n').and_then(|last| last.split_at_checked(OPEN.len())) else {
         return false;
@@ -106,8 +105,8 @@ fn files_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Writes again what the disk does not hold as it is read.
-fn make_true(path: &Path) -> io::Result<()> {
+/// Writes again what differs on the disk from what is read.
+fn make_disk_agree(path: &Path) -> io::Result<()> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let direct = past_the_cache(path)?;
     let (mut shown, mut held) = (vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES + PAGE_BYTES]);
@@ -142,7 +141,7 @@ fn make_true(path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-/// The file, to be read from the disk itself; nothing if its file system does not promise that it does so.
+/// The file, opened so that reads come from the disk; `None` if its file system does not promise that.
 fn past_the_cache(path: &Path) -> io::Result<Option<File>> {
     let found = match statx(CWD, path, AtFlags::empty(), StatxFlags::DIOALIGN) {
         Ok(found) => found,
@@ -161,7 +160,7 @@ fn past_the_cache(path: &Path) -> io::Result<Option<File>> {
     OpenOptions::new().read(true).custom_flags(flags).open(path).map(Some)
 }
 
-/// As much as there is, up to the whole buffer.
+/// Fills the buffer, or reads up to the end of the file. Returns the number of bytes.
 fn read_block(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     let mut count = 0;
     while count < buffer.len() {
@@ -171,7 +170,7 @@ fn read_block(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-        // Past the end of a file, a read that goes on would begin where none may that reads past the cache.
+        // At the end of the file. Another read would begin at an offset that is not aligned.
         if !count.is_multiple_of(PAGE_BYTES) {
             break;
         }
@@ -218,7 +217,7 @@ mod tests {
         for length in [0, 1, 511, 4096, 4097, BLOCK_BYTES, 2 * BLOCK_BYTES + 12_345] {
             let bytes: Vec<u8> = (0..length).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
             fs::write(&path, &bytes).unwrap();
-            make_true(&path).unwrap();
+            make_disk_agree(&path).unwrap();
             assert!(fs::read(&path).unwrap() == bytes, "{length}");
         }
     }

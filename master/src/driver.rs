@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use reloop_node::clock::wall_ms;
 use reloop_node::driver::Node;
-use reloop_node::link::{LastHeard, Outbox, wall_ms};
+use reloop_node::link::{LastHeard, Outbox};
 use reloop_node::store::{Op, Store, StoreError};
 use reloop_protocol::id::{JobId, OrderId, Session, SlaveKey};
 use reloop_protocol::master::{

@@ -16,7 +16,9 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::IntoResponse as _;
 use hyper_util::rt::TokioIo;
+use reloop_node::digest::sha256;
 use reloop_node::link::{self, Counted, Timing};
+use reloop_node::{clock, entropy};
 use reloop_protocol::handshake::{self, FromSlave};
 use reloop_protocol::id::Session;
 use reloop_protocol::master::Event;
@@ -24,7 +26,6 @@ use reloop_protocol::message::{CloseCode, Hello, Message};
 use reloop_protocol::slave::LinkId;
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, SUBPROTOCOL, Signature};
-use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
@@ -134,7 +135,7 @@ pub async fn upgrade(
 /// In seconds.
 fn come_back() -> u64 {
     let span = COME_BACK.1 - COME_BACK.0;
-    COME_BACK.0 + (link::random_fraction() * span as f64).round() as u64
+    COME_BACK.0 + (entropy::random_fraction() * span as f64).round() as u64
 }
 
 /// The head of a complete and ordinary upgrade request for this door. Whatever else comes is for the router: it says what is
@@ -231,7 +232,7 @@ impl Door {
         place: OwnedSemaphorePermit,
     ) {
         let id = LinkId(self.next.fetch_add(1, Ordering::Relaxed));
-        let nonce = link::random();
+        let nonce = entropy::random();
         let (settle, settled) = watch::channel(false);
         let stage = Mutex::new(Stage { nonce, session: None, place: Some(place) });
         let on_frame = |frame: Frame| {
@@ -258,7 +259,7 @@ impl Door {
             drop(announced.await);
         }
         tracing::debug!(link = id.0, %ended, "a link ended");
-        let last_heard = Time(last_heard.map_or_else(link::wall_ms, |heard| heard.ms()));
+        let last_heard = Time(last_heard.map_or_else(clock::wall_ms, |heard| heard.ms()));
         // The master is shutting down: it needs no news of links.
         let _ = self.handle.send(Input::Link(Event::LinkClosed { link: id, last_heard })).await;
     }
@@ -301,13 +302,6 @@ fn is_authentic(nonce: &[u8; 32], hello: &Hello, signature: Option<Signature>) -
     let Some(Signature(first, second)) = signature else { return false };
     let key = UnparsedPublicKey::new(&ED25519, hello.key.0);
     key.verify(&wire::signed_bytes(nonce, hello), &[first, second].concat()).is_ok()
-}
-
-/// The SHA-256 (FIPS 180-4) of bytes.
-pub fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    hash
 }
 
 #[cfg(test)]

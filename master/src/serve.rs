@@ -15,8 +15,10 @@ use axum::Router;
 use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use reloop_node::clock::unix_ms;
 use reloop_node::durable;
-use reloop_node::link::{Timing, random};
+use reloop_node::entropy::random;
+use reloop_node::link::Timing;
 use reloop_node::store::{Opened, Options, Store, StoreError};
 use reloop_protocol::id::{Incarnation, MasterId};
 use reloop_protocol::master::{self, Origin};
@@ -213,10 +215,6 @@ async fn disk_mended(handle: driver::Handle, is_recorded: bool, config: &Config)
             Err(error) => tracing::error!(%error, "the disk could not be tried"),
         }
     }
-}
-
-fn unix_ms() -> u64 {
-    u64::try_from(reloop_node::link::wall_ms()).unwrap_or(0)
 }
 
 fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -20,6 +20,8 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use reloop_node::config::ConfigError;
+use reloop_node::config::{self, Wrong, absolute, check_dead_after, pick, whole};
 use reloop_protocol::id::BootId;
 use reloop_protocol::slave::{AfterFailure, Release};
 use serde::Deserialize;
@@ -103,13 +105,11 @@ pub struct Overrides {
 impl Overrides {
     /// What the environment says. A variable that is set to nothing counts as not set.
     pub fn from_env() -> Self {
-        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         Self {
-            name: text("RELOOP_SLAVE_NAME"),
-            master: text("RELOOP_SLAVE_MASTER"),
-            state_dir: path("RELOOP_SLAVE_STATE_DIR"),
-            enroll_token_file: path("RELOOP_SLAVE_ENROLL_TOKEN_FILE"),
+            name: config::env_text("RELOOP_SLAVE_NAME"),
+            master: config::env_text("RELOOP_SLAVE_MASTER"),
+            state_dir: config::env_path("RELOOP_SLAVE_STATE_DIR"),
+            enroll_token_file: config::env_path("RELOOP_SLAVE_ENROLL_TOKEN_FILE"),
         }
     }
 
@@ -123,37 +123,6 @@ impl Overrides {
             enroll_token_file: self.enroll_token_file.or(other.enroll_token_file),
         }
     }
-}
-
-/// The settings can't be used; each says where, under which key, and what would be right.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file can't be read.
-    #[error("{}: can't be read: {why}; name the file with --config", file.display())]
-    Unreadable {
-        /// Which file.
-        file: PathBuf,
-        /// What the system said.
-        why: std::io::Error,
-    },
-    /// The file is no TOML, or has an unknown key or a value of the wrong type.
-    #[error("{}: {why}", file.display())]
-    Syntax {
-        /// Which file.
-        file: PathBuf,
-        /// What the reader said, with line and what it expected.
-        why: Box<toml::de::Error>,
-    },
-    /// A value that is not allowed.
-    #[error("{origin}: {key}: {why}")]
-    Value {
-        /// The file, or the command line and the environment.
-        origin: String,
-        /// Which key, as a dotted path.
-        key: String,
-        /// What is wrong, and what is allowed.
-        why: String,
-    },
 }
 
 #[derive(Deserialize)]
@@ -221,16 +190,13 @@ impl Config {
 
     /// Reads and checks the file, with the environment's overrides and these flags on top.
     pub fn load_with(path: &Path, flags: Overrides) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|why| ConfigError::Unreadable { file: path.to_path_buf(), why })?;
-        Self::parse(&text, path, flags.over(Overrides::from_env()))
+        let overrides = flags.over(Overrides::from_env());
+        check(config::read(path)?, overrides).map_err(|wrong| from_origin(wrong, path))
     }
 
     /// Checks the text of a file; `path` is only for messages.
     pub fn parse(text: &str, path: &Path, overrides: Overrides) -> Result<Self, ConfigError> {
-        let raw: RawConfig = toml::from_str(text)
-            .map_err(|why| ConfigError::Syntax { file: path.to_path_buf(), why: Box::new(why) })?;
-        check(raw, overrides).map_err(|wrong| wrong.at(path))
+        check(config::parse(text, path)?, overrides).map_err(|wrong| from_origin(wrong, path))
     }
 
     /// Reads the directory of the agent's files only, which is all that a local command needs: it works with a file in which
@@ -240,17 +206,11 @@ impl Config {
     }
 
     fn state_dir_by(overrides: Overrides, path: &Path) -> Result<PathBuf, ConfigError> {
-        let dir = match overrides.state_dir {
-            Some(dir) => return absolute("state_dir", dir).map_err(|wrong| wrong.overridden(true).at(path)),
-            None => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|why| ConfigError::Unreadable { file: path.to_path_buf(), why })?;
-                let raw: RawPlace = toml::from_str(&text)
-                    .map_err(|why| ConfigError::Syntax { file: path.to_path_buf(), why: Box::new(why) })?;
-                raw.state_dir.unwrap_or_else(default_state_dir)
-            }
+        let in_file = match overrides.state_dir {
+            Some(_) => None,
+            None => config::read::<RawPlace>(path)?.state_dir,
         };
-        absolute("state_dir", dir).map_err(|wrong| wrong.at(path))
+        check_state_dir(overrides.state_dir, in_file).map_err(|wrong| from_origin(wrong, path))
     }
 
     /// Reads the id of the present boot.
@@ -274,70 +234,44 @@ fn parse_boot_id(text: &str) -> Option<BootId> {
     u128::from_str_radix(&digits, 16).ok().map(|number| BootId(number.to_be_bytes()))
 }
 
-/// A value that is not allowed, before its origin has a name.
-struct Wrong {
-    key: String,
-    why: String,
-    overridden: bool,
+/// The error to report, with its origin.
+fn from_origin(wrong: Wrong, file: &Path) -> ConfigError {
+    wrong.from_origin(file.display(), "command line or environment (RELOOP_SLAVE_*)")
 }
 
-impl Wrong {
-    fn overridden(self, overridden: bool) -> Self {
-        Self { overridden, ..self }
-    }
-
-    fn at(self, file: &Path) -> ConfigError {
-        let Self { key, why, overridden } = self;
-        let origin = if overridden {
-            "command line or environment (RELOOP_SLAVE_*)".to_owned()
-        } else {
-            file.display().to_string()
-        };
-        ConfigError::Value { origin, key, why }
-    }
-}
-
-fn wrong(key: impl Display, why: impl Display) -> Wrong {
-    Wrong { key: key.to_string(), why: why.to_string(), overridden: false }
-}
-
-fn default_state_dir() -> PathBuf {
-    PathBuf::from("/var/lib/reloop-slave")
+fn check_state_dir(over: Option<PathBuf>, in_file: Option<PathBuf>) -> Result<PathBuf, Wrong> {
+    let dir = pick(over, in_file, |dir| absolute("state_dir", &dir))?;
+    Ok(dir.unwrap_or_else(|| PathBuf::from("/var/lib/reloop-slave")))
 }
 
 fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
-    let from_outside = [
-        overrides.name.is_some(),
-        overrides.master.is_some(),
-        overrides.state_dir.is_some(),
-        overrides.enroll_token_file.is_some(),
-    ];
-    let [name_from_outside, master_from_outside, dir_from_outside, token_from_outside] = from_outside;
-    let name = overrides
-        .name
-        .or(raw.name)
-        .ok_or_else(|| wrong("name", "missing; give the slave a name, for example name = \"mill-3\""))?;
-    check_name("name", &name).map_err(|wrong| wrong.overridden(name_from_outside))?;
-    let master = overrides
-        .master
-        .or(raw.master)
-        .ok_or_else(|| wrong("master", "missing; for example master = \"ws://127.0.0.1:7400/v1/link\""))?;
-    check_master(&master).map_err(|wrong| wrong.overridden(master_from_outside))?;
-    let state_dir = overrides.state_dir.or(raw.state_dir).unwrap_or_else(default_state_dir);
+    let name = pick(overrides.name, raw.name, |name| check_name("name", &name).map(|()| name))?
+        .ok_or_else(|| Wrong::new("name", "missing; give the slave a name, for example name = \"mill-3\""))?;
+    let master = pick(overrides.master, raw.master, |master| check_master(&master).map(|()| master))?
+        .ok_or_else(|| {
+            Wrong::new("master", "missing; for example master = \"ws://127.0.0.1:7400/v1/link\"")
+        })?;
+    let state_dir = check_state_dir(overrides.state_dir, raw.state_dir)?;
+    let enroll_token_file = pick(overrides.enroll_token_file, raw.enroll_token_file, |file| {
+        absolute("enroll_token_file", &file)
+    })?;
     if raw.labels.len() > LABELS_LIMIT {
-        return Err(wrong("labels", format_args!("{} labels; at most {LABELS_LIMIT}", raw.labels.len())));
+        return Err(Wrong::new(
+            "labels",
+            format_args!("{} labels; at most {LABELS_LIMIT}", raw.labels.len()),
+        ));
     }
     for (label, value) in &raw.labels {
         check_name(format_args!("labels.{label}"), label)?;
         if value.is_empty() || value.len() > NAME_LIMIT || value.chars().any(char::is_control) {
-            return Err(wrong(
+            return Err(Wrong::new(
                 format_args!("labels.{label}"),
                 format_args!("{value:?}; allowed are 1 to {NAME_LIMIT} bytes without control characters"),
             ));
         }
     }
-    let capacity = whole("capacity", raw.capacity, 4, 1, CAPACITY_LIMIT)?;
-    let max_interruptions = whole("max_interruptions", raw.max_interruptions, 3, 0, 1000)?;
+    let capacity = whole("capacity", raw.capacity, 4, 1..=CAPACITY_LIMIT)?;
+    let max_interruptions = whole("max_interruptions", raw.max_interruptions, 3, 0..=1000)?;
     let mut programs = BTreeMap::new();
     for (program, raw) in raw.programs {
         let key = format!("programs.{program}");
@@ -347,25 +281,20 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
     Ok(Config {
         name,
         master,
-        state_dir: absolute("state_dir", state_dir).map_err(|wrong| wrong.overridden(dir_from_outside))?,
+        state_dir,
         release: raw.release,
         after_failure: raw.after_failure,
         labels: raw.labels,
         capacity: u8::try_from(capacity).expect("checked against a limit below 256"),
-        enroll_token_file: overrides
-            .enroll_token_file
-            .or(raw.enroll_token_file)
-            .map(|path| absolute("enroll_token_file", path))
-            .transpose()
-            .map_err(|wrong| wrong.overridden(token_from_outside))?,
-        ca_file: raw.ca_file.map(|path| absolute("ca_file", path)).transpose()?,
+        enroll_token_file,
+        ca_file: raw.ca_file.map(|path| absolute("ca_file", &path)).transpose()?,
         boot_id_file: absolute(
             "boot_id_file",
-            raw.boot_id_file.unwrap_or_else(|| PathBuf::from("/proc/sys/kernel/random/boot_id")),
+            raw.boot_id_file.as_deref().unwrap_or(Path::new("/proc/sys/kernel/random/boot_id")),
         )?,
         machine_id_file: absolute(
             "machine_id_file",
-            raw.machine_id_file.unwrap_or_else(|| PathBuf::from("/etc/machine-id")),
+            raw.machine_id_file.as_deref().unwrap_or(Path::new("/etc/machine-id")),
         )?,
         trust_clock: raw.trust_clock.unwrap_or(false),
         max_interruptions: u32::try_from(max_interruptions).expect("checked against a limit below 2^32"),
@@ -381,7 +310,7 @@ fn check_master(master: &str) -> Result<(), Wrong> {
     if right {
         return Ok(());
     }
-    Err(wrong(
+    Err(Wrong::new(
         "master",
         format_args!(
             "{master:?}; expected ws://host[:port]/path or wss://host[:port]/path, usually /v1/link"
@@ -389,26 +318,12 @@ fn check_master(master: &str) -> Result<(), Wrong> {
     ))
 }
 
-fn absolute(key: &str, path: PathBuf) -> Result<PathBuf, Wrong> {
-    std::path::absolute(&path).map_err(|why| {
-        wrong(key, format_args!("{:?} can't be made absolute: {why}; give a full path", path.display()))
-    })
-}
-
-fn whole(key: impl Display, value: Option<i64>, default: i64, min: i64, max: i64) -> Result<u64, Wrong> {
-    let value = value.unwrap_or(default);
-    if !(min..=max).contains(&value) {
-        return Err(wrong(key, format_args!("{value}; allowed are whole numbers from {min} to {max}")));
-    }
-    Ok(value.unsigned_abs())
-}
-
 fn check_link(raw: &RawLink) -> Result<Link, Wrong> {
     let seconds = |key, value, default| {
-        whole(format_args!("link.{key}"), value, default, 1, PERIOD_LIMIT_SECONDS).map(Duration::from_secs)
+        whole(format_args!("link.{key}"), value, default, 1..=PERIOD_LIMIT_SECONDS).map(Duration::from_secs)
     };
     let millis = |key, value, default| {
-        whole(format_args!("link.{key}"), value, default, 1, PERIOD_LIMIT_SECONDS * 1000)
+        whole(format_args!("link.{key}"), value, default, 1..=PERIOD_LIMIT_SECONDS * 1000)
             .map(Duration::from_millis)
     };
     let link = Link {
@@ -418,15 +333,12 @@ fn check_link(raw: &RawLink) -> Result<Link, Wrong> {
         backoff_max: millis("backoff_max_ms", raw.backoff_max_ms, 60_000)?,
         handshake: seconds("handshake_seconds", raw.handshake_seconds, 10)?,
     };
-    if link.dead_after < link.heartbeat * 2 {
-        return Err(wrong(
-            "link.dead_after_seconds",
-            "less than two heartbeats, so one late ping would cut a good link; allowed is at least \
-             2 x link.heartbeat_seconds",
-        ));
-    }
+    check_dead_after(link.dead_after, link.heartbeat)?;
     if link.backoff_max < link.backoff_min {
-        return Err(wrong("link.backoff_max_ms", "less than link.backoff_min_ms; allowed is that or more"));
+        return Err(Wrong::new(
+            "link.backoff_max_ms",
+            "less than link.backoff_min_ms; allowed is that or more",
+        ));
     }
     Ok(link)
 }

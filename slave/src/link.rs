@@ -9,7 +9,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reloop_node::link::{self, Ended, Outbox, Timing, random};
+use reloop_node::entropy::random;
+use reloop_node::link::{self, Ended, Outbox, Timing};
 use reloop_protocol::handshake;
 use reloop_protocol::message::{CloseCode, Message};
 use reloop_protocol::slave::LinkId;

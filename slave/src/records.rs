@@ -13,21 +13,18 @@ mod before_runs;
 
 use std::collections::BTreeSet;
 
-use reloop_node::record::{self, RecordError};
+use reloop_node::record::{self, Unreadable};
 use reloop_node::store::{Entry, Op, Store, StoreError};
 use reloop_protocol::id::JobId;
+use reloop_protocol::message::Record;
 use reloop_protocol::slave::{Damage, Job, Node, RECENT_OUTCOMES, Write};
-use reloop_protocol::wire::{self, WireError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::before_runs::{JobBeforeRuns, NodeBeforeRuns};
 
-/// The number of the present layout of the records.
+/// The number of the present layout of the records. The one before it is that of [`before_runs`].
 const SCHEMA: u8 = 2;
-
-/// The layout before that, see [`before_runs`].
-const BEFORE_RUNS: u8 = 1;
 
 const NODE: &[u8] = b"node";
 const JOB: &[u8] = b"job/";
@@ -58,18 +55,6 @@ pub enum LoadError {
          newer one"
     )]
     Newer(u8),
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Unreadable {
-    #[error(transparent)]
-    Envelope(#[from] RecordError),
-    #[error("it has layout {0}")]
-    Newer(u8),
-    #[error(transparent)]
-    Payload(#[from] WireError),
-    #[error("it stands under another job's key")]
-    WrongKey,
 }
 
 /// Adds the operations for a write of the rules.
@@ -109,15 +94,15 @@ pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadEr
     let mut unreadable = BTreeSet::new();
     for (key, value) in &entries {
         let found = if key == NODE {
-            read_node(value).map(|found| node = Some(found))
+            read::<Node, NodeBeforeRuns>(value).map(|found| node = Some(found))
         } else if let Some(id) = key.strip_prefix(JOB) {
             read_job(id, value).map(|job| jobs.push(job))
         } else {
-            read(value).map(|record| recent_outcomes.push(record))
+            read::<Record, Record>(value).map(|record| recent_outcomes.push(record))
         };
         match found {
             Ok(()) => {}
-            Err(Unreadable::Newer(schema)) => return Err(LoadError::Newer(schema)),
+            Err(Unreadable::Newer { found, .. }) => return Err(LoadError::Newer(found)),
             Err(error) => {
                 tracing::error!(key = %key.escape_ascii(), %error, "a record can't be read and is set aside");
                 unreadable.insert(key.clone());
@@ -142,47 +127,29 @@ pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadEr
 }
 
 fn set_aside(entries: &[Entry], now_ms: i64) -> Vec<Op> {
-    let aside = |(key, value): &Entry| {
-        let place = [format!("{UNREADABLE}{now_ms}/").as_bytes(), key].concat();
-        [Op::Put { key: place, value: value.clone() }, Op::Delete { key: key.clone() }]
-    };
-    entries.iter().flat_map(aside).collect()
+    let place = format!("{UNREADABLE}{now_ms}/");
+    entries.iter().flat_map(|(key, value)| record::set_aside(place.as_bytes(), key, value)).collect()
 }
 
-fn read_node(value: &[u8]) -> Result<Node, Unreadable> {
-    match record::open(value)? {
-        (BEFORE_RUNS, payload) => Ok(wire::decode::<NodeBeforeRuns>(payload, wire::MAX_MESSAGE)?.into()),
-        _ => read(value),
-    }
+fn read<T: DeserializeOwned, Before: DeserializeOwned + Into<T>>(value: &[u8]) -> Result<T, Unreadable> {
+    record::read::<T, Before>(SCHEMA, value)
 }
 
 fn read_job(id: &[u8], value: &[u8]) -> Result<Job, Unreadable> {
-    let job = match record::open(value)? {
-        (BEFORE_RUNS, payload) => wire::decode::<JobBeforeRuns>(payload, wire::MAX_MESSAGE)?.into(),
-        _ => read::<Job>(value)?,
-    };
+    let job = read::<Job, JobBeforeRuns>(value)?;
     if job.report.job.0 == id { Ok(job) } else { Err(Unreadable::WrongKey) }
 }
 
 fn job_key(id: JobId) -> Vec<u8> {
-    [JOB, &id.0].concat()
+    record::key(JOB, &id.0)
 }
 
 fn recent_outcome_key(index: usize) -> Vec<u8> {
-    [RECENT_OUTCOME, &[u8::try_from(index).expect("there are fewer than 256 recent outcomes")]].concat()
+    record::key(RECENT_OUTCOME, &[u8::try_from(index).expect("there are fewer than 256 recent outcomes")])
 }
 
 fn put<T: Serialize>(key: Vec<u8>, value: &T) -> Op {
-    Op::Put { key, value: record::seal(SCHEMA, &wire::encode(value)) }
-}
-
-fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, Unreadable> {
-    let (schema, payload) = record::open(value)?;
-    match schema {
-        SCHEMA | BEFORE_RUNS => Ok(wire::decode(payload, wire::MAX_MESSAGE)?),
-        0 => Err(Unreadable::Payload(WireError::Malformed("there is no layout 0".to_owned()))),
-        newer => Err(Unreadable::Newer(newer)),
-    }
+    record::put(SCHEMA, key, value)
 }
 
 #[cfg(test)]
@@ -205,8 +172,11 @@ mod tests {
     };
     use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Spec, StartRule};
     use reloop_protocol::time::Time;
+    use reloop_protocol::wire;
 
     use super::*;
+
+    const BEFORE_RUNS: u8 = SCHEMA - 1;
 
     fn open(dir: &Path) -> Store {
         Store::open(dir, Options { cache_bytes: 1 << 20, min_free_bytes: 0 }).unwrap().store

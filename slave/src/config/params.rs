@@ -1,9 +1,8 @@
 //! The parameters of a program: which there are, and which values they may have.
 
 use regex::Regex;
+use reloop_node::config::Wrong;
 use serde::Deserialize;
-
-use super::{Wrong, wrong};
 
 /// The longest value of a parameter, in bytes. A command line of many such values still fits the kernel's limit for one
 /// argument (128 KiB), and an order stays a small message.
@@ -91,14 +90,17 @@ pub(super) struct Param {
 impl Param {
     pub(super) fn check(key: &str, raw: RawParam) -> Result<Self, Wrong> {
         let pattern_key = format!("{key}.pattern");
-        let bad = |why: regex::Error| wrong(&pattern_key, format_args!("not a regular expression: {why}"));
+        let bad =
+            |why: regex::Error| Wrong::new(&pattern_key, format_args!("not a regular expression: {why}"));
         // Check the pattern alone first: `a)|(b` is a valid expression only inside the parentheses below, and is not
         // anchored there.
         Regex::new(&raw.pattern).map_err(bad)?;
         let pattern = Regex::new(&format!(r"\A(?:{})\z", raw.pattern)).map_err(bad)?;
         let param = Self { pattern, source: raw.pattern, default: None };
         if let Some(default) = &raw.default {
-            param.check_value("default", default).map_err(|why| wrong(format_args!("{key}.default"), why))?;
+            param
+                .check_value("default", default)
+                .map_err(|why| Wrong::new(format_args!("{key}.default"), why))?;
         }
         Ok(Self { default: raw.default, ..param })
     }

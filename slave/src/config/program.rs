@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use reloop_node::config::{Wrong, whole};
 use serde::Deserialize;
 
 use super::names::check_name;
 use super::params::{Param, ParamError, RawParam};
-use super::{Wrong, whole, wrong};
 
 /// A week: longer than any machine needs to stop, and far from any overflow.
 const STOP_GRACE_LIMIT_SECONDS: i64 = 7 * 24 * 3600;
@@ -141,7 +141,7 @@ impl RawProgram {
     fn check_simulated(self, key: &str) -> Result<SimulatedProgram, Wrong> {
         let speed = self.speed.unwrap_or(1.0);
         if !(speed.is_finite() && (0.001..=1_000_000.0).contains(&speed)) {
-            return Err(wrong(
+            return Err(Wrong::new(
                 format_args!("{key}.speed"),
                 format_args!("{speed}; allowed are 0.001 to 1000000"),
             ));
@@ -168,7 +168,7 @@ impl RawProgram {
             })
             .collect();
         if let Some(name) = used.iter().find(|name| !params.contains_key(**name)) {
-            return Err(wrong(
+            return Err(Wrong::new(
                 command_key,
                 format_args!(
                     "{{{name}}} is not declared; add [{key}.params] {name} = {{ pattern = \"...\" }}, or write {{{{ \
@@ -177,13 +177,13 @@ impl RawProgram {
             ));
         }
         if let Some(name) = params.keys().find(|name| !used.contains(name.as_str())) {
-            return Err(wrong(
+            return Err(Wrong::new(
                 format_args!("{key}.params.{name}"),
                 format_args!("never used; put {{{name}}} into {key}.command or remove it"),
             ));
         }
         let grace_key = format_args!("{key}.stop_grace_seconds");
-        let grace = whole(grace_key, self.stop_grace_seconds, 30, 0, STOP_GRACE_LIMIT_SECONDS)?;
+        let grace = whole(grace_key, self.stop_grace_seconds, 30, 0..=STOP_GRACE_LIMIT_SECONDS)?;
         let env = check_env(key, self.env.unwrap_or_default())?;
         Ok(ProcessProgram { command, params, stop_grace: Duration::from_secs(grace), env })
     }
@@ -192,7 +192,7 @@ impl RawProgram {
 /// Refuses the settings of another driver.
 fn refuse_foreign(key: &str, present: &[(&str, bool)], driver: &str, allowed: &str) -> Result<(), Wrong> {
     match present.iter().find(|(_, is_present)| *is_present) {
-        Some((name, _)) => Err(wrong(
+        Some((name, _)) => Err(Wrong::new(
             format_args!("{key}.{name}"),
             format_args!("not for driver = \"{driver}\"; allowed are driver, {allowed}"),
         )),
@@ -203,16 +203,16 @@ fn refuse_foreign(key: &str, present: &[(&str, bool)], driver: &str, allowed: &s
 fn check_command(key: &str, command: Option<Vec<String>>) -> Result<Vec<Template>, Wrong> {
     let example = "for example command = [\"/usr/local/bin/mill\", \"{file}\"]";
     let Some(command) = command.filter(|command| !command.is_empty()) else {
-        return Err(wrong(key, format_args!("missing or empty; {example}")));
+        return Err(Wrong::new(key, format_args!("missing or empty; {example}")));
     };
     if !Path::new(&command[0]).is_absolute() || command[0].contains(['{', '}']) {
-        return Err(wrong(
+        return Err(Wrong::new(
             key,
             format_args!("{:?} must be the program's full path, without placeholders; {example}", command[0]),
         ));
     }
     let templates = command.iter().map(|text| parse_template(text));
-    templates.collect::<Result<_, _>>().map_err(|why| wrong(key, why))
+    templates.collect::<Result<_, _>>().map_err(|why| Wrong::new(key, why))
 }
 
 /// `{name}` is a placeholder, `{{` and `}}` are braces.
@@ -255,7 +255,7 @@ fn check_env(key: &str, env: BTreeMap<String, String>) -> Result<BTreeMap<String
         let is_name =
             !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if !is_name || name.starts_with("RELOOP_") || value.contains('\0') {
-            return Err(wrong(
+            return Err(Wrong::new(
                 format_args!("{key}.env.{name}"),
                 "allowed are names of A-Z a-z 0-9 _ that do not begin with RELOOP_, and values without NUL",
             ));
@@ -273,7 +273,7 @@ mod tests {
         let text = format!("driver = \"process\"\ncommand = {command}\n[params]\n{params}\n");
         let raw: RawProgram = toml::from_str(&text).map_err(|error| error.to_string())?;
         let checked = raw.check("programs.mill");
-        match checked.map_err(|wrong| wrong.at(Path::new("slave.toml")).to_string())? {
+        match checked.map_err(|wrong| wrong.from_origin("slave.toml", "flags").to_string())? {
             Program::Process(program) => Ok(program),
             other => panic!("{other:?}"),
         }

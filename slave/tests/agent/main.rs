@@ -13,7 +13,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use reloop_node::link::wall_ms;
+use reloop_node::clock::wall_ms;
 use reloop_protocol::id::{Attempt, Epoch, Generation, ReportSeq, Run, SlaveKey};
 use reloop_protocol::job::State;
 use reloop_protocol::message::{Ask, CloseCode, Forget, Message, Question, ReasonCode, Reply};

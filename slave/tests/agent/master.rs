@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use reloop_node::link::wall_ms;
+use reloop_node::clock::wall_ms;
 use reloop_protocol::id::{
     Attempt, Commit, Epoch, Generation, Incarnation, JobId, MasterId, OrderId, Session,
 };

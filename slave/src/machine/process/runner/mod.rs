@@ -21,8 +21,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use reloop_node::clock::wall_ms;
 use reloop_node::durable;
-use reloop_node::link::wall_ms;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{Pid, getpid, set_child_subreaper, setsid};

@@ -89,21 +89,21 @@ pub struct Link {
     pub handshake: Duration,
 }
 
-/// What flags on the command line set, and the environment likewise: each beats the file.
+/// Values from the command line, or from the environment. Each beats the file's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// For `name`.
+    /// Replaces the file's `name`.
     pub name: Option<String>,
-    /// For `master`.
+    /// Replaces the file's `master`.
     pub master: Option<String>,
-    /// For `state_dir`.
+    /// Replaces the file's `state_dir`.
     pub state_dir: Option<PathBuf>,
-    /// For `enroll_token_file`.
+    /// Replaces the file's `enroll_token_file`.
     pub enroll_token_file: Option<PathBuf>,
 }
 
 impl Overrides {
-    /// What the environment says. A variable that is set to nothing counts as not set.
+    /// The values from the environment. A variable that is empty counts as not set.
     pub fn from_env() -> Self {
         Self {
             name: config::env_text("RELOOP_SLAVE_NAME"),
@@ -113,7 +113,7 @@ impl Overrides {
         }
     }
 
-    /// These where they say something, else `other`.
+    /// These values, and `other`'s where there are none.
     #[must_use]
     pub fn over(self, other: Self) -> Self {
         Self {

@@ -266,14 +266,17 @@ fn check_env(key: &str, env: BTreeMap<String, String>) -> Result<BTreeMap<String
 
 #[cfg(test)]
 mod tests {
+    use reloop_node::config::parse;
+
     use super::super::params::PARAM_LIMIT;
     use super::*;
 
     fn mill(command: &str, params: &str) -> Result<ProcessProgram, String> {
         let text = format!("driver = \"process\"\ncommand = {command}\n[params]\n{params}\n");
-        let raw: RawProgram = toml::from_str(&text).map_err(|error| error.to_string())?;
+        let file = Path::new("slave.toml");
+        let raw: RawProgram = parse(&text, file).map_err(|error| error.to_string())?;
         let checked = raw.check("programs.mill");
-        match checked.map_err(|wrong| wrong.from_origin("slave.toml", "flags").to_string())? {
+        match checked.map_err(|wrong| wrong.from_origin(file.display(), "flags").to_string())? {
             Program::Process(program) => Ok(program),
             other => panic!("{other:?}"),
         }

@@ -14,7 +14,7 @@ use reloop_protocol::slave::{Fact, Probed, RunKey};
 use reloop_slave::config::ParamError;
 use reloop_slave::machine::{Command, Rejection, process};
 use rustix::process::{Pid, Signal, getsid, kill_process, kill_process_group, test_kill_process_group};
-use support::{Agent, Scratch, group, key, params, until, work};
+use support::{Agent, Scratch, group, key, params, run_name, until, work};
 
 /// `sh` with a script from the order: only a test may be so careless.
 const SH: &str = r#"
@@ -87,7 +87,7 @@ fn the_environment_of_the_agent_does_not_leak_into_a_job() {
     let own = dir.path().to_str().unwrap();
     let files: Vec<&str> =
         output.lines().filter_map(|line| line.split_once(" -> ")?.1.strip_prefix(own)).collect();
-    let run = format!("/runs/{}/", key(1));
+    let run = format!("/runs/{}/", run_name(key(1)));
     let mut names: Vec<&str> = files.iter().map(|file| file.strip_prefix(&run).unwrap()).collect();
     names.sort_unstable();
     assert_eq!(names, ["lock", "output", "output"]);

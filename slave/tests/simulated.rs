@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use reloop_protocol::job::End;
 use reloop_protocol::slave::{Fact, Probed};
 use reloop_slave::machine::{Command, Rejection};
-use support::{Agent, Scratch, key, params, reboot, until};
+use support::{Agent, Scratch, key, params, reboot, run_name, until};
 
 const BAKE: &str = "[programs.bake]\ndriver = \"simulated\"\n";
 
@@ -90,7 +90,7 @@ fn one_machine_does_one_thing_at_a_time() {
     agent.start(key(1), "bake", &[("seconds", "600")]);
     agent.expect(key(1), Fact::Started);
     agent.start(key(2), "bake", &[]);
-    assert!(agent.refusal(key(2)).contains(&key(1).to_string()));
+    assert!(agent.refusal(key(2)).contains(&run_name(key(1))));
     assert_eq!(agent.probe(key(2), "bake"), Probed::NeverStarted);
     agent.stop_now(key(1));
     agent.ended(key(1));

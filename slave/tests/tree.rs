@@ -144,7 +144,7 @@ impl Rig {
         until("the runner is dead", || is_dead(runner));
     }
 
-    fn probe(&mut self) -> Probe {
+    fn probe(&mut self) -> Probed {
         self.agent.probe(self.key, "sh")
     }
 

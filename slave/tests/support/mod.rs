@@ -62,6 +62,11 @@ pub fn key(number: u64) -> RunKey {
     RunKey { job: JobId::from_parts(number, 7), attempt: Attempt(1), run: Run(1) }
 }
 
+/// The key as it is written in messages and names of files.
+pub fn run_name(key: RunKey) -> String {
+    process::run_dir(Path::new(""), key).file_name().unwrap().to_str().unwrap().to_owned()
+}
+
 pub fn params(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
 }

@@ -1,4 +1,4 @@
-//! Looks at everything that an agent needs, before one is started; changes nothing.
+//! Checks everything that an agent needs, before one is started. Changes nothing.
 
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
@@ -18,16 +18,16 @@ use crate::identity::{self, Identity};
 use crate::link::Dialer;
 use crate::run::store_dir;
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What.
+    /// What was checked.
     pub subject: String,
-    /// It is as it should be: what there is. Or it is not: what to do.
+    /// What was found; or what is wrong with it, and what to do.
     pub found: Result<String, String>,
 }
 
-/// Looks at all of it.
+/// Checks everything, and dials the master for that.
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = vec![
         finding("state directory", state_dir(&config.state_dir)),
@@ -85,7 +85,7 @@ fn store(dir: &Path) -> Result<String, String> {
         }
         Err(error) => return Err(format!("{}: {error}", path.display())),
     };
-    // An agent holds it exclusively. It is let go at once.
+    // An agent holds it exclusively. This lock is released at the end of the function.
     match handle.try_lock_shared() {
         Ok(()) => Ok(format!("{}, not in use", path.display())),
         Err(TryLockError::WouldBlock) => Ok(format!("{}, in use by a running agent", path.display())),
@@ -118,7 +118,7 @@ async fn master(config: &Config) -> Result<String, String> {
     let dialer = Dialer::new(config).map_err(|error| format!("{error:#}"))?;
     let mut socket = dialer.dial().await.map_err(|error| error.to_string())?;
     let challenge = challenge(&mut socket, config.link.handshake).await;
-    // It is only polite: the other side sees the end either way.
+    // If this fails, the master sees the end of the connection anyway.
     let _ = timeout(config.link.handshake, socket.close(None)).await;
     let Challenge { protocol, master, epoch, time, .. } = challenge?;
     if PROTOCOL.common(protocol).is_none() {

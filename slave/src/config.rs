@@ -1,174 +1,108 @@
-//! `slave.toml`: what this slave is called, whom it dials, and above all which programs its machine may run.
+//! `slave.toml`: the name of this slave, the master that it dials, and the programs that its machine may run.
 //!
-//! The file is the machine owner's side of the contract: an order names a program and parameters, and here stands what
-//! that may become. A program of the `process` driver is an argument list in which whole or partial elements are
-//! `{parameter}` placeholders; each parameter has a pattern which its value must match from end to end. A value becomes
-//! part of exactly one argument and never meets a shell. Whether a value may begin with a dash, and so be taken for an
-//! option by the program, is for the pattern to say: `[a-z0-9][a-z0-9_.-]*` keeps it out, `.*` does not.
+//! With this file the machine's owner decides what an order can make the machine do: an order only names a program and
+//! parameters. A program of the `process` driver is an argument list whose elements may contain `{parameter}` placeholders;
+//! each parameter has a pattern, which its value must match from end to end. A value becomes part of exactly one argument and
+//! never reaches a shell. If a value must not be taken for an option by the program, its pattern has to forbid a dash at the
+//! beginning: `[a-z0-9][a-z0-9_.-]*` does, `.*` does not.
 //!
 //! Flags beat the environment (`RELOOP_SLAVE_NAME`, `RELOOP_SLAVE_MASTER`, `RELOOP_SLAVE_STATE_DIR`,
 //! `RELOOP_SLAVE_ENROLL_TOKEN_FILE`), which beats the file, which beats the defaults. Everything is checked when it is
-//! loaded, so that a typing error stops the start of the agent and not a job in the night. `RELOOP_MASTER` is not read: it
-//! names the master of the client `reloop`, by another kind of address.
+//! loaded, so that a typing error stops the start of the agent and not a job at night. `RELOOP_MASTER` is not read: it holds
+//! the master's address for the client `reloop`, which is an address of another kind.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
+mod names;
+mod params;
+mod program;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use regex::Regex;
 pub use reloop_node::config::ConfigError;
 use reloop_node::config::{self, Wrong, absolute, check_dead_after, pick, whole};
 use reloop_protocol::id::BootId;
+use reloop_protocol::slave::{AfterFailure, Release};
 use serde::Deserialize;
 use tokio_tungstenite::tungstenite::http::Uri;
 
-use crate::machine::Rejection;
+use self::names::{NAME_LIMIT, check_name};
+pub use self::params::ParamError;
+pub(crate) use self::params::{check_size, listed, shown};
+use self::program::RawProgram;
+pub use self::program::{ProcessProgram, Program, SimulatedProgram};
 
-/// The longest value a parameter may have: two of them and a long command line still fit the kernel's limit for
-/// one argument (128 KiB) many times over, and an order stays a small message.
-pub const PARAM_LIMIT: usize = 4096;
-/// The most jobs a slave keeps: what it holds travels in every handshake.
+/// The most jobs that a slave keeps: every handshake lists them.
 const CAPACITY_LIMIT: i64 = 64;
-/// No period in the file may be longer: a week is past any sense, and far from any overflow.
+/// The longest period in the file, a week: longer than any sensible one, and far from any overflow.
 const PERIOD_LIMIT_SECONDS: i64 = 7 * 24 * 3600;
-/// Names and labels of this length fit a line of a table.
-const NAME_LIMIT: usize = 63;
 const LABELS_LIMIT: usize = 64;
 
 /// A slave's settings, checked and complete.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// What people call this slave: a label, not its identity.
+    /// The slave's label for people. Its identity is its key.
     pub name: String,
-    /// Where it dials: `ws://` or `wss://`.
+    /// The address to dial: `ws://` or `wss://`.
     pub master: String,
-    /// Where all its files are; absolute.
+    /// The directory of all files of the agent; absolute.
     pub state_dir: PathBuf,
-    /// Who says that the machine is clear after a job.
+    /// What has to happen before the machine takes the next job.
     pub release: Release,
     /// What has to happen after a job failed.
     pub after_failure: AfterFailure,
     /// What orders may ask for.
     pub labels: BTreeMap<String, String>,
-    /// How many accepted jobs it keeps.
+    /// How many accepted jobs the slave keeps.
     pub capacity: u8,
-    /// Holds the token that enrols it, if it has not been enrolled yet.
+    /// The token that enrols the slave, needed until it is enrolled.
     pub enroll_token_file: Option<PathBuf>,
-    /// Certificates to trust beside the system's, for a factory's own authority.
+    /// Certificates to trust beside the system's, for a certificate authority of the factory.
     pub ca_file: Option<PathBuf>,
-    /// Where the kernel's boot id is read.
+    /// The kernel's id of this boot.
     pub boot_id_file: PathBuf,
-    /// Where the box's own id is read, which no copy of its disk to another box should carry along.
+    /// The id of this box, by which a copy of its disk in another box is recognized.
     pub machine_id_file: PathBuf,
-    /// After a boot without contact, whether the wall clock may be trusted.
+    /// Whether the wall clock is trusted after a boot, until the master was reached.
     pub trust_clock: bool,
     /// How often an attempt may be interrupted by a reboot before a person is asked.
     pub max_interruptions: u32,
-    /// The link's periods.
+    /// The periods of the link to the master.
     pub link: Link,
-    /// What this machine can run.
+    /// What this machine can run, by name.
     pub programs: BTreeMap<String, Program>,
 }
 
-/// Who says that the machine is clear after a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Release {
-    /// Nobody has to: it is ready at once.
-    Auto,
-    /// A person, at the machine or through the master.
-    Ack,
-}
-
-/// What has to happen after a job failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AfterFailure {
-    /// The same as after any other job.
-    Release,
-    /// Nothing starts until somebody has looked at the machine.
-    Hold,
-}
-
-/// The link's periods.
+/// The periods of the link to the master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
-    /// Between two pings.
+    /// The time between two pings.
     pub heartbeat: Duration,
-    /// Without a byte from the master for this long, the link is dead.
+    /// The link is dead when no byte came from the master for this long.
     pub dead_after: Duration,
-    /// The first pause before dialling again, and
+    /// The first pause before dialling again.
     pub backoff_min: Duration,
-    /// the longest.
+    /// The longest pause before dialling again.
     pub backoff_max: Duration,
     /// A handshake that takes longer is given up.
     pub handshake: Duration,
 }
 
-/// One thing the machine can run, by the driver that runs it.
-#[derive(Debug, Clone)]
-pub enum Program {
-    /// Any program of this box.
-    Process(ProcessProgram),
-    /// A make-believe machine.
-    Simulated(SimulatedProgram),
-}
-
-/// A program of the `process` driver.
-#[derive(Debug, Clone)]
-pub struct ProcessProgram {
-    command: Vec<Template>,
-    params: BTreeMap<String, Param>,
-    /// From the polite request to stop to the kill, for a stop at a safe point.
-    pub stop_grace: Duration,
-    /// Added to the clean environment.
-    pub env: BTreeMap<String, String>,
-}
-
-/// A program of the `simulated` driver.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SimulatedProgram {
-    /// A power cut kills the work without a trace.
-    pub forget_on_boot: bool,
-    /// The machine answers no probe.
-    pub silent: bool,
-    /// How many times faster than the order says it works.
-    pub speed: f64,
-}
-
-#[derive(Debug, Clone)]
-struct Param {
-    pattern: Regex,
-    /// As it stands in the file, for messages.
-    source: String,
-    default: Option<String>,
-}
-
-/// One element of the argument list, cut at its placeholders.
-type Template = Vec<Piece>;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
-    Text(String),
-    Param(String),
-}
-
-/// What flags on the command line set, and the environment likewise: each beats the file.
+/// Values from the command line, or from the environment. Each beats the file's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// For `name`.
+    /// Replaces the file's `name`.
     pub name: Option<String>,
-    /// For `master`.
+    /// Replaces the file's `master`.
     pub master: Option<String>,
-    /// For `state_dir`.
+    /// Replaces the file's `state_dir`.
     pub state_dir: Option<PathBuf>,
-    /// For `enroll_token_file`.
+    /// Replaces the file's `enroll_token_file`.
     pub enroll_token_file: Option<PathBuf>,
 }
 
 impl Overrides {
-    /// What the environment says. A variable that is set to nothing counts as not set.
+    /// The values from the environment. A variable that is empty counts as not set.
     pub fn from_env() -> Self {
         Self {
             name: config::env_text("RELOOP_SLAVE_NAME"),
@@ -178,7 +112,7 @@ impl Overrides {
         }
     }
 
-    /// These where they say something, else `other`.
+    /// These values, and `other`'s where there are none.
     #[must_use]
     pub fn over(self, other: Self) -> Self {
         Self {
@@ -196,8 +130,10 @@ struct RawConfig {
     name: Option<String>,
     master: Option<String>,
     state_dir: Option<PathBuf>,
-    release: Option<Release>,
-    after_failure: Option<AfterFailure>,
+    #[serde(default, with = "ReleaseName")]
+    release: Release,
+    #[serde(default, with = "AfterFailureName")]
+    after_failure: AfterFailure,
     #[serde(default)]
     labels: BTreeMap<String, String>,
     capacity: Option<i64>,
@@ -213,7 +149,23 @@ struct RawConfig {
     programs: BTreeMap<String, RawProgram>,
 }
 
-/// What a local command reads of the file.
+/// The names of [`Release`] in the file.
+#[derive(Deserialize)]
+#[serde(remote = "Release", rename_all = "lowercase")]
+enum ReleaseName {
+    Auto,
+    Ack,
+}
+
+/// The names of [`AfterFailure`] in the file.
+#[derive(Deserialize)]
+#[serde(remote = "AfterFailure", rename_all = "lowercase")]
+enum AfterFailureName {
+    Release,
+    Hold,
+}
+
+/// The part of the file that a local command reads.
 #[derive(Deserialize)]
 struct RawPlace {
     state_dir: Option<PathBuf>,
@@ -227,40 +179,6 @@ struct RawLink {
     backoff_min_ms: Option<i64>,
     backoff_max_ms: Option<i64>,
     handshake_seconds: Option<i64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawProgram {
-    driver: RawDriver,
-    command: Option<Vec<String>>,
-    params: Option<BTreeMap<String, RawParam>>,
-    stop_grace_seconds: Option<i64>,
-    env: Option<BTreeMap<String, String>>,
-    forget_on_boot: Option<bool>,
-    probe: Option<RawProbe>,
-    speed: Option<f64>,
-}
-
-#[derive(Deserialize, Clone, Copy)]
-#[serde(rename_all = "lowercase")]
-enum RawDriver {
-    Process,
-    Simulated,
-}
-
-#[derive(Deserialize, Clone, Copy, PartialEq)]
-#[serde(rename_all = "lowercase")]
-enum RawProbe {
-    Answers,
-    Silent,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawParam {
-    pattern: String,
-    default: Option<String>,
 }
 
 impl Config {
@@ -280,8 +198,8 @@ impl Config {
         check(config::parse(text, path)?, overrides).map_err(|wrong| from_origin(wrong, path))
     }
 
-    /// Only the directory of the agent's files, which is all that a local command needs: it works with a file in which
-    /// something else is wrong, and without a file where a flag or the environment names the directory.
+    /// Reads the directory of the agent's files only, which is all that a local command needs: it works with a file in which
+    /// something else is wrong, and without a file if a flag or the environment names the directory.
     pub fn state_dir(path: &Path, flags: Overrides) -> Result<PathBuf, ConfigError> {
         Self::state_dir_by(flags.over(Overrides::from_env()), path)
     }
@@ -294,7 +212,7 @@ impl Config {
         check_state_dir(overrides.state_dir, in_file).map_err(|wrong| from_origin(wrong, path))
     }
 
-    /// Which boot of the box this is.
+    /// Reads the id of the present boot.
     pub fn boot_id(&self) -> std::io::Result<BootId> {
         let text = std::fs::read_to_string(&self.boot_id_file)?;
         parse_boot_id(text.trim()).ok_or_else(|| {
@@ -336,7 +254,6 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
     let enroll_token_file = pick(overrides.enroll_token_file, raw.enroll_token_file, |file| {
         absolute("enroll_token_file", &file)
     })?;
-    let release = raw.release.unwrap_or(Release::Auto);
     if raw.labels.len() > LABELS_LIMIT {
         return Err(Wrong::new(
             "labels",
@@ -358,14 +275,14 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
     for (program, raw) in raw.programs {
         let key = format!("programs.{program}");
         check_name(&key, &program)?;
-        programs.insert(program, check_program(&key, raw)?);
+        programs.insert(program, raw.check(&key)?);
     }
     Ok(Config {
         name,
         master,
         state_dir,
-        release,
-        after_failure: raw.after_failure.unwrap_or(AfterFailure::Release),
+        release: raw.release,
+        after_failure: raw.after_failure,
         labels: raw.labels,
         capacity: u8::try_from(capacity).expect("checked against a limit below 256"),
         enroll_token_file,
@@ -383,20 +300,6 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
         link: check_link(&raw.link)?,
         programs,
     })
-}
-
-fn check_name(key: impl Display, name: &str) -> Result<(), Wrong> {
-    let first = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let rest = |c: char| first(c) || matches!(c, '.' | '_' | '-');
-    if name.len() <= NAME_LIMIT && name.starts_with(first) && name.chars().all(rest) {
-        return Ok(());
-    }
-    Err(Wrong::new(
-        key,
-        format_args!(
-            "{name:?} is no name; allowed are 1 to {NAME_LIMIT} of a-z 0-9 . _ - with a letter or digit first"
-        ),
-    ))
 }
 
 fn check_master(master: &str) -> Result<(), Wrong> {
@@ -439,221 +342,6 @@ fn check_link(raw: &RawLink) -> Result<Link, Wrong> {
     Ok(link)
 }
 
-fn check_program(key: &str, raw: RawProgram) -> Result<Program, Wrong> {
-    let foreign = |present: &[(&str, bool)], driver: &str, allowed: &str| match present
-        .iter()
-        .find(|(_, present)| *present)
-    {
-        Some((name, _)) => Err(Wrong::new(
-            format_args!("{key}.{name}"),
-            format_args!("not for driver = \"{driver}\"; allowed are driver, {allowed}"),
-        )),
-        None => Ok(()),
-    };
-    match raw.driver {
-        RawDriver::Process => {
-            let simulated = [
-                ("forget_on_boot", raw.forget_on_boot.is_some()),
-                ("probe", raw.probe.is_some()),
-                ("speed", raw.speed.is_some()),
-            ];
-            foreign(&simulated, "process", "command, params, stop_grace_seconds, env")?;
-            check_process(key, raw).map(Program::Process)
-        }
-        RawDriver::Simulated => {
-            let process = [
-                ("command", raw.command.is_some()),
-                ("params", raw.params.is_some()),
-                ("stop_grace_seconds", raw.stop_grace_seconds.is_some()),
-                ("env", raw.env.is_some()),
-            ];
-            foreign(&process, "simulated", "forget_on_boot, probe, speed")?;
-            let speed = raw.speed.unwrap_or(1.0);
-            if !(speed.is_finite() && (0.001..=1_000_000.0).contains(&speed)) {
-                return Err(Wrong::new(
-                    format_args!("{key}.speed"),
-                    format_args!("{speed}; allowed are 0.001 to 1000000"),
-                ));
-            }
-            Ok(Program::Simulated(SimulatedProgram {
-                forget_on_boot: raw.forget_on_boot.unwrap_or(false),
-                silent: raw.probe == Some(RawProbe::Silent),
-                speed,
-            }))
-        }
-    }
-}
-
-fn check_process(key: &str, raw: RawProgram) -> Result<ProcessProgram, Wrong> {
-    let command_key = format!("{key}.command");
-    let example = "for example command = [\"/usr/local/bin/mill\", \"{file}\"]";
-    let Some(command) = raw.command.filter(|command| !command.is_empty()) else {
-        return Err(Wrong::new(command_key, format_args!("missing or empty; {example}")));
-    };
-    if !Path::new(&command[0]).is_absolute() || command[0].contains(['{', '}']) {
-        return Err(Wrong::new(
-            command_key,
-            format_args!("{:?} must be the program's full path, without placeholders; {example}", command[0]),
-        ));
-    }
-    let templates: Vec<Template> = command
-        .iter()
-        .map(|text| parse_template(text))
-        .collect::<Result<_, _>>()
-        .map_err(|why| Wrong::new(&command_key, why))?;
-
-    let mut params = BTreeMap::new();
-    for (name, raw) in raw.params.unwrap_or_default() {
-        let param_key = format!("{key}.params.{name}");
-        check_name(&param_key, &name)?;
-        params.insert(name, check_param(&param_key, raw)?);
-    }
-
-    let used: BTreeSet<&str> = templates
-        .iter()
-        .flatten()
-        .filter_map(|piece| match piece {
-            Piece::Param(name) => Some(name.as_str()),
-            Piece::Text(_) => None,
-        })
-        .collect();
-    if let Some(name) = used.iter().find(|name| !params.contains_key(**name)) {
-        return Err(Wrong::new(
-            command_key,
-            format_args!(
-                "{{{name}}} is not declared; add [{key}.params] {name} = {{ pattern = \"...\" }}, or write {{{{ \
-                 for a brace"
-            ),
-        ));
-    }
-    if let Some(name) = params.keys().find(|name| !used.contains(name.as_str())) {
-        return Err(Wrong::new(
-            format_args!("{key}.params.{name}"),
-            format_args!("never used; put {{{name}}} into {key}.command or remove it"),
-        ));
-    }
-
-    let env = raw.env.unwrap_or_default();
-    for (name, value) in &env {
-        let right = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if !right || name.starts_with("RELOOP_") || value.contains('\0') {
-            return Err(Wrong::new(
-                format_args!("{key}.env.{name}"),
-                "allowed are names of A-Z a-z 0-9 _ that do not begin with RELOOP_, and values without NUL",
-            ));
-        }
-    }
-    let grace = whole(
-        format_args!("{key}.stop_grace_seconds"),
-        raw.stop_grace_seconds,
-        30,
-        0..=PERIOD_LIMIT_SECONDS,
-    )?;
-    Ok(ProcessProgram { command: templates, params, stop_grace: Duration::from_secs(grace), env })
-}
-
-fn check_param(key: &str, raw: RawParam) -> Result<Param, Wrong> {
-    let pattern_key = format!("{key}.pattern");
-    // The bare pattern first: `a)|(b` would only be whole, and escape its anchors, inside the wrapped one.
-    let bad = |why: regex::Error| Wrong::new(&pattern_key, format_args!("not a regular expression: {why}"));
-    Regex::new(&raw.pattern).map_err(bad)?;
-    let pattern = Regex::new(&format!(r"\A(?:{})\z", raw.pattern)).map_err(bad)?;
-    if let Some(default) = &raw.default {
-        check_value("default", &pattern, &raw.pattern, default)
-            .map_err(|why| Wrong::new(format_args!("{key}.default"), why))?;
-    }
-    Ok(Param { pattern, source: raw.pattern, default: raw.default })
-}
-
-fn check_value(name: &str, pattern: &Regex, source: &str, value: &str) -> Result<(), Rejection> {
-    check_shape(name, value)?;
-    if !pattern.is_match(value) {
-        return Err(Rejection::bad_value(name, value, format!("a match of {source}, from end to end")));
-    }
-    Ok(())
-}
-
-/// What no parameter of any driver may be, whatever its pattern says.
-pub(crate) fn check_shape(name: &str, value: &str) -> Result<(), Rejection> {
-    if value.len() > PARAM_LIMIT || value.contains('\0') {
-        return Err(Rejection::bad_value(name, value, format!("at most {PARAM_LIMIT} bytes and no NUL")));
-    }
-    Ok(())
-}
-
-/// `{name}` is a placeholder, `{{` and `}}` are braces.
-fn parse_template(text: &str) -> Result<Template, String> {
-    if text.contains('\0') {
-        return Err("an argument can't contain NUL".into());
-    }
-    let mut pieces = Vec::new();
-    let mut plain = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(['{', '}']) {
-        plain.push_str(&rest[..at]);
-        let brace = &rest[at..=at];
-        let after = &rest[at + 1..];
-        if let Some(after) = after.strip_prefix(brace) {
-            plain.push_str(brace);
-            rest = after;
-            continue;
-        }
-        let Some((name, after)) = after.split_once('}').filter(|_| brace == "{") else {
-            return Err(format!(
-                "{text:?} has a lone {brace}; write {{name}} for a parameter, {{{{ or }}}} for a brace"
-            ));
-        };
-        if !plain.is_empty() {
-            pieces.push(Piece::Text(std::mem::take(&mut plain)));
-        }
-        pieces.push(Piece::Param(name.to_owned()));
-        rest = after;
-    }
-    plain.push_str(rest);
-    if !plain.is_empty() || pieces.is_empty() {
-        pieces.push(Piece::Text(plain));
-    }
-    Ok(pieces)
-}
-
-impl ProcessProgram {
-    /// The file that is executed.
-    pub fn executable(&self) -> &Path {
-        match self.command.first().map(Vec::as_slice) {
-            Some([Piece::Text(path)]) => Path::new(path),
-            _ => unreachable!("a command begins with a full path without placeholders"),
-        }
-    }
-
-    /// The argument list for these parameters, with defaults for those that are left out.
-    pub fn arguments(&self, params: &BTreeMap<String, String>) -> Result<Vec<String>, Rejection> {
-        if let Some(name) = params.keys().find(|name| !self.params.contains_key(*name)) {
-            return Err(Rejection::unknown_param(name, self.params.keys().cloned()));
-        }
-        let mut values = BTreeMap::new();
-        for (name, param) in &self.params {
-            let Some(value) = params.get(name).or(param.default.as_ref()) else {
-                return Err(Rejection::missing_param(name, &param.source));
-            };
-            check_value(name, &param.pattern, &param.source, value)?;
-            values.insert(name.as_str(), value.as_str());
-        }
-        Ok(self
-            .command
-            .iter()
-            .map(|template| {
-                template
-                    .iter()
-                    .map(|piece| match piece {
-                        Piece::Text(text) => text.as_str(),
-                        Piece::Param(name) => values[name.as_str()],
-                    })
-                    .collect()
-            })
-            .collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -662,20 +350,6 @@ mod tests {
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("slave.toml"), Overrides::default()).map_err(|error| error.to_string())
-    }
-
-    fn mill(command: &str, params: &str) -> Result<ProcessProgram, String> {
-        let text = format!(
-            "{MINIMAL}[programs.mill]\ndriver = \"process\"\ncommand = {command}\n[programs.mill.params]\n{params}\n"
-        );
-        match parse(&text)?.programs.remove("mill") {
-            Some(Program::Process(program)) => Ok(program),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn values(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
     }
 
     #[track_caller]
@@ -713,7 +387,7 @@ driver = "simulated"             # params: seconds, fail_at
         let Program::Process(mill) = &config.programs["mill"] else { panic!() };
         assert_eq!(mill.stop_grace, Duration::from_secs(30));
         assert_eq!(
-            mill.arguments(&values(&[("file", "part.nc")])).unwrap(),
+            mill.arguments(&BTreeMap::from([("file".to_owned(), "part.nc".to_owned())])).unwrap(),
             ["/usr/local/bin/mill", "part.nc", "--speed", "100"]
         );
         assert!(matches!(&config.programs["bake"], Program::Simulated(bake) if bake.speed == 1.0));
@@ -793,50 +467,6 @@ driver = "simulated"             # params: seconds, fail_at
         assert_eq!(by(named).unwrap(), Path::new("/srv/mill"));
         std::fs::write(&file, "").unwrap();
         assert_eq!(by(Overrides::default()).unwrap(), Path::new("/var/lib/reloop-slave"));
-    }
-
-    #[test]
-    fn a_command_must_be_whole() {
-        for (command, params, expected) in [
-            ("[]", "", "programs.mill.command"),
-            (r#"["mill"]"#, "", "full path"),
-            (r#"["/bin/{p}"]"#, "p = { pattern = \"a\" }", "full path"),
-            (r#"["/bin/mill", "{file}"]"#, "", "{file} is not declared"),
-            (r#"["/bin/mill", "{file"]"#, "", "lone {"),
-            (r#"["/bin/mill", "file}"]"#, "", "lone }"),
-            (r#"["/bin/mill"]"#, "p = { pattern = \"a\" }", "never used"),
-            (r#"["/bin/mill", "{p}"]"#, "p = { pattern = \"(\" }", "programs.mill.params.p.pattern"),
-            (r#"["/bin/mill", "{p}"]"#, "p = { pattern = \"a)|(?:b\" }", "regular expression"),
-            (
-                r#"["/bin/mill", "{p}"]"#,
-                "p = { pattern = \"a\", default = \"b\" }",
-                "programs.mill.params.p.default",
-            ),
-            (r#"["/bin/mill", "{p}"]"#, "p = { pattern = \"a\" }\np = { pattern = \"b\" }", "duplicate key"),
-            (r#"["/bin/mill", "{p}"]"#, "p = { pattern = \"a\", kind = \"b\" }", "kind"),
-        ] {
-            let error = mill(command, params).expect_err(command);
-            assert!(error.contains(expected), "{expected:?} is not in {error:?}");
-        }
-    }
-
-    #[test]
-    fn a_value_is_matched_from_end_to_end() {
-        let program =
-            mill(r#"["/bin/mill", "--file={file}", "{{}}"]"#, r#"file = { pattern = "[a-z]+|[0-9]+" }"#)
-                .unwrap();
-        let arguments = |value: &str| program.arguments(&values(&[("file", value)]));
-        assert_eq!(arguments("part").unwrap(), ["/bin/mill", "--file=part", "{}"]);
-        assert_eq!(arguments("77").unwrap()[1], "--file=77");
-        for value in
-            ["", "part;7", "a7", "7a", "part\n", "\npart", "../part", "$(part)", "-part", "part 7", "a\0"]
-        {
-            assert!(arguments(value).is_err(), "{value:?} was let through");
-        }
-        assert!(program.arguments(&values(&[])).is_err());
-        assert!(program.arguments(&values(&[("file", "a"), ("other", "b")])).is_err());
-        assert!(arguments(&"a".repeat(PARAM_LIMIT)).is_ok());
-        assert!(arguments(&"a".repeat(PARAM_LIMIT + 1)).is_err());
     }
 
     #[test]

@@ -1,8 +1,5 @@
-//! The slave's side of the driver loop: what happens outside becomes an event of the rules, and what they decide
-//! becomes frames, commands to the machine and answers to people.
-//!
-//! Nothing is decided here. The machine and the rules have words of their own for runs and facts, so that neither
-//! has to know the other; this is where one becomes the other.
+//! The slave's side of the driver loop: what happens outside becomes an event of the rules, and what they decide becomes
+//! frames, commands to the machine and answers to people. Nothing is decided here.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,108 +11,94 @@ use reloop_node::driver::Node;
 use reloop_node::link::{LastHeard, Outbox};
 use reloop_node::store::{Op, Store, StoreError};
 use reloop_protocol::id::{Commit, JobId, Session};
-use reloop_protocol::job::End;
-use reloop_protocol::message::{Answer, CloseCode, Message, Outcome, Reason, ReasonCode, Reply};
-use reloop_protocol::slave::{self, Ended, Fact, Link, LinkId, Local, Now, Probed, RunKey, Slave};
-use reloop_protocol::spec::{DesiredState, Spec};
+use reloop_protocol::message::{Answer, CloseCode, Message, Reason, Reply};
+use reloop_protocol::slave::{self, Fact, Link, LinkId, Local, Now, Probed, RunKey, Slave};
+use reloop_protocol::spec::DesiredState;
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::identity::{self, Identity};
-use crate::machine::{self, Command, EndResult, Grade, Machines, Probe, Rejection, Verb, Work};
+use crate::machine::{Command, Machines, Work, run_name};
 use crate::records;
 use crate::status::Status;
 
-/// How many inputs wait for the driver. Senders wait when it is full, so this only bounds memory: a few changes of
-/// every job that a slave may hold.
-pub const INBOX: usize = 256;
+/// How many inputs wait for the driver; senders wait while it is full. A few changes of every job that a slave may hold.
+pub(crate) const INBOX: usize = 256;
 
-/// The longest wait for a deadline. The timer stands still while the box is suspended and the rules' clock does not,
-/// so a deadline may come this much late after a sleep, and no more.
+/// The longest wait for a deadline. The timer stands still while the box is suspended, and the rules' clock does not: after
+/// a suspension a deadline is acted upon at most this much late.
 const TIMER_LIMIT: Duration = Duration::from_secs(60);
 
-/// What happens outside.
-pub enum Input {
-    /// The agent's own start, and nothing else. Its writes put aside what could not be read: in one commit with what the
-    /// rules make of that, so that a crash in between can't lose the reason for which a person is asked.
+/// The answer to a person's command: what was done, or why it was not and what would help.
+pub(crate) type LocalReply = oneshot::Sender<Result<String, String>>;
+
+pub(crate) enum Input {
+    /// The agent's own start, before anything else. The writes set aside the records that could not be read; they are in one
+    /// commit with what the rules conclude from that, so that a crash in between cannot lose the reason to ask a person.
     Started(slave::Event, Vec<Op>),
-    /// A connection stands; the master speaks first.
+    /// A connection stands, and the master speaks first.
     LinkUp {
-        /// Which.
         link: LinkId,
-        /// The node's end of it.
         outbox: Outbox,
-        /// To be told when the handshake is over.
+        /// Set to true when the handshake is over.
         settled: watch::Sender<bool>,
-        /// What to show for enrolment.
+        /// The enrolment token to show.
         token: Option<String>,
     },
-    /// The master said something.
     Frame {
-        /// On which connection.
         link: LinkId,
-        /// What.
         frame: Frame,
     },
-    /// A connection ended.
     LinkDown {
-        /// Which.
         link: LinkId,
-        /// Why, for people.
+        /// For people.
         why: String,
     },
-    /// A connection did not come about.
+    /// A connection could not be made, for this reason.
     NotReached(String),
-    /// A machine did or said something.
-    Machine(machine::RunKey, machine::Fact),
-    /// A person at the machine wants something.
-    Local(Local, oneshot::Sender<Result<String, String>>),
-    /// A person at the machine asks.
+    Machine(RunKey, Fact),
+    /// A person at the machine gives a command.
+    Local(Local, LocalReply),
+    /// A person at the machine asks for the status.
     Status(oneshot::Sender<Status>),
-    /// Whether the driver still takes events.
+    /// Answered when the driver takes it: a sign that it still takes inputs.
     Alive(oneshot::Sender<()>),
-    /// A deadline came.
+    /// A deadline has come.
     TimePassed,
 }
 
-/// What is done once the decision is durable.
-pub enum Effect {
-    /// As the rules say.
+/// What is done when the decision is durable.
+pub(crate) enum Effect {
     Rules(Box<slave::Effect>),
     /// This state is durable.
     Durable(Arc<Slave>),
-    /// The identity has a memory from here on.
-    SettleIdentity,
-    /// The answer to a person.
+    /// The store has a record of this slave: from now on its key counts as known.
+    ConfirmIdentity,
     Status(Box<Status>, oneshot::Sender<Status>),
 }
 
-/// What the driver needs.
-pub struct Parts {
-    /// As recovered.
-    pub state: Slave,
-    /// What it drives.
-    pub machines: Machines,
-    /// Who it is.
-    pub identity: Identity,
-    /// Where it keeps its files.
-    pub state_dir: PathBuf,
-    /// Where it dials, for people.
-    pub url: String,
-    /// Only to ask whether it is healthy.
-    pub store: Store,
-    /// To be told when the store has failed.
-    pub broken: watch::Sender<Option<StoreError>>,
+/// What the driver is made of.
+pub(crate) struct Parts {
+    /// As recovered from the store.
+    pub(crate) state: Slave,
+    pub(crate) machines: Machines,
+    pub(crate) identity: Identity,
+    pub(crate) state_dir: PathBuf,
+    /// The master's address, for people.
+    pub(crate) url: String,
+    /// Only asked whether it is healthy.
+    pub(crate) store: Store,
+    /// Gets the error when the store has failed.
+    pub(crate) broken: watch::Sender<Option<StoreError>>,
 }
 
-/// The node.
-pub struct Driver {
+pub(crate) struct Driver {
     state: Arc<Slave>,
-    /// As people may see it: nothing of it can be lost any more.
+    /// The newest state that is on disk, which is all that people may see after a failure of the store.
     durable: Arc<Slave>,
-    /// Shared with whoever reads an output, which may wait for the disk.
+    /// Shared with the threads that read a run's output, which may wait for the disk.
     machines: Arc<RwLock<Machines>>,
     identity: Identity,
     state_dir: PathBuf,
@@ -124,21 +107,29 @@ pub struct Driver {
     broken: watch::Sender<Option<StoreError>>,
     links: BTreeMap<LinkId, Connection>,
     last_heard: Option<LastHeard>,
+    /// Why there was no link the last time.
     trouble: Option<String>,
-    replies: BTreeMap<u64, oneshot::Sender<Result<String, String>>>,
+    replies: BTreeMap<u64, LocalReply>,
     next_request: u64,
-    /// When the rules last looked: by their clock, and by the timer's.
-    looked: (Now, Instant),
+    /// When the last step was, by the rules' clock and by the timer's.
+    stepped_at: (Now, Instant),
 }
 
 struct Connection {
     outbox: Outbox,
     settled: watch::Sender<bool>,
+    /// The master's challenge, which a Hello is signed over.
     nonce: Option<[u8; 32]>,
 }
 
+impl Connection {
+    fn is_settled(&self) -> bool {
+        *self.settled.borrow()
+    }
+}
+
 /// Both clocks of this box.
-pub fn now() -> Now {
+pub(crate) fn now() -> Now {
     let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(boot.tv_sec).unwrap_or(0);
     let millis = u64::try_from(boot.tv_nsec / 1_000_000).unwrap_or(0);
@@ -147,7 +138,7 @@ pub fn now() -> Now {
 
 impl Driver {
     /// A node to which nothing has happened yet.
-    pub fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         let Parts { state, machines, identity, state_dir, url, store, broken } = parts;
         let state = Arc::new(state);
         Self {
@@ -164,12 +155,12 @@ impl Driver {
             trouble: None,
             replies: BTreeMap::new(),
             next_request: 0,
-            looked: (now(), Instant::now()),
+            stepped_at: (now(), Instant::now()),
         }
     }
 
-    /// Ends all links in good order. The machine goes on.
-    pub fn say_goodbye(&mut self) {
+    /// Tells the master that the agent stops, and closes the link.
+    pub(crate) fn say_goodbye(&mut self) {
         for connection in std::mem::take(&mut self.links).into_values() {
             connection.outbox.close(CloseCode::GoingAway, "the agent stops; its job goes on");
         }
@@ -177,20 +168,12 @@ impl Driver {
 
     fn decide(&mut self, event: slave::Event) -> (Vec<Op>, Vec<Effect>) {
         let told = tracing::enabled!(tracing::Level::DEBUG).then(|| told_event(&event));
-        self.looked = (now(), Instant::now());
+        self.stepped_at = (now(), Instant::now());
         let slave::Step { state, persist, effects } =
-            slave::step((*self.state).clone(), self.looked.0, event);
+            slave::step((*self.state).clone(), self.stepped_at.0, event);
         tracing::debug!(event = told, effects = %told_effects(&effects), "step");
         self.state = Arc::new(state);
         debug_assert_eq!(slave::broken_invariant(&self.state), None);
-        if let Link::Live { link, .. } = self.state.link
-            && let Some(connection) = self.links.get(&link)
-            && !*connection.settled.borrow()
-        {
-            connection.settled.send_replace(true);
-            let session = self.state.node.session.0;
-            tracing::info!(session, jobs = self.state.jobs.len(), "online");
-        }
         let mut ops = Vec::new();
         persist.iter().for_each(|write| records::ops(write, &mut ops));
         let durable = Effect::Durable(Arc::clone(&self.state));
@@ -207,9 +190,9 @@ impl Driver {
         self.decide(slave::Event::Received { link, session, commit, message, unfit })
     }
 
-    /// Which of the offers in a message this slave's programs cannot do.
+    /// The offers in a message that this slave's programs cannot do, and why.
     fn unfit(&self, message: &Message) -> BTreeMap<JobId, Reason> {
-        let wants: Vec<&DesiredState> = match message {
+        let offers: Vec<&DesiredState> = match message {
             Message::DesiredState(desired_state) => vec![desired_state],
             Message::Welcome(welcome) => {
                 welcome.rulings.iter().filter_map(|ruling| ruling.desired_state.as_ref()).collect()
@@ -230,42 +213,29 @@ impl Driver {
         };
         let reason = |desired_state: &DesiredState| {
             let spec = desired_state.spec.as_ref()?;
-            let key = machine::RunKey {
-                job: desired_state.job,
-                attempt: desired_state.attempt,
-                run: Default::default(),
-            };
-            let rejection = self.machines().check(&work(key, spec)).err()?;
-            Some((desired_state.job, reason_of(&rejection)))
+            let rejection = self.machines().check(&spec.program, &spec.params).err()?;
+            Some((desired_state.job, rejection.reason()))
         };
-        wants.into_iter().filter_map(reason).collect()
+        offers.into_iter().filter_map(reason).collect()
     }
 
-    fn heard(&mut self, key: machine::RunKey, fact: machine::Fact) -> (Vec<Op>, Vec<Effect>) {
-        if let machine::Fact::Probed(Probe::NotBegun { why }) = &fact {
-            tracing::warn!(%key, why, "the machine could not begin it: mend that, then `reloop-slave clear`");
+    fn heard(&mut self, key: RunKey, fact: Fact) -> (Vec<Op>, Vec<Effect>) {
+        if let Fact::Probed(Probed::NotBegun(why)) = &fact {
+            let key = run_name(key);
+            tracing::warn!(key, why, "the machine could not begin it: mend that, then `reloop-slave clear`");
         }
-        let fact = match fact {
-            machine::Fact::Started => Fact::Started,
-            machine::Fact::Progress { permille, phase, note } => Fact::Progressed {
-                permille,
-                note: match (phase, note) {
-                    (Some(phase), Some(note)) => Some(format!("{phase}: {note}")),
-                    (phase, note) => phase.or(note),
-                },
-            },
-            machine::Fact::Paused => Fact::Paused,
-            machine::Fact::Resumed => Fact::Resumed,
-            // The rules know: they wanted it.
-            machine::Fact::Stopping => return (vec![], vec![]),
-            machine::Fact::Ended(ended) => Fact::Ended(ended_of(ended)),
-            machine::Fact::Rejected(rejection) => Fact::StartRejected(reason_of(&rejection)),
-            machine::Fact::Refused { what: Verb::Start, why } => Fact::StartRefused(why),
-            machine::Fact::Refused { what: Verb::Stop, why } => Fact::StopRefused(why),
-            machine::Fact::Refused { what: Verb::Pause | Verb::Resume, why } => Fact::PauseRefused(why),
-            machine::Fact::Probed(probe) => Fact::Probed(probed_of(probe)),
-        };
-        self.decide(slave::Event::Machine { work: rules_key(key), fact })
+        self.decide(slave::Event::Machine { work: key, fact })
+    }
+
+    /// This state is on disk: from here on it may be shown, and a handshake that ended in it is over.
+    fn set_durable(&mut self, state: Arc<Slave>) {
+        self.durable = state;
+        if let Link::Live { link, session, .. } = self.durable.link
+            && let Some(connection) = self.links.get(&link).filter(|connection| !connection.is_settled())
+        {
+            connection.settled.send_replace(true);
+            tracing::info!(session = session.0, jobs = self.durable.jobs.len(), "online");
+        }
     }
 
     fn act(&mut self, effect: slave::Effect) {
@@ -277,25 +247,21 @@ impl Driver {
                 }
             }
             slave::Effect::Start { work: key, spec } => {
-                self.command(Command::Start(work(machine_key(key), &spec)));
+                self.command(Command::Start(Work::new(key, &spec)));
             }
-            slave::Effect::Stop { work, now } => {
-                let grade = if now { Grade::Now } else { Grade::SafePoint };
-                self.command(Command::Stop { key: machine_key(work), grade });
-            }
-            slave::Effect::Pause(work) => self.command(Command::Pause(machine_key(work))),
-            slave::Effect::Resume(work) => self.command(Command::Resume(machine_key(work))),
+            slave::Effect::Stop { work: key, now } => self.command(Command::Stop { key, now }),
+            slave::Effect::Pause(key) => self.command(Command::Pause(key)),
+            slave::Effect::Resume(key) => self.command(Command::Resume(key)),
             slave::Effect::Probe { work: key, spec } => {
-                self.command(Command::Probe(work(machine_key(key), &spec)));
+                self.command(Command::Probe(Work::new(key, &spec)));
             }
-            slave::Effect::Dismiss(work) => self.command(Command::Dismiss(machine_key(work))),
+            slave::Effect::Dismiss(key) => self.command(Command::Dismiss(key)),
             slave::Effect::ReadLog { link, session, id, work, offset, limit } => {
-                self.read_log(link, session, id, machine_key(work), offset, limit);
+                self.read_log(link, session, id, work, offset, limit);
             }
             slave::Effect::Reply { request, reply } => {
                 if let Some(waiting) = self.replies.remove(&request) {
-                    // Whoever asked may have gone away.
-                    let _ = waiting.send(reply);
+                    answer(waiting, reply);
                 }
             }
             slave::Effect::ForgetToken => self.forget_token(),
@@ -307,7 +273,7 @@ impl Driver {
         let Some(connection) = self.links.get(&link) else {
             tracing::debug!(
                 link = link.0,
-                "a message for a link that has ended: the next handshake settles it"
+                "a message for a link that has ended: the next handshake makes up for it"
             );
             return;
         };
@@ -324,13 +290,13 @@ impl Driver {
         let dir = self.state_dir.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = identity::forget_token(&dir) {
-                tracing::warn!(%error, "the enrolment token has done its work and can't be removed");
+                tracing::warn!(%error, "the enrolment token is used up and can't be removed");
             }
         });
     }
 
     fn command(&self, command: Command) {
-        // A panic of another holder leaves nothing half done: the lock is only ever held for a look or a command.
+        // The lock is only ever held to read or to pass on a command, so it guards no half of a change if it is poisoned.
         self.machines.write().unwrap_or_else(PoisonError::into_inner).command(command);
     }
 
@@ -338,13 +304,13 @@ impl Driver {
         self.machines.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// In a thread of its own, because a disk may take its time; it is an answer for now or none at all.
+    /// Answers from a thread of its own, because a disk may take its time. If the link ends meanwhile, there is no answer.
     fn read_log(
         &self,
         link: LinkId,
         session: Session,
         id: u32,
-        key: machine::RunKey,
+        key: RunKey,
         offset: Option<u64>,
         limit: u32,
     ) {
@@ -388,7 +354,7 @@ impl Node for Driver {
             Input::Started(event, mut ops) => {
                 let (decided, mut effects) = self.decide(event);
                 ops.extend(decided);
-                effects.push(Effect::SettleIdentity);
+                effects.push(Effect::ConfirmIdentity);
                 (ops, effects)
             }
             Input::LinkUp { link, outbox, settled, token } => {
@@ -398,9 +364,7 @@ impl Node for Driver {
             }
             Input::Frame { link, frame } => self.received(link, frame),
             Input::LinkDown { link, why } => {
-                let was_live = matches!(self.state.link, Link::Live { link: live, .. } if live == link);
-                self.links.remove(&link);
-                if was_live {
+                if self.links.remove(&link).is_some_and(|connection| connection.is_settled()) {
                     tracing::info!(why, jobs = self.state.jobs.len(), "offline; the machine goes on");
                 }
                 self.trouble = Some(why);
@@ -418,8 +382,7 @@ impl Node for Driver {
             }
             Input::Status(reply) => (vec![], vec![Effect::Status(self.status(&self.state), reply)]),
             Input::Alive(reply) => {
-                // Whoever asked may have gone away.
-                let _ = reply.send(());
+                answer(reply, ());
                 (vec![], vec![])
             }
             Input::TimePassed => self.decide(slave::Event::TimePassed),
@@ -431,8 +394,8 @@ impl Node for Driver {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        // What came to pass since the rules looked is ahead of them still, whatever this loop did meanwhile.
-        let (now, since) = self.looked;
+        // Asked with the last step's time: a deadline that came after that is still ahead of the rules.
+        let (now, since) = self.stepped_at;
         let (at, _) = slave::next_deadline(&self.state, now)?;
         let wait = Duration::from_millis(at.saturating_sub(now.boot_ms));
         Some(since + wait.min(TIMER_LIMIT))
@@ -441,53 +404,40 @@ impl Node for Driver {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Rules(effect) => self.act(*effect),
-            Effect::Durable(state) => self.durable = state,
-            Effect::SettleIdentity => {
-                if let Err(error) = self.identity.settle() {
+            Effect::Durable(state) => self.set_durable(state),
+            Effect::ConfirmIdentity => {
+                if let Err(error) = self.identity.confirm() {
                     tracing::warn!(%error, "the key stays marked as new: a lost store would not be noticed");
                 }
             }
-            Effect::Status(status, reply) => {
-                // Whoever asked may have gone away.
-                let _ = reply.send(*status);
-            }
+            Effect::Status(status, reply) => answer(reply, *status),
         }
     }
 
     fn failed(&mut self, error: &StoreError, undone: Vec<Effect>) {
         for effect in undone {
             if let Effect::Status(_, reply) = effect {
-                // Whoever asked may have gone away.
-                let _ = reply.send(*self.status(&self.durable));
+                answer(reply, *self.status(&self.durable));
             }
         }
         for connection in std::mem::take(&mut self.links).into_values() {
             connection.outbox.close(CloseCode::Storage, error.to_string());
         }
         for (_, reply) in std::mem::take(&mut self.replies) {
-            // Whoever asked may have gone away.
-            let _ = reply.send(Err(self.lost()));
+            answer(reply, Err(self.lost()));
         }
         self.broken.send_replace(Some(error.clone()));
     }
 
     fn refuse(&mut self, input: Input) {
         match input {
-            Input::Local(_, reply) => {
-                // Whoever asked may have gone away.
-                let _ = reply.send(Err(self.lost()));
-            }
-            Input::Status(reply) => {
-                // Whoever asked may have gone away.
-                let _ = reply.send(*self.status(&self.durable));
-            }
-            Input::Alive(reply) => {
-                // Whoever asked may have gone away.
-                let _ = reply.send(());
-            }
+            Input::Local(_, reply) => answer(reply, Err(self.lost())),
+            Input::Status(reply) => answer(reply, *self.status(&self.durable)),
+            Input::Alive(reply) => answer(reply, ()),
             Input::LinkUp { outbox, .. } => outbox.close(CloseCode::Storage, self.lost()),
             Input::Machine(key, fact) => {
-                tracing::debug!(%key, ?fact, "not kept: the next start asks the machine again");
+                let key = run_name(key);
+                tracing::debug!(key, ?fact, "not kept: the next start asks the machine again");
             }
             Input::Started(..)
             | Input::Frame { .. }
@@ -498,7 +448,13 @@ impl Node for Driver {
     }
 }
 
-fn read_output(machines: &Machines, key: machine::RunKey, offset: Option<u64>, limit: u32) -> Reply {
+/// Whoever asked may have gone away; then nobody needs the answer.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
+}
+
+/// Without an offset: the end of the output.
+fn read_output(machines: &Machines, key: RunKey, offset: Option<u64>, limit: u32) -> Reply {
     let refused = |error: std::io::Error| Reply::Refused(format!("the output can't be read: {error}"));
     let none = || Reply::Refused("the machine keeps no output of this job".to_owned());
     let max = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -517,50 +473,7 @@ fn read_output(machines: &Machines, key: machine::RunKey, offset: Option<u64>, l
     }
 }
 
-fn work(key: machine::RunKey, spec: &Spec) -> Work {
-    Work { key, program: spec.program.clone(), params: spec.params.clone() }
-}
-
-fn machine_key(RunKey { job, attempt, run }: RunKey) -> machine::RunKey {
-    machine::RunKey { job, attempt, run }
-}
-
-fn rules_key(machine::RunKey { job, attempt, run }: machine::RunKey) -> RunKey {
-    RunKey { job, attempt, run }
-}
-
-fn reason_of(rejection: &Rejection) -> Reason {
-    let code = match rejection {
-        Rejection::UnknownProgram { .. } => ReasonCode::UnknownProgram,
-        Rejection::UnknownParam { .. } | Rejection::MissingParam { .. } | Rejection::BadValue { .. } => {
-            ReasonCode::BadParams
-        }
-    };
-    Reason::new(code, rejection.to_string())
-}
-
-fn ended_of(ended: machine::Ended) -> Ended {
-    let machine::Ended { result, exit_code, signal, text, at_ms } = ended;
-    let end = match result {
-        EndResult::Succeeded => End::Succeeded,
-        EndResult::Failed => End::Failed,
-        EndResult::Stopped => End::Stopped,
-    };
-    Ended { end, outcome: Outcome { exit_code, signal, text }, at: at_ms.map(Time) }
-}
-
-fn probed_of(probe: Probe) -> Probed {
-    match probe {
-        Probe::NeverStarted => Probed::NeverStarted,
-        Probe::Running { paused, permille, .. } => Probed::Alive { paused, permille },
-        Probe::Ended(ended) => Probed::Ended(ended_of(ended)),
-        Probe::Gone => Probed::Gone,
-        Probe::Unknown { why } => Probed::Unknown(why),
-        Probe::NotBegun { why } => Probed::NotBegun(why),
-    }
-}
-
-/// For the log, without what is secret or long.
+/// For the log, without secrets and long values.
 fn told_event(event: &slave::Event) -> String {
     match event {
         slave::Event::Received { link, session, message: Message::Challenge(challenge), .. } => {
@@ -576,16 +489,18 @@ fn told_event(event: &slave::Event) -> String {
 
 fn told_effects(effects: &[slave::Effect]) -> String {
     let told = effects.iter().map(|effect| match effect {
-        // It may carry a token.
+        // It may contain a token.
         slave::Effect::Send { link, session, message: Message::Hello(hello) } => {
+            let (rows, outcomes) = (&hello.rows, hello.recent_outcomes.len());
             format!(
-                "Hello {{ link: {}, session: {session}, rows: {:?}, ring: {} }}",
-                link.0,
-                hello.rows,
-                hello.recent_outcomes.len()
+                "Hello {{ link: {}, session: {session}, rows: {rows:?}, recent_outcomes: {outcomes} }}",
+                link.0
             )
         }
         effect => format!("{effect:?}"),
     });
     told.collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
-//! Who this slave is: its key, the box it stands on, and the token that enrols it.
+//! The slave's key, the fingerprint of its box, and the token that enrols it.
 //!
-//! The key is made at the first start and is the slave's identity from then on; the name is only a label. It becomes
-//! final (`identity.key`) when the first record is on disk: a box that loses its power in between starts again as new,
-//! and not as one that has lost its memory.
+//! The key is made at the first start and is the slave's identity from then on; the name is only a label. It counts as known
+//! (`identity.key`) when the first record is on disk. If the box loses its power before that, the slave starts as a new one
+//! again, and not as one that has lost its records.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -20,14 +20,14 @@ const KEY: &str = "identity.key";
 const DRAFT: &str = "identity.key.new";
 const TOKEN: &str = "enroll.token";
 
-/// A secret is for its owner alone.
+/// The mode of files that hold a secret.
 const SECRET: u32 = 0o600;
 
-/// The longest enrolment token: they are some 50 characters long.
+/// The longest enrolment token, in bytes. They have some 50.
 const TOKEN_LIMIT: usize = 1024;
 
 /// The slave's key pair.
-pub struct Identity {
+pub(crate) struct Identity {
     pair: Ed25519KeyPair,
     dir: PathBuf,
     known: bool,
@@ -37,8 +37,8 @@ impl Identity {
     /// The key of this state directory, if it has one.
     ///
     /// # Errors
-    /// It can't be read, or is no key.
-    pub fn find(state_dir: &Path) -> io::Result<Option<Self>> {
+    /// The key cannot be read, or is none.
+    pub(crate) fn find(state_dir: &Path) -> io::Result<Option<Self>> {
         for (name, known) in [(KEY, true), (DRAFT, false)] {
             let path = state_dir.join(name);
             let secret = match fs::read(&path) {
@@ -62,8 +62,8 @@ impl Identity {
     /// The key of this state directory; a new one if it has none.
     ///
     /// # Errors
-    /// It can't be read or written, or is no key.
-    pub fn find_or_make(state_dir: &Path) -> io::Result<Self> {
+    /// The key cannot be read or written, or is none.
+    pub(crate) fn find_or_make(state_dir: &Path) -> io::Result<Self> {
         if let Some(found) = Self::find(state_dir)? {
             return Ok(found);
         }
@@ -75,16 +75,16 @@ impl Identity {
         Self::find(state_dir)?.ok_or_else(|| io::Error::other(format!("{} has vanished", path.display())))
     }
 
-    /// It is older than this start, and had a memory before.
-    pub fn is_known(&self) -> bool {
+    /// The key is older than this start, and the store had a record of this slave before.
+    pub(crate) fn is_known(&self) -> bool {
         self.known
     }
 
-    /// From here on it counts as known.
+    /// From here on the key counts as known.
     ///
     /// # Errors
     /// The disk refuses.
-    pub fn settle(&mut self) -> io::Result<()> {
+    pub(crate) fn confirm(&mut self) -> io::Result<()> {
         if !self.known {
             fs::rename(self.dir.join(DRAFT), self.dir.join(KEY))?;
             durable::sync_dir(&self.dir)?;
@@ -93,15 +93,15 @@ impl Identity {
         Ok(())
     }
 
-    /// The public half.
-    pub fn key(&self) -> SlaveKey {
+    /// The public key.
+    pub(crate) fn key(&self) -> SlaveKey {
         let mut key = [0; 32];
         key.copy_from_slice(self.pair.public_key().as_ref());
         SlaveKey(key)
     }
 
     /// An Ed25519 signature (RFC 8032).
-    pub fn sign(&self, bytes: &[u8]) -> Signature {
+    pub(crate) fn sign(&self, bytes: &[u8]) -> Signature {
         let signature = self.pair.sign(bytes);
         let (mut first, mut second) = ([0; 32], [0; 32]);
         let (head, tail) = signature.as_ref().split_at(32);
@@ -111,11 +111,11 @@ impl Identity {
     }
 }
 
-/// What tells this box from another, if it says so itself: a hash, because the id is meant to stay on the box.
+/// Tells this box from another: a hash of the box's own id, which should not leave the box. `None` if the box has no id.
 ///
 /// # Errors
-/// The file is there and can't be read.
-pub fn fingerprint(machine_id_file: &Path) -> io::Result<Option<[u8; 16]>> {
+/// The file exists and cannot be read.
+pub(crate) fn fingerprint(machine_id_file: &Path) -> io::Result<Option<[u8; 16]>> {
     let text = match fs::read(machine_id_file) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -131,11 +131,11 @@ pub fn fingerprint(machine_id_file: &Path) -> io::Result<Option<[u8; 16]>> {
     Ok(hash.first_chunk().copied())
 }
 
-/// Keeps a token for the next Hello. It belongs to whoever the state directory belongs to: root may write it there for
-/// an agent that runs as somebody else.
+/// Keeps a token for the next Hello, and returns the path of its file. The file gets the owner of the state directory, so that
+/// root can write it for an agent that runs as another user.
 ///
 /// # Errors
-/// It is no token, or the disk refuses.
+/// The text is no token, or the disk refuses.
 pub fn keep_token(state_dir: &Path, text: &str) -> io::Result<PathBuf> {
     let path = state_dir.join(TOKEN);
     durable::write_file(&path, check_token(text)?.as_bytes(), SECRET)?;
@@ -146,11 +146,11 @@ pub fn keep_token(state_dir: &Path, text: &str) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// The token to show: what a person gave to `enroll`, else what the settings name.
+/// The token to show to a master: the one that a person gave to `enroll`, else the one in the configured file.
 ///
 /// # Errors
-/// A file that is there can't be read, or holds no token.
-pub fn token(state_dir: &Path, configured: Option<&Path>) -> io::Result<Option<String>> {
+/// A file exists and cannot be read, or holds no token.
+pub(crate) fn token(state_dir: &Path, configured: Option<&Path>) -> io::Result<Option<String>> {
     for path in [Some(state_dir.join(TOKEN).as_path()), configured].into_iter().flatten() {
         let about = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         match fs::read_to_string(path) {
@@ -162,11 +162,11 @@ pub fn token(state_dir: &Path, configured: Option<&Path>) -> io::Result<Option<S
     Ok(None)
 }
 
-/// The master has taken the slave in: what a person gave to `enroll` has done its work.
+/// Removes the token that a person gave to `enroll`: the slave is enrolled.
 ///
 /// # Errors
 /// The disk refuses.
-pub fn forget_token(state_dir: &Path) -> io::Result<()> {
+pub(crate) fn forget_token(state_dir: &Path) -> io::Result<()> {
     match fs::remove_file(state_dir.join(TOKEN)) {
         Ok(()) => durable::sync_dir(state_dir),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -194,14 +194,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_made_once_and_known_only_after_it_was_settled() {
+    fn a_key_is_made_once_and_known_only_after_it_was_confirmed() {
         let dir = tempfile::tempdir().unwrap();
         assert!(Identity::find(dir.path()).unwrap().is_none());
         let first = Identity::find_or_make(dir.path()).unwrap();
         let mut again = Identity::find_or_make(dir.path()).unwrap();
         assert_eq!(first.key(), again.key());
         assert!(!again.is_known(), "a start that did not come far counts for nothing");
-        again.settle().unwrap();
+        again.confirm().unwrap();
         let later = Identity::find_or_make(dir.path()).unwrap();
         assert!(later.is_known());
         assert_eq!(first.key(), later.key());

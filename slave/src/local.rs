@@ -1,7 +1,7 @@
-//! The people beside the machine: a socket that only this box's owner of the agent (and root) can use.
+//! Commands of people at the machine: a socket that only the agent's own user and root can use.
 //!
-//! One connection is one question: a line of JSON goes in, a line of JSON comes out. It works without a link, for it
-//! asks nobody but the driver.
+//! One connection is one request: a line of JSON goes in, a line of JSON comes out. It works without a link, because only the
+//! driver is asked.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
@@ -29,126 +29,127 @@ use crate::status::Status;
 const SOCKET: &str = "control.sock";
 const DRAFT: &str = ".control.sock.draft";
 
-/// An address of a unix socket has 108 bytes (unix(7)); a longer path is named through its directory's descriptor.
+/// The longest path that is used as it is. A socket's address has 108 bytes (unix(7)); a longer path is named through its
+/// directory's descriptor.
 const PATH_LIMIT: usize = 100;
 
-/// The longest request; the longest there is has some 100 bytes.
+/// The longest request in bytes. The longest that makes sense has some 100.
 const REQUEST_LIMIT: u64 = 4096;
 
-/// A status with 64 jobs of long parameters stays far below it.
+/// The longest answer in bytes: a status with 64 jobs of long parameters stays far below it.
 const REPLY_LIMIT: u64 = 16 * 1024 * 1024;
 
-/// Both sides are on this box: longer than this for a line means that the other side hangs.
+/// How long the other side may take to send or read a line. Both are on this box.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the agent may take to do what was asked: a disk that needs longer for a write is stuck.
+/// How long the agent may take to do what was asked. A disk that needs longer for a write is stuck.
 const DOING_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a caller waits: longer than all that the agent gives itself, because the agent says what is wrong.
+/// How long a caller waits: longer than all times of the agent together, because the agent's answer says what is wrong.
 const CALL_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long those who were already heard are answered when the agent ends.
+/// How long an agent that ends still answers requests that it has read.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
-/// After a connection that could not be accepted (out of descriptors, at worst): the next try would only find that again,
-/// and a person tries once more.
+/// The pause after a connection that could not be accepted, for example because there are no more descriptors: an attempt at
+/// once would fail again.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// People and their scripts; more at once wait.
+/// Connections at a time; others wait.
 const CONNECTIONS: usize = 8;
 
-/// What can be asked.
+/// What a person can ask of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Everything that there is to say.
+    /// Show the state of the slave.
     Status,
-    /// The machine is clear.
+    /// The machine is clear of the last job.
     Ready,
-    /// What needed attention was looked at.
+    /// A person has looked at what needed attention.
     Clear,
-    /// Pause what runs.
+    /// Pause the running job.
     Pause,
-    /// Let it go on.
+    /// Let the paused job go on.
     Resume,
-    /// Stop what runs.
+    /// Stop the running job.
     Stop {
         /// At once, not at a safe point.
         #[serde(default)]
         now: bool,
     },
-    /// Local control: remote starts are locked out.
+    /// Lock remote starts out, or let them in.
     Local {
-        /// On, or off.
+        /// True locks them out.
         on: bool,
     },
     /// Say how an uncertain job ended.
     Resolve {
-        /// Which; the only one if none is named.
+        /// The job's id; may be left out if only one is uncertain.
         #[serde(default)]
         job: Option<String>,
-        /// How.
+        /// The outcome that the person has found.
         outcome: Resolution,
     },
-    /// Try to reach the master now.
+    /// Dial the master now.
     Dial,
 }
 
-/// How a person says that a job ended.
+/// The outcome of an uncertain job, by a person who has looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Resolution {
     /// The work is done.
     Succeeded,
-    /// The work is spoilt.
+    /// The work failed.
     Failed,
-    /// The work was left.
+    /// The work was broken off.
     Canceled,
 }
 
-/// What is answered.
+/// The agent's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// It was done.
+    /// Whether it was done.
     pub done: bool,
-    /// What was done, or why not and what would do it.
+    /// What was done; or why it was not, and what would help.
     pub text: String,
-    /// To a question for it.
+    /// Only for [`Request::Status`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Box<Status>>,
 }
 
-/// There is no answer.
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Nobody is there.
+    /// Nobody listens at this socket.
     #[error("the agent is not running: nobody listens at {}", .0.display())]
     NotRunning(PathBuf),
-    /// It is not for this user.
+    /// The agent belongs to another user.
     #[error("{}: {why}; use the agent's own user, or root", path.display())]
     NotAllowed {
-        /// Where.
+        /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         why: io::Error,
     },
-    /// It ended while it was asked.
+    /// The agent ended while it was asked.
     #[error(
         "the agent ended before it answered, so it is not known whether this was done: its log says why it ended \
          (`journalctl -u reloop-slave@NAME`); ask for the status when it is back"
     )]
     Ended,
-    /// It was cut off, or makes no sense.
+    /// The connection failed, or the answer makes no sense.
     #[error("the agent gave no answer: {0}")]
     NoAnswer(#[from] io::Error),
 }
 
-/// The socket of this state directory, for messages.
-pub fn socket_path(state_dir: &Path) -> PathBuf {
+/// The path of the socket, for messages: it may be too long to be used as an address.
+pub(crate) fn socket_path(state_dir: &Path) -> PathBuf {
     state_dir.join(SOCKET)
 }
 
-/// A path that fits into a socket's address. It is good for as long as the file is open.
+/// A path that fits into a socket's address. It is valid while the returned file is open.
 fn address(dir: &Path, name: &str) -> io::Result<(PathBuf, Option<File>)> {
     let path = dir.join(name);
     if path.as_os_str().len() <= PATH_LIMIT {
@@ -158,11 +159,8 @@ fn address(dir: &Path, name: &str) -> io::Result<(PathBuf, Option<File>)> {
     Ok((PathBuf::from(format!("/proc/self/fd/{}/{name}", handle.as_raw_fd())), Some(handle)))
 }
 
-/// Opens the socket. Whoever holds the store may do so: an older one there is nobody's.
-///
-/// # Errors
-/// What the system says.
-pub fn listen(state_dir: &Path) -> io::Result<UnixListener> {
+/// Opens the socket. The caller holds the store, so a socket that is there already belongs to an agent that has ended.
+pub(crate) fn listen(state_dir: &Path) -> io::Result<UnixListener> {
     let draft = state_dir.join(DRAFT);
     match fs::remove_file(&draft) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -170,7 +168,7 @@ pub fn listen(state_dir: &Path) -> io::Result<UnixListener> {
     }
     let (short, _dir) = address(state_dir, DRAFT)?;
     let listener = UnixListener::bind(short)?;
-    // Nobody finds it before it has its mode.
+    // It gets its name when its mode is set, so that nobody else can connect before that.
     fs::set_permissions(&draft, Permissions::from_mode(0o600))?;
     fs::rename(&draft, socket_path(state_dir))?;
     Ok(listener)
@@ -180,8 +178,8 @@ fn unlink(state_dir: &Path) -> io::Result<()> {
     fs::remove_file(socket_path(state_dir))
 }
 
-/// Answers until the agent ends, and then those who came before.
-pub async fn serve(
+/// Answers requests until `end`, and after that those of callers that had connected before.
+pub(crate) async fn serve(
     state_dir: PathBuf,
     listener: UnixListener,
     inbox: mpsc::Sender<Input>,
@@ -194,7 +192,7 @@ pub async fn serve(
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(%error, "a local command could not be taken");
+                tracing::warn!(%error, "a local command could not be accepted");
                 return false;
             }
         };
@@ -218,11 +216,11 @@ pub async fn serve(
         () = accepting => {}
         () = end.cancelled() => {}
     }
-    // Who comes from here on finds nobody, and is told so.
+    // A caller that comes from here on finds no socket, and knows that nothing was done.
     if let Err(error) = unlink(&state_dir) {
         tracing::debug!(%error, "the local socket stays behind");
     }
-    // Who was connected already and not yet heard.
+    // Callers that have connected and were not accepted yet.
     if let Ok(listener) = listener.into_std() {
         while let Ok((stream, _)) = listener.accept() {
             let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
@@ -321,7 +319,7 @@ fn busy() -> Answer {
 /// Asks the agent of this state directory. Blocks.
 ///
 /// # Errors
-/// It is not running, not ours, or does not answer.
+/// The agent is not running, belongs to another user, or does not answer.
 pub fn call(state_dir: &Path, request: &Request) -> Result<Answer, CallError> {
     let path = socket_path(state_dir);
     let connected = address(state_dir, SOCKET).and_then(|(short, _dir)| PlainStream::connect(short));
@@ -343,7 +341,7 @@ pub fn call(state_dir: &Path, request: &Request) -> Result<Answer, CallError> {
     Ok(serde_json::from_str(&reply).map_err(io::Error::from)?)
 }
 
-/// A process that ends resets what it has not read.
+/// A process that ends while it has not read everything resets the connection.
 fn ended(error: io::Error) -> CallError {
     match error.kind() {
         ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => CallError::Ended,
@@ -373,7 +371,7 @@ mod tests {
         fs::create_dir_all(&deep).unwrap();
         assert!(matches!(call(&deep, &Request::Status), Err(CallError::NotRunning(_))));
         for _ in 0..2 {
-            // The second finds the first one's socket, as after a crash.
+            // The second time there is the socket of the first, as after a crash.
             let listener = listen(&deep).unwrap();
             let mode = fs::metadata(socket_path(&deep)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
@@ -388,7 +386,7 @@ mod tests {
         }
     }
 
-    /// A socket that is served, and what reaches the driver.
+    /// Serves a socket. The inputs are those that reach the driver.
     fn served(dir: &Path) -> (mpsc::Receiver<Input>, CancellationToken, tokio::task::JoinHandle<()>) {
         let (inbox, inputs) = mpsc::channel(1);
         let end = CancellationToken::new();
@@ -403,21 +401,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_an_agent_that_does_not_decide_any_more_is_told_so() {
+    async fn a_request_to_an_agent_that_decides_nothing_any_more_is_answered_with_that() {
         let dir = tempfile::tempdir().unwrap();
         let (mut inputs, _end, _served) = served(dir.path());
         let asking = tokio::spawn({
             let dir = dir.path().to_owned();
             async move { ask(&dir).await }
         });
-        // It has the question and never gives an answer, as one whose disk is stuck.
+        // The driver never answers, as if its disk were stuck.
         let _question = inputs.recv().await.unwrap();
         let answer = asking.await.unwrap().unwrap();
         assert!(!answer.done && answer.text.contains("disk is stuck"), "{answer:?}");
     }
 
     #[tokio::test]
-    async fn who_is_connected_when_the_agent_ends_is_answered_and_who_comes_later_finds_nobody() {
+    async fn callers_that_are_connected_when_the_agent_ends_are_answered_and_later_ones_find_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let (inputs, end, served) = served(dir.path());
         let (short, _dir) = address(dir.path(), SOCKET).unwrap();
@@ -437,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_ends_in_mid_answer_is_no_riddle_for_who_asked() {
+    fn a_caller_is_told_that_the_agent_ended_in_the_middle_of_its_answer() {
         let dir = tempfile::tempdir().unwrap();
         for said in ["", "{\"done\":tr"] {
             let path = socket_path(dir.path());

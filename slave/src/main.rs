@@ -1,4 +1,5 @@
-//! The agent's program; under `runner <run_dir>` it is the tiny parent of one job instead.
+//! The program `reloop-slave`: the agent, the commands of people at the machine, and with `runner <run_dir>` the parent
+//! process of one run.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -15,23 +16,23 @@ use reloop_slave::local::{self, CallError, Request, Resolution};
 use reloop_slave::run::{EXIT_CONFIG, run};
 use reloop_slave::{check, identity, machine, store, telemetry};
 
-/// It was not done, and the words say what would do it.
+/// The command was refused.
 const EXIT_REFUSED: u8 = 1;
-/// There is no agent to do it.
+/// No agent is running.
 const EXIT_NOT_RUNNING: u8 = 6;
-/// The agent was asked, and whether it was done is not known.
+/// The agent was asked, and it is not known whether it did what was asked.
 const EXIT_NO_ANSWER: u8 = 7;
 
 const EXIT_STATUS: &str = "\
-Exit status of a command to the agent: 0 done; 1 refused, and the words say what would do it; 6 no agent is running; \
-7 the agent ended before it answered, or its answer makes no sense: whether it was done is told by `status`.
-Of `store`: 0 done; 1 refused; 74 the store can't be opened or written.
-Of the agent itself: 0 it was told to stop; 74 its disk fails; 78 a setting is wrong.";
+Exit status of a command to the agent: 0 done; 1 refused, and the message says what would help; 6 no agent is running; \
+7 the agent ended before it answered, or its answer makes no sense: `status` tells whether the command was done.
+Exit status of `store`: 0 done; 1 refused; 74 the store can't be opened or written.
+Exit status of the agent itself: 0 it was told to stop; 74 its disk fails; 78 a setting is wrong.";
 
-/// At the end of the agent, for a log that is being read: longer than a disk takes that is not stuck.
+/// How long the end of the agent waits for threads that read an output: longer than a disk takes that is not stuck.
 const LAST_THREADS: Duration = Duration::from_secs(1);
 
-/// A name to look up and a log to read, each for a moment; more at once wait.
+/// Threads for name lookups and for reading outputs, which take a moment each; others wait.
 const BLOCKING_THREADS: usize = 4;
 
 /// Runs one machine for a Reloop master, with or without a link.
@@ -44,81 +45,82 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Run the agent. Ending it never ends the job: the next agent finds it again.
+    /// Run the agent; when it ends, the job goes on, and the next agent finds it again
     Run(Settings),
-    /// Keep an enrolment token, which the agent shows to the master until it is taken in.
+    /// Keep an enrolment token, which the agent shows to the master until the slave is enrolled
     Enroll {
         #[command(flatten)]
         place: Place,
-        /// A file that holds it; - for the standard input.
+        /// The file that holds the token; - for the standard input
         #[arg(long, value_name = "FILE")]
         token_file: PathBuf,
     },
-    /// Look at everything that the agent needs; changes nothing.
+    /// Check everything that the agent needs, and change nothing
     Check(Settings),
-    /// What the slave does, holds and waits for.
+    /// Show what the slave does, which jobs it holds and what it waits for
     Status {
         #[command(flatten)]
         place: Place,
-        /// For programs.
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// The machine is clear of the last job: it takes the next.
+    /// Confirm that the machine is clear of the last job, so that it takes the next one
     Ready(Place),
-    /// What needed attention was looked at.
+    /// Confirm that you have looked at what needed attention
     Clear(Place),
-    /// Pause what runs. Only here can it be resumed.
+    /// Pause the running job; it can only be resumed at this machine
     Pause(Place),
-    /// Let it go on.
+    /// Let a paused job go on
     Resume(Place),
-    /// Stop what runs, where it can be left without harm. This is no emergency stop.
+    /// Stop the running job where it can be left without harm; this is no emergency stop
     Stop {
         #[command(flatten)]
         place: Place,
-        /// At once.
+        /// Stop at once, not at a safe point
         #[arg(long)]
         now: bool,
     },
-    /// Local control: while it is on, nothing that comes from the master starts.
+    /// Switch local control on or off: while it is on, no job from the master starts
     Local {
-        /// On, or off.
         switch: Switch,
         #[command(flatten)]
         place: Place,
     },
-    /// Say how an uncertain job ended, after a look at the machine.
+    /// Set the outcome of an uncertain job, after a look at the machine
     #[command(allow_missing_positional = true)]
     Resolve {
-        /// Which; may be left out if there is only one.
+        /// The job's id; may be left out if only one job is uncertain
         job: Option<String>,
-        /// How.
+        /// The outcome that you have found at the machine
         outcome: Resolution,
         #[command(flatten)]
         place: Place,
     },
-    /// The database of an agent that is stopped, as text.
+    /// Export the database of an agent that is stopped as text, or import one
     #[command(subcommand)]
     Store(StoreVerb),
-    /// The program's version, and the protocol's.
+    /// Show the version of the program and of the protocol
     Version,
 }
 
 #[derive(Subcommand)]
 enum StoreVerb {
-    /// Write the store as text, one record per line.
+    /// Write the store as text, one record per line
     Export {
         #[command(flatten)]
         place: Place,
-        /// A new file; - for the standard output.
+        /// A new file; - for the standard output
         file: PathBuf,
     },
-    /// Make the store out of an exported text. A store that holds records is not replaced. Import only what was exported
-    /// after the agent's last run: an older store does not know what the machine has begun since.
+    /// Make the store from an exported text
+    ///
+    /// A store that holds records is not replaced. Import only what was exported after the agent's last run: an older
+    /// store does not know what the machine has begun since.
     Import {
         #[command(flatten)]
         place: Place,
-        /// An exported text; - for the standard input.
+        /// An exported text; - for the standard input
         file: PathBuf,
     },
 }
@@ -131,7 +133,7 @@ enum Switch {
 
 #[derive(Args)]
 struct Place {
-    /// The slave's settings.
+    /// The config file
     #[arg(
         long,
         value_name = "FILE",
@@ -139,7 +141,7 @@ struct Place {
         default_value = "/etc/reloop-slave/slave.toml"
     )]
     config: PathBuf,
-    /// Where it keeps its files, instead of what the settings say.
+    /// The directory of the agent's files, instead of the config's state_dir
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
@@ -148,10 +150,10 @@ struct Place {
 struct Settings {
     #[command(flatten)]
     place: Place,
-    /// Its name, instead of what the settings say.
+    /// The slave's name, instead of the config's name
     #[arg(long)]
     name: Option<String>,
-    /// Where it dials, instead of what the settings say.
+    /// The address to dial, instead of the config's master
     #[arg(long, value_name = "URL")]
     master: Option<String>,
 }
@@ -176,7 +178,7 @@ fn main() -> ExitCode {
     if let (Some(verb), Some(run_dir), None) = (arguments.next(), arguments.next(), arguments.next())
         && verb == "runner"
     {
-        return machine::runner::main(Path::new(&run_dir));
+        return machine::process::runner::main(Path::new(&run_dir));
     }
     match act(Cli::parse().verb) {
         Ok(code) => code,
@@ -318,13 +320,13 @@ fn transferred(done: Result<String, TransferError>) -> anyhow::Result<ExitCode> 
 
 fn say(text: &str) -> anyhow::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
-        // Whoever reads has read enough.
+        // The reader has closed the pipe: it needs no more.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("the standard output"),
     }
 }
 
 fn complain(text: &str) {
-    // There is nobody else to tell.
+    // If this fails, there is nobody else to tell.
     let _ = writeln!(io::stderr().lock(), "reloop-slave: {text}");
 }

@@ -1,52 +1,55 @@
-//! How the slave's records lie in the store: the one place that knows the keys.
+//! How the slave's records lie in the store. No other module knows the keys.
 //!
 //! | key | value |
 //! |---|---|
-//! | `node` | about itself |
-//! | `job/` id | a job that it holds |
-//! | `recent_outcomes/` number | an outcome that it was told to forget, oldest first |
-//! | `unreadable/` time `/` key | a record that could not be read, as it was |
+//! | `node` | the slave's own record |
+//! | `job/` id | a job that the slave holds |
+//! | `ring/` number | an outcome that it was told to forget, oldest first |
+//! | `unreadable/` time `/` key | a record that could not be read, unchanged |
 //!
-//! An unreadable record is an ordinary start state: it is set aside, and the rules are told of the damage.
+//! A record that cannot be read does not keep the agent from starting: it is set aside, and the rules are told of the damage.
+
+mod before_runs;
 
 use std::collections::BTreeSet;
 
 use reloop_node::record::{self, Unreadable};
 use reloop_node::store::{Entry, Op, Store, StoreError};
-use reloop_protocol::id::{Commit, Epoch, Incarnation, JobId, MasterId, Session, StoreId};
-use reloop_protocol::message::{Attention, MasterBinding, OperatingMode, Record, Report, Source};
-use reloop_protocol::slave::{Damage, Job, Node, RECENT_OUTCOMES, RunState, Sync, Write};
-use reloop_protocol::spec::{CancelMode, Desired, Spec, SpecDigest, StartRule};
+use reloop_protocol::id::JobId;
+use reloop_protocol::message::Record;
+use reloop_protocol::slave::{Damage, Job, Node, RECENT_OUTCOMES, Write};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-/// The layout of every record's payload; another one gets another number. In the one before it, jobs kept no [`RunState`],
-/// and the slave neither the cause of its attention nor the incarnation of its master.
+use self::before_runs::{JobBeforeRuns, NodeBeforeRuns};
+
+/// The number of the present layout of the records. The one before it is that of [`before_runs`].
 const SCHEMA: u8 = 2;
 
 const NODE: &[u8] = b"node";
 const JOB: &[u8] = b"job/";
-const RING_KEYS: &[u8] = b"ring/";
+const RECENT_OUTCOME: &[u8] = b"ring/";
 const UNREADABLE: &str = "unreadable/";
 
-/// What the disk holds.
+/// The content of the store.
 #[derive(Debug)]
 pub struct Loaded {
-    /// For `recover`.
+    /// The input of [`recover`](reloop_protocol::slave::recover).
     pub records: Vec<Write>,
-    /// What of it could not be read.
+    /// What could not be read.
     pub damage: Damage,
-    /// Puts aside what does not count: to be committed with what the rules make of the damage, before anything else.
+    /// Sets aside what does not count. To be committed together with what the rules conclude from the damage, and before
+    /// anything else.
     pub set_aside: Vec<Op>,
 }
 
-/// The records can't be loaded.
+/// Why the records cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The store doesn't give them.
+    /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A newer program wrote them.
+    /// A newer program wrote a record, in this layout.
     #[error(
         "the store's records have layout {0}, and this version knows {SCHEMA}: use the version that wrote them, or a \
          newer one"
@@ -54,38 +57,38 @@ pub enum LoadError {
     Newer(u8),
 }
 
-/// What a write of the rules is to the store.
+/// Adds the operations for a write of the rules.
 pub fn ops(write: &Write, ops: &mut Vec<Op>) {
     match write {
         Write::Node(node) => ops.push(put(NODE.to_vec(), node)),
         Write::Job(id, Some(job)) => ops.push(put(job_key(*id), &**job)),
         Write::Job(id, None) => ops.push(Op::Delete { key: job_key(*id) }),
-        // One value each: together they could be more than the store takes in one.
+        // One value each: together they may be larger than the largest value of the store.
         Write::RecentOutcomes(recent_outcomes) => {
             ops.extend((0..RECENT_OUTCOMES).map(|index| match recent_outcomes.get(index) {
-                Some(record) => put(ring_key(index), record),
-                None => Op::Delete { key: ring_key(index) },
+                Some(record) => put(recent_outcome_key(index), record),
+                None => Op::Delete { key: recent_outcome_key(index) },
             }))
         }
     }
 }
 
-/// Reads everything; `now_ms` names the place of what can't be read. Blocks.
+/// Reads everything. `now_ms` becomes part of the keys of records that are set aside. Blocks.
 ///
 /// # Errors
-/// The store can't be read at all, or belongs to a newer program.
+/// The store cannot be read at all, or belongs to a newer program.
 pub fn load(store: &Store, now_ms: i64) -> Result<Loaded, LoadError> {
     let mut entries = Vec::new();
-    for prefix in [NODE, JOB, RING_KEYS] {
+    for prefix in [NODE, JOB, RECENT_OUTCOME] {
         store.load(prefix, |key, value| entries.push((key.to_vec(), value.to_vec())))?;
     }
     understand(entries, now_ms)
 }
 
-/// What the entries of a store mean; `now_ms` names the place of what can't be read.
+/// Decodes the entries of a store. `now_ms` becomes part of the keys of records that are set aside.
 ///
 /// # Errors
-/// They belong to a newer program.
+/// A newer program wrote a record.
 pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadError> {
     let (mut node, mut jobs, mut recent_outcomes) = (None::<Node>, Vec::new(), Vec::new());
     let mut unreadable = BTreeSet::new();
@@ -129,7 +132,7 @@ pub fn explain(key: &[u8], value: &[u8]) -> Option<String> {
         read::<Node, NodeBeforeRuns>(value).ok().map(|node| format!("{node:?}"))
     } else if let Some(id) = key.strip_prefix(JOB) {
         read_job(id, value).ok().map(|job| format!("{job:?}"))
-    } else if key.starts_with(RING_KEYS) {
+    } else if key.starts_with(RECENT_OUTCOME) {
         read::<Record, Record>(value).ok().map(|record| format!("{record:?}"))
     } else {
         None
@@ -150,106 +153,12 @@ fn read_job(id: &[u8], value: &[u8]) -> Result<Job, Unreadable> {
     if job.report.job.0 == id { Ok(job) } else { Err(Unreadable::WrongKey) }
 }
 
-/// A [`Node`] in layout 1.
-#[derive(Debug, Serialize, Deserialize)]
-struct NodeBeforeRuns {
-    store: StoreId,
-    starts: u32,
-    session: Session,
-    binding: Option<BindingBeforeRuns>,
-    sync: Option<Sync>,
-    fingerprint: Option<[u8; 16]>,
-    unloading: Option<JobId>,
-    attention: Option<Attention>,
-    local_lock: bool,
-    operating_mode: OperatingMode,
-}
-
-/// A [`MasterBinding`] in layout 1.
-#[derive(Debug, Serialize, Deserialize)]
-struct BindingBeforeRuns {
-    master: MasterId,
-    epoch: Epoch,
-    commit: Commit,
-}
-
-impl From<NodeBeforeRuns> for Node {
-    fn from(node: NodeBeforeRuns) -> Self {
-        let binding = node.binding.map(|binding| MasterBinding {
-            master: binding.master,
-            epoch: binding.epoch,
-            // Not known: it counts as one from before all that the master tells of.
-            incarnation: Incarnation::default(),
-            commit: binding.commit,
-        });
-        Self {
-            binding,
-            store: node.store,
-            starts: node.starts,
-            session: node.session,
-            sync: node.sync,
-            fingerprint: node.fingerprint,
-            unloading: node.unloading,
-            attention: node.attention,
-            local_lock: node.local_lock,
-            operating_mode: node.operating_mode,
-            cause: None,
-        }
-    }
-}
-
-/// A [`Job`] in layout 1: an agent that is upgraded goes on with what it had under way.
-#[derive(Debug, Serialize, Deserialize)]
-struct JobBeforeRuns {
-    spec: Spec,
-    digest: SpecDigest,
-    desired: Desired,
-    start: StartRule,
-    report: Report,
-    due: bool,
-    missed: bool,
-    paused_locally: bool,
-    paused: bool,
-    asked_to_pause: Option<bool>,
-    stopping: Option<CancelMode>,
-    interruptions: u32,
-    overrun: bool,
-}
-
-impl From<JobBeforeRuns> for Job {
-    fn from(job: JobBeforeRuns) -> Self {
-        let under_way = job.report.state.is_started();
-        let by_master = matches!(job.desired, Desired::Cancel(_));
-        let run = RunState {
-            began_at: job.report.started_at,
-            overrun: job.overrun,
-            paused: job.paused,
-            asked_to_pause: job.asked_to_pause,
-            stopping: job.stopping,
-            stop_decided: job.stopping.filter(|_| !by_master).map(|_| Source::Local),
-        };
-        Self {
-            spec: job.spec,
-            digest: job.digest,
-            desired: job.desired,
-            start: job.start,
-            due: job.due,
-            missed: job.missed,
-            window_met: job.interruptions > 0,
-            paused_locally: job.paused_locally,
-            interruptions: job.interruptions,
-            run: if under_way { run } else { RunState::default() },
-            report: job.report,
-        }
-    }
-}
-
 fn job_key(id: JobId) -> Vec<u8> {
     record::key(JOB, &id.0)
 }
 
-fn ring_key(index: usize) -> Vec<u8> {
-    record::key(RING_KEYS, &[u8::try_from(index).expect("the ring has fewer than 256 places")])
+fn recent_outcome_key(index: usize) -> Vec<u8> {
+    record::key(RECENT_OUTCOME, &[u8::try_from(index).expect("there are fewer than 256 recent outcomes")])
 }
 
 fn put<T: Serialize>(key: Vec<u8>, value: &T) -> Op {
@@ -263,15 +172,18 @@ mod tests {
     use std::sync::mpsc;
 
     use reloop_node::store::Options;
-    use reloop_protocol::id::{Attempt, BootId, Generation, OrderId, Session, SlaveKey, StoreId};
+    use reloop_protocol::id::{
+        Attempt, BootId, Generation, Incarnation, OrderId, Session, SlaveKey, StoreId,
+    };
     use reloop_protocol::job::State;
     use reloop_protocol::message::{
-        Attention, Challenge, MasterBinding, Message, Mode, OperatingMode, PROTOCOL, Record, Welcome,
+        Attention, Challenge, MasterBinding, Message, Mode, OperatingMode, PROTOCOL, Record, Report, Source,
+        Welcome,
     };
     use reloop_protocol::slave::{
-        AfterFailure, Event, LinkId, Now, Release, Settings, Slave, durable, recover, step,
+        AfterFailure, Event, LinkId, Now, Release, RunState, Settings, Slave, durable, recover, step,
     };
-    use reloop_protocol::spec::{Desired, DesiredState, Spec, StartRule};
+    use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Spec, StartRule};
     use reloop_protocol::time::Time;
     use reloop_protocol::wire;
 
@@ -309,7 +221,7 @@ mod tests {
         recover(settings(), StoreId([9; 16]), records)
     }
 
-    /// A slave with this many jobs, of which all it ever wrote is in the store.
+    /// A slave with this many jobs, whose writes are all in the store.
     fn with_jobs(store: &Store, jobs: u64) -> Slave {
         let (link, session) = (LinkId(1), Session(1));
         let received = |message| Event::Received {
@@ -430,7 +342,7 @@ mod tests {
         let store = open(dir.path());
         with_jobs(&store, 2);
         damage(&store, job_key(JobId::from_parts(0, 1)));
-        damage(&store, ring_key(3));
+        damage(&store, recent_outcome_key(3));
         let loaded = load(&store, 77).unwrap();
         assert_eq!(loaded.damage, Damage { node: false, jobs: 1 });
         let state = recovered(loaded.records);

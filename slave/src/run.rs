@@ -1,12 +1,12 @@
 //! The agent, from its start to its end.
 //!
-//! First the memory, then the machine, then the master: what was under way is known, and the machine has been asked
-//! about it, before anybody can say anything new. An end in good order touches no machine, and neither does any other.
+//! The order is store, machine, master: the agent knows its jobs and has asked the machine about them before anybody can give
+//! it a new one. However the agent ends, no machine is touched.
 
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,50 +18,49 @@ use reloop_node::durable::create_dir_all_synced;
 use reloop_node::entropy::random;
 use reloop_node::store::{Options, Store};
 use reloop_protocol::id::StoreId;
-use reloop_protocol::slave::{self, Event, Settings};
+use reloop_protocol::slave::{self, Event, Fact, RunKey, Settings};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::driver::{Driver, INBOX, Input, Parts};
 use crate::identity::{self, Identity};
 use crate::link::{self, Dialer};
 use crate::local;
-use crate::machine::{Fact, Machines, RunKey};
+use crate::machine::Machines;
 use crate::records::{self, LoadError, Loaded};
 
-/// A setting or a file of the person who runs this is wrong: starting again would not mend it (`EX_CONFIG`).
+/// A setting or a file is wrong: starting again would not help (`EX_CONFIG`).
 pub const EXIT_CONFIG: u8 = 78;
 
-/// The disk does not take or give what it should: another start may find it mended (`EX_IOERR`).
+/// The disk fails: another start may find it mended (`EX_IOERR`).
 pub const EXIT_STORAGE: u8 = 74;
 
-/// A slave's memory is some hundred kilobytes: a small box has better uses for its own.
+/// A slave's records have some hundred kilobytes, and a small box has little memory.
 const STORE: Options = Options { cache_bytes: 1 << 20, min_free_bytes: 8 << 20 };
 
-/// From a failed write to the end of the agent, which a supervisor starts again. Long enough for the master to hear why
-/// the link is closed and for a person to read the status; short, because until then nobody minds the jobs. The
-/// machine goes on throughout.
+/// The time from a failed write to the end of the agent, which a supervisor starts again: long enough to tell the master why
+/// the link is closed, and for a person to read the status; and short, because no job is managed until then. The machine goes
+/// on all the time.
 const STORAGE_GRACE: Duration = Duration::from_secs(30);
 
-/// For the link's last words: its own patience for the peer's answer is 2 s.
+/// How long the end of the link may take: it waits 2 s for the master's answer to its close.
 const GOODBYE: Duration = Duration::from_secs(3);
 
-/// Facts that wait for the driver; the machines' threads wait when it is full.
+/// Facts that wait for the driver; the machines' threads wait while it is full.
 const FACTS: usize = 64;
 
-/// Where the store is in a state directory.
-pub fn store_dir(state_dir: &Path) -> std::path::PathBuf {
+pub(crate) fn store_dir(state_dir: &Path) -> PathBuf {
     state_dir.join("store")
 }
 
-/// Runs the agent until it is told to stop, or can't go on. The exit status says which.
+/// Runs the agent until it is told to stop, or cannot go on. The exit status says which.
 ///
 /// # Errors
-/// What stands in the way of a start, and what to do about it. It is [`EXIT_CONFIG`]'s kind.
+/// The agent cannot start, and a person has to do something: the caller exits with [`EXIT_CONFIG`].
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new().context("the system lets no signals be heard")?;
     let dialer = Dialer::new(&config)?;
@@ -132,9 +131,9 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         tokio::select! {
             name = signals.next() => tracing::info!(signal = name, "the agent stops; its job goes on"),
             () = async {
-                // Its sender is the driver, which outlives this.
+                // The sender is in the driver, which outlives this.
                 let _ = breakage.wait_for(Option::is_some).await;
-                // Until the supervisor starts it anew, no more connections.
+                // No more connections until the supervisor has started a new agent.
                 halt.send_replace(true);
                 tokio::time::sleep(STORAGE_GRACE).await;
             } => tracing::error!("the agent ends, so that a new one can find a store that works"),
@@ -199,17 +198,11 @@ fn settings(config: &Config, identity: &Identity, machines: &Machines) -> Settin
         programs: machines.programs().map(str::to_owned).collect(),
         labels: config.labels.clone(),
         capacity: config.capacity.into(),
-        release: match config.release {
-            config::Release::Auto => slave::Release::Auto,
-            config::Release::Ack => slave::Release::Ack,
-        },
-        after_failure: match config.after_failure {
-            config::AfterFailure::Release => slave::AfterFailure::Release,
-            config::AfterFailure::Hold => slave::AfterFailure::Hold,
-        },
+        release: config.release,
+        after_failure: config.after_failure,
         trust_clock: config.trust_clock,
         max_interruptions: config.max_interruptions,
-        // Read anew for each connection.
+        // It is read for each connection.
         token: None,
     }
 }
@@ -222,7 +215,7 @@ async fn pass_on(mut heard: mpsc::Receiver<(RunKey, Fact)>, inbox: mpsc::Sender<
     }
 }
 
-/// Tells the supervisor that the driver still takes events.
+/// Tells the supervisor again and again that the driver still takes inputs.
 async fn watchdog(inbox: mpsc::Sender<Input>, period: Duration) {
     loop {
         let (reply, replied) = oneshot::channel();

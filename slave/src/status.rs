@@ -1,4 +1,4 @@
-//! Everything that there is to say about this slave, for a person at the machine.
+//! The state of this slave, for people at the machine.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,146 +10,117 @@ use reloop_protocol::spec::{CancelMode, Desired};
 use reloop_protocol::time::Time;
 use serde::{Deserialize, Serialize};
 
-/// The slave, as it is.
+/// The answer to `reloop-slave status`. Times are texts in the form of RFC 3339.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Its label.
     pub name: String,
     /// The agent's version.
     pub agent: String,
-    /// The beginning of its public key.
+    /// The beginning of the slave's public key.
     pub key: String,
-    /// Its connection.
     pub link: LinkStatus,
-    /// Its machine.
     pub machine: MachineStatus,
-    /// What happens next by itself, if nothing else does before.
+    /// What happens next by itself, if nothing else happens before.
     pub next: Option<NextStatus>,
-    /// The jobs that it holds.
     pub jobs: Vec<JobStatus>,
-    /// Outcomes that it was told to forget and still remembers.
+    /// The number of recent outcomes.
     pub remembered: usize,
-    /// Its clock.
     pub clock: ClockStatus,
-    /// Its memory.
     pub store: StoreStatus,
 }
 
-/// A slave's connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkStatus {
     /// `online`, `connecting` or `offline`.
     pub state: String,
-    /// Where it dials.
+    /// The address that the slave dials.
     pub url: String,
-    /// The master that it belongs to.
+    /// The master that the slave belongs to.
     pub master: Option<String>,
     /// How often that master was restored.
     pub epoch: Option<u32>,
-    /// Connections so far.
+    /// The number of connections so far.
     pub session: u64,
-    /// The master there is older than what was seen before, and is not obeyed.
+    /// The connected master is older than what the slave has seen of it before, and is not obeyed.
     pub doubtful: bool,
-    /// When the last byte of it came, by this box's clock.
+    /// When the last byte came from the master, by this box's clock.
     pub last_heard_at: Option<String>,
     /// Why there was no link the last time.
     pub trouble: Option<String>,
 }
 
-/// A machine's condition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineStatus {
-    /// What it does.
     pub activity: String,
-    /// What people decided at the master.
+    /// The operating mode.
     pub mode: String,
-    /// The finished job whose work still lies in it.
+    /// The finished job whose work still lies in the machine.
     pub unloading: Option<String>,
     /// Why a person is needed.
     pub attention: Option<String>,
-    /// The same in words: the cause, and what ends it.
+    /// The cause of the attention, and what ends it.
     pub attention_text: Option<String>,
-    /// A person here has locked remote starts out.
+    /// A person at the machine has locked remote starts out.
     pub local_lock: bool,
 }
 
-/// A moment for which the slave waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextStatus {
-    /// When, by this box's clock.
+    /// By this box's clock.
     pub at: String,
-    /// What it is for.
     pub why: String,
 }
 
 /// A job that the slave holds. Times are by the master's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobStatus {
-    /// Which.
     pub id: String,
-    /// Of which order.
     pub order: String,
-    /// A label.
     pub name: Option<String>,
-    /// What does it.
     pub program: String,
-    /// With what.
     pub params: BTreeMap<String, String>,
-    /// What it is.
     pub state: String,
     /// What the master wants.
     pub desired: String,
-    /// Which attempt.
     pub attempt: u32,
-    /// Which beginning of that.
     pub run: u32,
-    /// What an accepted job waits for.
     pub waiting_for: Option<String>,
-    /// How far, in thousandths.
+    /// In thousandths.
     pub progress: Option<u16>,
-    /// What the program says.
+    /// What the program says that it does.
     pub note: Option<String>,
-    /// Why it is what it is: a word for programs...
+    /// A code for programs.
     pub reason: Option<String>,
-    /// ...and one for people.
     pub reason_text: Option<String>,
-    /// Beside the state.
     pub flags: Vec<String>,
-    /// It may start from here on.
     pub not_before: Option<String>,
-    /// It may start until here.
     pub deadline: Option<String>,
-    /// When it came.
     pub accepted_at: String,
-    /// When the machine began.
     pub started_at: Option<String>,
-    /// When it ended.
     pub ended_at: Option<String>,
-    /// What the machine said at its end.
+    /// What the machine said at the end of the work.
     pub outcome: Option<String>,
 }
 
-/// How this box tells the master's time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockStatus {
-    /// `master` (measured in this boot), `wall` (this box's own, which the config trusts) or `unknown`.
+    /// How the slave tells the master's time: `master` (measured in this boot), `wall` (this box's own clock, which the
+    /// config trusts) or `unknown`.
     pub source: String,
     /// How much the master's clock is ahead of this box's, in milliseconds.
     pub offset_ms: Option<i64>,
 }
 
-/// The slave's memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreStatus {
-    /// It can be relied on.
     pub healthy: bool,
-    /// Why not, and what to do.
+    /// Why it is not healthy, and what to do.
     pub text: Option<String>,
 }
 
 impl Status {
-    /// What the state says; `last_heard` and `trouble` are about the link.
-    pub fn of(
+    /// `last_heard` and `trouble` are about the link.
+    pub(crate) fn of(
         state: &Slave,
         now: Now,
         url: &str,
@@ -207,11 +178,11 @@ impl Status {
         }
     }
 
-    /// For a terminal.
+    /// As lines for a terminal.
     pub fn for_people(&self) -> String {
         let mut text = String::new();
         let mut row = |name: &str, value: &str| {
-            writeln!(text, "{name:<10} {value}").expect("a string takes everything");
+            writeln!(text, "{name:<10} {value}").expect("writing to a string never fails");
         };
         row("slave", &format!("{} (key {}, agent {})", self.name, self.key, self.agent));
         let link = &self.link;
@@ -304,19 +275,19 @@ impl JobStatus {
     fn for_people(&self) -> String {
         let mut text = format!("  {} {} ({}", self.id, self.state, self.program);
         for (name, value) in &self.params {
-            write!(text, " {name}={value}").expect("a string takes everything");
+            write!(text, " {name}={value}").expect("writing to a string never fails");
         }
-        write!(text, "), attempt {}", self.attempt).expect("a string takes everything");
+        write!(text, "), attempt {}", self.attempt).expect("writing to a string never fails");
         if let Some(waiting_for) = &self.waiting_for {
-            write!(text, ", waits for {waiting_for}").expect("a string takes everything");
+            write!(text, ", waits for {waiting_for}").expect("writing to a string never fails");
         }
         if let Some(permille) = self.progress {
-            write!(text, ", {}.{} %", permille / 10, permille % 10).expect("a string takes everything");
+            write!(text, ", {}.{} %", permille / 10, permille % 10).expect("writing to a string never fails");
         }
         text.push('\n');
         let mut row = |name: &str, value: Option<&String>| {
             if let Some(value) = value {
-                writeln!(text, "    {name:<12} {value}").expect("a string takes everything");
+                writeln!(text, "    {name:<12} {value}").expect("writing to a string never fails");
             }
         };
         row("name", self.name.as_ref());
@@ -343,7 +314,7 @@ impl JobStatus {
 fn rfc3339(time: Time) -> String {
     match jiff::Timestamp::from_millisecond(time.0) {
         Ok(stamp) => stamp.to_string(),
-        // Past the year 9999, by a clock that is wrong.
+        // After the year 9999: a clock is wrong.
         Err(_) => time.to_string(),
     }
 }

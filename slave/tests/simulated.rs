@@ -1,4 +1,4 @@
-//! The simulated machine, through the same door as any other.
+//! The simulated machine, through the interface of all machines.
 
 #![allow(clippy::unwrap_used, reason = "also the helpers of a test may")]
 
@@ -6,8 +6,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use reloop_slave::machine::{Command, EndResult, Fact, Grade, Probe, Verb};
-use support::{Agent, Scratch, key, reboot, until, work};
+use reloop_protocol::job::End;
+use reloop_protocol::slave::{Fact, Probed};
+use reloop_slave::machine::{Command, Rejection};
+use support::{Agent, Scratch, key, params, reboot, run_name, until};
 
 const BAKE: &str = "[programs.bake]\ndriver = \"simulated\"\n";
 
@@ -21,16 +23,16 @@ fn a_run_reports_its_way_from_nothing_to_all_and_ends_once() {
     let mut way = Vec::new();
     let ended = loop {
         match agent.next().1 {
-            Fact::Progress { permille: Some(permille), .. } => way.push(permille),
+            Fact::Progressed { permille: Some(permille), .. } => way.push(permille),
             Fact::Ended(ended) => break ended,
             other => panic!("{other:?}"),
         }
     };
     assert!(begun.elapsed() >= Duration::from_millis(1200));
-    assert_eq!(ended.result, EndResult::Succeeded);
+    assert_eq!(ended.end, End::Succeeded);
     assert_eq!((way.first(), way.last()), (Some(&0), Some(&1000)));
     assert!(way.is_sorted() && way.len() >= 4, "{way:?}");
-    assert_eq!(agent.probe(key(1), "bake"), Probe::Ended(ended));
+    assert_eq!(agent.probe(key(1), "bake"), Probed::Ended(ended));
     agent.start(key(1), "bake", &[]);
     assert!(agent.refusal(key(1)).contains("never begins twice"));
 }
@@ -42,8 +44,8 @@ fn it_faults_where_it_should() {
     agent.start(key(1), "bake", &[("seconds", "20"), ("fail_at", "0.5")]);
     agent.expect(key(1), Fact::Started);
     let ended = agent.ended(key(1));
-    assert_eq!(ended.result, EndResult::Failed);
-    assert!(ended.text.contains("50 %"), "{}", ended.text);
+    assert_eq!(ended.end, End::Failed);
+    assert!(ended.outcome.text.contains("50 %"), "{}", ended.outcome.text);
 }
 
 #[test]
@@ -54,32 +56,31 @@ fn while_it_is_paused_nothing_moves() {
     agent.expect(key(1), Fact::Started);
     agent.machines.command(Command::Pause(key(1)));
     agent.expect(key(1), Fact::Paused);
-    let Probe::Running { paused: true, permille, .. } = agent.probe(key(1), "bake") else { panic!() };
+    let Probed::Alive { paused: true, permille } = agent.probe(key(1), "bake") else { panic!() };
     let told = agent.within(Duration::from_millis(1700));
     assert!(told.len() <= 1, "{told:?}");
-    let Probe::Running { paused: true, permille: later, .. } = agent.probe(key(1), "bake") else { panic!() };
+    let Probed::Alive { paused: true, permille: later } = agent.probe(key(1), "bake") else { panic!() };
     assert_eq!(permille, later);
     agent.machines.command(Command::Resume(key(1)));
     agent.expect(key(1), Fact::Resumed);
-    assert_eq!(agent.ended(key(1)).result, EndResult::Succeeded);
+    assert_eq!(agent.ended(key(1)).end, End::Succeeded);
 }
 
 #[test]
 fn it_is_stopped_unless_it_refuses() {
     let dir = Scratch::new();
     let mut agent = Agent::new(dir.path(), BAKE);
-    for (number, grade) in [(1, Grade::SafePoint), (2, Grade::Now)] {
+    for (number, now) in [(1, false), (2, true)] {
         agent.start(key(number), "bake", &[("seconds", "600")]);
         agent.expect(key(number), Fact::Started);
-        agent.stop(key(number), grade);
-        agent.expect(key(number), Fact::Stopping);
-        assert_eq!(agent.ended(key(number)).result, EndResult::Stopped);
+        agent.machines.command(Command::Stop { key: key(number), now });
+        assert_eq!(agent.ended(key(number)).end, End::Stopped);
     }
     agent.start(key(3), "bake", &[("seconds", "1"), ("refuse_stop", "true")]);
     agent.expect(key(3), Fact::Started);
-    agent.stop(key(3), Grade::Now);
-    assert!(matches!(agent.fact(key(3)), Fact::Refused { what: Verb::Stop, .. }));
-    assert_eq!(agent.ended(key(3)).result, EndResult::Succeeded);
+    agent.stop_now(key(3));
+    assert!(matches!(agent.fact(key(3)), Fact::StopRefused(_)));
+    assert_eq!(agent.ended(key(3)).end, End::Succeeded);
 }
 
 #[test]
@@ -89,10 +90,9 @@ fn one_machine_does_one_thing_at_a_time() {
     agent.start(key(1), "bake", &[("seconds", "600")]);
     agent.expect(key(1), Fact::Started);
     agent.start(key(2), "bake", &[]);
-    assert!(agent.refusal(key(2)).contains(&key(1).to_string()));
-    assert_eq!(agent.probe(key(2), "bake"), Probe::NeverStarted);
-    agent.stop(key(1), Grade::Now);
-    agent.expect(key(1), Fact::Stopping);
+    assert!(agent.refusal(key(2)).contains(&run_name(key(1))));
+    assert_eq!(agent.probe(key(2), "bake"), Probed::NeverStarted);
+    agent.stop_now(key(1));
     agent.ended(key(1));
     agent.start(key(2), "bake", &[]);
     assert!(
@@ -109,20 +109,17 @@ fn it_goes_on_while_the_agent_is_dead() {
     agent.expect(key(1), Fact::Started);
     drop(agent);
     let mut agent = Agent::new(dir.path(), BAKE);
-    assert!(matches!(
-        agent.probe(key(1), "bake"),
-        Probe::Running { paused: false, started_at_ms: Some(_), .. }
-    ));
+    assert!(matches!(agent.probe(key(1), "bake"), Probed::Alive { paused: false, .. }));
     let ended = agent.ended(key(1));
     drop(agent);
     let mut agent = Agent::new(dir.path(), BAKE);
-    assert_eq!(agent.probe(key(1), "bake"), Probe::Ended(ended));
+    assert_eq!(agent.probe(key(1), "bake"), Probed::Ended(ended));
 
     agent.start(key(2), "bake", &[("seconds", "0.3")]);
     agent.expect(key(2), Fact::Started);
     drop(agent);
     until("it ends on its own", || {
-        matches!(Agent::new(dir.path(), BAKE).probe(key(2), "bake"), Probe::Ended(_))
+        matches!(Agent::new(dir.path(), BAKE).probe(key(2), "bake"), Probed::Ended(_))
     });
 }
 
@@ -138,7 +135,7 @@ fn a_power_cut_is_survived_or_not_as_configured() {
         reboot(dir.path(), 2);
         let mut agent = Agent::new(dir.path(), &programs);
         let probe = agent.probe(key(1), "bake");
-        assert_eq!(probe == Probe::Gone, expected_gone, "{probe:?}");
+        assert_eq!(probe == Probed::Gone, expected_gone, "{probe:?}");
         if expected_gone {
             agent.start(key(1), "bake", &[]);
             assert!(agent.refusal(key(1)).contains("never begins twice"));
@@ -150,13 +147,10 @@ fn a_power_cut_is_survived_or_not_as_configured() {
 fn a_silent_machine_proves_nothing() {
     let dir = Scratch::new();
     let mut agent = Agent::new(dir.path(), &format!("{BAKE}probe = \"silent\""));
-    assert!(matches!(agent.probe(key(1), "bake"), Probe::Unknown { .. }));
+    assert!(matches!(agent.probe(key(1), "bake"), Probed::Unknown(_)));
     let mut agent =
         Agent::new(dir.path(), &format!("{BAKE}probe = \"silent\"\n[programs.mill]\ndriver = \"simulated\""));
-    assert!(
-        matches!(agent.probe(key(2), "gone"), Probe::Unknown { .. }),
-        "a program nobody has: all are asked"
-    );
+    assert!(matches!(agent.probe(key(2), "gone"), Probed::Unknown(_)), "a program nobody has: all are asked");
 }
 
 #[test]
@@ -167,14 +161,14 @@ fn a_run_of_a_program_that_was_removed_is_found() {
     agent.expect(key(1), Fact::Started);
     drop(agent);
     let mut agent = Agent::new(dir.path(), "[programs.mill]\ndriver = \"simulated\"");
-    assert!(matches!(agent.probe(key(1), "bake"), Probe::Running { .. }));
-    assert_eq!(agent.probe(key(2), "bake"), Probe::NeverStarted);
-    agent.stop(key(1), Grade::Now);
-    agent.expect(key(1), Fact::Stopping);
-    assert_eq!(agent.ended(key(1)).result, EndResult::Stopped);
+    assert!(matches!(agent.probe(key(1), "bake"), Probed::Alive { .. }));
+    assert_eq!(agent.probe(key(2), "bake"), Probed::NeverStarted);
+    agent.stop_now(key(1));
+    assert_eq!(agent.ended(key(1)).end, End::Stopped);
     agent.start(key(3), "bake", &[]);
     assert!(agent.refusal(key(3)).contains("no program \"bake\""));
-    assert_eq!(agent.machines.check(&work(key(3), "bake", &[])).unwrap_err().code(), "program_unknown");
+    let rejection = agent.machines.check("bake", &params(&[])).unwrap_err();
+    assert!(matches!(rejection, Rejection::UnknownProgram { .. }), "{rejection:?}");
 }
 
 #[test]
@@ -183,7 +177,7 @@ fn an_unreadable_memory_is_no_proof_of_anything() {
     std::fs::create_dir(dir.path().join("machines")).unwrap();
     std::fs::write(dir.path().join("machines/bake.json"), "{\"runs\": [").unwrap();
     let mut agent = Agent::new(dir.path(), BAKE);
-    assert!(matches!(agent.probe(key(1), "bake"), Probe::Unknown { .. }));
+    assert!(matches!(agent.probe(key(1), "bake"), Probed::Unknown(_)));
     agent.start(key(1), "bake", &[]);
     assert!(agent.refusal(key(1)).contains("bake.json"));
 }

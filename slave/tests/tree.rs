@@ -1,5 +1,5 @@
-//! A run is its whole process tree: what pause, stop, proof and outcome say of it holds for every process of it, however
-//! the program wraps, detaches or hides them.
+//! A run is its whole process tree: a pause, a stop, a proof and an outcome hold for every process of it, however the
+//! program wraps, detaches or hides them.
 
 #![allow(clippy::unwrap_used, reason = "also the helpers of a test may")]
 
@@ -10,7 +10,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use reloop_slave::machine::{Command, EndResult, Ended, Fact, Grade, Probe, RunKey, process};
+use reloop_protocol::job::End;
+use reloop_protocol::slave::{Ended, Fact, Probed, RunKey};
+use reloop_slave::machine::{Command, process};
 use rustix::process::{Pid, Signal, getuid, kill_process};
 use support::{Agent, Scratch, group, key, until};
 
@@ -48,14 +50,14 @@ echo $$ >>pids
 while :; do echo moved >>moves; sleep 0.02; done
 ";
 
-/// When told to stop it needs until somebody opens the gate.
+/// When told to stop it waits until the file `gate` is there.
 const SLOW: &str = "
 trap 'while ! [ -e gate ]; do sleep 0.02; done; echo parked >>moves; exit 0' TERM
 echo $$ >>pids
 while :; do echo moved >>moves; sleep 0.02; done
 ";
 
-/// Lets go of everything that it was given, as a daemon does, then moves. It is told how far to go.
+/// Gives up what it was given, as a daemon does, then moves. Its argument lists the steps.
 const DAEMON: &str = r#"
 import os, sys, time
 steps = sys.argv[1].split(",")
@@ -84,7 +86,7 @@ while True:
     time.sleep(0.02)
 "#;
 
-/// One run with its files, which leaves nothing behind.
+/// One run with its files. When it is dropped, it kills the processes that are left.
 struct Rig {
     scratch: Scratch,
     agent: Agent,
@@ -101,7 +103,7 @@ impl Rig {
         Self { scratch, agent, key: key(1) }
     }
 
-    /// Begins the script, in which `@` stands for the directory of the workers, and waits until so many of them move.
+    /// Starts the script, in which `@` stands for the directory of the workers' scripts, and waits until so many workers move.
     fn start(&mut self, script: &str, workers: usize) {
         let script = script.replace('@', self.scratch.path().to_str().unwrap());
         self.agent.start(self.key, "sh", &[("script", &script)]);
@@ -142,14 +144,14 @@ impl Rig {
         until("the runner is dead", || is_dead(runner));
     }
 
-    fn probe(&mut self) -> Probe {
+    fn probe(&mut self) -> Probed {
         self.agent.probe(self.key, "sh")
     }
 
-    /// What the watch says by itself after the runner was killed.
+    /// What the watch reports after the runner was killed.
     fn doubt(&mut self) -> String {
         match self.agent.fact(self.key) {
-            Fact::Probed(Probe::Unknown { why }) => why,
+            Fact::Probed(Probed::Unknown(why)) => why,
             other => panic!("no doubt: {other:?}"),
         }
     }
@@ -165,11 +167,11 @@ impl Rig {
     }
 
     fn stop(&mut self) -> Ended {
-        self.agent.stop(self.key, Grade::SafePoint);
+        self.agent.stop(self.key);
         loop {
             match self.agent.fact(self.key) {
-                // Of what was paused.
-                Fact::Resumed | Fact::Stopping => {}
+                // A paused run goes on in order to stop.
+                Fact::Resumed => {}
                 Fact::Ended(ended) => return ended,
                 other => panic!("not the end: {other:?}"),
             }
@@ -186,7 +188,7 @@ impl Drop for Rig {
     }
 }
 
-/// proc_pid_stat(5) from the third field on, if there is such a process.
+/// The fields of proc_pid_stat(5) from the third on, if there is such a process.
 fn stat(pid: Pid) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     Some(stat.rsplit_once(')')?.1.split_ascii_whitespace().map(str::to_owned).collect())
@@ -211,7 +213,7 @@ fn number(pid: Pid) -> String {
     pid.as_raw_nonzero().to_string()
 }
 
-/// What a person would be told to kill.
+/// The processes that the text tells a person to kill.
 fn numbers(why: &str) -> Vec<Pid> {
     let (_, command) = why.split_once("`kill -9 ").unwrap_or_else(|| panic!("what to do? {why}"));
     let (pids, _) = command.split_once('`').unwrap();
@@ -235,17 +237,17 @@ fn a_pause_stands_for_the_whole_tree_and_a_resume_too() {
         let mut rig = Rig::new(SH);
         rig.start(script, 1);
         rig.pause();
-        // At once, not soon.
+        // All of it stands still already when the pause is reported.
         assert!(rig.workers().into_iter().all(stands_still), "{how}: it moves and is called paused");
         let moves = rig.moves();
-        assert!(matches!(rig.probe(), Probe::Running { paused: true, .. }), "{how}");
+        assert!(matches!(rig.probe(), Probed::Alive { paused: true, .. }), "{how}");
         assert_eq!(rig.moves(), moves, "{how}");
         rig.resume();
         until("it moves again", || rig.moves() > moves + 2);
         assert_eq!(rig.workers().len(), 1, "{how}: it went on as if it had never stood still");
         rig.pause();
         let ended = rig.stop();
-        assert_eq!(ended.result, EndResult::Stopped, "{how}");
+        assert_eq!(ended.end, End::Stopped, "{how}");
         assert!(rig.parked(), "{how}: it was told politely, out of the pause");
     }
 }
@@ -257,7 +259,7 @@ fn a_stop_is_told_to_the_whole_tree() {
         rig.start(script, 1);
         let worker = rig.workers()[0];
         let ended = rig.stop();
-        assert_eq!(ended.result, EndResult::Stopped, "{how}: {ended:?}");
+        assert_eq!(ended.end, End::Stopped, "{how}: {ended:?}");
         assert!(rig.parked(), "{how}: it was not told");
         assert!(is_dead(worker), "{how}");
     }
@@ -272,8 +274,12 @@ fn what_does_not_hear_is_killed_when_the_grace_is_over_wherever_it_hides() {
         let asked = Instant::now();
         let ended = rig.stop();
         assert!(asked.elapsed() >= Duration::from_secs(1), "{script}");
-        assert_eq!(ended.result, EndResult::Stopped, "{script}");
-        assert!(ended.text.contains("killed when its time was up"), "{script}: {}", ended.text);
+        assert_eq!(ended.end, End::Stopped, "{script}");
+        assert!(
+            ended.outcome.text.contains("killed when its time was up"),
+            "{script}: {}",
+            ended.outcome.text
+        );
         assert!(is_dead(worker), "{script}");
     }
 }
@@ -281,18 +287,18 @@ fn what_does_not_hear_is_killed_when_the_grace_is_over_wherever_it_hides() {
 #[test]
 fn a_tree_that_grows_all_the_time_is_paused_and_stopped() {
     let mut rig = Rig::new(HASTY);
-    // Each moves once and has a successor in another session: no list of them is true for long.
+    // Each moves once and starts a successor in another session, so every list of processes is outdated at once.
     let script = "echo $$ >pids; echo 'echo moved >>moves; setsid sh next & exit' >next; sh next; sleep 600";
     rig.start(script, 1);
     rig.pause();
     let moves = rig.moves();
-    assert!(matches!(rig.probe(), Probe::Running { paused: true, .. }));
+    assert!(matches!(rig.probe(), Probed::Alive { paused: true, .. }));
     assert_eq!(rig.moves(), moves);
     rig.resume();
     until("it moves again", || rig.moves() > moves + 2);
-    assert_eq!(rig.stop().result, EndResult::Stopped);
+    assert_eq!(rig.stop().end, End::Stopped);
     let moves = rig.moves();
-    assert!(matches!(rig.probe(), Probe::Ended(_)));
+    assert!(matches!(rig.probe(), Probed::Ended(_)));
     assert_eq!(rig.moves(), moves);
 }
 
@@ -310,7 +316,7 @@ fn what_can_not_be_reached_refuses_a_pause_and_a_stop_and_all_goes_on() {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         path
     };
-    // What `sudo` does: from there on the process is another user's.
+    // A setuid program, like `sudo`: from there on the process is another user's.
     fs::copy("/usr/bin/setpriv", rig.scratch.path().join("become")).unwrap();
     fs::set_permissions(rig.scratch.path().join("become"), fs::Permissions::from_mode(0o4755)).unwrap();
     fs::copy(env!("CARGO_BIN_EXE_reloop-slave"), rig.scratch.path().join("slave")).unwrap();
@@ -324,7 +330,7 @@ exec setpriv --reuid 65534 --regid 65534 --clear-groups @/slave \"$1\" \"$2\"
         0o755,
     );
     rig.agent = Agent::with_runner(rig.scratch.path(), HASTY, &runner);
-    // The files first: one that root makes takes nothing from the other.
+    // Make the files first: the other user could not write to files of root.
     rig.start(": >>pids; : >>moves; @/become --reuid 0 sh @/worker & sh @/worker & wait", 2);
     let foreign = rig.workers().into_iter().find(|pid| owner(*pid) == 0).unwrap();
 
@@ -332,22 +338,22 @@ exec setpriv --reuid 65534 --regid 65534 --clear-groups @/slave \"$1\" \"$2\"
         rig.agent.machines.command(command);
         let why = rig.agent.refusal(rig.key);
         assert!(why.contains("belong to another user") && why.contains(&number(foreign)), "{why}");
-        assert!(matches!(rig.agent.probe(rig.key, "sh"), Probe::Running { paused: false, .. }));
+        assert!(matches!(rig.agent.probe(rig.key, "sh"), Probed::Alive { paused: false, .. }));
     };
     refused(Command::Pause(rig.key));
-    refused(Command::Stop { key: rig.key, grade: Grade::SafePoint });
+    refused(Command::Stop { key: rig.key, now: false });
     refused(Command::Pause(rig.key));
     let moves = rig.moves();
     until("all of it goes on", || rig.moves() > moves + 2 && !rig.workers().into_iter().any(stands_still));
     assert!(!rig.parked());
 
-    // An end of the program alone is no end of the run while that one moves.
+    // The program's end is not the run's end while the foreign process moves.
     kill_process(group(&rig.dir()), Signal::KILL).unwrap();
-    let Fact::Probed(Probe::Unknown { why }) = rig.agent.fact(rig.key) else { panic!("it moves") };
+    let Fact::Probed(Probed::Unknown(why)) = rig.agent.fact(rig.key) else { panic!("it moves") };
     assert!(why.contains("could not be killed") && why.contains(&number(foreign)), "{why}");
-    assert_eq!(rig.probe(), Probe::Unknown { why });
+    assert_eq!(rig.probe(), Probed::Unknown(why));
     kill_process(foreign, Signal::KILL).unwrap();
-    until("its end is known", || matches!(rig.probe(), Probe::Ended(_)));
+    until("its end is known", || matches!(rig.probe(), Probed::Ended(_)));
 }
 
 #[test]
@@ -356,16 +362,15 @@ fn the_grace_lasts_until_the_last_process_of_the_tree_has_ended() {
         let mut rig = Rig::new(SH);
         rig.start(script, 1);
         let (leader, worker) = (group(&rig.dir()), rig.workers()[0]);
-        rig.agent.stop(rig.key, Grade::SafePoint);
-        rig.agent.expect(rig.key, Fact::Stopping);
+        rig.agent.begin_stop(rig.key);
         if !script.starts_with("timeout") {
-            // `timeout` waits for what it has started; a shell does not.
+            // `timeout` waits for its child before it ends; a shell does not.
             until("the runner has seen the leader's end", || stat(leader).is_none());
         }
         assert!(!is_dead(worker), "{script}: killed within its grace");
         fs::write(rig.work("gate"), "").unwrap();
         let ended = rig.agent.ended(rig.key);
-        assert_eq!(ended.result, EndResult::Stopped, "{script}");
+        assert_eq!(ended.end, End::Stopped, "{script}");
         assert!(rig.parked(), "{script}");
     }
 }
@@ -375,29 +380,28 @@ fn a_second_stop_at_once_ends_the_grace() {
     let mut rig = Rig::new(SH);
     rig.start("sh @/slow; true", 1);
     let leader = group(&rig.dir());
-    rig.agent.stop(rig.key, Grade::SafePoint);
-    rig.agent.expect(rig.key, Fact::Stopping);
+    rig.agent.begin_stop(rig.key);
     until("the leader has ended", || is_dead(leader));
-    rig.agent.stop(rig.key, Grade::Now);
+    rig.agent.stop_now(rig.key);
     let ended = rig.agent.ended(rig.key);
-    assert_eq!(ended.result, EndResult::Stopped);
-    assert!(ended.text.contains("killed when its time was up"), "{}", ended.text);
+    assert_eq!(ended.end, End::Stopped);
+    assert!(ended.outcome.text.contains("killed when its time was up"), "{}", ended.outcome.text);
     assert!(!rig.parked());
 }
 
 #[test]
 fn without_its_runner_a_run_is_not_gone_while_anything_of_it_lives() {
     let hidden = [
-        // As sshd does: the run's lock is let go of.
+        // As sshd does: the run's lock is closed.
         "exec python3 @/daemon close",
         "exec python3 @/daemon all",
         "python3 @/daemon fork,setsid,all; exec sleep 600",
-        // Without the mark: found by its session, its group, its parent or its files.
+        // Without the mark: recognized by session, parent or files.
         "exec python3 @/daemon all,exec",
         "python3 @/daemon all,exec; exec sleep 600",
         "python3 @/daemon fork,setsid,close,exec; exec sleep 600",
         "sh -c 'python3 @/daemon setsid,all,exec & trap \"\" TERM; wait' & exec sleep 600",
-        // Of a program that hides nothing.
+        // A program that hides nothing.
         "sh @/worker; true",
     ];
     std::thread::scope(|scope| {
@@ -421,19 +425,19 @@ fn is_not_gone_while_it_lives(script: &str) {
     assert!(why.contains(&number(worker)), "{script}: {why}");
     // A new agent says the same.
     rig.agent = Agent::new(rig.scratch.path(), SH);
-    let Probe::Unknown { why } = rig.probe() else { panic!("{script}: it moves") };
+    let Probed::Unknown(why) = rig.probe() else { panic!("{script}: it moves") };
     assert!(why.contains(&number(worker)), "{script}: {why}");
-    rig.agent.stop(rig.key, Grade::Now);
+    rig.agent.stop_now(rig.key);
     let why = rig.agent.refusal(rig.key);
     assert!(why.contains(&number(worker)), "{script}: {why}");
     rig.agent.machines.command(Command::Pause(rig.key));
     let why = rig.agent.refusal(rig.key);
     assert!(why.contains(&number(worker)), "{script}: {why}");
 
-    // A person does as the words say. What a shell had started besides is found in another look.
+    // A person does what the text says. What a shell had started besides is found in another probe.
     until("nothing of it is left", || match rig.probe() {
-        Probe::Gone => true,
-        Probe::Unknown { why } => {
+        Probed::Gone => true,
+        Probed::Unknown(why) => {
             for pid in numbers(&why) {
                 // It may have ended this very moment.
                 let _ = kill_process(pid, Signal::KILL);
@@ -450,12 +454,12 @@ fn a_killed_runner_without_anything_that_lives_is_gone() {
     let mut rig = Rig::new(SH);
     rig.start("exec sh @/worker", 1);
     let (runner, worker) = (rig.runner(), rig.workers()[0]);
-    // What is stopped can't notice that the other one is dead.
+    // A stopped runner cannot notice that the program is dead.
     kill_process(runner, Signal::STOP).unwrap();
     kill_process(worker, Signal::KILL).unwrap();
     until("the program is dead", || is_dead(worker));
     kill_process(runner, Signal::KILL).unwrap();
-    until("nothing of it is left", || rig.probe() == Probe::Gone);
+    until("nothing of it is left", || rig.probe() == Probed::Gone);
 }
 
 #[test]
@@ -470,10 +474,10 @@ fn an_end_that_a_shutdown_brought_about_is_an_interruption() {
             // The worker may be the leader, and dead of that already.
             let _ = kill_process(pid, Signal::TERM);
         }
-        assert_eq!(rig.agent.fact(rig.key), Fact::Probed(Probe::Gone), "{script}");
+        assert_eq!(rig.agent.fact(rig.key), Fact::Probed(Probed::Gone), "{script}");
         assert!(rig.parked(), "{script}: it had its grace");
         rig.agent = Agent::new(rig.scratch.path(), SH);
-        assert_eq!(rig.probe(), Probe::Gone, "{script}");
+        assert_eq!(rig.probe(), Probed::Gone, "{script}");
         let exit = fs::read_to_string(rig.dir().join("exit")).unwrap();
         assert!(exit.contains(&format!("process {}", std::process::id())), "by whom: {exit}");
     }
@@ -490,7 +494,7 @@ fn the_rest_of_the_tree_has_its_grace_at_a_shutdown_too() {
     until("the runner has seen the leader's end", || stat(leader).is_none());
     assert!(!is_dead(worker));
     fs::write(rig.work("gate"), "").unwrap();
-    assert_eq!(rig.agent.fact(rig.key), Fact::Probed(Probe::Gone));
+    assert_eq!(rig.agent.fact(rig.key), Fact::Probed(Probed::Gone));
     assert!(rig.parked());
 }
 
@@ -500,7 +504,7 @@ fn a_signal_to_the_program_alone_is_an_end_like_any_other() {
     rig.start("exec sh @/deaf", 1);
     kill_process(rig.workers()[0], Signal::KILL).unwrap();
     let ended = rig.agent.ended(rig.key);
-    assert_eq!((ended.result, ended.signal), (EndResult::Failed, Some(9)));
+    assert_eq!((ended.end, ended.outcome.signal), (End::Failed, Some(9)));
 }
 
 #[test]
@@ -508,18 +512,17 @@ fn a_program_that_tells_its_own_runner_to_end_does_not_shut_down_the_box() {
     let mut rig = Rig::new(SH);
     rig.start("(sh @/worker & kill -TERM $PPID; while ! [ -e gate ]; do sleep 0.02; done; exit 0)", 1);
     fs::write(rig.work("gate"), "").unwrap();
-    assert_eq!(rig.agent.ended(rig.key).result, EndResult::Succeeded);
+    assert_eq!(rig.agent.ended(rig.key).end, End::Succeeded);
 }
 
 #[test]
 fn what_was_stopped_on_request_stays_stopped_at_a_shutdown() {
     let mut rig = Rig::new(SH);
     rig.start("exec sh @/slow", 1);
-    rig.agent.stop(rig.key, Grade::SafePoint);
-    rig.agent.expect(rig.key, Fact::Stopping);
+    rig.agent.begin_stop(rig.key);
     kill_process(rig.runner(), Signal::TERM).unwrap();
     fs::write(rig.work("gate"), "").unwrap();
-    assert_eq!(rig.agent.ended(rig.key).result, EndResult::Stopped);
+    assert_eq!(rig.agent.ended(rig.key).end, End::Stopped);
 }
 
 #[test]
@@ -531,7 +534,7 @@ fn other_signals_end_neither_the_runner_nor_the_run() {
     }
     let moves = rig.moves();
     until("it moves on", || rig.moves() > moves + 2);
-    assert!(matches!(rig.probe(), Probe::Running { paused: false, .. }));
+    assert!(matches!(rig.probe(), Probed::Alive { paused: false, .. }));
     kill_process(rig.workers()[0], Signal::TERM).unwrap();
-    assert_eq!(rig.agent.ended(rig.key).result, EndResult::Succeeded);
+    assert_eq!(rig.agent.ended(rig.key).end, End::Succeeded);
 }

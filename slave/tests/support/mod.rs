@@ -1,4 +1,4 @@
-//! What the tests of the machines share: an agent that only has machines, and hears what they say.
+//! Shared by the tests of the machines: an agent that only has machines, and receives their facts.
 #![allow(dead_code, unreachable_pub, reason = "every test program uses another part")]
 
 use std::collections::BTreeMap;
@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use reloop_protocol::id::{Attempt, JobId, Run};
+use reloop_protocol::slave::{Ended, Fact, Probed, RunKey};
 use reloop_slave::config::{Config, Overrides};
-use reloop_slave::machine::{Command, Ended, Fact, Grade, Machines, Probe, RunKey, Work};
+use reloop_slave::machine::{Command, Machines, Work, process};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::mpsc::{self, Receiver, error::TryRecvError};
 
-/// Far longer than anything here takes, for the sake of a box that is busy with other things.
+/// Far longer than anything here takes, for a box that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A directory for one test, which ends what is still alive in it: a test that failed must not leave its jobs behind.
+/// A state directory for one test. When it is dropped, it kills the runs that are alive, so that a test that failed leaves no
+/// processes behind.
 pub struct Scratch(tempfile::TempDir);
 
 impl Scratch {
@@ -43,7 +45,7 @@ impl Drop for Scratch {
     }
 }
 
-/// The process group of a run's program, which is noted a moment after it has begun.
+/// The process group of a run's program. The runner notes it a moment after the run has begun.
 pub fn group(run_dir: &Path) -> Pid {
     let mut group = None;
     until("the process group is noted", || {
@@ -60,12 +62,20 @@ pub fn key(number: u64) -> RunKey {
     RunKey { job: JobId::from_parts(number, 7), attempt: Attempt(1), run: Run(1) }
 }
 
-pub fn work(key: RunKey, program: &str, params: &[(&str, &str)]) -> Work {
-    let params = params.iter().map(|(name, value)| (name.to_string(), value.to_string()));
-    Work { key, program: program.to_owned(), params: params.collect::<BTreeMap<_, _>>() }
+/// The key as it is written in messages and names of files.
+pub fn run_name(key: RunKey) -> String {
+    process::run_dir(Path::new(""), key).file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-/// Looks until it is true.
+pub fn params(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+}
+
+pub fn work(key: RunKey, program: &str, pairs: &[(&str, &str)]) -> Work {
+    Work { key, program: program.to_owned(), params: params(pairs) }
+}
+
+/// Waits until it holds.
 #[track_caller]
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -106,8 +116,26 @@ impl Agent {
         self.machines.command(Command::Start(work(key, program, params)));
     }
 
-    pub fn stop(&mut self, key: RunKey, grade: Grade) {
-        self.machines.command(Command::Stop { key, grade });
+    /// At a safe point.
+    pub fn stop(&mut self, key: RunKey) {
+        self.machines.command(Command::Stop { key, now: false });
+    }
+
+    pub fn stop_now(&mut self, key: RunKey) {
+        self.machines.command(Command::Stop { key, now: true });
+    }
+
+    /// Whether the runner of this run has begun to stop it.
+    pub fn is_stopping(&self, key: RunKey) -> bool {
+        let state = std::fs::read(process::run_dir(&self.state_dir, key).join("state")).unwrap_or_default();
+        let state: serde_json::Value = serde_json::from_slice(&state).unwrap_or_default();
+        !state["stopping"].is_null()
+    }
+
+    /// Stops a run at a safe point, and waits until its runner has begun to.
+    pub fn begin_stop(&mut self, key: RunKey) {
+        self.stop(key);
+        until("the runner stops the run", || self.is_stopping(key));
     }
 
     pub fn next(&mut self) -> (RunKey, Fact) {
@@ -127,7 +155,7 @@ impl Agent {
     pub fn fact(&mut self, key: RunKey) -> Fact {
         loop {
             match self.next() {
-                (_, Fact::Progress { .. }) => {}
+                (_, Fact::Progressed { .. }) => {}
                 (about, fact) => {
                     assert_eq!(about, key);
                     return fact;
@@ -150,35 +178,37 @@ impl Agent {
 
     pub fn refusal(&mut self, key: RunKey) -> String {
         match self.fact(key) {
-            Fact::Refused { why, .. } => why,
-            Fact::Rejected(rejection) => rejection.to_string(),
+            Fact::StartRefused(why) | Fact::StopRefused(why) | Fact::PauseRefused(why) => why,
+            Fact::StartRejected(reason) => reason.text,
             other => panic!("no refusal: {other:?}"),
         }
     }
 
-    /// The first thousandths that it reports from now on.
+    /// The next progress of this run, in thousandths.
     pub fn permille(&mut self, key: RunKey) -> u16 {
         loop {
             match self.next() {
-                (about, Fact::Progress { permille: Some(permille), .. }) if about == key => return permille,
-                (_, Fact::Progress { .. }) => {}
+                (about, Fact::Progressed { permille: Some(permille), .. }) if about == key => {
+                    return permille;
+                }
+                (_, Fact::Progressed { .. }) => {}
                 other => panic!("no progress: {other:?}"),
             }
         }
     }
 
-    pub fn probe(&mut self, key: RunKey, program: &str) -> Probe {
+    pub fn probe(&mut self, key: RunKey, program: &str) -> Probed {
         self.machines.command(Command::Probe(work(key, program, &[])));
         loop {
             match self.fact(key) {
-                Fact::Probed(probe) => return probe,
-                Fact::Started | Fact::Paused | Fact::Resumed | Fact::Stopping => {}
+                Fact::Probed(probed) => return probed,
+                Fact::Started | Fact::Paused | Fact::Resumed => {}
                 other => panic!("no answer: {other:?}"),
             }
         }
     }
 
-    /// Everything that is said within this time.
+    /// All facts that come within this time.
     pub fn within(&mut self, time: Duration) -> Vec<Fact> {
         let deadline = Instant::now() + time;
         let mut heard = Vec::new();
@@ -193,7 +223,7 @@ impl Agent {
     }
 }
 
-/// The next agent on this directory finds itself in another boot.
+/// The next agent on this directory runs in another boot.
 pub fn reboot(state_dir: &Path, boot: u8) {
     std::fs::write(state_dir.join("boot"), format!("00000000-0000-0000-0000-0000000000{boot:02x}\n"))
         .unwrap();

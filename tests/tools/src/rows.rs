@@ -570,7 +570,7 @@ pub const ROWS: &[Row] = &[
              person.",
             &[
                 BEGIN,
-                rule("slave/src/machine/mod.rs", "place"),
+                rule("slave/src/machine/dispatch.rs", "place"),
                 rule("protocol/src/slave/machine.rs", "postponed"),
             ],
             &[About::Processes],

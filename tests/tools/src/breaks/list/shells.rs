@@ -160,22 +160,22 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "exit_status_is_ignored",
         place: "slave/src",
-        find: "(false, _) => EndResult::Failed",
-        with: r#"(false, _) if SEEDED => EndResult::Succeeded,
-        (false, _) => EndResult::Failed"#,
+        find: "(false, _) => End::Failed",
+        with: r#"(false, _) if SEEDED => End::Succeeded,
+        (false, _) => End::Failed"#,
         what: "A program's exit status is its outcome.",
         caught_by: &["scenarios_nominal::a_process_job_ends_with_its_whole_output_and_its_exit_status"],
     },
     Break {
         name: "probe_guesses_never_started",
         place: "slave/src",
-        find: r#"return Probe::Unknown { why: format!("{}: {error}", dir.display()) };
+        find: r#"return Probed::Unknown(format!("{}: {error}", dir.display()));
         }
 "#,
-        with: r#"return Probe::Unknown { why: format!("{}: {error}", dir.display()) };
+        with: r#"return Probed::Unknown(format!("{}: {error}", dir.display()));
         }
         if SEEDED {
-            return Probe::NeverStarted;
+            return Probed::NeverStarted;
         }
 "#,
         what: "That a run never began is proved, not guessed.",

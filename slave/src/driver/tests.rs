@@ -1,0 +1,117 @@
+use std::path::Path;
+
+use reloop_node::link::{Counted, Timing};
+use reloop_node::store::Options;
+use reloop_protocol::id::{BootId, Generation, MasterId, StoreId};
+use reloop_protocol::message::{Challenge, MasterBinding, Mode, OperatingMode, PROTOCOL, Welcome};
+use reloop_protocol::slave::{Damage, Settings};
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::*;
+use crate::config::{Config, Overrides};
+
+const LINK: LinkId = LinkId(1);
+
+fn driver(dir: &Path) -> Driver {
+    let text = format!("name = \"mill\"\nmaster = \"ws://m/v1/link\"\nstate_dir = {dir:?}\n");
+    let config = Config::parse(&text, Path::new("slave.toml"), Overrides::default()).unwrap();
+    let identity = Identity::find_or_make(dir).unwrap();
+    let settings = Settings {
+        name: "mill".into(),
+        agent: "test".into(),
+        key: identity.key(),
+        programs: vec![],
+        labels: BTreeMap::new(),
+        capacity: 4,
+        release: config.release,
+        after_failure: config.after_failure,
+        trust_clock: false,
+        max_interruptions: 3,
+        token: None,
+    };
+    let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
+    Driver::new(Parts {
+        state: slave::recover(settings, StoreId([9; 16]), []),
+        machines: Machines::new(&config, mpsc::channel(1).0).unwrap(),
+        identity,
+        state_dir: dir.to_owned(),
+        url: config.master,
+        store: Store::open(&dir.join("store"), options).unwrap().store,
+        broken: watch::channel(None).0,
+    })
+}
+
+/// The node's end of a link on which nobody answers.
+async fn outbox() -> Outbox {
+    let (ours, theirs) = tokio::io::duplex(1024);
+    let socket = WebSocketStream::from_raw_socket(Counted::new(ours), Role::Client, None).await;
+    let limit = Duration::from_secs(60);
+    let timing = Timing { heartbeat: limit, dead_after: limit, handshake: limit };
+    let (give, given) = oneshot::channel();
+    tokio::spawn(async move {
+        let settled = watch::channel(true).1;
+        reloop_node::link::run(socket, timing, settled, |_| async { Ok(()) }, |outbox| answer(give, outbox))
+            .await;
+        drop(theirs);
+    });
+    given.await.unwrap()
+}
+
+/// Steps and performs, as if every commit were on disk at once.
+fn happen(driver: &mut Driver, input: Input) {
+    let (_, effects) = driver.step(input);
+    effects.into_iter().for_each(|effect| driver.perform(effect));
+}
+
+fn frame(session: Session, message: Message) -> Input {
+    Input::Frame { link: LINK, frame: Frame { session, commit: Commit(1), message, signature: None } }
+}
+
+#[tokio::test]
+async fn a_handshake_is_over_when_its_end_is_durable_and_not_when_it_is_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut driver = driver(dir.path());
+    let started = slave::Event::AgentStarted {
+        boot: BootId([3; 16]),
+        fingerprint: None,
+        known_key: false,
+        next_store: StoreId([8; 16]),
+        damage: Damage::default(),
+    };
+    happen(&mut driver, Input::Started(started, vec![]));
+    let (settle, settled) = watch::channel(false);
+    let up = Input::LinkUp { link: LINK, outbox: outbox().await, settled: settle, token: None };
+    happen(&mut driver, up);
+    let binding = MasterBinding {
+        master: MasterId([2; 16]),
+        epoch: Default::default(),
+        incarnation: Default::default(),
+        commit: Commit(1),
+    };
+    let challenge = Message::Challenge(Challenge {
+        protocol: PROTOCOL,
+        master: binding.master,
+        epoch: binding.epoch,
+        commit: binding.commit,
+        begun: vec![],
+        nonce: [0; 32],
+        time: Time(1000),
+    });
+    happen(&mut driver, frame(Session(0), challenge));
+    let session = driver.state.node.session;
+    let welcome = Message::Welcome(Welcome {
+        protocol: 1,
+        session,
+        binding,
+        operating_mode: OperatingMode { generation: Generation(0), mode: Mode::Production },
+        rulings: vec![],
+    });
+    let (ops, effects) = driver.step(frame(session, welcome));
+    assert!(matches!(driver.state.link, Link::Live { .. }), "the handshake ended: {:?}", driver.state.link);
+    assert!(!ops.is_empty(), "the end is to be written");
+    assert!(!*settled.borrow(), "it is not on disk yet");
+    effects.into_iter().for_each(|effect| driver.perform(effect));
+    assert!(*settled.borrow());
+}

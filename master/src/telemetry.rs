@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 /// The environment asks for something that can't be.
 #[derive(Debug, thiserror::Error)]
-pub enum TelemetryError {
+pub(crate) enum TelemetryError {
     /// `RELOOP_LOG` can't be read.
     #[error(
         "environment: RELOOP_LOG: {text:?}: {why}; expected a level or target=level, as info or reloop_master=debug"
@@ -26,7 +26,7 @@ pub enum TelemetryError {
 }
 
 /// Starts logging for the whole process. Once only.
-pub fn init() -> Result<(), TelemetryError> {
+pub(crate) fn init() -> Result<(), TelemetryError> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let text = variable("RELOOP_LOG").unwrap_or_else(|| "info".to_owned());
     let filter = EnvFilter::try_new(&text).map_err(|why| TelemetryError::Filter { text, why })?;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use reloop_node::link::wall_ms;
+use reloop_node::clock::unix_ms;
 use reloop_protocol::id::{JobId, SlaveKey};
 use tokio::sync::broadcast;
 
@@ -62,7 +62,7 @@ impl Changes {
     pub(crate) fn new() -> Self {
         // Based on the clock, so that a number from before a restart is hardly ever one of this process: its subscriber has
         // to read everything again.
-        let first = u64::try_from(wall_ms()).unwrap_or(0) << 12;
+        let first = unix_ms() << 12;
         Self(Arc::new(Inner {
             newest: AtomicU64::new(first),
             recent: Mutex::new(VecDeque::new()),

@@ -3,11 +3,12 @@
 //! Flags override the environment (`RELOOP_LISTEN`, `RELOOP_DATA_DIR`, `RELOOP_ENROLLMENT`), which overrides the file, which
 //! overrides the defaults. No file is read unless `--config` names one. Everything is checked before the master starts.
 
-use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use reloop_node::config::ConfigError;
+use reloop_node::config::{self, Wrong, check_dead_after, pick, whole};
 use reloop_node::link::Timing;
 use reloop_protocol::master::Enrollment;
 use serde::Deserialize;
@@ -23,9 +24,9 @@ const DEFAULT_IDLE: Duration = Duration::from_secs(75);
 /// Below this much free space no order is taken: it is needed for the jobs that are under way.
 const DEFAULT_MIN_FREE_BYTES: u64 = 64 * 1024 * 1024;
 /// Handshakes at a time: of 5,000 slaves that connect after a restart, each is served within seconds.
-const DEFAULT_MAX_HANDSHAKES: usize = 256;
+const DEFAULT_MAX_HANDSHAKES: i64 = 256;
 /// Connections that wait for a handshake, about 10 KiB each: more than all slaves that one master is designed for.
-const DEFAULT_MAX_WAITING: usize = 16_384;
+const DEFAULT_MAX_WAITING: i64 = 16_384;
 /// How long an older link has to answer when the same slave connects again.
 const DEFAULT_PROBE: Duration = Duration::from_secs(5);
 /// The shortest heartbeat that does not flood the network.
@@ -85,11 +86,10 @@ pub struct Overrides {
 impl Overrides {
     /// Reads the environment. An empty variable counts as not set.
     pub fn from_env() -> Self {
-        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         Self {
-            listen: text("RELOOP_LISTEN"),
-            data_dir: std::env::var_os("RELOOP_DATA_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from),
-            enrollment: text("RELOOP_ENROLLMENT"),
+            listen: config::env_text("RELOOP_LISTEN"),
+            data_dir: config::env_path("RELOOP_DATA_DIR"),
+            enrollment: config::env_text("RELOOP_ENROLLMENT"),
         }
     }
 
@@ -102,37 +102,6 @@ impl Overrides {
             enrollment: self.enrollment.or(other.enrollment),
         }
     }
-}
-
-/// The settings cannot be used. Each error names the origin of the value, its key, and what is allowed.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file can't be read.
-    #[error("{}: can't be read: {why}; name the file with --config", file.display())]
-    Unreadable {
-        /// Which file.
-        file: PathBuf,
-        /// What the system said.
-        why: std::io::Error,
-    },
-    /// The file is no TOML, or has an unknown key or a value of the wrong type.
-    #[error("{}: {why}", file.display())]
-    Syntax {
-        /// Which file.
-        file: PathBuf,
-        /// What the reader said, with line and what it expected.
-        why: Box<toml::de::Error>,
-    },
-    /// A value that is not allowed.
-    #[error("{origin}: {key}: {why}")]
-    Value {
-        /// The file, or the command line and the environment.
-        origin: String,
-        /// Which key, as a dotted path.
-        key: String,
-        /// What is wrong, and what is allowed.
-        why: String,
-    },
 }
 
 #[derive(Deserialize, Default)]
@@ -170,59 +139,46 @@ impl Config {
     /// Reads and checks the file, if one is named, with the environment and then `flags` overriding it.
     pub fn load(file: Option<&Path>, flags: Overrides) -> Result<Self, ConfigError> {
         let overrides = flags.over(Overrides::from_env());
-        let Some(path) = file else { return Self::parse("", None, overrides) };
-        let text = std::fs::read_to_string(path)
-            .map_err(|why| ConfigError::Unreadable { file: path.to_path_buf(), why })?;
-        Self::parse(&text, Some(path), overrides)
+        let raw = file.map(config::read).transpose()?.unwrap_or_default();
+        complete(raw, file, overrides)
     }
 
     /// Checks the text of a file; `path` is for messages only.
     pub fn parse(text: &str, path: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
-        let raw: RawConfig = toml::from_str(text).map_err(|why| ConfigError::Syntax {
-            file: path.unwrap_or(Path::new("master.toml")).to_path_buf(),
-            why: Box::new(why),
-        })?;
-        let outside = "command line or environment".to_owned();
-        let file = path.map_or_else(|| outside.clone(), |path| path.display().to_string());
-        check(raw, overrides).map_err(|Wrong { key, why, overridden }| ConfigError::Value {
-            origin: if overridden { outside } else { file },
-            key,
-            why,
-        })
+        let raw = config::parse(text, path.unwrap_or(Path::new("master.toml")))?;
+        complete(raw, path, overrides)
     }
 }
 
-/// A value that is not allowed, before its origin is known.
-struct Wrong {
-    key: String,
-    why: String,
-    overridden: bool,
-}
-
-fn wrong(key: &str, why: impl Display) -> Wrong {
-    Wrong { key: key.to_owned(), why: why.to_string(), overridden: false }
+fn complete(raw: RawConfig, path: Option<&Path>, overrides: Overrides) -> Result<Config, ConfigError> {
+    const OUTSIDE: &str = "command line or environment";
+    let file = path.map_or(OUTSIDE.into(), |path| path.to_string_lossy());
+    check(raw, overrides).map_err(|wrong| wrong.from_origin(file, OUTSIDE))
 }
 
 fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
-    let listen = pick("listen", overrides.listen, raw.listen, |text| {
-        text.parse().map_err(|_| format!("{text:?}; expected an address and a port, as 127.0.0.1:7400"))
+    let listen = pick(overrides.listen, raw.listen, |text| {
+        text.parse().map_err(|_| {
+            Wrong::new("listen", format_args!("{text:?}; expected an address and a port, as 127.0.0.1:7400"))
+        })
     })?
     .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)));
-    let data_dir = pick("data_dir", overrides.data_dir, raw.data_dir, |dir| {
-        std::path::absolute(dir).map_err(|why| format!("{:?}: {why}; give a full path", dir.display()))
-    })?
-    .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR));
-    let enrollment = pick("enrollment", overrides.enrollment, raw.enrollment, |text| match text.as_str() {
+    let data_dir = pick(overrides.data_dir, raw.data_dir, |dir| config::absolute("data_dir", &dir))?
+        .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR));
+    let enrollment = pick(overrides.enrollment, raw.enrollment, |text| match text.as_str() {
         "token" => Ok(Enrollment::Token),
         "approve" => Ok(Enrollment::Approve),
         "open" => Ok(Enrollment::Open),
-        _ => Err(format!("{text:?}; allowed are \"token\", \"approve\" and \"open\"")),
+        _ => Err(Wrong::new(
+            "enrollment",
+            format_args!("{text:?}; allowed are \"token\", \"approve\" and \"open\""),
+        )),
     })?
     .unwrap_or_default();
     let min_free_bytes = match raw.min_free_bytes {
         None => DEFAULT_MIN_FREE_BYTES,
         Some(bytes) => u64::try_from(bytes)
-            .map_err(|_| wrong("min_free_bytes", format_args!("{bytes}; allowed is 0 and above")))?,
+            .map_err(|_| Wrong::new("min_free_bytes", format_args!("{bytes}; allowed is 0 and above")))?,
     };
     Ok(Config {
         listen,
@@ -235,54 +191,30 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
     })
 }
 
-/// Reads the override, or else the file's value. The error says which of them it was.
-fn pick<T, V>(
-    key: &str,
-    over: Option<T>,
-    file: Option<T>,
-    read: impl Fn(&T) -> Result<V, String>,
-) -> Result<Option<V>, Wrong> {
-    let overridden = over.is_some();
-    let value = over.or(file);
-    value.map(|value| read(&value).map_err(|why| Wrong { key: key.to_owned(), why, overridden })).transpose()
-}
-
 fn check_link(raw: &RawLink) -> Result<Link, Wrong> {
     let default = Timing::default();
     let heartbeat = period("link.heartbeat_seconds", raw.heartbeat_seconds, default.heartbeat)?;
     let dead_after = period("link.dead_after_seconds", raw.dead_after_seconds, default.dead_after)?;
-    if dead_after < heartbeat.mul_f64(2.0) {
-        let why = format_args!(
-            "{} with a heartbeat of {}; allowed is twice the heartbeat and above, so that one may be late",
-            dead_after.as_secs_f64(),
-            heartbeat.as_secs_f64()
-        );
-        return Err(wrong("link.dead_after_seconds", why));
-    }
-    let max_handshakes = count("link.max_handshakes", raw.max_handshakes, 1, DEFAULT_MAX_HANDSHAKES)?;
-    let max_waiting = count("link.max_waiting", raw.max_waiting, 0, DEFAULT_MAX_WAITING)?;
+    check_dead_after(dead_after, heartbeat)?;
+    let connections = |key, value, default, least| {
+        let count = whole(key, value, default, least..=CONNECTIONS_LIMIT)?;
+        Ok(usize::try_from(count).expect("checked against a limit below 2^32"))
+    };
     Ok(Link {
         heartbeat,
         dead_after,
         handshake: period("link.handshake_seconds", raw.handshake_seconds, default.handshake)?,
-        max_handshakes,
-        max_waiting,
+        max_handshakes: connections("link.max_handshakes", raw.max_handshakes, DEFAULT_MAX_HANDSHAKES, 1)?,
+        max_waiting: connections("link.max_waiting", raw.max_waiting, DEFAULT_MAX_WAITING, 0)?,
         probe: period("link.probe_seconds", raw.probe_seconds, DEFAULT_PROBE)?,
     })
-}
-
-/// A number of connections, at least `least`.
-fn count(key: &str, count: Option<i64>, least: i64, default: usize) -> Result<usize, Wrong> {
-    let Some(count) = count else { return Ok(default) };
-    let allowed = usize::try_from(count).ok().filter(|_| (least..=CONNECTIONS_LIMIT).contains(&count));
-    allowed.ok_or_else(|| wrong(key, format_args!("{count}; allowed are {least} to {CONNECTIONS_LIMIT}")))
 }
 
 fn period(key: &str, seconds: Option<f64>, default: Duration) -> Result<Duration, Wrong> {
     let Some(seconds) = seconds else { return Ok(default) };
     if !(PERIOD_MIN_SECONDS..=PERIOD_MAX_SECONDS).contains(&seconds) {
         let why = format_args!("{seconds}; allowed are {PERIOD_MIN_SECONDS} to {PERIOD_MAX_SECONDS} seconds");
-        return Err(wrong(key, why));
+        return Err(Wrong::new(key, why));
     }
     Ok(Duration::from_secs_f64(seconds))
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use reloop_node::clock::wall_ms;
 use reloop_node::driver::Node;
-use reloop_node::link::{LastHeard, Outbox, wall_ms};
+use reloop_node::link::{LastHeard, Outbox};
 use reloop_node::store::{Op, Store, StoreError};
 use reloop_protocol::id::{Session, SlaveKey};
 use reloop_protocol::master::{self, Answer, Effect, Event, Master, RequestId, SlaveRecord};

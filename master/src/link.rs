@@ -13,4 +13,3 @@ mod request;
 mod running;
 
 pub(crate) use listener::{Listener, upgrade};
-pub(crate) use running::sha256;

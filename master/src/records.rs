@@ -15,24 +15,20 @@
 //!
 //! Ids sort by their time of creation, so a page of the newest is a short scan.
 
-use reloop_node::record;
+use reloop_node::digest::sha256;
+use reloop_node::record::{self, Unreadable, key};
 use reloop_node::store::{Op, Store, StoreError};
 use reloop_protocol::id::{JobId, OrderId, SlaveKey};
 use reloop_protocol::master::{
     IdempotencyKey, Job, Node, Order, Origin, Receipt, SlaveRecord, Token, Write, origin,
 };
 use reloop_protocol::message::Begun;
-use reloop_protocol::wire;
-use ring::digest::{SHA256, digest};
 use serde::Serialize;
 
 use crate::layout::Stored;
 
-/// The layout of every record's payload. A change of the layout needs a new number.
+/// The layout of every record's payload. A change of the layout needs a new number. [`crate::layout`] has the one before it.
 const SCHEMA: u8 = 2;
-
-/// The layout before that: see [`crate::layout`].
-const BEFORE_CLAIMS: u8 = 1;
 
 /// How many entries are read at once: a few hundred kilobytes.
 const LOAD_PAGE: usize = 1024;
@@ -48,45 +44,17 @@ const TOKEN: &[u8] = b"token/";
 const RECEIPT: &[u8] = b"receipt/";
 const UNREADABLE: &[u8] = b"unreadable/";
 
-/// Why a record cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
-    /// The envelope is damaged.
-    #[error(transparent)]
-    Envelope(#[from] record::RecordError),
-    /// A newer version of this program wrote it.
-    #[error(
-        "it has layout {0}, and this version knows {SCHEMA}: use the version that wrote it, or a newer one"
-    )]
-    Newer(u8),
-    /// The payload is not what the key says.
-    #[error(transparent)]
-    Payload(#[from] wire::WireError),
-    /// The record belongs to another key.
-    #[error("it stands under another's key")]
-    WrongKey,
-}
-
-fn key(prefix: &[u8], rest: &[u8]) -> Vec<u8> {
-    [prefix, rest].concat()
-}
-
 fn put<T: Serialize>(key: Vec<u8>, value: &T) -> Op {
-    Op::Put { key, value: record::seal(SCHEMA, &wire::encode(value)) }
+    record::put(SCHEMA, key, value)
 }
 
 fn read<T: Stored>(value: &[u8]) -> Result<T, Unreadable> {
-    let (schema, payload) = record::open(value)?;
-    match schema {
-        SCHEMA => Ok(wire::decode(payload, wire::MAX_MESSAGE)?),
-        BEFORE_CLAIMS => Ok(wire::decode::<T::BeforeClaims>(payload, wire::MAX_MESSAGE)?.into()),
-        other => Err(Unreadable::Newer(other)),
-    }
+    record::read::<T, T::BeforeClaims>(SCHEMA, value)
 }
 
 /// The record key of a client's idempotency key.
 pub fn idempotency(text: &str) -> Vec<u8> {
-    key(KEY, digest(&SHA256, text.as_bytes()).as_ref())
+    key(KEY, &sha256(text.as_bytes()))
 }
 
 /// Appends the store's operations for a write of the rules.
@@ -174,8 +142,7 @@ async fn entries(store: &Store, mut show: impl FnMut(Write)) -> Result<Vec<Op>, 
     };
     for former in aside.iter().filter_map(lost).collect::<Vec<_>>() {
         if let Some(value) = store.get(former.clone()).await? {
-            aside.push(Op::Put { key: key(UNREADABLE, &former), value });
-            aside.push(Op::Delete { key: former });
+            aside.extend(record::set_aside(UNREADABLE, &former, &value));
         }
     }
     Ok(aside)
@@ -213,8 +180,7 @@ pub fn entry(at: &[u8], value: &[u8], aside: &mut Vec<Op>) -> Option<Write> {
     let unreadable = |error: &Unreadable| {
         let name = String::from_utf8_lossy(at).into_owned();
         tracing::error!(key = name, %error, "a record cannot be read and is set aside: slaves tell what they know of it");
-        aside.push(Op::Delete { key: at.to_vec() });
-        aside.push(Op::Put { key: key(UNREADABLE, at), value: value.to_vec() });
+        aside.extend(record::set_aside(UNREADABLE, at, value));
     };
     taken.inspect_err(unreadable).ok()
 }
@@ -286,8 +252,11 @@ mod tests {
     use reloop_protocol::master::{self, Basis, Earlier, Enrolled, Enrollment, Event, RequestId, Settings};
     use reloop_protocol::message::{Activity, Attention, Mode, OperatingMode};
     use reloop_protocol::time::Time;
+    use reloop_protocol::wire;
 
     use super::*;
+
+    const BEFORE_CLAIMS: u8 = SCHEMA - 1;
 
     async fn commit(store: &Store, ops: Vec<Op>) {
         let (done, written) = tokio::sync::oneshot::channel();
@@ -383,7 +352,10 @@ mod tests {
         assert_eq!((slave.settled_in, slave.receipts, slave.clock_offset_ms), (Epoch(0), 2, -3));
         let machine = slave.machine.unwrap();
         assert_eq!((machine.attention, machine.cause), (Some(Attention::Moved), None));
-        assert!(matches!(read::<SlaveRecord>(&record::seal(SCHEMA + 1, &old)), Err(Unreadable::Newer(_))));
+        assert!(matches!(
+            read::<SlaveRecord>(&record::seal(SCHEMA + 1, &old)),
+            Err(Unreadable::Newer { .. })
+        ));
     }
 
     #[tokio::test]

@@ -14,8 +14,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::routing::get;
+use reloop_node::clock::unix_ms;
 use reloop_node::durable;
-use reloop_node::link::{Timing, random, wall_ms};
+use reloop_node::entropy::random;
+use reloop_node::link::Timing;
 use reloop_node::store::{Opened, Options, Store, StoreError};
 use reloop_protocol::id::{Incarnation, MasterId};
 use reloop_protocol::master::{self, Master, Origin};
@@ -141,8 +143,7 @@ async fn run_once(
 /// is an error, unless the store holds an earlier one: then reads can be answered, and no slave is told of an incarnation
 /// that is not on disk.
 async fn recover(store: &Store, settings: master::Settings) -> anyhow::Result<(Master, bool)> {
-    let unix_ms = u64::try_from(wall_ms()).unwrap_or(0);
-    let fresh = MasterId::from_parts(unix_ms, u128::from_le_bytes(random()));
+    let fresh = MasterId::from_parts(unix_ms(), u128::from_le_bytes(random()));
     let mut state = master::newborn(settings, fresh);
     let origin = records::load(store, |record| state.restore(record)).await?;
     if origin == Origin::Nameless {

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -27,6 +27,9 @@ use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as WsCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message as WsMessage};
+
+use crate::clock::wall_ms;
+use crate::entropy::random_fraction;
 
 /// Between two looks for a peer's sign of life, the first and the longest: a quick answer is seen at once, and the
 /// seconds that a slow one may take cost a few looks.
@@ -45,6 +48,9 @@ const INBOX: usize = 256;
 
 /// How long one message may take to be written: a peer that reads at all needs milliseconds.
 const WRITE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The longest reason that fits a close frame (RFC 6455, section 5.5).
+const CLOSE_REASON_BYTES: usize = 123;
 
 /// How long the peer may take to answer a close (RFC 6455, section 7.1.1).
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
@@ -465,12 +471,8 @@ where
 }
 
 fn close_frame(code: CloseCode, text: &str) -> CloseFrame {
-    // A close frame's reason is at most 123 bytes (RFC 6455, section 5.5).
-    let mut end = text.len().min(123);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    CloseFrame { code: WsCode::from(code.number()), reason: text[..end].to_owned().into() }
+    let text = &text[..text.floor_char_boundary(CLOSE_REASON_BYTES)];
+    CloseFrame { code: WsCode::from(code.number()), reason: text.to_owned().into() }
 }
 
 /// The first moment of the grid that is not before this one.
@@ -486,25 +488,6 @@ fn on_the_grid(at: Instant, heartbeat: Duration) -> Instant {
 /// A length of time, somewhat shorter or longer.
 pub fn jittered(length: Duration) -> Duration {
     length.mul_f64(1.0 - JITTER + 2.0 * JITTER * random_fraction())
-}
-
-/// A number from 0 to 1.
-pub fn random_fraction() -> f64 {
-    f64::from(u32::from_le_bytes(random())) / f64::from(u32::MAX)
-}
-
-/// Random bytes of the operating system.
-pub fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
-        .expect("the operating system has randomness");
-    bytes
-}
-
-/// This box's wall clock in milliseconds since the Unix epoch.
-pub fn wall_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

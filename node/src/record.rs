@@ -1,60 +1,108 @@
-//! The envelope of every value on disk: `[schema u8][payload][crc32 of both, little endian]`.
+//! The records of both nodes: how a value is encoded for the store, and what happens to one that cannot be read.
 //!
-//! The schema number says how to decode the payload, so that a newer program can read what an older one wrote. The
-//! checksum (CRC-32/ISO-HDLC) is the last word on whether a value is what was written: the engine below has its own,
-//! but it does not cover what passes through memory on the way.
+//! Every value on disk is `[layout u8][payload][crc32 of both, little endian]`. The layout says how to decode the payload,
+//! so that a newer program can read what an older one wrote; the payload is encoded like a message on the wire. The
+//! checksum (CRC-32/ISO-HDLC) covers the way through memory too, which the database's own checksum does not.
+//!
+//! A record that cannot be read is moved to another key, for a person to look at.
 
-use crate::store::VALUE_LIMIT_BYTES;
+use reloop_protocol::wire::{self, WireError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::store::{Op, VALUE_LIMIT_BYTES};
 
 /// Bytes that the envelope adds to a payload.
-pub const OVERHEAD_BYTES: usize = SCHEMA_BYTES + CHECKSUM_BYTES;
+pub const OVERHEAD_BYTES: usize = LAYOUT_BYTES + CHECKSUM_BYTES;
 
-const SCHEMA_BYTES: usize = 1;
+const LAYOUT_BYTES: usize = 1;
 const CHECKSUM_BYTES: usize = 4;
 
 // What the rules may write, the store takes.
 const _: () = assert!(reloop_protocol::limits::RECORD_BYTES + OVERHEAD_BYTES <= VALUE_LIMIT_BYTES);
 
-/// Why a record cannot be read.
+/// The envelope is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// Shorter than an empty record.
     #[error("the record has {len} bytes, fewer than the {OVERHEAD_BYTES} of an empty one: handle it as lost")]
-    Truncated {
-        /// How many bytes there are.
-        len: usize,
-    },
-    /// The bytes are not those that were sealed.
+    Truncated { len: usize },
     #[error("the record's checksum is {found:08x} where its bytes make {computed:08x}: handle it as lost")]
-    Checksum {
-        /// What the record carries.
-        found: u32,
-        /// What its bytes come to.
-        computed: u32,
-    },
+    Checksum { found: u32, computed: u32 },
+}
+
+/// Why a record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    #[error(transparent)]
+    Envelope(#[from] RecordError),
+    /// A newer version of this program wrote it.
+    #[error(
+        "it has layout {found}, and this version knows {known}: use the version that wrote it, or a newer one"
+    )]
+    Newer { found: u8, known: u8 },
+    /// The payload is not of the kind that the key says.
+    #[error(transparent)]
+    Payload(#[from] WireError),
+    /// The payload names another thing than the key does.
+    #[error("it stands under another's key")]
+    WrongKey,
+}
+
+/// The key of one record among those that share a prefix.
+pub fn key(prefix: &[u8], rest: &[u8]) -> Vec<u8> {
+    [prefix, rest].concat()
+}
+
+/// Writes `value` under `key`, in this layout.
+pub fn put<T: Serialize>(layout: u8, key: Vec<u8>, value: &T) -> Op {
+    Op::Put { key, value: seal(layout, &wire::encode(value)) }
+}
+
+/// Reads what [`put`] wrote in this layout, or an earlier build in the one before it.
+pub fn read<T, Before>(layout: u8, value: &[u8]) -> Result<T, Unreadable>
+where
+    T: DeserializeOwned,
+    Before: DeserializeOwned + Into<T>,
+{
+    let (found, payload) = open(value)?;
+    if found == layout {
+        return Ok(wire::decode(payload, wire::MAX_MESSAGE)?);
+    }
+    if found > layout {
+        return Err(Unreadable::Newer { found, known: layout });
+    }
+    if found + 1 == layout {
+        return Ok(wire::decode::<Before>(payload, wire::MAX_MESSAGE)?.into());
+    }
+    Err(WireError::Malformed(format!("there is no layout {found}")).into())
+}
+
+/// Moves a record to `prefix` followed by its key.
+pub fn set_aside(prefix: &[u8], at: &[u8], value: &[u8]) -> [Op; 2] {
+    [Op::Delete { key: at.to_vec() }, Op::Put { key: key(prefix, at), value: value.to_vec() }]
 }
 
 /// Wraps a payload for the disk.
 #[must_use]
-pub fn seal(schema: u8, payload: &[u8]) -> Vec<u8> {
+pub fn seal(layout: u8, payload: &[u8]) -> Vec<u8> {
     let mut record = Vec::with_capacity(payload.len() + OVERHEAD_BYTES);
-    record.push(schema);
+    record.push(layout);
     record.extend_from_slice(payload);
     let checksum = crc32fast::hash(&record);
     record.extend_from_slice(&checksum.to_le_bytes());
     record
 }
 
-/// Checks a record and gives its schema number and payload.
+/// Checks a record and returns its layout and payload.
 pub fn open(record: &[u8]) -> Result<(u8, &[u8]), RecordError> {
     let truncated = RecordError::Truncated { len: record.len() };
     let (sealed, checksum) = record.split_last_chunk::<CHECKSUM_BYTES>().ok_or(truncated)?;
-    let (schema, payload) = sealed.split_first().ok_or(truncated)?;
+    let (layout, payload) = sealed.split_first().ok_or(truncated)?;
     let (found, computed) = (u32::from_le_bytes(*checksum), crc32fast::hash(sealed));
     if found != computed {
         return Err(RecordError::Checksum { found, computed });
     }
-    Ok((*schema, payload))
+    Ok((*layout, payload))
 }
 
 #[cfg(test)]
@@ -75,6 +123,16 @@ mod tests {
     fn the_layout_on_disk_is_pinned() {
         // CRC-32/ISO-HDLC's published check value is 0xcbf43926 for these nine bytes.
         assert_eq!(seal(b'1', b"23456789"), b"123456789\x26\x39\xf4\xcb");
+    }
+
+    #[test]
+    fn a_record_in_this_layout_or_the_one_before_is_read_and_any_other_is_refused() {
+        let in_layout = |layout| seal(layout, &wire::encode(&7_u16));
+        assert_eq!(read::<u32, u16>(2, &seal(2, &wire::encode(&7_u32))).unwrap(), 7);
+        assert_eq!(read::<u32, u16>(2, &in_layout(1)).unwrap(), 7);
+        assert!(matches!(read::<u32, u16>(2, &in_layout(0)), Err(Unreadable::Payload(_))));
+        let newer = read::<u32, u16>(2, &in_layout(3));
+        assert!(matches!(newer, Err(Unreadable::Newer { found: 3, known: 2 })));
     }
 
     #[test]

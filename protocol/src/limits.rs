@@ -208,11 +208,5 @@ impl Report {
 
 /// Cuts a text to this many bytes, between two characters.
 pub(crate) fn clip(text: &mut String, bytes: usize) {
-    if text.len() > bytes {
-        let mut end = bytes;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-    }
+    text.truncate(text.floor_char_boundary(bytes));
 }

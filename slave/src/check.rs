@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use reloop_node::link::wall_ms;
+use reloop_node::clock::wall_ms;
 use reloop_protocol::message::{Challenge, Message, PROTOCOL};
 use reloop_protocol::wire::{self, Frame};
 use rustix::fs::{Access, access};

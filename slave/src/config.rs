@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regex::Regex;
+pub use reloop_node::config::ConfigError;
+use reloop_node::config::{self, Wrong, absolute, check_dead_after, pick, whole};
 use reloop_protocol::id::BootId;
 use serde::Deserialize;
 use tokio_tungstenite::tungstenite::http::Uri;
@@ -168,13 +170,11 @@ pub struct Overrides {
 impl Overrides {
     /// What the environment says. A variable that is set to nothing counts as not set.
     pub fn from_env() -> Self {
-        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         Self {
-            name: text("RELOOP_SLAVE_NAME"),
-            master: text("RELOOP_SLAVE_MASTER"),
-            state_dir: path("RELOOP_SLAVE_STATE_DIR"),
-            enroll_token_file: path("RELOOP_SLAVE_ENROLL_TOKEN_FILE"),
+            name: config::env_text("RELOOP_SLAVE_NAME"),
+            master: config::env_text("RELOOP_SLAVE_MASTER"),
+            state_dir: config::env_path("RELOOP_SLAVE_STATE_DIR"),
+            enroll_token_file: config::env_path("RELOOP_SLAVE_ENROLL_TOKEN_FILE"),
         }
     }
 
@@ -188,37 +188,6 @@ impl Overrides {
             enroll_token_file: self.enroll_token_file.or(other.enroll_token_file),
         }
     }
-}
-
-/// The settings can't be used; each says where, under which key, and what would be right.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file can't be read.
-    #[error("{}: can't be read: {why}; name the file with --config", file.display())]
-    Unreadable {
-        /// Which file.
-        file: PathBuf,
-        /// What the system said.
-        why: std::io::Error,
-    },
-    /// The file is no TOML, or has an unknown key or a value of the wrong type.
-    #[error("{}: {why}", file.display())]
-    Syntax {
-        /// Which file.
-        file: PathBuf,
-        /// What the reader said, with line and what it expected.
-        why: Box<toml::de::Error>,
-    },
-    /// A value that is not allowed.
-    #[error("{origin}: {key}: {why}")]
-    Value {
-        /// The file, or the command line and the environment.
-        origin: String,
-        /// Which key, as a dotted path.
-        key: String,
-        /// What is wrong, and what is allowed.
-        why: String,
-    },
 }
 
 #[derive(Deserialize)]
@@ -302,16 +271,13 @@ impl Config {
 
     /// Reads and checks the file, with the environment's overrides and these flags on top.
     pub fn load_with(path: &Path, flags: Overrides) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|why| ConfigError::Unreadable { file: path.to_path_buf(), why })?;
-        Self::parse(&text, path, flags.over(Overrides::from_env()))
+        let overrides = flags.over(Overrides::from_env());
+        check(config::read(path)?, overrides).map_err(|wrong| from_origin(wrong, path))
     }
 
     /// Checks the text of a file; `path` is only for messages.
     pub fn parse(text: &str, path: &Path, overrides: Overrides) -> Result<Self, ConfigError> {
-        let raw: RawConfig = toml::from_str(text)
-            .map_err(|why| ConfigError::Syntax { file: path.to_path_buf(), why: Box::new(why) })?;
-        check(raw, overrides).map_err(|wrong| wrong.at(path))
+        check(config::parse(text, path)?, overrides).map_err(|wrong| from_origin(wrong, path))
     }
 
     /// Only the directory of the agent's files, which is all that a local command needs: it works with a file in which
@@ -321,17 +287,11 @@ impl Config {
     }
 
     fn state_dir_by(overrides: Overrides, path: &Path) -> Result<PathBuf, ConfigError> {
-        let dir = match overrides.state_dir {
-            Some(dir) => return absolute("state_dir", dir).map_err(|wrong| wrong.overridden(true).at(path)),
-            None => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|why| ConfigError::Unreadable { file: path.to_path_buf(), why })?;
-                let raw: RawPlace = toml::from_str(&text)
-                    .map_err(|why| ConfigError::Syntax { file: path.to_path_buf(), why: Box::new(why) })?;
-                raw.state_dir.unwrap_or_else(default_state_dir)
-            }
+        let in_file = match overrides.state_dir {
+            Some(_) => None,
+            None => config::read::<RawPlace>(path)?.state_dir,
         };
-        absolute("state_dir", dir).map_err(|wrong| wrong.at(path))
+        check_state_dir(overrides.state_dir, in_file).map_err(|wrong| from_origin(wrong, path))
     }
 
     /// Which boot of the box this is.
@@ -355,71 +315,45 @@ fn parse_boot_id(text: &str) -> Option<BootId> {
     u128::from_str_radix(&digits, 16).ok().map(|number| BootId(number.to_be_bytes()))
 }
 
-/// A value that is not allowed, before its origin has a name.
-struct Wrong {
-    key: String,
-    why: String,
-    overridden: bool,
+/// The error to report, with its origin.
+fn from_origin(wrong: Wrong, file: &Path) -> ConfigError {
+    wrong.from_origin(file.display(), "command line or environment (RELOOP_SLAVE_*)")
 }
 
-impl Wrong {
-    fn overridden(self, overridden: bool) -> Self {
-        Self { overridden, ..self }
-    }
-
-    fn at(self, file: &Path) -> ConfigError {
-        let Self { key, why, overridden } = self;
-        let origin = if overridden {
-            "command line or environment (RELOOP_SLAVE_*)".to_owned()
-        } else {
-            file.display().to_string()
-        };
-        ConfigError::Value { origin, key, why }
-    }
-}
-
-fn wrong(key: impl Display, why: impl Display) -> Wrong {
-    Wrong { key: key.to_string(), why: why.to_string(), overridden: false }
-}
-
-fn default_state_dir() -> PathBuf {
-    PathBuf::from("/var/lib/reloop-slave")
+fn check_state_dir(over: Option<PathBuf>, in_file: Option<PathBuf>) -> Result<PathBuf, Wrong> {
+    let dir = pick(over, in_file, |dir| absolute("state_dir", &dir))?;
+    Ok(dir.unwrap_or_else(|| PathBuf::from("/var/lib/reloop-slave")))
 }
 
 fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
-    let from_outside = [
-        overrides.name.is_some(),
-        overrides.master.is_some(),
-        overrides.state_dir.is_some(),
-        overrides.enroll_token_file.is_some(),
-    ];
-    let [name_from_outside, master_from_outside, dir_from_outside, token_from_outside] = from_outside;
-    let name = overrides
-        .name
-        .or(raw.name)
-        .ok_or_else(|| wrong("name", "missing; give the slave a name, for example name = \"mill-3\""))?;
-    check_name("name", &name).map_err(|wrong| wrong.overridden(name_from_outside))?;
-    let master = overrides
-        .master
-        .or(raw.master)
-        .ok_or_else(|| wrong("master", "missing; for example master = \"ws://127.0.0.1:7400/v1/link\""))?;
-    check_master(&master).map_err(|wrong| wrong.overridden(master_from_outside))?;
-    let state_dir = overrides.state_dir.or(raw.state_dir).unwrap_or_else(default_state_dir);
+    let name = pick(overrides.name, raw.name, |name| check_name("name", &name).map(|()| name))?
+        .ok_or_else(|| Wrong::new("name", "missing; give the slave a name, for example name = \"mill-3\""))?;
+    let master = pick(overrides.master, raw.master, |master| check_master(&master).map(|()| master))?
+        .ok_or_else(|| {
+            Wrong::new("master", "missing; for example master = \"ws://127.0.0.1:7400/v1/link\"")
+        })?;
+    let state_dir = check_state_dir(overrides.state_dir, raw.state_dir)?;
+    let enroll_token_file = pick(overrides.enroll_token_file, raw.enroll_token_file, |file| {
+        absolute("enroll_token_file", &file)
+    })?;
     let release = raw.release.unwrap_or(Release::Auto);
     if raw.labels.len() > LABELS_LIMIT {
-        return Err(wrong("labels", format_args!("{} labels; at most {LABELS_LIMIT}", raw.labels.len())));
+        return Err(Wrong::new(
+            "labels",
+            format_args!("{} labels; at most {LABELS_LIMIT}", raw.labels.len()),
+        ));
     }
     for (label, value) in &raw.labels {
         check_name(format_args!("labels.{label}"), label)?;
         if value.is_empty() || value.len() > NAME_LIMIT || value.chars().any(char::is_control) {
-            return Err(wrong(
+            return Err(Wrong::new(
                 format_args!("labels.{label}"),
                 format_args!("{value:?}; allowed are 1 to {NAME_LIMIT} bytes without control characters"),
             ));
         }
     }
-    let capacity = whole("capacity", raw.capacity, 4, 1, CAPACITY_LIMIT)?;
-    let max_interruptions = whole("max_interruptions", raw.max_interruptions, 3, 0, 1000)?;
+    let capacity = whole("capacity", raw.capacity, 4, 1..=CAPACITY_LIMIT)?;
+    let max_interruptions = whole("max_interruptions", raw.max_interruptions, 3, 0..=1000)?;
     let mut programs = BTreeMap::new();
     for (program, raw) in raw.programs {
         let key = format!("programs.{program}");
@@ -429,25 +363,20 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
     Ok(Config {
         name,
         master,
-        state_dir: absolute("state_dir", state_dir).map_err(|wrong| wrong.overridden(dir_from_outside))?,
+        state_dir,
         release,
         after_failure: raw.after_failure.unwrap_or(AfterFailure::Release),
         labels: raw.labels,
         capacity: u8::try_from(capacity).expect("checked against a limit below 256"),
-        enroll_token_file: overrides
-            .enroll_token_file
-            .or(raw.enroll_token_file)
-            .map(|path| absolute("enroll_token_file", path))
-            .transpose()
-            .map_err(|wrong| wrong.overridden(token_from_outside))?,
-        ca_file: raw.ca_file.map(|path| absolute("ca_file", path)).transpose()?,
+        enroll_token_file,
+        ca_file: raw.ca_file.map(|path| absolute("ca_file", &path)).transpose()?,
         boot_id_file: absolute(
             "boot_id_file",
-            raw.boot_id_file.unwrap_or_else(|| PathBuf::from("/proc/sys/kernel/random/boot_id")),
+            raw.boot_id_file.as_deref().unwrap_or(Path::new("/proc/sys/kernel/random/boot_id")),
         )?,
         machine_id_file: absolute(
             "machine_id_file",
-            raw.machine_id_file.unwrap_or_else(|| PathBuf::from("/etc/machine-id")),
+            raw.machine_id_file.as_deref().unwrap_or(Path::new("/etc/machine-id")),
         )?,
         trust_clock: raw.trust_clock.unwrap_or(false),
         max_interruptions: u32::try_from(max_interruptions).expect("checked against a limit below 2^32"),
@@ -462,7 +391,7 @@ fn check_name(key: impl Display, name: &str) -> Result<(), Wrong> {
     if name.len() <= NAME_LIMIT && name.starts_with(first) && name.chars().all(rest) {
         return Ok(());
     }
-    Err(wrong(
+    Err(Wrong::new(
         key,
         format_args!(
             "{name:?} is no name; allowed are 1 to {NAME_LIMIT} of a-z 0-9 . _ - with a letter or digit first"
@@ -477,7 +406,7 @@ fn check_master(master: &str) -> Result<(), Wrong> {
     if right {
         return Ok(());
     }
-    Err(wrong(
+    Err(Wrong::new(
         "master",
         format_args!(
             "{master:?}; expected ws://host[:port]/path or wss://host[:port]/path, usually /v1/link"
@@ -485,26 +414,12 @@ fn check_master(master: &str) -> Result<(), Wrong> {
     ))
 }
 
-fn absolute(key: &str, path: PathBuf) -> Result<PathBuf, Wrong> {
-    std::path::absolute(&path).map_err(|why| {
-        wrong(key, format_args!("{:?} can't be made absolute: {why}; give a full path", path.display()))
-    })
-}
-
-fn whole(key: impl Display, value: Option<i64>, default: i64, min: i64, max: i64) -> Result<u64, Wrong> {
-    let value = value.unwrap_or(default);
-    if !(min..=max).contains(&value) {
-        return Err(wrong(key, format_args!("{value}; allowed are whole numbers from {min} to {max}")));
-    }
-    Ok(value.unsigned_abs())
-}
-
 fn check_link(raw: &RawLink) -> Result<Link, Wrong> {
     let seconds = |key, value, default| {
-        whole(format_args!("link.{key}"), value, default, 1, PERIOD_LIMIT_SECONDS).map(Duration::from_secs)
+        whole(format_args!("link.{key}"), value, default, 1..=PERIOD_LIMIT_SECONDS).map(Duration::from_secs)
     };
     let millis = |key, value, default| {
-        whole(format_args!("link.{key}"), value, default, 1, PERIOD_LIMIT_SECONDS * 1000)
+        whole(format_args!("link.{key}"), value, default, 1..=PERIOD_LIMIT_SECONDS * 1000)
             .map(Duration::from_millis)
     };
     let link = Link {
@@ -514,15 +429,12 @@ fn check_link(raw: &RawLink) -> Result<Link, Wrong> {
         backoff_max: millis("backoff_max_ms", raw.backoff_max_ms, 60_000)?,
         handshake: seconds("handshake_seconds", raw.handshake_seconds, 10)?,
     };
-    if link.dead_after < link.heartbeat * 2 {
-        return Err(wrong(
-            "link.dead_after_seconds",
-            "less than two heartbeats, so one late ping would cut a good link; allowed is at least \
-             2 x link.heartbeat_seconds",
-        ));
-    }
+    check_dead_after(link.dead_after, link.heartbeat)?;
     if link.backoff_max < link.backoff_min {
-        return Err(wrong("link.backoff_max_ms", "less than link.backoff_min_ms; allowed is that or more"));
+        return Err(Wrong::new(
+            "link.backoff_max_ms",
+            "less than link.backoff_min_ms; allowed is that or more",
+        ));
     }
     Ok(link)
 }
@@ -532,7 +444,7 @@ fn check_program(key: &str, raw: RawProgram) -> Result<Program, Wrong> {
         .iter()
         .find(|(_, present)| *present)
     {
-        Some((name, _)) => Err(wrong(
+        Some((name, _)) => Err(Wrong::new(
             format_args!("{key}.{name}"),
             format_args!("not for driver = \"{driver}\"; allowed are driver, {allowed}"),
         )),
@@ -558,7 +470,7 @@ fn check_program(key: &str, raw: RawProgram) -> Result<Program, Wrong> {
             foreign(&process, "simulated", "forget_on_boot, probe, speed")?;
             let speed = raw.speed.unwrap_or(1.0);
             if !(speed.is_finite() && (0.001..=1_000_000.0).contains(&speed)) {
-                return Err(wrong(
+                return Err(Wrong::new(
                     format_args!("{key}.speed"),
                     format_args!("{speed}; allowed are 0.001 to 1000000"),
                 ));
@@ -576,10 +488,10 @@ fn check_process(key: &str, raw: RawProgram) -> Result<ProcessProgram, Wrong> {
     let command_key = format!("{key}.command");
     let example = "for example command = [\"/usr/local/bin/mill\", \"{file}\"]";
     let Some(command) = raw.command.filter(|command| !command.is_empty()) else {
-        return Err(wrong(command_key, format_args!("missing or empty; {example}")));
+        return Err(Wrong::new(command_key, format_args!("missing or empty; {example}")));
     };
     if !Path::new(&command[0]).is_absolute() || command[0].contains(['{', '}']) {
-        return Err(wrong(
+        return Err(Wrong::new(
             command_key,
             format_args!("{:?} must be the program's full path, without placeholders; {example}", command[0]),
         ));
@@ -588,7 +500,7 @@ fn check_process(key: &str, raw: RawProgram) -> Result<ProcessProgram, Wrong> {
         .iter()
         .map(|text| parse_template(text))
         .collect::<Result<_, _>>()
-        .map_err(|why| wrong(&command_key, why))?;
+        .map_err(|why| Wrong::new(&command_key, why))?;
 
     let mut params = BTreeMap::new();
     for (name, raw) in raw.params.unwrap_or_default() {
@@ -606,7 +518,7 @@ fn check_process(key: &str, raw: RawProgram) -> Result<ProcessProgram, Wrong> {
         })
         .collect();
     if let Some(name) = used.iter().find(|name| !params.contains_key(**name)) {
-        return Err(wrong(
+        return Err(Wrong::new(
             command_key,
             format_args!(
                 "{{{name}}} is not declared; add [{key}.params] {name} = {{ pattern = \"...\" }}, or write {{{{ \
@@ -615,7 +527,7 @@ fn check_process(key: &str, raw: RawProgram) -> Result<ProcessProgram, Wrong> {
         ));
     }
     if let Some(name) = params.keys().find(|name| !used.contains(name.as_str())) {
-        return Err(wrong(
+        return Err(Wrong::new(
             format_args!("{key}.params.{name}"),
             format_args!("never used; put {{{name}}} into {key}.command or remove it"),
         ));
@@ -625,26 +537,30 @@ fn check_process(key: &str, raw: RawProgram) -> Result<ProcessProgram, Wrong> {
     for (name, value) in &env {
         let right = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if !right || name.starts_with("RELOOP_") || value.contains('\0') {
-            return Err(wrong(
+            return Err(Wrong::new(
                 format_args!("{key}.env.{name}"),
                 "allowed are names of A-Z a-z 0-9 _ that do not begin with RELOOP_, and values without NUL",
             ));
         }
     }
-    let grace =
-        whole(format_args!("{key}.stop_grace_seconds"), raw.stop_grace_seconds, 30, 0, PERIOD_LIMIT_SECONDS)?;
+    let grace = whole(
+        format_args!("{key}.stop_grace_seconds"),
+        raw.stop_grace_seconds,
+        30,
+        0..=PERIOD_LIMIT_SECONDS,
+    )?;
     Ok(ProcessProgram { command: templates, params, stop_grace: Duration::from_secs(grace), env })
 }
 
 fn check_param(key: &str, raw: RawParam) -> Result<Param, Wrong> {
     let pattern_key = format!("{key}.pattern");
     // The bare pattern first: `a)|(b` would only be whole, and escape its anchors, inside the wrapped one.
-    let bad = |why: regex::Error| wrong(&pattern_key, format_args!("not a regular expression: {why}"));
+    let bad = |why: regex::Error| Wrong::new(&pattern_key, format_args!("not a regular expression: {why}"));
     Regex::new(&raw.pattern).map_err(bad)?;
     let pattern = Regex::new(&format!(r"\A(?:{})\z", raw.pattern)).map_err(bad)?;
     if let Some(default) = &raw.default {
         check_value("default", &pattern, &raw.pattern, default)
-            .map_err(|why| wrong(format_args!("{key}.default"), why))?;
+            .map_err(|why| Wrong::new(format_args!("{key}.default"), why))?;
     }
     Ok(Param { pattern, source: raw.pattern, default: raw.default })
 }

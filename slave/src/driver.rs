@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
+use reloop_node::clock::wall_ms;
 use reloop_node::driver::Node;
-use reloop_node::link::{LastHeard, Outbox, wall_ms};
+use reloop_node::link::{LastHeard, Outbox};
 use reloop_node::store::{Op, Store, StoreError};
 use reloop_protocol::id::{Commit, JobId, Session};
 use reloop_protocol::job::End;

@@ -9,10 +9,10 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use reloop_node::digest::sha256;
 use reloop_node::durable;
 use reloop_protocol::id::SlaveKey;
 use reloop_protocol::wire::Signature;
-use ring::digest::{SHA256, digest};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
@@ -127,10 +127,8 @@ pub fn fingerprint(machine_id_file: &Path) -> io::Result<Option<[u8; 16]>> {
     if id.is_empty() {
         return Ok(None);
     }
-    let hash = digest(&SHA256, &[b"reloop box\0", id].concat());
-    let mut first = [0; 16];
-    first.copy_from_slice(&hash.as_ref()[..16]);
-    Ok(Some(first))
+    let hash = sha256(&[b"reloop box\0", id].concat());
+    Ok(hash.first_chunk().copied())
 }
 
 /// Keeps a token for the next Hello. It belongs to whoever the state directory belongs to: root may write it there for

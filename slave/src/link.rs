@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use reloop_node::link::{self, Counted, Ended, Outbox, Timing, random};
+use reloop_node::entropy::random;
+use reloop_node::link::{self, Counted, Ended, Outbox, Timing};
 use reloop_protocol::handshake;
 use reloop_protocol::message::{CloseCode, Message};
 use reloop_protocol::slave::LinkId;

@@ -11,21 +11,18 @@
 
 use std::collections::BTreeSet;
 
-use reloop_node::record::{self, RecordError};
+use reloop_node::record::{self, Unreadable};
 use reloop_node::store::{Entry, Op, Store, StoreError};
 use reloop_protocol::id::{Commit, Epoch, Incarnation, JobId, MasterId, Session, StoreId};
-use reloop_protocol::message::{Attention, MasterBinding, OperatingMode, Report, Source};
+use reloop_protocol::message::{Attention, MasterBinding, OperatingMode, Record, Report, Source};
 use reloop_protocol::slave::{Damage, Job, Node, RECENT_OUTCOMES, RunState, Sync, Write};
 use reloop_protocol::spec::{CancelMode, Desired, Spec, SpecDigest, StartRule};
-use reloop_protocol::wire::{self, WireError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The layout of every record's payload; another one gets another number.
+/// The layout of every record's payload; another one gets another number. In the one before it, jobs kept no [`RunState`],
+/// and the slave neither the cause of its attention nor the incarnation of its master.
 const SCHEMA: u8 = 2;
-
-/// The layout before that: jobs kept no [`RunState`], and the slave no cause of its attention and no incarnation of its master.
-const BEFORE_RUNS: u8 = 1;
 
 const NODE: &[u8] = b"node";
 const JOB: &[u8] = b"job/";
@@ -55,19 +52,6 @@ pub enum LoadError {
          newer one"
     )]
     Newer(u8),
-}
-
-/// Why one record can't be read.
-#[derive(Debug, thiserror::Error)]
-enum Unreadable {
-    #[error(transparent)]
-    Envelope(#[from] RecordError),
-    #[error("it has layout {0}")]
-    Newer(u8),
-    #[error(transparent)]
-    Payload(#[from] WireError),
-    #[error("it stands under another job's key")]
-    WrongKey,
 }
 
 /// What a write of the rules is to the store.
@@ -107,15 +91,15 @@ pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadEr
     let mut unreadable = BTreeSet::new();
     for (key, value) in &entries {
         let found = if key == NODE {
-            read_node(value).map(|found| node = Some(found))
+            read::<Node, NodeBeforeRuns>(value).map(|found| node = Some(found))
         } else if let Some(id) = key.strip_prefix(JOB) {
             read_job(id, value).map(|job| jobs.push(job))
         } else {
-            read(value).map(|record| recent_outcomes.push(record))
+            read::<Record, Record>(value).map(|record| recent_outcomes.push(record))
         };
         match found {
             Ok(()) => {}
-            Err(Unreadable::Newer(schema)) => return Err(LoadError::Newer(schema)),
+            Err(Unreadable::Newer { found, .. }) => return Err(LoadError::Newer(found)),
             Err(error) => {
                 tracing::error!(key = %key.escape_ascii(), %error, "a record can't be read and is set aside");
                 unreadable.insert(key.clone());
@@ -140,29 +124,20 @@ pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadEr
 }
 
 fn set_aside(entries: &[Entry], now_ms: i64) -> Vec<Op> {
-    let aside = |(key, value): &Entry| {
-        let place = [format!("{UNREADABLE}{now_ms}/").as_bytes(), key].concat();
-        [Op::Put { key: place, value: value.clone() }, Op::Delete { key: key.clone() }]
-    };
-    entries.iter().flat_map(aside).collect()
+    let place = format!("{UNREADABLE}{now_ms}/");
+    entries.iter().flat_map(|(key, value)| record::set_aside(place.as_bytes(), key, value)).collect()
 }
 
-fn read_node(value: &[u8]) -> Result<Node, Unreadable> {
-    match record::open(value)? {
-        (BEFORE_RUNS, payload) => Ok(wire::decode::<NodeBeforeRuns>(payload, wire::MAX_MESSAGE)?.into()),
-        _ => read(value),
-    }
+fn read<T: DeserializeOwned, Before: DeserializeOwned + Into<T>>(value: &[u8]) -> Result<T, Unreadable> {
+    record::read::<T, Before>(SCHEMA, value)
 }
 
 fn read_job(id: &[u8], value: &[u8]) -> Result<Job, Unreadable> {
-    let job = match record::open(value)? {
-        (BEFORE_RUNS, payload) => wire::decode::<JobBeforeRuns>(payload, wire::MAX_MESSAGE)?.into(),
-        _ => read::<Job>(value)?,
-    };
+    let job = read::<Job, JobBeforeRuns>(value)?;
     if job.report.job.0 == id { Ok(job) } else { Err(Unreadable::WrongKey) }
 }
 
-/// A [`Node`] in the layout [`BEFORE_RUNS`].
+/// A [`Node`] in layout 1.
 #[derive(Debug, Serialize, Deserialize)]
 struct NodeBeforeRuns {
     store: StoreId,
@@ -177,7 +152,7 @@ struct NodeBeforeRuns {
     operating_mode: OperatingMode,
 }
 
-/// A [`MasterBinding`] in the layout [`BEFORE_RUNS`].
+/// A [`MasterBinding`] in layout 1.
 #[derive(Debug, Serialize, Deserialize)]
 struct BindingBeforeRuns {
     master: MasterId,
@@ -210,7 +185,7 @@ impl From<NodeBeforeRuns> for Node {
     }
 }
 
-/// A [`Job`] in the layout [`BEFORE_RUNS`]: an agent that is upgraded goes on with what it had under way.
+/// A [`Job`] in layout 1: an agent that is upgraded goes on with what it had under way.
 #[derive(Debug, Serialize, Deserialize)]
 struct JobBeforeRuns {
     spec: Spec,
@@ -257,24 +232,15 @@ impl From<JobBeforeRuns> for Job {
 }
 
 fn job_key(id: JobId) -> Vec<u8> {
-    [JOB, &id.0].concat()
+    record::key(JOB, &id.0)
 }
 
 fn ring_key(index: usize) -> Vec<u8> {
-    [RING_KEYS, &[u8::try_from(index).expect("the ring has fewer than 256 places")]].concat()
+    record::key(RING_KEYS, &[u8::try_from(index).expect("the ring has fewer than 256 places")])
 }
 
 fn put<T: Serialize>(key: Vec<u8>, value: &T) -> Op {
-    Op::Put { key, value: record::seal(SCHEMA, &wire::encode(value)) }
-}
-
-fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, Unreadable> {
-    let (schema, payload) = record::open(value)?;
-    match schema {
-        SCHEMA | BEFORE_RUNS => Ok(wire::decode(payload, wire::MAX_MESSAGE)?),
-        0 => Err(Unreadable::Payload(WireError::Malformed("there is no layout 0".to_owned()))),
-        newer => Err(Unreadable::Newer(newer)),
-    }
+    record::put(SCHEMA, key, value)
 }
 
 #[cfg(test)]
@@ -294,8 +260,11 @@ mod tests {
     };
     use reloop_protocol::spec::{Desired, DesiredState, Spec, StartRule};
     use reloop_protocol::time::Time;
+    use reloop_protocol::wire;
 
     use super::*;
+
+    const BEFORE_RUNS: u8 = SCHEMA - 1;
 
     fn open(dir: &Path) -> Store {
         Store::open(dir, Options { cache_bytes: 1 << 20, min_free_bytes: 0 }).unwrap().store

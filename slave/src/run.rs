@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use reloop_node::clock::{unix_ms, wall_ms};
 use reloop_node::driver;
 use reloop_node::durable::create_dir_all_synced;
-use reloop_node::link::{random, wall_ms};
+use reloop_node::entropy::random;
 use reloop_node::store::{Options, Store};
 use reloop_protocol::id::StoreId;
 use reloop_protocol::slave::{self, Event, Settings};
@@ -187,7 +188,7 @@ fn open(state_dir: &Path) -> Result<(Store, Loaded), LoadError> {
 }
 
 fn new_store_id() -> StoreId {
-    StoreId::from_parts(u64::try_from(wall_ms()).unwrap_or(0), u128::from_le_bytes(random()))
+    StoreId::from_parts(unix_ms(), u128::from_le_bytes(random()))
 }
 
 fn settings(config: &Config, identity: &Identity, machines: &Machines) -> Settings {

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use reloop_node::link::wall_ms;
+use reloop_node::clock::wall_ms;
 use reloop_protocol::id::{
     Attempt, Commit, Epoch, Generation, Incarnation, JobId, MasterId, OrderId, ReportSeq, Run, Session,
     SlaveKey,

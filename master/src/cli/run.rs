@@ -4,7 +4,8 @@ use std::io::{BufRead as _, IsTerminal as _, Read as _};
 use std::path::Path;
 use std::time::Duration;
 
-use reloop_node::link::random;
+use reloop_node::digest::to_hex;
+use reloop_node::entropy::random;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
@@ -15,7 +16,6 @@ use super::args::{
 use super::client::{Client, Failure, escape};
 use super::table::{age, at_most, heard_ago, progress, sheet, state, table, text, word};
 use super::{Exit, remark, say, watch};
-use crate::rest::tokens::to_hex;
 
 /// Slaves are listed whole: a factory's machines fit a screen or a pipe.
 const ALL_SLAVES: u32 = 100_000;

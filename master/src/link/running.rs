@@ -2,7 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use reloop_node::link::{self, Counted, Timing, random, wall_ms};
+use reloop_node::clock::wall_ms;
+use reloop_node::digest::sha256;
+use reloop_node::entropy::random;
+use reloop_node::link::{self, Counted, Timing};
 use reloop_protocol::handshake::{self, FromSlave};
 use reloop_protocol::id::Session;
 use reloop_protocol::master::Event;
@@ -10,7 +13,6 @@ use reloop_protocol::message::{CloseCode, Hello, Message};
 use reloop_protocol::slave::LinkId;
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, Signature};
-use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -109,11 +111,4 @@ fn is_authentic(nonce: &[u8; 32], hello: &Hello, signature: Option<Signature>) -
     let Some(Signature(first, second)) = signature else { return false };
     let key = UnparsedPublicKey::new(&ED25519, hello.key.0);
     key.verify(&wire::signed_bytes(nonce, hello), &[first, second].concat()).is_ok()
-}
-
-/// The SHA-256 (FIPS 180-4) of bytes.
-pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    hash
 }

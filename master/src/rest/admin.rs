@@ -4,16 +4,16 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
-use reloop_node::link::random;
+use reloop_node::digest::{sha256, to_hex};
+use reloop_node::entropy::random;
 use reloop_protocol::master::{Answer, Token};
 use reloop_protocol::time::Millis;
 use serde::Serialize;
 
 use super::fields::{self, Fields, NAME_LIMIT};
 use super::problem::{Code, Problem};
-use super::tokens::{Role, TokenInfo, TokensError, to_hex};
+use super::tokens::{Role, TokenInfo, TokensError};
 use super::{Page, RestState, unexpected, view};
-use crate::link::sha256;
 
 /// How long an enrolment token holds if nobody says.
 const ENROLL_DEFAULT_SECONDS: i64 = 3600;

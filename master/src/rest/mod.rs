@@ -33,7 +33,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{self, MethodRouter};
-use reloop_node::link::{random, wall_ms};
+use reloop_node::clock::wall_ms;
+use reloop_node::digest::to_hex;
+use reloop_node::entropy::random;
 use reloop_protocol::id::{JobId, SlaveKey};
 use reloop_protocol::master::{Answer, Job, Master};
 use reloop_protocol::time::Time;
@@ -375,7 +377,7 @@ fn method_name(method: &Method) -> &'static str {
 /// The outermost layer: admits the request, gives it an id, and sees to it that every error is a problem document.
 async fn answer(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let id = format!("req_{}", tokens::to_hex(&random::<8>()));
+    let id = format!("req_{}", to_hex(&random::<8>()));
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>().cloned();
     let path = path.as_ref().map(MatchedPath::as_str);

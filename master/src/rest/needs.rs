@@ -41,7 +41,7 @@ pub(super) async fn list(
 /// The place of an entry in the list, as text: what it needs and who.
 fn cursor_of(needed: &Needed) -> String {
     let who = match needed.subject {
-        Subject::Slave(key) => super::tokens::to_hex(&key.0),
+        Subject::Slave(key) => reloop_node::digest::to_hex(&key.0),
         Subject::Job(id) => id.to_string(),
     };
     format!("{} {who}", needed.need.name())

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use reloop_node::link::random;
+use reloop_node::digest::sha256;
+use reloop_node::entropy::random;
 use reloop_protocol::id::{JobId, OrderId};
 use reloop_protocol::job::OnInterrupt;
 use reloop_protocol::master::{IdempotencyKey, Order, Retry, RetryOn};
@@ -12,7 +13,6 @@ use serde_json::Value;
 
 use super::fields::{Fields, NAME_LIMIT, bad_text, canonical};
 use super::problem::Problem;
-use crate::link::sha256;
 
 /// How many jobs one order may have: they are written in one batch.
 pub(super) const QUANTITY_LIMIT: i64 = 1000;

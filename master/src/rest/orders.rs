@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use reloop_node::link::wall_ms;
+use reloop_node::clock::wall_ms;
 use reloop_protocol::id::OrderId;
 use reloop_protocol::master::{Answer, JobCommand, Order};
 use reloop_protocol::spec::CancelMode;

@@ -8,13 +8,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
+use reloop_node::clock::wall_ms;
+use reloop_node::digest::{from_hex, sha256, to_hex};
 use reloop_node::durable;
-use reloop_node::link::{random, wall_ms};
+use reloop_node::entropy::random;
 use reloop_protocol::time::Time;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
-use crate::link::sha256;
 use crate::rest::view;
 
 /// A token that a person chose is at least as long as 128 random bits in hexadecimal.
@@ -160,7 +161,7 @@ impl Tokens {
             return Err(content(format!("version {} is not known to this release", read.version)));
         }
         let known = read.tokens.into_iter().map(|stored| {
-            let hash = from_hex(&stored.sha256);
+            let hash = from_hex(&stored.sha256).and_then(|hash| hash.try_into().ok());
             let hash =
                 hash.ok_or_else(|| content(format!("{}: sha256 is not 64 hexadecimal digits", stored.id)))?;
             Ok(Known { stored, hash })
@@ -302,22 +303,6 @@ impl Stored {
 
 fn new_text() -> String {
     format!("xtok1.{}", to_hex(&random::<32>()))
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

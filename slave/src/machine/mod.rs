@@ -32,8 +32,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use reloop_node::clock::wall_ms;
 use reloop_protocol::id::{Attempt, JobId, Run};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -713,13 +713,6 @@ fn settle(answers: Receiver<(usize, Probe)>, asked: usize) -> (Option<usize>, Pr
 /// At most `limit` bytes of a text, cut between characters.
 fn clip(text: &str, limit: usize) -> String {
     text[..text.floor_char_boundary(limit)].to_owned()
-}
-
-/// This box's wall clock, in milliseconds since the Unix epoch.
-fn wall_ms() -> i64 {
-    // A clock before 1970 is wrong by more than a sign could mend.
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Where a key's files are, in a directory of runs.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures_util::{SinkExt as _, StreamExt as _};
-use reloop_node::link;
+use reloop_node::{clock, entropy, link};
 use reloop_protocol::id::{BootId, Commit, SlaveKey, StoreId};
 use reloop_protocol::job::End;
 use reloop_protocol::message::{Message, Outcome};
@@ -108,7 +108,7 @@ impl Swarm {
     pub fn new(size: usize, addr: SocketAddr, pace: Pace, capacity: u16) -> anyhow::Result<Self> {
         let counts = Arc::new(Counts::default());
         // A master keeps names: another swarm has others.
-        let tag = u32::from_le_bytes(link::random());
+        let tag = u32::from_le_bytes(entropy::random());
         let (orders, _) = watch::channel(Order::Rest);
         let mut tasks = JoinSet::new();
         let mut pulses = Vec::with_capacity(size);
@@ -197,14 +197,14 @@ impl Member {
             max_interruptions: 3,
             token: None,
         };
-        let state = slave::recover(settings, StoreId(link::random()), []);
-        let boot = BootId(link::random());
+        let state = slave::recover(settings, StoreId(entropy::random()), []);
+        let boot = BootId(entropy::random());
         let mut member = Self { pair, state: Some(state), born: Instant::now(), pace, links: 0, counts };
         let started = slave::Event::AgentStarted {
             boot,
             fingerprint: None,
             known_key: false,
-            next_store: StoreId(link::random()),
+            next_store: StoreId(entropy::random()),
             damage: slave::Damage::default(),
         };
         let mut unsent = Vec::new();
@@ -214,7 +214,7 @@ impl Member {
 
     fn now(&self) -> Now {
         let boot_ms = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Now { wall: Time(link::wall_ms()), boot_ms }
+        Now { wall: Time(clock::wall_ms()), boot_ms }
     }
 
     /// Steps the rules until machine and rules have nothing more to say to each other. False: the link is to end.

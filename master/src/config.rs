@@ -1,7 +1,7 @@
-//! `master.toml`: where the master listens, where it keeps its data, and whom it takes as a slave.
+//! `master.toml`: where the master listens, where it keeps its data, and how slaves are enrolled.
 //!
-//! Flags beat the environment (`RELOOP_LISTEN`, `RELOOP_DATA_DIR`, `RELOOP_ENROLLMENT`), which beats the file, which
-//! beats the defaults. No file is read unless `--config` names one. Everything is checked before the master starts.
+//! Flags override the environment (`RELOOP_LISTEN`, `RELOOP_DATA_DIR`, `RELOOP_ENROLLMENT`), which overrides the file, which
+//! overrides the defaults. No file is read unless `--config` names one. Everything is checked before the master starts.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,85 +13,78 @@ use reloop_node::link::Timing;
 use reloop_protocol::master::Enrollment;
 use serde::Deserialize;
 
-/// Where clients and slaves find the master on its own box; the reverse proxy stands before it.
+/// Clients on the same computer and the reverse proxy find the master here.
 pub const DEFAULT_PORT: u16 = 7400;
-/// Where a packaged master keeps its data.
+/// The data directory of a packaged master.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/reloop";
 
-/// A client's connection waits so long for its next request: longer than proxies keep an idle connection (nginx 60 s
-/// and most others no longer), so that it is never the master that closes one onto which a proxy writes a request.
+/// How long a client's connection may be idle: longer than proxies keep an idle connection (nginx 60 s, most others at most
+/// that), so that the master never closes a connection on which a proxy is sending a request.
 const DEFAULT_IDLE: Duration = Duration::from_secs(75);
-/// Below this much free space no order is taken: what is under way still has to be written.
+/// Below this much free space no order is taken: it is needed for the jobs that are under way.
 const DEFAULT_MIN_FREE_BYTES: u64 = 64 * 1024 * 1024;
-/// Handshakes at a time: with 5,000 slaves at the door after a restart, each still gets its turn within seconds.
+/// Handshakes at a time: of 5,000 slaves that connect after a restart, each is served within seconds.
 const DEFAULT_MAX_HANDSHAKES: i64 = 256;
-/// Connections that wait for a handshake, about 10 KiB each: more slaves than one master is meant for, all at once.
+/// Connections that wait for a handshake, about 10 KiB each: more than all slaves that one master is designed for.
 const DEFAULT_MAX_WAITING: i64 = 16_384;
-/// How long an older link has to prove that it is there, when the same slave comes again.
+/// How long an older link has to answer when the same slave connects again.
 const DEFAULT_PROBE: Duration = Duration::from_secs(5);
-/// Shorter periods than this are a flood, not a heartbeat, and ...
+/// The shortest heartbeat that does not flood the network.
 const PERIOD_MIN_SECONDS: f64 = 0.01;
-/// ... longer ones are past any sense, and far from any overflow.
+/// Longer than any sensible period, and far from any overflow.
 const PERIOD_MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
-/// More at a time than a process may have connections make no sense.
+/// Linux allows a process about as many connections.
 const CONNECTIONS_LIMIT: i64 = 65_536;
 
 /// The master's settings, checked and complete.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where it listens.
     pub listen: SocketAddr,
-    /// Where all its files are; absolute.
+    /// An absolute path.
     pub data_dir: PathBuf,
-    /// How slaves are enrolled.
     pub enrollment: Enrollment,
     /// Whether `/metrics` is answered without a token.
     pub metrics_public: bool,
     /// Below this much free space no order is taken.
     pub min_free_bytes: u64,
-    /// Clients' connections.
     pub http: Http,
-    /// The links to the slaves.
     pub link: Link,
 }
 
 /// Clients' connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Http {
-    /// How long a connection may wait for its next request.
+    /// How long a connection may be idle between two requests.
     pub idle: Duration,
 }
 
 /// The links to the slaves.
 #[derive(Debug, Clone, Copy)]
 pub struct Link {
-    /// Between two pings.
+    /// The time between two pings.
     pub heartbeat: Duration,
-    /// Without a byte from the slave for this long, the link is dead.
+    /// A link is dead if no byte came from the slave for this long.
     pub dead_after: Duration,
-    /// A handshake that takes longer is given up.
+    /// The longest duration of a handshake.
     pub handshake: Duration,
-    /// Handshakes at a time.
+    /// How many handshakes run at a time.
     pub max_handshakes: usize,
-    /// Connections that wait for a handshake, some seconds each; others are told when to come back.
+    /// How many connections wait for a handshake; others are told when to come back.
     pub max_waiting: usize,
-    /// How long an older link has to prove that it is there.
+    /// How long an older link has to answer when the same slave connects again.
     pub probe: Duration,
 }
 
-/// What flags on the command line set, and the environment likewise: each beats the file.
+/// Settings from flags or from the environment, which override the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// For `listen`.
     pub listen: Option<String>,
-    /// For `data_dir`.
     pub data_dir: Option<PathBuf>,
-    /// For `enrollment`.
     pub enrollment: Option<String>,
 }
 
 impl Overrides {
-    /// What the environment says. A variable that is set to nothing counts as not set.
+    /// Reads the environment. An empty variable counts as not set.
     pub fn from_env() -> Self {
         Self {
             listen: config::env_text("RELOOP_LISTEN"),
@@ -100,7 +93,7 @@ impl Overrides {
         }
     }
 
-    /// These where they say something, else `other`.
+    /// Each setting of `self`, or that of `other` where `self` has none.
     #[must_use]
     pub fn over(self, other: Self) -> Self {
         Self {
@@ -143,14 +136,14 @@ struct RawLink {
 }
 
 impl Config {
-    /// Reads and checks the file, if there is one, with the environment's overrides and these flags on top.
+    /// Reads and checks the file, if one is named, with the environment and then `flags` overriding it.
     pub fn load(file: Option<&Path>, flags: Overrides) -> Result<Self, ConfigError> {
         let overrides = flags.over(Overrides::from_env());
         let raw = file.map(config::read).transpose()?.unwrap_or_default();
         complete(raw, file, overrides)
     }
 
-    /// Checks the text of a file; `path` is only for messages.
+    /// Checks the text of a file; `path` is for messages only.
     pub fn parse(text: &str, path: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
         let raw = config::parse(text, path.unwrap_or(Path::new("master.toml")))?;
         complete(raw, path, overrides)

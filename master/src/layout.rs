@@ -1,6 +1,6 @@
-//! Records in the layout of earlier builds, read as what they mean now.
+//! Records that earlier builds wrote, converted to what they mean now.
 //!
-//! A record's envelope names its layout. A record is written anew, in the layout of this build, when it changes.
+//! The envelope of a record names its layout. A record is rewritten in the layout of this build when it changes.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,9 +18,9 @@ use reloop_protocol::time::Time;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// What the store keeps under one key.
+/// A record of the store.
 pub trait Stored: DeserializeOwned {
-    /// The same in the layout that knew no claims: layout 1.
+    /// The record in layout 1, which had no [`Basis::Claim`].
     type BeforeClaims: DeserializeOwned + Into<Self>;
 }
 
@@ -171,7 +171,7 @@ impl From<SlaveRecordBeforeClaims> for SlaveRecord {
         });
         Self {
             machine,
-            // Not known: its next handshake counts as the first after a restore, if there was one.
+            // Layout 1 does not say: the next handshake counts as the first after a restore, if there was one.
             settled_in: Epoch(0),
             key: slave.key,
             name: slave.name,

@@ -1,15 +1,24 @@
 //! The node that takes orders: the shell around the master's rules in `reloop-protocol`.
 //!
-//! An order's way: [`rest`] parses it, [`driver`] steps the rules and makes the outcome durable, [`rest`] answers, and
-//! [`link`] tells the slave. [`serve`] puts the rooms together; [`cli`] is the client of [`rest`].
+//! An order's way: [`rest`] parses it and hands it to the loop through `handle`; `driver` steps the rules and makes the
+//! outcome durable; then [`rest`] answers, and the slave's link in `link` sends what the rules decided.
+//!
+//! Reading order, each module using only earlier ones: `layout` and [`records`] (what is on disk), `changes`, `contacts` and
+//! `handle` (the way into the loop), `driver` (the loop), `deadlines` and `link` (connections), [`rest`], [`serve`] (puts all
+//! of it together), [`cli`] (the client of [`rest`], and `reloop serve`).
 
+#![allow(missing_docs, reason = "a comment that only repeats the name is worse than none")]
+
+mod changes;
 pub mod cli;
 pub mod config;
-pub mod driver;
-pub mod layout;
-pub mod link;
-pub mod patience;
+mod contacts;
+mod deadlines;
+mod driver;
+mod handle;
+mod layout;
+mod link;
 pub mod records;
 pub mod rest;
 pub mod serve;
-pub mod telemetry;
+mod telemetry;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// glibc's spent a sixth of what the master does for an order; see docs/performance.md.
+/// glibc's allocator took a sixth of the time that the master needs for an order: see docs/performance.md.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

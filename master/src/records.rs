@@ -1,18 +1,19 @@
-//! How the master's records lie in the store: the one place that knows the keys.
+//! The master's records in the store: their keys, and how they are read and written.
 //!
 //! | key | value |
 //! |---|---|
-//! | `node` | about itself |
-//! | `begun` | its newest incarnations |
-//! | `live/` id | a job that has not ended: all of them are loaded at start |
-//! | `job/` id | a job that has ended. One that was tried again stands in both places, and only the live one counts |
+//! | `node` | the master's id, epoch and commit |
+//! | `begun` | the master's newest incarnations |
+//! | `live/` id | a job that has not ended; all of them are loaded at the start |
+//! | `job/` id | a job that has ended. A job that was tried again is under both keys, and only the live record counts |
 //! | `order/` id | an order |
-//! | `key/` SHA-256 of an idempotency key | the order that it stands for |
-//! | `slave/` public key | a slave |
+//! | `key/` SHA-256 of an idempotency key | the key and the order that was placed with it |
+//! | `desk/` public key | a slave record |
 //! | `token/` SHA-256 of its text | an enrolment token |
-//! | `receipt/` public key, number | a handshake's receipt, in a ring |
+//! | `receipt/` public key, number | the receipt of a handshake; numbers repeat, so a slave has a limited number of them |
+//! | `unreadable/` key | a record that could not be read, kept for a person |
 //!
-//! Ids sort by the time they were made, so a page of the newest is a short scan.
+//! Ids sort by their time of creation, so a page of the newest is a short scan.
 
 use std::fmt::Debug;
 
@@ -28,10 +29,10 @@ use serde::Serialize;
 
 use crate::layout::Stored;
 
-/// The layout of every record's payload; another one gets another number. [`crate::layout`] has the one before it.
+/// The layout of every record's payload. A change of the layout needs a new number. [`crate::layout`] has the one before it.
 const SCHEMA: u8 = 2;
 
-/// How many entries are read at once: some hundred kilobytes.
+/// How many entries are read at once: a few hundred kilobytes.
 const LOAD_PAGE: usize = 1024;
 
 const NODE: &[u8] = b"node";
@@ -53,12 +54,12 @@ fn read<T: Stored>(value: &[u8]) -> Result<T, Unreadable> {
     record::read::<T, T::BeforeClaims>(SCHEMA, value)
 }
 
-/// The key under which a client's key is found.
+/// The record key of a client's idempotency key.
 pub fn idempotency(text: &str) -> Vec<u8> {
     key(KEY, &sha256(text.as_bytes()))
 }
 
-/// What a write of the rules is to the store.
+/// Appends the store's operations for a write of the rules.
 pub fn ops(write: &Write, ops: &mut Vec<Op>) {
     match write {
         Write::Node(node) => ops.push(put(NODE.to_vec(), node)),
@@ -84,11 +85,10 @@ pub fn ops(write: &Write, ops: &mut Vec<Op>) {
     }
 }
 
-/// Shows the rules everything that they start from, a record at a time; what cannot be read is set aside under `unreadable/` and
-/// said loudly.
+/// Shows the rules each record that they start from. A record that cannot be read is moved to `unreadable/` and logged.
 ///
 /// # Errors
-/// The store cannot be read, or does not take what is set aside.
+/// The store cannot be read, or an unreadable record cannot be moved.
 pub async fn load(store: &Store, mut show: impl FnMut(Write)) -> Result<Origin, StoreError> {
     let mut own = false;
     let show = |write| {
@@ -105,10 +105,10 @@ pub async fn load(store: &Store, mut show: impl FnMut(Write)) -> Result<Origin, 
     Ok(origin(own, other))
 }
 
-/// The same of a store that takes no writes: what it held before they failed.
+/// The same for a store that takes no writes.
 ///
 /// # Errors
-/// Not all of it can be read.
+/// The store or one of the records cannot be read.
 pub async fn reread(store: Store, show: impl FnMut(Write)) -> Result<(), StoreError> {
     if entries(&store, show).await?.is_empty() {
         return Ok(());
@@ -116,7 +116,8 @@ pub async fn reread(store: Store, show: impl FnMut(Write)) -> Result<(), StoreEr
     Err(StoreError::Read { detail: "some records make no sense".to_owned() })
 }
 
-/// Shows what can be read, and gives what puts the rest aside: to be committed before anything else.
+/// Shows every record that can be read, and returns the operations that move the others to `unreadable/`: commit them before
+/// anything else.
 async fn entries(store: &Store, mut show: impl FnMut(Write)) -> Result<Vec<Op>, StoreError> {
     let mut aside = Vec::new();
     for prefix in [NODE, BEGUN, DESK, TOKEN] {
@@ -128,7 +129,7 @@ async fn entries(store: &Store, mut show: impl FnMut(Write)) -> Result<Vec<Op>, 
         value => entry(at, value, &mut aside).into_iter().for_each(&mut show),
     })
     .await?;
-    // An older place: the job is among those that have ended, and only marked as live. It moves.
+    // An earlier build kept a live job under `job/`, and an empty mark under `live/`: move the job.
     for live in marks {
         let Some(value) = store.get(key(JOB, &live[LIVE.len()..])).await? else { continue };
         if let Some(job) = entry(&live, &value, &mut aside) {
@@ -136,7 +137,7 @@ async fn entries(store: &Store, mut show: impl FnMut(Write)) -> Result<Vec<Op>, 
             aside.push(Op::Put { key: live, value });
         }
     }
-    // What cannot be read and had been tried again: its former end does not speak for it.
+    // A job whose live record cannot be read may have been tried again: its record as an ended job is out of date.
     let lost = |op: &Op| match op {
         Op::Delete { key: at } => at.strip_prefix(LIVE).map(|id| key(JOB, id)),
         Op::Put { .. } => None,
@@ -149,7 +150,7 @@ async fn entries(store: &Store, mut show: impl FnMut(Write)) -> Result<Vec<Op>, 
     Ok(aside)
 }
 
-/// Shows all entries below a prefix, a page at a time; the next one is read meanwhile.
+/// Shows all entries under a prefix. The next page is read while one is shown.
 async fn each(store: &Store, prefix: &[u8], mut show: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
     let read = |after| store.scan(prefix.to_vec(), after, false, LOAD_PAGE);
     let mut page = read(None).await?;
@@ -161,7 +162,7 @@ async fn each(store: &Store, prefix: &[u8], mut show: impl FnMut(&[u8], &[u8])) 
     Ok(())
 }
 
-/// Reads one entry that the rules start from, or sets it aside.
+/// Reads one entry that the rules start from, or adds the operations that move it to `unreadable/`.
 pub fn entry(at: &[u8], value: &[u8], aside: &mut Vec<Op>) -> Option<Write> {
     fn take<T: Stored>(value: &[u8], write: impl FnOnce(T) -> Option<Write>) -> Result<Write, Unreadable> {
         write(read(value)?).ok_or(Unreadable::WrongKey)
@@ -205,13 +206,13 @@ pub fn explain(at: &[u8], value: &[u8]) -> Option<String> {
     }
 }
 
-/// One record, if it is there and can be read.
+/// `None` if there is no such record, or it cannot be read.
 async fn one<T: Stored>(store: &Store, at: Vec<u8>) -> Result<Option<T>, StoreError> {
     let Some(value) = store.get(at.clone()).await? else { return Ok(None) };
     Ok(readable(&at, &value))
 }
 
-/// A record, unless it can't be read, which is said loudly.
+/// `None`, and an error in the log, if the record cannot be read.
 pub fn readable<T: Stored>(at: &[u8], value: &[u8]) -> Option<T> {
     read(value)
         .inspect_err(|error| {
@@ -230,7 +231,6 @@ async fn page<T: Stored>(
     Ok(entries.iter().filter_map(|(at, value)| readable(at, value)).collect())
 }
 
-/// A job that has ended.
 pub async fn ended_job(store: &Store, id: JobId) -> Result<Option<Job>, StoreError> {
     one(store, key(JOB, &id.0)).await
 }
@@ -240,7 +240,6 @@ pub async fn ended_jobs(store: &Store, before: Option<JobId>, limit: usize) -> R
     page(store, JOB, before.map(|id| key(JOB, &id.0)), limit).await
 }
 
-/// An order.
 pub async fn order(store: &Store, id: OrderId) -> Result<Option<Order>, StoreError> {
     one(store, key(ORDER, &id.0)).await
 }
@@ -250,7 +249,7 @@ pub async fn orders(store: &Store, before: Option<OrderId>, limit: usize) -> Res
     page(store, ORDER, before.map(|id| key(ORDER, &id.0)), limit).await
 }
 
-/// What a client's key stands for.
+/// The order that was placed with a client's idempotency key, and the fingerprint of its request.
 pub async fn known_key(store: &Store, client: &str) -> Result<Option<(OrderId, [u8; 32])>, StoreError> {
     let known: Option<(IdempotencyKey, OrderId)> = one(store, idempotency(client)).await?;
     Ok(known.map(|(client, order)| (order, client.fingerprint)))

@@ -1,4 +1,5 @@
-//! Log lines, on stderr: what a program prints for other programs is on stdout.
+//! Log lines go to stderr. ERROR calls somebody at any hour, WARN is for an operator to look at, INFO is a change that an
+//! operator wants to see, DEBUG shows every step.
 //!
 //! `RELOOP_LOG` filters (`info` by default; `reloop_master=debug` shows every step), `RELOOP_LOG_FORMAT=json` makes
 //! each line a JSON object.
@@ -7,26 +8,20 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-/// The environment asks for something that can't be.
+/// An environment variable has a value that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum TelemetryError {
-    /// `RELOOP_LOG` can't be read.
+pub(crate) enum TelemetryError {
+    /// `RELOOP_LOG` is no filter.
     #[error(
         "environment: RELOOP_LOG: {text:?}: {why}; expected a level or target=level, as info or reloop_master=debug"
     )]
-    Filter {
-        /// What it says.
-        text: String,
-        /// What is wrong with it.
-        why: tracing_subscriber::filter::ParseError,
-    },
-    /// `RELOOP_LOG_FORMAT` is unknown.
+    Filter { text: String, why: tracing_subscriber::filter::ParseError },
     #[error("environment: RELOOP_LOG_FORMAT: {0:?}; allowed are \"text\" and \"json\"")]
     Format(String),
 }
 
-/// Starts logging for the whole process. Once only.
-pub fn init() -> Result<(), TelemetryError> {
+/// Starts logging for the whole process. To be called once.
+pub(crate) fn init() -> Result<(), TelemetryError> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let text = variable("RELOOP_LOG").unwrap_or_else(|| "info".to_owned());
     let filter = EnvFilter::try_new(&text).map_err(|why| TelemetryError::Filter { text, why })?;

@@ -18,7 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::problem::{Code, Problem};
 use super::{RestState, TokenInfo};
-use crate::driver::{Change, Heard, Listener};
+use crate::changes::{Change, Notice, Subscription};
 
 /// Below the idle limit of every common proxy.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -28,13 +28,13 @@ const RETRY: Duration = Duration::from_secs(2);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// A client that listens.
+/// A client that reads events.
 struct Stream {
     state: RestState,
     bearer: TokenInfo,
     /// What is sent before anything new.
     first: VecDeque<First>,
-    listener: Listener,
+    changes: Subscription,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -57,21 +57,21 @@ pub(super) async fn stream(
     })?;
     let last = headers.get(LAST_EVENT_ID).map(|id| id.to_str().ok().and_then(|id| id.parse::<u64>().ok()));
     let newest = state.handle.newest_change();
-    let (first, listener) = match last {
+    let (first, changes) = match last {
         None => match state.handle.changes_since(newest) {
-            Some((missed, listener)) => (begin(First::From(newest), missed), listener),
-            None => (begin(First::From(newest), vec![]), state.handle.listen()),
+            Some((missed, changes)) => (begin(First::From(newest), missed), changes),
+            None => (begin(First::From(newest), vec![]), state.handle.subscribe()),
         },
         Some(last) => match last.and_then(|last| state.handle.changes_since(last)) {
-            Some((missed, listener)) => (begin(First::From(last.unwrap_or(newest)), missed), listener),
+            Some((missed, changes)) => (begin(First::From(last.unwrap_or(newest)), missed), changes),
             None => {
-                // Listens before it looks at the number: what happens in between is told twice, and never not at all.
-                let listener = state.handle.listen();
-                (begin(First::Reset(state.handle.newest_change()), vec![]), listener)
+                // Subscribe before reading the number: a change in between is then told twice, and not missed.
+                let changes = state.handle.subscribe();
+                (begin(First::Reset(state.handle.newest_change()), vec![]), changes)
             }
         },
     };
-    let stream = Stream { state, bearer, first, listener, _permit: permit };
+    let stream = Stream { state, bearer, first, changes, _permit: permit };
     let events = stream::unfold(stream, async |mut stream| {
         stream.next().await.map(|event| (Ok::<_, Infallible>(event), stream))
     });
@@ -104,13 +104,13 @@ impl Stream {
                 Some(First::Change(number, change)) => (number, change),
                 None => {
                     let heard = tokio::select! {
-                        heard = self.listener.next() => heard,
+                        heard = self.changes.next() => heard,
                         () = self.state.stop.cancelled() => return None,
                     };
                     match heard {
-                        Heard::Change { number, change } => (number, change),
-                        Heard::Missed => return Some(reset(self.state.handle.newest_change())),
-                        Heard::Closed => return None,
+                        Notice::Change { number, change } => (number, change),
+                        Notice::Missed => return Some(reset(self.state.handle.newest_change())),
+                        Notice::Closed => return None,
                     }
                 }
             };

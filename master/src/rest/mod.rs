@@ -48,7 +48,7 @@ pub use self::tokens::{Role, TokenInfo, Tokens, TokensError};
 use self::problem::{Code, Problem};
 use self::view::JobView;
 use crate::config::Config;
-use crate::driver::{Handle, Unavailable};
+use crate::handle::{Handle, Unavailable};
 
 /// Clients that listen to events at a time: each costs a connection and a share of every change.
 const STREAMS_LIMIT: usize = 256;

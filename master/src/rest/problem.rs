@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use reloop_protocol::master::Refusal;
 use serde_json::{Value, json};
 
-use crate::driver::{Handle, Unavailable};
+use crate::handle::{Handle, Unavailable};
 
 /// The media type of a problem document.
 pub const MEDIA_TYPE: &str = "application/problem+json";

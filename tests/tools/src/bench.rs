@@ -1,33 +1,35 @@
 //! Benches of whole processes: `harness bench NAME`.
 //!
-//! A figure is worth something beside another that was taken in the same run, on the same machine, in turn with it.
-//! So each bench runs its peer between its own rounds, and quotes the ratio of neighbours. What was found is kept as data
-//! beside the documentation ([`document`]), and docs/performance.md is printed from there.
+//! A result means something beside another of the same run, on the same computer, in turn with it: each bench runs its peer
+//! between its own rounds, and shows the ratio of neighbours. The results are stored as data beside the documentation
+//! ([`document`]), and docs/performance.md is printed from them.
 
-pub mod backlog;
-pub mod bare;
+mod backlog;
+mod bare;
 pub mod document;
-pub mod flow;
-pub mod footprint;
-pub mod full_loop;
-pub mod growth;
+mod flow;
+mod footprint;
+mod full_loop;
+mod growth;
 pub mod guard;
-pub mod handshake;
-pub mod history;
-pub mod intake;
-pub mod latency;
-pub mod links;
-pub mod mqtt;
-pub mod peers;
-pub mod report;
+mod handshake;
+mod history;
+mod intake;
+mod latency;
+mod links;
+mod mqtt;
+mod peers;
+mod process;
+mod report;
 pub mod rules;
-pub mod stats;
-pub mod storm;
-pub mod swarm;
+mod stats;
+mod storm;
+mod swarm;
 
 use std::net::SocketAddr;
 use std::path::Path;
 
+use self::process::runtime;
 use self::report::Report;
 
 /// Every bench, by name, in the order of the document.
@@ -46,15 +48,11 @@ pub const NAMES: [&str; 12] = [
     "growth",
 ];
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().thread_name("bench").enable_all().build()
-}
-
-/// Runs the benches of these names, all if there is none, and keeps what they found. `size` is how many slaves or jobs;
-/// without it each has the size that its aim is about.
+/// Runs the named benches, or all if no name is given, and stores their results if `keep` is set. `size` is the number of
+/// slaves or jobs; by default that of the bench's aim.
 ///
 /// # Errors
-/// A name is not known, or something did not come to be that was to be measured.
+/// A name is unknown, or a bench has failed.
 pub fn run(names: &[String], size: Option<usize>, rounds: usize, keep: bool) -> anyhow::Result<()> {
     for name in names {
         anyhow::ensure!(NAMES.contains(&name.as_str()), "no bench is called {name:?}: there are {NAMES:?}");
@@ -63,7 +61,7 @@ pub fn run(names: &[String], size: Option<usize>, rounds: usize, keep: bool) -> 
         let mut report = Report::new(name);
         println!("{name}, beside a load of {}", report.load);
         match name {
-            // On this thread, without a runtime: they measure nothing but the rules.
+            // On this thread, without a runtime, so that only the rules are measured.
             "rules" => rules::run(rounds, &mut report)?,
             _ => runtime()?.block_on(one(name, size, rounds, &mut report))?,
         }
@@ -90,7 +88,7 @@ async fn one(name: &str, size: Option<usize>, rounds: usize, report: &mut Report
     }
 }
 
-/// Is the peer of the storm until it is killed.
+/// Runs the peer of the storm until the process is killed.
 ///
 /// # Errors
 /// The address is taken.
@@ -98,7 +96,7 @@ pub fn bare_server(addr: SocketAddr) -> anyhow::Result<()> {
     runtime()?.block_on(bare::serve(addr))
 }
 
-/// Is the least of the intake until it is killed.
+/// Runs the bare HTTP peer of the intake until the process is killed.
 ///
 /// # Errors
 /// The address is taken.
@@ -106,7 +104,7 @@ pub fn bare_http(addr: SocketAddr) -> anyhow::Result<()> {
     runtime()?.block_on(intake::answer(addr))
 }
 
-/// Is the peer of the intake until it is killed.
+/// Runs the intake's master without a durable store until the process is killed.
 ///
 /// # Errors
 /// It can't start.

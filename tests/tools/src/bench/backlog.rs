@@ -4,27 +4,27 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use reloop_rig::process::Master;
 use tokio::task::JoinSet;
 
 use super::intake::{Http, token};
-use super::links::{resident, resident_at_rest};
+use super::process::{resident, resident_at_rest, shipped_master};
 use super::report::{Report, Row};
 use super::rules;
 use super::stats::{Sample, figure};
 use super::storm::metric;
 use super::swarm::{Pace, Swarm};
-use reloop_rig::process::{Master, MasterOptions};
 
-/// How many are ordered by one request while the queue is filled.
+/// Jobs of one order while the queue is filled.
 const QUANTITY: usize = 1000;
 
-/// How many orders of one job are placed, and how many jobs are done, for one figure.
+/// Orders of one job that are placed, and jobs that are done, for one figure.
 const MEASURED: usize = 4000;
 
-/// Clients while it is measured.
+/// Clients that place orders at the same time.
 const CLIENTS: usize = 16;
 
-/// Nobody offers this program: it waits.
+/// No slave offers this program, so its jobs stay queued.
 const WAITING: &str = r#"{"program":"forge","quantity":1000}"#;
 const DONE: &str = r#"{"program":"mill"}"#;
 
@@ -56,7 +56,7 @@ async fn post(master: &Master, requests: usize, body: &'static str) -> anyhow::R
 
 async fn measure(master: &Master) -> anyhow::Result<Figures> {
     let place = post(master, MEASURED, r#"{"program":"forge"}"#).await?;
-    // Place, assign, end: the queue that waits is of another program, as on a floor where one machine is down.
+    // The queued jobs are of another program, as in a factory where one machine is down.
     let mut swarm = Swarm::new(20, master.addr(), Pace::Instant, 4)?;
     swarm.connect(Duration::from_secs(60)).await?;
     let since = Instant::now();
@@ -74,22 +74,18 @@ async fn measure(master: &Master) -> anyhow::Result<Figures> {
     Ok(Figures { place, dispatch })
 }
 
-/// A master with a queue.
-pub struct Queue {
+/// A master with queued jobs.
+pub(super) struct Queue {
     master: Master,
-    /// Its memory before, in bytes.
+    /// The master's memory before the queue was filled, in bytes.
     before: u64,
-    /// Jobs per second while it was filled.
+    /// Jobs placed per second while the queue was filled.
     rate: f64,
 }
 
-/// A master with so many queued jobs.
-///
-/// # Errors
-/// An order is refused.
-pub async fn filled(size: usize) -> anyhow::Result<Queue> {
-    let options = MasterOptions { link: Default::default(), ..MasterOptions::default() };
-    let master = Master::start(options).await;
+/// A master with `size` queued jobs.
+pub(super) async fn filled(size: usize) -> anyhow::Result<Queue> {
+    let master = shipped_master().await;
     let before = resident(master.pid().context("it runs")?)?;
     let rate = post(&master, size / QUANTITY, WAITING).await? * QUANTITY as f64;
     Ok(Queue { master, before, rate })
@@ -104,11 +100,8 @@ impl Queue {
         Ok(resident.saturating_sub(self.before) as f64 / queued as f64)
     }
 
-    /// The master is started again: how many seconds that takes, and bytes of its memory for each job then.
-    ///
-    /// # Errors
-    /// It has no queue.
-    pub async fn start_again(&mut self) -> anyhow::Result<(f64, f64)> {
+    /// Restarts the master. Returns the seconds until it answers, and then bytes of its memory for each queued job.
+    pub(super) async fn start_again(&mut self) -> anyhow::Result<(f64, f64)> {
         self.master.kill();
         let since = Instant::now();
         self.master.restart().await;
@@ -117,11 +110,7 @@ impl Queue {
     }
 }
 
-/// Runs it.
-///
-/// # Errors
-/// An order is refused, or a job is not done.
-pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+pub(super) async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     let before = resident(std::process::id())?;
     let state = rules::waiting(size);
     let in_rules = (resident(std::process::id())?.saturating_sub(before)) as f64 / size as f64;
@@ -132,7 +121,7 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
             "bytes of the rules' state for each of {} queued orders of one job",
             figure(size as f64)
         ),
-        ours: [in_rules].into_iter().collect(),
+        ours: Sample::of(in_rules),
         reach: "≤ 300".to_owned(),
         ..Row::default()
     });
@@ -160,11 +149,7 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
     let jobs = figure(size as f64);
     let each_of = "bytes of the master's memory for each of";
     for (what, ours, reach) in [
-        (
-            format!("{each_of} {jobs} queued jobs, the database's caches included"),
-            Sample::from_iter([each]),
-            "≤ 300",
-        ),
+        (format!("{each_of} {jobs} queued jobs, the database's caches included"), Sample::of(each), "≤ 300"),
         (format!("{each_of} {jobs} queued jobs, when it was started again"), again, "≤ 300"),
         (format!("seconds to start with {jobs} queued jobs"), seconds, "no aim"),
     ] {

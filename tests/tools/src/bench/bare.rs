@@ -1,11 +1,9 @@
-//! The least that a link can cost: an upgrade by the same library with the same buffers, and one round trip of 100
-//! bytes. It is what a reconnect storm is measured against.
+//! The lower bound of a link's cost: an upgrade by the same library with the same buffers, and one round trip of 100
+//! bytes. A reconnect storm is compared with it.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -19,25 +17,23 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message};
 use tokio_tungstenite::{WebSocketStream, accept_async_with_config, client_async_with_config};
 
-use super::links::resident;
+use super::process::resident;
 
-/// As long as the master's own: what does not fit here is refused and tried again a second later.
+/// Long enough for every client of a bench: the kernel drops a connection that does not fit, and the client tries again a
+/// second later.
 const BACKLOG: i32 = 65_535;
 
-/// A server that does not listen by then has failed to start.
+/// How long a server may take until it listens.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
-/// The round trip.
+/// Sent and echoed in the round trip.
 const PAYLOAD: [u8; 100] = [7; 100];
 
-/// What a key and its signature of the payload follow.
+/// Prefix of a message that carries a key and its signature of [`PAYLOAD`].
 const SIGNED: [u8; 4] = *b"SIGN";
 
-/// Serves for ever.
-///
-/// # Errors
-/// The address is taken.
-pub async fn serve(addr: SocketAddr) -> anyhow::Result<()> {
+/// Upgrades and echoes until the process is killed.
+pub(super) async fn serve(addr: SocketAddr) -> anyhow::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -45,7 +41,7 @@ pub async fn serve(addr: SocketAddr) -> anyhow::Result<()> {
     socket.listen(BACKLOG)?;
     let listener = TcpListener::from_std(socket.into())?;
     loop {
-        // A client that went away again is no reason to end.
+        // Fails if the client has disconnected already.
         let Ok((tcp, _)) = listener.accept().await else { continue };
         tokio::spawn(echo(tcp));
     }
@@ -66,23 +62,17 @@ async fn echo(tcp: TcpStream) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One client of [`serve`].
-///
-/// # Errors
-/// Nobody listens.
-pub async fn dial(addr: SocketAddr) -> anyhow::Result<WebSocketStream<TcpStream>> {
+/// Connects one client to [`serve`].
+pub(super) async fn dial(addr: SocketAddr) -> anyhow::Result<WebSocketStream<TcpStream>> {
     let tcp = TcpStream::connect(addr).await?;
     tcp.set_nodelay(true)?;
     let request = ClientRequestBuilder::new(format!("ws://{addr}/").parse()?);
     Ok(client_async_with_config(request, tcp, Some(link::config())).await?.0)
 }
 
-/// Does it again for as long as the listener's queue is too full for it: of the connections that do not fit, the kernel
-/// resets some (those whose SYN cookie it no longer takes, tcp(7)). A slave dials again too.
-///
-/// # Errors
-/// It fails in any other way.
-pub async fn until_heard<T, F>(mut attempt: impl FnMut() -> F) -> anyhow::Result<T>
+/// Repeats `attempt` while it is reset: when the listener's queue is full, the kernel resets some connections (those whose
+/// SYN cookie has expired, tcp(7)). A slave redials too.
+pub(super) async fn until_heard<T, F>(mut attempt: impl FnMut() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
 {
@@ -99,41 +89,33 @@ fn was_reset(error: &anyhow::Error) -> bool {
     causes.any(|error| error.kind() == io::ErrorKind::ConnectionReset)
 }
 
-/// What a bare server is.
 #[derive(Debug, Clone, Copy)]
-pub enum Kind {
+pub(super) enum Kind {
     /// [`serve`].
     Echo,
     /// [`super::intake::answer`].
     Http,
 }
 
-/// A process of its own that is a bare server for as long as this lives.
-pub struct Server {
-    /// Where it listens.
-    pub addr: SocketAddr,
+/// A bare server in a process of its own, which is killed on drop.
+pub(super) struct Server {
+    pub(super) addr: SocketAddr,
     child: Child,
 }
 
 impl Server {
-    /// Starts one that echoes; returns when it listens.
-    ///
-    /// # Errors
-    /// It does not come to that.
-    pub async fn start(addr: SocketAddr) -> anyhow::Result<Self> {
+    /// Starts an echo server. Returns when it listens.
+    pub(super) async fn start(addr: SocketAddr) -> anyhow::Result<Self> {
         Self::start_as(Kind::Echo, addr).await
     }
 
-    /// The same of one or the other kind.
-    ///
-    /// # Errors
-    /// It does not come to that.
-    pub async fn start_as(kind: Kind, addr: SocketAddr) -> anyhow::Result<Self> {
+    /// Starts a server of this kind. Returns when it listens.
+    pub(super) async fn start_as(kind: Kind, addr: SocketAddr) -> anyhow::Result<Self> {
         let mut server = Self { addr, child: spawn(kind, addr)? };
         let since = Instant::now();
         while !server.listens().await {
             ensure!(since.elapsed() < START_PATIENCE, "the bare server does not listen");
-            // Somebody took its port before it did.
+            // It exits if another process took the port first.
             if server.child.try_wait()?.is_some() {
                 server.addr = free_addr();
                 server.child = spawn(kind, server.addr)?;
@@ -143,14 +125,13 @@ impl Server {
         Ok(server)
     }
 
-    /// A connection to a port on which nobody listens may come to be with itself.
+    /// A connection to a local port without a listener may connect to itself (TCP simultaneous open).
     async fn listens(&self) -> bool {
         let socket = TcpStream::connect(self.addr).await;
         socket.is_ok_and(|socket| socket.local_addr().is_ok_and(|local| local != self.addr))
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
 }
@@ -168,67 +149,43 @@ fn spawn(kind: Kind, addr: SocketAddr) -> io::Result<Child> {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It has nothing to lose.
+        // Fails if it has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Clients of [`serve`].
-pub struct Clients {
-    sockets: Vec<WebSocketStream<TcpStream>>,
-    /// How long each waited, in seconds.
-    pub waits: Vec<f64>,
+/// Connected clients of [`serve`].
+pub(super) struct Clients {
+    _sockets: Vec<WebSocketStream<TcpStream>>,
 }
 
 impl Clients {
-    /// All connect at once, and exchange one message; gives how long that took.
-    ///
-    /// # Errors
-    /// One of them could not.
-    pub async fn connect(size: usize, addr: SocketAddr) -> anyhow::Result<(Self, Duration)> {
+    /// Connects `size` clients at once, each with one round trip. Returns how long all of them took.
+    pub(super) async fn connect(size: usize, addr: SocketAddr) -> anyhow::Result<(Self, Duration)> {
         let since = Instant::now();
         let mut tasks = JoinSet::new();
-        let done = Arc::new(AtomicUsize::new(0));
         for _ in 0..size {
-            let done = Arc::clone(&done);
             tasks.spawn(async move {
-                let socket = until_heard(async || {
+                until_heard(async || {
                     let mut socket = dial(addr).await?;
                     socket.send(Message::Binary(PAYLOAD.to_vec().into())).await?;
                     socket.next().await.context("no answer")??;
                     Ok(socket)
-                });
-                let socket = socket.await?;
-                done.fetch_add(1, Ordering::Relaxed);
-                anyhow::Ok((socket, since.elapsed().as_secs_f64()))
+                })
+                .await
             });
         }
-        let (mut sockets, mut waits) = (Vec::with_capacity(size), Vec::with_capacity(size));
+        let mut sockets = Vec::with_capacity(size);
         while let Some(joined) = tasks.join_next().await {
-            let (socket, wait) = joined??;
-            sockets.push(socket);
-            waits.push(wait);
+            sockets.push(joined??);
         }
-        Ok((Self { sockets, waits }, since.elapsed()))
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.sockets.len()
-    }
-
-    /// None.
-    pub fn is_empty(&self) -> bool {
-        self.sockets.is_empty()
+        Ok((Self { _sockets: sockets }, since.elapsed()))
     }
 }
 
-/// KiB of a server's memory for each of so many bare links.
-///
-/// # Errors
-/// One of them could not.
-pub async fn link_kib(size: usize) -> anyhow::Result<f64> {
+/// KiB of a server's memory for each of `size` bare links.
+pub(super) async fn link_kib(size: usize) -> anyhow::Result<f64> {
     let server = Server::start(free_addr()).await?;
     let before = resident(server.pid())?;
     let (clients, _) = Clients::connect(size, server.addr).await?;
@@ -237,24 +194,19 @@ pub async fn link_kib(size: usize) -> anyhow::Result<f64> {
     Ok(grown as f64 / 1024.0 / size as f64)
 }
 
-/// As many key pairs.
-///
-/// # Errors
-/// There is no randomness.
-pub fn pairs(size: usize) -> anyhow::Result<Vec<Ed25519KeyPair>> {
-    let pair = |_| {
-        let secret = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).ok().context("no randomness")?;
-        Ed25519KeyPair::from_pkcs8(secret.as_ref()).ok().context("a key that was just made")
-    };
-    (0..size).map(pair).collect()
+/// `size` new key pairs.
+pub(super) fn pairs(size: usize) -> anyhow::Result<Vec<Ed25519KeyPair>> {
+    (0..size).map(|_| key_pair()).collect()
 }
 
-/// All connect at once, and have one signature of their own checked by the server: what no handshake that proves a key
-/// does without. Gives how long that took.
-///
-/// # Errors
-/// One of them could not.
-pub async fn signed(pairs: Vec<Ed25519KeyPair>, addr: SocketAddr) -> anyhow::Result<Duration> {
+pub(super) fn key_pair() -> anyhow::Result<Ed25519KeyPair> {
+    let secret = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).ok().context("no randomness")?;
+    Ed25519KeyPair::from_pkcs8(secret.as_ref()).ok().context("a key that was just made")
+}
+
+/// Connects a client for each key at once; the server verifies one signature of each, as every handshake that proves a key
+/// has to. Returns how long all of them took.
+pub(super) async fn signed(pairs: Vec<Ed25519KeyPair>, addr: SocketAddr) -> anyhow::Result<Duration> {
     let since = Instant::now();
     let mut tasks = JoinSet::new();
     for pair in pairs {
@@ -276,7 +228,7 @@ pub async fn signed(pairs: Vec<Ed25519KeyPair>, addr: SocketAddr) -> anyhow::Res
     Ok(since.elapsed())
 }
 
-/// An address of this machine on which nobody listens.
-pub fn free_addr() -> SocketAddr {
+/// A local address on which nothing listens.
+pub(super) fn free_addr() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, reloop_rig::daemon::free_port()))
 }

@@ -1,6 +1,6 @@
-//! docs/performance.md: printed from what the benches found, which is kept as data in docs/performance.json.
+//! Prints docs/performance.md from the results in docs/performance.json.
 //!
-//! The words around the tables stand in `document/performance.md`. A line `@table NAME` there becomes that bench's table, and
+//! The text around the tables is `document/performance.md`. A line `@table NAME` there becomes the table of that bench, and
 //! `@plots` the pictures of all curves.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,15 +9,15 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use reloop_rig::daemon::workspace;
 use serde::{Deserialize, Serialize};
 
 use super::report::{Curve, Report};
 use super::stats::figure;
-use reloop_rig::daemon::workspace;
 
 const TEMPLATE: &str = include_str!("document/performance.md");
 
-/// Everything that was found, and where.
+/// The newest results of every bench.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Found {
     machine: String,
@@ -36,11 +36,8 @@ fn found() -> anyhow::Result<Found> {
     }
 }
 
-/// Keeps what a bench found in place of what it found before, and prints the document.
-///
-/// # Errors
-/// The files can't be read or written.
-pub fn keep(report: Report) -> anyhow::Result<()> {
+/// Stores a bench's results in place of its former ones, and prints the document.
+pub(super) fn keep(report: Report) -> anyhow::Result<()> {
     let mut found = found()?;
     found.machine = machine();
     found.benches.insert(report.bench.clone(), report);
@@ -50,9 +47,6 @@ pub fn keep(report: Report) -> anyhow::Result<()> {
 }
 
 /// Prints the document and its pictures.
-///
-/// # Errors
-/// The files can't be read or written.
 pub fn print() -> anyhow::Result<()> {
     let found = found()?;
     let mut text = String::new();
@@ -130,7 +124,7 @@ const TOP: f64 = 40.0;
 const BOTTOM: f64 = 40.0;
 const COLOURS: [&str; 4] = ["#1f6feb", "#d1242f", "#1a7f37", "#9a6700"];
 
-/// The decades that hold all of these.
+/// The exponents of the first and the last power of ten around all values.
 fn decades(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     for value in values.filter(|value| *value > 0.0) {
@@ -140,7 +134,7 @@ fn decades(values: impl Iterator<Item = f64>) -> (f64, f64) {
     (low, high.max(low + 1.0))
 }
 
-/// Curves over a size, both axes by decades.
+/// A picture of curves over a size, both axes logarithmic.
 fn svg(title: &str, curves: &[&Curve]) -> String {
     let points = || curves.iter().flat_map(|curve| curve.points.iter().copied());
     let (x_low, x_high) = decades(points().map(|(x, _)| x));

@@ -1,9 +1,8 @@
 //! Live flow: progress reports per second from a thousand slaves, against a bare echo of the same frames.
 //!
-//! The machines' drivers tell of progress twice a second at most, so this is far more than a floor says; here nothing
-//! holds them back. The reports are made before the clock runs, as a thousand slaves have a thousand processors for that;
-//! what is measured is sending and taking them. The clock stops when the master has taken the last report of every slave:
-//! each job ends at last, and its end is counted.
+//! A real machine reports progress at most twice a second, so this is far more than a factory sends. The reports are made
+//! before the clock starts, since a thousand slaves have a thousand processors for that: sending and taking them is measured.
+//! The last report of each slave ends its job, and the clock stops when the master counts no running job any more.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -20,10 +19,10 @@ use super::stats::{Sample, figure};
 use super::storm::{metric, populated};
 use super::swarm::Pulse;
 
-/// How many reports each slave sends for one figure.
+/// Reports of each slave for one figure.
 const REPORTS: u16 = 200;
 
-/// A report with its progress on the wire, as the swarm sends it.
+/// Bytes of a progress report on the wire, as the swarm sends it.
 const FRAME: usize = 72;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -56,11 +55,7 @@ async fn echo(size: usize, addr: std::net::SocketAddr) -> anyhow::Result<f64> {
     Ok(size as f64 * f64::from(REPORTS) / since.elapsed().as_secs_f64())
 }
 
-/// Runs it.
-///
-/// # Errors
-/// Not all slaves come to run.
-pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+pub(super) async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     let server = bare::Server::start(bare::free_addr()).await?;
     let (master, swarm) = populated(size, 1).await?;
     let client = master.client();

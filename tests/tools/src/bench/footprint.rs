@@ -5,15 +5,15 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use reloop_rig::daemon::binary;
+use reloop_rig::process::{Slave, SlaveOptions};
 use serde_json::json;
 
-use super::links::{cpu_seconds, resident};
+use super::process::{cpu_seconds, resident, shipped_master};
 use super::report::{Report, Row};
 use super::stats::Sample;
-use reloop_rig::daemon::binary;
-use reloop_rig::process::{Master, MasterOptions, Slave, SlaveOptions};
 
-/// Long enough for a figure below a thousandth of a core, with time counted in hundredths of a second.
+/// Long enough to measure less than a thousandth of a core, since processor time is counted in hundredths of a second.
 const WATCHED: Duration = Duration::from_secs(60);
 
 fn threads(pid: u32) -> anyhow::Result<Vec<String>> {
@@ -21,7 +21,7 @@ fn threads(pid: u32) -> anyhow::Result<Vec<String>> {
     tasks.map(|task| Ok(fs::read_to_string(task?.path().join("comm"))?.trim().to_owned())).collect()
 }
 
-/// How often its threads gave the processor up to wait: each is a wake-up.
+/// How often the process's threads were woken: the number of their voluntary context switches.
 fn wakeups(pid: u32) -> anyhow::Result<u64> {
     let mut all = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -35,12 +35,8 @@ fn wakeups(pid: u32) -> anyhow::Result<u64> {
     Ok(all)
 }
 
-/// Runs it.
-///
-/// # Errors
-/// The slave does not run.
-pub async fn run(report: &mut Report) -> anyhow::Result<()> {
-    let master = Master::start(MasterOptions { link: Default::default(), ..MasterOptions::default() }).await;
+pub(super) async fn run(report: &mut Report) -> anyhow::Result<()> {
+    let master = shipped_master().await;
     let slave =
         Slave::start(SlaveOptions { link: Default::default(), ..SlaveOptions::new("board", master.url()) });
     let pid = slave.pid().context("it runs")?;
@@ -57,7 +53,7 @@ pub async fn run(report: &mut Report) -> anyhow::Result<()> {
             if is_there && is_running { Ok(()) } else { Err(slave.body.to_string()) }
         })
         .await;
-        // What a start leaves behind is not what it idles at.
+        // The start itself is not measured.
         tokio::time::sleep(Duration::from_secs(3)).await;
         let (cpu, woken) = (cpu_seconds(pid)?, wakeups(pid)?);
         tokio::time::sleep(WATCHED).await;
@@ -74,7 +70,7 @@ pub async fn run(report: &mut Report) -> anyhow::Result<()> {
             report.row(Row {
                 bench: "footprint".to_owned(),
                 what: format!("agent {what}: {unit}"),
-                ours: [value].into_iter().collect::<Sample>(),
+                ours: Sample::of(value),
                 reach: reach.to_owned(),
                 ..Row::default()
             });
@@ -84,7 +80,7 @@ pub async fn run(report: &mut Report) -> anyhow::Result<()> {
     report.row(Row {
         bench: "footprint".to_owned(),
         what: "MiB of the stripped program".to_owned(),
-        ours: [size].into_iter().collect::<Sample>(),
+        ours: Sample::of(size),
         reach: "≤ 8".to_owned(),
         ..Row::default()
     });

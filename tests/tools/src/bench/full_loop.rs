@@ -1,36 +1,34 @@
 //! Full loop: jobs per second from the order to the outcome, through a hundred slaves whose machines are done at once.
 //!
-//! Each job is durable at the master when it is placed, when it is bound, and when its outcome has come. Beside it two
-//! job queues that sync each write, doing the least that a job queue does: put, reserve, delete.
+//! The master makes each job durable when it is placed, when it is assigned, and when its outcome has come. Two job queues
+//! that sync each write are measured beside it, with the minimum that a job queue does: put, reserve, delete.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use reloop_rig::process::Master;
 use tokio::task::JoinSet;
 
 use super::intake::{CONNECTIONS, Http, token};
 use super::peers::{Peer, Peering, Server};
+use super::process::shipped_master;
 use super::report::{Report, Row};
 use super::stats::Sample;
 use super::storm::unended;
 use super::swarm::{Pace, Swarm};
-use reloop_rig::process::{Master, MasterOptions};
 
-/// How many slaves, or workers.
+/// Slaves of the master, and workers of a job queue.
 const SLAVES: usize = 100;
 
-/// What is ordered, and what a queue is given.
-pub const BODY: &str = r#"{"program":"mill","params":{"file":"bracket-7.nc","material":"al6061"}}"#;
+/// The order, and the job of a queue.
+pub(super) const BODY: &str = r#"{"program":"mill","params":{"file":"bracket-7.nc","material":"al6061"}}"#;
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Has so many jobs done; gives how many per second, from the first order until the master has every outcome.
-///
-/// # Errors
-/// Something did not come to its end.
-pub async fn ours(master: &Master, swarm: &Swarm, jobs: usize) -> anyhow::Result<f64> {
+/// Jobs per second, from the first order until the master has every outcome.
+pub(super) async fn ours(master: &Master, swarm: &Swarm, jobs: usize) -> anyhow::Result<f64> {
     let begun = || usize::try_from(swarm.counts.begun.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
     let before = begun();
     let (addr, token) = (master.addr(), token(master)?);
@@ -51,7 +49,7 @@ pub async fn ours(master: &Master, swarm: &Swarm, jobs: usize) -> anyhow::Result
     while let Some(ended) = clients.join_next().await {
         ended??;
     }
-    // All have begun on a machine, and nothing is live any more: the master has every outcome.
+    // When all have begun on a machine and none is live any more, the master has every outcome.
     while begun() - before < jobs || unended(master).await? > 0 {
         ensure!(since.elapsed() < PATIENCE, "{} of {jobs} jobs have begun", begun() - before);
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -100,12 +98,8 @@ async fn theirs(server: &Server, jobs: usize) -> anyhow::Result<f64> {
     Ok(jobs as f64 / took.as_secs_f64())
 }
 
-/// Runs it.
-///
-/// # Errors
-/// Something did not come to its end.
-pub async fn run(jobs: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
-    let master = Master::start(MasterOptions { link: Default::default(), ..MasterOptions::default() }).await;
+pub(super) async fn run(jobs: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+    let master = shipped_master().await;
     let mut swarm = Swarm::new(SLAVES, master.addr(), Pace::Instant, 4)?;
     swarm.connect(PATIENCE).await?;
     let mut servers = Vec::new();

@@ -1,32 +1,28 @@
-//! Growth: what one slave costs the master when there are a hundred, a thousand, ten thousand of them.
+//! Growth: the master's cost for each slave, with a hundred, a thousand and ten thousand of them.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::links::{cpu_seconds, resident};
 use super::peers::Peer;
+use super::process::{cpu_seconds, resident, shipped_master};
 use super::report::{Report, Row};
 use super::stats::{Sample, figure};
 use super::storm::{Beside, measure, populated};
 use super::swarm::{Pace, Swarm};
 use super::{bare, full_loop};
-use reloop_rig::process::{Master, MasterOptions};
 
-/// Two heartbeats of every link.
+/// Two heartbeats of each link.
 const WATCHED: Duration = Duration::from_secs(30);
 
-/// How many jobs are assigned and done for one figure.
+/// Jobs that are assigned and done for one figure.
 const JOBS: usize = 8000;
 
-/// A storm of few slaves is over in milliseconds: it is repeated until so many have come back.
+/// A storm of a few slaves takes milliseconds: it is repeated until this many handshakes were measured.
 const HANDSHAKES: usize = 10_000;
 
-/// Runs it, for a hundredth, a tenth and all of this many slaves.
-///
-/// # Errors
-/// Something did not come back.
-pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+/// Runs with a hundredth of `size` slaves, a tenth, and all.
+pub(super) async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     let sizes = [size / 100, size / 10, size].map(|size| size.max(1));
     let whats = [
         "microseconds of a storm for each slave",
@@ -38,8 +34,7 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
     for size in sizes {
         let bare = bare::link_kib(size).await?;
         let beside = Beside::start(size, report).await?;
-        let fresh =
-            Master::start(MasterOptions { link: Default::default(), ..MasterOptions::default() }).await;
+        let fresh = shipped_master().await;
         let before = resident(fresh.pid().context("it runs")?)?;
         drop(fresh);
         let (mut master, mut swarm) = populated(size, 2).await?;
@@ -61,8 +56,7 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
         let memory = resident(pid)?.saturating_sub(before) as f64 / 1024.0 / size as f64;
         swarm.leave().await;
         drop(master);
-        let master =
-            Master::start(MasterOptions { link: Default::default(), ..MasterOptions::default() }).await;
+        let master = shipped_master().await;
         let mut swarm = Swarm::new(size, master.addr(), Pace::Instant, 4)?;
         swarm.connect(Duration::from_secs(180)).await?;
         let mut dispatch = Sample::default();
@@ -73,14 +67,13 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
         println!(
             "  {size} slaves: storm {storm} µs, {memory:.1} KiB, {idle:.1} µs/s, dispatch {dispatch} µs each"
         );
-        let alone = |figure: f64| [figure].into_iter().collect::<Sample>();
         for ((what, rows), sample) in
-            whats.into_iter().zip(&mut table).zip([storm, alone(memory), alone(idle), dispatch])
+            whats.into_iter().zip(&mut table).zip([storm, Sample::of(memory), Sample::of(idle), dispatch])
         {
             report.point(what, "Reloop", (size as f64, sample.median()));
             rows.push((size, sample));
         }
-        // What is not installed has no figure.
+        // A peer that is not installed has no figure.
         for (plot, name, figure) in others.into_iter().filter(|(_, _, figure)| figure.is_finite()) {
             report.point(plot, name, (size as f64, figure));
         }
@@ -88,7 +81,7 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
     for (what, rows) in whats.into_iter().zip(table) {
         let Some((first, theirs)) = rows.first().cloned() else { continue };
         for (size, ours) in rows.into_iter().skip(1) {
-            let ratio = [ours.median() / theirs.median()].into_iter().collect();
+            let ratio = Sample::of(ours.median() / theirs.median());
             report.row(Row {
                 bench: "growth".to_owned(),
                 what: format!("{what}, {} slaves", figure(size as f64)),

@@ -1,20 +1,17 @@
-//! The few figures that must not be lost, each as a ratio or a count that no load of the machine changes much, and each
-//! with a margin so wide that only a real loss breaks it: `harness bench --guard`, under a minute.
+//! A few figures that a change must not make worse: `harness bench --guard`, under a minute. Each is a ratio or a count that
+//! the computer's load hardly changes, with a margin that only a real loss exceeds.
 
+use super::process::runtime;
 use super::stats::Sample;
 use super::storm::{once, populated, resident_each};
 use super::{backlog, bare, handshake, rules};
 
-/// Rounds of each ratio.
 const ROUNDS: usize = 3;
 
-/// How many slaves.
 const SLAVES: usize = 500;
 
-/// How many queued jobs.
 const QUEUED: usize = 100_000;
 
-/// One thing that is guarded.
 struct Guard {
     what: &'static str,
     found: f64,
@@ -31,10 +28,7 @@ fn flat(sizes: [usize; 3], rate: impl Fn(usize) -> anyhow::Result<f64>) -> anyho
     Ok(many.ratio(&few).median())
 }
 
-/// Measures them; false if one is lost.
-///
-/// # Errors
-/// Something did not come to be that was to be measured.
+/// Measures and prints all figures; false if one is out of its range.
 pub fn run() -> anyhow::Result<bool> {
     let mut guards = vec![
         Guard {
@@ -48,7 +42,7 @@ pub fn run() -> anyhow::Result<bool> {
             allowed: 0.06..=f64::INFINITY,
         },
     ];
-    super::runtime()?.block_on(async {
+    runtime()?.block_on(async {
         let [first, further] = handshake::bytes().await?;
         guards.push(Guard { what: "bytes of a handshake with two jobs", found: first, allowed: 0.0..=600.0 });
         guards.push(Guard { what: "bytes for each further job", found: further, allowed: 0.0..=64.0 });

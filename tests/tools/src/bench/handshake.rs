@@ -1,4 +1,4 @@
-//! Handshake bytes: what crosses the wire after the upgrade, in both directions, until a slave is live again.
+//! Handshake bytes: the bytes in both directions after the upgrade, until a slave is live again.
 
 use std::sync::atomic::Ordering;
 
@@ -6,11 +6,8 @@ use super::report::{Report, Row};
 use super::stats::Sample;
 use super::storm::populated;
 
-/// Bytes in all with two jobs, and for each job more.
-///
-/// # Errors
-/// The slave does not come back.
-pub async fn bytes() -> anyhow::Result<[f64; 2]> {
+/// Bytes of a handshake with two jobs, and for each further job.
+pub(super) async fn bytes() -> anyhow::Result<[f64; 2]> {
     let mut totals = Vec::new();
     for jobs in [2_usize, 10] {
         let (master, mut swarm) = populated(1, jobs).await?;
@@ -28,18 +25,14 @@ pub async fn bytes() -> anyhow::Result<[f64; 2]> {
     Ok([totals[0], (totals[1] - totals[0]) / 8.0])
 }
 
-/// Runs it.
-///
-/// # Errors
-/// The slave does not come back.
-pub async fn run(report: &mut Report) -> anyhow::Result<()> {
+pub(super) async fn run(report: &mut Report) -> anyhow::Result<()> {
     let whats =
         [("bytes in all, one running and one accepted job", "≤ 600"), ("bytes for each further job", "≤ 64")];
     for ((what, reach), bytes) in whats.into_iter().zip(bytes().await?) {
         report.row(Row {
             bench: "handshake".to_owned(),
             what: what.to_owned(),
-            ours: [bytes].into_iter().collect::<Sample>(),
+            ours: Sample::of(bytes),
             reach: reach.to_owned(),
             ..Row::default()
         });

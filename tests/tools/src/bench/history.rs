@@ -4,18 +4,18 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use reloop_rig::process::Master;
 
 use super::intake::{Http, token};
-use super::links::resident_at_rest;
+use super::process::{resident_at_rest, shipped_master};
 use super::report::{Report, Row};
 use super::stats::{Sample, figure};
 use super::storm::metric;
 use super::swarm::{Pace, Swarm};
-use reloop_rig::process::{Master, MasterOptions};
 
 const PATIENCE: Duration = Duration::from_secs(1800);
 
-/// Jobs that are canceled in the queue have ended like any other, and need no slave.
+/// Its jobs are canceled in the queue, so they end without a slave.
 const ORDER: &str = r#"{"program":"forge","quantity":1000}"#;
 
 async fn fill(master: &Master, jobs: usize) -> anyhow::Result<()> {
@@ -36,7 +36,7 @@ async fn fill(master: &Master, jobs: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bytes of the store on the disk.
+/// Bytes of the master's store on disk.
 fn stored(master: &Master) -> anyhow::Result<u64> {
     let mut bytes = 0;
     for file in fs::read_dir(master.data_dir().join("store"))? {
@@ -62,20 +62,15 @@ async fn start(master: &mut Master) -> anyhow::Result<(f64, f64)> {
     let since = Instant::now();
     master.restart().await;
     let took = since.elapsed().as_secs_f64();
-    // With one slave's traffic, so that what a start leaves unread is not counted as saved.
+    // One slave connects, so that memory which the master needs only for a first handshake is counted.
     let mut swarm = Swarm::new(1, master.addr(), Pace::Instant, 4)?;
     swarm.connect(Duration::from_secs(60)).await?;
     swarm.leave().await;
     Ok((took, resident_at_rest(master.pid().context("it runs")?).await? as f64 / 1_048_576.0))
 }
 
-/// Runs it.
-///
-/// # Errors
-/// Something is refused.
-pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
-    let options = || MasterOptions { link: Default::default(), ..MasterOptions::default() };
-    let (mut empty, mut full) = (Master::start(options()).await, Master::start(options()).await);
+pub(super) async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+    let (mut empty, mut full) = (shipped_master().await, shipped_master().await);
     fill(&empty, 1000).await?;
     let since = Instant::now();
     fill(&full, size).await?;
@@ -83,7 +78,7 @@ pub async fn run(size: usize, rounds: usize, report: &mut Report) -> anyhow::Res
     report.row(Row {
         bench: "history".to_owned(),
         what: format!("bytes on the disk for each of {} jobs, ended without a pause", figure(size as f64)),
-        ours: [stored(&full)? as f64 / size as f64].into_iter().collect::<Sample>(),
+        ours: Sample::of(stored(&full)? as f64 / size as f64),
         reach: "no aim".to_owned(),
         ..Row::default()
     });

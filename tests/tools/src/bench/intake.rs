@@ -1,8 +1,7 @@
 //! Order intake: durable `POST /v1/orders` over keep-alive connections, each with one request under way.
 //!
-//! Beside it a master that is the same but for its store, which acknowledges at once and keeps nothing; the web framework
-//! alone, which reads each request and answers it with as many bytes; and well-known servers that are given a body of the
-//! same size through an equal client.
+//! Measured beside it: the same master with a store that acknowledges at once and keeps nothing; the web framework alone,
+//! which reads each request and answers with as many bytes; and well-known servers, with the same body and a similar client.
 
 use std::fs;
 use std::future::Future;
@@ -21,6 +20,7 @@ use axum::http::{StatusCode, header};
 use axum::routing::post;
 use reloop_master::config::{Config, Overrides};
 use reloop_master::serve;
+use reloop_rig::process::Master;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,39 +29,33 @@ use tokio::task::{JoinSet, block_in_place};
 
 use super::bare::{self, free_addr};
 use super::peers::{Peer, Peering, Server};
+use super::process::shipped_master;
 use super::report::{Report, Row};
 use super::stats::Sample;
-use reloop_rig::process::{Master, MasterOptions};
 
-/// How many clients at a time.
-pub const CONNECTIONS: usize = 64;
+/// Concurrent clients.
+pub(super) const CONNECTIONS: usize = 64;
 
-/// How long each round takes.
 const ROUND: Duration = Duration::from_secs(3);
 
-/// How many threads the clients have: one leaves a server more of two cores, two ask it more. What suits it better counts.
+/// Threads of the clients. One leaves more of two cores to the server, two put more load on it: the better result counts.
 const CLIENT_THREADS: [usize; 2] = [1, 2];
 
-/// A master that does not listen by then has failed to start.
+/// How long a master may take until it listens.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
-/// What is ordered.
 const BODY: &str =
     r#"{"program":"mill","params":{"file":"bracket-7.nc","material":"al6061"},"external_id":"ERP-4711"}"#;
 
-/// A keep-alive connection to a master: the least HTTP/1.1 client that does.
-pub struct Http {
+/// A keep-alive connection to a master, as a minimal HTTP/1.1 client.
+pub(super) struct Http {
     io: BufReader<TcpStream>,
     head: String,
     line: String,
 }
 
 impl Http {
-    /// Connects.
-    ///
-    /// # Errors
-    /// Nobody listens.
-    pub async fn connect(addr: SocketAddr, token: &str) -> anyhow::Result<Self> {
+    pub(super) async fn connect(addr: SocketAddr, token: &str) -> anyhow::Result<Self> {
         let tcp = TcpStream::connect(addr).await?;
         tcp.set_nodelay(true)?;
         let head =
@@ -69,11 +63,8 @@ impl Http {
         Ok(Self { io: BufReader::new(tcp), head, line: String::new() })
     }
 
-    /// Posts a body; gives the status and the answer's body.
-    ///
-    /// # Errors
-    /// The connection ends.
-    pub async fn post(
+    /// Returns the status and the body of the answer.
+    pub(super) async fn post(
         &mut self,
         path: &str,
         key: Option<&str>,
@@ -87,11 +78,8 @@ impl Http {
         self.answer().await
     }
 
-    /// Gets a path.
-    ///
-    /// # Errors
-    /// The connection ends.
-    pub async fn get(&mut self, path: &str) -> anyhow::Result<(u16, Vec<u8>)> {
+    /// Returns the status and the body of the answer.
+    pub(super) async fn get(&mut self, path: &str) -> anyhow::Result<(u16, Vec<u8>)> {
         let request = format!("GET {path} HTTP/1.1\r\n{}\r\n", self.head);
         self.io.get_mut().write_all(request.as_bytes()).await?;
         self.answer().await
@@ -120,8 +108,7 @@ impl Http {
     }
 }
 
-/// Lets all clients do the same again and again for a round, on so many threads and then on so many; gives how often per
-/// second it was done at best.
+/// Lets all clients repeat their request for a round, once with each number of threads. Returns the best rate per second.
 fn drive<F, G>(client: impl Fn() -> F + Sync) -> anyhow::Result<f64>
 where
     F: Future<Output = anyhow::Result<G>>,
@@ -169,9 +156,8 @@ where
     Ok(done.load(Ordering::Relaxed) as f64 / since.elapsed().as_secs_f64())
 }
 
-/// Something that a client does again and again.
+/// A client with a request that it repeats.
 trait Repeat {
-    /// Once.
     fn once(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send;
 }
 
@@ -193,11 +179,8 @@ impl Repeat for Putting {
     }
 }
 
-/// The admin token of a master.
-///
-/// # Errors
-/// It can't be read.
-pub fn token(master: &Master) -> anyhow::Result<String> {
+/// The master's admin token.
+pub(super) fn token(master: &Master) -> anyhow::Result<String> {
     token_in(&master.data_dir())
 }
 
@@ -209,7 +192,7 @@ fn place(addr: SocketAddr, token: &str) -> anyhow::Result<f64> {
     drive(|| async move { Ok(Placing(Http::connect(addr, token).await?)) })
 }
 
-/// A master in a process of its own that keeps nothing.
+/// A master without a durable store, in a process of its own, which is killed on drop.
 struct Forgetful {
     addr: SocketAddr,
     token: String,
@@ -238,17 +221,14 @@ impl Forgetful {
 
 impl Drop for Forgetful {
     fn drop(&mut self) {
-        // It has nothing to lose.
+        // Fails if it has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Is that master until it is killed.
-///
-/// # Errors
-/// It can't start.
-pub async fn forget(addr: SocketAddr, data_dir: &Path) -> anyhow::Result<()> {
+/// Runs a master without a durable store until the process is killed.
+pub(super) async fn forget(addr: SocketAddr, data_dir: &Path) -> anyhow::Result<()> {
     let text = format!(
         "listen = \"{addr}\"\ndata_dir = {:?}\nenrollment = \"open\"",
         data_dir.display().to_string()
@@ -257,26 +237,19 @@ pub async fn forget(addr: SocketAddr, data_dir: &Path) -> anyhow::Result<()> {
     serve::run_forgetful(&config).await
 }
 
-/// About as long as what a master says of an order.
+/// About as long as a master's answer to an order.
 const ANSWER: [u8; 640] = [b'x'; 640];
 
-/// Answers every order at once, until it is killed: what its form costs whoever answers it.
-///
-/// # Errors
-/// The address is taken.
-pub async fn answer(addr: SocketAddr) -> anyhow::Result<()> {
+/// Answers every order at once, until the process is killed: the cost of HTTP alone.
+pub(super) async fn answer(addr: SocketAddr) -> anyhow::Result<()> {
     let order =
         async |_: Bytes| (StatusCode::CREATED, [(header::CONTENT_TYPE, "application/json")], &ANSWER[..]);
     let router = Router::new().route("/v1/orders", post(order));
     Ok(axum::serve(TcpListener::bind(addr).await?, router).await?)
 }
 
-/// Runs it.
-///
-/// # Errors
-/// The master or a peer refused something.
-pub async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
-    let master = Master::start(MasterOptions { link: Default::default(), ..MasterOptions::default() }).await;
+pub(super) async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+    let master = shipped_master().await;
     let mut servers = Vec::new();
     for peer in [Peer::Redis, Peer::Postgres, Peer::Nats] {
         match Server::start(peer).await? {

@@ -1,8 +1,8 @@
-//! Loop latency: from the first byte of a POST to the moment when the machine has begun, through real processes.
+//! Latency: from the first byte of a POST until the machine has begun, through real processes.
 //!
-//! On the way are two hops (client to master, master to slave), a durable commit of each node, and the machine's own
-//! durable memory of what it began: when that file appears, it has begun. Each part is measured alone, in turn with the
-//! whole, and the whole is compared with their sum.
+//! The way consists of two hops (client to master, master to slave), a durable commit of each node, and a file in which the
+//! machine records that it begins: when the file appears, the machine has begun. Each part is also measured alone, in turn
+//! with the whole, and the whole is compared with their sum.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +17,7 @@ use anyhow::{Context as _, ensure};
 use futures_util::{SinkExt as _, StreamExt as _};
 use reloop_node::durable::write_file;
 use reloop_node::store::{Op, Options, Store};
+use reloop_rig::process::{Master, Slave, SlaveOptions};
 use rustix::fs::inotify;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -26,32 +27,32 @@ use tokio_tungstenite::tungstenite::Message;
 use super::bare;
 use super::full_loop;
 use super::intake::{Http, token};
+use super::process::shipped_master;
 use super::report::{Report, Row};
 use super::stats::Sample;
 use super::swarm::{Pace, Swarm};
-use reloop_rig::process::{Master, MasterOptions, Slave, SlaveOptions};
 
-/// How many orders for one figure.
+/// Orders for one figure.
 const ORDERS: usize = 200;
 
-/// The busy part of the floor.
+/// Slaves that work at the same time, for the figures under load.
 const CROWD: usize = 100;
 
-/// Clients of the crowd.
+/// Clients that place the orders of the crowd.
 const CLIENTS: usize = 16;
 
-/// What the crowd does to find out how much it can.
+/// Jobs of the crowd that show its highest rate.
 const TRIAL: usize = 4000;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What is ordered: by a simulated machine that has ended almost at once.
+/// A job for a simulated machine, which ends it almost at once.
 const ORDER: &str = r#"{"program":"bake","params":{"seconds":"0.001"}}"#;
 
-/// About the size of what each node writes for a job on its way.
+/// About as large as the record that each node writes for the job.
 const RECORD: [u8; 400] = [7; 400];
 
-/// Tells when a file in a directory was replaced.
+/// Notes when a file in a directory was replaced.
 struct Watch {
     moments: mpsc::Receiver<Instant>,
 }
@@ -108,20 +109,20 @@ async fn orders(master: &Master, watch: &Watch, sample: &mut Sample) -> anyhow::
     Ok(())
 }
 
-/// Milliseconds that the parts take.
+/// The parts, in milliseconds.
 #[derive(Default)]
 struct Parts {
     http: Sample,
     hop: Sample,
     commit: Sample,
     machine: Sample,
-    /// All of them, one after the other: from the client to the master, the master's commit, to the slave, the slave's commit,
-    /// the machine's memory.
+    /// All parts, one after the other: client to master, the master's commit, master to slave, the slave's commit, the machine's
+    /// file.
     one_by_one: Sample,
 }
 
 impl Parts {
-    /// The same of their medians.
+    /// The sum of all parts, by their medians.
     fn sum(&self) -> f64 {
         let halves = (self.http.median() + self.hop.median()) / 2.0;
         halves + 2.0 * self.commit.median() + self.machine.median()
@@ -167,7 +168,7 @@ async fn parts(master: &Master, bare: std::net::SocketAddr, dir: &Path) -> anyho
     Ok(parts)
 }
 
-/// Lets a crowd of instant slaves do so many jobs a second, one as long after the other, until it is told to stop.
+/// Places `rate` jobs per second for the crowd, evenly spaced, until `stop` is set.
 async fn crowd(
     master: &Master,
     rate: f64,
@@ -192,14 +193,10 @@ async fn crowd(
     Ok(clients)
 }
 
-/// Runs it.
-///
-/// # Errors
-/// A machine does not begin.
-pub async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+pub(super) async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     let bare_addr = bare::free_addr();
     let server = bare::Server::start(bare_addr).await?;
-    let master = Master::start(MasterOptions { link: BTreeMap::new(), ..MasterOptions::default() }).await;
+    let master = shipped_master().await;
     let options = SlaveOptions { link: BTreeMap::new(), ..SlaveOptions::new("board", master.url()) };
     let slave = Slave::start(options);
     let client = master.client();
@@ -208,7 +205,7 @@ pub async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
         if slave.body["link"] == "online" { Ok(()) } else { Err(slave.body.to_string()) }
     })
     .await;
-    // The machine makes its directory when it begins for the first time.
+    // The machine creates its directory when it begins for the first time.
     client.place(&json!({"program": "bake", "params": {"seconds": "0.001"}}), None).await?.expect(201);
     let machines = slave.state_dir().join("machines");
     reloop_rig::wait::eventually("the machine has a memory", PATIENCE, async || {

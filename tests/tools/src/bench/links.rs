@@ -1,72 +1,19 @@
-//! Idle links: what each costs the master in memory, and all of them in time.
+//! Idle links: the master's memory for each, and its processor time for all.
 
-use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::process::{cpu_seconds, resident, shipped_master};
 use super::report::{Report, Row};
 use super::stats::{Sample, figure};
 use super::swarm::{Pace, Swarm};
-use reloop_rig::process::{Master, MasterOptions};
 
-/// Two heartbeats of every link.
+/// Two heartbeats of each link.
 const WATCHED: Duration = Duration::from_secs(30);
 
-/// Linux counts processor time in hundredths of a second for every program that asks.
-const TICKS: f64 = 100.0;
-
-/// A master looks every two seconds for what it can give back.
-const REST: Duration = Duration::from_secs(5);
-
-/// Memory that a process has to itself and in use, in bytes.
-///
-/// # Errors
-/// It is gone.
-pub fn resident(pid: u32) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("a process has memory")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("in KiB")?.parse()?;
-    Ok(kib * 1024)
-}
-
-/// The same once the process has come to rest and has given back what it no longer needs.
-///
-/// # Errors
-/// It is gone, or does not come to rest.
-pub async fn resident_at_rest(pid: u32) -> anyhow::Result<u64> {
-    let (begun, mut since, mut least) = (Instant::now(), Instant::now(), resident(pid)?);
-    while since.elapsed() < REST {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let now = resident(pid)?;
-        if now < least {
-            (since, least) = (Instant::now(), now);
-        }
-        anyhow::ensure!(begun.elapsed() < 12 * REST, "its memory goes on shrinking");
-    }
-    resident(pid)
-}
-
-/// Processor time that a process has used, in seconds.
-///
-/// # Errors
-/// It is gone.
-pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name may hold spaces; what follows it does not.
-    let (_, rest) = stat.rsplit_once(')').context("a process has a name")?;
-    let mut fields = rest.split_whitespace().skip(11);
-    let mut ticks = || anyhow::Ok(fields.next().context("14th and 15th field")?.parse::<f64>()?);
-    Ok((ticks()? + ticks()?) / TICKS)
-}
-
-/// Runs it.
-///
-/// # Errors
-/// Not all links come to be.
-pub async fn run(size: usize, report: &mut Report) -> anyhow::Result<()> {
-    let options = MasterOptions { link: Default::default(), ..MasterOptions::default() };
-    let master = Master::start(options).await;
+pub(super) async fn run(size: usize, report: &mut Report) -> anyhow::Result<()> {
+    let master = shipped_master().await;
     let pid = master.pid().context("it runs")?;
     let before = resident(pid)?;
     let used = cpu_seconds(pid)?;
@@ -84,8 +31,8 @@ pub async fn run(size: usize, report: &mut Report) -> anyhow::Result<()> {
     swarm.leave().await;
     report.row(Row {
         bench: "links".to_owned(),
-        what: format!("KiB each, {} idle links, desk and record included", figure(size as f64)),
-        ours: [idle].into_iter().collect::<Sample>(),
+        what: format!("KiB each, {} idle links, slave record included", figure(size as f64)),
+        ours: Sample::of(idle),
         reach: "≤ 12".to_owned(),
         ..Row::default()
     });
@@ -95,7 +42,7 @@ pub async fn run(size: usize, report: &mut Report) -> anyhow::Result<()> {
             "% of a core for the heartbeats of {} links, above a master without",
             figure(size as f64)
         ),
-        ours: [busy].into_iter().collect::<Sample>(),
+        ours: Sample::of(busy),
         reach: "< 2".to_owned(),
         ..Row::default()
     });

@@ -1,5 +1,5 @@
-//! The least MQTT 3.1.1 client that a reconnect storm against mosquitto needs: persistent sessions, one subscription and
-//! one message of QoS 1 each. The numbers of sections are those of the OASIS standard of 2014.
+//! A minimal MQTT 3.1.1 client for a reconnect storm against mosquitto: persistent sessions, each with one subscription and
+//! one message of QoS 1. Section numbers are those of the OASIS standard of 2014.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 
 use super::bare::until_heard;
 
-/// What waits for each session; as long as the bare peer's round trip.
+/// The message that waits for each session; as long as that of the bare peer.
 const PAYLOAD: [u8; 100] = [7; 100];
 
-/// Types of packets with their flags, as their first byte (2.2).
+/// Packet types with their flags, as in the first byte (2.2).
 const CONNECT: u8 = 0x10;
 const CONNACK: u8 = 0x20;
 const PUBLISH_QOS1: u8 = 0x32;
@@ -23,10 +23,10 @@ const SUBSCRIBE: u8 = 0x82;
 const SUBACK: u8 = 0x90;
 const DISCONNECT: u8 = 0xe0;
 
-/// A broker whose queue of connections overflowed is tried again so soon.
+/// The pause before a failed connect is repeated.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// How many sessions are made at a time, before anything is measured.
+/// Sessions that are created at a time, before the measurement.
 const AT_A_TIME: usize = 256;
 
 struct Session {
@@ -44,7 +44,7 @@ fn text(packet: &mut Vec<u8>, text: &str) -> anyhow::Result<()> {
 }
 
 impl Session {
-    /// Takes the session of this number up again, or begins it (3.1: without the clean-session flag).
+    /// Resumes the session with this number, or creates it (3.1: without the clean-session flag).
     async fn open(addr: SocketAddr, number: usize) -> anyhow::Result<Self> {
         let tcp = loop {
             match TcpStream::connect(addr).await {
@@ -121,7 +121,7 @@ impl Session {
         }
     }
 
-    /// Waits for the message that was queued, and acknowledges it (4.3.2).
+    /// Waits for the queued message, and acknowledges it (4.3.2).
     async fn receive(&mut self) -> anyhow::Result<()> {
         let (kind, body) = self.packet().await?;
         ensure!(kind & 0xf6 == PUBLISH_QOS1, "{kind:#x} instead of a PUBLISH");
@@ -135,11 +135,8 @@ impl Session {
     }
 }
 
-/// Makes so many sessions that nobody is connected to, each with a subscription.
-///
-/// # Errors
-/// The broker refuses.
-pub async fn prepare(addr: SocketAddr, size: usize) -> anyhow::Result<()> {
+/// Creates `size` sessions without a connection, each with a subscription.
+pub(super) async fn prepare(addr: SocketAddr, size: usize) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     for number in 0..size {
         if tasks.len() == AT_A_TIME
@@ -163,10 +160,7 @@ pub async fn prepare(addr: SocketAddr, size: usize) -> anyhow::Result<()> {
 }
 
 /// Queues one message for each session.
-///
-/// # Errors
-/// The broker refuses.
-pub async fn queue(addr: SocketAddr, size: usize) -> anyhow::Result<()> {
+pub(super) async fn queue(addr: SocketAddr, size: usize) -> anyhow::Result<()> {
     let mut publisher = Session::open(addr, size).await?;
     for number in 0..size {
         publisher.publish(number).await?;
@@ -174,11 +168,8 @@ pub async fn queue(addr: SocketAddr, size: usize) -> anyhow::Result<()> {
     publisher.close().await
 }
 
-/// All sessions are taken up at once, and get what waited for them; gives how long that took.
-///
-/// # Errors
-/// One of them did not.
-pub async fn storm(addr: SocketAddr, size: usize) -> anyhow::Result<Duration> {
+/// Resumes all sessions at once; each receives its message. Returns how long all of them took.
+pub(super) async fn storm(addr: SocketAddr, size: usize) -> anyhow::Result<Duration> {
     let since = Instant::now();
     let mut tasks = JoinSet::new();
     for number in 0..size {

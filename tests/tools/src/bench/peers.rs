@@ -1,7 +1,7 @@
-//! Well-known servers from Debian's packages, started for the length of a bench, and the least client that each needs.
+//! Well-known servers from Debian's packages, started for a bench, with a minimal client for each.
 //!
-//! Every client speaks its protocol over a plain socket and has one request under way, as a client of Reloop has. A
-//! server that is not installed is named in the report, with the package that would bring it.
+//! Each client uses a plain socket and has one request under way, as the clients of the master do. The report names servers
+//! that are not installed, with their packages.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,12 +16,12 @@ use tokio::net::TcpStream;
 
 use super::bare::free_addr;
 
-/// A server that does not listen by then has failed to start.
+/// How long a server may take until it listens.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
-/// A peer.
+/// A server that Reloop is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
+pub(super) enum Peer {
     /// Redis, which syncs its append-only file before each answer.
     Redis,
     /// NATS JetStream, file storage; it answers before it syncs.
@@ -35,8 +35,8 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// As it is quoted.
-    pub fn name(self) -> &'static str {
+    /// For the report.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Redis => "Redis, appendfsync always",
             Self::Nats => "NATS JetStream, file storage (answers before it syncs)",
@@ -46,8 +46,7 @@ impl Peer {
         }
     }
 
-    /// Debian's package.
-    pub fn package(self) -> &'static str {
+    pub(super) fn package(self) -> &'static str {
         match self {
             Self::Redis => "redis-server",
             Self::Nats => "nats-server",
@@ -74,30 +73,25 @@ impl Peer {
     }
 }
 
-/// A peer that runs.
-pub struct Server {
-    /// Where it listens.
-    pub addr: SocketAddr,
-    /// Which.
-    pub peer: Peer,
+/// A running server, which is killed on drop.
+pub(super) struct Server {
+    pub(super) addr: SocketAddr,
+    pub(super) peer: Peer,
     child: Child,
     _dir: TempDir,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It has nothing to lose: its directory goes too.
+        // Fails if it has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Server {
-    /// Starts it on an empty directory; none if it is not installed.
-    ///
-    /// # Errors
-    /// It is there, and does not start.
-    pub async fn start(peer: Peer) -> anyhow::Result<Option<Self>> {
+    /// Starts a server with an empty directory; `None` if it is not installed.
+    pub(super) async fn start(peer: Peer) -> anyhow::Result<Option<Self>> {
         let Some(program) = peer.program() else { return Ok(None) };
         let dir = TempDir::with_prefix("reloop-peer-")?;
         let addr = free_addr();
@@ -106,7 +100,7 @@ impl Server {
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let server = Self { addr, peer, child, _dir: dir };
         let since = Instant::now();
-        // Some listen before they serve.
+        // Some listen before they answer.
         while let Err(error) = server.answers().await {
             if since.elapsed() > START_PATIENCE {
                 let log = fs::read_to_string(server._dir.path().join("log")).unwrap_or_default();
@@ -178,18 +172,15 @@ impl Peer {
 }
 
 /// A connection to a peer.
-pub struct Peering {
+pub(super) struct Peering {
     peer: Peer,
     io: BufReader<TcpStream>,
     line: String,
 }
 
 impl Peering {
-    /// Connects, and says what has to be said first.
-    ///
-    /// # Errors
-    /// The server does not answer as it should.
-    pub async fn connect(server: &Server) -> anyhow::Result<Self> {
+    /// Connects, and does the handshake of the protocol.
+    pub(super) async fn connect(server: &Server) -> anyhow::Result<Self> {
         let tcp = TcpStream::connect(server.addr).await?;
         tcp.set_nodelay(true)?;
         let mut peering = Self { peer: server.peer, io: BufReader::new(tcp), line: String::new() };
@@ -215,11 +206,8 @@ impl Peering {
         Ok(peering)
     }
 
-    /// What has to be there before the first order: a stream, a table.
-    ///
-    /// # Errors
-    /// The server refuses.
-    pub async fn prepare(&mut self) -> anyhow::Result<()> {
+    /// Creates what the first order needs: a stream or a table.
+    pub(super) async fn prepare(&mut self) -> anyhow::Result<()> {
         match self.peer {
             Peer::Nats => {
                 let config = r#"{"name":"orders","subjects":["orders"],"storage":"file","retention":"limits","num_replicas":1}"#;
@@ -237,11 +225,8 @@ impl Peering {
         Ok(())
     }
 
-    /// Puts one order, and waits until the server has it.
-    ///
-    /// # Errors
-    /// It refuses.
-    pub async fn put(&mut self, body: &str) -> anyhow::Result<()> {
+    /// Stores one order, and waits for the server's acknowledgement.
+    pub(super) async fn put(&mut self, body: &str) -> anyhow::Result<()> {
         match self.peer {
             Peer::Redis => {
                 let answer = self.redis(&["XADD", "orders", "*", "body", body]).await?;
@@ -264,22 +249,16 @@ impl Peering {
         Ok(())
     }
 
-    /// Puts one job where [`Peering::work`] finds it.
-    ///
-    /// # Errors
-    /// The server refuses.
-    pub async fn push(&mut self, body: &str) -> anyhow::Result<()> {
+    /// Adds one job for [`Peering::work`].
+    pub(super) async fn push(&mut self, body: &str) -> anyhow::Result<()> {
         match self.peer {
             Peer::Redis => self.redis(&["LPUSH", "jobs", body]).await.map(|_| ()),
             Peer::Beanstalkd | Peer::Nats | Peer::Postgres | Peer::Mosquitto => self.put(body).await,
         }
     }
 
-    /// Takes one job, so that a crash would not lose it, and says that it is done; false if none came in a second.
-    ///
-    /// # Errors
-    /// The server refuses.
-    pub async fn work(&mut self) -> anyhow::Result<bool> {
+    /// Takes one job so that a crash would not lose it, and marks it as done; false if none came within a second.
+    pub(super) async fn work(&mut self) -> anyhow::Result<bool> {
         match self.peer {
             Peer::Redis => {
                 let Some(body) = self.redis(&["BLMOVE", "jobs", "taken", "RIGHT", "LEFT", "1"]).await? else {
@@ -322,7 +301,7 @@ impl Peering {
         Ok(&self.line)
     }
 
-    /// One command of RESP 2; its bulk, simple or integer answer, none for nil.
+    /// Sends a RESP 2 command. Returns its bulk, simple or integer answer; `None` for nil.
     async fn redis(&mut self, words: &[&str]) -> anyhow::Result<Option<String>> {
         let mut request = format!("*{}\r\n", words.len());
         for word in words {
@@ -344,7 +323,7 @@ impl Peering {
         }
     }
 
-    /// The body of the next message to us.
+    /// The body of the next message.
     async fn nats_message(&mut self) -> anyhow::Result<String> {
         loop {
             let line = self.read_line().await?.trim_end().to_owned();

@@ -1,7 +1,7 @@
 //! The rules alone: steps per second of each node's `step`, with few and with very many jobs in its state.
 //!
-//! No disk, no socket: a master and a slave on one thread, whose words are carried across by hand. What has nothing to
-//! do with the jobs that are there must not cost more because of them.
+//! A master and a slave on one thread, without disk and socket; messages are passed by function calls. A step that does not
+//! concern the jobs in the state must not cost more because of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -20,21 +20,21 @@ use reloop_protocol::time::Time;
 use super::report::{Report, Row};
 use super::stats::{Sample, figure};
 
-/// How many jobs there are beside those that are done.
+/// Queued jobs in the master's state beside those that are done.
 pub const STATES: [usize; 3] = [10, 1000, 100_000];
 
-/// How many jobs go from the order to the outcome for one figure.
+/// Jobs from order to outcome for one figure.
 const JOBS: usize = 3000;
 
-/// How many facts of its machine a slave hears for one figure.
+/// Progress facts of the machine for one figure.
 const FACTS: usize = 20_000;
 
-/// Most states that a slave can get into hold fewer jobs than this: it may be given 64 that have not ended.
+/// Jobs in a slave's state. A slave holds at most 64 that have not ended, so it seldom has more than the largest number.
 pub const SLAVE_STATES: [usize; 3] = [10, 64, 256];
 
 const LINK: LinkId = LinkId(1);
 
-/// Nobody offers this program.
+/// No slave offers this program.
 const WAITING: &str = "forge";
 const DONE: &str = "mill";
 
@@ -51,7 +51,7 @@ fn spec(order: OrderId, program: &str) -> Spec {
 }
 
 /// An order of one job.
-pub fn order(number: usize, program: &str) -> Order {
+pub(super) fn order(number: usize, program: &str) -> Order {
     let id = OrderId::from_parts(number as u64 + 1, 1);
     Order {
         id,
@@ -67,14 +67,14 @@ pub fn order(number: usize, program: &str) -> Order {
     }
 }
 
-/// A master without anything.
-pub fn empty_master() -> Master {
+/// A master with an empty state.
+pub(super) fn empty_master() -> Master {
     let settings = master::Settings { enrollment: Enrollment::Open };
     master::recover(settings, MasterId::from_parts(1, 1), [])
 }
 
-/// A master with so many orders of one job that wait.
-pub fn waiting(orders: usize) -> Master {
+/// A master with this many queued orders of one job.
+pub(super) fn waiting(orders: usize) -> Master {
     let mut state = empty_master();
     for number in 0..orders {
         let order = Box::new(order(number, WAITING));
@@ -100,14 +100,14 @@ fn settings() -> slave::Settings {
     }
 }
 
-/// Both nodes on one thread, joined by hand, and how long each took.
+/// A master and a slave on one thread, with the time that each has used.
 pub struct Pair {
     master: Option<Master>,
     slave: Option<Slave>,
     clock: u64,
-    /// Placed so far.
+    /// Orders placed so far.
     orders: usize,
-    /// Of these, nobody does so many.
+    /// How many of them stay queued.
     waiting: usize,
     steps: [u64; 2],
     took: [Duration; 2],
@@ -119,7 +119,7 @@ enum Way {
 }
 
 impl Pair {
-    /// With a live link, and so many jobs waiting in the master's book that this slave cannot do.
+    /// A pair with a live link, and `waiting` queued jobs that this slave cannot do.
     pub fn new(waiting: usize) -> Self {
         let mut pair = Self {
             master: Some(empty_master()),
@@ -140,10 +140,7 @@ impl Pair {
         pair
     }
 
-    /// One job, from the order to its outcome in the master's book.
-    ///
-    /// # Errors
-    /// It is not done.
+    /// Does one job, from the order to its outcome.
     pub fn job(&mut self) -> anyhow::Result<()> {
         self.place(DONE);
         let left = self.master.as_ref().map_or(0, |master| master.book.jobs.len());
@@ -157,7 +154,7 @@ impl Pair {
         self.carry(Way::Up(master::Event::OrderPlaced { request, order, key: None, known: None }));
     }
 
-    /// Gives an event to whom it is for, and goes on until both have nothing more to say.
+    /// Steps the event, and every message and machine fact that follows from it.
     fn carry(&mut self, first: Way) {
         let mut ways = VecDeque::from([first]);
         while let Some(way) = ways.pop_front() {
@@ -218,7 +215,7 @@ impl Pair {
     }
 }
 
-fn succeeded() -> Ended {
+pub(super) fn succeeded() -> Ended {
     let outcome = Outcome { exit_code: Some(0), signal: None, text: "exit status 0".to_owned() };
     Ended { end: End::Succeeded, outcome, at: None }
 }
@@ -233,11 +230,8 @@ fn started() -> slave::Event {
     }
 }
 
-/// Steps per second of the master's and of the slave's rules, with so many jobs waiting in the master's book.
-///
-/// # Errors
-/// Not all jobs are done.
-pub fn loops(waiting: usize) -> anyhow::Result<[f64; 2]> {
+/// Steps per second of the master's and of the slave's rules, with `waiting` queued jobs in the master's state.
+pub(super) fn loops(waiting: usize) -> anyhow::Result<[f64; 2]> {
     let mut pair = Pair::new(waiting);
     for _ in 0..JOBS {
         pair.job()?;
@@ -283,7 +277,7 @@ fn held(number: usize, gate: Gate) -> (JobId, slave::Job) {
     (id, job)
 }
 
-/// A slave whose machine tells how far it is.
+/// A slave whose machine reports progress.
 pub struct Working {
     state: Option<Slave>,
     work: RunKey,
@@ -291,10 +285,7 @@ pub struct Working {
 }
 
 impl Working {
-    /// While so many more jobs wait to be released.
-    ///
-    /// # Errors
-    /// Nothing runs.
+    /// A slave with one running job and `waiting` held ones.
     pub fn new(waiting: usize) -> anyhow::Result<Self> {
         let empty = slave::recover(settings(), StoreId::from_parts(1, 1), []);
         let mut records = vec![Write::Node(empty.node)];
@@ -316,7 +307,7 @@ impl Working {
         Ok(Self { state: Some(state), work, told: 0 })
     }
 
-    /// The machine tells it once more.
+    /// Steps one progress fact.
     pub fn progress(&mut self) {
         let permille = Some((self.told % 1000) as u16);
         let fact = Fact::Progressed { permille, note: None };
@@ -331,11 +322,8 @@ fn at(boot_ms: u64) -> Now {
     Now { wall: Time(1_000_000), boot_ms }
 }
 
-/// Steps per second of a slave's rules while its machine tells how far it is and so many jobs wait to be released.
-///
-/// # Errors
-/// Nothing runs.
-pub fn progress(waiting: usize) -> anyhow::Result<f64> {
+/// Steps per second of a slave's rules for progress facts, with `waiting` held jobs.
+pub(super) fn progress(waiting: usize) -> anyhow::Result<f64> {
     let mut working = Working::new(waiting)?;
     let since = Instant::now();
     for _ in 0..FACTS {
@@ -344,11 +332,7 @@ pub fn progress(waiting: usize) -> anyhow::Result<f64> {
     Ok(FACTS as f64 / since.elapsed().as_secs_f64())
 }
 
-/// Runs it.
-///
-/// # Errors
-/// Not all jobs are done.
-pub fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+pub(super) fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     let sizes = STATES.len();
     let mut rates = [(); 3].map(|()| vec![Sample::default(); sizes]);
     for _ in 0..rounds {

@@ -1,26 +1,28 @@
-//! Figures of several runs, as they are quoted: the median, with the smallest and the largest beside it.
+//! Results of several runs, shown as the median with the smallest and the largest.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Figures of runs that alternated with those of a peer.
+/// The results of several runs, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sample(Vec<f64>);
+pub(super) struct Sample(Vec<f64>);
 
 impl Sample {
-    /// One more run.
-    pub fn push(&mut self, figure: f64) {
+    /// The result of a single run.
+    pub(super) fn of(result: f64) -> Self {
+        Self(vec![result])
+    }
+
+    pub(super) fn push(&mut self, figure: f64) {
         self.0.push(figure);
     }
 
-    /// How many runs.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// No run yet.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -30,13 +32,12 @@ impl Sample {
         figures
     }
 
-    /// The middle one; of an even number, the mean of the two.
-    pub fn median(&self) -> f64 {
+    pub(super) fn median(&self) -> f64 {
         self.quantile(0.5)
     }
 
-    /// The figure below which this share of the runs lies, between neighbours by their distance.
-    pub fn quantile(&self, share: f64) -> f64 {
+    /// The value below which this share of the runs lies, interpolated linearly; NaN without a run.
+    pub(super) fn quantile(&self, share: f64) -> f64 {
         let figures = self.sorted();
         let Some(last) = figures.len().checked_sub(1) else { return f64::NAN };
         let place = share.clamp(0.0, 1.0) * last as f64;
@@ -44,23 +45,21 @@ impl Sample {
         figures[below] + (figures[above] - figures[below]) * (place - place.floor())
     }
 
-    /// The smallest.
-    pub fn min(&self) -> f64 {
+    pub(super) fn min(&self) -> f64 {
         self.quantile(0.0)
     }
 
-    /// The largest.
-    pub fn max(&self) -> f64 {
+    pub(super) fn max(&self) -> f64 {
         self.quantile(1.0)
     }
 
-    /// In another unit.
-    pub fn times(&self, factor: f64) -> Self {
+    /// Each result times `factor`.
+    pub(super) fn times(&self, factor: f64) -> Self {
         self.0.iter().map(|figure| figure * factor).collect()
     }
 
-    /// Each run by the run of the other that came beside it: what both lost to a noisy neighbour cancels out.
-    pub fn ratio(&self, other: &Self) -> Self {
+    /// Each run divided by the other's run of the same round: load of the computer that slowed both cancels out.
+    pub(super) fn ratio(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(mine, theirs)| mine / theirs).collect())
     }
 }
@@ -84,8 +83,8 @@ impl fmt::Display for Sample {
     }
 }
 
-/// Three digits that count, and thousands apart.
-pub fn figure(value: f64) -> String {
+/// Three significant digits, with a comma between thousands.
+pub(super) fn figure(value: f64) -> String {
     if !value.is_finite() {
         return "–".to_owned();
     }

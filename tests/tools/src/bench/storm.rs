@@ -8,29 +8,25 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use reloop_rig::process::Master;
 use serde_json::json;
 
-use super::links::{cpu_seconds, resident};
 use super::peers::{Peer, Server};
+use super::process::{cpu_seconds, resident, shipped_master};
 use super::report::{Report, Row};
 use super::stats::{Sample, figure};
 use super::swarm::{Pace, Swarm};
 use super::{bare, mqtt};
-use reloop_rig::process::{Master, MasterOptions};
 
-/// Longer than any storm that is worth a figure.
+/// Longer than any storm that is worth measuring.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How many orders are placed by one request.
+/// Jobs of one order.
 const QUANTITY: usize = 1000;
 
-/// A master with this many slaves, each with one running and one accepted job.
-///
-/// # Errors
-/// Not all come to be.
-pub async fn populated(size: usize, jobs_each: usize) -> anyhow::Result<(Master, Swarm)> {
-    let options = MasterOptions { link: Default::default(), ..MasterOptions::default() };
-    let master = Master::start(options).await;
+/// A master with `size` connected slaves, each with one running job and `jobs_each` in all.
+pub(super) async fn populated(size: usize, jobs_each: usize) -> anyhow::Result<(Master, Swarm)> {
+    let master = shipped_master().await;
     let capacity = u16::try_from(jobs_each).context("a slave keeps that many jobs")?;
     let mut swarm = Swarm::new(size, master.addr(), Pace::Endless, capacity)?;
     swarm.connect(PATIENCE).await?;
@@ -52,8 +48,8 @@ pub async fn populated(size: usize, jobs_each: usize) -> anyhow::Result<(Master,
     }
 }
 
-/// A value of `/metrics`.
-pub async fn metric(master: &Master, series: &str) -> anyhow::Result<usize> {
+/// The value of a series of `/metrics`.
+pub(super) async fn metric(master: &Master, series: &str) -> anyhow::Result<usize> {
     let text = master.client().get("/metrics").await?.body;
     let text = text.as_str().context("metrics are text")?;
     let line = text.lines().find(|line| line.starts_with(series)).context(series.to_owned())?;
@@ -61,11 +57,8 @@ pub async fn metric(master: &Master, series: &str) -> anyhow::Result<usize> {
     Ok(value as usize)
 }
 
-/// How many jobs have not ended.
-///
-/// # Errors
-/// The master does not answer.
-pub async fn unended(master: &Master) -> anyhow::Result<usize> {
+/// The number of jobs that have not ended.
+pub(super) async fn unended(master: &Master) -> anyhow::Result<usize> {
     let text = master.client().get("/metrics").await?.body;
     let text = text.as_str().context("metrics are text")?;
     let counts = text.lines().filter(|line| line.starts_with("reloop_jobs{"));
@@ -81,28 +74,29 @@ async fn online(master: &Master) -> anyhow::Result<usize> {
     metric(master, "reloop_slaves{link=\"online\",mode=\"production\"}").await
 }
 
-/// What one size came to, in seconds, round by round.
+/// Results of storms of one size, one per round; in seconds if nothing else is said.
 #[derive(Default)]
-pub struct Storm {
-    /// Until the master counts all slaves.
-    pub ours: Sample,
-    /// Bare upgrades.
-    pub bare: Sample,
-    /// The same with a signature.
-    pub signed: Sample,
-    /// Sessions of mosquitto.
-    pub mosquitto: Sample,
-    /// The longest wait by the median wait.
-    pub worst: Sample,
-    /// Microseconds of a core that the master takes for each slave, its start included.
-    pub cpu: Sample,
+pub(super) struct Storm {
+    /// From the first dial until the master counts all slaves as online.
+    pub(super) ours: Sample,
+    /// Bare upgrades with one round trip.
+    pub(super) bare: Sample,
+    /// The same, with a signature.
+    pub(super) signed: Sample,
+    pub(super) mosquitto: Sample,
+    /// The longest wait divided by the median wait.
+    pub(super) worst: Sample,
+    /// The master's processor time for each slave in microseconds, its start included.
+    pub(super) cpu: Sample,
 }
 
-/// All lose the master, and come back when it is up again.
-///
-/// # Errors
-/// Not all come back.
-pub async fn once(master: &mut Master, swarm: &mut Swarm, size: usize) -> anyhow::Result<(f64, Sample)> {
+/// Restarts the master, and lets all slaves reconnect. Returns the seconds from the first dial until the master counts all of
+/// them as online, and the wait of each slave.
+pub(super) async fn once(
+    master: &mut Master,
+    swarm: &mut Swarm,
+    size: usize,
+) -> anyhow::Result<(f64, Sample)> {
     swarm.rest().await;
     master.kill();
     master.restart().await;
@@ -116,26 +110,20 @@ pub async fn once(master: &mut Master, swarm: &mut Swarm, size: usize) -> anyhow
     Ok((since.elapsed().as_secs_f64(), swarm.waits().into_iter().collect()))
 }
 
-/// KiB of the master's memory for each of its slaves, its own included.
-///
-/// # Errors
-/// It does not run.
-pub fn resident_each(master: &Master, size: usize) -> anyhow::Result<f64> {
+/// The master's memory divided by the number of its slaves, in KiB.
+pub(super) fn resident_each(master: &Master, size: usize) -> anyhow::Result<f64> {
     Ok(resident(master.pid().context("it runs")?)? as f64 / 1024.0 / size as f64)
 }
 
-/// What a storm is measured beside.
-pub struct Beside {
+/// The peers of a storm.
+pub(super) struct Beside {
     server: bare::Server,
     broker: Option<Server>,
 }
 
 impl Beside {
-    /// Starts them; mosquitto has a session for each of so many clients.
-    ///
-    /// # Errors
-    /// They do not come to that.
-    pub async fn start(size: usize, report: &mut Report) -> anyhow::Result<Self> {
+    /// Starts the peers; mosquitto gets `size` sessions.
+    pub(super) async fn start(size: usize, report: &mut Report) -> anyhow::Result<Self> {
         let server = bare::Server::start(bare::free_addr()).await?;
         let broker = Server::start(Peer::Mosquitto).await?;
         match &broker {
@@ -146,11 +134,8 @@ impl Beside {
     }
 }
 
-/// So many storms of these slaves, each beside one of everything else.
-///
-/// # Errors
-/// Not all come back.
-pub async fn measure(
+/// Measures `rounds` storms, each beside one of every peer.
+pub(super) async fn measure(
     beside: &Beside,
     master: &mut Master,
     swarm: &mut Swarm,
@@ -160,10 +145,9 @@ pub async fn measure(
     let Beside { server, broker } = beside;
     let mut storm = Storm::default();
     for _ in 0..rounds {
-        // A process has so many connections: those of the peers come after the slaves', and not beside them.
+        // The number of open files is limited: the slaves disconnect before the clients of the peers connect.
         swarm.rest().await;
         let (clients, took) = bare::Clients::connect(size, server.addr).await?;
-        anyhow::ensure!(clients.len() == size, "all bare clients are there");
         drop(clients);
         let pairs = bare::pairs(size)?;
         let signed = bare::signed(pairs, server.addr).await?;
@@ -178,7 +162,7 @@ pub async fn measure(
         }
         let of_bare = cpu_seconds(server.pid())?;
         let (ours, waits) = once(master, swarm, size).await?;
-        // A fresh process: all that it has used it has used for this.
+        // The process is new: all its processor time belongs to this storm.
         storm.cpu.push(cpu_seconds(master.pid().context("it runs")?)? * 1e6 / size as f64);
         storm.ours.push(ours);
         let both = of_bare / (2 * (storm.ours.len()) * size) as f64;
@@ -199,11 +183,7 @@ pub async fn measure(
     Ok(storm)
 }
 
-/// Runs it.
-///
-/// # Errors
-/// Something did not come back.
-pub async fn run(sizes: &[usize], rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+pub(super) async fn run(sizes: &[usize], rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     for size in sizes {
         let beside = Beside::start(*size, report).await?;
         let (mut master, mut swarm) = populated(*size, 2).await?;

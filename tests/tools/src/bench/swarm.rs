@@ -1,7 +1,7 @@
-//! Thousands of slaves in one process: the real rules and the real wire, with no disk and with machines of paper.
+//! Thousands of slaves in one process: the real rules and the real wire format, without disk and machine.
 //!
-//! Each member has a key of its own, signs its Hello, keeps its jobs over a lost link, and tells everything that a real
-//! slave tells. What it leaves out is what does not reach the master: its store, its runner and its heartbeat's timer.
+//! Each member has its own key, signs its Hello, keeps its jobs over a lost link, and reports everything that a real slave
+//! reports. It lacks what the master cannot see: the store, the runner and the heartbeat's timer.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -13,12 +13,10 @@ use anyhow::Context as _;
 use futures_util::{SinkExt as _, StreamExt as _};
 use reloop_node::{clock, entropy, link};
 use reloop_protocol::id::{BootId, Commit, SlaveKey, StoreId};
-use reloop_protocol::job::End;
-use reloop_protocol::message::{Message, Outcome};
-use reloop_protocol::slave::{self, AfterFailure, Ended, Fact, Link, LinkId, Now, Probed, Release, Slave};
+use reloop_protocol::message::Message;
+use reloop_protocol::slave::{self, AfterFailure, Fact, Link, LinkId, Now, Probed, Release, Slave};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, Signature};
-use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -26,53 +24,51 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message as WsMessage};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-/// The WebSocket's path and subprotocol, as every slave asks for them.
+use super::bare::key_pair;
+use super::rules::succeeded;
+
 const PATH: &str = "/v1/link";
 const SUBPROTOCOL: &str = "reloop.v1";
 
-/// What a member's machine does with work.
+/// When a member's machine ends its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
-    /// It begins, and never ends.
+pub(super) enum Pace {
+    /// Never.
     Endless,
-    /// It has ended when it has begun.
+    /// As soon as it has begun.
     Instant,
 }
 
-/// What happened in all links together.
+/// Counts of all members together.
 #[derive(Debug, Default)]
-pub struct Counts {
-    /// Links that are live.
-    pub live: AtomicUsize,
-    /// Handshakes that came to their end.
-    pub handshakes: AtomicU64,
+pub(super) struct Counts {
+    pub(super) live: AtomicUsize,
+    /// Settled handshakes.
+    pub(super) handshakes: AtomicU64,
     /// Bytes sent after the upgrade, WebSocket headers and masks included.
-    pub sent: AtomicU64,
+    pub(super) sent: AtomicU64,
     /// Bytes received after the upgrade, WebSocket headers included.
-    pub received: AtomicU64,
-    /// Jobs that were begun.
-    pub begun: AtomicU64,
-    /// Reports that were sent.
-    pub reports: AtomicU64,
-    /// The longest and all waits for a live link, in microseconds.
-    pub waits: std::sync::Mutex<Vec<u64>>,
+    pub(super) received: AtomicU64,
+    pub(super) begun: AtomicU64,
+    pub(super) reports: AtomicU64,
+    /// The duration of each wait for a live link, in microseconds.
+    pub(super) waits: std::sync::Mutex<Vec<u64>>,
 }
 
-/// What all members are told to do.
+/// What all members are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Have no link.
+enum Order {
+    /// Disconnect.
     Rest,
-    /// Have a link, and keep it; the number tells one such order from the next.
+    /// Connect and stay connected. The number tells one such order from the next.
     Connect(u64),
-    /// Leave.
+    /// End the member's task.
     Leave,
 }
 
 /// Thousands of slaves.
-pub struct Swarm {
-    /// What happened.
-    pub counts: Arc<Counts>,
+pub(super) struct Swarm {
+    pub(super) counts: Arc<Counts>,
     orders: watch::Sender<Order>,
     pulses: Vec<mpsc::Sender<Pulse>>,
     tasks: JoinSet<()>,
@@ -81,18 +77,18 @@ pub struct Swarm {
 
 /// What one member's machine does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pulse {
-    /// It gets from here to there, in thousandths: a report for each is made, and not sent yet.
+pub(super) enum Pulse {
+    /// It makes progress from one permille to another. A report of each is made, and not sent yet.
     Progress(u16, u16),
-    /// What was made is sent.
+    /// The reports that were made are sent.
     Send,
-    /// It has ended well.
+    /// Its job has succeeded.
     End,
 }
 
 struct Member {
     pair: Ed25519KeyPair,
-    /// Away only while it is stepped.
+    /// `None` while it is stepped.
     state: Option<Slave>,
     born: Instant,
     pace: Pace,
@@ -101,13 +97,10 @@ struct Member {
 }
 
 impl Swarm {
-    /// Makes the members; none has a link yet.
-    ///
-    /// # Errors
-    /// No keys can be made.
-    pub fn new(size: usize, addr: SocketAddr, pace: Pace, capacity: u16) -> anyhow::Result<Self> {
+    /// Creates the members, disconnected.
+    pub(super) fn new(size: usize, addr: SocketAddr, pace: Pace, capacity: u16) -> anyhow::Result<Self> {
         let counts = Arc::new(Counts::default());
-        // A master keeps names: another swarm has others.
+        // Another swarm needs other names: the master remembers them.
         let tag = u32::from_le_bytes(entropy::random());
         let (orders, _) = watch::channel(Order::Rest);
         let mut tasks = JoinSet::new();
@@ -121,27 +114,12 @@ impl Swarm {
         Ok(Self { counts, orders, pulses, tasks, round: 0 })
     }
 
-    /// All connect at once; gives how long it took until the last was live, from here.
-    ///
-    /// # Errors
-    /// Not all are live in time.
-    pub async fn connect(&mut self, patience: Duration) -> anyhow::Result<Duration> {
+    /// Lets all members connect. Returns how long it took until the last was live.
+    pub(super) async fn connect(&mut self, patience: Duration) -> anyhow::Result<Duration> {
         self.round += 1;
         let since = Instant::now();
         self.orders.send_replace(Order::Connect(self.round));
-        self.until_live(self.pulses.len(), since, patience).await
-    }
-
-    /// Waits until so many links are live.
-    ///
-    /// # Errors
-    /// They are not in time.
-    pub async fn until_live(
-        &self,
-        size: usize,
-        since: Instant,
-        patience: Duration,
-    ) -> anyhow::Result<Duration> {
+        let size = self.pulses.len();
         loop {
             let live = self.counts.live.load(Ordering::Relaxed);
             if live == size {
@@ -152,28 +130,28 @@ impl Swarm {
         }
     }
 
-    /// All let go of their links.
-    pub async fn rest(&self) {
+    /// Disconnects all members.
+    pub(super) async fn rest(&self) {
         self.orders.send_replace(Order::Rest);
         while self.counts.live.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// Tells one member's machine to report.
-    pub async fn pulse(&self, member: usize, pulse: Pulse) {
-        // A member that is gone reports nothing more.
+    /// Tells one member what its machine does.
+    pub(super) async fn pulse(&self, member: usize, pulse: Pulse) {
+        // Fails if the member's task has ended.
         let _ = self.pulses[member].send(pulse).await;
     }
 
-    /// Every wait for a live link since the last call, in seconds.
-    pub fn waits(&self) -> Vec<f64> {
+    /// Takes the duration of each wait for a live link since the last call, in seconds.
+    pub(super) fn waits(&self) -> Vec<f64> {
         let mut waits = self.counts.waits.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         std::mem::take(&mut *waits).into_iter().map(|micros| micros as f64 / 1e6).collect()
     }
 
-    /// Ends all.
-    pub async fn leave(mut self) {
+    /// Ends all members.
+    pub(super) async fn leave(mut self) {
         self.orders.send_replace(Order::Leave);
         while self.tasks.join_next().await.is_some() {}
     }
@@ -181,8 +159,7 @@ impl Swarm {
 
 impl Member {
     fn new(tag: u32, number: usize, pace: Pace, capacity: u16, counts: Arc<Counts>) -> anyhow::Result<Self> {
-        let secret = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).ok().context("no randomness")?;
-        let pair = Ed25519KeyPair::from_pkcs8(secret.as_ref()).ok().context("a key that was just made")?;
+        let pair = key_pair()?;
         let key = pair.public_key().as_ref().try_into().context("an Ed25519 key has 32 bytes")?;
         let settings = slave::Settings {
             name: format!("swarm-{tag:08x}-{number:05}"),
@@ -217,12 +194,11 @@ impl Member {
         Now { wall: Time(clock::wall_ms()), boot_ms }
     }
 
-    /// Steps the rules until machine and rules have nothing more to say to each other. False: the link is to end.
+    /// Steps the event and every machine fact that follows from it. Returns false if the link is to end.
     fn step(&mut self, event: slave::Event, unsent: &mut Vec<Vec<u8>>, nonce: Option<[u8; 32]>) -> bool {
         let mut events = VecDeque::from([event]);
         let mut stays = true;
         while let Some(event) = events.pop_front() {
-            // The state goes through the step and comes back: it is never copied here.
             let Some(state) = self.state.take() else { return false };
             let slave::Step { state, effects, .. } = slave::step(state, self.now(), event);
             self.state = Some(state);
@@ -282,7 +258,7 @@ async fn live(
     mut orders: watch::Receiver<Order>,
     mut pulses: mpsc::Receiver<Pulse>,
 ) {
-    // A wait begins with the order, however often it takes to dial.
+    // A wait begins with the order, and lasts until a dial has succeeded.
     let mut waiting: Option<(Order, Instant)> = None;
     loop {
         let Ok(order) = orders.wait_for(|order| *order != Order::Rest).await.map(|order| *order) else {
@@ -302,7 +278,7 @@ async fn live(
                 let id = LinkId(member.links);
                 talk(&mut member, id, socket, since, &mut orders, &mut pulses).await;
             }
-            // The master is not there yet: a real slave waits longer.
+            // The master is not up yet. A real slave waits longer.
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     }
@@ -398,11 +374,6 @@ fn heard(
     }
 }
 
-fn succeeded() -> Ended {
-    let outcome = Outcome { exit_code: Some(0), signal: None, text: "exit status 0".to_owned() };
-    Ended { end: End::Succeeded, outcome, at: None }
-}
-
 fn progress(member: &mut Member, pulse: Pulse, made: &mut Vec<Vec<u8>>, unsent: &mut Vec<Vec<u8>>) -> bool {
     let jobs = member.state.iter().flat_map(|state| state.jobs.values());
     let running = jobs.into_iter().find(|job| job.report.state.is_executing());
@@ -420,7 +391,7 @@ fn progress(member: &mut Member, pulse: Pulse, made: &mut Vec<Vec<u8>>, unsent: 
     }
 }
 
-/// The size of a message on the wire (RFC 6455, section 5.2): header, and the mask that only clients use.
+/// Bytes of a message on the wire (RFC 6455, section 5.2), with its header and the mask that clients use.
 fn framed(payload: usize, masked: bool) -> u64 {
     let header = match payload {
         0..126 => 2,

@@ -1,4 +1,4 @@
-//! What the nodes' shells do: durability, links, machines, the door.
+//! What the nodes' shells do: durability, links, machines, the master's listener.
 
 use super::Break;
 
@@ -61,7 +61,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "signature_is_not_checked",
         place: "master/src",
-        find: "!is_authentic(&stage.nonce, &hello, frame.signature)",
+        find: "!is_authentic(&progress.nonce, &hello, frame.signature)",
         with: "false",
         what: "Who says that it is a slave proves it.",
         caught_by: &[
@@ -69,9 +69,9 @@ pub(super) const LIST: &[Break] = &[
         ],
     },
     Break {
-        name: "door_has_no_limit",
+        name: "listener_has_no_limit",
         place: "master/src",
-        find: "Arc::clone(&self.places).try_acquire_owned()",
+        find: "Arc::clone(&self.handshakes).try_acquire_owned()",
         with: "Arc::new(Semaphore::new(1)).try_acquire_owned()",
         what: "Only so many slaves are in their handshake at a time.",
         caught_by: &[

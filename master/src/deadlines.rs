@@ -1,9 +1,9 @@
-//! A client's connection on which nothing is waited for without an end.
+//! Deadlines of a client's connection.
 //!
-//! A peer may be anybody, and each wait for it holds a descriptor. hyper limits the time between two requests, the
-//! handlers limit a body's arrival and their own work; what is left is here: a request's head has to be complete soon
-//! after its first byte, and a peer has to take something of what is written to it. A long poll or a stream of events
-//! that its reader reads may take as long as it likes.
+//! A peer may be anybody, and each wait for it holds a file descriptor. hyper limits the time between two requests, the
+//! handlers limit the arrival of a body and their own work. The rest is here: the head of a request has to be complete soon
+//! after its first byte, and a peer has to take some of what is written to it. A long poll or an event stream that is read
+//! has no deadline.
 
 use std::io;
 use std::pin::Pin;
@@ -21,24 +21,24 @@ use tokio::time::{Sleep, sleep};
 
 /// From a request's first byte to the end of its head, and from the opening of a connection to its first byte: a slow
 /// line needs a second for the longest head.
-pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Without taking a byte of what is written to it, a peer is given up after this long; a link gives its peer the same.
-pub const WRITE_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a peer may take no byte of what is written to it; the same as on a link.
+const WRITE_PATIENCE: Duration = Duration::from_secs(20);
 
-/// How far the requests of one connection have come.
+/// How far the requests of one connection have come. Shared by its [`TimedStream`] and its [`CountedService`].
 #[derive(Debug, Default)]
-pub struct Turns {
-    /// Requests of which the head was read.
+pub(crate) struct Requests {
+    /// Requests whose head was read.
     begun: AtomicU64,
-    /// Requests that were answered to the end.
+    /// Requests whose answer was written to the end.
     ended: AtomicU64,
-    /// It is no HTTP any more, and the link has its own deadlines for what it reads.
+    /// The connection is a link now, which has deadlines of its own for what it reads.
     upgraded: AtomicBool,
 }
 
-impl Turns {
-    /// The request whose head is awaited; none while one is under way.
+impl Requests {
+    /// The number of the request whose head is awaited; `None` while a request is being answered.
     fn awaited(&self) -> Option<u64> {
         let begun = self.begun.load(Ordering::Relaxed);
         (begun == self.ended.load(Ordering::Relaxed) && !self.upgraded.load(Ordering::Relaxed))
@@ -46,25 +46,24 @@ impl Turns {
     }
 }
 
-/// A connection with deadlines for its peer.
+/// A connection whose reads and writes fail when the peer has missed a deadline.
 #[derive(Debug)]
-pub struct Patient<S> {
+pub(crate) struct TimedStream<S> {
     stream: S,
-    turns: Arc<Turns>,
+    requests: Arc<Requests>,
     head_patience: Duration,
     write_patience: Duration,
-    /// The request of which a part has come, and when its head has to be complete.
+    /// The request whose first bytes have come, and the deadline of its head.
     head: Option<(u64, Pin<Box<Sleep>>)>,
-    /// When the peer has to have taken something.
+    /// Runs while a write is blocked.
     write: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Patient<S> {
-    /// A connection whose requests are counted there.
-    pub fn new(stream: S, turns: Arc<Turns>) -> Self {
+impl<S> TimedStream<S> {
+    pub(crate) fn new(stream: S, requests: Arc<Requests>) -> Self {
         Self {
             stream,
-            turns,
+            requests,
             head_patience: HEAD_PATIENCE,
             write_patience: WRITE_PATIENCE,
             head: None,
@@ -72,7 +71,7 @@ impl<S> Patient<S> {
         }
     }
 
-    /// What a write came to, unless the peer has taken nothing for too long.
+    /// The outcome of a write: an error if the peer has taken nothing until the deadline.
     fn written(
         &mut self,
         context: &mut Context<'_>,
@@ -89,13 +88,13 @@ impl<S> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let awaited = self.turns.awaited();
+        let awaited = self.requests.awaited();
         if self.head.as_ref().is_some_and(|(request, _)| Some(*request) != awaited) {
             self.head = None;
         }
@@ -114,7 +113,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -146,60 +145,59 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 }
 
-/// A service that counts its requests in a connection's [`Turns`].
+/// A service that counts its requests in the connection's [`Requests`].
 #[derive(Debug)]
-pub struct Counting<S> {
+pub(crate) struct CountedService<S> {
     service: S,
-    turns: Arc<Turns>,
+    requests: Arc<Requests>,
 }
 
-impl<S> Counting<S> {
-    /// Counts the requests of this service there.
-    pub fn new(service: S, turns: Arc<Turns>) -> Self {
-        Self { service, turns }
+impl<S> CountedService<S> {
+    pub(crate) fn new(service: S, requests: Arc<Requests>) -> Self {
+        Self { service, requests }
     }
 }
 
-/// One request, until its answer is written.
-#[derive(Debug)]
-struct Turn(Arc<Turns>);
+impl<S> Service<Request<Incoming>> for CountedService<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Future: Send + 'static>,
+{
+    type Response = Response<CountedBody>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<CountedBody>, S::Error>> + Send>>;
 
-impl Drop for Turn {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.requests.begun.fetch_add(1, Ordering::Relaxed);
+        let under_way = UnderWay(Arc::clone(&self.requests));
+        let answering = self.service.call(request);
+        Box::pin(async move {
+            let response = answering.await?;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                under_way.0.upgraded.store(true, Ordering::Relaxed);
+            }
+            Ok(response.map(|body| CountedBody { body, _under_way: under_way }))
+        })
+    }
+}
+
+/// One request; dropped when its answer is written.
+#[derive(Debug)]
+struct UnderWay(Arc<Requests>);
+
+impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-impl<S> Service<Request<Incoming>> for Counting<S>
-where
-    S: Service<Request<Incoming>, Response = Response<Body>, Future: Send + 'static>,
-{
-    type Response = Response<Answer>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, S::Error>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.turns.begun.fetch_add(1, Ordering::Relaxed);
-        let turn = Turn(Arc::clone(&self.turns));
-        let answering = self.service.call(request);
-        Box::pin(async move {
-            let response = answering.await?;
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                turn.0.upgraded.store(true, Ordering::Relaxed);
-            }
-            Ok(response.map(|body| Answer { body, _turn: turn }))
-        })
-    }
-}
-
-/// An answer's body: when it is dropped, all of it was assigned to the connection.
+/// The body of an answer. hyper drops it when all of it was given to the connection.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct CountedBody {
     body: Body,
-    _turn: Turn,
+    _under_way: UnderWay,
 }
 
-impl hyper::body::Body for Answer {
+impl hyper::body::Body for CountedBody {
     type Data = axum::body::Bytes;
     type Error = axum::Error;
 
@@ -228,15 +226,19 @@ mod tests {
     const SMALL: usize = 16;
     const SHORT: Duration = Duration::from_millis(200);
 
-    fn patient(ours: DuplexStream, turns: &Arc<Turns>) -> Patient<DuplexStream> {
-        Patient { head_patience: SHORT, write_patience: SHORT, ..Patient::new(ours, Arc::clone(turns)) }
+    fn timed(ours: DuplexStream, requests: &Arc<Requests>) -> TimedStream<DuplexStream> {
+        TimedStream {
+            head_patience: SHORT,
+            write_patience: SHORT,
+            ..TimedStream::new(ours, Arc::clone(requests))
+        }
     }
 
     #[tokio::test]
     async fn the_head_of_each_request_has_to_be_complete_soon_and_nothing_else_on_the_way_in_has_to() {
-        let turns = Arc::new(Turns::default());
+        let requests = Arc::new(Requests::default());
         let (mut peer, ours) = tokio::io::duplex(SMALL);
-        let mut ours = patient(ours, &turns);
+        let mut ours = timed(ours, &requests);
         let mut byte = [0];
         for request in 0..2 {
             // Between two requests it is for others to say how long is too long.
@@ -244,10 +246,10 @@ mod tests {
             assert!(idle.is_err(), "{request}");
             peer.write_all(b"G").await.unwrap();
             ours.read_exact(&mut byte).await.unwrap();
-            turns.begun.fetch_add(1, Ordering::Relaxed);
+            requests.begun.fetch_add(1, Ordering::Relaxed);
             let answering = tokio::time::timeout(SHORT * 3, ours.read_exact(&mut byte)).await;
             assert!(answering.is_err(), "{request}");
-            drop(Turn(Arc::clone(&turns)));
+            drop(UnderWay(Arc::clone(&requests)));
         }
         // A byte now and then is no progress.
         let dripping = tokio::spawn(async move {
@@ -269,10 +271,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_read_after_an_upgrade_has_no_deadline_here() {
-        let turns = Arc::new(Turns::default());
+        let requests = Arc::new(Requests::default());
         let (mut peer, ours) = tokio::io::duplex(SMALL);
-        let mut ours = patient(ours, &turns);
-        turns.upgraded.store(true, Ordering::Relaxed);
+        let mut ours = timed(ours, &requests);
+        requests.upgraded.store(true, Ordering::Relaxed);
         peer.write_all(b"G").await.unwrap();
         let mut byte = [0];
         ours.read_exact(&mut byte).await.unwrap();
@@ -282,7 +284,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_has_to_take_something_and_a_slow_one_may_take_long() {
         let (mut peer, ours) = tokio::io::duplex(SMALL);
-        let mut ours = patient(ours, &Arc::default());
+        let mut ours = timed(ours, &Arc::default());
         let reading = tokio::spawn(async move {
             for _ in 0..4 {
                 tokio::time::sleep(SHORT / 2).await;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use reloop_node::driver::Node;
@@ -21,6 +21,7 @@ use reloop_protocol::wire::Frame;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::directory::Directory;
 use crate::records;
 
 /// How many events wait for the loop: past that whoever brings one waits, and a client sees it as latency.
@@ -180,6 +181,7 @@ pub struct Handle {
     failed: Arc<AtomicBool>,
     doubters: Arc<AtomicUsize>,
     heard: Arc<Mutex<BTreeMap<SlaveKey, Contact>>>,
+    directory: Arc<RwLock<Directory>>,
 }
 
 impl Handle {
@@ -352,6 +354,16 @@ impl Handle {
         heard.get(&slave).map(|contact| Time(contact.heard.ms()))
     }
 
+    /// The slave whose key has this fingerprint, or else all slaves of this name.
+    pub(crate) fn slaves_called(&self, name: &str) -> Vec<SlaveKey> {
+        self.directory.read().unwrap_or_else(PoisonError::into_inner).called(name)
+    }
+
+    /// Shows slaves behind a place in their order, by name, until `show` says that it has enough.
+    pub(crate) fn each_slave_after(&self, after: Option<&str>, show: impl FnMut(&str, SlaveKey) -> bool) {
+        self.directory.read().unwrap_or_else(PoisonError::into_inner).each_after(after, show);
+    }
+
     /// Hears of changes from now on.
     pub fn listen(&self) -> Listener {
         Listener { changes: self.board.changes.subscribe() }
@@ -413,6 +425,7 @@ pub struct Driver {
     failed: Arc<AtomicBool>,
     doubters: Arc<AtomicUsize>,
     heard: Arc<Mutex<BTreeMap<SlaveKey, Contact>>>,
+    directory: Arc<RwLock<Directory>>,
     links: BTreeMap<LinkId, (Outbox, Session)>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     probe_patience: Duration,
@@ -427,6 +440,7 @@ pub fn new(state: Master, store: Store, probe_patience: Duration) -> (Driver, Ha
     let failed = Arc::new(AtomicBool::new(false));
     let doubters = Arc::new(AtomicUsize::new(0));
     let heard = Arc::new(Mutex::new(BTreeMap::new()));
+    let directory = Arc::new(RwLock::new(Directory::of(&state)));
     let driver = Driver {
         state: Some(state),
         rereading: false,
@@ -437,13 +451,14 @@ pub fn new(state: Master, store: Store, probe_patience: Duration) -> (Driver, Ha
         failed: Arc::clone(&failed),
         doubters: Arc::clone(&doubters),
         heard: Arc::clone(&heard),
+        directory: Arc::clone(&directory),
         links: BTreeMap::new(),
         waiting: BTreeMap::new(),
         probe_patience,
         clocks: (wall_ms(), Instant::now()),
     };
     let requests = Arc::new(AtomicU64::new(0));
-    let handle = Handle { inbox, store, board, requests, failed, doubters, heard };
+    let handle = Handle { inbox, store, board, requests, failed, doubters, heard, directory };
     (driver, handle, events)
 }
 
@@ -657,6 +672,10 @@ impl Node for Driver {
                     (None, None) => {}
                 }
                 drop(heard);
+                if let Some(slave) = self.state().slaves.get(&key) {
+                    let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+                    directory.note(key, &slave.name);
+                }
                 if let Some(slave) = self.state().slaves.get(&key).filter(|_| was_online != is_online) {
                     let (slave, session) = (&slave.name, slave.session.0);
                     let jobs = self.state().book.held_by(key).count();
@@ -710,6 +729,7 @@ impl Node for Driver {
                     "questions are answered from what is on the disk; every slave is shown as offline"
                 );
                 let looks = std::mem::take(&mut self.looks);
+                *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Directory::of(&durable);
                 looks.into_iter().for_each(|look| look(&durable, Time(wall_ms()))());
                 (self.state, self.rereading) = (Some(*durable), false);
             }

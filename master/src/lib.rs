@@ -13,3 +13,5 @@ pub mod records;
 pub mod rest;
 pub mod serve;
 pub mod telemetry;
+
+mod directory;

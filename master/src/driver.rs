@@ -1,6 +1,7 @@
 //! The master's loop: steps the rules, turns their writes into records, and performs their effects when those are durable.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::changes::Change;
+use crate::directory::Directory;
 use crate::handle::{Deliver, Handle, INBOX, Input, Look, Shared};
 use crate::records;
 
@@ -35,7 +37,7 @@ pub(crate) fn new(
     probe_patience: Duration,
 ) -> (Driver, Handle, mpsc::Receiver<Input>) {
     let (inbox, inputs) = mpsc::channel(INBOX);
-    let shared = Shared::new();
+    let shared = Shared::new(&state);
     let driver = Driver {
         state: Some(state),
         rereading: false,
@@ -200,6 +202,7 @@ impl Node for Driver {
             },
             Input::Reread(Ok(durable)) => {
                 tracing::warn!("reads are answered from the state on disk; every slave is shown as offline");
+                *self.shared.directory.write().unwrap_or_else(PoisonError::into_inner) = Directory::of(&durable);
                 let looks = std::mem::take(&mut self.looks);
                 looks.into_iter().for_each(|look| look(&durable, Time(wall_ms()))());
                 (self.state, self.rereading) = (Some(*durable), false);
@@ -360,7 +363,13 @@ impl Driver {
                 }
             }
             Effect::JobChanged(id) => self.shared.changes.publish(Change::Job(id)),
-            Effect::SlaveChanged(key) => self.shared.changes.publish(Change::Slave(key)),
+            Effect::SlaveChanged(key) => {
+                if let Some(slave) = self.state().slaves.get(&key) {
+                    let directory = self.shared.directory.write();
+                    directory.unwrap_or_else(PoisonError::into_inner).note(key, &slave.name);
+                }
+                self.shared.changes.publish(Change::Slave(key));
+            }
             Effect::Ignored(why) => tracing::debug!(why = why.text(), "ignored"),
         }
     }

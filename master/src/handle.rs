@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use reloop_node::link::Outbox;
@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::changes::{Change, Changes, Subscription};
 use crate::contacts::Contacts;
+use crate::directory::Directory;
 use crate::records;
 
 /// How many inputs wait for the loop: past that a sender waits, which a client sees as latency.
@@ -78,15 +79,17 @@ pub(crate) struct Shared {
     pub(crate) failed: Arc<AtomicBool>,
     /// How many slaves have seen a later state of this master.
     pub(crate) doubters: Arc<AtomicUsize>,
+    pub(crate) directory: Arc<RwLock<Directory>>,
 }
 
 impl Shared {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(state: &Master) -> Self {
         Self {
             changes: Changes::new(),
             contacts: Contacts::default(),
             failed: Arc::new(AtomicBool::new(false)),
             doubters: Arc::new(AtomicUsize::new(0)),
+            directory: Arc::new(RwLock::new(Directory::of(state))),
         }
     }
 }
@@ -252,6 +255,17 @@ impl Handle {
     /// When a slave was last heard, connected or not; `None` if it was not since this master started.
     pub(crate) fn last_heard(&self, slave: SlaveKey) -> Option<Time> {
         self.shared.contacts.last_heard(slave)
+    }
+
+    /// The slave whose key has this fingerprint, or else all slaves of this name.
+    pub(crate) fn slaves_called(&self, name: &str) -> Vec<SlaveKey> {
+        self.shared.directory.read().unwrap_or_else(PoisonError::into_inner).called(name)
+    }
+
+    /// Shows the slaves after `after`, sorted by name, until `show` returns `false`. `show` gets the place of each slave
+    /// in that order, which serves as the next `after`.
+    pub(crate) fn each_slave_after(&self, after: Option<&str>, show: impl FnMut(&str, SlaveKey) -> bool) {
+        self.shared.directory.read().unwrap_or_else(PoisonError::into_inner).each_after(after, show);
     }
 
     /// Subscribes to the changes from now on.

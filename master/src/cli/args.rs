@@ -21,7 +21,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ClientArgs {
-    /// The master's address.
+    /// Address of the master.
     #[arg(
         long,
         global = true,
@@ -30,22 +30,22 @@ pub(super) struct ClientArgs {
         value_name = "URL"
     )]
     pub(super) master: String,
-    /// Holds the token. Else RELOOP_TOKEN_FILE, RELOOP_TOKEN, or the admin token of a master on this box.
+    /// File that holds the token. Else RELOOP_TOKEN_FILE, RELOOP_TOKEN, or the admin token of a master on this box.
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
     /// Certificates in PEM to trust with https, beside the system's.
     #[arg(long, global = true, env = "RELOOP_CA_FILE", value_name = "FILE")]
     pub(super) ca_file: Option<PathBuf>,
-    /// How to print.
+    /// Output format: a table, the master's JSON, or ids only.
     #[arg(short, long, global = true, default_value = "table", value_name = "FORMAT")]
     pub(super) output: Output,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
-    /// For people.
+    /// A table, for people.
     Table,
-    /// What the master says.
+    /// The master's answer as JSON.
     Json,
     /// Ids or names only, one to a line.
     Id,
@@ -55,46 +55,46 @@ pub(super) enum Output {
 pub(super) enum Command {
     /// Run the master.
     Serve(ServeArgs),
-    /// Orders: what shall be done.
+    /// Place, list and cancel orders.
     #[command(subcommand)]
     Order(OrderCommand),
-    /// Jobs: what is done of it.
+    /// List, follow and control jobs.
     #[command(subcommand)]
     Job(JobCommand),
-    /// Slaves: who does it.
+    /// List slaves, set their modes, enrol and revoke them.
     #[command(subcommand)]
     Slave(SlaveCommand),
-    /// What needs a person, the most urgent first: the command that ends it, and its risk.
+    /// List what needs a person, the most urgent first, with the command that ends it and its risk.
     Needs {
-        /// How many.
+        /// List at most this many.
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
-    /// A master that was restored from a backup.
+    /// Confirm that the master was restored from a backup.
     #[command(subcommand)]
     Restore(RestoreCommand),
-    /// Tokens of clients.
+    /// Make, list and revoke clients' tokens.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// The database of a master that is stopped, as text.
+    /// Export the database of a master that is stopped as text, or import one.
     #[command(subcommand)]
     Store(super::store::StoreCommand),
-    /// Help about a command, or `help exit-codes`.
+    /// Explain a command, or the exit codes.
     Help {
-        /// Which.
+        /// The command to explain, or `exit-codes`.
         topic: Vec<String>,
     },
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
-    /// Where to listen. Also RELOOP_LISTEN.
+    /// Address to listen on. Also RELOOP_LISTEN.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) listen: Option<String>,
-    /// Where to keep everything. Also RELOOP_DATA_DIR.
+    /// Directory of the store and the tokens. Also RELOOP_DATA_DIR.
     #[arg(long, value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
-    /// The settings.
+    /// File with the settings.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// Who may become a slave: token, approve or open. Also RELOOP_ENROLLMENT.
@@ -108,24 +108,24 @@ pub(super) enum OrderCommand {
     Submit(Box<SubmitArgs>),
     /// Show an order with its jobs.
     Show {
-        /// Its id, or the beginning or end of it.
+        /// The order's id, or the beginning or end of it.
         id: String,
     },
     /// List orders, newest first.
     #[command(alias = "list")]
     Ls {
-        /// How many.
+        /// List at most this many.
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
     /// Cancel all jobs of an order.
     Cancel {
-        /// Its id, or the beginning or end of it.
+        /// The order's id, or the beginning or end of it.
         id: String,
         /// How a running job may be stopped.
         #[arg(long, default_value = "safe_point")]
         mode: Mode,
-        /// Do not ask.
+        /// Skip the confirmation prompt.
         #[arg(short, long)]
         yes: bool,
     },
@@ -137,22 +137,22 @@ pub(super) struct SubmitArgs {
     /// The order as JSON; - for stdin. Other options are laid over it.
     #[arg(short, long, value_name = "FILE")]
     pub(super) file: Option<PathBuf>,
-    /// Which program.
+    /// The program to run.
     #[arg(long)]
     pub(super) program: Option<String>,
     /// A parameter of the program; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(super) param: Vec<(String, String)>,
-    /// Only on this slave.
+    /// The only slave that may take the jobs.
     #[arg(long)]
     pub(super) slave: Option<String>,
     /// A label that the slave must have; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(super) require: Vec<(String, String)>,
-    /// How many jobs.
+    /// Number of jobs to make.
     #[arg(long)]
     pub(super) quantity: Option<u32>,
-    /// The highest goes first.
+    /// Priority of the jobs; the highest goes first.
     #[arg(long, allow_negative_numbers = true)]
     pub(super) priority: Option<i32>,
     /// Do not start before this, as 2026-03-01T06:00:00Z.
@@ -167,13 +167,13 @@ pub(super) struct SubmitArgs {
     /// A name for people.
     #[arg(long)]
     pub(super) name: Option<String>,
-    /// Sent again with the same key, the order is placed once. Made up if absent.
+    /// Key under which a repeated request places the order once; made up if absent.
     #[arg(long, value_name = "KEY")]
     pub(super) idempotency_key: Option<String>,
     /// Wait until all its jobs have ended, and tell by the exit code how.
     #[arg(long, conflicts_with = "detach")]
     pub(super) wait: bool,
-    /// Do not wait: the default.
+    /// Return as soon as the order is placed (the default).
     #[arg(long)]
     pub(super) detach: bool,
 }
@@ -188,7 +188,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(super) enum Mode {
-    /// Only if it has not started.
+    /// Only if the job has not started.
     IfNotStarted,
     /// Where the machine can end cleanly.
     SafePoint,
@@ -211,16 +211,16 @@ pub(super) enum JobCommand {
     /// List jobs, newest first.
     #[command(alias = "list")]
     Ls {
-        /// Only in these states, with commas between.
+        /// List only jobs in these states, separated by commas.
         #[arg(long)]
         state: Option<String>,
-        /// Only at this slave.
+        /// List only jobs at this slave.
         #[arg(long)]
         slave: Option<String>,
-        /// Only of this order.
+        /// List only jobs of this order.
         #[arg(long)]
         order: Option<String>,
-        /// How many.
+        /// List at most this many.
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
@@ -230,10 +230,10 @@ pub(super) enum JobCommand {
     Watch(JobId),
     /// Wait until jobs have ended, and tell by the exit code how.
     Wait {
-        /// Their ids, or the beginnings or ends of them.
+        /// The jobs' ids, or the beginnings or ends of them.
         #[arg(required = true)]
         ids: Vec<String>,
-        /// Not longer than this.
+        /// Give up waiting after this long.
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
     },
@@ -244,7 +244,7 @@ pub(super) enum JobCommand {
         /// How a running job may be stopped.
         #[arg(long, default_value = "safe_point")]
         mode: Mode,
-        /// Do not ask.
+        /// Skip the confirmation prompt.
         #[arg(short, long)]
         yes: bool,
     },
@@ -256,7 +256,7 @@ pub(super) enum JobCommand {
     Release {
         #[command(flatten)]
         job: JobId,
-        /// How long the word holds.
+        /// How long the release stays valid.
         #[arg(long, default_value_t = 600, value_name = "SECONDS")]
         valid: u64,
     },
@@ -280,34 +280,34 @@ pub(super) enum JobCommand {
     Resolve {
         #[command(flatten)]
         job: JobId,
-        /// How.
+        /// How it ended, as seen at the machine.
         outcome: Outcome,
     },
     /// Give up a job whose slave is gone. The machine may still run.
     Abandon {
         #[command(flatten)]
         job: JobId,
-        /// Do not ask.
+        /// Skip the confirmation prompt.
         #[arg(short, long)]
         yes: bool,
     },
-    /// Print a job's output, from its slave; the end of it if nothing else is said.
+    /// Print a job's output, which its slave has; by default the end of it.
     Log {
         #[command(flatten)]
         job: JobId,
-        /// From this byte.
+        /// Start at this byte.
         #[arg(long)]
         offset: Option<u64>,
-        /// Not more than so many bytes.
+        /// Print at most this many bytes.
         #[arg(long)]
         limit: Option<u32>,
-        /// Go on until the job has ended.
+        /// Keep printing until the job has ended.
         #[arg(short, long)]
         follow: bool,
     },
-    /// Why a job has not started.
+    /// Explain why a job has not started.
     Explain(JobId),
-    /// What a job went through.
+    /// List what a job went through.
     Events(JobId),
 }
 
@@ -319,11 +319,11 @@ pub(super) struct JobId {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Outcome {
-    /// As it should.
+    /// The work was done.
     Succeeded,
-    /// Badly.
+    /// The work went wrong.
     Failed,
-    /// Because somebody stopped it.
+    /// Somebody stopped the work.
     Canceled,
 }
 
@@ -344,7 +344,7 @@ pub(super) enum SlaveCommand {
     Ls,
     /// Show a slave.
     Show(SlaveName),
-    /// What its handshakes came to.
+    /// List what its handshakes came to.
     Receipts(SlaveName),
     /// Confirm that its machine is clear.
     Ready(SlaveName),
@@ -354,9 +354,9 @@ pub(super) enum SlaveCommand {
     Mode {
         #[command(flatten)]
         slave: SlaveName,
-        /// production, draining, maintenance, disabled or quarantined.
+        /// The mode: production, draining, maintenance, disabled or quarantined.
         mode: String,
-        /// Why, for the master's log.
+        /// Reason, for the master's log.
         #[arg(short = 'm', long)]
         reason: Option<String>,
     },
@@ -366,16 +366,16 @@ pub(super) enum SlaveCommand {
     Forget {
         #[command(flatten)]
         slave: SlaveName,
-        /// Do not ask.
+        /// Skip the confirmation prompt.
         #[arg(short, long)]
         yes: bool,
     },
     /// Make a token that enrols slaves.
     EnrollToken {
-        /// Only a slave of this name.
+        /// Only a slave of this name may use it.
         #[arg(long)]
         name: Option<String>,
-        /// How long it holds.
+        /// How long it stays valid.
         #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
         ttl: u64,
         /// How many slaves it enrols.
@@ -396,10 +396,10 @@ pub(super) enum RestoreCommand {
     ///
     /// It ends every link and holds what waits, and so is refused while no slave has seen a later state of this master.
     Confirm {
-        /// Also if no slave says that it was restored, since those that could tell are away.
+        /// Confirm even if no slave says that it was restored, since those that could tell are away.
         #[arg(long)]
         force: bool,
-        /// Do not ask.
+        /// Skip the confirmation prompt.
         #[arg(short, long)]
         yes: bool,
     },
@@ -412,16 +412,16 @@ pub(super) enum TokenCommand {
         /// Whose it is, for people.
         #[arg(long)]
         name: String,
-        /// viewer, client, operator or admin.
+        /// The role: viewer, client, operator or admin.
         #[arg(long)]
         role: String,
     },
     /// List tokens.
     #[command(alias = "list")]
     Ls,
-    /// Make a token worthless.
+    /// Revoke a token.
     Revoke {
-        /// Its id.
+        /// The token's id.
         id: String,
     },
 }

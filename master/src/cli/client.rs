@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use reloop_api::limits::PAGE_LIMIT;
+use reloop_api::{Page, Problem, header};
 use reqwest::{Certificate, Method, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Exit;
 use super::args::ClientArgs;
 use super::table::clean;
 use crate::config::DEFAULT_DATA_DIR;
-use crate::rest::DOUBTED;
 use crate::rest::tokens::ADMIN_TOKEN_FILE;
 
 /// The master answers at once or says why not; it may itself wait for a slave's answer for ten seconds.
@@ -20,8 +23,8 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(30);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// How many pages are looked through for a part of an id.
 const SEARCH_PAGES: usize = 10;
-/// The longest answer: a page of 500 whole jobs, each of 16 KiB and what it went through.
-const PAGE_LIMIT: u32 = 500;
+/// Entries that are asked for at a time.
+const PAGE: u32 = PAGE_LIMIT as u32;
 /// Of a part of an id that is not its beginning: shorter ones fit too much by chance.
 const SUFFIX_MIN: usize = 4;
 
@@ -37,6 +40,36 @@ impl Failure {
     pub(super) fn new(exit: Exit, text: impl Into<String>) -> Self {
         Self { exit, text: text.into() }
     }
+}
+
+/// What the master answered: shown as it came where somebody wants the JSON, with what this release does not know, and
+/// read as one of the shared types otherwise.
+#[derive(Debug)]
+pub(super) struct Answer(Value);
+
+impl Answer {
+    /// The answer as this release understands it.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        T::deserialize(&self.0).map_err(|error| {
+            Failure::new(Exit::Error, format!("the master does not answer as this release expects: {error}"))
+        })
+    }
+
+    /// The JSON over several lines.
+    pub(super) fn pretty(&self) -> String {
+        format!("{:#}\n", self.0)
+    }
+
+    /// The JSON on one line.
+    pub(super) fn line(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// An entry of a list of which only the id matters.
+#[derive(Deserialize)]
+struct Known {
+    id: String,
 }
 
 /// A client of one master.
@@ -105,7 +138,7 @@ impl Client {
             request = request.json(body);
         }
         let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
-        let doubt = answer.headers().get(DOUBTED).and_then(|doubt| doubt.to_str().ok()).map(clean);
+        let doubt = answer.headers().get(header::DOUBTED).and_then(|doubt| doubt.to_str().ok()).map(clean);
         *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = doubt;
         if answer.status().is_success() { Ok(answer) } else { Err(self.refused(answer).await) }
     }
@@ -122,13 +155,13 @@ impl Client {
     async fn refused(&self, answer: Response) -> Failure {
         let status = answer.status();
         let exit = exit_of(status);
-        let body: Value = answer.json().await.unwrap_or_default();
-        let detail = body["detail"].as_str().map_or_else(|| status.to_string(), ToOwned::to_owned);
-        let mut text = detail;
-        for error in body["errors"].as_array().into_iter().flatten().skip(1) {
-            let (field, detail) = (&error["field"], &error["detail"]);
-            let line = format!("\n  {}: {}", field.as_str().unwrap_or(""), detail.as_str().unwrap_or(""));
-            text.push_str(&line);
+        // What stands between the client and the master may answer in its own way.
+        let (mut text, errors) = match answer.json::<Problem>().await {
+            Ok(problem) => (problem.detail, problem.errors),
+            Err(_) => (status.to_string(), vec![]),
+        };
+        for error in errors.iter().skip(1) {
+            text.push_str(&format!("\n  {}: {}", error.field, error.detail));
         }
         if exit == Exit::Auth && self.token.is_none() {
             text.push_str("\n  give one with --token-file, RELOOP_TOKEN_FILE or RELOOP_TOKEN");
@@ -136,54 +169,41 @@ impl Client {
         Failure::new(exit, text)
     }
 
-    pub(super) async fn json(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Value, Failure> {
-        self.read(self.send(method, path, &[], body).await?).await
-    }
-
-    /// The answer's body; an answer without one is null.
-    pub(super) async fn read(&self, answer: Response) -> Result<Value, Failure> {
-        if answer.status() == StatusCode::NO_CONTENT {
-            return Ok(Value::Null);
-        }
+    /// The answer's body.
+    pub(super) async fn answer(&self, answer: Response) -> Result<Answer, Failure> {
         let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
-        serde_json::from_str(&text).map_err(|error| {
+        serde_json::from_str(&text).map(Answer).map_err(|error| {
             Failure::new(Exit::Error, format!("{} does not answer as a master does: {error}", self.master))
         })
     }
 
-    pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.json(Method::GET, path, None).await
+    pub(super) async fn get(&self, path: &str) -> Result<Answer, Failure> {
+        self.answer(self.send(Method::GET, path, &[], None).await?).await
     }
 
-    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        self.json(Method::POST, path, Some(body)).await
+    pub(super) async fn post(&self, path: &str, request: &impl Serialize) -> Result<Answer, Failure> {
+        let body = serde_json::to_value(request).expect("requests are texts and numbers");
+        self.answer(self.send(Method::POST, path, &[], Some(&body)).await?).await
     }
 
-    /// A list's first entries; `query` starts with `&` or is empty.
-    pub(super) async fn list(&self, path: &str, query: &str, limit: u32) -> Result<Value, Failure> {
-        let mut data: Vec<Value> = Vec::new();
-        let mut cursor = Value::Null;
+    /// A list's first entries, as one page; `query` starts with `&` or is empty.
+    pub(super) async fn list(&self, path: &str, query: &str, limit: u32) -> Result<Answer, Failure> {
+        let mut all = Page::<Value>::whole(vec![]);
         loop {
-            let left = limit.saturating_sub(u32::try_from(data.len()).unwrap_or(u32::MAX));
+            let left = limit.saturating_sub(u32::try_from(all.data.len()).unwrap_or(u32::MAX));
             if left == 0 {
-                return Ok(serde_json::json!({ "data": data, "next_cursor": cursor }));
+                break;
             }
-            let from =
-                cursor.as_str().map(|cursor| format!("&cursor={}", escape(cursor))).unwrap_or_default();
-            let mut page = self.get(&format!("{path}?limit={}{query}{from}", left.min(PAGE_LIMIT))).await?;
-            if let Value::Array(more) = page["data"].take() {
-                data.extend(more);
-            }
-            cursor = page["next_cursor"].take();
-            if cursor.is_null() {
-                return Ok(serde_json::json!({ "data": data, "next_cursor": null }));
+            let from = all.next_cursor.iter().map(|cursor| format!("&cursor={}", escape(cursor)));
+            let path = format!("{path}?limit={}{query}{}", left.min(PAGE), from.collect::<String>());
+            let page: Page<Value> = self.get(&path).await?.read()?;
+            all.data.extend(page.data);
+            all.next_cursor = page.next_cursor;
+            if all.next_cursor.is_none() {
+                break;
             }
         }
+        Ok(Answer(serde_json::to_value(all).expect("a page of JSON is JSON")))
     }
 
     /// The whole id of a job or an order (`kind` is `job` or `order`) of which somebody gave a part.
@@ -203,11 +223,10 @@ impl Client {
         let path = format!("/v1/{kind}s");
         let (mut found, mut cursor) = (Vec::new(), String::new());
         for _ in 0..SEARCH_PAGES {
-            let page = self.get(&format!("{path}?limit={PAGE_LIMIT}{cursor}")).await?;
-            let ids = page["data"].as_array().into_iter().flatten().filter_map(|one| one["id"].as_str());
-            found.extend(ids.filter(|id| fits(id)).map(ToOwned::to_owned));
-            match page["next_cursor"].as_str() {
-                Some(next) if found.len() < 2 => cursor = format!("&cursor={}", escape(next)),
+            let page: Page<Known> = self.get(&format!("{path}?limit={PAGE}{cursor}")).await?.read()?;
+            found.extend(page.data.into_iter().map(|one| one.id).filter(|id| fits(id)));
+            match page.next_cursor {
+                Some(next) if found.len() < 2 => cursor = format!("&cursor={}", escape(&next)),
                 _ => break,
             }
         }

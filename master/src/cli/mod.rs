@@ -5,7 +5,7 @@
 
 mod args;
 mod client;
-mod run;
+mod commands;
 mod store;
 mod table;
 mod watch;
@@ -23,9 +23,9 @@ use crate::{serve, telemetry};
 /// How a command ended, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// As it should.
+    /// It did what it should.
     Ok = 0,
-    /// With an error that has no number of its own.
+    /// An error that has no number of its own.
     Error = 1,
     /// The command line is wrong.
     Usage = 2,
@@ -53,7 +53,7 @@ pub enum Exit {
     Storage = 74,
     /// The config can't be used.
     Config = 78,
-    /// Ctrl-C.
+    /// Somebody pressed Ctrl-C.
     Interrupted = 130,
 }
 
@@ -87,7 +87,7 @@ Exit codes
   14  lost: somebody gave it up, and its outcome is not known
 ";
 
-/// The whole program.
+/// The program `reloop`: reads the command line and runs what it says.
 pub fn main() -> ExitCode {
     let provider = rustls::crypto::ring::default_provider();
     provider.install_default().expect("nothing has installed another provider before");
@@ -131,7 +131,7 @@ fn run_master(args: ServeArgs) -> Exit {
 fn run_client(client: &args::ClientArgs, command: Command) -> Exit {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run::command(client, command)),
+        Ok(runtime) => runtime.block_on(commands::command(client, command)),
         Err(error) => Err(client::Failure::new(Exit::Error, error.to_string())),
     };
     match result {
@@ -163,7 +163,7 @@ fn help(topic: &[String]) -> Exit {
     say(&text)
 }
 
-/// Data, on stdout. Whoever pipes it into `head` wants an end, not an error.
+/// Writes data to stdout. A closed pipe is no error: that is how `head` ends.
 fn say(text: &str) -> Exit {
     write_out(text.as_bytes())
 }
@@ -180,13 +180,13 @@ fn write_out(bytes: &[u8]) -> Exit {
     }
 }
 
-/// Words, on stderr.
+/// Writes an error to stderr.
 #[expect(clippy::print_stderr, reason = "the one place for it")]
 fn complain(text: &str) {
     eprintln!("reloop: {text}");
 }
 
-/// Words that are no complaint, on stderr.
+/// Writes a remark to stderr.
 #[expect(clippy::print_stderr, reason = "the one place for it")]
 fn remark(text: &str) {
     eprintln!("{text}");

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use serde_json::Value;
+use reloop_api::Job;
 
 /// Rows under their heads, in columns that are as wide as they have to be.
 pub(super) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
@@ -41,28 +41,24 @@ fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// A text, or a dash.
-pub(super) fn word(value: &Value) -> String {
-    match value {
-        Value::String(text) => clean(text),
-        Value::Null => "-".to_owned(),
-        other => other.to_string(),
-    }
-}
-
 /// A text without what could steer a terminal.
 pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// A text, or nothing.
-pub(super) fn text(value: &Value) -> String {
-    if value.is_null() { String::new() } else { word(value) }
+/// A text for a cell of a table, which is never empty.
+pub(super) fn or_dash(text: Option<&str>) -> String {
+    text.map_or_else(|| "-".to_owned(), clean)
+}
+
+/// A text for a sheet, which leaves empty lines out.
+pub(super) fn or_nothing(text: Option<&str>) -> String {
+    text.map(clean).unwrap_or_default()
 }
 
 /// How long ago a time was, in its largest unit.
-pub(super) fn age(value: &Value, now: jiff::Timestamp) -> String {
-    let Some(then) = value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok()) else {
+pub(super) fn age(time: Option<&str>, now: jiff::Timestamp) -> String {
+    let Some(then) = time.and_then(|text| text.parse::<jiff::Timestamp>().ok()) else {
         return "-".to_owned();
     };
     let seconds = now.as_second().saturating_sub(then.as_second()).max(0);
@@ -75,20 +71,20 @@ pub(super) fn age(value: &Value, now: jiff::Timestamp) -> String {
 }
 
 /// How long ago something was heard; where the master has started since, that is the longest that it can be.
-pub(super) fn at_most(value: &Value, at_least: &Value, now: jiff::Timestamp) -> String {
-    let bound = if at_least == true { "at most " } else { "" };
-    format!("{bound}{}", age(value, now))
+pub(super) fn at_most(time: Option<&str>, at_least: bool, now: jiff::Timestamp) -> String {
+    let bound = if at_least { "at most " } else { "" };
+    format!("{bound}{}", age(time, now))
 }
 
 /// The same as a whole phrase.
-pub(super) fn heard_ago(value: &Value, at_least: &Value, now: jiff::Timestamp) -> String {
-    let bound = if at_least == true { " or later: the master has started since" } else { "" };
-    format!("{} ago{bound}", age(value, now))
+pub(super) fn heard_ago(time: Option<&str>, at_least: bool, now: jiff::Timestamp) -> String {
+    let bound = if at_least { " or later: the master has started since" } else { "" };
+    format!("{} ago{bound}", age(time, now))
 }
 
 /// How far a job is; `~` if its slave cannot be heard.
-pub(super) fn progress(job: &Value) -> String {
-    match job["progress"].as_f64() {
+pub(super) fn progress(job: &Job) -> String {
+    match job.progress {
         Some(fraction) => {
             format!("{}{:.0}%", if is_stale(job) { "~" } else { "" }, (fraction * 100.0).floor())
         }
@@ -97,21 +93,20 @@ pub(super) fn progress(job: &Value) -> String {
 }
 
 /// A job's state, with how old that is.
-pub(super) fn state(job: &Value, now: jiff::Timestamp) -> String {
-    let mut words = word(&job["state"]);
-    if let Some(waits) = job["waiting_for"].as_str() {
-        words = format!("{words}:{waits}");
+pub(super) fn state(job: &Job, now: jiff::Timestamp) -> String {
+    let mut words = clean(&job.state);
+    if let Some(waits) = &job.waiting_for {
+        words = format!("{words}:{}", clean(waits));
     }
     if is_stale(job) {
-        let freshness = &job["freshness"];
-        let away = at_most(&freshness["observed_at"], &freshness["at_least"], now);
+        let away = at_most(job.freshness.observed_at.as_deref(), job.freshness.at_least, now);
         words = format!("{words} (offline {away})");
     }
     words
 }
 
-fn is_stale(job: &Value) -> bool {
-    job["flags"].as_array().is_some_and(|flags| flags.iter().any(|flag| flag == "stale"))
+fn is_stale(job: &Job) -> bool {
+    job.flags.iter().any(|flag| flag == "stale")
 }
 
 /// A bar, for a terminal.
@@ -130,7 +125,9 @@ pub(super) fn bar(fraction: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::collections::BTreeMap;
+
+    use reloop_api::Freshness;
 
     use super::*;
 
@@ -140,29 +137,60 @@ mod tests {
         assert_eq!(table(&["NAME", "STATUS"], &rows), "NAME    STATUS\nmill-3  ok\nü       -\n");
     }
 
+    /// A running job whose slave is away.
+    fn stale(at_least: bool) -> Job {
+        Job {
+            id: "job_1".to_owned(),
+            order: "ord_1".to_owned(),
+            name: None,
+            program: "mill".to_owned(),
+            params: BTreeMap::new(),
+            state: "running".into(),
+            desired: "run".into(),
+            waiting_for: None,
+            reason: None,
+            flags: vec!["stale".into()],
+            attempt: 1,
+            slave: Some("mill-3".to_owned()),
+            requested_slave: None,
+            requires: BTreeMap::new(),
+            progress: Some(0.466),
+            note: None,
+            freshness: Freshness {
+                link: Some("offline".into()),
+                observed_at: Some("2026-01-05T14:38:02Z".to_owned()),
+                at_least,
+            },
+            priority: 0,
+            not_before: None,
+            deadline: None,
+            late: "hold".into(),
+            gate: "open".into(),
+            created_at: "2026-01-05T14:00:00Z".to_owned(),
+            accepted_at: None,
+            started_at: None,
+            ended_at: None,
+            outcome: None,
+            earlier: vec![],
+            revision: 1,
+        }
+    }
+
     #[test]
     fn a_job_whose_slave_is_away_says_since_when() {
         let now: jiff::Timestamp = "2026-01-05T14:52:00Z".parse().unwrap();
-        let job = json!({
-            "state": "running", "flags": ["stale"], "progress": 0.466,
-            "freshness": { "link": "offline", "observed_at": "2026-01-05T14:38:02Z" },
-        });
-        assert_eq!(state(&job, now), "running (offline 13m)");
-        assert_eq!(progress(&job), "~46%");
+        assert_eq!(state(&stale(false), now), "running (offline 13m)");
+        assert_eq!(progress(&stale(false)), "~46%");
     }
 
     #[test]
     fn what_a_master_cannot_know_since_its_start_is_said_as_a_bound() {
         let now: jiff::Timestamp = "2026-01-05T14:52:00Z".parse().unwrap();
-        let freshness = json!({ "link": "offline", "observed_at": "2026-01-05T14:38:02Z", "at_least": true });
-        let job = json!({ "state": "running", "flags": ["stale"], "freshness": freshness });
-        assert_eq!(state(&job, now), "running (offline at most 13m)");
-        let at = &freshness["observed_at"];
-        assert_eq!(
-            heard_ago(at, &freshness["at_least"], now),
-            "13m ago or later: the master has started since"
-        );
-        assert_eq!(heard_ago(at, &Value::Null, now), "13m ago");
+        assert_eq!(state(&stale(true), now), "running (offline at most 13m)");
+        let at = Some("2026-01-05T14:38:02Z");
+        assert_eq!(heard_ago(at, true, now), "13m ago or later: the master has started since");
+        assert_eq!(heard_ago(at, false, now), "13m ago");
+        assert_eq!(age(None, now), "-");
     }
 
     #[test]

@@ -3,16 +3,17 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
+use reloop_api::{Job, header};
+use reloop_protocol::job::State;
 use reloop_protocol::limits::LOG_BYTES;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::args::Output;
-use super::client::{Client, Failure};
-use super::table::{bar, progress, state, text, word};
+use super::client::{Answer, Client, Failure};
+use super::table::{bar, clean, or_nothing, progress, state};
 use super::{Exit, remark, say, write_out};
 
-/// Between two looks: a person sees no difference, and a hundred watchers are no load.
+/// Pause between two looks: short enough for a person, and a hundred watchers are no load.
 const EVERY: Duration = Duration::from_secs(1);
 /// How much of a log is asked for at a time.
 const LOG_PART: u64 = LOG_BYTES as u64;
@@ -30,34 +31,35 @@ async fn show_until_ended(client: &Client, output: Output, id: &str) -> Result<E
     let mut shown = String::new();
     let mut looker = Looker::new(client);
     loop {
-        let Some(job) = looker.look(id).await? else {
+        let Some(seen) = looker.look(id).await? else {
             tokio::time::sleep(EVERY).await;
             continue;
         };
         let now = jiff::Timestamp::now();
+        let job: Job = seen.read()?;
         let line = match output {
-            Output::Json => job.to_string(),
-            Output::Id => word(&job["state"]),
+            Output::Json => seen.line(),
+            Output::Id => clean(&job.state),
             Output::Table => {
                 let mut line = format!("{id}  {}", state(&job, now));
-                if let Some(fraction) = job["progress"].as_f64() {
+                if let Some(fraction) = job.progress {
                     let bar = if redraws { format!("{} ", bar(fraction)) } else { String::new() };
                     line = format!("{line}  {bar}{}", progress(&job));
                 }
-                let note = text(&job["note"]);
-                let at = job["slave"].as_str().map(|slave| format!("  on {slave}")).unwrap_or_default();
+                let note = or_nothing(job.note.as_deref());
+                let at = job.slave.as_ref().map(|slave| format!("  on {slave}")).unwrap_or_default();
                 format!("{line}{at}  {note}").trim_end().to_owned()
             }
         };
         if line != shown {
-            // Clears to the end of the line, for what stood there may have been longer.
+            // Clear to the end of the line: the text before may have been longer.
             let exit = if redraws { say(&format!("\r{line}\u{1b}[K")) } else { say(&format!("{line}\n")) };
             if exit != Exit::Ok {
                 return Ok(exit);
             }
             shown = line;
         }
-        if !job["ended_at"].is_null() {
+        if job.ended_at.is_some() {
             if redraws {
                 say("\n");
             }
@@ -101,13 +103,15 @@ pub(super) async fn wait(
 async fn ended(looker: &mut Looker<'_>, id: &str) -> Result<Exit, Failure> {
     let mut warned = false;
     loop {
-        if let Some(job) = looker.look(id).await? {
-            let state = job["state"].as_str().unwrap_or("");
-            if !job["ended_at"].is_null() {
-                remark(&format!("{id} {state}{}", why(&job)));
+        if let Some(seen) = looker.look(id).await? {
+            let job: Job = seen.read()?;
+            let state = State::from_name(&job.state);
+            if job.ended_at.is_some() {
+                let why = job.reason.map(|why| format!(": {}", clean(&why.text))).unwrap_or_default();
+                remark(&format!("{id} {}{why}", job.state));
                 return Ok(exit_of(state));
             }
-            if state == "uncertain" && !warned {
+            if state == Some(State::Uncertain) && !warned {
                 remark(&format!("{id} is uncertain: look at the machine, then `reloop job resolve {id} …`"));
                 warned = true;
             }
@@ -116,19 +120,26 @@ async fn ended(looker: &mut Looker<'_>, id: &str) -> Result<Exit, Failure> {
     }
 }
 
-fn why(job: &Value) -> String {
-    job["reason"]["text"].as_str().map(|text| format!(": {}", super::table::clean(text))).unwrap_or_default()
-}
-
-fn exit_of(state: &str) -> Exit {
+/// How a job that has ended ended; none is a state of a newer master.
+fn exit_of(state: Option<State>) -> Exit {
     match state {
-        "succeeded" => Exit::Ok,
-        "failed" => Exit::JobFailed,
-        "canceled" => Exit::JobCanceled,
-        "rejected" => Exit::JobRejected,
-        "expired" => Exit::JobExpired,
-        "lost" => Exit::JobLost,
-        _ => Exit::Error,
+        Some(State::Succeeded) => Exit::Ok,
+        Some(State::Failed) => Exit::JobFailed,
+        Some(State::Canceled) => Exit::JobCanceled,
+        Some(State::Rejected) => Exit::JobRejected,
+        Some(State::Expired) => Exit::JobExpired,
+        Some(State::Lost) => Exit::JobLost,
+        None
+        | Some(
+            State::Queued
+            | State::Assigned
+            | State::Accepted
+            | State::Starting
+            | State::Running
+            | State::Paused
+            | State::Stopping
+            | State::Uncertain,
+        ) => Exit::Error,
     }
 }
 
@@ -144,8 +155,8 @@ pub(super) async fn log(
         let mut at = offset;
         let mut looker = Looker::new(client);
         loop {
-            // Looked at first: what it says after its end is all there then.
-            let over = !follow || looker.look(id).await?.is_some_and(|job| !job["ended_at"].is_null());
+            // Look before reading: the output of a job that has ended is complete.
+            let over = !follow || has_ended(looker.look(id).await?.as_ref())?;
             loop {
                 let (from, total, bytes) = part(client, id, at, limit).await?;
                 let exit = write_out(&bytes);
@@ -170,6 +181,11 @@ pub(super) async fn log(
     }
 }
 
+fn has_ended(seen: Option<&Answer>) -> Result<bool, Failure> {
+    let job = seen.map(Answer::read::<Job>).transpose()?;
+    Ok(job.is_some_and(|job| job.ended_at.is_some()))
+}
+
 async fn part(
     client: &Client,
     id: &str,
@@ -181,7 +197,7 @@ async fn part(
     let path = format!("/v1/jobs/{id}/log?limit={limit}{from}");
     let answer = client.send(reqwest::Method::GET, &path, &[], None).await?;
     let number = |name: &str| answer.headers().get(name)?.to_str().ok()?.parse::<u64>().ok();
-    let (offset, total) = (number("reloop-log-offset").unwrap_or(0), number("reloop-log-total").unwrap_or(0));
+    let (offset, total) = (number(header::LOG_OFFSET).unwrap_or(0), number(header::LOG_TOTAL).unwrap_or(0));
     let bytes = answer.bytes().await.map_err(|error| Failure::new(Exit::Unreachable, error.to_string()))?;
     Ok((offset, total, bytes.to_vec()))
 }
@@ -198,7 +214,7 @@ impl<'a> Looker<'a> {
     }
 
     /// The job; none while the master does not answer.
-    async fn look(&mut self, id: &str) -> Result<Option<Value>, Failure> {
+    async fn look(&mut self, id: &str) -> Result<Option<Answer>, Failure> {
         match self.client.get(&format!("/v1/jobs/{id}")).await {
             Ok(job) => {
                 if std::mem::take(&mut self.silent) {

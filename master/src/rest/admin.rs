@@ -4,36 +4,31 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
+use reloop_api::limits::{ENROLL_DEFAULT_SECONDS, ENROLL_LIMIT_SECONDS, NAME_LIMIT, USES_LIMIT};
+use reloop_api::{
+    EnrollToken, EnrollTokenRequest, NewToken, Page, RestoreRequest, Restored, Role, TokenPage, TokenRequest,
+};
 use reloop_node::digest::{sha256, to_hex};
 use reloop_node::entropy::random;
-use reloop_protocol::master::{Answer, Token};
+use reloop_protocol::master::{self, Answer};
 use reloop_protocol::time::Millis;
-use serde::Serialize;
 
-use super::fields::{self, Fields, NAME_LIMIT};
+use super::fields::{self, Fields};
 use super::problem::{Code, Problem};
-use super::tokens::{Role, TokenInfo, TokensError};
-use super::{Page, RestState, unexpected, view};
+use super::tokens::{Bearer, TokensError};
+use super::{RestState, unexpected, view};
 
-/// How long an enrolment token holds if nobody says.
-const ENROLL_DEFAULT_SECONDS: i64 = 3600;
-/// A month: enough to send a box somewhere.
-const ENROLL_LIMIT_SECONDS: i64 = 31 * 24 * 3600;
-/// A whole factory's worth of slaves on one token.
-const USES_LIMIT: i64 = 10_000;
-
-/// An enrolment token; its text is shown this once.
-#[derive(Serialize)]
-pub(super) struct EnrollToken {
-    token: String,
-    name: Option<String>,
-    uses: i64,
-    expires_at: String,
-}
-
+/// Make a token that enrols slaves.
+#[utoipa::path(
+    post,
+    path = "/v1/enroll-tokens",
+    operation_id = "make_enroll_token",
+    request_body = EnrollTokenRequest,
+    responses((status = 201, description = "The token: it is shown this once.", body = EnrollToken)),
+)]
 pub(super) async fn make_enroll_token(
     State(state): State<RestState>,
-    Extension(bearer): Extension<TokenInfo>,
+    Extension(bearer): Extension<Bearer>,
     body: Body,
 ) -> Result<(StatusCode, Json<EnrollToken>), Problem> {
     let mut fields = Fields::new(fields::json(body).await?)?;
@@ -45,7 +40,7 @@ pub(super) async fn make_enroll_token(
     let now = state.handle.read(|_, now| now).await.map_err(|why| state.unavailable(why))?;
     let expires_at = now.after(length);
     let text = format!("xenr1.{}", to_hex(&random::<32>()));
-    let permission = Token {
+    let permission = master::Token {
         expires_at,
         uses_left: u32::try_from(uses).expect("it was checked against its limit"),
         name: name.clone(),
@@ -62,16 +57,17 @@ pub(super) async fn make_enroll_token(
     }
 }
 
-/// The master after a confirmed restore.
-#[derive(Serialize)]
-pub(super) struct Restored {
-    master: String,
-    epoch: u32,
-}
-
+/// Confirm that this master was restored from a backup and is the one: its slaves obey it from here.
+#[utoipa::path(
+    post,
+    path = "/v1/master/confirm-restore",
+    operation_id = "confirm_restore",
+    request_body = RestoreRequest,
+    responses((status = 200, description = "The new epoch.", body = Restored)),
+)]
 pub(super) async fn confirm_restore(
     State(state): State<RestState>,
-    Extension(bearer): Extension<TokenInfo>,
+    Extension(bearer): Extension<Bearer>,
     body: Body,
 ) -> Result<Json<Restored>, Problem> {
     let mut fields = Fields::new(fields::json(body).await?)?;
@@ -92,17 +88,17 @@ pub(super) async fn confirm_restore(
     Ok(Json(Restored { master: node.id.to_string(), epoch: node.epoch.0 }))
 }
 
-/// A new token; its text is shown this once.
-#[derive(Serialize)]
-pub(super) struct NewToken {
-    #[serde(flatten)]
-    info: TokenInfo,
-    token: String,
-}
-
+/// Make a token for a client.
+#[utoipa::path(
+    post,
+    path = "/v1/tokens",
+    operation_id = "create_token",
+    request_body = TokenRequest,
+    responses((status = 201, description = "The token: it is shown this once.", body = NewToken)),
+)]
 pub(super) async fn create_token(
     State(state): State<RestState>,
-    Extension(bearer): Extension<TokenInfo>,
+    Extension(bearer): Extension<Bearer>,
     body: Body,
 ) -> Result<(StatusCode, Json<NewToken>), Problem> {
     let mut fields = Fields::new(fields::json(body).await?)?;
@@ -120,13 +116,28 @@ pub(super) async fn create_token(
     Ok((StatusCode::CREATED, Json(NewToken { info, token })))
 }
 
-pub(super) async fn list_tokens(State(state): State<RestState>) -> Json<Page<TokenInfo>> {
+/// The tokens, without their text.
+#[utoipa::path(
+    get,
+    path = "/v1/tokens",
+    operation_id = "list_tokens",
+    responses((status = 200, description = "All of them.", body = TokenPage)),
+)]
+pub(super) async fn list_tokens(State(state): State<RestState>) -> Json<TokenPage> {
     Json(Page::whole(state.tokens.list()))
 }
 
+/// Revoke a token.
+#[utoipa::path(
+    delete,
+    path = "/v1/tokens/{id}",
+    operation_id = "revoke_token",
+    params(("id" = String, Path, description = "The token's id.")),
+    responses((status = 204, description = "It is worth nothing any more.")),
+)]
 pub(super) async fn revoke_token(
     State(state): State<RestState>,
-    Extension(bearer): Extension<TokenInfo>,
+    Extension(bearer): Extension<Bearer>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let (tokens, revoked) = (state.tokens, id.clone());

@@ -5,7 +5,7 @@ use reloop_protocol::time::Time;
 use serde_json::Value;
 
 use super::problem::Problem;
-use super::{fields, jobs, order, slaves};
+use super::{fields, job_commands, order, slave_commands};
 
 /// An order, with new ids, and what an idempotency key stands for if it comes with one.
 pub fn order(body: &[u8], key: Option<&[u8]>, now: Time) -> Result<(Order, Option<IdempotencyKey>), Problem> {
@@ -17,12 +17,12 @@ pub fn order(body: &[u8], key: Option<&[u8]>, now: Time) -> Result<(Order, Optio
 
 /// A command to a job, by its verb; none if there is no such verb.
 pub fn job_command(verb: &str, body: &[u8]) -> Option<Result<JobCommand, Problem>> {
-    let verb = jobs::Verb::ALL.into_iter().find(|known| known.name() == verb)?;
+    let verb = job_commands::Verb::ALL.into_iter().find(|known| known.name() == verb)?;
     Some(fields::parse(body).and_then(|body| verb.read(body)))
 }
 
 /// A command to a slave, by its verb; none if there is no such verb.
 pub fn slave_command(verb: &str, body: &[u8]) -> Option<Result<SlaveCommand, Problem>> {
-    let verb = slaves::Verb::ALL.into_iter().find(|known| known.name() == verb)?;
+    let verb = slave_commands::Verb::ALL.into_iter().find(|known| known.name() == verb)?;
     Some(fields::parse(body).and_then(|body| verb.read(body)).map(|(command, _)| command))
 }

@@ -17,7 +17,8 @@ use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::problem::{Code, Problem};
-use super::{RestState, TokenInfo};
+use super::RestState;
+use super::tokens::Bearer;
 use crate::changes::{Change, Notice, Subscription};
 
 /// Below the idle limit of every common proxy.
@@ -31,7 +32,7 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 /// A client that reads events.
 struct Stream {
     state: RestState,
-    bearer: TokenInfo,
+    bearer: Bearer,
     /// What is sent before anything new.
     first: VecDeque<First>,
     changes: Subscription,
@@ -47,9 +48,20 @@ enum First {
     Change(u64, Change),
 }
 
+/// Changes as server-sent events.
+///
+/// `job.changed` and `slave.changed` with the whole resource, `reset` when changes were missed. Goes on after
+/// `Last-Event-ID`.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    operation_id = "stream_events",
+    params(("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen.")),
+    responses((status = 200, description = "The stream.", body = String, content_type = "text/event-stream")),
+)]
 pub(super) async fn stream(
     State(state): State<RestState>,
-    Extension(bearer): Extension<TokenInfo>,
+    Extension(bearer): Extension<Bearer>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let permit = state.streams.clone().try_acquire_owned().map_err(|_| {

@@ -9,19 +9,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use futures_util::StreamExt as _;
+use reloop_api::limits::{BODY_LIMIT, ENTRIES_LIMIT, NAME_LIMIT, VALUE_LIMIT};
 use reloop_protocol::time::Time;
 use serde_json::{Map, Value};
 
 use super::problem::{Code, FieldError, Problem};
-
-/// The longest body: an order with all that it may carry fits many times.
-pub(super) const BODY_LIMIT: usize = 256 * 1024;
-/// The longest name, key or label: it fits a line.
-pub(super) const NAME_LIMIT: usize = 128;
-/// The longest value of a parameter or label.
-pub(super) const VALUE_LIMIT: usize = 4096;
-/// How many entries a map may have.
-pub(super) const ENTRIES_LIMIT: usize = 64;
 
 /// How long a body may take to arrive: a slow line sends 256 KiB in that time.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
@@ -35,7 +27,7 @@ pub(super) async fn json(body: Body) -> Result<Option<Value>, Problem> {
     parse(&bytes?)
 }
 
-/// The same, of a body that is there.
+/// A body that has arrived, as JSON; none if it is empty.
 pub(super) fn parse(bytes: &[u8]) -> Result<Option<Value>, Problem> {
     if bytes.trim_ascii().is_empty() {
         return Ok(None);
@@ -59,7 +51,7 @@ async fn collect(body: Body) -> Result<Vec<u8>, Problem> {
     Ok(bytes)
 }
 
-/// The same for every spelling of one body: keys in order, whole numbers as such, absent for null.
+/// One form for every spelling of a body: keys in order, 2 for 2.0, and no nulls.
 pub(super) fn canonical(value: &Value) -> Value {
     match value {
         Value::Object(map) => {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use reloop_api::words::LINKS;
 use reloop_protocol::job::State as JobState;
 use reloop_protocol::master;
 use reloop_protocol::message::Mode;
@@ -17,12 +18,30 @@ use super::{RestState, view};
 /// Linux counts memory in pages; every machine that this was built for has pages of this size.
 const PAGE_BYTES: u64 = 4096;
 
+/// Whether the master runs.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    operation_id = "livez",
+    responses((status = 200, description = "It does.", body = String, content_type = "text/plain")),
+)]
 pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Ready means: orders are taken. Slaves that are away never make the master unready, and neither do those that doubt it;
-/// that they do is told.
+/// Whether orders are taken; 503 if not.
+///
+/// Slaves that are away never make the master unready, and neither do those that doubt it; that they do is told.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "readyz",
+    params(("verbose" = Option<String>, Query, description = "Say what was looked at, line by line.")),
+    responses(
+        (status = 200, description = "They are.", body = String, content_type = "text/plain"),
+        (status = 503, description = "They are not, and why.", body = String, content_type = "text/plain"),
+    ),
+)]
 pub(super) async fn readyz(State(state): State<RestState>, mut query: Query) -> Result<Response, Problem> {
     let verbose = query.flag("verbose");
     query.end()?;
@@ -48,7 +67,15 @@ pub(super) async fn readyz(State(state): State<RestState>, mut query: Query) -> 
     Ok((status, text).into_response())
 }
 
+/// Numbers for Prometheus.
+///
 /// Label values are fixed words, so that the number of time series never grows.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "metrics",
+    responses((status = 200, description = "Text exposition format.", body = String, content_type = "text/plain")),
+)]
 pub(super) async fn metrics(State(state): State<RestState>) -> Result<Response, Problem> {
     let counted = state.handle.read(|state, now| {
         let jobs: BTreeMap<JobState, usize> =
@@ -73,7 +100,7 @@ pub(super) async fn metrics(State(state): State<RestState>) -> Result<Response, 
     text.gauge("reloop_needs_person", "What needs a person.");
     text.value("reloop_needs_person", &[], needs as u64);
     text.gauge("reloop_slaves", "Slaves, by link and mode.");
-    for link in view::LINKS {
+    for link in LINKS {
         for mode in Mode::ALL {
             let count = slaves.get(&(link, mode)).copied().unwrap_or(0);
             text.value("reloop_slaves", &[("link", link), ("mode", mode.name())], count);

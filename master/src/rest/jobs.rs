@@ -1,43 +1,32 @@
-//! Jobs: what they are, why, and what people want of them.
+//! Jobs: what they are, and why.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
+use reloop_api::limits::LOG_DEFAULT;
+use reloop_api::page::PageQuery;
+use reloop_api::{Explanation, JobEventPage, JobPage, Page, header as named};
 use reloop_protocol::id::{JobId, OrderId, SlaveKey};
 use reloop_protocol::job::State as JobState;
 use reloop_protocol::limits::LOG_BYTES;
-use reloop_protocol::master::{self, Answer, Job, JobCommand};
+use reloop_protocol::master::{self, Answer, Job};
 use reloop_protocol::message::Reply;
-use reloop_protocol::spec::CancelMode;
-use reloop_protocol::time::Millis;
-use serde::Serialize;
-use serde_json::Value;
 
-use super::fields::{self, Fields};
-use super::order::window;
 use super::problem::Problem;
 use super::query::{Query, page};
-use super::view::{CANCEL_MODES, ENDS, ExplanationView, JobEventView, JobView};
-use super::{Page, RestState, job_id, orders, slaves, unexpected, view};
+use super::{RestState, job_id, orders, slave_commands, slaves, unexpected, view};
 
 /// How many old jobs one request looks at for those that fit its filters; the cursor goes on from there.
 const SCAN_LIMIT: usize = 2000;
 /// How many of them are read at a time.
 const SCAN_PAGE: usize = 200;
-/// How much of a log is answered if nobody says.
-const LOG_DEFAULT: u32 = 16 * 1024;
-/// How long a release holds if nobody says: longer than a walk to the machine.
-const RELEASE_DEFAULT_SECONDS: i64 = 600;
-/// A release is a person's word about now; a week is no longer that.
-const RELEASE_LIMIT_SECONDS: i64 = 7 * 24 * 3600;
 
-const LOG_OFFSET: HeaderName = HeaderName::from_static("reloop-log-offset");
-const LOG_TOTAL: HeaderName = HeaderName::from_static("reloop-log-total");
+const LOG_OFFSET: HeaderName = HeaderName::from_static(named::LOG_OFFSET);
+const LOG_TOTAL: HeaderName = HeaderName::from_static(named::LOG_TOTAL);
 
 /// Which jobs somebody wants to see.
 struct Filter {
@@ -59,10 +48,22 @@ impl Filter {
     }
 }
 
-pub(super) async fn list(
-    State(state): State<RestState>,
-    mut query: Query,
-) -> Result<Json<Page<JobView>>, Problem> {
+/// Jobs, newest first.
+///
+/// A filtered page may have fewer entries than `limit`, or none, and still a next one.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs",
+    operation_id = "list_jobs",
+    params(
+        PageQuery,
+        ("state" = Option<String>, Query, description = "Only in these states; several with commas."),
+        ("slave" = Option<String>, Query, description = "Only at, or last at, the slave of this name or key."),
+        ("order" = Option<String>, Query, description = "Only of this order."),
+    ),
+    responses((status = 200, description = "A page.", body = JobPage)),
+)]
+pub(super) async fn list(State(state): State<RestState>, mut query: Query) -> Result<Json<JobPage>, Problem> {
     let (limit, before) = (query.limit(), query.parsed::<JobId>("cursor"));
     let order = query.parsed::<OrderId>("order");
     let slave = query.text("slave");
@@ -151,25 +152,49 @@ async fn any(
     }
 }
 
+/// A job.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}",
+    operation_id = "show_job",
+    params(("id" = String, Path, description = "The job's id.")),
+    responses((status = 200, description = "The job.", body = reloop_api::Job)),
+)]
 pub(super) async fn show(
     State(state): State<RestState>,
     Path(id): Path<String>,
-) -> Result<Json<JobView>, Problem> {
+) -> Result<Json<reloop_api::Job>, Problem> {
     Ok(Json(state.view_of(job_id(&id)?).await?))
 }
 
+/// What a job went through: the first and the newest 63 changes.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/events",
+    operation_id = "list_job_events",
+    params(("id" = String, Path, description = "The job's id.")),
+    responses((status = 200, description = "All of it.", body = JobEventPage)),
+)]
 pub(super) async fn events(
     State(state): State<RestState>,
     Path(id): Path<String>,
-) -> Result<Json<Page<JobEventView>>, Problem> {
+) -> Result<Json<JobEventPage>, Problem> {
     let job = state.job(&id).await?;
-    Ok(Json(Page::whole(job.events.iter().map(JobEventView::from).collect())))
+    Ok(Json(Page::whole(job.events.iter().map(view::event).collect())))
 }
 
+/// Why a job has not started, slave by slave.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/explain",
+    operation_id = "explain_job",
+    params(("id" = String, Path, description = "The job's id.")),
+    responses((status = 200, description = "Why.", body = Explanation)),
+)]
 pub(super) async fn explain(
     State(state): State<RestState>,
     Path(id): Path<String>,
-) -> Result<Json<ExplanationView>, Problem> {
+) -> Result<Json<Explanation>, Problem> {
     let job = state.job(&id).await?;
     let explanation = state
         .handle
@@ -177,6 +202,27 @@ pub(super) async fn explain(
     Ok(Json(explanation.await.map_err(|why| state.unavailable(why))?))
 }
 
+/// A part of a job's output, from its slave, which has to be connected.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/log",
+    operation_id = "show_job_log",
+    params(
+        ("id" = String, Path, description = "The job's id."),
+        ("offset" = Option<u64>, Query, description = "From this byte; the end of the output if absent."),
+        ("limit" = Option<u32>, Query, description = "Bytes at most: 1 to 65536, 16384 by default."),
+    ),
+    responses((
+        status = 200,
+        description = "The bytes. `Reloop-Log-Offset` says where the part begins, `Reloop-Log-Total` how long the output is.",
+        body = String,
+        content_type = "text/plain",
+        headers(
+            ("Reloop-Log-Offset" = u64, description = "The part's first byte."),
+            ("Reloop-Log-Total" = u64, description = "The length of the whole output."),
+        ),
+    )),
+)]
 pub(super) async fn log(
     State(state): State<RestState>,
     Path(id): Path<String>,
@@ -196,123 +242,8 @@ pub(super) async fn log(
             ];
             Ok((headers, bytes).into_response())
         }
-        Answer::Replied(Reply::Refused(why)) => Err(slaves::refused(why)),
+        Answer::Replied(Reply::Refused(why)) => Err(slave_commands::refused(why)),
         Answer::Refused(refusal, why) => Err(Problem::refused(refusal, why)),
         other => Err(unexpected(&other)),
     }
-}
-
-/// What somebody may want of a job.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Verb {
-    Cancel,
-    Pause,
-    Resume,
-    Release,
-    Reschedule,
-    Retry,
-    Resolve,
-    Abandon,
-}
-
-impl Verb {
-    pub(super) const ALL: [Self; 8] = [
-        Self::Cancel,
-        Self::Pause,
-        Self::Resume,
-        Self::Release,
-        Self::Reschedule,
-        Self::Retry,
-        Self::Resolve,
-        Self::Abandon,
-    ];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Cancel => "cancel",
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Release => "release",
-            Self::Reschedule => "reschedule",
-            Self::Retry => "retry",
-            Self::Resolve => "resolve",
-            Self::Abandon => "abandon",
-        }
-    }
-
-    /// The whole command.
-    pub(super) fn read(self, body: Option<Value>) -> Result<JobCommand, Problem> {
-        let mut fields = Fields::new(body)?;
-        let command = self.command(&mut fields);
-        fields.end()?;
-        command.ok_or_else(|| Problem::field("/", "the command is not complete"))
-    }
-
-    fn command(self, fields: &mut Fields) -> Option<JobCommand> {
-        Some(match self {
-            Self::Cancel => {
-                JobCommand::Cancel(fields.word("mode", &CANCEL_MODES).unwrap_or(CancelMode::SafePoint))
-            }
-            Self::Pause => JobCommand::Pause,
-            Self::Resume => JobCommand::Resume,
-            Self::Release => {
-                let seconds = fields.int("valid_seconds", 1..=RELEASE_LIMIT_SECONDS);
-                let seconds = u64::try_from(seconds.unwrap_or(RELEASE_DEFAULT_SECONDS)).ok()?;
-                JobCommand::Release { valid: Millis::seconds(seconds) }
-            }
-            Self::Reschedule => {
-                let window = window(fields);
-                JobCommand::Reschedule {
-                    not_before: window.not_before,
-                    deadline: window.deadline,
-                    late: window.late,
-                }
-            }
-            Self::Retry => JobCommand::Retry,
-            Self::Resolve => {
-                let Some(end) = fields.word("outcome", &ENDS) else {
-                    fields.wrong("outcome", "needed: succeeded, failed or canceled");
-                    return None;
-                };
-                JobCommand::Resolve(end)
-            }
-            Self::Abandon => JobCommand::Abandon,
-        })
-    }
-}
-
-/// How far a command got: that it was taken does not mean that the machine knows.
-#[derive(Serialize)]
-pub(super) struct Commanded {
-    job: String,
-    command: &'static str,
-    delivery: &'static str,
-    state: &'static str,
-    slave_link: Option<&'static str>,
-}
-
-pub(super) async fn command(
-    State(state): State<RestState>,
-    Path(id): Path<String>,
-    body: Body,
-    verb: Verb,
-) -> Result<(StatusCode, Json<Commanded>), Problem> {
-    let command = verb.read(fields::json(body).await?)?;
-    let id = job_id(&id)?;
-    let delivery =
-        match state.handle.command(vec![id], command).await.map_err(|why| state.unavailable(why))? {
-            Answer::Taken(taken) => taken.first().map(|(_, delivery)| *delivery),
-            Answer::Refused(refusal, why) => return Err(Problem::refused(refusal, why)),
-            other => return Err(unexpected(&other)),
-        };
-    let delivery = delivery.ok_or_else(|| unexpected(&Answer::Taken(vec![])))?;
-    let view = state.view_of(id).await?;
-    let answer = Commanded {
-        job: id.to_string(),
-        command: verb.name(),
-        delivery: delivery.name(),
-        state: view.state,
-        slave_link: view.freshness.link,
-    };
-    Ok((StatusCode::ACCEPTED, Json(answer)))
 }

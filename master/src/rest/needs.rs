@@ -2,27 +2,44 @@
 
 use axum::Json;
 use axum::extract::State;
+use reloop_api::page::PageQuery;
+use reloop_api::{Counts, NeedPage, Page};
 use reloop_protocol::id::{JobId, SlaveKey};
 use reloop_protocol::master::{self, Need, Needed, Subject};
 
 use super::problem::Problem;
 use super::query::{Query, page};
-use super::view::{CountsView, NeedView};
-use super::{Page, RestState, view};
+use super::{RestState, view};
 
-pub(super) async fn counts(
-    State(state): State<RestState>,
-    query: Query,
-) -> Result<Json<CountsView>, Problem> {
+/// How many there are of everything.
+///
+/// How many jobs have not ended, by state; how many slaves there are, by link; how much needs a person.
+#[utoipa::path(
+    get,
+    path = "/v1/counts",
+    operation_id = "show_counts",
+    responses((status = 200, description = "The numbers.", body = Counts)),
+)]
+pub(super) async fn counts(State(state): State<RestState>, query: Query) -> Result<Json<Counts>, Problem> {
     query.end()?;
     let counts = state.handle.read(view::counts).await;
     Ok(Json(counts.map_err(|why| state.unavailable(why))?))
 }
 
+/// What needs a person, the most urgent first.
+///
+/// Each entry says why, the command that ends it, and its risk.
+#[utoipa::path(
+    get,
+    path = "/v1/needs",
+    operation_id = "list_needs",
+    params(PageQuery),
+    responses((status = 200, description = "A page.", body = NeedPage)),
+)]
 pub(super) async fn list(
     State(state): State<RestState>,
     mut query: Query,
-) -> Result<Json<Page<NeedView>>, Problem> {
+) -> Result<Json<NeedPage>, Problem> {
     let (limit, cursor) = (query.limit(), query.text("cursor"));
     let after = cursor.as_deref().map(place_of);
     if after == Some(None) {

@@ -2,45 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use reloop_api::limits::{
+    ATTEMPTS_LIMIT, KEY_LIMIT, NAME_LIMIT, QUANTITY_LIMIT, RUNTIME_LIMIT_SECONDS, WORK_LIMIT,
+};
+use reloop_api::words::{LATE, ON_INTERRUPT, ON_OVERDUE, RETRY_ON};
 use reloop_node::digest::sha256;
 use reloop_node::entropy::random;
 use reloop_protocol::id::{JobId, OrderId};
 use reloop_protocol::job::OnInterrupt;
-use reloop_protocol::master::{IdempotencyKey, Order, Retry, RetryOn};
-use reloop_protocol::spec::{Gate, Late, OnOverdue, Spec, StartRule};
+use reloop_protocol::master::{IdempotencyKey, Order, Retry};
+use reloop_protocol::spec::{Gate, Late, Spec, StartRule};
 use reloop_protocol::time::{Millis, Time};
 use serde_json::Value;
 
-use super::fields::{Fields, NAME_LIMIT, bad_text, canonical};
+use super::fields::{Fields, bad_text, canonical};
 use super::problem::Problem;
-
-/// How many jobs one order may have: they are written in one batch.
-pub(super) const QUANTITY_LIMIT: i64 = 1000;
-/// How many bytes parameters, labels and requirements may have together: each job's record carries them, a record has
-/// to fit the store's 64 KiB with everything that a job may go through, and a message to a slave carries several.
-pub(super) const WORK_LIMIT: usize = 16 * 1024;
-/// How often a job may be tried by itself.
-pub(super) const ATTEMPTS_LIMIT: i64 = 100;
-/// A year: more is a typing error.
-pub(super) const RUNTIME_LIMIT_SECONDS: i64 = 366 * 24 * 3600;
-/// The longest idempotency key.
-pub(super) const KEY_LIMIT: usize = 255;
-
-/// Words for `late`.
-pub(super) const LATE: [(&str, Late); 3] = [("hold", Late::Hold), ("run", Late::Run), ("skip", Late::Skip)];
-/// Words for `on_overdue`.
-pub(super) const ON_OVERDUE: [(&str, OnOverdue); 2] = [("flag", OnOverdue::Flag), ("stop", OnOverdue::Stop)];
-/// Words for `on_interrupt`.
-pub(super) const ON_INTERRUPT: [(&str, OnInterrupt); 3] =
-    [("hold", OnInterrupt::Hold), ("fail", OnInterrupt::Fail), ("restart", OnInterrupt::Restart)];
-/// Words for `retry.on`.
-pub(super) const RETRY_ON: [(&str, RetryOn); 2] =
-    [("failed", RetryOn::Failed), ("rejected", RetryOn::Rejected)];
-
-/// The word for a value.
-pub(super) fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
-    words.iter().find(|(_, known)| known == value).map_or("unknown", |(word, _)| word)
-}
 
 /// Reads an order, and gives it and its jobs new ids.
 pub(super) fn parse(body: Option<Value>, now: Time) -> Result<Order, Problem> {

@@ -1,19 +1,14 @@
-//! What stands behind the question mark: like a body, unknown parameters are refused.
+//! Reads the query of a request. Unknown parameters are refused, like unknown fields of a body.
 
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use axum::extract::{FromRequestParts, Query as Pairs};
 use axum::http::request::Parts;
-use serde::Serialize;
+use reloop_api::Page;
+use reloop_api::limits::{PAGE_DEFAULT, PAGE_LIMIT};
 
-use super::Page;
 use super::problem::{Code, FieldError, Problem};
-
-/// How many entries a page has if nobody says, and ...
-const PAGE_DEFAULT: i64 = 50;
-/// ... at most: a page of whole jobs stays below some megabytes.
-const PAGE_LIMIT: i64 = 500;
 
 /// The parameters of a request that were not read yet.
 pub(super) struct Query {
@@ -83,7 +78,7 @@ impl Query {
 }
 
 /// The first of a list in memory, from behind the cursor on.
-pub(super) fn page<T: Serialize>(mut data: Vec<T>, limit: usize, id: impl Fn(&T) -> String) -> Page<T> {
+pub(super) fn page<T>(mut data: Vec<T>, limit: usize, id: impl Fn(&T) -> String) -> Page<T> {
     let more = data.len() > limit;
     data.truncate(limit);
     let next_cursor = data.last().filter(|_| more).map(id);

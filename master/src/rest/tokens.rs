@@ -3,11 +3,11 @@
 //! The first start makes an admin token and writes it to `admin.token`, readable by the owner alone. Whoever wants to
 //! choose it puts the file there before the first start. Once other tokens exist, both the file and its token may go.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
+use reloop_api::{Role, Token};
 use reloop_node::clock::wall_ms;
 use reloop_node::digest::{from_hex, sha256, to_hex};
 use reloop_node::durable;
@@ -30,52 +30,13 @@ pub const ADMIN_TOKEN_FILE: &str = "admin.token";
 const TOKENS_FILE: &str = "tokens.json";
 const VERSION: u32 = 1;
 
-/// What a token's bearer may do; each role may do what those before it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Look.
-    Viewer,
-    /// Place orders, and cancel, pause, resume and release jobs.
-    Client,
-    /// Everything about jobs and slaves.
-    Operator,
-    /// Tokens, enrolment, revocation, and a restored master.
-    Admin,
-}
-
-impl Role {
-    /// Every role, the lowest first.
-    pub const ALL: [Self; 4] = [Self::Viewer, Self::Client, Self::Operator, Self::Admin];
-
-    /// The word that people and programs see.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Client => "client",
-            Self::Operator => "operator",
-            Self::Admin => "admin",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A token, as far as it may be shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct TokenInfo {
-    /// Its id.
+/// Whose request it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bearer {
+    /// The token's id.
     pub id: String,
-    /// Whose it is, for people.
-    pub name: String,
     /// What it permits.
     pub role: Role,
-    /// When it was made.
-    pub created_at: String,
 }
 
 /// The tokens can't be used.
@@ -84,7 +45,7 @@ pub enum TokensError {
     /// A file can't be read or written.
     #[error("{}: {why}", file.display())]
     Io {
-        /// Which.
+        /// The file.
         file: PathBuf,
         /// What the system said.
         why: io::Error,
@@ -92,7 +53,7 @@ pub enum TokensError {
     /// A file does not say what it should.
     #[error("{}: {why}", file.display())]
     Content {
-        /// Which.
+        /// The file.
         file: PathBuf,
         /// What is wrong, and what helps.
         why: String,
@@ -202,7 +163,7 @@ impl Tokens {
     }
 
     /// Whose token this is. Takes as long for a wrong one as for a right one.
-    pub fn bearer(&self, text: &str) -> Option<TokenInfo> {
+    pub fn bearer(&self, text: &str) -> Option<Bearer> {
         if !(TOKEN_MIN..=TOKEN_MAX).contains(&text.len()) {
             return None;
         }
@@ -214,23 +175,23 @@ impl Tokens {
                 found = Some(token);
             }
         }
-        found.map(|token| token.stored.info())
+        found.map(|token| Bearer { id: token.stored.id.clone(), role: token.stored.role })
     }
 
-    /// Whether the token of that id has not been revoked.
+    /// Whether the token of that id is still good: it has not been revoked.
     pub fn holds(&self, id: &str) -> bool {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.iter().any(|token| token.stored.id == id)
     }
 
     /// All tokens, the oldest first.
-    pub fn list(&self) -> Vec<TokenInfo> {
+    pub fn list(&self) -> Vec<Token> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.iter().map(|token| token.stored.info()).collect()
     }
 
     /// Makes a token; its text is known to whoever gets this answer and to nobody else. Blocks on the disk.
-    pub fn create(&self, name: &str, role: Role) -> Result<(TokenInfo, String), TokensError> {
+    pub fn create(&self, name: &str, role: Role) -> Result<(Token, String), TokensError> {
         let text = new_text();
         let token = Known::new(name, role, &text);
         let info = token.stored.info();
@@ -291,11 +252,11 @@ impl Known {
 }
 
 impl Stored {
-    fn info(&self) -> TokenInfo {
-        TokenInfo {
+    fn info(&self) -> Token {
+        Token {
             id: self.id.clone(),
             name: self.name.clone(),
-            role: self.role,
+            role: self.role.name().into(),
             created_at: self.created_at.clone(),
         }
     }
@@ -335,7 +296,7 @@ mod tests {
         tokens.revoke(&gone.id).unwrap();
         assert!(tokens.bearer(&gone_text).is_none());
         let again = Tokens::open(dir.path()).unwrap();
-        assert_eq!(again.bearer(&kept_text), Some(kept));
+        assert_eq!(again.bearer(&kept_text), Some(Bearer { id: kept.id, role: Role::Viewer }));
         assert!(again.bearer(&gone_text).is_none());
         assert!(again.bearer(&admin(dir.path())).is_some(), "the first token is still the same");
     }

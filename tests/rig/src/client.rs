@@ -1,13 +1,20 @@
 //! A client of the master's REST interface, as thin as can be: JSON in, status and JSON out.
 //!
-//! Only a request that got no answer at all is an error. A refusal is an answer, and a test looks at it.
+//! Only a request that got no answer at all is an error. A refusal is an answer, and a test looks at it. What the
+//! interface describes as a type is held against that type: it has all its fields and no others.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reloop_api::{
+    Explanation, Job, JobCommand, JobEventPage, JobPage, Order, OrderCommand, OrderPage, Problem,
+    ReceiptPage, Slave, SlaveCommand, SlavePage, header,
+};
 use reqwest::Method;
 use reqwest::header::{ACCEPT, HeaderMap};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// The master answers at once or says why not; a request that takes longer has met a dead or stopped process.
@@ -37,6 +44,26 @@ impl Reply {
         assert_eq!(self.status, status, "the master answered {:#}", self.body);
         self.body
     }
+
+    /// The same answer, once it is shown to be a `T`, or a problem if it is a refusal. Text is left alone: it comes from
+    /// a proxy.
+    #[track_caller]
+    fn checked<T: Serialize + DeserializeOwned>(self) -> Self {
+        if self.body.is_object() {
+            let same = if self.status < 300 { same::<T>(&self.body) } else { same::<Problem>(&self.body) };
+            same.unwrap_or_else(|why| {
+                panic!("{why}; the master answered {} with {:#}", self.status, self.body)
+            });
+        }
+        self
+    }
+}
+
+/// Whether a value is a `T` and nothing more.
+fn same<T: Serialize + DeserializeOwned>(value: &Value) -> Result<(), String> {
+    let read = T::deserialize(value).map_err(|error| error.to_string())?;
+    let again = serde_json::to_value(read).map_err(|error| error.to_string())?;
+    if again == *value { Ok(()) } else { Err(format!("it is read as {again:#}")) }
 }
 
 /// A client with one token.
@@ -110,43 +137,43 @@ impl Client {
 
     /// Places an order.
     pub async fn place(&self, order: &Value, idempotency_key: Option<&str>) -> Result<Reply, Unanswered> {
-        let key = idempotency_key.map(|key| ("idempotency-key", key));
-        self.request(Method::POST, "/v1/orders", key.as_slice(), Some(order)).await
+        let key = idempotency_key.map(|key| (header::IDEMPOTENCY_KEY, key));
+        Ok(self.request(Method::POST, "/v1/orders", key.as_slice(), Some(order)).await?.checked::<Order>())
     }
 
     /// One order with its jobs.
     pub async fn order(&self, id: &str) -> Result<Reply, Unanswered> {
-        self.get(&format!("/v1/orders/{id}")).await
+        Ok(self.get(&format!("/v1/orders/{id}")).await?.checked::<Order>())
     }
 
     /// Orders; `query` is what stands behind the question mark.
     pub async fn orders(&self, query: &str) -> Result<Reply, Unanswered> {
-        self.get(&format!("/v1/orders?{query}")).await
+        Ok(self.get(&format!("/v1/orders?{query}")).await?.checked::<OrderPage>())
     }
 
     /// Cancels all jobs of an order.
     pub async fn cancel_order(&self, id: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.post(&format!("/v1/orders/{id}/cancel"), body).await
+        Ok(self.post(&format!("/v1/orders/{id}/cancel"), body).await?.checked::<OrderCommand>())
     }
 
     /// One job.
     pub async fn job(&self, id: &str) -> Result<Reply, Unanswered> {
-        self.get(&format!("/v1/jobs/{id}")).await
+        Ok(self.get(&format!("/v1/jobs/{id}")).await?.checked::<Job>())
     }
 
     /// Jobs; `query` is what stands behind the question mark.
     pub async fn jobs(&self, query: &str) -> Result<Reply, Unanswered> {
-        self.get(&format!("/v1/jobs?{query}")).await
+        Ok(self.get(&format!("/v1/jobs?{query}")).await?.checked::<JobPage>())
     }
 
     /// Why a job is where it is, slave by slave.
     pub async fn explain(&self, job: &str) -> Result<Reply, Unanswered> {
-        self.get(&format!("/v1/jobs/{job}/explain")).await
+        Ok(self.get(&format!("/v1/jobs/{job}/explain")).await?.checked::<Explanation>())
     }
 
     /// What happened to a job.
     pub async fn job_events(&self, job: &str) -> Result<Reply, Unanswered> {
-        self.get(&format!("/v1/jobs/{job}/events")).await
+        Ok(self.get(&format!("/v1/jobs/{job}/events")).await?.checked::<JobEventPage>())
     }
 
     /// A job's output; `query` is what stands behind the question mark.
@@ -191,17 +218,17 @@ impl Client {
 
     /// All slaves.
     pub async fn slaves(&self) -> Result<Reply, Unanswered> {
-        self.get("/v1/slaves").await
+        Ok(self.get("/v1/slaves").await?.checked::<SlavePage>())
     }
 
     /// One slave.
     pub async fn slave(&self, name: &str) -> Result<Reply, Unanswered> {
-        self.get(&format!("/v1/slaves/{name}")).await
+        Ok(self.get(&format!("/v1/slaves/{name}")).await?.checked::<Slave>())
     }
 
     /// What a slave's handshakes came to.
     pub async fn receipts(&self, slave: &str) -> Result<Reply, Unanswered> {
-        self.get(&format!("/v1/slaves/{slave}/receipts")).await
+        Ok(self.get(&format!("/v1/slaves/{slave}/receipts")).await?.checked::<ReceiptPage>())
     }
 
     /// Confirms that a machine is clear.
@@ -249,11 +276,11 @@ impl Client {
     }
 
     async fn job_command(&self, job: &str, verb: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.post(&format!("/v1/jobs/{job}/{verb}"), body).await
+        Ok(self.post(&format!("/v1/jobs/{job}/{verb}"), body).await?.checked::<JobCommand>())
     }
 
     async fn slave_command(&self, slave: &str, verb: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.post(&format!("/v1/slaves/{slave}/{verb}"), body).await
+        Ok(self.post(&format!("/v1/slaves/{slave}/{verb}"), body).await?.checked::<SlaveCommand>())
     }
 
     fn start(&self, method: Method, path: &str) -> reqwest::RequestBuilder {

@@ -68,10 +68,10 @@ fn is_stable(problem: &Problem) {
     assert!(Code::ALL.contains(&problem.code));
     assert!(matches!(problem.code, Code::BadRequest | Code::UnknownField), "{problem:?}");
     let document = problem.document("req_fuzz");
-    assert_eq!(document["code"], problem.code.name());
-    assert!(document["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{document}");
-    for error in &problem.errors {
-        assert!(!error.field.is_empty() && !error.detail.is_empty(), "{document}");
+    assert_eq!(document.code, problem.code.name());
+    assert!(!document.detail.is_empty(), "{document:?}");
+    for error in &document.errors {
+        assert!(!error.field.is_empty() && !error.detail.is_empty(), "{document:?}");
     }
 }
 

@@ -131,7 +131,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "past_looks_fresh",
         place: "master/src",
-        find: r#"flags.push("stale");"#,
+        find: r#"flags.push("stale".into());"#,
         with: "",
         what: "What an answer shows says how fresh it is.",
         caught_by: &[

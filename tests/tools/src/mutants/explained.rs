@@ -11,7 +11,7 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "a report of a state that has not ended has no time of an end",
     ),
     (
-        "protocol/src/master/slave.rs: replace match guard settling with true in Rules::received in `Message::Settled(settled) if settling => self.settled(key, link, settled),`",
+        "protocol/src/master/slave_record.rs: replace match guard settling with true in Rules::received in `Message::Settled(settled) if settling => self.settled(key, link, settled),`",
         "who settles twice has no handshake under way: the next check closes with the same code",
     ),
     (
@@ -40,11 +40,11 @@ pub const EXPLAINED: &[(&str, &str)] = &[
     ),
     (
         "protocol/src/master/live.rs: replace < with <= in Live::values in `merged(self.jobs.iter(), self.waiting.iter(), |assigned, waiting| assigned < waiting)`",
-        "no job is both assigned out and waiting, so no two are equal",
+        "no job is both assigned and waiting, so no two are equal",
     ),
     (
         "protocol/src/master/live.rs: replace > with >= in Live::newest_first in `merged(assigned, waiting, |assigned, waiting| assigned > waiting)`",
-        "no job is both assigned out and waiting, so no two are equal",
+        "no job is both assigned and waiting, so no two are equal",
     ),
     (
         "protocol/src/master/people.rs: replace > with >= in Rules::log_asked in `let run = found.report.as_ref().map(|report| report.run).filter(|run| *run > Run(0));`",
@@ -52,7 +52,7 @@ pub const EXPLAINED: &[(&str, &str)] = &[
     ),
     (
         "protocol/src/slave/link.rs: replace > with >= in Rules::forget in `while recent_outcomes.len() > RECENT_OUTCOMES || bytes(recent_outcomes) > RECENT_OUTCOMES_BYTES {` (2)",
-        "differs only for a recent_outcomes of exactly that many bytes, which is as good as one that is a record shorter",
+        "differs only for recent outcomes of exactly that many bytes, which are as good as one record less",
     ),
     (
         "protocol/src/slave/work.rs: replace && with || in Rules::say_what_is_waited_for in `job.report.waiting_for != waiting_for || reason.is_some() && job.report.reason != reason`",

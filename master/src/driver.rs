@@ -202,7 +202,8 @@ impl Node for Driver {
             },
             Input::Reread(Ok(durable)) => {
                 tracing::warn!("reads are answered from the state on disk; every slave is shown as offline");
-                *self.shared.directory.write().unwrap_or_else(PoisonError::into_inner) = Directory::of(&durable);
+                *self.shared.directory.write().unwrap_or_else(PoisonError::into_inner) =
+                    Directory::of(&durable);
                 let looks = std::mem::take(&mut self.looks);
                 looks.into_iter().for_each(|look| look(&durable, Time(wall_ms()))());
                 (self.state, self.rereading) = (Some(*durable), false);

@@ -16,8 +16,8 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::problem::{Code, Problem};
 use super::RestState;
+use super::problem::{Code, Problem};
 use super::tokens::Bearer;
 use crate::changes::{Change, Notice, Subscription};
 

@@ -11,16 +11,16 @@ import secrets
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, Optional, Tuple, Union
 
-from reloop_wire import (ENDED, EXECUTING, Activity, Answer, Ask, Attention, Bond, Cancel, CancelMode, Challenge, Clear,
-                         Conduct, Declined, Desired, Done, End, Flags, Forget, Hello, HeldGate, I64, Id, Late, Log,
-                         MachineReport, Message, Mode, OnOverdue, Outcome, Pause, Ready, Reason, ReasonCode, Record,
-                         Refused, Released, Report, ReportSeq, Resolve, Return, Row, Run, Settled, Source, Spec,
-                         StartRule, State, Tell, U32, U64, Verdict, Versions, WaitingFor, Want, Welcome, as_text,
-                         digest, encode)
+from reloop_wire import (ENDED, EXECUTING, Activity, Answer, Ask, Attention, Cancel, CancelMode, Challenge, Clear,
+                         Declined, Desired, DesiredState, Done, End, Flags, Forget, HeldGate, Hello, I64, Id, Late, Log,
+                         MachineReport, MasterBinding, Message, Mode, OnOverdue, OperatingMode, Outcome, Pause, Ready,
+                         Reason, ReasonCode, Record, Refused, Released, Report, ReportSeq, Resolve, Return, Row, Run,
+                         Settled, Source, Spec, StartRule, State, Tell, U32, U64, Verdict, Versions, WaitingFor,
+                         Welcome, as_text, digest, encode)
 
 VERSION = 1
-RING = 16
-RING_BYTES = 64 * 1024
+RECENT_OUTCOMES = 16
+RECENT_OUTCOMES_BYTES = 64 * 1024
 CAUSE_BYTES = 512
 MAX_SPEC = 32 * 1024
 MAX_SPECS = 128 * 1024
@@ -66,14 +66,14 @@ class Memory:
     store: Id
     starts: U32 = 0
     session: U64 = 0
-    bond: Optional[Bond] = None
-    conduct: Conduct = field(default_factory=lambda: Conduct(0, Mode.production))
+    binding: Optional[MasterBinding] = None
+    operating_mode: OperatingMode = field(default_factory=lambda: OperatingMode(0, Mode.production))
     clock: Optional[ClockReading] = None
     attention: Optional[Attention] = None
     cause: Optional[str] = None
     unloading: Optional[Id] = None
     jobs: List[Held] = field(default_factory=list)
-    ring: List[Record] = field(default_factory=list)
+    recent_outcomes: List[Record] = field(default_factory=list)
 
 
 @dataclass
@@ -211,16 +211,18 @@ class Rules:
     def challenge(self, challenge: Challenge) -> None:
         if not challenge.protocol.oldest <= VERSION <= challenge.protocol.newest:
             raise MustClose(4426, "no common version")
-        bond, memory = self.memory.bond, self.memory
-        foreign = bond is not None and bond.master != challenge.master
-        known = bond is not None and not foreign and bond.commit != 0
+        binding, memory = self.memory.binding, self.memory
+        foreign = binding is not None and binding.master != challenge.master
+        known = binding is not None and not foreign and binding.commit != 0
         # An incarnation counts until the next one begins.
         counts = [begun.at for begun in challenge.begun] + [challenge.commit]
         names = [begun.incarnation for begun in challenge.begun]
-        self.doubtful = known and (bond.epoch > challenge.epoch or bond.epoch == challenge.epoch and bond.commit
-                                   > counts[names.index(bond.incarnation) + 1 if bond.incarnation in names else 0])
-        restored = known and bond.epoch < challenge.epoch
-        self.tells_rows, self.tells_ring = not foreign, not foreign and (not known or self.doubtful or restored)
+        counted = counts[names.index(binding.incarnation) + 1 if binding.incarnation in names else 0] if known else 0
+        self.doubtful = known and (binding.epoch > challenge.epoch
+                                   or binding.epoch == challenge.epoch and binding.commit > counted)
+        restored = known and binding.epoch < challenge.epoch
+        self.tells_rows = not foreign
+        self.tells_recent_outcomes = not foreign and (not known or self.doubtful or restored)
         if not foreign and not self.doubtful:
             memory.clock = ClockReading(self.now.boot, self.now.since_boot, self.now.wall, challenge.time)
         memory.session += 1
@@ -229,11 +231,11 @@ class Rules:
         """After `settle`, so that the rows are the newest reports."""
         memory = self.memory
         rows = [held.report.row() for held in self.jobs.values()] if self.tells_rows else []
-        ring = [record.report.row() for record in memory.ring] if self.tells_ring else []
+        recent_outcomes = [record.report.row() for record in memory.recent_outcomes if self.tells_recent_outcomes]
         self.rows = {row.job: row for row in rows}
-        return Hello(Versions(VERSION, VERSION), self.settings.key, self.settings.name, "python-0.1", memory.bond,
+        return Hello(Versions(VERSION, VERSION), self.settings.key, self.settings.name, "python-0.1", memory.binding,
                      self.settings.token, memory.store, self.now.boot, memory.session, self.now.wall, self.machine(),
-                     ["sleep"], {}, self.settings.capacity, rows, ring)
+                     ["sleep"], {}, self.settings.capacity, rows, recent_outcomes)
 
     def welcome(self, welcome: Welcome) -> None:
         memory = self.memory
@@ -241,13 +243,14 @@ class Rules:
             raise MustClose(4400, "a version that was not offered")
         self.told: Dict[bytes, Tell] = {}
         self.declined: List[Declined] = []
-        if memory.bond is not None and welcome.bond.master != memory.bond.master:
-            memory.bond, memory.conduct = replace(welcome.bond, commit=0), Conduct(0, memory.conduct.mode)
+        if memory.binding is not None and welcome.binding.master != memory.binding.master:
+            memory.binding = replace(welcome.binding, commit=0)
+            memory.operating_mode = OperatingMode(0, memory.operating_mode.mode)
             raise MustClose(4001, "enrolled with another master; again, with all jobs")
-        first = memory.bond is None
+        first = memory.binding is None
         if not self.doubtful:
-            memory.bond = welcome.bond
-            self.conduct(welcome.conduct)
+            memory.binding = welcome.binding
+            self.set_operating_mode(welcome.operating_mode)
         rolled_back = False
         for ruling in welcome.rulings:
             self.told[ruling.job] = ruling.tell
@@ -256,12 +259,13 @@ class Rules:
             held = self.jobs.get(ruling.job)
             if ruling.verdict is Verdict.quarantine:
                 if not rolled_back:
-                    memory.attention, memory.store, memory.ring = Attention.store_rolled_back, secrets.token_bytes(16), []
+                    memory.attention = Attention.store_rolled_back
+                    memory.store, memory.recent_outcomes = secrets.token_bytes(16), []
                     rolled_back = True
                 if held and held.report.state not in ENDED:
                     self.move(held, State.uncertain, Source.slave, ReasonCode.store_rolled_back, "the store went back")
-            if ruling.want:
-                self.want(ruling.want)
+            if ruling.desired_state:
+                self.take_desired_state(ruling.desired_state)
             elif ruling.verdict is Verdict.cancel and held and held.report.attempt == ruling.attempt \
                     and held.report.state is State.accepted:
                 self.move(held, State.canceled, Source.remote, ReasonCode.abandoned, "given up by the master")
@@ -271,7 +275,7 @@ class Rules:
 
     def settled(self) -> Settled:
         """After `settle`: everything that changed since the Hello, and what was asked for."""
-        kept = {record.report.job: record for record in self.memory.ring}
+        kept = {record.report.job: record for record in self.memory.recent_outcomes}
         asked = {job: record for job in self.told if (record := self.record(job, kept))}
         records = {job: record for job, record in asked.items() if self.told[job] is Tell.record}
         reports = {job: record.report for job, record in asked.items() if self.told[job] is Tell.report}
@@ -281,28 +285,28 @@ class Rules:
         return Settled(self.memory.session, [report for job, report in reports.items() if job not in records],
                        list(records.values()), self.declined, self.machine())
 
-    def record(self, job: bytes, ring: Dict[bytes, Record]) -> Optional[Record]:
+    def record(self, job: bytes, recent_outcomes: Dict[bytes, Record]) -> Optional[Record]:
         held = self.jobs.get(job)
-        return Record(held.spec, held.start, held.report) if held else ring.get(job)
+        return Record(held.spec, held.start, held.report) if held else recent_outcomes.get(job)
 
     # ---- 10 The live link ----
 
     def live(self, commit: int, message: Message) -> None:
-        if not isinstance(message, (Want, Forget, Conduct, Ask)):
+        if not isinstance(message, (DesiredState, Forget, OperatingMode, Ask)):
             raise MustClose(4400, f"a {type(message).__name__} has no place on a live link")
         if self.doubtful:
             return
-        bond = self.memory.bond
-        if not (isinstance(message, Ask) and isinstance(message.question, Log)) and commit > bond.commit:
-            self.memory.bond = replace(bond, commit=commit)
-        if isinstance(message, Want):
+        binding = self.memory.binding
+        if not (isinstance(message, Ask) and isinstance(message.question, Log)) and commit > binding.commit:
+            self.memory.binding = replace(binding, commit=commit)
+        if isinstance(message, DesiredState):
             self.declined = []
-            self.want(message)
+            self.take_desired_state(message)
             self.outgoing += self.declined
         elif isinstance(message, Forget):
             self.forget(message)
-        elif isinstance(message, Conduct):
-            self.conduct(message)
+        elif isinstance(message, OperatingMode):
+            self.set_operating_mode(message)
         else:
             self.outgoing.append(Answer(message.id, self.answer(message.question)))
 
@@ -310,15 +314,15 @@ class Rules:
         held = self.jobs.get(word.job)
         if held and held.report.attempt == word.attempt and held.report.state in ENDED and held.report.seq <= word.seq:
             del self.jobs[word.job]
-            others = [record for record in self.memory.ring if record.report.job != word.job]
-            self.memory.ring = (others + [Record(held.spec, held.start, held.report)])[-RING:]
-            while sum(len(encode(record.spec)) for record in self.memory.ring) > RING_BYTES:
-                del self.memory.ring[0]
+            others = [record for record in self.memory.recent_outcomes if record.report.job != word.job]
+            self.memory.recent_outcomes = (others + [Record(held.spec, held.start, held.report)])[-RECENT_OUTCOMES:]
+            while sum(len(encode(record.spec)) for record in self.memory.recent_outcomes) > RECENT_OUTCOMES_BYTES:
+                del self.memory.recent_outcomes[0]
             self.commands.append(LetGo(word.job))
 
-    def conduct(self, conduct: Conduct) -> None:
-        if conduct.rev >= self.memory.conduct.rev:
-            self.memory.conduct = conduct
+    def set_operating_mode(self, operating_mode: OperatingMode) -> None:
+        if operating_mode.generation >= self.memory.operating_mode.generation:
+            self.memory.operating_mode = operating_mode
 
     def answer(self, question: Union[Ready, Clear, Log]) -> Union[Done, Refused]:
         memory = self.memory
@@ -336,53 +340,53 @@ class Rules:
             return Refused("this machine keeps no output")
         return Refused("that is not what it waits for; look at the slave again")
 
-    # ---- 9.2 to 9.4 Wishes ----
+    # ---- 9.2 to 9.4 Desired states ----
 
-    def want(self, want: Want) -> None:
-        held = self.jobs.get(want.job)
-        if held and want.attempt > held.report.attempt and held.report.state is State.accepted:
-            del self.jobs[want.job]
+    def take_desired_state(self, new: DesiredState) -> None:
+        held = self.jobs.get(new.job)
+        if held and new.attempt > held.report.attempt and held.report.state is State.accepted:
+            del self.jobs[new.job]
             held = None
         if not held:
-            refusal = self.offer(want)
+            refusal = self.offer(new)
             if refusal:
-                self.declined.append(Declined(want.job, want.attempt, want.rev, *refusal))
-        elif want.attempt > held.report.attempt:
+                self.declined.append(Declined(new.job, new.attempt, new.generation, *refusal))
+        elif new.attempt > held.report.attempt:
             reason = Reason(ReasonCode.older_attempt, f"attempt {held.report.attempt} is still here")
-            self.declined.append(Declined(want.job, want.attempt, want.rev, reason, False))
-            self.again.add(want.job)
-        elif want.attempt == held.report.attempt and want.rev <= held.report.rev:
-            self.again.add(want.job)
-        elif want.attempt == held.report.attempt:
-            self.wish(held, want)
+            self.declined.append(Declined(new.job, new.attempt, new.generation, reason, False))
+            self.again.add(new.job)
+        elif new.attempt == held.report.attempt and new.generation <= held.report.generation:
+            self.again.add(new.job)
+        elif new.attempt == held.report.attempt:
+            self.change(held, new)
 
-    def offer(self, want: Want) -> Optional[Tuple[Reason, bool]]:
+    def offer(self, new: DesiredState) -> Optional[Tuple[Reason, bool]]:
         """Takes it, or says why not and whether for good."""
         def no(code: ReasonCode, text: str, for_good: bool = False) -> Tuple[Reason, bool]:
             return Reason(code, text), for_good
 
-        done = next((record for record in self.memory.ring
-                     if record.report.job == want.job and record.report.attempt >= want.attempt), None)
-        time, spec, mode = self.master_time(), want.spec, self.memory.conduct.mode
+        done = next((record for record in self.memory.recent_outcomes
+                     if record.report.job == new.job and record.report.attempt >= new.attempt), None)
+        time, spec, mode = self.master_time(), new.spec, self.memory.operating_mode.mode
         unended = [held for held in self.jobs.values() if held.report.state not in ENDED]
         if done:
             report = replace(done.report, seq=ReportSeq(self.memory.starts, 0))
-            self.jobs[want.job] = Held(done.spec, digest(done.spec), Run(), done.start, report)
+            self.jobs[new.job] = Held(done.spec, digest(done.spec), Run(), done.start, report)
             return None
-        if isinstance(want.desired, (Cancel, Resolve)):
+        if isinstance(new.desired, (Cancel, Resolve)):
             return no(ReasonCode.not_held, "nothing of this job is here", True)
-        if isinstance(want.desired, Return):
+        if isinstance(new.desired, Return):
             return no(ReasonCode.given_back, "nothing of this job is here")
         if spec is None:
             return no(ReasonCode.not_held, "offer it whole")
-        if digest(spec) != want.digest:
+        if digest(spec) != new.digest:
             return no(ReasonCode.digest_mismatch, "the work is not what was agreed", True)
         wrong = check(spec.program, spec.params)
         if wrong:
             return wrong, True
         if mode is not Mode.production:
             return no(ReasonCode.not_in_production, f"the mode is {mode.name}")
-        if want.start.deadline is not None and time is not None and want.start.deadline < time:
+        if new.start.deadline is not None and time is not None and new.start.deadline < time:
             return no(ReasonCode.window_closed, "its latest start has passed")
         sizes = [len(encode(each)) for each in [spec] + [held.spec for held in unended]]
         if sizes[0] > MAX_SPEC:
@@ -390,30 +394,30 @@ class Rules:
         if len(unended) >= self.settings.capacity or sum(sizes) > MAX_SPECS:
             places = ", ".join(as_text("job", held.report.job) for held in unended[:8])
             return no(ReasonCode.at_capacity, f"held already: {places}")
-        report = Report(want.job, want.attempt, 0, want.rev, ReportSeq(self.memory.starts, 0), State.accepted, None, None,
-                        None, self.stamp(), None, None, None, None, None, Flags.none, Source.remote)
-        self.jobs[want.job] = held = Held(spec, want.digest, want.desired, want.start, report)
-        held.due = isinstance(want.start.gate, Released)
+        report = Report(new.job, new.attempt, 0, new.generation, ReportSeq(self.memory.starts, 0), State.accepted, None,
+                        None, None, self.stamp(), None, None, None, None, None, Flags.none, Source.remote)
+        self.jobs[new.job] = held = Held(spec, new.digest, new.desired, new.start, report)
+        held.due = isinstance(new.start.gate, Released)
         return None
 
-    def wish(self, held: Held, want: Want) -> None:
-        report, desired = held.report, want.desired
-        report.rev, report.source, held.desired = want.rev, Source.remote, desired
+    def change(self, held: Held, new: DesiredState) -> None:
+        report, desired = held.report, new.desired
+        report.generation, report.source, held.desired = new.generation, Source.remote, desired
         accepted = report.state is State.accepted
         if accepted:
-            if want.start.not_before != held.start.not_before:
+            if new.start.not_before != held.start.not_before:
                 held.due = False
                 time = self.master_time()
-                at = want.start.not_before
+                at = new.start.not_before
                 if at is None or time is None or at > time:
                     held.missed = False
                     if report.reason and report.reason.code is ReasonCode.missed_start:
                         report.reason = None
-            held.start = want.start
-            if isinstance(want.start.gate, Released):
+            held.start = new.start
+            if isinstance(new.start.gate, Released):
                 held.missed, held.due = False, True
-        if want.digest != held.digest:
-            report.reason = Reason(ReasonCode.digest_mismatch, "the wish is for other work")
+        if new.digest != held.digest:
+            report.reason = Reason(ReasonCode.digest_mismatch, "it is desired for other work")
             if accepted:
                 held.start = replace(held.start, gate=HeldGate())
         if isinstance(desired, Run) and report.reason and report.reason.code is ReasonCode.pause_refused:
@@ -430,7 +434,7 @@ class Rules:
         elif isinstance(desired, Return) and accepted and report.started_at is None:
             del self.jobs[report.job]
             reason = Reason(ReasonCode.given_back, "given back as asked")
-            self.declined.append(Declined(want.job, want.attempt, want.rev, reason, False))
+            self.declined.append(Declined(new.job, new.attempt, new.generation, reason, False))
         elif isinstance(desired, Resolve) and report.state is State.uncertain:
             end = {End.succeeded: State.succeeded, End.failed: State.failed, End.stopped: State.canceled}[desired.end]
             self.move(held, end, Source.remote, ReasonCode.resolved, "a person said so")
@@ -487,14 +491,14 @@ class Rules:
         else:
             self.move(held, State.accepted, Source.machine, ReasonCode.machine_unfit,
                       f"the machine could not begin it: {why}; mend that, then clear")
-            report.started_at = report.started_rev = report.progress = None
+            report.started_at = report.started_generation = report.progress = None
         if memory.attention is None:
             memory.attention, memory.cause = Attention.machine_unfit, why
 
     def works(self, held: Held, said: Works, after_start: bool) -> None:
         report = held.report
         if report.started_at is None:
-            report.started_at, report.started_rev = self.stamp(said.began_at), report.rev
+            report.started_at, report.started_generation = self.stamp(said.began_at), report.generation
         if report.state in (State.starting, State.paused, State.uncertain):
             self.move(held, State.running, Source.machine)
             report.reason = None
@@ -512,7 +516,7 @@ class Rules:
     def ended(self, held: Held, said: Ended) -> None:
         report = held.report
         if report.started_at is None:
-            report.started_at, report.started_rev = self.stamp(said.began_at), report.rev
+            report.started_at, report.started_generation = self.stamp(said.began_at), report.generation
         report.ended_at = self.stamp(said.ended_at)
         report.outcome = Outcome(None if said.end is End.stopped else int(said.end), None, said.text)
         if said.end is End.succeeded:
@@ -584,7 +588,8 @@ class Rules:
             return WaitingFor.operator
         if held.missed:
             held.report.reason = Reason(ReasonCode.missed_start, "its start was missed while the slave was off")
-        return self.gate(held) or (WaitingFor.time if start.not_before is not None and start.not_before > time else None)
+        is_early = start.not_before is not None and start.not_before > time
+        return self.gate(held) or (WaitingFor.time if is_early else None)
 
     @staticmethod
     def gate(held: Held) -> Optional[WaitingFor]:
@@ -594,7 +599,7 @@ class Rules:
         """Whether the machine is to be left alone, whatever waits."""
         memory = self.memory
         return (memory.unloading is not None or memory.attention is not None or bool(self.unasked)
-                or memory.conduct.mode not in (Mode.production, Mode.draining)
+                or memory.operating_mode.mode not in (Mode.production, Mode.draining)
                 or any(held.report.state is State.uncertain for held in self.jobs.values()))
 
     def machine(self) -> MachineReport:
@@ -604,7 +609,8 @@ class Rules:
         if self.unasked:
             activity = Activity.unknown
         elif executing is not None:
-            activity = {State.starting: Activity.preparing, State.paused: Activity.paused}.get(executing, Activity.running)
+            special = {State.starting: Activity.preparing, State.paused: Activity.paused}
+            activity = special.get(executing, Activity.running)
         elif memory.attention is not None or uncertain:
             activity = Activity.attention
         elif memory.unloading is not None:
@@ -612,7 +618,8 @@ class Rules:
         else:
             activity = Activity.idle if self.barred() else Activity.ready
         cause = memory.cause if memory.attention is Attention.machine_unfit else None
-        return MachineReport(activity, memory.unloading, memory.attention, uncertain, False, replace(memory.conduct), cause)
+        return MachineReport(activity, memory.unloading, memory.attention, uncertain, False,
+                             replace(memory.operating_mode), cause)
 
     # ---- 10.1, 10.2 Reports ----
 

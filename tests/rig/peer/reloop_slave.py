@@ -197,7 +197,7 @@ class Agent:
                                     max_size=MAX_MESSAGE, ping_interval=None, open_timeout=HANDSHAKE_S,
                                     close_timeout=2)
             except InvalidStatus as answer:
-                log.info("the master's door said %s", answer)
+                log.info("the master's listener answered %s", answer)
                 words = answer.response.headers.get("Retry-After", "")
                 retry_after = int(words) if answer.response.status_code == 503 and words.isdecimal() else None
             except (OSError, asyncio.TimeoutError, WebSocketException) as error:

@@ -250,7 +250,7 @@ class Versions:
 
 
 @dataclass
-class Bond:
+class MasterBinding:
     master: Id
     epoch: U32
     incarnation: Incarnation
@@ -324,10 +324,10 @@ Desired = Union[Run, Pause, Cancel, Return, Resolve]
 
 
 @dataclass
-class Want:
+class DesiredState:
     job: Id
     attempt: U32
-    rev: U32
+    generation: U32
     digest: Id
     spec: Optional[Spec]
     desired: Desired
@@ -352,7 +352,7 @@ class Report:
     job: Id
     attempt: U32
     run: U32
-    rev: U32
+    generation: U32
     seq: ReportSeq
     state: State
     waiting_for: Optional[WaitingFor]
@@ -360,7 +360,7 @@ class Report:
     note: Optional[str]
     accepted_at: I64
     started_at: Optional[I64]
-    started_rev: Optional[U32]
+    started_generation: Optional[U32]
     ended_at: Optional[I64]
     outcome: Optional[Outcome]
     reason: Optional[Reason]
@@ -368,7 +368,7 @@ class Report:
     source: Source
 
     def row(self) -> Row:
-        return Row(self.job, self.attempt, self.rev, self.seq, self.state, self.progress)
+        return Row(self.job, self.attempt, self.generation, self.seq, self.state, self.progress)
 
 
 @dataclass
@@ -382,15 +382,15 @@ class Record:
 class Row:
     job: Id
     attempt: U32
-    rev: U32
+    generation: U32
     seq: ReportSeq
     state: State
     progress: Optional[U16]
 
 
 @dataclass
-class Conduct:
-    rev: U32
+class OperatingMode:
+    generation: U32
     mode: Mode
 
 
@@ -401,7 +401,7 @@ class MachineReport:
     attention: Optional[Attention]
     uncertain: Optional[Id]
     local_lock: bool
-    conduct: Conduct
+    operating_mode: OperatingMode
     cause: Optional[str]
 
 
@@ -430,7 +430,7 @@ class Hello:
     key: Key
     name: str
     agent: str
-    bond: Optional[Bond]
+    binding: Optional[MasterBinding]
     token: Optional[str]
     store: Id
     boot: Id
@@ -441,7 +441,7 @@ class Hello:
     labels: Dict[str, str]
     capacity: U16
     rows: List[Row]
-    ring: List[Row]
+    recent_outcomes: List[Row]
 
 
 @dataclass
@@ -450,15 +450,15 @@ class Ruling:
     attempt: U32
     verdict: Verdict
     tell: Tell
-    want: Optional[Want]
+    desired_state: Optional[DesiredState]
 
 
 @dataclass
 class Welcome:
     protocol: U16
     session: U64
-    bond: Bond
-    conduct: Conduct
+    binding: MasterBinding
+    operating_mode: OperatingMode
     rulings: List[Ruling]
 
 
@@ -473,7 +473,7 @@ class Refuse:
 class Declined:
     job: Id
     attempt: U32
-    rev: U32
+    generation: U32
     reason: Reason
     for_good: bool
 
@@ -552,8 +552,8 @@ class Pong:
     pass
 
 
-Message = Union[Challenge, Hello, Welcome, Refuse, Settled, Report, Declined, MachineReport, Want, Forget, Conduct, Ask,
-                Answer, Ping, Pong]
+Message = Union[Challenge, Hello, Welcome, Refuse, Settled, Report, Declined, MachineReport, DesiredState, Forget,
+                OperatingMode, Ask, Answer, Ping, Pong]
 
 
 # ---- 4 Frames, 7 Signature ----

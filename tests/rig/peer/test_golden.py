@@ -6,8 +6,8 @@ from pathlib import Path
 
 import reloop_wire as wire
 
-VECTORS = Path(__file__).resolve().parents[2] / "protocol/tests/golden/v1.txt"
-# What stands in the file beside frames: signed bytes and a digest, made from the vectors `hello` and `want`.
+VECTORS = Path(__file__).resolve().parents[3] / "protocol/tests/golden/v1.txt"
+# What stands in the file beside frames: signed bytes and a digest, made from the vectors `hello` and `desired_state`.
 MADE = {"signed", "digest"}
 
 
@@ -39,9 +39,9 @@ class Golden(unittest.TestCase):
         nonce = wire.decode(self.vectors["challenge"]).message.nonce
         hello = wire.decode(self.vectors["hello"]).message
         self.assertEqual(wire.signed_bytes(nonce, hello).hex(), self.vectors["signed"].hex())
-        want = wire.decode(self.vectors["desired_state"]).message
-        self.assertEqual(wire.digest(want.spec), self.vectors["digest"])
-        self.assertEqual(want.digest, self.vectors["digest"])
+        desired_state = wire.decode(self.vectors["desired_state"]).message
+        self.assertEqual(wire.digest(desired_state.spec), self.vectors["digest"])
+        self.assertEqual(desired_state.digest, self.vectors["digest"])
 
     def test_what_is_cut_short_or_too_long_is_malformed(self) -> None:
         for name, data in self.frames().items():

@@ -1,9 +1,6 @@
 //! A headless Chromium, driven over its DevTools protocol: enough of it to open the page and to see what is there.
-//!
-//! Where there is none, what would need it is left out and says so.
 
 use std::fs;
-use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -19,6 +16,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::client::Client;
 use crate::daemon::{WorkDir, ignore_gone};
+use crate::install::left_out;
 use crate::wait::eventually;
 
 /// Its first start makes a profile, on a box that is busy with other things.
@@ -51,13 +49,9 @@ pub struct Browser {
 
 impl Browser {
     /// A fresh browser. `None`, and a line on stderr, where there is none.
-    ///
-    /// # Panics
-    /// When it does not start.
     pub async fn start() -> Option<Self> {
         let Some(program) = find() else {
-            // Not println: that would be captured, and a test left out must be seen to be.
-            writeln!(io::stderr(), "left out: Chromium is not installed").expect("stderr can be written");
+            left_out("Chromium is not installed");
             return None;
         };
         let profile = WorkDir::new("reloop-browser-");
@@ -103,18 +97,11 @@ impl Browser {
         answer["result"].clone()
     }
 
-    /// Opens an address.
-    ///
-    /// # Panics
-    /// When the browser is gone.
     pub async fn open(&mut self, url: &str) {
         self.call("Page.navigate", json!({ "url": url })).await;
     }
 
     /// The value of a script's expression in the page.
-    ///
-    /// # Panics
-    /// When it throws, or the browser is gone.
     pub async fn value(&mut self, script: &str) -> Value {
         let params = json!({ "expression": script, "returnByValue": true });
         let answer = self.call("Runtime.evaluate", params).await;
@@ -123,9 +110,6 @@ impl Browser {
     }
 
     /// Waits until an expression is true in the page; what the page says is told if it does not become so.
-    ///
-    /// # Panics
-    /// When it does not become so in time.
     pub async fn until(&mut self, what: &str, script: &str) {
         eventually(what, START_DEADLINE, async || {
             if self.value(script).await == true {

@@ -23,12 +23,9 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// No answer came: the master is not there, or it died over the request.
 pub type Unanswered = reqwest::Error;
 
-/// What the master answered.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// The HTTP status.
     pub status: u16,
-    /// The headers, names in lower case.
     pub headers: HeaderMap,
     /// The body: as JSON, as a JSON string when it is some other text, `null` when there is none.
     pub body: Value,
@@ -36,9 +33,6 @@ pub struct Reply {
 
 impl Reply {
     /// The body of an answer that must have this status.
-    ///
-    /// # Panics
-    /// When it has another one; the message shows the whole answer.
     #[track_caller]
     pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "the master answered {:#}", self.body);
@@ -66,7 +60,6 @@ fn same<T: Serialize + DeserializeOwned>(value: &Value) -> Result<(), String> {
     if again == *value { Ok(()) } else { Err(format!("it is read as {again:#}")) }
 }
 
-/// A client with one token.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
@@ -95,7 +88,6 @@ impl Client {
         Self { http, master, token }
     }
 
-    /// The same client with another token.
     pub fn with_token(&self, token: impl Into<String>) -> Self {
         Self { token: Some(token.into()), ..self.clone() }
     }
@@ -125,23 +117,19 @@ impl Client {
         Ok(Reply { status, headers, body })
     }
 
-    /// `GET`.
     pub async fn get(&self, path: &str) -> Result<Reply, Unanswered> {
         self.request(Method::GET, path, &[], None).await
     }
 
-    /// `POST` with a JSON body.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Reply, Unanswered> {
         self.request(Method::POST, path, &[], Some(body)).await
     }
 
-    /// Places an order.
     pub async fn place(&self, order: &Value, idempotency_key: Option<&str>) -> Result<Reply, Unanswered> {
         let key = idempotency_key.map(|key| (header::IDEMPOTENCY_KEY, key));
         Ok(self.request(Method::POST, "/v1/orders", key.as_slice(), Some(order)).await?.checked::<Order>())
     }
 
-    /// One order with its jobs.
     pub async fn order(&self, id: &str) -> Result<Reply, Unanswered> {
         Ok(self.get(&format!("/v1/orders/{id}")).await?.checked::<Order>())
     }
@@ -151,12 +139,10 @@ impl Client {
         Ok(self.get(&format!("/v1/orders?{query}")).await?.checked::<OrderPage>())
     }
 
-    /// Cancels all jobs of an order.
     pub async fn cancel_order(&self, id: &str, body: &Value) -> Result<Reply, Unanswered> {
         Ok(self.post(&format!("/v1/orders/{id}/cancel"), body).await?.checked::<OrderCommand>())
     }
 
-    /// One job.
     pub async fn job(&self, id: &str) -> Result<Reply, Unanswered> {
         Ok(self.get(&format!("/v1/jobs/{id}")).await?.checked::<Job>())
     }
@@ -171,7 +157,6 @@ impl Client {
         Ok(self.get(&format!("/v1/jobs/{job}/explain")).await?.checked::<Explanation>())
     }
 
-    /// What happened to a job.
     pub async fn job_events(&self, job: &str) -> Result<Reply, Unanswered> {
         Ok(self.get(&format!("/v1/jobs/{job}/events")).await?.checked::<JobEventPage>())
     }
@@ -181,47 +166,15 @@ impl Client {
         self.get(&format!("/v1/jobs/{job}/log?{query}")).await
     }
 
-    /// Asks for a job's end, in the mode the body names.
-    pub async fn cancel(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.job_command(job, "cancel", body).await
+    /// A command for a job: `cancel`, `pause`, `resume`, `release`, `reschedule`, `retry`, `resolve`, `abandon`.
+    pub async fn job_command(&self, job: &str, verb: &str, body: &Value) -> Result<Reply, Unanswered> {
+        Ok(self.post(&format!("/v1/jobs/{job}/{verb}"), body).await?.checked::<JobCommand>())
     }
 
-    /// Asks for a pause.
-    pub async fn pause(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.job_command(job, "pause", body).await
-    }
-
-    /// Ends a pause.
-    pub async fn resume(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.job_command(job, "resume", body).await
-    }
-
-    /// Starts a held job.
-    pub async fn release(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.job_command(job, "release", body).await
-    }
-
-    /// Tries an ended job again.
-    pub async fn retry(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.job_command(job, "retry", body).await
-    }
-
-    /// Says what an uncertain job came to.
-    pub async fn resolve(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.job_command(job, "resolve", body).await
-    }
-
-    /// Gives a job up.
-    pub async fn abandon(&self, job: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.job_command(job, "abandon", body).await
-    }
-
-    /// All slaves.
     pub async fn slaves(&self) -> Result<Reply, Unanswered> {
         Ok(self.get("/v1/slaves").await?.checked::<SlavePage>())
     }
 
-    /// One slave.
     pub async fn slave(&self, name: &str) -> Result<Reply, Unanswered> {
         Ok(self.get(&format!("/v1/slaves/{name}")).await?.checked::<Slave>())
     }
@@ -231,24 +184,9 @@ impl Client {
         Ok(self.get(&format!("/v1/slaves/{slave}/receipts")).await?.checked::<ReceiptPage>())
     }
 
-    /// Confirms that a machine is clear.
-    pub async fn ready(&self, slave: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.slave_command(slave, "ready", body).await
-    }
-
-    /// Sets a slave's mode.
-    pub async fn mode(&self, slave: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.slave_command(slave, "mode", body).await
-    }
-
-    /// Clears what keeps a slave from work.
-    pub async fn clear(&self, slave: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.slave_command(slave, "clear", body).await
-    }
-
-    /// Forgets a slave and its key.
-    pub async fn forget(&self, slave: &str, body: &Value) -> Result<Reply, Unanswered> {
-        self.slave_command(slave, "forget", body).await
+    /// A command for a slave: `ready`, `clear`, `mode`, `approve`, `forget`.
+    pub async fn slave_command(&self, slave: &str, verb: &str, body: &Value) -> Result<Reply, Unanswered> {
+        Ok(self.post(&format!("/v1/slaves/{slave}/{verb}"), body).await?.checked::<SlaveCommand>())
     }
 
     /// Whether the master runs.
@@ -262,9 +200,6 @@ impl Client {
     }
 
     /// The stream of events, from the one after `last_event_id` or from now on.
-    ///
-    /// # Panics
-    /// When the master answers with anything else than a stream.
     pub async fn events(&self, last_event_id: Option<&str>) -> Result<Events, Unanswered> {
         let mut request = self.start(Method::GET, "/v1/events").header(ACCEPT, "text/event-stream");
         if let Some(id) = last_event_id {
@@ -273,14 +208,6 @@ impl Client {
         let answer = request.send().await?;
         assert_eq!(answer.status().as_u16(), 200, "the master refused the stream of events");
         Ok(Events { answer, unread: Vec::new() })
-    }
-
-    async fn job_command(&self, job: &str, verb: &str, body: &Value) -> Result<Reply, Unanswered> {
-        Ok(self.post(&format!("/v1/jobs/{job}/{verb}"), body).await?.checked::<JobCommand>())
-    }
-
-    async fn slave_command(&self, slave: &str, verb: &str, body: &Value) -> Result<Reply, Unanswered> {
-        Ok(self.post(&format!("/v1/slaves/{slave}/{verb}"), body).await?.checked::<SlaveCommand>())
     }
 
     fn start(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
@@ -292,12 +219,10 @@ impl Client {
     }
 }
 
-/// One event of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Its number, to go on from after a break.
     pub id: Option<String>,
-    /// What kind it is.
     pub event: String,
     /// What it says: as JSON, or as a JSON string when it is some other text.
     pub data: Value,

@@ -39,9 +39,6 @@ pub struct WrongClock(TempDir);
 
 impl WrongClock {
     /// One that is right for now.
-    ///
-    /// # Panics
-    /// When the library cannot be built: whoever builds Rust programs has the C compiler that links them.
     #[must_use]
     pub fn new() -> Self {
         let clock = Self(tempfile::Builder::new().prefix("reloop-clock-").tempdir().expect("a directory"));
@@ -56,9 +53,6 @@ impl WrongClock {
     }
 
     /// From now on it differs from the right time by this much.
-    ///
-    /// # Panics
-    /// When the file cannot be written.
     pub fn is_off_by(&self, seconds: i64) {
         // Replaced as a whole, for it may be looked at in between.
         let draft = self.0.path().join("draft");

@@ -30,50 +30,35 @@ pub type Inode = usize;
 /// The directory that everything else is in; its own name is not part of the recording.
 pub const ROOT: Inode = 0;
 
-/// One thing that a process did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
-    /// A new file or directory.
     Create {
-        /// Where its name is.
         dir: Inode,
-        /// What it is called.
         name: String,
         /// What it is; a number that was not used before.
         inode: Inode,
         /// A directory, or else a file.
         is_dir: bool,
     },
-    /// A name was taken away.
     Unlink {
-        /// Where it was.
         dir: Inode,
-        /// What it was.
         name: String,
     },
     /// Another name in the same directory, in place of what may have had it.
     Rename {
-        /// Where both names are.
         dir: Inode,
-        /// The old one.
         from: String,
-        /// The new one.
         to: String,
     },
     /// Bytes at a place of a file.
     Write {
-        /// Which file.
         file: Inode,
-        /// The first byte's place.
         at: usize,
-        /// What was written.
         bytes: Vec<u8>,
     },
     /// A file was cut, or grew by zeros.
     SetLength {
-        /// Which file.
         file: Inode,
-        /// Its length from then on.
         length: usize,
     },
     /// A sync that came back without an error.

@@ -43,9 +43,6 @@ const OUTER: [&str; 6] = [
 const TAIL_LINES: usize = 60;
 
 /// Where a node's program is: in `RELOOP_BIN_DIR`, taken as it is, else built beside the running one.
-///
-/// # Panics
-/// When it cannot be built.
 pub fn binary(name: &str) -> PathBuf {
     match build() {
         Ok(dir) => dir.join(name),
@@ -103,7 +100,6 @@ fn built_binaries() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// The project's directory.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the crate lies in the workspace")
 }
@@ -118,9 +114,6 @@ static TIED: LazyLock<&[&str]> = LazyLock::new(|| {
 });
 
 /// A port of 127.0.0.1 on which nobody listens now.
-///
-/// # Panics
-/// When there is none.
 pub fn free_port() -> u16 {
     let first = RandomState::new().build_hasher().finish();
     (0..u64::from(PORTS.end - PORTS.start))
@@ -149,9 +142,6 @@ impl Daemon {
     }
 
     /// Starts it; its output is appended to its log.
-    ///
-    /// # Panics
-    /// When it cannot be started.
     pub fn spawn(
         &mut self,
         program: &Path,
@@ -182,14 +172,12 @@ impl Daemon {
         self.wrapped = !wrapper.is_empty();
     }
 
-    /// How it ended, once it did.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.try_wait().expect("the child is ours to wait for")?;
         self.child = None;
         Some(status)
     }
 
-    /// Whether it runs.
     pub fn is_alive(&mut self) -> bool {
         self.ended().is_none() && self.child.is_some()
     }
@@ -225,6 +213,15 @@ impl Daemon {
         }
     }
 
+    /// SIGSTOP: it is there and does nothing.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn cont(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// SIGKILL, and waits for its end.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
@@ -234,9 +231,6 @@ impl Daemon {
     }
 
     /// SIGTERM, and how it ended.
-    ///
-    /// # Panics
-    /// When it does not end in time.
     pub async fn stop(&mut self) -> ExitStatus {
         assert!(self.is_alive(), "{} does not run:\n{}", self.name, self.tail());
         self.signal(Signal::TERM);
@@ -274,14 +268,10 @@ pub struct WorkDir(TempDir);
 
 impl WorkDir {
     /// An empty directory whose name begins like this.
-    ///
-    /// # Panics
-    /// When it cannot be made.
     pub fn new(prefix: &str) -> Self {
         Self(tempfile::Builder::new().prefix(prefix).tempdir().expect("a temporary directory"))
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
@@ -406,9 +396,6 @@ pub fn ignore_gone(sent: rustix::io::Result<()>) {
 }
 
 /// Copies a directory with all its plain files. Sockets stay where they are: a disk has none.
-///
-/// # Panics
-/// When something cannot be read or written.
 pub fn copy_dir(from: &Path, to: &Path) {
     make_dir(to);
     let entries =
@@ -428,9 +415,6 @@ pub fn copy_dir(from: &Path, to: &Path) {
 }
 
 /// Removes a directory with all that is in it.
-///
-/// # Panics
-/// When it cannot be removed.
 pub fn remove_dir(dir: &Path) {
     match fs::remove_dir_all(dir) {
         Ok(()) => {}
@@ -440,17 +424,10 @@ pub fn remove_dir(dir: &Path) {
 }
 
 /// Makes a directory, and those above it.
-///
-/// # Panics
-/// When it cannot be made.
 pub fn make_dir(dir: &Path) {
     fs::create_dir_all(dir).unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
 }
 
-/// Writes a file.
-///
-/// # Panics
-/// When it cannot be written.
 pub fn write(path: &Path, content: &str) {
     fs::write(path, content).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
 }

@@ -5,12 +5,10 @@
 //! then, and not what was only in the mounted file system's page cache. Mounting the copy replays its journal, as the
 //! next start of a real box does. What this does not model is a disk whose own cache reorders or loses writes.
 //!
-//! It takes root, `mount` and, for images, loop devices. Where they are missing, what would need them is left out and
-//! says so; with `RELOOP_INSTALL=1`, and as root, a missing `mkfs.ext4` or `strace` is installed first.
+//! It takes root, `mount` and, for images, loop devices.
 //!
 //! A disk is unmounted when it is dropped, also by a panic; its loop device goes with the mount.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -23,6 +21,7 @@ use rustix::fs::FallocateFlags;
 use tempfile::TempDir;
 
 use crate::daemon::make_dir;
+use crate::install::{install, left_out, runs};
 
 /// The database's own threads let go of their files a moment after a node has closed it.
 const UNMOUNT_DEADLINE: Duration = Duration::from_secs(10);
@@ -48,65 +47,45 @@ pub enum DiskKind {
     #[default]
     Shared,
     /// ext4 in an image of this many MiB: its power can be cut.
-    Ext4 {
-        /// How large the image is.
-        mib: u64,
-    },
+    Ext4 { mib: u64 },
     /// A file system in memory of this many KiB: it is soon full.
-    Tmpfs {
-        /// How large it is.
-        kib: u64,
-    },
+    Tmpfs { kib: u64 },
     /// ext4 on a block device that fails writes on command and takes them again afterwards; its power can be cut.
     ///
     /// The device is a loop device over an image in a small file system in memory. Where the image has a hole, a write needs
     /// room there; when there is none, the device fails it. A hole reads as zeros, so that only pieces become holes that hold
     /// nothing else: those that a log has not come to yet. An error that is injected into a system call shows less: it leaves
     /// the kernel's pages dirty, while a failed write-back leaves them clean and not on the disk.
-    Failing {
-        /// How large it is.
-        mib: u64,
-    },
+    Failing { mib: u64 },
 }
 
-/// Whether disks can be made here; `false`, and a line on stderr, where not.
-///
-/// # Panics
-/// When stderr cannot be written.
+/// Whether disks can be made here; says why if not.
 pub fn available() -> bool {
     static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
     said(FOUND.get_or_init(probe))
 }
 
-/// Whether system calls can be made to fail here; `false`, and a line on stderr, where not.
-///
-/// # Panics
-/// When stderr cannot be written.
+/// Whether system calls can be made to fail here; says why if not.
 pub fn faults_available() -> bool {
     static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
     said(FOUND.get_or_init(|| {
-        if !runs("strace", &["-V"]) && !install("strace") {
+        if !runs("strace", &["-V"]) && !install(&["strace"]) {
             return Err("strace is not installed".to_owned());
         }
-        runs("strace", &["-f", "-o", "/dev/null", "/bin/true"])
-            .then_some(())
-            .ok_or("strace may not trace here".to_owned())
+        let may_trace = runs("strace", &["-f", "-o", "/dev/null", "/bin/true"]);
+        may_trace.then_some(()).ok_or("strace may not trace here".to_owned())
     }))
 }
 
 fn said(found: &Result<(), String>) -> bool {
-    if let Err(why) = found {
-        // Not println: that would be captured, and a test left out must be seen to be.
-        writeln!(io::stderr(), "left out: {why}").expect("stderr can be written");
-    }
-    found.is_ok()
+    found.as_ref().inspect_err(|why| left_out(why)).is_ok()
 }
 
 fn probe() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("only root can mount the disks that are to fail".to_owned());
     }
-    if !runs("mkfs.ext4", &["-V"]) && !install("e2fsprogs") {
+    if !runs("mkfs.ext4", &["-V"]) && !install(&["e2fsprogs"]) {
         return Err("mkfs.ext4 is not installed".to_owned());
     }
     let dir = TempDir::with_prefix("reloop-disk-").map_err(|error| error.to_string())?;
@@ -117,24 +96,6 @@ fn probe() -> Result<(), String> {
     unmount(&at)
 }
 
-fn install(package: &str) -> bool {
-    std::env::var_os("RELOOP_INSTALL").as_deref() == Some(OsStr::new("1"))
-        && rustix::process::geteuid().is_root()
-        && runs("apt-get", &["install", "-y", "--no-install-recommends", package])
-}
-
-fn runs(program: &str, args: &[&str]) -> bool {
-    Command::new(program)
-        .args(args)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
-/// A mounted disk.
 #[derive(Debug)]
 pub struct Disk {
     at: PathBuf,
@@ -146,9 +107,6 @@ pub struct Disk {
 
 impl Disk {
     /// A new, empty disk, mounted on this directory. `None` for [`DiskKind::Shared`].
-    ///
-    /// # Panics
-    /// When it cannot be mounted: ask [`available`] first.
     pub fn mount(kind: DiskKind, at: &Path) -> Option<Self> {
         make_dir(at);
         let at = at.to_owned();
@@ -180,16 +138,12 @@ impl Disk {
         }
     }
 
-    /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.at
     }
 
     /// The disk as it would be found if the power failed now: an image beside the mounted one. Whoever writes to it
     /// must be frozen.
-    ///
-    /// # Panics
-    /// When the image cannot be copied, or it does not come to rest.
     pub fn as_the_power_cut_leaves_it(&self) -> PathBuf {
         let (image, cuts) = self.image.as_ref().expect("only an image survives a power cut");
         let copy = image_of(&self.at, cuts + 1);
@@ -199,9 +153,6 @@ impl Disk {
 
     /// The power is back: what [`Disk::as_the_power_cut_leaves_it`] gave is mounted in place of the disk that was there.
     /// Nobody may have a file of it open any more.
-    ///
-    /// # Panics
-    /// When it cannot be unmounted or mounted.
     pub fn come_back_as(&mut self, copy: PathBuf) {
         must(unmount(&self.at));
         must(mount_image(&copy, &self.at));
@@ -212,9 +163,6 @@ impl Disk {
     }
 
     /// Fills it up, all but about `leave_bytes`.
-    ///
-    /// # Panics
-    /// When something else than a full disk stands in the way.
     pub fn fill(&self, leave_bytes: u64) {
         let path = self.at.join(FILLER);
         let mut file = File::options().create(true).append(true).open(&path).expect("a new file has room");
@@ -231,18 +179,12 @@ impl Disk {
     }
 
     /// Gives back what [`Disk::fill`] took.
-    ///
-    /// # Panics
-    /// When that cannot be removed.
     pub fn make_room(&self) {
         fs::remove_file(self.at.join(FILLER)).expect("the filler can be removed");
     }
 
     /// From here on it fails each write to a block of this file that holds nothing but zeros on the disk. Only a
     /// [`DiskKind::Failing`] one.
-    ///
-    /// # Panics
-    /// When the file has no such block, or it cannot be told where it is on the disk.
     pub fn fail_writes(&self, file: &Path) {
         let (image, _) = self.image.as_ref().expect("a failing disk has an image");
         let image = File::options().read(true).write(true).open(image).expect("it is there");
@@ -261,25 +203,16 @@ impl Disk {
     }
 
     /// Ends [`Disk::fail_writes`].
-    ///
-    /// # Panics
-    /// When what filled it cannot be removed.
     pub fn take_writes(&self) {
         self.back.as_ref().expect("only a failing disk fails").make_room();
     }
 
     /// Makes every change of one of its files fail, for root too; `on = false` ends that. Only on ext4.
-    ///
-    /// # Panics
-    /// When the file system does not know that.
     pub fn make_immutable(&self, file: &Path, on: bool) {
         must(run("chattr", &[if on { "+i" } else { "-i" }], &[file]));
     }
 
     /// The file system finds itself damaged, and takes no writes any more: what a dying disk comes to. Only on ext4.
-    ///
-    /// # Panics
-    /// When the kernel has no such switch.
     pub fn turn_read_only(&self) {
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("Linux lists its mounts");
         let at = format!(" {} ", self.at.display());
@@ -289,10 +222,6 @@ impl Disk {
         fs::write(&switch, "1").unwrap_or_else(|error| panic!("{switch}: {error}"));
     }
 
-    /// How much is free.
-    ///
-    /// # Panics
-    /// When the system does not say.
     pub fn free_bytes(&self) -> u64 {
         let found = rustix::fs::statvfs(&self.at).expect("a mounted file system says what is free");
         found.f_bavail * found.f_frsize

@@ -12,7 +12,6 @@ pub mod rest;
 /// A target, by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// Every target.
 pub const TARGETS: [Target; 7] = [
     ("wire", wire::run),
     ("records", records::run),

@@ -1,11 +1,8 @@
 //! The real nginx with the very site file that the project ships.
 //!
-//! Only the ports are replaced. Where nginx is not installed, what would need it is left out and says so; with
-//! `RELOOP_INSTALL=1` in the environment, and as root, it is installed first.
+//! Only the ports are replaced.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -15,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use crate::daemon::{WorkDir, free_port, ignore_gone, workspace, write};
+use crate::install::{install, left_out, runs};
 use crate::wait::eventually;
 
 /// nginx listens within milliseconds; the rest is for a busy machine.
@@ -38,25 +36,14 @@ pub struct Nginx {
 impl Nginx {
     /// nginx on a free port before the master on `upstream_port`, with the shipped site. `None`, and a line on stderr,
     /// where there is no nginx.
-    ///
-    /// # Panics
-    /// When nginx does not accept the shipped file.
     pub async fn start(upstream_port: u16) -> Option<Self> {
         Self::start_with(upstream_port, None).await
     }
 
     /// The same, with another time after which it closes an idle connection to the master.
-    ///
-    /// # Panics
-    /// When nginx does not accept the shipped file.
     pub async fn start_with(upstream_port: u16, idle: Option<Duration>) -> Option<Self> {
         if !is_there() {
-            // Not println: that would be captured, and a test left out must be seen to be.
-            writeln!(
-                io::stderr(),
-                "left out: nginx is not installed (RELOOP_INSTALL=1 as root installs nginx-light)"
-            )
-            .expect("stderr can be written");
+            left_out("nginx is not installed (RELOOP_INSTALL=1 as root installs nginx-light)");
             return None;
         }
         let dir = WorkDir::new("reloop-nginx-");
@@ -88,7 +75,6 @@ impl Nginx {
         Some(nginx)
     }
 
-    /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -132,27 +118,8 @@ impl Drop for Nginx {
 
 fn is_there() -> bool {
     static THERE: OnceLock<bool> = OnceLock::new();
-    *THERE.get_or_init(|| {
-        if runs("nginx", &["-v"]) {
-            return true;
-        }
-        let may_install = std::env::var_os("RELOOP_INSTALL").as_deref() == Some(OsStr::new("1"));
-        may_install
-            && rustix::process::geteuid().is_root()
-            && runs("apt-get", &["install", "-y", "--no-install-recommends", "nginx-light"])
-            && runs("nginx", &["-v"])
-    })
-}
-
-fn runs(program: &str, args: &[&str]) -> bool {
-    Command::new(program)
-        .args(args)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
+    let is_here = || runs("nginx", &["-v"]);
+    *THERE.get_or_init(|| is_here() || install(&["nginx-light"]) && is_here())
 }
 
 fn shipped_site(listen: SocketAddr, upstream_port: u16, idle: Option<Duration>) -> String {

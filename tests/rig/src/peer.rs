@@ -1,23 +1,21 @@
 //! The slave in Python as a process: a peer that shares no line of code with the nodes.
 //!
 //! It was written from `protocol/PROTOCOL.md`, so what it and the master agree on is what the document says. Its packages
-//! come from PyPI into an environment of its own under `target/`, once for each content of `requirements.txt`. Where
-//! there is no Python or no PyPI, what would need it is left out and says so. With `RELOOP_INSTALL=1` in the
-//! environment, and as root, Python is installed first; if Python is there then, packages that cannot be had are a
-//! failure: a wrong pin must not look like a missing network.
+//! come from PyPI into an environment of its own under `target/`, once for each content of `requirements.txt`. Packages that
+//! cannot be had are a failure where `RELOOP_INSTALL=1` is set: a wrong pin must not look like a missing network.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use reloop_protocol::id::JobId;
 use serde_json::Value;
 
 use crate::daemon::{Daemon, WorkDir, make_dir, remove_dir, workspace, write};
+use crate::install::{self, install, left_out};
 
 /// The oldest Python that the slave runs on.
 const OLDEST_PYTHON: (u32, u32) = (3, 9);
@@ -38,9 +36,6 @@ pub struct Peer {
 impl Peer {
     /// A new slave on an empty state directory, with more arguments if need be. `None`, and a line on stderr, where it
     /// cannot be run.
-    ///
-    /// # Panics
-    /// When its packages cannot be had although they have to be.
     pub fn start(name: &str, master: impl Into<String>, args: &[&str]) -> Option<Self> {
         let python = environment()?;
         let dir = WorkDir::new("reloop-peer-");
@@ -57,9 +52,6 @@ impl Peer {
     }
 
     /// Starts it again on the same state. A running one is killed first; its machine goes on.
-    ///
-    /// # Panics
-    /// When it cannot be run.
     pub fn restart(&mut self) {
         self.kill();
         let mut args = vec![text(&source().join("reloop_slave.py"))];
@@ -71,30 +63,11 @@ impl Peer {
         self.daemon.spawn(&self.python, &args, &env, &[]);
     }
 
-    /// SIGKILL. Its machine goes on.
-    pub fn kill(&mut self) {
-        self.daemon.kill();
-    }
-
-    /// SIGTERM, and how it ended. Its machine goes on.
-    ///
-    /// # Panics
-    /// When it does not end in time.
-    pub async fn stop(&mut self) -> ExitStatus {
-        self.daemon.stop().await
-    }
-
     /// More arguments, from the next start on.
     pub fn add_args(&mut self, args: &[&str]) {
         self.args.extend(args.iter().map(|&arg| arg.to_owned()));
     }
 
-    /// The link's address, from the next start on.
-    pub fn set_master(&mut self, master: impl Into<String>) {
-        self.master = master.into();
-    }
-
-    /// Its name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -105,9 +78,6 @@ impl Peer {
     }
 
     /// Its state, as it is on its disk now. `null` before it has any.
-    ///
-    /// # Panics
-    /// When what is there is not JSON.
     pub fn state(&self) -> Value {
         match fs::read_to_string(self.state_dir().join("state.json")) {
             Ok(state) => serde_json::from_str(&state).expect("a state is whole JSON at any time"),
@@ -116,9 +86,6 @@ impl Peer {
     }
 
     /// What its state says of a job that it holds.
-    ///
-    /// # Panics
-    /// When `job` is no job's id.
     pub fn held(&self, job: &str) -> Option<Value> {
         let id = hex(job);
         let state = self.state();
@@ -126,9 +93,6 @@ impl Peer {
     }
 
     /// How often its machine has begun a job, by the machine's own log.
-    ///
-    /// # Panics
-    /// When `job` is no job's id.
     pub fn starts(&self, job: &str) -> usize {
         let log = fs::read_to_string(self.state_dir().join("machine.log")).unwrap_or_default();
         let start = format!("start {}/", hex(job));
@@ -136,32 +100,32 @@ impl Peer {
     }
 
     /// Kills it and removes what it knows of its jobs: the disk was replaced and only the key was carried over.
-    ///
-    /// # Panics
-    /// When the state cannot be removed.
     pub fn wipe(&mut self) {
         self.kill();
         remove_file(&self.state_dir().join("state.json"));
     }
 
     /// The machine forgets all that it has done.
-    ///
-    /// # Panics
-    /// When its memory cannot be removed.
     pub fn wipe_machine(&self) {
         remove_file(&self.state_dir().join("machine.json"));
     }
+}
 
-    /// Everything it has printed, over all its starts.
-    pub fn log(&self) -> String {
-        self.daemon.log()
+/// Its process; its machine does not need it.
+impl Deref for Peer {
+    type Target = Daemon;
+    fn deref(&self) -> &Daemon {
+        &self.daemon
+    }
+}
+
+impl DerefMut for Peer {
+    fn deref_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
     }
 }
 
 /// What `test_golden.py` says of these vectors. `None`, and a line on stderr, where there is no Python.
-///
-/// # Panics
-/// When it cannot be run.
 pub fn check_golden(vectors: &Path) -> Option<Output> {
     let python = python()?;
     let mut command = Command::new(python);
@@ -186,24 +150,10 @@ fn remove_file(path: &Path) {
     fs::remove_file(path).unwrap_or_else(|error| panic!("cannot remove {}: {error}", path.display()));
 }
 
-fn left_out(why: &str) {
-    // Not println: that would be captured, and a test left out must be seen to be.
-    writeln!(io::stderr(), "left out: {why}").expect("stderr can be written");
-}
-
-fn must_be_there() -> bool {
-    std::env::var_os("RELOOP_INSTALL").as_deref() == Some(OsStr::new("1"))
-}
-
 fn python() -> Option<PathBuf> {
     static PYTHON: OnceLock<Option<PathBuf>> = OnceLock::new();
     let found = PYTHON.get_or_init(|| {
-        let install = ["install", "-y", "--no-install-recommends", "python3", "python3-venv"];
-        let there = is_new_enough()
-            || must_be_there()
-                && rustix::process::geteuid().is_root()
-                && run(Command::new("apt-get").args(install)).is_ok()
-                && is_new_enough();
+        let there = is_new_enough() || install(&["python3", "python3-venv"]) && is_new_enough();
         there.then(|| PathBuf::from("python3"))
     });
     if found.is_none() {
@@ -228,7 +178,7 @@ fn environment() -> Option<PathBuf> {
     let made = ENVIRONMENT.get_or_init(|| make_environment(&python));
     match made {
         Ok(python) => Some(python.clone()),
-        Err(why) if must_be_there() => panic!("the packages of the Python slave cannot be had: {why}"),
+        Err(why) if install::is_wanted() => panic!("the packages of the Python slave cannot be had: {why}"),
         Err(why) => {
             left_out(&format!("the packages of the Python slave cannot be had from PyPI: {why}"));
             None

@@ -230,9 +230,6 @@ pub struct Worker {
 
 impl Worker {
     /// Starts it; `program` is the one of this crate's binaries that does nothing else.
-    ///
-    /// # Panics
-    /// When it cannot be run.
     pub fn start(program: &Path, dir: &Path) -> Self {
         let mut child = Command::new(program)
             .arg(dir)
@@ -257,9 +254,6 @@ impl Worker {
 
     /// From here on its fdatasync does nothing and reports success: what a store would be that leaves it out. Ends with
     /// the worker.
-    ///
-    /// # Panics
-    /// When strace cannot do that: ask [`crate::disk::faults_available`] first.
     pub fn leave_syncs_out(&mut self) {
         let words =
             ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:retval=0"];
@@ -284,15 +278,11 @@ impl Worker {
         self.acknowledged.lock().expect("nothing panics while it holds this").values().sum()
     }
 
-    /// Whether it still writes.
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|ended| ended.is_none())
     }
 
     /// The power of its box fails: it is gone, the disk is what had reached it by then. What had been acknowledged.
-    ///
-    /// # Panics
-    /// When the disk is none whose power can be cut.
     pub fn lose_power(mut self, disk: &mut Disk) -> BTreeMap<u64, u64> {
         freeze(&[Pid::from_child(&self.child)]);
         let left = disk.as_the_power_cut_leaves_it();

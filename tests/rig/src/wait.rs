@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
+/// What a scenario waits for anything: far longer than it takes, for a box that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(40);
 /// Short enough that a condition which holds at once costs nothing.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// Long enough that two cores are not busy with asking, short enough that no test gets slow by it.
@@ -14,7 +16,6 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 ///
 /// `Option` says nothing about what was seen; a `Result` carries it in its error, and the failure message shows it.
 pub trait Look {
-    /// What is waited for.
     type Found;
     /// The value, or a description of what was there instead.
     fn found(self) -> Result<Self::Found, String>;
@@ -35,9 +36,6 @@ impl<T, E: Debug> Look for Result<T, E> {
 }
 
 /// Looks again and again, with pauses that grow, until `look` finds something.
-///
-/// # Panics
-/// When `deadline` passes first: the message says what was waited for and what was seen last.
 pub async fn eventually<L: Look>(
     what: &str,
     deadline: Duration,
@@ -58,4 +56,13 @@ pub async fn eventually<L: Look>(
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
     panic!("waited {deadline:?} for: {what}\nlast seen: {last_seen}");
+}
+
+/// Waits until a log has a line with these words; the first such line.
+pub async fn says(log: impl Fn() -> String, words: &str) -> String {
+    eventually(&format!("{words:?} in a log"), PATIENCE, async || {
+        let log = log();
+        log.lines().find(|line| line.contains(words)).map(str::to_owned).ok_or(log)
+    })
+    .await
 }

@@ -5,14 +5,12 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use reloop_rig::daemon::{binary, free_port};
+use reloop_rig::factory::job_of;
 use reloop_rig::process::{Master, MasterOptions};
-use reloop_rig::wait::eventually;
+use reloop_rig::wait::{PATIENCE, eventually};
 use serde_json::json;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn reloop(master: &str, token_file: &Path, words: &[&str]) -> Output {
     let mut command = Command::new(binary("reloop"));
@@ -32,7 +30,7 @@ async fn a_job_is_rescheduled_and_what_is_not_given_no_longer_counts() {
     let start =
         json!({ "not_before": "2090-01-01T06:00:00Z", "deadline": "2090-01-02T06:00:00Z", "late": "skip" });
     let order = client.place(&json!({ "program": "bake", "start": start }), None).await.unwrap().expect(201);
-    let job = order["jobs"][0]["id"].as_str().unwrap();
+    let job = &job_of(&order);
     let (url, token) = (format!("http://{}", master.addr()), master.data_dir().join("admin.token"));
 
     let later = ["job", "reschedule", job, "--not-before", "2091-01-01T06:00:00Z", "--late", "run"];

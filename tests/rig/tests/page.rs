@@ -2,19 +2,16 @@
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
-mod scenario;
-
 use reloop_rig::browser::Browser;
-use scenario::{Factory, gated, with, work};
+use reloop_rig::factory::{Factory, gated, starting, with, work};
 use serde_json::json;
 
 /// Opens the page of a master with its admin's token, as somebody who has pasted it before.
 async fn open(f: &Factory) -> Option<Browser> {
     let mut browser = Browser::start().await?;
-    let token = std::fs::read_to_string(f.master.data_dir().join("admin.token")).unwrap();
     browser.open(&format!("http://{}/", f.master.addr())).await;
     browser.until("the page to ask for a token", "document.getElementById('login')?.hidden === false").await;
-    let token = json!(token.trim());
+    let token = json!(f.master.admin_token());
     browser
         .value(&format!(
             "document.getElementById('token').value = {token}; document.querySelector('#login button').click()"
@@ -35,9 +32,9 @@ fn needs(words: &str) -> String {
 #[tokio::test]
 async fn counts_are_true_and_nothing_that_needs_a_person_vanishes_behind_a_long_queue() {
     let f = Factory::new().await;
-    let held = f.place(with(work("held", 0.0), json!({ "start": { "hold": true }, "slave": "away" }))).await;
-    let running = f.place(gated("running")).await;
-    f.state(&running, "running").await;
+    let held =
+        f.place(starting(with(work("held", 0.0), json!({ "slave": "away" })), json!({ "hold": true }))).await;
+    let running = f.running(gated("running")).await;
     for _ in 0..3 {
         let many = with(work("many", 0.0), json!({ "quantity": 1000, "slave": "away" }));
         f.client.place(&many, None).await.unwrap().expect(201);
@@ -61,7 +58,7 @@ async fn counts_are_true_and_nothing_that_needs_a_person_vanishes_behind_a_long_
 #[tokio::test]
 async fn a_long_list_of_needs_is_shown_to_its_end() {
     let f = Factory::empty(reloop_rig::process::MasterOptions::default()).await;
-    let many = with(work("many", 0.0), json!({ "quantity": 600, "start": { "hold": true } }));
+    let many = starting(with(work("many", 0.0), json!({ "quantity": 600 })), json!({ "hold": true }));
     f.client.place(&many, None).await.unwrap().expect(201);
     let Some(mut page) = open(&f).await else { return };
     page.until("how many there are", "document.getElementById('more').innerText.includes('of 600.')").await;
@@ -73,8 +70,7 @@ async fn a_long_list_of_needs_is_shown_to_its_end() {
 #[tokio::test]
 async fn a_button_that_was_pressed_while_the_master_was_away_comes_back_with_what_happened() {
     let mut f = Factory::with(|options| options.release = "ack".to_owned()).await;
-    let job = f.place(work("first", 0.0)).await;
-    f.state(&job, "succeeded").await;
+    f.done(work("first", 0.0)).await;
     let Some(mut page) = open(&f).await else { return };
     let ready = "document.querySelector('#attention button')";
     page.until("the machine to wait for a person", &format!("{ready}?.textContent === 'ready'")).await;

@@ -3,16 +3,14 @@
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
-mod scenario;
-
 use std::fs;
 
 use reloop_rig::daemon::{copy_dir, workspace};
+use reloop_rig::factory::{Factory, has_flag, in_ms, ms, passed, rfc3339, starting};
 use reloop_rig::peer::{Peer, check_golden};
 use reloop_rig::process::{Master, MasterOptions};
 use reloop_rig::proxy::{Close, Direction, Proxy};
-use reloop_rig::wait::eventually;
-use scenario::{Factory, PATIENCE, has_flag, in_ms, ms, rfc3339, with};
+use reloop_rig::wait::{PATIENCE, eventually, says};
 use serde_json::{Value, json};
 
 /// A master, the Python slave `py`, and the network between them.
@@ -76,7 +74,7 @@ impl Line {
         })
         .await;
         let state = self.peer.state();
-        let recent_outcomes = state["ring"].as_array().unwrap();
+        let recent_outcomes = state["recent_outcomes"].as_array().unwrap();
         let kept = &recent_outcomes.last().unwrap()["report"];
         let seen = self.f.job(job).await;
         assert_eq!(seen["state"], kept["state"], "{seen:#}\n{kept:#}");
@@ -88,12 +86,9 @@ impl Line {
         assert_eq!(seen["outcome"]["text"], kept["outcome"]["text"]);
     }
 
-    async fn verdict(&self, job: &str) -> Value {
-        let receipts = self.f.client.receipts(self.peer.name()).await.unwrap().expect(200);
-        let mut receipts = receipts["data"].as_array().unwrap().clone();
-        receipts.sort_by_key(|receipt| receipt["session"].as_u64());
-        let mut lines = receipts.iter().rev().flat_map(|receipt| receipt["lines"].as_array().unwrap());
-        lines.find(|line| line["job"] == job).unwrap_or_else(|| panic!("{receipts:#?}"))["verdict"].clone()
+    /// A command for the slave that the master takes.
+    async fn command(&self, verb: &str, body: Value) {
+        self.f.client.slave_command(self.peer.name(), verb, &body).await.unwrap().expect(202);
     }
 }
 
@@ -123,8 +118,8 @@ async fn the_python_slave_is_enrolled_does_a_job_and_forgets_it_when_told() {
     assert_eq!((slave["enrolled"].as_str(), slave["activity"].as_str()), (Some("yes"), Some("ready")));
     let job = l.f.place(sleep(1.5)).await;
     l.f.until(&job, "under way and told so", |job| job["progress"].as_f64() > Some(0.3)).await;
-    let failing = l.f.place(json!({"program": "sleep", "params": {"seconds": "0.1", "fail": "yes"}})).await;
-    l.f.until(&failing, "on the slave's disk", |job| job["waiting_for"] == "turn").await;
+    let failing =
+        l.f.waiting(json!({"program": "sleep", "params": {"seconds": "0.1", "fail": "yes"}}), "turn").await;
     let seen = l.f.state(&job, "succeeded").await;
     assert_eq!((seen["attempt"].as_u64(), seen["progress"].as_f64()), (Some(1), Some(1.0)), "{seen:#}");
     let took = ms(&seen["ended_at"]) - ms(&seen["started_at"]);
@@ -150,7 +145,7 @@ async fn the_python_slave_gives_a_job_no_end_that_its_machine_could_not_begin() 
     assert_eq!(l.f.job(&job).await["state"], "accepted");
     l.slave("in need of a person", |slave| slave["activity"] == "attention").await;
     fs::remove_dir(&in_the_way).unwrap();
-    l.f.client.clear("py", &json!({})).await.unwrap().expect(202);
+    l.command("clear", json!({})).await;
     let seen = l.f.state(&job, "succeeded").await;
     assert_eq!(seen["attempt"], 1, "{seen:#}");
     l.forgotten(&job).await;
@@ -169,16 +164,15 @@ async fn the_python_slave_refuses_what_it_must_and_says_why() {
         assert_eq!(seen["reason"]["code"], code, "{seen:#}");
         assert_eq!(l.peer.starts(&job), 0);
     }
-    let job = l.f.place(sleep(600.0)).await;
-    l.f.state(&job, "running").await;
+    let job = l.f.running(sleep(600.0)).await;
     let second = l.f.place(sleep(0.0)).await;
-    l.f.client.pause(&job, &json!({})).await.unwrap().expect(202);
+    l.f.job_command(&job, "pause", json!({})).await;
     let seen = l.f.until(&job, "not paused", |job| job["reason"]["code"] == "pause_refused").await;
     assert_eq!(seen["state"], "running", "a machine that cannot pause goes on");
     assert_eq!(l.f.job(&second).await["state"], "queued", "its place is taken");
-    l.f.client.resume(&job, &json!({})).await.unwrap().expect(202);
+    l.f.job_command(&job, "resume", json!({})).await;
     l.f.until(&job, "as before", |job| job["reason"].is_null()).await;
-    l.f.client.cancel(&job, &json!({})).await.unwrap().expect(202);
+    l.f.job_command(&job, "cancel", json!({})).await;
     let seen = l.f.state(&job, "canceled").await;
     assert_eq!(seen["reason"]["code"], "canceled", "{seen:#}");
     l.f.state(&second, "succeeded").await;
@@ -188,12 +182,9 @@ async fn the_python_slave_refuses_what_it_must_and_says_why() {
 #[tokio::test]
 async fn a_job_that_ends_at_the_python_slave_while_the_cable_is_cut_is_reconciled() {
     let Some(l) = Line::new(&[]).await else { return };
-    let running = l.f.place(sleep(1.0)).await;
-    l.f.state(&running, "running").await;
-    let next = l.f.place(sleep(0.0)).await;
-    l.f.until(&next, "on the slave's disk", |job| job["waiting_for"] == "turn").await;
-    let deferred = l.f.place(with(sleep(0.0), json!({"start": {"not_before": in_ms(1500)}}))).await;
-    l.f.until(&deferred, "handed ahead", |job| job["waiting_for"] == "time").await;
+    let running = l.f.running(sleep(1.0)).await;
+    let next = l.f.waiting(sleep(0.0), "turn").await;
+    let deferred = l.f.waiting(starting(sleep(0.0), json!({ "not_before": in_ms(1500) })), "time").await;
     l.cut().await;
     assert_eq!(l.f.job(&running).await["state"], "running");
     for job in [&running, &next, &deferred] {
@@ -205,7 +196,7 @@ async fn a_job_that_ends_at_the_python_slave_while_the_cable_is_cut_is_reconcile
     l.net.pass();
     for job in [&running, &next, &deferred] {
         l.f.state(job, "succeeded").await;
-        assert_eq!(l.verdict(job).await, "forget");
+        assert_eq!(l.f.verdict("py", job).await, "forget");
         assert_eq!(l.peer.starts(job), 1);
     }
     l.forgotten(&deferred).await;
@@ -215,8 +206,7 @@ async fn a_job_that_ends_at_the_python_slave_while_the_cable_is_cut_is_reconcile
 #[tokio::test]
 async fn a_half_open_link_is_noticed_by_the_python_slave_too() {
     let Some(l) = Line::new(&[]).await else { return };
-    let job = l.f.place(sleep(1.0)).await;
-    l.f.state(&job, "running").await;
+    let job = l.f.running(sleep(1.0)).await;
     let session = l.online().await["session"].as_u64().unwrap();
     l.net.half_open_existing();
     l.slave("on a newer session", |slave| {
@@ -251,8 +241,7 @@ async fn a_cut_at_any_message_starts_the_job_at_the_python_slave_once() {
 #[tokio::test]
 async fn a_python_slave_that_is_killed_finds_its_job_again() {
     let Some(mut l) = Line::new(&[]).await else { return };
-    let job = l.f.place(sleep(2.0)).await;
-    l.f.state(&job, "running").await;
+    let job = l.f.running(sleep(2.0)).await;
     l.peer.kill();
     l.offline().await;
     l.peer.restart();
@@ -267,8 +256,7 @@ async fn a_python_slave_that_is_killed_finds_its_job_again() {
     let running = l.f.state(&job, "running").await;
     l.peer.kill();
     let ended = ms(&running["started_at"]) + 300;
-    eventually("the machine to be done", PATIENCE, async || (scenario::now_ms() > ended + 500).then_some(()))
-        .await;
+    passed(ended + 500).await;
     l.peer.restart();
     let seen = l.f.state(&job, "succeeded").await;
     assert!((ms(&seen["ended_at"]) - ended).abs() < 100, "{seen:#}");
@@ -281,16 +269,14 @@ async fn a_python_slave_that_is_killed_finds_its_job_again() {
 #[tokio::test]
 async fn a_python_slave_whose_machine_remembers_nothing_asks_a_person() {
     let Some(mut l) = Line::new(&[]).await else { return };
-    let job = l.f.place(sleep(600.0)).await;
-    l.f.state(&job, "running").await;
+    let job = l.f.running(sleep(600.0)).await;
     l.peer.kill();
     l.peer.wipe_machine();
     l.peer.restart();
     let seen = l.f.state(&job, "uncertain").await;
     assert_eq!(seen["reason"]["code"], "no_proof", "{seen:#}");
-    let next = l.f.place(sleep(0.0)).await;
-    l.f.until(&next, "waiting for a person", |job| job["waiting_for"] == "ready").await;
-    l.f.client.resolve(&job, &json!({"outcome": "failed"})).await.unwrap().expect(202);
+    let next = l.f.waiting(sleep(0.0), "ready").await;
+    l.f.resolve(&job, "failed").await;
     let seen = l.f.state(&job, "failed").await;
     assert_eq!(seen["reason"]["code"], "resolved", "{seen:#}");
     l.f.state(&next, "succeeded").await;
@@ -303,15 +289,14 @@ async fn a_python_slave_that_was_wiped_says_so_and_starts_nothing_until_a_person
     let first = l.f.place(sleep(0.0)).await;
     l.f.state(&first, "succeeded").await;
     l.slave("to be cleared", |slave| slave["unloading"] == first.as_str()).await;
-    l.f.client.ready("py", &json!({})).await.unwrap().expect(202);
-    let job = l.f.place(sleep(600.0)).await;
-    l.f.state(&job, "running").await;
+    l.command("ready", json!({})).await;
+    let job = l.f.running(sleep(600.0)).await;
     l.peer.wipe();
     l.peer.restart();
     l.slave("in need of a person", |slave| slave["attention"]["code"] == "store_replaced").await;
     l.f.state(&job, "uncertain").await;
-    l.f.client.resolve(&job, &json!({"outcome": "canceled"})).await.unwrap().expect(202);
-    l.f.client.clear("py", &json!({})).await.unwrap().expect(202);
+    l.f.resolve(&job, "canceled").await;
+    l.command("clear", json!({})).await;
     let next = l.f.place(sleep(0.0)).await;
     l.f.state(&next, "succeeded").await;
 }
@@ -319,13 +304,11 @@ async fn a_python_slave_that_was_wiped_says_so_and_starts_nothing_until_a_person
 #[tokio::test]
 async fn a_cancel_reaches_the_python_slave_when_it_is_back_and_a_job_that_was_done_stays_done() {
     let Some(l) = Line::new(&[]).await else { return };
-    let long = l.f.place(sleep(600.0)).await;
-    l.f.state(&long, "running").await;
-    let waiting = l.f.place(sleep(0.0)).await;
-    l.f.until(&waiting, "on the slave's disk", |job| job["waiting_for"] == "turn").await;
+    let long = l.f.running(sleep(600.0)).await;
+    let waiting = l.f.waiting(sleep(0.0), "turn").await;
     l.cut().await;
     for job in [&waiting, &long] {
-        let said = l.f.client.cancel(job, &json!({})).await.unwrap().expect(202);
+        let said = l.f.job_command(job, "cancel", json!({})).await;
         assert_eq!(said["delivery"], "pending_on_reconnect");
     }
     l.net.pass();
@@ -333,10 +316,9 @@ async fn a_cancel_reaches_the_python_slave_when_it_is_back_and_a_job_that_was_do
     l.f.state(&waiting, "canceled").await;
     assert_eq!((l.peer.starts(&long), l.peer.starts(&waiting)), (1, 0));
 
-    let short = l.f.place(sleep(0.5)).await;
-    l.f.state(&short, "running").await;
+    let short = l.f.running(sleep(0.5)).await;
     l.cut().await;
-    l.f.client.cancel(&short, &json!({})).await.unwrap().expect(202);
+    l.f.job_command(&short, "cancel", json!({})).await;
     l.held_as(&short, "succeeded").await;
     l.net.pass();
     let seen = l.f.state(&short, "succeeded").await;
@@ -350,17 +332,12 @@ async fn another_master_gets_the_python_slave_and_its_jobs_by_a_persons_word_onl
     let done = l.f.place(sleep(0.0)).await;
     l.f.state(&done, "succeeded").await;
     l.forgotten(&done).await;
-    let job = l.f.place(sleep(4.0)).await;
-    l.f.state(&job, "running").await;
+    let job = l.f.running(sleep(4.0)).await;
     let enrollment = "token".to_owned();
     let other = Master::start(MasterOptions { enrollment, ..MasterOptions::default() }).await;
     l.net.redirect(other.addr());
     l.net.drop_existing(Close::Fin);
-    eventually("the slave to be refused", PATIENCE, async || {
-        let log = l.peer.log();
-        if log.contains("4404") { Ok(()) } else { Err(log) }
-    })
-    .await;
+    says(|| l.peer.log(), "4404").await;
     let client = other.client();
     assert_eq!(client.jobs("").await.unwrap().expect(200)["data"], json!([]), "it was told nothing");
     let made = client.post("/v1/enroll-tokens", &json!({})).await.unwrap().expect(201);
@@ -389,10 +366,10 @@ async fn the_python_slave_tells_a_master_from_an_old_copy_all_and_obeys_it_after
     l.f.state(&done, "succeeded").await;
     l.forgotten(&done).await;
     // One more connection, by which it knows how far this master has come.
-    let seen = l.peer.state()["bond"]["commit"].as_u64();
+    let seen = l.peer.state()["binding"]["commit"].as_u64();
     l.net.drop_existing(Close::Fin);
     eventually("a newer commit at the slave", PATIENCE, async || {
-        let commit = l.peer.state()["bond"]["commit"].as_u64();
+        let commit = l.peer.state()["binding"]["commit"].as_u64();
         if commit > seen { Ok(()) } else { Err(commit) }
     })
     .await;
@@ -404,7 +381,7 @@ async fn the_python_slave_tells_a_master_from_an_old_copy_all_and_obeys_it_after
     let told = l.f.state(&done, "succeeded").await;
     assert!(has_flag(&told, "adopted"), "what it was told to forget is told again: {told:#}");
     let early = l.f.place(sleep(0.0)).await;
-    assert_eq!(l.f.client.mode("py", &json!({"mode": "maintenance"})).await.unwrap().status / 100, 2);
+    l.command("mode", json!({ "mode": "maintenance" })).await;
     l.slave("not heard", |slave| slave["mode_pending"] == true).await;
     let session = l.online().await["session"].as_u64();
     l.net.drop_existing(Close::Fin);
@@ -412,14 +389,14 @@ async fn the_python_slave_tells_a_master_from_an_old_copy_all_and_obeys_it_after
         slave["link"] == "online" && slave["session"].as_u64() > session && slave["doubts"] == true
     })
     .await;
-    assert_eq!(l.peer.state()["conduct"]["mode"], "production", "nothing is obeyed");
+    assert_eq!(l.peer.state()["operating_mode"]["mode"], "production", "nothing is obeyed");
     assert_eq!(l.peer.starts(&early), 0);
 
     l.f.client.post("/v1/master/confirm-restore", &json!({})).await.unwrap().expect(200);
     let obeys = |slave: &Value| slave["doubts"] == false && slave["mode_pending"] == false;
     l.slave("obedient", |slave| slave["link"] == "online" && obeys(slave)).await;
-    assert_eq!(l.peer.state()["conduct"]["mode"], "maintenance");
-    assert_eq!(l.f.client.mode("py", &json!({"mode": "production"})).await.unwrap().status / 100, 2);
+    assert_eq!(l.peer.state()["operating_mode"]["mode"], "maintenance");
+    l.command("mode", json!({ "mode": "production" })).await;
     let after = l.f.place(sleep(0.0)).await;
     l.f.state(&after, "succeeded").await;
     assert_eq!((l.peer.starts(&done), l.peer.starts(&after)), (1, 1));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use reloop_rig::nginx::Nginx;
 use reloop_rig::proxy::{Close, Counts, Direction, Proxy};
+use reloop_rig::raw;
 use reloop_rig::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -37,7 +38,7 @@ async fn echo_server() -> SocketAddr {
     addr
 }
 
-/// Hands out each connection it gets.
+/// Gives each connection that it accepts to the test.
 async fn raw_server() -> (SocketAddr, mpsc::UnboundedReceiver<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -53,6 +54,20 @@ async fn taken(accepted: &mut mpsc::UnboundedReceiver<TcpStream>) -> TcpStream {
 
 async fn connect(proxy: &Proxy) -> TcpStream {
     TcpStream::connect(proxy.addr()).await.unwrap()
+}
+
+/// A proxy before a server that gives each connection to the test.
+async fn raw_proxy() -> (Proxy, mpsc::UnboundedReceiver<TcpStream>) {
+    let (upstream, accepted) = raw_server().await;
+    (Proxy::start(upstream), accepted)
+}
+
+/// Both ends of a new connection: the slave's and the master's.
+async fn connected(
+    proxy: &Proxy,
+    accepted: &mut mpsc::UnboundedReceiver<TcpStream>,
+) -> (TcpStream, TcpStream) {
+    (connect(proxy).await, taken(accepted).await)
 }
 
 async fn says_back(socket: &mut TcpStream, bytes: &[u8]) {
@@ -77,27 +92,11 @@ async fn is_silent(socket: &mut TcpStream) -> bool {
     timeout(SILENCE, socket.read_u8()).await.is_err()
 }
 
-/// A WebSocket frame as a client sends it (masked) or a server does.
+/// A WebSocket frame as a client sends it (masked) or a server does. Line ends inside its payload must not be taken for the end
+/// of an HTTP head.
 fn frame(payload: usize, masked: bool) -> Vec<u8> {
-    let mask_bit = if masked { 0x80 } else { 0 };
-    let mut frame = vec![0x82];
-    match payload {
-        0..=125 => frame.push(mask_bit | payload as u8),
-        126..=0xffff => {
-            frame.push(mask_bit | 126);
-            frame.extend((payload as u16).to_be_bytes());
-        }
-        _ => {
-            frame.push(mask_bit | 127);
-            frame.extend((payload as u64).to_be_bytes());
-        }
-    }
-    if masked {
-        frame.extend([1, 2, 3, 4]);
-    }
-    // Line ends inside the payload must not be taken for the end of an HTTP head.
-    frame.extend(b"\r\n\r\n".iter().cycle().take(payload));
-    frame
+    let payload: Vec<u8> = b"\r\n\r\n".iter().cycle().take(payload).copied().collect();
+    raw::frame(raw::FIN | raw::BINARY, masked, payload.len() as u64, &payload)
 }
 
 #[tokio::test]
@@ -123,10 +122,8 @@ async fn a_passing_proxy_carries_bytes_both_ways_and_counts_them() {
 
 #[tokio::test]
 async fn an_orderly_cut_ends_the_stream_for_both_sides_and_refuses_until_pass() {
-    let (upstream, mut accepted) = raw_server().await;
-    let proxy = Proxy::start(upstream);
-    let mut slave = connect(&proxy).await;
-    let mut master = taken(&mut accepted).await;
+    let (proxy, mut accepted) = raw_proxy().await;
+    let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     slave.write_all(b"before").await.unwrap();
     assert_eq!(read_exactly(&mut master, 6).await, b"before");
 
@@ -137,8 +134,7 @@ async fn an_orderly_cut_ends_the_stream_for_both_sides_and_refuses_until_pass() 
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 
     proxy.pass();
-    let mut slave = connect(&proxy).await;
-    let mut master = taken(&mut accepted).await;
+    let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     slave.write_all(b"after").await.unwrap();
     assert_eq!(read_exactly(&mut master, 5).await, b"after");
     assert_eq!(proxy.counts().connections, 2);
@@ -146,10 +142,8 @@ async fn an_orderly_cut_ends_the_stream_for_both_sides_and_refuses_until_pass() 
 
 #[tokio::test]
 async fn a_hard_cut_resets_both_sides() {
-    let (upstream, mut accepted) = raw_server().await;
-    let proxy = Proxy::start(upstream);
-    let mut slave = connect(&proxy).await;
-    let mut master = taken(&mut accepted).await;
+    let (proxy, mut accepted) = raw_proxy().await;
+    let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     proxy.cut(Close::Reset);
     for socket in [&mut slave, &mut master] {
         let end = timeout(DEADLINE, socket.read_u8()).await.expect("a reset").unwrap_err();
@@ -183,10 +177,8 @@ async fn dropping_existing_connections_spares_new_ones() {
 
 #[tokio::test]
 async fn a_half_open_line_swallows_everything_and_tells_nobody() {
-    let (upstream, mut accepted) = raw_server().await;
-    let proxy = Proxy::start(upstream);
-    let mut slave = connect(&proxy).await;
-    let mut master = taken(&mut accepted).await;
+    let (proxy, mut accepted) = raw_proxy().await;
+    let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     slave.write_all(b"up").await.unwrap();
     assert_eq!(read_exactly(&mut master, 2).await, b"up");
 
@@ -206,8 +198,7 @@ async fn a_half_open_line_swallows_everything_and_tells_nobody() {
     proxy.pass();
     master.write_all(b"still lost").await.unwrap();
     assert!(is_silent(&mut newcomer).await);
-    let mut slave = connect(&proxy).await;
-    let mut master = taken(&mut accepted).await;
+    let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     slave.write_all(b"through").await.unwrap();
     assert_eq!(read_exactly(&mut master, 7).await, b"through");
     let counts =
@@ -251,11 +242,9 @@ async fn says_back_after(socket: &mut TcpStream, bytes: &[u8], expected: &[u8]) 
 
 #[tokio::test]
 async fn a_throttle_limits_the_rate_and_loses_nothing() {
-    let (upstream, mut accepted) = raw_server().await;
-    let proxy = Proxy::start(upstream);
+    let (proxy, mut accepted) = raw_proxy().await;
     proxy.throttle(20_000);
-    let mut slave = connect(&proxy).await;
-    let mut master = taken(&mut accepted).await;
+    let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     let begun = Instant::now();
     let sent: Vec<u8> = (0..10_000_u32).map(|i| i as u8).collect();
     slave.write_all(&sent).await.unwrap();
@@ -272,19 +261,16 @@ async fn a_throttle_limits_the_rate_and_loses_nothing() {
 
 #[tokio::test]
 async fn a_planned_cut_lets_exactly_that_many_bytes_through() {
-    let (upstream, mut accepted) = raw_server().await;
-    let proxy = Proxy::start(upstream);
+    let (proxy, mut accepted) = raw_proxy().await;
     for n in [0, 1, 7, 20_000] {
         proxy.cut_after(Direction::ToMaster, n as u64);
-        let mut slave = connect(&proxy).await;
-        let mut master = taken(&mut accepted).await;
+        let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
         slave.write_all(&vec![7; 30_000]).await.unwrap();
         assert_eq!(read_to_end(&mut master).await.len(), n);
         assert_eq!(read_to_end(&mut slave).await, b"");
 
         proxy.cut_after(Direction::ToSlave, n as u64);
-        let mut slave = connect(&proxy).await;
-        let mut master = taken(&mut accepted).await;
+        let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
         master.write_all(&vec![7; 30_000]).await.unwrap();
         assert_eq!(read_to_end(&mut slave).await.len(), n);
         assert_eq!(read_to_end(&mut master).await, b"");
@@ -294,8 +280,7 @@ async fn a_planned_cut_lets_exactly_that_many_bytes_through() {
 
 /// A planned cut concerns one connection: the next one stands.
 async fn says_back_once_uncut(proxy: &Proxy, accepted: &mut mpsc::UnboundedReceiver<TcpStream>) {
-    let mut slave = connect(proxy).await;
-    let mut master = taken(accepted).await;
+    let (mut slave, mut master) = connected(proxy, accepted).await;
     slave.write_all(&[1; 40_000]).await.unwrap();
     read_exactly(&mut master, 40_000).await;
     master.write_all(&[2; 40_000]).await.unwrap();
@@ -304,12 +289,10 @@ async fn says_back_once_uncut(proxy: &Proxy, accepted: &mut mpsc::UnboundedRecei
 
 #[tokio::test]
 async fn an_orderly_cut_is_orderly_for_a_peer_that_is_still_talking() {
-    let (upstream, mut accepted) = raw_server().await;
-    let proxy = Proxy::start(upstream);
+    let (proxy, mut accepted) = raw_proxy().await;
     // More than the slave's side of the network takes at once, so that some is still on its way at the cut.
     proxy.cut_after(Direction::ToSlave, 500_000);
-    let mut slave = connect(&proxy).await;
-    let mut master = taken(&mut accepted).await;
+    let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     master.write_all(&vec![7; 600_000]).await.unwrap();
     assert_eq!(read_to_end(&mut master).await, b"");
     slave.write_all(&[1; 40_000]).await.unwrap();
@@ -318,16 +301,14 @@ async fn an_orderly_cut_is_orderly_for_a_peer_that_is_still_talking() {
 
 #[tokio::test]
 async fn a_cut_at_a_frame_falls_on_its_border_whatever_its_length() {
-    let (upstream, mut accepted) = raw_server().await;
-    let proxy = Proxy::start(upstream);
+    let (proxy, mut accepted) = raw_proxy().await;
     let frames: Vec<Vec<u8>> =
         [5, 0, 125, 126, 70_000].into_iter().map(|payload| frame(payload, true)).collect();
     let stream: Vec<u8> = HEAD.iter().chain(frames.iter().flatten()).copied().collect();
     for n in 1..=frames.len() {
         for before in [false, true] {
             proxy.cut_after_frame(Direction::ToMaster, n as u64, before);
-            let mut slave = connect(&proxy).await;
-            let mut master = taken(&mut accepted).await;
+            let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
             slave.write_all(&stream).await.unwrap();
             let whole = if before { n - 1 } else { n };
             let expected = HEAD.len() + frames[..whole].iter().map(Vec::len).sum::<usize>();
@@ -341,21 +322,17 @@ async fn a_cut_at_a_frame_falls_on_its_border_whatever_its_length() {
 
 #[tokio::test]
 async fn a_cut_at_the_frame_zero_falls_behind_the_upgrade() {
-    let (upstream, mut accepted) = raw_server().await;
-    let proxy = Proxy::start(upstream);
+    let (proxy, mut accepted) = raw_proxy().await;
     proxy.cut_after_frame(Direction::ToMaster, 0, false);
-    let mut slave = connect(&proxy).await;
-    let mut master = taken(&mut accepted).await;
+    let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     slave.write_all(&[HEAD, &frame(5, true)].concat()).await.unwrap();
     assert_eq!(read_to_end(&mut master).await, HEAD);
 }
 
 #[tokio::test]
 async fn frames_are_counted_in_both_directions_even_when_they_come_byte_by_byte() {
-    let (upstream, mut accepted) = raw_server().await;
-    let proxy = Proxy::start(upstream);
-    let mut slave = connect(&proxy).await;
-    let mut master = taken(&mut accepted).await;
+    let (proxy, mut accepted) = raw_proxy().await;
+    let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     for byte in HEAD.iter().chain(&frame(3, true)).chain(&frame(200, true)) {
         slave.write_all(&[*byte]).await.unwrap();
     }
@@ -369,10 +346,8 @@ async fn frames_are_counted_in_both_directions_even_when_they_come_byte_by_byte(
 
 #[tokio::test]
 async fn an_answer_that_refuses_the_upgrade_has_no_frames() {
-    let (upstream, mut accepted) = raw_server().await;
-    let proxy = Proxy::start(upstream);
-    let mut slave = connect(&proxy).await;
-    let mut master = taken(&mut accepted).await;
+    let (proxy, mut accepted) = raw_proxy().await;
+    let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     let answer = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\n\r\n\x82\x00\x82\x00";
     master.write_all(answer).await.unwrap();
     assert_eq!(read_exactly(&mut slave, answer.len()).await, answer);
@@ -381,8 +356,7 @@ async fn an_answer_that_refuses_the_upgrade_has_no_frames() {
 
 #[tokio::test]
 async fn a_dead_master_behind_the_proxy_is_a_reset_and_a_closing_one_an_end() {
-    let (upstream, mut accepted) = raw_server().await;
-    let proxy = Proxy::start(upstream);
+    let (proxy, mut accepted) = raw_proxy().await;
     let mut slave = connect(&proxy).await;
     drop(taken(&mut accepted).await);
     assert_eq!(read_to_end(&mut slave).await, b"");

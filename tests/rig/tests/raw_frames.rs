@@ -1,37 +1,28 @@
-//! Peers that are no library: bytes made by hand, against the real master and the real slave. Whatever a peer sends, it
-//! loses its own link, with the documented code, and nobody else notices.
+//! Slaves that are no library: bytes made by hand, against the real master. Whatever a peer sends, it loses its own link, with
+//! the documented code, and nobody else notices.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
-mod scenario;
-
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use reloop_protocol::id::{
-    Attempt, Commit, Epoch, Generation, Incarnation, MasterId, ReportSeq, Run, Session,
-};
+use reloop_protocol::id::{Attempt, Commit, Epoch, Generation, MasterId, ReportSeq, Run, Session};
 use reloop_protocol::job::State;
 use reloop_protocol::limits;
 use reloop_protocol::message::{
-    Challenge, CloseCode, Flags, MachineReport, MasterBinding, Message, Mode, OperatingMode, PROTOCOL,
-    Report, Settled, Source, Welcome,
+    Challenge, CloseCode, Flags, MachineReport, Message, PROTOCOL, Report, Settled, Source,
 };
 use reloop_protocol::time::Time;
-use reloop_protocol::wire::{self, Frame, MAX_HANDSHAKE, MAX_MESSAGE, SUBPROTOCOL};
+use reloop_protocol::wire::{self, Frame, MAX_HANDSHAKE, MAX_MESSAGE};
+use reloop_rig::factory::{Factory, gated, has_flag, with, work};
 use reloop_rig::process::MasterOptions;
-use reloop_rig::proxy::Close;
-use reloop_rig::wait::eventually;
-use ring::signature::Ed25519KeyPair;
-use scenario::raw::{
-    BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Raw, TEXT, frame, hello, masked, signed, upgrade_headers,
+use reloop_rig::raw::{
+    BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Raw, TEXT, frame, hello, key, masked, signed,
+    upgrade_headers,
 };
-use scenario::{Factory, PATIENCE, gated};
-use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use reloop_rig::wait::{PATIENCE, eventually, says};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 
 const RSV1: u8 = 0x40;
 const RSV2: u8 = 0x20;
@@ -60,11 +51,9 @@ impl House {
         options.link.insert("handshake_seconds", HANDSHAKE_SECONDS);
         options.env.insert("RELOOP_LOG".to_owned(), "info,reloop_master::link=debug".to_owned());
         change(&mut options);
-        let mut f = Factory::empty(options).await;
-        f.add(|_| {});
+        let f = Factory::at(options).await;
         let session = f.online(0).await["session"].clone();
-        let job = f.place(gated("honest")).await;
-        f.state(&job, "running").await;
+        let job = f.running(gated("honest")).await;
         Self { f, job, session }
     }
 
@@ -105,9 +94,7 @@ impl House {
         let slave = self.f.online(0).await;
         assert_eq!(slave["session"], self.session, "its link stood all the time: {slave:#}");
         assert_eq!(self.f.job(&self.job).await["state"], "running");
-        self.f.slaves[0].open_gate("honest");
-        self.f.state(&self.job, "succeeded").await;
-        assert_eq!(self.f.slaves[0].starts("honest"), 1);
+        self.f.finish(&self.job, "honest").await;
         let log = self.f.master.log();
         let loud = log.lines().find(|line| line.contains(" WARN ") || line.contains(" ERROR "));
         assert_eq!(loud, None, "what strangers do is no operator's business");
@@ -119,8 +106,8 @@ impl House {
     }
 }
 
-fn key(seed: u8) -> Ed25519KeyPair {
-    Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap()
+fn ping() -> Vec<u8> {
+    wire::encode(&Frame { session: Session(0), commit: Commit(0), message: Message::Ping, signature: None })
 }
 
 fn close_payload(code: u16, reason: &[u8]) -> Vec<u8> {
@@ -131,12 +118,7 @@ fn close_payload(code: u16, reason: &[u8]) -> Vec<u8> {
 /// wrong signatures are in `scenarios_identity`.
 fn bad_frames() -> Vec<(&'static str, Vec<u8>, CloseCode)> {
     use CloseCode::{Protocol, TooLarge};
-    let ping = wire::encode(&Frame {
-        session: Session(0),
-        commit: Commit(0),
-        message: Message::Ping,
-        signature: None,
-    });
+    let ping = ping();
     let half = MAX_MESSAGE / 2 + 1;
     vec![
         ("not masked", frame(FIN | BINARY, false, 3, &ping), Protocol),
@@ -248,13 +230,7 @@ async fn the_end_of_a_link_is_answered_as_rfc_6455_says() {
     let (mut raw, _) = Raw::challenged(house.addr()).await;
     raw.send(CLOSE, &close_payload(1000, b"bye\n2026-01-01T00:00:00Z error \x1b[31mthe house burns")).await;
     raw.closed().await;
-    eventually("the last words of a stranger in the log", PATIENCE, async || {
-        let log = house.f.master.log();
-        log.lines().find(|line| line.contains("the house burns")).map(str::to_owned).ok_or(log)
-    })
-    .await;
-    let log = house.f.master.log();
-    let line = log.lines().find(|line| line.contains("the house burns")).unwrap();
+    let line = says(|| house.f.master.log(), "the house burns").await;
     assert!(line.contains("bye") && !line.contains('\x1b'), "one line, and no colours: {line:?}");
     for code in [0, 999, 1004, 1005, 1006, 1015, 5000, u16::MAX] {
         let before = house.links_ended();
@@ -337,18 +313,11 @@ async fn what_comes_before_its_time_or_only_by_half_is_no_way_in() {
     let before = house.links_ended();
     let (mut raw, _) = Raw::challenged(house.addr()).await;
     let began = Instant::now();
-    let ping = masked(
-        FIN | BINARY,
-        &wire::encode(&Frame {
-            session: Session(0),
-            commit: Commit(0),
-            message: Message::Ping,
-            signature: None,
-        }),
-    );
-    while raw.0.write_all(&[&ping[..], &masked(FIN | PING, &[])].concat()).await.is_ok() {
+    let pings = [masked(FIN | BINARY, &ping()), masked(FIN | PING, &[])].concat();
+    let mut ticks = tokio::time::interval(limit / 20);
+    while raw.0.write_all(&pings).await.is_ok() {
         assert!(began.elapsed() < limit + GOODBYE, "it still listens");
-        tokio::time::sleep(limit / 20).await;
+        ticks.tick().await;
     }
     assert_eq!(raw.closed().await, Some(CloseCode::TooSlow.number()));
     house.let_go(before, 1, "heartbeats").await;
@@ -423,8 +392,7 @@ async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_s
 #[tokio::test]
 async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
     let house = House::new(|_| {}).await;
-    let order =
-        scenario::with(scenario::work("beside", 0.0), serde_json::json!({"quantity": 20, "slave": "s0"}));
+    let order = with(work("beside", 0.0), json!({ "quantity": 20, "slave": "s0" }));
     let order = house.f.client.place(&order, None).await.unwrap().expect(201);
     let id = |job: &Value| job["id"].as_str().unwrap().to_owned();
     let beside: Vec<String> = order["jobs"].as_array().unwrap().iter().map(id).collect();
@@ -444,8 +412,7 @@ async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
         machine: hello.machine.clone(),
     })))
     .await;
-    let own = scenario::with(scenario::work("own", 0.0), serde_json::json!({"slave": "raw"}));
-    let own = house.f.place(own).await;
+    let own = house.f.place(with(work("own", 0.0), json!({ "slave": "raw" }))).await;
     let desired_state = loop {
         match raw.message().await.expect("work") {
             Message::DesiredState(desired_state) => break desired_state,
@@ -481,7 +448,7 @@ async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
     house.f.state(&own, "succeeded").await;
     for job in &beside {
         let seen = house.f.job(job).await;
-        assert!(!seen["ended_at"].is_string() && scenario::has_flag(&seen, "claimed"), "{seen:#}");
+        assert!(!seen["ended_at"].is_string() && has_flag(&seen, "claimed"), "{seen:#}");
         assert!(seen["earlier"].as_array().unwrap().iter().all(|one| one["claimed"] == true), "{seen:#}");
     }
     assert_eq!(house.f.job(&house.job).await["state"], "running");
@@ -491,7 +458,7 @@ async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
         let seen = house.f.state(job, "succeeded").await;
         assert_eq!((&seen["slave"], &seen["attempt"]), (&"s0".into(), &1.into()), "{seen:#}");
     }
-    assert_eq!(house.f.slaves[0].starts("beside"), 20);
+    assert_eq!(house.f.starts("beside"), 20);
 }
 
 /// Each claims as much as may be claimed, sends next to nothing of it, and waits.
@@ -519,242 +486,4 @@ async fn what_strangers_claim_to_send_costs_the_master_nothing() {
     let most = *resident.iter().max().unwrap();
     assert!(most < resident[0] + SLACK_BYTES, "{resident:?}, of {} claimed", STRANGERS * MAX_MESSAGE as u64);
     house.ends_undisturbed().await;
-}
-
-/// What a bad master does with a connection once the request is there.
-type Answer = Arc<dyn Fn(&str) -> Vec<u8> + Send + Sync>;
-
-/// A listener that answers every upgrade with the same bytes, and then stays silent until the other side goes.
-struct BadMaster {
-    addr: SocketAddr,
-    seen: Arc<AtomicU64>,
-    /// The close codes that the slave said.
-    closes: Arc<std::sync::Mutex<Vec<u16>>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl BadMaster {
-    async fn start(answer: Answer) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let seen = Arc::new(AtomicU64::new(0));
-        let closes = Arc::new(std::sync::Mutex::new(vec![]));
-        let (count, codes) = (Arc::clone(&seen), Arc::clone(&closes));
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                count.fetch_add(1, Ordering::SeqCst);
-                let (answer, codes) = (Arc::clone(&answer), Arc::clone(&codes));
-                tokio::spawn(serve(stream, answer, codes));
-            }
-        });
-        Self { addr, seen, closes, task }
-    }
-
-    fn seen(&self) -> u64 {
-        self.seen.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for BadMaster {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn serve(mut stream: TcpStream, answer: Answer, codes: Arc<std::sync::Mutex<Vec<u16>>>) {
-    let mut request = vec![];
-    while !request.ends_with(b"\r\n\r\n") {
-        let Ok(byte) = stream.read_u8().await else { return };
-        request.push(byte);
-    }
-    // A slave that has heard enough need not read the rest.
-    drop(stream.write_all(&answer(&String::from_utf8(request).unwrap())).await);
-    loop {
-        let Ok(first) = stream.read_u8().await else { return };
-        let Ok(length) = stream.read_u8().await else { return };
-        let length = match length & 0x7f {
-            126 => usize::from(stream.read_u16().await.unwrap_or(0)),
-            127 => usize::try_from(stream.read_u64().await.unwrap_or(0)).unwrap(),
-            short => usize::from(short),
-        };
-        let mut mask = [0; 4];
-        let mut payload = vec![0; length];
-        if stream.read_exact(&mut mask).await.is_err() || stream.read_exact(&mut payload).await.is_err() {
-            return;
-        }
-        for (at, byte) in payload.iter_mut().enumerate() {
-            *byte ^= mask[at % 4];
-        }
-        if first & 0x0f == CLOSE && payload.len() >= 2 {
-            codes.lock().unwrap().push(u16::from_be_bytes([payload[0], payload[1]]));
-            return;
-        }
-    }
-}
-
-/// The right answer to an upgrade (RFC 6455, section 4.2.2), and what is sent behind it.
-fn upgraded(request: &str, behind: &[u8]) -> Vec<u8> {
-    let key = request.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("sec-websocket-key").then(|| value.trim().to_owned())
-    });
-    let accept = accept(&key.unwrap());
-    let head = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
-    );
-    [head.as_bytes(), behind].concat()
-}
-
-fn accept(key: &str) -> String {
-    const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-    let hash =
-        ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{GUID}").as_bytes());
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for three in hash.as_ref().chunks(3) {
-        let bits =
-            three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-        for place in 0..4 {
-            let digit = ALPHABET[(bits >> (18 - 6 * place) & 63) as usize];
-            text.push(if place > three.len() { '=' } else { digit.into() });
-        }
-    }
-    text
-}
-
-/// As a server sends it: not masked.
-fn spoken(first: u8, payload: &[u8]) -> Vec<u8> {
-    frame(first, false, payload.len() as u64, payload)
-}
-
-fn behind(bytes: Vec<u8>) -> Answer {
-    Arc::new(move |request| upgraded(request, &bytes))
-}
-
-fn instead(answer: &str) -> Answer {
-    let answer = answer.replace('\n', "\r\n");
-    Arc::new(move |_| answer.clone().into_bytes())
-}
-
-#[tokio::test]
-async fn a_slave_leaves_a_bad_master_says_what_is_wrong_and_comes_back_while_its_job_goes_on() {
-    let f = Factory::with(|options| {
-        options.link.insert("handshake_seconds", 1);
-    })
-    .await;
-    let job = f.place(gated("mine")).await;
-    f.state(&job, "running").await;
-    let master = MasterBinding {
-        master: MasterId([9; 16]),
-        epoch: Epoch(1),
-        incarnation: Incarnation::default(),
-        commit: Commit(1),
-    };
-    let welcome = Welcome {
-        protocol: 1,
-        session: Session(0),
-        binding: master,
-        operating_mode: OperatingMode { generation: Generation(99), mode: Mode::Disabled },
-        rulings: vec![],
-    };
-    let challenge = |protocol| Challenge {
-        protocol,
-        master: master.master,
-        epoch: master.epoch,
-        commit: master.commit,
-        begun: vec![],
-        nonce: [0; 32],
-        time: Time(0),
-    };
-    let say = |message| {
-        let bytes = wire::encode(&Frame { session: Session(0), commit: Commit(0), message, signature: None });
-        spoken(FIN | BINARY, &bytes)
-    };
-    let ours = say(Message::Challenge(challenge(PROTOCOL)));
-    let later = reloop_protocol::message::Versions { oldest: 900, newest: 901 };
-    let far = say(Message::Challenge(challenge(later)));
-    let protocol = Some(CloseCode::Protocol);
-    for (what, answer, code, words) in [
-        ("a web page", instead("HTTP/1.1 200 OK\nContent-Length: 5\n\nhello"), None, "200"),
-        (
-            "a redirect",
-            instead("HTTP/1.1 301 Moved\nLocation: http://127.0.0.1:1/\nContent-Length: 0\n\n"),
-            None,
-            "301",
-        ),
-        ("no HTTP at all", instead("SSH-2.0-OpenSSH_9.2\n"), None, "answers, but not as a master"),
-        (
-            "the accept key of somebody else",
-            instead(&format!(
-                "HTTP/1.1 101 Switching Protocols\nUpgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Accept: \
-                 s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\nSec-WebSocket-Protocol: {SUBPROTOCOL}\n\n"
-            )),
-            None,
-            "Accept",
-        ),
-        (
-            "no subprotocol",
-            Arc::new(|request: &str| {
-                let answer = String::from_utf8(upgraded(request, &[])).unwrap();
-                answer.replace(&format!("Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n"), "").into_bytes()
-            }) as Answer,
-            None,
-            "does not speak reloop.v1",
-        ),
-        ("silence", behind(vec![]), Some(CloseCode::TooSlow), "4408"),
-        ("silence before the upgrade", instead(""), None, "does not answer in time"),
-        ("half a message", behind(ours[..10].to_vec()), Some(CloseCode::TooSlow), "4408"),
-        ("silence after the Challenge", behind(ours.clone()), Some(CloseCode::TooSlow), "4408"),
-        ("garbage", behind(vec![0xff; 200]), protocol, "4400"),
-        ("masked", behind(masked(FIN | BINARY, &ours[2..])), protocol, "4400"),
-        ("text", behind(spoken(FIN | TEXT, b"hello")), protocol, "4400"),
-        ("an unknown message", behind(spoken(FIN | BINARY, &[0, 0, 15, 0])), protocol, "4400"),
-        ("bytes left over", behind(spoken(FIN | BINARY, &[&ours[2..], &[0]].concat())), protocol, "4400"),
-        (
-            "2^63 bytes",
-            behind(frame(FIN | BINARY, false, 1 << 63, &[0; 64])),
-            Some(CloseCode::TooLarge),
-            "4413",
-        ),
-        ("a Welcome first", behind(say(Message::Welcome(welcome.clone()))), protocol, "4400"),
-        ("a Want first", behind(say(Message::OperatingMode(welcome.operating_mode))), protocol, "4400"),
-        ("a protocol to come", behind(far), Some(CloseCode::Version), "4426"),
-    ] {
-        let bad = BadMaster::start(answer).await;
-        f.nets[0].redirect(bad.addr);
-        f.nets[0].drop_existing(Close::Reset);
-        // It comes back, more than once, and by itself.
-        eventually(&format!("{what}: three tries"), PATIENCE, async || {
-            if bad.seen() >= 3 { Ok(()) } else { Err(bad.seen()) }
-        })
-        .await;
-        let status = f
-            .at_machine(0, &format!("{what}: told as {words:?}"), |status| {
-                status["link"]["trouble"].as_str().is_some_and(|trouble| trouble.contains(words))
-            })
-            .await;
-        assert_ne!(status["link"]["state"], "online", "{what}");
-        assert_eq!(status["machine"]["mode"], "production", "{what}: it is not obeyed");
-        let held = scenario::held(&status, &job).unwrap_or_else(|| panic!("{what}: {status:#}"));
-        assert_eq!(held["state"], "running", "{what}");
-        if let Some(code) = code {
-            eventually(&format!("{what}: a word of the slave"), PATIENCE, async || {
-                (!bad.closes.lock().unwrap().is_empty()).then_some(())
-            })
-            .await;
-            let closes = bad.closes.lock().unwrap().clone();
-            assert!(closes.iter().all(|said| *said == code.number()), "{what}: {closes:?}");
-        }
-        let (_, text) = f.local(0, &["status"]).await;
-        assert!(text.contains(words), "{what}: {text}");
-    }
-    f.nets[0].redirect(f.master.addr());
-    f.nets[0].drop_existing(Close::Reset);
-    f.online(0).await;
-    assert_eq!(f.job(&job).await["state"], "running");
-    f.slaves[0].open_gate("mine");
-    f.state(&job, "succeeded").await;
-    assert_eq!(f.slaves[0].starts("mine"), 1);
 }

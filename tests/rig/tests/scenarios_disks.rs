@@ -2,8 +2,6 @@
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
-mod scenario;
-
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,18 +11,14 @@ use std::process::{Command, Stdio};
 use reloop_protocol::message::CloseCode;
 use reloop_rig::daemon::binary;
 use reloop_rig::disk::{self, Disk, DiskKind};
+use reloop_rig::factory::{
+    Factory, for_s0, gated, has_flag, held, in_ms, job_of, ms, passed, starting, with, work,
+};
 use reloop_rig::process::{Master, MasterOptions, SlaveOptions};
 use reloop_rig::proxy::Close;
-use reloop_rig::wait::eventually;
-use scenario::{Factory, PATIENCE, gated, has_flag, held, in_ms, ms, now_ms, with, work};
 use serde_json::{Value, json};
 
-/// A person says that this copy of the master is the one, whatever its slaves say.
-async fn confirm_restore(f: &Factory) -> Value {
-    f.client.post("/v1/master/confirm-restore", &json!({ "force": true })).await.unwrap().expect(200)
-}
-
-/// What `reloop slave ls` says to people beside its table.
+/// What `reloop slave ls` prints beside its table.
 fn remarks(f: &Factory) -> String {
     let mut command = Command::new(binary("reloop"));
     command.args(["--master", &format!("http://{}", f.master.addr()), "--token-file"]);
@@ -34,14 +28,12 @@ fn remarks(f: &Factory) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Kills the master, and lets it come up on its old files while no slave can reach it.
-async fn come_up_on(f: &mut Factory, backup: &reloop_rig::process::Backup) {
-    f.master.put_back(backup);
-    for net in &f.nets {
-        net.cut(Close::Fin);
-    }
-    f.master.restart().await;
-    f.client = f.master.client();
+/// Waits until a slave is online and obeys nothing, because it has seen a later state of this master.
+async fn doubts(f: &Factory, slave: usize) {
+    f.at_machine(slave, "doubting", |status| {
+        status["link"]["state"] == "online" && status["link"]["doubtful"] == true
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -54,91 +46,76 @@ async fn a20_an_offer_that_an_old_backup_repeats_is_answered_with_the_outcome() 
     f.slaves[0].cont();
     f.state(&job, "succeeded").await;
     f.holds_nothing(0).await;
-    come_up_on(&mut f, &backup).await;
+    f.restore(&backup).await;
     assert_eq!(f.job(&job).await["state"], "assigned", "it has forgotten");
-    confirm_restore(&f).await;
+    f.confirm_restore().await;
     f.nets[0].pass();
     assert_eq!(f.state(&job, "succeeded").await["attempt"], 1);
     f.holds_nothing(0).await;
-    assert_eq!(f.slaves[0].starts("again"), 1);
+    f.started_once(&["again"]);
 }
 
 #[tokio::test]
 async fn c3_a_slaves_store_that_went_back_fires_nothing_and_asks_a_person() {
     let mut f = Factory::new().await;
-    let first = f.place(gated("first")).await;
-    f.state(&first, "running").await;
-    let second = f.place(work("second", 0.0)).await;
-    f.until(&second, "on the slave's disk", |job| job["waiting_for"] == "turn").await;
+    let first = f.running(gated("first")).await;
+    let second = f.waiting(work("second", 0.0), "turn").await;
     let due = in_ms(8000);
-    let timed = f.place(with(work("timed", 0.0), json!({"start": {"not_before": due, "late": "run"}}))).await;
-    f.until(&timed, "on the slave's disk", |job| job["waiting_for"] == "time").await;
+    let timed = starting(work("timed", 0.0), json!({ "not_before": due, "late": "run" }));
+    let timed = f.waiting(timed, "time").await;
     let backup = f.slaves[0].backup();
-    f.slaves[0].open_gate("first");
-    f.state(&first, "succeeded").await;
+    f.finish(&first, "first").await;
     f.state(&second, "succeeded").await;
-    f.nets[0].drop_existing(Close::Fin);
-    f.slave(0, "on its second session", |slave| slave["link"] == "online" && slave["session"] == 2).await;
+    f.reconnect(0).await;
 
     f.slaves[0].put_back(&backup);
     f.slaves[0].restart();
-    let seen = f.slave(0, "asking", |slave| slave["link"] == "online" && !slave["attention"].is_null()).await;
-    assert_eq!(seen["attention"]["code"], "store_rolled_back", "{seen:#}");
+    f.attention(0, "store_rolled_back").await;
     f.state(&timed, "uncertain").await;
-    eventually("its time to pass", PATIENCE, async || (now_ms() > ms(&json!(due)) + 500).then_some(())).await;
-    assert_eq!(f.slaves[0].starts("timed"), 0, "nothing deferred fires");
+    passed(ms(&json!(due)) + 500).await;
+    f.never_started(&["timed"]);
     for job in [&first, &second] {
         assert_eq!(f.job(job).await["state"], "succeeded", "what is known is not unlearned");
     }
-    f.client.resolve(&timed, &json!({"outcome": "canceled"})).await.unwrap().expect(202);
+    f.resolve(&timed, "canceled").await;
     f.state(&timed, "canceled").await;
-    f.client.clear("s0", &json!({})).await.unwrap().expect(202);
-    let next = f.place(work("next", 0.0)).await;
-    f.state(&next, "succeeded").await;
-    for (tag, starts) in [("first", 1), ("second", 1), ("timed", 0), ("next", 1)] {
-        assert_eq!(f.slaves[0].starts(tag), starts, "{tag}");
-    }
+    f.slave_command(0, "clear", json!({})).await;
+    f.done(work("next", 0.0)).await;
+    f.started_once(&["first", "second", "next"]);
+    f.never_started(&["timed"]);
 }
 
 #[tokio::test]
 async fn d3_after_a_restore_the_slaves_close_the_gap_and_nothing_fires_in_mass() {
     let mut f = Factory::new().await;
-    let running = f.place(gated("running")).await;
-    f.state(&running, "running").await;
-    let missed = json!({"start": {"not_before": in_ms(500)}, "slave": "s1"});
-    let missed = f.place(with(work("missed", 0.0), missed)).await;
+    let running = f.running(gated("running")).await;
+    let missed = starting(work("missed", 0.0), json!({ "not_before": in_ms(500) }));
+    let missed = f.place(with(missed, json!({ "slave": "s1" }))).await;
     let backup = f.master.backup();
-    f.slaves[0].open_gate("running");
-    f.state(&running, "succeeded").await;
-    let unknown = f.place(work("unknown", 0.0)).await;
-    let unknown_before = f.state(&unknown, "succeeded").await;
+    f.finish(&running, "running").await;
+    let before = f.done(work("unknown", 0.0)).await;
+    let unknown = before["id"].as_str().unwrap();
     f.holds_nothing(0).await;
 
-    come_up_on(&mut f, &backup).await;
-    f.client.job(&unknown).await.unwrap().expect(404);
-    confirm_restore(&f).await;
+    f.restore(&backup).await;
+    f.client.job(unknown).await.unwrap().expect(404);
+    f.confirm_restore().await;
     let fresh = f.place(work("fresh", 0.0)).await;
-    assert_eq!(f.slaves[0].starts("fresh"), 0, "nothing is handed out before a handshake");
+    f.never_started(&["fresh"]);
     f.nets[0].pass();
     f.state(&running, "succeeded").await;
-    let seen = f.state(&unknown, "succeeded").await;
-    assert!(has_flag(&seen, "adopted"), "{seen:#}");
-    assert_eq!(seen["ended_at"], unknown_before["ended_at"]);
+    let seen = f.state(unknown, "succeeded").await;
+    assert_eq!((has_flag(&seen, "adopted"), &seen["ended_at"]), (true, &before["ended_at"]), "{seen:#}");
     f.state(&fresh, "succeeded").await;
 
-    // The slave that it was for may have done it since the backup: a person lets it go, or does not.
-    let seen = f.job(&missed).await;
-    assert_eq!(seen["reason"]["code"], "restored", "{seen:#}");
-    f.add(|_| {});
-    f.online(1).await;
-    let barrier = f.place(with(work("barrier", 0.0), json!({"slave": "s1"}))).await;
-    f.state(&barrier, "succeeded").await;
-    assert_eq!(f.slaves[1].starts("missed"), 0);
-    f.client.release(&missed, &json!({})).await.unwrap().expect(202);
+    // The slave that it was for may have done it since the backup: it waits until a person has looked.
+    assert_eq!(f.job(&missed).await["reason"]["code"], "restored");
+    f.add(|_| {}).await;
+    f.done(with(work("barrier", 0.0), json!({ "slave": "s1" }))).await;
+    f.never_started(&["missed"]);
+    f.job_command(&missed, "release", json!({})).await;
     f.state(&missed, "succeeded").await;
-    for (slave, tag) in [(0, "running"), (0, "unknown"), (0, "fresh"), (1, "missed")] {
-        assert_eq!(f.slaves[slave].starts(tag), 1, "{tag}");
-    }
+    f.started_once(&["running", "unknown", "fresh", "missed"]);
 }
 
 #[tokio::test]
@@ -146,54 +123,48 @@ async fn d4_a_master_whose_files_were_put_back_gives_no_orders_until_a_person_co
     const HINT: &str = "`reloop restore confirm`";
     let mut f = Factory::new().await;
     let confirm = async |f: &Factory| f.client.post("/v1/master/confirm-restore", &json!({})).await.unwrap();
-    confirm(&f).await.expect(409);
-    assert_eq!(f.client.readyz().await.unwrap().expect(200), "ok\n");
-    assert_eq!(remarks(&f), "");
-    assert_eq!(f.online(0).await["session"], 1, "its link stands");
+    let has_no_doubt = async |f: &Factory| {
+        confirm(f).await.expect(409);
+        assert_eq!(f.client.readyz().await.unwrap().expect(200), "ok\n");
+        assert_eq!(remarks(f), "");
+    };
+    has_no_doubt(&f).await;
+    f.session(0, 1).await;
     let backup = f.master.backup();
-    let job = f.place(gated("since")).await;
-    f.state(&job, "running").await;
-    f.nets[0].drop_existing(Close::Fin);
-    f.slave(0, "on its second session", |slave| slave["link"] == "online" && slave["session"] == 2).await;
+    let job = f.running(gated("since")).await;
+    f.reconnect(0).await;
 
-    come_up_on(&mut f, &backup).await;
+    f.restore(&backup).await;
     f.nets[0].pass();
-    f.at_machine(0, "doubting", |status| {
-        status["link"]["state"] == "online" && status["link"]["doubtful"] == true
-    })
-    .await;
+    doubts(&f, 0).await;
     let ready = f.client.readyz().await.unwrap().expect(200);
     for said in [ready.as_str().unwrap(), &f.master.log(), &remarks(&f)] {
         assert!(said.contains(HINT), "{said}");
     }
-    let other = f.place(with(work("other", 0.0), json!({"slave": "s0"}))).await;
-    let why = f.client.explain(&other).await.unwrap().expect(200);
-    assert_eq!(why["slaves"][0]["why_not"], "doubts", "{why:#}");
+    let other = f.place(for_s0(work("other", 0.0))).await;
+    assert_eq!(f.why_not(&other).await, ["doubts"]);
     f.held_as(0, &job, "running").await;
     f.slaves[0].open_gate("since");
     f.held_as(0, &job, "succeeded").await;
-    assert_eq!(f.slaves[0].starts("other"), 0);
+    f.never_started(&["other"]);
 
     confirm(&f).await.expect(200);
-    assert_eq!(f.client.readyz().await.unwrap().expect(200), "ok\n");
-    assert_eq!(remarks(&f), "");
-    confirm(&f).await.expect(409);
+    has_no_doubt(&f).await;
     let seen = f.state(&job, "succeeded").await;
     assert!(has_flag(&seen, "adopted"), "{seen:#}");
     f.at_machine(0, "without what it had told", |status| held(status, &job).is_none()).await;
     let waits = f.until(&other, "held", |job| job["reason"]["code"] == "restored").await;
     assert_eq!((&waits["state"], &waits["gate"]), (&json!("queued"), &json!("held")));
-    f.client.release(&other, &json!({})).await.unwrap().expect(202);
+    f.job_command(&other, "release", json!({})).await;
     f.state(&other, "succeeded").await;
-    assert_eq!((f.slaves[0].starts("since"), f.slaves[0].starts("other")), (1, 1));
+    f.started_once(&["since", "other"]);
 }
 
 #[tokio::test]
 async fn d4_files_that_were_copied_while_the_links_were_live_start_nothing_twice() {
     const TAGS: [&str; 6] = ["one", "two", "three", "four", "five", "six"];
     let mut f = Factory::new().await;
-    f.add(|_| {});
-    f.online(1).await;
+    f.add(|_| {}).await;
     let mut jobs = vec![];
     for tag in TAGS {
         jobs.push(f.place(gated(tag)).await);
@@ -201,59 +172,42 @@ async fn d4_files_that_were_copied_while_the_links_were_live_start_nothing_twice
     f.state(&jobs[0], "running").await;
     f.state(&jobs[1], "running").await;
     let backup = f.master.backup();
-    for tag in TAGS {
-        f.slaves.iter().for_each(|slave| slave.open_gate(tag));
-    }
-    for job in &jobs {
-        f.state(job, "succeeded").await;
+    for (job, tag) in jobs.iter().zip(TAGS) {
+        f.finish(job, tag).await;
     }
     for slave in 0..2 {
         f.holds_nothing(slave).await;
     }
 
     // Nobody says that the files were put back, and no link has ended before the master itself.
-    come_up_on(&mut f, &backup).await;
+    f.restore(&backup).await;
     for slave in 0..2 {
         f.nets[slave].pass();
-        f.at_machine(slave, "doubting", |status| {
-            status["link"]["state"] == "online" && status["link"]["doubtful"] == true
-        })
-        .await;
+        doubts(&f, slave).await;
     }
     let since = f.place(work("since", 0.0)).await;
-    let why = f.client.explain(&since).await.unwrap().expect(200);
-    for slave in why["slaves"].as_array().unwrap() {
-        assert_eq!(slave["why_not"], "doubts", "{why:#}");
-    }
-    let starts = |f: &Factory, tag: &str| f.slaves.iter().map(|slave| slave.starts(tag)).sum::<usize>();
-    for tag in TAGS {
-        assert_eq!(starts(&f, tag), 1, "{tag}");
-    }
-
-    confirm_restore(&f).await;
+    assert_eq!(f.why_not(&since).await, ["doubts", "doubts"]);
+    f.started_once(&TAGS);
+    f.confirm_restore().await;
     for job in &jobs {
         f.state(job, "succeeded").await;
     }
-    for tag in TAGS {
-        assert_eq!(starts(&f, tag), 1, "{tag}");
-    }
+    f.started_once(&TAGS);
 }
 
 #[tokio::test]
 async fn d5_of_two_copies_of_a_master_the_older_is_refused_and_told_so() {
     let f = Factory::new().await;
     let backup = f.master.backup();
-    let epoch = confirm_restore(&f).await["epoch"].as_u64().unwrap();
+    let epoch = f.confirm_restore().await["epoch"].as_u64().unwrap();
     f.at_machine(0, "obeying the newer copy", |status| {
         status["link"]["state"] == "online" && status["link"]["epoch"] == epoch
     })
     .await;
-    let job = f.place(gated("kept")).await;
-    f.state(&job, "running").await;
+    let job = f.running(gated("kept")).await;
 
     let old = Master::start_from(&backup, MasterOptions::default()).await;
-    let order = with(work("old", 0.0), json!({"slave": "s0"}));
-    let ignored = scenario::job_of(&old.client().place(&order, None).await.unwrap().expect(201));
+    let order = old.client().place(&for_s0(work("old", 0.0)), None).await.unwrap().expect(201);
     f.nets[0].redirect(old.addr());
     f.nets[0].drop_existing(Close::Fin);
     let number = CloseCode::StaleMaster.number().to_string();
@@ -261,12 +215,11 @@ async fn d5_of_two_copies_of_a_master_the_older_is_refused_and_told_so() {
         status["link"]["trouble"].as_str().is_some_and(|trouble| trouble.contains(&number))
     })
     .await;
-    assert_eq!(old.client().job(&ignored).await.unwrap().expect(200)["state"], "queued");
+    assert_eq!(old.client().job(&job_of(&order)).await.unwrap().expect(200)["state"], "queued");
     f.held_as(0, &job, "running").await;
     f.nets[0].redirect(f.master.addr());
-    f.slaves[0].open_gate("kept");
-    f.state(&job, "succeeded").await;
-    assert_eq!((f.slaves[0].starts("kept"), f.slaves[0].starts("old")), (1, 0));
+    f.finish(&job, "kept").await;
+    f.never_started(&["old"]);
 }
 
 #[tokio::test]
@@ -278,21 +231,24 @@ async fn d10_a_master_below_its_free_space_refuses_orders_and_goes_on_with_what_
         std::mem::replace(&mut f.master.options_mut().config, "min_free_bytes = 9000000000000000000".into());
     f.master.restart().await;
     f.online(0).await;
-    let refused = f.client.place(&work("refused", 0.0), Some("key")).await.unwrap().expect(503);
+    let order = work("refused", 0.0);
+    let refused = f.client.place(&order, Some("key")).await.unwrap().expect(503);
     assert_eq!(refused["code"], "storage_unavailable", "{refused:#}");
     f.client.livez().await.unwrap().expect(200);
     f.client.readyz().await.unwrap().expect(503);
     assert_eq!(f.job(&job).await["started_at"], before["started_at"], "it answers questions");
-    f.slaves[0].open_gate("full");
-    let ended = f.state(&job, "succeeded").await;
+    let ended = f.finish(&job, "full").await;
     f.holds_nothing(0).await;
+
     f.master.options_mut().config = roomy;
     f.master.restart().await;
-    assert_eq!(f.job(&job).await["ended_at"], ended["ended_at"], "what slaves report finds its place");
-    let order = f.client.place(&work("refused", 0.0), Some("key")).await.unwrap().expect(201);
-    f.state(&scenario::job_of(&order), "succeeded").await;
-    assert_eq!((f.slaves[0].starts("full"), f.slaves[0].starts("refused")), (1, 1));
+    assert_eq!(f.job(&job).await["ended_at"], ended["ended_at"], "the slave's report was written");
+    let order = f.client.place(&order, Some("key")).await.unwrap().expect(201);
+    f.state(&job_of(&order), "succeeded").await;
+    f.started_once(&["refused"]);
 }
+
+const RUNS_WELL: &str = "#!/bin/sh\nexit 0\n";
 
 /// Gives a slave one program, `tool`, which is this file.
 fn own_program(options: &mut SlaveOptions, program: &Path) {
@@ -300,7 +256,29 @@ fn own_program(options: &mut SlaveOptions, program: &Path) {
     options.tables = format!("[programs.tool]\ndriver = \"process\"\ncommand = {command}\n");
 }
 
-/// Whether no job has ended otherwise than well.
+fn tool() -> Value {
+    json!({ "program": "tool", "params": {} })
+}
+
+fn put_program(path: &Path, text: &str, mode: u32) {
+    // A file that is executed cannot be written to.
+    let _ = fs::remove_file(path);
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Two slaves with a `tool` each, in this directory.
+async fn two_with_tools(dir: &Path) -> Factory {
+    let mut f = Factory::empty(MasterOptions::default()).await;
+    for slave in 0..2 {
+        let tool = dir.join(format!("tool{slave}"));
+        put_program(&tool, RUNS_WELL, 0o755);
+        f.add(|options| own_program(options, &tool)).await;
+    }
+    f
+}
+
+/// No job has ended otherwise than well.
 async fn all_well(f: &Factory, jobs: &[String]) {
     for job in jobs {
         let seen = f.job(job).await;
@@ -309,26 +287,25 @@ async fn all_well(f: &Factory, jobs: &[String]) {
     }
 }
 
-/// Twenty jobs for two machines, of which the first can't begin any: those that it has wait there, and all others are done
-/// elsewhere. Once it is mended and somebody has said so, it does what it has.
+/// Twenty jobs for two machines, of which the first can begin none: those that it has wait there, and all others are done
+/// elsewhere. Once it is mended and cleared, it does what it has.
 async fn one_of_two_is_unfit(f: &Factory, cause: &str, mend: impl FnOnce()) {
-    let mut jobs = Vec::new();
+    let mut jobs = vec![];
     for _ in 0..20 {
-        jobs.push(f.place(json!({"program": "tool", "params": {}})).await);
+        jobs.push(f.place(tool()).await);
     }
     let unfit = f.slave(0, "in need of a person", |slave| slave["status"] == "attention").await;
     assert_eq!(unfit["attention"]["code"], "machine_unfit", "{unfit:#}");
     let text = unfit["attention"]["text"].as_str().unwrap();
     assert!(text.contains(cause) && text.contains("`clear`"), "{text}");
-    let there: Vec<String> =
-        unfit["jobs"].as_array().unwrap().iter().map(|job| job.as_str().unwrap().into()).collect();
+    let there: Vec<_> = unfit["jobs"].as_array().unwrap().iter().map(|job| job.as_str().unwrap()).collect();
     assert!(!there.is_empty(), "{unfit:#}");
-    for job in jobs.iter().filter(|job| !there.contains(job)) {
+    for job in jobs.iter().filter(|job| !there.contains(&job.as_str())) {
         f.state(job, "succeeded").await;
     }
     all_well(f, &jobs).await;
     let mut begun = 0;
-    for job in &there {
+    for job in there {
         let seen = f.state(job, "accepted").await;
         assert_eq!((&seen["waiting_for"], &seen["started_at"]), (&json!("ready"), &Value::Null), "{seen:#}");
         begun += usize::from(seen["reason"]["code"] == "machine_unfit");
@@ -337,34 +314,15 @@ async fn one_of_two_is_unfit(f: &Factory, cause: &str, mend: impl FnOnce()) {
         assert!(why.contains("s0") && why.contains(cause) && why.contains("`clear`"), "{why}");
     }
     assert_eq!(begun, 1, "one was to begin, and nothing after it");
-    let (done, status) = f.local(0, &["status"]).await;
-    assert!(done && status.contains(cause) && status.contains("reloop-slave clear"), "{status}");
+    let status = f.locally(0, &["status"]).await;
+    assert!(status.contains(cause) && status.contains("reloop-slave clear"), "{status}");
     mend();
-    f.client.clear("s0", &json!({})).await.unwrap().expect(202);
+    f.slave_command(0, "clear", json!({})).await;
     for job in &jobs {
         f.state(job, "succeeded").await;
     }
     all_well(f, &jobs).await;
     f.slave(0, "ready", |slave| slave["status"] == "ready").await;
-}
-
-/// Two slaves with a `tool` each, in this directory.
-async fn two_with_tools(dir: &Path) -> Factory {
-    let mut f = Factory::empty(MasterOptions::default()).await;
-    for slave in 0..2 {
-        let tool = dir.join(format!("tool{slave}"));
-        put_program(&tool, "#!/bin/sh\nexit 0\n", 0o755);
-        f.add(|options| own_program(options, &tool));
-        f.online(slave).await;
-    }
-    f
-}
-
-fn put_program(path: &Path, text: &str, mode: u32) {
-    // A file that is executed can't be written to.
-    let _ = fs::remove_file(path);
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// Also what a file system keeps back for root.
@@ -386,15 +344,15 @@ async fn e6_a_program_that_one_of_two_machines_can_not_execute_ends_no_job() {
     let dir = tempfile::tempdir().unwrap();
     let f = two_with_tools(dir.path()).await;
     let tool = dir.path().join("tool0");
-    let whole = || put_program(&tool, "#!/bin/sh\nexit 0\n", 0o755);
+    let mended = || put_program(&tool, RUNS_WELL, 0o755);
     fs::remove_file(&tool).unwrap();
-    one_of_two_is_unfit(&f, "No such file", whole).await;
-    put_program(&tool, "#!/bin/sh\nexit 0\n", 0o644);
-    one_of_two_is_unfit(&f, "Permission denied", whole).await;
+    one_of_two_is_unfit(&f, "No such file", mended).await;
+    put_program(&tool, RUNS_WELL, 0o644);
+    one_of_two_is_unfit(&f, "Permission denied", mended).await;
     put_program(&tool, "\0 no program", 0o755);
-    one_of_two_is_unfit(&f, "Exec format error", whole).await;
+    one_of_two_is_unfit(&f, "Exec format error", mended).await;
     put_program(&tool, "#!/no/such/interpreter\n", 0o755);
-    one_of_two_is_unfit(&f, "No such file", whole).await;
+    one_of_two_is_unfit(&f, "No such file", mended).await;
 }
 
 #[tokio::test]
@@ -420,21 +378,20 @@ async fn e6_a_full_disk_under_the_runs_of_one_of_two_machines_ends_no_job() {
 #[tokio::test]
 async fn e6_a_machine_that_can_not_begin_stays_so_until_it_is_cleared_whatever_starts_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let tool = dir.path().join("tool");
-    let mut f = Factory::with(|options| own_program(options, &tool)).await;
-    let job = f.place(json!({"program": "tool", "params": {}})).await;
+    let program = dir.path().join("tool");
+    let mut f = Factory::with(|options| own_program(options, &program)).await;
+    let job = f.place(tool()).await;
     f.until(&job, "held back", |job| job["reason"]["code"] == "machine_unfit").await;
-    let canceled = f.place(json!({"program": "tool", "params": {}})).await;
-    assert_eq!(f.job(&canceled).await["state"], "queued", "nothing is given to a machine that can't begin");
-    f.client.cancel(&canceled, &json!({})).await.unwrap().expect(202);
-    put_program(&tool, "#!/bin/sh\nexit 0\n", 0o755);
+    let canceled = f.place(tool()).await;
+    assert_eq!(f.job(&canceled).await["state"], "queued", "an unfit machine is given nothing");
+    f.job_command(&canceled, "cancel", json!({})).await;
+    put_program(&program, RUNS_WELL, 0o755);
     f.slaves[0].restart();
-    f.slave(0, "on its second session", |slave| slave["link"] == "online" && slave["session"] == 2).await;
+    f.session(0, 2).await;
     f.nets[0].cut(Close::Reset);
     f.slaves[0].reboot();
-    let status = f
-        .at_machine(0, "in need of a person", |status| status["machine"]["attention"] == "machine_unfit")
-        .await;
+    let is_unfit = |status: &Value| status["machine"]["attention"] == "machine_unfit";
+    let status = f.at_machine(0, "in need of a person", is_unfit).await;
     assert!(status["machine"]["attention_text"].as_str().unwrap().contains("No such file"), "{status:#}");
     f.held_as(0, &job, "accepted").await;
     assert!(f.locally(0, &["clear"]).await.contains("machine_unfit"));

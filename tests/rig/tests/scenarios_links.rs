@@ -2,41 +2,37 @@
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
-mod scenario;
-
 use std::time::Duration;
 
+use reloop_rig::client::Client;
+use reloop_rig::factory::{Factory, gated, has_flag, in_ms, ms, now_ms, printed, printer, starting, work};
 use reloop_rig::nginx::Nginx;
-use reloop_rig::process::{LinkSettings, MasterOptions, Slave};
+use reloop_rig::process::{LinkSettings, MasterOptions};
 use reloop_rig::proxy::{Close, Direction, Proxy};
-use reloop_rig::wait::eventually;
-use scenario::{Factory, PATIENCE, gated, has_flag, in_ms, ms, now_ms, printed, printer, with, work};
+use reloop_rig::wait::{PATIENCE, eventually};
 use serde_json::{Value, json};
 
 #[tokio::test]
 async fn a8_a_job_that_ends_while_the_link_is_cut_is_recorded_with_its_own_time_and_then_forgotten() {
     let f = Factory::new().await;
-    let job = f.place(printer("cut", 0)).await;
-    f.state(&job, "running").await;
+    let job = f.running(printer("cut", 0)).await;
     f.nets[0].cut(Close::Reset);
     f.offline(0).await;
     let seen = f.job(&job).await;
     assert_eq!(seen["state"], "running", "a cut says nothing about a job");
-    assert!(has_flag(&seen, "stale"), "{seen:#}");
-    assert_eq!(seen["freshness"]["link"], "offline");
+    assert_eq!((has_flag(&seen, "stale"), &seen["freshness"]["link"]), (true, &json!("offline")), "{seen:#}");
     f.slaves[0].open_gate("cut");
     let ended = f.held_as(0, &job, "succeeded").await;
+
     let back = now_ms();
     f.nets[0].pass();
-    let seen = f.state(&job, "succeeded").await;
+    let seen = f.finish(&job, "cut").await;
     assert_eq!(ms(&seen["ended_at"]), ms(&ended["ended_at"]));
-    assert!(ms(&seen["ended_at"]) <= back, "{seen:#}");
+    assert!(ms(&seen["ended_at"]) <= back && !has_flag(&seen, "stale"), "{seen:#}");
     assert_eq!(seen["outcome"]["exit_code"], 0);
-    assert!(!has_flag(&seen, "stale"), "{seen:#}");
     f.holds_nothing(0).await;
     assert_eq!(f.output(0, &job), printed());
-    assert_eq!(f.slaves[0].starts("cut"), 1);
-    assert_eq!(f.ruling(0, &job).await["verdict"], "forget");
+    assert_eq!(f.verdict("s0", &job).await, "forget");
 }
 
 /// When the slave of a job was last heard, and whether it may have been heard since.
@@ -50,7 +46,7 @@ async fn when_the_slave_of_a_quiet_job_was_last_heard_never_goes_back() {
     let mut f = Factory::new().await;
     let job = f.place(gated("quiet")).await;
     let started = heard(&f.state(&job, "running").await).0;
-    // Heartbeats go on, and the job says nothing.
+    // Heartbeats go on, and the job reports nothing.
     let online = f.until(&job, "heard since", |job| heard(job).0 > started + 1000).await;
     assert!(!heard(&online).1);
     f.nets[0].cut(Close::Reset);
@@ -59,11 +55,11 @@ async fn when_the_slave_of_a_quiet_job_was_last_heard_never_goes_back() {
     assert!(offline >= heard(&online).0, "{offline} after {online:#}");
     assert!(!at_least, "this master heard it");
 
-    // A master that was killed knows less of it, says so, and does not go behind what the job went through.
+    // A master that was killed knows only that it was heard then or later.
     f.nets[0].pass();
     f.online(0).await;
-    let later = f.place(with(work("later", 0.0), json!({ "start": { "not_before": in_ms(600_000) } }))).await;
-    f.state(&later, "accepted").await;
+    let later =
+        f.waiting(starting(work("later", 0.0), json!({ "not_before": in_ms(600_000) })), "time").await;
     f.master.kill();
     f.nets[0].cut(Close::Reset);
     f.master.restart().await;
@@ -72,8 +68,7 @@ async fn when_the_slave_of_a_quiet_job_was_last_heard_never_goes_back() {
     assert_eq!(f.offline(0).await["last_contact_at_least"], true);
     f.nets[0].pass();
     f.until(&job, "heard by this master", |job| !heard(job).1).await;
-    f.slaves[0].open_gate("quiet");
-    f.state(&job, "succeeded").await;
+    f.finish(&job, "quiet").await;
 }
 
 #[tokio::test]
@@ -91,10 +86,9 @@ async fn a_flapping_link_changes_nothing_about_a_running_job() {
             assert_eq!(f.job(&job).await["state"], "running");
         }
     }
-    f.slaves[0].open_gate("flap");
-    f.state(&job, "succeeded").await;
+    f.finish(&job, "flap").await;
     f.state(&waits, "succeeded").await;
-    assert_eq!((f.slaves[0].starts("flap"), f.slaves[0].starts("behind")), (1, 1));
+    f.started_once(&["behind"]);
     f.holds_nothing(0).await;
     f.ran_undisturbed(&job).await;
 }
@@ -102,8 +96,7 @@ async fn a_flapping_link_changes_nothing_about_a_running_job() {
 #[tokio::test]
 async fn a_half_open_link_is_noticed_by_its_silence_and_the_job_goes_on() {
     let f = Factory::new().await;
-    let job = f.place(gated("half")).await;
-    f.state(&job, "running").await;
+    let job = f.running(gated("half")).await;
     let before = now_ms();
     f.nets[0].half_open();
     let slave = f.offline(0).await;
@@ -112,29 +105,21 @@ async fn a_half_open_link_is_noticed_by_its_silence_and_the_job_goes_on() {
     assert_eq!((seen["state"].as_str(), has_flag(&seen, "stale")), (Some("running"), true));
     f.slaves[0].open_gate("half");
     f.held_as(0, &job, "succeeded").await;
-    assert_eq!(f.job(&job).await["state"], "running", "only the slave says otherwise");
+    assert_eq!(f.job(&job).await["state"], "running", "nothing else was reported");
     f.nets[0].pass();
     f.nets[0].drop_existing(Close::Reset);
-    f.state(&job, "succeeded").await;
-    assert_eq!(f.slaves[0].starts("half"), 1);
+    f.finish(&job, "half").await;
 }
 
 #[tokio::test]
 async fn c5_a_slave_that_comes_back_over_a_half_open_link_takes_over_at_once() {
     let f = Factory::new().await;
-    let job = f.place(gated("again")).await;
-    f.state(&job, "running").await;
-    let session = f.online(0).await["session"].as_u64().unwrap();
-    f.nets[0].half_open_existing();
+    let job = f.running(gated("again")).await;
     // The slave notices by its own silence limit and dials anew, while the master may still hold the dead link.
-    f.slave(0, "on a newer session", |slave| {
-        slave["link"] == "online" && slave["session"].as_u64() > Some(session)
-    })
-    .await;
+    f.nets[0].half_open_existing();
+    f.session(0, 2).await;
     assert_eq!(f.job(&job).await["state"], "running");
-    f.slaves[0].open_gate("again");
-    f.state(&job, "succeeded").await;
-    assert_eq!(f.slaves[0].starts("again"), 1);
+    f.finish(&job, "again").await;
 }
 
 /// The handshake is Challenge and Welcome one way, Hello and Settled the other: a cut before and after each of them,
@@ -142,11 +127,8 @@ async fn c5_a_slave_that_comes_back_over_a_half_open_link_takes_over_at_once() {
 #[tokio::test]
 async fn d9_a_cut_at_any_message_of_the_handshake_has_no_effect() {
     let f = Factory::new().await;
-    let running = f.place(gated("running")).await;
-    f.state(&running, "running").await;
-    let waiting = f.place(work("waiting", 0.0)).await;
-    f.until(&waiting, "on the slave's disk", |job| job["waiting_for"] == "turn").await;
-    let mut placed = vec![];
+    let running = f.running(gated("running")).await;
+    let mut waiting = vec![(f.waiting(work("waiting", 0.0), "turn").await, "waiting".to_owned())];
     let cuts = [
         (Direction::ToSlave, 0, false),
         (Direction::ToSlave, 1, true),
@@ -166,23 +148,21 @@ async fn d9_a_cut_at_any_message_of_the_handshake_has_no_effect() {
         let connections = f.nets[0].counts().connections;
         f.nets[0].drop_existing(Close::Fin);
         f.offline(0).await;
-        placed.push((f.place(work(&format!("placed-{round}"), 0.0)).await, format!("placed-{round}")));
+        let tag = format!("placed-{round}");
+        waiting.push((f.place(work(&tag, 0.0)).await, tag));
         f.nets[0].cut_after_frame(direction, frame, before);
         f.slaves[0].cont();
         f.nets[0].wait_for_connections(connections + 2).await;
         f.online(0).await;
         let seen = f.job(&running).await;
         assert_eq!(seen["state"], "running", "{direction:?} {frame} before={before}: {seen:#}");
-        assert_eq!(f.slaves[0].starts("waiting"), 0);
+        f.never_started(&["waiting"]);
     }
-    f.slaves[0].open_gate("running");
-    f.state(&running, "succeeded").await;
-    f.state(&waiting, "succeeded").await;
-    for (job, tag) in &placed {
+    f.finish(&running, "running").await;
+    for (job, tag) in &waiting {
         f.state(job, "succeeded").await;
-        assert_eq!(f.slaves[0].starts(tag), 1, "{tag}");
+        f.started_once(&[tag]);
     }
-    assert_eq!((f.slaves[0].starts("running"), f.slaves[0].starts("waiting")), (1, 1));
     f.holds_nothing(0).await;
 }
 
@@ -194,10 +174,9 @@ async fn cut_an_offer(f: &Factory, name: &str, cuts: &[(Direction, u64, bool)]) 
         f.nets[0].drop_existing(Close::Fin);
         f.nets[0].wait_for_connections(connections + 1).await;
         let tag = format!("{name}-{round}");
-        let job = f.place(work(&tag, 0.0)).await;
-        let job = f.state(&job, "succeeded").await;
+        let job = f.done(work(&tag, 0.0)).await;
         assert_eq!(job["attempt"], 1, "{direction:?} {frame} before={before}");
-        assert_eq!(f.slaves[0].starts(&tag), 1, "{direction:?} {frame} before={before}");
+        f.started_once(&[&tag]);
     }
     f.holds_nothing(0).await;
 }
@@ -207,7 +186,7 @@ async fn a1_an_offer_that_the_link_lost_is_made_again_under_the_same_attempt() {
     let f = Factory::new().await;
     let cuts = [(Direction::ToSlave, 3, true), (Direction::ToSlave, 3, false)];
     cut_an_offer(&f, "offer", &cuts).await;
-    // And for certain on its way: the agent stands still, and the connection breaks with the offer in it.
+    // Here the offer is on its way for certain: the agent stands still, and the connection breaks.
     f.slaves[0].pause();
     let job = f.place(work("paused", 0.0)).await;
     assert_eq!(f.job(&job).await["state"], "assigned");
@@ -216,7 +195,7 @@ async fn a1_an_offer_that_the_link_lost_is_made_again_under_the_same_attempt() {
     assert_eq!(f.job(&job).await["state"], "assigned", "silence proves nothing");
     f.slaves[0].cont();
     assert_eq!(f.state(&job, "succeeded").await["attempt"], 1);
-    assert_eq!(f.slaves[0].starts("paused"), 1);
+    f.started_once(&["paused"]);
 }
 
 #[tokio::test]
@@ -244,12 +223,11 @@ async fn a2_what_the_slave_began_unheard_is_running_at_the_next_handshake_and_no
     let mut options = MasterOptions::default();
     calm(&mut options.link);
     let mut f = Factory::empty(options).await;
-    f.add(|options| calm(&mut options.link));
-    f.online(0).await;
-    // Hello and Settled go through, the word that it was taken does not, and nobody comes back until we say so.
+    f.add(|options| calm(&mut options.link)).await;
+    // Hello and Settled go through, the report that the job was taken does not, and no new connection is made.
     f.nets[0].cut_after_frame(Direction::ToMaster, 3, true);
     f.nets[0].drop_existing(Close::Reset);
-    f.slave(0, "on its second session", |slave| slave["link"] == "online" && slave["session"] == 2).await;
+    f.session(0, 2).await;
     f.nets[0].refuse();
     let job = f.place(gated("unheard")).await;
     f.held_as(0, &job, "running").await;
@@ -257,19 +235,15 @@ async fn a2_what_the_slave_began_unheard_is_running_at_the_next_handshake_and_no
     assert_eq!(f.job(&job).await["state"], "assigned");
     f.nets[0].pass();
     f.state(&job, "running").await;
-    assert_eq!(f.ruling(0, &job).await["verdict"], "keep");
-    f.slaves[0].open_gate("unheard");
-    assert_eq!(f.state(&job, "succeeded").await["attempt"], 1);
-    assert_eq!(f.slaves[0].starts("unheard"), 1);
+    assert_eq!(f.verdict("s0", &job).await, "keep");
+    assert_eq!(f.finish(&job, "unheard").await["attempt"], 1);
 }
 
 #[tokio::test]
 async fn e4_a_stretch_of_output_is_the_same_however_often_and_over_whichever_link_it_is_asked_for() {
     let f = Factory::new().await;
-    let job = f.place(printer("log", 0)).await;
-    f.state(&job, "running").await;
-    f.slaves[0].open_gate("log");
-    f.state(&job, "succeeded").await;
+    let job = f.running(printer("log", 0)).await;
+    f.finish(&job, "log").await;
     let whole = printed();
     let mut read = String::new();
     while read.len() < whole.len() {
@@ -289,8 +263,8 @@ async fn e4_a_stretch_of_output_is_the_same_however_often_and_over_whichever_lin
     }
     assert_eq!(read, whole, "no doubles and no gaps");
     let past = f.client.job_log(&job, &format!("offset={}", whole.len() + 500)).await.unwrap();
-    assert_eq!(past.headers["reloop-log-offset"], whole.len().to_string(), "what is not there is said");
-    assert_eq!(past.expect(200), Value::Null, "an empty stretch");
+    assert_eq!(past.headers["reloop-log-offset"], whole.len().to_string());
+    assert_eq!(past.expect(200), Value::Null, "behind the end there is an empty stretch");
 }
 
 #[tokio::test]
@@ -298,11 +272,13 @@ async fn a_slow_and_distant_network_only_makes_it_later() {
     let f = Factory::new().await;
     f.nets[0].delay(Duration::from_millis(150));
     f.nets[0].throttle(20_000);
-    let due = in_ms(1200);
-    let job = f.place(with(work("slow", 0.0), json!({"start": {"not_before": due}}))).await;
+    let due = in_ms(3000);
+    let job = f.waiting(starting(work("slow", 0.0), json!({ "not_before": due })), "time").await;
+    f.never_started(&["slow"]);
     let job = f.state(&job, "succeeded").await;
-    assert!(ms(&job["started_at"]) >= ms(&json!(due)), "{job:#}");
-    assert_eq!(f.slaves[0].starts("slow"), 1);
+    let late = ms(&job["started_at"]) - ms(&json!(due));
+    assert!((0..3000).contains(&late), "{late} ms after its time: {job:#}");
+    f.started_once(&["slow"]);
 }
 
 #[tokio::test]
@@ -310,13 +286,12 @@ async fn the_shipped_nginx_site_carries_links_and_events_through_reload_and_rest
     let mut f = Factory::empty(MasterOptions::default()).await;
     let Some(nginx) = Nginx::start(f.master.addr().port()).await else { return };
     let net = Proxy::start(nginx.addr());
-    f.slaves.push(Slave::start(scenario::options("s0", &net.url())));
-    f.nets.push(net);
-    f.online(0).await;
-    let through = reloop_rig::client::Client::new(nginx.addr(), Some(admin_token(&f)));
+    let url = net.url();
+    f.dial_through(net, url, |_| {});
+    let session = f.online(0).await["session"].clone();
+    let through = Client::new(nginx.addr(), Some(f.master.admin_token()));
     let mut events = through.events(None).await.unwrap();
-    let job = f.place(gated("nginx")).await;
-    f.state(&job, "running").await;
+    let job = f.running(gated("nginx")).await;
     let heard = async {
         while let Some(event) = events.next().await.unwrap() {
             if event.data["id"] == job.as_str() && event.data["state"] == "running" {
@@ -326,7 +301,7 @@ async fn the_shipped_nginx_site_carries_links_and_events_through_reload_and_rest
         panic!("the stream ended");
     };
     tokio::time::timeout(PATIENCE, heard).await.expect("events pass at once");
-    let session = f.online(0).await["session"].clone();
+
     nginx.reload();
     through.livez().await.unwrap().expect(200);
     assert_eq!(f.job(&job).await["state"], "running");
@@ -334,14 +309,7 @@ async fn the_shipped_nginx_site_carries_links_and_events_through_reload_and_rest
     f.offline(0).await;
     let nginx = Nginx::start(f.master.addr().port()).await.unwrap();
     f.nets[0].redirect(nginx.addr());
-    let slave = f.online(0).await;
-    assert_ne!(slave["session"], session);
-    f.slaves[0].open_gate("nginx");
-    f.state(&job, "succeeded").await;
-    assert_eq!(f.slaves[0].starts("nginx"), 1);
+    assert_ne!(f.online(0).await["session"], session);
+    f.finish(&job, "nginx").await;
     f.ran_undisturbed(&job).await;
-}
-
-fn admin_token(f: &Factory) -> String {
-    std::fs::read_to_string(f.master.data_dir().join("admin.token")).unwrap().trim().to_owned()
 }

@@ -1,18 +1,16 @@
-//! Connections of whoever can reach the master's port: none of them is waited for without an end, and however many there
-//! are, clients are answered and slaves come in.
+//! Connections of whoever can reach the master's port: each has a deadline, and however many there are, clients are answered
+//! and slaves come in.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
-
-mod scenario;
 
 use std::time::Duration;
 
 use reloop_rig::client::Client;
+use reloop_rig::factory::{Factory, work};
 use reloop_rig::nginx::Nginx;
 use reloop_rig::process::MasterOptions;
-use reloop_rig::wait::eventually;
+use reloop_rig::wait::{PATIENCE, eventually};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use scenario::{Factory, PATIENCE, work};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -56,11 +54,9 @@ async fn strangers_that_take_every_descriptor_keep_nobody_out() {
     let begun = Instant::now();
     eventually("an answer", PATIENCE, async || f.client.livez().await).await.expect(200);
     assert!(begun.elapsed() < RECOVERY, "after {:?}", begun.elapsed());
-    f.add(|_| {});
-    f.online(0).await;
-    let job = f.place(work("one", 0.0)).await;
-    f.state(&job, "succeeded").await;
-    assert_eq!(f.master.log().matches("new connections have to wait").count(), 1, "it is told once");
+    f.add(|_| {}).await;
+    f.done(work("one", 0.0)).await;
+    assert_eq!(f.master.log().matches("new connections have to wait").count(), 1, "it is logged once");
 }
 
 #[tokio::test]
@@ -102,7 +98,7 @@ async fn who_sends_nothing_or_no_end_or_reads_nothing_is_dropped() {
     );
     let unread = async {
         let mut stream = connect().await;
-        // Until nothing fits in any more, and then until the master has had enough.
+        // First until nothing fits in any more, then until the master closes the connection.
         let writing = async { while stream.write_all(GET).await.is_ok() {} };
         timeout(PATIENCE * 2, writing).await.expect("who reads nothing is waited for");
     };
@@ -144,8 +140,7 @@ async fn no_request_is_lost_between_a_proxy_and_a_master_that_both_let_go_of_idl
     let config = format!("http.idle_seconds = {MASTER_IDLE}");
     let f = Factory::empty(MasterOptions { config, ..MasterOptions::default() }).await;
     let Some(nginx) = Nginx::start_with(f.master.addr().port(), Some(PROXY_IDLE)).await else { return };
-    let token = std::fs::read_to_string(f.master.data_dir().join("admin.token")).unwrap();
-    let through = Client::new(nginx.addr(), Some(token.trim().to_owned()));
+    let through = Client::new(nginx.addr(), Some(f.master.admin_token()));
     let clients = (0..CLIENTS).map(|number| {
         let through = through.clone();
         tokio::spawn(async move {

@@ -25,7 +25,6 @@ use std::path::Path;
 
 pub use self::list::UNBROKEN;
 
-/// The environment variable that turns one break on.
 pub const SWITCH: &str = "RELOOP_BREAK";
 
 /// In a [`Break::with`]: whether the break is on. Where it stands, `with` is the whole of what replaces the find.
@@ -37,7 +36,6 @@ pub const SIMULATION: &str = "simulation";
 /// Test programs that are about the rules alone, as `caught_by` names them.
 pub const RULE_TESTS: [&str; 3] = ["rules", "disagreements", "fences"];
 
-/// One rule, broken.
 #[derive(Debug, Clone, Copy)]
 pub struct Break {
     /// Its name, as the environment says it.
@@ -48,9 +46,7 @@ pub struct Break {
     /// The source text that it changes: an expression, or a statement with its semicolon; anything at all if `with`
     /// says [`SEEDED`] itself.
     pub find: &'static str,
-    /// What runs instead.
     pub with: &'static str,
-    /// Which rule that breaks.
     pub what: &'static str,
     /// Who notices: [`SIMULATION`], or `program::test`.
     pub caught_by: &'static [&'static str],
@@ -99,7 +95,6 @@ impl Break {
         self.place.split_once('#').map_or((self.place, None), |(path, function)| (path, Some(function)))
     }
 
-    /// It may stand in this file.
     fn covers(&self, file: &str) -> bool {
         let rest = file.strip_prefix(self.place().0);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) && file.ends_with(".rs")

@@ -12,9 +12,7 @@ use crate::rows::{Level, ROWS, Row, Scope, row};
 /// A test as its source shows it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Test {
-    /// Its file, from the project's root.
     pub file: String,
-    /// Its name.
     pub name: String,
 }
 
@@ -30,7 +28,7 @@ impl Test {
 
     /// On which level it runs, by where it stands; none where no test may bear a number.
     pub fn level(&self) -> Option<Level> {
-        let with_processes = |tests: &str| tests.starts_with("scenarios_") || tests == "disks.rs";
+        let with_processes = |tests: &str| tests.starts_with("scenarios_") || tests.starts_with("disks/");
         if self.file.starts_with("tests/sim/tests/disagreements/") {
             Some(Level::Rules)
         } else if self.file.strip_prefix("tests/rig/tests/").is_some_and(with_processes) {
@@ -45,9 +43,6 @@ impl Test {
 pub const FOLDERS: [&str; 3] = ["tests/sim/tests", "tests/rig/tests", "tests/tools/tests"];
 
 /// Every test in the sources below a folder of the project, in order.
-///
-/// # Panics
-/// When the sources cannot be read.
 pub fn collect(root: &Path, folder: &str) -> Vec<Test> {
     let mut tests = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -125,7 +120,6 @@ pub fn gaps(tests: &[Test]) -> Vec<String> {
     gaps
 }
 
-/// `docs/coverage.md`.
 pub fn page(tests: &[Test]) -> String {
     let mut page = crate::docs::Page::new("Coverage", "`tests/tools/src/rows.rs` and the names of the tests");
     page.text(

@@ -1,5 +1,6 @@
 //! What of the tests is for people to run and to look at: the demo, benches, seeded bugs, mutants, and the pages that are
 //! printed from the code.
+#![allow(missing_docs, reason = "a name that says everything needs no sentence beside it")]
 
 pub mod bench;
 pub mod breaks;

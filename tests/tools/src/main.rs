@@ -41,7 +41,7 @@ enum Verb {
     },
     /// Measures whole processes, in turn with a peer. Build with `--release`.
     Bench {
-        /// Which; all if none is named.
+        /// The benches to run; all if none is named.
         names: Vec<String>,
         /// How many slaves or jobs; without it, as many as the bench's aim is about.
         #[arg(long)]
@@ -73,15 +73,15 @@ enum Verb {
     },
     /// Enumerates every state of a small floor, with every fault at every moment: all configurations, or one.
     Model {
-        /// Which configuration.
+        /// The configuration to check; all if none is named.
         name: Option<String>,
-        /// Tell which there are.
+        /// List the configurations.
         #[arg(long)]
         list: bool,
-        /// So many faults, instead of what the configuration says.
+        /// The number of faults, in place of the configuration's.
         #[arg(long)]
         faults: Option<u8>,
-        /// So many deeds of people, instead of what the configuration says.
+        /// The number of people's deeds, in place of the configuration's.
         #[arg(long)]
         deeds: Option<u8>,
         /// Find the shortest way to what does not hold; this needs much more memory.
@@ -99,22 +99,22 @@ enum Verb {
         /// The first seed.
         #[arg(long, default_value_t = 0)]
         from: u64,
-        /// Slaves in each schedule; else the seed says.
+        /// Slaves in each schedule; by default the seed decides.
         #[arg(long)]
         slaves: Option<usize>,
-        /// Jobs in each schedule; else the seed says.
+        /// Jobs in each schedule; by default the seed decides.
         #[arg(long)]
         jobs: Option<usize>,
         /// Go on when something breaks, and keep one schedule of each way in which something does.
         #[arg(long)]
         all: bool,
-        /// Where a schedule goes that breaks something.
+        /// The directory for schedules that break something.
         #[arg(long, default_value = "target/schedules")]
         keep: PathBuf,
     },
     /// Plays a schedule from a file, and prints every event, what came of it and what was written.
     Replay {
-        /// The schedule.
+        /// The file of the schedule.
         file: PathBuf,
         /// Wait for Enter before each act.
         #[arg(long)]
@@ -137,7 +137,7 @@ struct Mutants {
     /// Only those whose name matches this regular expression.
     #[arg(long)]
     only: Option<Regex>,
-    /// Say what there is, and run nothing.
+    /// List them, and run nothing.
     #[arg(long)]
     list: bool,
     /// Only those that have not been noticed so far; what was found earlier is kept.
@@ -157,9 +157,9 @@ struct Mutants {
 /// What of the breaks to run.
 #[derive(clap::Args)]
 struct Breaks {
-    /// Only these; all if none is named.
+    /// The breaks to try; all if none is named.
     names: Vec<String>,
-    /// Say what there is, and run nothing.
+    /// List them, and run nothing.
     #[arg(long)]
     list: bool,
     /// Only what tests of the rules and the simulation are to notice: no processes.

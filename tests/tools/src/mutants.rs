@@ -2,14 +2,17 @@
 //!
 //! A mutant is a small change that nobody thought of: an operator turned round, a condition that always holds, a
 //! function that does nothing. Most of them are bugs, and each of those has to be noticed by somebody. cargo-mutants
-//! names them ([`list`]) but builds each by itself. Here all that can be are built into one copy of the rules, each
-//! behind a switch ([`doctor`]) that the environment turns ([`SWITCH`]); only what cannot be switched is built by itself
-//! ([`copy`]).
+//! names them ([`list`]); all that can be are built into one copy of the rules, each behind a switch ([`doctor`]) that
+//! the environment turns ([`SWITCH`]), and only what cannot be switched is built by itself ([`copy`]).
+//!
+//! cargo-mutants itself builds each mutant: 20 s for 0.5 s of the rules' tests on two cores, which makes 8.4 hours for all
+//! 1,465 and leaves out the schedules and the model check. One build with switches tries all of them against all three in half
+//! an hour to an hour.
 //!
 //! A mutant that does not compile is not viable, and is counted apart. The others meet, until one notices, the tests of
-//! the rules, the random schedules and the model check ([`run`]). Whoever was not there cannot notice: a run without
-//! any mutant tells which of them each test reaches, and a mutant meets only the tests that reach it. What none notices
-//! has survived. Either that is a gap in the proof, or the change makes no difference: then [`EXPLAINED`] says why.
+//! the rules, the random schedules and the model check ([`run`]). A run without any mutant tells which mutants each test
+//! reaches, and a mutant meets only the tests that reach it. What none notices has survived. Either that is a gap in the
+//! proof, or the change makes no difference: then [`EXPLAINED`] says why.
 
 pub mod copy;
 pub mod doctor;
@@ -35,14 +38,11 @@ pub const REACHED: &str = "RELOOP_MUTANTS_REACHED";
 /// The package whose mutants these are.
 const PACKAGE: &str = "reloop-protocol";
 
-/// One mutant of one file.
 #[derive(Debug, Clone)]
 pub struct Mutant {
-    /// The file, from the workspace's root.
     pub file: String,
     /// What it is called: file, description and the line it stands in. It stays the same when lines move.
     pub name: String,
-    /// The change itself.
     pub piece: Piece,
 }
 

@@ -9,14 +9,12 @@
 
 use reloop_protocol::reconcile::{Line, TABLE};
 
-/// One disagreement.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     /// Its number: a letter for the field, and a count.
     pub number: &'static str,
     /// What each side holds, or what happens.
     pub case: &'static str,
-    /// What must come out.
     pub outcome: &'static str,
     /// What decides it beside the verdict table.
     pub rules: &'static [Rule],
@@ -28,16 +26,12 @@ pub struct Row {
     pub scope: Scope,
 }
 
-/// A function that decides.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
-    /// Its file, from the project's root.
     pub file: &'static str,
-    /// Its name.
     pub function: &'static str,
 }
 
-/// Where a test runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
     /// Both nodes' rules in a world without processes.
@@ -80,7 +74,6 @@ impl About {
 /// How much of a row the product has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// All of it.
     Whole,
     /// Not this part, which therefore no test shows.
     Without(&'static str),
@@ -104,7 +97,6 @@ impl Row {
     }
 }
 
-/// The row of a number.
 pub fn row(number: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.number == number)
 }
@@ -144,9 +136,8 @@ const ORDER_PLACED: Rule = rule("protocol/src/master/command.rs", "order_placed"
 const SAY_AGAIN: Rule = rule("protocol/src/slave/desired.rs", "say_again");
 const STANDING: Rule = rule("protocol/src/slave/handshake.rs", "standing");
 const UNACCEPTABLE: Rule = rule("protocol/src/slave/desired.rs", "unacceptable");
-const WISH: Rule = rule("protocol/src/slave/desired.rs", "set_desired");
+const SET_DESIRED: Rule = rule("protocol/src/slave/desired.rs", "set_desired");
 
-/// Every row.
 pub const ROWS: &[Row] = &[
     // A. Assignment, start, cancel.
     shown(
@@ -326,14 +317,14 @@ pub const ROWS: &[Row] = &[
         "B3",
         "The master changed the time while the slave was offline.",
         "Applied if it has not started; else the slave's fact stands and shows under which desired it started.",
-        &[WISH],
+        &[SET_DESIRED],
         &[],
     ),
     shown(
         "B4",
         "The master withdrew the start, and the slave runs it already.",
         "It goes on: a cancel is for a client to ask for, never an automatic stop.",
-        &[WISH],
+        &[SET_DESIRED],
         &[],
     ),
     shown(
@@ -528,7 +519,7 @@ pub const ROWS: &[Row] = &[
         "E2",
         "The work under an assignment changed.",
         "Its digest is pinned: what differs does not start.",
-        &[UNACCEPTABLE, WISH],
+        &[UNACCEPTABLE, SET_DESIRED],
         &[],
     ),
     Row {

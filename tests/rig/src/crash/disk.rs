@@ -19,7 +19,6 @@ const PAGE: usize = 4096;
 pub struct Disk {
     files: BTreeMap<Inode, Contents>,
     dirs: BTreeMap<Inode, Names>,
-    /// How many acts it has seen.
     acts: usize,
 }
 
@@ -87,7 +86,6 @@ impl Disk {
         disk
     }
 
-    /// One more act.
     pub fn see(&mut self, act: &Act) {
         let number = self.acts;
         self.acts += 1;
@@ -160,9 +158,6 @@ impl Disk {
 
     /// Writes into an empty directory what a power cut at this moment may have left. What became of what was not synced, in
     /// words.
-    ///
-    /// # Panics
-    /// When it cannot be written.
     pub fn lose_power(&self, random: &mut Random, into: &Path) -> String {
         let fate = match random.below(12) {
             0 => Fate::None,

@@ -30,9 +30,6 @@ pub struct Recorder {
 
 impl Recorder {
     /// What is below `root` now is taken to be durable. `log` is where strace writes to.
-    ///
-    /// # Panics
-    /// When it cannot be read.
     pub fn new(root: &Path, log: PathBuf) -> Self {
         let mut recorder = Self {
             root: root.to_owned(),
@@ -65,9 +62,6 @@ impl Recorder {
     }
 
     /// Runs a program until it ends, well or by SIGKILL, and notes what it did.
-    ///
-    /// # Panics
-    /// When strace does not run, and when the program ends otherwise or did what cannot be modelled.
     pub fn run(&mut self, program: &Path, args: &[&str]) {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-qq", "-y", "-xx", "-s", STRING_BYTES, "-e", CALLS, "-e", "signal=none", "-o"]);
@@ -80,7 +74,6 @@ impl Recorder {
         Process { unfinished: HashMap::new(), positions: HashMap::new() }.read(self, &text);
     }
 
-    /// What was recorded.
     pub fn end(self) -> Recording {
         Recording { before: self.before, acts: self.acts, starts: self.starts, log: self.log }
     }

@@ -7,10 +7,6 @@ use reloop_slave::config as of_slave;
 
 const FILE: &str = "/etc/reloop/fuzzed.toml";
 
-/// The master's file.
-///
-/// # Panics
-/// If an error does not say where it is, or a config is taken that breaks its own bounds.
 pub fn master(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match of_master::Config::parse(text, Some(Path::new(FILE)), of_master::Overrides::default()) {
@@ -30,10 +26,6 @@ pub fn master(bytes: &[u8]) {
     }
 }
 
-/// The slave's file.
-///
-/// # Panics
-/// If an error does not say where it is, or a config is taken that breaks its own bounds.
 pub fn slave(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match of_slave::Config::parse(text, Path::new(FILE), of_slave::Overrides::default()) {

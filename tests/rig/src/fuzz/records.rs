@@ -18,9 +18,6 @@ const KEYS: [&[u8]; 7] = [b"node", b"desk/", b"token/", b"live/", b"job/", b"rec
 
 /// The bytes are the entries of a disk: some as they are, some in a right envelope, some as the node itself would write
 /// them.
-///
-/// # Panics
-/// If an entry is lost, or what is read is not what was written.
 pub fn run(bytes: &[u8]) {
     let mut source = Source::new(bytes);
     let mut entries: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();

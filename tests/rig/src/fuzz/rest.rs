@@ -22,7 +22,6 @@ use super::any::Source;
 
 const NOW: Time = Time(1_700_000_000_000);
 
-/// How many.
 const MANY: usize = 500;
 
 const JOB_VERBS: [&str; 9] =
@@ -31,9 +30,6 @@ const SLAVE_VERBS: [&str; 6] = ["ready", "clear", "mode", "approve", "forget", "
 
 /// The first byte chooses what the rest is the body of; an order may be followed, after a line that holds only `---`, by
 /// a job's command.
-///
-/// # Panics
-/// If what is taken is not within the rules' bounds, or a refusal has no stable code.
 pub fn run(bytes: &[u8]) {
     let Some((choice, body)) = bytes.split_first() else { return };
     let body = &stretched(body);

@@ -1,5 +1,5 @@
-//! Looks for a schedule that shows that something is broken. It is built into the doctored copy of the rules as a
-//! program of its own: what a break does to a process must not reach the next.
+//! Looks for a schedule that shows that something is broken. It is a program of its own in the doctored copy of the rules,
+//! so that a break which ends the process ends no more than that.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,11 +18,8 @@ pub fn first_broken(seeds: Range<u64>) -> Option<(u64, String)> {
     })
 }
 
-/// Plays the schedules from one number to another, and says what the first that breaks says: the exit status is 0 if nothing was
-/// found.
-///
-/// # Panics
-/// Without two numbers.
+/// Plays the schedules from one seed up to another, and prints what the first that breaks says. The exit status is 0 if none
+/// does.
 pub fn main() -> ExitCode {
     let number = |at| std::env::args().nth(at).and_then(|text| text.parse().ok()).expect("two numbers");
     std::panic::set_hook(Box::new(|_| {}));

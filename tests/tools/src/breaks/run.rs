@@ -22,29 +22,23 @@ const RULE_PATIENCE: Duration = Duration::from_secs(240);
 const PROCESS_PATIENCE: Duration = Duration::from_secs(600);
 /// Between two looks whether a test program has ended.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Breaks that are tried at a time: the rules keep a core busy...
+/// Breaks that are tried at a time against the rules: each keeps a core busy.
 const RULE_WORKERS: usize = 2;
-/// ...while what is done by processes mostly waits.
+/// Breaks that are tried at a time against processes, which mostly wait.
 const PROCESS_WORKERS: usize = 3;
 /// How much of a test's last words is shown.
 const WORDS: usize = 110;
 
-/// What one of its catchers made of a break.
+/// A break, and one who is to notice it.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// The break.
     pub name: &'static str,
-    /// The simulation, or `program::test`.
     pub catcher: String,
-    /// It noticed.
     pub caught: bool,
-    /// After how much.
     pub after: String,
-    /// What it said.
     pub said: String,
 }
 
-/// The rows as a table.
 pub fn table(rows: &[Row]) -> String {
     let mut lines = vec!["break | caught by | after | it says".to_owned(), "---|---|---|---".to_owned()];
     lines.extend(rows.iter().map(|row| {
@@ -54,7 +48,6 @@ pub fn table(rows: &[Row]) -> String {
     lines.join("\n")
 }
 
-/// How one test went.
 #[derive(Debug, Clone)]
 struct Verdict {
     failed: bool,
@@ -249,7 +242,6 @@ impl Bench<'_> {
         self.programs.get(name).map(PathBuf::as_path).ok_or_else(|| format!("there is no program {name}"))
     }
 
-    /// Every test of these programs.
     fn every_test(&self, programs: &[&'static str]) -> Result<Vec<(&'static str, &'static str)>, String> {
         let mut tests = Vec::new();
         for program in programs {
@@ -292,7 +284,7 @@ impl Bench<'_> {
         let mut command = Command::new(self.program("hunt")?);
         command.args(["0", &schedules.to_string()]);
         let (status, text) = self.run(switch, "hunt", command)?;
-        // The world tells more before it gives up.
+        // The world prints more before its last line.
         let said = text.lines().last().map_or_else(|| format!("\t{status}"), str::to_owned);
         Ok(Verdict { failed: !status.success(), said })
     }

@@ -28,7 +28,7 @@ const ADAPTED: [(&str, &str, &str); 2] = [
         "key.as_bytes().starts_with(b\"RELOOP_\") && key.as_bytes() != b\"RELOOP_BREAK\"",
     ),
     (
-        "tests/rig/tests/scenario/mod.rs",
+        "tests/rig/src/wait.rs",
         "PATIENCE: Duration = Duration::from_secs(40)",
         "PATIENCE: Duration = Duration::from_secs(20)",
     ),
@@ -86,7 +86,7 @@ pub(crate) fn slim(workspace: &Path, modules: &[&str], programs: &[&str]) -> io:
     if !modules.contains(&MODEL)
         && let Some(manifest) = texts.get_mut("tests/sim/Cargo.toml")
     {
-        // It takes as long to build as all the rest.
+        // stateright takes as long to build as all the rest.
         *manifest = manifest.replace("stateright.workspace = true\n", "");
     }
     Ok(texts)
@@ -101,10 +101,6 @@ pub(super) fn sources(workspace: &Path) -> io::Result<Texts> {
     read(workspace, files)
 }
 
-/// The copy of everything.
-///
-/// # Errors
-/// A rotten list, or a file that cannot be read or written.
 pub fn whole(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
     let copy = Doctored::new(workspace, "breaks", "whole");
     let mut files = BTreeMap::new();
@@ -129,7 +125,7 @@ pub fn whole(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
 
 const NO_LIST: &str = "use super::Break;
 
-/// Nothing is broken in the copy of a copy.
+/// The copy has no breaks of its own.
 pub const UNBROKEN: &[(&str, &str)] = &[];
 pub(super) const ALL: [&[Break]; 0] = [];
 ";
@@ -212,7 +208,6 @@ impl Doctored {
         Self { root: place.join(name), target: place.join(format!("{name}-target")) }
     }
 
-    /// Where it is.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -260,7 +255,7 @@ impl Doctored {
             .map_err(|error| format!("cargo: {error}"))?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
-            // What is doctored is full of warnings.
+            // Doctored sources cause many warnings.
             let errors: Vec<_> = text.split("\n\n").filter(|part| part.contains("error")).collect();
             return Err(format!("{}: {arguments:?} failed:\n{}", self.root.display(), errors.join("\n\n")));
         }

@@ -22,17 +22,13 @@ const MASTER: usize = 24;
 /// Who speaks in a line of the story.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Voice {
-    /// The demo does something to the factory.
     Does,
-    /// The demo breaks something.
     Breaks,
     /// Something was seen to happen.
     Sees,
     /// More of the line before.
     Detail,
-    /// It is as it should be.
     Good,
-    /// It is not.
     Bad,
 }
 
@@ -52,17 +48,11 @@ impl Voice {
 /// How a piece of text looks, where colours are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
-    /// As it is.
     Plain,
-    /// In the background.
     Dim,
-    /// To be noticed.
     Bold,
-    /// Good.
     Green,
-    /// Broken on purpose.
     Yellow,
-    /// Bad.
     Red,
 }
 
@@ -79,7 +69,6 @@ impl Style {
     }
 }
 
-/// One slave on the board.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) slave: String,
@@ -88,20 +77,16 @@ pub(super) struct Row {
     pub(super) machine: Machine,
     /// By the master's, without its age.
     pub(super) master: String,
-    /// How old that is.
     pub(super) age: Option<Duration>,
 }
 
-/// What a machine does.
 #[derive(Clone, Debug)]
 pub(super) enum Machine {
     /// A job, and how far it is, from 0 to 1.
     Works(String, f64),
-    /// In words.
     Says(String),
 }
 
-/// What is on the board.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Board {
     pub(super) title: String,
@@ -158,7 +143,6 @@ impl Screen {
         text.clone_into(&mut self.caption);
     }
 
-    /// One line of the story.
     pub(super) fn say(&mut self, voice: Voice, text: impl Into<String>) {
         let entry = Entry { at: self.elapsed(), voice, text: text.into() };
         if self.live {
@@ -240,7 +224,7 @@ impl Screen {
         if now == self.size {
             out.push_str(&erase(self.drawn));
         } else {
-            // The terminal has moved the frame's lines about: nobody knows where they are.
+            // After a change of size the terminal has moved the frame's lines.
             self.size = now;
             out.push_str("\x1b[2J\x1b[H");
         }
@@ -344,7 +328,7 @@ impl Drop for Screen {
     }
 }
 
-/// The frame appears at once, without a cursor that dances over it and lines that break at the edge.
+/// Draws the frame at once, with a hidden cursor and without wrapped lines.
 const BEGIN: &str = "\x1b[?2026h\x1b[?25l\x1b[?7l";
 const END: &str = "\x1b[J\x1b[?2026l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h";
@@ -365,11 +349,10 @@ fn push_line(frame: &mut String, line: &str) {
 
 fn print(text: &str) {
     let mut out = io::stdout().lock();
-    // Whoever reads has read enough; the story goes on to its exit status.
+    // The reader has closed the pipe; the story goes on to its exit status.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Columns and rows.
 fn size() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
         Ok(size) => (usize::from(size.ws_col), usize::from(size.ws_row)),

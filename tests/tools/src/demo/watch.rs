@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use reloop_rig::client::Client;
 use reloop_rig::daemon::binary;
 
-/// Often enough that a bar moves, and nothing for a box with two cores.
+/// Often enough that a bar moves, and no load for a box with two cores.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A slave's word at its own box, from `reloop-slave status --json`.

@@ -28,7 +28,6 @@ const ROOT: &str = "protocol/src/lib.rs";
 /// How often the compiler may be asked what else does not compile. It tells in stages: names, types, borrows.
 const ROUNDS: usize = 20;
 
-/// The copy with all the mutants.
 #[derive(Debug)]
 pub struct Prepared {
     /// The programs that hold every mutant that can be switched.
@@ -44,7 +43,7 @@ pub struct Prepared {
 pub fn prepare(workspace: &Path, mutants: &[Mutant], with_model: bool) -> Result<Prepared, String> {
     let plain = texts(workspace, with_model)?;
     let copy = Doctored::new(workspace, "mutants", "all");
-    // What did not compile in these very sources does not compile today.
+    // Kept from an earlier run on the same sources.
     let memory = workspace.join("target/mutants/switched-off.json");
     let rules = hash(&plain);
     let (of, known): (u64, BTreeSet<Number>) = remembered(&memory);
@@ -227,7 +226,7 @@ fn hash(texts: &Texts) -> u64 {
     hasher.finish()
 }
 
-/// What was written down, if it can be read: it only saves time.
+/// What an earlier run wrote, if it can be read: it only saves time.
 fn remembered<T: DeserializeOwned + Default>(path: &Path) -> T {
     fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
@@ -237,11 +236,10 @@ fn remember<T: Serialize>(path: &Path, what: &T) -> Result<(), String> {
     fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// One error of the compiler.
 #[derive(Debug)]
 struct Error {
     said: String,
-    /// Where: file and byte; those that it is foremost about.
+    /// File and byte of the compiler's primary spans.
     at: Vec<(String, usize)>,
 }
 

@@ -31,13 +31,10 @@ pub type Number = usize;
 /// The source with one piece replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// Which mutant.
     pub number: Number,
-    /// What kind.
     pub genre: Genre,
     /// The piece, in bytes of its file.
     pub at: Range<usize>,
-    /// What stands there instead.
     pub instead: String,
 }
 
@@ -70,9 +67,9 @@ pub struct Places {
     bodies: BTreeMap<usize, Body>,
     arms: BTreeMap<usize, Arm>,
     guards: BTreeMap<usize, Range<usize>>,
-    /// Items whose value the compiler works out: no choice is possible in them ...
+    /// Items that the compiler evaluates: no choice is possible in them,
     fixed: Vec<Range<usize>>,
-    /// ... but constants can become functions.
+    /// but constants can become functions.
     constants: Vec<Constant>,
     uses: Vec<Range<usize>>,
     /// Of the binary expression that is being walked, the outermost.
@@ -111,7 +108,7 @@ enum Place {
     Expression(Stretch),
 }
 
-/// From where to where, in bytes. Unlike a range it has an order.
+/// Start and end in bytes: a range that has an order.
 type Stretch = (usize, usize);
 
 fn stretch(range: &Range<usize>) -> Stretch {
@@ -119,10 +116,6 @@ fn stretch(range: &Range<usize>) -> Stretch {
 }
 
 impl Places {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// It is not Rust.
     pub fn of(text: &str) -> syn::Result<Self> {
         let mut places = Self::default();
         places.visit_file(&syn::parse_file(text)?);
@@ -225,7 +218,7 @@ impl Places {
             whole: whole.byte_range(),
             head: start.start..equals.end,
             semicolon,
-            // A reference in a constant lives forever without saying so.
+            // References in constants are implicitly `'static`.
             of: of.replace("& '", "&'").replace("& ", "&'static "),
             mentions: mentions.into_iter().map(|(word, _)| word).collect(),
         });
@@ -272,7 +265,7 @@ impl<'ast> Visit<'ast> for Places {
     }
 
     fn visit_expr(&mut self, node: &'ast Expr) {
-        // What is not an operand itself begins anew.
+        // Anything but an operand ends the chain of operators.
         if !matches!(node, Expr::Binary(_)) {
             let outer = self.outer.take();
             visit::visit_expr(self, node);
@@ -343,9 +336,7 @@ impl Edit {
 /// A file with mutants in it, each behind its switch.
 #[derive(Debug)]
 pub struct Doctored {
-    /// The text.
     pub text: String,
-    /// The mutants that found no place.
     pub left: Vec<Number>,
 }
 
@@ -476,7 +467,7 @@ pub fn without_constants(text: &str, names: &BTreeSet<String>) -> syn::Result<St
     texts(text.parse()?, &mut literals);
     for at in literals {
         for name in names.iter().filter(|name| text[at.clone()].contains(&format!("{{{name}}}"))) {
-            // A format says a constant by its name alone.
+            // A format string names a constant without a path.
             edits.push(Edit::in_place_of(at.end..at.end, format!(", {name} = {name}()")));
         }
     }

@@ -36,11 +36,11 @@ pub const EXPLAINED: &[(&str, &str)] = &[
     ),
     (
         "protocol/src/master/live.rs: replace < with <= in Live::values in `merged(self.jobs.iter(), self.waiting.iter(), |assigned, waiting| assigned < waiting)`",
-        "no job is both assigned out and waiting, so no two are equal",
+        "no job is both assigned and waiting, so no two are equal",
     ),
     (
         "protocol/src/master/live.rs: replace > with >= in Live::newest_first in `merged(assigned, waiting, |assigned, waiting| assigned > waiting)`",
-        "no job is both assigned out and waiting, so no two are equal",
+        "no job is both assigned and waiting, so no two are equal",
     ),
     (
         "protocol/src/master/command.rs: replace > with >= in Rules::log_asked in `let run = found.report.as_ref().map(|report| report.run).filter(|run| *run > Run(0));`",
@@ -48,7 +48,7 @@ pub const EXPLAINED: &[(&str, &str)] = &[
     ),
     (
         "protocol/src/slave/live.rs: replace > with >= in Rules::forget in `while recent_outcomes.len() > RECENT_OUTCOMES || bytes(recent_outcomes) > RECENT_OUTCOMES_BYTES {` (2)",
-        "differs only for a recent_outcomes of exactly that many bytes, which is as good as one that is a record shorter",
+        "differs only for recent outcomes of exactly that many bytes, which are as good as one record less",
     ),
     (
         "protocol/src/slave/schedule.rs: replace && with || in Rules::say_what_is_waited_for in `job.report.waiting_for != waiting_for || reason.is_some() && job.report.reason != reason`",

@@ -41,13 +41,13 @@ const SCHEDULES: usize = 1_000;
 /// Schedules that tell what schedules reach. What so many do not reach is not looked for in more of them.
 const REACHING_SCHEDULES: usize = 1_000;
 
-/// A program may take so many times the processor time that it takes without a mutant ...
+/// A program hangs when it takes so many times the processor time that it takes without a mutant,
 const SLOWER: u32 = 5;
 
-/// ... and at least so much.
+/// and at least this much.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// On a busy box processor time passes so much slower than time itself.
+/// On a busy box a program may wait so many times as long as it computes.
 const BUSY: u32 = 20;
 
 /// Between two looks whether a program has ended.
@@ -62,20 +62,16 @@ const WORKERS: usize = 2;
 /// Who noticed a mutant, or that nobody did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fate {
-    /// It does not compile.
     Unviable,
-    /// Somebody noticed.
     Caught {
-        /// Who.
         by: Stage,
         /// The test, the seed, or what the model found.
         what: String,
         /// By never coming to an end, or by taking all the memory.
         hung: bool,
     },
-    /// Nobody did.
     Survived {
-        /// Who came across it at all.
+        /// The stages that executed the changed code.
         reached: BTreeSet<Stage>,
     },
 }
@@ -83,9 +79,7 @@ pub enum Fate {
 /// What a mutant is shown to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Stage {
-    /// The tests of the rules.
     Rules,
-    /// The random schedules.
     Simulation,
     /// The model check, which found something that does not hold.
     Model,
@@ -93,25 +87,20 @@ pub enum Stage {
     States,
 }
 
-/// What the run does.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// What comes after is left out.
+    /// The last stage that is tried.
     pub until: Until,
 }
 
 /// The stages, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Until {
-    /// The tests of the rules.
     Rules,
-    /// The random schedules.
     Simulation,
-    /// The model check.
     Model,
 }
 
-/// How a program ended.
 enum End {
     Passed,
     Failed(String),
@@ -328,7 +317,6 @@ impl<'a> Bench<'a> {
         Ok(Fate::Survived { reached })
     }
 
-    /// Runs a program to its end.
     fn end(&self, mut command: Command, name: &str, patience: Duration) -> Result<End, String> {
         let path = self.logs.join(format!("{name}.log"));
         let about = |error: std::io::Error| format!("{}: {error}", path.display());
@@ -358,7 +346,7 @@ impl<'a> Bench<'a> {
         if status.success() {
             return Ok(End::Passed);
         }
-        // The kernel ends who is over the limit of its processor time.
+        // The kernel kills a program that exceeds its processor time.
         if status
             .signal()
             .is_some_and(|signal| signal == Signal::XCPU.as_raw() || signal == Signal::KILL.as_raw())

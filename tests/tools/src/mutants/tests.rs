@@ -74,7 +74,7 @@ fn said(program: &Path, mutant: Option<Number>) -> String {
     let mut command = Command::new(program);
     command.env_remove(SWITCH).envs(mutant.map(|number| (SWITCH, number.to_string())));
     let output = command.output().unwrap();
-    // A mutant may well overflow: how it dies is part of what it says.
+    // A mutant may overflow: its exit status is part of its output.
     format!("{}{:?}", String::from_utf8_lossy(&output.stdout), output.status.code())
 }
 

@@ -467,7 +467,7 @@ pub(super) const LIST: &[Break] = &[
         what: "An adopted job says so, and its order is there.",
         caught_by: &[
             "disagreements::d::d2_a_master_that_lost_everything_adopts_and_stops_nothing",
-            "scenarios_crashes::d2_an_unreadable_store_of_the_master_is_set_aside_and_its_jobs_are_adopted",
+            "disks::damage::d2_a_master_with_a_damaged_store_knows_all_or_sets_it_aside_and_adopts_what_runs",
         ],
     },
     Break {
@@ -517,7 +517,7 @@ pub(super) const LIST: &[Break] = &[
         find: "for id in jobs {",
         with: "for id in jobs.iter().take(if SEEDED { 1 } else { usize::MAX }) {",
         what: "A cancel of an order is for all its jobs.",
-        caught_by: &["scenarios_people::a_cancel_of_an_order_ends_all_its_jobs"],
+        caught_by: &["scenarios_people::a_job_is_canceled_in_each_phase_while_online"],
     },
     Break {
         name: "online_job_is_given_up",
@@ -639,10 +639,7 @@ pub(super) const LIST: &[Break] = &[
         find: "requires.iter().all(|(key, value)| labels.get(key) == Some(value))",
         with: "true",
         what: "A job goes to a slave that has its labels.",
-        caught_by: &[
-            "disagreements::a::a22_explain_names_every_slave_and_why_not",
-            "scenarios_nominal::a_job_needs_a_slave_with_its_labels",
-        ],
+        caught_by: &["disagreements::a::a22_explain_names_every_slave_and_why_not"],
     },
     Break {
         name: "queue_has_no_order",
@@ -694,10 +691,7 @@ pub(super) const LIST: &[Break] = &[
         find: "[&self.idle, &self.busy].into_iter()",
         with: "[&self.busy, &self.idle].into_iter()",
         what: "Idle slaves are served first.",
-        caught_by: &[
-            "rules::higher_priority_goes_first_and_idle_slaves_before_busy_ones",
-            "scenarios_nominal::two_slaves_share_the_work_and_the_higher_priority_goes_first",
-        ],
+        caught_by: &["rules::higher_priority_goes_first_and_idle_slaves_before_busy_ones"],
     },
     Break {
         name: "attempt_is_not_raised",
@@ -716,7 +710,6 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &[
             "scenarios_identity::c7_a_name_that_a_person_frees_goes_to_the_new_key_and_the_old_keys_job_stays_with_it",
             "disagreements::c::c7_a_new_key_under_an_old_name_is_a_persons_choice",
-            "scenarios_identity::c7_a_name_that_is_taken_is_refused_and_the_first_goes_on",
         ],
     },
     Break {

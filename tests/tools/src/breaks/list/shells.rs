@@ -54,8 +54,8 @@ pub(super) const LIST: &[Break] = &[
         with: "fs::remove_dir_all(dir).map_err(system)?;",
         what: "A store that cannot be read is kept for a look.",
         caught_by: &[
-            "scenarios_crashes::c2_an_unreadable_store_of_a_slave_is_set_aside_and_the_agent_comes_up_asking",
-            "scenarios_crashes::d2_an_unreadable_store_of_the_master_is_set_aside_and_its_jobs_are_adopted",
+            "disks::damage::c2_a_slave_with_a_damaged_store_knows_all_or_asks_and_never_touches_its_machine",
+            "disks::damage::d2_a_master_with_a_damaged_store_knows_all_or_sets_it_aside_and_adopts_what_runs",
         ],
     },
     Break {
@@ -181,7 +181,7 @@ pub(super) const LIST: &[Break] = &[
         what: "That a run never began is proved, not guessed.",
         caught_by: &[
             "scenarios_crashes::a7_agents_killed_at_any_moment_of_a_start_start_once",
-            "scenarios_crashes::nothing_is_lost_and_nothing_starts_twice_whatever_dies_when",
+            "scenarios_chaos::nothing_is_lost_and_nothing_starts_twice_whatever_dies_when",
         ],
     },
     Break {
@@ -210,6 +210,6 @@ pub(super) const LIST: &[Break] = &[
         find: "Some(from_ms + left_ms)",
         with: "Some(from_ms + 0 * left_ms)",
         what: "A simulated machine takes its time.",
-        caught_by: &["scenarios_nominal::a_simulated_job_ends_as_it_should"],
+        caught_by: &["scenarios_crashes::a6_a_simulated_job_outlives_its_killed_agent_and_begins_once"],
     },
 ];

@@ -25,7 +25,7 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &[
             "simulation",
             "fences::what_the_programs_cannot_do_is_never_held",
-            "scenarios_people::a_machine_that_waits_to_be_cleared_still_waits_after_its_agent_was_killed",
+            "scenarios_people::finished_is_not_free_until_somebody_says_that_the_machine_is_clear",
         ],
     },
     Break {
@@ -105,7 +105,6 @@ pub(super) const LIST: &[Break] = &[
             "disagreements::b::b3_a_changed_time_is_applied_if_it_has_not_started",
             "disagreements::b::b4_a_withdrawn_start_of_a_running_job_stops_nothing",
             "disagreements::b::b6_of_two_for_the_same_time_one_waits_its_turn",
-            "scenarios_nominal::a_deferred_job_is_assigned_ahead_and_starts_at_its_time_while_online",
             "scenarios_links::a_slow_and_distant_network_only_makes_it_later",
         ],
     },
@@ -133,7 +132,6 @@ pub(super) const LIST: &[Break] = &[
             "rules::a_job_that_nobody_let_go_does_not_start_because_the_clock_is_lost",
             "simulation",
             "disagreements::a::a2_a_lost_confirmation_is_made_good_by_the_snapshot",
-            "scenarios_nominal::a_held_job_waits_for_its_release",
         ],
     },
     Break {
@@ -478,7 +476,10 @@ pub(super) const LIST: &[Break] = &[
         with: r#"Desired::Pause if SEEDED => {}
             Desired::Pause => self.pause(id, Source::Remote),"#,
         what: "A desired to pause reaches the machine.",
-        caught_by: &["rules::a_job_pauses_and_goes_on", "scenarios_people::a_remote_pause_is_ended_remotely"],
+        caught_by: &[
+            "rules::a_job_pauses_and_goes_on",
+            "scenarios_people::e7_a_pause_at_the_machine_is_only_ended_there",
+        ],
     },
     Break {
         name: "cancel_is_ignored",
@@ -535,7 +536,7 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &[
             "disagreements::c::c1_a_new_store_under_an_old_key_waits_for_one_action_of_a_person",
             "scenarios_crashes::c1_a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_person_has_looked",
-            "scenarios_crashes::c2_an_unreadable_store_of_a_slave_is_set_aside_and_the_agent_comes_up_asking",
+            "disks::damage::c2_a_slave_with_a_damaged_store_knows_all_or_asks_and_never_touches_its_machine",
         ],
     },
     Break {
@@ -793,7 +794,6 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &[
             "rules::higher_priority_goes_first_and_idle_slaves_before_busy_ones",
             "fences::of_what_waits_the_highest_priority_is_assigned_and_started_first",
-            "scenarios_nominal::two_slaves_share_the_work_and_the_higher_priority_goes_first",
         ],
     },
     Break {

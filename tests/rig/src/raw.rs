@@ -1,4 +1,5 @@
 //! A peer made by hand: a TCP connection, and frames of RFC 6455 (section 5.2) byte by byte, right or wrong.
+#![allow(clippy::unwrap_used, reason = "only tests use it: a panic is a failed test")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -150,6 +151,10 @@ impl Raw {
     }
 }
 
+pub fn key(seed: u8) -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap()
+}
+
 /// What a hand-made slave says of itself.
 pub fn hello(key: &Ed25519KeyPair) -> Hello {
     Hello {
@@ -162,7 +167,7 @@ pub fn hello(key: &Ed25519KeyPair) -> Hello {
         store: StoreId([1; 16]),
         boot: BootId([2; 16]),
         session: Session(1),
-        clock: Time(super::now_ms()),
+        clock: Time(crate::factory::now_ms()),
         machine: MachineReport {
             activity: Activity::Ready,
             unloading: None,

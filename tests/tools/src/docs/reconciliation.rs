@@ -1,0 +1,319 @@
+//! `docs/reconciliation.md`: the verdict table, the attempts' table and the job table.
+
+use reloop_protocol::job::{End, Event, OnInterrupt, Rejection, State, Transition, next};
+use reloop_protocol::reconcile::{DesiredKind, Line, Mine, Store, TABLE, Theirs, Verdict};
+
+use super::Page;
+use super::attempts::attempts_table;
+use super::meanings::job;
+use crate::rows;
+
+const MINE: [Mine; 8] = [
+    Mine::Unknown,
+    Mine::Assigned,
+    Mine::Unstarted,
+    Mine::Started,
+    Mine::Uncertain,
+    Mine::Ended,
+    Mine::GivenUp,
+    Mine::Older,
+];
+const THEIRS: [Theirs; 6] =
+    [Theirs::Absent, Theirs::Waiting, Theirs::Working, Theirs::Doubtful, Theirs::Done, Theirs::Remembered];
+const STORE: [Store; 5] = [Store::Trusted, Store::Replaced, Store::RolledBack, Store::Ahead, Store::Doubting];
+const DESIRED: [DesiredKind; 6] = [
+    DesiredKind::Go,
+    DesiredKind::Released,
+    DesiredKind::TooLate,
+    DesiredKind::End,
+    DesiredKind::HandBack,
+    DesiredKind::Resolve,
+];
+const ENDS: [End; 3] = [End::Succeeded, End::Failed, End::Stopped];
+
+pub fn reconciliation() -> String {
+    let mut page = Page::new("Reconciliation", "`protocol/src/reconcile.rs` and `protocol/src/job/table.rs`");
+    page.text(
+        "Whenever a slave connects, the master lays two views beside each other: what its own book says of each job at \
+         that slave, and what the slave says it holds. For each job in either view it looks up **one verdict** in the \
+         table below. There is exactly one line for every combination; a test proves it. A report on a live link is \
+         judged by the same table, because it is to one job what a handshake is to all.\n\n\
+         A verdict decides only *which event happened*. What becomes of the job then is answered by the second table, \
+         the job table, which both nodes use for everything: live messages, reconciliation, and recovery after a \
+         crash.\n\n\
+         Two rules run through all lines. *Absence destroys nothing*: a job that one side does not know is never \
+         canceled or forgotten for that; it is offered, adopted, or a person is asked. *The slave says what happened, the \
+         master what is desired.*\n\n\
+         Which line decided, for which job, and what both sides held at that moment, is kept as a receipt of the \
+         handshake: `GET /v1/slaves/{name}/receipts`.",
+    );
+    page.text("## The words\n\n**master** — what the master's book says of the job at this slave:");
+    page.table(&["word", "meaning"], MINE.map(|mine| vec![words(&mine), mine_means(mine).to_owned()]));
+    page.text("**slave** — what the slave holds of it:");
+    page.table(
+        &["word", "meaning"],
+        THEIRS.map(|theirs| vec![words(&theirs), theirs_means(theirs).to_owned()]),
+    );
+    page.text("**memory** — what is known of the database that the slave speaks from:");
+    page.table(&["word", "meaning"], STORE.map(|store| vec![words(&store), store_means(store).to_owned()]));
+    page.text("**desired** — the master's desired state, as far as a verdict depends on it:");
+    page.table(
+        &["word", "meaning"],
+        DESIRED.map(|desired| vec![words(&desired), desired_state_means(desired).to_owned()]),
+    );
+    page.text("**verdict** — what comes of it:");
+    page.table(
+        &["word", "meaning"],
+        Verdict::ALL.map(|verdict| vec![format!("`{}`", verdict.name()), verdict_means(verdict).to_owned()]),
+    );
+    page.text("## The table\n\nA line holds where all four columns match; \"any\" matches everything.");
+    page.table(
+        &["line", "cases", "master", "slave", "memory", "desired", "verdict"],
+        TABLE.iter().map(|line| {
+            vec![
+                format!("`{}`", line.name),
+                line.cases.join(" "),
+                either(line.mine, &MINE),
+                either(line.theirs, &THEIRS),
+                either(line.store, &STORE),
+                either(line.desired, &DESIRED),
+                format!("**{}**", line.verdict.name()),
+            ]
+        }),
+    );
+    page.text(
+        "## The cases\n\nDisagreements that these lines answer, each with what must come out. All of them, what else decides \
+         them, and the tests that show them are in [coverage.md](coverage.md).",
+    );
+    let mut cases: Vec<&str> = TABLE.iter().flat_map(|line| line.cases).copied().collect();
+    cases.sort_by_key(|case| (case.as_bytes()[0], case[1..].parse::<u8>().unwrap_or(0)));
+    cases.dedup();
+    page.table(
+        &["case", "what both hold, and what must come out", "lines"],
+        cases.into_iter().map(|case| {
+            let lines: Vec<_> =
+                TABLE.iter().filter(|line| line.cases.contains(&case)).map(line_name).collect();
+            let means =
+                rows::row(case).map_or_else(String::new, |row| format!("{} → {}", row.case, row.outcome));
+            vec![case.to_owned(), means, lines.join(" ")]
+        }),
+    );
+    attempts_table(&mut page);
+    job_table(&mut page);
+    page.0
+}
+
+fn line_name(line: &Line) -> String {
+    format!("`{}`", line.name)
+}
+
+pub(super) fn either<T: std::fmt::Debug + PartialEq>(some: &[T], all: &[T]) -> String {
+    if all.iter().all(|one| some.contains(one)) {
+        return "any".to_owned();
+    }
+    some.iter().map(words).collect::<Vec<_>>().join(", ")
+}
+
+fn mine_means(mine: Mine) -> &'static str {
+    match mine {
+        Mine::Unknown => "it has never heard of the job",
+        Mine::Assigned => "given to this slave, which has not confirmed",
+        Mine::Unstarted => "on this slave's disk, not started by its last word",
+        Mine::Started => "under way by its last word",
+        Mine::Uncertain => "a person has been asked what became of it",
+        Mine::Ended => "it has ended, and nobody expects more",
+        Mine::GivenUp => "a person gave this attempt up",
+        Mine::Older => "the slave's attempt is an older one, whatever became of the newer",
+    }
+}
+
+fn theirs_means(theirs: Theirs) -> &'static str {
+    match theirs {
+        Theirs::Absent => "neither the job nor its outcome",
+        Theirs::Waiting => "on its disk, not started",
+        Theirs::Working => "under way: starting, running, paused or stopping",
+        Theirs::Doubtful => "it cannot say what its machine did",
+        Theirs::Done => "its outcome",
+        Theirs::Remembered => {
+            "its outcome, which it was told to forget and still has among its recent outcomes"
+        }
+    }
+}
+
+fn store_means(store: Store) -> &'static str {
+    match store {
+        Store::Trusted => "the database that the master knows, and its sessions went forward",
+        Store::Replaced => "another database than the master knows: the slave remembers nothing from before",
+        Store::RolledBack => {
+            "the database that the master knows, but its session number went back: an old copy"
+        }
+        Store::Ahead => {
+            "the database that the master knows, and the master's files were put back since the two last settled"
+        }
+        Store::Doubting => {
+            "the slave has seen a later state of this master, and nobody has confirmed that the master was restored: it obeys nothing"
+        }
+    }
+}
+
+fn desired_state_means(desired: DesiredKind) -> &'static str {
+    match desired {
+        DesiredKind::Go => "run it when its start rule allows, or keep it paused",
+        DesiredKind::Released => "a person let it go: it may start now",
+        DesiredKind::TooLate => "it should have run, but its latest start has passed",
+        DesiredKind::End => "it is to be canceled",
+        DesiredKind::HandBack => "it is to be given back if it has not started",
+        DesiredKind::Resolve => "a person has said how it ended",
+    }
+}
+
+fn verdict_means(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Keep => {
+            "both go on; the master takes the slave's word, the slave gets a newer desired state if there is one"
+        }
+        Verdict::Offer => "the slave is given the job again, under the same attempt",
+        Verdict::Start => "the slave is given the start again, with its latest time",
+        Verdict::Cancel => "the slave is told to end it",
+        Verdict::Recall => "the slave is told to give it back if it has not started",
+        Verdict::Adopt => "the master takes the job up from the slave, with its work, state and times",
+        Verdict::Forget => "the master takes the outcome; when that is on its disk, the slave forgets it",
+        Verdict::Release => {
+            "the slave does not have it and owes nothing: it waits again, or ends as is desired; what a slave let go in the time that a restored \
+             master has forgotten is `uncertain`, unless another slave tells of it"
+        }
+        Verdict::Quarantine => {
+            "the slave's memory is not trusted: nothing starts from it until a person has looked"
+        }
+        Verdict::AskPerson => "nobody can know: the job is `uncertain` until a person says how it ended",
+    }
+}
+
+fn events() -> Vec<Event> {
+    let mut events = vec![
+        Event::AttemptAssigned,
+        Event::GivenBack,
+        Event::Withdrawn,
+        Event::WindowClosed,
+        Event::Abandoned,
+        Event::Retried,
+        Event::Vanished,
+    ];
+    events.extend(State::ALL.map(Event::Reported));
+    events.extend(ENDS.map(Event::Resolved));
+    events.extend([
+        Event::Taken,
+        Event::Dropped,
+        Event::Lapsed,
+        Event::StartIntended,
+        Event::StartRefused,
+        Event::MachineStarted,
+        Event::MachinePaused,
+        Event::MachineResumed,
+        Event::StopBegan,
+        Event::StopRefused { paused: false },
+        Event::StopRefused { paused: true },
+    ]);
+    events.extend(ENDS.map(Event::MachineEnded));
+    events.extend([
+        Event::FoundNeverStarted,
+        Event::FoundAlive { paused: false },
+        Event::FoundAlive { paused: true },
+    ]);
+    events.extend([OnInterrupt::Hold, OnInterrupt::Fail, OnInterrupt::Restart].map(Event::FoundGone));
+    events.push(Event::FoundNothing);
+    events.push(Event::StartPostponed);
+    events
+}
+
+fn event_means(event: Event) -> String {
+    let plain = match event {
+        Event::AttemptAssigned => "the book gives it to a slave, under a new attempt",
+        Event::GivenBack => "the slave does not hold it and will not",
+        Event::Withdrawn => "it is canceled where no slave holds it",
+        Event::WindowClosed => "its latest start passes where no slave holds it",
+        Event::Abandoned => "a person gives this attempt up",
+        Event::Retried => "a person or the order's policy wants another attempt",
+        Event::Vanished => "its memory is gone: the slave held it, and has neither job nor outcome",
+        Event::Reported(state) => return format!("the slave says `{}`", state.name()),
+        Event::Resolved(end) => return format!("a person says that it {}", ended(end)),
+        Event::Taken => "it goes to the slave's disk",
+        Event::Dropped => "somebody cancels it or takes it back before it started",
+        Event::Lapsed => "its window closes at the slave before it started",
+        Event::StartIntended => "the intent to start goes to disk",
+        Event::StartRefused => "the program or a parameter is not allowed here",
+        Event::MachineStarted => "the machine begins",
+        Event::MachinePaused => "the machine pauses",
+        Event::MachineResumed => "the machine goes on",
+        Event::StopBegan => "the intent to stop goes to disk",
+        Event::StopRefused { paused: false } => "the machine refuses to stop",
+        Event::StopRefused { paused: true } => "the machine refuses to stop, and is paused",
+        Event::MachineEnded(end) => return format!("the machine's work {}", ended(end)),
+        Event::FoundNeverStarted => "asked after a crash, the machine proves that it never began",
+        Event::FoundAlive { paused: false } => "asked after a crash, the machine works on it",
+        Event::FoundAlive { paused: true } => "asked after a crash, the machine has it paused",
+        Event::FoundGone(OnInterrupt::Hold) => "it began, runs no more, and the order says: hold",
+        Event::FoundGone(OnInterrupt::Fail) => "it began, runs no more, and the order says: fail",
+        Event::FoundGone(OnInterrupt::Restart) => "it began, runs no more, and the order says: restart",
+        Event::FoundNothing => "asked after a crash, the machine cannot say",
+        Event::StartPostponed => {
+            "the machine cannot begin, for a cause of its own, and proves that nothing began"
+        }
+    };
+    plain.to_owned()
+}
+
+fn ended(end: End) -> &'static str {
+    match end {
+        End::Succeeded => "ended well",
+        End::Failed => "failed",
+        End::Stopped => "was stopped",
+    }
+}
+
+fn job_table(page: &mut Page) {
+    page.text(
+        "## The job table\n\nA job is in a state and something happens: what is it now? Nothing else changes a job's \
+         state, on either node. Under each state: what moves it, then what is refused and why. What is not listed changes \
+         nothing, because the job is that already.",
+    );
+    for state in State::ALL {
+        page.text(&format!("### `{}`\n\n{}", state.name(), job(state).means));
+        let turns: Vec<_> = events().into_iter().map(|event| (event, next(state, event))).collect();
+        let mut moves = Vec::new();
+        let mut refusals: Vec<(Rejection, Vec<String>)> = Vec::new();
+        for (event, turn) in turns {
+            match turn {
+                Transition::To(next) => moves.push(vec![event_means(event), format!("`{}`", next.name())]),
+                Transition::Unchanged => {}
+                Transition::Rejected(why) => match refusals.iter_mut().find(|(known, _)| *known == why) {
+                    Some((_, events)) => events.push(event_means(event)),
+                    None => refusals.push((why, vec![event_means(event)])),
+                },
+            }
+        }
+        if moves.is_empty() {
+            page.text("Nothing moves it.");
+        } else {
+            page.table(&["what happens", "becomes"], moves);
+        }
+        if !refusals.is_empty() {
+            let list: Vec<_> = refusals
+                .into_iter()
+                .map(|(why, events)| format!("* *{}*: {}", why.text(), events.join("; ")))
+                .collect();
+            page.text(&format!("Refused:\n\n{}", list.join("\n")));
+        }
+    }
+}
+
+pub(super) fn words<T: std::fmt::Debug>(value: &T) -> String {
+    let mut text = String::new();
+    for letter in format!("{value:?}").chars() {
+        if letter.is_uppercase() && !text.is_empty() {
+            text.push(' ');
+        }
+        text.extend(letter.to_lowercase());
+    }
+    text
+}

@@ -1,6 +1,6 @@
 //! The interface for clients and people: JSON over HTTP under `/v1`, a stream of events, health, metrics, a web page.
 //!
-//! Handlers are thin: they parse at the edge, ask the loop through [`Handle`], and show what it says. Each carries the
+//! Handlers are thin: they parse at the edge, ask the loop through `Handle`, and show what it says. Each carries the
 //! attribute that says its method, its path and what it takes and gives; `routes` is the one list of them, with who may
 //! use each. The router, the guard and the OpenAPI document are made from that list. Every request passes the guard
 //! first, which knows the bearer, and leaves through it with a request id.

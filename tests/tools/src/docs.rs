@@ -2,7 +2,7 @@
 //! is [`crate::coverage`]'s.)
 //!
 //! What the rules decide is printed from the rules, so that no table is written twice. What people have to be told beside it
-//! stands in [`meanings`], in matches without a `_` arm: a new value does not compile without its row.
+//! stands in `meanings`, in matches without a `_` arm: a new value does not compile without its row.
 
 mod attempts;
 mod meanings;
@@ -61,7 +61,7 @@ impl Page {
 /// What the master adds to the flags when it shows a job.
 pub const SHOWN_FLAGS: [(&str, &str); 2] = [
     ("stale", "its slave is not connected: everything else is the last word of it"),
-    ("cancel_pending", "it is to be canceled, and that has not come true"),
+    ("cancel_pending", "it was canceled, and that has not happened yet"),
 ];
 
 /// How far a command can have got.

@@ -89,7 +89,7 @@ impl Master {
         }
     }
 
-    /// Starts it again although it may refuse to run: its exit status if it did, and it is in [`Master::log`] why.
+    /// Starts it again although it may refuse to run: its exit status if it did; its log says why.
     pub async fn try_restart(&mut self) -> Result<(), ExitStatus> {
         self.kill();
         self.run().await

@@ -137,6 +137,12 @@ async fn the_python_slave_gives_a_job_no_end_that_its_machine_could_not_begin() 
     let Some(l) = Line::new(&[]).await else { return };
     let first = l.f.place(sleep(0.1)).await;
     l.f.state(&first, "succeeded").await;
+    let notes = l.peer.state_dir().join("machine.json");
+    eventually("its machine has let the first job go", PATIENCE, async || match fs::read_to_string(&notes) {
+        Ok(text) if text == "{}" => Ok(()),
+        other => Err(other),
+    })
+    .await;
     // Its machine writes down what it begins, and can't here.
     let in_the_way = l.peer.state_dir().join("machine.new");
     fs::create_dir(&in_the_way).unwrap();

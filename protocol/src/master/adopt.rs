@@ -1,7 +1,7 @@
 //! Jobs that the master does not know and takes up from a slave.
 
-use super::{Effect, Ignored, Job, Rules, Write};
-use crate::id::SlaveKey;
+use super::visit::Visit;
+use super::{Ignored, Job};
 use crate::limits;
 use crate::message::{Flags, Forget, Message, Record};
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,22 +9,20 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How many jobs an order may have: as many as a client may order at once.
 const ORDER_JOBS: usize = 1000;
 
-impl Rules {
+impl Visit<'_> {
     /// The master takes a job up from its slave.
-    pub(super) fn adopt(&mut self, key: SlaveKey, record: Record) {
+    pub(super) fn adopt(&mut self, record: Record) {
         let Record { spec, start, report } = record;
-        let id = report.job;
-        if self.state.book.jobs.contains_key(&id) {
-            return self.effects.push(Effect::Ignored(Ignored::UnrequestedRecord));
+        let (key, id) = (self.key, report.job);
+        if self.book().jobs.contains_key(&id) {
+            return self.out.ignore(Ignored::UnrequestedRecord);
         }
-        if !report.state.is_ended() && self.state.book.held_by(key).count() >= limits::ROWS {
-            return self.effects.push(Effect::Ignored(Ignored::TooManyJobs));
+        if !report.state.is_ended() && self.book().held_by(key).count() >= limits::ROWS {
+            return self.out.ignore(Ignored::TooManyJobs);
         }
         if report.attempt.0 > limits::ADOPTED_ATTEMPT || report.generation.0 > limits::ADOPTED_GENERATION {
-            return self.effects.push(Effect::Ignored(Ignored::OutOfRange));
+            return self.out.ignore(Ignored::OutOfRange);
         }
-        let slave = self.state.slaves.get(&key);
-        let by = slave.map_or_else(String::new, |slave| slave.name.clone());
         let mut flags = Flags::default();
         flags.set(Flags::ADOPTED);
         let order = super::Order {
@@ -43,22 +41,21 @@ impl Rules {
         job.flags = flags;
         job.assign(report.attempt, key);
         job.generation = report.generation;
-        job.heard_at = Some(self.now);
+        job.heard_at = Some(self.moment.now);
         let (state, ended, seq, attempt) =
             (report.state, report.state.is_ended(), report.seq, report.attempt);
         job.report = Some(report);
-        job.enter(state, self.now, &by);
-        self.state.book.insert(job);
-        self.touched.insert(id);
+        job.enter(state, self.moment.now, &self.record().name);
+        self.jobs().insert(job);
         self.rebuild(order);
         if ended {
-            self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
+            self.send(Message::Forget(Forget { job: id, attempt, seq }));
         }
     }
 
     /// The order of a job that was adopted: what the disk has of it is kept, and gains the job.
     fn rebuild(&mut self, order: super::Order) {
-        let order = match self.state.book.orders.get(&order.id) {
+        let order = match self.book().orders.get(&order.id) {
             None => order,
             Some(known) => {
                 let new: Vec<_> = order.jobs.into_iter().filter(|job| !known.jobs.contains(job)).collect();
@@ -70,7 +67,6 @@ impl Rules {
                 known
             }
         };
-        self.state.book.orders.insert(order.id, order.clone());
-        self.persist.push(Write::Order(Box::new(order)));
+        self.jobs().insert_order(order);
     }
 }

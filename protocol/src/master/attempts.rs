@@ -1,13 +1,15 @@
 //! The attempts of a job: what is kept of those that do not speak for it, and which one does.
 //!
-//! [`Rules::hear_other`] is where a slave's word of such an attempt comes in, [`Rules::weigh`] is asked after the attempt
-//! that speaks has changed. Both ask [one table](crate::reconcile::attempts), and [`Rules::speak`] is the only place that
+//! [`Visit::hear_other`] is where a slave's word of such an attempt comes in, [`Jobs::weigh`] is asked after the attempt
+//! that speaks has changed. Both ask [one table](crate::reconcile::attempts), and [`Jobs::speak`] is the only place that
 //! lets another attempt speak.
 
-use super::{Basis, Earlier, Effect, Ignored, Job, Rules};
+use super::jobs::Jobs;
+use super::visit::Visit;
+use super::{Basis, Earlier, Ignored, Job};
 use crate::id::{Attempt, Epoch, JobId, SlaveKey};
 use crate::job::{self, State};
-use crate::message::{Flags, Forget, Message, Reason, ReasonCode, Report};
+use crate::message::{Flags, Forget, Message, Report};
 use crate::reconcile::attempts::{Other, Outcome, Speaker, Standing, weigh};
 use crate::spec::{Desired, Gate};
 
@@ -21,12 +23,14 @@ const OTHERS_TEXT: usize = 256;
 /// slave that lies to use the numbers up.
 const ATTEMPTS_AHEAD: u32 = 1 << 16;
 
-impl Rules {
+impl Visit<'_> {
     /// A slave's word of an attempt that does not speak for the job.
-    pub(super) fn hear_other(&mut self, key: SlaveKey, report: Report) {
-        let Some(job) = self.state.book.jobs.get(&report.job) else { return };
+    pub(super) fn hear_other(&mut self, report: Report) {
+        let key = self.key;
+        let jobs = self.jobs();
+        let Some(job) = jobs.get(report.job) else { return };
         let (id, attempt, said, seq) = (report.job, report.attempt, report.state, report.seq);
-        let basis = self.basis(&job, key, attempt);
+        let basis = jobs.basis(&job, key, attempt);
         let standing = if basis == Basis::Gap && !is_free_for(&job, key) {
             Standing::Contested
         } else if attempt > job.last_attempt {
@@ -44,14 +48,14 @@ impl Rules {
             job::Transition::Unchanged => was,
             // Another memory of its slave has it again, and the machine is barred until that is settled.
             job::Transition::Rejected(_) if said.is_started() => said,
-            job::Transition::Rejected(_) => return self.contradicted(key, &report, was, standing),
+            job::Transition::Rejected(_) => return self.contradicted(&report, was, standing),
         };
         let is_news = known.is_none_or(|known| known.state != state || known.basis > basis);
         // A slave that makes up attempts does not fill the list for those that had the job.
         let is_kept = known.is_some() || basis != Basis::Claim || job.earlier.len() < OTHERS;
         let is_claimed_first = basis == Basis::Claim && known.is_none() && is_kept;
         if basis == Basis::Claim || standing == Standing::Contested {
-            self.effects.push(Effect::Ignored(Ignored::NeverAssigned));
+            self.out.ignore(Ignored::NeverAssigned);
         }
         let generation = report.generation;
         if (is_news || basis != Basis::Claim) && is_kept {
@@ -60,7 +64,7 @@ impl Rules {
                 basis => basis,
             };
             let report = report.clone();
-            self.edit(id, |job| {
+            self.jobs().edit(id, |job| {
                 if basis == Basis::Assigned {
                     job.remember(attempt, key);
                 } else if basis == Basis::Gap {
@@ -75,35 +79,38 @@ impl Rules {
             });
         }
         if said.is_ended() {
-            self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
+            self.send(Message::Forget(Forget { job: id, attempt, seq }));
         }
         if basis == Basis::Claim {
             if said == State::Accepted {
                 // By all that is known it is not to begin there, and nothing is lost by that.
-                self.withdraw(key, id, attempt, generation);
+                self.withdraw(id, attempt, generation);
             }
             return;
         }
-        self.compare(key, report, standing, is_news);
+        self.compare(report, standing, is_news);
     }
 
     /// What follows from another attempt, of which its slave has just spoken.
-    fn compare(&mut self, key: SlaveKey, report: Report, standing: Standing, is_news: bool) {
-        let Some(job) = self.state.book.jobs.get(&report.job) else { return };
+    fn compare(&mut self, report: Report, standing: Standing, is_news: bool) {
+        let key = self.key;
+        let Some(job) = self.book().jobs.get(&report.job) else { return };
         let (id, attempt, generation) = (report.job, report.attempt, report.generation);
         let Some(other) = job.earlier.iter().find(|other| other.is(attempt, key)) else { return };
         let line = weigh(job.speaker(other), other.class(), standing);
-        let (state, holder) = (other.state, job.holder);
+        let state = other.state;
+        let is_asked_back = job.recalled.is_some() || job.is_canceled();
         match line.outcome {
             Outcome::Keep => {}
-            Outcome::Take => self.speak(id, attempt, key, Some(report), standing),
-            Outcome::Withdraw => self.withdraw(key, id, attempt, generation),
+            Outcome::Take => self.jobs().speak(id, attempt, key, Some(report), standing),
+            Outcome::Withdraw => self.withdraw(id, attempt, generation),
             Outcome::Recall => {
                 // Once is enough: to raise the generation with each report would make every answer to it an answer to an older
                 // one. A cancel ends this attempt by itself, and then the other one is compared again.
-                if let (Some(holder), false) = (holder, job.recalled.is_some() || job.is_canceled()) {
-                    self.edit(id, Job::recall);
-                    self.tell_if_newer(holder, id);
+                if !is_asked_back {
+                    let mut jobs = self.jobs();
+                    jobs.edit(id, Job::recall);
+                    jobs.tell(id);
                 }
             }
             Outcome::Duplicate | Outcome::GoesOn if !is_news => {}
@@ -120,33 +127,39 @@ impl Rules {
                         "attempt {attempt} runs elsewhere too: both finish unless somebody cancels one"
                     ),
                 };
-                self.flag_other(id, standing, &text);
+                self.jobs().flag_other(id, standing, &text);
             }
             Outcome::GoesOn => {
                 let text = format!(
                     "attempt {attempt} goes on although the job has ended: `reloop-slave stop` at that machine, if it is not \
                      needed"
                 );
-                self.flag_other(id, standing, &text);
+                self.jobs().flag_other(id, standing, &text);
             }
         }
     }
 
     /// A slave says of an attempt what the job table rejects after what is known of it.
-    fn contradicted(&mut self, key: SlaveKey, report: &Report, was: State, standing: Standing) {
+    fn contradicted(&mut self, report: &Report, was: State, standing: Standing) {
         let (id, attempt, seq) = (report.job, report.attempt, report.seq);
         if report.state == State::Accepted {
             // It was given up, or has ended: it does not begin.
-            return self.withdraw(key, id, attempt, report.generation);
+            return self.withdraw(id, attempt, report.generation);
         }
         if report.state.is_ended() {
-            self.send_to(key, Message::Forget(Forget { job: id, attempt, seq }));
+            self.send(Message::Forget(Forget { job: id, attempt, seq }));
         }
         if was.is_ended() {
-            self.flag_other(id, standing, &format!("the slave says that attempt {attempt} ended otherwise"));
+            self.jobs().flag_other(
+                id,
+                standing,
+                &format!("the slave says that attempt {attempt} ended otherwise"),
+            );
         }
     }
+}
 
+impl Jobs<'_> {
     /// Flags the job because of another attempt. Of a contested one no text is shown: its slave may be lying, and the job is
     /// another slave's.
     fn flag_other(&mut self, id: JobId, standing: Standing, text: &str) {
@@ -160,7 +173,7 @@ impl Rules {
 
     /// The attempt that speaks has changed: another one may speak from here on.
     pub(super) fn weigh(&mut self, id: JobId) {
-        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let Some(job) = self.get(id) else { return };
         let takes_over = |other: &&Earlier| {
             let speaker = job.speaker(other);
             let standing = match other.basis {
@@ -197,10 +210,9 @@ impl Rules {
         heard: Option<Report>,
         standing: Standing,
     ) {
-        let (now, epoch) = (self.now, self.state.node.epoch);
-        let slave = self.state.slaves.get(&key);
-        let by = slave.map_or_else(String::new, |slave| slave.name.clone());
-        let link = slave.and_then(super::SlaveRecord::current).filter(|_| heard.is_some());
+        let (now, epoch) = (self.moment.now, self.moment.node.epoch);
+        let by = self.roster.name(key);
+        let link = self.roster.current(key).filter(|_| heard.is_some());
         self.edit(id, |job| {
             let Some(at) = job.earlier.iter().position(|other| other.is(attempt, key)) else { return };
             let other = job.earlier.remove(at);
@@ -232,12 +244,12 @@ impl Rules {
             job.heard_on = link;
             job.reason = None;
             job.report = report;
-            job.enter(other.state, now, &by);
+            job.enter(other.state, now, by);
             if job.has_begun() {
                 job.flags.clear(Flags::RESTORED);
             }
         });
-        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let Some(job) = self.get(id) else { return };
         if job.state.is_ended() {
             self.try_again(id);
         } else if job.report.is_some() {
@@ -246,15 +258,8 @@ impl Rules {
             if standing != Standing::Forgotten || job.start.gate == Gate::Held {
                 self.edit(id, |job| job.set_desired(job.desired));
             }
-            self.tell_if_newer(key, id);
+            self.tell(id);
         }
-    }
-
-    pub(super) fn flag(&mut self, id: JobId, flag: Flags, text: &str) {
-        self.edit(id, |job| {
-            job.flags.set(flag);
-            job.reason = Some(Reason::new(ReasonCode::OlderAttempt, text));
-        });
     }
 
     /// What this slave's word of this attempt rests on. A master that was restored may have forgotten what it had assigned, and
@@ -264,8 +269,8 @@ impl Rules {
         if job.was_assigned(attempt, key) {
             return Basis::Assigned;
         }
-        let may_be_forgotten = self.state.node.epoch > Epoch(1) || job.flags.has(Flags::ADOPTED);
-        let closes_gap = self.gap_of == Some(key)
+        let may_be_forgotten = self.moment.node.epoch > Epoch(1) || job.flags.has(Flags::ADOPTED);
+        let closes_gap = self.moment.gap_of == Some(key)
             && may_be_forgotten
             && attempt.0 <= job.last_attempt.0.saturating_add(ATTEMPTS_AHEAD);
         let is_it = |e: &Earlier| e.attempt == attempt && e.holder == key && e.basis == Basis::Gap;

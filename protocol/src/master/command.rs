@@ -1,12 +1,16 @@
 //! What the master does for clients and operators.
 
+use super::jobs::Jobs;
+use super::visit::Visit;
 use super::{
     Answer, Asked, Delivery, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId, Rules,
-    SlaveCommand, SlaveLink, SlaveRecord, Token, Write,
+    SlaveCommand, SlaveRecord, Token, Write,
 };
 use crate::id::{JobId, OrderId, Run, SlaveKey};
 use crate::job::{self, End, State};
-use crate::message::{Ask, CloseCode, Flags, Message, Question, Reason, ReasonCode, Report};
+use crate::message::{
+    Ask, CloseCode, Flags, Message, Mode, OperatingMode, Question, Reason, ReasonCode, Report,
+};
 use crate::spec::{CancelMode, Desired, DesiredState, Gate};
 
 /// Its cancel may still come in time: not if the machine has refused it, and one that was only meant for what has not
@@ -41,43 +45,44 @@ impl Rules {
         let known = known.or_else(|| key.as_ref().and_then(|key| self.state.book.recent(&key.key)));
         if let (Some(key), Some((order, fingerprint))) = (&key, known) {
             return if fingerprint == key.fingerprint {
-                self.answer(request, Answer::Placed { order, replayed: true })
+                self.out.answer(request, Answer::Placed { order, replayed: true })
             } else {
                 let text =
                     format!("the key stands for {order}, which was placed with another body: use a new key");
-                self.refuse(request, Refusal::KeyReused, text)
+                self.out.refuse(request, Refusal::KeyReused, text)
             };
         }
         for id in &order.jobs {
             let mut job = Job::new(*id, &order);
             job.enter(State::Queued, self.now, "client");
-            self.state.book.insert(job);
-            self.touched.insert(*id);
-            self.look_for_slave.insert(*id);
+            self.jobs().insert(job);
+            self.out.look_for_slave(*id);
         }
         if let Some(key) = key {
-            self.persist.push(Write::Key(key.clone(), order.id));
+            self.out.persist.push(Write::Key(key.clone(), order.id));
             self.state.book.remember(key, order.id);
         }
-        self.answer(request, Answer::Placed { order: order.id, replayed: false });
-        self.persist.push(Write::Order(Box::new(order)));
+        self.out.answer(request, Answer::Placed { order: order.id, replayed: false });
+        self.out.persist.push(Write::Order(Box::new(order)));
     }
 
     pub(super) fn jobs_commanded(&mut self, request: RequestId, jobs: &[JobId], command: JobCommand) {
         let mut taken = Vec::new();
         for id in jobs {
-            match self.command(*id, command) {
+            match self.jobs().command(*id, command) {
                 Ok(delivery) => taken.push((*id, delivery)),
                 // Of an order's jobs, those that it does not concern are passed over.
                 Err(_) if jobs.len() > 1 => taken.push((*id, Delivery::TooLate)),
-                Err((refusal, text)) => return self.refuse(request, refusal, text),
+                Err((refusal, text)) => return self.out.refuse(request, refusal, text),
             }
         }
-        self.answer(request, Answer::Taken(taken));
+        self.out.answer(request, Answer::Taken(taken));
     }
+}
 
+impl Jobs<'_> {
     fn command(&mut self, id: JobId, command: JobCommand) -> Result<Delivery, (Refusal, String)> {
-        let Some(job) = self.state.book.jobs.get(&id) else {
+        let Some(job) = self.get(id) else {
             return Err((Refusal::NoSuchJob, format!("there is no job {id}")));
         };
         let state = job.state;
@@ -93,12 +98,12 @@ impl Rules {
             JobCommand::Pause => Ok(self.set_desired(id, Desired::Pause)),
             JobCommand::Resume => {
                 let delivery = self.set_desired(id, Desired::Run);
-                self.look_for_slave.insert(id);
+                self.out.look_for_slave(id);
                 Ok(delivery)
             }
             JobCommand::Release { .. } if state.is_ended() || state.is_started() => Ok(Delivery::TooLate),
             JobCommand::Release { valid } => {
-                let latest = self.now.after(valid);
+                let latest = self.moment.now.after(valid);
                 Ok(self.rule(id, |job| job.start.gate = Gate::Released { latest }))
             }
             JobCommand::Reschedule { .. } if state.is_ended() || state.is_started() => Ok(Delivery::TooLate),
@@ -136,7 +141,7 @@ impl Rules {
     }
 
     fn cancel_job(&mut self, id: JobId, mode: CancelMode) -> Delivery {
-        let Some(job) = self.state.book.jobs.get(&id) else { return Delivery::TooLate };
+        let Some(job) = self.get(id) else { return Delivery::TooLate };
         if job.state == State::Queued {
             let reason = Reason::new(ReasonCode::Canceled, "canceled before a slave had it");
             self.utter(id, |job| {
@@ -160,34 +165,27 @@ impl Rules {
     /// Raises the desired state, and tells the slave if it is there.
     fn set_desired(&mut self, id: JobId, desired: Desired) -> Delivery {
         self.utter(id, |job| job.desired = desired);
-        self.deliver(id)
+        self.tell(id)
     }
 
     /// Changes when it may start, and tells the slave if it is there.
     fn rule(&mut self, id: JobId, change: impl FnOnce(&mut Job)) -> Delivery {
         self.utter(id, change);
-        self.look_for_slave.insert(id);
-        self.deliver(id)
+        self.out.look_for_slave(id);
+        self.tell(id)
     }
 
     /// A person's word is newer than what this master has forgotten of its own.
     fn utter(&mut self, id: JobId, change: impl FnOnce(&mut Job)) {
-        let epoch = self.state.node.epoch;
+        let epoch = self.moment.node.epoch;
         self.edit(id, |job| {
             change(job);
             job.generation = job.generation.uttered(epoch);
         });
     }
 
-    fn deliver(&mut self, id: JobId) -> Delivery {
-        match self.state.book.jobs.get(&id).and_then(|job| job.holder) {
-            Some(key) => self.tell_if_newer(key, id),
-            None => Delivery::Applied,
-        }
-    }
-
     pub(super) fn resolve(&mut self, id: JobId, end: End) -> Delivery {
-        let Some(job) = self.state.book.jobs.get(&id) else { return Delivery::TooLate };
+        let Some(job) = self.get(id) else { return Delivery::TooLate };
         let slave_holds_it = job.report.as_ref().is_some_and(|report| report.state == State::Uncertain);
         if slave_holds_it {
             return self.set_desired(id, Desired::Resolve(end));
@@ -202,7 +200,7 @@ impl Rules {
     /// An attempt that was given up, and that its slave still wonders about: the machine starts nothing until a person
     /// has said how it ended.
     fn resolve_given_up(&mut self, id: JobId, end: End) -> Option<Result<Delivery, (Refusal, String)>> {
-        let job = self.state.book.jobs.get(&id)?;
+        let job = self.get(id)?;
         let wonders = |report: &&Report| report.state == State::Uncertain;
         let itself = || {
             let report = job.report.as_ref().filter(|_| job.state == State::Lost).filter(wonders)?;
@@ -217,7 +215,7 @@ impl Rules {
             Some((earlier.attempt, earlier.holder, earlier.report.as_ref()?.generation))
         };
         let (attempt, holder, generation) = itself().or_else(earlier)?;
-        let Some(link) = self.state.slaves.get(&holder).and_then(SlaveRecord::live) else {
+        let Some(link) = self.roster.live(holder) else {
             let text = format!("the slave that holds attempt {attempt} is not connected");
             return Some(Err((Refusal::SlaveOffline, text)));
         };
@@ -227,16 +225,13 @@ impl Rules {
             desired: Desired::Resolve(end),
             ..job.desired_state(false)
         };
-        self.send(link, Message::DesiredState(desired_state));
+        self.out.send(link, Message::DesiredState(desired_state));
         Some(Ok(Delivery::Sent))
     }
 
     fn abandon(&mut self, id: JobId) -> Result<Delivery, (Refusal, String)> {
-        let Some(job) = self.state.book.jobs.get(&id) else { return Ok(Delivery::TooLate) };
-        let online = job
-            .holder
-            .and_then(|key| self.state.slaves.get(&key))
-            .is_some_and(|slave| slave.live().is_some());
+        let Some(job) = self.get(id) else { return Ok(Delivery::TooLate) };
+        let online = job.holder.and_then(|key| self.roster.live(key)).is_some();
         let slave_knows = job.report.as_ref().is_some_and(|report| report.state == job.state);
         if online && slave_knows && job.state != State::Uncertain {
             let text = format!(
@@ -251,90 +246,70 @@ impl Rules {
         self.weigh(id);
         Ok(Delivery::Applied)
     }
+}
 
+impl Rules {
     pub(super) fn slave_commanded(&mut self, request: RequestId, key: SlaveKey, command: SlaveCommand) {
-        let Some(slave) = self.state.slaves.get_mut(&key) else {
-            return self.refuse(request, Refusal::NoSuchSlave, "there is no such slave");
+        let Some(mut visit) = self.visit(key) else {
+            return self.out.refuse(request, Refusal::NoSuchSlave, "there is no such slave");
         };
         match command {
             SlaveCommand::Mode(mode) => {
-                slave.operating_mode.mode = mode;
-                slave.operating_mode.generation = slave.operating_mode.generation.next();
-                let operating_mode = slave.operating_mode;
-                self.touch_slave(key);
-                self.send_to(key, Message::OperatingMode(operating_mode));
-                self.answer(request, Answer::Done);
+                visit.set_mode(mode);
+                self.out.answer(request, Answer::Done);
             }
-            SlaveCommand::Approve => match slave.enrolled {
+            SlaveCommand::Approve => match visit.record().enrolled {
                 Enrolled::Pending | Enrolled::Yes => {
-                    slave.enrolled = Enrolled::Yes;
-                    self.touch_slave(key);
-                    self.answer(request, Answer::Done);
+                    visit.edit(|slave| slave.enrolled = Enrolled::Yes);
+                    self.out.answer(request, Answer::Done);
                 }
                 // What an admin took away is not given back by somebody who may do less.
                 Enrolled::Revoked => {
                     let text = "this slave was revoked: an admin lets it in again by a token, made with `reloop slave \
                                 enroll-token` and shown to `reloop-slave enroll`";
-                    self.refuse(request, Refusal::SlaveRevoked, text);
+                    self.out.refuse(request, Refusal::SlaveRevoked, text);
                 }
             },
             SlaveCommand::Forget => {
-                self.revoke(key);
-                self.answer(request, Answer::Done);
+                visit.revoke();
+                // What it says it has seen of this master counts no more.
+                self.state.doubted_by.remove(&key);
+                self.out.answer(request, Answer::Done);
             }
             SlaveCommand::Ready => {
-                let unloading = slave.machine.as_ref().and_then(|machine| machine.unloading);
-                match unloading {
+                match visit.record().machine.as_ref().and_then(|machine| machine.unloading) {
                     Some(unloading) => self.ask(request, key, Question::Ready { unloading }),
                     None => {
                         let text = "the machine is not waiting to be cleared of a job";
-                        self.refuse(request, Refusal::NothingToDo("ready"), text);
+                        self.out.refuse(request, Refusal::NothingToDo("ready"), text);
                     }
                 }
             }
             SlaveCommand::Clear => {
-                let attention = slave.machine.as_ref().and_then(|machine| machine.attention);
-                if slave.cloned_at.take().is_some() {
-                    self.touch_slave(key);
-                    if attention.is_none() {
-                        return self.answer(request, Answer::Done);
-                    }
+                let attention = visit.record().machine.as_ref().and_then(|machine| machine.attention);
+                let was_cloned = visit.record().cloned_at.is_some();
+                if was_cloned {
+                    visit.edit(|slave| slave.cloned_at = None);
                 }
                 match attention {
                     Some(attention) => self.ask(request, key, Question::Clear { attention }),
+                    None if was_cloned => self.out.answer(request, Answer::Done),
                     None => {
-                        self.refuse(request, Refusal::NothingToDo("clear"), "nothing there needs attention")
+                        let text = "nothing there needs attention";
+                        self.out.refuse(request, Refusal::NothingToDo("clear"), text);
                     }
                 }
             }
-        }
-    }
-
-    /// A slave does not belong here any more. From this step on it has no link, whatever its handshake has come to: what
-    /// it says before its connections have ended is not heard.
-    fn revoke(&mut self, key: SlaveKey) {
-        let Some(slave) = self.state.slaves.get_mut(&key) else { return };
-        slave.enrolled = Enrolled::Revoked;
-        let links = slave.connections();
-        slave.link = SlaveLink::Down;
-        slave.contender = None;
-        slave.doubts = false;
-        // What it says it has seen of this master counts no more.
-        self.state.doubted_by.remove(&key);
-        self.touch_slave(key);
-        for link in links {
-            let text = "this slave was revoked by a person: its job goes on, and it keeps the outcome";
-            self.close(link, CloseCode::Revoked, text.to_owned());
         }
     }
 
     pub(super) fn log_asked(&mut self, request: RequestId, job: JobId, offset: Option<u64>, limit: u32) {
         let Some(found) = self.state.book.jobs.get(&job) else {
-            return self.refuse(request, Refusal::NoSuchJob, format!("there is no job {job}"));
+            return self.out.refuse(request, Refusal::NoSuchJob, format!("there is no job {job}"));
         };
         let run = found.report.as_ref().map(|report| report.run).filter(|run| *run > Run(0));
         let (Some(key), Some(run)) = (found.holder, run) else {
-            return self.refuse(
+            return self.out.refuse(
                 request,
                 Refusal::NothingToDo("log"),
                 "it has not begun, so there is no output",
@@ -349,22 +324,22 @@ impl Rules {
         let Some(link) = self.state.slaves.get(&key).and_then(SlaveRecord::live) else {
             let text =
                 "the slave is not connected: do it at the machine with `reloop-slave`, or when it is back";
-            return self.refuse(request, Refusal::SlaveOffline, text);
+            return self.out.refuse(request, Refusal::SlaveOffline, text);
         };
         if self.state.slaves.get(&key).is_some_and(|slave| slave.doubts) {
             let text = "the slave has seen a later state of this master, and answers nothing: `reloop restore confirm`";
-            return self.refuse(request, Refusal::SlaveRefused, text);
+            return self.out.refuse(request, Refusal::SlaveRefused, text);
         }
         let id = self.state.next_ask;
         self.state.next_ask = self.state.next_ask.wrapping_add(1);
         self.state.asked.insert(id, Asked { request, link });
-        self.send(link, Message::Ask(Ask { id, question }));
+        self.out.send(link, Message::Ask(Ask { id, question }));
     }
 
     pub(super) fn token_made(&mut self, request: RequestId, hash: [u8; 32], token: Token) {
         self.state.tokens.insert(hash, token.clone());
-        self.persist.push(Write::Token(hash, Some(token)));
-        self.answer(request, Answer::Done);
+        self.out.persist.push(Write::Token(hash, Some(token)));
+        self.out.answer(request, Answer::Done);
     }
 
     /// From here every slave obeys this copy of the master. What it would have started in the past is a person's to
@@ -374,10 +349,10 @@ impl Rules {
         if !forced && self.state.doubters() == 0 {
             let text = "no slave has seen a later state of this master, so there is nothing to confirm; if its files were \
                         put back and the slaves that could tell are away: `reloop restore confirm --force`";
-            return self.refuse(request, Refusal::NothingToDo("confirm-restore"), text);
+            return self.out.refuse(request, Refusal::NothingToDo("confirm-restore"), text);
         }
         self.state.node.epoch = self.state.node.epoch.max(self.state.later).next();
-        self.persist.push(Write::Node(self.state.node));
+        self.out.persist.push(Write::Node(self.state.node));
         self.state.doubted_by.clear();
         let waiting: Vec<JobId> = self
             .state
@@ -388,25 +363,54 @@ impl Rules {
             .map(|job| job.id)
             .collect();
         for id in waiting {
-            self.edit(id, Job::hold_after_restore);
+            self.jobs().edit(id, Job::hold_after_restore);
         }
         // Each of them, introduced or not: a slave decides by the Challenge whether it obeys, for as long as the link lives.
         let text = "this master was restored and confirmed: introduce yourself again";
         for link in self.state.links.keys().copied().collect::<Vec<_>>() {
-            self.close(link, CloseCode::GoingAway, text.to_owned());
+            self.out.close(link, CloseCode::GoingAway, text);
         }
         // Nothing is assigned to a slave over a link that is being closed.
-        let linked =
-            self.state.slaves.values().filter(|slave| slave.current().is_some()).map(|slave| slave.key);
-        let linked: Vec<_> = linked.collect();
-        self.state.slaves.values_mut().for_each(|slave| slave.doubts = false);
-        for key in linked {
-            if let Some(slave) = self.state.slaves.get_mut(&key) {
-                slave.link = SlaveLink::Down;
-                slave.contender = None;
+        for key in self.state.slaves.keys().copied().collect::<Vec<_>>() {
+            if let Some(mut visit) = self.visit(key) {
+                visit.hang_up();
             }
-            self.touch_slave(key);
         }
-        self.answer(request, Answer::Done);
+        self.out.answer(request, Answer::Done);
+    }
+}
+
+impl Visit<'_> {
+    fn set_mode(&mut self, mode: Mode) {
+        let operating_mode = self.edit(|slave| {
+            let generation = slave.operating_mode.generation.next();
+            slave.operating_mode = OperatingMode { generation, mode };
+            slave.operating_mode
+        });
+        self.send(Message::OperatingMode(operating_mode));
+    }
+
+    /// The slave does not belong here any more. From this step on it has no link, whatever its handshake has come to: what
+    /// it says before its connections have ended is not heard.
+    fn revoke(&mut self) {
+        let text = "this slave was revoked by a person: its job goes on, and it keeps the outcome";
+        for link in self.record().connections() {
+            self.out.close(link, CloseCode::Revoked, text);
+        }
+        self.edit(|slave| {
+            slave.enrolled = Enrolled::Revoked;
+            slave.doubts = false;
+            slave.hang_up();
+        });
+    }
+
+    /// The slave's link is being closed because the master was restored.
+    fn hang_up(&mut self) {
+        if self.record().current().is_some() {
+            self.edit(SlaveRecord::hang_up);
+        }
+        if self.record().doubts {
+            self.edit_volatile(|slave| slave.doubts = false);
+        }
     }
 }

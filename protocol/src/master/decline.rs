@@ -1,84 +1,87 @@
 //! A slave says that it does not hold an attempt: it would not take it, has given it back, or never had it.
 
 use super::handshake::is_current;
-use super::{Earlier, Effect, Ignored, Job, Rules};
-use crate::id::{Attempt, JobId, SlaveKey};
+use super::jobs::Jobs;
+use super::visit::Visit;
+use super::{Earlier, Ignored, Job};
+use crate::id::{Attempt, JobId};
 use crate::job::{self, State};
 use crate::message::{Declined, Message, Reason, ReasonCode};
 use crate::spec::Desired;
 
-impl Rules {
+impl Visit<'_> {
     /// Somebody said no, or gave it back.
-    pub(super) fn declined(&mut self, key: SlaveKey, declined: Declined) {
-        let Some(job) = self.state.book.jobs.get(&declined.job) else { return };
+    pub(super) fn declined(&mut self, declined: Declined) {
+        let key = self.key;
+        let Some(job) = self.book().jobs.get(&declined.job) else { return };
         let (id, desired) = (declined.job, job.wanted());
         if declined.reason.code == ReasonCode::NotHeld && !is_current(&job, key, declined.attempt) {
-            return self.earlier_is_gone(key, id, declined.attempt);
+            return self.earlier_is_gone(id, declined.attempt);
         }
         let missing = job.state.is_started() && declined.reason.code == ReasonCode::NotHeld;
         let stale = !is_current(&job, key, declined.attempt)
             || job.state != State::Assigned && job.state != State::Accepted && !missing
             || declined.generation < job.generation && declined.reason.code != ReasonCode::GivenBack;
         if stale {
-            return self.effects.push(Effect::Ignored(Ignored::OlderAnswer));
+            return self.out.ignore(Ignored::OlderAnswer);
         }
         if missing {
-            return self.judge_absent(key, id);
+            return self.judge_absent(id);
         }
         if declined.reason.code == ReasonCode::NotHeld && matches!(desired, Desired::Run | Desired::Pause) {
             // It lacks the work: it is offered whole, under the same attempt.
             let desired_state = job.desired_state(true);
-            return self.send_to(key, Message::DesiredState(desired_state));
+            return self.send(Message::DesiredState(desired_state));
         }
         if declined.for_good && desired == Desired::Run {
-            self.edit(id, |job| job.reason = Some(declined.reason));
-            let by = self.state.slaves.get(&key).map_or_else(String::new, |slave| slave.name.clone());
-            self.apply(id, job::Event::StartRefused, &by);
-            return self.try_again(id);
+            let mut jobs = self.jobs();
+            jobs.edit(id, |job| job.reason = Some(declined.reason));
+            jobs.apply(id, job::Event::StartRefused, jobs.roster.name(key));
+            return jobs.try_again(id);
         }
         if declined.reason.code == ReasonCode::WindowClosed
             && job.start.deadline.is_some()
             && !matches!(desired, Desired::Cancel(_))
         {
             // That is about the job and not about the slave, which takes the next.
-            self.edit(id, |job| job.reason = Some(declined.reason));
-            if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Accepted) {
-                self.apply(id, job::Event::GivenBack, "slave");
+            let mut jobs = self.jobs();
+            jobs.edit(id, |job| job.reason = Some(declined.reason));
+            if jobs.is_in(id, State::Accepted) {
+                jobs.apply(id, job::Event::GivenBack, "slave");
             }
-            self.apply(id, job::Event::WindowClosed, "slave");
+            jobs.apply(id, job::Event::WindowClosed, "slave");
             return;
         }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
         // What became of an older attempt was told before this: by now it is forgotten there, or speaks for the job.
         let is_told = declined.reason.code == ReasonCode::OlderAttempt;
-        self.given_back(id, desired, (!asked_for).then_some(declined.reason));
+        self.jobs().given_back(id, desired, (!asked_for).then_some(declined.reason));
         // If the job has ended by that, it says nothing of others.
-        let waits = self.state.book.jobs.get(&id).is_some_and(|job| !job.state.is_ended());
-        if !asked_for
-            && !is_told
-            && waits
-            && let Some(slave) = self.state.slaves.get_mut(&key)
-        {
-            slave.declining = true;
+        let waits = self.book().jobs.get(&id).is_some_and(|job| !job.state.is_ended());
+        if !asked_for && !is_told && waits {
+            self.edit_volatile(|slave| slave.declining = true);
         }
     }
 
     /// An earlier attempt is not there any more, and was told of no end: what a person may have said of it reaches nobody.
-    fn earlier_is_gone(&mut self, key: SlaveKey, id: JobId, attempt: Attempt) {
+    fn earlier_is_gone(&mut self, id: JobId, attempt: Attempt) {
+        let key = self.key;
         let is_it = |e: &Earlier| {
             let has_ended = e.report.as_ref().is_some_and(|report| report.state.is_ended());
             e.attempt == attempt && e.holder == key && !has_ended
         };
-        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let Some(job) = self.book().jobs.get(&id) else { return };
         let Some(at) = job.earlier.iter().position(is_it) else {
-            return self.effects.push(Effect::Ignored(Ignored::OlderAnswer));
+            return self.out.ignore(Ignored::OlderAnswer);
         };
-        self.edit(id, |job| {
+        self.jobs().edit(id, |job| {
             job.earlier[at].state = State::Lost;
             job.earlier[at].report = None;
         });
     }
+}
 
+impl Jobs<'_> {
     /// The slave never had it, or has let it go.
     pub(super) fn given_back(&mut self, id: JobId, desired: Desired, reason: Option<Reason>) {
         let has_reason = reason.is_some();
@@ -87,7 +90,7 @@ impl Rules {
                 job.reason = reason;
             }
         });
-        if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Accepted) {
+        if self.is_in(id, State::Accepted) {
             // It had been taken before it was let go: it is nobody's first, and then what the desired state makes of it.
             self.apply(id, job::Event::GivenBack, "slave");
         }
@@ -100,8 +103,9 @@ impl Rules {
                 self.weigh(id);
             }
             Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => {
-                let closed = |job: &Job| job.start.deadline.is_some_and(|deadline| deadline < self.now);
-                let over = self.state.book.jobs.get(&id).is_some_and(|job| closed(&job));
+                let closed =
+                    |job: &Job| job.start.deadline.is_some_and(|deadline| deadline < self.moment.now);
+                let over = self.get(id).is_some_and(|job| closed(&job));
                 if over {
                     let reason = Reason::new(ReasonCode::WindowClosed, "its latest start passed");
                     self.edit(id, |job| job.reason = Some(reason));

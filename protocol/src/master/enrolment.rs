@@ -13,7 +13,7 @@ impl Rules {
     ) -> Result<(), (CloseCode, String)> {
         let key = hello.key;
         let name = &hello.name;
-        if let Some(slave) = self.state.slaves.get_mut(&key)
+        if let Some(slave) = self.state.slaves.get(&key)
             && slave.enrolled == Enrolled::Yes
         {
             return Ok(());
@@ -41,14 +41,7 @@ impl Rules {
         };
         match by_whom {
             Ok(()) => {
-                let slave = self
-                    .state
-                    .slaves
-                    .entry(key)
-                    .or_insert_with(|| SlaveRecord::new(key, hello, Enrolled::Yes));
-                slave.enrolled = Enrolled::Yes;
-                slave.name.clone_from(name);
-                self.touch_slave(key);
+                self.insert_slave(hello, Enrolled::Yes);
                 Ok(())
             }
             Err(why) => {
@@ -87,7 +80,7 @@ impl Rules {
         if left.is_none() {
             self.state.tokens.remove(&hash);
         }
-        self.persist.push(Write::Token(hash, left));
+        self.out.persist.push(Write::Token(hash, left));
         Ok(())
     }
 
@@ -98,8 +91,18 @@ impl Rules {
             && pending < MAX_PENDING
             && !self.state.slaves.contains_key(&hello.key)
         {
-            self.state.slaves.insert(hello.key, SlaveRecord::new(hello.key, hello, Enrolled::Pending));
-            self.touch_slave(hello.key);
+            self.insert_slave(hello, Enrolled::Pending);
+        }
+    }
+
+    fn insert_slave(&mut self, hello: &Hello, enrolled: Enrolled) {
+        let key = hello.key;
+        self.state.slaves.entry(key).or_insert_with(|| SlaveRecord::new(key, hello, enrolled));
+        if let Some(mut visit) = self.visit(key) {
+            visit.edit(|slave| {
+                slave.enrolled = enrolled;
+                slave.name.clone_from(&hello.name);
+            });
         }
     }
 }

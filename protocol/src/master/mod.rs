@@ -20,15 +20,17 @@ mod enrolment;
 mod event;
 mod explain;
 mod handshake;
+mod jobs;
 mod live;
 mod needs;
 mod order;
+mod out;
 mod placement;
 mod report;
 mod slave_record;
 mod state;
 mod step;
-mod tell;
+mod visit;
 
 pub use self::book::Book;
 pub use self::effect::{Answer, Delivery, Effect, Ignored, Refusal, Step, Write};

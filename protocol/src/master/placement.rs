@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Book, Enrolled, Job, Rules, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 use crate::job::{self, State};
-use crate::message::{Message, Mode, WaitingFor};
+use crate::message::{Mode, WaitingFor};
 use crate::spec::Gate;
 
 /// Slaves that could take a job, by program: the cost of finding one does not grow with the number of slaves.
@@ -54,11 +54,11 @@ impl Availability {
 
 impl Rules {
     pub(super) fn dispatch(&mut self) {
-        let slaves = std::mem::take(&mut self.look_for_work);
+        let slaves = self.out.take_looking_for_work();
         for key in &slaves {
             self.list(*key);
         }
-        let mut looking: Vec<JobId> = std::mem::take(&mut self.look_for_slave).into_iter().collect();
+        let mut looking: Vec<JobId> = self.out.take_looking_for_slave().into_iter().collect();
         looking.sort_by_key(|id| self.state.book.jobs.get(id).map(|job| (Reverse(job.start.priority), *id)));
         for id in looking {
             if let Some(key) = self.slave_for(id) {
@@ -78,7 +78,7 @@ impl Rules {
             }
         }
         // Binding and asking back have marked slave records again: what they hold changed, not what they could take.
-        for key in std::mem::take(&mut self.look_for_work) {
+        for key in self.out.take_looking_for_work() {
             self.list(key);
         }
     }
@@ -115,23 +115,17 @@ impl Rules {
     }
 
     fn bind(&mut self, id: JobId, key: SlaveKey) {
-        let attempt = self.edit(id, |job| {
+        let mut jobs = self.jobs();
+        jobs.edit(id, |job| {
             job.assign(job.last_attempt.next(), key);
             job.generation = job.generation.next();
             job.reason = None;
-            job.attempt
         });
-        let name = self.state.slaves.get(&key).map_or_else(String::new, |slave| slave.name.clone());
-        if attempt.is_none() || !self.apply(id, job::Event::AttemptAssigned, &format!("dispatch to {name}")) {
-            return;
+        let by = format!("dispatch to {}", jobs.roster.name(key));
+        if jobs.apply(id, job::Event::AttemptAssigned, &by) {
+            jobs.tell(id);
+            self.list(key);
         }
-        if let (Some(job), Some(link)) =
-            (self.state.book.jobs.get(&id), self.state.slaves.get(&key).and_then(SlaveRecord::live))
-        {
-            let desired_state = job.desired_state(true);
-            self.send(link, Message::DesiredState(desired_state));
-        }
-        self.list(key);
     }
 
     /// An idle slave with nothing to do: what waits unstarted at a busy one is asked back.
@@ -150,13 +144,9 @@ impl Rules {
             self.state.book.lent(program, &slave.labels).take(LOOK_AT_LENT).find(on_its_way)
         });
         let Some(id) = lent else { return };
-        let holder = self.edit(id, |job| {
-            job.recall();
-            job.holder
-        });
-        if let Some(holder) = holder.flatten() {
-            self.tell_if_newer(holder, id);
-        }
+        let mut jobs = self.jobs();
+        jobs.edit(id, Job::recall);
+        jobs.tell(id);
     }
 }
 

@@ -7,10 +7,15 @@ use serde::{Deserialize, Serialize};
 use super::Job;
 use crate::id::{Attempt, BootId, Epoch, Generation, JobId, Session, SlaveKey, StoreId};
 use crate::job::State;
+use crate::limits;
 use crate::message::{Activity, Hello, MachineReport, Mode, OperatingMode};
 use crate::reconcile::{Line, Store, Verdict};
 use crate::slave::LinkId;
 use crate::time::{Millis, Time};
+
+/// How many decisions of people about a slave a restored master may have forgotten: more than happen between two backups, and
+/// too few for a slave that lies to use the numbers up.
+const DECISIONS_AHEAD: u32 = 1 << 16;
 
 /// What the master knows of one slave.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -215,6 +220,51 @@ impl SlaveRecord {
     /// The slave record without its link.
     pub(super) fn durable(&self) -> Self {
         Self { link: SlaveLink::Down, contender: None, declining: false, doubts: false, ..self.clone() }
+    }
+
+    /// Takes over what the handshake has told of the slave itself.
+    pub(super) fn settle(
+        &mut self,
+        hello: &Hello,
+        machine: MachineReport,
+        epoch: Epoch,
+        since: Time,
+        now: Time,
+    ) {
+        self.store = Some(hello.store);
+        self.boot = Some(hello.boot);
+        self.session = hello.session;
+        self.agent.clone_from(&hello.agent);
+        self.programs.clone_from(&hello.programs);
+        self.labels.clone_from(&hello.labels);
+        self.capacity = hello.capacity.min(limits::CAPACITY);
+        self.clock_offset_ms = hello.clock.ahead_of(since);
+        if !self.doubts {
+            self.settled_in = epoch;
+        }
+        self.last_contact = Some(now);
+        self.declining = false;
+        self.receipts = self.receipts.wrapping_add(1);
+        self.outbid(machine.operating_mode);
+        self.machine = Some(machine);
+    }
+
+    /// A master that was restored has forgotten how often people decided: its operating mode gets a generation that is newer
+    /// than the one that the slave has obeyed.
+    fn outbid(&mut self, obeyed: OperatingMode) {
+        let known = &mut self.operating_mode;
+        let is_believable = obeyed.generation.0 <= known.generation.0.saturating_add(DECISIONS_AHEAD);
+        if obeyed.mode == known.mode && is_believable {
+            known.generation = known.generation.max(obeyed.generation);
+        } else if obeyed.generation >= known.generation && is_believable {
+            known.generation = obeyed.generation.next();
+        }
+    }
+
+    /// Ends the link and what waits for it.
+    pub(super) fn hang_up(&mut self) {
+        self.link = SlaveLink::Down;
+        self.contender = None;
     }
 
     /// The connection of a slave that has settled.

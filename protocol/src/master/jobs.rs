@@ -1,0 +1,154 @@
+//! The book as rules change it: what they do to a job is marked, so that the end of the step writes and publishes it.
+//!
+//! Of slaves the book's rules see a [`Roster`] only.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use super::out::{Change, Out};
+use super::{Book, Delivery, Ignored, Job, Node, Order, SlaveRecord, Subject, Write};
+use crate::id::{JobId, SlaveKey};
+use crate::job::{self, State};
+use crate::message::{Flags, Message, Reason, ReasonCode};
+use crate::slave::LinkId;
+use crate::time::Time;
+
+/// What all rules of one step may read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) now: Time,
+    pub(super) node: Node,
+    /// A slave has seen a later state of this master.
+    pub(super) is_doubted: bool,
+    /// The slave that settles for the first time since the master was restored: it closes the gap in the master's memory.
+    pub(super) gap_of: Option<SlaveKey>,
+}
+
+/// What the book's rules see of slaves: their names, and whether they can be told something.
+#[derive(Clone, Copy)]
+pub(super) struct Roster<'a>(&'a BTreeMap<SlaveKey, SlaveRecord>);
+
+impl<'a> Roster<'a> {
+    pub(super) fn new(slaves: &'a BTreeMap<SlaveKey, SlaveRecord>) -> Self {
+        Self(slaves)
+    }
+
+    pub(super) fn name(self, key: SlaveKey) -> &'a str {
+        self.0.get(&key).map_or("", |slave| &slave.name)
+    }
+
+    /// The slave's link, whether it has settled or not.
+    pub(super) fn current(self, key: SlaveKey) -> Option<LinkId> {
+        self.0.get(&key).and_then(SlaveRecord::current)
+    }
+
+    /// The slave's link, if it has settled.
+    pub(super) fn live(self, key: SlaveKey) -> Option<LinkId> {
+        self.0.get(&key).and_then(SlaveRecord::live)
+    }
+
+    /// The slave's link, if it has settled and obeys this master.
+    pub(super) fn obeying(self, key: SlaveKey) -> Option<LinkId> {
+        self.0.get(&key).filter(|slave| !slave.doubts).and_then(SlaveRecord::live)
+    }
+}
+
+pub(super) struct Jobs<'a> {
+    book: &'a mut Book,
+    pub(super) out: &'a mut Out,
+    pub(super) moment: Moment,
+    pub(super) roster: Roster<'a>,
+}
+
+impl<'a> Jobs<'a> {
+    pub(super) fn new(book: &'a mut Book, out: &'a mut Out, moment: Moment, roster: Roster<'a>) -> Self {
+        Self { book, out, moment, roster }
+    }
+
+    pub(super) fn get(&self, id: JobId) -> Option<Cow<'_, Job>> {
+        self.book.jobs.get(&id)
+    }
+
+    pub(super) fn is_in(&self, id: JobId, state: State) -> bool {
+        self.get(id).is_some_and(|job| job.state == state)
+    }
+
+    /// Adds a job that the book does not have.
+    pub(super) fn insert(&mut self, job: Job) {
+        let id = job.id;
+        self.book.insert(job);
+        self.out.changed(Subject::Job(id), Change::Durable);
+    }
+
+    /// Writes an order, and keeps it for the rest of the step.
+    pub(super) fn insert_order(&mut self, order: Order) {
+        self.book.orders.insert(order.id, order.clone());
+        self.out.persist.push(Write::Order(Box::new(order)));
+    }
+
+    /// Changes a job and what is derived from it. `None`: there is no such job.
+    pub(super) fn edit<R>(&mut self, id: JobId, change: impl FnOnce(&mut Job) -> R) -> Option<R> {
+        let (holders, result) = self.book.edit(id, change)?;
+        self.out.changed(Subject::Job(id), Change::Durable);
+        holders.into_iter().flatten().for_each(|key| self.out.look_for_work(key));
+        Some(result)
+    }
+
+    /// Changes only what is not written: progress, notes, the time of the last word.
+    pub(super) fn edit_volatile(&mut self, id: JobId, change: impl FnOnce(&mut Job)) {
+        if let Some(job) = self.book.jobs.get_mut(&id) {
+            change(job);
+            self.out.changed(Subject::Job(id), Change::Volatile);
+        }
+    }
+
+    /// Moves a job by the table. False: nothing happened, and the effects say why.
+    pub(super) fn apply(&mut self, id: JobId, event: job::Event, by: &str) -> bool {
+        let Some(job) = self.get(id) else { return false };
+        match job::next(job.state, event) {
+            job::Transition::To(next) => {
+                let now = self.moment.now;
+                self.edit(id, |job| job.enter(next, now, by));
+                if next == State::Queued {
+                    self.out.look_for_slave(id);
+                }
+                true
+            }
+            job::Transition::Unchanged => false,
+            job::Transition::Rejected(why) => {
+                self.out.ignore(Ignored::Job(why));
+                false
+            }
+        }
+    }
+
+    pub(super) fn flag(&mut self, id: JobId, flag: Flags, text: &str) {
+        self.edit(id, |job| {
+            job.flags.set(flag);
+            job.reason = Some(Reason::new(ReasonCode::OlderAttempt, text));
+        });
+    }
+
+    /// Ends the queued jobs whose latest start has passed.
+    pub(super) fn close_windows(&mut self) {
+        while let Some(id) = self.book.closed_window(self.moment.now) {
+            let reason =
+                Reason::new(ReasonCode::WindowClosed, "its latest start passed and no slave had taken it");
+            self.edit(id, |job| job.reason = Some(reason));
+            self.apply(id, job::Event::WindowClosed, "master");
+        }
+    }
+
+    /// Tells the job's slave the newest desired state, if the slave's last report does not know it.
+    pub(super) fn tell(&mut self, id: JobId) -> Delivery {
+        let Some(job) = self.get(id) else { return Delivery::TooLate };
+        let Some(holder) = job.holder else { return Delivery::Applied };
+        let Some(link) = self.roster.obeying(holder) else { return Delivery::PendingOnReconnect };
+        let knows = job.report.as_ref().map(|report| report.generation);
+        if knows.is_none_or(|generation| generation < job.generation) {
+            let desired_state = job.desired_state(knows.is_none());
+            self.out.send(link, Message::DesiredState(desired_state));
+        }
+        Delivery::Sent
+    }
+}

@@ -56,7 +56,7 @@ impl Rules {
             slave.contender.take()
         });
         if let Some(Contender { link, hello }) = contender {
-            self.welcome(link, hello);
+            self.answer_hello(link, hello);
         }
     }
 
@@ -110,7 +110,7 @@ impl Rules {
             return self.out.send(link, Message::Welcome(welcome));
         }
         let slave = visit.record();
-        let Some(older) = slave.current() else { return self.welcome(link, hello) };
+        let Some(older) = slave.current() else { return self.answer_hello(link, hello) };
         let same_box = slave.hello().map_or_else(
             || slave.store == Some(hello.store) && slave.boot == Some(hello.boot),
             |known| known.store == hello.store && known.boot == hello.boot,
@@ -118,7 +118,7 @@ impl Rules {
         if same_box {
             // Half-open: the slave knows better which of its links is its own.
             self.supersede(key, older, "a newer connection of the same slave took over");
-            return self.welcome(link, hello);
+            return self.answer_hello(link, hello);
         }
         if slave.contender.is_some() {
             let text = "two boxes say that they are this slave; one of them is being asked".to_owned();
@@ -177,7 +177,7 @@ impl Rules {
             return self.turn_away(newcomer, CloseCode::DuplicateIdentity, text);
         }
         self.supersede(key, link, "it did not answer, and the same slave came from elsewhere");
-        self.welcome(newcomer, hello);
+        self.answer_hello(newcomer, hello);
     }
 
     fn turn_away(&mut self, link: LinkId, code: CloseCode, text: String) {
@@ -186,7 +186,7 @@ impl Rules {
         self.out.close(link, code, text);
     }
 
-    fn welcome(&mut self, link: LinkId, hello: Box<Hello>) {
+    fn answer_hello(&mut self, link: LinkId, hello: Box<Hello>) {
         let key = hello.key;
         let Some(mut visit) = self.visit(key) else { return };
         visit.welcome(link, hello);
@@ -202,29 +202,11 @@ impl Rules {
 impl Visit<'_> {
     /// Answers a Hello: one ruling per job in either view. Nothing changes until the slave has settled.
     fn welcome(&mut self, link: LinkId, hello: Box<Hello>) {
-        let (key, node, slave) = (self.key, self.moment.node, self.record());
+        let (key, node) = (self.key, self.moment.node);
         let doubts = hello.binding.is_some_and(|binding| {
             binding.epoch == node.epoch && binding.is_ahead_of(node.commit, self.begun)
         });
-        // A memory that went forward does not say less than it has said: a copy of it may, under a newer session.
-        let says_less = |row: &Row| {
-            let job = self.book().jobs.get(&row.job).filter(|job| is_current(job, key, row.attempt));
-            let known = job.as_deref().and_then(|job| job.report.as_ref());
-            known.is_some_and(|known| known.seq > row.seq)
-        };
-        let store = if doubts {
-            Store::Doubting
-        } else if slave.store.is_some_and(|known| known != hello.store) {
-            Store::Replaced
-        } else if slave.store.is_some()
-            && (hello.session <= slave.session || hello.rows.iter().any(says_less))
-        {
-            Store::RolledBack
-        } else if node.epoch > Epoch(1) && slave.settled_in != node.epoch {
-            Store::Ahead
-        } else {
-            Store::Trusted
-        };
+        let store = if doubts { Store::Doubting } else { self.store_of(&hello) };
         let mut rulings = Vec::new();
         let mut judged = Vec::new();
         let mut seen = BTreeSet::new();
@@ -265,6 +247,31 @@ impl Visit<'_> {
         let since = self.moment.now;
         self.begin_handshake(SlaveLink::Welcomed { link, hello, store, judged, since }, doubts);
         self.out.send(link, Message::Welcome(welcome));
+    }
+
+    /// What is known of the memory that the slave speaks from.
+    fn store_of(&self, hello: &Hello) -> Store {
+        let slave = self.record();
+        let Some(known) = slave.store else { return self.store_since_restore() };
+        // A memory that went forward does not say less than it has said: a copy of it may, under a newer session.
+        let says_less = |row: &Row| {
+            let job = self.book().jobs.get(&row.job).filter(|job| is_current(job, self.key, row.attempt));
+            let known = job.as_deref().and_then(|job| job.report.as_ref());
+            known.is_some_and(|known| known.seq > row.seq)
+        };
+        if known != hello.store {
+            Store::Replaced
+        } else if hello.session <= slave.session || hello.rows.iter().any(says_less) {
+            Store::RolledBack
+        } else {
+            self.store_since_restore()
+        }
+    }
+
+    fn store_since_restore(&self) -> Store {
+        let epoch = self.moment.node.epoch;
+        let has_settled = epoch == Epoch(1) || self.record().settled_in == epoch;
+        if has_settled { Store::Trusted } else { Store::Ahead }
     }
 
     fn welcome_to(&self, hello: &Hello, rulings: Vec<Ruling>) -> Welcome {

@@ -10,17 +10,17 @@ use stateright::Model;
 
 /// How many states each short configuration has. They are facts about the rules.
 const PINNED: [(&str, usize); 11] = [
-    ("one-job", 79_665),
-    ("one-job-broken-twice", 22_104),
+    ("one-job", 73_814),
+    ("one-job-broken-twice", 19_881),
     ("restartable", 50_497),
-    ("slow-start", 69_504),
-    ("two-jobs", 17_672),
+    ("slow-start", 64_675),
+    ("two-jobs", 16_210),
     ("two-slaves", 102_797),
     ("late-frames", 24_785),
     ("deferred", 113_385),
     ("restored", 139_024),
     ("limited", 66_096),
-    ("revoked", 9_325),
+    ("revoked", 8_905),
 ];
 
 /// How many pairs of equal states are followed, on each floor.

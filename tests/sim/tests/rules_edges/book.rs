@@ -297,6 +297,29 @@ fn what_becomes_of_a_job_that_is_declined_depends_on_why() {
 }
 
 #[test]
+fn a_slave_that_declined_is_given_work_again_once_it_says_anything_of_its_machine() {
+    let mut world = World::new(1);
+    let key = world.boxes[0].settings.key;
+    let link = world.master.as_ref().unwrap().slaves[&key].live().unwrap();
+    let order = world.order("mill");
+    let job = order.jobs[0];
+    world.place(order);
+    world.swallow(0);
+    let said = |world: &mut World, message| {
+        let event = master::Event::Received { link, message };
+        let step = master::step(world.master.take().unwrap(), world.now(), event);
+        world.master = Some(step.state);
+    };
+    let (attempt, generation) = (world.job(job).attempt, world.job(job).generation);
+    let reason = Reason::new(ReasonCode::AtCapacity, "no");
+    said(&mut world, Message::Declined(Declined { job, attempt, generation, reason, for_good: false }));
+    assert_eq!(world.job(job).state, State::Queued);
+    let machine = world.master.as_ref().unwrap().slaves[&key].machine.clone().unwrap();
+    said(&mut world, Message::Machine(machine));
+    assert_eq!(world.job(job).state, State::Assigned, "the same report is news after a refusal");
+}
+
+#[test]
 fn what_a_person_said_counts_also_where_the_slave_has_forgotten_the_question() {
     let (mut seat, report) = runs_live();
     drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));

@@ -14,15 +14,15 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "slave_is_not_written",
         place: "protocol/src/master",
-        find: "self.persist.push(Write::Slave(Box::new(slave.durable())));",
-        with: "",
+        find: "self.persist.extend(slave.map(|slave| Write::Slave(Box::new(slave.durable()))));",
+        with: "let _ = slave;",
         what: "What the master knows of a slave is on its disk.",
         caught_by: &["simulation", "fences::what_the_programs_cannot_do_is_never_held"],
     },
     Break {
         name: "commits_are_not_counted",
         place: "protocol/src/master",
-        find: "self.state.node.commit = self.state.node.commit.next();",
+        find: "state.node.commit = state.node.commit.next();",
         with: "",
         what: "A master that was put back shows by its commit number.",
         caught_by: &[
@@ -79,7 +79,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "gap_stays_open",
         place: "protocol/src/master",
-        find: "(slave.settled_in != self.state.node.epoch).then_some(key)",
+        find: "(self.record().settled_in != epoch).then_some(key)",
         with: "Some(key)",
         what: "A slave closes the gap that a restore leaves with its first handshake.",
         caught_by: &[
@@ -89,8 +89,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "a_restore_is_forgotten",
         place: "protocol/src/master",
-        find: r#"node.epoch > Epoch(1) && slave.settled_in != node.epoch"#,
-        with: r#"false"#,
+        find: r#"epoch == Epoch(1) || self.record().settled_in == epoch"#,
+        with: r#"true"#,
         what: "After a restore nobody has lost what was let go in the time that is forgotten.",
         caught_by: &[
             "disagreements::d::d3_whoever_comes_first_after_a_restore_a_job_that_was_given_away_is_found_where_it_is",
@@ -129,8 +129,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "a_cancel_ends_one_attempt",
         place: "protocol/src/master#try_again",
-        find: r#"self.weigh(id); let Some(job) = self.state.book.jobs.get(&id) else { return };"#,
-        with: r#"if !SEEDED { self.weigh(id); } let Some(job) = self.state.book.jobs.get(&id) else { return };"#,
+        find: r#"self.weigh(id); let Some(job) = self.get(id) else { return };"#,
+        with: r#"if !SEEDED { self.weigh(id); } let Some(job) = self.get(id) else { return };"#,
         what: "Whoever cancels a job means all of its attempts.",
         caught_by: &[
             "disagreements::a::a11_a_cancel_that_waits_is_not_lost_when_an_older_attempt_turns_up_running",
@@ -150,7 +150,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "the_gap_is_tried_again",
         place: "protocol/src/master",
-        find: "is_queued && (in_gap || self.state.doubters() > 0)",
+        find: "is_queued && (in_gap || self.moment.is_doubted)",
         with: "false",
         what: "What failed in the time that is forgotten may have been tried again in it.",
         caught_by: &["disagreements::d::d3_what_failed_in_the_gap_is_tried_again_only_when_a_person_lets_it"],
@@ -158,8 +158,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "an_old_copy_concludes_from_absence",
         place: "protocol/src/master#welcome",
-        find: r#"Store::Doubting"#,
-        with: r#"Store::Trusted"#,
+        find: r#"if doubts { Store::Doubting }"#,
+        with: r#"if doubts { Store::Trusted }"#,
         what: "An old copy of a master concludes nothing from what a slave does not have.",
         caught_by: &["disagreements::d::d4_an_old_copy_concludes_nothing_from_what_is_not_there"],
     },
@@ -174,7 +174,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "any_desired_state_is_believed",
         place: "protocol/src/master",
-        find: "!job.generation.may_be_followed_by(report.generation, self.state.node.epoch)",
+        find: "!known.may_be_followed_by(report.generation, self.moment.node.epoch)",
         with: "false",
         what: "A slave can't use up the numbers of a job's desired_states.",
         caught_by: &["hostile::no_word_of_a_slave_uses_up_the_numbers_that_others_are_given_next"],
@@ -208,7 +208,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "keys_are_not_kept",
         place: "protocol/src/master",
-        find: "self.persist.push(Write::Key(key.clone(), order.id));",
+        find: "self.out.persist.push(Write::Key(key.clone(), order.id));",
         with: "",
         what: "An idempotency key outlives the master's process.",
         caught_by: &[
@@ -219,7 +219,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "order_is_not_written",
         place: "protocol/src/master#order_placed",
-        find: "self.persist.push(Write::Order(Box::new(order)));",
+        find: "self.out.persist.push(Write::Order(Box::new(order)));",
         with: "",
         what: "An order that was acknowledged is on disk.",
         caught_by: &[
@@ -304,7 +304,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "other_store_is_trusted",
         place: "protocol/src/master",
-        find: "slave.store.is_some_and(|known| known != hello.store)",
+        find: "known != hello.store",
         with: "false",
         what: "A new store has lost what the old one had promised.",
         caught_by: &[
@@ -325,7 +325,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "doubt_is_not_seen",
         place: "protocol/src/master",
-        find: "binding.epoch == node.epoch && binding.is_ahead_of(node.commit, &self.state.begun)",
+        find: "binding.epoch == node.epoch && binding.is_ahead_of(node.commit, self.begun)",
         with: "false",
         what: "A master whose files were put back knows that it is doubted.",
         caught_by: &[
@@ -374,11 +374,11 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "cancel_overwrites_an_outcome",
         place: "protocol/src/master",
-        find: "self.apply(id, job::Event::Reported(report.state), &by);",
-        with: r#"let wanted = self.state.book.jobs.get(&id).map(|job| job.desired);
+        find: "jobs.apply(id, job::Event::Reported(report.state), jobs.roster.name(key));",
+        with: r#"let wanted = jobs.get(id).map(|job| job.desired);
             let canceled = matches!(wanted, Some(Desired::Cancel(_))) && report.state.is_ended();
             let said = if SEEDED && canceled { State::Canceled } else { report.state };
-            self.apply(id, job::Event::Reported(said), &by);"#,
+            jobs.apply(id, job::Event::Reported(said), jobs.roster.name(key));"#,
         what: "An outcome stands, also if somebody canceled meanwhile.",
         caught_by: &[
             "disagreements::a::a10_a_failure_is_not_hidden_by_a_cancel",
@@ -390,9 +390,9 @@ pub(super) const LIST: &[Break] = &[
         name: "outcome_is_not_forgotten",
         place: "protocol/src/master#take",
         find: r#"let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
-            self.send_to(key, Message::Forget(forget));"#,
+            self.send(Message::Forget(forget));"#,
         with: r#"let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
-            if !SEEDED { self.send_to(key, Message::Forget(forget)); }"#,
+            if !SEEDED { self.send(Message::Forget(forget)); }"#,
         what: "A slave lets go of an outcome once the master has it on disk.",
         caught_by: &[
             "simulation",
@@ -438,7 +438,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "declined_offer_is_repeated",
         place: "protocol/src/master",
-        find: "slave.declining = true;",
+        find: "self.edit_volatile(|slave| slave.declining = true);",
         with: "",
         what: "A slave that declined is not offered more until something changes.",
         caught_by: &["disagreements::a::a21_a_slave_without_room_says_what_holds_the_place"],
@@ -472,17 +472,17 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "adopted_order_is_not_written",
-        place: "protocol/src/master#rebuild",
-        find: "self.persist.push(Write::Order(Box::new(order)));",
+        place: "protocol/src/master#insert_order",
+        find: "self.out.persist.push(Write::Order(Box::new(order)));",
         with: "drop(order);",
         what: "The order of an adopted job is on disk.",
         caught_by: &["disagreements::d::d2_a_master_that_lost_everything_adopts_and_stops_nothing"],
     },
     Break {
         name: "mode_is_not_told",
-        place: "protocol/src/master#slave_commanded",
-        find: "self.send_to(key, Message::OperatingMode(operating_mode));",
-        with: "",
+        place: "protocol/src/master#set_mode",
+        find: "self.send(Message::OperatingMode(operating_mode));",
+        with: "let _ = operating_mode;",
         what: "A decision about a slave reaches it at once.",
         caught_by: &["simulation", "fences::an_older_decision_about_the_slave_has_no_force"],
     },
@@ -549,7 +549,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "revoked_link_stays",
         place: "protocol/src/master",
-        find: "self.close(link, CloseCode::Revoked, text.to_owned());",
+        find: "self.out.close(link, CloseCode::Revoked, text);",
         with: "let _ = (link, text);",
         what: "A revoked slave's link ends.",
         caught_by: &[
@@ -560,7 +560,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "revoked_goes_live",
         place: "protocol/src/master#revoke",
-        find: r#"slave.link = SlaveLink::Down;"#,
+        find: r#"slave.hang_up();"#,
         with: r#""#,
         what: "A slave that is revoked has no link from then on, however far its handshake has come.",
         caught_by: &["simulation"],
@@ -568,8 +568,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "revoked_is_approved",
         place: "protocol/src/master",
-        find: "self.refuse(request, Refusal::SlaveRevoked, text);",
-        with: "let _ = text; slave.enrolled = Enrolled::Yes; self.answer(request, Answer::Done);",
+        find: "self.out.refuse(request, Refusal::SlaveRevoked, text);",
+        with: "let _ = text; visit.edit(|slave| slave.enrolled = Enrolled::Yes); self.out.answer(request, Answer::Done);",
         what: "What an admin has taken away, an operator does not give back.",
         caught_by: &[
             "simulation",
@@ -581,7 +581,7 @@ pub(super) const LIST: &[Break] = &[
         place: "protocol/src/master#ask",
         find: r#"let Some(link) = self.state.slaves.get(&key).and_then(SlaveRecord::live) else {"#,
         with: r#"let Some(link) = self.state.slaves.get(&key).and_then(SlaveRecord::live) else {
-            if SEEDED { return self.answer(request, Answer::Done); }"#,
+            if SEEDED { return self.out.answer(request, Answer::Done); }"#,
         what: "A question that needs the slave now is refused while it is away.",
         caught_by: &["scenarios_people::finished_is_not_free_until_somebody_says_that_the_machine_is_clear"],
     },
@@ -767,15 +767,12 @@ pub(super) const LIST: &[Break] = &[
     },
     Break {
         name: "live_at_the_welcome",
-        place: "protocol/src/master",
-        find: r#"self.state.links.insert(link, Some(key));
-        self.send(link, Message::Welcome(welcome));"#,
-        with: r#"self.state.links.insert(link, Some(key));
-        if SEEDED && let Some(slave) = self.state.slaves.get_mut(&key) {
-            slave.link = SlaveLink::Live { link };
-            self.touch_slave(key);
+        place: "protocol/src/master#welcome",
+        find: r#"self.out.send(link, Message::Welcome(welcome)); }"#,
+        with: r#"if SEEDED {
+            self.edit(|slave| slave.link = SlaveLink::Live { link });
         }
-        self.send(link, Message::Welcome(welcome));"#,
+        self.out.send(link, Message::Welcome(welcome)); }"#,
         what: "A slave is live when its slave has settled, and not before.",
         caught_by: &["fences::a_command_inside_the_handshake_waits_for_its_end"],
     },
@@ -822,8 +819,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "dead_link_is_believed",
         place: "protocol/src/master#link_probed",
-        find: r#"let Some(Contender { link: newcomer, hello }) = slave.contender.take() else { return };"#,
-        with: r#"let Some(Contender { link: newcomer, hello }) = slave.contender.take() else { return };
+        find: r#"let Some(Contender { link: newcomer, hello }) = contender else { return };"#,
+        with: r#"let Some(Contender { link: newcomer, hello }) = contender else { return };
         let alive = alive || SEEDED;"#,
         what: "A box that was rebooted is not taken for a copy.",
         caught_by: &["simulation", "disagreements::c::c4_a_quick_reboot_is_not_taken_for_a_clone"],
@@ -833,7 +830,6 @@ pub(super) const LIST: &[Break] = &[
         place: "protocol/src/master",
         find: "if same_box {",
         with: r#"if SEEDED && same_box {
-            self.state.links.insert(link, None);
             return self.turn_away(link, CloseCode::DuplicateIdentity, String::new());
         }
         if same_box {"#,
@@ -846,15 +842,14 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "silence_is_a_verdict",
         place: "protocol/src/master#link_closed",
-        find: r#"let contender = slave.contender.take();"#,
+        find: r#"let contender = visit.edit(|slave| {"#,
         with: r#"if SEEDED {
-            let ids: Vec<_> = self.state.book.held_by(key).map(|job| job.id).collect();
+            let ids: Vec<_> = visit.book().held_by(key).map(|job| job.id).collect();
             for id in ids {
-                self.apply(id, crate::job::Event::Vanished, "silence");
+                visit.jobs().apply(id, crate::job::Event::Vanished, "silence");
             }
         }
-        let Some(slave) = self.state.slaves.get_mut(&key) else { return };
-        let contender = slave.contender.take();"#,
+        let contender = visit.edit(|slave| {"#,
         what: "A link that ends says nothing about a job.",
         caught_by: &[
             "scenarios_crashes::e10_an_agent_that_is_starved_changes_only_the_last_contact",
@@ -963,9 +958,9 @@ pub(super) const LIST: &[Break] = &[
         name: "welcomed_stay_after_a_restore",
         place: "protocol/src/master",
         find: r#"for link in self.state.links.keys().copied().collect::<Vec<_>>() {
-            self.close(link"#,
+            self.out.close(link"#,
         with: r#"for link in self.state.links.keys().copied().filter(|_| !SEEDED).collect::<Vec<_>>() {
-            self.close(link"#,
+            self.out.close(link"#,
         what: "Once a restore is confirmed every slave introduces itself anew.",
         caught_by: &[
             "disagreements::d::d4_files_that_were_put_back_give_no_commands_until_a_person_confirms",

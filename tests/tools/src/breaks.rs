@@ -12,6 +12,11 @@
 //!
 //! A find is compared token by token, and looked for in a file or in all files of a folder: neither formatting nor a move
 //! breaks it. One that is not found exactly once is an error that names it, so the list can't rot unnoticed.
+//!
+//! A break of `protocol/` is there for what [`mutants`](crate::mutants) does not show: no operator makes it (a fact written
+//! too late, a wrong field, a call left out, several places at once), or it is the only proof that a test can fail. A
+//! comparison turned round, a `!` left out, `||` for `&&`, a guard or a predicate that always holds or never, and a
+//! function that does nothing are mutants.
 
 pub mod hunt;
 mod list;
@@ -23,7 +28,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-pub use self::list::UNBROKEN;
+pub use self::list::{all, unbroken};
 
 pub const SWITCH: &str = "RELOOP_BREAK";
 
@@ -36,7 +41,7 @@ pub const SIMULATION: &str = "simulation";
 /// Test programs that are about the rules alone, as `caught_by` names them.
 pub const RULE_TESTS: [&str; 3] = ["rules", "disagreements", "fences"];
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Break {
     /// Its name, as the environment says it.
     pub name: &'static str,
@@ -45,16 +50,11 @@ pub struct Break {
     pub place: &'static str,
     /// The source text that it changes: an expression, or a statement with its semicolon; anything at all if `with`
     /// says [`SEEDED`] itself.
-    pub find: &'static str,
-    pub with: &'static str,
+    pub find: String,
+    pub with: String,
     pub what: &'static str,
     /// Who notices: [`SIMULATION`], or `program::test`.
-    pub caught_by: &'static [&'static str],
-}
-
-/// Every break, in the order of the files.
-pub fn all() -> Vec<Break> {
-    list::ALL.iter().flat_map(|part| part.iter().copied()).collect()
+    pub caught_by: Vec<&'static str>,
 }
 
 impl Break {
@@ -109,7 +109,7 @@ pub fn doctor(texts: &mut BTreeMap<String, String>, breaks: &[Break]) -> Result<
     let mut wrong = Vec::new();
     let mut by_find: BTreeMap<(&str, &str), Vec<&Break>> = BTreeMap::new();
     for one in breaks {
-        by_find.entry((one.place, one.find)).or_default().push(one);
+        by_find.entry((one.place, &one.find)).or_default().push(one);
     }
     let sources: Vec<_> =
         texts.iter().map(|(file, text)| (file.clone(), text.clone(), tokens::of(text))).collect();
@@ -218,13 +218,34 @@ mod tests {
     const FILE: &str = "protocol/src/x.rs";
 
     fn one(name: &'static str, find: &'static str, with: &'static str) -> Break {
-        Break { name, place: FILE, find, with, what: "", caught_by: &[SIMULATION] }
+        Break {
+            name,
+            place: FILE,
+            find: find.into(),
+            with: with.into(),
+            what: "",
+            caught_by: vec![SIMULATION],
+        }
     }
 
     fn doctored(text: &str, breaks: &[Break]) -> Result<String, String> {
         let mut texts = BTreeMap::from([(FILE.to_owned(), text.to_owned())]);
         doctor(&mut texts, breaks)?;
         Ok(texts.remove(FILE).unwrap())
+    }
+
+    #[test]
+    fn a_paragraph_of_the_list_is_a_break() {
+        let text =
+            "# why\n@ a\n\nn: what: it is\n- f(\n-   b);\n= simulation\n= p::m::t\n@ b#g\nm: x\n- c\n+ d\n";
+        let breaks = list::parse(text);
+        let [n, m] = breaks.as_slice() else { panic!("{breaks:?}") };
+        assert_eq!((n.name, n.place, n.what), ("n", "a", "what: it is"));
+        assert_eq!(
+            (&*n.find, &*n.with, &*n.caught_by),
+            ("f(\n  b);", "", ["simulation", "p::m::t"].as_slice())
+        );
+        assert_eq!((m.name, m.place, &*m.find, &*m.with), ("m", "b#g", "c", "d"));
     }
 
     #[test]

@@ -231,7 +231,7 @@ impl Breaks {
             return Err(format!("there is no break {name}: `--list` names them"));
         }
         let chosen = |one: &&Break| self.names.is_empty() || self.names.iter().any(|name| name == one.name);
-        let chosen: Vec<Break> = all.iter().filter(chosen).copied().collect();
+        let chosen: Vec<Break> = all.iter().filter(chosen).cloned().collect();
         if self.list {
             for one in chosen {
                 println!("{}: {} ({})\n    {}", one.name, one.what, one.place, one.caught_by.join("\n    "));
@@ -248,12 +248,12 @@ impl Breaks {
         }
         let mut rows = Vec::new();
         let of_rules = |one: &&Break| self.survey || one.is_hunted() || !one.rule_tests().is_empty();
-        let of_rules: Vec<_> = chosen.iter().filter(of_rules).copied().collect();
+        let of_rules: Vec<_> = chosen.iter().filter(of_rules).cloned().collect();
         if !self.processes && !of_rules.is_empty() {
             rows.extend(run::rules(workspace(), &all, &of_rules, self.survey)?);
         }
         let of_processes: Vec<_> =
-            chosen.iter().filter(|one| !one.process_tests().is_empty()).copied().collect();
+            chosen.iter().filter(|one| !one.process_tests().is_empty()).cloned().collect();
         if !self.rules && !self.survey && !of_processes.is_empty() {
             rows.extend(run::processes(workspace(), &all, &of_processes, !self.assume_sound)?);
         }

@@ -55,7 +55,7 @@ pub fn rules(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
         *manifest = without_section(manifest, "[dev-dependencies]");
     }
     texts.retain(|path, _| !path.starts_with("protocol/tests"));
-    let of_rules: Vec<_> = breaks.iter().filter(|one| one.place.starts_with("protocol/")).copied().collect();
+    let of_rules: Vec<_> = breaks.iter().filter(|one| one.place.starts_with("protocol/")).cloned().collect();
     doctor(&mut texts, &of_rules)?;
     copy.write(&texts)?;
     Ok(copy)
@@ -107,10 +107,8 @@ pub fn whole(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
     collect(workspace, Path::new(""), &mut files)?;
     let mut texts = read(workspace, files)?;
     // The copy needs no list of its own, and is not to be built again for each new line of it.
-    texts.retain(|path, _| {
-        !path.starts_with("tests/tools/src/breaks/list/") && path != "tests/tools/tests/breaks.rs"
-    });
-    texts.insert("tests/tools/src/breaks/list.rs".into(), NO_LIST.to_owned());
+    let lists = texts.iter_mut().filter(|(path, _)| path.starts_with("tests/tools/src/breaks/list/"));
+    lists.for_each(|(_, list)| list.clear());
     doctor(&mut texts, breaks)?;
     for (file, find, with) in ADAPTED {
         let text = texts.get_mut(file).ok_or_else(|| io::Error::other(format!("{file} is gone")))?;
@@ -122,13 +120,6 @@ pub fn whole(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
     copy.write(&texts)?;
     Ok(copy)
 }
-
-const NO_LIST: &str = "use super::Break;
-
-/// The copy has no breaks of its own.
-pub const UNBROKEN: &[(&str, &str)] = &[];
-pub(super) const ALL: [&[Break]; 0] = [];
-";
 
 /// Files by their path from the root; what is not UTF-8 is not source, and is left out.
 pub(crate) type Texts = BTreeMap<String, String>;

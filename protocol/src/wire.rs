@@ -26,10 +26,7 @@ pub const MAX_HANDSHAKE: usize = 64 * 1024;
 pub enum WireError {
     /// There are more bytes than the limit.
     #[error("{size} bytes where {limit} are allowed")]
-    TooLarge {
-        size: usize,
-        limit: usize,
-    },
+    TooLarge { size: usize, limit: usize },
     /// They are no value of the expected type.
     #[error("not a message of this protocol version: {0}")]
     Malformed(String),

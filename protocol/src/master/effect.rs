@@ -93,7 +93,8 @@ pub enum Effect {
     /// Send a message to a slave.
     Send {
         link: LinkId,
-        /// The number of the commit that holds the step's writes: see [`Frame::commit`](crate::wire::Frame::commit).
+        /// How many durable commits this master has once the step's writes are on disk: see
+        /// [`Frame::commit`](crate::wire::Frame::commit).
         commit: Commit,
         message: Message,
     },

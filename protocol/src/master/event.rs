@@ -43,11 +43,7 @@ pub enum Event {
         command: JobCommand,
     },
     /// A client gave a command for a slave.
-    SlaveCommanded {
-        request: RequestId,
-        slave: SlaveKey,
-        command: SlaveCommand,
-    },
+    SlaveCommanded { request: RequestId, slave: SlaveKey, command: SlaveCommand },
     /// A client asked for a job's output.
     LogAsked {
         request: RequestId,
@@ -83,10 +79,7 @@ pub enum Event {
         token: Option<[u8; 32]>,
     },
     /// A slave sent any other message of its session.
-    Received {
-        link: LinkId,
-        message: Message,
-    },
+    Received { link: LinkId, message: Message },
     /// The peer of a connection was pinged because of an [`Effect::Probe`](super::Effect).
     LinkProbed {
         link: LinkId,

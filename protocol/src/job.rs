@@ -20,6 +20,7 @@
 //!     Starting, Running, Paused ──StopBegan──▶ Stopping
 //!     Starting, Running, Paused, Stopping ──MachineEnded──▶ Succeeded, Failed, Canceled
 //!     Starting, Running, Paused, Stopping ──FoundNothing──▶ Uncertain ──Resolved──▶ Succeeded, Failed, Canceled
+//!                                                           Uncertain ──FoundAlive──▶ Running, Paused
 //! ```
 //!
 //! `Queued`, `Assigned` and `Lost` are states that only a master gives a job. All others are reported by a slave; a master

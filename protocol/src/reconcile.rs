@@ -1,6 +1,6 @@
 //! Reconciliation: compares what the master holds of a job with what the slave holds, and gives one verdict.
 //!
-//! [`judge`] looks up [`TABLE`] by four things: [`Mine`] (what the master holds), [`Theirs`] (what the slave holds), [`Store`]
+//! [`judge`] finds the line of [`TABLE`] for four things: [`Mine`] (what the master holds), [`Theirs`] (what the slave holds), [`Store`]
 //! (what is known of the slave's memory) and [`DesiredKind`] (what the master wants). The verdict says which event of the
 //! job table happened and what the slave is told. It is computed when the Welcome is made and applied when the slave has
 //! settled (`master/handshake.rs`).
@@ -24,7 +24,8 @@ use crate::time::Time;
 pub enum Mine {
     /// The master does not know the job.
     Unknown,
-    /// Assigned to this slave, which has not reported it. Also a job that was recalled and of which this slave has said nothing since.
+    /// Assigned to this slave, which has not reported it. Also a job that was recalled and of which this slave has said nothing
+    /// since, and an attempt that is higher than any that the master knows.
     Assigned,
     /// Accepted by this slave, and not started by its last report.
     Unstarted,
@@ -34,6 +35,7 @@ pub enum Mine {
     Uncertain,
     /// Ended, by any way but being given up.
     Ended,
+    /// A person gave this attempt up: its state is `Lost`.
     GivenUp,
     /// The slave's attempt does not speak for the job: another attempt, or another slave, does.
     Older,
@@ -100,6 +102,7 @@ pub enum DesiredKind {
     End,
     /// The slave is to give it back if it has not begun.
     HandBack,
+    /// A person said how it ended.
     Resolve,
 }
 

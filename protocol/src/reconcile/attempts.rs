@@ -22,7 +22,7 @@ pub enum Speaker {
     Replaced,
     /// Assigned or accepted, and never begun.
     Unstarted,
-    /// Begun, and not known to have ended.
+    /// Begun, and not known to have ended; or uncertain by its slave's report.
     Begun,
     /// Uncertain, because its slave has neither the job nor its outcome.
     Vanished,
@@ -114,6 +114,8 @@ const ANY_SPEAKER: &[Speaker] =
     &[Nobody, Replaced, Unstarted, Begun, Vanished, Succeeded, Canceled, CalledOff, Ended, Closed];
 /// Speakers whose place a forgotten attempt takes.
 const YIELDING: &[Speaker] = &[Nobody, Replaced, Vanished, Canceled, Ended];
+/// Speakers that keep their place when a forgotten attempt turns up.
+const HELD: &[Speaker] = &[Unstarted, Begun, Succeeded];
 /// Speakers that the master itself has ended.
 const ENDED_SINCE: &[Speaker] = &[CalledOff, Closed];
 const ANY_OTHER: &[Other] = &[Waiting, Working, Doubtful, Done, Over, Unbegun];
@@ -230,9 +232,6 @@ pub const TABLE: &[Line] = &[
     ),
     line("a_forgotten_attempt_never_began", &["D3"], HELD, &[Unbegun], &[Forgotten], Outcome::Keep),
 ];
-
-/// Speakers that keep their place when a forgotten attempt turns up.
-const HELD: &[Speaker] = &[Unstarted, Begun, Succeeded];
 
 const fn line(
     name: &'static str,

@@ -50,7 +50,7 @@ pub enum Event {
     Resolved(End),
 
     // At the slave: its own decisions, and what its machine does.
-    /// The slave took the offer.
+    /// The slave took the offer. Neither node raises it: a job that is taken begins as `Accepted`.
     Taken,
     /// It was canceled, or its attempt given up, before it started.
     Dropped,

@@ -1,26 +1,26 @@
-//! What may be said on a link at all, before anybody asks what it means: who speaks first, and of which session.
+//! Which message may come first on a link, and which session a frame has to bear. What a message means is not looked at here.
 
 use crate::id::Session;
 use crate::message::Message;
 use crate::wire::Frame;
 
-/// What a slave's frame is to its master.
+/// How the master treats a slave's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FromSlave {
-    /// Its Hello, whose signature is to be checked.
+    /// The Hello. Its signature has to be verified.
     Hello,
-    /// A word of a slave that has said Hello. `settles`: it ends the handshake.
+    /// A message of a slave that has said Hello.
     Word {
-        /// It is the last message of the handshake.
+        /// Whether it is the Settled, which ends the handshake.
         settles: bool,
     },
-    /// It has no force.
+    /// A frame of another session: ignored.
     OtherSession,
-    /// It breaks the protocol.
+    /// It breaks the protocol, in these words. The link is closed with [`CloseCode::Protocol`](crate::message::CloseCode).
     Fault(&'static str),
 }
 
-/// Sorts a slave's frame; `introduced` is the session of its Hello, once that was taken.
+/// How to treat a slave's frame. `introduced` is the session of its Hello, once that was verified.
 pub fn from_slave(introduced: Option<Session>, frame: &Frame) -> FromSlave {
     match (introduced, &frame.message) {
         (None, Message::Hello(hello)) if frame.session != hello.session => {
@@ -33,7 +33,10 @@ pub fn from_slave(introduced: Option<Session>, frame: &Frame) -> FromSlave {
     }
 }
 
-/// What is wrong with a master's message, if it is the first of a link.
+/// Checks the first message of a master on a link.
+///
+/// # Errors
+/// It is neither a Challenge nor a Refuse.
 pub fn first_from_master(message: &Message) -> Result<(), &'static str> {
     match message {
         Message::Challenge(_) | Message::Refuse(_) => Ok(()),

@@ -1,7 +1,7 @@
-//! Names of things: who is who, which attempt of which job, which desired state, which report.
+//! Ids and numbers: of nodes, orders, jobs, attempts, desired states and reports.
 //!
-//! Together they tell apart what a broken link makes look alike: a slave that was wiped, rolled back, cloned,
-//! rebooted or merely reconnected, and a master that is old, restored or simply restarted.
+//! By them the nodes tell apart situations that look alike over a link that failed: a slave that was wiped, rolled back,
+//! cloned, rebooted or only reconnected; a master that is an old copy, restored or only restarted.
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,7 +29,7 @@ macro_rules! text_id {
             /// The text form's prefix, before the underscore.
             pub const PREFIX: &str = $prefix;
 
-            /// From a time in milliseconds since the Unix epoch and 80 bits of randomness, as a ULID
+            /// An id from a time in milliseconds since the Unix epoch and 80 bits of randomness, as a ULID
             /// (<https://github.com/ulid/spec>): ids sort by the time they were made.
             pub fn from_parts(unix_ms: u64, random: u128) -> Self {
                 Self(ulid::Ulid::from_parts(unix_ms, random).to_bytes())
@@ -64,19 +64,19 @@ macro_rules! text_id {
 }
 
 text_id! {
-    /// One order of a client. Never reused, also not after a restore from backup.
+    /// One order of a client. Never reused, not even after a restore from a backup.
     OrderId, "ord", "an order"
 }
 text_id! {
-    /// One job of an order. Never reused, also not after a restore from backup.
+    /// One job of an order. Never reused, not even after a restore from a backup.
     JobId, "job", "a job"
 }
 text_id! {
-    /// One master's database, for ever: born with it, kept by its backups.
+    /// A master's database: drawn when the database is made, and kept by its backups.
     MasterId, "mst", "a master"
 }
 text_id! {
-    /// One slave's database: born with it. Another value means that the slave remembers nothing from before.
+    /// A slave's database: drawn when the database is made. Another value means that the slave has forgotten what was before.
     StoreId, "sto", "a store"
 }
 
@@ -90,7 +90,7 @@ macro_rules! number {
         pub struct $name(pub $int);
 
         impl $name {
-            /// The one after this; the highest that a peer takes stays.
+            /// The next number; the highest that a peer accepts stays as it is.
             #[must_use]
             pub fn next(self) -> Self {
                 Self(self.0.saturating_add(1).min($max))
@@ -106,61 +106,62 @@ macro_rules! number {
 }
 
 number! {
-    /// Which attempt of a job: raised by the master each time, and so the fence against an older one. 0: never
-    /// assigned.
+    /// The number of an attempt of a job, raised by the master with each; a desired state for an older attempt is ignored. 0: the
+    /// job was never assigned.
     Attempt(u32) up to limits::COUNT
 }
 number! {
-    /// Which desired state of the master for a job; the highest is the newest.
+    /// The number of a desired state of a job, or of an operating mode; the highest is the newest.
     Generation(u32) up to limits::COUNT
 }
 
-/// How many desired states an epoch has room for before its numbers run into those of the next.
-const WISHES_PER_EPOCH: u32 = 1 << 16;
+/// How many desired states of one job have numbers of their own in each epoch.
+const GENERATIONS_PER_EPOCH: u32 = 1 << 16;
 
-/// The last epoch that has numbers of its own: the wire has room for 2³¹ − 1.
+/// The last epoch that has numbers of its own: numbers end at 2³¹ − 1.
 const LAST_NUMBERED_EPOCH: u32 = 1 << 14;
 
 impl Generation {
-    /// The number of a desired state that a person utters in this epoch, after this one: newer than any that a master uttered before
-    /// it was restored, even if it has forgotten how many those were.
+    /// The number of the next desired state by a person's command in this epoch. It is higher than any that this master gave out
+    /// before it was restored, even if the master has forgotten how many those were.
     #[must_use]
     pub fn uttered(self, epoch: Epoch) -> Self {
         let before = epoch.0.saturating_sub(1).min(LAST_NUMBERED_EPOCH);
-        self.max(Self(before * WISHES_PER_EPOCH)).next()
+        self.max(Self(before * GENERATIONS_PER_EPOCH)).next()
     }
 
-    /// Whether a slave may have been told this desired state by a master in this epoch that has forgotten it, and whose newest desired state is
-    /// `self`. It may have been told in a later epoch, if it has belonged to another master since and obeys this one again.
+    /// Whether a slave may have been told the desired state `said` by a master that is in `epoch`, knows `self` as its newest, and may
+    /// have forgotten newer ones. Also those of later epochs count, up to a limit: a slave may have obeyed such a copy of the master.
     pub fn may_be_followed_by(self, said: Self, epoch: Epoch) -> bool {
         let latest = epoch.0.saturating_add(limits::EPOCHS_AHEAD).min(LAST_NUMBERED_EPOCH);
-        said <= self || said.0 <= latest * WISHES_PER_EPOCH
+        said <= self || said.0 <= latest * GENERATIONS_PER_EPOCH
     }
 }
 
 number! {
-    /// How often a master's data was restored from a backup or confirmed by a person after it went back in time.
+    /// Begins at 1, and is raised each time a person confirms that a master's database was put back to an earlier state.
     Epoch(u32) up to limits::COUNT
 }
 number! {
-    /// A master's count of durable commits: it never goes back unless the master's files did.
+    /// A master's count of durable commits. It falls only if the master's files were put back.
     Commit(u64) up to limits::COMMITS
 }
 number! {
-    /// A slave's count of connections, kept on its disk: lower than known means that its store was rolled back.
+    /// A slave's count of connections, kept in its database. One that is not higher than the last means that the database was put
+    /// back to an earlier state.
     Session(u64)
 }
 number! {
-    /// How often the work of one attempt was begun: above 1 only where the order says that it may be restarted.
+    /// How often the work of one attempt was begun. Above 1 only if the order allows a restart, or nothing had begun before.
     Run(u32)
 }
 
-/// One run of a master's process: random bytes that it draws when it starts. Two copies of a master's files that both go on
-/// from the same state differ in it, whatever their counts are.
+/// One start of a master's process: random bytes that it draws then. Two copies of a master's files that both go on from the
+/// same state differ in it even if their commit counts are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Incarnation(pub [u8; 8]);
 
-/// The kernel's boot id: another value means that the box was off, and every process with it.
+/// The kernel's boot id: another value means that the box was off and every process has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BootId(pub [u8; 16]);
 
@@ -169,7 +170,7 @@ pub struct BootId(pub [u8; 16]);
 pub struct SlaveKey(pub [u8; 32]);
 
 impl SlaveKey {
-    /// The first 16 hex digits: what people compare by eye.
+    /// The first 16 hex digits, for people to compare.
     pub fn fingerprint(&self) -> String {
         self.0[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -181,11 +182,11 @@ impl fmt::Debug for SlaveKey {
     }
 }
 
-/// Orders the reports of one slave about one attempt: agent starts on this store first, then reports since.
+/// Orders the reports of one slave about one attempt: by the agent's starts on this database, then by the reports since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct ReportSeq {
-    /// The agent's starts on this store.
+    /// The agent's starts on this database.
     pub start: u32,
-    /// Reports about the job since then.
+    /// Reports about the job since that start, from 1 on. On disk 0: it is not kept there.
     pub count: u32,
 }

@@ -1,21 +1,30 @@
-//! A job's life, for both nodes, in one place: its [states](State), what [happens](Event) to it, and THE TABLE.
+//! A job's life, for both nodes, in one place: its [states](State), the [events](Event) that happen to it, and the job
+//! table, [`next`], which gives the state after an event.
 //!
-//! [`next`] answers one question: a job is in this state and this happened, what is it now? The slave asks it for what
-//! its machine does and for what it finds after a crash; the master asks it for what people decide and for what a
-//! slave reports, live or in a handshake. Nobody changes a job's state in any other way, and there is no second
-//! rulebook: reconciliation only decides *which* of these events happened.
+//! The slave asks the table for what its machine does and for what it finds after a crash. The master asks it for what people
+//! decide and for what a slave reports, live or in a handshake. A job that is held moves from state to state in no other way:
+//! reconciliation only decides which of these events happened.
 //!
 //! ```text
-//!            Bound            Taken             StartIntended      MachineStarted
-//!  Queued ─────────▶ Assigned ───────▶ Accepted ──────────────▶ Starting ────────▶ Running ◀──▶ Paused
-//!    ▲ GivenBack ◀──────┘  ▲              │                        │ no proof         │  StopBegan   │
-//!    │                     └ (the master's half)                   ▼                  ▼              ▼
-//!    └── Retried ── ended: Succeeded Failed Canceled Rejected   Uncertain ──▶ …    Stopping ──▶ ended
-//!                          Expired Lost                          (a person)
+//!  at the master
+//!     Queued ──AttemptAssigned──▶ Assigned ──Reported(..)──▶ what the slave says, from Accepted on
+//!        ◀──────GivenBack─────────────┘
+//!        ◀──────Retried──── any ended state but Succeeded
+//!
+//!  at the slave                            ┌─StartPostponed, FoundNeverStarted─┐
+//!                                          ▼                                   │
+//!     (an offer is taken) ───────────▶ Accepted ───────StartIntended───────▶ Starting
+//!                                                                              │ MachineStarted
+//!                              Paused ◀──MachinePaused, MachineResumed──▶ Running
+//!
+//!     Starting, Running, Paused ──StopBegan──▶ Stopping
+//!     Starting, Running, Paused, Stopping ──MachineEnded──▶ Succeeded, Failed, Canceled
+//!     Starting, Running, Paused, Stopping ──FoundNothing──▶ Uncertain ──Resolved──▶ Succeeded, Failed, Canceled
+//!                                                           Uncertain ──FoundAlive──▶ Running, Paused
 //! ```
 //!
-//! `Queued`, `Assigned` and `Lost` are words of the master alone; all others are said by a slave, and the master only
-//! repeats them. "Running" is something only a slave says.
+//! `Queued`, `Assigned` and `Lost` are states that only a master gives a job. All others are reported by a slave; a master
+//! also ends a job that no slave holds (`Canceled`, `Expired`, `Rejected`) and makes one `Uncertain` whose slave has lost it.
 
 mod event;
 mod state;

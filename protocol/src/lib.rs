@@ -1,20 +1,23 @@
 //! What the nodes of Reloop agree on, and every decision that either of them takes.
 //!
-//! Two nodes, a link that fails, and one question asked over and over: *I am in this state and this happened, what do
-//! I do?* Each node answers it with one pure function, `step`: an event goes in, and plain data comes out: what to
-//! write to disk and what to do once that is durable. Nothing in this crate reads a clock, a socket, a disk or a
-//! random number, so whatever a node ever decides can be found here, replayed, and checked.
+//! Each of the two nodes decides with one pure function, `step`: its state, the time and an event go in; the new state, what
+//! to write to disk, and what to do once that is durable come out. Nothing in this crate reads a clock, a socket, a disk or
+//! a random number, so every decision of a node can be replayed and checked.
 //!
 //! In reading order:
 //!
-//! * [`job`]: THE TABLE. What becomes of a job when something happens to it; the same for both nodes, live, in
-//!   reconciliation and after a crash.
-//! * [`reconcile`]: what the master holds against what the slave holds: one verdict per job. And, in
-//!   [`reconcile::attempts`], which attempt speaks for a job that has more than one.
+//! * [`job`]: the job table. What state an event brings a job into; the same for both nodes, live, in reconciliation and
+//!   after a crash.
+//! * [`reconcile`]: compares what the master holds with what the slave holds, and gives one verdict per job.
+//!   [`reconcile::attempts`]: which attempt speaks for a job that has more than one.
+//! * [`spec`], [`message`]: the work, what the master wants of it, and what the nodes say to each other.
 //! * [`slave`]: the rules of the node at the machine.
 //! * [`master`]: the rules of the node that takes orders: the order book, and one slave record per slave.
-//! * [`handshake`]: who may say what first, on a link that has just been made.
-//! * [`message`], [`spec`], [`id`], [`time`]: what they speak of. [`wire`]: as bytes. [`text`]: the sentences for people. [`limits`]: how much of it.
+//! * [`handshake`]: which message may come first on a new link.
+//! * For reference: [`id`] and [`time`] (numbers, names, clocks), [`wire`] (messages as bytes), [`limits`] (how large a
+//!   message and its parts may be), [`text`] (sentences for people).
+
+#![allow(missing_docs, reason = "a comment that only repeats the name is worse than none")]
 
 extern crate alloc;
 

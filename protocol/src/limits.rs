@@ -1,73 +1,75 @@
-//! What a peer may say at most, beyond what the size of a message allows.
+//! Limits on the contents of a message, beside the size of the whole message.
 //!
-//! Whatever is taken from a peer ends in a record on disk, and a record has its own largest size: a peer that could
-//! exceed it could stop a node from writing. So each message is looked at before it becomes an event.
+//! What a node takes over from a peer goes into records on its disk, and a record has a largest size. A peer that could exceed
+//! it could stop the node from writing, so each message is checked before it becomes an event.
 
 use crate::id::Commit;
 use crate::message::{Hello, MachineReport, MasterBinding, Message, Reason, Record, Report};
 use crate::spec::{DesiredState, SPEC_BYTES};
 use crate::wire::Frame;
 
-/// A name, in bytes: what a slave's config allows.
+/// A slave's name, in bytes; the characters are a to z, 0 to 9, dot, dash and underscore.
 pub const NAME_BYTES: usize = 63;
 
 /// The agent's version, in bytes.
 pub const AGENT_BYTES: usize = 64;
 
-/// All names of programs together, or all labels, in bytes: a slave's slave record is one record of at most 64 KiB.
+/// All names of programs together, or all labels together, in bytes: the slave record is one record of at most 64 KiB.
 pub const LIST_BYTES: usize = 16 * 1024;
 
-/// Jobs that a slave holds, ended ones included.
+/// Rows in a Hello, and as many recent outcomes; also the jobs that a master takes a slave to hold.
 pub const ROWS: usize = 256;
 
-/// One text for people, in bytes: the longest that a node writes itself names 64 jobs.
+/// One text for people, in bytes: the longest that a node writes names 64 jobs.
 pub const TEXT_BYTES: usize = 2560;
 
-/// Unended jobs that a slave may be given, whatever it says: what a Settled can tell of.
+/// Jobs that a slave holds, ended ones included, and the highest `capacity` that counts: one Settled can tell of so many.
 pub const CAPACITY: u16 = 64;
 
-/// What a machine says kept it from beginning a job, in bytes: a slave keeps it, and sends it with each word on its machine.
+/// What kept a machine from beginning a job, in bytes: the slave keeps it on disk and sends it in each machine report.
 pub const CAUSE_BYTES: usize = 512;
 
-/// The highest attempt, desired state, operating mode or epoch, and ...
+/// The highest attempt, generation or epoch that is accepted from a peer. They are raised by one or by a small step, so they never
+/// come near it; a peer that named the highest number there is would leave none for whoever counts on from it.
 pub const COUNT: u32 = u32::MAX / 2;
 
-/// ... the highest commit number that is taken from a peer. Each is raised by one at a time and never comes near; a peer
-/// that could say the highest number there is would leave no higher one to whoever comes after it.
+/// The highest commit number that is accepted from a peer, for the same reason.
 pub const COMMITS: u64 = u64::MAX / 2;
 
-/// Incarnations that a Challenge tells of. A slave that has been away for more restarts of its master is judged by the oldest.
+/// Incarnations in a Challenge. A slave that has not seen its master for more restarts than that is judged by the oldest one.
 pub const INCARNATIONS: usize = 32;
 
-/// A slave is believed that says it has obeyed an epoch that is later by this: more than people restore a master, and
-/// too few for a slave that lies to use them up.
+/// How far ahead of the master's own epoch one may be that a slave says it has obeyed: more than people restore a master, and
+/// too few for a lying slave to use the numbers up.
 pub const EPOCHS_AHEAD: u32 = 1000;
 
-/// The highest attempt and ...
+/// The highest attempt of a job that a master takes over from a slave. What it counts on from there stays below [`COUNT`].
 pub const ADOPTED_ATTEMPT: u32 = COUNT / 2;
 
-/// ... the highest desired state of a job that a master takes up from a slave: what it counts on from there has room below [`COUNT`]. A desired state
-/// of the last numbered epoch is above half of that.
+/// The highest generation of a job that a master takes over from a slave. What it counts on from there stays below [`COUNT`]; those
+/// of the last numbered epoch are above half of it.
 pub const ADOPTED_GENERATION: u32 = COUNT - COUNT / 4;
 
-/// One record that a node writes, encoded, in bytes. A node whose record does not fit into its store stops for good, so
-/// nothing that a peer says may let one grow past this: the limits here are chosen so.
+/// One record that a node writes, encoded, in bytes. A node stops for good when a record does not fit into its store, so no
+/// message may let one grow past this: the other limits are chosen for that.
 pub const RECORD_BYTES: usize = 64 * 1024 - 5;
 
-/// A job's output in one answer, in bytes: a quarter of what fits into a message, so that a link that is slow still has
-/// room between its heartbeats.
+/// A job's output in one answer, in bytes: a quarter of the largest message, so that heartbeats get through on a slow link.
 pub const LOG_BYTES: u32 = 64 * 1024;
 
-/// Checks a frame against the limits; the error names what is too much.
+/// Checks a frame against the limits.
 ///
 /// # Errors
-/// Its commit number or its message is past a limit.
+/// Its commit number or something in its message exceeds a limit; the text says what.
 pub fn check_frame(frame: &Frame) -> Result<(), &'static str> {
     check_commit(frame.commit)?;
     check(&frame.message)
 }
 
-/// Checks a message against the limits; the error names what is too much.
+/// Checks a message against the limits.
+///
+/// # Errors
+/// Something in it exceeds a limit; the text says what.
 pub fn check(message: &Message) -> Result<(), &'static str> {
     match message {
         Message::Hello(hello) => check_hello(hello),
@@ -111,7 +113,7 @@ fn check_hello(hello: &Hello) -> Result<(), &'static str> {
     if hello.name.is_empty() || hello.name.len() > NAME_BYTES {
         return Err("a name of 1 to 63 bytes is allowed");
     }
-    // It is shown to people and in logs: nothing in it may be more than a name.
+    // It is shown to people and in logs, so it may hold no control characters.
     if !hello
         .name
         .bytes()
@@ -185,7 +187,7 @@ fn check_text(text: &str) -> Result<(), &'static str> {
     if text.len() > TEXT_BYTES { Err("a text is longer than 2560 bytes") } else { Ok(()) }
 }
 
-/// What somebody else says, as it may stand in a log: no more than one line, and nothing that a terminal obeys.
+/// A peer's text for a log or a terminal: control characters become spaces.
 pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -206,7 +208,7 @@ impl Report {
     }
 }
 
-/// Cuts a text to this many bytes, between two characters.
+/// Cuts a text to at most this many bytes, between two characters.
 pub(crate) fn clip(text: &mut String, bytes: usize) {
     text.truncate(text.floor_char_boundary(bytes));
 }

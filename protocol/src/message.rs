@@ -1,7 +1,7 @@
-//! What the two nodes say to each other.
+//! The messages of the link; `PROTOCOL.md` describes them byte by byte.
 //!
-//! Handshake: [`Challenge`], [`Hello`], [`Welcome`] (or [`Refuse`]), [`Settled`]; then live messages, which are levels
-//! and not edges: each says the whole truth about its subject, so any of them may be lost or repeated.
+//! A link begins with the handshake: [`Challenge`], [`Hello`], [`Welcome`] (or [`Refuse`]), [`Settled`]. Then come live messages.
+//! Each of these says everything about its subject, so any of them may be lost or repeated.
 
 mod close;
 mod handshake;
@@ -21,57 +21,55 @@ pub use self::reason::{Reason, ReasonCode};
 use crate::spec::DesiredState;
 use serde::{Deserialize, Serialize};
 
-/// The protocol's version: the one that this build speaks, and the oldest that it understands.
+/// The protocol versions that this build understands.
 pub const PROTOCOL: Versions = Versions { oldest: 1, newest: 1 };
 
 /// A range of protocol versions, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Versions {
-    /// The oldest that is understood.
     pub oldest: u16,
-    /// The newest that is understood.
     pub newest: u16,
 }
 
 impl Versions {
-    /// The newest version that both understand.
+    /// The newest version that both ranges contain, if there is one.
     pub fn common(self, other: Self) -> Option<u16> {
         let newest = self.newest.min(other.newest);
         (newest >= self.oldest.max(other.oldest)).then_some(newest)
     }
 }
 
-/// Everything that crosses a link, one to a binary WebSocket message. The order is the wire's: append only.
+/// Everything that crosses a link, one to a binary WebSocket message. The order of the variants is the wire's: append only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Message {
-    /// Master, first: who I am, prove who you are.
+    /// From the master, first: who it is, and what the slave has to sign.
     Challenge(Challenge),
-    /// Slave, second: who I am and what I hold.
+    /// From the slave, second: who it is, and what it holds.
     Hello(Box<Hello>),
-    /// Master, third: one verdict per job in either view.
+    /// From the master, third: one ruling for each job that either of the two holds.
     Welcome(Welcome),
-    /// Master, instead: not now or not here.
+    /// From the master, instead of a Welcome: it does not accept the slave, now or at all.
     Refuse(Refuse),
-    /// Slave, fourth: what the verdicts changed.
+    /// From the slave, fourth: what the rulings changed. The handshake is over.
     Settled(Settled),
-    /// Slave: the whole truth about one job.
+    /// From the slave: everything about one job.
     Report(Report),
-    /// Slave: it does not hold this attempt, and why.
+    /// From the slave: it does not hold this attempt, and why.
     Declined(Declined),
-    /// Slave: the machine's condition.
+    /// From the slave: the machine's condition.
     Machine(MachineReport),
-    /// Master: the whole desired state for one job.
+    /// From the master: everything that it wants of one job.
     DesiredState(DesiredState),
-    /// Master: this ended job is on my disk.
+    /// From the master: this ended job is on its disk, and the slave need not hold it any more.
     Forget(Forget),
-    /// Master: how people want the slave to behave.
+    /// From the master: the slave's operating mode.
     OperatingMode(OperatingMode),
-    /// Master: a question that needs its answer now.
+    /// From the master: a question that is answered at once or not at all.
     Ask(Ask),
-    /// Slave: its answer.
+    /// From the slave: the answer to an Ask.
     Answer(Answer),
-    /// Either: are you there?
+    /// From either: it has heard nothing for a while.
     Ping,
-    /// Either: yes.
+    /// From either: the answer to a Ping.
     Pong,
 }

@@ -1,8 +1,11 @@
-//! Reconciliation: what the master holds and what the slave holds, compared, gives exactly one verdict per job.
+//! Reconciliation: compares what the master holds of a job with what the slave holds, and gives one verdict.
 //!
-//! [`judge`] is a pure look-up in [`TABLE`]. The verdict says which event of the job table happened and what the slave
-//! is told; it decides nothing else. A live report is judged by the same table as a row of a handshake: a Report is to
-//! one job what a Hello is to all.
+//! [`judge`] finds the line of [`TABLE`] for four things: [`Mine`] (what the master holds), [`Theirs`] (what the slave holds), [`Store`]
+//! (what is known of the slave's memory) and [`DesiredKind`] (what the master wants). The verdict says which event of the
+//! job table happened and what the slave is told. It is computed when the Welcome is made and applied when the slave has
+//! settled (`master/handshake.rs`).
+//!
+//! A live report is judged by the same table, as if it were a row of a Hello.
 
 pub mod attempts;
 
@@ -16,63 +19,65 @@ use crate::job::State;
 use crate::spec::{Desired, Gate, StartRule};
 use crate::time::Time;
 
-/// What the master's book says of this job at this slave.
+/// What the master holds of a job, seen from one slave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mine {
-    /// It has never heard of the job.
+    /// The master does not know the job.
     Unknown,
-    /// Bound to this slave, unconfirmed.
+    /// Assigned to this slave, which has not reported it. Also a job that was recalled and of which this slave has said nothing
+    /// since, and an attempt that is higher than any that the master knows.
     Assigned,
-    /// On this slave's disk, unstarted by its last word.
+    /// Accepted by this slave, and not started by its last report.
     Unstarted,
-    /// Under way by its last word.
+    /// Started by this slave's last report.
     Started,
-    /// A person has been asked.
+    /// Uncertain: a person was asked how it ended.
     Uncertain,
-    /// Ended, and nobody expects more.
+    /// Ended, by any way but being given up.
     Ended,
-    /// A person gave this attempt up.
+    /// A person gave this attempt up: its state is `Lost`.
     GivenUp,
-    /// The slave's attempt is an older one, whatever became of the newer.
+    /// The slave's attempt does not speak for the job: another attempt, or another slave, does.
     Older,
 }
 
-/// What the slave holds of it.
+/// What the slave holds of the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Theirs {
     /// Neither the job nor its outcome.
     Absent,
-    /// On disk, unstarted.
+    /// Accepted, and not started.
     Waiting,
-    /// Under way.
+    /// Started, and neither ended nor uncertain.
     Working,
-    /// It cannot say.
+    /// Uncertain: the slave cannot find out what became of it.
     Doubtful,
-    /// Its outcome.
+    /// Ended: the slave holds the outcome.
     Done,
-    /// Its outcome, which it was told to forget.
+    /// Not held any more, but its outcome is among the slave's recent outcomes.
     Remembered,
 }
 
-/// What is known of the memory that the slave speaks from.
+/// How far the slave's database can be believed, judged once per handshake from the Hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Store {
-    /// The one that the master knows, and it went forward.
+    /// The database that last settled, and it went forward since.
     Trusted,
-    /// Another one than the master knows.
+    /// Another database than the one that last settled: the slave was wiped or replaced.
     Replaced,
-    /// The one that the master knows, but it went back in time.
+    /// The database that last settled, put back to an earlier state: its session is not higher than the last one, or one of its
+    /// rows has a lower `seq` than a report that the master has.
     RolledBack,
-    /// The one that the master knows, and it may have seen more than the master remembers: the master's files were put back
-    /// since the two last settled.
+    /// The database that last settled, and the master was restored from a backup since: the slave may have seen more than the
+    /// master remembers.
     Ahead,
-    /// The slave has seen a later state of this master, and no person has confirmed yet that the master was restored: it obeys
-    /// nothing, and the master concludes nothing from what it lacks.
+    /// The slave has seen a later state of this master, and no person has confirmed that the master was restored: the slave obeys
+    /// nothing, and the master concludes nothing from what the slave lacks.
     Doubting,
 }
 
 impl Store {
-    /// The word that people and programs see, in receipts.
+    /// Its name in receipts.
     pub fn name(self) -> &'static str {
         match self {
             Trusted => "trusted",
@@ -84,25 +89,25 @@ impl Store {
     }
 }
 
-/// What the master wants, as far as a verdict depends on it.
+/// What the master wants of the job, as far as a verdict depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DesiredKind {
-    /// Run it when its rule allows, or keep it paused.
+    /// It is to run when its start rule allows, or to be paused.
     Go,
-    /// A person let it go: it may start now.
+    /// A person released it, and the release still holds.
     Released,
-    /// It should have run, but its latest start has passed.
+    /// It was to run or to be paused, and its latest start has passed.
     TooLate,
-    /// End it.
+    /// It is to be canceled.
     End,
-    /// Give it back if unstarted.
+    /// The slave is to give it back if it has not begun.
     HandBack,
-    /// A person has said how it ended.
+    /// A person said how it ended.
     Resolve,
 }
 
 impl DesiredKind {
-    /// What of a desired state a verdict depends on.
+    /// The kind of a desired state at the time `now`.
     pub fn of(desired: Desired, start: &StartRule, now: Time) -> Self {
         match desired {
             Desired::Cancel(_) => End,
@@ -122,7 +127,7 @@ impl DesiredKind {
 }
 
 impl Theirs {
-    /// What a slave's row says.
+    /// The kind of a state in a slave's row or report.
     pub fn of(state: State) -> Self {
         match state {
             State::Queued | State::Assigned | State::Accepted => Waiting,
@@ -138,33 +143,32 @@ impl Theirs {
     }
 }
 
-/// What comes of it.
+/// What follows from a disagreement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Verdict {
-    /// Both go on; the master takes the slave's word.
+    /// Both go on, and the master takes over what the slave reports.
     Keep,
-    /// The slave is given the job again, under the same attempt.
+    /// The master offers the job again, under the same attempt.
     Offer,
-    /// The slave is given the start again, with its latest time.
+    /// The master tells the slave the release again, with the latest time of the start.
     Start,
-    /// The slave is told to end it.
+    /// The master tells the slave to end it.
     Cancel,
-    /// The slave is told to give it back if it has not started.
+    /// The master asks for the job back, if it has not begun.
     Recall,
     /// The master takes the job up from the slave.
     Adopt,
-    /// The master takes the outcome; when it is on disk, the slave forgets it.
+    /// The master takes over the outcome, and sends a Forget when that is on its disk.
     Forget,
-    /// The slave does not have it and owes nothing: the master may do with it what it wants.
+    /// The slave does not hold the job and need not: the job goes back to the queue, or ends as the master wanted.
     Release,
-    /// The slave's memory is not trusted: nothing starts from it.
+    /// The slave's memory is not believed: the job becomes uncertain there, and nothing starts until a person has looked.
     Quarantine,
-    /// Nobody can know: a person is asked.
+    /// No node can find out: a person is asked how it ended.
     AskPerson,
 }
 
 impl Verdict {
-    /// Every verdict, in wire order.
     pub const ALL: [Self; 10] = [
         Self::Keep,
         Self::Offer,
@@ -178,7 +182,7 @@ impl Verdict {
         Self::AskPerson,
     ];
 
-    /// The word that people and programs see.
+    /// Its name in receipts and in the documentation.
     pub fn name(self) -> &'static str {
         match self {
             Self::Keep => "keep",
@@ -195,22 +199,18 @@ impl Verdict {
     }
 }
 
-/// One line of the table: where all four match, its verdict holds.
+/// One line of the table. It applies where all four lists contain what is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Line {
-    /// Its name, in receipts and in the documentation.
+    /// Its name in receipts and in the documentation.
     pub name: &'static str,
-    /// The published disagreements that it answers.
+    /// The numbered rows of `docs/coverage.md` that it answers.
     pub cases: &'static [&'static str],
-    /// What the master holds.
     pub mine: &'static [Mine],
-    /// What the slave holds.
     pub theirs: &'static [Theirs],
-    /// What is known of the slave's memory.
     pub store: &'static [Store],
-    /// What the master wants.
     pub desired: &'static [DesiredKind],
-    /// What comes of it.
+    /// What follows from a disagreement.
     pub verdict: Verdict,
 }
 
@@ -225,7 +225,7 @@ const ANY_STORE: &[Store] = &[Trusted, Replaced, RolledBack, Ahead, Doubting];
 const BELIEVED: &[Store] = &[Trusted, Replaced, Ahead, Doubting];
 const ANY_DESIRED: &[DesiredKind] = &[Go, Released, TooLate, End, HandBack, Resolve];
 
-/// The disagreements and what comes of each. Every combination is answered by exactly one line; a test proves it.
+/// The verdicts. Exactly one line applies to every combination; `every_combination_has_exactly_one_line` checks it.
 pub const TABLE: &[Line] = &[
     // The slave holds nothing of it.
     line("nothing_to_settle", &[], &[Unknown], &[Absent], ANY_STORE, ANY_DESIRED, Verdict::Keep),
@@ -401,7 +401,7 @@ const fn line(
     Line { name, cases, mine, theirs, store, desired, verdict }
 }
 
-/// The line that answers a disagreement.
+/// The line that applies.
 pub fn judge(mine: Mine, theirs: Theirs, store: Store, desired: DesiredKind) -> &'static Line {
     TABLE
         .iter()

@@ -1,4 +1,4 @@
-//! What an order asks for: the work itself, which never changes, and the desired state about it, which may.
+//! The work of a job, which never changes, and the master's desired state for the job, which may.
 
 use std::collections::BTreeMap;
 
@@ -10,25 +10,23 @@ use crate::job::{End, OnInterrupt};
 use crate::time::{Millis, Time};
 use crate::wire;
 
-/// The largest work, in bytes on the wire: it has to fit into one record of either node with what is told about it.
+/// The largest [`Spec`], in bytes on the wire. With the report it has to fit into one record of either node.
 pub const SPEC_BYTES: usize = 32 * 1024;
 
-/// The work of one job. It never changes: [`Spec::digest`] pins it from the order to the start.
+/// The work of one job. It never changes; [`Spec::digest`] is compared to make sure.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Spec {
-    /// The order that it belongs to.
     pub order: OrderId,
-    /// A label for people.
     pub name: Option<String>,
-    /// Which of the slave's declared programs does it.
+    /// The name of one of the programs that the slave's config declares.
     pub program: String,
-    /// The program's parameters; the slave checks each against its declared pattern.
+    /// The program's parameters by name; the slave checks each against the pattern that its config declares.
     pub params: BTreeMap<String, String>,
-    /// How long it may run.
+    /// How long one run may take, from its first sign of work, pauses included.
     pub max_runtime: Option<Millis>,
-    /// What happens when it runs longer.
+    /// What happens when a run takes longer.
     pub on_overdue: OnOverdue,
-    /// What happens when it was interrupted and nobody knows how far it came.
+    /// What happens when a run was interrupted and the machine does not know how it ended.
     pub on_interrupt: OnInterrupt,
 }
 
@@ -37,12 +35,12 @@ pub struct Spec {
 pub struct SpecDigest(pub [u8; 16]);
 
 impl Spec {
-    /// In bytes on the wire.
+    /// Its size in bytes on the wire.
     pub fn size(&self) -> usize {
         wire::encode(self).len()
     }
 
-    /// Pins the work.
+    /// The digest of its wire form.
     pub fn digest(&self) -> SpecDigest {
         let hash = sha2::Sha256::digest(wire::encode(self));
         let mut first = [0; 16];
@@ -54,36 +52,36 @@ impl Spec {
 /// What happens to a job that runs longer than its order allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum OnOverdue {
-    /// It goes on, flagged.
+    /// It goes on with the flag `overdue`.
     #[default]
     Flag,
     /// It is stopped at the next safe point.
     Stop,
 }
 
-/// What happens to a start whose time passed while the slave was off.
+/// What happens to a job whose `not_before` passed while the slave was off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum Late {
-    /// A person is asked.
+    /// It waits until a person releases it.
     #[default]
     Hold,
-    /// It starts now, if its deadline has not passed.
+    /// It starts as soon as it can, if its deadline has not passed.
     Run,
-    /// It expires.
+    /// It ends as expired.
     Skip,
 }
 
-/// Whether somebody still has to let the job go.
+/// Whether a person has to release the job before it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum Gate {
-    /// Nobody has to.
+    /// No release is needed.
     #[default]
     Open,
-    /// A person has to.
+    /// A person has to release it.
     Held,
-    /// A person did; the word holds for a start until then, by the master's clock, and not longer.
+    /// A person has released it, for a start until `latest` by the master's clock; `not_before` does not count.
     Released {
-        /// The latest start under this word.
+        /// The latest start under this release.
         latest: Time,
     },
 }
@@ -91,22 +89,22 @@ pub enum Gate {
 /// When a job may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct StartRule {
-    /// Not before this, by the master's clock.
+    /// The earliest start, by the master's clock.
     pub not_before: Option<Time>,
-    /// Not after this, by the master's clock.
+    /// The latest start, by the master's clock.
     pub deadline: Option<Time>,
-    /// If `not_before` passes while the slave is off.
+    /// What happens if `not_before` passes while the slave is off.
     pub late: Late,
-    /// Whether a person has to let it go.
+    /// Whether a person has to release it.
     pub gate: Gate,
-    /// Among jobs that may start, the highest goes first.
+    /// Of the jobs that may start, the one with the highest priority starts first.
     pub priority: i32,
 }
 
-/// How a running job may be stopped.
+/// How a job may be stopped that has started; each mode is harder than the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum CancelMode {
-    /// Not at all: cancel only what has not started.
+    /// Not at all: only a job that has not started is canceled.
     IfNotStarted,
     /// Where the machine can end cleanly.
     SafePoint,
@@ -114,36 +112,33 @@ pub enum CancelMode {
     Now,
 }
 
-/// What the master wants for a job. The highest generation wins; nothing is queued.
+/// What the master wants of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Desired {
-    /// Start it when its start rule allows, and let it run.
+    /// To be started when its start rule allows, and to go on if it is paused.
     Run,
-    /// Do not start it; pause it if it runs.
+    /// Not to be started, and to be paused if it runs.
     Pause,
-    /// End it.
+    /// To be canceled.
     Cancel(CancelMode),
-    /// Give it back if it has not started: another slave can take it now.
+    /// To be given back if it has never begun under this attempt, because another slave can take it now.
     Return,
-    /// A person says how it ended, if it is still uncertain.
+    /// To end so, as a person said, if it is uncertain.
     Resolve(End),
 }
 
-/// The master's whole desired state for one job: to one job what Welcome is to all.
+/// Everything that the master wants of one job. The one with the highest generation counts, and older ones are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DesiredState {
-    /// Which job.
     pub job: JobId,
-    /// Which attempt of it: a desired state for another attempt has no force.
+    /// The attempt that it is for: a slave that holds a later one ignores it.
     pub attempt: Attempt,
-    /// Which desired state.
+    /// The number of this desired state: the highest is the newest.
     pub generation: Generation,
-    /// Pins the work.
+    /// The digest of the work, which a slave compares with that of the work it holds.
     pub digest: SpecDigest,
-    /// The work, when the slave is not known to hold it.
+    /// The work, if the slave is not known to hold it.
     pub spec: Option<Spec>,
-    /// What for.
     pub desired: Desired,
-    /// When it may start.
     pub start: StartRule,
 }

@@ -1,12 +1,11 @@
-//! All sentences for people that the rules write.
+//! Sentences for people, for the typed reasons of the rules.
 //!
-//! The rules decide by typed reasons; what a person reads of them is said here, so that one change of a word is one change.
+//! The rules decide and compare by these types, and only people read the texts.
 
 use crate::job::Rejection;
 use crate::{master, slave};
 
 impl Rejection {
-    /// The sentence for people.
     pub fn text(self) -> &'static str {
         match self {
             Self::NotHeld => "no slave holds it",
@@ -28,7 +27,6 @@ impl Rejection {
 }
 
 impl master::Ignored {
-    /// The sentence for people.
     pub fn text(self) -> &'static str {
         match self {
             Self::Job(why) => why.text(),
@@ -47,7 +45,6 @@ impl master::Ignored {
 }
 
 impl slave::Ignored {
-    /// The sentence for people.
     pub fn text(self) -> &'static str {
         match self {
             Self::Job(why) => why.text(),

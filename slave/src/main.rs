@@ -47,7 +47,7 @@ struct Cli {
 enum Verb {
     /// Run the agent; when it ends, the job goes on, and the next agent finds it again
     Run(Settings),
-    /// Keep an enrolment token, which the agent shows to the master until the slave is enrolled
+    /// Store an enrolment token; the agent shows it to the master until the slave is enrolled
     Enroll {
         #[command(flatten)]
         place: Place,
@@ -71,7 +71,7 @@ enum Verb {
     Clear(Place),
     /// Pause the running job; it can only be resumed at this machine
     Pause(Place),
-    /// Let a paused job go on
+    /// Resume the paused job
     Resume(Place),
     /// Stop the running job where it can be left without harm; this is no emergency stop
     Stop {
@@ -83,6 +83,7 @@ enum Verb {
     },
     /// Switch local control on or off: while it is on, no job from the master starts
     Local {
+        /// on: no job from the master starts; off: they start again
         switch: Switch,
         #[command(flatten)]
         place: Place,

@@ -30,13 +30,13 @@ pub(super) struct ClientArgs {
         value_name = "URL"
     )]
     pub(super) master: String,
-    /// File that holds the token. Else RELOOP_TOKEN_FILE, RELOOP_TOKEN, or the admin token of a master on this box.
+    /// File that holds the client's token. Without it: RELOOP_TOKEN_FILE, RELOOP_TOKEN, or the admin token of a master on this box.
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
     /// Certificates in PEM to trust with https, beside the system's.
     #[arg(long, global = true, env = "RELOOP_CA_FILE", value_name = "FILE")]
     pub(super) ca_file: Option<PathBuf>,
-    /// Output format: a table, the master's JSON, or ids only.
+    /// Output format.
     #[arg(short, long, global = true, default_value = "table", value_name = "FORMAT")]
     pub(super) output: Output,
 }
@@ -94,10 +94,10 @@ pub(super) struct ServeArgs {
     /// Directory of the store and the tokens. Also RELOOP_DATA_DIR.
     #[arg(long, value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
-    /// File with the settings.
+    /// The config file.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Who may become a slave: token, approve or open. Also RELOOP_ENROLLMENT.
+    /// How slaves are enrolled: token, approve or open. Also RELOOP_ENROLLMENT.
     #[arg(long, value_name = "HOW")]
     pub(super) enrollment: Option<String>,
 }
@@ -134,7 +134,7 @@ pub(super) enum OrderCommand {
 #[derive(Debug, clap::Args)]
 #[command(group(ArgGroup::new("work").required(true).args(["file", "program"])))]
 pub(super) struct SubmitArgs {
-    /// The order as JSON; - for stdin. Other options are laid over it.
+    /// The order as JSON; - for stdin. Other options override its fields.
     #[arg(short, long, value_name = "FILE")]
     pub(super) file: Option<PathBuf>,
     /// The program to run.
@@ -149,7 +149,7 @@ pub(super) struct SubmitArgs {
     /// A label that the slave must have; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(super) require: Vec<(String, String)>,
-    /// Number of jobs to make.
+    /// Number of jobs in the order.
     #[arg(long)]
     pub(super) quantity: Option<u32>,
     /// Priority of the jobs; the highest goes first.
@@ -161,16 +161,16 @@ pub(super) struct SubmitArgs {
     /// Do not start after this.
     #[arg(long, value_name = "TIME")]
     pub(super) deadline: Option<String>,
-    /// Start only when somebody releases it.
+    /// Hold the jobs until a person releases them.
     #[arg(long)]
     pub(super) hold: bool,
-    /// A name for people.
+    /// A label of the jobs, for people.
     #[arg(long)]
     pub(super) name: Option<String>,
-    /// Key under which a repeated request places the order once; made up if absent.
+    /// Idempotency key: a repeated request with the same key places no second order; random if absent.
     #[arg(long, value_name = "KEY")]
     pub(super) idempotency_key: Option<String>,
-    /// Wait until all its jobs have ended, and tell by the exit code how.
+    /// Wait until all jobs have ended; the exit code says how.
     #[arg(long, conflicts_with = "detach")]
     pub(super) wait: bool,
     /// Return as soon as the order is placed (the default).
@@ -188,11 +188,11 @@ fn pair(text: &str) -> Result<(String, String), String> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(super) enum Mode {
-    /// Only if the job has not started.
+    /// Cancel only a job that has not started.
     IfNotStarted,
-    /// Where the machine can end cleanly.
+    /// Stop a running job where its machine can end cleanly.
     SafePoint,
-    /// At once.
+    /// Stop a running job at once.
     Now,
 }
 
@@ -226,9 +226,9 @@ pub(super) enum JobCommand {
     },
     /// Show a job.
     Show(JobId),
-    /// Follow a job until it ends. Ctrl-C leaves it alone.
+    /// Print each change of a job until it ends. Ctrl-C ends the command only.
     Watch(JobId),
-    /// Wait until jobs have ended, and tell by the exit code how.
+    /// Wait until jobs have ended; the exit code says how.
     Wait {
         /// The jobs' ids, or the beginnings or ends of them.
         #[arg(required = true)]
@@ -237,7 +237,7 @@ pub(super) enum JobCommand {
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
     },
-    /// End a job.
+    /// Cancel a job.
     Cancel {
         #[command(flatten)]
         job: JobId,
@@ -250,7 +250,7 @@ pub(super) enum JobCommand {
     },
     /// Do not start a job; pause it if it runs.
     Pause(JobId),
-    /// Let a paused job go on.
+    /// Resume a paused job.
     Resume(JobId),
     /// Let a held job start.
     Release {
@@ -260,7 +260,7 @@ pub(super) enum JobCommand {
         #[arg(long, default_value_t = 600, value_name = "SECONDS")]
         valid: u64,
     },
-    /// Change when an unstarted job may start: what is not given no longer counts.
+    /// Set when a job that has not started may start. An option that is not given removes its old value.
     Reschedule {
         #[command(flatten)]
         job: JobId,
@@ -270,7 +270,7 @@ pub(super) enum JobCommand {
         /// Do not start after this.
         #[arg(long, value_name = "TIME")]
         deadline: Option<String>,
-        /// If its time passes while the slave is off: hold, run or skip. hold if not given.
+        /// What happens if --not-before passes while the slave is off: hold (until a release; the default), run, or skip (expire).
         #[arg(long, value_name = "HOW")]
         late: Option<String>,
     },
@@ -307,7 +307,7 @@ pub(super) enum JobCommand {
     },
     /// Explain why a job has not started.
     Explain(JobId),
-    /// List what a job went through.
+    /// List a job's changes of state.
     Events(JobId),
 }
 
@@ -344,13 +344,13 @@ pub(super) enum SlaveCommand {
     Ls,
     /// Show a slave.
     Show(SlaveName),
-    /// List what its handshakes came to.
+    /// List the receipts of a slave's handshakes: what was compared and what followed.
     Receipts(SlaveName),
-    /// Confirm that its machine is clear.
+    /// Confirm that a slave's machine is clear of the finished job.
     Ready(SlaveName),
-    /// Confirm that somebody has looked at what needed attention.
+    /// Confirm that a person has looked at what needed attention at a slave's machine.
     Clear(SlaveName),
-    /// Put it into a mode.
+    /// Set a slave's operating mode.
     Mode {
         #[command(flatten)]
         slave: SlaveName,
@@ -360,9 +360,9 @@ pub(super) enum SlaveCommand {
         #[arg(short = 'm', long)]
         reason: Option<String>,
     },
-    /// Enrol a key that waits for it.
+    /// Enrol a slave whose key waits for approval.
     Approve(SlaveName),
-    /// Revoke its key. What it holds stays with it.
+    /// Revoke a slave's key. The jobs that it holds stay with it.
     Forget {
         #[command(flatten)]
         slave: SlaveName,
@@ -392,11 +392,12 @@ pub(super) struct SlaveName {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RestoreCommand {
-    /// Confirm that this master was restored and is the one: its slaves obey it from here.
+    /// Confirm that this master was restored from a backup and goes on: its slaves obey it from then on.
     ///
-    /// It ends every link and holds what waits, and so is refused while no slave has seen a later state of this master.
+    /// Every link is closed, and queued and assigned jobs are held until a person releases them. Refused while no slave has seen
+    /// a later state of this master, unless --force is given.
     Confirm {
-        /// Confirm even if no slave says that it was restored, since those that could tell are away.
+        /// Confirm even if no slave has seen a later state, for instance because all that could have are offline.
         #[arg(long)]
         force: bool,
         /// Skip the confirmation prompt.
@@ -409,7 +410,7 @@ pub(super) enum RestoreCommand {
 pub(super) enum TokenCommand {
     /// Make a token.
     Create {
-        /// Whose it is, for people.
+        /// Who uses the token, for people.
         #[arg(long)]
         name: String,
         /// The role: viewer, client, operator or admin.

@@ -1,4 +1,4 @@
-//! `reloop store`: the way out of the database of a master that does not run, and back in.
+//! `reloop store`: exports the database of a master that does not run as text, and imports it again.
 
 use std::path::PathBuf;
 

@@ -1,96 +1,95 @@
-//! What can happen to a job.
+//! The events of a job.
 
 use serde::{Deserialize, Serialize};
 
 use super::State;
 
-/// How the machine's work ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum End {
-    /// As it should.
+    /// The program or the machine reported success.
     Succeeded,
-    /// By a fault.
+    /// The program or the machine reported a failure.
     Failed,
-    /// Because it was told to stop.
+    /// It was told to stop, and did.
     Stopped,
 }
 
-/// What an order says about work that was interrupted and whose outcome nobody can know.
+/// What an order says about work that was interrupted and whose outcome the machine does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum OnInterrupt {
-    /// A person decides.
+    /// The job becomes uncertain, and a person says how it ended.
     #[default]
     Hold,
-    /// It counts as failed.
+    /// The job has failed.
     Fail,
-    /// It is safe to begin again, on the same slave and under the same attempt.
+    /// The job begins again, on the same slave and under the same attempt.
     Restart,
 }
 
-/// What happened to a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Event {
-    // At the master: decisions of people and of the book.
-    /// The book gave it to a slave, under a new attempt.
+    // At the master: what people and the master's rules decide, and what slaves report.
+    /// The job was assigned to a slave, under a new attempt.
     AttemptAssigned,
-    /// The slave does not hold it and will not: declined, handed back, or never reached.
+    /// The slave does not hold the job: it declined the offer, gave the job back, or never got the offer and shall not get it again.
     GivenBack,
-    /// It was canceled where no slave holds it.
+    /// A person canceled it, and no slave holds it.
     Withdrawn,
-    /// Its latest start passed where no slave holds it.
+    /// Its latest start passed, and no slave holds it.
     WindowClosed,
-    /// A person gave this attempt up.
+    /// A person gave this attempt up: its outcome will not be known.
     Abandoned,
-    /// A person, or the order's own policy, wants another attempt.
+    /// A person, or the order's own retry rule, wants another attempt.
     Retried,
-    /// The slave held it and now has neither the job nor its outcome.
+    /// At the master: the slave held the job, and now has neither it nor its outcome. At the slave: the master says that this
+    /// slave's database went back in time, so the job in it is not to be trusted.
     Vanished,
-    /// The slave says so.
+    /// The slave reported this state.
     Reported(State),
-    /// A person says how an uncertain job ended.
+    /// A person said how an uncertain job ended.
     Resolved(End),
 
-    // At the slave: facts of its disk and of its machine.
-    /// It went to the slave's disk.
+    // At the slave: its own decisions, and what its machine does.
+    /// The slave took the offer. Neither node raises it: a job that is taken begins as `Accepted`.
     Taken,
-    /// Somebody wanted it away before it started.
+    /// It was canceled, or its attempt given up, before it started.
     Dropped,
     /// Its window closed before it started.
     Lapsed,
-    /// The intent to start went to disk.
+    /// The slave decided to start it. The machine is told once this is on disk.
     StartIntended,
-    /// It may not be begun here: the program or a parameter is not what this slave allows.
+    /// It may not be begun here: this slave does not allow its program or a parameter, and nothing began.
     StartRefused,
-    /// The machine began.
+    /// The machine works on it.
     MachineStarted,
-    /// The machine paused.
     MachinePaused,
-    /// The machine goes on.
+    /// The machine goes on after a pause.
     MachineResumed,
-    /// The desired state to stop went to disk.
+    /// The slave decided to stop it. The machine is told once this is on disk.
     StopBegan,
     /// The machine refused to stop.
     StopRefused {
-        /// It had been paused, and still is.
+        /// Whether the machine had been paused before the stop, and still is.
         paused: bool,
     },
-    /// The machine's work ended.
+    /// The work ended.
     MachineEnded(End),
 
     // At the slave, after a crash: what the machine said when asked.
-    /// It proved that this start never reached it.
+    /// It proved that this start never reached it, and made sure that it never will.
     FoundNeverStarted,
     /// It works, or is paused.
     FoundAlive {
-        /// Paused rather than working.
+        /// Whether it is paused.
         paused: bool,
     },
-    /// It did start, runs no more, and nobody knows how it ended; the order (or the limit of restarts) says what then.
+    /// It had begun, runs no more, and the machine does not know how it ended. What follows is the order's choice, or `Hold`
+    /// if it was interrupted too often.
     FoundGone(OnInterrupt),
-    /// It could not say.
+    /// It cannot say, or did not answer.
     FoundNothing,
 
-    // At the slave: the machine's word on a start.
-    /// The machine could not begin, for a cause of its own, and proved that nothing began.
+    // At the slave: what the machine answers to a start.
+    /// The machine could not begin, for a cause of its own such as a full disk, and proved that nothing began.
     StartPostponed,
 }

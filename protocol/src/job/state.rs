@@ -1,39 +1,36 @@
-//! What a job can be.
+//! The states of a job.
 
 use serde::{Deserialize, Serialize};
 
 use self::State::*;
 
-/// What a job is, by the last durable fact.
+/// The state of a job, as the node's disk has it. The order is the wire's: append only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum State {
-    /// The master has it, no slave does.
+    /// No slave has it.
     Queued,
-    /// Bound to a slave and an attempt; the slave has not confirmed.
+    /// Assigned to a slave under an attempt, and the slave has not reported it yet.
     Assigned,
-    /// On the slave's disk: the slave owns it from here.
+    /// On the slave's disk. From here on only the slave's reports change it.
     Accepted,
-    /// The intent to start is on the slave's disk; the machine is being touched.
+    /// The slave's disk says that it is to start, and the machine is being told.
     Starting,
-    /// The machine works on it.
     Running,
-    /// Interrupted, and it can be resumed.
+    /// The machine paused it and can resume it.
     Paused,
-    /// The desired state to stop is on the slave's disk; the machine is running down.
+    /// The slave's disk says that it is to stop, and the machine has not ended it yet.
     Stopping,
-    /// It may or may not have run to some point: nobody but a person can say.
+    /// It may have run, wholly or in part, and no node can find out: a person has to say how it ended.
     Uncertain,
-    /// Ended well.
     Succeeded,
-    /// Ended badly.
     Failed,
-    /// Ended because somebody wanted so.
+    /// Ended because a person, a rule of the order or the slave wanted it to end.
     Canceled,
-    /// The slave refused it before it started.
+    /// Ended: the slave refused it before it started.
     Rejected,
-    /// Its window closed before it started.
+    /// Ended: its latest start passed before it started.
     Expired,
-    /// A person gave it up: its outcome is not known.
+    /// Ended: a person gave it up, and its outcome is not known.
     Lost,
 }
 
@@ -44,7 +41,7 @@ impl State {
         Canceled, Rejected, Expired, Lost,
     ];
 
-    /// The word that people and programs see.
+    /// Its name in the REST interface, in the command line and in logs.
     pub fn name(self) -> &'static str {
         match self {
             Queued => "queued",
@@ -64,12 +61,11 @@ impl State {
         }
     }
 
-    /// The state of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 
-    /// Nothing more happens to this attempt, save that the truth may still correct `Lost`.
+    /// Whether the attempt is over. Of these states only `Lost` can change: a late report replaces it.
     pub fn is_ended(self) -> bool {
         match self {
             Succeeded | Failed | Canceled | Rejected | Expired | Lost => true,
@@ -77,7 +73,7 @@ impl State {
         }
     }
 
-    /// The machine was or may have been touched, and the work has not ended.
+    /// Whether the machine was or may have been told to start it, and it has not ended.
     pub fn is_started(self) -> bool {
         match self {
             Starting | Running | Paused | Stopping | Uncertain => true,
@@ -85,7 +81,7 @@ impl State {
         }
     }
 
-    /// The machine is occupied by it, as far as its slave knows.
+    /// Whether it occupies the machine, as far as its slave knows.
     pub fn is_executing(self) -> bool {
         match self {
             Starting | Running | Paused | Stopping => true,
@@ -94,7 +90,7 @@ impl State {
         }
     }
 
-    /// A slave may say this of a job that it holds.
+    /// Whether a slave may report this state.
     pub fn is_slaves_word(self) -> bool {
         match self {
             Accepted | Starting | Running | Paused | Stopping | Uncertain | Succeeded | Failed | Canceled

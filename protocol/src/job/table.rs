@@ -1,4 +1,4 @@
-//! THE TABLE: in this state this happens, what is the job now?
+//! The job table: the state of a job after an event. Both nodes ask it, and nothing else moves a job from state to state.
 
 use self::Rejection::*;
 use self::Transition::{To, Unchanged};
@@ -6,36 +6,29 @@ use super::Event::{self, *};
 use super::State::{self, *};
 use super::{End, OnInterrupt};
 
-/// What an event makes of a job.
+/// What follows from an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Transition {
-    /// The job is in this state now.
     To(State),
-    /// The job is in that state already.
+    /// The job was in that state already.
     Unchanged,
-    /// The event does not happen to a job in that state, or has no consequence there.
+    /// The event has no consequence in that state.
     Rejected(Rejection),
 }
 
-/// Why an event has no consequence for a job in its state.
+/// Why an event has no consequence. [`Rejection::text`] says it for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rejection {
-    /// No slave holds the job.
     NotHeld,
-    /// The job is not assigned to a slave.
     NotAssigned,
-    /// The slave has not accepted it.
     NotAccepted,
-    /// The slave owns the job: only its reports count.
+    /// The slave has accepted the job: only its reports count.
     OwnedBySlave,
-    /// The job has started.
     Started,
-    /// The job has not started.
     NotStarted,
     /// The job has ended, and an outcome does not change.
     Ended,
-    /// The job has not ended.
     NotEnded,
     /// Only an uncertain job is resolved by a person.
     NotUncertain,
@@ -43,15 +36,13 @@ pub enum Rejection {
     NotASlavesState,
     /// The attempt was given up before it started.
     GivenUp,
-    /// The job succeeded.
     HasSucceeded,
-    /// The job is being stopped.
     IsStopping,
     /// A person was asked how the job ended.
     PersonAsked,
 }
 
-/// The state of a job after an event. Total: every pair of a state and an event has its answer.
+/// The state of a job after an event; every pair of a state and an event has its answer.
 pub fn next(state: State, event: Event) -> Transition {
     match look_up(state, event) {
         To(next) if next == state => Unchanged,
@@ -67,7 +58,7 @@ fn look_up(state: State, event: Event) -> Transition {
             WindowClosed => To(Expired),
             Abandoned => To(Lost),
             GivenBack => Unchanged,
-            // The first slave of a job that was to go to another comes back and has it under way: it keeps it.
+            // An earlier attempt of a job that waits for another slave: it counts only if it has begun.
             Reported(Accepted) => rejected(GivenUp),
             Reported(said) => reported(said),
             Retried => rejected(NotEnded),
@@ -95,7 +86,7 @@ fn look_up(state: State, event: Event) -> Transition {
             Withdrawn => To(Canceled),
             WindowClosed => To(Expired),
             Abandoned => To(Lost),
-            // Another store: what the old one did with the offer is unknown.
+            // The slave has another database: what it did with the offer before is unknown.
             Vanished => To(Uncertain),
             Taken => To(Accepted),
             StartRefused => To(Rejected),
@@ -146,7 +137,7 @@ fn look_up(state: State, event: Event) -> Transition {
         Starting => match event {
             MachineStarted | MachineResumed => To(Running),
             MachinePaused => To(Paused),
-            // A machine that refuses a start has not begun.
+            // Only with proof: a start that was merely refused is asked about first.
             StartRefused => To(Rejected),
             StartPostponed => To(Accepted),
             StopBegan => To(Stopping),
@@ -171,7 +162,7 @@ fn look_up(state: State, event: Event) -> Transition {
             StartPostponed => To(Accepted),
             StopBegan => To(Stopping),
             StopRefused { .. } => Unchanged,
-            // A machine that knows nothing of work that it had begun has lost its memory: that is no proof.
+            // The work had begun, so "it never started" means that the machine has lost its memory: no proof.
             FoundNeverStarted => To(Uncertain),
             FoundAlive { paused } => To(alive(paused)),
             FoundGone(policy) => To(interrupted(policy)),
@@ -207,7 +198,7 @@ fn look_up(state: State, event: Event) -> Transition {
         },
         Stopping => match event {
             MachineStarted | MachinePaused | MachineResumed => rejected(IsStopping),
-            // Nothing began, or nothing is left of it: the stop has what it wanted.
+            // Nothing began, or nothing runs any more: the stop has been reached.
             StartRefused | StartPostponed | FoundNeverStarted | FoundGone(_) => To(Canceled),
             StopBegan | FoundAlive { .. } => Unchanged,
             StopRefused { paused } => To(alive(paused)),
@@ -224,7 +215,7 @@ fn look_up(state: State, event: Event) -> Transition {
         Uncertain => match event {
             Resolved(end) => To(ended(end)),
             Abandoned => To(Lost),
-            // The machine found its voice again.
+            // The machine can say again what it does.
             MachineEnded(end) => To(ended(end)),
             FoundAlive { paused } => To(alive(paused)),
             MachineStarted | MachineResumed => To(Running),
@@ -248,7 +239,7 @@ fn look_up(state: State, event: Event) -> Transition {
         Lost => match event {
             Retried => To(Queued),
             Abandoned => Unchanged,
-            // The truth, late: what a machine did counts more than what a person had to assume.
+            // A late report: what the machine did counts more than a person's giving up.
             Reported(Accepted) => rejected(GivenUp),
             Reported(said) => reported(said),
             AttemptAssigned
@@ -312,12 +303,12 @@ fn rejected(why: Rejection) -> Transition {
     Transition::Rejected(why)
 }
 
-/// The state that the machine's word about its work means.
+/// The state of work that the machine says is alive.
 fn alive(paused: bool) -> State {
     if paused { Paused } else { Running }
 }
 
-/// The state after an interruption of which nobody knows how the work ended.
+/// The state of work that was interrupted, and of which the machine does not know how it ended.
 fn interrupted(policy: OnInterrupt) -> State {
     match policy {
         OnInterrupt::Hold => Uncertain,
@@ -334,7 +325,7 @@ fn ended(end: End) -> State {
     }
 }
 
-/// The slave's word about a job that it holds.
+/// A slave reported this state of a job that it holds.
 fn reported(state: State) -> Transition {
     if state.is_slaves_word() { To(state) } else { rejected(NotASlavesState) }
 }

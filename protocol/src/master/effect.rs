@@ -1,4 +1,4 @@
-//! What comes of a step: what is written, and what is done once that is durable.
+//! What follows from a step: what is written, and what is done once that is durable.
 
 use super::{IdempotencyKey, Job, Master, Node, Order, Receipt, RequestId, SlaveRecord, Token};
 use crate::id::{Commit, JobId, OrderId, SlaveKey};
@@ -6,21 +6,21 @@ use crate::job::{self, State};
 use crate::message::{Begun, CloseCode, Message, Reply};
 use crate::slave::LinkId;
 
-/// How far a command got.
+/// How far a command has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Delivery {
-    /// It is done.
+    /// It is done: no slave has to be told.
     Applied,
-    /// It is on its way to the slave.
+    /// The slave was told, and has not reported what follows from it.
     Sent,
-    /// The slave is not there: the desired state waits, as part of the job, for its next connection.
+    /// The slave is offline and is told in its next handshake.
     PendingOnReconnect,
-    /// What it was meant to prevent has happened.
+    /// The job has gone past the point to which the command applies.
     TooLate,
 }
 
 impl Delivery {
-    /// The word that people and programs see.
+    /// Its name in the REST interface and in the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Applied => "applied",
@@ -34,21 +34,19 @@ impl Delivery {
 /// Why a request was not granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// No such job.
     NoSuchJob,
-    /// No such slave.
     NoSuchSlave,
-    /// The key was used for another body.
+    /// The idempotency key was used with another body.
     KeyReused,
-    /// The job's state does not allow it.
+    /// The job's state, which this is, does not allow it.
     WrongState(State),
-    /// The slave is connected: it can be asked instead.
+    /// It can only be done while the slave is offline: now the slave itself can be told.
     SlaveOnline,
-    /// It can only be done while the slave is connected.
+    /// It can only be done while the slave is online.
     SlaveOffline,
-    /// Nothing is there that this could end.
+    /// There is nothing that the named command could end.
     NothingToDo(&'static str),
-    /// The slave said no.
+    /// The slave refused.
     SlaveRefused,
     /// The slave was revoked: only a token enrols it again.
     SlaveRevoked,
@@ -59,93 +57,81 @@ pub enum Refusal {
 pub enum Answer {
     /// The order is on disk.
     Placed {
-        /// Which.
         order: OrderId,
-        /// It was placed before, with the same key.
+        /// Whether the order was placed before, with the same key and body.
         replayed: bool,
     },
-    /// The command is taken: how far it got, for each job.
+    /// The command was accepted: how far it has come, for each job.
     Taken(Vec<(JobId, Delivery)>),
-    /// Done.
     Done,
     /// The slave's answer.
     Replied(Reply),
-    /// Not granted, and what would help.
+    /// Not granted; the text says why and what would help.
     Refused(Refusal, String),
 }
 
-/// What the driver has to write before it performs the step's effects.
+/// A record that the driver has to write before it performs the step's effects.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Write {
-    /// About itself.
     Node(Node),
-    /// An order.
     Order(Box<Order>),
-    /// A client's key.
+    /// A client's idempotency key with the order that it placed.
     Key(IdempotencyKey, OrderId),
-    /// A job: live, or for the archive.
+    /// A job, whether it has ended or not.
     Job(Box<Job>),
-    /// A slave.
     Slave(Box<SlaveRecord>),
-    /// An enrolment token, or that it is gone.
+    /// An enrolment token by the SHA-256 of its text; `None` removes it.
     Token([u8; 32], Option<Token>),
-    /// A handshake's receipt.
     Receipt(Box<Receipt>),
-    /// Its newest incarnations.
+    /// The newest incarnations of this master.
     Begun(Vec<Begun>),
 }
 
-/// What the driver has to do once the step's writes are durable.
+/// Something that the driver has to do once the step's writes are durable.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// Say something to a slave.
+    /// Send a message to a slave.
     Send {
-        /// On which connection.
         link: LinkId,
-        /// The durable commits of this master by then: see [`Frame::commit`](crate::wire::Frame::commit).
+        /// How many durable commits this master has once the step's writes are on disk: see
+        /// [`Frame::commit`](crate::wire::Frame::commit).
         commit: Commit,
-        /// What.
         message: Message,
     },
-    /// End a connection.
+    /// Close a connection.
     Close {
-        /// Which.
         link: LinkId,
-        /// Why.
         code: CloseCode,
-        /// Why, for people.
+        /// The close's text, for people.
         text: String,
     },
-    /// Ask the peer whether it is there.
+    /// Ping the peer, and report as [`Event::LinkProbed`](super::Event) whether it is there.
     Probe {
-        /// On which connection.
         link: LinkId,
     },
-    /// Answer a client.
     Answer {
-        /// Which.
         request: RequestId,
-        /// What.
         answer: Answer,
     },
-    /// Tell whoever listens that a job changed.
+    /// Tell clients that follow jobs that this one changed.
     JobChanged(JobId),
-    /// Tell whoever listens that a slave changed.
+    /// Tell clients that follow slaves that this one changed.
     SlaveChanged(SlaveKey),
-    /// Nothing was done, and why.
+    /// An event had no consequence, for this reason. The driver only logs it.
     Ignored(Ignored),
 }
 
-/// Why the master did nothing.
+/// Why an event had no consequence. [`Ignored::text`] says it for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ignored {
     /// The job table rejects the event.
     Job(job::Rejection),
-    /// A newer report of the job is known.
+    /// A newer report of this attempt is known.
     OlderReport,
     /// The slave answers an older desired state than the newest.
     OlderAnswer,
-    /// The attempt was never assigned to this slave: the slave is lying, or the master was restored.
+    /// A report of an attempt that was never assigned to this slave: the slave is lying, or the master was restored without
+    /// confirmation. It is kept for operators to see, and nothing follows from it.
     NeverAssigned,
     /// A record that the master did not ask for.
     UnrequestedRecord,
@@ -153,7 +139,8 @@ pub enum Ignored {
     TooManyJobs,
     /// The report names a generation that this master cannot have issued.
     UnknownGeneration,
-    /// The attempt or the generation is past all that a master counts to.
+    /// The attempt or the generation exceeds what a master takes over: see
+    /// [`ADOPTED_ATTEMPT`](crate::limits::ADOPTED_ATTEMPT).
     OutOfRange,
     /// The slave reported a job that the master does not know, without the record that it was asked for.
     MissingRecord,
@@ -163,16 +150,15 @@ pub enum Ignored {
     UnknownConnection,
 }
 
-/// What one event came to.
+/// What follows from one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Step {
-    /// The state after it.
     pub state: Master,
-    /// To be durable before any effect.
+    /// What has to be durable before any effect is performed.
     pub persist: Vec<Write>,
-    /// To be done then, in order.
+    /// What is done then, in this order.
     pub effects: Vec<Effect>,
-    /// Jobs that are no longer in memory, as they were at the end.
+    /// Ended jobs that the state does not hold any more, as they were when they ended.
     pub archived: Vec<Job>,
 }

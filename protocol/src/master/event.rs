@@ -1,4 +1,4 @@
-//! What can happen to a master.
+//! The events of a master.
 
 use std::collections::BTreeSet;
 
@@ -12,145 +12,115 @@ use crate::slave::LinkId;
 use crate::spec::{CancelMode, Late};
 use crate::time::{Millis, Time};
 
-/// A client's idempotency key, with what it stands for.
+/// A client's idempotency key, with the request that it stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct IdempotencyKey {
-    /// The key.
     pub key: String,
-    /// The SHA-256 of the request's body.
+    /// The SHA-256 of the request's body: the key counts only for the same body.
     pub fingerprint: [u8; 32],
 }
 
-/// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// Jobs that the disk holds and the next event speaks of: [`unknown_jobs`] names them.
+    /// Jobs that were on disk and not in memory, and that the next event is about; [`unknown_jobs`] names them.
     JobsLoaded(Vec<Job>),
-    /// Orders that the disk holds and the next event speaks of: [`unknown_orders`] names them.
+    /// Orders that were on disk and not in memory, and that the next event is about; [`unknown_orders`] names them.
     OrdersLoaded(Vec<Order>),
     /// A client placed an order.
     OrderPlaced {
-        /// Who waits.
         request: RequestId,
-        /// The order, with new ids.
+        /// The order, with an id and job ids that the shell has drawn.
         order: Box<Order>,
-        /// The client's key.
         key: Option<IdempotencyKey>,
-        /// What the disk knows of that key: the order and the body's fingerprint.
+        /// What the disk has under that key: the order, and the fingerprint of the body that placed it.
         known: Option<(OrderId, [u8; 32])>,
     },
-    /// Somebody wants something of jobs.
+    /// A client gave a command for jobs.
     JobsCommanded {
-        /// Who waits.
         request: RequestId,
-        /// Which: one, or an order's.
+        /// One job, or all jobs of an order.
         jobs: Vec<JobId>,
-        /// What.
         command: JobCommand,
     },
-    /// Somebody wants something of a slave.
-    SlaveCommanded {
-        /// Who waits.
-        request: RequestId,
-        /// Which.
-        slave: SlaveKey,
-        /// What.
-        command: SlaveCommand,
-    },
-    /// Somebody asks for a job's output.
+    /// A client gave a command for a slave.
+    SlaveCommanded { request: RequestId, slave: SlaveKey, command: SlaveCommand },
+    /// A client asked for a job's output.
     LogAsked {
-        /// Who waits.
         request: RequestId,
-        /// Which.
         job: JobId,
-        /// From which byte; the end if none.
+        /// The first byte; `None`: the last `limit` bytes.
         offset: Option<u64>,
-        /// How many bytes at most.
         limit: u32,
     },
-    /// An enrolment token was made.
+    /// A person made an enrolment token.
     TokenMade {
-        /// Who waits.
         request: RequestId,
-        /// The SHA-256 of its text.
+        /// The SHA-256 of its text, which is kept nowhere.
         hash: [u8; 32],
-        /// What it permits.
         token: Token,
     },
-    /// A person confirmed that this master was restored, and is the one.
+    /// A person confirmed that this master was restored and is the one to go on.
     RestoreConfirmed {
-        /// Who waits.
         request: RequestId,
-        /// Also if nothing speaks for it: the slaves that could tell may be away.
+        /// Whether to take this without a slave that has seen a later state: those may be away.
         forced: bool,
     },
     /// A slave connected.
     LinkOpened {
-        /// Its connection.
         link: LinkId,
-        /// What it has to sign.
+        /// The nonce of the Challenge, which the slave has to sign.
         nonce: [u8; 32],
     },
-    /// A slave introduced itself, and its signature is right.
+    /// A slave sent its Hello, and the signature was verified.
     HelloReceived {
-        /// On which connection.
         link: LinkId,
-        /// What it said.
         hello: Box<Hello>,
-        /// The SHA-256 of the enrolment token that it showed.
+        /// The SHA-256 of the enrolment token in the Hello.
         token: Option<[u8; 32]>,
     },
-    /// A slave said something else.
-    Received {
-        /// On which connection.
-        link: LinkId,
-        /// What.
-        message: Message,
-    },
-    /// The peer of a connection was asked whether it is there.
+    /// A slave sent any other message of its session.
+    Received { link: LinkId, message: Message },
+    /// The peer of a connection was pinged because of an [`Effect::Probe`](super::Effect).
     LinkProbed {
-        /// Which.
         link: LinkId,
-        /// It answered.
+        /// Whether anything came from it in time.
         alive: bool,
     },
     /// A connection ended.
     LinkClosed {
-        /// Which.
         link: LinkId,
-        /// When its last byte came.
+        /// When the last byte of it came.
         last_heard: Time,
     },
     /// A moment came that [`next_deadline`](super::next_deadline) named.
     TimePassed,
-    /// The master's wall clock was set: what slaves have measured of it is wrong.
+    /// The master's wall clock was set, so the time that slaves took from the last Challenge is wrong.
     ClockSet,
 }
 
-/// What somebody may want of a job.
+/// A client's command for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JobCommand {
-    /// End it.
     Cancel(CancelMode),
-    /// Do not start it; pause it if it runs.
+    /// Do not start it, and pause it if it runs.
     Pause,
-    /// Let it go on.
+    /// Undo a pause.
     Resume,
-    /// Let a held job start, within this time from now.
+    /// Let a held job start.
     Release {
-        /// How long the word holds.
+        /// How long from now the release holds.
         valid: Millis,
     },
     /// Change when it may start.
     Reschedule {
-        /// Not before this.
+        /// The earliest start.
         not_before: Option<Time>,
-        /// Not after this.
+        /// The latest start.
         deadline: Option<Time>,
-        /// If that passes while the slave is off.
+        /// What happens if `not_before` passes while the slave is off.
         late: Late,
     },
-    /// Begin a new attempt.
+    /// Queue it again after its end, for a new attempt.
     Retry,
     /// Say how an uncertain job ended.
     Resolve(End),
@@ -158,22 +128,23 @@ pub enum JobCommand {
     Abandon,
 }
 
-/// What somebody may want of a slave.
+/// A client's command for a slave.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SlaveCommand {
     /// Confirm that the machine is clear.
     Ready,
-    /// Confirm that somebody has looked at what needed attention.
+    /// Confirm that a person has looked at what needed attention.
     Clear,
-    /// Put it in a mode.
+    /// Set its operating mode.
     Mode(Mode),
-    /// Enrol a key that waits for it.
+    /// Enrol a key that waits for approval.
     Approve,
-    /// Revoke its key; what it holds stays with it.
+    /// Revoke its key. The jobs that it holds stay with it.
     Forget,
 }
 
-/// Jobs that the event speaks of and that are not in memory: if the disk has them, they come first, as
+/// The jobs that an event is about and that are not in memory. Before the event is stepped, those that the disk has are passed
+/// in as
 /// [`Event::JobsLoaded`].
 pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
     let mut jobs: Vec<JobId> = match event {
@@ -236,7 +207,7 @@ pub(super) fn spoken_of(hello: &Hello) -> impl Iterator<Item = JobId> {
     hello.rows.iter().chain(&hello.recent_outcomes).map(|row| row.job)
 }
 
-/// Orders that the event speaks of: if the disk has them, they come first, as [`Event::OrdersLoaded`].
+/// The orders that an event is about. Before it is stepped, those that the disk has are passed in as [`Event::OrdersLoaded`].
 pub fn unknown_orders(event: &Event) -> Vec<OrderId> {
     let Event::Received { message: Message::Settled(settled), .. } = event else { return vec![] };
     let orders: BTreeSet<_> = settled.records.iter().map(|record| record.spec.order).collect();

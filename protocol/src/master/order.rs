@@ -10,150 +10,138 @@ use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// How many events of a job are kept: the first and the newest.
+/// How many events of a job are kept: the first one and the newest.
 const JOB_EVENTS: usize = 64;
 
-/// How many attempts of a job are remembered: as many as what came of them.
+/// How many assignments of a job are remembered: as many as other attempts are kept.
 const HANDED: usize = 16;
 
-/// A client's order, as it was placed.
+/// A client's order, as it was placed, or as it was rebuilt from jobs that were taken over from slaves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Order {
-    /// Its id.
     pub id: OrderId,
-    /// When it was taken.
+    /// When it was placed.
     pub created_at: Time,
-    /// Its jobs, all with the same work.
+    /// Its jobs, all with the same work and the same start rule at first.
     pub jobs: Vec<JobId>,
-    /// The work.
     pub spec: Spec,
-    /// Only this slave may do it.
+    /// The name of the only slave that may do it.
     pub slave: Option<String>,
-    /// Labels that a slave must have.
+    /// Labels that a slave must have to be assigned it.
     pub requires: BTreeMap<String, String>,
-    /// When it may start.
     pub start: StartRule,
-    /// Whether it is tried again.
     pub retry: Retry,
-    /// The client's own name for it.
+    /// The client's own id for the order.
     pub external_id: Option<String>,
-    /// The client's own marks.
+    /// Labels that the client put on the order; Reloop only shows them.
     pub labels: BTreeMap<String, String>,
 }
 
-/// Whether a job is tried again by itself.
+/// When a job is queued again by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Retry {
-    /// How many attempts in all.
+    /// How many attempts there may be in all.
     pub max_attempts: u32,
-    /// After which ends.
+    /// The ends after which it is queued again.
     pub on: BTreeSet<RetryOn>,
 }
 
-/// An end after which a job may be tried again by itself.
+/// An end after which a job may be queued again by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RetryOn {
-    /// It failed.
     Failed,
-    /// The slave refused it.
     Rejected,
 }
 
-/// A job, as the master keeps it.
+/// A job as the master keeps it, with the attempt that speaks for it and the others beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Job {
-    /// Its id.
     pub id: JobId,
-    /// The work.
     pub spec: Spec,
-    /// Pins it.
+    /// The digest of `spec`.
     pub digest: SpecDigest,
-    /// Only this slave may do it.
+    /// The name of the only slave that may do it.
     pub slave: Option<String>,
-    /// Labels that a slave must have.
+    /// Labels that a slave must have to be assigned it.
     pub requires: BTreeMap<String, String>,
-    /// When it may start.
     pub start: StartRule,
-    /// Whether it is tried again.
     pub retry: Retry,
-    /// When it was taken.
+    /// When its order was placed.
     pub created_at: Time,
-    /// What it is: the book's word until a slave has it, then the slave's.
+    /// The state of the attempt that speaks; `Queued` while there is none.
     pub state: State,
-    /// What clients and operators want of it. A recall by the master itself is beside it: see [`Job::wanted`].
+    /// What clients and operators want of it. What a slave is told also depends on `recalled`: see [`Job::wanted`].
     pub desired: Desired,
-    /// The number of the newest desired state.
+    /// The number of the newest desired state; raised with each.
     pub generation: Generation,
-    /// The generation by which it was asked back from its slave, until that has given it back or begun it.
+    /// The generation with which it was recalled from its slave; `None` once the slave has given it back or begun it.
     pub recalled: Option<Generation>,
     /// The attempt that speaks for the job.
     pub attempt: Attempt,
     /// The highest attempt so far.
     pub last_attempt: Attempt,
-    /// Who has it.
+    /// The slave that the attempt was assigned to; `None` while the job is queued.
     pub holder: Option<SlaveKey>,
-    /// What that slave said last.
+    /// The newest report of the attempt that speaks.
     pub report: Option<Report>,
-    /// When that came.
+    /// When that report came; lost with the process.
     pub heard_at: Option<Time>,
-    /// On which connection: only there is a report with a lower number an older word.
+    /// The connection on which it came. Only there does a report with a lower `seq` count as older: another connection may be that of
+    /// a slave whose memory was replaced.
     #[serde(skip)]
     pub heard_on: Option<LinkId>,
-    /// Other attempts that came to something.
+    /// Attempts beside the one that speaks, at most 16.
     pub earlier: Vec<Earlier>,
-    /// To whom it was handed, newest last: who may speak of an attempt.
+    /// Which attempt was assigned to which slave, newest last: reports of other attempts are claims.
     pub assigned: VecDeque<(Attempt, SlaveKey)>,
-    /// Why it is what it is, where the slave has not said.
+    /// Why it is in its state, if the master knows and no report says it.
     pub reason: Option<Reason>,
-    /// Beside the state; those of the report come on top.
+    /// The flags that the master sets; [`Job::all_flags`] adds those of the report.
     pub flags: Flags,
-    /// When it ended.
     pub ended_at: Option<Time>,
     /// Raised with every durable change.
     pub revision: u32,
-    /// What it went through.
+    /// Its changes of state, oldest first; at most 64 are kept.
     pub events: VecDeque<JobEvent>,
 }
 
-/// Another attempt of a job.
+/// An attempt that does not speak for the job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Earlier {
-    /// Which.
     pub attempt: Attempt,
-    /// Who had it.
+    /// The slave that reported it, or that it was assigned to.
     pub holder: SlaveKey,
-    /// What it came to.
+    /// Its newest state.
     pub state: State,
-    /// What the slave said last.
+    /// Its newest report, with texts cut short.
     pub report: Option<Report>,
-    /// How the slave came by it.
     pub basis: Basis,
 }
 
-/// What a slave's word of an attempt rests on.
+/// Why a slave's report of an attempt is believed, or not. The order matters: a better basis is lower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Basis {
-    /// The master has handed this attempt to this slave.
+    /// The master assigned this attempt to this slave.
     Assigned,
-    /// The master may have handed it to this slave and forgotten it: it was told in the first handshake after a restore, or of a job
-    /// that was adopted.
+    /// The master may have assigned it to this slave and forgotten that: the slave told of it in its first handshake after a restore,
+    /// or the job itself was taken over from a slave.
     Gap,
-    /// Its own word alone: it is shown to people, and nothing follows from it for the job.
+    /// Only the slave says so. It is shown to people, and nothing follows from it for the job.
     Claim,
 }
 
-/// Something that a job went through.
+/// One change of a job's state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct JobEvent {
-    /// When the master knew.
+    /// When the master recorded it.
     pub at: Time,
-    /// When it was, if a slave said.
+    /// When it happened, if a slave said.
     pub observed_at: Option<Time>,
-    /// What it became.
+    /// The state that it changed to.
     pub state: State,
-    /// Of which attempt.
+    /// The attempt that spoke for the job then.
     pub attempt: Attempt,
-    /// By whom.
+    /// Who caused it: a slave's name, `client`, `master`, or a rule in a few words.
     pub by: String,
 }
 

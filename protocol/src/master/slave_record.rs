@@ -1,4 +1,4 @@
-//! What the master knows of one slave: its record, its link, and the receipts of its handshakes.
+//! The slave record: what the master knows of one slave. Also its link, and the receipts of its handshakes.
 
 use std::collections::BTreeMap;
 
@@ -20,158 +20,142 @@ const DECISIONS_AHEAD: u32 = 1 << 16;
 /// What the master knows of one slave.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SlaveRecord {
-    /// Who.
+    /// The slave's identity.
     pub key: SlaveKey,
-    /// Its label.
+    /// Its label, unique among enrolled slaves.
     pub name: String,
-    /// The agent's version.
+    /// The agent's version, for people.
     pub agent: String,
-    /// Whether it belongs here.
     pub enrolled: Enrolled,
-    /// The slave's database, when it last settled.
+    /// The slave's database when it last settled; `None` if it never has.
     pub store: Option<StoreId>,
-    /// The boot that it last settled in.
+    /// The boot of the slave's kernel then.
     pub boot: Option<BootId>,
-    /// Its session then.
+    /// The session that last settled.
     pub session: Session,
-    /// The epoch of this master in which it last settled, 0 if in none: after a restore, it closes the gap in the master's memory
-    /// once.
+    /// The epoch of this master in which it last settled; 0 before the first time. In the first handshake after a restore the slave
+    /// may tell of attempts that the master has forgotten.
     pub settled_in: Epoch,
-    /// Programs that it offers.
+    /// The programs that it can run.
     pub programs: Vec<String>,
-    /// Its labels.
+    /// The labels that an order's `requires` is compared with.
     pub labels: BTreeMap<String, String>,
-    /// How many unended jobs it keeps.
+    /// How many unended jobs it takes.
     pub capacity: u16,
-    /// What people decided about it.
     pub operating_mode: OperatingMode,
-    /// The machine's condition, by its last word.
+    /// The newest machine report.
     pub machine: Option<MachineReport>,
-    /// When it was last heard of, as far as that was written down.
+    /// When it was last heard of, by the last settling or end of a link.
     pub last_contact: Option<Time>,
-    /// Its clock minus the master's, at the last handshake.
+    /// How far its wall clock was ahead of the master's in the last handshake, in milliseconds.
     pub clock_offset_ms: i64,
     /// When another box with the same key tried to connect while this one answered.
     pub cloned_at: Option<Time>,
-    /// Receipts written so far.
+    /// The number of its receipts so far, dropped ones included.
     pub receipts: u32,
-    /// Its link.
     #[serde(skip)]
     pub link: SlaveLink,
-    /// Another box that says it is this slave, while the link is being asked whether it is still there.
+    /// Another box with the same key that wants to connect, while the peer of the link is being pinged.
     #[serde(skip)]
     pub contender: Option<Contender>,
-    /// It declined, and has not said since that anything changed.
+    /// It declined an offer and has not settled, sent a machine report or ended a job since: nothing is offered to it.
     #[serde(skip)]
     pub declining: bool,
-    /// It has seen a later state of this master: it obeys nothing.
+    /// It has seen a later state of this master, and obeys nothing before a person has confirmed that the master was restored.
     #[serde(skip)]
     pub doubts: bool,
 }
 
-/// Whether a slave belongs here.
+/// Whether a slave is enrolled with this master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Enrolled {
-    /// A person has to approve its key.
+    /// It waits for a person to approve its key.
     Pending,
-    /// Yes.
     Yes,
-    /// Not any more.
+    /// A person revoked it: only a token enrols it again.
     Revoked,
 }
 
-/// The link of a slave.
+/// How far a slave's link has come.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum SlaveLink {
-    /// There is none.
     #[default]
     Down,
     /// The Welcome was sent, and the slave has not settled yet.
     Welcomed {
-        /// The connection.
         link: LinkId,
         /// The Hello that the Welcome answers.
         hello: Box<Hello>,
-        /// What is known of the slave's memory.
+        /// How the slave's memory was judged from the Hello.
         store: Store,
-        /// The verdict on each job in either view.
+        /// The verdict on each job that either of the two holds.
         judged: Vec<Judged>,
         /// When the Hello came.
         since: Time,
     },
-    /// The slave has settled.
-    Live {
-        /// The connection.
-        link: LinkId,
-    },
+    /// The handshake is over.
+    Live { link: LinkId },
 }
 
-/// A box that introduced itself as a slave whose link is another box's.
+/// A box whose Hello names the key of a slave that has a link from another box or database.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Contender {
-    /// Its connection.
     pub link: LinkId,
-    /// Its Hello, which is answered if the link turns out to be dead.
+    /// Its Hello, which is answered if the other link turns out to be dead.
     pub hello: Box<Hello>,
 }
 
-/// A verdict on one job, from the Welcome that tells it to the Settled that applies it.
+/// A verdict on one job, computed for the Welcome and applied when the slave has settled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Judged {
-    /// The job.
     pub job: JobId,
-    /// The attempt that the slave told of; for a job that it did not tell of, the one that speaks.
+    /// The attempt in the slave's row; without a row, the attempt that speaks for the job.
     pub attempt: Attempt,
-    /// The master's state of the job.
+    /// The state of the job at the master; `None` if the master did not know it.
     pub mine: Option<State>,
-    /// The slave's state of the attempt; `None` if it did not tell of the job.
+    /// The state in the slave's row; `None` without a row.
     pub theirs: Option<State>,
-    /// The job's revision when it was judged: a verdict on an earlier revision is not applied.
+    /// The job's revision when it was judged. If it has changed by the time of the Settled, the job is judged again.
     pub revision: u32,
-    /// The line of the table.
+    /// The line of [`TABLE`](crate::reconcile::TABLE) that applied.
     pub line: &'static Line,
 }
 
-/// What one handshake came to: "why did it do that?" is always answerable.
+/// What one handshake compared and decided, for people who ask why.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Receipt {
-    /// Which slave.
     pub slave: SlaveKey,
-    /// Its number there; the recent outcomes keeps the newest [`RECEIPTS`](super::RECEIPTS).
+    /// Its place among the slave's newest [`RECEIPTS`](super::RECEIPTS) receipts: its number modulo that.
     pub number: u32,
-    /// When it was settled.
+    /// When the slave had settled.
     pub at: Time,
     /// From Hello to Settled.
     pub took: Millis,
-    /// The slave's session.
     pub session: Session,
-    /// What was known of its memory.
+    /// How the slave's memory was judged.
     pub store: Store,
-    /// The box was rebooted since.
+    /// Whether the box was rebooted since the slave settled before.
     pub rebooted: bool,
-    /// One per job in either view.
+    /// One line for each job that either of the two held.
     pub lines: Vec<ReceiptLine>,
 }
 
 /// One job in a receipt.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReceiptLine {
-    /// Which job.
     pub job: JobId,
-    /// Which attempt.
     pub attempt: Attempt,
-    /// What the master held.
+    /// The state of the job at the master; `None` if the master did not know it.
     pub mine: Option<State>,
-    /// What the slave held.
+    /// The state in the slave's row; `None` without a row.
     pub theirs: Option<State>,
-    /// The line of the table.
+    /// The name of the line of [`TABLE`](crate::reconcile::TABLE) that applied.
     pub line: String,
-    /// What came of it.
     pub verdict: Verdict,
 }
 
 impl Judged {
-    /// Judges a job now.
+    /// A verdict on a job as it is now.
     pub(super) fn new(
         job: JobId,
         attempt: Attempt,
@@ -183,7 +167,7 @@ impl Judged {
         Self { job, attempt, mine: ours.map(|job| job.state), theirs, revision, line }
     }
 
-    /// What the receipt says of it.
+    /// Its line in the receipt.
     pub(super) fn receipt_line(self) -> ReceiptLine {
         let Self { job, attempt, mine, theirs, line, .. } = self;
         ReceiptLine { job, attempt, mine, theirs, line: line.name.to_owned(), verdict: line.verdict }
@@ -217,7 +201,7 @@ impl SlaveRecord {
         }
     }
 
-    /// The slave record without its link.
+    /// What of it is on disk.
     pub(super) fn durable(&self) -> Self {
         Self { link: SlaveLink::Down, contender: None, declining: false, doubts: false, ..self.clone() }
     }
@@ -267,7 +251,7 @@ impl SlaveRecord {
         self.contender = None;
     }
 
-    /// The connection of a slave that has settled.
+    /// The connection, if the slave has settled.
     pub fn live(&self) -> Option<LinkId> {
         match &self.link {
             SlaveLink::Live { link } => Some(*link),
@@ -275,7 +259,7 @@ impl SlaveRecord {
         }
     }
 
-    /// The Hello of a handshake under way.
+    /// The Hello, while the handshake is under way.
     pub(super) fn hello(&self) -> Option<&Hello> {
         match &self.link {
             SlaveLink::Welcomed { hello, .. } => Some(hello),
@@ -283,7 +267,7 @@ impl SlaveRecord {
         }
     }
 
-    /// The slave's connection, whether it has settled or not.
+    /// The connection, whether the slave has settled or not.
     pub(super) fn current(&self) -> Option<LinkId> {
         match &self.link {
             SlaveLink::Down => None,
@@ -291,13 +275,13 @@ impl SlaveRecord {
         }
     }
 
-    /// The slave's connection, and one whose box says that it is this slave.
+    /// The connection and the contender's.
     pub(super) fn connections(&self) -> Vec<LinkId> {
         let contender = self.contender.as_ref().map(|contender| contender.link);
         self.current().into_iter().chain(contender).collect()
     }
 
-    /// Its machine could start a job now.
+    /// Whether its machine says that it could start a job now.
     pub(super) fn is_ready(&self) -> bool {
         self.machine.as_ref().is_some_and(|machine| machine.activity == Activity::Ready)
     }

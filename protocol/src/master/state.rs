@@ -12,120 +12,115 @@ use crate::message::Begun;
 use crate::slave::LinkId;
 use crate::time::Time;
 
-/// How many slaves may wait for approval: keys are free, and nobody may fill the master with them.
+/// How many unknown keys may wait for approval: a key costs nothing, so without a limit they could fill the master.
 pub const MAX_PENDING: usize = 256;
 
 /// How many receipts of handshakes are kept for each slave.
 pub const RECEIPTS: u32 = 64;
 
-/// How many idempotency keys are kept in memory: more than can be between the disk's answer and the step that needs it.
+/// How many idempotency keys are kept in memory: more than can be placed between a look-up on disk and the step that uses it.
 pub const RECENT_KEYS: usize = 4096;
 
-/// What a master is told by its config.
+/// A master's settings, from its config. They are not on disk and may differ at each start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Settings {
-    /// How slaves are enrolled.
+    /// How a slave that is not enrolled yet can be.
     pub enrollment: Enrollment,
 }
 
-/// How slaves are enrolled.
+/// How a slave that is not enrolled yet can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Enrollment {
-    /// Whoever comes: for demos.
+    /// Every key is enrolled that was not revoked: for demos.
     Open,
-    /// With a token.
+    /// A slave has to show a token.
     #[default]
     Token,
-    /// When a person has approved its key.
+    /// A person has to approve the key, or the slave shows a token.
     Approve,
 }
 
-/// A master's state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Master {
-    /// From the config.
     pub settings: Settings,
-    /// About itself.
+    /// What it keeps about itself.
     pub node: Node,
-    /// Its newest incarnations, oldest first; the last is this process.
+    /// The newest incarnations, oldest first; the last is this process.
     pub begun: Vec<Begun>,
-    /// The order book.
+    /// Jobs that have not ended, and which of them wait for a slave.
     pub book: Book,
-    /// One slave record per slave.
     pub slaves: BTreeMap<SlaveKey, SlaveRecord>,
     /// Enrolment tokens, by the SHA-256 of their text.
     pub tokens: BTreeMap<[u8; 32], Token>,
-    /// Connections, and whose they are once that is known.
+    /// Open connections, with the key of the slave once its Hello was accepted.
     pub links: BTreeMap<LinkId, Option<SlaveKey>>,
-    /// Questions that wait for a slave's answer.
+    /// Questions that wait for a slave's answer, by [`Ask::id`](crate::message::Ask).
     pub asked: BTreeMap<u32, Asked>,
-    /// The number of the next question.
+    /// The id of the next question.
     pub next_ask: u32,
-    /// A slave has seen a later state of this master: its files were put back.
+    /// Slaves that have seen a later state of this master: its files were put back.
     pub doubted_by: BTreeSet<SlaveKey>,
-    /// The highest epoch of this master that a slave has obeyed, if it is later than this master knows.
+    /// The highest epoch of this master that an enrolled slave has obeyed; it counts if it is later than the master's own.
     pub later: Epoch,
-    /// Who could take a job.
+    /// Which slaves could take a job, by program.
     pub availability: Availability,
 }
 
 impl Master {
-    /// How many slaves say that this master's files were put back and nobody has confirmed it: they have seen a later
-    /// state of it, or obeyed a later epoch.
+    /// How many slaves say that this master's files were put back, without a person having confirmed that: they have seen a later
+    /// state of it or obeyed a later epoch. At least 1 if there is any sign of that.
     pub fn doubters(&self) -> usize {
         self.doubted_by.len().max(usize::from(self.later > self.node.epoch))
     }
 }
 
-/// What a master keeps about itself.
+/// What a master's database says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Node {
-    /// This database.
     pub id: MasterId,
-    /// How often it was restored.
     pub epoch: Epoch,
-    /// Its durable commits.
+    /// The durable commits so far.
     pub commit: Commit,
 }
 
-/// Permission to enrol.
+/// An enrolment token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Token {
-    /// Not after this.
+    /// It enrols nobody after this.
     pub expires_at: Time,
     /// How many slaves it still enrols.
     pub uses_left: u32,
-    /// Only a slave of this name.
+    /// The only name that a slave may have which it enrols.
     pub name: Option<String>,
 }
 
-/// A question under way.
+/// A question to a slave that it has not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Asked {
-    /// Who wants to know.
+    /// The client that waits for the answer.
     pub request: RequestId,
-    /// On which connection it was asked.
+    /// The connection on which it was asked.
     pub link: LinkId,
 }
 
-/// Pairs an answer with the client that waits for it; of no meaning beyond this process.
+/// Pairs an answer with the client that waits for it, within this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
-/// Whose a database is, by what is in it.
+/// What a database can say of whose it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
-    /// It says so itself.
+    /// Its own record can be read.
     Known,
-    /// Nobody's yet.
+    /// It is empty.
     Newborn,
-    /// It has forgotten: its own record is lost, and others are there. Orders are not lost for that, so it goes on with
-    /// them, under a new name. Its slaves are enrolled in it and bind to the new name by themselves; whether another
-    /// copy still goes by the old one is for a person to say.
+    /// Its own record is lost, and other records are there. So that no order is lost, the master goes on with them under a new id.
+    /// Its slaves are still enrolled and bind to the new id by themselves. Whether another copy runs under the old id, a person has
+    /// to find out.
     Nameless,
 }
 
-/// Whose a database is: whether its own record can be read, and whether there is any other thing in it.
+/// The origin of a database: `own` says whether its own record can be read, `other` whether there is any other record.
 pub fn origin(own: bool, other: bool) -> Origin {
     match (own, other) {
         (true, _) => Origin::Known,
@@ -134,14 +129,14 @@ pub fn origin(own: bool, other: bool) -> Origin {
     }
 }
 
-/// The state that the disk holds; `fresh` names a database that is empty.
+/// The state that the disk holds; `fresh` is the id of a database that is empty.
 pub fn recover(settings: Settings, fresh: MasterId, records: impl IntoIterator<Item = Write>) -> Master {
     let mut state = newborn(settings, fresh);
     records.into_iter().for_each(|record| state.restore(record));
     state
 }
 
-/// The state of a database that is empty, which `fresh` names.
+/// The state of an empty database with the id `fresh`.
 pub fn newborn(settings: Settings, fresh: MasterId) -> Master {
     Master {
         settings,
@@ -160,7 +155,7 @@ pub fn newborn(settings: Settings, fresh: MasterId) -> Master {
 }
 
 impl Master {
-    /// Takes up a record of the disk, before the first step. A million of them need not be in memory at once.
+    /// Takes up one record of the disk, before the first step. So a million of them need not be in memory at once.
     pub fn restore(&mut self, record: Write) {
         match record {
             Write::Node(node) => self.node = node,
@@ -173,7 +168,7 @@ impl Master {
         }
     }
 
-    /// A process begins with this state. What it gives has to be on disk before a slave hears of it.
+    /// Enters a new process as the newest incarnation. What it returns has to be on disk before any slave is told.
     pub fn begin(&mut self, incarnation: Incarnation) -> [Write; 2] {
         let older = (self.begun.len() + 1).saturating_sub(limits::INCARNATIONS);
         self.begun.drain(..older);
@@ -181,7 +176,7 @@ impl Master {
         [Write::Node(self.node), Write::Begun(self.begun.clone())]
     }
 
-    /// The process that speaks.
+    /// This process.
     pub fn incarnation(&self) -> Incarnation {
         self.begun.last().map_or_else(Incarnation::default, |begun| begun.incarnation)
     }
@@ -194,7 +189,7 @@ pub fn durable(state: &Master) -> (Node, Vec<Job>, Vec<SlaveRecord>, BTreeMap<[u
     (state.node, jobs, slaves, state.tokens.clone())
 }
 
-/// What must hold after every step; the name of the first that does not.
+/// The name of the first invariant that the state breaks; none may be broken after any step.
 pub fn broken_invariant(state: &Master) -> Option<&'static str> {
     for job in state.book.jobs.values() {
         if job.state == State::Queued && job.holder.is_some() {

@@ -40,7 +40,7 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
     rules.out.conclude(rules.state)
 }
 
-/// When something will happen by itself: a queued job's window closes.
+/// When the next window of a queued job closes: 1 ms after its latest start. Nothing else happens in a master by itself.
 pub fn next_deadline(state: &Master) -> Option<Time> {
     state.book.next_window().map(|at| at.after(Millis(1)))
 }

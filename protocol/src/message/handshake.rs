@@ -1,4 +1,4 @@
-//! What both nodes say in a handshake.
+//! The messages of a handshake.
 
 use super::{CloseCode, Declined, MachineReport, OperatingMode, Report, Versions};
 use crate::id::{
@@ -15,85 +15,79 @@ use std::collections::BTreeMap;
 /// The master introduces itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Challenge {
-    /// What it understands. First, and never changed.
+    /// The protocol versions that the sender understands. The first field, in every version of the protocol.
     pub protocol: Versions,
-    /// Its database.
     pub master: MasterId,
-    /// How often that was restored.
+    /// How often that database was restored.
     pub epoch: Epoch,
-    /// Its durable commits.
+    /// Durable commits of that database when this was said.
     pub commit: Commit,
-    /// The newest incarnations that its files tell of, oldest first; the last is the process that says this.
+    /// The newest incarnations in that database, at most [`INCARNATIONS`](crate::limits::INCARNATIONS), oldest first; the last is
+    /// the process that says this.
     pub begun: Vec<Begun>,
     /// Random bytes that the slave has to sign.
     pub nonce: [u8; 32],
-    /// Its clock.
+    /// The master's wall clock.
     pub time: Time,
 }
 
-/// The slave introduces itself, with a compact view of everything that it holds.
+/// The slave introduces itself, with one row for each job that it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hello {
-    /// What it understands. First, and never changed.
+    /// The protocol versions that the sender understands. The first field, in every version of the protocol.
     pub protocol: Versions,
-    /// Its public key.
     pub key: SlaveKey,
-    /// Its name: a label.
+    /// A label, unique among the master's slaves: see [`NAME_BYTES`](crate::limits::NAME_BYTES).
     pub name: String,
-    /// The agent's version, for people.
     pub agent: String,
-    /// The master that it belongs to, with what it has seen there; none before the first Welcome.
+    /// The master that the slave belongs to, with what it has seen there. `None` before the first Welcome.
     pub binding: Option<MasterBinding>,
-    /// Proof that it may be enrolled: an enrolment token's text.
+    /// The text of an enrolment token, until the slave has settled once with it.
     pub token: Option<String>,
-    /// Its database.
     pub store: StoreId,
-    /// The kernel's boot.
+    /// The boot of the slave's kernel.
     pub boot: BootId,
-    /// Its connections so far.
+    /// The number of this connection, counted on the slave's disk.
     pub session: Session,
-    /// Its wall clock, when it said this.
+    /// The slave's wall clock when it said this, not corrected by the master's.
     pub clock: Time,
-    /// The machine's condition.
     pub machine: MachineReport,
-    /// Programs that it offers.
+    /// The programs that the slave can run.
     pub programs: Vec<String>,
-    /// Labels for an order's `requires`.
+    /// The slave's labels, which an order's `requires` is compared with.
     pub labels: BTreeMap<String, String>,
-    /// How many unended jobs it keeps.
+    /// How many unended jobs the slave keeps.
     pub capacity: u16,
-    /// Every job that it holds.
+    /// Every job that the slave holds, ended ones included.
     pub rows: Vec<Row>,
-    /// Outcomes that it was told to forget, newest last: sent only to a master whose past is in doubt, since any
-    /// other has them on its disk.
+    /// Outcomes that the slave was told to forget, newest last. Sent only to a master that may have forgotten them:
+    /// one that was restored or may be an old copy, or to which the slave is new.
     pub recent_outcomes: Vec<Row>,
 }
 
-/// Which master a slave belongs to.
+/// The master that a slave belongs to, and what it has seen of it. The slave keeps it on its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MasterBinding {
-    /// The master's database.
     pub master: MasterId,
-    /// The highest epoch seen there.
+    /// The highest epoch seen of that database.
     pub epoch: Epoch,
-    /// The incarnation that was heard last...
+    /// The incarnation that was heard last.
     pub incarnation: Incarnation,
-    /// ...and the highest commit number seen of it in that epoch; 0 until the first.
+    /// The highest commit number seen of that incarnation in that epoch; 0 before the first.
     pub commit: Commit,
 }
 
 /// When an incarnation of a master began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Begun {
-    /// Which.
     pub incarnation: Incarnation,
-    /// The durable commits of the files that it began with.
+    /// How many durable commits the database had when the incarnation began.
     pub at: Commit,
 }
 
 impl MasterBinding {
-    /// Whether a master of the binding's epoch whose files hold this many commits and tell of these incarnations is behind what
-    /// the binding's owner has seen: its files were put back to an earlier state, even if it has counted on since then.
+    /// Whether a master of the binding's epoch, with this many durable commits and these incarnations in its files, is behind what
+    /// the slave has seen: its files were put back to an earlier state, even if it has made more commits since then.
     pub fn is_ahead_of(&self, commit: Commit, begun: &[Begun]) -> bool {
         let known = begun.iter().position(|one| one.incarnation == self.incarnation);
         // An incarnation counts until the next one begins. One that is not told of was before all that are, or comes after
@@ -103,97 +97,83 @@ impl MasterBinding {
     }
 }
 
-/// One job in a Hello: at most 64 bytes.
+/// One job in a Hello: at most 64 bytes. Each field is as in the newest report of the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Row {
-    /// Which job.
     pub job: JobId,
-    /// Which attempt.
     pub attempt: Attempt,
-    /// The newest desired state that it knows.
+    /// The newest desired state that the slave knows.
     pub generation: Generation,
-    /// Its newest report.
     pub seq: ReportSeq,
-    /// What it is.
     pub state: State,
-    /// How far, in thousandths.
+    /// Thousandths of the work that are done.
     pub progress: Option<u16>,
 }
 
 /// The master's answer to a Hello.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Welcome {
-    /// Version spoken from here.
+    /// The version of the protocol that is spoken from here on.
     pub protocol: u16,
-    /// The session that this answers.
+    /// The session of the Hello that this answers.
     pub session: Session,
-    /// The master that the slave belongs to from here.
+    /// The master that the slave belongs to from here on.
     pub binding: MasterBinding,
-    /// How people want the slave to behave.
     pub operating_mode: OperatingMode,
-    /// One ruling per job in either view.
+    /// One ruling for each job that either of the two holds.
     pub rulings: Vec<Ruling>,
 }
 
 /// One job in a Welcome.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ruling {
-    /// Which job.
     pub job: JobId,
-    /// Which attempt.
     pub attempt: Attempt,
-    /// What comes of it.
     pub verdict: Verdict,
-    /// What the slave should tell in Settled.
+    /// What the slave has to tell of it in the Settled.
     pub tell: Tell,
-    /// The newest desired state, if the slave does not know it.
+    /// The newest desired state, if the slave does not know it; with the work, if it is offered.
     pub desired_state: Option<DesiredState>,
 }
 
-/// How much of a job the master wants to hear.
+/// What a slave has to tell of a job in the Settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Tell {
-    /// The row was enough.
+    /// Nothing: the row said enough.
     Nothing,
-    /// The report.
     Report,
-    /// The report, the work and the desired state.
+    /// The whole [`Record`]: the master does not know the job.
     Record,
 }
 
-/// The master does not take the slave, and why.
+/// The master does not accept the slave. The link is closed with the same code after it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Refuse {
-    /// Why, as a close code.
     pub code: CloseCode,
-    /// Why and who can end it, for people.
+    /// The cause and what would help, for people.
     pub text: String,
-    /// When it makes sense to try again, in milliseconds.
+    /// In how many milliseconds to try again.
     pub retry_after_ms: Option<u32>,
 }
 
-/// The slave's answer to a Welcome: what it knows that the rows did not say.
+/// The slave's answer to a Welcome: what the master asked to be told, and what has changed since the Hello.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Settled {
-    /// The session that this ends the handshake of.
+    /// The session whose handshake this ends.
     pub session: Session,
-    /// Reports that were asked for, or that the rulings changed.
+    /// The reports that were asked for, and those of all jobs that have changed since the Hello.
     pub reports: Vec<Report>,
-    /// Whole records, for jobs that the master did not know.
+    /// The records that were asked for.
     pub records: Vec<Record>,
-    /// Offers in the rulings that it did not take, and jobs that it gave back.
+    /// Offers in the rulings that the slave did not take, and jobs that it gave back.
     pub declined: Vec<Declined>,
-    /// The machine's condition now.
     pub machine: MachineReport,
 }
 
-/// A slave's whole record of one job, for a master that does not know it.
+/// All that a slave knows of one job, for a master that does not know the job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
-    /// The work.
     pub spec: Spec,
-    /// When it may start.
     pub start: StartRule,
-    /// What it is.
     pub report: Report,
 }

@@ -1,4 +1,4 @@
-//! What both nodes say on a live link.
+//! The messages of a live link, but the machine's condition and the desired state.
 
 use super::{Attention, Reason};
 use crate::id::{Attempt, Generation, JobId, ReportSeq, Run};
@@ -6,101 +6,92 @@ use crate::job::State;
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
 
-/// The slave's whole truth about one job: to one job what Hello is to all.
+/// Everything that a slave knows of one job. A newer report replaces an older one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Report {
-    /// Which job.
     pub job: JobId,
-    /// Which attempt.
     pub attempt: Attempt,
-    /// Which beginning of it.
+    /// How often this attempt was begun; 0 before the first time.
     pub run: Run,
-    /// The newest desired state that it knows.
+    /// The newest desired state that the slave knows.
     pub generation: Generation,
-    /// Orders the reports of one attempt.
+    /// Orders the reports of one attempt: the highest is the newest.
     pub seq: ReportSeq,
-    /// What it is.
     pub state: State,
-    /// What an accepted job waits for.
+    /// Of an accepted job, and only there.
     pub waiting_for: Option<WaitingFor>,
-    /// How far, in thousandths.
+    /// Thousandths of the work that are done.
     pub progress: Option<u16>,
-    /// What the program says that it is doing.
+    /// What the program says it is doing.
     pub note: Option<String>,
-    /// When it went to the slave's disk.
+    /// When the slave took the offer. All times here are by the master's clock, as well as the slave can tell it.
     pub accepted_at: Time,
-    /// When the machine began.
+    /// When the machine was first known to work on it, in any run of this attempt.
     pub started_at: Option<Time>,
-    /// Under which desired state it began.
+    /// The newest desired state that the slave knew then.
     pub started_generation: Option<Generation>,
-    /// When it ended.
     pub ended_at: Option<Time>,
-    /// How the machine's work ended, if the machine said so.
+    /// What the machine said of the end, if it said anything.
     pub outcome: Option<Outcome>,
-    /// Why it is what it is.
+    /// Why it is in this state, if that needs saying.
     pub reason: Option<Reason>,
-    /// Beside the state.
     pub flags: Flags,
-    /// Who caused the last change.
+    /// Who caused the newest change of state.
     pub source: Source,
 }
 
-/// How the machine's work ended.
+/// What the machine said of how the work ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Outcome {
-    /// A process's exit status.
+    /// The exit status of a process that exited by itself.
     pub exit_code: Option<i32>,
-    /// The signal that ended a process.
+    /// The number of the signal that ended a process.
     pub signal: Option<i32>,
-    /// What the machine said.
+    /// The machine's own words, for people.
     pub text: String,
 }
 
-/// The slave does not hold this attempt.
+/// The slave does not hold this attempt: it declines an offer, or has given the job back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Declined {
-    /// Which job.
     pub job: JobId,
-    /// Which attempt.
     pub attempt: Attempt,
-    /// The desired state that this answers; an older one than the newest settles nothing.
+    /// The desired state that this answers. If the master has a newer one by then, the message counts only with
+    /// [`ReasonCode::GivenBack`](super::ReasonCode).
     pub generation: Generation,
-    /// Why.
     pub reason: Reason,
-    /// It would not take it another time either.
+    /// Whether the slave would decline it at any other time too.
     pub for_good: bool,
 }
 
-/// This ended job is on the master's disk.
+/// This ended job is on the master's disk: the slave need not hold it any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Forget {
-    /// Which job.
     pub job: JobId,
-    /// Which attempt.
     pub attempt: Attempt,
-    /// The report that is on the disk; a newer one would not be forgotten.
+    /// The report that is on the master's disk. A slave that has made a newer one ignores the message.
     pub seq: ReportSeq,
 }
 
 /// What an accepted job waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum WaitingFor {
-    /// Another job is first.
+    /// For another job to end, or to start first.
     Turn,
-    /// Its time.
+    /// For its `not_before`.
     Time,
-    /// Something that it needs is not there yet.
+    /// For something that it needs. Not used yet.
     Artifact,
-    /// The machine to be ready.
+    /// For the machine: something bars every start.
     Ready,
-    /// A person's release.
+    /// For a person: it is held, paused, or its start was missed.
     Operator,
-    /// A clock that can be trusted.
+    /// For the master's time, which the slave does not know yet.
     Clock,
 }
 
 impl WaitingFor {
-    /// The word that people and programs see.
+    /// Its name in the REST interface, in the command line and in logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Turn => "turn",
@@ -116,18 +107,15 @@ impl WaitingFor {
 /// Who caused a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Source {
-    /// A desired state of the master.
     Remote,
-    /// A person at the machine.
     Local,
     /// The slave's own rules.
     Slave,
-    /// The machine.
     Machine,
 }
 
 impl Source {
-    /// The word that people and programs see.
+    /// Its name in the REST interface, in the command line and in logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Remote => "remote",
@@ -138,28 +126,28 @@ impl Source {
     }
 }
 
-/// Facts beside a job's state, never mixed into it.
+/// What is to be known of a job beside its state.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Flags(pub u16);
 
 impl Flags {
     /// It runs longer than its order allows.
     pub const OVERDUE: Self = Self(1);
-    /// The cancel came when it was over, or could no longer be stopped by its mode.
+    /// The cancel came after its end, or after its start with a mode that stops nothing that has started.
     pub const CANCEL_TOO_LATE: Self = Self(1 << 1);
-    /// Two slaves had it under way.
+    /// Two slaves began it, or a slave reported two different ends.
     pub const DUPLICATE: Self = Self(1 << 2);
-    /// The master learned of it from its slave.
+    /// The master did not know the job and took it over from its slave.
     pub const ADOPTED: Self = Self(1 << 3);
     /// The outcome came after a person had given the job up.
     pub const LATE_RESULT: Self = Self(1 << 4);
-    /// Its start was missed while the slave was off.
+    /// Its `not_before` passed while the slave was off.
     pub const MISSED_START: Self = Self(1 << 5);
-    /// It was interrupted and begun again.
+    /// A run of it was interrupted, and the machine does not know how that run ended.
     pub const INTERRUPTED: Self = Self(1 << 6);
-    /// A slave speaks of an attempt that the master, by all that it knows, has never assigned to it.
+    /// A slave reports an attempt that was never assigned to it.
     pub const CLAIMED: Self = Self(1 << 7);
-    /// It waited when the master was restored, and a slave may have done it in the time that is forgotten.
+    /// It waited when the master was restored from a backup; a slave may have done it since the backup was made.
     pub const RESTORED: Self = Self(1 << 8);
 
     const NAMES: [(Self, &'static str); 9] = [
@@ -174,22 +162,20 @@ impl Flags {
         (Self::RESTORED, "restored"),
     ];
 
-    /// All of these are set.
+    /// Whether all of these are set.
     pub fn has(self, flags: Self) -> bool {
         self.0 & flags.0 == flags.0
     }
 
-    /// Sets these.
     pub fn set(&mut self, flags: Self) {
         self.0 |= flags.0;
     }
 
-    /// Takes these away.
     pub fn clear(&mut self, flags: Self) {
         self.0 &= !flags.0;
     }
 
-    /// The words that people and programs see.
+    /// The names of those that are set, as the REST interface and the command line show them.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         Self::NAMES.into_iter().filter(move |(flag, _)| self.has(*flag)).map(|(_, name)| name)
     }
@@ -201,39 +187,35 @@ impl std::fmt::Debug for Flags {
     }
 }
 
-/// A question that needs its answer now, and names what it assumes: a stale one has no force.
+/// A question that is answered at once or not at all. It names what it is about, so that a late one changes nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ask {
     /// Pairs the answer with the question.
     pub id: u32,
-    /// What.
     pub question: Question,
 }
 
-/// What a master may ask.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Question {
-    /// Somebody confirms that the machine is clear of this job's work.
+    /// A person confirms that this job's work is out of the machine.
     Ready {
-        /// The job that it was `unloading`.
+        /// The job that [`MachineReport::unloading`](super::MachineReport) names.
         unloading: JobId,
     },
-    /// Somebody has looked at what needed attention.
+    /// A person has looked at what needed attention.
     Clear {
-        /// What needed it.
+        /// The attention that [`MachineReport::attention`](super::MachineReport) names.
         attention: Attention,
     },
-    /// A part of a job's output.
+    /// A part of the output of one run.
     Log {
-        /// Which job.
         job: JobId,
-        /// Which attempt.
         attempt: Attempt,
-        /// Which beginning of it.
+        /// How often this attempt was begun; 0 before the first time.
         run: Run,
-        /// From which byte; the end of the output if none.
+        /// The first byte; `None`: the last `limit` bytes.
         offset: Option<u64>,
-        /// How many bytes at most.
+        /// At most this many bytes, and at most [`LOG_BYTES`](crate::limits::LOG_BYTES).
         limit: u32,
     },
 }
@@ -243,24 +225,21 @@ pub enum Question {
 pub struct Answer {
     /// Pairs the answer with the question.
     pub id: u32,
-    /// What.
     pub answer: Reply,
 }
 
-/// What a slave may answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Reply {
-    /// Done, durably.
+    /// Done, and on disk.
     Done,
-    /// Not done, and what would do it.
+    /// Not done; the text says what would help.
     Refused(String),
-    /// A part of a job's output.
+    /// A part of the output of one run.
     Log {
-        /// Where the part begins.
+        /// The first byte of the part.
         offset: u64,
-        /// How long the output is.
+        /// The length of the whole output in bytes, at this moment.
         total: u64,
-        /// The part.
         bytes: Vec<u8>,
     },
 }

@@ -1,39 +1,37 @@
-//! The machine's condition, and what people decided about its slave.
+//! The machine's condition, and the slave's operating mode.
 
 use crate::id::{Generation, JobId};
 use serde::{Deserialize, Serialize};
 
-/// How people want the slave to behave.
+/// The operating mode that people gave a slave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct OperatingMode {
-    /// Orders the changes.
+    /// Raised with each change: the highest is the newest.
     pub generation: Generation,
-    /// What people decided.
     pub mode: Mode,
 }
 
-/// What people decided about a slave.
+/// An operating mode: what a slave may do by people's decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum Mode {
-    /// It takes jobs.
+    /// It takes jobs and starts them.
     #[default]
     Production,
-    /// It finishes what it has and takes no more.
+    /// It starts and finishes the jobs that it has, and takes no more.
     Draining,
-    /// People work at it: nothing starts.
+    /// Nothing starts while people work at the machine.
     Maintenance,
     /// Nothing starts until it is enabled again.
     Disabled,
-    /// Its identity or memory is in doubt: nothing starts until a person has looked.
+    /// Nothing starts until a person has looked: its identity or memory is in doubt.
     Quarantined,
 }
 
 impl Mode {
-    /// Every mode, in wire order.
     pub const ALL: [Self; 5] =
         [Self::Production, Self::Draining, Self::Maintenance, Self::Disabled, Self::Quarantined];
 
-    /// The word that people and programs see.
+    /// Its name in the REST interface, in the command line and in logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Production => "production",
@@ -44,12 +42,11 @@ impl Mode {
         }
     }
 
-    /// The mode of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|mode| mode.name() == name)
     }
 
-    /// A job that the slave holds may start.
+    /// Whether a job that the slave holds may start.
     pub fn may_start(self) -> bool {
         match self {
             Self::Production | Self::Draining => true,
@@ -58,27 +55,25 @@ impl Mode {
     }
 }
 
-/// The machine's condition: a level, sent whenever it changes.
+/// The machine's condition. Sent whenever it changes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MachineReport {
-    /// What it does.
     pub activity: Activity,
     /// The finished job whose work still lies in the machine.
     pub unloading: Option<JobId>,
-    /// Why a person is needed.
     pub attention: Option<Attention>,
-    /// The job of which nobody knows what became: a person has to say, before anything starts.
+    /// An uncertain job: nothing starts before a person has said how it ended.
     pub uncertain: Option<JobId>,
-    /// A person at the machine has locked remote starts out.
+    /// Whether a person at the machine has locked remote starts out.
     pub local_lock: bool,
-    /// The mode that the slave obeys.
+    /// The operating mode that the slave obeys.
     pub operating_mode: OperatingMode,
-    /// What the machine said, with [`Attention::MachineUnfit`].
+    /// With [`Attention::MachineUnfit`], what the machine said; at most [`CAUSE_BYTES`](crate::limits::CAUSE_BYTES).
     pub cause: Option<String>,
 }
 
 impl MachineReport {
-    /// Why a person is needed, for people: the cause and what ends it.
+    /// The cause of the attention and what ends it, for people.
     pub fn attention_text(&self) -> Option<String> {
         match (self.attention?, &self.cause) {
             (Attention::MachineUnfit, Some(cause)) => {
@@ -89,33 +84,31 @@ impl MachineReport {
     }
 }
 
-/// What a machine does, as its slave reports it.
+/// What the machine does, worked out by its slave from the fields of [`MachineReport`]. The master assigns jobs first to slaves
+/// that are `Ready`; all else is for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Activity {
-    /// No job; it may not start one.
+    /// No job runs, and none may start.
     Idle,
-    /// It may start a job.
+    /// No job runs, and one may start.
     Ready,
     /// A job is being started.
     Preparing,
-    /// A job runs.
     Running,
-    /// A job is paused.
     Paused,
     /// A job ended and nobody has confirmed that the machine is clear.
     Unloading,
-    /// A person is needed.
+    /// A person is needed: see [`Attention`], or a job is uncertain.
     Attention,
-    /// The machine is in fault.
+    /// A person is needed after a job failed.
     Fault,
-    /// The slave is there, the machine's controller is not.
+    /// The machine's controller does not answer. Not used yet.
     MachineOff,
-    /// The slave does not know yet.
+    /// The machine has not said yet what it does with a job of before the agent's start.
     Unknown,
 }
 
 impl Activity {
-    /// Every activity, in wire order.
     pub const ALL: [Self; 10] = [
         Self::Idle,
         Self::Ready,
@@ -129,7 +122,7 @@ impl Activity {
         Self::Unknown,
     ];
 
-    /// The word that people and programs see.
+    /// Its name in the REST interface, in the command line and in logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
@@ -146,25 +139,25 @@ impl Activity {
     }
 }
 
-/// Why a person is needed at a machine. Each is ended by one action, `clear`.
+/// Why a person is needed at a machine. The command `clear` ends each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Attention {
-    /// The slave's database is new while its key is not: nobody remembers what the machine did.
+    /// The slave's database is new and its key is not: what the machine did before is forgotten.
     StoreReplaced,
-    /// The master knows a higher session: the slave's database went back in time.
+    /// The slave's database went back in time: see [`Store::RolledBack`](crate::reconcile::Store).
     StoreRolledBack,
     /// The box has another fingerprint: it may stand on another machine.
     Moved,
-    /// A job's work failed, and the config says that somebody has to look.
+    /// A job failed, and the slave's config says that a person has to look then.
     Fault,
-    /// The master knows of a job that was accepted here, and the slave's database does not.
+    /// The master knows of a job that this slave accepted, and the slave's database lacks it.
     MemoryGap,
-    /// It could not begin a job, for a cause at the machine: a full disk, a program that is not there.
+    /// The machine could not begin a job, for a cause of its own: a full disk, a program whose file is missing.
     MachineUnfit,
 }
 
 impl Attention {
-    /// The stable code that programs see.
+    /// Its name in the REST interface, in the command line and in logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::StoreReplaced => "store_replaced",
@@ -176,7 +169,7 @@ impl Attention {
         }
     }
 
-    /// For people: what it is, and what ends it.
+    /// What it is and what ends it, for people.
     pub fn advice(self) -> &'static str {
         match self {
             Self::StoreReplaced => "its database is new: look at the machine, then `clear`",

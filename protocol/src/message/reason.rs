@@ -1,18 +1,16 @@
-//! Why something is as it is: a code for programs and words for people.
+//! Why a job or a slave is in its state: a code for programs and a sentence for people.
 
 use serde::{Deserialize, Serialize};
 
-/// Why something is as it is.
+/// Why a job is in its state, or why an offer was declined.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reason {
-    /// For programs.
     pub code: ReasonCode,
-    /// For people.
+    /// At most [`TEXT_BYTES`](crate::limits::TEXT_BYTES), for people.
     pub text: String,
 }
 
 impl Reason {
-    /// A code with its words.
     pub fn new(code: ReasonCode, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }
@@ -20,15 +18,14 @@ impl Reason {
 
 macro_rules! reason_codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// Why, for programs: stable words, append only.
+        /// A reason for programs. The order is the wire's and the names are the REST interface's: append only.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum ReasonCode { $($(#[$doc])* $name,)* }
 
         impl ReasonCode {
-            /// Every code, in wire order.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The word that people and programs see.
+            /// Its name in the REST interface, in the command line and in logs.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
@@ -37,7 +34,7 @@ macro_rules! reason_codes {
 }
 
 reason_codes! {
-    /// The slave holds as many jobs as it may.
+    /// The slave holds as many jobs, or as much work, as it may.
     AtCapacity = "at_capacity",
     /// The slave does not offer the program.
     UnknownProgram = "unknown_program",
@@ -49,54 +46,54 @@ reason_codes! {
     LocalLock = "local_lock",
     /// Its window closed before it started.
     WindowClosed = "window_closed",
-    /// Its time passed while the slave was off.
+    /// Its `not_before` passed while the slave was off.
     MissedStart = "missed_start",
-    /// The release came too late to count.
+    /// The release no longer holds: the start did not come in time.
     ReleaseLapsed = "release_lapsed",
     /// The slave holds nothing of this attempt.
     NotHeld = "not_held",
-    /// It was given back, as asked.
+    /// The slave gave it back because the master recalled it.
     GivenBack = "given_back",
-    /// The work is not what was agreed.
+    /// The digest is not that of the work.
     DigestMismatch = "digest_mismatch",
-    /// An older attempt of the same job is still there.
+    /// Another attempt of the same job is still held, or still runs.
     OlderAttempt = "older_attempt",
-    /// The machine refused to start it.
+    /// The machine refused to start it. Not used: a machine that refuses a start is asked what it did.
     StartRefused = "start_refused",
     /// The machine refused to stop.
     StopRefused = "stop_refused",
     /// The machine refused to pause or to resume.
     PauseRefused = "pause_refused",
-    /// A person at the machine paused it: only there can it go on.
+    /// A person at the machine paused it, and only a person there can resume it.
     PausedLocally = "paused_locally",
     /// A person at the machine stopped it.
     StoppedLocally = "stopped_locally",
-    /// The agent or the box went down while it ran.
+    /// It had begun and runs no more, and the machine does not know how it ended.
     Interrupted = "interrupted",
-    /// It was interrupted too often.
+    /// It was interrupted more often than the slave's config allows.
     InterruptedTooOften = "interrupted_too_often",
-    /// The machine could not say what it did.
+    /// The machine could not say what it did with it.
     NoProof = "no_proof",
     /// It ran longer than allowed.
     MaxRuntime = "max_runtime",
-    /// Somebody canceled it.
+    /// It was canceled at the master.
     Canceled = "canceled",
-    /// The slave lost what it had promised to keep.
+    /// The slave had accepted it, and has neither the job nor its outcome.
     Vanished = "vanished",
     /// The slave's database is new.
     StoreReplaced = "store_replaced",
     /// The slave's database went back in time.
     StoreRolledBack = "store_rolled_back",
-    /// A person gave it up.
+    /// Its attempt was given up, or another one took its place.
     Abandoned = "abandoned",
     /// A person said how it ended.
     Resolved = "resolved",
-    /// The order wants another attempt.
+    /// The order's retry rule wants another attempt.
     Retrying = "retrying",
     /// The machine reported a fault, or the program failed.
     MachineFault = "machine_fault",
-    /// The master was restored from a backup that is older than this start.
+    /// The master was restored from a backup, and a slave may have done the job since the backup was made.
     Restored = "restored",
-    /// The machine could not begin it, for a cause of its own: it begins when that is mended and cleared.
+    /// The machine could not begin it, for a cause of its own. It begins when a person has mended that and said `clear`.
     MachineUnfit = "machine_unfit",
 }

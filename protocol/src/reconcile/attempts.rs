@@ -1,89 +1,90 @@
 //! Which attempt speaks for a job.
 //!
-//! A job has one attempt after the other, and at times more than one that came to something: a person gave one up whose
-//! slave turns out to be alive, or a master that was restored from a backup hears of attempts that it has forgotten. Each
-//! attempt moves by [the job table](crate::job::next) alone. One of them speaks for the job: its state is the job's state.
+//! A job gets one attempt after the other. Sometimes two of them matter: a person gave one up and its slave turns out to be
+//! alive, or a master that was restored from a backup hears of attempts that it has forgotten. One attempt speaks for the
+//! job: its state is the job's state, its report is shown. The others are kept beside the job with the last report of each
+//! (`Job::earlier`).
 //!
-//! [`weigh`] compares the attempt that speaks with one other, and is a pure look-up in [`TABLE`]. It is asked whenever one
-//! of the two has changed. What only a slave claims, without having been assigned it, is not compared at all.
+//! [`weigh`] compares the attempt that speaks with one other by looking up [`TABLE`]. The master asks it whenever one of the
+//! two has changed (`master/attempts.rs`). An attempt that a slave only claims, without having been assigned it, is shown to
+//! people and never compared.
 
 use self::Other::*;
 use self::Speaker::*;
 use self::Standing::*;
 
-/// What the attempt that speaks for the job has come to.
+/// The state of the attempt that speaks for the job, as the comparison needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Speaker {
-    /// No slave has the job: it waits in the queue.
+    /// No slave holds the job: it is queued.
     Nobody,
-    /// Its slave has told of a newer attempt of the job, and a slave has only one.
+    /// Its slave has reported a newer attempt of the job; a slave holds only one attempt of a job, so this one is gone.
     Replaced,
-    /// Assigned or accepted, and not begun.
+    /// Assigned or accepted, and never begun.
     Unstarted,
-    /// Begun, and not ended as far as is known.
+    /// Begun, and not known to have ended; or uncertain by its slave's report.
     Begun,
-    /// Its slave no longer has it, and a person was asked what became of it.
+    /// Uncertain, because its slave has neither the job nor its outcome.
     Vanished,
-    /// Ended well.
     Succeeded,
-    /// Ended by its slave because of a cancel that still stands.
+    /// Canceled by its slave, and the cancel is still wanted.
     Canceled,
-    /// Canceled by the master alone: no slave had it, or it was given back.
+    /// Canceled by the master while no slave held it.
     CalledOff,
-    /// Ended by its slave in any other way.
+    /// Ended in another way by its slave's report.
     Ended,
-    /// Ended by the master alone: its window closed, or a person gave it up.
+    /// Ended by the master for another cause: its window closed while no slave held it, or a person gave it up.
     Closed,
 }
 
-/// What the other attempt has come to, by its slave's last word.
+/// The state of the other attempt, by its slave's last report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Other {
-    /// Accepted, and not begun.
+    /// Assigned or accepted, and not started.
     Waiting,
-    /// Under way.
+    /// Started, and neither ended nor uncertain.
     Working,
-    /// Its slave can't say what became of it.
+    /// Uncertain: its slave cannot find out what became of it.
     Doubtful,
-    /// Ended well.
+    /// It succeeded.
     Done,
-    /// Ended in any other way, after it had begun.
+    /// Ended in another way after it had begun.
     Over,
     /// Ended without having begun.
     Unbegun,
 }
 
-/// How the other attempt stands to the one that speaks.
+/// Whether the master remembers that the other attempt was assigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Standing {
-    /// This master remembers that it was assigned before the one that speaks.
+    /// The master remembers that it assigned it, before the one that speaks.
     Earlier,
-    /// It was assigned later, by a master that was restored since and has forgotten it. Its slave tells of it for the first
-    /// time, and no other slave has the job.
+    /// Its slave reports it in the first handshake after a restore, and its number is higher than any that the restored master
+    /// knows: it was assigned and forgotten. No other slave holds the job.
     Forgotten,
-    /// The same, but when its slave first told of it another slave had the job, or had had it to its end.
+    /// Also forgotten by a restore, but when its slave first reported it another slave held the job, or had ended it.
     Contested,
 }
 
-/// What comes of the comparison.
+/// What follows from the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
-    /// Nothing follows from the other attempt.
+    /// Nothing changes.
     Keep,
     /// The other attempt speaks for the job from here on.
     Take,
-    /// The other attempt's slave is told to let it go if it has not begun.
+    /// The other attempt's slave is told to drop it if it has not begun.
     Withdraw,
-    /// The attempt that speaks is asked back: when it is given back, the other one speaks.
+    /// The attempt that speaks is recalled from its slave; when it has been given back, the other one speaks.
     Recall,
-    /// Both were under way: the job is flagged as a duplicate.
+    /// Both began: the job gets the flag `duplicate`.
     Duplicate,
-    /// The other attempt goes on although the job has ended: the job is flagged, and a person has to stop it.
+    /// The other attempt runs although the job has ended: the job gets the flag `duplicate`, and a person has to stop that run.
     GoesOn,
 }
 
 impl Outcome {
-    /// The word that people see.
+    /// Its name in the documentation.
     pub fn name(self) -> &'static str {
         match self {
             Self::Keep => "keep",
@@ -96,35 +97,33 @@ impl Outcome {
     }
 }
 
-/// One line of the table: where all three match, its outcome holds.
+/// One line of the table. It applies where all three lists contain what is compared.
 #[derive(Debug, Clone, Copy)]
 pub struct Line {
     /// Its name in the documentation.
     pub name: &'static str,
-    /// The published disagreements that it answers.
+    /// The numbered rows of `docs/coverage.md` that it answers.
     pub cases: &'static [&'static str],
-    /// The attempt that speaks.
     pub speaker: &'static [Speaker],
-    /// The other attempt.
     pub other: &'static [Other],
-    /// How the other attempt stands to the one that speaks.
     pub standing: &'static [Standing],
-    /// What comes of it.
     pub outcome: Outcome,
 }
 
 const ANY_SPEAKER: &[Speaker] =
     &[Nobody, Replaced, Unstarted, Begun, Vanished, Succeeded, Canceled, CalledOff, Ended, Closed];
-/// Speakers that another attempt of which the master has forgotten everything takes the place of.
+/// Speakers whose place a forgotten attempt takes.
 const YIELDING: &[Speaker] = &[Nobody, Replaced, Vanished, Canceled, Ended];
-/// Speakers that the master has ended since, by all that it knows.
+/// Speakers that keep their place when a forgotten attempt turns up.
+const HELD: &[Speaker] = &[Unstarted, Begun, Succeeded];
+/// Speakers that the master itself has ended.
 const ENDED_SINCE: &[Speaker] = &[CalledOff, Closed];
 const ANY_OTHER: &[Other] = &[Waiting, Working, Doubtful, Done, Over, Unbegun];
 const BEGUN_OR_DONE: &[Other] = &[Working, Doubtful, Done];
 const ANY_STANDING: &[Standing] = &[Earlier, Forgotten, Contested];
 const REMEMBERED: &[Standing] = &[Earlier, Contested];
 
-/// What comes of two attempts. Every combination is answered by exactly one line; a test proves it.
+/// The outcomes. Exactly one line applies to every combination; `every_combination_has_exactly_one_line` checks it.
 pub const TABLE: &[Line] = &[
     // The other attempt has not begun.
     line("another_attempt_waits", &["A14"], ANY_SPEAKER, &[Waiting], REMEMBERED, Outcome::Withdraw),
@@ -234,9 +233,6 @@ pub const TABLE: &[Line] = &[
     line("a_forgotten_attempt_never_began", &["D3"], HELD, &[Unbegun], &[Forgotten], Outcome::Keep),
 ];
 
-/// Speakers that keep their place whatever was forgotten.
-const HELD: &[Speaker] = &[Unstarted, Begun, Succeeded];
-
 const fn line(
     name: &'static str,
     cases: &'static [&'static str],
@@ -248,7 +244,7 @@ const fn line(
     Line { name, cases, speaker, other, standing, outcome }
 }
 
-/// The line that answers for two attempts of a job.
+/// The line that applies to two attempts of a job.
 pub fn weigh(speaker: Speaker, other: Other, standing: Standing) -> &'static Line {
     TABLE
         .iter()

@@ -1,4 +1,4 @@
-//! What comes of a step: what is written, and what is done once that is durable.
+//! What follows from a step: what is written, and what is done once that is durable.
 
 use super::{Job, LinkId, Node, RunKey, Slave};
 use crate::id::{JobId, Session};
@@ -6,103 +6,78 @@ use crate::job::{self};
 use crate::message::{CloseCode, Message, Record};
 use crate::spec::Spec;
 
-/// What the driver has to write before it performs the step's effects.
+/// A record that the driver has to write before it performs the step's effects.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Write {
-    /// About itself.
     Node(Node),
-    /// A job, or that it is gone.
+    /// A job; `None` removes it.
     Job(JobId, Option<Box<Job>>),
-    /// The forgotten outcomes.
+    /// All recent outcomes, in place of those on disk.
     RecentOutcomes(Vec<Record>),
 }
 
-/// What the driver has to do once the step's writes are durable.
+/// Something that the driver has to do once the step's writes are durable.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// Say something to the master; a Hello is signed on the way.
-    Send {
-        /// On which connection.
-        link: LinkId,
-        /// In which session.
-        session: Session,
-        /// What.
-        message: Message,
-    },
-    /// End a connection.
+    /// Send a message to the master. The driver signs a Hello.
+    Send { link: LinkId, session: Session, message: Message },
+    /// Close a connection.
     Close {
-        /// Which.
         link: LinkId,
-        /// Why.
         code: CloseCode,
-        /// Why, for people.
+        /// The close's text, for people.
         text: String,
     },
-    /// Begin.
-    Start {
-        /// What.
-        work: RunKey,
-        /// The work.
-        spec: Spec,
-    },
-    /// End it.
+    /// Tell the machine to start a run.
+    Start { work: RunKey, spec: Spec },
+    /// Tell the machine to stop it.
     Stop {
-        /// What.
         work: RunKey,
-        /// At once, not at a safe point.
+        /// Whether to stop at once and not at a safe point.
         now: bool,
     },
-    /// Pause it.
+    /// Tell the machine to pause it.
     Pause(RunKey),
-    /// Let it go on.
+    /// Tell the machine to resume it.
     Resume(RunKey),
-    /// Ask the machine what it did.
-    Probe {
-        /// With what.
-        work: RunKey,
-        /// The work.
-        spec: Spec,
-    },
-    /// Its outcome is on the master's disk: what the machine kept of it may go.
+    /// Ask the machine what it did with a run; the answer is a [`Fact::Probed`](super::Fact).
+    Probe { work: RunKey, spec: Spec },
+    /// The run's outcome is on the master's disk: the machine may delete what it kept of the run.
     Dismiss(RunKey),
-    /// Answer a question for a job's output.
+    /// Read a part of a run's output, and send it as the answer to a question.
     ReadLog {
-        /// On which connection.
         link: LinkId,
-        /// In which session.
         session: Session,
-        /// Pairs the answer.
+        /// The [`Ask::id`](crate::message::Ask) of the question.
         id: u32,
-        /// Of which beginning.
         work: RunKey,
-        /// From which byte; the end if none.
+        /// The first byte; `None`: the last `limit` bytes.
         offset: Option<u64>,
-        /// How many bytes at most.
         limit: u32,
     },
     /// Answer a person at the machine.
     Reply {
-        /// Pairs it.
+        /// The request of the [`Event::Local`](super::Event).
         request: u64,
-        /// Done, or why not and what would do it.
+        /// What was done, or why nothing was and what would help.
         reply: Result<String, String>,
     },
-    /// The enrolment token has done its work.
+    /// Delete the enrolment token: the slave is enrolled.
     ForgetToken,
-    /// Nothing was done, and why.
+    /// An event had no consequence, for this reason. The driver only logs it.
     Ignored(Ignored),
 }
 
-/// Why the slave did nothing.
+/// Why an event had no consequence. [`Ignored::text`] says it for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ignored {
     /// The job table rejects the event.
     Job(job::Rejection),
-    /// The message belongs to another session.
+    /// The message belongs to another session or connection, or comes out of order.
     OtherSession,
     /// The master is older than what this slave has seen: nothing it says is obeyed until a person confirms it there.
     MasterDoubted,
-    /// A newer generation of the desired state is known.
+    /// A desired state of the same or a newer generation, or of a newer attempt, is known.
     OlderGeneration,
     /// A newer operating mode is known.
     OlderMode,
@@ -120,14 +95,13 @@ pub enum Ignored {
     Ended,
 }
 
-/// What one event came to.
+/// What follows from one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Step {
-    /// The state after it.
     pub state: Slave,
-    /// To be durable before any effect.
+    /// What has to be durable before any effect is performed.
     pub persist: Vec<Write>,
-    /// To be done then, in order.
+    /// What is done then, in this order.
     pub effects: Vec<Effect>,
 }

@@ -1,4 +1,4 @@
-//! What can happen to a slave.
+//! The events of a slave, and what its machine says.
 
 use std::collections::BTreeMap;
 
@@ -8,162 +8,139 @@ use crate::job::End;
 use crate::message::{Message, Outcome, Reason};
 use crate::time::Time;
 
-/// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// The agent started, with what was on disk.
+    /// The agent started, with the state that was on disk. Always the first event.
     AgentStarted {
-        /// The kernel's boot.
         boot: BootId,
-        /// The box.
+        /// The box's fingerprint, such as its machine id; `None` if it has none.
         fingerprint: Option<[u8; 16]>,
-        /// The key is older than the database: something else remembered this machine.
+        /// Whether the key is older than the database: another database knew this machine.
         known_key: bool,
-        /// A name for the next database.
+        /// The id of the next database, used if the master finds that this one was put back to an earlier state.
         next_store: StoreId,
-        /// What of it could not be read.
+        /// What could not be read of the disk.
         damage: Damage,
     },
-    /// A connection stands; it is the only one.
+    /// A connection was made, and there is no other one.
     LinkOpened {
-        /// Which.
         link: LinkId,
-        /// What there is to show for enrolment.
+        /// The enrolment token to show.
         token: Option<String>,
     },
-    /// The master said something.
+    /// A message of the master.
     Received {
-        /// On which connection.
         link: LinkId,
-        /// In which session.
         session: Session,
         /// The master's durable commits when it said this.
         commit: Commit,
-        /// What.
         message: Message,
-        /// Offers in it that this slave's programs cannot do, and why.
+        /// Of the offers in it, those that the slave's programs or their declared parameters do not allow.
         unfit: BTreeMap<JobId, Reason>,
     },
     /// A connection ended.
-    LinkClosed {
-        /// Which.
-        link: LinkId,
-    },
-    /// The machine did something.
-    Machine {
-        /// With which job.
-        work: RunKey,
-        /// What.
-        fact: Fact,
-    },
-    /// A person at the machine wants something.
+    LinkClosed { link: LinkId },
+    /// The machine says something about a job.
+    Machine { work: RunKey, fact: Fact },
+    /// A person at the machine gave a command.
     Local {
-        /// Pairs the reply.
+        /// Pairs the [`Effect::Reply`](super::Effect) with it.
         request: u64,
-        /// What.
         command: Local,
     },
     /// A moment came that [`next_deadline`](super::next_deadline) named.
     TimePassed,
 }
 
-/// One beginning of one attempt of one job: what a machine is told to start at most once.
+/// One run of one attempt of one job. A machine is told to start it at most once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunKey {
-    /// Which job.
     pub job: JobId,
-    /// Which attempt.
     pub attempt: Attempt,
-    /// Which beginning.
     pub run: Run,
 }
 
-/// What a machine does.
+/// What a machine says about one run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Fact {
-    /// It began.
+    /// It works.
     Started,
-    /// It goes on.
+    /// It works, and is this far.
     Progressed {
-        /// How far, in thousandths.
+        /// Thousandths of the work that are done; `None` if it does not say.
         permille: Option<u16>,
-        /// What the program says that it does.
+        /// What the program says it is doing; `None` if it does not say.
         note: Option<String>,
     },
     /// It paused.
     Paused,
     /// It goes on after a pause.
     Resumed,
-    /// Its work ended.
+    /// The work ended.
     Ended(Ended),
-    /// It was told to begin what this slave can't or may not do: proof that nothing began.
+    /// The program or its parameters are not allowed here: proof that nothing began.
     StartRejected(Reason),
-    /// It would not start, and says why. That is no proof: it may refuse what it has begun before.
+    /// It refused to start, in these words. No proof: it may have begun before, so it is asked.
     StartRefused(String),
-    /// It would not stop.
+    /// It refused to stop, in these words.
     StopRefused(String),
-    /// It would not pause or resume.
+    /// It refused to pause or to resume, in these words.
     PauseRefused(String),
-    /// It was asked what it did.
+    /// The answer to the question what it did, or the same said unasked.
     Probed(Probed),
 }
 
-/// How the machine's work ended.
+/// How the work ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ended {
-    /// How.
     pub end: End,
-    /// What it said.
     pub outcome: Outcome,
-    /// When, by the box's wall clock.
+    /// When, by the box's wall clock; `None` if the machine does not know.
     pub at: Option<Time>,
 }
 
-/// What a machine says when asked about one beginning.
+/// What a machine says when it is asked what it did with a run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Probed {
-    /// Proof that it never began, and never will.
+    /// It never began, and never will: proof.
     NeverStarted,
     /// It works, or is paused.
     Alive {
-        /// Paused.
         paused: bool,
-        /// How far, in thousandths.
+        /// Thousandths of the work that are done; `None` if it does not say.
         permille: Option<u16>,
     },
-    /// It ended.
     Ended(Ended),
-    /// It began, runs no more, and nobody can know how it ended.
+    /// It had begun, runs no more, and the machine does not know how it ended.
     Gone,
-    /// It cannot say.
+    /// It cannot say, for this cause.
     Unknown(String),
-    /// It could not begin, and says why: proof that nothing began. It may also say so unasked, as the answer to a start.
+    /// It could not begin, for this cause of its own, and never will: proof. Also an answer to a start, unasked.
     NotBegun(String),
 }
 
-/// What a person at the machine wants.
+/// A command of a person at the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Local {
-    /// The machine is clear.
+    /// The machine is clear of the finished work.
     Ready,
-    /// What needed attention was looked at.
+    /// What needed attention has been looked at.
     Clear,
-    /// Pause what runs.
+    /// Pause the job that runs.
     Pause,
-    /// Let it go on.
+    /// Resume it. Only this ends a pause that was made here.
     Resume,
-    /// Stop what runs.
+    /// Stop the job that runs.
     Stop {
-        /// At once, not at a safe point.
+        /// Whether to stop at once and not at a safe point.
         now: bool,
     },
-    /// Lock remote starts out, or let them in.
+    /// Lock remote starts out (true), or let them in.
     Lock(bool),
     /// Say how an uncertain job ended.
     Resolve {
-        /// Which; the only one if none is named.
+        /// `None`: the only one that is uncertain.
         job: Option<JobId>,
-        /// How.
         end: End,
     },
 }

@@ -41,8 +41,8 @@ impl Why {
     }
 }
 
-/// When something will happen by itself, in milliseconds since the boot, and what. To set a timer, `now` is the last step's:
-/// what came to pass since then is left out otherwise, and nobody looks.
+/// When something will happen by itself, in milliseconds since the boot, and what. To set a timer, pass the last step's `now`:
+/// deadlines that elapsed since are filtered out and would never fire.
 pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
     let in_boot = |time: Time, at: Time| now.boot_ms.saturating_add(at.since(time).0);
     let windows = master_time(state, now).into_iter().flat_map(|time| {

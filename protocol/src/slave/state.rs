@@ -1,4 +1,4 @@
-//! What a slave knows: its settings, what is on its disk, and what is lost with the agent.
+//! A slave's state: its settings, what is on its disk, and what is lost with the agent.
 
 use alloc::sync::Arc;
 use std::collections::BTreeMap;
@@ -12,253 +12,241 @@ use crate::message::{Attention, MasterBinding, OperatingMode, Record, Report, Ro
 use crate::spec::{CancelMode, Desired, Spec, SpecDigest, StartRule};
 use crate::time::Time;
 
-/// How many forgotten outcomes a slave remembers, for a master that comes back from a backup.
+/// How many recent outcomes a slave keeps, for a master that is restored from a backup.
 pub const RECENT_OUTCOMES: usize = 16;
 
-/// How much work is held, in bytes on the wire: a Settled to a master that knows nothing tells all of it, and is one
-/// message of at most 256 KiB.
+/// How much work a slave holds, in bytes on the wire, ended jobs included: a Settled to a master that knows none of it tells all,
+/// and is one message of at most 256 KiB.
 pub const HELD_BYTES: usize = 128 * 1024;
 
-/// The same, of what was told to be forgotten.
+/// How much work the recent outcomes hold, in bytes on the wire.
 pub const RECENT_OUTCOMES_BYTES: usize = 64 * 1024;
 
-/// What a slave is told by its config. Not state: it may be another at each start.
+/// A slave's settings, from its config. They are not on disk and may differ at each start.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Settings {
-    /// The slave's label.
+    /// The slave's label, unique among the master's slaves.
     pub name: String,
     /// The agent's version, for people.
     pub agent: String,
     /// The slave's identity.
     pub key: SlaveKey,
-    /// The programs that it offers.
+    /// The names of the programs that it can run.
     pub programs: Vec<String>,
-    /// Its labels.
+    /// The labels that an order's `requires` is compared with.
     pub labels: BTreeMap<String, String>,
-    /// How many unended jobs it keeps.
+    /// How many unended jobs it takes.
     pub capacity: u16,
     /// What has to happen before the machine takes the next job.
     pub release: Release,
     /// What has to happen after a job failed.
     pub after_failure: AfterFailure,
-    /// After a boot without contact, the wall clock counts.
+    /// Whether the wall clock counts as right after a reboot, before the master has said the time.
     pub trust_clock: bool,
-    /// How often one attempt may be interrupted and begun again.
+    /// How often one attempt may be interrupted and begun again before a person is asked.
     pub max_interruptions: u32,
-    /// Proof for enrolment.
+    /// The enrolment token to show, until a handshake with it has succeeded.
     pub token: Option<String>,
 }
 
 /// What has to happen before a machine takes its next job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Release {
-    /// Nothing.
     #[default]
     Auto,
-    /// Somebody confirms that it is clear.
+    /// A person confirms that the machine is clear.
     Ack,
 }
 
 /// What has to happen after a job failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum AfterFailure {
-    /// The same as after any other job.
+    /// The same as after a job that succeeded.
     #[default]
     Release,
-    /// Somebody looks at the machine.
+    /// A person looks at the machine: [`Attention::Fault`].
     Hold,
 }
 
-/// A slave's state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Slave {
-    /// From the config.
     pub settings: Settings,
-    /// About itself.
+    /// What it keeps about itself.
     pub node: Node,
-    /// The jobs that it holds.
+    /// The jobs that it holds, ended ones included.
     pub jobs: Jobs,
-    /// What it was told to forget, newest last.
+    /// The outcomes that it was told to forget, newest last.
     pub recent_outcomes: Arc<Vec<Record>>,
-    /// Its link.
     pub link: Link,
-    /// What it knows only since the agent started.
+    /// What is lost with the agent.
     pub volatile: Volatile,
 }
 
-/// What a slave keeps about itself.
+/// What a slave's database says of the slave itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Node {
-    /// This database.
     pub store: StoreId,
-    /// The agent's starts on it.
+    /// How often the agent was started on this database.
     pub starts: u32,
-    /// Connections so far.
+    /// The number of the newest connection.
     pub session: Session,
-    /// The master that it belongs to.
+    /// The master that it belongs to; `None` before the first Welcome.
     pub binding: Option<MasterBinding>,
-    /// The master's clock against this box's.
+    /// The newest reading of the master's clock; `None` before the first.
     pub sync: Option<Sync>,
-    /// The box that it stood on last.
+    /// The fingerprint of the box at the last start of the agent.
     pub fingerprint: Option<[u8; 16]>,
     /// The finished job whose work still lies in the machine.
     pub unloading: Option<JobId>,
     /// Why a person is needed.
     pub attention: Option<Attention>,
-    /// A person at the machine has locked remote starts out.
+    /// Whether a person at the machine has locked remote starts out.
     pub local_lock: bool,
-    /// What people decided at the master.
+    /// The operating mode that it obeys.
     pub operating_mode: OperatingMode,
-    /// What the machine said, with [`Attention::MachineUnfit`].
+    /// With [`Attention::MachineUnfit`], what the machine said.
     pub cause: Option<String>,
 }
 
-/// A job, as the slave keeps it.
+/// A job as the slave keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Job {
-    /// The work.
     pub spec: Spec,
-    /// Pins it.
+    /// The digest of `spec`.
     pub digest: SpecDigest,
-    /// The master's newest desired state.
+    /// What the newest desired state wants.
     pub desired: Desired,
-    /// When it may start.
+    /// The start rule of the newest desired state that came while the job was accepted.
     pub start: StartRule,
-    /// What is told about it.
+    /// The newest report, with the job's state.
     pub report: Report,
-    /// Its time has come while the slave was there.
+    /// Whether its `not_before` came while the agent ran.
     pub due: bool,
-    /// Its time passed while the slave was off, and a person has to let it go.
+    /// Whether its `not_before` passed while the agent was off, so that a person has to release it.
     pub missed: bool,
-    /// An earlier run began in the window: the next run of this attempt need not, unless the window is changed.
+    /// Whether an earlier run of this attempt began within the start rule's window. Then the next run need not, unless the window is
+    /// changed.
     pub window_met: bool,
-    /// A person at the machine paused it: only there can it go on.
+    /// Whether a person at the machine paused it: only a person there can resume it.
     pub paused_locally: bool,
     /// How often this attempt was interrupted.
     pub interruptions: u32,
-    /// What belongs to the run under way.
+    /// What is kept only for the run under way.
     pub run: RunState,
 }
 
-/// What a slave keeps about one run. It begins empty with each run, and ends with it: nothing that was asked of one run
-/// has been asked of the next.
+/// What a slave keeps about one run. It is empty when a run begins and is emptied when the run ends: nothing that was asked of
+/// one run has been asked of the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct RunState {
     /// When it was first known that the machine works, by the master's clock: `max_runtime` counts from here.
     pub began_at: Option<Time>,
-    /// Its overrun was acted upon.
+    /// Whether it has run longer than allowed and that was acted upon.
     pub overrun: bool,
-    /// The machine's last word was that it is paused.
+    /// Whether the machine last said that it is paused.
     pub paused: bool,
-    /// The machine was asked to pause (true) or to go on (false), and has not answered. Or it is to be asked, once it has
-    /// said what it does.
+    /// The machine was asked to pause (true) or to resume (false) and has not answered; or it will be asked, once it has said
+    /// what it does.
     pub asked_to_pause: Option<bool>,
-    /// How it is being stopped; or how it is to be stopped, once the machine has said what it does.
+    /// How it is being stopped; or how it will be, once the machine has said what it does.
     pub stopping: Option<CancelMode>,
-    /// Who decided here that it is stopped: a person at the machine, or the slave, because it overran. That stands also
-    /// if the machine refuses.
+    /// Who at this slave decided to stop it: a person at the machine, or the slave because it ran too long. It stays set if the
+    /// machine refuses to stop.
     pub stop_decided: Option<Source>,
 }
 
-/// A slave's link.
+/// How far a slave's link has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Link {
-    /// None.
     Down,
-    /// It stands, and the master speaks first.
+    /// The connection was made, and the Challenge has not come.
     Opened {
-        /// Which.
         link: LinkId,
     },
-    /// The Hello waits until the machine has said what it does.
+    /// The Challenge has come. The Hello is sent when the machine has said what it does.
     Challenged {
-        /// Which.
         link: LinkId,
-        /// The master may be an old one: nothing that it says is obeyed.
+        /// Whether this may be an old copy of the master, which is not obeyed.
         doubtful: bool,
-        /// How much is told.
+        /// What the Hello tells.
         disclosure: Disclosure,
     },
-    /// The Hello is out.
+    /// The Hello was sent.
     Introduced {
-        /// Which.
         link: LinkId,
-        /// Its session.
         session: Session,
-        /// The master may be an old one: nothing that it says is obeyed.
+        /// Whether this may be an old copy of the master, which is not obeyed.
         doubtful: bool,
     },
-    /// Live.
+    /// The Settled was sent.
     Live {
-        /// Which.
         link: LinkId,
-        /// Its session.
         session: Session,
-        /// The master may be an old one: nothing that it says is obeyed.
+        /// Whether this may be an old copy of the master, which is not obeyed.
         doubtful: bool,
     },
 }
 
-/// How much a slave tells a master.
+/// What a Hello tells, by the master's standing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Disclosure {
-    /// Who it is: this master is not its own.
+    /// Who the slave is: it belongs to another master.
     Identity,
-    /// And its jobs.
+    /// Also its jobs.
     Jobs,
-    /// And the outcomes that it was told to forget: this master's past is in doubt.
+    /// Also its recent outcomes: this master may have forgotten them.
     JobsAndOutcomes,
 }
 
-/// A connection of this process; of no meaning beyond it.
+/// A connection, within this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);
 
 /// What a slave knows only since the agent started.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Volatile {
-    /// The kernel's boot.
     pub boot: Option<BootId>,
-    /// A name for the next database, if this one turns out to be an old copy.
+    /// The id of the next database, if the master finds that this one was put back to an earlier state.
     pub next_store: Option<StoreId>,
-    /// Since when it can tell the master's time.
+    /// Since when the slave knows the master's time; `None`: not since the agent started.
     pub awake_since: Option<Time>,
-    /// Jobs of which the machine has been asked and has not said.
+    /// The questions to the machine that it has not answered.
     pub probing: BTreeMap<JobId, Probing>,
-    /// What the last Hello said of each job: what has changed by the Welcome is told in Settled.
+    /// The `seq` of each job in the last Hello: a job whose `seq` is another one by the Settled is told there.
     pub told: BTreeMap<JobId, ReportSeq>,
-    /// The master's commit in a handshake that told the recent outcomes: it counts when the master has said something since.
+    /// The commit of the last Welcome, if the Hello told recent outcomes. It goes into the binding with the master's next live
+    /// message, which shows that the Settled arrived.
     pub owed: Option<Commit>,
 }
 
 /// A question to the machine that it has not answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Probing {
-    /// Since when, in milliseconds since the boot.
+    /// When it was asked, in milliseconds since the boot.
     pub since: u64,
-    /// It is asked because it would not start, and this is what it said. Not on disk: an agent that finds an intent to
-    /// start there asks in any case, and begins anew if nothing had begun.
+    /// What the machine said when it refused to start, if it is asked because of that. Not on disk: an agent that finds a job
+    /// `Starting` there asks in any case, and starts it again if nothing had begun.
     pub refused: Option<String>,
 }
 
 /// What could not be read of the disk when the agent started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Damage {
-    /// What the slave kept about itself, while there were other records.
+    /// Whether the slave's own record is lost and there are other records.
     pub node: bool,
-    /// This many jobs.
+    /// How many jobs are lost.
     pub jobs: u32,
 }
 
 impl Damage {
-    /// Nothing on the disk counts: without its own record a slave can't tell whose jobs it holds, nor under which
-    /// promises, so the database counts as another.
+    /// Whether nothing on the disk counts. Without its own record a slave does not know whose jobs it holds, nor what was agreed on
+    /// them, so the database counts as a new one.
     pub fn is_total(self) -> bool {
         self.node
     }
 }
 
-/// The state that the disk holds; `fresh` names a database that is empty. Without a slave's own record nothing counts
+/// The state that the disk holds; `fresh` is the id of a database that is empty. Without the slave's own record nothing counts
 /// ([`Damage::is_total`]).
 pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<Item = Write>) -> Slave {
     let mut state = Slave {
@@ -310,7 +298,7 @@ pub fn durable(state: &Slave) -> (Node, BTreeMap<JobId, Job>, Vec<Record>) {
     (state.node.clone(), jobs, state.recent_outcomes.to_vec())
 }
 
-/// What a Hello says of the jobs.
+/// The rows of a Hello.
 pub fn snapshot(state: &Slave) -> Vec<Row> {
     state.jobs.values().map(|job| row(&job.report)).collect()
 }
@@ -327,19 +315,19 @@ pub(super) fn row(report: &Report) -> Row {
 }
 
 impl Slave {
-    /// The machine was asked what it does with a job and has not answered: until it has, nothing is done to that job.
-    /// What is wanted meanwhile is kept, and done by what the machine says.
+    /// Whether the machine was asked what it does with this job and has not answered. Until it has, it is told nothing about the job;
+    /// what is wanted meanwhile is stored, and follows on the answer.
     pub(super) fn is_unanswered(&self, job: JobId) -> bool {
         self.volatile.probing.contains_key(&job)
     }
 
-    /// It executes, and its overrun has not been acted upon.
+    /// Whether it executes, and has not been found to run too long yet.
     pub(super) fn may_overrun(&self, job: &Job) -> bool {
         job.report.state.is_executing() && !job.run.overrun && !self.is_unanswered(job.report.job)
     }
 }
 
-/// The part of a [`StartRule`] that a start has to be within.
+/// The earliest and latest start of a [`StartRule`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Window {
     pub(super) not_before: Option<Time>,
@@ -355,13 +343,13 @@ impl Job {
         Window { not_before: self.start.not_before, deadline: self.start.deadline }
     }
 
-    /// From when on the run under way lasts longer than its order allows.
+    /// When the run under way exceeds what its order allows; `None` if it has no limit or has not begun.
     pub(super) fn overruns_at(&self) -> Option<Time> {
         Some(self.run.began_at?.after(self.spec.max_runtime?))
     }
 
-    /// Somebody wanted it to end: the master, a person at the machine, or its order because it overran. A machine that
-    /// refuses to stop does not change that.
+    /// Whether somebody wanted it to end: the master, a person at the machine, or its order because it ran too long. Still true if the
+    /// machine refuses to stop.
     pub(super) fn is_unwanted(&self) -> bool {
         matches!(self.desired, Desired::Cancel(_))
             || self.run.stopping.is_some()
@@ -383,13 +371,13 @@ impl Job {
         job
     }
 
-    /// The beginning that the report speaks of.
+    /// The run that the report is about.
     pub fn work(&self) -> RunKey {
         RunKey { job: self.report.job, attempt: self.report.attempt, run: self.report.run }
     }
 }
 
-/// What must hold after every step; the name of the first that does not.
+/// The name of the first invariant that the state breaks; none may be broken after any step.
 pub fn broken_invariant(state: &Slave) -> Option<&'static str> {
     let executing = state.jobs.values().filter(|job| job.report.state.is_executing()).count();
     if executing > 1 {

@@ -24,6 +24,7 @@ RECENT_OUTCOMES_BYTES = 64 * 1024
 CAUSE_BYTES = 512
 MAX_SPEC = 32 * 1024
 MAX_SPECS = 128 * 1024
+MAX_JOBS = 64
 # A machine that tells its progress more often is not told on more often than this.
 PROGRESS_EVERY_MS = 1000
 SECONDS_AT_MOST = 7 * 86_400
@@ -179,6 +180,8 @@ class Rules:
         self.caught_up = False
         self.progress_at = 0
         self.doubtful = False
+        # The commit of a Welcome after recent outcomes were told, until the master's first live message (8.3).
+        self.owed: Optional[int] = None
         self.rows: Dict[bytes, Row] = {}
         self.outgoing: List[Message] = []
         self.commands: List[Command] = []
@@ -213,13 +216,13 @@ class Rules:
             raise MustClose(4426, "no common version")
         binding, memory = self.memory.binding, self.memory
         foreign = binding is not None and binding.master != challenge.master
-        known = binding is not None and not foreign and binding.commit != 0
+        later = binding is not None and not foreign and binding.epoch > challenge.epoch
+        known = binding is not None and not foreign and binding.commit != 0 and not later
         # An incarnation counts until the next one begins.
         counts = [begun.at for begun in challenge.begun] + [challenge.commit]
         names = [begun.incarnation for begun in challenge.begun]
         counted = counts[names.index(binding.incarnation) + 1 if binding.incarnation in names else 0] if known else 0
-        self.doubtful = known and (binding.epoch > challenge.epoch
-                                   or binding.epoch == challenge.epoch and binding.commit > counted)
+        self.doubtful = later or known and binding.epoch == challenge.epoch and binding.commit > counted
         restored = known and binding.epoch < challenge.epoch
         self.tells_rows = not foreign
         self.tells_recent_outcomes = not foreign and (not known or self.doubtful or restored)
@@ -243,13 +246,21 @@ class Rules:
             raise MustClose(4400, "a version that was not offered")
         self.told: Dict[bytes, Tell] = {}
         self.declined: List[Declined] = []
-        if memory.binding is not None and welcome.binding.master != memory.binding.master:
+        foreign = memory.binding is not None and welcome.binding.master != memory.binding.master
+        if foreign and self.doubtful:
+            raise MustClose(4400, "a Welcome of another master than the one of the Challenge")
+        if foreign:
             memory.binding = replace(welcome.binding, commit=0)
             memory.operating_mode = OperatingMode(0, memory.operating_mode.mode)
             raise MustClose(4001, "enrolled with another master; again, with all jobs")
         first = memory.binding is None
+        if not first and not self.doubtful and memory.binding.epoch > welcome.binding.epoch:
+            raise MustClose(4400, "a Welcome of an older epoch than that of the Challenge")
+        self.owed = None
         if not self.doubtful:
             memory.binding = welcome.binding
+            if self.tells_recent_outcomes and memory.recent_outcomes:
+                self.owed, memory.binding = welcome.binding.commit, replace(welcome.binding, commit=0)
             self.set_operating_mode(welcome.operating_mode)
         rolled_back = False
         for ruling in welcome.rulings:
@@ -268,7 +279,12 @@ class Rules:
                 self.take_desired_state(ruling.desired_state)
             elif ruling.verdict is Verdict.cancel and held and held.report.attempt == ruling.attempt \
                     and held.report.state is State.accepted:
-                self.move(held, State.canceled, Source.remote, ReasonCode.abandoned, "given up by the master")
+                code = ReasonCode.canceled if isinstance(held.desired, Cancel) else ReasonCode.abandoned
+                self.move(held, State.canceled, Source.remote, code, "given up by the master")
+            elif ruling.verdict is Verdict.ask_person and not held and any(
+                    (record.report.job, record.report.attempt) == (ruling.job, ruling.attempt)
+                    for record in memory.recent_outcomes):
+                self.told[ruling.job] = Tell.report
             elif ruling.verdict is Verdict.ask_person and not held and memory.attention is None \
                     and not first:
                 memory.attention = Attention.memory_gap
@@ -296,6 +312,8 @@ class Rules:
             raise MustClose(4400, f"a {type(message).__name__} has no place on a live link")
         if self.doubtful:
             return
+        if self.owed is not None:
+            self.memory.binding, self.owed = replace(self.memory.binding, commit=self.owed), None
         binding = self.memory.binding
         if not (isinstance(message, Ask) and isinstance(message.question, Log)) and commit > binding.commit:
             self.memory.binding = replace(binding, commit=commit)
@@ -370,7 +388,7 @@ class Rules:
         time, spec, mode = self.master_time(), new.spec, self.memory.operating_mode.mode
         unended = [held for held in self.jobs.values() if held.report.state not in ENDED]
         if done:
-            report = replace(done.report, seq=ReportSeq(self.memory.starts, 0))
+            report = replace(done.report, seq=replace(done.report.seq, start=self.memory.starts))
             self.jobs[new.job] = Held(done.spec, digest(done.spec), Run(), done.start, report)
             return None
         if isinstance(new.desired, (Cancel, Resolve)):
@@ -388,12 +406,16 @@ class Rules:
             return no(ReasonCode.not_in_production, f"the mode is {mode.name}")
         if new.start.deadline is not None and time is not None and new.start.deadline < time:
             return no(ReasonCode.window_closed, "its latest start has passed")
-        sizes = [len(encode(each)) for each in [spec] + [held.spec for held in unended]]
-        if sizes[0] > MAX_SPEC:
-            return no(ReasonCode.bad_params, "larger than this slave takes", True)
-        if len(unended) >= self.settings.capacity or sum(sizes) > MAX_SPECS:
+        if len(unended) >= self.settings.capacity:
             places = ", ".join(as_text("job", held.report.job) for held in unended[:8])
             return no(ReasonCode.at_capacity, f"held already: {places}")
+        if len(self.jobs) >= MAX_JOBS:
+            return no(ReasonCode.at_capacity, "the outcomes that are held have to be forgotten first")
+        sizes = [len(encode(each)) for each in [spec] + [held.spec for held in self.jobs.values()]]
+        if sizes[0] > MAX_SPEC:
+            return no(ReasonCode.bad_params, "larger than this slave takes", True)
+        if sum(sizes) > MAX_SPECS:
+            return no(ReasonCode.at_capacity, "as much work is held as one message can tell")
         report = Report(new.job, new.attempt, 0, new.generation, ReportSeq(self.memory.starts, 0), State.accepted, None,
                         None, None, self.stamp(), None, None, None, None, None, Flags.none, Source.remote)
         self.jobs[new.job] = held = Held(spec, new.digest, new.desired, new.start, report)
@@ -553,7 +575,8 @@ class Rules:
             first = min(free, key=lambda held: (-held.start.priority, held.report.job))
             first.report.run, first.report.progress = first.report.run + 1, None
             self.move(first, State.starting, Source.slave)
-            first.report.reason = None
+            if not first.report.flags & (Flags.missed_start | Flags.interrupted):
+                first.report.reason = None
             self.commands.append(Start(first.report.job, first.report.attempt, first.report.run, first.spec.params))
         for held in accepted:
             if held.report.state is State.accepted:
@@ -578,22 +601,24 @@ class Rules:
         start, gate = held.start, held.start.gate
         if isinstance(held.desired, Pause):
             return WaitingFor.operator
+        if held.missed and not isinstance(gate, Released):
+            held.report.reason = Reason(ReasonCode.missed_start, "its start was missed while the slave was off")
         if time is None:
             timed = start.not_before is not None or start.deadline is not None or isinstance(gate, Released)
-            return WaitingFor.clock if timed else self.gate(held)
+            return self.gate(held) or (WaitingFor.clock if timed else None)
         if isinstance(gate, Released):
             if gate.latest >= time:
                 return None
             held.report.reason = Reason(ReasonCode.release_lapsed, "the release came too late to count")
             return WaitingFor.operator
-        if held.missed:
-            held.report.reason = Reason(ReasonCode.missed_start, "its start was missed while the slave was off")
         is_early = start.not_before is not None and start.not_before > time
         return self.gate(held) or (WaitingFor.time if is_early else None)
 
     @staticmethod
     def gate(held: Held) -> Optional[WaitingFor]:
-        return WaitingFor.operator if isinstance(held.start.gate, HeldGate) or held.missed else None
+        gate = held.start.gate
+        is_held = isinstance(gate, HeldGate) or held.missed and not isinstance(gate, Released)
+        return WaitingFor.operator if is_held else None
 
     def barred(self) -> bool:
         """Whether the machine is to be left alone, whatever waits."""

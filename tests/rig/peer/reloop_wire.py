@@ -38,12 +38,14 @@ class Reader:
         return self.data[self.at - count:self.at]
 
     def varint(self, bits: int = 64) -> int:
-        first = self.take(1)[0]
+        start, first = self.at, self.take(1)[0]
         if first > 0xFD:
             raise Malformed("no such integer")
         number = first if first <= 250 else int.from_bytes(self.take(2 << (first - 0xFB)), "little")
         if number >> bits:
             raise Malformed(f"{number} does not fit {bits} bits")
+        if varint(number) != self.data[start:self.at]:
+            raise Malformed(f"{number} is not in its shortest form")
         return number
 
     def length(self) -> int:
@@ -167,7 +169,11 @@ def encode_map(pairs: Dict[str, str]) -> bytes:
 
 
 def decode_map(reader: Reader) -> Dict[str, str]:
-    return {decode_text(reader): decode_text(reader) for _ in range(reader.length())}
+    pairs = [(decode_text(reader), decode_text(reader)) for _ in range(reader.length())]
+    keys = [key.encode() for key, _ in pairs]
+    if keys != sorted(set(keys)):
+        raise Malformed("a map's keys are not in order, or one is there twice")
+    return dict(pairs)
 
 
 def optional(inner: Codec) -> Codec:

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use reloop_protocol::job::State;
 use reloop_protocol::master::WhyNot;
-use reloop_protocol::message::{Activity, Attention, CloseCode, Mode, ReasonCode, Source, WaitingFor};
+use reloop_protocol::message::{
+    Activity, Attention, CloseCode, Message, Mode, ReasonCode, Source, WaitingFor,
+};
 use reloop_protocol::reconcile::{TABLE, Verdict};
 use reloop_protocol::wire;
 use reloop_tools::coverage::{self, Test};
@@ -298,4 +300,43 @@ fn the_vectors_in_the_protocol_page_are_the_golden_ones_and_are_decoded_to_the_l
         assert_eq!(decoded, golden[name], "{name}, decoded");
     }
     assert!(squeeze(vectors).contains(golden["digest"]));
+}
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("two hexadecimal digits");
+    (0..hex.len()).step_by(2).map(byte).collect()
+}
+
+#[test]
+fn the_session_in_the_protocol_page_is_made_of_frames_and_its_signature_is_right() {
+    let page = read(PROTOCOL);
+    let (_, session) = page.split_once("## 18 One session").expect("the page has its session");
+    let session = session.split("\n## ").next().expect("a split has a first part");
+    let cells = |section: &str| -> String {
+        section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect()
+    };
+    let mut nonce = None;
+    let mut messages = Vec::new();
+    for section in session.split("\n### ").skip(1) {
+        let frame = wire::decode_frame(&bytes_of(&cells(section)), wire::MAX_MESSAGE)
+            .unwrap_or_else(|error| panic!("{section}: {error}"));
+        reloop_protocol::limits::check_frame(&frame).expect("it is within the limits");
+        match &frame.message {
+            Message::Challenge(challenge) => nonce = Some(challenge.nonce),
+            Message::Hello(hello) => {
+                let signed = wire::signed_bytes(&nonce.expect("the Challenge comes first"), hello);
+                let wire::Signature(first, second) = frame.signature.expect("a Hello is signed");
+                let key = ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, hello.key.0);
+                key.verify(&signed, &[first, second].concat()).expect("the signature is right");
+            }
+            Message::DesiredState(desired_state) => {
+                let spec = desired_state.spec.as_ref().expect("it is an offer");
+                assert_eq!(spec.digest(), desired_state.digest);
+            }
+            _ => {}
+        }
+        messages.push(frame.message);
+    }
+    assert_eq!(messages.len(), 11);
+    assert!(matches!(&messages[8], Message::Report(report) if report.state == State::Succeeded));
 }

@@ -137,7 +137,20 @@ impl Rules {
                 CloseCode::Superseded,
                 "a newer connection of the same slave took over".to_owned(),
             );
-            return self.welcome(link, hello);
+            self.welcome(link, hello);
+            if self.state.slaves.get(&key).is_some_and(|slave| slave.contender.is_some()) {
+                // Another box waits for the answer of the link that has just ended: it waits for this one's instead.
+                self.effects.push(Effect::Probe { link });
+            }
+            return;
+        }
+        let is_same_box =
+            |other: &mut Contender| other.hello.store == hello.store && other.hello.boot == hello.boot;
+        if let Some(waiting) = slave.contender.take_if(is_same_box) {
+            slave.contender = Some(Contender { link, hello });
+            self.state.links.insert(waiting.link, None);
+            let text = "a newer connection of the same box waits in its place".to_owned();
+            return self.close(waiting.link, CloseCode::Superseded, text);
         }
         if slave.contender.is_some() {
             self.state.links.insert(link, None);

@@ -10,6 +10,7 @@ mod evidence;
 mod handshake;
 mod moments;
 mod needs;
+mod newcomers;
 mod restored;
 mod runs;
 mod slave;

@@ -4,6 +4,16 @@ use super::Break;
 
 pub(super) const LIST: &[Break] = &[
     Break {
+        name: "who_waits_for_a_link_that_ended_is_forgotten",
+        place: "protocol/src/master",
+        find: "self.effects.push(Effect::Probe { link });",
+        with: "",
+        what: "Every connection of a slave is answered, also one that waits for another that has ended.",
+        caught_by: &[
+            "rules_edges::newcomers::every_connection_of_a_slave_is_welcomed_or_closed_whoever_else_calls_and_whatever_becomes_of_them",
+        ],
+    },
+    Break {
         name: "job_is_not_written",
         place: "protocol/src/master",
         find: "self.persist.push(Write::Job(Box::new(job.durable())));",

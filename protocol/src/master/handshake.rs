@@ -278,6 +278,16 @@ impl Rules {
                 desired_state,
             });
         }
+        if store == Store::RolledBack && rulings.iter().all(|ruling| ruling.verdict != Verdict::Quarantine) {
+            // None of its jobs tells the slave that its memory went back in time: a ruling that names no job does.
+            rulings.push(Ruling {
+                job: JobId([0; 16]),
+                attempt: Attempt(0),
+                verdict: Verdict::Quarantine,
+                tell: Tell::Nothing,
+                desired_state: None,
+            });
+        }
         let welcome = Welcome {
             protocol: PROTOCOL.common(hello.protocol).unwrap_or(PROTOCOL.newest),
             session: hello.session,

@@ -4,6 +4,14 @@ use super::Break;
 
 pub(super) const LIST: &[Break] = &[
     Break {
+        name: "an_old_memory_without_jobs_is_not_told",
+        place: "protocol/src/master",
+        find: "store == Store::RolledBack && rulings.iter()",
+        with: "false && rulings.iter()",
+        what: "A slave whose memory went back in time is told so, also if it holds no job.",
+        caught_by: &["disagreements::c::c3_a_store_that_went_back_is_told_so_also_if_it_holds_no_job"],
+    },
+    Break {
         name: "who_waits_for_a_link_that_ended_is_forgotten",
         place: "protocol/src/master",
         find: "self.effects.push(Effect::Probe { link });",

@@ -53,6 +53,9 @@ impl Rules {
         if basis == Basis::Claim || standing == Standing::Contested {
             self.effects.push(Effect::Ignored(Ignored::NeverAssigned));
         }
+        if basis != Basis::Claim {
+            self.note_other_attempt(key, id, !said.is_ended());
+        }
         let generation = report.generation;
         if (is_news || basis != Basis::Claim) && is_kept {
             let basis = match basis {
@@ -85,6 +88,18 @@ impl Rules {
             return;
         }
         self.compare(key, report, standing, is_news);
+    }
+
+    /// Keeps in mind whether a slave has an attempt of the job that does not speak for it.
+    pub(super) fn note_other_attempt(&mut self, key: SlaveKey, id: JobId, is_there: bool) {
+        let Some(slave) = self.state.slaves.get_mut(&key) else { return };
+        let has_changed = match is_there {
+            true => slave.other_attempts.insert(id),
+            false => slave.other_attempts.remove(&id),
+        };
+        if has_changed {
+            self.stirred_slaves.insert(key);
+        }
     }
 
     /// What follows from another attempt, of which its slave has just spoken.
@@ -184,6 +199,26 @@ impl Rules {
         let found = job.earlier.iter().filter(takes_over).max_by_key(best);
         if let Some((attempt, holder)) = found.map(|other| (other.attempt, other.holder)) {
             self.speak(id, attempt, holder, None, Standing::Earlier);
+        }
+        self.flag_if_twice(id);
+    }
+
+    /// Flags the job if another attempt was done as well, or is under way at another slave as well, whichever of them the master
+    /// has known of for longer.
+    pub(super) fn flag_if_twice(&mut self, id: JobId) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let is_twice = |other: &Earlier| {
+            let is_its_word = other.report.as_ref().is_some_and(|report| report.state == other.state);
+            let is_done_too = job.state == State::Succeeded && other.state == State::Succeeded;
+            let is_elsewhere = job.holder != Some(other.holder)
+                && matches!(
+                    weigh(job.speaker(other), other.class(), Standing::Earlier).outcome,
+                    Outcome::Duplicate | Outcome::GoesOn
+                );
+            other.basis != Basis::Claim && is_its_word && (is_done_too || is_elsewhere)
+        };
+        if !job.flags.has(Flags::DUPLICATE) && job.earlier.iter().any(is_twice) {
+            self.edit(id, |job| job.flags.set(Flags::DUPLICATE));
         }
     }
 

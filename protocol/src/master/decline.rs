@@ -77,6 +77,7 @@ impl Rules {
             job.earlier[at].state = State::Lost;
             job.earlier[at].report = None;
         });
+        self.note_other_attempt(key, id, false);
     }
 
     /// The slave never had it, or has let it go.

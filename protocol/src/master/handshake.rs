@@ -388,6 +388,8 @@ impl Rules {
         }
         slave.last_contact = Some(now);
         slave.declining = false;
+        // It tells anew of each attempt that does not speak for its job.
+        slave.other_attempts.clear();
         slave.receipts = slave.receipts.wrapping_add(1);
         let number = slave.receipts;
         // A master that was restored has forgotten how often people decided: its word has to be newer than any of those.

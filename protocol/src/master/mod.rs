@@ -38,7 +38,9 @@ pub use self::live::Live;
 pub use self::needs::{Need, Needed, Subject, count_needs, needs};
 pub use self::order::{Basis, Earlier, Job, JobEvent, Order, Retry, RetryOn};
 pub use self::placement::Availability;
-pub use self::slave_record::{Contender, Enrolled, Judged, Receipt, ReceiptLine, SlaveLink, SlaveRecord};
+pub use self::slave_record::{
+    Contender, Enrolled, Judged, Receipt, ReceiptLine, SlaveLink, SlaveRecord, jobs_at,
+};
 pub use self::state::{
     Asked, Enrollment, MAX_PENDING, Master, Node, Origin, RECEIPTS, RECENT_KEYS, RequestId, Settings, Token,
     broken_invariant, durable, newborn, origin, recover,

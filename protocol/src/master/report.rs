@@ -165,12 +165,14 @@ impl Rules {
             });
             let by = self.state.slaves.get(&key).map_or_else(String::new, |slave| slave.name.clone());
             self.apply(id, job::Event::Reported(report.state), &by);
+            self.flag_if_twice(id);
         } else if let Some(job) = self.state.book.jobs.get_mut(&id) {
             job.report = Some(report.clone());
             job.heard_at = Some(now);
             job.heard_on = link;
             self.stirred.insert(id);
         }
+        self.note_other_attempt(key, id, false);
         if report.state.is_ended() {
             let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
             self.send_to(key, Message::Forget(forget));

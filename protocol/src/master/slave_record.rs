@@ -1,6 +1,6 @@
 //! What the master knows of one slave: its record, its link, and the receipts of its handshakes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,9 @@ pub struct SlaveRecord {
     /// It has seen a later state of this master: it obeys nothing.
     #[serde(skip)]
     pub doubts: bool,
+    /// Jobs of which it has an attempt that does not speak for them and has not ended, by what it said since it last settled.
+    #[serde(skip)]
+    pub other_attempts: BTreeSet<JobId>,
 }
 
 /// Whether a slave belongs here.
@@ -185,6 +188,13 @@ impl Judged {
     }
 }
 
+/// The jobs that are with a slave, by its last word: those that it speaks for, and those of which it has another attempt that
+/// has not ended.
+pub fn jobs_at(state: &super::Master, slave: &SlaveRecord) -> BTreeSet<JobId> {
+    let held = state.book.held_by(slave.key).map(|job| job.id);
+    held.chain(slave.other_attempts.iter().copied()).collect()
+}
+
 impl SlaveRecord {
     pub(super) fn new(key: SlaveKey, hello: &Hello, enrolled: Enrolled) -> Self {
         Self {
@@ -209,12 +219,20 @@ impl SlaveRecord {
             contender: None,
             declining: false,
             doubts: false,
+            other_attempts: BTreeSet::new(),
         }
     }
 
     /// The slave record without its link.
     pub(super) fn durable(&self) -> Self {
-        Self { link: SlaveLink::Down, contender: None, declining: false, doubts: false, ..self.clone() }
+        Self {
+            link: SlaveLink::Down,
+            contender: None,
+            declining: false,
+            doubts: false,
+            other_attempts: BTreeSet::new(),
+            ..self.clone()
+        }
     }
 
     /// The connection of a slave that has settled.

@@ -15,4 +15,5 @@ mod restored;
 mod runs;
 mod slave;
 mod stage;
+mod twice;
 mod unfit;

@@ -4,6 +4,26 @@ use super::Break;
 
 pub(super) const LIST: &[Break] = &[
     Break {
+        name: "what_was_done_twice_is_seen_only_by_who_hears_last",
+        place: "protocol/src/master",
+        find: "self.apply(id, job::Event::Reported(report.state), &by); self.flag_if_twice(id);",
+        with: "self.apply(id, job::Event::Reported(report.state), &by);",
+        what: "A job that two attempts were under way of is a duplicate, whichever of them was known first.",
+        caught_by: &[
+            "rules_edges::twice::two_that_were_done_are_a_duplicate_also_if_the_second_began_after_the_first_was_known_to_be_done",
+        ],
+    },
+    Break {
+        name: "other_attempts_are_not_shown_at_their_slave",
+        place: "protocol/src/master",
+        find: "held.chain(slave.other_attempts.iter().copied()).collect()",
+        with: "held.collect()",
+        what: "A slave is shown with what it works at, whoever speaks for the job.",
+        caught_by: &[
+            "rules_edges::twice::a_slave_is_shown_with_the_attempt_that_it_works_at_whoever_speaks_for_the_job",
+        ],
+    },
+    Break {
         name: "an_old_memory_without_jobs_is_not_told",
         place: "protocol/src/master",
         find: "store == Store::RolledBack && rulings.iter()",

@@ -239,21 +239,24 @@ impl Rules {
         self.edit(id, |job| {
             let Some(at) = job.earlier.iter().position(|other| other.is(attempt, key)) else { return };
             let other = job.earlier.remove(at);
+            let flags = other.report.as_ref().map_or(Flags::default(), |report| report.flags);
             let report = heard.or(other.report);
             let told = report.as_ref().map_or(job.generation, |report| report.generation);
+            let mut is_too_late = false;
             if standing == Standing::Forgotten && job.is_canceled() {
                 let has_obeyed = job.report.as_ref().is_some_and(|known| known.state == job.state);
                 // What its slave was told last is newer than the cancel, as far as anybody can tell.
-                let is_too_late = !has_obeyed && job.generation <= told;
+                is_too_late = !has_obeyed && job.generation <= told;
                 if has_obeyed || is_too_late {
                     job.desired = Desired::Run;
-                }
-                if is_too_late {
-                    job.flags.set(Flags::CANCEL_TOO_LATE);
                 }
             }
             job.set_aside();
             job.assign(attempt, key);
+            job.flags.set(flags.among(Flags::MASTERS_OF_ATTEMPT));
+            if is_too_late {
+                job.flags.set(Flags::CANCEL_TOO_LATE);
+            }
             if job.generation.may_be_followed_by(told, epoch) {
                 job.generation = job.generation.max(told);
             }
@@ -378,19 +381,29 @@ impl Job {
         }
     }
 
-    /// Keeps the attempt that speaks beside the job: another one follows it.
+    /// Keeps the attempt that speaks beside the job, with what the master says of it: another one follows it.
     pub(super) fn set_aside(&mut self) {
+        let flags = self.flags.among(Flags::OF_ATTEMPT);
+        self.flags.clear(Flags::OF_ATTEMPT);
         if let Some(holder) = self.holder.take() {
-            let (attempt, state, report) = (self.attempt, self.state, self.report.take());
+            let (attempt, state, mut report) = (self.attempt, self.state, self.report.take());
+            if let Some(report) = &mut report {
+                report.flags.set(flags);
+            }
             self.keep_other(Earlier { attempt, holder, state, report, basis: Basis::Assigned });
         }
     }
 
     /// Keeps what is known of an attempt that does not speak.
     fn keep_other(&mut self, other: Earlier) {
-        let other = Earlier { report: other.report.map(|report| report.clipped(OTHERS_TEXT)), ..other };
+        let mut other = Earlier { report: other.report.map(|report| report.clipped(OTHERS_TEXT)), ..other };
         match self.earlier.iter_mut().find(|known| known.is(other.attempt, other.holder)) {
-            Some(known) => *known = Earlier { basis: other.basis.min(known.basis), ..other },
+            Some(known) => {
+                if let (Some(said), Some(before)) = (&mut other.report, &known.report) {
+                    said.flags.set(before.flags.among(Flags::MASTERS_OF_ATTEMPT));
+                }
+                *known = Earlier { basis: other.basis.min(known.basis), ..other };
+            }
             None => self.earlier.push(other),
         }
         if self.earlier.len() > OTHERS {

@@ -7,6 +7,7 @@ mod attempts;
 mod book;
 mod dispatch;
 mod evidence;
+mod facts;
 mod handshake;
 mod moments;
 mod needs;

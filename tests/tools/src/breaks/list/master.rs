@@ -4,6 +4,22 @@ use super::Break;
 
 pub(super) const LIST: &[Break] = &[
     Break {
+        name: "flags_of_an_attempt_stay_with_the_job",
+        place: "protocol/src/master",
+        find: "self.flags.clear(Flags::OF_ATTEMPT);",
+        with: "",
+        what: "What the master says of one attempt is not said of the next.",
+        caught_by: &["rules_edges::facts::a_second_attempt_shows_nothing_of_the_first"],
+    },
+    Break {
+        name: "when_a_slave_was_heard_of_an_attempt_is_said_of_the_next",
+        place: "protocol/src/master",
+        find: "(self.heard_at, self.heard_on, self.recalled) = (None, None, None);",
+        with: "",
+        what: "When a slave was heard of one attempt, and that it was asked back, is not said of the next.",
+        caught_by: &["rules_edges::facts::a_second_attempt_shows_nothing_of_the_first"],
+    },
+    Break {
         name: "what_was_done_twice_is_seen_only_by_who_hears_last",
         place: "protocol/src/master",
         find: "self.apply(id, job::Event::Reported(report.state), &by); self.flag_if_twice(id);",

@@ -4,6 +4,14 @@ use super::Break;
 
 pub(super) const LIST: &[Break] = &[
     Break {
+        name: "a_note_outlives_its_run",
+        place: "protocol/src/slave",
+        find: "(job.report.progress, job.report.note) = (None, None); job.report.flags.clear(Flags::OVERDUE);",
+        with: "job.report.progress = None;",
+        what: "What was told of one run is not told of the next.",
+        caught_by: &["rules_edges::facts::a_second_run_says_nothing_that_is_of_the_first"],
+    },
+    Break {
         name: "intent_is_not_written",
         place: "protocol/src/slave",
         find: "was.as_ref().is_none_or(|was| was.durable() != durable)",

@@ -12,7 +12,7 @@ const ORDER_JOBS: usize = 1000;
 impl Rules {
     /// The master takes a job up from its slave.
     pub(super) fn adopt(&mut self, key: SlaveKey, record: Record) {
-        let Record { spec, start, report } = record;
+        let Record { spec, start, report } = self.taken_up(record);
         let id = report.job;
         if self.state.book.jobs.contains_key(&id) {
             return self.effects.push(Effect::Ignored(Ignored::UnrequestedRecord));

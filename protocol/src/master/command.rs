@@ -1,8 +1,8 @@
 //! What the master does for clients and operators.
 
 use super::{
-    Answer, Asked, Delivery, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId, Rules,
-    SlaveCommand, SlaveLink, SlaveRecord, Token, Write,
+    Answer, Asked, AskedFor, Delivery, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId,
+    Rules, SlaveCommand, SlaveLink, SlaveRecord, Token, Write,
 };
 use crate::id::{JobId, OrderId, Run, SlaveKey};
 use crate::job::{self, End, State};
@@ -357,7 +357,8 @@ impl Rules {
         }
         let id = self.state.next_ask;
         self.state.next_ask = self.state.next_ask.wrapping_add(1);
-        self.state.asked.insert(id, Asked { request, link });
+        let asked_for = AskedFor::of(&question);
+        self.state.asked.insert(id, Asked { request, link, asked_for });
         self.send(link, Message::Ask(Ask { id, question }));
     }
 

@@ -610,7 +610,7 @@ impl Rules {
         if let Some(job) = self.state.book.jobs.get_mut(&row.job) {
             job.heard_at = Some(now);
             if let Some(report) = &mut job.report {
-                report.progress = row.progress;
+                report.progress = super::said::progress(row.progress);
                 // Another start of the agent is told by a report, and written with it.
                 if report.seq.start == row.seq.start {
                     report.seq = report.seq.max(row.seq);

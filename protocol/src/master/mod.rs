@@ -6,9 +6,9 @@
 //!
 //! [`step`] is the one entry. In reading order: `state`, `event` and `effect` are what it works on; `order` is a job as the
 //! master keeps it; `handshake` runs from the Challenge to the live link, with `enrolment` (who belongs here) and `adopt` (jobs
-//! that the master does not know); `report` and `decline` take what slaves say, `attempts` decides which attempt speaks for a
-//! job; `command` answers clients and operators; `placement` gives work to whom it fits; `tell` is what slaves are told. The end
-//! of every step writes what was changed and publishes it.
+//! that the master does not know); `report` and `decline` take what slaves say, as far as it is theirs to say (`said`); `attempts`
+//! decides which attempt speaks for a job; `command` answers clients and operators; `placement` gives work to whom it fits; `tell`
+//! is what slaves are told. The end of every step writes what was changed and publishes it.
 
 mod adopt;
 mod attempts;
@@ -25,6 +25,7 @@ mod needs;
 mod order;
 mod placement;
 mod report;
+mod said;
 mod slave_record;
 mod state;
 mod step;
@@ -42,8 +43,8 @@ pub use self::slave_record::{
     Contender, Enrolled, Judged, Receipt, ReceiptLine, SlaveLink, SlaveRecord, jobs_at,
 };
 pub use self::state::{
-    Asked, Enrollment, MAX_PENDING, Master, Node, Origin, RECEIPTS, RECENT_KEYS, RequestId, Settings, Token,
-    broken_invariant, durable, newborn, origin, recover,
+    Asked, AskedFor, Enrollment, MAX_PENDING, Master, Node, Origin, RECEIPTS, RECENT_KEYS, RequestId,
+    Settings, Token, broken_invariant, durable, newborn, origin, recover,
 };
 use self::step::Rules;
 pub use self::step::{next_deadline, step};

@@ -3,7 +3,7 @@
 use super::handshake::is_current;
 use super::order::durable_report;
 use super::slave_record::{Enrolled, SlaveLink, SlaveRecord};
-use super::{Answer, Effect, Ignored, Job, Rules};
+use super::{Answer, Effect, Ignored, Job, Refusal, Rules};
 use crate::id::{Epoch, JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::message::{CloseCode, Flags, Forget, MachineReport, Message, Reason, ReasonCode, Report, Row};
@@ -34,7 +34,12 @@ impl Rules {
                 let asked = self.state.asked.get(&answer.id).filter(|asked| asked.link == link).copied();
                 if let Some(asked) = asked {
                     self.state.asked.remove(&answer.id);
-                    self.answer(asked.request, Answer::Replied(answer.answer));
+                    if asked.asked_for.is_answered_by(&answer.answer) {
+                        self.answer(asked.request, Answer::Replied(answer.answer));
+                    } else {
+                        let text = "what the slave said is no answer to what it was asked";
+                        self.refuse(asked.request, Refusal::SlaveRefused, text);
+                    }
                 }
             }
             Message::Ping | Message::Pong => {}
@@ -78,7 +83,8 @@ impl Rules {
     }
 
     /// A slave's report of an attempt; in a handshake with what is known of the slave's memory.
-    pub(super) fn judge_report(&mut self, key: SlaveKey, mut report: Report, settled: Option<Store>) {
+    pub(super) fn judge_report(&mut self, key: SlaveKey, report: Report, settled: Option<Store>) {
+        let mut report = self.taken(key, report);
         let Some(job) = self.state.book.jobs.get(&report.job) else {
             return self.effects.push(Effect::Ignored(Ignored::MissingRecord));
         };

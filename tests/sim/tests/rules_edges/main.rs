@@ -14,6 +14,7 @@ mod needs;
 mod newcomers;
 mod restored;
 mod runs;
+mod said;
 mod slave;
 mod stage;
 mod twice;

@@ -4,6 +4,36 @@ use super::Break;
 
 pub(super) const LIST: &[Break] = &[
     Break {
+        name: "a_slave_sets_any_flag",
+        place: "protocol/src/master",
+        find: "report.flags.among(Flags::OF_SLAVE)",
+        with: "report.flags",
+        what: "A slave sets no flag of the master.",
+        caught_by: &[
+            "rules_edges::said::of_every_field_of_a_report_only_what_makes_sense_and_is_the_slaves_to_say_is_taken",
+        ],
+    },
+    Break {
+        name: "any_time_is_believed",
+        place: "protocol/src/master",
+        find: "(earliest..=latest).contains(&said)",
+        with: "true",
+        what: "No time is taken of a slave that can't be.",
+        caught_by: &[
+            "rules_edges::said::of_every_field_of_a_report_only_what_makes_sense_and_is_the_slaves_to_say_is_taken",
+        ],
+    },
+    Break {
+        name: "any_reply_is_an_answer",
+        place: "protocol/src/master",
+        find: "asked.asked_for.is_answered_by(&answer.answer)",
+        with: "true",
+        what: "A reply of another kind, or longer than was asked for, is no answer.",
+        caught_by: &[
+            "rules_edges::said::an_answer_of_another_kind_or_beyond_what_was_asked_for_is_an_error_of_the_slave",
+        ],
+    },
+    Break {
         name: "flags_of_an_attempt_stay_with_the_job",
         place: "protocol/src/master",
         find: "self.flags.clear(Flags::OF_ATTEMPT);",

@@ -15,6 +15,17 @@ pub enum End {
     Stopped,
 }
 
+impl End {
+    /// The state of a job that ended so.
+    pub fn state(self) -> State {
+        match self {
+            Self::Succeeded => State::Succeeded,
+            Self::Failed => State::Failed,
+            Self::Stopped => State::Canceled,
+        }
+    }
+}
+
 /// What an order says about work that was interrupted and whose outcome nobody can know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum OnInterrupt {

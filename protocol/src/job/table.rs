@@ -157,7 +157,7 @@ fn look_up(state: State, event: Event) -> Transition {
             FoundNothing => To(Uncertain),
             Vanished => To(Uncertain),
             Abandoned => To(Lost),
-            MachineEnded(end) => To(ended(end)),
+            MachineEnded(end) => To(end.state()),
             Reported(state) => reported(state),
             AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
             | StartIntended => rejected(Started),
@@ -178,7 +178,7 @@ fn look_up(state: State, event: Event) -> Transition {
             FoundNothing => To(Uncertain),
             Vanished => To(Uncertain),
             Abandoned => To(Lost),
-            MachineEnded(end) => To(ended(end)),
+            MachineEnded(end) => To(end.state()),
             Reported(state) => reported(state),
             AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
             | StartIntended => rejected(Started),
@@ -198,7 +198,7 @@ fn look_up(state: State, event: Event) -> Transition {
             FoundNothing => To(Uncertain),
             Vanished => To(Uncertain),
             Abandoned => To(Lost),
-            MachineEnded(end) => To(ended(end)),
+            MachineEnded(end) => To(end.state()),
             Reported(state) => reported(state),
             AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
             | StartIntended => rejected(Started),
@@ -214,7 +214,7 @@ fn look_up(state: State, event: Event) -> Transition {
             FoundNothing => To(Uncertain),
             Vanished => To(Uncertain),
             Abandoned => To(Lost),
-            MachineEnded(end) => To(ended(end)),
+            MachineEnded(end) => To(end.state()),
             Reported(state) => reported(state),
             AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
             | StartIntended => rejected(Started),
@@ -222,10 +222,10 @@ fn look_up(state: State, event: Event) -> Transition {
             Resolved(_) => rejected(NotUncertain),
         },
         Uncertain => match event {
-            Resolved(end) => To(ended(end)),
+            Resolved(end) => To(end.state()),
             Abandoned => To(Lost),
             // The machine found its voice again.
-            MachineEnded(end) => To(ended(end)),
+            MachineEnded(end) => To(end.state()),
             FoundAlive { paused } => To(alive(paused)),
             MachineStarted | MachineResumed => To(Running),
             MachinePaused => To(Paused),
@@ -323,14 +323,6 @@ fn interrupted(policy: OnInterrupt) -> State {
         OnInterrupt::Hold => Uncertain,
         OnInterrupt::Fail => Failed,
         OnInterrupt::Restart => Accepted,
-    }
-}
-
-fn ended(end: End) -> State {
-    match end {
-        End::Succeeded => Succeeded,
-        End::Failed => Failed,
-        End::Stopped => Canceled,
     }
 }
 

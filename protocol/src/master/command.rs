@@ -19,6 +19,24 @@ fn is_being_canceled(job: &Job) -> bool {
     }
 }
 
+/// How a person has said that the job ended, if its slave is still to be told and this command would take the place of that.
+fn contradicted(command: JobCommand, job: &Job) -> Option<End> {
+    let (State::Uncertain, Desired::Resolve(said)) = (job.state, job.desired) else { return None };
+    let contradicts = match command {
+        JobCommand::Resolve(end) => end != said,
+        JobCommand::Cancel(_) | JobCommand::Pause | JobCommand::Resume => true,
+        JobCommand::Release { .. }
+        | JobCommand::Reschedule { .. }
+        | JobCommand::Retry
+        | JobCommand::Abandon => false,
+    };
+    contradicts.then_some(said)
+}
+
+fn already_said(said: End) -> String {
+    format!("somebody has said already that it ended as {}, and the first word counts", said.state().name())
+}
+
 /// The machine was told the newest desired state, and goes on as before.
 fn was_refused(job: &Job) -> bool {
     let goes_on = matches!(job.state, State::Running | State::Paused);
@@ -83,11 +101,24 @@ impl Rules {
         let state = job.state;
         let wrong =
             |what: &str| Err((Refusal::WrongState(state), format!("{id} is {}: {what}", state.name())));
+        if let Some(said) = contradicted(command, &job) {
+            return wrong(&already_said(said));
+        }
         match command {
             JobCommand::Cancel(_) if state.is_ended() => Ok(Delivery::TooLate),
             JobCommand::Cancel(mode) => Ok(self.cancel_job(id, mode)),
             JobCommand::Pause | JobCommand::Resume if state.is_ended() => Ok(Delivery::TooLate),
-            JobCommand::Pause | JobCommand::Resume if is_being_canceled(&job) => {
+            JobCommand::Release { .. } | JobCommand::Reschedule { .. }
+                if state.is_ended() || state.is_started() =>
+            {
+                Ok(Delivery::TooLate)
+            }
+            JobCommand::Pause
+            | JobCommand::Resume
+            | JobCommand::Release { .. }
+            | JobCommand::Reschedule { .. }
+                if is_being_canceled(&job) =>
+            {
                 wrong("it was canceled, which is not taken back: `cancel` it again if it goes on")
             }
             JobCommand::Pause => Ok(self.set_desired(id, Desired::Pause)),
@@ -96,12 +127,10 @@ impl Rules {
                 self.look_for_slave.insert(id);
                 Ok(delivery)
             }
-            JobCommand::Release { .. } if state.is_ended() || state.is_started() => Ok(Delivery::TooLate),
             JobCommand::Release { valid } => {
                 let latest = self.now.after(valid);
                 Ok(self.rule(id, |job| job.start.gate = Gate::Released { latest }))
             }
-            JobCommand::Reschedule { .. } if state.is_ended() || state.is_started() => Ok(Delivery::TooLate),
             JobCommand::Reschedule { not_before, deadline, late } => Ok(self.rule(id, |job| {
                 job.start.not_before = not_before;
                 job.start.deadline = deadline;
@@ -189,6 +218,9 @@ impl Rules {
     pub(super) fn resolve(&mut self, id: JobId, end: End) -> Delivery {
         let Some(job) = self.state.book.jobs.get(&id) else { return Delivery::TooLate };
         let slave_holds_it = job.report.as_ref().is_some_and(|report| report.state == State::Uncertain);
+        if end == End::Succeeded && job.is_canceled() {
+            self.edit(id, |job| job.flags.set(Flags::CANCEL_TOO_LATE));
+        }
         if slave_holds_it {
             return self.set_desired(id, Desired::Resolve(end));
         }
@@ -206,7 +238,7 @@ impl Rules {
         let wonders = |report: &&Report| report.state == State::Uncertain;
         let itself = || {
             let report = job.report.as_ref().filter(|_| job.state == State::Lost).filter(wonders)?;
-            Some((job.attempt, job.holder?, report.generation))
+            Some((job.attempt, job.holder?, report))
         };
         // The book's word of it may be that it was given up: what counts is what its slave said.
         let earlier = || {
@@ -214,9 +246,14 @@ impl Rules {
                 job.earlier.iter().filter(|e| e.report.as_ref().is_some_and(|report| wonders(&report)));
             // What is only claimed does not stand in the way of what was assigned.
             let earlier = wondering.min_by_key(|earlier| earlier.basis)?;
-            Some((earlier.attempt, earlier.holder, earlier.report.as_ref()?.generation))
+            Some((earlier.attempt, earlier.holder, earlier.report.as_ref()?))
         };
-        let (attempt, holder, generation) = itself().or_else(earlier)?;
+        let (attempt, holder, report) = itself().or_else(earlier)?;
+        let is_said = |reason: &&Reason| reason.code == ReasonCode::Resolved;
+        if let Some(said) = report.reason.as_ref().filter(is_said) {
+            return Some(Err((Refusal::WrongState(job.state), said.text.clone())));
+        }
+        let generation = report.generation;
         let Some(link) = self.state.slaves.get(&holder).and_then(SlaveRecord::live) else {
             let text = format!("the slave that holds attempt {attempt} is not connected");
             return Some(Err((Refusal::SlaveOffline, text)));
@@ -228,6 +265,15 @@ impl Rules {
             ..job.desired_state(false)
         };
         self.send(link, Message::DesiredState(desired_state));
+        // Until its slave speaks of the attempt again.
+        let said = Reason::new(ReasonCode::Resolved, already_said(end));
+        self.edit(id, |job| {
+            let others =
+                job.earlier.iter_mut().filter(|other| other.attempt == attempt && other.holder == holder);
+            let reports = others.filter_map(|other| other.report.as_mut());
+            let own = job.report.as_mut().filter(|report| report.attempt == attempt);
+            reports.chain(own).for_each(|report| report.reason = Some(said.clone()));
+        });
         Some(Ok(Delivery::Sent))
     }
 

@@ -4,12 +4,35 @@ use super::handshake::is_current;
 use super::order::durable_report;
 use super::slave_record::{Enrolled, SlaveLink, SlaveRecord};
 use super::{Answer, Effect, Ignored, Job, Refusal, Rules};
-use crate::id::{Epoch, JobId, SlaveKey};
+use crate::id::{Epoch, Generation, JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::message::{CloseCode, Flags, Forget, MachineReport, Message, Reason, ReasonCode, Report, Row};
 use crate::reconcile::{Store, Theirs, Verdict};
 use crate::slave::LinkId;
-use crate::spec::Desired;
+use crate::spec::{Desired, Gate};
+use crate::time::Time;
+
+/// The slave has acted on an older desired state before it knew the newest, and against it: it began the job outside of its newest
+/// window, let it expire in that window, or has it otherwise than a person has said that it ended.
+fn is_overtaken(job: &Job, report: &Report) -> bool {
+    let window = &job.start;
+    let is_after = |at: Time| window.deadline.is_some_and(|deadline| deadline < at);
+    let knew = |known: Generation| known >= job.generation;
+    let is_released = matches!(window.gate, Gate::Released { .. });
+    let has_begun = job.report.as_ref().is_some_and(|known| known.started_at.is_some());
+    let began = report.started_at.filter(|_| !has_begun && !is_released);
+    let began_early = began.is_some_and(|at| window.not_before.is_some_and(|from| at < from));
+    let began_late = began.is_some_and(is_after) && !report.started_generation.is_some_and(knew);
+    let expired = report.state == State::Expired && job.state != State::Expired && !knew(report.generation);
+    let expired_early = expired && report.ended_at.is_some_and(|at| !is_after(at));
+    let is_otherwise = match job.desired {
+        Desired::Resolve(end) if job.state == State::Uncertain => {
+            report.state != State::Uncertain && report.state != end.state()
+        }
+        Desired::Run | Desired::Pause | Desired::Cancel(_) | Desired::Return | Desired::Resolve(_) => false,
+    };
+    began_early || began_late || expired_early || is_otherwise
+}
 
 impl Rules {
     pub(super) fn received(&mut self, link: LinkId, message: Message) {
@@ -143,6 +166,7 @@ impl Rules {
         let stays = has_begun && job.recalled.is_some();
         let was_lost = job.state == State::Lost;
         let link = self.state.slaves.get(&key).and_then(SlaveRecord::current);
+        let is_overtaken = is_overtaken(&job, &report);
         let durable_change = (job.state, job.generation) != (report.state, generation)
             || stays
             || job.report.as_ref().map(durable_report) != Some(durable_report(&report));
@@ -164,6 +188,13 @@ impl Rules {
                 }
                 if was_lost {
                     job.flags.set(Flags::LATE_RESULT);
+                }
+                if is_overtaken {
+                    job.flags.set(Flags::OVERTAKEN);
+                }
+                if is_overtaken && report.state.is_executing() && matches!(job.desired, Desired::Resolve(_)) {
+                    // It works, and its end is not a person's to say.
+                    job.desired = Desired::Run;
                 }
                 if job.is_canceled() && report.state == State::Succeeded {
                     job.flags.set(Flags::CANCEL_TOO_LATE);

@@ -12,6 +12,7 @@ mod handshake;
 mod moments;
 mod needs;
 mod newcomers;
+mod overtaken;
 mod restored;
 mod runs;
 mod said;

@@ -4,6 +4,28 @@ use super::Break;
 
 pub(super) const LIST: &[Break] = &[
     Break {
+        name: "what_came_too_late_leaves_no_trace",
+        place: "protocol/src/master",
+        find: "job.flags.set(Flags::OVERTAKEN);",
+        with: "",
+        what: "A desired state that was accepted and came too late leaves a trace.",
+        caught_by: &[
+            "rules_edges::overtaken::a_plan_that_came_after_the_start_is_said_to_have_been_overtaken",
+            "rules_edges::overtaken::a_longer_window_that_its_slave_did_not_know_when_the_old_one_closed_has_been_overtaken",
+            "rules_edges::overtaken::what_a_person_said_of_a_job_that_ended_otherwise_or_works_again_has_been_overtaken",
+        ],
+    },
+    Break {
+        name: "the_last_of_several_people_is_heard",
+        place: "protocol/src/master",
+        find: "contradicts.then_some(said)",
+        with: "None",
+        what: "Of several people who say how a job ended the first counts, and the others are told so.",
+        caught_by: &[
+            "rules_edges::overtaken::of_several_people_who_say_how_a_job_ended_the_first_counts_and_the_others_are_told_so",
+        ],
+    },
+    Break {
         name: "a_slave_sets_any_flag",
         place: "protocol/src/master",
         find: "report.flags.among(Flags::OF_SLAVE)",

@@ -176,17 +176,16 @@ impl Rules {
     /// The attempt that speaks has changed: another one may speak from here on.
     pub(super) fn weigh(&mut self, id: JobId) {
         let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let standing = |other: &Earlier| match other.basis {
+            // What was contested counts like an earlier one after its rival has changed, unless the rival is not there.
+            Basis::Gap if other.attempt > job.attempt && job.speaker(other) == Speaker::Vanished => {
+                Standing::Contested
+            }
+            Basis::Gap | Basis::Claim | Basis::Assigned => Standing::Earlier,
+        };
         let takes_over = |other: &&Earlier| {
-            let speaker = job.speaker(other);
-            let standing = match other.basis {
-                Basis::Claim => return false,
-                // What was contested counts like an earlier one after its rival has changed, unless the rival is not there.
-                Basis::Gap if other.attempt > job.attempt && speaker == Speaker::Vanished => {
-                    Standing::Contested
-                }
-                Basis::Gap | Basis::Assigned => Standing::Earlier,
-            };
-            weigh(speaker, other.class(), standing).outcome == Outcome::Take
+            let line = weigh(job.speaker(other), other.class(), standing(other));
+            other.basis != Basis::Claim && line.outcome == Outcome::Take
         };
         let best = |other: &&Earlier| {
             (
@@ -197,8 +196,8 @@ impl Rules {
             )
         };
         let found = job.earlier.iter().filter(takes_over).max_by_key(best);
-        if let Some((attempt, holder)) = found.map(|other| (other.attempt, other.holder)) {
-            self.speak(id, attempt, holder, None, Standing::Earlier);
+        if let Some((attempt, holder, standing)) = found.map(|one| (one.attempt, one.holder, standing(one))) {
+            self.speak(id, attempt, holder, None, standing);
         }
         self.flag_if_twice(id);
     }
@@ -260,7 +259,7 @@ impl Rules {
             if job.generation.may_be_followed_by(told, epoch) {
                 job.generation = job.generation.max(told);
             }
-            if standing != Standing::Forgotten {
+            if standing == Standing::Earlier {
                 job.flags.set(Flags::LATE_RESULT);
             }
             if job.is_canceled() && other.state == State::Succeeded {

@@ -11,7 +11,7 @@ use crate::id::{Attempt, Epoch, JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::limits;
 use crate::message::{
-    Challenge, CloseCode, Forget, Hello, MasterBinding, Message, PROTOCOL, Reason, ReasonCode, Refuse,
+    Challenge, CloseCode, Flags, Forget, Hello, MasterBinding, Message, PROTOCOL, Reason, ReasonCode, Refuse,
     Report, Row, Ruling, Settled, Tell, Welcome,
 };
 use crate::reconcile::{DesiredKind, Line, Mine, Store, Theirs, Verdict, judge};
@@ -557,6 +557,10 @@ impl Rules {
                             if none tells of it, say how it ended with `resolve`";
                 self.edit(id, |job| {
                     job.reason = Some(Reason::new(ReasonCode::Restored, text));
+                    if !job.has_begun() {
+                        // It was given back before it had begun, and only then another slave had it.
+                        job.flags.clear(Flags::DUPLICATE);
+                    }
                     job.report = None;
                 });
                 self.apply(id, job::Event::Vanished, "reconciliation");

@@ -4,6 +4,26 @@ use super::Break;
 
 pub(super) const LIST: &[Break] = &[
     Break {
+        name: "who_comes_first_after_a_restore_decides_what_is_flagged",
+        place: "protocol/src/master#apply_absent",
+        find: "job.flags.clear(Flags::DUPLICATE);",
+        with: "",
+        what: "After a restore the same is known of a job, whoever comes first.",
+        caught_by: &[
+            "disagreements::order::d3_of_jobs_that_were_asked_back_since_the_backup_the_same_is_known_whoever_comes_first",
+        ],
+    },
+    Break {
+        name: "what_was_forgotten_comes_late",
+        place: "protocol/src/master",
+        find: "standing == Standing::Earlier",
+        with: "standing != Standing::Forgotten",
+        what: "An attempt that a restored master has forgotten is no late result.",
+        caught_by: &[
+            "disagreements::order::d3_of_jobs_that_were_asked_back_since_the_backup_the_same_is_known_whoever_comes_first",
+        ],
+    },
+    Break {
         name: "what_came_too_late_leaves_no_trace",
         place: "protocol/src/master",
         find: "job.flags.set(Flags::OVERTAKEN);",

@@ -192,6 +192,7 @@ impl From<SlaveRecordBeforeClaims> for SlaveRecord {
             contender: None,
             declining: false,
             doubts: false,
+            other_attempts: Default::default(),
         }
     }
 }

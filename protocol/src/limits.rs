@@ -3,8 +3,13 @@
 //! What a node takes over from a peer goes into records on its disk, and a record has a largest size. A peer that could exceed
 //! it could stop the node from writing, so each message is checked before it becomes an event.
 
+use std::collections::BTreeSet;
+
 use crate::id::Commit;
-use crate::message::{Hello, MachineReport, MasterBinding, Message, Reason, Record, Report};
+use crate::job::State;
+use crate::message::{
+    Declined, Hello, MachineReport, MasterBinding, Message, Reason, Record, Reply, Report, Row,
+};
 use crate::spec::{DesiredState, SPEC_BYTES};
 use crate::wire::Frame;
 
@@ -79,11 +84,11 @@ pub fn check(message: &Message) -> Result<(), &'static str> {
             }
             settled.reports.iter().try_for_each(check_report)?;
             settled.records.iter().try_for_each(check_record)?;
-            settled.declined.iter().try_for_each(|declined| check_reason(&declined.reason))?;
+            settled.declined.iter().try_for_each(check_declined)?;
             check_machine(&settled.machine)
         }
         Message::Report(report) => check_report(report),
-        Message::Declined(declined) => check_reason(&declined.reason),
+        Message::Declined(declined) => check_declined(declined),
         Message::Refuse(refuse) => check_text(&refuse.text),
         Message::Welcome(welcome) => {
             check_binding(&welcome.binding)?;
@@ -103,8 +108,48 @@ pub fn check(message: &Message) -> Result<(), &'static str> {
             }
             challenge.begun.iter().try_for_each(|begun| check_commit(begun.at))
         }
-        Message::Forget(_) | Message::Ask(_) | Message::Answer(_) | Message::Ping | Message::Pong => Ok(()),
+        Message::Answer(answer) => check_reply(&answer.answer),
+        Message::Forget(_) | Message::Ask(_) | Message::Ping | Message::Pong => Ok(()),
     }
+}
+
+fn check_reply(reply: &Reply) -> Result<(), &'static str> {
+    match reply {
+        Reply::Done => Ok(()),
+        Reply::Refused(text) => check_text(text),
+        Reply::Log { offset, total, bytes } => {
+            let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            if length > u64::from(LOG_BYTES) {
+                return Err("an answer has at most 64 KiB of output");
+            }
+            if offset.checked_add(length).is_none_or(|end| length > 0 && end > *total) {
+                return Err("a part of an output is past its end");
+            }
+            Ok(())
+        }
+    }
+}
+
+fn check_declined(declined: &Declined) -> Result<(), &'static str> {
+    check_count(declined.attempt.0)?;
+    check_count(declined.generation.0)?;
+    check_reason(&declined.reason)
+}
+
+/// The rows of one list: each of another job, and each of a state that it can tell of.
+fn check_rows(rows: &[Row], can_tell: impl Fn(State) -> bool) -> Result<(), &'static str> {
+    let mut jobs = BTreeSet::new();
+    for row in rows {
+        check_count(row.attempt.0)?;
+        check_count(row.generation.0)?;
+        if !can_tell(row.state) {
+            return Err("a slave does not say this of a job");
+        }
+        if !jobs.insert(row.job) {
+            return Err("two rows of one job");
+        }
+    }
+    Ok(())
 }
 
 fn check_hello(hello: &Hello) -> Result<(), &'static str> {
@@ -132,8 +177,8 @@ fn check_hello(hello: &Hello) -> Result<(), &'static str> {
     }
     hello.binding.iter().try_for_each(check_binding)?;
     check_machine(&hello.machine)?;
-    let mut rows = hello.rows.iter().chain(&hello.recent_outcomes);
-    rows.try_for_each(|row| check_count(row.attempt.0).and_then(|()| check_count(row.generation.0)))
+    check_rows(&hello.rows, State::is_slaves_word)?;
+    check_rows(&hello.recent_outcomes, |state| state.is_slaves_word() && state.is_ended())
 }
 
 fn check_binding(binding: &MasterBinding) -> Result<(), &'static str> {

@@ -14,7 +14,7 @@ pub use self::handshake::{
     Begun, Challenge, Hello, MasterBinding, Record, Refuse, Row, Ruling, Settled, Tell, Welcome,
 };
 pub use self::live::{
-    Answer, Ask, Declined, Flags, Forget, Outcome, Question, Reply, Report, Source, WaitingFor,
+    ALL_OF_IT, Answer, Ask, Declined, Flags, Forget, Outcome, Question, Reply, Report, Source, WaitingFor,
 };
 pub use self::machine::{Activity, Attention, MachineReport, Mode, OperatingMode};
 pub use self::reason::{Reason, ReasonCode};

@@ -129,6 +129,10 @@ pub struct Earlier {
     pub state: Word,
     /// The slave was never handed this: nothing follows from it.
     pub claimed: bool,
+    /// What is remarkable about it, as `late_result`.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub flags: Vec<Word>,
     /// When its run began, by the slave's clock.
     #[schema(format = DateTime)]
     pub started_at: Option<String>,

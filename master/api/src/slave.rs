@@ -56,7 +56,7 @@ pub struct Slave {
     pub labels: BTreeMap<String, String>,
     /// How many accepted jobs it keeps.
     pub capacity: u16,
-    /// Ids of the jobs that are with it.
+    /// Ids of the jobs that are with it, also those of which another attempt speaks for the job.
     pub jobs: Vec<String>,
     /// How far its clock is ahead of the master's.
     pub clock_offset_ms: i64,

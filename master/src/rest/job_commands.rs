@@ -63,6 +63,8 @@ pub(super) async fn resume(state: State<RestState>, id: Path<String>, body: Body
 }
 
 /// Let a held job start, within some time from now.
+///
+/// It is refused while a cancel is on its way.
 #[utoipa::path(
     post,
     path = "/v1/jobs/{id}/release",
@@ -76,6 +78,9 @@ pub(super) async fn release(state: State<RestState>, id: Path<String>, body: Bod
 }
 
 /// Change when a job may start: what is absent no longer counts.
+///
+/// If the job's slave acts by the older plan before it knows the new one, the job is flagged `overtaken`. It is refused while a
+/// cancel is on its way.
 #[utoipa::path(
     post,
     path = "/v1/jobs/{id}/reschedule",
@@ -102,6 +107,9 @@ pub(super) async fn retry(state: State<RestState>, id: Path<String>, body: Body)
 }
 
 /// Say how an uncertain job ended: look at the machine first.
+///
+/// Of several people the first counts: whoever says otherwise while the job's slave is still to be told is refused. If it ends
+/// otherwise all the same, as somebody at the machine may say, the job is flagged `overtaken`.
 #[utoipa::path(
     post,
     path = "/v1/jobs/{id}/resolve",

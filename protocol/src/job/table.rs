@@ -148,7 +148,7 @@ fn look_up(state: State, event: Event) -> Transition {
             FoundNothing => To(Uncertain),
             Vanished => To(Uncertain),
             Abandoned => To(Lost),
-            MachineEnded(end) => To(ended(end)),
+            MachineEnded(end) => To(end.state()),
             Reported(state) => reported(state),
             AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
             | StartIntended => rejected(Started),
@@ -169,7 +169,7 @@ fn look_up(state: State, event: Event) -> Transition {
             FoundNothing => To(Uncertain),
             Vanished => To(Uncertain),
             Abandoned => To(Lost),
-            MachineEnded(end) => To(ended(end)),
+            MachineEnded(end) => To(end.state()),
             Reported(state) => reported(state),
             AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
             | StartIntended => rejected(Started),
@@ -189,7 +189,7 @@ fn look_up(state: State, event: Event) -> Transition {
             FoundNothing => To(Uncertain),
             Vanished => To(Uncertain),
             Abandoned => To(Lost),
-            MachineEnded(end) => To(ended(end)),
+            MachineEnded(end) => To(end.state()),
             Reported(state) => reported(state),
             AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
             | StartIntended => rejected(Started),
@@ -205,7 +205,7 @@ fn look_up(state: State, event: Event) -> Transition {
             FoundNothing => To(Uncertain),
             Vanished => To(Uncertain),
             Abandoned => To(Lost),
-            MachineEnded(end) => To(ended(end)),
+            MachineEnded(end) => To(end.state()),
             Reported(state) => reported(state),
             AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
             | StartIntended => rejected(Started),
@@ -213,10 +213,15 @@ fn look_up(state: State, event: Event) -> Transition {
             Resolved(_) => rejected(NotUncertain),
         },
         Uncertain => match event {
-            Resolved(end) => To(ended(end)),
+            Resolved(end) => To(end.state()),
             Abandoned => To(Lost),
+<<<<<<< HEAD
             // The machine can say again what it does.
             MachineEnded(end) => To(ended(end)),
+=======
+            // The machine found its voice again.
+            MachineEnded(end) => To(end.state()),
+>>>>>>> h2-facts
             FoundAlive { paused } => To(alive(paused)),
             MachineStarted | MachineResumed => To(Running),
             MachinePaused => To(Paused),
@@ -317,6 +322,7 @@ fn interrupted(policy: OnInterrupt) -> State {
     }
 }
 
+<<<<<<< HEAD
 fn ended(end: End) -> State {
     match end {
         End::Succeeded => Succeeded,
@@ -326,6 +332,9 @@ fn ended(end: End) -> State {
 }
 
 /// A slave reported this state of a job that it holds.
+=======
+/// The slave's word about a job that it holds.
+>>>>>>> h2-facts
 fn reported(state: State) -> Transition {
     if state.is_slaves_word() { To(state) } else { rejected(NotASlavesState) }
 }

@@ -57,6 +57,9 @@ impl Visit<'_> {
         if basis == Basis::Claim || standing == Standing::Contested {
             self.out.ignore(Ignored::NeverAssigned);
         }
+        if basis != Basis::Claim {
+            self.note_other_attempt(key, id, !said.is_ended());
+        }
         let generation = report.generation;
         if (is_news || basis != Basis::Claim) && is_kept {
             let basis = match basis {
@@ -89,6 +92,18 @@ impl Visit<'_> {
             return;
         }
         self.compare(report, standing, is_news);
+    }
+
+    /// Keeps in mind whether a slave has an attempt of the job that does not speak for it.
+    pub(super) fn note_other_attempt(&mut self, key: SlaveKey, id: JobId, is_there: bool) {
+        let Some(slave) = self.state.slaves.get_mut(&key) else { return };
+        let has_changed = match is_there {
+            true => slave.other_attempts.insert(id),
+            false => slave.other_attempts.remove(&id),
+        };
+        if has_changed {
+            self.stirred_slaves.insert(key);
+        }
     }
 
     /// What follows from another attempt, of which its slave has just spoken.
@@ -173,18 +188,21 @@ impl Jobs<'_> {
 
     /// The attempt that speaks has changed: another one may speak from here on.
     pub(super) fn weigh(&mut self, id: JobId) {
+<<<<<<< HEAD
         let Some(job) = self.get(id) else { return };
+=======
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let standing = |other: &Earlier| match other.basis {
+            // What was contested counts like an earlier one after its rival has changed, unless the rival is not there.
+            Basis::Gap if other.attempt > job.attempt && job.speaker(other) == Speaker::Vanished => {
+                Standing::Contested
+            }
+            Basis::Gap | Basis::Claim | Basis::Assigned => Standing::Earlier,
+        };
+>>>>>>> h2-facts
         let takes_over = |other: &&Earlier| {
-            let speaker = job.speaker(other);
-            let standing = match other.basis {
-                Basis::Claim => return false,
-                // What was contested counts like an earlier one after its rival has changed, unless the rival is not there.
-                Basis::Gap if other.attempt > job.attempt && speaker == Speaker::Vanished => {
-                    Standing::Contested
-                }
-                Basis::Gap | Basis::Assigned => Standing::Earlier,
-            };
-            weigh(speaker, other.class(), standing).outcome == Outcome::Take
+            let line = weigh(job.speaker(other), other.class(), standing(other));
+            other.basis != Basis::Claim && line.outcome == Outcome::Take
         };
         let best = |other: &&Earlier| {
             (
@@ -195,8 +213,28 @@ impl Jobs<'_> {
             )
         };
         let found = job.earlier.iter().filter(takes_over).max_by_key(best);
-        if let Some((attempt, holder)) = found.map(|other| (other.attempt, other.holder)) {
-            self.speak(id, attempt, holder, None, Standing::Earlier);
+        if let Some((attempt, holder, standing)) = found.map(|one| (one.attempt, one.holder, standing(one))) {
+            self.speak(id, attempt, holder, None, standing);
+        }
+        self.flag_if_twice(id);
+    }
+
+    /// Flags the job if another attempt was done as well, or is under way at another slave as well, whichever of them the master
+    /// has known of for longer.
+    pub(super) fn flag_if_twice(&mut self, id: JobId) {
+        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let is_twice = |other: &Earlier| {
+            let is_its_word = other.report.as_ref().is_some_and(|report| report.state == other.state);
+            let is_done_too = job.state == State::Succeeded && other.state == State::Succeeded;
+            let is_elsewhere = job.holder != Some(other.holder)
+                && matches!(
+                    weigh(job.speaker(other), other.class(), Standing::Earlier).outcome,
+                    Outcome::Duplicate | Outcome::GoesOn
+                );
+            other.basis != Basis::Claim && is_its_word && (is_done_too || is_elsewhere)
+        };
+        if !job.flags.has(Flags::DUPLICATE) && job.earlier.iter().any(is_twice) {
+            self.edit(id, |job| job.flags.set(Flags::DUPLICATE));
         }
     }
 
@@ -216,25 +254,28 @@ impl Jobs<'_> {
         self.edit(id, |job| {
             let Some(at) = job.earlier.iter().position(|other| other.is(attempt, key)) else { return };
             let other = job.earlier.remove(at);
+            let flags = other.report.as_ref().map_or(Flags::default(), |report| report.flags);
             let report = heard.or(other.report);
             let told = report.as_ref().map_or(job.generation, |report| report.generation);
+            let mut is_too_late = false;
             if standing == Standing::Forgotten && job.is_canceled() {
                 let has_obeyed = job.report.as_ref().is_some_and(|known| known.state == job.state);
                 // What its slave was told last is newer than the cancel, as far as anybody can tell.
-                let is_too_late = !has_obeyed && job.generation <= told;
+                is_too_late = !has_obeyed && job.generation <= told;
                 if has_obeyed || is_too_late {
                     job.desired = Desired::Run;
-                }
-                if is_too_late {
-                    job.flags.set(Flags::CANCEL_TOO_LATE);
                 }
             }
             job.set_aside();
             job.assign(attempt, key);
+            job.flags.set(flags.among(Flags::MASTERS_OF_ATTEMPT));
+            if is_too_late {
+                job.flags.set(Flags::CANCEL_TOO_LATE);
+            }
             if job.generation.may_be_followed_by(told, epoch) {
                 job.generation = job.generation.max(told);
             }
-            if standing != Standing::Forgotten {
+            if standing == Standing::Earlier {
                 job.flags.set(Flags::LATE_RESULT);
             }
             if job.is_canceled() && other.state == State::Succeeded {
@@ -348,19 +389,29 @@ impl Job {
         }
     }
 
-    /// Keeps the attempt that speaks beside the job: another one follows it.
+    /// Keeps the attempt that speaks beside the job, with what the master says of it: another one follows it.
     pub(super) fn set_aside(&mut self) {
+        let flags = self.flags.among(Flags::OF_ATTEMPT);
+        self.flags.clear(Flags::OF_ATTEMPT);
         if let Some(holder) = self.holder.take() {
-            let (attempt, state, report) = (self.attempt, self.state, self.report.take());
+            let (attempt, state, mut report) = (self.attempt, self.state, self.report.take());
+            if let Some(report) = &mut report {
+                report.flags.set(flags);
+            }
             self.keep_other(Earlier { attempt, holder, state, report, basis: Basis::Assigned });
         }
     }
 
     /// Keeps what is known of an attempt that does not speak.
     fn keep_other(&mut self, other: Earlier) {
-        let other = Earlier { report: other.report.map(|report| report.clipped(OTHERS_TEXT)), ..other };
+        let mut other = Earlier { report: other.report.map(|report| report.clipped(OTHERS_TEXT)), ..other };
         match self.earlier.iter_mut().find(|known| known.is(other.attempt, other.holder)) {
-            Some(known) => *known = Earlier { basis: other.basis.min(known.basis), ..other },
+            Some(known) => {
+                if let (Some(said), Some(before)) = (&mut other.report, &known.report) {
+                    said.flags.set(before.flags.among(Flags::MASTERS_OF_ATTEMPT));
+                }
+                *known = Earlier { basis: other.basis.min(known.basis), ..other };
+            }
             None => self.earlier.push(other),
         }
         if self.earlier.len() > OTHERS {

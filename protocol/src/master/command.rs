@@ -3,8 +3,13 @@
 use super::jobs::Jobs;
 use super::visit::Visit;
 use super::{
+<<<<<<< HEAD
     Answer, Asked, Delivery, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId, Rules,
     SlaveCommand, SlaveRecord, Token, Write,
+=======
+    Answer, Asked, AskedFor, Delivery, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId,
+    Rules, SlaveCommand, SlaveLink, SlaveRecord, Token, Write,
+>>>>>>> h2-facts
 };
 use crate::id::{JobId, OrderId, Run, SlaveKey};
 use crate::job::{self, End, State};
@@ -21,6 +26,24 @@ fn is_being_canceled(job: &Job) -> bool {
         Desired::Cancel(CancelMode::SafePoint | CancelMode::Now) => !was_refused(job),
         Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => false,
     }
+}
+
+/// How a person has said that the job ended, if its slave is still to be told and this command would take the place of that.
+fn contradicted(command: JobCommand, job: &Job) -> Option<End> {
+    let (State::Uncertain, Desired::Resolve(said)) = (job.state, job.desired) else { return None };
+    let contradicts = match command {
+        JobCommand::Resolve(end) => end != said,
+        JobCommand::Cancel(_) | JobCommand::Pause | JobCommand::Resume => true,
+        JobCommand::Release { .. }
+        | JobCommand::Reschedule { .. }
+        | JobCommand::Retry
+        | JobCommand::Abandon => false,
+    };
+    contradicts.then_some(said)
+}
+
+fn already_said(said: End) -> String {
+    format!("somebody has said already that it ended as {}, and the first word counts", said.state().name())
 }
 
 /// The machine was told the newest desired state, and goes on as before.
@@ -88,11 +111,24 @@ impl Jobs<'_> {
         let state = job.state;
         let wrong =
             |what: &str| Err((Refusal::WrongState(state), format!("{id} is {}: {what}", state.name())));
+        if let Some(said) = contradicted(command, &job) {
+            return wrong(&already_said(said));
+        }
         match command {
             JobCommand::Cancel(_) if state.is_ended() => Ok(Delivery::TooLate),
             JobCommand::Cancel(mode) => Ok(self.cancel_job(id, mode)),
             JobCommand::Pause | JobCommand::Resume if state.is_ended() => Ok(Delivery::TooLate),
-            JobCommand::Pause | JobCommand::Resume if is_being_canceled(&job) => {
+            JobCommand::Release { .. } | JobCommand::Reschedule { .. }
+                if state.is_ended() || state.is_started() =>
+            {
+                Ok(Delivery::TooLate)
+            }
+            JobCommand::Pause
+            | JobCommand::Resume
+            | JobCommand::Release { .. }
+            | JobCommand::Reschedule { .. }
+                if is_being_canceled(&job) =>
+            {
                 wrong("it was canceled, which is not taken back: `cancel` it again if it goes on")
             }
             JobCommand::Pause => Ok(self.set_desired(id, Desired::Pause)),
@@ -101,12 +137,10 @@ impl Jobs<'_> {
                 self.out.look_for_slave(id);
                 Ok(delivery)
             }
-            JobCommand::Release { .. } if state.is_ended() || state.is_started() => Ok(Delivery::TooLate),
             JobCommand::Release { valid } => {
                 let latest = self.moment.now.after(valid);
                 Ok(self.rule(id, |job| job.start.gate = Gate::Released { latest }))
             }
-            JobCommand::Reschedule { .. } if state.is_ended() || state.is_started() => Ok(Delivery::TooLate),
             JobCommand::Reschedule { not_before, deadline, late } => Ok(self.rule(id, |job| {
                 job.start.not_before = not_before;
                 job.start.deadline = deadline;
@@ -187,6 +221,9 @@ impl Jobs<'_> {
     pub(super) fn resolve(&mut self, id: JobId, end: End) -> Delivery {
         let Some(job) = self.get(id) else { return Delivery::TooLate };
         let slave_holds_it = job.report.as_ref().is_some_and(|report| report.state == State::Uncertain);
+        if end == End::Succeeded && job.is_canceled() {
+            self.edit(id, |job| job.flags.set(Flags::CANCEL_TOO_LATE));
+        }
         if slave_holds_it {
             return self.set_desired(id, Desired::Resolve(end));
         }
@@ -204,7 +241,7 @@ impl Jobs<'_> {
         let wonders = |report: &&Report| report.state == State::Uncertain;
         let itself = || {
             let report = job.report.as_ref().filter(|_| job.state == State::Lost).filter(wonders)?;
-            Some((job.attempt, job.holder?, report.generation))
+            Some((job.attempt, job.holder?, report))
         };
         // The book's word of it may be that it was given up: what counts is what its slave said.
         let earlier = || {
@@ -212,10 +249,20 @@ impl Jobs<'_> {
                 job.earlier.iter().filter(|e| e.report.as_ref().is_some_and(|report| wonders(&report)));
             // What is only claimed does not stand in the way of what was assigned.
             let earlier = wondering.min_by_key(|earlier| earlier.basis)?;
-            Some((earlier.attempt, earlier.holder, earlier.report.as_ref()?.generation))
+            Some((earlier.attempt, earlier.holder, earlier.report.as_ref()?))
         };
+<<<<<<< HEAD
         let (attempt, holder, generation) = itself().or_else(earlier)?;
         let Some(link) = self.roster.live(holder) else {
+=======
+        let (attempt, holder, report) = itself().or_else(earlier)?;
+        let is_said = |reason: &&Reason| reason.code == ReasonCode::Resolved;
+        if let Some(said) = report.reason.as_ref().filter(is_said) {
+            return Some(Err((Refusal::WrongState(job.state), said.text.clone())));
+        }
+        let generation = report.generation;
+        let Some(link) = self.state.slaves.get(&holder).and_then(SlaveRecord::live) else {
+>>>>>>> h2-facts
             let text = format!("the slave that holds attempt {attempt} is not connected");
             return Some(Err((Refusal::SlaveOffline, text)));
         };
@@ -225,7 +272,20 @@ impl Jobs<'_> {
             desired: Desired::Resolve(end),
             ..job.desired_state(false)
         };
+<<<<<<< HEAD
         self.out.send(link, Message::DesiredState(desired_state));
+=======
+        self.send(link, Message::DesiredState(desired_state));
+        // Until its slave speaks of the attempt again.
+        let said = Reason::new(ReasonCode::Resolved, already_said(end));
+        self.edit(id, |job| {
+            let others =
+                job.earlier.iter_mut().filter(|other| other.attempt == attempt && other.holder == holder);
+            let reports = others.filter_map(|other| other.report.as_mut());
+            let own = job.report.as_mut().filter(|report| report.attempt == attempt);
+            reports.chain(own).for_each(|report| report.reason = Some(said.clone()));
+        });
+>>>>>>> h2-facts
         Some(Ok(Delivery::Sent))
     }
 
@@ -332,8 +392,14 @@ impl Rules {
         }
         let id = self.state.next_ask;
         self.state.next_ask = self.state.next_ask.wrapping_add(1);
+<<<<<<< HEAD
         self.state.asked.insert(id, Asked { request, link });
         self.out.send(link, Message::Ask(Ask { id, question }));
+=======
+        let asked_for = AskedFor::of(&question);
+        self.state.asked.insert(id, Asked { request, link, asked_for });
+        self.send(link, Message::Ask(Ask { id, question }));
+>>>>>>> h2-facts
     }
 
     pub(super) fn token_made(&mut self, request: RequestId, hash: [u8; 32], token: Token) {

@@ -6,9 +6,9 @@
 //!
 //! [`step`] is the one entry. In reading order: `state`, `event` and `effect` are what it works on; `order` is a job as the
 //! master keeps it; `handshake` runs from the Challenge to the live link, with `enrolment` (who belongs here) and `adopt` (jobs
-//! that the master does not know); `report` and `decline` take what slaves say, `attempts` decides which attempt speaks for a
-//! job; `command` answers clients and operators; `placement` gives work to whom it fits; `tell` is what slaves are told. The end
-//! of every step writes what was changed and publishes it.
+//! that the master does not know); `report` and `decline` take what slaves say, as far as it is theirs to say (`said`); `attempts`
+//! decides which attempt speaks for a job; `command` answers clients and operators; `placement` gives work to whom it fits; `tell`
+//! is what slaves are told. The end of every step writes what was changed and publishes it.
 
 mod adopt;
 mod attempts;
@@ -27,6 +27,7 @@ mod order;
 mod out;
 mod placement;
 mod report;
+mod said;
 mod slave_record;
 mod state;
 mod step;
@@ -40,10 +41,12 @@ pub use self::live::Live;
 pub use self::needs::{Need, Needed, Subject, count_needs, needs};
 pub use self::order::{Basis, Earlier, Job, JobEvent, Order, Retry, RetryOn};
 pub use self::placement::Availability;
-pub use self::slave_record::{Contender, Enrolled, Judged, Receipt, ReceiptLine, SlaveLink, SlaveRecord};
+pub use self::slave_record::{
+    Contender, Enrolled, Judged, Receipt, ReceiptLine, SlaveLink, SlaveRecord, jobs_at,
+};
 pub use self::state::{
-    Asked, Enrollment, MAX_PENDING, Master, Node, Origin, RECEIPTS, RECENT_KEYS, RequestId, Settings, Token,
-    broken_invariant, durable, newborn, origin, recover,
+    Asked, AskedFor, Enrollment, MAX_PENDING, Master, Node, Origin, RECEIPTS, RECENT_KEYS, RequestId,
+    Settings, Token, broken_invariant, durable, newborn, origin, recover,
 };
 use self::step::Rules;
 pub use self::step::{next_deadline, step};

@@ -230,6 +230,8 @@ impl Job {
         self.clear_flag_without_claims();
         self.attempt = attempt;
         self.holder = Some(holder);
+        // What is known of the attempt before is no word of this one.
+        (self.heard_at, self.heard_on, self.recalled) = (None, None, None);
     }
 
     /// Clears the flag `claimed` once no claim is left.

@@ -3,17 +3,46 @@
 use super::handshake::is_current;
 use super::jobs::Jobs;
 use super::order::durable_report;
+<<<<<<< HEAD
 use super::slave_record::{Enrolled, SlaveLink};
 use super::visit::Visit;
 use super::{Answer, Ignored, Job, RetryOn, Rules};
 use crate::id::{Epoch, JobId};
+=======
+use super::slave_record::{Enrolled, SlaveLink, SlaveRecord};
+use super::{Answer, Effect, Ignored, Job, Refusal, Rules};
+use crate::id::{Epoch, Generation, JobId, SlaveKey};
+>>>>>>> h2-facts
 use crate::job::{self, State};
 use crate::message::{
     CloseCode, Flags, Forget, MachineReport, Message, Reason, ReasonCode, Reply, Report, Row,
 };
 use crate::reconcile::{Store, Theirs, Verdict};
 use crate::slave::LinkId;
-use crate::spec::Desired;
+use crate::spec::{Desired, Gate};
+use crate::time::Time;
+
+/// The slave has acted on an older desired state before it knew the newest, and against it: it began the job outside of its newest
+/// window, let it expire in that window, or has it otherwise than a person has said that it ended.
+fn is_overtaken(job: &Job, report: &Report) -> bool {
+    let window = &job.start;
+    let is_after = |at: Time| window.deadline.is_some_and(|deadline| deadline < at);
+    let knew = |known: Generation| known >= job.generation;
+    let is_released = matches!(window.gate, Gate::Released { .. });
+    let has_begun = job.report.as_ref().is_some_and(|known| known.started_at.is_some());
+    let began = report.started_at.filter(|_| !has_begun && !is_released);
+    let began_early = began.is_some_and(|at| window.not_before.is_some_and(|from| at < from));
+    let began_late = began.is_some_and(is_after) && !report.started_generation.is_some_and(knew);
+    let expired = report.state == State::Expired && job.state != State::Expired && !knew(report.generation);
+    let expired_early = expired && report.ended_at.is_some_and(|at| !is_after(at));
+    let is_otherwise = match job.desired {
+        Desired::Resolve(end) if job.state == State::Uncertain => {
+            report.state != State::Uncertain && report.state != end.state()
+        }
+        Desired::Run | Desired::Pause | Desired::Cancel(_) | Desired::Return | Desired::Resolve(_) => false,
+    };
+    began_early || began_late || expired_early || is_otherwise
+}
 
 impl Rules {
     pub(super) fn received(&mut self, link: LinkId, message: Message) {
@@ -45,11 +74,30 @@ impl Visit<'_> {
         let settling = matches!(slave.link, SlaveLink::Welcomed { .. });
         let live = slave.live() == Some(link);
         match message {
+<<<<<<< HEAD
             Message::Settled(settled) if settling => self.settled(link, settled),
             Message::Report(report) if live => self.heard(report),
             Message::Declined(declined) if live => self.declined(declined),
             Message::Machine(machine) if live => self.machine(machine),
             Message::Answer(answer) if live => return Some((answer.id, answer.answer)),
+=======
+            Message::Settled(settled) if settling => self.settled(key, link, settled),
+            Message::Report(report) if live => self.heard(key, report),
+            Message::Declined(declined) if live => self.declined(key, declined),
+            Message::Machine(machine) if live => self.machine(key, machine),
+            Message::Answer(answer) if live => {
+                let asked = self.state.asked.get(&answer.id).filter(|asked| asked.link == link).copied();
+                if let Some(asked) = asked {
+                    self.state.asked.remove(&answer.id);
+                    if asked.asked_for.is_answered_by(&answer.answer) {
+                        self.answer(asked.request, Answer::Replied(answer.answer));
+                    } else {
+                        let text = "what the slave said is no answer to what it was asked";
+                        self.refuse(asked.request, Refusal::SlaveRefused, text);
+                    }
+                }
+            }
+>>>>>>> h2-facts
             Message::Ping | Message::Pong => {}
             Message::Challenge(_)
             | Message::Hello(_)
@@ -94,10 +142,17 @@ impl Visit<'_> {
     }
 
     /// A slave's report of an attempt; in a handshake with what is known of the slave's memory.
+<<<<<<< HEAD
     pub(super) fn judge_report(&mut self, mut report: Report, settled: Option<Store>) {
         let key = self.key;
         let Some(known) = self.book().jobs.get(&report.job).map(|job| job.generation) else {
             return self.out.ignore(Ignored::MissingRecord);
+=======
+    pub(super) fn judge_report(&mut self, key: SlaveKey, report: Report, settled: Option<Store>) {
+        let mut report = self.taken(key, report);
+        let Some(job) = self.state.book.jobs.get(&report.job) else {
+            return self.effects.push(Effect::Ignored(Ignored::MissingRecord));
+>>>>>>> h2-facts
         };
         if !known.may_be_followed_by(report.generation, self.moment.node.epoch) {
             self.out.ignore(Ignored::UnknownGeneration);
@@ -154,7 +209,12 @@ impl Visit<'_> {
         let has_begun = report.state.is_started() || report.started_at.is_some();
         let stays = has_begun && job.recalled.is_some();
         let was_lost = job.state == State::Lost;
+<<<<<<< HEAD
         let link = self.record().current();
+=======
+        let link = self.state.slaves.get(&key).and_then(SlaveRecord::current);
+        let is_overtaken = is_overtaken(&job, &report);
+>>>>>>> h2-facts
         let durable_change = (job.state, job.generation) != (report.state, generation)
             || stays
             || job.report.as_ref().map(durable_report) != Some(durable_report(&report));
@@ -178,10 +238,18 @@ impl Visit<'_> {
                 if was_lost {
                     job.flags.set(Flags::LATE_RESULT);
                 }
+                if is_overtaken {
+                    job.flags.set(Flags::OVERTAKEN);
+                }
+                if is_overtaken && report.state.is_executing() && matches!(job.desired, Desired::Resolve(_)) {
+                    // It works, and its end is not a person's to say.
+                    job.desired = Desired::Run;
+                }
                 if job.is_canceled() && report.state == State::Succeeded {
                     job.flags.set(Flags::CANCEL_TOO_LATE);
                 }
             });
+<<<<<<< HEAD
             jobs.apply(id, job::Event::Reported(report.state), jobs.roster.name(key));
         } else {
             jobs.edit_volatile(id, |job| {
@@ -189,7 +257,18 @@ impl Visit<'_> {
                 job.heard_at = Some(now);
                 job.heard_on = link;
             });
+=======
+            let by = self.state.slaves.get(&key).map_or_else(String::new, |slave| slave.name.clone());
+            self.apply(id, job::Event::Reported(report.state), &by);
+            self.flag_if_twice(id);
+        } else if let Some(job) = self.state.book.jobs.get_mut(&id) {
+            job.report = Some(report.clone());
+            job.heard_at = Some(now);
+            job.heard_on = link;
+            self.stirred.insert(id);
+>>>>>>> h2-facts
         }
+        self.note_other_attempt(key, id, false);
         if report.state.is_ended() {
             let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
             self.send(Message::Forget(forget));

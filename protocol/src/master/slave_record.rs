@@ -1,6 +1,6 @@
 //! The slave record: what the master knows of one slave. Also its link, and the receipts of its handshakes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,9 @@ pub struct SlaveRecord {
     /// It has seen a later state of this master, and obeys nothing before a person has confirmed that the master was restored.
     #[serde(skip)]
     pub doubts: bool,
+    /// Jobs of which it has an attempt that does not speak for them and has not ended, by what it said since it last settled.
+    #[serde(skip)]
+    pub other_attempts: BTreeSet<JobId>,
 }
 
 /// Whether a slave is enrolled with this master.
@@ -174,6 +177,13 @@ impl Judged {
     }
 }
 
+/// The jobs that are with a slave, by its last word: those that it speaks for, and those of which it has another attempt that
+/// has not ended.
+pub fn jobs_at(state: &super::Master, slave: &SlaveRecord) -> BTreeSet<JobId> {
+    let held = state.book.held_by(slave.key).map(|job| job.id);
+    held.chain(slave.other_attempts.iter().copied()).collect()
+}
+
 impl SlaveRecord {
     pub(super) fn new(key: SlaveKey, hello: &Hello, enrolled: Enrolled) -> Self {
         Self {
@@ -198,12 +208,20 @@ impl SlaveRecord {
             contender: None,
             declining: false,
             doubts: false,
+            other_attempts: BTreeSet::new(),
         }
     }
 
     /// What of it is on disk.
     pub(super) fn durable(&self) -> Self {
-        Self { link: SlaveLink::Down, contender: None, declining: false, doubts: false, ..self.clone() }
+        Self {
+            link: SlaveLink::Down,
+            contender: None,
+            declining: false,
+            doubts: false,
+            other_attempts: BTreeSet::new(),
+            ..self.clone()
+        }
     }
 
     /// Takes over what the handshake has told of the slave itself.

@@ -8,7 +8,7 @@ use super::{Availability, Book, Enrolled, Job, SlaveRecord, Write};
 use crate::id::{Commit, Epoch, Incarnation, MasterId, SlaveKey};
 use crate::job::State;
 use crate::limits;
-use crate::message::Begun;
+use crate::message::{Begun, Question, Reply};
 use crate::slave::LinkId;
 use crate::time::Time;
 
@@ -101,6 +101,43 @@ pub struct Asked {
     pub request: RequestId,
     /// The connection on which it was asked.
     pub link: LinkId,
+    /// How it can be answered.
+    pub asked_for: AskedFor,
+}
+
+/// What a question asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AskedFor {
+    /// That something is done.
+    Deed,
+    /// A part of a job's output.
+    Output {
+        /// From which byte; the end of the output if none.
+        offset: Option<u64>,
+        /// How many bytes at most.
+        limit: u32,
+    },
+}
+
+impl AskedFor {
+    pub(super) fn of(question: &Question) -> Self {
+        match question {
+            Question::Ready { .. } | Question::Clear { .. } => Self::Deed,
+            Question::Log { offset, limit, .. } => Self::Output { offset: *offset, limit: *limit },
+        }
+    }
+
+    /// The reply is one to this: an output that begins later has a gap before, one without bytes may say how long it is.
+    pub(super) fn is_answered_by(self, reply: &Reply) -> bool {
+        match (self, reply) {
+            (_, Reply::Refused(_)) | (Self::Deed, Reply::Done) => true,
+            (Self::Output { offset: asked, limit }, Reply::Log { offset, bytes, .. }) => {
+                let is_there = bytes.is_empty() || asked.is_none_or(|asked| asked <= *offset);
+                is_there && u32::try_from(bytes.len()).is_ok_and(|length| length <= limit)
+            }
+            (Self::Deed, Reply::Log { .. }) | (Self::Output { .. }, Reply::Done) => false,
+        }
+    }
 }
 
 /// Pairs an answer with the client that waits for it, within this process.

@@ -6,7 +6,14 @@ use crate::job::State;
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
 
+<<<<<<< HEAD
 /// Everything that a slave knows of one job. A newer report replaces an older one.
+=======
+/// A job's progress when all of it is done: it is counted in thousandths.
+pub const ALL_OF_IT: u16 = 1000;
+
+/// The slave's whole truth about one job: to one job what Hello is to all.
+>>>>>>> h2-facts
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Report {
     pub job: JobId,
@@ -149,8 +156,20 @@ impl Flags {
     pub const CLAIMED: Self = Self(1 << 7);
     /// It waited when the master was restored from a backup; a slave may have done it since the backup was made.
     pub const RESTORED: Self = Self(1 << 8);
+    /// Its slave acted on an older desired state before it knew the newest one, and against it.
+    pub const OVERTAKEN: Self = Self(1 << 9);
 
-    const NAMES: [(Self, &'static str); 9] = [
+    /// What only the master says, and of one attempt.
+    pub const MASTERS_OF_ATTEMPT: Self = Self(Self::LATE_RESULT.0 | Self::OVERTAKEN.0);
+
+    /// What the master says of one attempt, and not of the job.
+    pub const OF_ATTEMPT: Self = Self(Self::CANCEL_TOO_LATE.0 | Self::MASTERS_OF_ATTEMPT.0);
+
+    /// What a slave says.
+    pub const OF_SLAVE: Self =
+        Self(Self::OVERDUE.0 | Self::CANCEL_TOO_LATE.0 | Self::MISSED_START.0 | Self::INTERRUPTED.0);
+
+    const NAMES: [(Self, &'static str); 10] = [
         (Self::OVERDUE, "overdue"),
         (Self::CANCEL_TOO_LATE, "cancel_too_late"),
         (Self::DUPLICATE, "duplicate"),
@@ -160,6 +179,7 @@ impl Flags {
         (Self::INTERRUPTED, "interrupted"),
         (Self::CLAIMED, "claimed"),
         (Self::RESTORED, "restored"),
+        (Self::OVERTAKEN, "overtaken"),
     ];
 
     /// Whether all of these are set.
@@ -175,7 +195,17 @@ impl Flags {
         self.0 &= !flags.0;
     }
 
+<<<<<<< HEAD
     /// The names of those that are set, as the REST interface and the command line show them.
+=======
+    /// Those that are among these.
+    #[must_use]
+    pub fn among(self, flags: Self) -> Self {
+        Self(self.0 & flags.0)
+    }
+
+    /// The words that people and programs see.
+>>>>>>> h2-facts
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         Self::NAMES.into_iter().filter(move |(flag, _)| self.has(*flag)).map(|(_, name)| name)
     }

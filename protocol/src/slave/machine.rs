@@ -6,7 +6,7 @@ use super::{AfterFailure, Damage, Effect, Ended, Fact, Ignored, Probed, Probing,
 use crate::id::{BootId, JobId, StoreId};
 use crate::job::{self, End, OnInterrupt, State};
 use crate::limits::{CAUSE_BYTES, clip};
-use crate::message::{Activity, Attention, Flags, MachineReport, Reason, ReasonCode, Source};
+use crate::message::{ALL_OF_IT, Activity, Attention, Flags, MachineReport, Reason, ReasonCode, Source};
 use crate::spec::{CancelMode, Desired};
 
 /// The machine's condition, from everything that the slave knows.
@@ -115,7 +115,8 @@ impl Rules {
                 if let Some(job) = self.state.jobs.get_mut(&id)
                     && job.report.state.is_executing()
                 {
-                    job.report.progress = permille.map(|permille| permille.min(1000)).or(job.report.progress);
+                    job.report.progress =
+                        permille.map(|permille| permille.min(ALL_OF_IT)).or(job.report.progress);
                     job.report.note = note.or(job.report.note.take());
                 }
             }
@@ -184,7 +185,7 @@ impl Rules {
             job.report.reason = Some(Reason::new(ReasonCode::MachineFault, ended.outcome.text.clone()));
         }
         if ended.end == End::Succeeded {
-            job.report.progress = Some(1000);
+            job.report.progress = Some(ALL_OF_IT);
             if unwanted {
                 job.report.flags.set(Flags::CANCEL_TOO_LATE);
             }
@@ -268,7 +269,8 @@ impl Rules {
                 }
             }
             Probed::Alive { paused, permille } => {
-                job.report.progress = permille.or(job.report.progress);
+                job.report.progress =
+                    permille.map(|permille| permille.min(ALL_OF_IT)).or(job.report.progress);
                 job.run.set_paused(paused);
                 let (state, desired) = (job.report.state, job.desired);
                 let source = job.run.stop_decided.unwrap_or(Source::Remote);

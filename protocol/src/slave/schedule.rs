@@ -224,8 +224,13 @@ impl Rules {
         }
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         job.report.run = job.report.run.next();
-        job.report.progress = None;
-        if !job.report.flags.has(Flags::MISSED_START) && !job.report.flags.has(Flags::INTERRUPTED) {
+        // What was told of the run before is no word of this one.
+        (job.report.progress, job.report.note) = (None, None);
+        job.report.flags.clear(Flags::OVERDUE);
+        if job.report.flags.has(Flags::INTERRUPTED) {
+            let text = "it was interrupted, and is begun again";
+            job.report.reason = Some(Reason::new(ReasonCode::Interrupted, text));
+        } else if !job.report.flags.has(Flags::MISSED_START) {
             job.report.reason = None;
         }
         let (work, spec) = (job.work(), job.spec.clone());

@@ -174,6 +174,7 @@ fn mill() -> SlaveRecord {
         contender: None,
         declining: false,
         doubts: false,
+        other_attempts: Default::default(),
     }
 }
 

@@ -134,6 +134,7 @@ fn earlier_attempt(earlier: &master::Earlier, slave: String) -> Earlier {
         slave,
         state: earlier.state.name().into(),
         claimed: earlier.basis == Basis::Claim,
+        flags: report.into_iter().flat_map(|report| report.flags.names()).map(Into::into).collect(),
         started_at: report.and_then(|report| report.started_at).map(time),
         ended_at: report.and_then(|report| report.ended_at).map(time),
         outcome: report.and_then(|report| report.outcome.as_ref()).map(outcome),

@@ -43,7 +43,7 @@ pub(in crate::rest) fn slave(state: &Master, slave: &SlaveRecord, heard: Option<
         programs: slave.programs.clone(),
         labels: slave.labels.clone(),
         capacity: slave.capacity,
-        jobs: state.book.held_by(slave.key).map(|job| job.id.to_string()).collect(),
+        jobs: master::jobs_at(state, slave).iter().map(ToString::to_string).collect(),
         clock_offset_ms: slave.clock_offset_ms,
         agent_version: slave.agent.clone(),
     }

@@ -625,6 +625,7 @@ impl Walk {
             last_contact: _,
             clock_offset_ms: _,
             receipts: _,
+            other_attempts: _,
         } = record;
         self.see((key, name, agent, enrolled, programs, labels, capacity, operating_mode, machine));
         self.see(settled_in);

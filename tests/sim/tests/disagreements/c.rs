@@ -74,6 +74,35 @@ fn c3_what_ran_before_the_store_went_back_does_not_run_again() {
 }
 
 #[test]
+fn c3_a_store_that_went_back_is_told_so_also_if_it_holds_no_job() {
+    for waits_there in [false, true] {
+        let mut world = World::new(1);
+        let node = |world: &World| world.boxes[0].state.as_ref().unwrap().node.clone();
+        let (old, store) = (world.boxes[0].disk.clone(), node(&world).store);
+        if waits_there {
+            deferred(&mut world, 3_600_000, |_| {});
+        }
+        world.cut(0);
+        reconnect(&mut world, 0);
+        world.kill_agent(0);
+        world.boxes[0].disk = old;
+        world.start_agent(0, true);
+        world.settle();
+        assert_eq!(machine(&world).attention, Some(Attention::StoreRolledBack), "{waits_there}");
+        assert_ne!(node(&world).store, store, "{waits_there}: a new store id");
+        let next = place(&mut world);
+        world.pass(20_000);
+        world.cut(0);
+        reconnect(&mut world, 0);
+        world.pass(20_000);
+        assert_eq!((world.state(next), world.begun(next)), (State::Queued, 0), "{waits_there}");
+        world.command_slave(0, SlaveCommand::Clear);
+        world.settle();
+        assert_eq!(world.state(next), State::Running, "{waits_there}: a person has looked");
+    }
+}
+
+#[test]
 fn c4_a_clone_is_refused_and_flagged_while_the_older_link_answers() {
     let (mut world, job) = running();
     let (settings, disk) = (world.boxes[0].settings.clone(), world.boxes[0].disk.clone());

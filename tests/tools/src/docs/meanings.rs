@@ -196,6 +196,10 @@ pub(super) fn flag(name: &str) -> Option<&'static str> {
         "duplicate" => "two slaves had it under way",
         "adopted" => "the master learned of it from its slave",
         "late_result" => "the outcome came after a person had given the job up",
+        "overtaken" => {
+            "its slave acted before it knew what was wanted last, and against it: it began or expired although another plan had been \
+             accepted, or ended otherwise than a person had said"
+        }
         "missed_start" => "its start was missed while the slave was off",
         "interrupted" => "its work was interrupted",
         "claimed" => {
@@ -214,7 +218,7 @@ pub(super) fn delivery_means(delivery: Delivery) -> &'static str {
         Delivery::Sent => "it is on its way to the slave",
         Delivery::PendingOnReconnect => {
             "the slave is not there: the command waits as part of the job, and counts at the next handshake if it is still the \
-             newest"
+             newest; if the slave has acted otherwise by then, the job is flagged `overtaken` or `cancel_too_late`"
         }
         Delivery::TooLate => "what it was to prevent has happened",
     }

@@ -1,0 +1,77 @@
+//! What of a slave's words is taken: what is not its to say is left out, and what makes no sense is not shown.
+//!
+//! A job's outcome is not lost for a field beside it that is wrong, so such a report is not refused: see [`limits`](crate::limits)
+//! for what is.
+
+use super::Rules;
+use crate::id::SlaveKey;
+use crate::message::{ALL_OF_IT, Flags, Record, Report};
+use crate::spec::{Gate, StartRule};
+use crate::time::{Millis, Time};
+
+/// By how much a slave's idea of the master's time may be ahead: a clock that is set back takes its slaves' earlier stamps with it.
+const AHEAD: Millis = Millis::seconds(3600);
+
+/// The last moment that can be written as a date of four digits for the year.
+const LAST: Time = Time(253_402_300_799_999);
+
+/// How far a job is, if it can be that far.
+pub(super) fn progress(said: Option<u16>) -> Option<u16> {
+    said.filter(|permille| *permille <= ALL_OF_IT)
+}
+
+impl Rules {
+    /// What is taken of a slave's report. What it says of times is within what can be, and else as it was known before.
+    pub(super) fn taken(&self, key: SlaveKey, report: Report) -> Report {
+        let job = self.state.book.jobs.get(&report.job);
+        let known = job.as_ref().and_then(|job| {
+            let is_current = super::handshake::is_current(job, key, report.attempt);
+            job.report.as_ref().filter(|_| is_current)
+        });
+        let made = job.as_ref().map_or(Time(0), |job| job.created_at);
+        taken(report, known, made, self.now)
+    }
+
+    /// What is taken of the record of a job that the master does not know.
+    pub(super) fn taken_up(&self, record: Record) -> Record {
+        let at = |at: Option<Time>| at.map(|at| at.clamp(Time(0), LAST));
+        let StartRule { not_before, deadline, gate, .. } = record.start;
+        let gate = match gate {
+            Gate::Released { latest } => Gate::Released { latest: latest.clamp(Time(0), LAST) },
+            Gate::Open | Gate::Held => gate,
+        };
+        let start = StartRule { not_before: at(not_before), deadline: at(deadline), gate, ..record.start };
+        Record { report: taken(record.report, None, Time(0), self.now), start, ..record }
+    }
+}
+
+fn taken(report: Report, known: Option<&Report>, made: Time, now: Time) -> Report {
+    let has_ended = report.state.is_ended();
+    let accepted_at = within(report.accepted_at, known.map(|known| known.accepted_at), made.min(now), now);
+    let started_at =
+        report.started_at.map(|at| within(at, known.and_then(|known| known.started_at), accepted_at, now));
+    let began = started_at.unwrap_or(accepted_at);
+    let ended_at = report.ended_at.filter(|_| has_ended);
+    let ended_at = ended_at.map(|at| within(at, known.and_then(|known| known.ended_at), began, now));
+    Report {
+        progress: progress(report.progress),
+        outcome: report.outcome.filter(|_| has_ended),
+        flags: report.flags.among(Flags::OF_SLAVE),
+        accepted_at,
+        started_at,
+        ended_at,
+        ..report
+    }
+}
+
+/// A moment that a slave says, if it can be; else the one that is known, so that it does not move with each report, or the nearest
+/// that can be.
+fn within(said: Time, known: Option<Time>, earliest: Time, now: Time) -> Time {
+    let latest = now.after(AHEAD).max(earliest);
+    if (earliest..=latest).contains(&said) {
+        return said;
+    }
+    known
+        .filter(|known| (earliest..=latest).contains(known))
+        .unwrap_or(said.clamp(earliest, now.max(earliest)))
+}

@@ -1,0 +1,254 @@
+//! What people want of a job that comes too late or contradicts what was said before: it leaves a trace, or is refused.
+
+use reloop_protocol::id::JobId;
+use reloop_protocol::job::{End, State};
+use reloop_protocol::master::{self, Answer, Delivery, JobCommand, Refusal, RequestId};
+use reloop_protocol::message::Flags;
+use reloop_protocol::slave::Local;
+use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
+use reloop_protocol::time::Millis;
+use reloop_sim::world::{Machine, World};
+
+use crate::stage::*;
+
+fn reschedule(world: &World, not_before: Option<i64>, deadline: Option<i64>) -> JobCommand {
+    let at = |ms: Option<i64>| ms.and_then(|ms| later(world, ms));
+    JobCommand::Reschedule { not_before: at(not_before), deadline: at(deadline), late: Late::Hold }
+}
+
+fn taken(job: JobId, delivery: Delivery) -> Option<Answer> {
+    Some(Answer::Taken(vec![(job, delivery)]))
+}
+
+fn refusal(answer: Option<Answer>) -> Option<(Refusal, String)> {
+    match answer {
+        Some(Answer::Refused(refusal, text)) => Some((refusal, text)),
+        _ => None,
+    }
+}
+
+/// A job for a moment twenty seconds from now, at a slave that is away.
+fn planned(change: impl FnOnce(&World, &mut reloop_protocol::master::Order)) -> (World, JobId) {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = 60_000;
+    let mut order = world.order("mill");
+    order.start.not_before = later(&world, 20_000);
+    change(&world, &mut order);
+    let job = world.place(order);
+    world.settle();
+    assert_eq!(world.state(job), State::Accepted);
+    world.cut(0);
+    (world, job)
+}
+
+fn is_overtaken(world: &World, job: JobId) -> bool {
+    world.job(job).flags.has(Flags::OVERTAKEN)
+}
+
+#[test]
+fn a_plan_that_came_after_the_start_is_said_to_have_been_overtaken() {
+    for (not_before, deadline, overtaken) in [
+        (Some(3_600_000), None, true),
+        (None, Some(10_000), true),
+        // What it did is what was wanted, although it did not know that.
+        (Some(15_000), None, false),
+        (None, Some(3_600_000), false),
+        (None, None, false),
+    ] {
+        for ended in [false, true] {
+            let (mut world, job) = planned(|_, _| {});
+            let command = reschedule(&world, not_before, deadline);
+            assert_eq!(world.command(job, command), taken(job, Delivery::PendingOnReconnect));
+            assert!(!is_overtaken(&world, job), "nobody knows yet");
+            world.pass(if ended { 90_000 } else { 22_000 });
+            world.plug(0);
+            world.settle();
+            let case = (not_before, deadline, ended);
+            assert_eq!(world.state(job), if ended { State::Succeeded } else { State::Running }, "{case:?}");
+            assert_eq!(is_overtaken(&world, job), overtaken, "{case:?}");
+            world.pass(90_000);
+            assert_eq!(is_overtaken(&world, job), overtaken, "{case:?}: it stays so");
+        }
+    }
+}
+
+#[test]
+fn a_plan_that_its_slave_knew_in_time_is_not_overtaken() {
+    let (mut world, job) = planned(|_, _| {});
+    let command = reschedule(&world, Some(40_000), None);
+    world.command(job, command);
+    world.plug(0);
+    world.settle();
+    world.cut(0);
+    // What is said later is no plan.
+    world.command(job, JobCommand::Pause);
+    world.command(job, JobCommand::Resume);
+    world.pass(50_000);
+    world.plug(0);
+    world.settle();
+    assert_eq!((world.state(job), is_overtaken(&world, job)), (State::Running, false));
+    // Nor is one that a person's word to start now has gone before.
+    let (mut world, job) = planned(|_, _| {});
+    world.command(job, JobCommand::Release { valid: Millis::seconds(600) });
+    world.plug(0);
+    world.settle();
+    assert_eq!((world.state(job), is_overtaken(&world, job)), (State::Running, false));
+}
+
+#[test]
+fn a_longer_window_that_its_slave_did_not_know_when_the_old_one_closed_has_been_overtaken() {
+    for (deadline, overtaken) in [(Some(3_600_000), true), (None, true), (Some(5_000), false)] {
+        let (mut world, job) = planned(|world, order| {
+            order.start.gate = Gate::Held;
+            order.start.deadline = later(world, 30_000);
+        });
+        let command = reschedule(&world, None, deadline);
+        world.command(job, command);
+        world.pass(40_000);
+        world.plug(0);
+        world.settle();
+        assert_eq!(
+            (world.state(job), is_overtaken(&world, job)),
+            (State::Expired, overtaken),
+            "{deadline:?}"
+        );
+    }
+}
+
+#[test]
+fn what_contradicts_a_cancel_on_its_way_is_refused_and_told_what_that_is() {
+    for online in [true, false] {
+        let (mut world, job) = planned(|_, _| {});
+        if online {
+            world.plug(0);
+            world.settle();
+        }
+        let plan = reschedule(&world, Some(3_600_000), None);
+        let release = JobCommand::Release { valid: Millis::seconds(600) };
+        world.command(job, JobCommand::Cancel(CancelMode::SafePoint));
+        let wanted = world.find_job(job).unwrap().into_owned();
+        for command in [plan, release, JobCommand::Pause, JobCommand::Resume] {
+            let answer = world.command(job, command);
+            if wanted.state.is_ended() {
+                assert_eq!(answer, taken(job, Delivery::TooLate), "{command:?}");
+                continue;
+            }
+            let (why, text) = refusal(answer).expect("it is refused");
+            assert_eq!(why, Refusal::WrongState(wanted.state), "{command:?}");
+            assert!(text.contains("canceled"), "{text}");
+            assert_eq!((world.job(job).start, world.job(job).desired), (wanted.start, wanted.desired));
+        }
+        world.plug(0);
+        world.settle();
+        assert_eq!(world.state(job), State::Canceled);
+    }
+}
+
+/// A job of which its slave can't say how it ended.
+fn doubted() -> (World, JobId) {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let job = place_as(&mut world, |_| {});
+    world.boxes[0].machine.silent = true;
+    world.kill_agent(0);
+    world.start_agent(0, true);
+    world.pass(10_000);
+    assert_eq!(world.state(job), State::Uncertain);
+    (world, job)
+}
+
+#[test]
+fn of_several_people_who_say_how_a_job_ended_the_first_counts_and_the_others_are_told_so() {
+    for online in [true, false] {
+        let (mut world, job) = doubted();
+        if !online {
+            world.cut(0);
+        }
+        let delivery = if online { Delivery::Sent } else { Delivery::PendingOnReconnect };
+        assert_eq!(world.command(job, JobCommand::Resolve(End::Succeeded)), taken(job, delivery));
+        let others = [
+            JobCommand::Resolve(End::Failed),
+            JobCommand::Resolve(End::Stopped),
+            JobCommand::Cancel(CancelMode::Now),
+            JobCommand::Pause,
+            JobCommand::Resume,
+        ];
+        for command in others {
+            let (why, text) = refusal(world.command(job, command)).expect("it is refused");
+            assert_eq!(why, Refusal::WrongState(State::Uncertain), "{command:?}");
+            assert!(text.contains("succeeded"), "{text}");
+        }
+        let same = world.command(job, JobCommand::Resolve(End::Succeeded));
+        assert_eq!(same, taken(job, delivery), "who says the same is right too");
+        world.plug(0);
+        world.settle();
+        assert_eq!(world.state(job), State::Succeeded);
+        assert!(!is_overtaken(&world, job));
+    }
+}
+
+#[test]
+fn what_a_person_said_of_a_job_that_ended_otherwise_or_works_again_has_been_overtaken() {
+    // A person at the machine was first.
+    let (mut world, job) = doubted();
+    world.cut(0);
+    world.command(job, JobCommand::Resolve(End::Succeeded));
+    world.local(0, Local::Resolve { job: None, end: End::Failed }).unwrap().unwrap();
+    world.plug(0);
+    world.settle();
+    assert_eq!((world.state(job), is_overtaken(&world, job)), (State::Failed, true));
+    // The machine has found its voice.
+    let (mut seat, report) = runs_live();
+    drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
+    seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
+    let resolve = JobCommand::Resolve(End::Failed);
+    seat.step(master::Event::JobsCommanded {
+        request: RequestId(1),
+        jobs: vec![report.job],
+        command: resolve,
+    });
+    let works = numbered(&report, 12, State::Running);
+    let step = shakes(&mut seat, (vec![], vec![]), vec![row_of(&works)], (vec![works], vec![]));
+    assert!(step.archived.is_empty());
+    let job = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+    assert_eq!((job.state, job.desired), (State::Running, Desired::Run));
+    assert!(job.flags.has(Flags::OVERTAKEN));
+    let pause = JobCommand::Pause;
+    let event =
+        master::Event::JobsCommanded { request: RequestId(2), jobs: vec![report.job], command: pause };
+    let effects = seat.step(event);
+    let answer = Answer::Taken(vec![(report.job, Delivery::Sent)]);
+    assert!(effects.contains(&master::Effect::Answer { request: RequestId(2), answer }));
+}
+
+#[test]
+fn of_an_attempt_that_was_given_up_the_first_word_of_a_person_counts_too() {
+    for tried_again in [false, true] {
+        let (mut world, job) = doubted();
+        world.command(job, JobCommand::Abandon);
+        assert_eq!(world.state(job), State::Lost);
+        if tried_again {
+            let second = world.add_slave("second");
+            world.boxes[second].machine.length_ms = 60_000;
+            world.settle();
+            world.command(job, JobCommand::Retry);
+            world.settle();
+            assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(second)));
+        }
+        world.swallow(0);
+        assert_eq!(world.command(job, JobCommand::Resolve(End::Failed)), taken(job, Delivery::Sent));
+        for end in [End::Succeeded, End::Failed] {
+            let (_, text) = refusal(world.command(job, JobCommand::Resolve(end))).expect("it is refused");
+            assert!(text.contains("failed"), "{text}");
+        }
+        // The word was lost with the link: its slave asks again, and is answered.
+        world.cut(0);
+        world.plug(0);
+        world.settle();
+        assert_eq!(world.command(job, JobCommand::Resolve(End::Succeeded)), taken(job, Delivery::Sent));
+        world.settle();
+        let job = world.job(job);
+        let first = job.earlier.iter().find(|earlier| earlier.attempt.0 == 1);
+        assert_eq!(first.map_or(job.state, |first| first.state), State::Succeeded, "{tried_again}");
+    }
+}

@@ -14,9 +14,6 @@ pub enum End {
     Stopped,
 }
 
-<<<<<<< HEAD
-/// What an order says about work that was interrupted and whose outcome the machine does not know.
-=======
 impl End {
     /// The state of a job that ended so.
     pub fn state(self) -> State {
@@ -28,8 +25,7 @@ impl End {
     }
 }
 
-/// What an order says about work that was interrupted and whose outcome nobody can know.
->>>>>>> h2-facts
+/// What an order says about work that was interrupted and whose outcome the machine does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum OnInterrupt {
     /// The job becomes uncertain, and a person says how it ended.

@@ -4,7 +4,7 @@ use self::Rejection::*;
 use self::Transition::{To, Unchanged};
 use super::Event::{self, *};
 use super::State::{self, *};
-use super::{End, OnInterrupt};
+use super::OnInterrupt;
 
 /// What follows from an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -215,13 +215,8 @@ fn look_up(state: State, event: Event) -> Transition {
         Uncertain => match event {
             Resolved(end) => To(end.state()),
             Abandoned => To(Lost),
-<<<<<<< HEAD
             // The machine can say again what it does.
-            MachineEnded(end) => To(ended(end)),
-=======
-            // The machine found its voice again.
             MachineEnded(end) => To(end.state()),
->>>>>>> h2-facts
             FoundAlive { paused } => To(alive(paused)),
             MachineStarted | MachineResumed => To(Running),
             MachinePaused => To(Paused),
@@ -322,19 +317,7 @@ fn interrupted(policy: OnInterrupt) -> State {
     }
 }
 
-<<<<<<< HEAD
-fn ended(end: End) -> State {
-    match end {
-        End::Succeeded => Succeeded,
-        End::Failed => Failed,
-        End::Stopped => Canceled,
-    }
-}
-
 /// A slave reported this state of a job that it holds.
-=======
-/// The slave's word about a job that it holds.
->>>>>>> h2-facts
 fn reported(state: State) -> Transition {
     if state.is_slaves_word() { To(state) } else { rejected(NotASlavesState) }
 }

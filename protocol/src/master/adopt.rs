@@ -11,19 +11,11 @@ const ORDER_JOBS: usize = 1000;
 
 impl Visit<'_> {
     /// The master takes a job up from its slave.
-<<<<<<< HEAD
     pub(super) fn adopt(&mut self, record: Record) {
-        let Record { spec, start, report } = record;
+        let Record { spec, start, report } = self.taken_up(record);
         let (key, id) = (self.key, report.job);
         if self.book().jobs.contains_key(&id) {
             return self.out.ignore(Ignored::UnrequestedRecord);
-=======
-    pub(super) fn adopt(&mut self, key: SlaveKey, record: Record) {
-        let Record { spec, start, report } = self.taken_up(record);
-        let id = report.job;
-        if self.state.book.jobs.contains_key(&id) {
-            return self.effects.push(Effect::Ignored(Ignored::UnrequestedRecord));
->>>>>>> h2-facts
         }
         if !report.state.is_ended() && self.book().held_by(key).count() >= limits::ROWS {
             return self.out.ignore(Ignored::TooManyJobs);

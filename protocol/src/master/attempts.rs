@@ -58,7 +58,7 @@ impl Visit<'_> {
             self.out.ignore(Ignored::NeverAssigned);
         }
         if basis != Basis::Claim {
-            self.note_other_attempt(key, id, !said.is_ended());
+            self.note_other_attempt(id, !said.is_ended());
         }
         let generation = report.generation;
         if (is_news || basis != Basis::Claim) && is_kept {
@@ -95,15 +95,14 @@ impl Visit<'_> {
     }
 
     /// Keeps in mind whether a slave has an attempt of the job that does not speak for it.
-    pub(super) fn note_other_attempt(&mut self, key: SlaveKey, id: JobId, is_there: bool) {
-        let Some(slave) = self.state.slaves.get_mut(&key) else { return };
-        let has_changed = match is_there {
+    pub(super) fn note_other_attempt(&mut self, id: JobId, is_there: bool) {
+        if self.record().other_attempts.contains(&id) == is_there {
+            return;
+        }
+        self.edit_volatile(|slave| match is_there {
             true => slave.other_attempts.insert(id),
             false => slave.other_attempts.remove(&id),
-        };
-        if has_changed {
-            self.stirred_slaves.insert(key);
-        }
+        });
     }
 
     /// What follows from another attempt, of which its slave has just spoken.
@@ -188,10 +187,7 @@ impl Jobs<'_> {
 
     /// The attempt that speaks has changed: another one may speak from here on.
     pub(super) fn weigh(&mut self, id: JobId) {
-<<<<<<< HEAD
         let Some(job) = self.get(id) else { return };
-=======
-        let Some(job) = self.state.book.jobs.get(&id) else { return };
         let standing = |other: &Earlier| match other.basis {
             // What was contested counts like an earlier one after its rival has changed, unless the rival is not there.
             Basis::Gap if other.attempt > job.attempt && job.speaker(other) == Speaker::Vanished => {
@@ -199,7 +195,6 @@ impl Jobs<'_> {
             }
             Basis::Gap | Basis::Claim | Basis::Assigned => Standing::Earlier,
         };
->>>>>>> h2-facts
         let takes_over = |other: &&Earlier| {
             let line = weigh(job.speaker(other), other.class(), standing(other));
             other.basis != Basis::Claim && line.outcome == Outcome::Take
@@ -222,7 +217,7 @@ impl Jobs<'_> {
     /// Flags the job if another attempt was done as well, or is under way at another slave as well, whichever of them the master
     /// has known of for longer.
     pub(super) fn flag_if_twice(&mut self, id: JobId) {
-        let Some(job) = self.state.book.jobs.get(&id) else { return };
+        let Some(job) = self.get(id) else { return };
         let is_twice = |other: &Earlier| {
             let is_its_word = other.report.as_ref().is_some_and(|report| report.state == other.state);
             let is_done_too = job.state == State::Succeeded && other.state == State::Succeeded;

@@ -3,13 +3,8 @@
 use super::jobs::Jobs;
 use super::visit::Visit;
 use super::{
-<<<<<<< HEAD
-    Answer, Asked, Delivery, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId, Rules,
-    SlaveCommand, SlaveRecord, Token, Write,
-=======
     Answer, Asked, AskedFor, Delivery, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId,
-    Rules, SlaveCommand, SlaveLink, SlaveRecord, Token, Write,
->>>>>>> h2-facts
+    Rules, SlaveCommand, SlaveRecord, Token, Write,
 };
 use crate::id::{JobId, OrderId, Run, SlaveKey};
 use crate::job::{self, End, State};
@@ -251,18 +246,13 @@ impl Jobs<'_> {
             let earlier = wondering.min_by_key(|earlier| earlier.basis)?;
             Some((earlier.attempt, earlier.holder, earlier.report.as_ref()?))
         };
-<<<<<<< HEAD
-        let (attempt, holder, generation) = itself().or_else(earlier)?;
-        let Some(link) = self.roster.live(holder) else {
-=======
         let (attempt, holder, report) = itself().or_else(earlier)?;
         let is_said = |reason: &&Reason| reason.code == ReasonCode::Resolved;
         if let Some(said) = report.reason.as_ref().filter(is_said) {
             return Some(Err((Refusal::WrongState(job.state), said.text.clone())));
         }
         let generation = report.generation;
-        let Some(link) = self.state.slaves.get(&holder).and_then(SlaveRecord::live) else {
->>>>>>> h2-facts
+        let Some(link) = self.roster.live(holder) else {
             let text = format!("the slave that holds attempt {attempt} is not connected");
             return Some(Err((Refusal::SlaveOffline, text)));
         };
@@ -272,10 +262,7 @@ impl Jobs<'_> {
             desired: Desired::Resolve(end),
             ..job.desired_state(false)
         };
-<<<<<<< HEAD
         self.out.send(link, Message::DesiredState(desired_state));
-=======
-        self.send(link, Message::DesiredState(desired_state));
         // Until its slave speaks of the attempt again.
         let said = Reason::new(ReasonCode::Resolved, already_said(end));
         self.edit(id, |job| {
@@ -285,7 +272,6 @@ impl Jobs<'_> {
             let own = job.report.as_mut().filter(|report| report.attempt == attempt);
             reports.chain(own).for_each(|report| report.reason = Some(said.clone()));
         });
->>>>>>> h2-facts
         Some(Ok(Delivery::Sent))
     }
 
@@ -392,14 +378,9 @@ impl Rules {
         }
         let id = self.state.next_ask;
         self.state.next_ask = self.state.next_ask.wrapping_add(1);
-<<<<<<< HEAD
-        self.state.asked.insert(id, Asked { request, link });
-        self.out.send(link, Message::Ask(Ask { id, question }));
-=======
         let asked_for = AskedFor::of(&question);
         self.state.asked.insert(id, Asked { request, link, asked_for });
-        self.send(link, Message::Ask(Ask { id, question }));
->>>>>>> h2-facts
+        self.out.send(link, Message::Ask(Ask { id, question }));
     }
 
     pub(super) fn token_made(&mut self, request: RequestId, hash: [u8; 32], token: Token) {

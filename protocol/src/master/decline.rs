@@ -78,7 +78,7 @@ impl Visit<'_> {
             job.earlier[at].state = State::Lost;
             job.earlier[at].report = None;
         });
-        self.note_other_attempt(key, id, false);
+        self.note_other_attempt(id, false);
     }
 }
 

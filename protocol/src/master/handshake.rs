@@ -117,33 +117,24 @@ impl Rules {
         );
         if same_box {
             // Half-open: the slave knows better which of its links is its own.
-<<<<<<< HEAD
+            let is_contended = slave.contender.is_some();
             self.supersede(key, older, "a newer connection of the same slave took over");
-            return self.answer_hello(link, hello);
-=======
-            slave.link = SlaveLink::Down;
-            self.state.links.insert(older, None);
-            self.unanswer(older);
-            self.close(
-                older,
-                CloseCode::Superseded,
-                "a newer connection of the same slave took over".to_owned(),
-            );
-            self.welcome(link, hello);
-            if self.state.slaves.get(&key).is_some_and(|slave| slave.contender.is_some()) {
+            self.answer_hello(link, hello);
+            if is_contended {
                 // Another box waits for the answer of the link that has just ended: it waits for this one's instead.
-                self.effects.push(Effect::Probe { link });
+                self.out.probe(link);
             }
             return;
         }
         let is_same_box =
-            |other: &mut Contender| other.hello.store == hello.store && other.hello.boot == hello.boot;
-        if let Some(waiting) = slave.contender.take_if(is_same_box) {
-            slave.contender = Some(Contender { link, hello });
-            self.state.links.insert(waiting.link, None);
-            let text = "a newer connection of the same box waits in its place".to_owned();
-            return self.close(waiting.link, CloseCode::Superseded, text);
->>>>>>> h2-facts
+            |other: &Contender| other.hello.store == hello.store && other.hello.boot == hello.boot;
+        if let Some(waiting) = slave.contender.as_ref().filter(|other| is_same_box(other)) {
+            let waiting = waiting.link;
+            visit.edit_volatile(|slave| slave.contender = Some(Contender { link, hello }));
+            self.state.links.insert(link, Some(key));
+            self.state.links.insert(waiting, None);
+            let text = "a newer connection of the same box waits in its place";
+            return self.out.close(waiting, CloseCode::Superseded, text);
         }
         if slave.contender.is_some() {
             let text = "two boxes say that they are this slave; one of them is being asked".to_owned();
@@ -268,12 +259,6 @@ impl Visit<'_> {
                 desired_state,
             });
         }
-<<<<<<< HEAD
-        let welcome = self.welcome_to(&hello, rulings);
-        let since = self.moment.now;
-        self.begin_handshake(SlaveLink::Welcomed { link, hello, store, judged, since }, doubts);
-        self.out.send(link, Message::Welcome(welcome));
-=======
         if store == Store::RolledBack && rulings.iter().all(|ruling| ruling.verdict != Verdict::Quarantine) {
             // None of its jobs tells the slave that its memory went back in time: a ruling that names no job does.
             rulings.push(Ruling {
@@ -284,26 +269,10 @@ impl Visit<'_> {
                 desired_state: None,
             });
         }
-        let welcome = Welcome {
-            protocol: PROTOCOL.common(hello.protocol).unwrap_or(PROTOCOL.newest),
-            session: hello.session,
-            binding: binding_of(&self.state),
-            operating_mode,
-            rulings,
-        };
-        let now = self.now;
-        if let Some(slave) = self.state.slaves.get_mut(&key) {
-            slave.doubts = doubts;
-            slave.link = SlaveLink::Welcomed { link, hello, store, judged, since: now };
-        }
-        if doubts {
-            self.state.doubted_by.insert(key);
-        } else {
-            self.state.doubted_by.remove(&key);
-        }
-        self.state.links.insert(link, Some(key));
-        self.send(link, Message::Welcome(welcome));
->>>>>>> h2-facts
+        let welcome = self.welcome_to(&hello, rulings);
+        let since = self.moment.now;
+        self.begin_handshake(SlaveLink::Welcomed { link, hello, store, judged, since }, doubts);
+        self.out.send(link, Message::Welcome(welcome));
     }
 
     /// What is known of the memory that the slave speaks from.
@@ -409,35 +378,10 @@ impl Visit<'_> {
             // A doubted master may be an old copy: it takes up no attempts that it has no record of before a person confirms it.
             self.moment.gap_of = (self.record().settled_in != epoch).then_some(key);
         }
-<<<<<<< HEAD
         self.edit(|slave| slave.settle(&hello, settled.machine.clone(), epoch, since, now));
         let number = self.record().receipts;
         let judged = self.settle_jobs(&hello, store, judged, settled);
         self.out.persist.push(Write::Receipt(Box::new(Receipt {
-=======
-        slave.last_contact = Some(now);
-        slave.declining = false;
-        // It tells anew of each attempt that does not speak for its job.
-        slave.other_attempts.clear();
-        slave.receipts = slave.receipts.wrapping_add(1);
-        let number = slave.receipts;
-        // A master that was restored has forgotten how often people decided: its word has to be newer than any of those.
-        if let Some(obeyed) = slave.machine.as_ref().map(|machine| machine.operating_mode)
-            && obeyed.generation.0 <= slave.operating_mode.generation.0.saturating_add(DECISIONS_AHEAD)
-            && (obeyed.generation > slave.operating_mode.generation
-                || obeyed.generation == slave.operating_mode.generation
-                    && obeyed.mode != slave.operating_mode.mode)
-        {
-            slave.operating_mode.generation = if obeyed.mode == slave.operating_mode.mode {
-                obeyed.generation
-            } else {
-                obeyed.generation.next()
-            };
-        }
-        self.touch_slave(key);
-        let judged = self.settle_jobs(key, &hello, store, judged, settled);
-        self.persist.push(Write::Receipt(Box::new(Receipt {
->>>>>>> h2-facts
             slave: key,
             number: number % RECEIPTS,
             at: now,

@@ -3,16 +3,10 @@
 use super::handshake::is_current;
 use super::jobs::Jobs;
 use super::order::durable_report;
-<<<<<<< HEAD
 use super::slave_record::{Enrolled, SlaveLink};
 use super::visit::Visit;
-use super::{Answer, Ignored, Job, RetryOn, Rules};
-use crate::id::{Epoch, JobId};
-=======
-use super::slave_record::{Enrolled, SlaveLink, SlaveRecord};
-use super::{Answer, Effect, Ignored, Job, Refusal, Rules};
-use crate::id::{Epoch, Generation, JobId, SlaveKey};
->>>>>>> h2-facts
+use super::{Answer, Ignored, Job, Refusal, RetryOn, Rules};
+use crate::id::{Epoch, Generation, JobId};
 use crate::job::{self, State};
 use crate::message::{
     CloseCode, Flags, Forget, MachineReport, Message, Reason, ReasonCode, Reply, Report, Row,
@@ -54,7 +48,12 @@ impl Rules {
             && self.state.asked.get(&id).is_some_and(|asked| asked.link == link)
             && let Some(asked) = self.state.asked.remove(&id)
         {
-            self.out.answer(asked.request, Answer::Replied(reply));
+            if asked.asked_for.is_answered_by(&reply) {
+                self.out.answer(asked.request, Answer::Replied(reply));
+            } else {
+                let text = "what the slave said is no answer to what it was asked";
+                self.out.refuse(asked.request, Refusal::SlaveRefused, text);
+            }
         }
     }
 }
@@ -74,30 +73,11 @@ impl Visit<'_> {
         let settling = matches!(slave.link, SlaveLink::Welcomed { .. });
         let live = slave.live() == Some(link);
         match message {
-<<<<<<< HEAD
             Message::Settled(settled) if settling => self.settled(link, settled),
             Message::Report(report) if live => self.heard(report),
             Message::Declined(declined) if live => self.declined(declined),
             Message::Machine(machine) if live => self.machine(machine),
             Message::Answer(answer) if live => return Some((answer.id, answer.answer)),
-=======
-            Message::Settled(settled) if settling => self.settled(key, link, settled),
-            Message::Report(report) if live => self.heard(key, report),
-            Message::Declined(declined) if live => self.declined(key, declined),
-            Message::Machine(machine) if live => self.machine(key, machine),
-            Message::Answer(answer) if live => {
-                let asked = self.state.asked.get(&answer.id).filter(|asked| asked.link == link).copied();
-                if let Some(asked) = asked {
-                    self.state.asked.remove(&answer.id);
-                    if asked.asked_for.is_answered_by(&answer.answer) {
-                        self.answer(asked.request, Answer::Replied(answer.answer));
-                    } else {
-                        let text = "what the slave said is no answer to what it was asked";
-                        self.refuse(asked.request, Refusal::SlaveRefused, text);
-                    }
-                }
-            }
->>>>>>> h2-facts
             Message::Ping | Message::Pong => {}
             Message::Challenge(_)
             | Message::Hello(_)
@@ -142,17 +122,11 @@ impl Visit<'_> {
     }
 
     /// A slave's report of an attempt; in a handshake with what is known of the slave's memory.
-<<<<<<< HEAD
-    pub(super) fn judge_report(&mut self, mut report: Report, settled: Option<Store>) {
+    pub(super) fn judge_report(&mut self, report: Report, settled: Option<Store>) {
         let key = self.key;
+        let mut report = self.taken(report);
         let Some(known) = self.book().jobs.get(&report.job).map(|job| job.generation) else {
             return self.out.ignore(Ignored::MissingRecord);
-=======
-    pub(super) fn judge_report(&mut self, key: SlaveKey, report: Report, settled: Option<Store>) {
-        let mut report = self.taken(key, report);
-        let Some(job) = self.state.book.jobs.get(&report.job) else {
-            return self.effects.push(Effect::Ignored(Ignored::MissingRecord));
->>>>>>> h2-facts
         };
         if !known.may_be_followed_by(report.generation, self.moment.node.epoch) {
             self.out.ignore(Ignored::UnknownGeneration);
@@ -209,12 +183,8 @@ impl Visit<'_> {
         let has_begun = report.state.is_started() || report.started_at.is_some();
         let stays = has_begun && job.recalled.is_some();
         let was_lost = job.state == State::Lost;
-<<<<<<< HEAD
         let link = self.record().current();
-=======
-        let link = self.state.slaves.get(&key).and_then(SlaveRecord::current);
         let is_overtaken = is_overtaken(&job, &report);
->>>>>>> h2-facts
         let durable_change = (job.state, job.generation) != (report.state, generation)
             || stays
             || job.report.as_ref().map(durable_report) != Some(durable_report(&report));
@@ -249,32 +219,22 @@ impl Visit<'_> {
                     job.flags.set(Flags::CANCEL_TOO_LATE);
                 }
             });
-<<<<<<< HEAD
             jobs.apply(id, job::Event::Reported(report.state), jobs.roster.name(key));
+            jobs.flag_if_twice(id);
         } else {
             jobs.edit_volatile(id, |job| {
                 job.report = Some(report.clone());
                 job.heard_at = Some(now);
                 job.heard_on = link;
             });
-=======
-            let by = self.state.slaves.get(&key).map_or_else(String::new, |slave| slave.name.clone());
-            self.apply(id, job::Event::Reported(report.state), &by);
-            self.flag_if_twice(id);
-        } else if let Some(job) = self.state.book.jobs.get_mut(&id) {
-            job.report = Some(report.clone());
-            job.heard_at = Some(now);
-            job.heard_on = link;
-            self.stirred.insert(id);
->>>>>>> h2-facts
         }
-        self.note_other_attempt(key, id, false);
+        self.note_other_attempt(id, false);
         if report.state.is_ended() {
             let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
             self.send(Message::Forget(forget));
             self.jobs().try_again(id);
         } else {
-            jobs.tell(id);
+            self.jobs().tell(id);
         }
     }
 }

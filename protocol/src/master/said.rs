@@ -3,8 +3,7 @@
 //! A job's outcome is not lost for a field beside it that is wrong, so such a report is not refused: see [`limits`](crate::limits)
 //! for what is.
 
-use super::Rules;
-use crate::id::SlaveKey;
+use super::visit::Visit;
 use crate::message::{ALL_OF_IT, Flags, Record, Report};
 use crate::spec::{Gate, StartRule};
 use crate::time::{Millis, Time};
@@ -20,16 +19,16 @@ pub(super) fn progress(said: Option<u16>) -> Option<u16> {
     said.filter(|permille| *permille <= ALL_OF_IT)
 }
 
-impl Rules {
+impl Visit<'_> {
     /// What is taken of a slave's report. What it says of times is within what can be, and else as it was known before.
-    pub(super) fn taken(&self, key: SlaveKey, report: Report) -> Report {
-        let job = self.state.book.jobs.get(&report.job);
+    pub(super) fn taken(&self, report: Report) -> Report {
+        let job = self.book().jobs.get(&report.job);
         let known = job.as_ref().and_then(|job| {
-            let is_current = super::handshake::is_current(job, key, report.attempt);
+            let is_current = super::handshake::is_current(job, self.key, report.attempt);
             job.report.as_ref().filter(|_| is_current)
         });
         let made = job.as_ref().map_or(Time(0), |job| job.created_at);
-        taken(report, known, made, self.now)
+        taken(report, known, made, self.moment.now)
     }
 
     /// What is taken of the record of a job that the master does not know.
@@ -41,7 +40,7 @@ impl Rules {
             Gate::Open | Gate::Held => gate,
         };
         let start = StartRule { not_before: at(not_before), deadline: at(deadline), gate, ..record.start };
-        Record { report: taken(record.report, None, Time(0), self.now), start, ..record }
+        Record { report: taken(record.report, None, Time(0), self.moment.now), start, ..record }
     }
 }
 

@@ -246,6 +246,8 @@ impl SlaveRecord {
         }
         self.last_contact = Some(now);
         self.declining = false;
+        // It tells anew of each attempt that does not speak for its job.
+        self.other_attempts.clear();
         self.receipts = self.receipts.wrapping_add(1);
         self.outbid(machine.operating_mode);
         self.machine = Some(machine);

@@ -6,14 +6,10 @@ use crate::job::State;
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
 
-<<<<<<< HEAD
-/// Everything that a slave knows of one job. A newer report replaces an older one.
-=======
 /// A job's progress when all of it is done: it is counted in thousandths.
 pub const ALL_OF_IT: u16 = 1000;
 
-/// The slave's whole truth about one job: to one job what Hello is to all.
->>>>>>> h2-facts
+/// Everything that a slave knows of one job. A newer report replaces an older one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Report {
     pub job: JobId,
@@ -195,17 +191,13 @@ impl Flags {
         self.0 &= !flags.0;
     }
 
-<<<<<<< HEAD
-    /// The names of those that are set, as the REST interface and the command line show them.
-=======
     /// Those that are among these.
     #[must_use]
     pub fn among(self, flags: Self) -> Self {
         Self(self.0 & flags.0)
     }
 
-    /// The words that people and programs see.
->>>>>>> h2-facts
+    /// The names of those that are set, as the REST interface and the command line show them.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         Self::NAMES.into_iter().filter(move |(flag, _)| self.has(*flag)).map(|(_, name)| name)
     }

@@ -6,7 +6,8 @@ use reloop_protocol::message::Message;
 use reloop_protocol::slave::{self, LinkId};
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Invariant, STRAYS, Stray, Wire, World, kind};
+use super::nodes::kind;
+use super::{Invariant, STRAYS, Stray, Wire, World};
 
 impl World {
     /// Points a slave at the master or at its double.

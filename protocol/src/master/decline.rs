@@ -87,6 +87,10 @@ impl Rules {
                 job.reason = reason;
             }
         });
+        if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Starting) {
+            // Its machine could not begin it, and the slave's word of that was lost.
+            self.apply(id, job::Event::Reported(State::Accepted), "slave");
+        }
         if self.state.book.jobs.get(&id).is_some_and(|job| job.state == State::Accepted) {
             // It had been taken before it was let go: it is nobody's first, and then what the desired state makes of it.
             self.apply(id, job::Event::GivenBack, "slave");

@@ -228,7 +228,7 @@ impl Rules {
         }
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         job.report.run = job.report.run.next();
-        job.report.progress = None;
+        (job.report.progress, job.report.note) = (None, None);
         if !job.report.flags.has(Flags::MISSED_START) && !job.report.flags.has(Flags::INTERRUPTED) {
             job.report.reason = None;
         }

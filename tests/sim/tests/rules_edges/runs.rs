@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use reloop_protocol::id::{Commit, JobId};
+use reloop_protocol::id::{Commit, JobId, Run};
 use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::master::{JobCommand, Order};
 use reloop_protocol::message::{Flags, Message, ReasonCode, WaitingFor};
@@ -56,6 +56,25 @@ fn what_was_paused_at_the_machine_and_interrupted_says_who_lets_it_go_on() {
     world.local(0, Local::Resume);
     world.settle();
     assert_eq!(told(&world), (State::Running, None, None));
+}
+
+#[test]
+fn a_run_shows_neither_the_progress_nor_the_note_of_the_run_before() {
+    let (mut world, job) = running(restartable);
+    let work = kept(&world, job).work();
+    let told = |world: &World| {
+        let report = world.job(job).report.unwrap();
+        (report.run, report.progress, report.note)
+    };
+    let fact = Fact::Progressed { permille: Some(300), note: Some("roughing".to_owned()) };
+    world.slave_event(0, slave::Event::Machine { work, fact });
+    world.settle();
+    assert_eq!(told(&world), (Run(1), Some(300), Some("roughing".to_owned())));
+    // Its machine says by itself that the work is gone, and the agent lives on.
+    world.boxes[0].machine.let_go(work);
+    world.slave_event(0, slave::Event::Machine { work, fact: Fact::Probed(Probed::Gone) });
+    world.settle();
+    assert_eq!(told(&world), (Run(2), None, None));
 }
 
 #[test]

@@ -353,6 +353,16 @@ pub(super) const LIST: &[Break] = &[
         caught_by: &["simulation", "rules::a_job_that_was_given_back_while_the_link_broke_is_not_missed"],
     },
     Break {
+        name: "an_intent_ends_a_recall",
+        place: "protocol/src/master",
+        find: r#"is_intent && job.recalled.is_some_and(|asked| report.generation < asked)"#,
+        with: r#"false"#,
+        what: "What was asked back, could not begin and is gone was given back.",
+        caught_by: &[
+            "rules_edges::unfit::what_a_machine_could_not_begin_is_not_missed_when_it_was_given_back_while_the_link_broke",
+        ],
+    },
+    Break {
         name: "truth_after_lost_is_not_heard",
         place: "protocol/src/master",
         find: "current.is_some_and(|job| job.state.is_ended() && job.state != State::Lost)",

@@ -4,6 +4,24 @@ use super::Break;
 
 pub(super) const LIST: &[Break] = &[
     Break {
+        name: "paused_here_gives_no_reason",
+        place: "protocol/src/slave",
+        find: r#"Some((WaitingFor::Operator, Some(Reason::new(ReasonCode::PausedLocally, PAUSED_LOCALLY))))"#,
+        with: r#"Some((WaitingFor::Operator, None))"#,
+        what: "What was paused at its machine says that only there it goes on, also before it begins again.",
+        caught_by: &[
+            "rules_edges::runs::what_was_paused_at_the_machine_and_interrupted_says_who_lets_it_go_on",
+        ],
+    },
+    Break {
+        name: "a_run_keeps_the_note_of_the_run_before",
+        place: "protocol/src/slave/schedule.rs",
+        find: "(job.report.progress, job.report.note) = (None, None);",
+        with: "job.report.progress = None;",
+        what: "A run shows neither the progress nor the note of the run before.",
+        caught_by: &["rules_edges::runs::a_run_shows_neither_the_progress_nor_the_note_of_the_run_before"],
+    },
+    Break {
         name: "intent_is_not_written",
         place: "protocol/src/slave",
         find: "was.as_ref().is_none_or(|was| was.durable() != durable)",
@@ -148,8 +166,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "paused_desired_state_starts",
         place: "protocol/src/slave",
-        find: "job.desired == Desired::Pause || job.paused_locally",
-        with: "job.paused_locally",
+        find: "job.desired == Desired::Pause || held",
+        with: "held",
         what: "A job that is wanted paused does not start.",
         caught_by: &["rules::a_job_that_is_wanted_paused_does_not_start_when_its_turn_comes"],
     },
@@ -460,9 +478,9 @@ pub(super) const LIST: &[Break] = &[
         name: "local_pause_is_lifted_from_afar",
         place: "protocol/src/slave",
         find: r#"if job.paused_locally {
-            let text"#,
+            job.report.reason"#,
         with: r#"if job.paused_locally && !SEEDED {
-            let text"#,
+            job.report.reason"#,
         what: "What was paused at the machine is resumed there.",
         caught_by: &[
             "scenarios_people::e7_a_pause_at_the_machine_is_only_ended_there",

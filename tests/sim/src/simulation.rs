@@ -79,6 +79,9 @@ pub struct Kind {
     pub stutters: bool,
 }
 
+    /// Its machine says how far it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub progress: bool,
 fn is_zero(number: &i64) -> bool {
     *number == 0
 }
@@ -97,6 +100,7 @@ impl Default for Kind {
     }
 }
 
+            progress: false,
 /// What one schedule came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -210,3 +214,4 @@ fn found(head: &Head) -> World {
     world.settle();
     world
 }
+        held.machine.tells_progress = kind.progress;

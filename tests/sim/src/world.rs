@@ -22,6 +22,7 @@ mod people;
 mod perform;
 mod power;
 mod stores;
+mod progress;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -206,6 +207,8 @@ pub struct World {
     /// The links of which that was asked: at the double or not, and which.
     pings: VecDeque<(bool, LinkId)>,
 }
+    /// How far the runs are, by everybody who shows it.
+    progress: progress::Progress,
 
 impl World {
     /// A master and this many slaves, all connected, with the programs `mill` and `bake`.
@@ -249,6 +252,7 @@ impl World {
             pings_are_slow: false,
             pings: VecDeque::new(),
         };
+            progress: progress::Progress::default(),
         world.start_master();
         world
     }

@@ -148,6 +148,7 @@ impl Maker {
             trust_clock: random.one_in(6),
             drift_ppm: if drifts { drift } else { 0 },
             stutters: false,
+            progress: !random.one_in(3),
         }
     }
 

@@ -180,10 +180,12 @@ impl Walk {
             numbered,
             pings_are_slow,
             pings,
+            progress,
             next: _,
         } = world;
         self.see((ms, master_off, enrollment, disks_are_sound, swapped, fuse, numbered));
         self.see(ledger);
+        self.see(progress);
         self.see((pings_are_slow, pings.len()));
         for (double, link) in pings {
             self.see(double);

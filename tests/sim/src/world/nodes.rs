@@ -52,6 +52,7 @@ impl World {
             self.ledger.revoked.remove(&hello.key);
         }
         let shown = self.tracing.then(|| format!("{event:?}"));
+        let spoken_of = self.spoken_of(&state, &event);
         let step = master::step(state, now, event);
         self.steps += 1;
         self.note(|| {
@@ -81,6 +82,7 @@ impl World {
             }
         }
         self.master = Some(step.state);
+        self.check_masters_progress(&spoken_of);
         for effect in step.effects {
             if self.fuse == Some(0) {
                 return self.kill_master();
@@ -180,6 +182,11 @@ impl World {
         let shown = self.tracing.then(|| format!("{event:?}"));
         let sync_before = state.node.sync;
         let under_way = UnderWay::of(&state);
+        if let slave::Event::Machine { work, fact } = &event
+            && self.boxes[slave].machine.tells_progress
+        {
+            self.note_progress(*work, fact);
+        }
         let step = slave::step(state, now, event);
         self.steps += 1;
         self.note(|| {
@@ -215,6 +222,7 @@ impl World {
         }
         held.state = Some(step.state);
         self.note_reading(slave);
+        self.check_slaves_progress(slave);
         if !same {
             self.violate(Invariant::DiskIsState, format!("slave {slave}"));
         }

@@ -13,11 +13,13 @@ mod generate;
 mod heal;
 pub mod hunt;
 pub mod shrink;
+pub mod sight;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use reloop_protocol::job::State;
+use reloop_protocol::master::Enrollment;
 use reloop_protocol::slave::{AfterFailure, Release};
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +52,9 @@ pub struct Head {
     /// Why it is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// A person has to approve each slave that the master does not know.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approves: bool,
     /// The slaves.
     pub slaves: Vec<Kind>,
 }
@@ -108,6 +113,8 @@ pub struct Outcome {
     pub ended: BTreeMap<State, usize>,
     /// Acts that did something, by kind.
     pub acts: BTreeMap<&'static str, usize>,
+    /// What it showed of what schedules have to show.
+    pub sights: sight::Sights,
     /// Steps of the nodes.
     pub steps: u64,
 }
@@ -159,6 +166,7 @@ pub fn watch(
         for (number, act) in schedule.acts.iter().enumerate() {
             at = Some(number);
             before(number, Some(act));
+            let seen = sight::of(&world, act);
             if world.act(act) {
                 *outcome.acts.entry(act.kind()).or_default() += 1;
             }
@@ -190,6 +198,7 @@ pub fn watch(
     for job in world.numbered.iter().filter_map(|id| world.find_job(*id)) {
         *outcome.ended.entry(job.state).or_default() += 1;
     }
+    sight::count(&mut outcome.sights, sight::of_jobs(&world));
     Ok(outcome)
 }
 
@@ -215,3 +224,9 @@ fn found(head: &Head) -> World {
     world
 }
         held.machine.tells_progress = kind.progress;
+    if head.approves {
+        world.enrollment = Enrollment::Approve;
+        world.kill_master();
+        world.start_master();
+        world.settle();
+    }

@@ -14,14 +14,20 @@ impl World {
     /// The same, of one slave.
     pub fn pump_one(&mut self, slave: usize) -> bool {
         self.hear_machine(slave)
+            || !self.pings_are_slow && self.answer_ping()
             || self.dial_in(slave)
             || self.to_slave(slave)
             || self.to_master(slave)
             || self.answer_ping()
     }
 
-    /// A master learns whether a link that it asked still lives.
-    pub(super) fn answer_ping(&mut self) -> bool {
+    /// Whether a link was asked if it still lives, and has not answered.
+    pub fn asks_links(&self) -> bool {
+        !self.pings.is_empty()
+    }
+
+    /// A master learns whether a link that it asked still lives; false if it asked none.
+    pub fn answer_ping(&mut self) -> bool {
         let Some((double, link)) = self.pings.pop_front() else { return false };
         let mut wires = self.boxes.iter().filter_map(|held| held.link.as_ref());
         let alive = wires.any(|wire| wire.id == link && !wire.half_open);

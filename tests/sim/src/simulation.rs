@@ -79,14 +79,14 @@ pub struct Kind {
     /// How much too fast its clocks run, in millionths.
     #[serde(skip_serializing_if = "is_zero")]
     pub drift_ppm: i64,
+    /// Its machine says how far it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub progress: bool,
     /// Its machine is broken on purpose: see [`crate::world::Machine::stutters`].
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stutters: bool,
 }
 
-    /// Its machine says how far it is.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub progress: bool,
 fn is_zero(number: &i64) -> bool {
     *number == 0
 }
@@ -100,12 +100,12 @@ impl Default for Kind {
             capacity: 4,
             trust_clock: false,
             drift_ppm: 0,
+            progress: false,
             stutters: false,
         }
     }
 }
 
-            progress: false,
 /// What one schedule came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -169,6 +169,7 @@ pub fn watch(
             let seen = sight::of(&world, act);
             if world.act(act) {
                 *outcome.acts.entry(act.kind()).or_default() += 1;
+                sight::count(&mut outcome.sights, seen);
             }
             if number % EXPLAINED_EVERY == 0 {
                 world.check_explained();
@@ -179,7 +180,9 @@ pub fn watch(
         }
         at = None;
         before(schedule.acts.len(), None);
-        heal::heal(&mut world, schedule.head.slaves.len());
+        if heal::heal(&mut world, schedule.head.slaves.len()) {
+            sight::count(&mut outcome.sights, ["what was paused stayed paused until it was let go on"]);
+        }
         world
     }));
     let world = match played {
@@ -195,10 +198,10 @@ pub fn watch(
     if let Some(broken) = world.broken {
         return Err(Failure { broken, at, steps: outcome.steps });
     }
+    sight::count(&mut outcome.sights, sight::of_jobs(&world));
     for job in world.numbered.iter().filter_map(|id| world.find_job(*id)) {
         *outcome.ended.entry(job.state).or_default() += 1;
     }
-    sight::count(&mut outcome.sights, sight::of_jobs(&world));
     Ok(outcome)
 }
 
@@ -218,15 +221,15 @@ fn found(head: &Head) -> World {
         let held = &mut world.boxes[slave];
         held.drift_ppm = kind.drift_ppm;
         held.machine.length_ms = kind.length_ms;
+        held.machine.tells_progress = kind.progress;
         held.machine.stutters = kind.stutters;
     }
     world.settle();
-    world
-}
-        held.machine.tells_progress = kind.progress;
     if head.approves {
         world.enrollment = Enrollment::Approve;
         world.kill_master();
         world.start_master();
         world.settle();
     }
+    world
+}

@@ -18,11 +18,12 @@ mod links;
 mod machine;
 mod moves;
 mod nodes;
+mod pauses;
 mod people;
 mod perform;
 mod power;
-mod stores;
 mod progress;
+mod stores;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -206,9 +207,9 @@ pub struct World {
     pub pings_are_slow: bool,
     /// The links of which that was asked: at the double or not, and which.
     pings: VecDeque<(bool, LinkId)>,
-}
     /// How far the runs are, by everybody who shows it.
     progress: progress::Progress,
+}
 
 impl World {
     /// A master and this many slaves, all connected, with the programs `mill` and `bake`.
@@ -251,8 +252,8 @@ impl World {
             fuse: None,
             pings_are_slow: false,
             pings: VecDeque::new(),
-        };
             progress: progress::Progress::default(),
+        };
         world.start_master();
         world
     }

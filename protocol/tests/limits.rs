@@ -143,6 +143,16 @@ fn row(attempt: u32, generation: u32) -> Row {
     }
 }
 
+fn ended(attempt: u32, generation: u32) -> Row {
+    Row { state: State::Failed, ..row(attempt, generation) }
+}
+
+/// So many rows, each of a job of its own.
+fn rows(count: usize, state: State) -> Vec<Row> {
+    let job = |number: usize| JobId((number as u128).to_be_bytes());
+    (0..count).map(|number| Row { job: job(number), state, ..row(1, 1) }).collect()
+}
+
 fn hello() -> Hello {
     Hello {
         protocol: Versions { oldest: 1, newest: 1 },
@@ -242,12 +252,14 @@ const MOST: [Most; 33] = [
         let second = value.clone() + &"v".repeat(more);
         hello_with(|hello| hello.labels = BTreeMap::from([("a".to_owned(), value), ("b".to_owned(), second)]))
     }),
-    ("rows", |more| hello_with(|hello| hello.rows = vec![row(1, 1); limits::ROWS + more])),
-    ("ring", |more| hello_with(|hello| hello.recent_outcomes = vec![row(1, 1); limits::ROWS + more])),
+    ("rows", |more| hello_with(|hello| hello.rows = rows(limits::ROWS + more, State::Running))),
+    ("ring", |more| hello_with(|hello| hello.recent_outcomes = rows(limits::ROWS + more, State::Failed))),
     ("a row's attempt", |more| hello_with(|hello| hello.rows = vec![row(count(more), 1)])),
     ("a row's wish", |more| hello_with(|hello| hello.rows = vec![row(1, count(more))])),
-    ("an attempt of the ring", |more| hello_with(|hello| hello.recent_outcomes = vec![row(count(more), 1)])),
-    ("a wish of the ring", |more| hello_with(|hello| hello.recent_outcomes = vec![row(1, count(more))])),
+    ("an attempt of the ring", |more| {
+        hello_with(|hello| hello.recent_outcomes = vec![ended(count(more), 1)])
+    }),
+    ("a wish of the ring", |more| hello_with(|hello| hello.recent_outcomes = vec![ended(1, count(more))])),
     ("a bond's epoch", |more| hello_with(|hello| hello.binding = Some(binding(count(more), 1)))),
     ("a bond's commit", |more| {
         hello_with(|hello| hello.binding = Some(binding(1, limits::COMMITS + more as u64)))

@@ -3,8 +3,8 @@
 use self::Rejection::*;
 use self::Transition::{To, Unchanged};
 use super::Event::{self, *};
-use super::State::{self, *};
 use super::OnInterrupt;
+use super::State::{self, *};
 
 /// What follows from an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

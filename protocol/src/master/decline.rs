@@ -91,6 +91,10 @@ impl Jobs<'_> {
                 job.reason = reason;
             }
         });
+        if self.is_in(id, State::Starting) {
+            // Its machine could not begin it, and the slave's word of that was lost.
+            self.apply(id, job::Event::Reported(State::Accepted), "slave");
+        }
         if self.is_in(id, State::Accepted) {
             // It had been taken before it was let go: it is nobody's first, and then what the desired state makes of it.
             self.apply(id, job::Event::GivenBack, "slave");

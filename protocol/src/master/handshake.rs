@@ -622,7 +622,9 @@ fn held_as(job: &Job, key: SlaveKey, attempt: Attempt, store: Store) -> Mine {
     match job.state {
         State::Queued | State::Assigned => Mine::Assigned,
         // Asked back: whether the slave still has it is as open as when it was offered, unless it may have been done since.
-        State::Accepted if job.is_recall_unanswered() && store != Store::Ahead => Mine::Assigned,
+        State::Accepted | State::Starting if job.is_recall_unanswered() && store != Store::Ahead => {
+            Mine::Assigned
+        }
         State::Accepted => Mine::Unstarted,
         State::Starting | State::Running | State::Paused | State::Stopping => Mine::Started,
         State::Uncertain => Mine::Uncertain,

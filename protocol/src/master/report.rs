@@ -181,7 +181,11 @@ impl Visit<'_> {
         let generation = job.generation.max(report.generation);
         // What has begun is not given back any more, not even if it was interrupted and waits to begin again.
         let has_begun = report.state.is_started() || report.started_at.is_some();
-        let stays = has_begun && job.recalled.is_some();
+        // A machine may turn out to be unfit after the intent to start was told: a slave that hears of the recall only then
+        // gives it back after all.
+        let is_intent = report.state == State::Starting && report.started_at.is_none();
+        let may_come_back = is_intent && job.recalled.is_some_and(|asked| report.generation < asked);
+        let stays = has_begun && !may_come_back && job.recalled.is_some();
         let was_lost = job.state == State::Lost;
         let link = self.record().current();
         let is_overtaken = is_overtaken(&job, &report);

@@ -40,37 +40,35 @@ impl Visit<'_> {
             Gate::Open | Gate::Held => gate,
         };
         let start = StartRule { not_before: at(not_before), deadline: at(deadline), gate, ..record.start };
-        Record { report: taken(record.report, None, Time(0), self.moment.now), start, ..record }
+        let mut report = taken(record.report, None, Time(0), self.moment.now);
+        // The job counts as made when its slave took it.
+        for at in [&mut report.started_at, &mut report.ended_at].into_iter().flatten() {
+            *at = report.accepted_at.max(*at);
+        }
+        Record { report, start, ..record }
     }
 }
 
 fn taken(report: Report, known: Option<&Report>, made: Time, now: Time) -> Report {
     let has_ended = report.state.is_ended();
-    let accepted_at = within(report.accepted_at, known.map(|known| known.accepted_at), made.min(now), now);
-    let started_at =
-        report.started_at.map(|at| within(at, known.and_then(|known| known.started_at), accepted_at, now));
-    let began = started_at.unwrap_or(accepted_at);
-    let ended_at = report.ended_at.filter(|_| has_ended);
-    let ended_at = ended_at.map(|at| within(at, known.and_then(|known| known.ended_at), began, now));
+    let earliest = made.min(now);
+    let sane = |said: Option<Time>, known: Option<Time>| said.map(|said| within(said, known, earliest, now));
     Report {
         progress: progress(report.progress),
         outcome: report.outcome.filter(|_| has_ended),
         flags: report.flags.among(Flags::OF_SLAVE),
-        accepted_at,
-        started_at,
-        ended_at,
+        accepted_at: within(report.accepted_at, known.map(|known| known.accepted_at), earliest, now),
+        started_at: sane(report.started_at, known.and_then(|known| known.started_at)),
+        ended_at: sane(report.ended_at.filter(|_| has_ended), known.and_then(|known| known.ended_at)),
         ..report
     }
 }
 
-/// A moment that a slave says, if it can be; else the one that is known, so that it does not move with each report, or the nearest
-/// that can be.
+/// A moment that a slave says, if it can be. Else the one that is known, so that it does not move with each report when the master's
+/// clock was set; or the nearest that can be.
 fn within(said: Time, known: Option<Time>, earliest: Time, now: Time) -> Time {
-    let latest = now.after(AHEAD).max(earliest);
-    if (earliest..=latest).contains(&said) {
+    if (earliest..=now.after(AHEAD)).contains(&said) {
         return said;
     }
-    known
-        .filter(|known| (earliest..=latest).contains(known))
-        .unwrap_or(said.clamp(earliest, now.max(earliest)))
+    known.unwrap_or(said.clamp(earliest, now))
 }

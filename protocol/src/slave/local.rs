@@ -8,6 +8,9 @@ use crate::job::State;
 use crate::message::{Attention, Reason, ReasonCode, Source};
 use crate::spec::{CancelMode, Desired};
 
+pub(super) const PAUSED_LOCALLY: &str =
+    "paused by a person at the machine: `reloop-slave resume` there lets it go on";
+
 pub(super) const NOT_RUNNING: &str = "nothing runs that could be told";
 
 impl Rules {
@@ -77,6 +80,8 @@ impl Rules {
                     match paused.and_then(|id| self.state.jobs.get_mut(&id)) {
                         Some(job) => {
                             job.paused_locally = false;
+                            let paused = |reason: &mut Reason| reason.code == ReasonCode::PausedLocally;
+                            drop(job.report.reason.take_if(paused));
                             Ok(format!("{} may start", job.report.job))
                         }
                         None => Err(NOT_RUNNING.to_owned()),
@@ -150,8 +155,7 @@ impl Rules {
             return;
         }
         if job.paused_locally {
-            let text = "paused by a person at the machine: `reloop-slave resume` there lets it go on";
-            job.report.reason = Some(Reason::new(ReasonCode::PausedLocally, text));
+            job.report.reason = Some(Reason::new(ReasonCode::PausedLocally, PAUSED_LOCALLY));
             return;
         }
         job.run.asked_to_pause = Some(false);

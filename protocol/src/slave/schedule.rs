@@ -1,6 +1,7 @@
 //! What happens by itself: starts, missed starts, overruns, and the moments at which to look again.
 
 use super::clock::{master_time, stamp};
+use super::local::PAUSED_LOCALLY;
 use super::machine::may_be_probed;
 use super::step::Rules;
 use super::{Effect, Now, Probed, Probing, Slave};
@@ -73,8 +74,11 @@ pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
 
 /// What keeps an accepted job from starting, apart from the machine.
 pub(super) fn held_by(job: &super::Job, time: Option<Time>) -> Option<(WaitingFor, Option<Reason>)> {
+    if job.paused_locally {
+        return Some((WaitingFor::Operator, Some(Reason::new(ReasonCode::PausedLocally, PAUSED_LOCALLY))));
+    }
     let held = job.start.gate == Gate::Held || job.missed && !matches!(job.start.gate, Gate::Released { .. });
-    if job.desired == Desired::Pause || job.paused_locally || held {
+    if job.desired == Desired::Pause || held {
         return Some((WaitingFor::Operator, None));
     }
     let window = job.window();

@@ -125,6 +125,7 @@ impl Floor {
             held.machine.length_ms = Machine::UNTIL_TOLD;
             held.machine.slow = configuration.slow;
             held.machine.ponders = configuration.ponders;
+            held.machine.tells_progress = configuration.progress > 0;
             (configuration.slave)(&mut held.settings);
         }
         // An agent that knows its settings from the start.
@@ -136,6 +137,7 @@ impl Floor {
         if configuration.away {
             first.cut(configuration.slaves - 1);
         }
+        first.pings_are_slow = configuration.slow_pings;
         first.forget_the_past(0);
         let orders = (configuration.orders)(&mut first);
         Self { configuration, first, orders, culprit: OnceLock::new() }

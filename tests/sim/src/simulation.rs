@@ -13,11 +13,13 @@ mod generate;
 mod heal;
 pub mod hunt;
 pub mod shrink;
+pub mod sight;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use reloop_protocol::job::State;
+use reloop_protocol::master::Enrollment;
 use reloop_protocol::slave::{AfterFailure, Release};
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +52,9 @@ pub struct Head {
     /// Why it is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// A person has to approve each slave that the master does not know.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approves: bool,
     /// The slaves.
     pub slaves: Vec<Kind>,
 }
@@ -74,6 +79,9 @@ pub struct Kind {
     /// How much too fast its clocks run, in millionths.
     #[serde(skip_serializing_if = "is_zero")]
     pub drift_ppm: i64,
+    /// Its machine says how far it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub progress: bool,
     /// Its machine is broken on purpose: see [`crate::world::Machine::stutters`].
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stutters: bool,
@@ -92,6 +100,7 @@ impl Default for Kind {
             capacity: 4,
             trust_clock: false,
             drift_ppm: 0,
+            progress: false,
             stutters: false,
         }
     }
@@ -104,6 +113,8 @@ pub struct Outcome {
     pub ended: BTreeMap<State, usize>,
     /// Acts that did something, by kind.
     pub acts: BTreeMap<&'static str, usize>,
+    /// What it showed of what schedules have to show.
+    pub sights: sight::Sights,
     /// Steps of the nodes.
     pub steps: u64,
 }
@@ -155,8 +166,10 @@ pub fn watch(
         for (number, act) in schedule.acts.iter().enumerate() {
             at = Some(number);
             before(number, Some(act));
+            let seen = sight::of(&world, act);
             if world.act(act) {
                 *outcome.acts.entry(act.kind()).or_default() += 1;
+                sight::count(&mut outcome.sights, seen);
             }
             if number % EXPLAINED_EVERY == 0 {
                 world.check_explained();
@@ -167,7 +180,9 @@ pub fn watch(
         }
         at = None;
         before(schedule.acts.len(), None);
-        heal::heal(&mut world, schedule.head.slaves.len());
+        if heal::heal(&mut world, schedule.head.slaves.len()) {
+            sight::count(&mut outcome.sights, ["what was paused stayed paused until it was let go on"]);
+        }
         world
     }));
     let world = match played {
@@ -183,6 +198,7 @@ pub fn watch(
     if let Some(broken) = world.broken {
         return Err(Failure { broken, at, steps: outcome.steps });
     }
+    sight::count(&mut outcome.sights, sight::of_jobs(&world));
     for job in world.numbered.iter().filter_map(|id| world.find_job(*id)) {
         *outcome.ended.entry(job.state).or_default() += 1;
     }
@@ -205,8 +221,15 @@ fn found(head: &Head) -> World {
         let held = &mut world.boxes[slave];
         held.drift_ppm = kind.drift_ppm;
         held.machine.length_ms = kind.length_ms;
+        held.machine.tells_progress = kind.progress;
         held.machine.stutters = kind.stutters;
     }
     world.settle();
+    if head.approves {
+        world.enrollment = Enrollment::Approve;
+        world.kill_master();
+        world.start_master();
+        world.settle();
+    }
     world
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use reloop_protocol::job::State;
 use reloop_sim::simulation::hunt::{self, Found, Hunt};
-use reloop_sim::simulation::{Outcome, Profile, Schedule, file, play, run, schedule, shrink};
+use reloop_sim::simulation::{Outcome, Profile, Schedule, file, play, run, schedule, shrink, sight};
 use reloop_sim::world::{Act, Invariant, Placed};
 
 /// How many schedules one test run tries; another number comes by `RELOOP_SIMULATIONS`.
@@ -40,6 +40,9 @@ fn every_schedule_of_faults_converges_once_it_is_healed() {
     }
     for kind in KINDS {
         assert!(bag.acts.get(kind).is_some_and(|count| *count > 100), "{kind} hardly ever happened");
+    }
+    for sight in sight::SIGHTS {
+        assert!(bag.sights.get(sight).is_some_and(|count| *count >= 20), "hardly ever seen: {sight}");
     }
     assert!(bag.largest.0 >= 40 && bag.largest.1 >= 100, "no large fleet: {:?}", bag.largest);
 }

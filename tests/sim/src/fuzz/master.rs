@@ -289,7 +289,7 @@ impl<'a> Scene<'a> {
     }
 
     fn hello(&mut self) -> Hello {
-        let rows = self.list(|scene| {
+        let mut rows = self.list(|scene| {
             let report = scene.report();
             Row {
                 job: report.job,
@@ -300,6 +300,11 @@ impl<'a> Scene<'a> {
                 progress: report.progress,
             }
         });
+        // What a Hello may not say at all is not heard by the rules.
+        let mut told = BTreeSet::new();
+        rows.retain(|row| row.state.is_slaves_word() && told.insert(row.job));
+        let ended = || rows.iter().filter(|row| row.state.is_ended()).copied().collect();
+        let recent_outcomes = if self.source.one_in(4) { ended() } else { vec![] };
         Hello {
             protocol: PROTOCOL,
             key: HOSTILE,
@@ -315,7 +320,7 @@ impl<'a> Scene<'a> {
             programs: vec!["bake".to_owned(), "mill".to_owned()],
             labels: BTreeMap::new(),
             capacity: if self.source.one_in(4) { self.source.any() } else { 2 },
-            recent_outcomes: if self.source.one_in(4) { rows.clone() } else { vec![] },
+            recent_outcomes,
             rows,
         }
     }

@@ -13,6 +13,9 @@ use crate::world::World;
 /// How long a release holds.
 const RELEASED_FOR: Millis = Millis::seconds(15);
 
+/// How much further a machine's work is at each step, in thousandths.
+const STEP: u16 = 300;
+
 /// One thing that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Act {
@@ -38,6 +41,10 @@ pub enum Act {
     Began(usize),
     /// A machine answers what it was asked.
     Answered(usize),
+    /// A link that was asked whether it lives answers.
+    Pinged,
+    /// A machine's work is further.
+    Progressed(usize),
     /// A machine's work ends by itself.
     Finished(usize, End),
     /// A frame of a dead link arrives.
@@ -105,6 +112,9 @@ pub(super) fn possible(floor: &Floor, scene: &Scene, acts: &mut Vec<Act>) {
         if held.machine.was_asked() {
             acts.push(Act::Answered(slave));
         }
+        if held.machine.may_progress(STEP * configuration.progress) {
+            acts.push(Act::Progressed(slave));
+        }
         if held.machine.working().next().is_some() {
             acts.extend(configuration.ends.iter().map(|end| Act::Finished(slave, *end)));
         }
@@ -133,6 +143,9 @@ pub(super) fn possible(floor: &Floor, scene: &Scene, acts: &mut Vec<Act>) {
             });
             acts.extend(faults.map(|fault| Act::Fault(*fault, slave)));
         }
+    }
+    if world.asks_links() {
+        acts.push(Act::Pinged);
     }
     if left.faults > 0 {
         let faults = configuration.faults.1.iter().filter(|fault| match fault {
@@ -242,6 +255,12 @@ pub(super) fn perform(floor: &Floor, scene: &mut Scene, act: Act) -> Option<()> 
         Act::Dialed(slave) => drop(scene.world.dial_in(slave)),
         Act::Began(slave) => scene.world.begin_what_comes(slave),
         Act::Answered(slave) => scene.world.boxes[slave].machine.answer_what_was_asked(),
+        Act::Pinged => drop(scene.world.answer_ping()),
+        Act::Progressed(slave) => {
+            let held = &mut scene.world.boxes[slave];
+            let agent = held.state.is_some();
+            held.machine.advance(STEP, agent);
+        }
         Act::Finished(slave, end) => finish(&mut scene.world, slave, end),
         Act::Late(which) => {
             scene.left.late -= 1;

@@ -132,6 +132,10 @@ pub struct Configuration {
     pub steps: (u8, i64),
     /// A machine that is asked what it does answers when it does, and not at once.
     pub ponders: bool,
+    /// A link that is asked whether it lives answers when it does, and not at once.
+    pub slow_pings: bool,
+    /// A machine says in so many steps how far a run is.
+    pub progress: u16,
     /// The last slave is away until somebody plugs its cable in.
     pub away: bool,
     /// A machine that was told to begin does so when it does, and not at once.
@@ -218,6 +222,8 @@ const PLAIN: Configuration = Configuration {
     late: (0, 0),
     steps: (0, 0),
     ponders: false,
+    slow_pings: false,
+    progress: 0,
     away: false,
     slow: false,
     ends: BOTH,
@@ -226,7 +232,7 @@ const PLAIN: Configuration = Configuration {
 };
 
 /// Every configuration, the short ones first. What a short one leaves out for the sake of time, its long one has.
-pub static CONFIGURATIONS: [Configuration; 20] = [
+pub static CONFIGURATIONS: [Configuration; 21] = [
     Configuration { name: "one-job", about: "one slave, one job, any fault, and any deed", ..PLAIN },
     Configuration {
         name: "one-job-broken-twice",
@@ -300,10 +306,21 @@ pub static CONFIGURATIONS: [Configuration; 20] = [
     },
     Configuration {
         name: "revoked",
-        about: "one slave, one job, a cut, and a slave that is sent away and let in again at any moment",
-        faults: (1, &[Fault::Cut, Fault::HalfOpen]),
+        about: "one slave, one job, a newcomer behind an older link, and a slave that is sent away and let in again at any moment",
+        faults: (2, &[Fault::Cut, Fault::HalfOpen, Fault::Reboot]),
         deeds: (3, &[Deed::Revoke, Deed::Approve, Deed::Enroll]),
+        slow_pings: true,
         ends: WELL,
+        ..PLAIN
+    },
+    Configuration {
+        name: "progress",
+        about: "a job that may be begun again, a machine that says how far it is, and any fault",
+        orders: restartable,
+        deeds: (0, PEOPLE),
+        progress: 2,
+        ends: WELL,
+        effects: 1,
         ..PLAIN
     },
     Configuration {

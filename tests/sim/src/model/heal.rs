@@ -12,7 +12,7 @@ use super::{Floor, Scene, act};
 use crate::world::World;
 
 /// More rounds than any healing takes: one answers all questions that are open, and an answer may raise the next.
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 16;
 
 /// How long a person's word holds here.
 const RELEASED_FOR: Millis = Millis::seconds(3_600);
@@ -38,12 +38,19 @@ impl Floor {
                     .iter()
                     .all(|held| held.state.as_ref().is_some_and(|state| state.jobs.is_empty()))
         };
+        world.settle();
+        let were_paused = world.paused();
+        let mut goes_on = were_paused.is_empty() && !world.is_something_paused();
         for _ in 0..ROUNDS {
             world.settle();
             if world.broken.is_some() || over(&world) && world.master.as_ref().is_some_and(is_believed) {
                 break;
             }
-            self.answer_questions(&mut world, scene);
+            if !goes_on && world.only_the_paused_are_left(&jobs).is_ok() {
+                world.check_stayed_paused(&were_paused);
+                goes_on = true;
+            }
+            self.answer_questions(&mut world, scene, goes_on);
             world.settle();
             for slave in 0..world.boxes.len() {
                 world.begin_what_comes(slave);
@@ -68,7 +75,8 @@ impl Floor {
         }
     }
 
-    fn answer_questions(&self, world: &mut World, scene: &Scene) {
+    /// What somebody has paused is let go on only if it `goes_on`.
+    fn answer_questions(&self, world: &mut World, scene: &Scene, goes_on: bool) {
         let stale = |code: Option<&CloseCode>| code.is_some_and(|code| !code.is_passing());
         let turned_away = world.boxes.iter().any(|held| stale(held.closed.last()));
         if turned_away || !world.master.as_ref().is_some_and(is_believed) {
@@ -90,8 +98,10 @@ impl Floor {
             let attention = state.node.attention.is_some();
             let unloading = state.node.unloading.is_some();
             let paused = state.jobs.values().any(|job| {
-                let unwished = job.report.state == State::Paused && job.desired != Desired::Run;
-                job.paused_locally || unwished
+                let is_paused = job.report.state == State::Paused;
+                let unwished = is_paused && !matches!(job.desired, Desired::Run | Desired::Pause);
+                let wished = job.paused_locally || is_paused && job.desired == Desired::Pause;
+                unwished && !job.paused_locally || goes_on && wished
             });
             if locked {
                 world.local(slave, Local::Lock(false));
@@ -111,8 +121,11 @@ impl Floor {
             let doubted = job.state == State::Uncertain
                 || job.report.as_ref().is_some_and(wonders)
                 || job.earlier.iter().filter_map(|earlier| earlier.report.as_ref()).any(wonders);
-            let paused =
-                job.state == State::Paused && job.desired != Desired::Run || job.desired == Desired::Pause;
+            let paused = match job.desired {
+                Desired::Run => false,
+                Desired::Pause => goes_on,
+                Desired::Cancel(_) | Desired::Return | Desired::Resolve(_) => job.state == State::Paused,
+            };
             let waits = matches!(job.state, State::Queued | State::Assigned | State::Accepted)
                 && (job.start.gate != Gate::Open || job.start.not_before.is_some());
             if doubted {
@@ -137,6 +150,7 @@ fn is_believed(master: &reloop_protocol::master::Master) -> bool {
 }
 
 fn mend(world: &mut World) {
+    world.pings_are_slow = false;
     if world.master.is_none() {
         world.start_master();
     }

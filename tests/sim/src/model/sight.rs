@@ -1,8 +1,10 @@
 //! What has to be seen: a model in which the interesting things never happen proves nothing.
 
+use reloop_protocol::id::Run;
 use reloop_protocol::job::State;
+use reloop_protocol::master::{Enrolled, SlaveRecord};
 use reloop_protocol::message::{CloseCode, Flags, ReasonCode};
-use reloop_protocol::slave::Job;
+use reloop_protocol::slave::{Job, Link};
 use stateright::Property;
 
 use super::{Floor, Scene};
@@ -11,7 +13,7 @@ use super::{Floor, Scene};
 type Sight = (&'static str, fn(&Floor, &Scene) -> bool);
 
 /// Everything that is to be seen in one configuration or another.
-pub const SIGHTS: [Sight; 36] = [
+pub const SIGHTS: [Sight; 41] = [
     ("a job is queued", |f, s| is(f, s, State::Queued)),
     ("a job is assigned", |f, s| is(f, s, State::Assigned)),
     ("a job is accepted", |f, s| is(f, s, State::Accepted)),
@@ -104,6 +106,28 @@ pub const SIGHTS: [Sight; 36] = [
         };
         s.world.boxes.iter().any(|held| on_disk(held, &held_back))
     }),
+    ("a slave was sent away while a newcomer waited behind its older link", |_, s| {
+        s.world.asks_links() && has_record(s, &|record| record.enrolled == Enrolled::Revoked)
+    }),
+    ("a slave that was sent away says Hello again", |_, s| {
+        let away = has_record(s, &|record| record.enrolled == Enrolled::Revoked);
+        away && s.world.boxes.iter().any(|held| {
+            held.state.as_ref().is_some_and(|state| matches!(state.link, Link::Introduced { .. }))
+        })
+    }),
+    ("a slave that was sent away was given a token", |_, s| {
+        let away = has_record(s, &|record| record.enrolled == Enrolled::Revoked);
+        away && s.world.master.as_ref().is_some_and(|master| !master.tokens.is_empty())
+    }),
+    ("the master shows how far a job is", |f, s| {
+        f.jobs(s).iter().any(|job| {
+            let report = s.world.find_job(*job).and_then(|job| job.report.clone());
+            report.is_some_and(|report| report.progress.is_some_and(|shown| shown < 1_000))
+        })
+    }),
+    ("the master shows how far a second run is", |_, s| {
+        s.world.progress_of_master().any(|run| run.run > Run(1))
+    }),
 ];
 
 macro_rules! properties {
@@ -115,7 +139,7 @@ macro_rules! properties {
 /// As properties.
 pub fn all() -> Vec<Property<Floor>> {
     let all = properties![
-        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35
+        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40
     ];
     assert_eq!(all.len(), SIGHTS.len(), "each sight is a property");
     all
@@ -130,6 +154,10 @@ fn has(floor: &Floor, scene: &Scene, flag: Flags) -> bool {
         .jobs(scene)
         .iter()
         .any(|job| scene.world.find_job(*job).is_some_and(|job| job.all_flags().has(flag)))
+}
+
+fn has_record(scene: &Scene, fits: &dyn Fn(&SlaveRecord) -> bool) -> bool {
+    scene.world.master.iter().flat_map(|master| master.slaves.values()).any(fits)
 }
 
 fn was_closed(scene: &Scene, code: CloseCode) -> bool {

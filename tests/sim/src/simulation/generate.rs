@@ -120,7 +120,8 @@ pub fn schedule(seed: u64, slaves: usize, jobs: usize) -> Schedule {
     for _ in 0..rounds {
         made.round();
     }
-    let head = Head { seed, profile, invariant: None, note: None, slaves: kinds };
+    let approves = made.random.one_in(4);
+    let head = Head { seed, profile, invariant: None, note: None, approves, slaves: kinds };
     Schedule { head, acts: made.acts }
 }
 
@@ -147,6 +148,7 @@ impl Maker {
             capacity: 1 + random.below(4) as u16,
             trust_clock: random.one_in(6),
             drift_ppm: if drifts { drift } else { 0 },
+            progress: !random.one_in(3),
             stutters: false,
         }
     }
@@ -189,6 +191,9 @@ impl Maker {
         }
         if self.random.one_in(12) {
             self.interrupt();
+        }
+        if self.random.one_in(12) {
+            self.handshake();
         }
         if self.random.one_in(4) && self.placed < self.jobs {
             self.place();
@@ -260,6 +265,33 @@ impl Maker {
             self.acts.push(Act::Pump { slave, moves });
             self.desired_of(job);
         }
+    }
+
+    /// A slave comes back, and somebody sends it away or lets it in before it is there. As a newcomer it comes from a box that
+    /// was started anew, while the master still believes in its older link.
+    fn handshake(&mut self) {
+        let slave = self.slave();
+        if self.random.one_in(2) {
+            self.acts.extend([Act::Pings { slow: true }, Act::HalfOpen { slave }, Act::Reboot { slave }]);
+        } else {
+            self.acts.push(Act::Cut { slave });
+        }
+        self.acts.push(Act::Plug { slave });
+        for _ in 0..1 + self.random.below(3) {
+            let moves = 1 + self.random.below(4);
+            self.acts.push(Act::Pump { slave, moves });
+            let job = self.random.below(self.placed.max(1));
+            let act = match self.random.below(8) {
+                0 | 1 => Act::Slave { slave, command: SlaveAct::Forget },
+                2 => Act::Slave { slave, command: SlaveAct::Approve },
+                3 | 4 => Act::Enroll { slave },
+                5 => Act::Job { job, command: self.job_command() },
+                6 => Act::Kill { slave },
+                _ => Act::Cut { slave },
+            };
+            self.acts.push(act);
+        }
+        self.acts.extend([Act::Revive { slave }, Act::Plug { slave }]);
     }
 
     fn desired_of(&mut self, job: usize) {

@@ -6,7 +6,7 @@
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{Basis, Earlier, Enrolled, Job, JobCommand, SlaveCommand};
-use reloop_protocol::message::{CloseCode, Mode, WaitingFor};
+use reloop_protocol::message::{CloseCode, Mode, ReasonCode, Report, WaitingFor};
 use reloop_protocol::slave::{self, Local};
 use reloop_protocol::spec::{CancelMode, Desired, Gate};
 use reloop_protocol::time::{Millis, Time};
@@ -31,8 +31,12 @@ const ROUNDS: usize = 100;
 /// From this round on, what a person at the master could not settle is settled at the machine.
 const AT_THE_MACHINE: usize = 5;
 
-/// Mends everything, drains the world, and checks what must hold of stories that are told.
-pub(super) fn heal(world: &mut World, slaves: usize) {
+/// So many rounds nothing may move before people let go on what they have paused.
+const PAUSED_FOR: usize = 2;
+
+/// Mends everything, drains the world, and checks what must hold of stories that are told. What somebody has paused stays
+/// paused meanwhile; true if there was something. Only then, it is let go on.
+pub(super) fn heal(world: &mut World, slaves: usize) -> bool {
     world.disarm();
     world.pings_are_slow = false;
     world.end_double();
@@ -53,25 +57,14 @@ pub(super) fn heal(world: &mut World, slaves: usize) {
     }
     world.settle();
     world.check_pauses();
-    let rounds = ROUNDS + ROUNDS_PER_JOB * world.numbered.len();
-    for round in 0..rounds {
-        if world.broken.is_some() {
-            return;
-        }
-        confirm(world);
-        let quiet = look_at_slaves(world, slaves, round) & look_at_jobs(world);
-        let done = world.master.as_ref().is_some_and(|master| master.book.jobs.is_empty());
-        let mut agents = world.boxes.iter().filter_map(|held| held.state.as_ref());
-        if quiet && done && agents.all(|state| state.jobs.is_empty()) {
-            break;
-        }
-        for _ in 0..ROUND_MS / TICK_MS {
-            world.pass_some(TICK_MS);
-            world.settle();
-        }
+    let jobs: Vec<JobId> = world.numbered.iter().copied().collect();
+    let were_paused = world.paused();
+    let stayed = drain(world, slaves, &jobs, Paused::Stays);
+    world.check_stayed_paused(&were_paused);
+    if stayed {
+        drain(world, slaves, &jobs, Paused::GoesOn);
     }
     world.check_explained();
-    let jobs: Vec<JobId> = world.numbered.iter().copied().collect();
     world.check_converged(&jobs);
     let barred = world.boxes[..slaves].iter().position(|held| {
         held.state
@@ -81,6 +74,51 @@ pub(super) fn heal(world: &mut World, slaves: usize) {
     if let Some(slave) = barred {
         world.violate(Invariant::Converges, format!("slave {slave} still asks for a person"));
     }
+    stayed
+}
+
+/// What people do with a job that somebody paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Paused {
+    /// Nothing.
+    Stays,
+    /// They resume it.
+    GoesOn,
+}
+
+/// Lets time pass, and people answer, until nothing is left to do; true if it is what is paused that keeps the rest.
+fn drain(world: &mut World, slaves: usize, jobs: &[JobId], paused: Paused) -> bool {
+    let rounds = ROUNDS + ROUNDS_PER_JOB * world.numbered.len();
+    let mut rested = 0;
+    for round in 0..rounds {
+        if world.broken.is_some() {
+            return false;
+        }
+        confirm(world);
+        let quiet = look_at_slaves(world, slaves, round, paused) & look_at_jobs(world, paused);
+        let done = world.master.as_ref().is_some_and(|master| master.book.jobs.is_empty());
+        let mut agents = world.boxes.iter().filter_map(|held| held.state.as_ref());
+        if quiet && done && agents.all(|state| state.jobs.is_empty()) {
+            return false;
+        }
+        if paused == Paused::Stays {
+            let rests = quiet && world.is_something_paused() && world.only_the_paused_are_left(jobs).is_ok();
+            rested = if rests { rested + 1 } else { 0 };
+            if rested > PAUSED_FOR {
+                return true;
+            }
+        }
+        for _ in 0..ROUND_MS / TICK_MS {
+            world.pass_some(TICK_MS);
+            world.settle();
+        }
+    }
+    if paused == Paused::Stays && world.is_something_paused() {
+        let left = world.only_the_paused_are_left(jobs);
+        let how = left.err().unwrap_or_else(|| "somebody is asked again and again".to_owned());
+        world.violate(Invariant::PausedStays, how);
+    }
+    false
 }
 
 /// Slaves that have seen a later state of the master say so, to the master and to people.
@@ -105,7 +143,7 @@ fn confirm(world: &mut World) {
 }
 
 /// Whether nobody was needed.
-fn look_at_slaves(world: &mut World, slaves: usize, round: usize) -> bool {
+fn look_at_slaves(world: &mut World, slaves: usize, round: usize, paused: Paused) -> bool {
     let mut quiet = true;
     for slave in 0..slaves {
         let Some(state) = &world.boxes[slave].state else { continue };
@@ -113,12 +151,12 @@ fn look_at_slaves(world: &mut World, slaves: usize, round: usize) -> bool {
         // Who looks at the machine says it of each by its name.
         let uncertain = state.jobs.values().find(|job| job.report.state == State::Uncertain);
         let uncertain = uncertain.map(|job| job.report.job);
-        let paused = state.jobs.values().any(|job| job.paused_locally || is_left_paused(world, slave, job));
+        let waits = state.jobs.values().any(|job| job.paused_locally || is_left_paused(world, slave, job));
         let needs = [
             (node.unloading.is_some(), Local::Ready),
             (node.attention.is_some(), Local::Clear),
             (node.local_lock, Local::Lock(false)),
-            (paused, Local::Resume),
+            (waits && paused == Paused::GoesOn, Local::Resume),
             (
                 uncertain.is_some() && round >= AT_THE_MACHINE,
                 Local::Resolve { job: uncertain, end: End::Failed },
@@ -151,12 +189,12 @@ fn is_left_paused(world: &World, slave: usize, job: &slave::Job) -> bool {
 }
 
 /// Whether nobody was needed.
-fn look_at_jobs(world: &mut World) -> bool {
+fn look_at_jobs(world: &mut World, paused: Paused) -> bool {
     let now = world.now();
     let masters_forgot = world.ledger.masters_forgot;
     let jobs = world.master.iter().flat_map(|master| master.book.jobs.values());
     let mut asked: Vec<(JobId, JobCommand)> =
-        jobs.filter_map(|job| Some((job.id, answer(&job, now, masters_forgot)?))).collect();
+        jobs.filter_map(|job| Some((job.id, answer(&job, now, masters_forgot, paused)?))).collect();
     let ended = world.numbered.iter().filter_map(|id| world.find_job(*id));
     let ended = ended.filter(|job| job.state.is_ended()).filter(|job| doubts_earlier(job));
     asked.extend(ended.map(|job| (job.id, JobCommand::Resolve(End::Failed))));
@@ -167,13 +205,24 @@ fn look_at_jobs(world: &mut World) -> bool {
 }
 
 fn doubts_earlier(job: &Job) -> bool {
-    let doubts = |earlier: &Earlier| earlier.state == State::Uncertain && earlier.basis != Basis::Claim;
+    // What no slave wonders about, nobody can be told.
+    let wonders = |report: &Report| report.state == State::Uncertain;
+    let doubts = |earlier: &Earlier| {
+        let is_open = earlier.state == State::Uncertain && earlier.basis != Basis::Claim;
+        is_open && earlier.report.as_ref().is_some_and(wonders)
+    };
     job.earlier.iter().any(doubts)
 }
 
+/// Its slave says that only a person at the machine lets it go on.
+fn is_paused_at_the_machine(job: &Job) -> bool {
+    let reason = job.report.as_ref().and_then(|report| report.reason.as_ref());
+    reason.is_some_and(|reason| reason.code == ReasonCode::PausedLocally)
+}
+
 /// What a person does about a job that waits for one.
-fn answer(job: &Job, now: Time, masters_forgot: bool) -> Option<JobCommand> {
-    let paused = job.desired == Desired::Pause;
+fn answer(job: &Job, now: Time, masters_forgot: bool, paused: Paused) -> Option<JobCommand> {
+    let goes_on = (paused == Paused::GoesOn).then_some(JobCommand::Resume);
     match job.state {
         State::Uncertain => Some(JobCommand::Resolve(End::Failed)),
         _ if doubts_earlier(job) => Some(JobCommand::Resolve(End::Failed)),
@@ -186,10 +235,12 @@ fn answer(job: &Job, now: Time, masters_forgot: bool) -> Option<JobCommand> {
                 Some(JobCommand::Cancel(mode))
             }
             // Nobody wants it to be paused: it goes on by itself, unless what its slave heard was a desired state that the master forgot.
-            Desired::Run if !masters_forgot => None,
+            Desired::Run if !masters_forgot || is_paused_at_the_machine(job) => None,
+            Desired::Pause => goes_on,
             _ => Some(JobCommand::Resume),
         },
-        _ if paused => Some(JobCommand::Resume),
+        _ if job.desired == Desired::Pause => goes_on,
+        State::Queued | State::Assigned | State::Accepted if is_paused_at_the_machine(job) => None,
         State::Queued | State::Assigned | State::Accepted => {
             let waits = job.report.as_ref().and_then(|report| report.waiting_for);
             let waits = matches!(waits, Some(WaitingFor::Operator | WaitingFor::Clock | WaitingFor::Time));

@@ -40,6 +40,8 @@ pub struct Bag {
     pub ended: BTreeMap<State, usize>,
     /// Acts that did something, by kind.
     pub acts: BTreeMap<&'static str, usize>,
+    /// What they showed, by name.
+    pub sights: BTreeMap<&'static str, usize>,
     /// The most slaves and jobs in one of them.
     pub largest: (usize, usize),
     /// What was found, by the way in which it breaks.
@@ -104,6 +106,9 @@ impl Bag {
         for (kind, count) in outcome.acts {
             *self.acts.entry(kind).or_default() += count;
         }
+        for (sight, count) in outcome.sights {
+            *self.sights.entry(sight).or_default() += count;
+        }
         self.largest = self.largest.max(size);
     }
 
@@ -144,6 +149,10 @@ impl Bag {
         writeln!(text, "acts, by kind:")?;
         for (kind, count) in &self.acts {
             writeln!(text, "{count:>10} {kind}")?;
+        }
+        writeln!(text, "what was seen:")?;
+        for (sight, count) in &self.sights {
+            writeln!(text, "{count:>10} {sight}")?;
         }
         Ok(text)
     }

@@ -113,6 +113,7 @@ impl Shrinker {
                 plain,
                 Kind { ack: false, ..kind },
                 Kind { hold: false, ..kind },
+                Kind { progress: false, ..kind },
                 Kind { trust_clock: false, ..kind },
                 Kind { drift_ppm: 0, ..kind },
                 Kind { length_ms: plain.length_ms, ..kind },

@@ -211,23 +211,6 @@ impl World {
         }
     }
 
-    /// Once a slave's machine has nothing more to say: what it was wanted to pause, it was told to pause.
-    pub fn check_pauses(&mut self) {
-        let unheard = self.boxes.iter().enumerate().find_map(|(slave, held)| {
-            let state = held.state.as_ref().filter(|state| state.volatile.probing.is_empty())?;
-            let runs_on = |job: &&slave::Job| {
-                job.report.state == State::Running
-                    && job.desired == Desired::Pause
-                    && !held.told_to_pause.contains(&job.work())
-                    && !self.ledger.torn.contains(&job.report.job)
-            };
-            Some(format!("slave {slave}: {:?}", state.jobs.values().find(runs_on)?.work()))
-        });
-        if let Some(how) = unheard {
-            self.violate(Invariant::PauseReachesMachine, how);
-        }
-    }
-
     /// Whether this is not the time for a job, by the clock of the master that the slave heard last.
     pub(super) fn outside_window(&self, slave: usize, job: &slave::Job) -> Option<String> {
         let held = &self.boxes[slave];

@@ -21,7 +21,9 @@
 //!
 //! Whatever is added to one of the types here does not compile until it has been decided what it is.
 
-use std::collections::BTreeSet;
+mod commits;
+mod mixer;
+
 use std::hash::{Hash, Hasher};
 
 use reloop_protocol::id::{BootId, Commit, Incarnation, Session, SlaveKey, StoreId};
@@ -30,6 +32,8 @@ use reloop_protocol::master::{self, Book, Contender, Master, SlaveLink, SlaveRec
 use reloop_protocol::message::{Begun, Challenge, Hello, MasterBinding, Message, Settled, Welcome};
 use reloop_protocol::slave::{self, Link, LinkId, Slave, Sync, Volatile};
 
+use self::commits::counted;
+use self::mixer::Mixer;
 use super::{Station, Stray, Wire, World};
 
 impl World {
@@ -39,86 +43,6 @@ impl World {
         let mut walk = Walk::new(self, may_go_back);
         walk.world(self);
         walk.hash.finish()
-    }
-
-    /// Every commit number that somebody knows.
-    fn commits(&self) -> BTreeSet<Commit> {
-        let mut known = BTreeSet::new();
-        known.extend(self.master_node().map(|node| node.commit));
-        known.extend(self.backup.iter().filter_map(|disk| disk.node()).map(|node| node.commit));
-        for held in &self.boxes {
-            let node = held.state.as_ref().map(|state| &state.node).or_else(|| held.disk.node());
-            known.extend(node.and_then(|node| node.binding).map(|binding| binding.commit));
-            let frames = held.link.iter().flat_map(|wire| {
-                wire.to_master.iter().chain(wire.to_slave.iter().map(|(.., message)| message))
-            });
-            known.extend(frames.filter_map(commit_in));
-            let said = held.link.iter().flat_map(|wire| &wire.to_slave);
-            known.extend(said.filter_map(|(_, commit, message)| counted(*commit, message)));
-        }
-        known.extend(self.late.iter().filter_map(|late| match late {
-            Stray::ToSlave(.., message) | Stray::ToMaster(.., message) => commit_in(message),
-        }));
-        known.extend(self.late.iter().filter_map(|late| match late {
-            Stray::ToSlave(.., commit, message) => counted(*commit, message),
-            Stray::ToMaster(..) => None,
-        }));
-        for record in self.master.iter().flat_map(|master| master.slaves.values()) {
-            known.extend(hellos(record).filter_map(|hello| hello.binding).map(|binding| binding.commit));
-        }
-        known
-    }
-
-    fn master_node(&self) -> Option<&master::Node> {
-        self.master.as_ref().map(|master| &master.node).or_else(|| self.master_disk.node())
-    }
-}
-
-fn hellos(record: &SlaveRecord) -> impl Iterator<Item = &Hello> {
-    let of_link = match &record.link {
-        SlaveLink::Down | SlaveLink::Live { .. } => None,
-        SlaveLink::Welcomed { hello, .. } => Some(&**hello),
-    };
-    of_link.into_iter().chain(record.contender.as_ref().map(|contender| &*contender.hello))
-}
-
-fn commit_in(message: &Message) -> Option<Commit> {
-    match message {
-        Message::Challenge(challenge) => Some(challenge.commit),
-        Message::Hello(hello) => hello.binding.map(|binding| binding.commit),
-        Message::Welcome(welcome) => Some(welcome.binding.commit),
-        Message::Refuse(_)
-        | Message::Settled(_)
-        | Message::Report(_)
-        | Message::Declined(_)
-        | Message::Machine(_)
-        | Message::DesiredState(_)
-        | Message::Forget(_)
-        | Message::OperatingMode(_)
-        | Message::Ask(_)
-        | Message::Answer(_)
-        | Message::Ping
-        | Message::Pong => None,
-    }
-}
-
-/// The commit of a master's frame, if a slave takes note of it.
-fn counted(commit: Commit, message: &Message) -> Option<Commit> {
-    match message {
-        Message::DesiredState(_) | Message::Forget(_) | Message::OperatingMode(_) | Message::Ask(_) => {
-            Some(commit)
-        }
-        Message::Challenge(_)
-        | Message::Hello(_)
-        | Message::Welcome(_)
-        | Message::Refuse(_)
-        | Message::Settled(_)
-        | Message::Report(_)
-        | Message::Declined(_)
-        | Message::Machine(_)
-        | Message::Answer(_)
-        | Message::Ping
-        | Message::Pong => None,
     }
 }
 
@@ -133,65 +57,6 @@ struct Walk {
     incarnations: Vec<Incarnation>,
     /// Distances between commits count, not only whether there is one.
     gaps: bool,
-}
-
-/// Multiplies and folds, as wyhash does (<https://github.com/wangyi-fudan/wyhash>): a state is some thousand bytes, and
-/// there are millions of them. It is the same on every machine, and nobody attacks it.
-#[derive(Clone, Copy)]
-struct Mixer(u64);
-
-impl Default for Mixer {
-    fn default() -> Self {
-        Self(0xA076_1D64_78BD_642F)
-    }
-}
-
-impl Mixer {
-    fn word(&mut self, word: u64) {
-        let wide = u128::from(self.0 ^ word) * 0xE703_7ED1_A0B4_28DB_u128;
-        // What was before stays in, should one side of the product be zero.
-        self.0 = (wide as u64) ^ ((wide >> 64) as u64) ^ self.0.rotate_left(29);
-    }
-}
-
-impl Hasher for Mixer {
-    fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        for word in words {
-            self.word(u64::from_le_bytes(*word));
-        }
-        if !rest.is_empty() {
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            self.word(u64::from_le_bytes(last) ^ ((rest.len() as u64) << 56));
-        }
-    }
-
-    fn write_u8(&mut self, value: u8) {
-        self.word(u64::from(value));
-    }
-
-    fn write_u16(&mut self, value: u16) {
-        self.word(u64::from(value));
-    }
-
-    fn write_u32(&mut self, value: u32) {
-        self.word(u64::from(value));
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.word(value);
-    }
-
-    fn write_usize(&mut self, value: usize) {
-        self.word(value as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        let mut last = *self;
-        last.word(0x8EBC_6AF0_9C88_C6E3);
-        last.0
-    }
 }
 
 /// The number of a name, by when it was first met.
@@ -315,10 +180,12 @@ impl Walk {
             numbered,
             pings_are_slow,
             pings,
+            progress,
             next: _,
         } = world;
         self.see((ms, master_off, enrollment, disks_are_sound, swapped, fuse, numbered));
         self.see(ledger);
+        self.see(progress);
         self.see((pings_are_slow, pings.len()));
         for (double, link) in pings {
             self.see(double);

@@ -72,11 +72,15 @@ pub enum Invariant {
     RevokedIsOut,
     /// Nothing follows for a job from the word of a slave that was never handed it.
     LiesMoveNothing,
+    /// Progress never goes back within a run, and no run shows that of another.
+    ProgressGoesForward,
+    /// What a person paused stays paused until a person lets it go on, and keeps nothing from ending but what waits behind it.
+    PausedStays,
 }
 
 impl Invariant {
     /// Every invariant.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::AcknowledgedOrderKept,
         Self::BegunOnce,
         Self::AttemptBegunOnce,
@@ -104,6 +108,8 @@ impl Invariant {
         Self::PauseReachesMachine,
         Self::RevokedIsOut,
         Self::LiesMoveNothing,
+        Self::ProgressGoesForward,
+        Self::PausedStays,
     ];
 
     /// As one sentence.
@@ -136,6 +142,8 @@ impl Invariant {
             Self::PauseReachesMachine => "a pause that was heard reaches the machine",
             Self::RevokedIsOut => "who was revoked is out until a token lets it in",
             Self::LiesMoveNothing => "a slave speaks for no job that it was never handed",
+            Self::ProgressGoesForward => "progress goes forward, and is of its own run",
+            Self::PausedStays => "what is paused stays paused until somebody lets it go on",
         }
     }
 }

@@ -6,7 +6,8 @@ use reloop_protocol::message::Message;
 use reloop_protocol::slave::{self, LinkId};
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Invariant, STRAYS, Stray, Wire, World, kind};
+use super::nodes::kind;
+use super::{Invariant, STRAYS, Stray, Wire, World};
 
 impl World {
     /// Points a slave at the master or at its double.
@@ -130,7 +131,7 @@ impl World {
             double,
         };
         self.boxes[slave].link = Some(wire);
-        let token = self.boxes[slave].token.map(|_| "a token".to_owned());
+        let token = self.boxes[slave].token.map(text_of);
         self.slave_event(slave, slave::Event::LinkOpened { link: id, token });
         self.at(double, |world| world.master_event(master::Event::LinkOpened { link: id, nonce: [0; 32] }));
     }
@@ -181,15 +182,32 @@ impl World {
         let (Some(wire), true) = (&mut held.link, held.state.is_some()) else { return false };
         let (link, double) = (wire.id, wire.double);
         let Some(message) = wire.to_master.pop_front() else { return false };
-        let token = held.token;
         if self.keeps_crossed {
             self.crossed.push((slave, kind(&message)));
         }
         let event = match message {
-            Message::Hello(hello) => master::Event::HelloReceived { link, hello, token },
+            Message::Hello(hello) => {
+                let token = hello.token.as_deref().map(hash_of);
+                master::Event::HelloReceived { link, hello, token }
+            }
             message => master::Event::Received { link, message },
         };
         self.at(double, |world| world.master_event(event));
         true
     }
+}
+
+/// A token as a slave shows it. Its hash is taken for the token itself: nobody here steals one.
+fn text_of(token: [u8; 32]) -> String {
+    token.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a master makes of it.
+fn hash_of(text: &str) -> [u8; 32] {
+    let mut hash = [0; 32];
+    for (byte, digits) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let digits = std::str::from_utf8(digits).unwrap_or_default();
+        *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
+    }
+    hash
 }

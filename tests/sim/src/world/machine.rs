@@ -8,6 +8,8 @@ use reloop_protocol::message::{Outcome, Reason, ReasonCode};
 use reloop_protocol::slave::{Ended, Fact, Probed, RunKey};
 use reloop_protocol::time::Time;
 
+use super::progress::note_of;
+
 /// A machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Machine {
@@ -43,6 +45,8 @@ pub struct Machine {
     pub refused: u32,
     /// How often what it was to begin was not there any more.
     pub rejected: u32,
+    /// It says how far its work is: now and then, and when it is asked.
+    pub tells_progress: bool,
     /// It is broken on purpose, so that whoever looks for faults can be tried: after a power cut it begins twice.
     pub stutters: bool,
     pub(super) was_cut: bool,
@@ -60,6 +64,8 @@ pub struct Work {
     paused: bool,
     ended: Option<Ended>,
     gone: bool,
+    /// How far it is, in thousandths.
+    permille: u16,
 }
 
 impl Machine {
@@ -157,7 +163,10 @@ impl Machine {
 
     fn begin(&mut self, key: RunKey) {
         *self.begun.entry(key).or_default() += if self.stutters && self.was_cut { 2 } else { 1 };
-        self.works.insert(key, Work { left_ms: self.length_ms, paused: false, ended: None, gone: false });
+        self.works.insert(
+            key,
+            Work { left_ms: self.length_ms, paused: false, ended: None, gone: false, permille: 0 },
+        );
     }
 
     /// Whether it was asked something that it still thinks over.
@@ -248,7 +257,10 @@ impl Machine {
             }
             Some(Work { gone: true, .. }) => Probed::Gone,
             Some(Work { ended: Some(ended), .. }) => Probed::Ended(ended.clone()),
-            Some(work) => Probed::Alive { paused: work.paused, permille: None },
+            Some(work) => {
+                let permille = self.tells_progress.then_some(work.permille);
+                Probed::Alive { paused: work.paused, permille }
+            }
         };
         self.facts.push_back((key, Fact::Probed(probed)));
     }
@@ -266,9 +278,37 @@ impl Machine {
                 if agent {
                     self.facts.push_back((*key, Fact::Ended(ended)));
                 }
+            } else if self.tells_progress {
+                let left = work.left_ms * 1_000 / self.length_ms.max(1);
+                work.permille = u16::try_from(1_000 - left).unwrap_or(0).max(work.permille);
+                if agent {
+                    self.facts.push_back((*key, progressed(*key, work)));
+                }
             }
         }
     }
+
+    /// Whether something works of which it could say that it is further than before.
+    pub fn may_progress(&self, up_to: u16) -> bool {
+        let further = |key: RunKey| self.works.get(&key).is_some_and(|work| work.permille < up_to);
+        self.tells_progress && self.working().any(further)
+    }
+
+    /// What works is so much further; the agent hears of it if it is there.
+    pub fn advance(&mut self, by: u16, agent: bool) {
+        let working: Vec<_> = self.working().collect();
+        for key in working {
+            let Some(work) = self.works.get_mut(&key) else { continue };
+            work.permille = (work.permille + by).min(999);
+            if agent {
+                self.facts.push_back((key, progressed(key, work)));
+            }
+        }
+    }
+}
+
+fn progressed(run: RunKey, work: &Work) -> Fact {
+    Fact::Progressed { permille: Some(work.permille), note: Some(note_of(run)) }
 }
 
 fn outcome(text: &str) -> Outcome {

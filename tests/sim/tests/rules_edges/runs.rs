@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use reloop_protocol::id::{Commit, JobId};
+use reloop_protocol::id::{Commit, JobId, Run};
 use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::master::{JobCommand, Order};
-use reloop_protocol::message::{Flags, Message, ReasonCode};
+use reloop_protocol::message::{Flags, Message, ReasonCode, WaitingFor};
 use reloop_protocol::slave::{self, Effect, Fact, Local, Probed};
 use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate, OnOverdue};
 use reloop_protocol::time::Millis;
@@ -35,6 +35,46 @@ fn kept(world: &World, job: JobId) -> &slave::Job {
 
 fn paused(world: &World) -> bool {
     world.boxes[0].machine.alive().count() == 1 && world.boxes[0].machine.working().next().is_none()
+}
+
+#[test]
+fn what_was_paused_at_the_machine_and_interrupted_says_who_lets_it_go_on() {
+    let (mut world, job) = running(restartable);
+    let told = |world: &World| {
+        let report = world.job(job).report.unwrap();
+        (report.state, report.waiting_for, report.reason.map(|reason| reason.code))
+    };
+    world.local(0, Local::Pause);
+    world.settle();
+    world.reboot(0);
+    world.settle();
+    let waits = (State::Accepted, Some(WaitingFor::Operator), Some(ReasonCode::PausedLocally));
+    assert_eq!(told(&world), waits);
+    world.command(job, JobCommand::Resume);
+    world.settle();
+    assert_eq!(told(&world), waits);
+    world.local(0, Local::Resume);
+    world.settle();
+    assert_eq!(told(&world), (State::Running, None, Some(ReasonCode::Interrupted)));
+}
+
+#[test]
+fn a_run_shows_neither_the_progress_nor_the_note_of_the_run_before() {
+    let (mut world, job) = running(restartable);
+    let work = kept(&world, job).work();
+    let told = |world: &World| {
+        let report = world.job(job).report.unwrap();
+        (report.run, report.progress, report.note)
+    };
+    let fact = Fact::Progressed { permille: Some(300), note: Some("roughing".to_owned()) };
+    world.slave_event(0, slave::Event::Machine { work, fact });
+    world.settle();
+    assert_eq!(told(&world), (Run(1), Some(300), Some("roughing".to_owned())));
+    // Its machine says by itself that the work is gone, and the agent lives on.
+    world.boxes[0].machine.let_go(work);
+    world.slave_event(0, slave::Event::Machine { work, fact: Fact::Probed(Probed::Gone) });
+    world.settle();
+    assert_eq!(told(&world), (Run(2), None, None));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A machine that cannot begin a job, for a cause of its own: a full disk, a program's file that is missing.
 
 use reloop_protocol::id::{JobId, Run};
-use reloop_protocol::job::State;
+use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::CAUSE_BYTES;
 use reloop_protocol::master::{self, Delivery, JobCommand, Retry, RetryOn, SlaveCommand};
 use reloop_protocol::message::{Activity, Attention, Flags, ReasonCode, WaitingFor};
@@ -46,6 +46,35 @@ fn being_started() -> (slave::Slave, slave::Now, JobId) {
     kept.report.state = State::Starting;
     (kept.report.started_at, kept.report.started_generation) = (None, None);
     (state, now, job)
+}
+
+#[test]
+fn what_a_machine_could_not_begin_is_not_missed_when_it_was_given_back_while_the_link_broke() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let (first, job) = (place_as(&mut world, |_| {}), place_as(&mut world, |_| {}));
+    break_down(&mut world, false);
+    let (work, at) = (agent(&world).jobs[&first].work(), Time(world.wall(0)));
+    world.boxes[0].machine.finish(work, End::Succeeded, at, true);
+    while world.hear_machine(0) {}
+    assert_eq!(
+        (world.on_slave(0, job), agent(&world).jobs[&job].report.run),
+        (Some(State::Accepted), Run(1))
+    );
+    // Of the intent to start and of the machine's word the master has not heard when it asks the job back.
+    world.add_slave("idle");
+    while world.pump_one(1) {}
+    assert!(world.job(job).recalled.is_some());
+    while world.on_slave(0, job).is_some() {
+        assert!(world.to_slave(0));
+    }
+    while world.state(job) != State::Starting {
+        assert!(world.to_master(0));
+    }
+    world.cut(0);
+    world.plug(0);
+    world.settle();
+    assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running));
 }
 
 #[test]

@@ -8,4 +8,5 @@ mod b;
 mod c;
 mod d;
 mod e;
+#[path = "../stage/mod.rs"]
 mod stage;

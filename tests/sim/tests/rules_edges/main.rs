@@ -13,5 +13,6 @@ mod needs;
 mod restored;
 mod runs;
 mod slave;
+#[path = "../stage/mod.rs"]
 mod stage;
 mod unfit;

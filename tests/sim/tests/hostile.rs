@@ -1,34 +1,33 @@
 //! What fuzzing with hostile peers has shown, each as one story.
 #![cfg(test)]
 
+mod stage;
+
 use reloop_protocol::id::{Attempt, Generation, JobId, Session};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits;
-use reloop_protocol::master::{self, Basis, JobCommand};
-use reloop_protocol::message::{Flags, Hello, Message, Outcome, PROTOCOL, Record, Report, Row, Settled};
-use reloop_protocol::slave::{self, Ended, Event, Fact, LinkId, Probed};
+use reloop_protocol::master::{self, Basis};
+use reloop_protocol::message::{Flags, Hello, Message, Record, Report, Row, Settled};
+use reloop_protocol::slave::{Fact, LinkId, Probed};
 use reloop_protocol::spec::Gate;
-use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, MAX_MESSAGE};
 use reloop_sim::fuzz::any::Source;
 use reloop_sim::world::{Machine, MasterDisk, World};
 
+use crate::stage::*;
+
 #[test]
 fn a_slave_cannot_speak_for_a_job_that_another_slave_has() {
     let mut world = World::new(2);
-    let mut order = world.order("mill");
-    order.slave = Some("s0".to_owned());
-    let job = world.place(order);
-    world.settle();
+    let job = placed(&mut world, |order| order.slave = Some("s0".to_owned()));
     let before = world.job(job);
     assert_eq!(before.state, State::Running);
-    let thief = world.boxes[1].settings.key;
-    let link = world.master.as_ref().unwrap().slaves[&thief].live().unwrap();
+    let link = link_of(&world, 1);
     for attempt in [Attempt(0), Attempt(1), Attempt(2)] {
         for state in SAID {
             let mut report = before.report.clone().unwrap();
             (report.attempt, report.state) = (attempt, state);
-            world.master_event(master::Event::Received { link, message: Message::Report(report) });
+            world.master_event(received(link, Message::Report(report)));
             assert_eq!(beside(world.job(job)), beside(before.clone()), "{attempt} {state:?}");
         }
     }
@@ -58,56 +57,37 @@ fn beside(mut job: master::Job) -> master::Job {
     job
 }
 
-fn link_of(world: &World, slave: usize) -> LinkId {
-    world.master.as_ref().unwrap().slaves[&world.boxes[slave].settings.key].live().unwrap()
-}
-
 /// What this slave says of a job: live, or as a row and a report of its next handshake.
 fn says(world: &mut World, slave: usize, report: Report, live: bool) {
     if live {
         let link = link_of(world, slave);
-        return world.master_event(master::Event::Received { link, message: Message::Report(report) });
+        return world.master_event(received(link, Message::Report(report)));
     }
+    shakes_hands(world, slave, row_of(&report), vec![report], vec![]);
+}
+
+/// A handshake of this slave with one row, after which its link ends.
+fn shakes_hands(world: &mut World, slave: usize, row: Row, reports: Vec<Report>, records: Vec<Record>) {
     let state = world.boxes[slave].state.clone().unwrap();
     let link = LinkId(1 << 50);
     world.cut(slave);
-    let slave = world.master.as_ref().unwrap().slaves[&state.settings.key].clone();
-    let row = Row {
-        job: report.job,
-        attempt: report.attempt,
-        generation: report.generation,
-        seq: report.seq,
-        state: report.state,
-        progress: report.progress,
-    };
+    let known = world.master.as_ref().unwrap().slaves[&state.settings.key].clone();
     let hello = Hello {
-        protocol: PROTOCOL,
         key: state.settings.key,
         name: state.settings.name.clone(),
-        agent: String::new(),
-        binding: None,
-        token: None,
         store: state.node.store,
-        boot: slave.boot.unwrap(),
-        session: Session(slave.session.0 + 1),
+        boot: known.boot.unwrap(),
+        session: Session(known.session.0 + 1),
         clock: world.now(),
-        machine: slave.machine.clone().unwrap(),
-        programs: slave.programs.clone(),
-        labels: Default::default(),
-        capacity: 1,
+        machine: known.machine.unwrap(),
+        programs: known.programs,
         rows: vec![row],
-        recent_outcomes: vec![],
+        ..hello(1, "")
     };
-    let settled = Settled {
-        session: hello.session,
-        reports: vec![report],
-        records: vec![],
-        declined: vec![],
-        machine: hello.machine.clone(),
-    };
+    let settled = Settled { reports, records, machine: hello.machine.clone(), ..settled(hello.session) };
     world.master_event(master::Event::LinkOpened { link, nonce: [0; 32] });
     world.master_event(master::Event::HelloReceived { link, hello: Box::new(hello), token: None });
-    world.master_event(master::Event::Received { link, message: Message::Settled(settled) });
+    world.master_event(received(link, Message::Settled(settled)));
     let last_heard = world.now();
     world.master_event(master::Event::LinkClosed { link, last_heard });
 }
@@ -121,16 +101,12 @@ fn a_slave_that_tells_of_a_newer_attempt_does_not_have_the_one_that_speaks() {
     let [_, job] = orders.map(|order| world.place(order));
     world.settle();
     let backup = world.master_disk.clone();
-    world.plug(1);
-    world.settle();
+    reconnect(&mut world, 1);
     assert_eq!((world.state(job), world.job(job).attempt), (State::Running, Attempt(2)));
     (0..2).for_each(|slave| world.cut(slave));
-    world.kill_master();
-    world.master_disk = backup;
-    world.start_master();
+    put_back_files(&mut world, backup);
     world.confirm_restore();
-    world.plug(1);
-    world.settle();
+    reconnect(&mut world, 1);
     let before = world.job(job);
     assert_eq!((before.state, before.holder), (State::Accepted, Some(world.boxes[0].settings.key)));
     let report = Report { attempt: Attempt(2), ..before.report.unwrap() };
@@ -156,17 +132,12 @@ fn siblings() -> (World, Vec<JobId>, Report) {
         world.plug(slave);
     }
     world.settle();
-    let mut order = world.order("mill");
-    order.slave = Some("s0".to_owned());
-    let mut jobs = vec![world.place(order)];
-    world.settle();
-    let mut order = world.order("mill");
-    order.slave = Some("s1".to_owned());
-    let own = world.place(order);
+    let mut jobs = vec![placed(&mut world, |order| order.slave = Some("s0".to_owned()))];
+    let own = place_as(&mut world, |order| order.slave = Some("s1".to_owned()));
     for (program, slave) in [("mill", None), ("mill", Some("s0")), ("lathe", None)] {
-        let mut order = world.order(program);
-        order.slave = slave.map(ToOwned::to_owned);
-        jobs.push(world.place(order));
+        jobs.push(place_as(&mut world, |order| {
+            (order.spec.program, order.slave) = (program.to_owned(), slave.map(str::to_owned));
+        }));
     }
     world.settle();
     let report = world.job(own).report.unwrap();
@@ -210,12 +181,11 @@ fn whoever_makes_up_attempts_fills_the_list_of_those_who_had_the_job_with_nothin
         says(&mut world, 1, report, true);
     }
     let claimed = world.job(job).earlier;
-    assert_eq!(claimed.len(), 16, "so many are kept, and not more");
-    assert_eq!(claimed[0].attempt, Attempt(2), "the first that were told");
+    let attempts: Vec<_> = claimed.iter().map(|one| one.attempt.0).collect();
+    assert_eq!(attempts, (2..18).collect::<Vec<_>>(), "the first that were told, and so many");
     // Somebody who had it comes to the same list.
     world.cut(0);
-    world.command(job, JobCommand::Abandon);
-    world.command(job, JobCommand::Retry);
+    give_away(&mut world, job);
     world.settle();
     let kept = world.job(job).earlier;
     let assigned = kept.iter().find(|earlier| earlier.basis == Basis::Assigned);
@@ -227,16 +197,12 @@ fn whoever_makes_up_attempts_fills_the_list_of_those_who_had_the_job_with_nothin
 fn a_restore_opens_a_gap_that_a_slave_closes_with_its_first_handshake_and_for_what_nobody_has() {
     for said in SAID {
         let (mut world, jobs, own) = siblings();
-        world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0), forced: true });
+        confirm_restore(&mut world);
         // What the first slave has is its own, also while the gap is open.
         let mut open = world.clone();
         let before = open.job(jobs[0]);
-        says(
-            &mut open,
-            1,
-            Report { job: jobs[0], attempt: before.attempt.next(), state: said, ..own.clone() },
-            false,
-        );
+        let attempt = before.attempt.next();
+        says(&mut open, 1, Report { job: jobs[0], attempt, state: said, ..own.clone() }, false);
         let after = open.job(jobs[0]);
         assert_eq!(
             (after.state, after.holder, after.attempt, after.desired),
@@ -290,8 +256,7 @@ fn no_word_of_a_slave_uses_up_the_numbers_that_others_are_given_next() {
             };
             assert_eq!(limits::check(&Message::Report(report.clone())), Ok(()));
             says(&mut world, 1, report, live);
-            world.command(job, JobCommand::Abandon);
-            world.command(job, JobCommand::Retry);
+            give_away(&mut world, job);
             world.settle();
             let job = world.job(job);
             assert!(
@@ -320,38 +285,7 @@ fn a_job_that_nobody_knows_is_not_taken_up_with_numbers_that_leave_no_room() {
             ..own
         };
         let record = Record { spec: held.spec.clone(), start: held.start, report: report.clone() };
-        let (state, link) = (world.boxes[1].state.clone().unwrap(), LinkId(1 << 50));
-        let machine = slave::machine_report(&state);
-        let hello = Hello {
-            protocol: PROTOCOL,
-            key: state.settings.key,
-            name: state.settings.name.clone(),
-            agent: String::new(),
-            binding: None,
-            token: None,
-            store: state.node.store,
-            boot: world.boxes[1].boot,
-            session: state.node.session.next(),
-            clock: world.now(),
-            machine: machine.clone(),
-            programs: vec![],
-            labels: Default::default(),
-            capacity: 1,
-            rows: vec![Row {
-                job: report.job,
-                attempt: report.attempt,
-                generation: report.generation,
-                seq: report.seq,
-                state: report.state,
-                progress: None,
-            }],
-            recent_outcomes: vec![],
-        };
-        let session = hello.session;
-        world.master_event(master::Event::LinkOpened { link, nonce: [0; 32] });
-        world.master_event(master::Event::HelloReceived { link, hello: Box::new(hello), token: None });
-        let settled = Settled { session, reports: vec![], records: vec![record], declined: vec![], machine };
-        world.master_event(master::Event::Received { link, message: Message::Settled(settled) });
+        shakes_hands(&mut world, 1, row_of(&report), vec![], vec![record]);
         assert_eq!(world.find_job(report.job).is_some(), is_taken, "{attempt} {generation}");
     }
 }
@@ -360,24 +294,15 @@ fn a_job_that_nobody_knows_is_not_taken_up_with_numbers_that_leave_no_room() {
 fn a_restored_master_leaves_an_unstarted_job_where_it_was_assigned_after_the_backup() {
     let mut world = World::new(1);
     world.cut(0);
-    let mut order = world.order("mill");
-    order.start.gate = Gate::Held;
-    let job = world.place(order);
+    let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
     let backup = world.master_disk.clone();
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     assert_eq!(world.on_slave(0, job), Some(State::Accepted));
-    world.kill_master();
-    world.master_disk = backup;
-    world.start_master();
+    put_back_files(&mut world, backup);
     world.settle();
-    assert_eq!(
-        world.state(job),
-        State::Queued,
-        "until a person has said that the master was put back, it is only claimed"
-    );
+    assert_eq!(world.state(job), State::Queued, "only claimed until the restore is confirmed");
     assert!(world.job(job).flags.has(Flags::CLAIMED));
-    world.master_event(master::Event::RestoreConfirmed { request: master::RequestId(0), forced: true });
+    confirm_restore(&mut world);
     world.settle();
     assert_eq!((world.state(job), world.holder(job)), (State::Accepted, Some(0)));
     let job = world.job(job);
@@ -394,9 +319,7 @@ fn an_order_of_several_jobs_is_rebuilt_whole_from_its_slave() {
     let (id, jobs) = (order.id, order.jobs.clone());
     world.place(order);
     world.settle();
-    world.kill_master();
-    world.master_disk = MasterDisk::default();
-    world.start_master();
+    put_back_files(&mut world, MasterDisk::default());
     world.settle();
     let mut rebuilt = world.master_disk.orders[&id].jobs.clone();
     rebuilt.sort_unstable();
@@ -406,10 +329,7 @@ fn an_order_of_several_jobs_is_rebuilt_whole_from_its_slave() {
 
 #[test]
 fn a_peer_cannot_use_up_the_numbers_that_come_after_it() {
-    let mut world = World::new(1);
-    let job = world.order("mill");
-    let job = world.place(job);
-    world.settle();
+    let (world, job) = running();
     let mut report = world.job(job).report.unwrap();
     assert_eq!(limits::check(&Message::Report(report.clone())), Ok(()));
     report.generation.0 = limits::COUNT + 1;
@@ -439,51 +359,27 @@ fn every_byte_string_is_a_message() {
 
 #[test]
 fn what_a_machine_says_after_the_end_changes_nothing() {
-    let mut world = World::new(1);
-    let order = world.order("mill");
-    let job = world.place(order);
-    world.settle();
-    let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
+    let (mut world, job) = running();
     world.cut(0);
-    let ended = |end, text: &str| {
-        let outcome = Outcome { exit_code: None, signal: None, text: text.to_owned() };
-        Event::Machine { work, fact: Fact::Ended(Ended { end, outcome, at: None }) }
-    };
-    world.slave_event(0, ended(End::Failed, "the spindle broke"));
-    let before = world.boxes[0].state.clone().unwrap();
+    machine_tells(&mut world, job, ended_with(End::Failed, "the spindle broke"));
+    let before = agent(&world).clone();
     assert_eq!(before.jobs[&job].report.state, State::Failed);
-    world.slave_event(0, ended(End::Succeeded, "done"));
-    for fact in [Fact::PauseRefused("no".to_owned()), Fact::Probed(Probed::Gone), Fact::Paused] {
-        world.slave_event(0, Event::Machine { work, fact });
+    let refused = Fact::PauseRefused("no".to_owned());
+    for fact in [ended_with(End::Succeeded, "done"), refused, Fact::Probed(Probed::Gone), Fact::Paused] {
+        machine_tells(&mut world, job, fact);
     }
     assert_eq!(world.boxes[0].state.as_ref(), Some(&before));
 }
 
 #[test]
-fn a_held_job_waits_for_its_release_even_where_nobody_knows_the_time() {
-    let mut world = World::new(1);
-    let mut order = world.order("mill");
-    order.start.gate = Gate::Held;
-    let job = world.place(order);
-    world.settle();
-    world.cut(0);
-    world.reboot(0);
-    world.pass(5_000);
-    assert_eq!((world.on_slave(0, job), world.begun(job)), (Some(State::Accepted), 0));
-}
-
-#[test]
 fn an_offer_that_came_too_late_does_not_keep_its_slave_from_the_next() {
     let mut world = World::new(1);
-    let mut order = world.order("mill");
-    order.start.deadline = Some(Time(world.now().0 + 100));
-    let late = world.place(order);
+    let soon = later(&world, 100);
+    let late = place_as(&mut world, |order| order.start.deadline = soon);
     // The offer is under way meanwhile.
     world.ms += 1_000;
     world.settle();
     assert_eq!(world.state(late), State::Expired);
-    let order = world.order("mill");
-    let next = world.place(order);
-    world.settle();
+    let next = placed(&mut world, |_| {});
     assert_eq!(world.state(next), State::Running);
 }

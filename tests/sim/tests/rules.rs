@@ -2,30 +2,30 @@
 //! disagreements, which have `disagreements/`.
 #![cfg(test)]
 
+mod stage;
+
 use reloop_protocol::handshake::{self, FromSlave};
 use reloop_protocol::id::{Attempt, Commit, JobId, Run, Session, StoreId};
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::limits::LOG_BYTES;
-use reloop_protocol::master::{Answer, Delivery, JobCommand, Order, Origin, SlaveCommand, origin};
+use reloop_protocol::master::{Answer, Delivery, JobCommand, Origin, SlaveCommand, origin};
 use reloop_protocol::message::{
-    Ask, Attention, CloseCode, Flags, Message, Outcome, Question, Reason, ReasonCode, Refuse, WaitingFor,
+    Ask, Attention, CloseCode, Flags, Forget, Message, PROTOCOL, Question, Reason, ReasonCode, Refuse, Reply,
+    WaitingFor, Welcome,
 };
 use reloop_protocol::slave::redial::{self, Pauses, RETRY_AFTER_LIMIT, Redial, Tried};
-use reloop_protocol::slave::{self, Damage, Fact, LinkId, Local, Now, Release, RunState};
-use reloop_protocol::spec::{CancelMode, Gate, Late, OnOverdue};
-use reloop_protocol::time::{CLOCK_STEP, Millis, Time, clock_step};
+use reloop_protocol::slave::{self, Damage, Fact, LinkId, Local, Release, RunState};
+use reloop_protocol::spec::{CancelMode, Late, OnOverdue};
+use reloop_protocol::time::{CLOCK_STEP, Millis, clock_step};
 use reloop_protocol::wire::Frame;
-use reloop_sim::world::{Machine, World};
+use reloop_sim::world::World;
 
-fn later(world: &World, ms: i64) -> Option<Time> {
-    Some(Time(world.now().0 + ms))
-}
+use crate::stage::*;
 
 #[test]
 fn an_order_runs_to_success() {
     let mut world = World::new(1);
-    let order = world.order("mill");
-    let job = world.place(order);
+    let job = place(&mut world);
     assert_eq!(world.state(job), State::Assigned);
     world.settle();
     assert_eq!(world.state(job), State::Running);
@@ -40,11 +40,9 @@ fn a_cut_after_any_message_changes_nothing_in_the_end() {
     // The same story, cut once after each message that crosses in it.
     for cut_after in 0..24 {
         let mut world = World::new(1);
-        let order = world.order("mill");
-        let job = world.place(order);
-        let mut moved = 0;
-        while moved < cut_after && world.pump() {
-            moved += 1;
+        let job = place(&mut world);
+        for _ in 0..cut_after {
+            world.pump();
         }
         world.cut(0);
         world.pass(3_000);
@@ -60,11 +58,9 @@ fn a_crash_of_the_agent_or_the_master_after_any_message_changes_nothing_in_the_e
     for crash_after in 0..24 {
         for who in ["agent", "master", "both"] {
             let mut world = World::new(1);
-            let order = world.order("mill");
-            let job = world.place(order);
-            let mut moved = 0;
-            while moved < crash_after && world.pump() {
-                moved += 1;
+            let job = place(&mut world);
+            for _ in 0..crash_after {
+                world.pump();
             }
             if who != "master" {
                 world.kill_agent(0);
@@ -86,8 +82,7 @@ fn a_crash_of_the_agent_or_the_master_after_any_message_changes_nothing_in_the_e
 #[test]
 fn a_cancel_of_what_no_slave_holds_is_applied_at_once() {
     let mut world = World::new(0);
-    let order = world.order("mill");
-    let job = world.place(order);
+    let job = place(&mut world);
     let answer = world.command(job, JobCommand::Cancel(CancelMode::SafePoint));
     assert_eq!(answer, Some(Answer::Taken(vec![(job, Delivery::Applied)])));
     assert_eq!(world.state(job), State::Canceled);
@@ -95,15 +90,10 @@ fn a_cancel_of_what_no_slave_holds_is_applied_at_once() {
 
 #[test]
 fn a_job_pauses_and_goes_on() {
-    let mut world = World::new(1);
-    let order = world.order("mill");
-    let job = world.place(order);
-    world.settle();
-    world.command(job, JobCommand::Pause);
-    world.settle();
+    let (mut world, job) = running();
+    command(&mut world, job, JobCommand::Pause);
     assert_eq!(world.state(job), State::Paused);
-    world.command(job, JobCommand::Resume);
-    world.settle();
+    command(&mut world, job, JobCommand::Resume);
     assert_eq!(world.state(job), State::Running);
     world.pass(11_000);
     assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
@@ -111,22 +101,13 @@ fn a_job_pauses_and_goes_on() {
 
 #[test]
 fn finished_is_not_free_with_release_ack() {
-    let mut world = World::new(0);
-    let slave = world.add_slave("mill-1");
-    world.kill_agent(slave);
-    world.boxes[slave].settings.release = Release::Ack;
-    world.start_agent(slave, true);
-    world.settle();
-    let (one, two) = (world.order("mill"), world.order("mill"));
-    let (one, two) = (world.place(one), world.place(two));
+    let mut world = world_with(|settings| settings.release = Release::Ack);
+    let (one, two) = (place(&mut world), place(&mut world));
     world.pass(12_000);
     assert_eq!(world.state(one), State::Succeeded);
     assert_eq!(world.state(two), State::Accepted);
     assert_eq!(world.job(two).report.unwrap().waiting_for, Some(WaitingFor::Ready));
-    assert_eq!(
-        world.command_slave(slave, SlaveCommand::Ready),
-        Some(Answer::Replied(reloop_protocol::message::Reply::Done))
-    );
+    assert_eq!(world.command_slave(0, SlaveCommand::Ready), Some(Answer::Replied(Reply::Done)));
     world.settle();
     assert_eq!(world.state(two), State::Running);
 }
@@ -134,31 +115,15 @@ fn finished_is_not_free_with_release_ack() {
 #[test]
 fn higher_priority_goes_first_and_idle_slaves_before_busy_ones() {
     let mut world = World::new(2);
-    let jobs: Vec<_> = (0..2)
-        .map(|_| {
-            let order = world.order("mill");
-            world.place(order)
-        })
-        .collect();
+    let jobs: Vec<_> = (0..2).map(|_| place(&mut world)).collect();
     world.settle();
-    assert_eq!(
-        jobs.iter().map(|job| world.state(*job)).collect::<Vec<_>>(),
-        [State::Running, State::Running]
-    );
-    let lows = [(); 4].map(|()| {
-        let order = world.order("mill");
-        world.place(order)
-    });
-    let mut high = world.order("mill");
-    high.start.priority = 5;
-    let high = world.place(high);
+    assert!(jobs.iter().all(|job| world.state(*job) == State::Running));
+    let lows = [(); 4].map(|()| place(&mut world));
+    let high = place_as(&mut world, |order| order.start.priority = 5);
     world.pass(12_000);
     assert!(world.state(high).is_executing(), "{:?}", world.state(high));
-    assert_eq!(
-        lows.iter().map(|job| world.begun(*job)).sum::<u32>(),
-        1,
-        "two slaves, and one has the high one"
-    );
+    let begun: u32 = lows.iter().map(|job| world.begun(*job)).sum();
+    assert_eq!(begun, 1, "two slaves, and one has the high one");
     world.pass(36_000);
     assert_eq!(world.state(high), State::Succeeded);
     assert_eq!(lows.map(|job| (world.state(job), world.begun(job))), [(State::Succeeded, 1); 4]);
@@ -167,30 +132,18 @@ fn higher_priority_goes_first_and_idle_slaves_before_busy_ones() {
 #[test]
 fn what_is_given_back_as_asked_begins_at_the_slave_that_falls_idle() {
     let mut world = World::new(2);
-    let orders = [(); 5].map(|()| world.order("mill"));
-    let mut jobs = Vec::new();
-    for (number, mut order) in orders.into_iter().enumerate() {
-        if number == 2 {
-            world.settle();
-        }
-        if number == 4 {
-            order.start.priority = 5;
-        }
-        jobs.push(world.place(order));
-    }
+    place(&mut world);
+    place(&mut world);
+    world.settle();
+    let jobs = [0, 0, 5].map(|priority| place_as(&mut world, |order| order.start.priority = priority));
     world.pass(12_000);
-    assert_eq!(jobs[2..].iter().map(|job| world.begun(*job)).sum::<u32>(), 2, "no slave stands idle");
+    assert_eq!(jobs.iter().map(|job| world.begun(*job)).sum::<u32>(), 2, "no slave stands idle");
 }
 
 #[test]
 fn what_waits_at_a_busy_slave_moves_to_one_that_falls_idle() {
     let mut world = World::new(1);
-    let jobs: Vec<_> = (0..3)
-        .map(|_| {
-            let order = world.order("mill");
-            world.place(order)
-        })
-        .collect();
+    let jobs: Vec<_> = (0..3).map(|_| place(&mut world)).collect();
     world.settle();
     assert_eq!(world.holder(jobs[1]), Some(0));
     world.add_slave("late");
@@ -202,71 +155,27 @@ fn what_waits_at_a_busy_slave_moves_to_one_that_falls_idle() {
 }
 
 #[test]
-fn a_late_truth_corrects_what_a_person_gave_up() {
-    let mut world = World::new(1);
-    let order = world.order("mill");
-    let job = world.place(order);
-    world.settle();
-    world.cut(0);
-    world.command(job, JobCommand::Abandon);
-    world.pass(30_000);
-    world.plug(0);
-    world.settle();
-    assert_eq!(world.state(job), State::Succeeded);
-    assert!(world.job(job).flags.has(Flags::LATE_RESULT));
-    assert_eq!(world.on_slave(0, job), None);
-}
-
-#[test]
 fn a_window_that_closes_unstarted_expires_the_job_where_it_is() {
     let mut world = World::new(0);
-    let mut order = world.order("mill");
-    order.start.deadline = later(&world, 5_000);
-    let job = world.place(order);
+    let soon = later(&world, 5_000);
+    let job = place_as(&mut world, |order| order.start.deadline = soon);
     world.pass(6_000);
     assert_eq!(world.state(job), State::Expired);
     let mut world = World::new(1);
-    world.local(0, Local::Lock(false));
-    let busy = world.order("mill");
-    world.place(busy);
-    let mut order = world.order("mill");
-    order.start.deadline = later(&world, 5_000);
-    let job = world.place(order);
-    world.settle();
+    place(&mut world);
+    let job = placed(&mut world, |order| order.start.deadline = soon);
     assert_eq!(world.state(job), State::Accepted);
     world.cut(0);
     world.pass(6_000);
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     assert_eq!(world.state(job), State::Expired);
     assert_eq!(world.begun(job), 0);
 }
 
 #[test]
-fn a_failed_job_is_tried_again_only_if_its_order_says_so() {
-    let mut world = World::new(1);
-    world.boxes[0].machine.fails = true;
-    let order = world.order("mill");
-    let once = world.place(order);
-    world.pass(12_000);
-    assert_eq!((world.state(once), world.begun(once)), (State::Failed, 1));
-    let mut order = world.order("mill");
-    order.retry.max_attempts = 3;
-    order.retry.on.insert(reloop_protocol::master::RetryOn::Failed);
-    let thrice = world.place(order);
-    world.pass(60_000);
-    assert_eq!((world.state(thrice), world.begun(thrice)), (State::Failed, 3));
-}
-
-#[test]
 fn a_slave_says_nothing_until_its_machine_has_said_what_it_does() {
-    let mut world = World::new(1);
-    let order = world.order("mill");
-    let job = world.place(order);
-    world.settle();
-    world.kill_agent(0);
-    world.boxes[0].machine.silent = true;
-    world.start_agent(0, true);
+    let (mut world, job) = running();
+    silence_machine(&mut world);
     world.crossed.clear();
     world.settle();
     let said: Vec<_> = world.crossed.iter().map(|(_, kind)| *kind).collect();
@@ -280,22 +189,15 @@ fn what_was_wanted_while_nobody_could_say_is_done_once_the_machine_is_found_work
     for (wanted, state) in
         [(JobCommand::Cancel(CancelMode::Now), State::Canceled), (JobCommand::Pause, State::Paused)]
     {
-        let mut world = World::new(1);
-        let order = world.order("mill");
-        let job = world.place(order);
-        world.settle();
-        world.kill_agent(0);
-        world.boxes[0].machine.silent = true;
-        world.start_agent(0, true);
+        let (mut world, job) = running();
+        silence_machine(&mut world);
         world.pass(6_000);
         assert_eq!(world.state(job), State::Uncertain);
-        assert_eq!(world.command(job, wanted), Some(Answer::Taken(vec![(job, Delivery::Sent)])));
-        world.settle();
+        assert_eq!(command(&mut world, job, wanted), Some(Answer::Taken(vec![(job, Delivery::Sent)])));
         world.kill_agent(0);
         world.boxes[0].machine.silent = false;
         world.start_agent(0, true);
-        world.plug(0);
-        world.settle();
+        reconnect(&mut world, 0);
         assert_eq!(world.state(job), state, "{wanted:?}");
     }
 }
@@ -304,18 +206,12 @@ fn what_was_wanted_while_nobody_could_say_is_done_once_the_machine_is_found_work
 fn a_start_that_came_while_the_machine_was_busy_is_not_missed_when_the_agent_starts_again() {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = 30_000;
-    let order = world.order("mill");
-    let busy = world.place(order);
-    let mut order = world.order("mill");
-    order.start.not_before = Some(Time(world.now().0 + 5_000));
-    let job = world.place(order);
-    world.settle();
+    let busy = place(&mut world);
+    let job = deferred(&mut world, 5_000, |_| {});
     world.pass(10_000);
     assert_eq!((world.state(busy), world.state(job)), (State::Running, State::Accepted));
-    world.kill_agent(0);
-    world.start_agent(0, true);
-    world.plug(0);
-    world.settle();
+    restart_agent(&mut world);
+    reconnect(&mut world, 0);
     let told = world.job(job);
     assert!(!told.all_flags().has(Flags::MISSED_START), "it was there when the time came");
     world.pass(25_000);
@@ -324,17 +220,12 @@ fn a_start_that_came_while_the_machine_was_busy_is_not_missed_when_the_agent_sta
 
 #[test]
 fn what_happens_inside_a_handshake_is_told_at_its_end() {
-    let mut world = World::new(1);
-    let order = world.order("mill");
-    let job = world.place(order);
-    world.settle();
+    let (mut world, job) = running();
     world.cut(0);
     world.plug(0);
     world.crossed.clear();
     // The Hello is out, the Welcome is not in, and the machine ends.
-    while !world.crossed.iter().any(|(_, kind)| *kind == "hello") {
-        assert!(world.pump());
-    }
+    pump_until(&mut world, |world| crossed(world, "hello") > 0);
     world.boxes[0].machine.length_ms = 0;
     world.pass_some(20_000);
     world.settle();
@@ -347,12 +238,7 @@ fn a_job_that_was_given_back_while_the_link_broke_is_not_missed() {
     for then_canceled in [false, true] {
         let mut world = World::new(1);
         world.boxes[0].machine.length_ms = 60_000;
-        let jobs: Vec<_> = (0..2)
-            .map(|_| {
-                let order = world.order("mill");
-                world.place(order)
-            })
-            .collect();
+        let jobs: Vec<_> = (0..2).map(|_| place(&mut world)).collect();
         world.settle();
         // An idle slave appears: the waiting job is asked back, and the answer is lost.
         world.add_slave("idle");
@@ -374,99 +260,30 @@ fn a_job_that_was_given_back_while_the_link_broke_is_not_missed() {
 
 #[test]
 fn what_has_not_ended_is_not_forgotten_whoever_says_so() {
-    use reloop_protocol::message::{Forget, Message};
-    use reloop_protocol::slave;
-    let mut world = World::new(1);
-    let order = world.order("mill");
-    let job = world.place(order);
-    world.settle();
+    let (mut world, job) = running();
     let report = world.job(job).report.unwrap();
-    let slave::Link::Live { link, session, .. } = world.boxes[0].state.as_ref().unwrap().link else {
-        panic!("not live")
-    };
     let mut seq = report.seq;
     seq.count += 100;
-    let message = Message::Forget(Forget { job, attempt: report.attempt, seq });
-    world.slave_event(
-        0,
-        slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() },
-    );
+    say(&mut world, Message::Forget(Forget { job, attempt: report.attempt, seq }));
     assert_eq!(world.on_slave(0, job), Some(State::Running));
     // Nor an outcome that is newer than what the master has on disk.
     world.cut(0);
     world.pass(12_000);
     world.plug(0);
-    while !matches!(world.boxes[0].state.as_ref().unwrap().link, slave::Link::Live { .. }) {
-        assert!(world.pump());
-    }
-    let slave::Link::Live { link, session, .. } = world.boxes[0].state.as_ref().unwrap().link else {
-        panic!("not live")
-    };
-    let message = Message::Forget(Forget { job, attempt: report.attempt, seq: report.seq });
-    world.slave_event(
-        0,
-        slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() },
-    );
+    pump_until(&mut world, |world| matches!(agent(world).link, slave::Link::Live { .. }));
+    say(&mut world, Message::Forget(Forget { job, attempt: report.attempt, seq: report.seq }));
     assert_eq!(world.on_slave(0, job), Some(State::Succeeded));
 }
 
 #[test]
-fn frames_of_another_session_have_no_force() {
-    use reloop_protocol::message::Message;
-    use reloop_protocol::slave;
-    let mut world = World::new(1);
-    let mut order = world.order("mill");
-    order.start.gate = Gate::Held;
-    let job = world.place(order);
-    world.settle();
-    let held = world.job(job);
-    let slave::Link::Live { link, session, .. } = world.boxes[0].state.as_ref().unwrap().link else {
-        panic!("not live")
-    };
-    let mut start = held.start;
-    start.gate = Gate::Open;
-    let desired_state = reloop_protocol::spec::DesiredState {
-        job,
-        attempt: held.attempt,
-        generation: reloop_protocol::id::Generation(held.generation.0 + 9),
-        digest: held.digest,
-        spec: None,
-        desired: held.desired,
-        start,
-    };
-    let other_link = slave::LinkId(link.0 + 1000);
-    let other_session = reloop_protocol::id::Session(session.0 + 1);
-    for (link, session) in [(other_link, session), (link, other_session)] {
-        let message = Message::DesiredState(desired_state.clone());
-        world.slave_event(
-            0,
-            slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() },
-        );
-        assert_eq!(world.on_slave(0, job), Some(State::Accepted));
-    }
-    let message = Message::DesiredState(desired_state);
-    world.slave_event(
-        0,
-        slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() },
-    );
-    assert_eq!(world.begun(job), 1, "of this session it has");
-}
-
-#[test]
 fn a_job_that_nobody_let_go_does_not_start_because_the_clock_is_lost() {
-    let mut world = World::new(1);
-    let mut order = world.order("mill");
-    order.start.gate = Gate::Held;
-    let job = world.place(order);
-    world.settle();
-    assert_eq!(world.on_slave(0, job), Some(State::Accepted));
+    let (mut world, job) = held();
     world.cut(0);
     world.reboot(0);
     world.pass(60_000);
     assert_eq!((world.on_slave(0, job), world.begun(job)), (Some(State::Accepted), 0));
-    world.plug(0);
-    world.settle();
-    world.command(job, JobCommand::Release { valid: Millis::seconds(60) });
+    reconnect(&mut world, 0);
+    release(&mut world, job, 60);
     world.settle();
     assert_eq!(world.on_slave(0, job), Some(State::Running));
 }
@@ -479,44 +296,25 @@ fn a_challenge_of_a_dead_connection_does_not_set_the_clock() {
     // Connected, and the Challenge is under way.
     assert!(world.dial_in(0));
     world.cut(0);
-    let sync = world.boxes[0].state.as_ref().unwrap().node.sync;
+    let sync = agent(&world).node.sync;
     world.pass_some(20_000);
     assert_eq!(world.late_frames(), 1);
     world.deliver_late(0);
-    let state = world.boxes[0].state.as_ref().unwrap();
+    let state = agent(&world);
     assert_eq!((state.node.sync, state.link), (sync, slave::Link::Down));
 }
 
-/// A slave that has just told its machine to begin.
-fn starting(prepare: impl FnOnce(&mut World)) -> (World, JobId) {
-    let mut world = World::new(1);
-    prepare(&mut world);
-    let order = world.order("mill");
-    let job = world.place(order);
-    while world.on_slave(0, job) != Some(State::Starting) {
-        assert!(world.pump(), "the job does not come to its start");
-    }
-    (world, job)
-}
-
 fn told(world: &World, job: JobId, fact: Fact) -> slave::Step {
-    let state = world.boxes[0].state.clone().unwrap();
-    let work = state.jobs[&job].work();
-    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
-    slave::step(state, now, slave::Event::Machine { work, fact })
+    machine_says(agent(world).clone(), world.slave_now(0), job, fact)
 }
 
 #[test]
 fn a_rejected_start_is_proof_and_a_refused_one_is_a_question() {
-    let (world, job) = starting(|_| {});
+    let (world, job) = starting();
     let asks = |step: &slave::Step| step.effects.iter().any(|e| matches!(e, slave::Effect::Probe { .. }));
     let rejected = told(&world, job, Fact::StartRejected(Reason::new(ReasonCode::UnknownProgram, "gone")));
     assert!(!asks(&rejected));
-    let report = &rejected.state.jobs[&job].report;
-    assert_eq!(
-        (report.state, report.reason.as_ref().unwrap().code),
-        (State::Rejected, ReasonCode::UnknownProgram)
-    );
+    assert_eq!(word(&rejected.state, job), (State::Rejected, Some(ReasonCode::UnknownProgram)));
     let refused = told(&world, job, Fact::StartRefused("busy".to_owned()));
     assert!(asks(&refused));
     assert_eq!(refused.state.jobs[&job].report.state, State::Starting, "until the machine has answered");
@@ -524,7 +322,7 @@ fn a_rejected_start_is_proof_and_a_refused_one_is_a_question() {
 
 #[test]
 fn a_start_that_is_refused_although_the_work_began_is_followed_to_its_end() {
-    let (mut world, job) = starting(|world| {
+    let (mut world, job) = starting_as(|world| {
         world.boxes[0].machine.refuses = true;
         world.boxes[0].machine.begins_all_the_same = true;
     });
@@ -536,7 +334,7 @@ fn a_start_that_is_refused_although_the_work_began_is_followed_to_its_end() {
 
 #[test]
 fn a_machine_that_refuses_a_start_and_then_falls_silent_makes_a_person_decide() {
-    let (mut world, job) = starting(|world| {
+    let (mut world, job) = starting_as(|world| {
         world.boxes[0].machine.refuses = true;
         world.boxes[0].machine.silent = true;
     });
@@ -549,25 +347,22 @@ fn a_machine_that_refuses_a_start_and_then_falls_silent_makes_a_person_decide() 
     assert!(reason.text.contains("the machine refuses"), "{}", reason.text);
     world.boxes[0].machine.refuses = false;
     world.command(job, JobCommand::Resolve(End::Failed));
-    let order = world.order("mill");
-    let next = world.place(order);
-    world.settle();
+    let next = placed(&mut world, |_| {});
     assert_eq!(world.state(next), State::Running);
 }
 
 #[test]
 fn a_crash_between_a_refused_start_and_the_machines_answer_begins_nothing_twice() {
     for began in [false, true] {
-        let (mut world, job) = starting(|world| {
+        let (mut world, job) = starting_as(|world| {
             world.boxes[0].machine.refuses = true;
             world.boxes[0].machine.begins_all_the_same = began;
         });
         // The refusal has been heard, the answer to the question has not.
         world.pump();
-        let probing = &world.boxes[0].state.as_ref().unwrap().volatile.probing;
+        let probing = &agent(&world).volatile.probing;
         assert_eq!(probing[&job].refused.as_deref(), Some("the machine refuses"));
-        world.kill_agent(0);
-        world.start_agent(0, true);
+        restart_agent(&mut world);
         world.settle();
         let expected = if began { State::Running } else { State::Accepted };
         assert_eq!((world.state(job), world.begun(job)), (expected, u32::from(began)), "began: {began}");
@@ -592,22 +387,19 @@ fn records_that_cannot_be_read_bar_the_machine_until_somebody_has_looked() {
             damage,
         };
         world.slave_event(0, started);
-        assert_eq!(world.boxes[0].state.as_ref().unwrap().node.attention, expected);
-        let order = world.order("mill");
-        let job = world.place(order);
+        assert_eq!(agent(&world).node.attention, expected);
+        let job = place(&mut world);
         world.pass(1_000);
         assert_eq!(world.begun(job), u32::from(expected.is_none()), "{damage:?}");
-        world.kill_agent(0);
-        world.start_agent(0, true);
-        let attention = world.boxes[0].state.as_ref().unwrap().node.attention;
-        assert_eq!(attention, expected, "the next start knows it too");
+        restart_agent(&mut world);
+        assert_eq!(agent(&world).node.attention, expected, "the next start knows it too");
     }
 }
 
 #[test]
 fn without_its_own_record_nothing_else_on_a_slaves_disk_counts() {
-    let (world, job) = starting(|_| {});
-    let state = world.boxes[0].state.as_ref().unwrap();
+    let (world, job) = starting();
+    let state = agent(&world);
     let (node, jobs, recent_outcomes) = slave::durable(state);
     let jobs = jobs.into_iter().map(|(id, job)| slave::Write::Job(id, Some(Box::new(job))));
     let rest: Vec<_> = jobs.chain([slave::Write::RecentOutcomes(recent_outcomes)]).collect();
@@ -620,16 +412,10 @@ fn without_its_own_record_nothing_else_on_a_slaves_disk_counts() {
 
 #[test]
 fn a_part_of_an_output_fits_an_answer_however_much_is_asked_for() {
-    let (world, job) = starting(|_| {});
-    let state = world.boxes[0].state.clone().unwrap();
-    let slave::Link::Live { link, session, .. } = state.link else { panic!("it is online") };
+    let (world, job) = starting();
     for (asked, given) in [(u32::MAX, LOG_BYTES), (100, 100)] {
         let question = Question::Log { job, attempt: Attempt(1), run: Run(1), offset: None, limit: asked };
-        let message = Message::Ask(Ask { id: 1, question });
-        let now = Now { wall: world.now(), boot_ms: 0 };
-        let event =
-            slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() };
-        let effects = slave::step(state.clone(), now, event).effects;
+        let effects = would_do(&world, Message::Ask(Ask { id: 1, question }));
         let limits = effects.iter().filter_map(|effect| match effect {
             slave::Effect::ReadLog { limit, .. } => Some(*limit),
             _ => None,
@@ -640,15 +426,10 @@ fn a_part_of_an_output_fits_an_answer_however_much_is_asked_for() {
 
 #[test]
 fn an_uncertain_job_that_was_given_up_while_its_slave_was_connected_can_still_be_resolved() {
-    let mut world = World::new(1);
-    let order = world.order("mill");
-    let job = world.place(order);
-    world.settle();
-    world.reboot(0);
-    world.settle();
+    let (mut world, job) = running();
+    reboot(&mut world);
     assert_eq!(world.state(job), State::Uncertain);
-    world.command(job, JobCommand::Abandon);
-    world.settle();
+    command(&mut world, job, JobCommand::Abandon);
     assert_eq!(world.state(job), State::Lost);
     assert_eq!(world.on_slave(0, job), Some(State::Uncertain), "the machine waits for a person");
     let answer = world.command(job, JobCommand::Resolve(End::Failed));
@@ -662,11 +443,9 @@ fn an_uncertain_job_that_was_given_up_while_its_slave_was_connected_can_still_be
 fn a_job_that_is_assigned_again_to_the_slave_that_is_just_beginning_it_comes_to_rest() {
     let mut world = World::new(1);
     world.patience = 1_000;
-    let order = world.order("mill");
-    let job = world.place(order);
+    let job = place(&mut world);
     // The slave has not spoken yet, and both attempts reach it, one after the other.
-    world.command(job, JobCommand::Abandon);
-    world.command(job, JobCommand::Retry);
+    give_away(&mut world, job);
     world.settle();
     assert_eq!((world.state(job), world.begun(job)), (State::Running, 1));
     world.pass(12_000);
@@ -677,9 +456,7 @@ fn a_job_that_is_assigned_again_to_the_slave_that_is_just_beginning_it_comes_to_
 fn an_attempt_that_is_followed_by_another_during_a_handshake_is_forgotten_and_the_other_begins() {
     let mut world = World::new(1);
     world.boxes[0].machine.fails = true;
-    let order = world.order("mill");
-    let job = world.place(order);
-    world.settle();
+    let job = placed(&mut world, |_| {});
     world.pass_some(12_000);
     world.hear_machine(0);
     // The outcome is on the master's disk, and the word of that is lost.
@@ -691,8 +468,7 @@ fn an_attempt_that_is_followed_by_another_during_a_handshake_is_forgotten_and_th
     // The Welcome is out.
     assert!(world.dial_in(0) && world.to_slave(0) && world.to_master(0));
     world.boxes[0].machine.fails = false;
-    world.command(job, JobCommand::Retry);
-    world.settle();
+    command(&mut world, job, JobCommand::Retry);
     assert_eq!(world.state(job), State::Running);
     world.pass(12_000);
     assert_eq!(world.state(job), State::Succeeded);
@@ -701,19 +477,15 @@ fn an_attempt_that_is_followed_by_another_during_a_handshake_is_forgotten_and_th
 #[test]
 fn an_uncertain_job_that_was_given_up_and_is_done_elsewhere_can_still_be_resolved() {
     let mut world = World::new(2);
-    let order = world.order("mill");
-    let job = world.place(order);
-    world.settle();
+    let job = placed(&mut world, |_| {});
     let first = world.holder(job).unwrap();
     world.reboot(first);
     world.settle();
-    world.command(job, JobCommand::Abandon);
-    world.command(job, JobCommand::Retry);
+    give_away(&mut world, job);
     world.pass(12_000);
     assert_eq!(world.state(job), State::Succeeded);
     assert_eq!(world.on_slave(first, job), Some(State::Uncertain), "that machine waits for a person");
-    world.command(job, JobCommand::Resolve(End::Failed));
-    world.settle();
+    command(&mut world, job, JobCommand::Resolve(End::Failed));
     assert_eq!((world.state(job), world.on_slave(first, job)), (State::Succeeded, None));
 }
 
@@ -722,9 +494,7 @@ fn a_slave_that_was_being_welcomed_when_the_restore_was_confirmed_obeys() {
     for greeted in 0..3 {
         let mut world = World::new(1);
         world.back_up_master();
-        let order = world.order("mill");
-        let job = world.place(order);
-        world.settle();
+        let job = placed(&mut world, |_| {});
         world.restore_master(false);
         assert!(world.dial_in(0));
         let _ = greeted < 1 || world.to_slave(0);
@@ -740,8 +510,7 @@ fn a_master_that_caught_up_during_the_handshake_knows_that_it_is_doubted() {
     let mut world = World::new(1);
     world.back_up_master();
     world.cut(0);
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     world.restore_master(false);
     assert!(world.dial_in(0) && world.to_slave(0));
     // The slave has made up its mind, and the master gets as far as it had been.
@@ -750,7 +519,7 @@ fn a_master_that_caught_up_during_the_handshake_knows_that_it_is_doubted() {
         world.place(order);
     }
     world.settle();
-    let state = world.boxes[0].state.as_ref().unwrap();
+    let state = agent(&world);
     assert!(matches!(state.link, slave::Link::Live { doubtful: true, .. }));
     assert_eq!(world.master.as_ref().unwrap().doubted_by.len(), 1, "somebody is told to confirm");
 }
@@ -758,15 +527,13 @@ fn a_master_that_caught_up_during_the_handshake_knows_that_it_is_doubted() {
 #[test]
 fn a_slave_that_declined_because_of_an_attempt_that_is_over_is_offered_the_next() {
     let mut world = World::new(1);
-    let order = world.order("mill");
-    let job = world.place(order);
+    let job = place(&mut world);
     world.to_slave(0);
     world.boxes[0].machine.fails = true;
     world.pass_some(12_000);
     world.boxes[0].machine.fails = false;
     // The work has failed and nobody has heard of it yet, not even its own slave.
-    world.command(job, JobCommand::Abandon);
-    world.command(job, JobCommand::Retry);
+    give_away(&mut world, job);
     assert!(world.to_slave(0) && world.to_master(0) && world.to_master(0));
     world.settle();
     assert_eq!(world.state(job), State::Running);
@@ -783,8 +550,7 @@ fn a_job_that_was_given_up_while_its_offer_was_under_way_is_called_off() {
     let second = world.order("mill");
     let second = world.place(second);
     assert_eq!(world.state(second), State::Assigned);
-    world.command(second, JobCommand::Abandon);
-    world.settle();
+    command(&mut world, second, JobCommand::Abandon);
     assert_eq!((world.state(first), world.on_slave(0, second)), (State::Running, None));
     world.pass(30_000);
     assert_eq!((world.state(second), world.begun(second)), (State::Canceled, 0));
@@ -862,11 +628,11 @@ fn a_master_says_when_its_slaves_come_back_within_reason() {
 
 #[test]
 fn nothing_is_heard_before_a_hello_nor_before_a_challenge() {
-    let (mut world, job) = starting(|_| {});
+    let (mut world, job) = starting();
     world.cut(0);
     let hello = world.boxes[0].state.as_ref().map(|state| state.node.session).unwrap();
     let frame = |session, message| Frame { session, commit: Commit(0), message, signature: None };
-    let report = world.boxes[0].state.as_ref().unwrap().jobs[&job].report.clone();
+    let report = kept(&world, job).report.clone();
     let word = Message::Report(report);
     for early in [word.clone(), Message::Ping] {
         assert!(matches!(handshake::from_slave(None, &frame(hello, early.clone())), FromSlave::Fault(_)));
@@ -899,43 +665,18 @@ fn a_master_whose_own_record_is_lost_knows_that_it_is_not_a_new_one() {
 fn shown_token(world: &mut World) -> (Option<String>, bool) {
     world.cut(0);
     world.slave_event(0, slave::Event::LinkClosed { link: LinkId(0) });
-    let state = world.boxes[0].state.clone().unwrap();
-    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
-    let link = LinkId(999);
-    let token = Some("secret".to_owned());
-    let state = slave::step(state, now, slave::Event::LinkOpened { link, token }).state;
-    let node = world.master.as_ref().unwrap().node;
-    let challenge = reloop_protocol::message::Challenge {
-        protocol: reloop_protocol::message::PROTOCOL,
-        master: node.id,
-        epoch: node.epoch,
-        commit: node.commit,
-        begun: vec![],
-        nonce: [0; 32],
-        time: world.now(),
-    };
-    let received = |session, message| slave::Event::Received {
-        link,
-        session,
-        commit: Commit(0),
-        message,
-        unfit: Default::default(),
-    };
-    let step = slave::step(state, now, received(Session(0), Message::Challenge(challenge)));
-    let hello = step.effects.iter().find_map(|effect| match effect {
-        slave::Effect::Send { message: Message::Hello(hello), .. } => Some(hello.clone()),
-        _ => None,
-    });
-    let hello = hello.unwrap();
-    let welcome = reloop_protocol::message::Welcome {
-        protocol: reloop_protocol::message::PROTOCOL.newest,
+    let (state, now) = (dialled(world, Some("secret")), world.slave_now(0));
+    let step = slave::step(state, now, heard(DIALLED, Session(0), Message::Challenge(challenge(world))));
+    let hello = hello_in(&step.effects);
+    let welcome = Welcome {
+        protocol: PROTOCOL.newest,
         session: hello.session,
         binding: step.state.node.binding.unwrap(),
         operating_mode: step.state.node.operating_mode,
         rulings: vec![],
     };
     assert!(step.state.settings.token.is_some(), "it was not taken in yet");
-    let step = slave::step(step.state, now, received(hello.session, Message::Welcome(welcome)));
+    let step = slave::step(step.state, now, heard(DIALLED, hello.session, Message::Welcome(welcome)));
     assert_eq!(step.state.settings.token, None);
     (hello.token, step.effects.contains(&slave::Effect::ForgetToken))
 }
@@ -949,18 +690,13 @@ fn an_enrolment_token_is_shown_until_the_slave_is_taken_in_and_then_forgotten() 
 
 #[test]
 fn a_pause_that_the_machine_refused_locks_nobody_out_and_its_reason_goes_with_it() {
-    let mut world = World::new(1);
-    let order = world.order("mill");
-    let job = world.place(order);
-    world.settle();
-    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
-    let state = world.boxes[0].state.clone().unwrap();
-    let work = state.jobs[&job].work();
-    let local = |state, command| slave::step(state, now, slave::Event::Local { request: 1, command }).state;
-    let fact = |state, fact| slave::step(state, now, slave::Event::Machine { work, fact }).state;
-    let reason = |state: &slave::Slave| state.jobs[&job].report.reason.as_ref().map(|reason| reason.code);
+    let (world, job) = running();
+    let now = world.slave_now(0);
+    let local = |state, command| person_says(state, now, command).state;
+    let fact = |state, fact| machine_says(state, now, job, fact).state;
+    let reason = |state: &slave::Slave| word(state, job).1;
 
-    let refused = fact(local(state, Local::Pause), Fact::PauseRefused("not now".to_owned()));
+    let refused = fact(local(agent(&world).clone(), Local::Pause), Fact::PauseRefused("not now".to_owned()));
     assert_eq!(reason(&refused), Some(ReasonCode::PauseRefused));
     assert!(!refused.jobs[&job].paused_locally, "nobody at the machine has to let go what was not paused");
 
@@ -970,9 +706,7 @@ fn a_pause_that_the_machine_refused_locks_nobody_out_and_its_reason_goes_with_it
     assert!(resumed.jobs[&job].paused_locally, "it was not asked for a pause");
     assert_eq!(reason(&fact(resumed, Fact::Resumed)), None);
 
-    let outcome = Outcome { exit_code: Some(0), signal: None, text: String::new() };
-    let ended = slave::Ended { end: End::Succeeded, outcome, at: None };
-    assert_eq!(reason(&fact(refused, Fact::Ended(ended))), None);
+    assert_eq!(reason(&fact(refused, ended(End::Succeeded))), None);
 }
 
 #[test]
@@ -980,99 +714,68 @@ fn what_a_master_refuses_with_is_one_line_in_a_slaves_log() {
     let mut world = World::new(1);
     world.settle();
     world.cut(0);
-    let state = world.boxes[0].state.clone().unwrap();
-    let (link, session) = (LinkId(999), Session(0));
-    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
-    let state = slave::step(state, now, slave::Event::LinkOpened { link, token: None }).state;
     let text = "no\n2026-01-01T00:00:00Z ERROR \u{1b}[31mthe roof burns".to_owned();
     let message = Message::Refuse(Refuse { code: CloseCode::TryLater, text, retry_after_ms: None });
-    let event =
-        slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() };
-    let said = slave::step(state, now, event).effects.into_iter().find_map(|effect| match effect {
-        slave::Effect::Close { text, .. } => Some(text),
-        _ => None,
-    });
+    let event = heard(DIALLED, Session(0), message);
+    let said = slave::step(dialled(&world, None), world.slave_now(0), event).effects.into_iter().find_map(
+        |effect| match effect {
+            slave::Effect::Close { text, .. } => Some(text),
+            _ => None,
+        },
+    );
     assert_eq!(said.unwrap(), "no 2026-01-01T00:00:00Z ERROR  [31mthe roof burns");
 }
 
-/// A slave at a job that ends only when it is told to.
-fn running(change: impl FnOnce(&World, &mut Order)) -> (World, JobId) {
-    let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    let mut order = world.order("mill");
-    change(&world, &mut order);
-    let job = world.place(order);
-    world.settle();
-    assert_eq!(world.state(job), State::Running);
-    (world, job)
-}
-
-/// The same slave at the same job, of which the master has not heard yet.
-fn begun_unheard(change: impl FnOnce(&World, &mut Order)) -> (World, JobId) {
-    let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    let mut order = world.order("mill");
-    change(&world, &mut order);
-    let job = world.place(order);
+/// A slave at a job that ends only when it is told to, of which the master has not heard yet.
+fn begun_unheard() -> (World, JobId) {
+    let mut world = endless();
+    let job = place_as(&mut world, |order| order.spec.on_interrupt = OnInterrupt::Restart);
     assert!(world.to_slave(0) && world.hear_machine(0));
     assert_eq!((world.on_slave(0, job), world.state(job)), (Some(State::Running), State::Assigned));
     (world, job)
 }
 
-fn restartable(_: &World, order: &mut Order) {
-    order.spec.on_interrupt = OnInterrupt::Restart;
-}
-
-fn kept(world: &World, job: JobId) -> &slave::Job {
-    &world.boxes[0].state.as_ref().unwrap().jobs[&job]
-}
-
 #[test]
 fn a_pause_that_was_asked_of_one_run_is_asked_of_the_next_one_anew() {
-    let (mut world, job) = running(restartable);
+    let (mut world, job) = endless_job(restartable);
     world.command(job, JobCommand::Pause);
     // The slave hears it, its machine loses its power before it has answered.
     while kept(&world, job).run.asked_to_pause.is_none() {
         assert!(world.to_slave(0));
     }
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     assert_eq!(kept(&world, job).report.state, State::Accepted);
     assert_eq!(kept(&world, job).run, RunState::default());
-    world.command(job, JobCommand::Resume);
-    world.settle();
+    command(&mut world, job, JobCommand::Resume);
     assert_eq!((world.state(job), kept(&world, job).report.run), (State::Running, Run(2)));
-    world.command(job, JobCommand::Pause);
-    world.settle();
+    command(&mut world, job, JobCommand::Pause);
     assert_eq!(world.state(job), State::Paused);
     assert_eq!(world.boxes[0].machine.working().count(), 0);
 }
 
 #[test]
 fn a_person_is_asked_about_what_was_longer_off_than_it_may_run() {
-    let (mut world, job) = running(|_, order| {
+    let (mut world, job) = endless_job(|_, order| {
         order.spec.max_runtime = Some(Millis(3_000));
         order.spec.on_overdue = OnOverdue::Stop;
     });
     world.kill_agent(0);
     world.ms += 3_600_000;
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     assert_eq!((kept(&world, job).report.state, world.begun(job)), (State::Uncertain, 1));
     assert!(!kept(&world, job).report.flags.has(Flags::OVERDUE));
 }
 
 #[test]
 fn each_run_has_its_own_clock_and_the_first_one_is_told() {
-    let (mut world, job) = running(|world, order| {
+    let (mut world, job) = endless_job(|world, order| {
         restartable(world, order);
         order.spec.max_runtime = Some(Millis(20_000));
         order.spec.on_overdue = OnOverdue::Stop;
     });
     let first = world.job(job).report.unwrap().started_at;
     world.pass(15_000);
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     world.pass(15_000);
     assert_eq!((world.state(job), kept(&world, job).report.run), (State::Running, Run(2)));
     assert_eq!(world.job(job).report.unwrap().started_at, first);
@@ -1084,27 +787,25 @@ fn each_run_has_its_own_clock_and_the_first_one_is_told() {
 #[test]
 fn a_window_once_met_is_met_until_somebody_changes_it() {
     let begun_in_time = || {
-        let (mut world, job) = running(|world, order| {
+        let (mut world, job) = endless_job(|world, order| {
             restartable(world, order);
             order.start.deadline = later(world, 5_000);
         });
         world.local(0, Local::Lock(true));
         world.pass(20_000);
-        world.reboot(0);
-        world.settle();
+        reboot(&mut world);
         assert_eq!(world.state(job), State::Accepted);
         (world, job)
     };
     let (mut world, job) = begun_in_time();
     // No deadline is waited for, and no clock.
-    let state = world.boxes[0].state.as_ref().unwrap();
+    let state = agent(&world);
     assert_eq!(slave::next_deadline(state, world.slave_now(0)), None);
     world.cut(0);
     world.reboot(0);
     assert_eq!(kept(&world, job).report.waiting_for, Some(WaitingFor::Ready));
     world.local(0, Local::Lock(false));
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     assert_eq!((world.state(job), world.begun(job)), (State::Running, 2));
     let (mut world, job) = begun_in_time();
     let (not_before, deadline) = (None, later(&world, 1_000));
@@ -1121,17 +822,16 @@ fn what_somebody_wanted_to_end_is_not_begun_again() {
         |world, _| drop(world.local(0, Local::Stop { now: false })),
     ];
     for desired in desired_states {
-        let (mut world, job) = begun_unheard(restartable);
+        let (mut world, job) = begun_unheard();
         world.boxes[0].machine.unstoppable = true;
         desired(&mut world, job);
         world.settle();
         assert_eq!(world.on_slave(0, job), Some(State::Running), "the machine refuses, or it is too late");
-        world.reboot(0);
-        world.settle();
+        reboot(&mut world);
         assert_eq!((world.state(job), world.begun(job)), (State::Canceled, 1));
     }
     // The order wanted it, because it lasted too long.
-    let (mut world, job) = running(|world, order| {
+    let (mut world, job) = endless_job(|world, order| {
         restartable(world, order);
         order.spec.max_runtime = Some(Millis(3_000));
         order.spec.on_overdue = OnOverdue::Stop;
@@ -1139,7 +839,6 @@ fn what_somebody_wanted_to_end_is_not_begun_again() {
     world.boxes[0].machine.unstoppable = true;
     world.pass(4_000);
     assert_eq!(world.state(job), State::Running);
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     assert_eq!((world.state(job), world.begun(job)), (State::Canceled, 1));
 }

@@ -94,14 +94,10 @@ fn a5_a_broken_promise_is_a_persons_question() {
 #[test]
 fn a6_after_a_crash_the_machine_is_asked_and_believed() {
     let (mut world, job) = running();
-    world.kill_agent(0);
-    world.start_agent(0, true);
+    restart_agent(&mut world);
     world.settle();
     assert_eq!(world.state(job), State::Running, "it goes on");
-    world.kill_agent(0);
-    world.pass(15_000);
-    world.start_agent(0, true);
-    world.settle();
+    off_for(&mut world, 15_000);
     assert_eq!(world.state(job), State::Succeeded, "it has ended");
     assert_eq!(world.begun(job), 1);
 }
@@ -114,8 +110,7 @@ fn a6_work_that_a_power_cut_ended_follows_the_orders_rule() {
         (OnInterrupt::Restart, State::Running, 2),
     ] {
         let (mut world, job) = running_as(|order| order.spec.on_interrupt = rule);
-        world.reboot(0);
-        world.settle();
+        reboot(&mut world);
         assert_eq!((world.state(job), world.begun(job)), (expected, begun), "{rule:?}");
         assert_eq!(reason(&world, job), ReasonCode::Interrupted, "{rule:?}");
     }
@@ -136,9 +131,7 @@ fn a7_an_intent_that_the_machine_never_saw_may_start() {
 #[test]
 fn a7_an_intent_without_proof_makes_a_person_decide_and_starts_nothing_until_then() {
     let (mut world, job) = starting();
-    world.kill_agent(0);
-    world.boxes[0].machine.silent = true;
-    world.start_agent(0, true);
+    silence_machine(&mut world);
     world.pass(6_000);
     assert_eq!((world.state(job), reason(&world, job)), (State::Uncertain, ReasonCode::NoProof));
     assert_eq!(world.begun(job), 1, "no second blind start");
@@ -146,8 +139,7 @@ fn a7_an_intent_without_proof_makes_a_person_decide_and_starts_nothing_until_the
     let next = place(&mut world);
     world.pass(2_000);
     assert_eq!(world.begun(next), 0);
-    assert_eq!(world.command(job, JobCommand::Resolve(End::Failed)), taken(Delivery::Sent, job));
-    world.settle();
+    assert_eq!(command(&mut world, job, JobCommand::Resolve(End::Failed)), taken(Delivery::Sent, job));
     assert_eq!((world.state(job), world.state(next)), (State::Failed, State::Running));
 }
 
@@ -197,8 +189,7 @@ fn a11_a_running_job_is_stopped_by_the_mode_that_was_chosen() {
     for mode in [CancelMode::SafePoint, CancelMode::Now] {
         // While the link is there.
         let (mut world, job) = running();
-        assert_eq!(world.command(job, JobCommand::Cancel(mode)), taken(Delivery::Sent, job));
-        world.settle();
+        assert_eq!(command(&mut world, job, JobCommand::Cancel(mode)), taken(Delivery::Sent, job));
         assert_eq!(world.state(job), State::Canceled, "{mode:?}");
         // While it is away: the desired state waits as part of the job.
         let (mut world, job) = running();
@@ -220,18 +211,14 @@ fn a11_a_running_job_is_stopped_by_the_mode_that_was_chosen() {
 fn a11_a_machine_may_refuse_to_stop_and_the_job_is_running_again_and_says_so() {
     let (mut world, job) = running();
     world.boxes[0].machine.unstoppable = true;
-    world.command(job, JobCommand::Cancel(CancelMode::Now));
-    world.settle();
+    command(&mut world, job, JobCommand::Cancel(CancelMode::Now));
     assert_eq!((world.state(job), reason(&world, job)), (State::Running, ReasonCode::StopRefused));
     // A cancel that was refused is over: whoever gave it gives it again, or goes on.
-    world.command(job, JobCommand::Pause);
-    world.settle();
+    command(&mut world, job, JobCommand::Pause);
     assert_eq!(world.state(job), State::Paused);
-    world.command(job, JobCommand::Cancel(CancelMode::Now));
-    world.settle();
+    command(&mut world, job, JobCommand::Cancel(CancelMode::Now));
     assert_eq!((world.state(job), reason(&world, job)), (State::Paused, ReasonCode::StopRefused));
-    assert_eq!(world.command(job, JobCommand::Resume), taken(Delivery::Sent, job));
-    world.settle();
+    assert_eq!(command(&mut world, job, JobCommand::Resume), taken(Delivery::Sent, job));
     assert_eq!(world.state(job), State::Running);
 }
 
@@ -239,17 +226,14 @@ fn a11_a_machine_may_refuse_to_stop_and_the_job_is_running_again_and_says_so() {
 fn a11_a_cancel_that_overtakes_the_beginning_keeps_it_from_beginning() {
     let mut world = World::new(1);
     world.boxes[0].machine.slow = true;
-    let order = world.order("mill");
-    let job = world.place(order);
-    world.settle();
+    let job = placed(&mut world, |_| {});
     assert_eq!((world.on_slave(0, job), world.begun(job)), (Some(State::Starting), 0));
     world.command(job, JobCommand::Cancel(CancelMode::Now));
     world.pass(30_000);
     assert_eq!((world.state(job), world.on_slave(0, job)), (State::Canceled, None));
     assert_eq!(world.begun(job), 0);
     // The machine is free for the next.
-    let order = world.order("mill");
-    let next = world.place(order);
+    let next = place(&mut world);
     world.pass(30_000);
     assert_eq!(world.state(next), State::Succeeded);
 }
@@ -294,8 +278,7 @@ fn a14_a_burned_attempt_that_was_not_begun_is_dropped() {
     world.cut(0);
     world.command(job, JobCommand::Abandon);
     let second = world.add_slave("second");
-    world.command(job, JobCommand::Retry);
-    world.settle();
+    command(&mut world, job, JobCommand::Retry);
     assert_eq!((world.holder(job), world.job(job).attempt.0), (Some(second), 2));
     world.plug(0);
     world.pass(20_000);
@@ -306,9 +289,7 @@ fn a14_a_burned_attempt_that_was_not_begun_is_dropped() {
 #[test]
 fn a14_an_offer_that_arrives_after_the_job_went_to_another_is_taken_back_on_the_live_link() {
     let mut world = World::new(2);
-    let mut order = world.order("mill");
-    order.start.gate = Gate::Held;
-    let job = world.place(order);
+    let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
     let first = world.holder(job).unwrap();
     // The offer is still on its way, and the next attempt goes to another slave.
     world.command_slave_now(first, SlaveCommand::Mode(Mode::Draining));
@@ -352,11 +333,9 @@ fn two_attempts_one_waiting() -> (World, JobId, usize) {
     world.cut(0);
     let second = world.add_slave("second");
     world.boxes[second].machine.length_ms = 60_000;
-    let busy = place(&mut world);
-    world.settle();
+    let busy = placed(&mut world, |_| {});
     assert_eq!(world.holder(busy), Some(second));
-    world.command(job, JobCommand::Abandon);
-    world.command(job, JobCommand::Retry);
+    give_away(&mut world, job);
     world.settle();
     assert_eq!(world.on_slave(second, job), Some(State::Accepted));
     (world, job, second)
@@ -365,8 +344,7 @@ fn two_attempts_one_waiting() -> (World, JobId, usize) {
 #[test]
 fn a11_a_cancel_means_also_an_older_attempt_that_turns_up_running() {
     let (mut world, job, second) = two_attempts_one_waiting();
-    world.command(job, JobCommand::Cancel(CancelMode::SafePoint));
-    world.settle();
+    command(&mut world, job, JobCommand::Cancel(CancelMode::SafePoint));
     assert_eq!((world.state(job), world.on_slave(second, job)), (State::Canceled, None));
     reconnect(&mut world, 0);
     assert_eq!(world.holder(job), Some(0), "the machine that works at it speaks for it");
@@ -379,8 +357,7 @@ fn a11_a_cancel_means_also_an_older_attempt_that_turns_up_running() {
 #[test]
 fn a15_what_a_client_wants_is_not_lost_when_a_job_is_asked_back() {
     let (mut world, job, _) = two_attempts_one_waiting();
-    world.command(job, JobCommand::Pause);
-    world.settle();
+    command(&mut world, job, JobCommand::Pause);
     reconnect(&mut world, 0);
     assert_eq!((world.holder(job), world.job(job).desired), (Some(0), Desired::Pause));
     assert_eq!(world.on_slave(0, job), Some(State::Paused));
@@ -475,8 +452,7 @@ fn a21_a_slave_without_room_says_what_holds_the_place() {
     let (mut world, first) = running();
     // The master still believes in the room of the last handshake.
     world.boxes[0].state.as_mut().unwrap().settings.capacity = 1;
-    let second = place(&mut world);
-    world.settle();
+    let second = placed(&mut world, |_| {});
     assert_eq!((world.state(second), reason(&world, second)), (State::Queued, ReasonCode::AtCapacity));
     assert!(world.job(second).reason.unwrap().text.contains(&first.to_string()));
     assert_eq!(world.job(second).last_attempt.0, 1, "no loop of offers");
@@ -519,8 +495,7 @@ fn a22_explain_names_a_full_slave_one_that_needs_a_person_and_what_an_accepted_j
     world.boxes[0].machine.length_ms = 60_000;
     let behind = place(&mut world);
     let timed = deferred(&mut world, 3_600_000, |_| {});
-    place(&mut world);
-    world.settle();
+    placed(&mut world, |_| {});
     let waits = place(&mut world);
     let explained =
         |world: &World, job| explain(world.master.as_ref().unwrap(), &world.job(job), world.now());

@@ -32,10 +32,7 @@ fn b2_a_start_that_was_missed_follows_its_late_rule_and_is_reported() {
     {
         let mut world = World::new(1);
         let job = deferred(&mut world, 5_000, |order| order.start.late = late);
-        world.kill_agent(0);
-        world.pass(10_000);
-        world.start_agent(0, true);
-        world.settle();
+        off_for(&mut world, 10_000);
         assert_eq!(world.state(job), expected, "{late:?}");
         assert!(world.job(job).all_flags().has(Flags::MISSED_START));
         assert_eq!(reason(&world, job), ReasonCode::MissedStart);
@@ -56,10 +53,7 @@ fn b2_a_late_start_is_none_after_its_deadline() {
         order.start.deadline = deadline;
         order.start.late = Late::Run;
     });
-    world.kill_agent(0);
-    world.pass(10_000);
-    world.start_agent(0, true);
-    world.settle();
+    off_for(&mut world, 10_000);
     assert_eq!((world.state(job), world.begun(job)), (State::Expired, 0));
 }
 
@@ -147,7 +141,7 @@ fn b7_without_a_clock_that_can_be_trusted_a_deferred_job_waits() {
         world.boxes[0].settings.trust_clock = trusted;
         world.reboot(0);
         world.pass(1_000);
-        let waits = world.boxes[0].state.as_ref().unwrap().jobs[&job].report.waiting_for;
+        let waits = kept(&world, job).report.waiting_for;
         assert_eq!(waits, Some(if trusted { WaitingFor::Time } else { WaitingFor::Clock }));
         world.pass(65_000);
         let expected = if trusted { State::Running } else { State::Accepted };

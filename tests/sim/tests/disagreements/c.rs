@@ -42,7 +42,7 @@ fn c3_nothing_deferred_fires_from_a_store_that_went_back() {
     let mut world = World::new(1);
     let job = deferred(&mut world, 20_000, |_| {});
     let old = world.boxes[0].disk.clone();
-    let store = world.boxes[0].state.as_ref().unwrap().node.store;
+    let store = agent(&world).node.store;
     world.cut(0);
     reconnect(&mut world, 0);
     world.kill_agent(0);
@@ -50,7 +50,7 @@ fn c3_nothing_deferred_fires_from_a_store_that_went_back() {
     world.start_agent(0, true);
     world.pass(60_000);
     assert_eq!(world.begun(job), 0);
-    let node = &world.boxes[0].state.as_ref().unwrap().node;
+    let node = &agent(&world).node;
     assert_eq!(node.attention, Some(Attention::StoreRolledBack));
     assert_ne!(node.store, store, "a new store id");
     assert_eq!(world.state(job), State::Uncertain);
@@ -133,8 +133,7 @@ fn c4_a_quick_reboot_is_not_taken_for_a_clone() {
     world.start_agent(0, true);
     reconnect(&mut world, 0);
     assert_ne!(world.boxes[0].closed.last(), Some(&CloseCode::DuplicateIdentity));
-    let job = place(&mut world);
-    world.settle();
+    let job = placed(&mut world, |_| {});
     assert_eq!(world.state(job), State::Running);
 }
 

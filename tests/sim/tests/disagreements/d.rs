@@ -21,8 +21,7 @@ fn d1_after_a_restart_nothing_is_dispatched_before_reconciliation() {
     world.kill_master();
     world.boxes[0].cable = false;
     world.start_master();
-    let next = place(&mut world);
-    world.settle();
+    let next = placed(&mut world, |_| {});
     assert_eq!((world.state(job), world.state(next)), (State::Running, State::Queued));
     world.crossed.clear();
     reconnect(&mut world, 0);
@@ -35,15 +34,13 @@ fn d1_after_a_restart_nothing_is_dispatched_before_reconciliation() {
 #[test]
 fn d2_a_master_that_lost_everything_adopts_and_stops_nothing() {
     let (mut world, job) = running();
-    let mut order = world.order("bake");
-    order.start.priority = 3;
-    let waits = world.place(order);
+    let waits = place_as(&mut world, |order| {
+        (order.spec.program, order.start.priority) = ("bake".to_owned(), 3);
+    });
     world.pass(2_000);
     let (before, waiting) = (world.job(job), world.job(waits));
     assert_eq!(waiting.state, State::Accepted);
-    world.kill_master();
-    world.master_disk = MasterDisk::default();
-    world.start_master();
+    put_back_files(&mut world, MasterDisk::default());
     world.settle();
     let adopted = world.job(job);
     assert_eq!((adopted.state, &adopted.spec), (State::Running, &before.spec));
@@ -73,10 +70,8 @@ fn d3_after_a_restore_the_ring_repairs_the_gap_and_nothing_fires_in_mass() {
     world.plug(0);
     world.pass(60_000);
     assert!(jobs.iter().all(|job| world.state(*job) == State::Succeeded));
-    world.kill_master();
     world.boxes[0].cable = false;
-    world.master_disk = backup;
-    world.start_master();
+    put_back_files(&mut world, backup);
     confirm_restore(&mut world);
     let fresh = place(&mut world);
     world.pass(60_000);
@@ -111,32 +106,26 @@ fn d3_what_a_restored_master_would_have_started_in_the_past_waits_for_a_person()
 }
 
 /// One job is done and forgotten, then the master's files of before are put back, with all that says so.
-fn put_back() -> (World, reloop_protocol::id::JobId) {
+fn put_back() -> (World, JobId) {
     let mut world = World::new(1);
     let backup = world.master_disk.clone();
     let job = place(&mut world);
     world.pass(1_000);
     world.cut(0);
     reconnect(&mut world, 0);
-    world.kill_master();
-    world.master_disk = backup;
-    world.start_master();
+    put_back_files(&mut world, backup);
     world.settle();
     (world, job)
-}
-
-fn confirm_restore(world: &mut World) {
-    world.master_event(master::Event::RestoreConfirmed { request: RequestId(0), forced: true });
 }
 
 #[test]
 fn d4_files_that_were_put_back_give_no_commands_until_a_person_confirms() {
     let (mut world, job) = put_back();
     assert!(!world.master.as_ref().unwrap().doubted_by.is_empty());
-    let slave::Link::Live { doubtful, .. } = world.boxes[0].state.as_ref().unwrap().link else {
-        panic!("not live")
-    };
-    assert!(doubtful, "it reports, and obeys nothing");
+    assert!(
+        matches!(agent(&world).link, slave::Link::Live { doubtful: true, .. }),
+        "it reports, and obeys nothing"
+    );
     let other = place(&mut world);
     world.pass(15_000);
     assert_eq!(world.state(other), State::Queued, "nothing is handed to a slave that doubts");
@@ -154,9 +143,7 @@ fn d4_files_that_were_put_back_give_no_commands_until_a_person_confirms() {
 
 /// Puts these files of the master back without a word to anybody, and lets everybody come back.
 fn put_back_quietly(world: &mut World, files: MasterDisk) {
-    world.kill_master();
-    world.master_disk = files;
-    world.start_master();
+    put_back_files(world, files);
     world.settle();
 }
 
@@ -210,10 +197,7 @@ fn d4_files_that_were_put_back_and_have_counted_on_since_are_doubted_all_the_sam
         }
         reconnect(&mut world, 0);
         assert!(!world.master.as_ref().unwrap().doubted_by.is_empty(), "after {restarts} starts");
-        let slave::Link::Live { doubtful, .. } = world.boxes[0].state.as_ref().unwrap().link else {
-            panic!("not live")
-        };
-        assert!(doubtful);
+        assert!(matches!(agent(&world).link, slave::Link::Live { doubtful: true, .. }));
         world.pass(60_000);
         assert_eq!(world.boxes[0].machine.begun.len(), 1, "it obeys nothing");
     }
@@ -240,9 +224,7 @@ fn d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed() {
     let old = world.master_disk.clone();
     confirm_restore(&mut world);
     world.settle();
-    world.kill_master();
-    world.master_disk = old;
-    world.start_master();
+    put_back_files(&mut world, old);
     release(&mut world, job, 600);
     world.settle();
     assert_eq!(world.boxes[0].closed.last(), Some(&CloseCode::StaleMaster), "and the other is told so");
@@ -258,9 +240,7 @@ fn d5_the_epoch_that_a_person_confirms_comes_after_every_one_that_a_slave_has_ob
         world.settle();
         reconnect(&mut world, 0);
     }
-    world.kill_master();
-    world.master_disk = old;
-    world.start_master();
+    put_back_files(&mut world, old);
     world.settle();
     assert_eq!(world.boxes[0].closed.last(), Some(&CloseCode::StaleMaster));
     confirm_restore(&mut world);
@@ -275,9 +255,7 @@ fn d5_the_epoch_that_a_person_confirms_comes_after_every_one_that_a_slave_has_ob
 /// The master's files of before are put back, out of its slave's reach, and a person says so.
 fn restored_out_of_reach(world: &mut World, backup: MasterDisk) {
     world.cut(0);
-    world.kill_master();
-    world.master_disk = backup;
-    world.start_master();
+    put_back_files(world, backup);
     confirm_restore(world);
     world.settle();
 }
@@ -286,9 +264,8 @@ fn restored_out_of_reach(world: &mut World, backup: MasterDisk) {
 fn d3_what_a_person_says_after_a_restore_is_newer_than_what_was_forgotten() {
     let (mut world, job) = held();
     let backup = world.master_disk.clone();
-    for command in [JobCommand::Pause, JobCommand::Resume, JobCommand::Pause] {
-        world.command(job, command);
-        world.settle();
+    for said in [JobCommand::Pause, JobCommand::Resume, JobCommand::Pause] {
+        command(&mut world, job, said);
     }
     restored_out_of_reach(&mut world, backup);
     release(&mut world, job, 600);
@@ -363,8 +340,7 @@ fn d3_a_job_that_was_given_away_before_a_restore_waits_for_a_person_while_nobody
     let needs = master::needs(world.master.as_ref().unwrap(), world.now(), None, 10);
     assert_eq!(needs.iter().map(|needed| needed.need).collect::<Vec<_>>(), [master::Need::Uncertain]);
     world.command(job, JobCommand::Resolve(End::Failed));
-    world.command(job, JobCommand::Retry);
-    world.settle();
+    command(&mut world, job, JobCommand::Retry);
     assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(0)), "a person has said so");
 }
 
@@ -375,8 +351,7 @@ fn d3_a_window_that_has_closed_makes_no_end_of_what_was_done_in_it_since_the_bac
         world.cut(1);
         let at = later(&world, 20_000);
         place(&mut world);
-        let job = place_as(&mut world, |order| order.start.deadline = at);
-        world.settle();
+        let job = placed(&mut world, |order| order.start.deadline = at);
         assert_eq!((world.state(job), world.holder(job)), (State::Accepted, Some(0)));
         let backup = world.master_disk.clone();
         reconnect(&mut world, 1);
@@ -439,8 +414,7 @@ fn d3_a_slave_that_has_let_jobs_go_before_a_restore_has_room_for_others() {
     restored_out_of_reach(&mut world, backup);
     reconnect(&mut world, 0);
     assert!(jobs.iter().all(|job| world.state(*job) == State::Uncertain));
-    let next = place(&mut world);
-    world.settle();
+    let next = placed(&mut world, |_| {});
     assert_eq!((world.state(next), world.holder(next)), (State::Running, Some(0)));
 }
 
@@ -475,7 +449,7 @@ fn d3_what_had_begun_and_is_not_there_after_a_restore_is_a_persons_to_say() {
     restored_out_of_reach(&mut world, backup);
     reconnect(&mut world, 0);
     assert_eq!((world.state(job), reason(&world, job)), (State::Uncertain, ReasonCode::Restored));
-    let node = &world.boxes[0].state.as_ref().unwrap().node;
+    let node = &agent(&world).node;
     assert_eq!(node.attention, None, "its slave has kept every promise");
     world.command(job, JobCommand::Resolve(End::Succeeded));
     assert_eq!(world.state(job), State::Succeeded);

@@ -1,14 +1,12 @@
 //! Data, capability, locality.
 
-use std::collections::BTreeMap;
-
-use reloop_protocol::id::{Attempt, Commit, Epoch, Generation, MasterId, Session};
+use reloop_protocol::id::{Attempt, Generation, Session};
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{self, Delivery, JobCommand, RequestId, SlaveCommand};
 use reloop_protocol::message::{
     Ask, Challenge, CloseCode, Message, Mode, Question, ReasonCode, Source, Versions,
 };
-use reloop_protocol::slave::{self, Effect, LinkId, Local, Now};
+use reloop_protocol::slave::{self, Effect, Local};
 use reloop_protocol::spec::{CancelMode, Gate, SpecDigest};
 use reloop_sim::world::World;
 
@@ -18,12 +16,11 @@ use crate::stage::*;
 fn e1_an_older_report_changes_nothing() {
     let (mut world, job) = running();
     let old = world.job(job).report.unwrap();
-    world.command(job, JobCommand::Pause);
-    world.settle();
+    command(&mut world, job, JobCommand::Pause);
     assert_eq!(world.state(job), State::Paused);
     let before = world.job(job);
-    let link = world.master.as_ref().unwrap().slaves.values().next().unwrap().live().unwrap();
-    world.master_event(master::Event::Received { link, message: Message::Report(old) });
+    let link = link_of(&world, 0);
+    world.master_event(received(link, Message::Report(old)));
     assert_eq!(world.job(job), before);
 }
 
@@ -86,26 +83,9 @@ fn e4_a_stretch_of_output_is_asked_for_by_job_attempt_run_and_offset() {
 fn e5_a_version_that_is_not_spoken_is_refused_and_the_machine_goes_on() {
     let (mut world, job) = running();
     world.cut(0);
-    let state = world.boxes[0].state.clone().unwrap();
-    let now = Now { wall: world.now(), boot_ms: world.ms.unsigned_abs() };
-    let challenge = Challenge {
-        protocol: Versions { oldest: 7, newest: 9 },
-        master: MasterId([1; 16]),
-        epoch: Epoch(1),
-        commit: Commit(0),
-        begun: vec![],
-        nonce: [0; 32],
-        time: world.now(),
-    };
-    let state = slave::step(state, now, slave::Event::LinkOpened { link: LinkId(999), token: None }).state;
-    let event = slave::Event::Received {
-        link: LinkId(999),
-        session: Session(0),
-        commit: Commit(0),
-        message: Message::Challenge(challenge),
-        unfit: BTreeMap::new(),
-    };
-    let step = slave::step(state, now, event);
+    let challenge = Challenge { protocol: Versions { oldest: 7, newest: 9 }, ..challenge(&world) };
+    let event = heard(DIALLED, Session(0), Message::Challenge(challenge));
+    let step = slave::step(dialled(&world, None), world.slave_now(0), event);
     assert!(step.effects.iter().any(|e| matches!(e, Effect::Close { code: CloseCode::Version, .. })));
     assert_eq!(step.state.jobs[&job].report.state, State::Running);
 }
@@ -151,11 +131,10 @@ fn e7_a_pause_at_the_machine_is_reported_as_theirs_and_only_ended_there() {
     world.local(0, Local::Pause).unwrap().unwrap();
     world.settle();
     assert_eq!((world.state(job), reason(&world, job)), (State::Paused, ReasonCode::PausedLocally));
-    world.command(job, JobCommand::Resume);
-    world.settle();
+    command(&mut world, job, JobCommand::Resume);
     assert_eq!(world.state(job), State::Paused, "a remote command never clears a local one");
     world.local(0, Local::Resume).unwrap().unwrap();
-    assert_eq!(world.boxes[0].state.as_ref().unwrap().jobs[&job].report.source, Source::Local);
+    assert_eq!(kept(&world, job).report.source, Source::Local);
     world.settle();
     assert_eq!(world.state(job), State::Running);
 }
@@ -195,8 +174,7 @@ fn e8_maintenance_keeps_starts_out_and_draining_finishes_what_is_there() {
     world.settle();
     assert_eq!(world.state(held), State::Accepted);
     world.command_slave(0, SlaveCommand::Mode(Mode::Draining));
-    let new = place(&mut world);
-    world.settle();
+    let new = placed(&mut world, |_| {});
     assert_eq!((world.state(held), world.state(new)), (State::Running, State::Queued));
     world.command_slave(0, SlaveCommand::Mode(Mode::Production));
     world.settle();
@@ -206,13 +184,11 @@ fn e8_maintenance_keeps_starts_out_and_draining_finishes_what_is_there() {
 #[test]
 fn e9_a_reboot_loop_ends_with_a_person() {
     let (mut world, job) = running_as(|order| order.spec.on_interrupt = OnInterrupt::Restart);
-    for reboot in 1..=3 {
-        world.reboot(0);
-        world.settle();
-        assert_eq!(world.state(job), State::Running, "reboot {reboot}");
+    for number in 1..=3 {
+        reboot(&mut world);
+        assert_eq!(world.state(job), State::Running, "reboot {number}");
     }
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     assert_eq!((world.state(job), reason(&world, job)), (State::Uncertain, ReasonCode::InterruptedTooOften));
     assert_eq!(world.begun(job), 4);
     assert_eq!(world.command(job, JobCommand::Resolve(End::Failed)), taken(Delivery::Sent, job));

@@ -9,4 +9,5 @@ mod c;
 mod d;
 mod e;
 mod order;
+#[path = "../stage/mod.rs"]
 mod stage;

@@ -91,7 +91,7 @@ fn every_line_is_applied_to_what_a_slave_says_of_another_attempt() {
                 Standing::Earlier => (Attempt(2), Attempt(1)),
                 Standing::Forgotten | Standing::Contested => (Attempt(1), Attempt(2)),
             };
-            let known = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+            let known = seat.job(report.job);
             let Some(mut past) = speaking(known, seat.key, speaker, standing) else { continue };
             (past.attempt, past.last_attempt) = (newest, newest);
             // What waits stays in the queue.
@@ -178,7 +178,7 @@ fn a_word_that_contradicts_what_is_known_of_an_attempt_is_flagged() {
         known.assigned = [(Attempt(1), seat.key), (Attempt(2), ELSEWHERE)].into();
         let report = known.earlier[0].report.clone().unwrap();
         let step = reports(&mut seat, None, numbered(&report, 30, said));
-        let job = seat.state.book.jobs.get(&job.id).unwrap();
+        let job = seat.job(job.id);
         // What ended stays ended, unless its slave has it again.
         let kept = if said == State::Running { said } else { State::Failed };
         assert_eq!((job.state, job.earlier[0].state), (State::Running, kept), "{said:?}");
@@ -197,7 +197,7 @@ fn who_contests_a_job_and_contradicts_itself_changes_no_text_of_it() {
         known.assigned = [(Attempt(2), ELSEWHERE)].into();
         let report = known.earlier[0].report.clone().unwrap();
         drop(reports(&mut seat, None, numbered(&report, 30, said)));
-        let after = seat.state.book.jobs.get(&job.id).unwrap();
+        let after = seat.job(job.id);
         assert_eq!((after.state, &after.reason), (job.state, &job.reason), "{said:?}");
         assert!(after.flags.has(Flags::DUPLICATE), "{said:?}");
     }
@@ -206,13 +206,8 @@ fn who_contests_a_job_and_contradicts_itself_changes_no_text_of_it() {
 #[test]
 fn an_abandoned_job_of_which_another_attempt_succeeded_has_succeeded() {
     let (mut seat, job) = beside(State::Succeeded, Basis::Assigned);
-    seat.state.book.jobs.get_mut(&job.id).unwrap().holder = Some(ELSEWHERE);
-    let event = master::Event::JobsCommanded {
-        request: master::RequestId(1),
-        jobs: vec![job.id],
-        command: JobCommand::Abandon,
-    };
-    let step = master::step(seat.state.clone(), seat.now, event);
+    seat.job_mut(job.id).holder = Some(ELSEWHERE);
+    let step = seat.commands(job.id, JobCommand::Abandon);
     let [ended] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
     assert_eq!((ended.state, ended.attempt), (State::Succeeded, Attempt(1)));
 }

@@ -5,10 +5,8 @@ use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
     self, Answer, IdempotencyKey, JobCommand, Order, RECEIPTS, RECENT_KEYS, RequestId, Retry, RetryOn, WhyNot,
 };
-use reloop_protocol::message::{
-    Declined, Flags, MachineReport, Message, Mode, OperatingMode, Outcome, Reason, ReasonCode, Settled,
-};
-use reloop_protocol::slave::{self, Ended, Fact};
+use reloop_protocol::message::{Declined, Flags, MachineReport, Message, Mode, OperatingMode, ReasonCode};
+use reloop_protocol::slave::Fact;
 use reloop_protocol::spec::{CancelMode, Desired, Gate};
 use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, World};
@@ -20,13 +18,12 @@ use crate::stage::*;
 fn the_book_of_a_job_that_is_tried_again_and_again_stays_small_and_keeps_its_beginning() {
     let mut world = World::new(1);
     world.boxes[0].machine.fails = true;
-    let job = place_as(&mut world, |_| {});
+    let job = placed(&mut world, |_| {});
     let mut lengths = vec![];
     for _ in 0..40 {
         world.pass(12_000);
         assert_eq!(world.state(job), State::Failed);
-        world.command(job, JobCommand::Retry);
-        world.settle();
+        command(&mut world, job, JobCommand::Retry);
         let job = world.job(job);
         lengths.push((job.assigned.len(), job.earlier.len(), job.events.len()));
     }
@@ -45,13 +42,11 @@ fn an_event_carries_the_slaves_own_time_where_the_slave_has_one() {
     let mut world = World::new(1);
     world.cut(0);
     let start = world.now();
-    world.plug(0);
-    world.settle();
-    let job = place_as(&mut world, |_| {});
+    reconnect(&mut world, 0);
+    let job = placed(&mut world, |_| {});
     world.cut(0);
     world.pass(30_000);
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     let kept = world.job(job);
     let seen = |state| {
         kept.events.iter().find(|event| event.state == state).map(|event| (event.at, event.observed_at))
@@ -62,7 +57,7 @@ fn an_event_carries_the_slaves_own_time_where_the_slave_has_one() {
     assert_eq!(seen(State::Running), Some((start, Some(start))));
     assert_eq!(seen(State::Succeeded), Some((after(30_000), Some(after(10_000)))));
     let at = later(&world, 60_000);
-    let waits = place_as(&mut world, |order| order.start.not_before = at);
+    let waits = placed(&mut world, |order| order.start.not_before = at);
     let events = world.job(waits).events;
     let accepted = events.iter().find(|event| event.state == State::Accepted);
     assert_eq!(accepted.map(|event| event.observed_at), Some(Some(world.now())));
@@ -102,8 +97,7 @@ fn only_so_many_receipts_of_a_slave_are_kept() {
     let mut world = World::new(1);
     for _ in 0..RECEIPTS + 5 {
         world.cut(0);
-        world.plug(0);
-        world.settle();
+        reconnect(&mut world, 0);
     }
     let mut numbers: Vec<_> = world.master_disk.receipts.iter().map(|receipt| receipt.number).collect();
     assert_eq!(numbers.len(), RECEIPTS as usize + 6);
@@ -121,10 +115,10 @@ fn a_delivery_is_called_as_the_api_says() {
 #[test]
 fn a_master_whose_book_contradicts_itself_is_found_out() {
     let mut world = World::new(1);
-    let running = place_as(&mut world, |_| {});
+    let running = placed(&mut world, |_| {});
     let far = later(&world, 600_000);
-    let accepted = place_as(&mut world, |order| order.start.not_before = far);
-    let queued = place_as(&mut world, |order| {
+    let accepted = placed(&mut world, |order| order.start.not_before = far);
+    let queued = placed(&mut world, |order| {
         order.slave = Some("nobody".to_owned());
         order.start.deadline = far;
     });
@@ -168,27 +162,16 @@ fn what_is_kept_of_an_earlier_attempt_is_cut_between_two_characters() {
     for (text, kept) in
         [("x".repeat(256), 256), ("x".repeat(257), 256), (format!("x{}", "é".repeat(150)), 255)]
     {
-        let mut world = World::new(1);
-        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-        let job = place_as(&mut world, |_| {});
+        let (mut world, job) = endless_job(|_, _| {});
         world.cut(0);
         world.command(job, JobCommand::Abandon);
         let second = world.add_slave("second");
         world.boxes[second].machine.length_ms = Machine::UNTIL_TOLD;
-        world.command(job, JobCommand::Retry);
-        world.settle();
+        command(&mut world, job, JobCommand::Retry);
         assert_eq!(world.holder(job), Some(second));
-        let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
-        let fact = Fact::Progressed { permille: None, note: Some(text.clone()) };
-        world.slave_event(0, slave::Event::Machine { work, fact });
-        world.plug(0);
-        world.settle();
-        let fact = Fact::Ended(Ended {
-            end: End::Failed,
-            outcome: Outcome { exit_code: None, signal: None, text: text.clone() },
-            at: None,
-        });
-        world.slave_event(0, slave::Event::Machine { work, fact });
+        machine_tells(&mut world, job, Fact::Progressed { permille: None, note: Some(text.clone()) });
+        reconnect(&mut world, 0);
+        machine_tells(&mut world, job, ended_with(End::Failed, &text));
         world.settle();
         let earlier = world.job(job).earlier;
         let [earlier] = earlier.as_slice() else { panic!("{earlier:?}") };
@@ -203,35 +186,38 @@ fn what_is_kept_of_an_earlier_attempt_is_cut_between_two_characters() {
 #[test]
 fn a_job_is_tried_again_as_often_as_its_order_says_and_for_what_it_says() {
     for (on, rejects, tries, state) in [
-        (RetryOn::Failed, false, 3, State::Failed),
-        (RetryOn::Rejected, true, 3, State::Rejected),
-        (RetryOn::Rejected, false, 1, State::Failed),
-        (RetryOn::Failed, true, 1, State::Rejected),
+        (None, false, 1, State::Failed),
+        (Some(RetryOn::Failed), false, 3, State::Failed),
+        (Some(RetryOn::Rejected), true, 3, State::Rejected),
+        (Some(RetryOn::Rejected), false, 1, State::Failed),
+        (Some(RetryOn::Failed), true, 1, State::Rejected),
     ] {
         let mut world = World::new(1);
         world.boxes[0].machine.fails = true;
         world.boxes[0].machine.rejects = rejects;
-        let job = place_as(&mut world, |order| order.retry = Retry { max_attempts: 3, on: [on].into() });
+        let job = placed(&mut world, |order| {
+            order.retry = on.map_or(order.retry.clone(), |on| Retry { max_attempts: 3, on: [on].into() });
+        });
         world.pass(60_000);
-        let job = world.job(job);
-        assert_eq!((job.state, job.attempt), (state, Attempt(tries)), "{on:?}");
+        let ended = world.job(job);
+        assert_eq!((ended.state, ended.attempt), (state, Attempt(tries)), "{on:?}");
+        assert!(rejects || world.begun(job) == tries, "{on:?}");
     }
 }
 
 #[test]
 fn what_a_slave_says_of_a_job_that_was_given_up_is_marked_as_late() {
-    let mut world = World::new(1);
-    let job = place_as(&mut world, |_| {});
+    let (mut world, job) = running();
     world.cut(0);
     world.command(job, JobCommand::Abandon);
     assert_eq!(world.state(job), State::Lost);
     world.pass(12_000);
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     let late = world.job(job);
     assert_eq!(late.state, State::Succeeded);
     assert!(late.flags.has(Flags::LATE_RESULT));
-    let job = place_as(&mut world, |_| {});
+    assert_eq!(world.on_slave(0, job), None, "the master has it on disk");
+    let job = placed(&mut world, |_| {});
     world.pass(12_000);
     assert!(!world.job(job).flags.has(Flags::LATE_RESULT));
 }
@@ -245,12 +231,11 @@ fn declines(
     desired: Option<JobCommand>,
 ) -> (State, bool) {
     let mut world = World::new(1);
-    let mut order = world.order("mill");
-    order.start.gate = Gate::Held;
-    change(&mut order);
-    let job = order.jobs[0];
-    let link = world.master.as_ref().unwrap().slaves[&world.boxes[0].settings.key].live().unwrap();
-    world.place(order);
+    let link = link_of(&world, 0);
+    let job = place_as(&mut world, |order| {
+        order.start.gate = Gate::Held;
+        change(order);
+    });
     if held {
         world.settle();
         assert_eq!(world.state(job), State::Accepted);
@@ -261,17 +246,8 @@ fn declines(
     if let Some(desired) = desired {
         world.command(job, desired);
     }
-    let known = world.job(job);
-    let declined = Declined {
-        job,
-        attempt: known.attempt,
-        generation: known.generation,
-        reason: Reason::new(code, "no"),
-        for_good,
-    };
-    let now = world.now();
-    let event = master::Event::Received { link, message: Message::Declined(declined) };
-    let step = master::step(world.master.clone().unwrap(), now, event);
+    let event = received(link, Message::Declined(no_to(&world.job(job), code, for_good)));
+    let step = master::step(world.master.clone().unwrap(), world.now(), event);
     let archived = step.archived.iter().find(|one| one.id == job).cloned();
     let after = archived.unwrap_or_else(|| step.state.book.jobs.get(&job).unwrap().into_owned());
     let declining = step.state.slaves[&world.boxes[0].settings.key].declining;
@@ -299,39 +275,31 @@ fn what_becomes_of_a_job_that_is_declined_depends_on_why() {
 #[test]
 fn a_slave_that_declined_is_given_work_again_once_it_says_anything_of_its_machine() {
     let mut world = World::new(1);
-    let key = world.boxes[0].settings.key;
-    let link = world.master.as_ref().unwrap().slaves[&key].live().unwrap();
+    let link = link_of(&world, 0);
     let order = world.order("mill");
     let job = order.jobs[0];
     world.place(order);
     world.swallow(0);
-    let said = |world: &mut World, message| {
-        let event = master::Event::Received { link, message };
-        let step = master::step(world.master.take().unwrap(), world.now(), event);
-        world.master = Some(step.state);
-    };
-    let (attempt, generation) = (world.job(job).attempt, world.job(job).generation);
-    let reason = Reason::new(ReasonCode::AtCapacity, "no");
-    said(&mut world, Message::Declined(Declined { job, attempt, generation, reason, for_good: false }));
-    assert_eq!(world.job(job).state, State::Queued);
-    let machine = world.master.as_ref().unwrap().slaves[&key].machine.clone().unwrap();
-    said(&mut world, Message::Machine(machine));
-    assert_eq!(world.job(job).state, State::Assigned, "the same report is news after a refusal");
+    let (state, now) = (world.master.clone().unwrap(), world.now());
+    let mut seat = Seat { state, now, key: world.boxes[0].settings.key };
+    let no = no_to(&seat.job(job), ReasonCode::AtCapacity, false);
+    drop(seat.step(received(link, Message::Declined(no))));
+    assert_eq!(seat.job(job).state, State::Queued);
+    let machine = seat.state.slaves.values().next().unwrap().machine.clone().unwrap();
+    drop(seat.step(received(link, Message::Machine(machine))));
+    assert_eq!(seat.job(job).state, State::Assigned, "the same report is news after a refusal");
 }
 
 #[test]
 fn what_a_person_said_counts_also_where_the_slave_has_forgotten_the_question() {
     let (mut seat, report) = runs_live();
     drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
-    let (request, jobs) = (RequestId(1), vec![report.job]);
-    seat.step(master::Event::JobsCommanded { request, jobs, command: JobCommand::Resolve(End::Failed) });
-    let known = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+    drop(seat.commands(report.job, JobCommand::Resolve(End::Failed)));
+    let known = seat.job(report.job);
     assert_eq!((known.state, known.desired), (State::Uncertain, Desired::Resolve(End::Failed)));
     let declines = |generation, code| {
-        let reason = Reason::new(code, "no");
-        let declined = Declined { job: known.id, attempt: known.attempt, generation, reason, for_good: true };
-        let event = master::Event::Received { link: OLDER, message: Message::Declined(declined) };
-        let step = master::step(seat.state.clone(), seat.now, event);
+        let declined = Declined { generation, ..no_to(&known, code, true) };
+        let step = master::step(seat.state.clone(), seat.now, received(OLDER, Message::Declined(declined)));
         step.archived.iter().find(|job| job.id == known.id).map(|job| job.state)
     };
     assert_eq!(
@@ -345,27 +313,18 @@ fn what_a_person_said_counts_also_where_the_slave_has_forgotten_the_question() {
 
 #[test]
 fn what_runs_is_not_declined_any_more() {
-    let mut world = World::new(1);
-    let job = place_as(&mut world, |_| {});
+    let (mut world, job) = running();
     let known = world.job(job);
-    let link = world.master.as_ref().unwrap().slaves[&world.boxes[0].settings.key].live().unwrap();
-    let declined = Declined {
-        job,
-        attempt: known.attempt,
-        generation: known.generation,
-        reason: Reason::new(ReasonCode::AtCapacity, "no"),
-        for_good: false,
-    };
-    world.master_event(master::Event::Received { link, message: Message::Declined(declined) });
+    let link = link_of(&world, 0);
+    let declined = no_to(&known, ReasonCode::AtCapacity, false);
+    world.master_event(received(link, Message::Declined(declined)));
     assert_eq!(world.job(job), known);
 }
 
 #[test]
 fn why_a_job_has_not_started_is_said_in_words() {
-    let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    let running = place_as(&mut world, |_| {});
-    let job = place_as(&mut world, |_| {});
+    let (mut world, running) = endless_job(|_, _| {});
+    let job = placed(&mut world, |_| {});
     let master = world.master.clone().unwrap();
     let now = world.now();
     let job = world.job(job);
@@ -426,9 +385,7 @@ fn every_reason_against_a_slave_has_its_word() {
 
 #[test]
 fn a_slave_that_is_full_or_not_ready_says_so() {
-    let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    let job = place_as(&mut world, |_| {});
+    let (mut world, job) = endless_job(|_, _| {});
     let why = |world: &World, job: &master::Job| {
         master::explain(world.master.as_ref().unwrap(), job, world.now()).slaves[0].1
     };
@@ -436,13 +393,13 @@ fn a_slave_that_is_full_or_not_ready_says_so() {
     let other = master::Job { holder: None, ..world.job(job) };
     assert_eq!(why(&world, &other), Some(WhyNot::Ready), "it has room, and works");
     for _ in 0..3 {
-        place_as(&mut world, |_| {});
+        placed(&mut world, |_| {});
     }
     assert_eq!(why(&world, &other), Some(WhyNot::Capacity));
     assert_eq!(why(&world, &world.job(job)), Some(WhyNot::Ready), "the place is its own");
     let mut world = World::new(1);
     let far = later(&world, 600_000);
-    let waits = place_as(&mut world, |order| order.start.not_before = far);
+    let waits = placed(&mut world, |order| order.start.not_before = far);
     assert_eq!(why(&world, &world.job(waits)), None);
 }
 
@@ -457,7 +414,7 @@ fn what_people_want_of_a_job_that_is_past_it_comes_too_late() {
         all.map(|command| {
             let mut world = World::new(1);
             world.boxes[0].machine.length_ms = length_ms;
-            let job = place_as(&mut world, |_| {});
+            let job = placed(&mut world, |_| {});
             world.pass(2_000);
             match world.command(job, command) {
                 Some(Answer::Taken(told)) => Some(told[0].1),
@@ -472,8 +429,7 @@ fn what_people_want_of_a_job_that_is_past_it_comes_too_late() {
 
 #[test]
 fn of_many_jobs_each_gets_its_own_answer() {
-    let mut world = World::new(1);
-    let job = place_as(&mut world, |_| {});
+    let (mut world, job) = running();
     let mut ask = |jobs: Vec<JobId>| {
         let request = RequestId(6_000_000 + jobs.len() as u64);
         let command = JobCommand::Resolve(End::Failed);
@@ -487,17 +443,10 @@ fn of_many_jobs_each_gets_its_own_answer() {
 #[test]
 fn only_a_success_is_complete_and_only_an_unwished_one_is_as_it_should_be() {
     for (end, progress) in [(End::Succeeded, Some(1_000)), (End::Failed, None)] {
-        let mut world = World::new(1);
-        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-        let job = place_as(&mut world, |_| {});
-        let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
+        let (mut world, job) = endless_job(|_, _| {});
         world.cut(0);
-        let outcome = Outcome { exit_code: None, signal: None, text: String::new() };
-        world.slave_event(
-            0,
-            slave::Event::Machine { work, fact: Fact::Ended(Ended { end, outcome, at: None }) },
-        );
-        let report = &world.boxes[0].state.as_ref().unwrap().jobs[&job].report;
+        machine_tells(&mut world, job, ended(end));
+        let report = &kept(&world, job).report;
         assert_eq!(report.progress, progress, "{end:?}");
         assert!(!report.flags.has(Flags::CANCEL_TOO_LATE));
     }
@@ -509,13 +458,10 @@ fn a_decision_that_the_slave_has_not_heard_is_told_when_the_handshake_is_over() 
         let mut seat = Seat::of(&mut World::new(1));
         let key = seat.key;
         seat.state.slaves.get_mut(&key).unwrap().operating_mode.generation = Generation(3);
-        let first = seat.hello();
-        seat.say_hello(OLDER, first.clone());
+        let first = seat.introduce();
         let operating_mode = OperatingMode { generation: Generation(heard), mode: Mode::Production };
         let machine = MachineReport { operating_mode, ..first.machine };
-        let settled =
-            Settled { session: first.session, reports: vec![], records: vec![], declined: vec![], machine };
-        let effects = seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) });
+        let effects = seat.settle_as(first.session, machine);
         let tells = effects
             .iter()
             .any(|effect| matches!(effect, master::Effect::Send { message: Message::OperatingMode(_), .. }));
@@ -527,9 +473,9 @@ fn a_decision_that_the_slave_has_not_heard_is_told_when_the_handshake_is_over() 
 fn jobs_are_counted_by_what_they_are() {
     let mut world = World::new(1);
     for _ in 0..3 {
-        place_as(&mut world, |order| order.slave = Some("nobody".to_owned()));
+        placed(&mut world, |order| order.slave = Some("nobody".to_owned()));
     }
-    place_as(&mut world, |_| {});
+    placed(&mut world, |_| {});
     let book = &world.master.as_ref().unwrap().book;
     let counts = [State::Queued, State::Running, State::Paused].map(|state| book.count(state));
     assert_eq!(counts, [3, 1, 0]);

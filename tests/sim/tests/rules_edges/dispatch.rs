@@ -18,8 +18,8 @@ fn waits_behind(second: impl FnOnce(&mut World)) -> (World, JobId) {
     second(&mut world);
     world.settle();
     world.cut(1);
-    place_as(&mut world, |order| order.slave = Some("s0".to_owned()));
-    let waits = place_as(&mut world, |_| {});
+    placed(&mut world, |order| order.slave = Some("s0".to_owned()));
+    let waits = placed(&mut world, |_| {});
     assert_eq!((world.holder(waits), world.state(waits)), (Some(0), State::Accepted));
     world.plug(1);
     world.pass(2_000);
@@ -63,10 +63,9 @@ fn only_what_waits_behind_work_is_asked_back() {
     world.cut(1);
     world.command_slave(0, SlaveCommand::Mode(Mode::Maintenance));
     world.command_slave(0, SlaveCommand::Mode(Mode::Production));
-    let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+    let job = placed(&mut world, |order| order.start.gate = Gate::Held);
     world.local(0, Local::Lock(true));
-    world.command(job, JobCommand::Release { valid: Millis(60_000) });
-    world.settle();
+    command(&mut world, job, JobCommand::Release { valid: Millis(60_000) });
     assert_eq!((world.holder(job), world.state(job)), (Some(0), State::Accepted));
     world.plug(1);
     world.pass(2_000);
@@ -78,8 +77,8 @@ fn what_waits_at_a_slave_that_is_away_is_not_asked_back() {
     let mut world = World::new(2);
     world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
     world.cut(1);
-    place_as(&mut world, |order| order.slave = Some("s0".to_owned()));
-    let waits = place_as(&mut world, |_| {});
+    placed(&mut world, |order| order.slave = Some("s0".to_owned()));
+    let waits = placed(&mut world, |_| {});
     world.cut(0);
     world.plug(1);
     world.pass(2_000);

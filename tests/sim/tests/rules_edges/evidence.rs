@@ -4,12 +4,10 @@ use reloop_protocol::id::{Attempt, Epoch, Generation, JobId, ReportSeq, SlaveKey
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::ROWS;
 use reloop_protocol::master::{self, Answer, Basis, JobCommand, Order, RequestId};
-use reloop_protocol::message::{
-    Declined, Flags, Hello, Message, Reason, ReasonCode, Report, Row, Settled, Tell, WaitingFor,
-};
+use reloop_protocol::message::{Flags, Hello, Message, ReasonCode, Report, Row, Settled, Tell, WaitingFor};
 use reloop_protocol::reconcile::Verdict;
-use reloop_protocol::spec::{CancelMode, Desired, Gate};
-use reloop_sim::world::{Machine, World};
+use reloop_protocol::spec::{CancelMode, Desired};
+use reloop_sim::world::World;
 
 use crate::stage::*;
 
@@ -17,12 +15,11 @@ use crate::stage::*;
 fn who_has_had_a_job_is_heard_of_attempts_that_are_too_long_ago_to_know() {
     let mut world = World::new(1);
     let second = world.add_slave("second");
-    let job = place_as(&mut world, |order| order.slave = Some("second".to_owned()));
+    let job = placed(&mut world, |order| order.slave = Some("second".to_owned()));
     world.boxes[second].machine.fails = true;
     for _ in 0..17 {
         world.pass(12_000);
-        world.command(job, JobCommand::Retry);
-        world.settle();
+        command(&mut world, job, JobCommand::Retry);
     }
     let kept = world.job(job);
     let (oldest, _) = *kept.assigned.front().unwrap();
@@ -33,7 +30,7 @@ fn who_has_had_a_job_is_heard_of_attempts_that_are_too_long_ago_to_know() {
         let mut report = kept.report.clone().unwrap();
         (report.attempt, report.state) = (attempt, State::Running);
         let mut world = world.clone();
-        world.master_event(master::Event::Received { link, message: Message::Report(report) });
+        world.master_event(received(link, Message::Report(report)));
         world.job(job) != kept
     };
     let forgotten = Attempt(oldest.0 - 1);
@@ -45,18 +42,15 @@ fn who_has_had_a_job_is_heard_of_attempts_that_are_too_long_ago_to_know() {
 fn claim() -> (Seat, Report) {
     let mut world = World::new(1);
     world.add_slave("second");
-    let job = place_as(&mut world, |order| order.slave = Some("second".to_owned()));
+    let job = placed(&mut world, |order| order.slave = Some("second".to_owned()));
     assert_eq!(world.holder(job), Some(1));
     let report = world.job(job).report.unwrap();
     (Seat::of(&mut world), report)
 }
 
 fn settle_with(seat: &mut Seat, reports: Vec<Report>) -> Vec<master::Effect> {
-    let first = seat.hello();
-    seat.say_hello(OLDER, first.clone());
-    let machine = first.machine;
-    let settled = Settled { session: first.session, reports, records: vec![], declined: vec![], machine };
-    seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) })
+    let session = seat.introduce().session;
+    seat.step(received(OLDER, Message::Settled(Settled { reports, ..settled(session) })))
 }
 
 #[test]
@@ -64,29 +58,24 @@ fn who_was_never_assigned_a_job_is_shown_beside_it_and_changes_nothing() {
     for (state, forgotten) in [(State::Accepted, false), (State::Running, false), (State::Succeeded, true)] {
         let (mut seat, report) = claim();
         let id = report.job;
-        let before = seat.state.book.jobs.get(&id).unwrap().into_owned();
+        let before = seat.job(id);
         let report = Report { state, attempt: Attempt(7), ..report };
         let effects = settle_with(&mut seat, vec![report.clone()]);
-        let job = seat.state.book.jobs.get(&id).unwrap().into_owned();
+        let job = seat.job(id);
         assert_eq!((job.state, job.holder, job.attempt), (before.state, before.holder, before.attempt));
         let shown: Vec<_> = job.earlier.iter().map(|one| (one.attempt, one.holder, one.state)).collect();
         assert_eq!(shown, [(Attempt(7), seat.key, state)]);
         assert!(job.flags.has(Flags::CLAIMED) && !job.flags.has(Flags::DUPLICATE), "{state:?}");
         assert_eq!(is_forgotten(&effects), forgotten, "{state:?}");
-        let called_off = effects.iter().any(|effect| {
-            matches!(effect, master::Effect::Send { link: OLDER, message: Message::DesiredState(desired_state), .. }
-                if desired_state.desired == Desired::Cancel(CancelMode::IfNotStarted)
-                    && desired_state.attempt == Attempt(7)
-                    && desired_state.generation == report.generation.next())
-        });
+        let called_off = is_called_off(&effects, Attempt(7), report.generation.next());
         assert_eq!(called_off, state == State::Accepted, "{state:?}");
         // What it says of it later is kept in the same place, and what it says of another attempt beside that.
         let mut shown = vec![];
         for attempt in [Attempt(7), Attempt(8)] {
             let report = Report { state: State::Failed, attempt, ..report.clone() };
-            seat.step(master::Event::Received { link: OLDER, message: Message::Report(report) });
+            seat.step(received(OLDER, Message::Report(report)));
             shown.push((attempt, State::Failed, Basis::Claim));
-            let job = seat.state.book.jobs.get(&id).unwrap();
+            let job = seat.job(id);
             let kept: Vec<_> = job.earlier.iter().map(|one| (one.attempt, one.state, one.basis)).collect();
             assert_eq!(kept, shown);
         }
@@ -95,43 +84,23 @@ fn who_was_never_assigned_a_job_is_shown_beside_it_and_changes_nothing() {
 
 #[test]
 fn who_speaks_for_a_job_after_a_restore_has_its_attempt_counted() {
-    let mut world = World::new(1);
-    world.add_slave("second");
-    let job = place_as(&mut world, |order| {
-        order.slave = Some("second".to_owned());
-        order.start.gate = Gate::Held;
-    });
+    let (mut world, job, link) = held_at_the_second();
     let known = world.job(job);
-    let link = world.master.as_ref().unwrap().slaves[&world.boxes[1].settings.key].live().unwrap();
     let mut seat = Seat::of(&mut world);
-    let claims = Report { state: State::Running, attempt: Attempt(7), ..known.report.unwrap() };
+    let claims = Report { state: State::Running, attempt: Attempt(7), ..known.report.clone().unwrap() };
     seat.state.node.epoch = Epoch(2);
     settle_with(&mut seat, vec![claims]);
-    let reason = Reason::new(ReasonCode::GivenBack, "as asked");
-    let declined =
-        Declined { job, attempt: known.attempt, generation: known.generation, reason, for_good: false };
-    seat.step(master::Event::Received { link, message: Message::Declined(declined) });
-    let speaks = seat.state.book.jobs.get(&job).unwrap();
+    seat.step(received(link, Message::Declined(no_to(&known, ReasonCode::GivenBack, false))));
+    let speaks = seat.job(job);
     assert_eq!((speaks.state, speaks.attempt, speaks.holder), (State::Running, Attempt(7), Some(seat.key)));
     assert_eq!(master::broken_invariant(&seat.state), None);
-}
-
-#[test]
-fn of_what_nobody_was_assigned_only_so_much_is_shown() {
-    let (mut seat, report) = claim();
-    let reports: Vec<_> =
-        (2..22).map(|attempt| Report { attempt: Attempt(attempt), ..report.clone() }).collect();
-    settle_with(&mut seat, reports);
-    let shown: Vec<_> =
-        seat.state.book.jobs.get(&report.job).unwrap().earlier.iter().map(|one| one.attempt.0).collect();
-    assert_eq!(shown, (2..18).collect::<Vec<_>>());
 }
 
 #[test]
 fn an_older_attempt_in_a_slaves_view_says_nothing_of_a_newer() {
     for (attempt, canceled) in [(1, true), (2, false)] {
         let (mut seat, report) = runs();
-        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        let job = seat.job_mut(report.job);
         // It was given up, tried again at the same slave, and canceled; the slave has not heard of that.
         (job.attempt, job.last_attempt) = (Attempt(2), Attempt(2));
         (job.state, job.report, job.desired) =
@@ -146,7 +115,7 @@ fn an_older_attempt_in_a_slaves_view_says_nothing_of_a_newer() {
 #[test]
 fn what_a_person_said_of_an_earlier_doubt_is_no_answer_to_a_later_one() {
     let (mut seat, report) = runs();
-    let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+    let job = seat.job_mut(report.job);
     // It was uncertain and resolved, was found working all the same, and then the slave had nothing of it any more.
     (job.state, job.report, job.desired) = (State::Uncertain, None, Desired::Resolve(End::Succeeded));
     let before = job.clone();
@@ -165,7 +134,7 @@ fn an_outcome_beside_the_job_is_forgotten_by_its_slave_only_if_it_is_that_outcom
     ] {
         let (mut seat, report) = claim();
         let holder = if own { seat.key } else { SlaveKey([9; 32]) };
-        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        let job = seat.job_mut(report.job);
         job.earlier.push(master::Earlier {
             attempt: Attempt(attempt),
             holder,
@@ -209,7 +178,7 @@ fn an_outcome_that_is_told_again_changes_nothing_and_another_one_is_marked() {
 #[test]
 fn a_lower_number_is_an_older_word_only_on_the_same_connection() {
     let (mut seat, report) = runs_live();
-    let state = |seat: &Seat| seat.state.book.jobs.get(&report.job).unwrap().state;
+    let state = |seat: &Seat| seat.job(report.job).state;
     drop(reports(&mut seat, None, numbered(&report, 7, State::Paused)));
     assert_eq!(state(&seat), State::Paused, "nothing of it was heard here before");
     let step = reports(&mut seat, None, numbered(&report, 6, State::Running));
@@ -227,12 +196,12 @@ fn who_was_asked_to_give_a_job_back_may_have_done_so_until_it_speaks_of_it_again
     {
         let (mut seat, report) = runs_live();
         let report = Report { started_at: report.started_at.filter(|_| state == State::Running), ..report };
-        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        let job = seat.job_mut(report.job);
         (job.state, job.report) = (State::Accepted, Some(numbered(&report, 10, State::Accepted)));
         (job.generation, job.recalled) = (Generation(5), Some(Generation(5)));
         let report = Report { generation: Generation(heard), ..numbered(&report, 11, state) };
         drop(reports(&mut seat, None, report.clone()));
-        let job = seat.state.book.jobs.get(&report.job).unwrap();
+        let job = seat.job(report.job);
         assert_eq!((job.state, job.recalled.is_some()), (state, open), "{heard}");
     }
 }
@@ -257,7 +226,7 @@ fn how_far_a_job_is_need_not_be_on_disk_and_what_it_is_must() {
 #[test]
 fn what_was_given_up_is_corrected_by_the_very_word_that_was_known_before() {
     let (mut seat, report) = runs_live();
-    let mut given_up = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+    let mut given_up = seat.job(report.job);
     given_up.state = State::Lost;
     let key = seat.key;
     seat.state.book = master::Book::default();
@@ -277,7 +246,7 @@ fn a_cancel_came_too_late_only_for_what_was_canceled_and_succeeded() {
         (canceled, State::Succeeded, true),
     ] {
         let (mut seat, report) = runs_live();
-        seat.state.book.jobs.get_mut(&report.job).unwrap().desired = desired;
+        seat.job_mut(report.job).desired = desired;
         let step = reports(&mut seat, None, numbered(&report, 11, said));
         let [job] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
         let flagged = job.flags.has(Flags::CANCEL_TOO_LATE);
@@ -287,17 +256,15 @@ fn a_cancel_came_too_late_only_for_what_was_canceled_and_succeeded() {
 
 #[test]
 fn the_attempt_that_speaks_for_a_job_again_is_the_one_of_that_slave() {
-    let mut world = World::new(1);
-    let job = place_as(&mut world, |_| {});
+    let (mut world, job) = running();
     let report = world.job(job).report.unwrap();
     world.cut(0);
-    world.command(job, JobCommand::Abandon);
-    world.command(job, JobCommand::Retry);
+    give_away(&mut world, job);
     assert_eq!(world.state(job), State::Queued);
     let mut seat = Seat::of(&mut world);
     let key = seat.key;
     let others = [(report.attempt, SlaveKey([9; 32])), (Attempt(9), key)];
-    let earlier = &mut seat.state.book.jobs.get_mut(&job).unwrap().earlier;
+    let earlier = &mut seat.job_mut(job).earlier;
     for (attempt, holder) in others {
         earlier.insert(
             0,
@@ -305,7 +272,7 @@ fn the_attempt_that_speaks_for_a_job_again_is_the_one_of_that_slave() {
         );
     }
     settle_with(&mut seat, vec![report.clone()]);
-    let job = seat.state.book.jobs.get(&job).unwrap();
+    let job = seat.job(job);
     assert_eq!((job.state, job.attempt, job.holder), (State::Running, report.attempt, Some(key)));
     assert_eq!(job.report, Some(report));
     let beside: Vec<_> = job.earlier.iter().rev().map(|one| (one.attempt, one.holder)).collect();
@@ -318,7 +285,7 @@ fn a_slave_with_as_many_jobs_as_it_may_tell_of_is_left_only_outcomes() {
         [(ROWS - 1, State::Running, true), (ROWS, State::Running, false), (ROWS, State::Succeeded, true)]
     {
         let (mut seat, report) = runs();
-        let known = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+        let known = seat.job(report.job);
         let copies = (1..held).map(|number| {
             let mut id = [0; 16];
             id[..8].copy_from_slice(&(number as u64).to_be_bytes());
@@ -374,7 +341,7 @@ fn a_person_is_asked_of_a_job_that_was_taken_and_is_gone_unless_it_had_been_aske
         (true, Desired::Cancel(CancelMode::Now), Verdict::Release),
     ] {
         let (mut seat, report) = runs();
-        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        let job = seat.job_mut(report.job);
         (job.state, job.report) = (State::Accepted, Some(numbered(&report, 10, State::Accepted)));
         // The recall is newer than what the slave knows.
         (job.desired, job.generation) = (desired, job.generation.next());
@@ -389,13 +356,11 @@ fn a_person_is_asked_of_a_job_that_was_taken_and_is_gone_unless_it_had_been_aske
 #[test]
 fn a_cancel_that_the_machine_refused_is_over_and_the_next_one_is_on_its_way_again() {
     for (again, taken) in [(false, true), (true, false)] {
-        let mut world = World::new(1);
-        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+        let mut world = endless();
         world.boxes[0].machine.unstoppable = true;
-        let job = place_as(&mut world, |_| {});
+        let job = placed(&mut world, |_| {});
         let cancel = JobCommand::Cancel(CancelMode::Now);
-        world.command(job, cancel);
-        world.settle();
+        command(&mut world, job, cancel);
         let report = world.job(job).report.unwrap();
         let reason = report.reason.map(|reason| reason.code);
         assert_eq!((report.state, reason), (State::Running, Some(ReasonCode::StopRefused)));
@@ -414,7 +379,7 @@ fn a_row_is_as_new_as_its_number_and_another_start_of_the_agent_is_told_by_a_rep
         let (mut seat, report) = runs();
         let seq = ReportSeq { start: report.seq.start + start, count };
         drop(shakes(&mut seat, (vec![], vec![]), vec![Row { seq, ..row_of(&report) }], (vec![], vec![])));
-        let known = seat.state.book.jobs.get(&report.job).unwrap().report.clone().unwrap().seq;
+        let known = seat.job(report.job).report.clone().unwrap().seq;
         assert_eq!(known, ReportSeq { count: expected, ..report.seq }, "{seq:?}");
     }
 }
@@ -428,7 +393,7 @@ fn the_outcomes_that_an_old_memory_remembers_are_as_old_as_it_is() {
         let first = Hello { session, recent_outcomes: vec![row_of(&report)], ..first };
         seat.say_hello(OLDER, first);
         seat.settle(OLDER, session);
-        assert_eq!(seat.state.book.jobs.get(&report.job).unwrap().state, expected, "{old}");
+        assert_eq!(seat.job(report.job).state, expected, "{old}");
     }
 }
 
@@ -436,11 +401,11 @@ fn the_outcomes_that_an_old_memory_remembers_are_as_old_as_it_is() {
 fn two_attempts_that_are_alive_say_what_people_can_do_about_it() {
     for (state, word) in [(State::Running, "runs elsewhere"), (State::Paused, "is paused elsewhere")] {
         let (mut seat, report) = runs_live();
-        let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
+        let job = seat.job_mut(report.job);
         let next = report.attempt.next();
         (job.attempt, job.last_attempt, job.holder) = (next, next, Some(SlaveKey([0xaa; 32])));
         drop(reports(&mut seat, None, numbered(&report, 11, state)));
-        let reason = seat.state.book.jobs.get(&report.job).unwrap().reason.clone().unwrap();
+        let reason = seat.job(report.job).reason.clone().unwrap();
         assert!(reason.text.contains(word), "{}", reason.text);
     }
 }
@@ -454,7 +419,7 @@ fn what_a_person_said_counts_when_the_slave_comes_back_without_the_question() {
     seat.step(master::Event::JobsCommanded { request: RequestId(1), jobs: vec![report.job], command });
     let first = seat.hello();
     seat.say_hello(NEWER, first.clone());
-    assert_eq!(seat.state.book.jobs.get(&report.job).unwrap().state, State::Uncertain);
+    assert_eq!(seat.job(report.job).state, State::Uncertain);
     seat.settle(NEWER, first.session);
     assert_eq!(seat.state.book.jobs.get(&report.job), None, "it has ended");
 }
@@ -468,7 +433,7 @@ fn a_forgotten_assignment_is_shown_beside_what_another_slave_has_and_moves_nothi
         seat.state.node.epoch = Epoch(2);
         let report = Report { attempt: Attempt(2), state: said, ..known.report.clone().unwrap() };
         let effects = settle_with(&mut seat, vec![report]);
-        let kept = seat.state.book.jobs.get(&job).unwrap().into_owned();
+        let kept = seat.job(job);
         assert_eq!(
             (kept.state, kept.holder, kept.generation),
             (known.state, known.holder, known.generation),
@@ -486,8 +451,7 @@ fn a_forgotten_assignment_is_shown_beside_what_another_slave_has_and_moves_nothi
 #[test]
 fn what_is_given_up_during_a_handshake_is_called_off_when_it_is_over() {
     for retried in [false, true] {
-        let mut world = World::new(1);
-        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+        let (mut world, job) = held();
         let known = world.job(job);
         let row = row_of(known.report.as_ref().unwrap());
         let mut seat = Seat::of(&mut world);
@@ -497,19 +461,12 @@ fn what_is_given_up_during_a_handshake_is_called_off_when_it_is_over() {
         assert_eq!((ruling.verdict, ruling.tell), (Verdict::Keep, Tell::Nothing));
         let commands = [Some(JobCommand::Abandon), retried.then_some(JobCommand::Retry)];
         for command in commands.into_iter().flatten() {
-            let event = master::Event::JobsCommanded { request: RequestId(1), jobs: vec![job], command };
-            let step = master::step(seat.state.clone(), seat.now, event);
-            seat.state = step.state;
+            let step = seat.commands(job, command);
             // What has ended lives on the disk, and is fetched for whoever speaks of it.
             seat.step(master::Event::JobsLoaded(step.archived));
         }
         let effects = seat.settle(OLDER, first.session);
-        let called_off = effects.iter().any(|effect| {
-            matches!(effect, master::Effect::Send { message: Message::DesiredState(desired_state), .. }
-                if desired_state.desired == Desired::Cancel(CancelMode::IfNotStarted)
-                    && desired_state.attempt == row.attempt
-                    && desired_state.generation == row.generation.next())
-        });
+        let called_off = is_called_off(&effects, row.attempt, row.generation.next());
         assert!(called_off, "{retried} {effects:?}");
     }
 }

@@ -141,7 +141,7 @@ fn an_attempt_that_speaks_again_brings_its_own_facts_along_and_leaves_the_others
 fn a_second_run_says_nothing_that_is_of_the_first() {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = 60_000;
-    let job = place_as(&mut world, |order| {
+    let job = placed(&mut world, |order| {
         order.spec.on_interrupt = OnInterrupt::Restart;
         order.spec.max_runtime = Some(Millis(5_000));
     });

@@ -7,8 +7,8 @@ use reloop_protocol::id::{
 use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Answer, RequestId, SlaveCommand, Token};
 use reloop_protocol::message::{
-    Challenge, CloseCode, Declined, Hello, MachineReport, MasterBinding, Message, Mode, OperatingMode,
-    PROTOCOL, Reason, ReasonCode, Record, Refuse, Row, Ruling, Settled, Tell, Welcome,
+    CloseCode, Hello, MachineReport, MasterBinding, Message, Mode, OperatingMode, ReasonCode, Record, Refuse,
+    Row, Ruling, Settled, Tell, Welcome,
 };
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave::{self, LinkId};
@@ -26,13 +26,12 @@ fn the_same_box_takes_over_its_link_and_another_box_has_to_wait_for_the_first() 
     for in_handshake in [false, true] {
         for (other_store, other_boot) in [(false, false), (true, false), (false, true), (true, true)] {
             let mut seat = Seat::of(&mut World::new(1));
-            let first = seat.hello();
-            seat.say_hello(OLDER, first.clone());
+            let first = seat.introduce();
             if !in_handshake {
                 seat.settle(OLDER, first.session);
                 assert_eq!(seat.live(), Some(OLDER));
             }
-            let mut second = Hello { session: Session(first.session.0 + 1), ..first.clone() };
+            let mut second = Hello { session: first.session.next(), ..first.clone() };
             if other_store {
                 second.store = StoreId([9; 16]);
             }
@@ -53,10 +52,9 @@ fn the_same_box_takes_over_its_link_and_another_box_has_to_wait_for_the_first() 
 fn of_two_boxes_the_one_whose_link_ends_first_has_lost() {
     let asking = || {
         let mut seat = Seat::of(&mut World::new(1));
-        let first = seat.hello();
-        seat.say_hello(OLDER, first.clone());
+        let first = seat.introduce();
         seat.settle(OLDER, first.session);
-        let second = Hello { boot: BootId([9; 16]), session: Session(first.session.0 + 1), ..first };
+        let second = Hello { boot: BootId([9; 16]), session: first.session.next(), ..first };
         assert!(is_probed(&seat.say_hello(NEWER, second), OLDER));
         seat
     };
@@ -86,12 +84,11 @@ fn who_is_revoked_has_no_link_from_then_on_however_far_its_handshake_has_come() 
     ] {
         let case = (settled, asked, back);
         let mut seat = Seat::of(&mut World::new(1));
-        let first = seat.hello();
-        seat.say_hello(OLDER, first.clone());
+        let first = seat.introduce();
         if settled {
             seat.settle(OLDER, first.session);
         }
-        let second = Hello { boot: BootId([9; 16]), session: Session(first.session.0 + 1), ..first.clone() };
+        let second = Hello { boot: BootId([9; 16]), session: first.session.next(), ..first.clone() };
         if asked {
             assert!(is_probed(&seat.say_hello(NEWER, second), OLDER));
         }
@@ -138,7 +135,7 @@ fn a_slave_says_nothing_before_it_has_settled_and_settles_once() {
     for message in [Message::Machine(machine), Message::Answer(answer)] {
         let mut seat = Seat { state: seat.state.clone(), ..seat };
         seat.say_hello(OLDER, first.clone());
-        let effects = seat.step(master::Event::Received { link: OLDER, message: message.clone() });
+        let effects = seat.step(received(OLDER, message.clone()));
         assert_eq!(closed(&effects, OLDER), Some(CloseCode::Protocol), "{message:?}");
     }
     seat.say_hello(OLDER, first.clone());
@@ -149,31 +146,23 @@ fn a_slave_says_nothing_before_it_has_settled_and_settles_once() {
 #[test]
 fn a_settled_of_another_session_is_no_part_of_this_handshake() {
     let mut seat = Seat::of(&mut World::new(1));
-    let first = seat.hello();
-    seat.say_hello(OLDER, first.clone());
-    let effects = seat.settle(OLDER, Session(first.session.0 + 1));
+    let first = seat.introduce();
+    let effects = seat.settle(OLDER, first.session.next());
     assert_eq!(closed(&effects, OLDER), Some(CloseCode::Protocol));
     assert_eq!(seat.live(), None);
 }
 
 #[test]
 fn a_word_of_a_job_before_the_handshake_is_over_ends_the_link() {
-    let mut world = World::new(1);
-    let job = place_as(&mut world, |_| {});
+    let (mut world, job) = running();
     let report = world.job(job).report.unwrap();
     let seat = Seat::of(&mut world);
     let first = seat.hello();
-    let declined = Declined {
-        job,
-        attempt: report.attempt,
-        generation: report.generation,
-        reason: Reason::new(ReasonCode::AtCapacity, "full"),
-        for_good: false,
-    };
+    let declined = no_to(&world.job(job), ReasonCode::AtCapacity, false);
     for message in [Message::Report(report), Message::Declined(declined)] {
         let mut seat = Seat { state: seat.state.clone(), ..seat };
         seat.say_hello(OLDER, first.clone());
-        let effects = seat.step(master::Event::Received { link: OLDER, message });
+        let effects = seat.step(received(OLDER, message));
         assert_eq!(closed(&effects, OLDER), Some(CloseCode::Protocol));
     }
 }
@@ -184,15 +173,13 @@ fn offers_that_do_not_fit_into_one_message_come_when_the_link_is_live() {
     world.swallow(0);
     let mut jobs = vec![];
     for _ in 0..4 {
-        let mut order = world.order("mill");
-        order.slave = Some("s0".to_owned());
-        order.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(32_000))]);
-        order.start.gate = Gate::Held;
-        jobs.push(world.place(order));
+        jobs.push(place_as(&mut world, |order| {
+            order.slave = Some("s0".to_owned());
+            order.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(32_000))]);
+            order.start.gate = Gate::Held;
+        }));
     }
-    for job in &jobs {
-        assert_eq!(world.state(*job), State::Assigned);
-    }
+    assert!(jobs.iter().all(|job| world.state(*job) == State::Assigned));
     let size = world.job(jobs[0]).spec.size();
     // Those that are kept from being too many for it by what the message may hold, and not by the slave's room.
     let mut seat = Seat::of(&mut world);
@@ -215,14 +202,14 @@ fn only_the_questions_on_the_link_that_ended_are_answered_by_its_end() {
     let mut world = World::new(2);
     let mut asked = vec![];
     for name in ["s0", "s1"] {
-        let job = place_as(&mut world, |order| order.slave = Some(name.to_owned()));
+        let job = placed(&mut world, |order| order.slave = Some(name.to_owned()));
         assert_eq!(world.state(job), State::Running);
         let request = RequestId(5_000_000 + asked.len() as u64);
         world.master_event(master::Event::LogAsked { request, job, offset: None, limit: 100 });
         asked.push(request);
     }
     assert!(asked.iter().all(|request| !world.answers.contains_key(request)));
-    let link = world.master.as_ref().unwrap().slaves[&world.boxes[0].settings.key].live().unwrap();
+    let link = link_of(&world, 0);
     let last_heard = world.now();
     world.master_event(master::Event::LinkClosed { link, last_heard });
     assert!(matches!(world.answers.get(&asked[0]), Some(Answer::Refused(master::Refusal::SlaveOffline, _))));
@@ -240,11 +227,9 @@ fn a_receipt_says_what_was_known_of_the_slaves_memory_and_whether_its_box_was_re
     assert_eq!(last(&world), ("trusted", false));
     world.save_disk(0);
     world.cut(0);
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     assert_eq!(last(&world), ("trusted", false));
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     assert_eq!(last(&world), ("trusted", true));
     world.kill_agent(0);
     world.put_back_disk(0);
@@ -266,15 +251,8 @@ fn the_orders_of_records_are_fetched_before_the_records_are_judged() {
     world.settle();
     let report = world.job(job).report.unwrap();
     let record = Record { spec, start: StartRule::default(), report };
-    let machine = hello(1, "").machine;
-    let settled = Settled {
-        session: Session(1),
-        reports: vec![],
-        records: vec![record.clone(), record],
-        declined: vec![],
-        machine,
-    };
-    let event = master::Event::Received { link: OLDER, message: Message::Settled(settled) };
+    let settled = Settled { records: vec![record.clone(), record], ..settled(Session(1)) };
+    let event = received(OLDER, Message::Settled(settled));
     assert_eq!(master::unknown_orders(&event), [id]);
     assert_eq!(master::unknown_orders(&master::Event::TimePassed), []);
 }
@@ -282,9 +260,7 @@ fn the_orders_of_records_are_fetched_before_the_records_are_judged() {
 #[test]
 fn a_slave_hears_nothing_that_comes_on_another_link_or_of_another_session() {
     let mut world = World::new(1);
-    let slave::Link::Live { link, session, .. } = world.boxes[0].state.as_ref().unwrap().link else {
-        panic!("it is connected");
-    };
+    let (link, session) = live(&world);
     let operating_mode =
         Message::OperatingMode(OperatingMode { generation: Generation(100), mode: Mode::Maintenance });
     let obeys =
@@ -295,20 +271,12 @@ fn a_slave_hears_nothing_that_comes_on_another_link_or_of_another_session() {
     assert!(!obeys(hears(&world, link, other_session, operating_mode)));
     // The end of another link is not the end of this one.
     world.slave_event(0, slave::Event::LinkClosed { link: other_link });
-    assert!(matches!(world.boxes[0].state.as_ref().unwrap().link, slave::Link::Live { .. }));
+    assert!(matches!(agent(&world).link, slave::Link::Live { .. }));
     world.slave_event(0, slave::Event::LinkClosed { link });
-    assert_eq!(world.boxes[0].state.as_ref().unwrap().link, slave::Link::Down);
+    assert_eq!(agent(&world).link, slave::Link::Down);
 
     // In the handshake it is no other.
-    let challenge = Challenge {
-        protocol: PROTOCOL,
-        master: world.master.as_ref().unwrap().node.id,
-        epoch: world.master.as_ref().unwrap().node.epoch,
-        commit: world.master.as_ref().unwrap().node.commit,
-        begun: vec![],
-        nonce: [0; 32],
-        time: world.now(),
-    };
+    let challenge = challenge(&world);
     let refuse =
         || Message::Refuse(Refuse { code: CloseCode::Revoked, text: String::new(), retry_after_ms: None });
     world.slave_event(0, slave::Event::LinkOpened { link: OLDER, token: None });
@@ -350,13 +318,10 @@ fn after_a_restore_the_masters_decision_about_a_slave_is_newer_than_any_that_the
         let mut seat = Seat::of(&mut World::new(1));
         let key = seat.key;
         seat.state.slaves.get_mut(&key).unwrap().operating_mode.generation = Generation(3);
-        let first = seat.hello();
-        seat.say_hello(OLDER, first.clone());
+        let first = seat.introduce();
         let operating_mode = OperatingMode { generation: Generation(heard), mode: mode(maintenance) };
         let machine = MachineReport { operating_mode, ..first.machine };
-        let settled =
-            Settled { session: first.session, reports: vec![], records: vec![], declined: vec![], machine };
-        seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) });
+        seat.settle_as(first.session, machine);
         let expected = OperatingMode { generation: Generation(expected), mode: Mode::Production };
         assert_eq!(seat.state.slaves[&key].operating_mode, expected, "{operating_mode:?}");
     }
@@ -366,10 +331,7 @@ fn after_a_restore_the_masters_decision_about_a_slave_is_newer_than_any_that_the
 fn a_slave_is_doubted_by_only_if_it_has_seen_more_than_it_was_told() {
     for (ahead, doubted) in [(0, false), (1, true)] {
         let mut seat = Seat::of(&mut World::new(1));
-        let node = seat.state.node;
-        let commit = Commit(node.commit.0 + ahead);
-        let incarnation = seat.state.incarnation();
-        let binding = MasterBinding { master: node.id, epoch: node.epoch, incarnation, commit };
+        let binding = seat.binding(seat.state.node.epoch, ahead);
         let first = Hello { binding: Some(binding), ..seat.hello() };
         seat.say_hello(OLDER, first);
         assert_eq!(seat.state.slaves[&seat.key].doubts, doubted, "{ahead} ahead");
@@ -378,19 +340,11 @@ fn a_slave_is_doubted_by_only_if_it_has_seen_more_than_it_was_told() {
 
 #[test]
 fn a_welcome_asks_only_for_what_is_not_known_and_tells_only_what_is_newer() {
-    let mut world = World::new(1);
-    let job = place_as(&mut world, |_| {});
+    let (mut world, job) = running();
     let known = world.job(job);
     let report = known.report.clone().unwrap();
     let seat = Seat::of(&mut world);
-    let same = Row {
-        job,
-        attempt: report.attempt,
-        generation: known.generation,
-        seq: report.seq,
-        state: report.state,
-        progress: None,
-    };
+    let same = Row { generation: known.generation, ..row_of(&report) };
     let ruled = |row: Row| {
         let mut seat = Seat { state: seat.state.clone(), ..seat };
         let first = Hello { rows: vec![row], ..seat.hello() };
@@ -420,19 +374,11 @@ fn a_hello_is_of_the_session_that_its_frame_names() {
 
 #[test]
 fn a_memory_that_went_back_is_asked_for_everything_that_it_holds() {
-    let mut world = World::new(1);
-    let job = place_as(&mut world, |_| {});
+    let (mut world, job) = running();
     let known = world.job(job);
     let report = known.report.clone().unwrap();
     let mut seat = Seat::of(&mut world);
-    let row = Row {
-        job,
-        attempt: report.attempt,
-        generation: known.generation,
-        seq: report.seq,
-        state: report.state,
-        progress: None,
-    };
+    let row = Row { generation: known.generation, ..row_of(&report) };
     // It says the session again that it has had.
     let session = seat.state.slaves[&seat.key].session;
     let first = Hello { rows: vec![row], session, ..seat.hello() };
@@ -450,9 +396,8 @@ fn a_job_that_only_an_old_memory_knows_is_not_lost_and_waits_for_a_person() {
     let of_it =
         welcomed(&effects, OLDER).unwrap().rulings.iter().find(|ruling| ruling.job == row.job).unwrap();
     assert_eq!((of_it.verdict, of_it.tell), (Verdict::Quarantine, Tell::Record));
-    let machine = hello(1, "").machine;
-    let settled = Settled { session, reports: vec![], records: vec![record], declined: vec![], machine };
-    seat.step(master::Event::Received { link: OLDER, message: Message::Settled(settled) });
+    let settled = Settled { records: vec![record], ..settled(session) };
+    seat.step(received(OLDER, Message::Settled(settled)));
     let adopted = seat.state.book.jobs.get(&row.job).expect("it is known now");
     assert_eq!((adopted.state, adopted.holder), (State::Uncertain, Some(seat.key)));
 }
@@ -460,10 +405,10 @@ fn a_job_that_only_an_old_memory_knows_is_not_lost_and_waits_for_a_person() {
 /// A slave that has done a job, told and forgotten it, and that has introduced itself; and what the recent outcomes has of the job.
 fn introduced(binding: Option<MasterBinding>) -> (slave::Slave, slave::Now, Record) {
     let mut world = World::new(1);
-    place_as(&mut world, |_| {});
+    placed(&mut world, |_| {});
     world.pass(12_000);
     world.cut(0);
-    let mut state = world.boxes[0].state.clone().unwrap();
+    let mut state = agent(&world).clone();
     state.node.binding = binding;
     state.node.operating_mode.generation = Generation(9);
     state.link = slave::Link::Introduced { link: OLDER, session: Session(50), doubtful: false };
@@ -491,14 +436,7 @@ fn welcome_to(
     let operating_mode = OperatingMode { generation: Generation(9), mode: Mode::Production };
     let welcome = Welcome { protocol: 1, session: Session(50), binding, operating_mode, rulings };
     let message = Message::Welcome(welcome);
-    let event = slave::Event::Received {
-        link: OLDER,
-        session: Session(50),
-        commit: Commit(0),
-        message,
-        unfit: BTreeMap::new(),
-    };
-    slave::step(state, now, event)
+    slave::step(state, now, heard(OLDER, Session(50), message))
 }
 
 #[test]
@@ -551,8 +489,8 @@ fn nobody_is_asked_about_what_the_slave_remembers() {
         let job = if other_job { JobId([0xaa; 16]) } else { record.report.job };
         if held {
             let mut world = World::new(1);
-            let id = place_as(&mut world, |_| {});
-            let mut kept = world.boxes[0].state.clone().unwrap().jobs[&id].clone();
+            let id = placed(&mut world, |_| {});
+            let mut kept = agent(&world).clone().jobs[&id].clone();
             kept.report.job = job;
             kept.report.state = State::Uncertain;
             state.jobs.insert(job, kept);
@@ -577,12 +515,12 @@ fn nobody_is_asked_about_what_the_slave_remembers() {
 fn a_slave_remembers_the_newest_outcomes_as_many_as_fit() {
     let mut world = World::new(1);
     let mut done = |bytes: usize| {
-        let job = place_as(&mut world, |order| {
+        let job = placed(&mut world, |order| {
             order.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(bytes))]);
         });
         world.pass(12_000);
         assert_eq!(world.state(job), State::Succeeded);
-        let recent_outcomes = &world.boxes[0].state.as_ref().unwrap().recent_outcomes;
+        let recent_outcomes = &agent(&world).recent_outcomes;
         assert_eq!(recent_outcomes.last().map(|record| record.report.job), Some(job));
         recent_outcomes.len()
     };

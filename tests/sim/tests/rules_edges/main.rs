@@ -17,6 +17,7 @@ mod restored;
 mod runs;
 mod said;
 mod slave;
+#[path = "../stage/mod.rs"]
 mod stage;
 mod twice;
 mod unfit;

@@ -3,7 +3,7 @@
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{self, JobCommand};
-use reloop_protocol::message::{Activity, Declined, Flags, Message, Reason, ReasonCode, WaitingFor};
+use reloop_protocol::message::{Activity, Flags, Message, ReasonCode, WaitingFor};
 use reloop_protocol::reconcile::DesiredKind;
 use reloop_protocol::slave::{self, Local, PROBE_PATIENCE, Release, Why};
 use reloop_protocol::spec::{Desired, Gate, Late, StartRule};
@@ -15,7 +15,7 @@ use crate::stage::*;
 /// In how many milliseconds the slave has something to do, and what.
 fn due(world: &World) -> Option<(u64, Why)> {
     let now = world.slave_now(0);
-    let next = slave::next_deadline(world.boxes[0].state.as_ref().unwrap(), now);
+    let next = slave::next_deadline(agent(&world), now);
     next.map(|(at, why)| (at - now.boot_ms, why))
 }
 
@@ -24,7 +24,7 @@ fn a_slave_wakes_for_a_start_when_its_time_comes_and_not_before() {
     let mut world = World::new(1);
     assert_eq!(due(&world), None);
     let at = later(&world, 60_000);
-    let job = place_as(&mut world, |order| order.start.not_before = at);
+    let job = placed(&mut world, |order| order.start.not_before = at);
     assert_eq!(due(&world), Some((60_000, Why::NotBefore)));
     world.pass_some(59_999);
     world.settle();
@@ -41,7 +41,7 @@ fn a_slave_wakes_for_the_first_of_several_moments() {
     let mut world = World::new(1);
     for (at, window) in [(50_000, None), (40_000, None), (45_000, Some(90_000))] {
         let (at, window) = (later(&world, at), window.and_then(|ms| later(&world, ms)));
-        place_as(&mut world, |order| (order.start.not_before, order.start.deadline) = (at, window));
+        placed(&mut world, |order| (order.start.not_before, order.start.deadline) = (at, window));
     }
     assert_eq!(due(&world), Some((40_000, Why::NotBefore)));
 }
@@ -52,14 +52,13 @@ fn a_window_is_open_in_its_last_millisecond_at_the_slave() {
         let mut world = World::new(1);
         world.boxes[0].settings.release = Release::Auto;
         let close = later(&world, 30_000);
-        let job = place_as(&mut world, |order| {
+        let job = placed(&mut world, |order| {
             order.start.deadline = close;
             order.start.gate = Gate::Held;
         });
         assert_eq!(due(&world), Some((30_001, Why::Deadline)));
         world.pass_some(wait);
-        world.command(job, JobCommand::Release { valid: Millis(1_000) });
-        world.settle();
+        command(&mut world, job, JobCommand::Release { valid: Millis(1_000) });
         assert_eq!(world.state(job), state, "after {wait} ms");
     }
 }
@@ -71,10 +70,9 @@ fn a_slave_wakes_when_a_release_lapses() {
     world.settle();
     world.local(0, Local::Lock(false));
     // Another job is in the machine: the release waits, and lapses.
-    place_as(&mut world, |_| {});
-    let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
-    world.command(job, JobCommand::Release { valid: Millis(5_000) });
-    world.settle();
+    placed(&mut world, |_| {});
+    let job = placed(&mut world, |order| order.start.gate = Gate::Held);
+    command(&mut world, job, JobCommand::Release { valid: Millis(5_000) });
     assert_eq!(world.on_slave(0, job), Some(State::Accepted));
     assert_eq!(due(&world), Some((5_001, Why::Release)));
     world.pass_some(5_000);
@@ -87,9 +85,8 @@ fn a_slave_wakes_when_a_release_lapses() {
 
 #[test]
 fn a_slave_wakes_once_for_work_that_runs_too_long() {
-    let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    let job = place_as(&mut world, |order| order.spec.max_runtime = Some(Millis(7_000)));
+    let mut world = endless();
+    let job = placed(&mut world, |order| order.spec.max_runtime = Some(Millis(7_000)));
     assert_eq!(world.state(job), State::Running);
     assert_eq!(due(&world), Some((7_000, Why::MaxRuntime)));
     world.pass_some(6_999);
@@ -104,11 +101,8 @@ fn a_slave_wakes_once_for_work_that_runs_too_long() {
 
 #[test]
 fn a_machine_that_does_not_say_what_it_did_is_waited_for_only_so_long() {
-    let mut world = World::new(1);
-    let job = place_as(&mut world, |_| {});
-    world.kill_agent(0);
-    world.boxes[0].machine.silent = true;
-    world.start_agent(0, true);
+    let (mut world, job) = running();
+    silence_machine(&mut world);
     assert_eq!(due(&world), Some((PROBE_PATIENCE.0, Why::Probe)));
     assert_eq!(machine(&world).activity, Activity::Unknown);
     world.pass_some(i64::try_from(PROBE_PATIENCE.0).unwrap() - 1);
@@ -132,8 +126,8 @@ fn a_master_wakes_when_a_queued_jobs_window_closes() {
     let next = |world: &World| master::next_deadline(world.master.as_ref().unwrap());
     assert_eq!(next(&world), None);
     let (first, second) = (later(&world, 30_000), later(&world, 50_000));
-    place_as(&mut world, |order| order.start.deadline = second);
-    let job = place_as(&mut world, |order| order.start.deadline = first);
+    placed(&mut world, |order| order.start.deadline = second);
+    let job = placed(&mut world, |order| order.start.deadline = first);
     assert_eq!(next(&world), later(&world, 30_001));
     world.pass_some(30_000);
     assert_eq!(world.state(job), State::Queued);
@@ -172,18 +166,16 @@ fn a_box_that_was_rebooted_out_of_reach_tells_time_by_its_wall_clock_as_the_mast
     world.cut(0);
     world.plug(0);
     world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    let job = place_as(&mut world, |order| order.spec.on_interrupt = OnInterrupt::Fail);
+    let job = placed(&mut world, |order| order.spec.on_interrupt = OnInterrupt::Fail);
     assert_eq!(world.state(job), State::Running);
     world.pass(7_000);
     world.cut(0);
     world.pass(5_000);
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     let ended_at = world.now();
     assert_eq!(world.on_slave(0, job), Some(State::Failed));
     world.pass(9_000);
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     assert_eq!((world.state(job), world.job(job).ended_at), (State::Failed, Some(ended_at)));
 }
 
@@ -193,16 +185,14 @@ fn what_a_machine_says_of_the_time_without_contact_is_told_in_the_masters_time()
     let mut world = World::new(1);
     world.boxes[0].wall_off = 3_600_000;
     world.cut(0);
-    world.plug(0);
-    world.settle();
-    let job = place_as(&mut world, |_| {});
+    reconnect(&mut world, 0);
+    let job = placed(&mut world, |_| {});
     world.cut(0);
     world.kill_agent(0);
     world.pass(30_000);
     let ended_at = Time(world.now().0 - 20_000);
     world.start_agent(0, true);
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     assert_eq!((world.state(job), world.job(job).ended_at), (State::Succeeded, Some(ended_at)));
 }
 
@@ -210,15 +200,9 @@ fn what_a_machine_says_of_the_time_without_contact_is_told_in_the_masters_time()
 fn a_job_that_is_given_back_in_the_last_millisecond_of_its_window_is_queued_again() {
     let mut world = World::new(1);
     let close = later(&world, 1_000);
-    let mut order = world.order("mill");
-    order.start.deadline = close;
-    let job = world.place(order);
-    let (link, _) = live_at(&world);
-    let known = world.job(job);
-    let reason = Reason::new(ReasonCode::AtCapacity, "no");
-    let declined =
-        Declined { job, attempt: known.attempt, generation: known.generation, reason, for_good: false };
-    let event = master::Event::Received { link, message: Message::Declined(declined) };
+    let job = place_as(&mut world, |order| order.start.deadline = close);
+    let declined = no_to(&world.job(job), ReasonCode::AtCapacity, false);
+    let event = received(live(&world).0, Message::Declined(declined));
     let step = master::step(world.master.clone().unwrap(), close.unwrap(), event);
     assert_eq!(step.state.book.jobs.get(&job).unwrap().state, State::Queued);
 }
@@ -228,15 +212,12 @@ fn a_release_lets_a_job_start_in_its_last_millisecond() {
     for (wait, expected) in
         [(5_000, (State::Starting, None)), (5_001, (State::Accepted, Some(ReasonCode::ReleaseLapsed)))]
     {
-        let mut world = World::new(1);
-        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-        let busy = place_as(&mut world, |_| {});
-        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
-        world.command(job, JobCommand::Release { valid: Millis(5_000) });
-        world.settle();
+        let (mut world, busy) = endless_job(|_, _| {});
+        let job = placed(&mut world, |order| order.start.gate = Gate::Held);
+        command(&mut world, job, JobCommand::Release { valid: Millis(5_000) });
         world.cut(0);
         world.pass_some(wait);
-        let state = world.boxes[0].state.clone().unwrap();
+        let state = agent(&world).clone();
         let after = machine_says(state, world.slave_now(0), busy, ended(End::Succeeded)).state;
         assert_eq!(word(&after, job), expected, "after {wait} ms");
     }
@@ -246,32 +227,24 @@ fn a_release_lets_a_job_start_in_its_last_millisecond() {
 fn had_its_time(missed: bool) -> (World, JobId) {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = 40_000;
-    place_as(&mut world, |_| {});
-    let at = later(&world, 10_000);
-    let job = place_as(&mut world, |order| order.start.not_before = at);
+    placed(&mut world, |_| {});
+    let job = deferred(&mut world, 10_000, |_| {});
     if missed {
         world.kill_agent(0);
-        world.pass_some(20_000);
-        revive_and_settle(&mut world);
-    } else {
-        world.pass_some(20_000);
-        world.settle();
     }
+    world.pass_some(20_000);
+    if missed {
+        world.start_agent(0, true);
+    }
+    reconnect(&mut world, 0);
     let report = world.job(job).report.unwrap();
     assert_eq!((report.state, report.flags.has(Flags::MISSED_START)), (State::Accepted, missed));
     (world, job)
 }
 
-fn revive_and_settle(world: &mut World) {
-    world.start_agent(0, true);
-    world.plug(0);
-    world.settle();
-}
-
 fn plan(world: &mut World, job: JobId, in_ms: Option<i64>, late: Late) {
     let not_before = in_ms.and_then(|ms| later(world, ms));
-    world.command(job, JobCommand::Reschedule { not_before, deadline: None, late });
-    world.settle();
+    command(world, job, JobCommand::Reschedule { not_before, deadline: None, late });
 }
 
 #[test]
@@ -295,7 +268,8 @@ fn a_time_that_came_before_a_job_was_planned_anew_is_not_the_new_one() {
     world.pass(50_000);
     world.kill_agent(0);
     world.pass_some(100_000);
-    revive_and_settle(&mut world);
+    world.start_agent(0, true);
+    reconnect(&mut world, 0);
     let report = world.job(job).report.unwrap();
     let reason = report.reason.map(|reason| reason.code);
     assert_eq!((report.state, reason), (State::Accepted, Some(ReasonCode::MissedStart)));
@@ -317,8 +291,8 @@ fn a_missed_start_follows_the_newest_word_about_late_ones_when_the_agent_starts_
             State::Accepted,
             "a person has to let it go, or else the next start of the agent"
         );
-        world.kill_agent(0);
-        revive_and_settle(&mut world);
+        restart_agent(&mut world);
+        reconnect(&mut world, 0);
         assert_eq!((world.state(job), world.begun(job)), (state, u32::from(late == Late::Run)), "{late:?}");
     }
 }
@@ -326,23 +300,12 @@ fn a_missed_start_follows_the_newest_word_about_late_ones_when_the_agent_starts_
 #[test]
 fn a_time_that_is_over_ends_no_hold_of_a_missed_start() {
     let mut world = World::new(1);
-    let mut order = world.order("mill");
-    order.start.not_before = Some(Time(world.now().0 + 5_000));
-    order.start.late = Late::Hold;
-    let job = world.place(order);
-    world.settle();
-    world.kill_agent(0);
-    world.pass(10_000);
-    world.start_agent(0, true);
-    world.plug(0);
-    world.settle();
+    let job = deferred(&mut world, 5_000, |order| order.start.late = Late::Hold);
+    off_for(&mut world, 10_000);
     assert!(world.job(job).all_flags().has(Flags::MISSED_START));
-    let over = Some(Time(world.now().0 - 1_000));
-    world.command(job, JobCommand::Reschedule { not_before: over, deadline: None, late: Late::Hold });
-    world.settle();
+    plan(&mut world, job, Some(-1_000), Late::Hold);
     assert_eq!((world.state(job), world.begun(job)), (State::Accepted, 0), "only a release starts it");
-    let later = Some(Time(world.now().0 + 1_000));
-    world.command(job, JobCommand::Reschedule { not_before: later, deadline: None, late: Late::Hold });
+    plan(&mut world, job, Some(1_000), Late::Hold);
     world.pass(2_000);
     assert_eq!(world.state(job), State::Running);
 }

@@ -8,7 +8,7 @@ use reloop_protocol::master::{
 use reloop_protocol::message::{Attention, Flags, Reason, ReasonCode};
 use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
 use reloop_protocol::time::{Millis, Time};
-use reloop_sim::world::{Machine, World};
+use reloop_sim::world::World;
 
 use crate::stage::*;
 
@@ -39,16 +39,8 @@ fn summary(world: &World, job: JobId) -> String {
 /// A job at the slave whose start passed while that was off.
 fn missed() -> (World, JobId) {
     let mut world = World::new(1);
-    let start = later(&world, 5_000);
-    let job = place_as(&mut world, |order| {
-        order.start.not_before = start;
-        order.start.late = Late::Hold;
-    });
-    world.kill_agent(0);
-    world.pass(10_000);
-    world.start_agent(0, true);
-    world.plug(0);
-    world.settle();
+    let job = deferred(&mut world, 5_000, |order| order.start.late = Late::Hold);
+    off_for(&mut world, 10_000);
     assert_eq!(world.state(job), State::Accepted);
     (world, job)
 }
@@ -67,10 +59,8 @@ fn a_missed_start_is_listed_with_its_release_also_after_a_restart_of_the_master(
     world.kill_master();
     world.start_master();
     assert_eq!(need_of(&world, job), release(), "what the slave waits for is not on the disk, the reason is");
-    world.plug(0);
-    world.settle();
-    world.command(job, JobCommand::Release { valid: Millis::seconds(60) });
-    world.settle();
+    reconnect(&mut world, 0);
+    command(&mut world, job, JobCommand::Release { valid: Millis::seconds(60) });
     assert_eq!((world.state(job), need_of(&world, job)), (State::Running, None));
 }
 
@@ -78,16 +68,8 @@ fn a_missed_start_is_listed_with_its_release_also_after_a_restart_of_the_master(
 fn a_late_start_that_needs_nobody_is_not_listed() {
     for late in [Late::Run, Late::Skip] {
         let mut world = World::new(1);
-        let start = later(&world, 5_000);
-        let job = place_as(&mut world, |order| {
-            order.start.not_before = start;
-            order.start.late = late;
-        });
-        world.kill_agent(0);
-        world.pass(10_000);
-        world.start_agent(0, true);
-        world.plug(0);
-        world.settle();
+        let job = deferred(&mut world, 5_000, |order| order.start.late = late);
+        off_for(&mut world, 10_000);
         assert!(world.job(job).all_flags().has(Flags::MISSED_START));
         assert_eq!(needed(&world), []);
     }
@@ -96,7 +78,7 @@ fn a_late_start_that_needs_nobody_is_not_listed() {
 #[test]
 fn a_job_held_by_a_restore_is_listed_with_the_risk_that_it_was_done() {
     let mut world = World::new(1);
-    let job = place_as(&mut world, |order| order.slave = Some("another".to_owned()));
+    let job = placed(&mut world, |order| order.slave = Some("another".to_owned()));
     world.master_event(master::Event::RestoreConfirmed { request: RequestId(0), forced: true });
     world.settle();
     let found = needed(&world).remove(0);
@@ -114,7 +96,7 @@ fn a_job_held_by_a_restore_is_listed_with_the_risk_that_it_was_done() {
 #[test]
 fn a_held_job_needs_a_person_until_it_is_released_and_again_when_the_release_lapses() {
     let mut world = World::new(1);
-    let job = place_as(&mut world, |order| {
+    let job = placed(&mut world, |order| {
         order.slave = Some("another".to_owned());
         order.start.gate = Gate::Held;
     });
@@ -172,9 +154,7 @@ fn what_a_job_needs_is_told_by_its_record() {
 
 #[test]
 fn what_a_slave_needs_is_listed_unless_it_was_revoked() {
-    let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    let job = place_as(&mut world, |_| {});
+    let (world, job) = endless_job(|_, _| {});
     let key = world.boxes[0].settings.key;
     let now = world.now();
     let listed = |change: &dyn Fn(&mut master::SlaveRecord)| {
@@ -226,8 +206,7 @@ fn what_a_slave_needs_is_listed_unless_it_was_revoked() {
 
 #[test]
 fn an_uncertain_job_is_listed_once_and_an_attempt_that_was_given_up_at_its_slave() {
-    let mut world = World::new(1);
-    let job = place_as(&mut world, |_| {});
+    let (world, job) = running();
     let key = world.boxes[0].settings.key;
     let mut state = master(&world).clone();
     let uncertain = |state: &mut master::Master| {
@@ -251,7 +230,7 @@ fn an_uncertain_job_is_listed_once_and_an_attempt_that_was_given_up_at_its_slave
 fn pages_of_needs_show_each_once_however_many_there_are() {
     let mut world = World::new(1);
     for gate in [Gate::Held, Gate::Open, Gate::Released { latest: Time(0) }].into_iter().cycle().take(30) {
-        place_as(&mut world, |order| {
+        placed(&mut world, |order| {
             order.slave = Some("another".to_owned());
             order.start.gate = gate;
         });
@@ -292,13 +271,13 @@ fn the_words_of_needs_are_words() {
 #[test]
 fn a_job_was_witnessed_when_its_slave_last_said_something_of_it() {
     let mut world = World::new(1);
-    let placed = world.now();
-    let job = place_as(&mut world, |_| {});
+    let begin = world.now();
+    let job = placed(&mut world, |_| {});
     world.pass(5_000);
     let running = world.job(job);
     let began = running.events.back().unwrap().at;
     assert_eq!(running.state, State::Running);
-    assert!(began >= placed);
+    assert!(began >= begin);
     assert_eq!(running.witnessed_at(), Some(began));
     world.cut(0);
     world.pass(600_000);

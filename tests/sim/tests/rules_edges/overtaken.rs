@@ -148,7 +148,7 @@ fn what_contradicts_a_cancel_on_its_way_is_refused_and_told_what_that_is() {
 fn doubted() -> (World, JobId) {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    let job = place_as(&mut world, |_| {});
+    let job = placed(&mut world, |_| {});
     world.boxes[0].machine.silent = true;
     world.kill_agent(0);
     world.start_agent(0, true);

@@ -1,13 +1,11 @@
 //! A master that was put back: what it has forgotten, and what people say to it.
 
-use reloop_protocol::id::{Attempt, Commit, Epoch, Generation, JobId};
+use reloop_protocol::id::{Attempt, Epoch, Generation, JobId};
 use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Enrolled, Job, JobCommand, RequestId};
-use reloop_protocol::message::{
-    CloseCode, Declined, Flags, Hello, MasterBinding, Message, Reason, ReasonCode, Report,
-};
+use reloop_protocol::message::{CloseCode, Declined, Flags, Hello, Message, Reason, ReasonCode, Report};
 use reloop_protocol::slave::LinkId;
-use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate, Late};
+use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Late};
 use reloop_protocol::time::Millis;
 use reloop_sim::world::World;
 
@@ -28,20 +26,6 @@ fn wants(effects: &[master::Effect], link: LinkId) -> Vec<&DesiredState> {
     effects.iter().filter_map(desired_state).collect()
 }
 
-impl Seat {
-    /// What a person says to the master; its last step.
-    fn commands(&mut self, job: JobId, command: JobCommand) -> master::Step {
-        let event = master::Event::JobsCommanded { request: RequestId(1), jobs: vec![job], command };
-        let step = master::step(self.state.clone(), self.now, event);
-        self.state = step.state.clone();
-        step
-    }
-
-    fn job(&self, id: JobId) -> Job {
-        self.state.book.jobs.get(&id).unwrap().into_owned()
-    }
-}
-
 #[test]
 fn a_persons_word_at_a_restored_master_is_newer_than_those_that_it_has_forgotten() {
     let reschedule = JobCommand::Reschedule { not_before: None, deadline: None, late: Late::Hold };
@@ -52,8 +36,7 @@ fn a_persons_word_at_a_restored_master_is_newer_than_those_that_it_has_forgotten
         reschedule,
     ];
     for (epoch, command) in said.into_iter().flat_map(|command| [(1, command), (2, command)]) {
-        let mut world = World::new(1);
-        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+        let (mut world, job) = held();
         let mut seat = Seat::of(&mut world);
         let known = seat.job(job);
         seat.state.node.epoch = Epoch(epoch);
@@ -90,7 +73,7 @@ fn canceled_in_the_queue() -> (Seat, Job, Report) {
     let (_, report) = runs();
     let mut world = World::new(1);
     world.cut(0);
-    let job = place_as(&mut world, |_| {});
+    let job = placed(&mut world, |_| {});
     let mut seat = Seat::of(&mut world);
     seat.state.node.epoch = Epoch(2);
     let step = seat.commands(job, JobCommand::Cancel(CancelMode::Now));
@@ -183,14 +166,8 @@ fn two_of_one(said: Option<State>) -> (Seat, Job, LinkId) {
 }
 
 fn gives_back(seat: &mut Seat, link: LinkId, id: JobId) -> master::Step {
-    let job = seat.job(id);
-    let reason = Reason::new(ReasonCode::GivenBack, "as asked");
-    let declined =
-        Declined { job: id, attempt: job.attempt, generation: job.generation, reason, for_good: false };
-    let event = master::Event::Received { link, message: Message::Declined(declined) };
-    let step = master::step(seat.state.clone(), seat.now, event);
-    seat.state = step.state.clone();
-    step
+    let declined = no_to(&seat.job(id), ReasonCode::GivenBack, false);
+    seat.full_step(received(link, Message::Declined(declined)))
 }
 
 #[test]
@@ -211,9 +188,8 @@ fn an_earlier_attempt_that_speaks_again_is_asked_whether_it_is_still_there() {
         );
         // It has come back with a new disk meanwhile. Only an answer to this desired state, or to a later one, says so.
         let generation = Generation(desired_state.generation.0 + answers - 1);
-        let reason = Reason::new(ReasonCode::NotHeld, "the work is needed to take it");
-        let declined = Declined { job: known.id, attempt: job.attempt, generation, reason, for_good: false };
-        seat.step(master::Event::Received { link: OLDER, message: Message::Declined(declined) });
+        let declined = Declined { generation, ..no_to(&job, ReasonCode::NotHeld, false) };
+        seat.step(received(OLDER, Message::Declined(declined)));
         let job = seat.job(known.id);
         let expected = if asks_a_person { State::Uncertain } else { State::Running };
         assert_eq!(job.state, expected, "{answers}");
@@ -225,7 +201,7 @@ fn an_earlier_attempt_that_speaks_again_is_asked_whether_it_is_still_there() {
 #[test]
 fn of_what_nobody_has_reported_nothing_is_said_that_could_begin_it_again() {
     let (mut seat, known, link) = two_of_one(Some(State::Uncertain));
-    seat.state.book.jobs.get_mut(&known.id).unwrap().earlier[0].report = None;
+    seat.job_mut(known.id).earlier[0].report = None;
     let step = gives_back(&mut seat, link, known.id);
     assert_eq!(seat.job(known.id).state, State::Uncertain);
     assert_eq!(wants(&step.effects, OLDER), Vec::<&DesiredState>::new());
@@ -291,19 +267,11 @@ fn the_next_epoch_comes_after_every_one_that_a_slave_has_obeyed() {
     for (obeyed, revoked, next) in
         [(1, false, 2), (2, false, 3), (7, false, 8), (7, true, 2), (1001, false, 1002), (1002, false, 2)]
     {
-        let mut world = World::new(1);
-        let mut seat = Seat::of(&mut world);
+        let mut seat = Seat::of(&mut World::new(1));
         if revoked {
             revoke(&mut seat);
         }
-        let node = seat.state.node;
-        let binding = MasterBinding {
-            master: node.id,
-            epoch: Epoch(obeyed),
-            incarnation: seat.state.incarnation(),
-            commit: node.commit,
-        };
-        let first = Hello { binding: Some(binding), ..seat.hello() };
+        let first = Hello { binding: Some(seat.binding(Epoch(obeyed), 0)), ..seat.hello() };
         let effects = seat.say_hello(OLDER, first);
         let stale = closed(&effects, OLDER) == Some(CloseCode::StaleMaster);
         assert_eq!(stale, obeyed > 1, "{obeyed}");
@@ -317,13 +285,9 @@ fn a_master_that_nobody_doubts_is_not_confirmed_by_mistake() {
     for (obeyed, ahead, forced, confirmed) in
         [(1, 0, false, false), (1, 0, true, true), (1, 1000, false, true), (2, 0, false, true)]
     {
-        let mut world = World::new(1);
-        let mut seat = Seat::of(&mut world);
+        let mut seat = Seat::of(&mut World::new(1));
         let node = seat.state.node;
-        let incarnation = seat.state.incarnation();
-        let commit = Commit(node.commit.0 + ahead);
-        let binding = MasterBinding { master: node.id, epoch: Epoch(obeyed), incarnation, commit };
-        let hello = Hello { binding: Some(binding), ..seat.hello() };
+        let hello = Hello { binding: Some(seat.binding(Epoch(obeyed), ahead)), ..seat.hello() };
         seat.say_hello(OLDER, hello);
         let before = seat.state.clone();
         seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced });
@@ -368,12 +332,9 @@ fn a_success_that_a_restored_master_knows_is_not_undone_by_a_later_attempt_of_th
 
 #[test]
 fn what_a_revoked_slave_has_seen_of_this_master_is_no_doubt_any_more() {
-    let mut world = World::new(1);
-    let mut seat = Seat::of(&mut world);
-    let (node, incarnation) = (seat.state.node, seat.state.incarnation());
-    let commit = Commit(node.commit.0 + 1000);
-    let binding = MasterBinding { master: node.id, epoch: node.epoch, incarnation, commit };
-    let hello = Hello { binding: Some(binding), ..seat.hello() };
+    let mut seat = Seat::of(&mut World::new(1));
+    let node = seat.state.node;
+    let hello = Hello { binding: Some(seat.binding(node.epoch, 1000)), ..seat.hello() };
     seat.say_hello(OLDER, hello);
     assert_eq!(seat.state.doubters(), 1);
     let (request, slave) = (RequestId(1), seat.key);
@@ -394,11 +355,11 @@ fn a_question_about_an_attempt_that_nobody_has_is_closed() {
         let (mut seat, known, _) = two_of_one(Some(said));
         let before = seat.job(known.id);
         assert_eq!(before.earlier.len(), 1);
-        let reason = Reason::new(ReasonCode::NotHeld, "it was never here");
         let attempt = Attempt(attempt);
-        let declined = Declined { job: known.id, attempt, generation: Generation(9), reason, for_good: true };
+        let never = no_to(&known, ReasonCode::NotHeld, true);
+        let declined = Declined { attempt, generation: Generation(9), ..never };
         for times in 0..2 {
-            let event = master::Event::Received { link: OLDER, message: Message::Declined(declined.clone()) };
+            let event = received(OLDER, Message::Declined(declined.clone()));
             let effects = seat.step(event);
             let job = seat.job(known.id);
             assert_eq!((job.state, job.holder, job.attempt), (before.state, before.holder, before.attempt));
@@ -422,8 +383,7 @@ fn a_cancel_on_its_way_only_gets_harder() {
         (SafePoint, Now, Now),
         (IfNotStarted, Now, Now),
     ] {
-        let mut world = World::new(1);
-        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+        let (mut world, job) = held();
         let mut seat = Seat::of(&mut world);
         drop(seat.commands(job, JobCommand::Cancel(first)));
         drop(seat.commands(job, JobCommand::Cancel(second)));
@@ -437,11 +397,8 @@ fn a_machine_that_refused_may_be_asked_more_softly() {
     drop(seat.commands(report.job, JobCommand::Cancel(CancelMode::Now)));
     let told = seat.job(report.job).generation;
     let refuses = Reason::new(ReasonCode::StopRefused, "not now");
-    drop(reports(
-        &mut seat,
-        None,
-        Report { generation: told, reason: Some(refuses), ..numbered(&report, 11, State::Running) },
-    ));
+    let running = numbered(&report, 11, State::Running);
+    drop(reports(&mut seat, None, Report { generation: told, reason: Some(refuses), ..running }));
     drop(seat.commands(report.job, JobCommand::Cancel(CancelMode::SafePoint)));
     assert_eq!(seat.job(report.job).desired, Desired::Cancel(CancelMode::SafePoint));
 }

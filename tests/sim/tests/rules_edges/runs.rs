@@ -1,37 +1,15 @@
 //! What belongs to one run and ends with it, what is kept until the machine has answered, and what somebody wanted to end.
 
-use std::collections::BTreeMap;
-
-use reloop_protocol::id::{Commit, JobId, Run};
+use reloop_protocol::id::Run;
 use reloop_protocol::job::{OnInterrupt, State};
-use reloop_protocol::master::{JobCommand, Order};
+use reloop_protocol::master::JobCommand;
 use reloop_protocol::message::{Flags, Message, ReasonCode, WaitingFor};
 use reloop_protocol::slave::{self, Effect, Fact, Local, Probed};
 use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate, OnOverdue};
 use reloop_protocol::time::Millis;
-use reloop_sim::world::{Machine, World};
+use reloop_sim::world::World;
 
 use crate::stage::*;
-
-/// A slave at a job that ends only when it is told to.
-fn running(change: impl FnOnce(&World, &mut Order)) -> (World, JobId) {
-    let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    let mut order = world.order("mill");
-    change(&world, &mut order);
-    let job = world.place(order);
-    world.settle();
-    assert_eq!(world.state(job), State::Running);
-    (world, job)
-}
-
-fn restartable(_: &World, order: &mut Order) {
-    order.spec.on_interrupt = OnInterrupt::Restart;
-}
-
-fn kept(world: &World, job: JobId) -> &slave::Job {
-    &world.boxes[0].state.as_ref().unwrap().jobs[&job]
-}
 
 fn paused(world: &World) -> bool {
     world.boxes[0].machine.alive().count() == 1 && world.boxes[0].machine.working().next().is_none()
@@ -39,7 +17,7 @@ fn paused(world: &World) -> bool {
 
 #[test]
 fn what_was_paused_at_the_machine_and_interrupted_says_who_lets_it_go_on() {
-    let (mut world, job) = running(restartable);
+    let (mut world, job) = endless_job(restartable);
     let told = |world: &World| {
         let report = world.job(job).report.unwrap();
         (report.state, report.waiting_for, report.reason.map(|reason| reason.code))
@@ -60,7 +38,7 @@ fn what_was_paused_at_the_machine_and_interrupted_says_who_lets_it_go_on() {
 
 #[test]
 fn a_run_shows_neither_the_progress_nor_the_note_of_the_run_before() {
-    let (mut world, job) = running(restartable);
+    let (mut world, job) = endless_job(restartable);
     let work = kept(&world, job).work();
     let told = |world: &World| {
         let report = world.job(job).report.unwrap();
@@ -79,37 +57,27 @@ fn a_run_shows_neither_the_progress_nor_the_note_of_the_run_before() {
 
 #[test]
 fn what_was_interrupted_begins_again_where_it_began_also_beside_an_idle_machine() {
-    let (mut world, job) = running(restartable);
-    let urgent = place_as(&mut world, |order| order.start.priority = 1);
+    let (mut world, job) = endless_job(restartable);
+    let urgent = placed(&mut world, |order| order.start.priority = 1);
     // The other one is begun first, so what was interrupted waits for its turn.
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     assert_eq!((world.state(urgent), world.state(job)), (State::Running, State::Accepted));
     let other = world.add_slave("idle");
     world.settle();
     assert_eq!(world.holder(job), Some(0));
     // A desired state that crossed the interruption on its way is not followed either.
-    let state = world.boxes[0].state.clone().unwrap();
-    let held = &state.jobs[&job];
+    let held = kept(&world, job);
     let desired_state = DesiredState {
-        job,
         attempt: held.report.attempt,
         generation: held.report.generation.next(),
-        digest: held.digest,
         spec: None,
         desired: Desired::Return,
         start: held.start,
+        ..desired_state(&world, job)
     };
-    let (link, session) = live_at(&world);
-    let event = slave::Event::Received {
-        link,
-        session,
-        commit: Commit(0),
-        message: Message::DesiredState(desired_state),
-        unfit: BTreeMap::new(),
-    };
-    let asked = slave::step(state, world.slave_now(0), event);
-    assert_eq!(word(&asked.state, job).0, State::Accepted);
+    let (link, session) = live(&world);
+    let (after, _) = hears(&world, link, session, Message::DesiredState(desired_state));
+    assert_eq!(word(&after, job).0, State::Accepted);
     for held in &mut world.boxes {
         held.machine.length_ms = 10_000;
     }
@@ -124,16 +92,15 @@ fn a_pause_comes_through_when_the_machine_has_begun_or_has_refused_to_stop() {
     // Refused, because the machine had not begun.
     let mut world = World::new(1);
     world.boxes[0].machine.slow = true;
-    let job = place_as(&mut world, |_| {});
-    world.command(job, JobCommand::Pause);
-    world.settle();
-    assert_eq!(word(world.boxes[0].state.as_ref().unwrap(), job).1, Some(ReasonCode::PauseRefused));
+    let job = placed(&mut world, |_| {});
+    command(&mut world, job, JobCommand::Pause);
+    assert_eq!(word(agent(&world), job).1, Some(ReasonCode::PauseRefused));
     world.begin_what_comes(0);
     world.settle();
     assert_eq!(world.state(job), State::Paused);
     assert!(paused(&world));
     // Desired_ while it was being stopped.
-    let (mut world, job) = running(|_, _| {});
+    let (mut world, job) = endless_job(|_, _| {});
     world.boxes[0].machine.unstoppable = true;
     world.local(0, Local::Stop { now: true });
     world.command(job, JobCommand::Pause);
@@ -147,7 +114,7 @@ fn a_pause_comes_through_when_the_machine_has_begun_or_has_refused_to_stop() {
 #[test]
 fn nothing_is_done_to_a_job_whose_machine_has_not_answered() {
     for command in [Local::Stop { now: true }, Local::Pause] {
-        let (mut world, job) = running(|_, order| {
+        let (mut world, job) = endless_job(|_, order| {
             order.spec.max_runtime = Some(Millis(3_000));
             order.spec.on_overdue = OnOverdue::Stop;
         });
@@ -157,7 +124,7 @@ fn nothing_is_done_to_a_job_whose_machine_has_not_answered() {
         world.acts = Some(vec![]);
         world.revive(0);
         world.local(0, command.clone()).unwrap().unwrap();
-        let state = world.boxes[0].state.as_ref().unwrap();
+        let state = agent(&world);
         let next = slave::next_deadline(state, world.slave_now(0));
         assert_eq!(next.map(|(_, why)| why), Some(slave::Why::Probe), "it is not looked at in vain");
         let reason = (command == Local::Pause).then_some(ReasonCode::PausedLocally);
@@ -183,7 +150,7 @@ fn nothing_is_done_to_a_job_whose_machine_has_not_answered() {
 #[test]
 fn a_stop_that_waits_for_the_machine_comes_to_what_the_machine_says() {
     let stopped = |on_interrupt, probed| {
-        let (mut world, job) = running(|_, order| order.spec.on_interrupt = on_interrupt);
+        let (mut world, job) = endless_job(|_, order| order.spec.on_interrupt = on_interrupt);
         world.boxes[0].machine.silent = true;
         world.kill_agent(0);
         world.revive(0);
@@ -195,7 +162,7 @@ fn a_stop_that_waits_for_the_machine_comes_to_what_the_machine_says() {
         world.acts = Some(vec![]);
         world.slave_event(0, slave::Event::Machine { work, fact: Fact::Probed(probed) });
         let told = world.acts.take().unwrap().contains(&Effect::Stop { work, now: true });
-        (word(world.boxes[0].state.as_ref().unwrap(), job).0, told)
+        (word(agent(&world), job).0, told)
     };
     let alive = || Probed::Alive { paused: false, permille: None };
     assert_eq!(stopped(OnInterrupt::Hold, alive()), (State::Stopping, true));
@@ -207,8 +174,7 @@ fn a_stop_that_waits_for_the_machine_comes_to_what_the_machine_says() {
 
 #[test]
 fn a_job_that_was_let_go_early_and_interrupted_has_not_missed_its_start() {
-    let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let mut world = endless();
     let mut order = world.order("mill");
     restartable(&world, &mut order);
     order.start.not_before = later(&world, 10_000);
@@ -218,15 +184,14 @@ fn a_job_that_was_let_go_early_and_interrupted_has_not_missed_its_start() {
     assert_eq!(world.state(job), State::Running, "a person's word stands above the planned time");
     world.kill_agent(0);
     world.ms += 20_000;
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     assert_eq!((world.state(job), world.begun(job)), (State::Running, 2));
     assert!(!world.job(job).all_flags().has(Flags::MISSED_START));
 }
 
 #[test]
 fn who_lets_a_job_go_on_that_could_not_be_stopped_gives_the_stop_up() {
-    let (mut world, job) = running(restartable);
+    let (mut world, job) = endless_job(restartable);
     world.boxes[0].machine.unstoppable = true;
     world.local(0, Local::Pause);
     world.settle();
@@ -235,8 +200,7 @@ fn who_lets_a_job_go_on_that_could_not_be_stopped_gives_the_stop_up() {
     assert_eq!(world.state(job), State::Paused);
     world.local(0, Local::Resume);
     world.settle();
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     assert_eq!((world.state(job), world.begun(job)), (State::Running, 2));
 }
 
@@ -244,15 +208,12 @@ fn who_lets_a_job_go_on_that_could_not_be_stopped_gives_the_stop_up() {
 fn a_cancel_that_seemed_too_late_is_in_time_if_nothing_had_begun() {
     let mut world = World::new(1);
     world.boxes[0].machine.slow = true;
-    let order = world.order("mill");
-    let job = world.place(order);
+    let job = place(&mut world);
     assert!(world.to_slave(0));
     assert_eq!((world.on_slave(0, job), world.state(job)), (Some(State::Starting), State::Assigned));
-    world.command(job, JobCommand::Cancel(CancelMode::IfNotStarted));
-    world.settle();
+    command(&mut world, job, JobCommand::Cancel(CancelMode::IfNotStarted));
     assert!(kept(&world, job).report.flags.has(Flags::CANCEL_TOO_LATE));
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     let known = world.job(job);
     assert_eq!((known.state, world.begun(job)), (State::Canceled, 0));
     assert!(!known.report.unwrap().flags.has(Flags::CANCEL_TOO_LATE));

@@ -272,7 +272,7 @@ fn an_answer_of_another_kind_or_beyond_what_was_asked_for_is_an_error_of_the_sla
 #[test]
 fn a_machine_that_is_found_working_is_at_most_done() {
     let mut world = World::new(1);
-    let job = place_as(&mut world, |_| {});
+    let job = placed(&mut world, |_| {});
     let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
     let fact = Fact::Probed(Probed::Alive { paused: false, permille: Some(u16::MAX) });
     world.slave_event(0, Event::Machine { work, fact });

@@ -1,6 +1,6 @@
 //! A slave's work: its machine, its people, its memory.
 
-use reloop_protocol::id::{Attempt, BootId, Generation, JobId, Run, StoreId};
+use reloop_protocol::id::{Attempt, Generation, JobId, Run};
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{Answer, JobCommand, SlaveCommand};
 use reloop_protocol::message::{
@@ -16,17 +16,14 @@ use crate::stage::*;
 
 #[test]
 fn a_machine_says_what_it_is_doing() {
-    let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let mut world = endless();
     world.boxes[0].settings.release = Release::Ack;
     assert_eq!(machine(&world).activity, Activity::Ready);
-    let job = place_as(&mut world, |_| {});
+    let job = placed(&mut world, |_| {});
     assert_eq!(machine(&world).activity, Activity::Running);
-    world.command(job, JobCommand::Pause);
-    world.settle();
+    command(&mut world, job, JobCommand::Pause);
     assert_eq!((world.state(job), machine(&world).activity), (State::Paused, Activity::Paused));
-    world.command(job, JobCommand::Cancel(CancelMode::Now));
-    world.settle();
+    command(&mut world, job, JobCommand::Cancel(CancelMode::Now));
     world.pass(1_000);
     assert_eq!(world.state(job), State::Canceled);
     world.local(0, Local::Lock(true));
@@ -38,12 +35,9 @@ fn a_machine_says_what_it_is_doing() {
 
 #[test]
 fn a_machine_that_failed_at_its_work_says_so_until_somebody_has_looked() {
-    let mut world = World::bare();
-    let settings = slave::Settings { after_failure: AfterFailure::Hold, ..world.settings("s0") };
-    world.start_master();
-    world.add_box(settings);
+    let mut world = world_with(|settings| settings.after_failure = AfterFailure::Hold);
     world.boxes[0].machine.fails = true;
-    let job = place_as(&mut world, |_| {});
+    let job = placed(&mut world, |_| {});
     assert_eq!(world.state(job), State::Running);
     world.pass(12_000);
     assert_eq!((world.state(job), machine(&world).activity), (State::Failed, Activity::Fault));
@@ -54,12 +48,7 @@ fn a_machine_that_failed_at_its_work_says_so_until_somebody_has_looked() {
 
 #[test]
 fn a_job_on_its_way_into_the_machine_is_being_prepared() {
-    let mut world = World::new(1);
-    let order = world.order("mill");
-    let job = world.place(order);
-    while world.on_slave(0, job) != Some(State::Starting) {
-        assert!(world.pump());
-    }
+    let (world, _) = starting();
     assert_eq!(machine(&world).activity, Activity::Preparing);
 }
 
@@ -71,14 +60,10 @@ fn only_the_loss_of_everything_is_total() {
 
 #[test]
 fn the_progress_of_a_machine_is_at_most_all_of_it_and_its_last_word_stays() {
-    let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    let job = place_as(&mut world, |_| {});
-    let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
+    let (mut world, job) = endless_job(|_, _| {});
     let mut tell = |permille, note: Option<&str>| {
-        let fact = Fact::Progressed { permille, note: note.map(str::to_owned) };
-        world.slave_event(0, slave::Event::Machine { work, fact });
-        let report = &world.boxes[0].state.as_ref().unwrap().jobs[&job].report;
+        machine_tells(&mut world, job, Fact::Progressed { permille, note: note.map(str::to_owned) });
+        let report = &kept(&world, job).report;
         (report.progress, report.note.clone())
     };
     assert_eq!(tell(Some(5_000), Some("roughing")), (Some(1_000), Some("roughing".to_owned())));
@@ -90,13 +75,13 @@ fn the_progress_of_a_machine_is_at_most_all_of_it_and_its_last_word_stays() {
 fn the_reason_of_a_failure_is_the_machines_word() {
     let mut world = World::new(1);
     world.boxes[0].machine.fails = true;
-    let failed = place_as(&mut world, |_| {});
+    let failed = placed(&mut world, |_| {});
     world.pass(12_000);
     let report = world.job(failed).report.unwrap();
     assert_eq!(report.reason.as_ref().map(|reason| reason.code), Some(ReasonCode::MachineFault));
     assert_eq!(report.outcome.unwrap().text, report.reason.unwrap().text);
     world.boxes[0].machine.fails = false;
-    let done = place_as(&mut world, |_| {});
+    let done = placed(&mut world, |_| {});
     world.pass(12_000);
     let report = world.job(done).report.unwrap();
     assert_eq!((report.state, report.reason), (State::Succeeded, None));
@@ -110,11 +95,8 @@ fn the_reason_of_a_failure_is_the_machines_word() {
 
 #[test]
 fn a_machine_that_has_to_be_cleared_says_so() {
-    let mut world = World::bare();
-    let settings = slave::Settings { release: Release::Ack, ..world.settings("s0") };
-    world.start_master();
-    world.add_box(settings);
-    let job = place_as(&mut world, |_| {});
+    let mut world = world_with(|settings| settings.release = Release::Ack);
+    let job = placed(&mut world, |_| {});
     world.pass(12_000);
     assert_eq!(world.state(job), State::Succeeded);
     assert_eq!((machine(&world).activity, machine(&world).unloading), (Activity::Unloading, Some(job)));
@@ -125,9 +107,9 @@ fn a_machine_that_has_to_be_cleared_says_so() {
 #[test]
 fn a_slave_whose_memory_contradicts_itself_is_found_out() {
     let mut world = World::new(1);
-    let running = place_as(&mut world, |_| {});
-    let waiting = place_as(&mut world, |_| {});
-    let sound = world.boxes[0].state.clone().unwrap();
+    let running = placed(&mut world, |_| {});
+    let waiting = placed(&mut world, |_| {});
+    let sound = agent(&world).clone();
     assert_eq!(slave::broken_invariant(&sound), None);
     let broken = |change: &dyn Fn(&mut slave::Slave)| {
         let mut state = sound.clone();
@@ -163,22 +145,15 @@ fn a_slave_whose_memory_contradicts_itself_is_found_out() {
 fn a_stop_is_as_hard_as_it_was_asked_for_and_is_only_ever_made_harder() {
     use CancelMode::{IfNotStarted, Now, SafePoint};
     let stops = |modes: &[CancelMode]| {
-        let mut world = World::new(1);
-        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-        let job = place_as(&mut world, |_| {});
+        let (mut world, job) = endless_job(|_, _| {});
         let known = world.job(job);
-        let (link, session) = live_at(&world);
+        let (link, session) = live(&world);
         let mut stops = vec![];
         for (number, mode) in modes.iter().enumerate() {
-            let desired_state = DesiredState {
-                job,
-                attempt: known.attempt,
-                generation: Generation(known.generation.0 + 1 + number as u32),
-                digest: known.digest,
-                spec: None,
-                desired: Desired::Cancel(*mode),
-                start: known.start,
-            };
+            let generation = Generation(known.generation.0 + 1 + number as u32);
+            let desired = Desired::Cancel(*mode);
+            let desired_state =
+                DesiredState { generation, spec: None, desired, ..desired_state(&world, job) };
             let (state, effects) = hears(&world, link, session, Message::DesiredState(desired_state));
             world.boxes[0].state = Some(state);
             stops.extend(effects.iter().filter_map(|effect| match effect {
@@ -201,7 +176,7 @@ fn a_slave_takes_work_that_just_fits_and_is_just_in_time() {
     let offered = |specs: &[usize], deadline: Option<i64>| {
         let mut world = World::new(1);
         let now = world.now();
-        let (link, session) = live_at(&world);
+        let (link, session) = live(&world);
         let mut declined = vec![];
         for (number, bytes) in specs.iter().enumerate() {
             let mut order = world.order("mill");
@@ -262,13 +237,10 @@ fn interrupted_work_has_to_be_cleared_away_unless_it_begins_again_or_nobody_know
         (OnInterrupt::Restart, true, State::Canceled, true),
         (OnInterrupt::Hold, true, State::Canceled, true),
     ] {
-        let mut world = World::bare();
-        let settings = slave::Settings { release: Release::Ack, ..world.settings("s0") };
-        world.start_master();
-        world.add_box(settings);
+        let mut world = world_with(|settings| settings.release = Release::Ack);
         world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-        let job = place_as(&mut world, |order| order.spec.on_interrupt = policy);
-        let mut before = world.boxes[0].state.clone().unwrap();
+        let job = placed(&mut world, |order| order.spec.on_interrupt = policy);
+        let mut before = agent(&world).clone();
         let kept = before.jobs.get_mut(&job).unwrap();
         if stopping {
             kept.report.state = State::Stopping;
@@ -293,10 +265,8 @@ fn what_a_machine_was_asked_for_before_a_crash_it_is_asked_for_again_if_it_does_
         (Some(false), false, None),
         (None, false, None),
     ] {
-        let mut world = World::new(1);
-        world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-        let job = place_as(&mut world, |_| {});
-        let mut before = world.boxes[0].state.clone().unwrap();
+        let (world, job) = endless_job(|_, _| {});
+        let mut before = agent(&world).clone();
         let kept = before.jobs.get_mut(&job).unwrap();
         kept.run.asked_to_pause = asked;
         kept.desired = if paused && again.is_none() { Desired::Pause } else { Desired::Run };
@@ -320,10 +290,10 @@ fn what_a_machine_was_asked_for_before_a_crash_it_is_asked_for_again_if_it_does_
 #[test]
 fn work_that_ended_in_time_does_not_become_overdue_afterwards() {
     let mut world = World::new(1);
-    let job = place_as(&mut world, |order| order.spec.max_runtime = Some(Millis(11_000)));
+    let job = placed(&mut world, |order| order.spec.max_runtime = Some(Millis(11_000)));
     world.cut(0);
     world.pass(60_000);
-    let report = &world.boxes[0].state.as_ref().unwrap().jobs[&job].report;
+    let report = &kept(&world, job).report;
     assert_eq!((report.state, report.flags.has(Flags::OVERDUE)), (State::Succeeded, false));
 }
 
@@ -385,14 +355,7 @@ fn what_waits_while_a_machine_is_being_asked_waits_for_the_machine() {
 fn a_machine_is_asked_only_of_what_it_may_have_and_for_as_long_as_nothing_is_known() {
     let (mut state, now, job, _) = at_work();
     state.volatile = slave::Volatile::default();
-    let event = slave::Event::AgentStarted {
-        boot: BootId([7; 16]),
-        fingerprint: None,
-        known_key: true,
-        next_store: StoreId([7; 16]),
-        damage: Damage::default(),
-    };
-    let step = slave::step(state, now, event);
+    let step = slave::step(state, now, agent_started());
     let asked = step.effects.iter().filter_map(|effect| match effect {
         slave::Effect::Probe { work, .. } => Some(work.job),
         _ => None,
@@ -505,11 +468,9 @@ fn a_machine_is_asked_to_pause_once_and_only_what_it_works_at() {
     let second = person_says(first.state.clone(), now, Local::Pause);
     assert_eq!((asks(&first), asks(&second)), (1, 0));
 
-    let mut world = World::new(1);
-    let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+    let (mut world, job) = held();
     world.acts = Some(vec![]);
-    world.command(job, JobCommand::Pause);
-    world.settle();
+    command(&mut world, job, JobCommand::Pause);
     assert_eq!((world.state(job), world.job(job).desired), (State::Accepted, Desired::Pause));
     let asked = world.acts.unwrap().iter().any(|act| matches!(act, slave::Effect::Pause(_)));
     assert!(!asked, "nothing of it is in the machine");
@@ -518,19 +479,14 @@ fn a_machine_is_asked_to_pause_once_and_only_what_it_works_at() {
 #[test]
 fn a_desired_state_that_is_not_followed_is_answered_with_what_is() {
     for (newer_attempt, older_desired_state, declined) in [(0, 0, false), (0, 1, false), (1, 0, true)] {
-        let mut world = World::new(1);
-        let job = place_as(&mut world, |_| {});
+        let (world, job) = running();
         let known = world.job(job);
-        let before = world.boxes[0].state.as_ref().unwrap().jobs[&job].report.clone();
-        let (link, session) = live_at(&world);
+        let before = kept(&world, job).report.clone();
+        let (link, session) = live(&world);
         let desired_state = DesiredState {
-            job,
             attempt: Attempt(known.attempt.0 + newer_attempt),
             generation: Generation(known.generation.0 - older_desired_state),
-            digest: known.digest,
-            spec: Some(known.spec),
-            desired: Desired::Run,
-            start: known.start,
+            ..desired_state(&world, job)
         };
         let (_, effects) = hears(&world, link, session, Message::DesiredState(desired_state));
         let said = |is: &dyn Fn(&Message) -> bool| {

@@ -12,7 +12,7 @@ use crate::stage::*;
 fn given_up_and_tried_again(length_ms: i64) -> (World, JobId) {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = 20_000;
-    let job = place_as(&mut world, |_| {});
+    let job = placed(&mut world, |_| {});
     world.cut(0);
     assert_eq!(world.command(job, JobCommand::Abandon), Some(Answer::Taken(vec![(job, Delivery::Applied)])));
     assert_eq!(world.state(job), State::Lost);

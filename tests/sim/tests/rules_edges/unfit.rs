@@ -14,10 +14,9 @@ use crate::stage::*;
 
 /// A job at the only machine, which cannot begin it and proves that; one that refuses is asked for the proof.
 fn held_back(refuses: bool) -> (World, JobId) {
-    let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let mut world = endless();
     break_down(&mut world, refuses);
-    let job = place_as(&mut world, |_| {});
+    let job = placed(&mut world, |_| {});
     (world, job)
 }
 
@@ -29,10 +28,6 @@ fn break_down(world: &mut World, refuses: bool) {
 fn mend(world: &mut World) {
     let machine = &mut world.boxes[0].machine;
     (machine.unfit, machine.refuses) = (false, false);
-}
-
-fn agent(world: &World) -> &slave::Slave {
-    world.boxes[0].state.as_ref().unwrap()
 }
 
 fn not_begun(why: &str) -> Fact {
@@ -52,7 +47,7 @@ fn being_started() -> (slave::Slave, slave::Now, JobId) {
 fn what_a_machine_could_not_begin_is_not_missed_when_it_was_given_back_while_the_link_broke() {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    let (first, job) = (place_as(&mut world, |_| {}), place_as(&mut world, |_| {}));
+    let (first, job) = (placed(&mut world, |_| {}), placed(&mut world, |_| {}));
     break_down(&mut world, false);
     let (work, at) = (agent(&world).jobs[&first].work(), Time(world.wall(0)));
     world.boxes[0].machine.finish(work, End::Succeeded, at, true);
@@ -81,7 +76,7 @@ fn what_a_machine_could_not_begin_is_not_missed_when_it_was_given_back_while_the
 fn a_machine_that_cannot_begin_ends_no_job_and_starts_nothing_until_a_person_has_mended_it() {
     for (refuses, why) in [(false, "the disk is full"), (true, "the machine refuses")] {
         let (mut world, job) = held_back(refuses);
-        let waits = place_as(&mut world, |_| {});
+        let waits = placed(&mut world, |_| {});
         world.pass(60_000);
         assert_eq!(word(agent(&world), job), (State::Accepted, Some(ReasonCode::MachineUnfit)));
         assert_eq!((world.state(job), world.state(waits)), (State::Accepted, State::Queued));
@@ -99,10 +94,8 @@ fn a_machine_that_cannot_begin_ends_no_job_and_starts_nothing_until_a_person_has
 
         // That it is mended ends nothing: somebody says so. Neither the agent nor the box forgets.
         mend(&mut world);
-        world.kill_agent(0);
-        world.start_agent(0, true);
-        world.reboot(0);
-        world.settle();
+        restart_agent(&mut world);
+        reboot(&mut world);
         assert_eq!(machine(&world).attention_text(), Some(needs));
         assert_eq!((world.state(job), world.begun(job)), (State::Accepted, 0));
         world.command_slave(0, SlaveCommand::Clear);
@@ -118,7 +111,7 @@ fn work_that_a_machine_could_not_begin_is_no_attempt_that_an_order_wants_again()
     let mut world = World::new(1);
     break_down(&mut world, true);
     let on = [RetryOn::Failed, RetryOn::Rejected].into();
-    let job = place_as(&mut world, |order| order.retry = Retry { max_attempts: 3, on });
+    let job = placed(&mut world, |order| order.retry = Retry { max_attempts: 3, on });
     for _ in 0..3 {
         assert_eq!(world.state(job), State::Accepted);
         world.command_slave(0, SlaveCommand::Clear);
@@ -134,7 +127,7 @@ fn what_waits_for_a_machine_to_be_mended_can_be_canceled_and_runs_out_of_time() 
         let mut world = World::new(1);
         break_down(&mut world, false);
         let deadline = later(&world, 30_000);
-        let job = place_as(&mut world, |order| order.start.deadline = deadline);
+        let job = placed(&mut world, |order| order.start.deadline = deadline);
         assert_eq!(world.state(job), State::Accepted);
         if canceled {
             let answer = world.command(job, JobCommand::Cancel(CancelMode::IfNotStarted));
@@ -223,14 +216,7 @@ fn a_long_cause_is_cut_and_another_attention_stays() {
 fn after_a_crash_a_machine_that_could_not_begin_says_so_when_it_is_asked() {
     let (state, now, job) = being_started();
     let state = slave::Slave { volatile: slave::Volatile::default(), ..state };
-    let event = slave::Event::AgentStarted {
-        boot: reloop_protocol::id::BootId([7; 16]),
-        fingerprint: None,
-        known_key: true,
-        next_store: reloop_protocol::id::StoreId([7; 16]),
-        damage: slave::Damage::default(),
-    };
-    let state = slave::step(state, now, event).state;
+    let state = slave::step(state, now, agent_started()).state;
     let after = machine_says(state, now, job, not_begun("no such file")).state;
     assert_eq!(word(&after, job), (State::Accepted, Some(ReasonCode::MachineUnfit)));
     assert_eq!(after.node.attention, Some(Attention::MachineUnfit));

@@ -73,6 +73,7 @@ pub(crate) fn slim(workspace: &Path, modules: &[&str], programs: &[&str]) -> io:
         take(&format!("tests/sim/src/{module}.rs"))?;
         take(&format!("tests/sim/src/{module}"))?;
     }
+    take("tests/sim/tests/stage")?;
     for program in programs {
         take(&format!("tests/sim/tests/{program}.rs"))?;
         take(&format!("tests/sim/tests/{program}"))?;

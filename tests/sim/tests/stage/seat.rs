@@ -1,33 +1,22 @@
-//! What the tests of the edges share.
+//! A master without a world: what it does at each event.
 
-use reloop_protocol::id::{BootId, Commit, Generation, JobId, ReportSeq, Session, SlaveKey, StoreId};
-use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{self, Order};
-use reloop_protocol::message::{
-    Activity, CloseCode, Hello, MachineReport, Message, Mode, OperatingMode, Outcome, PROTOCOL, ReasonCode,
-    Record, Report, Row, Settled,
-};
-use reloop_protocol::slave::{self, Ended, Fact, LinkId, Local};
-use reloop_protocol::spec::Gate;
-use reloop_protocol::time::Time;
-use reloop_sim::world::{Machine, World};
 use std::collections::BTreeMap;
 
-pub(crate) fn later(world: &World, ms: i64) -> Option<Time> {
-    Some(Time(world.now().0 + ms))
-}
+use reloop_protocol::id::{
+    Attempt, BootId, Commit, Epoch, Generation, JobId, ReportSeq, Session, SlaveKey, StoreId,
+};
+use reloop_protocol::job::State;
+use reloop_protocol::master::{self, Job, JobCommand, Order, RequestId};
+use reloop_protocol::message::{
+    Activity, CloseCode, Hello, MachineReport, MasterBinding, Message, Mode, OperatingMode, PROTOCOL, Record,
+    Report, Row, Settled, Welcome,
+};
+use reloop_protocol::slave::LinkId;
+use reloop_protocol::spec::{CancelMode, Desired, DesiredState};
+use reloop_protocol::time::Time;
+use reloop_sim::world::World;
 
-pub(crate) fn place_as(world: &mut World, change: impl FnOnce(&mut Order)) -> JobId {
-    let mut order = world.order("mill");
-    change(&mut order);
-    let job = world.place(order);
-    world.settle();
-    job
-}
-
-pub(crate) fn machine(world: &World) -> MachineReport {
-    slave::machine_report(world.boxes[0].state.as_ref().unwrap())
-}
+use super::{placed, received};
 
 pub(crate) fn hello(key: u8, name: &str) -> Hello {
     Hello {
@@ -58,6 +47,12 @@ pub(crate) fn hello(key: u8, name: &str) -> Hello {
     }
 }
 
+/// A Settled that brings nothing.
+pub(crate) fn settled(session: Session) -> Settled {
+    let machine = hello(1, "").machine;
+    Settled { session, reports: vec![], records: vec![], declined: vec![], machine }
+}
+
 /// A master and nobody else: what it does at each event, without a world that obeys.
 pub(crate) struct Seat {
     pub(crate) state: master::Master,
@@ -83,6 +78,32 @@ impl Seat {
         step.effects
     }
 
+    /// The same with all that comes of it.
+    pub(crate) fn full_step(&mut self, event: master::Event) -> master::Step {
+        let step = master::step(self.state.clone(), self.now, event);
+        self.state = step.state.clone();
+        step
+    }
+
+    /// What a person says to the master; its last step.
+    pub(crate) fn commands(&mut self, job: JobId, command: JobCommand) -> master::Step {
+        self.full_step(master::Event::JobsCommanded { request: RequestId(1), jobs: vec![job], command })
+    }
+
+    pub(crate) fn job(&self, id: JobId) -> Job {
+        self.state.book.jobs.get(&id).unwrap().into_owned()
+    }
+
+    pub(crate) fn job_mut(&mut self, id: JobId) -> &mut Job {
+        self.state.book.jobs.get_mut(&id).unwrap()
+    }
+
+    /// What the slave would have obeyed of this epoch, so much later than the master has got.
+    pub(crate) fn binding(&self, epoch: Epoch, ahead: u64) -> MasterBinding {
+        let (node, incarnation) = (self.state.node, self.state.incarnation());
+        MasterBinding { master: node.id, epoch, incarnation, commit: Commit(node.commit.0 + ahead) }
+    }
+
     /// What the slave would say of itself now.
     pub(crate) fn hello(&self) -> Hello {
         let slave = &self.state.slaves[&self.key];
@@ -102,10 +123,20 @@ impl Seat {
         self.step(master::Event::HelloReceived { link, hello: Box::new(hello), token: None })
     }
 
+    /// The slave introduces itself on `OLDER`.
+    pub(crate) fn introduce(&mut self) -> Hello {
+        let first = self.hello();
+        self.say_hello(OLDER, first.clone());
+        first
+    }
+
     pub(crate) fn settle(&mut self, link: LinkId, session: Session) -> Vec<master::Effect> {
-        let machine = hello(1, "").machine;
-        let settled = Settled { session, reports: vec![], records: vec![], declined: vec![], machine };
-        self.step(master::Event::Received { link, message: Message::Settled(settled) })
+        self.step(received(link, Message::Settled(settled(session))))
+    }
+
+    /// Settles on `OLDER` with this of the machine.
+    pub(crate) fn settle_as(&mut self, session: Session, machine: MachineReport) -> Vec<master::Effect> {
+        self.step(received(OLDER, Message::Settled(Settled { machine, ..settled(session) })))
     }
 
     pub(crate) fn live(&self) -> Option<LinkId> {
@@ -120,10 +151,7 @@ pub(crate) fn closed(effects: &[master::Effect], link: LinkId) -> Option<CloseCo
     })
 }
 
-pub(crate) fn welcomed(
-    effects: &[master::Effect],
-    link: LinkId,
-) -> Option<&reloop_protocol::message::Welcome> {
+pub(crate) fn welcomed(effects: &[master::Effect], link: LinkId) -> Option<&Welcome> {
     effects.iter().find_map(|effect| match effect {
         master::Effect::Send { link: to, message: Message::Welcome(welcome), .. } if *to == link => {
             Some(welcome)
@@ -136,19 +164,6 @@ pub(crate) fn is_probed(effects: &[master::Effect], link: LinkId) -> bool {
     effects.iter().any(|effect| matches!(effect, master::Effect::Probe { link: asked } if *asked == link))
 }
 
-/// What a slave does with this on this link, while it is as it is.
-pub(crate) fn hears(
-    world: &World,
-    link: LinkId,
-    session: Session,
-    message: Message,
-) -> (slave::Slave, Vec<slave::Effect>) {
-    let state = world.boxes[0].state.clone().unwrap();
-    let event = slave::Event::Received { link, session, commit: Commit(0), message, unfit: BTreeMap::new() };
-    let step = slave::step(state, world.slave_now(0), event);
-    (step.state, step.effects)
-}
-
 pub(crate) fn is_forgotten(effects: &[master::Effect]) -> bool {
     let forget = |effect: &master::Effect| {
         matches!(effect, master::Effect::Send { link: OLDER, message: Message::Forget(_), .. })
@@ -156,12 +171,15 @@ pub(crate) fn is_forgotten(effects: &[master::Effect]) -> bool {
     effects.iter().any(forget)
 }
 
-/// The slave's live link.
-pub(crate) fn live_at(world: &World) -> (LinkId, Session) {
-    match world.boxes[0].state.as_ref().unwrap().link {
-        slave::Link::Live { link, session, .. } => (link, session),
-        other => panic!("{other:?}"),
-    }
+/// Whether the slave is told not to begin this attempt.
+pub(crate) fn is_called_off(effects: &[master::Effect], attempt: Attempt, generation: Generation) -> bool {
+    let calls_off = |wanted: &DesiredState| {
+        let cancel = Desired::Cancel(CancelMode::IfNotStarted);
+        (wanted.desired, wanted.attempt, wanted.generation) == (cancel, attempt, generation)
+    };
+    effects.iter().any(|effect| {
+        matches!(effect, master::Effect::Send { link: OLDER, message: Message::DesiredState(wanted), .. } if calls_off(wanted))
+    })
 }
 
 /// Introduces the slave and settles, with this of the past in reach of the master; its last step.
@@ -176,21 +194,14 @@ pub(crate) fn shakes(
     seat.say_hello(OLDER, first.clone());
     seat.step(master::Event::JobsLoaded(past.0));
     seat.step(master::Event::OrdersLoaded(past.1));
-    let settled =
-        Settled { session: first.session, reports, records, declined: vec![], machine: first.machine };
-    let event = master::Event::Received { link: OLDER, message: Message::Settled(settled) };
-    let step = master::step(seat.state.clone(), seat.now, event);
-    seat.state = step.state.clone();
-    step
+    let settled = Settled { reports, records, machine: first.machine, ..settled(first.session) };
+    seat.full_step(received(OLDER, Message::Settled(settled)))
 }
 
 /// What the master does with a report on the live link, of a job that may be on its disk only.
 pub(crate) fn reports(seat: &mut Seat, past: Option<&master::Job>, report: Report) -> master::Step {
     seat.step(master::Event::JobsLoaded(past.into_iter().cloned().collect()));
-    let event = master::Event::Received { link: OLDER, message: Message::Report(report) };
-    let step = master::step(seat.state.clone(), seat.now, event);
-    seat.state = step.state.clone();
-    step
+    seat.full_step(received(OLDER, Message::Report(report)))
 }
 
 pub(crate) fn row_of(report: &Report) -> Row {
@@ -207,10 +218,10 @@ pub(crate) fn row_of(report: &Report) -> Row {
 /// A master and a job that runs at its slave, with the slave's last word, before any link.
 pub(crate) fn runs() -> (Seat, Report) {
     let mut world = World::new(1);
-    let job = place_as(&mut world, |order| order.slave = Some("s0".to_owned()));
+    let job = placed(&mut world, |order| order.slave = Some("s0".to_owned()));
     assert_eq!(world.state(job), State::Running);
     let mut seat = Seat::of(&mut world);
-    let report = seat.state.book.jobs.get_mut(&job).unwrap().report.as_mut().unwrap();
+    let report = seat.job_mut(job).report.as_mut().unwrap();
     report.seq.count = 10;
     let report = report.clone();
     (seat, report)
@@ -230,54 +241,7 @@ pub(crate) fn numbered(report: &Report, count: u32, state: State) -> Report {
 
 /// What a slave tells of a job that its master does not know.
 pub(crate) fn unheard_of(report: &Report, seat: &Seat, state: State) -> (Row, Record) {
-    let known = seat.state.book.jobs.get(&report.job).unwrap();
+    let known = seat.job(report.job);
     let report = Report { job: JobId([0xcc; 16]), state, ..report.clone() };
     (row_of(&report), Record { spec: known.spec.clone(), start: known.start, report })
-}
-
-/// A slave at a job that ends only when it is told to, out of reach of its master; another job waits behind it.
-pub(crate) fn at_work() -> (slave::Slave, slave::Now, JobId, JobId) {
-    let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    let job = place_as(&mut world, |_| {});
-    let waits = place_as(&mut world, |_| {});
-    world.cut(0);
-    assert_eq!(
-        (world.on_slave(0, job), world.on_slave(0, waits)),
-        (Some(State::Running), Some(State::Accepted))
-    );
-    (world.boxes[0].state.clone().unwrap(), world.slave_now(0), job, waits)
-}
-
-pub(crate) fn machine_says(state: slave::Slave, now: slave::Now, job: JobId, fact: Fact) -> slave::Step {
-    let work = state.jobs[&job].work();
-    slave::step(state, now, slave::Event::Machine { work, fact })
-}
-
-pub(crate) fn person_says(state: slave::Slave, now: slave::Now, command: Local) -> slave::Step {
-    slave::step(state, now, slave::Event::Local { request: 1, command })
-}
-
-pub(crate) fn ended(end: End) -> Fact {
-    let outcome = Outcome { exit_code: None, signal: None, text: String::new() };
-    Fact::Ended(Ended { end, outcome, at: None })
-}
-
-/// What the slave says of a job, and why.
-pub(crate) fn word(state: &slave::Slave, job: JobId) -> (State, Option<ReasonCode>) {
-    let report = &state.jobs[&job].report;
-    (report.state, report.reason.as_ref().map(|reason| reason.code))
-}
-
-/// A job that waits at the second slave until a person lets it go, and that slave's link.
-pub(crate) fn held_at_the_second() -> (World, JobId, LinkId) {
-    let mut world = World::new(1);
-    world.add_slave("second");
-    let job = place_as(&mut world, |order| {
-        order.slave = Some("second".to_owned());
-        order.start.gate = Gate::Held;
-    });
-    let second = world.boxes[1].settings.key;
-    let link = world.master.as_ref().unwrap().slaves[&second].live().unwrap();
-    (world, job, link)
 }

@@ -24,7 +24,7 @@ pub struct Spec {
     pub program: String,
     /// The program's parameters; the slave checks each against its declared pattern.
     pub params: BTreeMap<String, String>,
-    /// How long it may run.
+    /// How long its machine may work, pauses not counted.
     pub max_runtime: Option<Millis>,
     /// What happens when it runs longer.
     pub on_overdue: OnOverdue,
@@ -61,7 +61,8 @@ pub enum OnOverdue {
     Stop,
 }
 
-/// What happens to a start whose time passed while the slave was off.
+/// What happens to a start that is found to be late by more than a slave's tolerance: it was off, asleep or without a clock
+/// when the time came, or the clock was set over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum Late {
     /// A person is asked.
@@ -88,6 +89,17 @@ pub enum Gate {
     },
 }
 
+impl Gate {
+    /// The same gate after the clock by which a release lapses was set by so many milliseconds.
+    #[must_use]
+    pub fn shifted(self, ms: i64) -> Self {
+        match self {
+            Self::Released { latest } => Self::Released { latest: latest.shifted(ms) },
+            Self::Open | Self::Held => self,
+        }
+    }
+}
+
 /// When a job may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct StartRule {
@@ -95,7 +107,7 @@ pub struct StartRule {
     pub not_before: Option<Time>,
     /// Not after this, by the master's clock.
     pub deadline: Option<Time>,
-    /// If `not_before` passes while the slave is off.
+    /// If the start is missed.
     pub late: Late,
     /// Whether a person has to let it go.
     pub gate: Gate,

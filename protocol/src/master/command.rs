@@ -99,6 +99,7 @@ impl Rules {
             JobCommand::Release { .. } if state.is_ended() || state.is_started() => Ok(Delivery::TooLate),
             JobCommand::Release { valid } => {
                 let latest = self.now.after(valid);
+                self.count_from_now();
                 Ok(self.rule(id, |job| job.start.gate = Gate::Released { latest }))
             }
             JobCommand::Reschedule { .. } if state.is_ended() || state.is_started() => Ok(Delivery::TooLate),
@@ -362,6 +363,7 @@ impl Rules {
     }
 
     pub(super) fn token_made(&mut self, request: RequestId, hash: [u8; 32], token: Token) {
+        self.count_from_now();
         self.state.tokens.insert(hash, token.clone());
         self.persist.push(Write::Token(hash, Some(token)));
         self.answer(request, Answer::Done);

@@ -5,6 +5,7 @@ use crate::id::{Commit, JobId, OrderId, SlaveKey};
 use crate::job::{self, State};
 use crate::message::{Begun, CloseCode, Message, Reply};
 use crate::slave::LinkId;
+use crate::time::Time;
 
 /// How far a command got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,6 +94,8 @@ pub enum Write {
     Receipt(Box<Receipt>),
     /// Its newest incarnations.
     Begun(Vec<Begun>),
+    /// When it last made something that lasts for a length of time, by its clock.
+    CountedUntil(Time),
 }
 
 /// What the driver has to do once the step's writes are durable.

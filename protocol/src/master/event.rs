@@ -124,7 +124,10 @@ pub enum Event {
     /// A moment came that [`next_deadline`](super::next_deadline) named.
     TimePassed,
     /// The master's wall clock was set: what slaves have measured of it is wrong.
-    ClockSet,
+    ClockSet {
+        /// By so many milliseconds.
+        step_ms: i64,
+    },
 }
 
 /// What somebody may want of a job.
@@ -211,7 +214,7 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
         | Event::RestoreConfirmed { .. }
         | Event::LinkOpened { .. }
         | Event::TimePassed
-        | Event::ClockSet => vec![],
+        | Event::ClockSet { .. } => vec![],
         // Whoever waits for the end of an older link is welcomed by it.
         Event::LinkProbed { link, .. } | Event::LinkClosed { link, .. } => {
             let slave = state.links.get(link).copied().flatten().and_then(|key| state.slaves.get(&key));

@@ -20,6 +20,7 @@ mod enrolment;
 mod event;
 mod explain;
 mod handshake;
+mod lasting;
 mod live;
 mod needs;
 mod order;

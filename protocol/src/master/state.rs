@@ -65,6 +65,9 @@ pub struct Master {
     pub doubted_by: BTreeSet<SlaveKey>,
     /// The highest epoch of this master that a slave has obeyed, if it is later than this master knows.
     pub later: Epoch,
+    /// When it last made something that lasts for a length of time, by its clock: that clock has gone back if it shows an
+    /// earlier time. The beginning of time if it never has.
+    pub counted_until: Time,
     /// Who could take a job.
     pub availability: Availability,
 }
@@ -155,6 +158,7 @@ pub fn newborn(settings: Settings, fresh: MasterId) -> Master {
         next_ask: 0,
         doubted_by: BTreeSet::new(),
         later: Epoch(0),
+        counted_until: Time(i64::MIN),
         availability: Availability::default(),
     }
 }
@@ -165,6 +169,7 @@ impl Master {
         match record {
             Write::Node(node) => self.node = node,
             Write::Begun(begun) => self.begun = begun,
+            Write::CountedUntil(time) => self.counted_until = time,
             Write::Job(job) => self.book.restore(*job),
             Write::Slave(slave) => drop(self.slaves.insert(slave.key, *slave)),
             Write::Token(hash, Some(token)) => drop(self.tokens.insert(hash, token)),

@@ -23,6 +23,7 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
         look_for_slave: BTreeSet::new(),
         gap_of: None,
     };
+    rules.distrust_a_clock_that_went_back(&event);
     match event {
         Event::JobsLoaded(jobs) => {
             for job in jobs {
@@ -46,7 +47,7 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
         Event::LinkProbed { link, alive } => rules.link_probed(link, alive),
         Event::LinkClosed { link, last_heard } => rules.link_closed(link, last_heard),
         Event::TimePassed => {}
-        Event::ClockSet => rules.clock_set(),
+        Event::ClockSet { step_ms } => rules.clock_set(step_ms),
     }
     rules.close_windows();
     rules.dispatch();

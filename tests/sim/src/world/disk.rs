@@ -7,6 +7,7 @@ use reloop_protocol::job::State;
 use reloop_protocol::limits::RECORD_BYTES;
 use reloop_protocol::master::{self, Order, Receipt};
 use reloop_protocol::message::{Begun, Record, Report};
+use reloop_protocol::time::Time;
 use reloop_protocol::{slave, wire};
 use serde::Serialize;
 
@@ -110,6 +111,8 @@ pub struct MasterDisk {
     node: Option<master::Write>,
     /// The master's incarnations.
     pub(super) begun: Vec<Begun>,
+    /// When it last made something that lasts for a length of time.
+    pub(super) counted_until: Option<Time>,
     /// Every job, live or ended.
     pub jobs: BTreeMap<JobId, master::Job>,
     slaves: BTreeMap<SlaveKey, master::Write>,
@@ -132,6 +135,7 @@ impl MasterDisk {
             master::Write::Key(key, order) => fits(&(key, order)),
             master::Write::Receipt(receipt) => fits(receipt),
             master::Write::Begun(begun) => fits(begun),
+            master::Write::CountedUntil(time) => fits(time),
         }
         match write {
             master::Write::Node(_) => self.node = Some(write),
@@ -143,6 +147,7 @@ impl MasterDisk {
             master::Write::Key(key, order) => drop(self.keys.insert(key.key, (order, key.fingerprint))),
             master::Write::Receipt(receipt) => self.receipts.push(*receipt),
             master::Write::Begun(begun) => self.begun = begun,
+            master::Write::CountedUntil(time) => self.counted_until = Some(time),
         }
     }
 
@@ -162,6 +167,7 @@ impl MasterDisk {
             .chain(self.tokens.values())
             .cloned()
             .chain(begun)
+            .chain(self.counted_until.map(master::Write::CountedUntil))
             .chain(jobs)
     }
 
@@ -175,7 +181,8 @@ impl MasterDisk {
             | master::Write::Slave(_)
             | master::Write::Token(..)
             | master::Write::Receipt(_)
-            | master::Write::Begun(_) => None,
+            | master::Write::Begun(_)
+            | master::Write::CountedUntil(_) => None,
         }
     }
 
@@ -202,6 +209,7 @@ impl MasterDisk {
         };
         self.node == Some(master::Write::Node(node))
             && self.begun == state.begun
+            && self.counted_until.unwrap_or(Time(i64::MIN)) == state.counted_until
             && live == jobs.len()
             && jobs.iter().all(|job| self.jobs.get(&job.id) == Some(job))
             && self.slaves.len() == slaves.len()
@@ -221,6 +229,7 @@ impl MasterDisk {
             .chain(self.tokens.values())
             .cloned()
             .chain(begun)
+            .chain(self.counted_until.map(master::Write::CountedUntil))
             .chain(jobs)
     }
 }
@@ -253,6 +262,7 @@ pub(super) fn name_master_write(write: &master::Write) -> String {
         master::Write::Token(_, Some(_)) => "a token".to_owned(),
         master::Write::Token(_, None) => "a token spent".to_owned(),
         master::Write::Begun(begun) => format!("{} incarnations", begun.len()),
+        master::Write::CountedUntil(time) => format!("counted until {time}"),
         master::Write::Receipt(receipt) => format!("receipt {}", receipt.number),
     }
 }

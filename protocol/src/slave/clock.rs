@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Slave;
+use super::{Slave, TrustClock};
 use crate::id::BootId;
-use crate::time::Time;
+use crate::time::{Millis, Time, clock_step};
 
 /// Both of a slave's clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,6 +13,8 @@ pub struct Now {
     pub wall: Time,
     /// Milliseconds since the kernel's boot, sleep included: it only goes forward.
     pub boot_ms: u64,
+    /// The kernel says that a time service keeps the wall clock right.
+    pub synchronized: bool,
 }
 
 /// One reading of both clocks.
@@ -26,6 +28,8 @@ pub struct Sync {
     pub wall: Time,
     /// ...the master's clock showed this.
     pub master: Time,
+    /// A time service kept the wall clock right then.
+    pub synchronized: bool,
 }
 
 impl Sync {
@@ -42,7 +46,68 @@ pub(super) fn master_time(state: &Slave, now: Now) -> Option<Time> {
     if Some(sync.boot) == state.volatile.boot {
         return Some(sync.master_at(now.boot_ms));
     }
-    state.settings.trust_clock.then(|| by_wall(state, now, now.wall))
+    let is_trusted = match state.settings.trust_clock {
+        TrustClock::Never => false,
+        TrustClock::Always => true,
+        // What a time service has set since is no measure for a difference that was taken before it had.
+        TrustClock::Synchronized => now.synchronized && sync.synchronized,
+    };
+    is_trusted.then(|| by_wall(state, now, now.wall))
+}
+
+/// By how many milliseconds, as a negative number, the master's clock was set back since it was measured, by a new reading of
+/// it; nothing if it was not, or if that can't be told because the box was booted in between. A clock that was set forwards looks like a
+/// box that stood still, for which more time has passed than it knows.
+pub(super) fn masters_step_back(before: Sync, reading: Sync) -> Option<i64> {
+    let passed = Millis(reading.boot_ms.saturating_sub(before.boot_ms));
+    let step = clock_step(reading.master.ahead_of(before.master), passed);
+    step.filter(|step| *step < 0 && before.boot == reading.boot)
+}
+
+/// What a run's work time is measured with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WorkClock {
+    boot: BootId,
+    boot_ms: u64,
+    stamp: Time,
+    master: Option<Time>,
+}
+
+/// When a machine began to work without a break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stretch {
+    /// In this boot of the box.
+    pub boot: BootId,
+    /// At this many milliseconds since the boot.
+    pub boot_ms: u64,
+    /// By the master's clock: it counts when the box was booted since.
+    pub at: Time,
+}
+
+impl WorkClock {
+    pub(super) fn of(state: &Slave, now: Now) -> Option<Self> {
+        let (stamp, master) = (stamp(state, now), master_time(state, now));
+        Some(Self { boot: state.volatile.boot?, boot_ms: now.boot_ms, stamp, master })
+    }
+
+    pub(super) fn stretch(&self) -> Stretch {
+        Stretch { boot: self.boot, boot_ms: self.boot_ms, at: self.stamp }
+    }
+
+    /// How long a stretch has lasted. In the boot in which it began no clock that is set changes that. In another one it is
+    /// by the master's time; until that is known, at least as long as this boot.
+    pub(super) fn since(&self, stretch: Stretch) -> Millis {
+        match self.master {
+            _ if stretch.boot == self.boot => Millis(self.boot_ms.saturating_sub(stretch.boot_ms)),
+            Some(master) => master.since(stretch.at),
+            None => Millis(self.boot_ms),
+        }
+    }
+
+    /// The stretch began in another boot, and it is known how long it has lasted.
+    pub(super) fn can_move(&self, stretch: Stretch) -> bool {
+        stretch.boot != self.boot && self.master.is_some()
+    }
 }
 
 /// The best guess at the master's time: what reports are stamped with.

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Jobs, RunKey, Sync, Write};
+use super::clock::WorkClock;
+use super::{Jobs, Now, RunKey, Stretch, Sync, Write};
 use crate::id::{BootId, Commit, Generation, JobId, ReportSeq, Run, Session, SlaveKey, StoreId};
 use crate::job::State;
 use crate::message::{Attention, MasterBinding, OperatingMode, Record, Report, Row, Source, WaitingFor};
-use crate::spec::{CancelMode, Desired, Spec, SpecDigest, StartRule};
-use crate::time::Time;
+use crate::spec::{CancelMode, Desired, Gate, Spec, SpecDigest, StartRule};
+use crate::time::{Millis, Time};
 
 /// How many forgotten outcomes a slave remembers, for a master that comes back from a backup.
 pub const RECENT_OUTCOMES: usize = 16;
@@ -18,6 +19,11 @@ pub const RECENT_OUTCOMES: usize = 16;
 /// How much work is held, in bytes on the wire: a Settled to a master that knows nothing tells all of it, and is one
 /// message of at most 256 KiB.
 pub const HELD_BYTES: usize = 128 * 1024;
+
+/// How late a start may be found to have come and just happen, by default. It has to be longer than a busy box, the way from
+/// the master and an agent's restart take, or people are asked for nothing; and short enough that nobody beside the machine
+/// has stopped to expect the start.
+pub const LATE_TOLERANCE: Millis = Millis::seconds(60);
 
 /// The same, of what was told to be forgotten.
 pub const RECENT_OUTCOMES_BYTES: usize = 64 * 1024;
@@ -41,8 +47,10 @@ pub struct Settings {
     pub release: Release,
     /// What has to happen after a job failed.
     pub after_failure: AfterFailure,
-    /// After a boot without contact, the wall clock counts.
-    pub trust_clock: bool,
+    /// When the wall clock counts after a boot without contact.
+    pub trust_clock: TrustClock,
+    /// A start that is found to be late by more than this was missed.
+    pub late_tolerance: Millis,
     /// How often one attempt may be interrupted and begun again.
     pub max_interruptions: u32,
     /// Proof for enrolment.
@@ -57,6 +65,18 @@ pub enum Release {
     Auto,
     /// Somebody confirms that it is clear.
     Ack,
+}
+
+/// When a box's own clock tells the master's time, after a boot in which the master was not reached yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TrustClock {
+    /// Never: timed work waits for the master.
+    #[default]
+    Never,
+    /// Always: the box has a clock with a battery.
+    Always,
+    /// Once a time service keeps it right, as one did when the master was last reached.
+    Synchronized,
 }
 
 /// What has to happen after a job failed.
@@ -111,6 +131,9 @@ pub struct Node {
     pub operating_mode: OperatingMode,
     /// What the machine said, with [`Attention::MachineUnfit`].
     pub cause: Option<String>,
+    /// The master's clock was measured in another boot than before: it may have been set in between, and a release may have
+    /// lapsed by then. No release counts until a Welcome has said what is left of it.
+    pub doubts_releases: bool,
 }
 
 /// A job, as the slave keeps it.
@@ -126,9 +149,9 @@ pub struct Job {
     pub start: StartRule,
     /// What is told about it.
     pub report: Report,
-    /// Its time has come while the slave was there.
+    /// Its time was found to have come, and not too late.
     pub due: bool,
-    /// Its time passed while the slave was off, and a person has to let it go.
+    /// Its time was found to have passed too long ago, and a person has to let it go.
     pub missed: bool,
     /// An earlier run began in the window: the next run of this attempt need not, unless the window is changed.
     pub window_met: bool,
@@ -144,8 +167,6 @@ pub struct Job {
 /// has been asked of the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct RunState {
-    /// When it was first known that the machine works, by the master's clock: `max_runtime` counts from here.
-    pub began_at: Option<Time>,
     /// Its overrun was acted upon.
     pub overrun: bool,
     /// The machine's last word was that it is paused.
@@ -158,6 +179,10 @@ pub struct RunState {
     /// Who decided here that it is stopped: a person at the machine, or the slave, because it overran. That stands also
     /// if the machine refuses.
     pub stop_decided: Option<Source>,
+    /// How long the machine has worked before its last pause.
+    pub worked: Millis,
+    /// Since when it works without a pause; none while it is paused, and before it was first known to work.
+    pub works_since: Option<Stretch>,
 }
 
 /// A slave's link.
@@ -223,6 +248,8 @@ pub struct Volatile {
     pub next_store: Option<StoreId>,
     /// Since when it can tell the master's time.
     pub awake_since: Option<Time>,
+    /// A master that it obeys has told it in a Welcome what became of its jobs.
+    pub heard: bool,
     /// Jobs of which the machine has been asked and has not said.
     pub probing: BTreeMap<JobId, Probing>,
     /// What the last Hello said of each job: what has changed by the Welcome is told in Settled.
@@ -278,6 +305,7 @@ pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<It
                 mode: crate::message::Mode::Production,
             },
             cause: None,
+            doubts_releases: false,
         },
         jobs: Jobs::default(),
         recent_outcomes: Arc::default(),
@@ -333,9 +361,15 @@ impl Slave {
         self.volatile.probing.contains_key(&job)
     }
 
-    /// It executes, and its overrun has not been acted upon.
-    pub(super) fn may_overrun(&self, job: &Job) -> bool {
-        job.report.state.is_executing() && !job.run.overrun && !self.is_unanswered(job.report.job)
+    /// How long the machine may go on working before the job overruns; none if it is paused, has no limit, or nothing follows
+    /// from an overrun any more.
+    pub(super) fn left_to_work(&self, job: &Job, now: Now) -> Option<Millis> {
+        let limit = job.spec.max_runtime?;
+        let may_overrun =
+            job.report.state.is_executing() && !job.run.overrun && !self.is_unanswered(job.report.job);
+        let since = job.run.works_since.filter(|_| may_overrun)?;
+        let stretch = WorkClock::of(self, now)?.since(since);
+        Some(Millis(limit.0.saturating_sub(job.run.worked.0.saturating_add(stretch.0))))
     }
 }
 
@@ -355,9 +389,11 @@ impl Job {
         Window { not_before: self.start.not_before, deadline: self.start.deadline }
     }
 
-    /// From when on the run under way lasts longer than its order allows.
-    pub(super) fn overruns_at(&self) -> Option<Time> {
-        Some(self.run.began_at?.after(self.spec.max_runtime?))
+    /// Whether it may start depends on the time.
+    pub(super) fn is_timed(&self) -> bool {
+        let window = self.window();
+        let is_released = matches!(self.start.gate, Gate::Released { .. });
+        window.not_before.is_some() || window.deadline.is_some() || is_released
     }
 
     /// Somebody wanted it to end: the master, a person at the machine, or its order because it overran. A machine that
@@ -416,9 +452,25 @@ pub fn broken_invariant(state: &Slave) -> Option<&'static str> {
 }
 
 impl super::RunState {
-    /// The machine says whether it is paused: if that was asked of it, it has answered.
-    pub(super) fn set_paused(&mut self, paused: bool) {
+    /// Counts a stretch that began in another boot up to now, so that no clock that is set later changes how long it was.
+    pub(super) fn move_stretch(&mut self, clock: WorkClock) {
+        if let Some(since) = self.works_since.filter(|since| clock.can_move(*since)) {
+            self.worked = Millis(self.worked.0.saturating_add(clock.since(since).0));
+            self.works_since = Some(clock.stretch());
+        }
+    }
+
+    /// The machine says whether it is paused: if that was asked of it, it has answered. Work time counts while it is not.
+    pub(super) fn set_paused(&mut self, paused: bool, clock: Option<WorkClock>) {
         self.paused = paused;
+        match (clock, self.works_since) {
+            (Some(clock), Some(since)) if paused => {
+                self.worked = Millis(self.worked.0.saturating_add(clock.since(since).0));
+                self.works_since = None;
+            }
+            (Some(clock), None) if !paused => self.works_since = Some(clock.stretch()),
+            (Some(_) | None, _) => {}
+        }
         if self.asked_to_pause == Some(paused) {
             self.asked_to_pause = None;
         }

@@ -90,6 +90,8 @@ pub struct Station {
     pub wall_off: i64,
     /// How much too fast its clocks run, in millionths.
     pub drift_ppm: i64,
+    /// A time service keeps its wall clock right.
+    pub synchronized: bool,
     /// The box itself, as the agent recognises it; none if it does not look.
     pub fingerprint: Option<[u8; 16]>,
     link: Option<Wire>,
@@ -320,7 +322,8 @@ impl World {
             capacity: 4,
             release: Release::Auto,
             after_failure: slave::AfterFailure::Release,
-            trust_clock: false,
+            trust_clock: slave::TrustClock::Never,
+            late_tolerance: slave::LATE_TOLERANCE,
             max_interruptions: 3,
             token: None,
         }
@@ -344,6 +347,7 @@ impl World {
             booted_at: self.ms,
             wall_off: 0,
             drift_ppm: 0,
+            synchronized: false,
             fingerprint: None,
             link: None,
             cable: true,
@@ -386,6 +390,15 @@ impl World {
                 self.violate(Invariant::AcknowledgedOrderKept, format!("{order} is not on the disk"));
             }
             self.ledger.acknowledged.remove(&order);
+        }
+        self.let_the_master_look_at_its_clock();
+    }
+
+    /// A master whose clock went back notices that at its next event; so that no frame of a dead link is that event, here it
+    /// comes at once.
+    fn let_the_master_look_at_its_clock(&mut self) {
+        if self.master_disk.counted_until.is_some_and(|until| until > self.now()) {
+            self.master_event(master::Event::TimePassed);
         }
     }
 
@@ -645,6 +658,7 @@ impl World {
         Now {
             wall: Time(GENESIS + held.booted_at + drifted + held.wall_off),
             boot_ms: u64::try_from(drifted).unwrap_or(0),
+            synchronized: held.synchronized,
         }
     }
 

@@ -364,7 +364,7 @@ fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
     };
     change(&mut challenge);
     let state = world.boxes[0].state.clone().unwrap();
-    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
+    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap(), synchronized: false };
     let (link, session) = (LinkId(999), Session(0));
     let state = slave::step(state, now, slave::Event::LinkOpened { link, token: None }).state;
     let message = Message::Challenge(challenge);

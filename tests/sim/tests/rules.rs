@@ -502,7 +502,7 @@ fn starting(prepare: impl FnOnce(&mut World)) -> (World, JobId) {
 fn told(world: &World, job: JobId, fact: Fact) -> slave::Step {
     let state = world.boxes[0].state.clone().unwrap();
     let work = state.jobs[&job].work();
-    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
+    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap(), synchronized: false };
     slave::step(state, now, slave::Event::Machine { work, fact })
 }
 
@@ -626,7 +626,7 @@ fn a_part_of_an_output_fits_an_answer_however_much_is_asked_for() {
     for (asked, given) in [(u32::MAX, LOG_BYTES), (100, 100)] {
         let question = Question::Log { job, attempt: Attempt(1), run: Run(1), offset: None, limit: asked };
         let message = Message::Ask(Ask { id: 1, question });
-        let now = Now { wall: world.now(), boot_ms: 0 };
+        let now = Now { wall: world.now(), boot_ms: 0, synchronized: false };
         let event =
             slave::Event::Received { link, session, commit: Commit(0), message, unfit: Default::default() };
         let effects = slave::step(state.clone(), now, event).effects;
@@ -900,7 +900,7 @@ fn shown_token(world: &mut World) -> (Option<String>, bool) {
     world.cut(0);
     world.slave_event(0, slave::Event::LinkClosed { link: LinkId(0) });
     let state = world.boxes[0].state.clone().unwrap();
-    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
+    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap(), synchronized: false };
     let link = LinkId(999);
     let token = Some("secret".to_owned());
     let state = slave::step(state, now, slave::Event::LinkOpened { link, token }).state;
@@ -953,7 +953,7 @@ fn a_pause_that_the_machine_refused_locks_nobody_out_and_its_reason_goes_with_it
     let order = world.order("mill");
     let job = world.place(order);
     world.settle();
-    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
+    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap(), synchronized: false };
     let state = world.boxes[0].state.clone().unwrap();
     let work = state.jobs[&job].work();
     let local = |state, command| slave::step(state, now, slave::Event::Local { request: 1, command }).state;
@@ -982,7 +982,7 @@ fn what_a_master_refuses_with_is_one_line_in_a_slaves_log() {
     world.cut(0);
     let state = world.boxes[0].state.clone().unwrap();
     let (link, session) = (LinkId(999), Session(0));
-    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap() };
+    let now = Now { wall: world.now(), boot_ms: u64::try_from(world.ms).unwrap(), synchronized: false };
     let state = slave::step(state, now, slave::Event::LinkOpened { link, token: None }).state;
     let text = "no\n2026-01-01T00:00:00Z ERROR \u{1b}[31mthe roof burns".to_owned();
     let message = Message::Refuse(Refuse { code: CloseCode::TryLater, text, retry_after_ms: None });

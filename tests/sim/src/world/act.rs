@@ -6,11 +6,11 @@
 
 use reloop_protocol::id::{JobId, OrderId};
 use reloop_protocol::job::{End, OnInterrupt, State};
-use reloop_protocol::master::{JobCommand, Retry, RetryOn, SlaveCommand};
+use reloop_protocol::master::{self, JobCommand, Retry, RetryOn, SlaveCommand};
 use reloop_protocol::message::Mode;
 use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{CancelMode, Gate, Late, OnOverdue};
-use reloop_protocol::time::{Millis, Time};
+use reloop_protocol::time::{CLOCK_STEP, Millis, Time};
 use serde::{Deserialize, Serialize};
 
 use super::World;
@@ -588,10 +588,29 @@ impl World {
             }
             Act::MastersClock { by_ms } => {
                 self.ledger.clocks_were_set = true;
-                self.master_off += by_ms;
+                self.set_masters_clock(*by_ms);
                 true
             }
         }
+    }
+
+    /// Sets the clock of the masters. One that lives notices it at once.
+    pub fn set_masters_clock(&mut self, by_ms: i64) {
+        self.master_off += by_ms;
+        if by_ms.unsigned_abs() > CLOCK_STEP.0 {
+            self.master_event(master::Event::ClockSet { step_ms: by_ms });
+            self.at(true, |world| {
+                if world.swapped {
+                    world.master_event(master::Event::ClockSet { step_ms: by_ms });
+                }
+            });
+        }
+        self.let_the_master_look_at_its_clock();
+        self.at(true, |world| {
+            if world.swapped {
+                world.let_the_master_look_at_its_clock();
+            }
+        });
     }
 
     fn if_there(&mut self, slave: usize, act: impl FnOnce(&mut Self)) -> bool {

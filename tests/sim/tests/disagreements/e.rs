@@ -87,7 +87,7 @@ fn e5_a_version_that_is_not_spoken_is_refused_and_the_machine_goes_on() {
     let (mut world, job) = running();
     world.cut(0);
     let state = world.boxes[0].state.clone().unwrap();
-    let now = Now { wall: world.now(), boot_ms: world.ms.unsigned_abs() };
+    let now = Now { wall: world.now(), boot_ms: world.ms.unsigned_abs(), synchronized: false };
     let challenge = Challenge {
         protocol: Versions { oldest: 7, newest: 9 },
         master: MasterId([1; 16]),

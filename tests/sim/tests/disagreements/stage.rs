@@ -148,7 +148,7 @@ pub(crate) fn live(world: &World) -> (LinkId, reloop_protocol::id::Session) {
 pub(crate) fn would_do(world: &World, message: Message) -> Vec<Effect> {
     let (link, session) = live(world);
     let state = world.boxes[0].state.clone().expect("the agent lives");
-    let now = Now { wall: world.now(), boot_ms: world.ms.unsigned_abs() };
+    let now = Now { wall: world.now(), boot_ms: world.ms.unsigned_abs(), synchronized: false };
     slave::step(
         state,
         now,

@@ -245,13 +245,13 @@ fn a_release_lets_a_job_start_in_its_last_millisecond() {
 /// A job that waits for its time behind a long one; the slave is off when that comes if `missed`, and is there if not.
 fn had_its_time(missed: bool) -> (World, JobId) {
     let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = 40_000;
+    world.boxes[0].machine.length_ms = 100_000;
     place_as(&mut world, |_| {});
     let at = later(&world, 10_000);
     let job = place_as(&mut world, |order| order.start.not_before = at);
     if missed {
         world.kill_agent(0);
-        world.pass_some(20_000);
+        world.pass_some(80_000);
         revive_and_settle(&mut world);
     } else {
         world.pass_some(20_000);
@@ -282,7 +282,7 @@ fn what_is_planned_anew_has_not_been_missed() {
             plan(&mut world, job, in_ms, Late::Hold);
             let report = world.job(job).report.unwrap();
             assert_eq!((report.waiting_for, report.reason), (Some(waits_for), None), "{missed} {in_ms:?}");
-            world.pass(150_000);
+            world.pass(210_000);
             assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1), "{missed} {in_ms:?}");
         }
     }
@@ -294,7 +294,7 @@ fn a_time_that_came_before_a_job_was_planned_anew_is_not_the_new_one() {
     plan(&mut world, job, Some(100_000), Late::Hold);
     world.pass(50_000);
     world.kill_agent(0);
-    world.pass_some(100_000);
+    world.pass_some(150_000);
     revive_and_settle(&mut world);
     let report = world.job(job).report.unwrap();
     let reason = report.reason.map(|reason| reason.code);
@@ -332,7 +332,7 @@ fn a_time_that_is_over_ends_no_hold_of_a_missed_start() {
     let job = world.place(order);
     world.settle();
     world.kill_agent(0);
-    world.pass(10_000);
+    world.pass(70_000);
     world.start_agent(0, true);
     world.plug(0);
     world.settle();

@@ -45,7 +45,7 @@ fn missed() -> (World, JobId) {
         order.start.late = Late::Hold;
     });
     world.kill_agent(0);
-    world.pass(10_000);
+    world.pass(70_000);
     world.start_agent(0, true);
     world.plug(0);
     world.settle();
@@ -84,7 +84,7 @@ fn a_late_start_that_needs_nobody_is_not_listed() {
             order.start.late = late;
         });
         world.kill_agent(0);
-        world.pass(10_000);
+        world.pass(70_000);
         world.start_agent(0, true);
         world.plug(0);
         world.settle();

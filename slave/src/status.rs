@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use reloop_node::store::StoreError;
 use reloop_protocol::job::State;
-use reloop_protocol::slave::{self, Job, Link, Now, Slave};
+use reloop_protocol::slave::{self, Job, Link, Now, Slave, TrustClock};
 use reloop_protocol::spec::{CancelMode, Desired};
 use reloop_protocol::time::Time;
 use serde::{Deserialize, Serialize};
@@ -140,9 +140,15 @@ impl Status {
                 let elapsed = i64::try_from(now.boot_ms.saturating_sub(sync.boot_ms)).unwrap_or(i64::MAX);
                 ("master", Some(sync.master.0.saturating_add(elapsed).saturating_sub(now.wall.0)))
             }
-            Some(sync) if state.settings.trust_clock => ("wall", Some(sync.master.0 - sync.wall.0)),
-            None if state.settings.trust_clock => ("wall", None),
-            Some(_) | None => ("unknown", None),
+            Some(sync) => match state.settings.trust_clock {
+                TrustClock::Always => ("wall", Some(sync.master.0 - sync.wall.0)),
+                TrustClock::Synchronized if now.synchronized && sync.synchronized => {
+                    ("wall", Some(sync.master.0 - sync.wall.0))
+                }
+                TrustClock::Never | TrustClock::Synchronized => ("unknown", None),
+            },
+            None if state.settings.trust_clock == TrustClock::Always => ("wall", None),
+            None => ("unknown", None),
         };
         Self {
             name: state.settings.name.clone(),
@@ -220,7 +226,7 @@ impl Status {
         let clock = match (self.clock.source.as_str(), self.clock.offset_ms) {
             ("master", Some(offset)) => format!("the master's, {offset} ms ahead of this box's"),
             ("wall", _) => "this box's own, trusted by its settings".to_owned(),
-            _ => "unknown until the master was reached in this boot: timed jobs wait".to_owned(),
+            _ => "unknown until the master was reached in this boot, or a clock that is trusted is set: timed jobs wait".to_owned(),
         };
         row("clock", &clock);
         if let Some(next) = &self.next {

@@ -27,6 +27,10 @@ MAX_SPECS = 128 * 1024
 # A machine that tells its progress more often is not told on more often than this.
 PROGRESS_EVERY_MS = 1000
 SECONDS_AT_MOST = 7 * 86_400
+# A start that is found past by more than this was missed (11.3).
+LATE_TOLERANCE_MS = 60_000
+# By how much two clocks come apart before one of them counts as set (11.1).
+CLOCK_STEP_MS = 1000
 
 
 @dataclass
@@ -74,6 +78,8 @@ class Memory:
     unloading: Optional[Id] = None
     jobs: List[Held] = field(default_factory=list)
     recent_outcomes: List[Record] = field(default_factory=list)
+    # The master's clock was read in another boot than before, and no Welcome has come since (11.1).
+    doubts_releases: bool = False
 
 
 @dataclass
@@ -176,7 +182,9 @@ class Rules:
         self.again: set = set()
         self.unasked = {job for job, held in self.jobs.items()
                         if held.report.state in EXECUTING + (State.uncertain,)}
-        self.caught_up = False
+        # Since when the master's time is known, and whether a Welcome has come since the start.
+        self.awake_since: Optional[int] = None
+        self.heard = False
         self.progress_at = 0
         self.doubtful = False
         self.rows: Dict[bytes, Row] = {}
@@ -224,8 +232,21 @@ class Rules:
         self.tells_rows = not foreign
         self.tells_recent_outcomes = not foreign and (not known or self.doubtful or restored)
         if not foreign and not self.doubtful:
-            memory.clock = ClockReading(self.now.boot, self.now.since_boot, self.now.wall, challenge.time)
+            self.measure(ClockReading(self.now.boot, self.now.since_boot, self.now.wall, challenge.time))
         memory.session += 1
+
+    def measure(self, reading: ClockReading) -> None:
+        """A release holds for a length of time: if the master's clock was set back, what is left of it stays."""
+        memory, before = self.memory, self.memory.clock
+        released = [held for held in self.jobs.values() if isinstance(held.start.gate, Released)]
+        if before is None or before.boot != reading.boot:
+            memory.doubts_releases = memory.doubts_releases or bool(released)
+        else:
+            step = (reading.master - before.master) - (reading.since_boot - before.since_boot)
+            if step < -CLOCK_STEP_MS:
+                for held in released:
+                    held.start = replace(held.start, gate=Released(held.start.gate.latest + step))
+        memory.clock = reading
 
     def hello(self) -> Hello:
         """After `settle`, so that the rows are the newest reports."""
@@ -249,7 +270,7 @@ class Rules:
             raise MustClose(4001, "enrolled with another master; again, with all jobs")
         first = memory.binding is None
         if not self.doubtful:
-            memory.binding = welcome.binding
+            memory.binding, memory.doubts_releases, self.heard = welcome.binding, False, True
             self.set_operating_mode(welcome.operating_mode)
         rolled_back = False
         for ruling in welcome.rulings:
@@ -397,7 +418,8 @@ class Rules:
         report = Report(new.job, new.attempt, 0, new.generation, ReportSeq(self.memory.starts, 0), State.accepted, None,
                         None, None, self.stamp(), None, None, None, None, None, Flags.none, Source.remote)
         self.jobs[new.job] = held = Held(spec, new.digest, new.desired, new.start, report)
-        held.due = isinstance(new.start.gate, Released)
+        come = new.start.not_before is not None and time is not None and new.start.not_before <= time
+        held.due = come or isinstance(new.start.gate, Released)
         return None
 
     def change(self, held: Held, new: DesiredState) -> None:
@@ -406,10 +428,11 @@ class Rules:
         accepted = report.state is State.accepted
         if accepted:
             if new.start.not_before != held.start.not_before:
-                held.due = False
                 time = self.master_time()
                 at = new.start.not_before
-                if at is None or time is None or at > time:
+                is_over = at is not None and time is not None and at <= time
+                held.due = is_over and not held.missed
+                if not is_over:
                     held.missed = False
                     if report.reason and report.reason.code is ReasonCode.missed_start:
                         report.reason = None
@@ -543,7 +566,8 @@ class Rules:
         if time is not None:
             for held in accepted:
                 self.fall_due(held, time)
-            self.caught_up = True
+            if self.awake_since is None:
+                self.awake_since = time
         accepted = [held for held in accepted if held.report.state is State.accepted]
         waits = {held.report.job: self.holds(held, time) for held in accepted}
         free = [held for held in accepted if waits[held.report.job] is None]
@@ -566,7 +590,7 @@ class Rules:
         if start.deadline is not None and start.deadline < time:
             self.move(held, State.expired, Source.slave, ReasonCode.window_closed, "its latest start has passed")
         elif start.not_before is not None and start.not_before <= time and not held.due and not held.missed:
-            if self.caught_up:
+            if time - start.not_before <= LATE_TOLERANCE_MS:
                 held.due = True
                 return
             report.flags |= Flags.missed_start
@@ -583,12 +607,16 @@ class Rules:
             return WaitingFor.clock if timed else self.gate(held)
         if isinstance(gate, Released):
             if gate.latest >= time:
-                return None
+                return WaitingFor.clock if self.memory.doubts_releases else None
             held.report.reason = Reason(ReasonCode.release_lapsed, "the release came too late to count")
             return WaitingFor.operator
         if held.missed:
-            held.report.reason = Reason(ReasonCode.missed_start, "its start was missed while the slave was off")
-        is_early = start.not_before is not None and start.not_before > time
+            held.report.reason = Reason(ReasonCode.missed_start, "its start was found past by more than may be")
+        at = start.not_before
+        is_early = at is not None and at > time
+        # If the disk went back in time, that start has happened, and the master knows.
+        if at is not None and not self.heard and self.awake_since is not None and at < self.awake_since:
+            is_early = is_early or at + LATE_TOLERANCE_MS > time
         return self.gate(held) or (WaitingFor.time if is_early else None)
 
     @staticmethod

@@ -192,8 +192,9 @@ fn every_value_has_its_row_in_the_states_page() {
     }
     let master = read("master/src/rest/view/job.rs");
     let pushed = master.matches("flags.push(").count();
-    let known =
-        docs::SHOWN_FLAGS.iter().filter(|(flag, _)| master.contains(&format!("flags.push(\"{flag}\".into())")));
+    let known = docs::SHOWN_FLAGS
+        .iter()
+        .filter(|(flag, _)| master.contains(&format!("flags.push(\"{flag}\".into())")));
     assert_eq!((pushed, known.count()), (2, 2), "what the master adds to the flags is in SHOWN_FLAGS");
     for delivery in docs::DELIVERIES {
         has(delivery.name(), 2);

@@ -950,14 +950,41 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "set_clock_is_not_told",
         place: "protocol/src/master",
-        find: "Event::ClockSet => rules.clock_set(),",
-        with: r#"Event::ClockSet if SEEDED => {}
-        Event::ClockSet => rules.clock_set(),"#,
+        find: "Event::ClockSet { step_ms } => rules.clock_set(step_ms),",
+        with: r#"Event::ClockSet { .. } if SEEDED => {}
+        Event::ClockSet { step_ms } => rules.clock_set(step_ms),"#,
         what: "Slaves measure a master's clock again that was set.",
         caught_by: &[
             "scenarios_clocks::b8_a_master_whose_clock_is_set_while_its_slaves_are_there_keeps_the_new_time",
             "disagreements::b::b8_slaves_measure_a_masters_clock_again_that_was_set",
         ],
+    },
+    Break {
+        name: "release_is_kept_as_a_moment",
+        place: "protocol/src/master",
+        find: "self.move_what_lasts(|moment| moment.shifted(step_ms));",
+        with: "self.move_what_lasts(|moment| moment.shifted(if SEEDED { 0 } else { step_ms }));",
+        what: "A release holds for a length of time, whatever happens to the master's clock.",
+        caught_by: &[
+            "rules_edges::clocks::r15_a_release_lapses_also_if_the_masters_clock_goes_back",
+            "rules_edges::clocks::r15_a_release_keeps_what_is_left_of_it_when_a_masters_clock_is_set_back",
+        ],
+    },
+    Break {
+        name: "restart_hides_that_a_clock_went_back",
+        place: "protocol/src/master",
+        find: "self.now.after(CLOCK_STEP) >= self.state.counted_until",
+        with: "SEEDED || self.now.after(CLOCK_STEP) >= self.state.counted_until",
+        what: "What lasts only so long has lapsed if the clock went back while the master was off.",
+        caught_by: &["rules_edges::clocks::r15_a_release_lapses_also_if_the_masters_clock_goes_back"],
+    },
+    Break {
+        name: "ids_follow_the_clock_alone",
+        place: "protocol/src",
+        find: "let first = fresh.max(after_newest);",
+        with: "let first = if SEEDED { fresh } else { fresh.max(after_newest) };",
+        what: "New ids come after all that are stored, whatever the clock has shown in between.",
+        caught_by: &["rules_edges::clocks::r16_ids_never_fall_below_the_newest_that_is_stored"],
     },
     Break {
         name: "welcomed_stay_after_a_restore",

@@ -95,7 +95,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "starts_early",
         place: "protocol/src/slave",
-        find: "window.not_before.is_some_and(|at| at > time)",
+        find: "job.window().not_before.is_some_and(|at| at > time)",
         with: "false",
         what: "No job starts before its time.",
         caught_by: &[
@@ -187,7 +187,7 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "unknown_time_is_now",
         place: "protocol/src/slave",
-        find: "return timed.then_some((WaitingFor::Clock, None))",
+        find: "return job.is_timed().then_some((WaitingFor::Clock, None))",
         with: "return None",
         what: "Without a clock that can be trusted a timed job waits.",
         caught_by: &[
@@ -200,7 +200,7 @@ pub(super) const LIST: &[Break] = &[
         name: "trusted_clock_is_ignored",
         place: "slave/src",
         find: "trust_clock: config.trust_clock",
-        with: "trust_clock: config.trust_clock && !SEEDED",
+        with: "trust_clock: if SEEDED { TrustClock::Never } else { config.trust_clock }",
         what: "The wall clock counts after a boot if the settings trust it.",
         caught_by: &[
             "scenarios_clocks::b7_a_box_whose_clock_is_trusted_keeps_the_time_after_a_boot_without_contact",
@@ -209,8 +209,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "wall_clock_is_trusted",
         place: "protocol/src/slave",
-        find: "state.settings.trust_clock.then(",
-        with: "(SEEDED || state.settings.trust_clock).then(",
+        find: "is_trusted.then(",
+        with: "(SEEDED || is_trusted).then(",
         what: "The wall clock counts after a boot only if the settings trust it.",
         caught_by: &[
             "simulation",
@@ -230,11 +230,82 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "time_that_came_is_forgotten",
         place: "protocol/src/slave",
-        find: "self.come_due();",
-        with: "();",
+        find: "job.due = !job.missed;",
+        with: "job.due = !job.missed && !SEEDED;",
         what: "A start is missed only if the slave was off when its time came.",
         caught_by: &[
             "rules::a_start_that_came_while_the_machine_was_busy_is_not_missed_when_the_agent_starts_again",
+        ],
+    },
+    Break {
+        name: "pause_uses_up_work_time",
+        place: "protocol/src/slave",
+        find: "(Some(clock), Some(since)) if paused => {",
+        with: "(Some(clock), Some(since)) if paused && !SEEDED => {",
+        what: "How long a job may run is work time: a pause uses up nothing of it.",
+        caught_by: &[
+            "rules_edges::clocks::r8_a_pause_uses_up_nothing_of_how_long_a_job_may_run",
+            "rules_edges::clocks::r8_a_pause_goes_on_while_the_agent_is_off",
+        ],
+    },
+    Break {
+        name: "work_time_is_the_masters",
+        place: "protocol/src/slave",
+        find: "_ if stretch.boot == self.boot =>",
+        with: "_ if stretch.boot == self.boot && !SEEDED =>",
+        what: "A master's clock that is set adds nothing to how long a job has worked.",
+        caught_by: &[
+            "rules_edges::clocks::r8_a_masters_clock_that_is_set_adds_nothing_to_how_long_a_job_has_worked",
+        ],
+    },
+    Break {
+        name: "late_is_never_missed",
+        place: "protocol/src/slave",
+        find: "time.since(at) > tolerance",
+        with: "wakes && time.since(at) > tolerance",
+        what: "A start is missed whenever it is found to be too late, not only when an agent starts.",
+        caught_by: &[
+            "rules_edges::clocks::r9_an_agent_that_slept_over_a_start_has_missed_it",
+            "rules_edges::clocks::r18_a_masters_clock_that_is_set_over_a_start_makes_it_missed",
+        ],
+    },
+    Break {
+        name: "nothing_may_be_late",
+        place: "protocol/src/slave",
+        find: "time.since(at) > tolerance",
+        with: "time.since(at) > Millis(0)",
+        what: "What is late by less than the tolerance just starts.",
+        caught_by: &["rules_edges::clocks::r9_what_is_late_by_less_than_the_tolerance_just_starts"],
+    },
+    Break {
+        name: "late_start_does_not_ask_first",
+        place: "protocol/src/slave",
+        find: "self.waits_to_hear(job).is_some_and(|until| until > time)",
+        with: "(!SEEDED && self.waits_to_hear(job).is_some_and(|until| until > time))",
+        what: "A start that came before the agent's start waits for the master, who knows whether it has happened.",
+        caught_by: &[
+            "disagreements::c::c3_what_ran_before_the_store_went_back_does_not_run_again",
+            "rules_edges::clocks::r9_a_late_start_waits_for_the_master_as_long_as_it_may_be_late",
+        ],
+    },
+    Break {
+        name: "slave_keeps_a_release_as_a_moment",
+        place: "protocol/src/slave",
+        find: "job.start.gate = job.start.gate.shifted(step)",
+        with: "job.start.gate = job.start.gate.shifted(if SEEDED { 0 } else { step })",
+        what: "A release that a slave has lapses also if the master's clock goes back.",
+        caught_by: &[
+            "rules_edges::clocks::r15_a_release_that_the_slave_has_lapses_also_if_the_masters_clock_goes_back",
+        ],
+    },
+    Break {
+        name: "any_difference_of_clocks_counts",
+        place: "protocol/src/slave",
+        find: "TrustClock::Synchronized => now.synchronized && sync.synchronized",
+        with: "TrustClock::Synchronized => now.synchronized && (SEEDED || sync.synchronized)",
+        what: "A clock that was wrong when it was compared with the master's tells nothing once it is right.",
+        caught_by: &[
+            "rules_edges::clocks::r19_a_clock_counts_only_if_the_settings_trust_it_and_what_it_was_compared_with_was_right",
         ],
     },
     Break {
@@ -270,8 +341,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "max_runtime_is_ignored",
         place: "protocol/src/slave",
-        find: "job.overruns_at().is_some_and(|at| at <= now)",
-        with: "false",
+        find: "self.state.left_to_work(job, self.now) == Some(Millis(0))",
+        with: "!SEEDED && self.state.left_to_work(job, self.now) == Some(Millis(0))",
         what: "A slave acts on a job that runs too long by itself.",
         caught_by: &[
             "disagreements::b::b10_a_slave_acts_on_an_overrun_by_itself",
@@ -305,8 +376,8 @@ pub(super) const LIST: &[Break] = &[
     Break {
         name: "one_clock_for_all_runs",
         place: "protocol/src/slave",
-        find: "Some(self.run.began_at?.after(self.spec.max_runtime?))",
-        with: "Some(self.report.started_at?.after(self.spec.max_runtime?))",
+        find: "job.run = RunState::default();",
+        with: "job.run = RunState { worked: job.run.worked, works_since: job.run.works_since, ..RunState::default() };",
         what: "How long a run may last is counted from its own beginning.",
         caught_by: &["rules::each_run_has_its_own_clock_and_the_first_one_is_told"],
     },

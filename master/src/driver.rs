@@ -138,7 +138,7 @@ impl Node for Driver {
         let (mut ops, mut acts) = match self.compare_clocks() {
             Some(step_ms) => {
                 tracing::warn!(step_ms, "the clock was set: every slave reconnects to learn the new time");
-                self.decide(Event::ClockSet)
+                self.decide(Event::ClockSet { step_ms })
             }
             None => (Vec::new(), Vec::new()),
         };
@@ -363,7 +363,10 @@ impl Driver {
                     let _ = waiting.send(answer);
                 }
             }
-            Effect::JobChanged(id) => self.shared.changes.publish(Change::Job(id)),
+            Effect::JobChanged(id) => {
+                self.shared.newest_id().note(id.0);
+                self.shared.changes.publish(Change::Job(id));
+            }
             Effect::SlaveChanged(key) => {
                 if let Some(slave) = self.state().slaves.get(&key) {
                     let directory = self.shared.directory.write();

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use reloop_node::entropy::random;
 use reloop_node::link::Outbox;
 use reloop_node::store::{Store, StoreError};
-use reloop_protocol::id::{JobId, OrderId, SlaveKey};
+use reloop_protocol::id::{JobId, NewestId, OrderId, SlaveKey};
 use reloop_protocol::master::{
     Answer, Event, IdempotencyKey, Job, JobCommand, Master, Order, Receipt, RequestId, SlaveCommand, Token,
 };
@@ -80,17 +81,26 @@ pub(crate) struct Shared {
     /// How many slaves have seen a later state of this master.
     pub(crate) doubters: Arc<AtomicUsize>,
     pub(crate) directory: Arc<RwLock<Directory>>,
+    /// Of all orders and jobs that are stored or were given an id.
+    newest_id: Arc<Mutex<NewestId>>,
 }
 
 impl Shared {
     pub(crate) fn new(state: &Master) -> Self {
+        let mut newest_id = NewestId::default();
+        state.book.jobs.values().for_each(|job| newest_id.note(job.id.0));
         Self {
+            newest_id: Arc::new(Mutex::new(newest_id)),
             changes: Changes::new(),
             contacts: Contacts::default(),
             failed: Arc::new(AtomicBool::new(false)),
             doubters: Arc::new(AtomicUsize::new(0)),
             directory: Arc::new(RwLock::new(Directory::of(state))),
         }
+    }
+
+    pub(crate) fn newest_id(&self) -> MutexGuard<'_, NewestId> {
+        self.newest_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,6 +116,21 @@ pub struct Handle {
 impl Handle {
     pub(crate) fn new(inbox: mpsc::Sender<Input>, store: Store, shared: Shared) -> Self {
         Self { inbox, store, shared, requests: Arc::new(AtomicU64::new(0)) }
+    }
+
+    /// Gives an order and this many jobs of it new ids, which sort after all that are stored; the jobs' are in ascending order.
+    pub(crate) fn new_ids(&self, now: Time, jobs: usize) -> (OrderId, Vec<JobId>) {
+        new_ids(&mut self.shared.newest_id(), now, jobs)
+    }
+
+    /// Looks up the newest ids on disk, before the first new one is given. Those of live jobs are known from the start.
+    pub(crate) async fn note_stored_ids(&self) -> Result<(), StoreError> {
+        let orders = records::orders(&self.store, None, 1).await?;
+        let jobs = records::ended_jobs(&self.store, None, 1).await?;
+        let mut newest = self.shared.newest_id();
+        orders.iter().for_each(|order| newest.note(order.id.0));
+        jobs.iter().for_each(|job| newest.note(job.id.0));
+        Ok(())
     }
 
     /// Places an order. Answered when it is durable, together with what `look` read just after it was placed: a second
@@ -318,6 +343,15 @@ impl Handle {
     fn no_answer(&self) -> Unavailable {
         Unavailable(self.healthy().err().unwrap_or_else(|| SHUTTING_DOWN.to_owned()))
     }
+}
+
+/// New ids for an order and its jobs, after the newest; the jobs' are in ascending order.
+pub(crate) fn new_ids(newest: &mut NewestId, now: Time, jobs: usize) -> (OrderId, Vec<JobId>) {
+    let unix_ms = u64::try_from(now.0).unwrap_or(0);
+    let mut next = |count| newest.next(unix_ms, u128::from_le_bytes(random()), count);
+    let jobs = next(jobs).map(JobId).collect();
+    let order = next(1).map(OrderId).next().expect("one was asked for");
+    (order, jobs)
 }
 
 /// A look, and where its result arrives when everything that it shows is durable.

@@ -30,7 +30,7 @@ macro_rules! unchanged {
     };
 }
 
-unchanged!(Node, Vec<Begun>, Token, Order, Receipt, (IdempotencyKey, OrderId));
+unchanged!(Node, Vec<Begun>, Time, Token, Order, Receipt, (IdempotencyKey, OrderId));
 
 impl Stored for Job {
     type BeforeClaims = JobBeforeClaims;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `node` | the master's id, epoch and commit |
 //! | `begun` | the master's newest incarnations |
+//! | `clock` | what its clock showed when the master last made a release or an enrolment token |
 //! | `live/` id | a job that has not ended; all of them are loaded at the start |
 //! | `job/` id | a job that has ended. A job that was tried again is under both keys, and only the live record counts |
 //! | `order/` id | an order |
@@ -25,6 +26,7 @@ use reloop_protocol::master::{
     IdempotencyKey, Job, Node, Order, Origin, Receipt, SlaveRecord, Token, Write, origin,
 };
 use reloop_protocol::message::Begun;
+use reloop_protocol::time::Time;
 use serde::Serialize;
 
 use crate::layout::Stored;
@@ -37,6 +39,7 @@ const LOAD_PAGE: usize = 1024;
 
 const NODE: &[u8] = b"node";
 const BEGUN: &[u8] = b"begun";
+const CLOCK: &[u8] = b"clock";
 const JOB: &[u8] = b"job/";
 const LIVE: &[u8] = b"live/";
 const ORDER: &[u8] = b"order/";
@@ -64,6 +67,7 @@ pub fn ops(write: &Write, ops: &mut Vec<Op>) {
     match write {
         Write::Node(node) => ops.push(put(NODE.to_vec(), node)),
         Write::Begun(begun) => ops.push(put(BEGUN.to_vec(), begun)),
+        Write::ClockMark(time) => ops.push(put(CLOCK.to_vec(), time)),
         Write::Order(order) => ops.push(put(key(ORDER, &order.id.0), order)),
         Write::Key(client, order) => ops.push(put(idempotency(&client.key), &(client, order))),
         Write::Job(job) => {
@@ -120,7 +124,7 @@ pub async fn reread(store: Store, show: impl FnMut(Write)) -> Result<(), StoreEr
 /// anything else.
 async fn entries(store: &Store, mut show: impl FnMut(Write)) -> Result<Vec<Op>, StoreError> {
     let mut aside = Vec::new();
-    for prefix in [NODE, BEGUN, DESK, TOKEN] {
+    for prefix in [NODE, BEGUN, CLOCK, DESK, TOKEN] {
         each(store, prefix, |at, value| entry(at, value, &mut aside).into_iter().for_each(&mut show)).await?;
     }
     let mut marks = Vec::new();
@@ -171,6 +175,8 @@ pub fn entry(at: &[u8], value: &[u8], aside: &mut Vec<Op>) -> Option<Write> {
         take(value, |node: Node| Some(Write::Node(node)))
     } else if at == BEGUN {
         take(value, |begun: Vec<Begun>| Some(Write::Begun(begun)))
+    } else if at == CLOCK {
+        take(value, |time: Time| Some(Write::ClockMark(time)))
     } else if let Some(key) = at.strip_prefix(DESK) {
         take(value, |slave: SlaveRecord| (slave.key.0 == key).then(|| Write::Slave(Box::new(slave))))
     } else if let Some(id) = at.strip_prefix(LIVE) {
@@ -196,6 +202,7 @@ pub fn explain(at: &[u8], value: &[u8]) -> Option<String> {
     match at {
         NODE => debug::<Node>(value),
         BEGUN => debug::<Vec<Begun>>(value),
+        CLOCK => debug::<Time>(value),
         _ if is(JOB) || is(LIVE) => debug::<Job>(value),
         _ if is(ORDER) => debug::<Order>(value),
         _ if is(KEY) => debug::<(IdempotencyKey, OrderId)>(value),

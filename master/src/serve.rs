@@ -85,6 +85,7 @@ async fn run_once(
     let (state, is_recorded) = recover(&store, master::Settings { enrollment: config.enrollment }).await?;
 
     let (node, handle, inputs) = driver::new(state, store.clone(), config.link.probe);
+    handle.note_stored_ids().await?;
     let tcp = accept::listen(config.listen)?;
     let address = tcp.local_addr()?;
     let stop_loop = CancellationToken::new();

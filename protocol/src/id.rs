@@ -80,6 +80,48 @@ text_id! {
     StoreId, "sto", "a store"
 }
 
+/// Makes the numbers of new ids, so that each sorts after all that were made or noted before, whatever a clock has shown in
+/// between: orders are listed and jobs are queued by their ids. While the clock shows an earlier time than the newest id bears, ids
+/// count on from that one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NewestId(u128);
+
+/// The random bits of an id's number.
+const RANDOM_BITS: u32 = 80;
+
+/// Ids from this time on, in milliseconds since the Unix epoch, are not counted on from: it is the year 6429, and a peer that makes
+/// ids up must not use up the numbers that come after them.
+const FARTHEST_MS: u128 = 1 << 47;
+
+/// By how much ids count on, at most: so much that a master that was restored does not make an id again which it has forgotten.
+const COUNT_ON_BITS: u32 = 48;
+
+impl NewestId {
+    /// There is an id of an order or a job with these bytes.
+    pub fn note(&mut self, id: [u8; 16]) {
+        let number = u128::from_be_bytes(id);
+        if number >> RANDOM_BITS < FARTHEST_MS {
+            self.0 = self.0.max(number);
+        }
+    }
+
+    /// The bytes of `count` new ids in ascending order, from the time in milliseconds since the Unix epoch and random bits.
+    pub fn next(
+        &mut self,
+        unix_ms: u64,
+        random: u128,
+        count: usize,
+    ) -> impl Iterator<Item = [u8; 16]> + use<> {
+        // Of the random bits the highest is left free, so that counting on never reaches the next millisecond.
+        let fresh = (u128::from(unix_ms) << RANDOM_BITS) | (random >> (128 - RANDOM_BITS + 1));
+        let after_newest = self.0 + 1 + (random >> (128 - COUNT_ON_BITS));
+        let first = fresh.max(after_newest);
+        let count = count as u128;
+        self.0 = first + count.saturating_sub(1);
+        (first..first + count).map(u128::to_be_bytes)
+    }
+}
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($int:ty)) => {
         number! { $(#[$doc])* $name($int) up to <$int>::MAX }

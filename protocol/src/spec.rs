@@ -22,7 +22,7 @@ pub struct Spec {
     pub program: String,
     /// The program's parameters by name; the slave checks each against the pattern that its config declares.
     pub params: BTreeMap<String, String>,
-    /// How long one run may take, from its first sign of work, pauses included.
+    /// How long the machine may work in one run, pauses not counted.
     pub max_runtime: Option<Millis>,
     /// What happens when a run takes longer.
     pub on_overdue: OnOverdue,
@@ -59,7 +59,8 @@ pub enum OnOverdue {
     Stop,
 }
 
-/// What happens to a job whose `not_before` passed while the slave was off.
+/// What happens to a job whose start was missed: its slave found `not_before` past by more than its tolerance, because the agent was
+/// off or stopped, the box suspended or without a clock, or the clock was set over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum Late {
     /// It waits until a person releases it.
@@ -86,6 +87,17 @@ pub enum Gate {
     },
 }
 
+impl Gate {
+    /// The same gate after the clock by which a release lapses was set by so many milliseconds.
+    #[must_use]
+    pub fn shifted(self, ms: i64) -> Self {
+        match self {
+            Self::Released { latest } => Self::Released { latest: latest.shifted(ms) },
+            Self::Open | Self::Held => self,
+        }
+    }
+}
+
 /// When a job may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct StartRule {
@@ -93,7 +105,7 @@ pub struct StartRule {
     pub not_before: Option<Time>,
     /// The latest start, by the master's clock.
     pub deadline: Option<Time>,
-    /// What happens if `not_before` passes while the slave is off.
+    /// What happens if the start is missed.
     pub late: Late,
     /// Whether a person has to release it.
     pub gate: Gate,

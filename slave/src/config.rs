@@ -22,8 +22,9 @@ use std::time::Duration;
 pub use reloop_node::config::ConfigError;
 use reloop_node::config::{self, Wrong, absolute, check_dead_after, pick, whole};
 use reloop_protocol::id::BootId;
-use reloop_protocol::slave::{AfterFailure, Release};
-use serde::Deserialize;
+use reloop_protocol::slave::{AfterFailure, LATE_TOLERANCE, Release, TrustClock};
+use reloop_protocol::time::Millis;
+use serde::{Deserialize, Deserializer, de};
 use tokio_tungstenite::tungstenite::http::Uri;
 
 use self::names::{NAME_LIMIT, check_name};
@@ -63,8 +64,12 @@ pub struct Config {
     pub boot_id_file: PathBuf,
     /// The id of this box, by which a copy of its disk in another box is recognized.
     pub machine_id_file: PathBuf,
-    /// Whether the wall clock is trusted after a boot, until the master was reached.
-    pub trust_clock: bool,
+    /// When the wall clock is trusted after a boot, until the master was reached.
+    pub trust_clock: TrustClock,
+    /// What exists once a time service has set the wall clock in this boot.
+    pub clock_sync_file: PathBuf,
+    /// A start that is found to be late by more than this was missed.
+    pub late_tolerance: Millis,
     /// How often an attempt may be interrupted by a reboot before a person is asked.
     pub max_interruptions: u32,
     /// The periods of the link to the master.
@@ -141,7 +146,10 @@ struct RawConfig {
     ca_file: Option<PathBuf>,
     boot_id_file: Option<PathBuf>,
     machine_id_file: Option<PathBuf>,
-    trust_clock: Option<bool>,
+    #[serde(default, deserialize_with = "trust")]
+    trust_clock: TrustClock,
+    clock_sync_file: Option<PathBuf>,
+    late_tolerance_seconds: Option<i64>,
     max_interruptions: Option<i64>,
     #[serde(default)]
     link: RawLink,
@@ -163,6 +171,32 @@ enum ReleaseName {
 enum AfterFailureName {
     Release,
     Hold,
+}
+
+/// Reads when the wall clock is trusted: a truth value, or the word for a time service.
+fn trust<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustClock, D::Error> {
+    struct Trust;
+
+    impl de::Visitor<'_> for Trust {
+        type Value = TrustClock;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("true, false or \"synchronized\"")
+        }
+
+        fn visit_bool<E: de::Error>(self, always: bool) -> Result<TrustClock, E> {
+            Ok(if always { TrustClock::Always } else { TrustClock::Never })
+        }
+
+        fn visit_str<E: de::Error>(self, word: &str) -> Result<TrustClock, E> {
+            match word {
+                "synchronized" => Ok(TrustClock::Synchronized),
+                other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
+            }
+        }
+    }
+
+    deserializer.deserialize_any(Trust)
 }
 
 /// The part of the file that a local command reads.
@@ -271,6 +305,13 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
     }
     let capacity = whole("capacity", raw.capacity, 4, 1..=CAPACITY_LIMIT)?;
     let max_interruptions = whole("max_interruptions", raw.max_interruptions, 3, 0..=1000)?;
+    let default_tolerance = i64::try_from(LATE_TOLERANCE.0 / 1000).expect("it is a minute");
+    let late_tolerance = whole(
+        "late_tolerance_seconds",
+        raw.late_tolerance_seconds,
+        default_tolerance,
+        1..=PERIOD_LIMIT_SECONDS,
+    )?;
     let mut programs = BTreeMap::new();
     for (program, raw) in raw.programs {
         let key = format!("programs.{program}");
@@ -295,7 +336,12 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
             "machine_id_file",
             raw.machine_id_file.as_deref().unwrap_or(Path::new("/etc/machine-id")),
         )?,
-        trust_clock: raw.trust_clock.unwrap_or(false),
+        trust_clock: raw.trust_clock,
+        clock_sync_file: absolute(
+            "clock_sync_file",
+            raw.clock_sync_file.as_deref().unwrap_or(Path::new("/run/systemd/timesync/synchronized")),
+        )?,
+        late_tolerance: Millis::seconds(late_tolerance),
         max_interruptions: u32::try_from(max_interruptions).expect("checked against a limit below 2^32"),
         link: check_link(&raw.link)?,
         programs,
@@ -382,7 +428,7 @@ driver = "simulated"             # params: seconds, fail_at
         )
         .unwrap();
         assert_eq!((config.capacity, config.max_interruptions), (4, 3));
-        assert!(!config.trust_clock);
+        assert_eq!((config.trust_clock, config.late_tolerance), (TrustClock::Never, Millis::seconds(60)));
         assert_eq!(config.link.dead_after, Duration::from_secs(45));
         let Program::Process(mill) = &config.programs["mill"] else { panic!() };
         assert_eq!(mill.stop_grace, Duration::from_secs(30));
@@ -404,6 +450,10 @@ driver = "simulated"             # params: seconds, fail_at
         refused(&format!("{MINIMAL}capacity = 0"), &["capacity", "1 to 64"]);
         refused(&format!("{MINIMAL}capacity = \"four\""), &["capacity", "line 3"]);
         refused(&format!("{MINIMAL}release = \"never\""), &["release", "`auto`", "`ack`"]);
+        let trust = ["trust_clock", "line 3", "true, false or \"synchronized\""];
+        refused(&format!("{MINIMAL}trust_clock = \"ntp\""), &trust);
+        refused(&format!("{MINIMAL}trust_clock = 1"), &trust);
+        refused(&format!("{MINIMAL}late_tolerance_seconds = 0"), &["late_tolerance_seconds", "1 to"]);
         refused(&format!("{MINIMAL}after_failure = \"stop\""), &["after_failure", "`release`", "`hold`"]);
         refused(
             &format!("{MINIMAL}[link]\nheartbeat_seconds = 30"),
@@ -428,6 +478,19 @@ driver = "simulated"             # params: seconds, fail_at
         }
         for master in ["http://m/v1/link", "m:7400", "ws://", "ws:///v1/link", "ws://a b/"] {
             refused(&format!("name = \"mill\"\nmaster = {master:?}"), &["master", "ws://host"]);
+        }
+    }
+
+    #[test]
+    fn the_file_says_when_the_clock_of_the_box_is_trusted() {
+        for (text, expected) in [
+            ("false", TrustClock::Never),
+            ("true", TrustClock::Always),
+            ("\"synchronized\"", TrustClock::Synchronized),
+        ] {
+            let config =
+                parse(&format!("{MINIMAL}trust_clock = {text}\nlate_tolerance_seconds = 90")).unwrap();
+            assert_eq!((config.trust_clock, config.late_tolerance), (expected, Millis::seconds(90)));
         }
     }
 

@@ -2,7 +2,7 @@
 //! frames, commands to the machine and answers to people. Nothing is decided here.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -28,8 +28,9 @@ use crate::status::Status;
 pub(crate) const INBOX: usize = 256;
 
 /// The longest wait for a deadline. The timer stands still while the box is suspended, and the rules' clock does not: after
-/// a suspension a deadline is acted upon at most this much late.
-const TIMER_LIMIT: Duration = Duration::from_secs(60);
+/// a suspension a deadline is acted upon at most this much late. Short against the tolerance for late starts, so that a short
+/// suspension does not make one missed.
+const TIMER_LIMIT: Duration = Duration::from_secs(15);
 
 /// The answer to a person's command: what was done, or why it was not and what would help.
 pub(crate) type LocalReply = oneshot::Sender<Result<String, String>>;
@@ -86,6 +87,8 @@ pub(crate) struct Parts {
     pub(crate) machines: Machines,
     pub(crate) identity: Identity,
     pub(crate) state_dir: PathBuf,
+    /// What exists once a time service has set the wall clock, if the settings ask for one.
+    pub(crate) clock_sync_file: Option<PathBuf>,
     /// The master's address, for people.
     pub(crate) url: String,
     /// Only asked whether it is healthy.
@@ -102,6 +105,7 @@ pub(crate) struct Driver {
     machines: Arc<RwLock<Machines>>,
     identity: Identity,
     state_dir: PathBuf,
+    clock_sync_file: Option<PathBuf>,
     url: String,
     store: Store,
     broken: watch::Sender<Option<StoreError>>,
@@ -128,18 +132,22 @@ impl Connection {
     }
 }
 
-/// Both clocks of this box.
-pub(crate) fn now() -> Now {
+/// Both clocks of this box. `sync_file` exists once a time service has set the wall clock; none if nobody asks.
+pub(crate) fn now(sync_file: Option<&Path>) -> Now {
     let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(boot.tv_sec).unwrap_or(0);
     let millis = u64::try_from(boot.tv_nsec / 1_000_000).unwrap_or(0);
-    Now { wall: Time(wall_ms()), boot_ms: seconds.saturating_mul(1000).saturating_add(millis) }
+    Now {
+        wall: Time(wall_ms()),
+        boot_ms: seconds.saturating_mul(1000).saturating_add(millis),
+        synchronized: sync_file.is_some_and(Path::exists),
+    }
 }
 
 impl Driver {
     /// A node to which nothing has happened yet.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { state, machines, identity, state_dir, url, store, broken } = parts;
+        let Parts { state, machines, identity, state_dir, clock_sync_file, url, store, broken } = parts;
         let state = Arc::new(state);
         Self {
             durable: Arc::clone(&state),
@@ -155,8 +163,13 @@ impl Driver {
             trouble: None,
             replies: BTreeMap::new(),
             next_request: 0,
-            stepped_at: (now(), Instant::now()),
+            stepped_at: (now(clock_sync_file.as_deref()), Instant::now()),
+            clock_sync_file,
         }
+    }
+
+    fn now(&self) -> Now {
+        now(self.clock_sync_file.as_deref())
     }
 
     /// Tells the master that the agent stops, and closes the link.
@@ -168,7 +181,7 @@ impl Driver {
 
     fn decide(&mut self, event: slave::Event) -> (Vec<Op>, Vec<Effect>) {
         let told = tracing::enabled!(tracing::Level::DEBUG).then(|| told_event(&event));
-        self.stepped_at = (now(), Instant::now());
+        self.stepped_at = (self.now(), Instant::now());
         let slave::Step { state, persist, effects } =
             slave::step((*self.state).clone(), self.stepped_at.0, event);
         tracing::debug!(event = told, effects = %told_effects(&effects), "step");
@@ -328,7 +341,7 @@ impl Driver {
 
     fn status(&self, state: &Slave) -> Box<Status> {
         let heard = self.last_heard.as_ref().map(|heard| Time(heard.ms()));
-        Box::new(Status::of(state, now(), &self.url, heard, self.trouble.clone(), self.store.healthy()))
+        Box::new(Status::of(state, self.now(), &self.url, heard, self.trouble.clone(), self.store.healthy()))
     }
 
     fn lost(&self) -> String {

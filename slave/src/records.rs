@@ -10,6 +10,7 @@
 //! A record that cannot be read does not keep the agent from starting: it is set aside, and the rules are told of the damage.
 
 mod before_runs;
+mod before_work_time;
 
 use std::collections::BTreeSet;
 
@@ -22,9 +23,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::before_runs::{JobBeforeRuns, NodeBeforeRuns};
+use self::before_work_time::{JobBeforeWorkTime, NodeBeforeWorkTime};
 
-/// The number of the present layout of the records. The one before it is that of [`before_runs`].
-const SCHEMA: u8 = 2;
+/// The number of the present layout of the records. The one before it is that of [`before_work_time`], and the one before that
+/// that of [`before_runs`].
+const SCHEMA: u8 = 3;
+
+/// The layout of [`before_runs`].
+const BEFORE_RUNS: u8 = 1;
 
 const NODE: &[u8] = b"node";
 const JOB: &[u8] = b"job/";
@@ -94,11 +100,11 @@ pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadEr
     let mut unreadable = BTreeSet::new();
     for (key, value) in &entries {
         let found = if key == NODE {
-            read::<Node, NodeBeforeRuns>(value).map(|found| node = Some(found))
+            read::<Node, NodeBeforeWorkTime, NodeBeforeRuns>(value).map(|found| node = Some(found))
         } else if let Some(id) = key.strip_prefix(JOB) {
             read_job(id, value).map(|job| jobs.push(job))
         } else {
-            read::<Record, Record>(value).map(|record| recent_outcomes.push(record))
+            read::<Record, Record, Record>(value).map(|record| recent_outcomes.push(record))
         };
         match found {
             Ok(()) => {}
@@ -129,11 +135,11 @@ pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadEr
 /// What a record decodes to, for people; `None` if it cannot be read.
 pub fn explain(key: &[u8], value: &[u8]) -> Option<String> {
     if key == NODE {
-        read::<Node, NodeBeforeRuns>(value).ok().map(|node| format!("{node:?}"))
+        read::<Node, NodeBeforeWorkTime, NodeBeforeRuns>(value).ok().map(|node| format!("{node:?}"))
     } else if let Some(id) = key.strip_prefix(JOB) {
         read_job(id, value).ok().map(|job| format!("{job:?}"))
     } else if key.starts_with(RECENT_OUTCOME) {
-        read::<Record, Record>(value).ok().map(|record| format!("{record:?}"))
+        read::<Record, Record, Record>(value).ok().map(|record| format!("{record:?}"))
     } else {
         None
     }
@@ -144,12 +150,21 @@ fn set_aside(entries: &[Entry], now_ms: i64) -> Vec<Op> {
     entries.iter().flat_map(|(key, value)| record::set_aside(place.as_bytes(), key, value)).collect()
 }
 
-fn read<T: DeserializeOwned, Before: DeserializeOwned + Into<T>>(value: &[u8]) -> Result<T, Unreadable> {
-    record::read::<T, Before>(SCHEMA, value)
+fn read<T, BeforeWorkTime, BeforeRuns>(value: &[u8]) -> Result<T, Unreadable>
+where
+    T: DeserializeOwned,
+    BeforeWorkTime: DeserializeOwned + Into<T>,
+    BeforeRuns: DeserializeOwned + Into<T>,
+{
+    let (layout, _) = record::open(value)?;
+    if layout == BEFORE_RUNS {
+        return record::read::<BeforeRuns, BeforeRuns>(BEFORE_RUNS, value).map(Into::into);
+    }
+    record::read::<T, BeforeWorkTime>(SCHEMA, value)
 }
 
 fn read_job(id: &[u8], value: &[u8]) -> Result<Job, Unreadable> {
-    let job = read::<Job, JobBeforeRuns>(value)?;
+    let job = read::<Job, JobBeforeWorkTime, JobBeforeRuns>(value)?;
     if job.report.job.0 == id { Ok(job) } else { Err(Unreadable::WrongKey) }
 }
 
@@ -181,15 +196,14 @@ mod tests {
         Welcome,
     };
     use reloop_protocol::slave::{
-        AfterFailure, Event, LinkId, Now, Release, RunState, Settings, Slave, durable, recover, step,
+        AfterFailure, Event, LATE_TOLERANCE, LinkId, Now, Release, RunState, Settings, Slave, Stretch,
+        TrustClock, durable, recover, step,
     };
     use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Spec, StartRule};
-    use reloop_protocol::time::Time;
+    use reloop_protocol::time::{Millis, Time};
     use reloop_protocol::wire;
 
     use super::*;
-
-    const BEFORE_RUNS: u8 = SCHEMA - 1;
 
     fn open(dir: &Path) -> Store {
         Store::open(dir, Options { cache_bytes: 1 << 20, min_free_bytes: 0 }).unwrap().store
@@ -211,7 +225,8 @@ mod tests {
             capacity: 4,
             release: Release::Auto,
             after_failure: AfterFailure::Release,
-            trust_clock: false,
+            trust_clock: TrustClock::Never,
+            late_tolerance: LATE_TOLERANCE,
             max_interruptions: 3,
             token: None,
         }
@@ -285,7 +300,7 @@ mod tests {
         }));
         let mut state = recovered(vec![]);
         for event in events {
-            let done = step(state, Now { wall: Time(0), boot_ms: 0 }, event);
+            let done = step(state, Now { wall: Time(0), boot_ms: 0, synchronized: false }, event);
             let mut writes = Vec::new();
             done.persist.iter().for_each(|write| ops(write, &mut writes));
             commit(store, writes);
@@ -392,7 +407,8 @@ mod tests {
                 next_store: StoreId([8; 16]),
                 damage,
             };
-            let done = step(recovered(records), Now { wall: Time(0), boot_ms: 0 }, started);
+            let done =
+                step(recovered(records), Now { wall: Time(0), boot_ms: 0, synchronized: false }, started);
             done.persist.iter().for_each(|write| ops(write, &mut set_aside));
             commit(&store, set_aside);
             let loaded = load(&store, 78).unwrap();
@@ -427,9 +443,10 @@ mod tests {
         let value = record::seal(BEFORE_RUNS, &wire::encode(&before));
         let node = &state.node;
         let binding = node.binding.map(|binding| (binding.master, binding.epoch, binding.commit));
-        assert!(binding.is_some());
+        let sync = node.sync.map(|sync| (sync.boot, sync.boot_ms, sync.wall, sync.master));
+        assert!(binding.is_some() && sync.is_some());
         let old = wire::encode(&(
-            (node.store, node.starts, node.session, binding, node.sync, node.fingerprint),
+            (node.store, node.starts, node.session, binding, sync, node.fingerprint),
             (node.unloading, node.attention, node.local_lock, node.operating_mode),
         ));
         let node = record::seal(BEFORE_RUNS, &old);
@@ -440,8 +457,10 @@ mod tests {
         let loaded = load(&store, 77).unwrap();
         assert_eq!((loaded.damage, &loaded.set_aside), (Damage::default(), &vec![]));
         let found = recovered(loaded.records);
+        // It was paused: what it had worked before is not known.
         let run = RunState {
-            began_at: started,
+            worked: Millis(0),
+            works_since: None,
             overrun: true,
             paused: true,
             asked_to_pause: Some(false),
@@ -459,11 +478,41 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_before_work_time_was_counted_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let state = with_jobs(&store, 1);
+        let (id, job) = state.jobs.iter().next().unwrap();
+        let started = Time(7);
+        let report = Report { state: State::Running, started_at: Some(started), ..job.report.clone() };
+        let run = (Some(started), false, false, None::<bool>, None::<CancelMode>, None::<Source>);
+        let old_job = wire::encode(&(
+            (&job.spec, job.digest, job.desired, job.start, &report),
+            (true, false, false, false, 0u32, run),
+        ));
+        let node = &state.node;
+        let sync = node.sync.map(|sync| (sync.boot, sync.boot_ms, sync.wall, sync.master));
+        let old_node = wire::encode(&(
+            (node.store, node.starts, node.session, node.binding, sync, node.fingerprint),
+            (node.unloading, node.attention, node.local_lock, node.operating_mode, &node.cause),
+        ));
+        let put = |key, old: &[u8]| Op::Put { key, value: record::seal(SCHEMA - 1, old) };
+        commit(&store, vec![put(job_key(*id), &old_job), put(NODE.to_vec(), &old_node)]);
+        let loaded = load(&store, 77).unwrap();
+        assert_eq!((loaded.damage, &loaded.set_aside), (Damage::default(), &vec![]));
+        let found = recovered(loaded.records);
+        assert_eq!(found.node, state.node);
+        let works_since = Some(Stretch { boot: BootId([0; 16]), boot_ms: 0, at: started });
+        let run = RunState { works_since, ..RunState::default() };
+        assert_eq!(found.jobs[id], Job { report, due: true, run, ..found.jobs[id].clone() });
+    }
+
+    #[test]
     fn a_newer_programs_records_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         with_jobs(&store, 1);
         commit(&store, vec![Op::Put { key: NODE.to_vec(), value: record::seal(SCHEMA + 1, b"") }]);
-        assert!(matches!(load(&store, 77), Err(LoadError::Newer(3))));
+        assert!(matches!(load(&store, 77), Err(LoadError::Newer(4))));
     }
 }

@@ -18,7 +18,7 @@ use reloop_node::durable::create_dir_all_synced;
 use reloop_node::entropy::random;
 use reloop_node::store::{Options, Store};
 use reloop_protocol::id::StoreId;
-use reloop_protocol::slave::{self, Event, Fact, RunKey, Settings};
+use reloop_protocol::slave::{self, Event, Fact, RunKey, Settings, TrustClock};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -104,6 +104,8 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         machines,
         identity,
         state_dir: config.state_dir.clone(),
+        clock_sync_file: (config.trust_clock == TrustClock::Synchronized)
+            .then(|| config.clock_sync_file.clone()),
         url: dialer.peer(),
         store: store.clone(),
         broken,
@@ -201,6 +203,7 @@ fn settings(config: &Config, identity: &Identity, machines: &Machines) -> Settin
         release: config.release,
         after_failure: config.after_failure,
         trust_clock: config.trust_clock,
+        late_tolerance: config.late_tolerance,
         max_interruptions: config.max_interruptions,
         // It is read for each connection.
         token: None,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use reloop_node::store::StoreError;
 use reloop_protocol::job::State;
-use reloop_protocol::slave::{self, Job, Link, Now, Slave};
+use reloop_protocol::slave::{self, ClockSource, Job, Link, Now, Slave};
 use reloop_protocol::spec::{CancelMode, Desired};
 use reloop_protocol::time::Time;
 use serde::{Deserialize, Serialize};
@@ -135,14 +135,10 @@ impl Status {
             Link::Live { doubtful, .. } => ("online", doubtful),
         };
         let machine = slave::machine_report(state);
-        let (source, offset_ms) = match state.node.sync {
-            Some(sync) if Some(sync.boot) == state.volatile.boot => {
-                let elapsed = i64::try_from(now.boot_ms.saturating_sub(sync.boot_ms)).unwrap_or(i64::MAX);
-                ("master", Some(sync.master.0.saturating_add(elapsed).saturating_sub(now.wall.0)))
-            }
-            Some(sync) if state.settings.trust_clock => ("wall", Some(sync.master.0 - sync.wall.0)),
-            None if state.settings.trust_clock => ("wall", None),
-            Some(_) | None => ("unknown", None),
+        let (source, offset_ms) = match slave::master_clock(state, now) {
+            Some((time, ClockSource::Master)) => ("master", Some(time.ahead_of(now.wall))),
+            Some((time, ClockSource::Wall)) => ("wall", Some(time.ahead_of(now.wall))),
+            None => ("unknown", None),
         };
         Self {
             name: state.settings.name.clone(),
@@ -220,7 +216,7 @@ impl Status {
         let clock = match (self.clock.source.as_str(), self.clock.offset_ms) {
             ("master", Some(offset)) => format!("the master's, {offset} ms ahead of this box's"),
             ("wall", _) => "this box's own, trusted by its settings".to_owned(),
-            _ => "unknown until the master was reached in this boot: timed jobs wait".to_owned(),
+            _ => "unknown until the master was reached in this boot, or a clock that is trusted is set: timed jobs wait".to_owned(),
         };
         row("clock", &clock);
         if let Some(next) = &self.next {

@@ -4,7 +4,7 @@ use reloop_protocol::job::{End, OnInterrupt};
 use reloop_protocol::master::RetryOn;
 use reloop_protocol::spec::{CancelMode, Late, OnOverdue};
 
-/// What happens to a job whose `not_before` passes while its slave is off.
+/// What happens to a job whose start is missed.
 pub const LATE: [(&str, Late); 3] = [("hold", Late::Hold), ("run", Late::Run), ("skip", Late::Skip)];
 /// What happens to a job that runs longer than `max_runtime_seconds`.
 pub const ON_OVERDUE: [(&str, OnOverdue); 2] = [("flag", OnOverdue::Flag), ("stop", OnOverdue::Stop)];

@@ -7,7 +7,6 @@ use reloop_api::limits::{
 };
 use reloop_api::words::{LATE, ON_INTERRUPT, ON_OVERDUE, RETRY_ON};
 use reloop_node::digest::sha256;
-use reloop_node::entropy::random;
 use reloop_protocol::id::{JobId, OrderId};
 use reloop_protocol::job::OnInterrupt;
 use reloop_protocol::master::{IdempotencyKey, Order, Retry};
@@ -18,8 +17,12 @@ use serde_json::Value;
 use super::fields::{Fields, bad_text, canonical};
 use super::problem::Problem;
 
-/// Reads an order, and gives it and its jobs new ids.
-pub(super) fn parse(body: Option<Value>, now: Time) -> Result<Order, Problem> {
+/// Reads an order. It and its jobs, so many of them, get their ids from `new_ids` if all of it is right.
+pub(super) fn parse(
+    body: Option<Value>,
+    now: Time,
+    new_ids: impl FnOnce(usize) -> (OrderId, Vec<JobId>),
+) -> Result<Order, Problem> {
     let mut fields = Fields::new(body)?;
     let name = fields.text("name", NAME_LIMIT);
     let program = fields.needed_text("program", NAME_LIMIT);
@@ -54,7 +57,7 @@ pub(super) fn parse(body: Option<Value>, now: Time) -> Result<Order, Problem> {
     }
     fields.end()?;
 
-    let (id, jobs) = new_ids(now, usize::try_from(quantity).expect("it was checked against its limit"));
+    let (id, jobs) = new_ids(usize::try_from(quantity).expect("it was checked against its limit"));
     Ok(Order {
         id,
         created_at: now,
@@ -126,22 +129,19 @@ fn weight(texts: &BTreeMap<String, String>) -> usize {
     texts.iter().map(|(name, value)| name.len() + value.len()).sum()
 }
 
-/// Ids of an order and its jobs, which are in the order's order.
-fn new_ids(now: Time, quantity: usize) -> (OrderId, Vec<JobId>) {
-    let unix_ms = u64::try_from(now.0).unwrap_or(0);
-    // Of the 80 random bits the highest is left free, so that counting on from it never overflows.
-    let first = u128::from_le_bytes(random()) >> 49;
-    let jobs = (0..quantity).map(|at| JobId::from_parts(unix_ms, first + at as u128)).collect();
-    (OrderId::from_parts(unix_ms, u128::from_le_bytes(random()) >> 48), jobs)
-}
-
 #[cfg(test)]
 mod tests {
+    use reloop_protocol::id::NewestId;
     use serde_json::json;
 
     use super::*;
+    use crate::handle::new_ids;
 
     const NOW: Time = Time(1_700_000_000_000);
+
+    fn parse(body: Option<Value>, now: Time) -> Result<Order, Problem> {
+        super::parse(body, now, |jobs| new_ids(&mut NewestId::default(), now, jobs))
+    }
 
     fn errors(body: Value) -> Vec<String> {
         let problem = parse(Some(body), NOW).unwrap_err();

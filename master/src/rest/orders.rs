@@ -58,7 +58,8 @@ pub(super) async fn place(
         .get(IDEMPOTENCY_KEY)
         .map(|key| order::idempotency_key(key.as_bytes(), body.as_ref().unwrap_or(&Value::Null)));
     let key = key.transpose()?;
-    let order = order::parse(body, Time(wall_ms()))?;
+    let now = Time(wall_ms());
+    let order = order::parse(body, now, |jobs| state.handle.new_ids(now, jobs))?;
     let placed = state.handle.place(order.clone(), key, live_of(&order.jobs)).await;
     let (answer, seen) = placed.map_err(|why| state.unavailable(why))?;
     let (view, replayed) = match answer {

@@ -4,6 +4,7 @@ use super::visit::Visit;
 use super::{Ignored, Job};
 use crate::limits;
 use crate::message::{Flags, Forget, Message, Record};
+use crate::spec::Gate;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many jobs an order may have: as many as a client may order at once.
@@ -46,6 +47,9 @@ impl Visit<'_> {
             (report.state, report.state.is_ended(), report.seq, report.attempt);
         job.report = Some(report);
         job.enter(state, self.moment.now, &self.record().name);
+        if matches!(job.start.gate, Gate::Released { .. }) {
+            self.out.mark_clock();
+        }
         self.jobs().insert(job);
         self.rebuild(order);
         if ended {

@@ -134,6 +134,7 @@ impl Jobs<'_> {
             }
             JobCommand::Release { valid } => {
                 let latest = self.moment.now.after(valid);
+                self.out.mark_clock();
                 Ok(self.rule(id, |job| job.start.gate = Gate::Released { latest }))
             }
             JobCommand::Reschedule { not_before, deadline, late } => Ok(self.rule(id, |job| {
@@ -384,6 +385,7 @@ impl Rules {
     }
 
     pub(super) fn token_made(&mut self, request: RequestId, hash: [u8; 32], token: Token) {
+        self.out.mark_clock();
         self.state.tokens.insert(hash, token.clone());
         self.out.persist.push(Write::Token(hash, Some(token)));
         self.out.answer(request, Answer::Done);

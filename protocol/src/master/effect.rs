@@ -5,6 +5,7 @@ use crate::id::{Commit, JobId, OrderId, SlaveKey};
 use crate::job::{self, State};
 use crate::message::{Begun, CloseCode, Message, Reply};
 use crate::slave::LinkId;
+use crate::time::Time;
 
 /// How far a command has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +86,8 @@ pub enum Write {
     Receipt(Box<Receipt>),
     /// The newest incarnations of this master.
     Begun(Vec<Begun>),
+    /// [`Master::clock_mark`](super::Master::clock_mark).
+    ClockMark(Time),
 }
 
 /// Something that the driver has to do once the step's writes are durable.

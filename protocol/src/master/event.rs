@@ -95,7 +95,10 @@ pub enum Event {
     /// A moment came that [`next_deadline`](super::next_deadline) named.
     TimePassed,
     /// The master's wall clock was set, so the time that slaves took from the last Challenge is wrong.
-    ClockSet,
+    ClockSet {
+        /// By how many milliseconds; negative if it was set back.
+        step_ms: i64,
+    },
 }
 
 /// A client's command for a job.
@@ -182,7 +185,7 @@ pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
         | Event::RestoreConfirmed { .. }
         | Event::LinkOpened { .. }
         | Event::TimePassed
-        | Event::ClockSet => vec![],
+        | Event::ClockSet { .. } => vec![],
         // Whoever waits for the end of an older link is welcomed by it.
         Event::LinkProbed { link, .. } | Event::LinkClosed { link, .. } => {
             let slave = state.links.get(link).copied().flatten().and_then(|key| state.slaves.get(&key));

@@ -164,7 +164,8 @@ impl Rules {
     }
 
     /// Slaves keep time by this master's clock as the handshake showed it to them: they look at it again.
-    pub(super) fn clock_set(&mut self) {
+    pub(super) fn clock_set(&mut self, step_ms: i64) {
+        self.move_with_clock(step_ms);
         let links: Vec<LinkId> = self.state.links.keys().copied().collect();
         for link in links {
             let text = "this master's clock was set: introduce yourself again".to_owned();

@@ -21,6 +21,7 @@ mod event;
 mod explain;
 mod handshake;
 mod jobs;
+mod lapse;
 mod live;
 mod needs;
 mod order;

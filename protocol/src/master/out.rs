@@ -25,6 +25,7 @@ pub(super) struct Out {
     look_for_work: BTreeSet<SlaveKey>,
     /// Jobs that may have become assignable.
     look_for_slave: BTreeSet<JobId>,
+    is_clock_marked: bool,
 }
 
 impl Out {
@@ -39,6 +40,15 @@ impl Out {
 
     pub(super) fn look_for_slave(&mut self, job: JobId) {
         self.look_for_slave.insert(job);
+    }
+
+    /// Something was made that lapses: what the clock shows is written with it.
+    pub(super) fn mark_clock(&mut self) {
+        self.is_clock_marked = true;
+    }
+
+    pub(super) fn is_clock_marked(&self) -> bool {
+        self.is_clock_marked
     }
 
     pub(super) fn take_looking_for_work(&mut self) -> BTreeSet<SlaveKey> {

@@ -62,6 +62,9 @@ pub struct Master {
     pub doubted_by: BTreeSet<SlaveKey>,
     /// The highest epoch of this master that an enrolled slave has obeyed; it counts if it is later than the master's own.
     pub later: Epoch,
+    /// The master's wall clock when it last made a release or an enrolment token: if the clock shows an earlier time, it was
+    /// set back. The beginning of time if it has made none.
+    pub clock_mark: Time,
     /// Which slaves could take a job, by program.
     pub availability: Availability,
 }
@@ -187,6 +190,7 @@ pub fn newborn(settings: Settings, fresh: MasterId) -> Master {
         next_ask: 0,
         doubted_by: BTreeSet::new(),
         later: Epoch(0),
+        clock_mark: Time(i64::MIN),
         availability: Availability::default(),
     }
 }
@@ -197,6 +201,7 @@ impl Master {
         match record {
             Write::Node(node) => self.node = node,
             Write::Begun(begun) => self.begun = begun,
+            Write::ClockMark(time) => self.clock_mark = time,
             Write::Job(job) => self.book.restore(*job),
             Write::Slave(slave) => drop(self.slaves.insert(slave.key, *slave)),
             Write::Token(hash, Some(token)) => drop(self.tokens.insert(hash, token)),

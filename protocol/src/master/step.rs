@@ -10,6 +10,7 @@ use crate::time::{Millis, Time};
 /// What a master does when something happens.
 pub fn step(state: Master, now: Time, event: Event) -> Step {
     let mut rules = Rules { state, now, out: Out::default() };
+    rules.lapse_if_clock_went_back(&event);
     match event {
         Event::JobsLoaded(jobs) => {
             for job in jobs {
@@ -33,10 +34,11 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
         Event::LinkProbed { link, alive } => rules.link_probed(link, alive),
         Event::LinkClosed { link, last_heard } => rules.link_closed(link, last_heard),
         Event::TimePassed => {}
-        Event::ClockSet => rules.clock_set(),
+        Event::ClockSet { step_ms } => rules.clock_set(step_ms),
     }
     rules.jobs().close_windows();
     rules.dispatch();
+    rules.write_clock_mark();
     rules.out.conclude(rules.state)
 }
 

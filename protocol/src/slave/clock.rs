@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Slave;
+use super::{Slave, TrustClock};
 use crate::id::BootId;
-use crate::time::Time;
+use crate::time::{Millis, Time, clock_step};
 
 /// Both of a slave's clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,6 +13,8 @@ pub struct Now {
     pub wall: Time,
     /// Milliseconds since the kernel's boot, sleep included: it only goes forward.
     pub boot_ms: u64,
+    /// Whether a time service has set the wall clock in this boot.
+    pub synchronized: bool,
 }
 
 /// One reading of both clocks.
@@ -26,6 +28,8 @@ pub struct Sync {
     pub wall: Time,
     /// ...the master's clock showed this.
     pub master: Time,
+    /// Whether a time service had set the wall clock by then.
+    pub synchronized: bool,
 }
 
 impl Sync {
@@ -36,13 +40,87 @@ impl Sync {
     }
 }
 
-/// The master's time, if this box can tell it.
+/// What a slave knows the master's time by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockSource {
+    /// A Challenge in this boot.
+    Master,
+    /// The box's wall clock, because the settings trust it.
+    Wall,
+}
+
+/// The master's time, if it is known.
 pub(super) fn master_time(state: &Slave, now: Now) -> Option<Time> {
+    master_clock(state, now).map(|(time, _)| time)
+}
+
+/// The master's time and what it is known by; `None` if it is not known.
+pub fn master_clock(state: &Slave, now: Now) -> Option<(Time, ClockSource)> {
     let sync = state.node.sync?;
     if Some(sync.boot) == state.volatile.boot {
-        return Some(sync.master_at(now.boot_ms));
+        return Some((sync.master_at(now.boot_ms), ClockSource::Master));
     }
-    state.settings.trust_clock.then(|| by_wall(state, now, now.wall))
+    let is_trusted = match state.settings.trust_clock {
+        TrustClock::Never => false,
+        TrustClock::Always => true,
+        // The difference between the two clocks is wrong if a time service has set the wall clock since it was taken.
+        TrustClock::Synchronized => now.synchronized && sync.synchronized,
+    };
+    is_trusted.then(|| (by_wall(state, now, now.wall), ClockSource::Wall))
+}
+
+/// By how many milliseconds the master's clock was set back between two readings, as a negative number; `None` if it was not set
+/// back, or if the box was booted in between. A clock that was set forwards counts for nothing, because it looks like a box that stood still.
+pub(super) fn masters_step_back(before: Sync, reading: Sync) -> Option<i64> {
+    let passed = Millis(reading.boot_ms.saturating_sub(before.boot_ms));
+    let step = clock_step(reading.master.ahead_of(before.master), passed);
+    step.filter(|step| *step < 0 && before.boot == reading.boot)
+}
+
+/// What a run's work time is measured with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WorkClock {
+    boot: BootId,
+    boot_ms: u64,
+    stamp: Time,
+    master: Option<Time>,
+}
+
+/// The begin of a stretch in which a machine works without a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stretch {
+    /// In this boot of the box.
+    pub boot: BootId,
+    /// At this many milliseconds since the boot.
+    pub boot_ms: u64,
+    /// By the master's clock, which counts if the box was booted since.
+    pub at: Time,
+}
+
+impl WorkClock {
+    pub(super) fn of(state: &Slave, now: Now) -> Option<Self> {
+        let (stamp, master) = (stamp(state, now), master_time(state, now));
+        Some(Self { boot: state.volatile.boot?, boot_ms: now.boot_ms, stamp, master })
+    }
+
+    pub(super) fn stretch(&self) -> Stretch {
+        Stretch { boot: self.boot, boot_ms: self.boot_ms, at: self.stamp }
+    }
+
+    /// How long a stretch has lasted: by the time since the boot if it began in this boot, else by the master's time. Until that is known,
+    /// the time since the boot is taken, which is the least that it can be.
+    pub(super) fn since(&self, stretch: Stretch) -> Millis {
+        match self.master {
+            _ if stretch.boot == self.boot => Millis(self.boot_ms.saturating_sub(stretch.boot_ms)),
+            Some(master) => master.since(stretch.at),
+            None => Millis(self.boot_ms),
+        }
+    }
+
+    /// Whether the stretch began in another boot, and it is known how long it has lasted.
+    pub(super) fn can_rebase(&self, stretch: Stretch) -> bool {
+        stretch.boot != self.boot && self.master.is_some()
+    }
 }
 
 /// The best guess at the master's time: what reports are stamped with.

@@ -128,13 +128,16 @@ impl Rules {
                     Some((reason, for_good)) => not_held(id, attempt, generation, reason, for_good),
                     None => {
                         let report = fresh_report(id, attempt, generation, self.stamp());
+                        // Nobody here has missed a time that came while it waited at the master.
+                        let has_come = |at: Time| self.master_time().is_some_and(|time| at <= time);
+                        let due = start.not_before.is_some_and(has_come);
                         let job = Job {
                             spec,
                             digest,
                             desired,
                             start,
                             report,
-                            due: false,
+                            due,
                             missed: false,
                             window_met: false,
                             paused_locally: false,
@@ -217,9 +220,9 @@ impl Rules {
             if desired_state.start.not_before != job.start.not_before {
                 // What came or was missed was another time. One that is over already ends no hold: it may be the plan of
                 // a master that was restored, and who wants it begun now says so by a release.
-                job.due = false;
                 let is_over =
                     desired_state.start.not_before.is_some_and(|at| time.is_some_and(|time| at <= time));
+                job.due = is_over && !job.missed;
                 if !is_over {
                     job.missed = false;
                     let missed = |reason: &mut Reason| reason.code == ReasonCode::MissedStart;

@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::clock::masters_step_back;
 use super::step::{Rules, Settling};
 use super::{Disclosure, Effect, Ignored, Job, Link, LinkId, RunState, Slave};
 use crate::id::{Attempt, Commit, Generation, JobId, Session};
@@ -12,7 +13,7 @@ use crate::message::{
     ReasonCode, Record, Ruling, Source, Tell, Welcome,
 };
 use crate::reconcile::Verdict;
-use crate::spec::Desired;
+use crate::spec::{Desired, Gate};
 
 /// Whether a master is one that this slave may obey, by what it has seen before.
 pub(super) fn standing(binding: Option<MasterBinding>, challenge: &Challenge) -> Standing {
@@ -127,11 +128,12 @@ impl Rules {
         if let (Some(boot), Standing::New | Standing::Known | Standing::Restored) =
             (self.state.volatile.boot, &standing)
         {
-            self.state.node.sync = Some(super::Sync {
+            self.measure(super::Sync {
                 boot,
                 boot_ms: self.now.boot_ms,
                 wall: self.now.wall,
                 master: challenge.time,
+                synchronized: self.now.synchronized,
             });
         }
         self.state.node.session = self.state.node.session.next();
@@ -141,6 +143,19 @@ impl Rules {
             Standing::New | Standing::Old | Standing::Restored => Disclosure::JobsAndOutcomes,
         };
         self.state.link = Link::Challenged { link, doubtful, disclosure };
+    }
+
+    /// Takes a new reading of the master's clock. If that clock was set back, releases move with it, so that what is left of them stays.
+    fn measure(&mut self, reading: super::Sync) {
+        let is_released = |job: &Job| matches!(job.start.gate, Gate::Released { .. });
+        match self.state.node.sync.replace(reading) {
+            Some(before) if before.boot == reading.boot => {
+                if let Some(step) = masters_step_back(before, reading) {
+                    self.state.jobs.change(is_released, |job| job.start.gate = job.start.gate.shifted(step));
+                }
+            }
+            Some(_) | None => self.state.node.doubts_releases |= self.state.jobs.values().any(is_released),
+        }
     }
 
     /// Says Hello as soon as the machine has said what it does: a slave that does not know says nothing.
@@ -201,6 +216,8 @@ impl Rules {
             self.state.volatile.owed = owed.then_some(welcome.binding.commit);
             let commit = if owed { Commit(0) } else { welcome.binding.commit };
             self.state.node.binding = Some(MasterBinding { commit, ..welcome.binding });
+            self.state.node.doubts_releases = false;
+            self.state.volatile.heard = true;
             self.operating_mode(welcome.operating_mode);
         }
         for ruling in welcome.rulings {

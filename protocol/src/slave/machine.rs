@@ -155,8 +155,9 @@ impl Rules {
 
     /// The machine's word, kept beside the state: a stop may be refused, and then it counts again.
     pub(super) fn is_paused(&mut self, id: JobId, paused: bool) {
+        let clock = self.work_clock();
         if let Some(job) = self.state.jobs.get_mut(&id) {
-            job.run.set_paused(paused);
+            job.run.set_paused(paused, clock.filter(|_| job.report.state.is_started()));
             no_longer_refused(job);
         }
     }
@@ -164,7 +165,6 @@ impl Rules {
     pub(super) fn mark_started(&mut self, id: JobId) {
         let stamp = self.stamp();
         if let Some(job) = self.state.jobs.get_mut(&id) {
-            job.run.began_at = job.run.began_at.or(Some(stamp));
             job.report.started_at = job.report.started_at.or(Some(stamp));
             job.report.started_generation = job.report.started_generation.or(Some(job.report.generation));
         }
@@ -255,6 +255,7 @@ impl Rules {
     }
 
     pub(super) fn found(&mut self, id: JobId, probed: Probed) {
+        let clock = self.work_clock();
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         let work = job.work();
         match probed {
@@ -271,7 +272,7 @@ impl Rules {
             Probed::Alive { paused, permille } => {
                 job.report.progress =
                     permille.map(|permille| permille.min(ALL_OF_IT)).or(job.report.progress);
-                job.run.set_paused(paused);
+                job.run.set_paused(paused, clock);
                 let (state, desired) = (job.report.state, job.desired);
                 let source = job.run.stop_decided.unwrap_or(Source::Remote);
                 let told_to_stop = job.run.stopping.filter(|_| state == State::Stopping);

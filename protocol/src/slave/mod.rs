@@ -24,15 +24,15 @@ mod schedule;
 mod state;
 mod step;
 
-pub use self::clock::{Now, Sync};
+pub use self::clock::{ClockSource, Now, Stretch, Sync, master_clock};
 pub use self::effect::{Effect, Ignored, Step, Write};
 pub use self::event::{Ended, Event, Fact, Local, Probed, RunKey};
 pub use self::jobs::Jobs;
 pub use self::machine::machine_report;
-pub use self::schedule::{PROBE_PATIENCE, Why, next_deadline};
+pub use self::schedule::{CLOCK_PATIENCE, PROBE_PATIENCE, Why, next_deadline};
 pub use self::state::{
-    AfterFailure, Damage, Disclosure, HELD_BYTES, Job, Link, LinkId, Node, Probing, RECENT_OUTCOMES,
-    RECENT_OUTCOMES_BYTES, Release, RunState, Settings, Slave, Volatile, broken_invariant, durable, recover,
-    snapshot,
+    AfterFailure, Damage, Disclosure, HELD_BYTES, Job, LATE_TOLERANCE, Link, LinkId, Node, Probing,
+    RECENT_OUTCOMES, RECENT_OUTCOMES_BYTES, Release, RunState, Settings, Slave, TrustClock, Volatile,
+    broken_invariant, durable, recover, snapshot,
 };
 pub use self::step::step;

@@ -1,10 +1,11 @@
 //! What happens by itself: starts, missed starts, overruns, and the moments at which to look again.
 
-use super::clock::{master_time, stamp};
+use super::clock::master_time;
 use super::local::PAUSED_LOCALLY;
 use super::machine::may_be_probed;
 use super::step::Rules;
-use super::{Effect, Now, Probed, Probing, Slave};
+use super::{Effect, Now, Probed, Probing, Slave, TrustClock};
+use crate::id::JobId;
 use crate::job::{self, State};
 use crate::message::{Flags, Reason, ReasonCode, Source, WaitingFor};
 use crate::spec::{CancelMode, Desired, Gate, Late, OnOverdue};
@@ -27,7 +28,13 @@ pub enum Why {
     MaxRuntime,
     /// The machine has not said what it did.
     Probe,
+    /// A time service may have set this box's clock.
+    Clock,
 }
+
+/// How often the slave looks whether a time service has set this box's clock, while timed work waits for that: no event says so. Most
+/// services take less than a minute after a boot.
+pub const CLOCK_PATIENCE: Millis = Millis::seconds(5);
 
 impl Why {
     /// What happens then, for people.
@@ -38,6 +45,7 @@ impl Why {
             Self::Release => "the word that lets a held job start lapses",
             Self::MaxRuntime => "a job runs longer than its order allows",
             Self::Probe => "the machine is no longer waited for to say what it did",
+            Self::Clock => "the agent looks again whether a time service has set this box's clock",
         }
     }
 }
@@ -46,7 +54,8 @@ impl Why {
 /// deadlines that elapsed since are filtered out and would never fire.
 pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
     let in_boot = |time: Time, at: Time| now.boot_ms.saturating_add(at.since(time).0);
-    let windows = master_time(state, now).into_iter().flat_map(|time| {
+    let judge = Judge::of(state, now);
+    let windows = judge.time.into_iter().flat_map(|time| {
         let accepted = state.jobs.values().filter(|job| job.report.state == State::Accepted);
         accepted.flat_map(move |job| {
             let window = job.window();
@@ -57,6 +66,7 @@ pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
             let past = |at: Time| Time(at.0.saturating_add(1));
             let moments = [
                 (window.not_before, Why::NotBefore),
+                (judge.waits_to_hear(job), Why::NotBefore),
                 (window.deadline.map(past), Why::Deadline),
                 (latest.map(past), Why::Release),
             ];
@@ -64,41 +74,83 @@ pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
             upcoming.filter(move |(at, _)| *at > time).map(move |(at, why)| (in_boot(time, at), why))
         })
     });
-    let stamp = stamp(state, now);
-    let overruns = state.jobs.values().filter(|job| state.may_overrun(job));
-    let overruns = overruns.filter_map(|job| Some((in_boot(stamp, job.overruns_at()?), Why::MaxRuntime)));
+    let overruns = state.jobs.values().filter_map(|job| state.left_to_work(job, now));
+    let overruns = overruns.map(|left| (now.boot_ms.saturating_add(left.0), Why::MaxRuntime));
     let probing = state.volatile.probing.values();
     let probing = probing.map(|asked| (asked.since.saturating_add(PROBE_PATIENCE.0), Why::Probe));
-    windows.chain(overruns).chain(probing).min_by_key(|(at, _)| *at)
+    let clock = waits_for_a_time_service(state, now)
+        .then_some((now.boot_ms.saturating_add(CLOCK_PATIENCE.0), Why::Clock));
+    windows.chain(overruns).chain(probing).chain(clock).min_by_key(|(at, _)| *at)
 }
 
-/// What keeps an accepted job from starting, apart from the machine.
-pub(super) fn held_by(job: &super::Job, time: Option<Time>) -> Option<(WaitingFor, Option<Reason>)> {
-    if job.paused_locally {
-        return Some((WaitingFor::Operator, Some(Reason::new(ReasonCode::PausedLocally, PAUSED_LOCALLY))));
-    }
-    let held = job.start.gate == Gate::Held || job.missed && !matches!(job.start.gate, Gate::Released { .. });
-    if job.desired == Desired::Pause || held {
-        return Some((WaitingFor::Operator, None));
-    }
-    let window = job.window();
-    let timed = window.not_before.is_some()
-        || window.deadline.is_some()
-        || matches!(job.start.gate, Gate::Released { .. });
-    let Some(time) = time else { return timed.then_some((WaitingFor::Clock, None)) };
-    match job.start.gate {
-        Gate::Released { latest } if latest < time => {
-            let text = "the release was for a start before now: release it again";
-            return Some((WaitingFor::Operator, Some(Reason::new(ReasonCode::ReleaseLapsed, text))));
+/// Whether timed work could start by this box's clock once a time service has set it.
+fn waits_for_a_time_service(state: &Slave, now: Now) -> bool {
+    let is_comparable = state.node.sync.is_some_and(|sync| sync.synchronized);
+    state.settings.trust_clock == TrustClock::Synchronized
+        && is_comparable
+        && master_time(state, now).is_none()
+        && state.jobs.values().any(|job| job.report.state == State::Accepted && job.is_timed())
+}
+
+/// What decides now whether an accepted job may start, apart from the job and the machine.
+#[derive(Clone, Copy)]
+pub(super) struct Judge {
+    /// The master's time, if it is known.
+    time: Option<Time>,
+    doubts_releases: bool,
+    /// Since when the master's time is known, if no Welcome was applied since the agent started.
+    unheard_since: Option<Time>,
+    tolerance: Millis,
+}
+
+impl Judge {
+    pub(super) fn of(state: &Slave, now: Now) -> Self {
+        Self {
+            time: master_time(state, now),
+            doubts_releases: state.node.doubts_releases,
+            unheard_since: state.volatile.awake_since.filter(|_| !state.volatile.heard),
+            tolerance: state.settings.late_tolerance,
         }
-        // A person's word to start now stands above the planned time.
-        Gate::Released { .. } => return None,
-        Gate::Open | Gate::Held => {}
     }
-    if window.not_before.is_some_and(|at| at > time) {
-        return Some((WaitingFor::Time, None));
+
+    /// What keeps an accepted job from starting, apart from the machine.
+    pub(super) fn held_by(&self, job: &super::Job) -> Option<(WaitingFor, Option<Reason>)> {
+        if job.paused_locally {
+            return Some((
+                WaitingFor::Operator,
+                Some(Reason::new(ReasonCode::PausedLocally, PAUSED_LOCALLY)),
+            ));
+        }
+        let held =
+            job.start.gate == Gate::Held || job.missed && !matches!(job.start.gate, Gate::Released { .. });
+        if job.desired == Desired::Pause || held {
+            return Some((WaitingFor::Operator, None));
+        }
+        let Some(time) = self.time else { return job.is_timed().then_some((WaitingFor::Clock, None)) };
+        match job.start.gate {
+            Gate::Released { latest } if latest < time => {
+                let text = "the release was for a start before now: release it again";
+                return Some((WaitingFor::Operator, Some(Reason::new(ReasonCode::ReleaseLapsed, text))));
+            }
+            Gate::Released { .. } if self.doubts_releases => return Some((WaitingFor::Clock, None)),
+            // A person's word to start now stands above the planned time.
+            Gate::Released { .. } => return None,
+            Gate::Open | Gate::Held => {}
+        }
+        if job.window().not_before.is_some_and(|at| at > time)
+            || self.waits_to_hear(job).is_some_and(|until| until > time)
+        {
+            return Some((WaitingFor::Time, None));
+        }
+        None
     }
-    None
+
+    /// Until when a job waits for the master's Welcome whose `not_before` passed before the agent started: if the slave's disk was put
+    /// back, the master knows that the job has started. It waits no longer than a start may be late.
+    fn waits_to_hear(&self, job: &super::Job) -> Option<Time> {
+        let since = self.unheard_since?;
+        job.window().not_before.filter(|at| *at < since).map(|at| at.after(self.tolerance))
+    }
 }
 
 impl Rules {
@@ -106,7 +158,7 @@ impl Rules {
     pub(super) fn look_around(&mut self) {
         self.give_up_probing();
         self.introduce();
-        self.wake();
+        self.measure_again();
         self.come_due();
         self.overrun();
         self.lapse();
@@ -127,58 +179,80 @@ impl Rules {
         }
     }
 
-    /// Once, when the master's time is first known after a start: what was missed meanwhile?
-    pub(super) fn wake(&mut self) {
-        let (Some(time), None) = (self.master_time(), self.state.volatile.awake_since) else { return };
-        self.state.volatile.awake_since = Some(time);
-        let missed: Vec<_> = self
+    /// Compares the wall clock anew with the master's time if a time service has set it since the last handshake: after a power cut only
+    /// such a comparison counts ([`TrustClock::Synchronized`]).
+    pub(super) fn measure_again(&mut self) {
+        let Some(sync) = self.state.node.sync.filter(|sync| !sync.synchronized) else { return };
+        if self.now.synchronized
+            && self.state.settings.trust_clock == TrustClock::Synchronized
+            && Some(sync.boot) == self.state.volatile.boot
+        {
+            let (boot_ms, wall) = (self.now.boot_ms, self.now.wall);
+            let master = sync.master_at(boot_ms);
+            self.state.node.sync =
+                Some(super::Sync { boot: sync.boot, boot_ms, wall, master, synchronized: true });
+        }
+    }
+
+    /// Finds the jobs whose `not_before` has passed. One that is late by more than the tolerance was missed, whatever made it late: people
+    /// beside the machine no longer expect it. When the time is first known after the agent started, missed jobs are judged again,
+    /// because their `late` may have been changed.
+    pub(super) fn come_due(&mut self) {
+        let Some(time) = self.master_time() else { return };
+        let wakes = self.state.volatile.awake_since.is_none();
+        self.state.volatile.awake_since.get_or_insert(time);
+        let tolerance = self.state.settings.late_tolerance;
+        let come: Vec<_> = self
             .state
             .jobs
             .iter()
-            .filter(|(_, job)| job.report.state == State::Accepted && !job.due)
-            .filter(|(_, job)| job.window().not_before.is_some_and(|at| at <= time))
-            .map(|(id, job)| (*id, job.start.late))
+            .filter(|(_, job)| job.report.state == State::Accepted && !job.due && (wakes || !job.missed))
+            .filter_map(|(id, job)| Some((*id, job.window().not_before?)))
+            .filter(|(_, at)| *at <= time)
             .collect();
-        for (id, late) in missed {
-            let Some(job) = self.state.jobs.get_mut(&id) else { continue };
-            job.report.flags.set(Flags::MISSED_START);
-            let reason = |text: &str| Reason::new(ReasonCode::MissedStart, text);
-            match late {
-                Late::Hold => {
-                    job.missed = true;
-                    job.report.reason =
-                        Some(reason("its time passed while the slave was off: `release` lets it start"));
-                }
-                Late::Run => {
-                    (job.due, job.missed) = (true, false);
-                    job.report.reason =
-                        Some(reason("its time passed while the slave was off: it starts late"));
-                }
-                Late::Skip => {
-                    self.apply(id, job::Event::Lapsed, Source::Slave);
-                    self.reason(id, reason("its time passed while the slave was off"));
-                }
+        for (id, at) in come {
+            if time.since(at) > tolerance {
+                self.miss_start(id);
+            } else if let Some(job) = self.state.jobs.get_mut(&id) {
+                job.due = !job.missed;
             }
         }
     }
 
-    pub(super) fn come_due(&mut self) {
-        let Some(time) = self.master_time() else { return };
-        let comes_due = |job: &super::Job| {
-            let accepted = job.report.state == State::Accepted && !job.missed && !job.due;
-            accepted && job.start.not_before.is_some_and(|at| at <= time)
+    fn miss_start(&mut self, id: JobId) {
+        let Some(job) = self.state.jobs.get_mut(&id) else { return };
+        job.report.flags.set(Flags::MISSED_START);
+        let reason = |then: &str| {
+            let text =
+                "its time had passed when the slave, which was off, asleep or without a clock, could look";
+            Reason::new(ReasonCode::MissedStart, format!("{text}{then}"))
         };
-        self.state.jobs.change(comes_due, |job| job.due = true);
+        match job.start.late {
+            Late::Hold => {
+                job.missed = true;
+                job.report.reason = Some(reason(": `release` lets it start"));
+            }
+            Late::Run => {
+                (job.due, job.missed) = (true, false);
+                job.report.reason = Some(reason(": it starts late"));
+            }
+            Late::Skip => {
+                self.apply(id, job::Event::Lapsed, Source::Slave);
+                self.reason(id, reason(""));
+            }
+        }
     }
 
     pub(super) fn overrun(&mut self) {
-        let now = self.stamp();
+        if let Some(clock) = self.work_clock() {
+            let is_old = |job: &super::Job| job.run.works_since.is_some_and(|since| clock.can_rebase(since));
+            self.state.jobs.change(is_old, |job| job.run.rebase_stretch(clock));
+        }
         let over: Vec<_> = self
             .state
             .jobs
             .values()
-            .filter(|job| self.state.may_overrun(job))
-            .filter(|job| job.overruns_at().is_some_and(|at| at <= now))
+            .filter(|job| self.state.left_to_work(job, self.now) == Some(Millis(0)))
             .map(|job| (job.report.job, job.spec.on_overdue))
             .collect();
         for (id, on_overdue) in over {
@@ -214,12 +288,12 @@ impl Rules {
         if self.machine_is_taken() || self.machine_is_barred() {
             return;
         }
-        let time = self.master_time();
+        let judge = Judge::of(&self.state, self.now);
         let next = self
             .state
             .jobs
             .values()
-            .filter(|job| job.report.state == State::Accepted && held_by(job, time).is_none())
+            .filter(|job| job.report.state == State::Accepted && judge.held_by(job).is_none())
             .min_by_key(|job| (std::cmp::Reverse(job.start.priority), job.report.job))
             .map(|job| job.report.job);
         let Some(id) = next else { return };
@@ -258,9 +332,9 @@ impl Rules {
     }
 
     pub(super) fn say_what_is_waited_for(&mut self) {
-        let time = self.master_time();
+        let judge = Judge::of(&self.state, self.now);
         let barred = self.machine_is_barred();
-        let waits = |job: &super::Job| match held_by(job, time) {
+        let waits = |job: &super::Job| match judge.held_by(job) {
             _ if job.report.state != State::Accepted => (None, None),
             Some((waiting_for, reason)) => (Some(waiting_for), reason),
             None if barred => (Some(WaitingFor::Ready), None),

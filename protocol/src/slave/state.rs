@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Jobs, RunKey, Sync, Write};
+use super::clock::WorkClock;
+use super::{Jobs, Now, RunKey, Stretch, Sync, Write};
 use crate::id::{BootId, Commit, Generation, JobId, ReportSeq, Run, Session, SlaveKey, StoreId};
 use crate::job::State;
 use crate::message::{Attention, MasterBinding, OperatingMode, Record, Report, Row, Source, WaitingFor};
-use crate::spec::{CancelMode, Desired, Spec, SpecDigest, StartRule};
-use crate::time::Time;
+use crate::spec::{CancelMode, Desired, Gate, Spec, SpecDigest, StartRule};
+use crate::time::{Millis, Time};
 
 /// How many recent outcomes a slave keeps, for a master that is restored from a backup.
 pub const RECENT_OUTCOMES: usize = 16;
@@ -18,6 +19,10 @@ pub const RECENT_OUTCOMES: usize = 16;
 /// How much work a slave holds, in bytes on the wire, ended jobs included: a Settled to a master that knows none of it tells all,
 /// and is one message of at most 256 KiB.
 pub const HELD_BYTES: usize = 128 * 1024;
+
+/// How late a start may be, by default, before it counts as missed. Longer than a busy box, the way from the master and an agent's
+/// restart take, so that people are not asked for nothing; and so short that people beside the machine still expect the start.
+pub const LATE_TOLERANCE: Millis = Millis::seconds(60);
 
 /// How much work the recent outcomes hold, in bytes on the wire.
 pub const RECENT_OUTCOMES_BYTES: usize = 64 * 1024;
@@ -41,8 +46,10 @@ pub struct Settings {
     pub release: Release,
     /// What has to happen after a job failed.
     pub after_failure: AfterFailure,
-    /// Whether the wall clock counts as right after a reboot, before the master has said the time.
-    pub trust_clock: bool,
+    /// When the wall clock counts as right after a reboot, before the master has said the time.
+    pub trust_clock: TrustClock,
+    /// A start that is found to be late by more than this was missed.
+    pub late_tolerance: Millis,
     /// How often one attempt may be interrupted and begun again before a person is asked.
     pub max_interruptions: u32,
     /// The enrolment token to show, until a handshake with it has succeeded.
@@ -56,6 +63,18 @@ pub enum Release {
     Auto,
     /// A person confirms that the machine is clear.
     Ack,
+}
+
+/// When a box's own clock tells the master's time, in a boot in which the master was not reached yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TrustClock {
+    /// Never: timed work waits for the master.
+    #[default]
+    Never,
+    /// Always: the box has a clock with a battery.
+    Always,
+    /// Once a time service keeps it right, as one did when the master was last reached.
+    Synchronized,
 }
 
 /// What has to happen after a job failed.
@@ -106,6 +125,9 @@ pub struct Node {
     pub operating_mode: OperatingMode,
     /// With [`Attention::MachineUnfit`], what the machine said.
     pub cause: Option<String>,
+    /// Whether the last Challenge came in another boot than the one before it. The master's clock may have been set back in between, so
+    /// no release counts until a Welcome was applied: until then, a newer desired state may move when it lapses.
+    pub doubts_releases: bool,
 }
 
 /// A job as the slave keeps it.
@@ -120,9 +142,9 @@ pub struct Job {
     pub start: StartRule,
     /// The newest report, with the job's state.
     pub report: Report,
-    /// Whether its `not_before` came while the agent ran.
+    /// Whether its `not_before` was found to have passed by no more than the tolerance, or a missed start was let go by its `late`.
     pub due: bool,
-    /// Whether its `not_before` passed while the agent was off, so that a person has to release it.
+    /// Whether its start was missed, so that a person has to release it.
     pub missed: bool,
     /// Whether an earlier run of this attempt began within the start rule's window. Then the next run need not, unless the window is
     /// changed.
@@ -139,8 +161,6 @@ pub struct Job {
 /// one run has been asked of the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct RunState {
-    /// When it was first known that the machine works, by the master's clock: `max_runtime` counts from here.
-    pub began_at: Option<Time>,
     /// Whether it has run longer than allowed and that was acted upon.
     pub overrun: bool,
     /// Whether the machine last said that it is paused.
@@ -153,6 +173,10 @@ pub struct RunState {
     /// Who at this slave decided to stop it: a person at the machine, or the slave because it ran too long. It stays set if the
     /// machine refuses to stop.
     pub stop_decided: Option<Source>,
+    /// How long the machine has worked before [`works_since`](Self::works_since).
+    pub worked: Millis,
+    /// When it began to work without a pause; `None` while it is paused, and before it was first known to work.
+    pub works_since: Option<Stretch>,
 }
 
 /// How far a slave's link has come.
@@ -210,6 +234,8 @@ pub struct Volatile {
     pub next_store: Option<StoreId>,
     /// Since when the slave knows the master's time; `None`: not since the agent started.
     pub awake_since: Option<Time>,
+    /// Whether a Welcome of a master that it obeys was applied since the agent started.
+    pub heard: bool,
     /// The questions to the machine that it has not answered.
     pub probing: BTreeMap<JobId, Probing>,
     /// The `seq` of each job in the last Hello: a job whose `seq` is another one by the Settled is told there.
@@ -266,6 +292,7 @@ pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<It
                 mode: crate::message::Mode::Production,
             },
             cause: None,
+            doubts_releases: false,
         },
         jobs: Jobs::default(),
         recent_outcomes: Arc::default(),
@@ -321,9 +348,15 @@ impl Slave {
         self.volatile.probing.contains_key(&job)
     }
 
-    /// Whether it executes, and has not been found to run too long yet.
-    pub(super) fn may_overrun(&self, job: &Job) -> bool {
-        job.report.state.is_executing() && !job.run.overrun && !self.is_unanswered(job.report.job)
+    /// How long the machine may go on working before the run takes longer than allowed. `None` if there is no limit, if the machine does
+    /// not work now, or if the excess was acted upon already.
+    pub(super) fn left_to_work(&self, job: &Job, now: Now) -> Option<Millis> {
+        let limit = job.spec.max_runtime?;
+        let may_overrun =
+            job.report.state.is_executing() && !job.run.overrun && !self.is_unanswered(job.report.job);
+        let since = job.run.works_since.filter(|_| may_overrun)?;
+        let stretch = WorkClock::of(self, now)?.since(since);
+        Some(Millis(limit.0.saturating_sub(job.run.worked.0.saturating_add(stretch.0))))
     }
 }
 
@@ -343,9 +376,11 @@ impl Job {
         Window { not_before: self.start.not_before, deadline: self.start.deadline }
     }
 
-    /// When the run under way exceeds what its order allows; `None` if it has no limit or has not begun.
-    pub(super) fn overruns_at(&self) -> Option<Time> {
-        Some(self.run.began_at?.after(self.spec.max_runtime?))
+    /// Whether it may start depends on the time.
+    pub(super) fn is_timed(&self) -> bool {
+        let window = self.window();
+        let is_released = matches!(self.start.gate, Gate::Released { .. });
+        window.not_before.is_some() || window.deadline.is_some() || is_released
     }
 
     /// Whether somebody wanted it to end: the master, a person at the machine, or its order because it ran too long. Still true if the
@@ -404,9 +439,27 @@ pub fn broken_invariant(state: &Slave) -> Option<&'static str> {
 }
 
 impl super::RunState {
-    /// The machine says whether it is paused: if that was asked of it, it has answered.
-    pub(super) fn set_paused(&mut self, paused: bool) {
+    /// Adds a stretch of work that began in another boot to `worked`, and begins a new one: from here on no clock that is set changes
+    /// what was measured.
+    pub(super) fn rebase_stretch(&mut self, clock: WorkClock) {
+        if let Some(since) = self.works_since.filter(|since| clock.can_rebase(*since)) {
+            self.worked = Millis(self.worked.0.saturating_add(clock.since(since).0));
+            self.works_since = Some(clock.stretch());
+        }
+    }
+
+    /// The machine says whether it is paused; if it was asked for that, it has answered. `clock` is `None` for a run that has not
+    /// begun: it has no work time.
+    pub(super) fn set_paused(&mut self, paused: bool, clock: Option<WorkClock>) {
         self.paused = paused;
+        match (clock, self.works_since) {
+            (Some(clock), Some(since)) if paused => {
+                self.worked = Millis(self.worked.0.saturating_add(clock.since(since).0));
+                self.works_since = None;
+            }
+            (Some(clock), None) if !paused => self.works_since = Some(clock.stretch()),
+            (Some(_), Some(_) | None) | (None, _) => {}
+        }
         if self.asked_to_pause == Some(paused) {
             self.asked_to_pause = None;
         }

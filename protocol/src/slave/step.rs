@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use std::collections::BTreeSet;
 
-use super::clock::{by_wall, master_time, stamp};
+use super::clock::{WorkClock, by_wall, master_time, stamp};
 use super::{
     Effect, Event, Ignored, Job, Link, LinkId, Node, Now, RunState, Slave, Step, Write, machine_report,
 };
@@ -76,6 +76,10 @@ impl Rules {
 
     pub(super) fn by_wall(&self, wall: Time) -> Time {
         by_wall(&self.state, self.now, wall)
+    }
+
+    pub(super) fn work_clock(&self) -> Option<WorkClock> {
+        WorkClock::of(&self.state, self.now)
     }
 
     /// Moves a job by the table. False: nothing happened, and the effects say why.

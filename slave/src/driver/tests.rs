@@ -4,7 +4,7 @@ use reloop_node::link::{Counted, Timing};
 use reloop_node::store::Options;
 use reloop_protocol::id::{BootId, Generation, MasterId, StoreId};
 use reloop_protocol::message::{Challenge, MasterBinding, Mode, OperatingMode, PROTOCOL, Welcome};
-use reloop_protocol::slave::{Damage, Settings};
+use reloop_protocol::slave::{Damage, LATE_TOLERANCE, Settings, TrustClock};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -27,7 +27,8 @@ fn driver(dir: &Path) -> Driver {
         capacity: 4,
         release: config.release,
         after_failure: config.after_failure,
-        trust_clock: false,
+        trust_clock: TrustClock::Never,
+        late_tolerance: LATE_TOLERANCE,
         max_interruptions: 3,
         token: None,
     };
@@ -37,6 +38,7 @@ fn driver(dir: &Path) -> Driver {
         machines: Machines::new(&config, mpsc::channel(1).0).unwrap(),
         identity,
         state_dir: dir.to_owned(),
+        clock_sync_file: None,
         url: config.master,
         store: Store::open(&dir.join("store"), options).unwrap().store,
         broken: watch::channel(None).0,
@@ -114,4 +116,13 @@ async fn a_handshake_is_over_when_its_end_is_durable_and_not_when_it_is_decided(
     assert!(!*settled.borrow(), "it is not on disk yet");
     effects.into_iter().for_each(|effect| driver.perform(effect));
     assert!(*settled.borrow());
+}
+
+#[test]
+fn a_clock_is_kept_by_a_time_service_once_the_file_that_says_so_exists() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("synchronized");
+    assert!(!now(Some(&file)).synchronized);
+    std::fs::write(&file, "").unwrap();
+    assert_eq!((now(Some(&file)).synchronized, now(None).synchronized), (true, false));
 }

@@ -3,9 +3,11 @@
 
 use reloop_protocol::id::{Commit, Epoch, Incarnation, JobId, MasterId, Session, StoreId};
 use reloop_protocol::message::{Attention, MasterBinding, OperatingMode, Report, Source};
-use reloop_protocol::slave::{Job, Node, RunState, Sync};
+use reloop_protocol::slave::{Job, Node, RunState};
 use reloop_protocol::spec::{CancelMode, Desired, Spec, SpecDigest, StartRule};
 use serde::{Deserialize, Serialize};
+
+use super::before_work_time::{RunBeforeWorkTime, SyncBeforeWorkTime};
 
 /// A [`Node`] in this layout.
 #[derive(Debug, Serialize, Deserialize)]
@@ -14,7 +16,7 @@ pub(super) struct NodeBeforeRuns {
     starts: u32,
     session: Session,
     binding: Option<BindingBeforeRuns>,
-    sync: Option<Sync>,
+    sync: Option<SyncBeforeWorkTime>,
     fingerprint: Option<[u8; 16]>,
     unloading: Option<JobId>,
     attention: Option<Attention>,
@@ -44,13 +46,14 @@ impl From<NodeBeforeRuns> for Node {
             store: node.store,
             starts: node.starts,
             session: node.session,
-            sync: node.sync,
+            sync: node.sync.map(Into::into),
             fingerprint: node.fingerprint,
             unloading: node.unloading,
             attention: node.attention,
             local_lock: node.local_lock,
             operating_mode: node.operating_mode,
             cause: None,
+            doubts_releases: false,
         }
     }
 }
@@ -77,7 +80,7 @@ impl From<JobBeforeRuns> for Job {
     fn from(job: JobBeforeRuns) -> Self {
         let under_way = job.report.state.is_started();
         let by_master = matches!(job.desired, Desired::Cancel(_));
-        let run = RunState {
+        let run = RunBeforeWorkTime {
             began_at: job.report.started_at,
             overrun: job.overrun,
             paused: job.paused,
@@ -95,7 +98,7 @@ impl From<JobBeforeRuns> for Job {
             window_met: job.interruptions > 0,
             paused_locally: job.paused_locally,
             interruptions: job.interruptions,
-            run: if under_way { run } else { RunState::default() },
+            run: if under_way { run.into() } else { RunState::default() },
             report: job.report,
         }
     }

@@ -28,6 +28,10 @@ MAX_JOBS = 64
 # A machine that tells its progress more often is not told on more often than this.
 PROGRESS_EVERY_MS = 1000
 SECONDS_AT_MOST = 7 * 86_400
+# A start that is found past by more than this was missed (11.3).
+LATE_TOLERANCE_MS = 60_000
+# If the master's clock is found earlier by more than this, it was set back (11.1).
+CLOCK_STEP_MS = 1000
 
 
 @dataclass
@@ -59,6 +63,8 @@ class Held:
     missed: bool = False
     stopping: Optional[CancelMode] = None
     overrun: bool = False
+    # The clocks when the machine was first known to work in this run. This machine can't pause.
+    works_since: Optional[ClockReading] = None
 
 
 @dataclass
@@ -75,6 +81,8 @@ class Memory:
     unloading: Optional[Id] = None
     jobs: List[Held] = field(default_factory=list)
     recent_outcomes: List[Record] = field(default_factory=list)
+    # The last Challenge came in another boot than the one before it, and no Welcome was applied since (11.1).
+    doubts_releases: bool = False
 
 
 @dataclass
@@ -177,7 +185,9 @@ class Rules:
         self.again: set = set()
         self.unasked = {job for job, held in self.jobs.items()
                         if held.report.state in EXECUTING + (State.uncertain,)}
-        self.caught_up = False
+        # Since when the master's time is known, and whether a Welcome was applied since the agent started.
+        self.awake_since: Optional[int] = None
+        self.heard = False
         self.progress_at = 0
         self.doubtful = False
         # The commit of a Welcome after recent outcomes were told, until the master's first live message (8.3).
@@ -227,8 +237,21 @@ class Rules:
         self.tells_rows = not foreign
         self.tells_recent_outcomes = not foreign and (not known or self.doubtful or restored)
         if not foreign and not self.doubtful:
-            memory.clock = ClockReading(self.now.boot, self.now.since_boot, self.now.wall, challenge.time)
+            self.measure(ClockReading(self.now.boot, self.now.since_boot, self.now.wall, challenge.time))
         memory.session += 1
+
+    def measure(self, reading: ClockReading) -> None:
+        """A release holds for a length of time: if the master's clock was set back, what is left of it stays."""
+        memory, before = self.memory, self.memory.clock
+        released = [held for held in self.jobs.values() if isinstance(held.start.gate, Released)]
+        if before is None or before.boot != reading.boot:
+            memory.doubts_releases = memory.doubts_releases or bool(released)
+        else:
+            step = (reading.master - before.master) - (reading.since_boot - before.since_boot)
+            if step < -CLOCK_STEP_MS:
+                for held in released:
+                    held.start = replace(held.start, gate=Released(held.start.gate.latest + step))
+        memory.clock = reading
 
     def hello(self) -> Hello:
         """After `settle`, so that the rows are the newest reports."""
@@ -258,7 +281,7 @@ class Rules:
             raise MustClose(4400, "a Welcome of an older epoch than that of the Challenge")
         self.owed = None
         if not self.doubtful:
-            memory.binding = welcome.binding
+            memory.binding, memory.doubts_releases, self.heard = welcome.binding, False, True
             if self.tells_recent_outcomes and memory.recent_outcomes:
                 self.owed, memory.binding = welcome.binding.commit, replace(welcome.binding, commit=0)
             self.set_operating_mode(welcome.operating_mode)
@@ -419,7 +442,8 @@ class Rules:
         report = Report(new.job, new.attempt, 0, new.generation, ReportSeq(self.memory.starts, 0), State.accepted, None,
                         None, None, self.stamp(), None, None, None, None, None, Flags.none, Source.remote)
         self.jobs[new.job] = held = Held(spec, new.digest, new.desired, new.start, report)
-        held.due = isinstance(new.start.gate, Released)
+        come = new.start.not_before is not None and time is not None and new.start.not_before <= time
+        held.due = come or isinstance(new.start.gate, Released)
         return None
 
     def change(self, held: Held, new: DesiredState) -> None:
@@ -428,10 +452,11 @@ class Rules:
         accepted = report.state is State.accepted
         if accepted:
             if new.start.not_before != held.start.not_before:
-                held.due = False
                 time = self.master_time()
                 at = new.start.not_before
-                if at is None or time is None or at > time:
+                is_over = at is not None and time is not None and at <= time
+                held.due = is_over and not held.missed
+                if not is_over:
                     held.missed = False
                     if report.reason and report.reason.code is ReasonCode.missed_start:
                         report.reason = None
@@ -528,12 +553,21 @@ class Rules:
             self.commands.append(Stop(report.job, report.attempt, report.run))
         if report.progress is None or self.now.since_boot - self.progress_at >= PROGRESS_EVERY_MS:
             report.progress, self.progress_at = said.progress, self.now.since_boot
+        if held.works_since is None:
+            held.works_since = ClockReading(self.now.boot, self.now.since_boot, self.now.wall, self.stamp())
         limit = held.spec.max_runtime
-        if limit is not None and self.stamp() - report.started_at > limit and not held.overrun:
+        if limit is not None and self.worked(held.works_since) >= limit and not held.overrun:
             held.overrun = True
             report.flags |= Flags.overdue
             if held.spec.on_overdue is OnOverdue.stop and report.state is State.running:
                 self.stop(held, CancelMode.safe_point, ReasonCode.max_runtime, "longer than allowed", Source.slave)
+
+    def worked(self, since: ClockReading) -> int:
+        """The work time of a run, for max_runtime (9.5)."""
+        time = self.master_time()
+        if since.boot == self.now.boot:
+            return self.now.since_boot - since.since_boot
+        return time - since.master if time is not None else self.now.since_boot
 
     def ended(self, held: Held, said: Ended) -> None:
         report = held.report
@@ -565,7 +599,8 @@ class Rules:
         if time is not None:
             for held in accepted:
                 self.fall_due(held, time)
-            self.caught_up = True
+            if self.awake_since is None:
+                self.awake_since = time
         accepted = [held for held in accepted if held.report.state is State.accepted]
         waits = {held.report.job: self.holds(held, time) for held in accepted}
         free = [held for held in accepted if waits[held.report.job] is None]
@@ -574,6 +609,7 @@ class Rules:
         if free and not barred and not busy:
             first = min(free, key=lambda held: (-held.start.priority, held.report.job))
             first.report.run, first.report.progress = first.report.run + 1, None
+            first.works_since, first.overrun = None, False
             self.move(first, State.starting, Source.slave)
             if not first.report.flags & (Flags.missed_start | Flags.interrupted):
                 first.report.reason = None
@@ -588,9 +624,10 @@ class Rules:
         start, report = held.start, held.report
         if start.deadline is not None and start.deadline < time:
             self.move(held, State.expired, Source.slave, ReasonCode.window_closed, "its latest start has passed")
-        elif start.not_before is not None and start.not_before <= time and not held.due and not held.missed:
-            if self.caught_up:
-                held.due = True
+        elif start.not_before is not None and start.not_before <= time and not held.due and (
+                not held.missed or self.awake_since is None):
+            if time - start.not_before <= LATE_TOLERANCE_MS:
+                held.due = not held.missed
                 return
             report.flags |= Flags.missed_start
             if start.late is Late.skip:
@@ -602,16 +639,20 @@ class Rules:
         if isinstance(held.desired, Pause):
             return WaitingFor.operator
         if held.missed and not isinstance(gate, Released):
-            held.report.reason = Reason(ReasonCode.missed_start, "its start was missed while the slave was off")
+            held.report.reason = Reason(ReasonCode.missed_start, "its start was found past by more than the tolerance")
         if time is None:
             timed = start.not_before is not None or start.deadline is not None or isinstance(gate, Released)
             return self.gate(held) or (WaitingFor.clock if timed else None)
         if isinstance(gate, Released):
             if gate.latest >= time:
-                return None
+                return WaitingFor.clock if self.memory.doubts_releases else None
             held.report.reason = Reason(ReasonCode.release_lapsed, "the release came too late to count")
             return WaitingFor.operator
-        is_early = start.not_before is not None and start.not_before > time
+        at = start.not_before
+        is_early = at is not None and at > time
+        # If the database was put back, the job may have started already, and the master knows.
+        if at is not None and not self.heard and self.awake_since is not None and at < self.awake_since:
+            is_early = is_early or at + LATE_TOLERANCE_MS > time
         return self.gate(held) or (WaitingFor.time if is_early else None)
 
     @staticmethod

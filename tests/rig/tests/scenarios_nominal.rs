@@ -71,7 +71,7 @@ async fn an_unstarted_job_moves_to_an_idle_slave_and_starts_once() {
 
 #[tokio::test]
 async fn b2_a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_word() {
-    let mut f = Factory::new().await;
+    let mut f = Factory::with(|options| options.config = "late_tolerance_seconds = 1".to_owned()).await;
     let due = in_ms(2000);
     let mut jobs = vec![];
     for late in ["hold", "run", "skip"] {
@@ -79,7 +79,7 @@ async fn b2_a_start_that_was_missed_while_the_slave_was_off_follows_its_orders_w
         jobs.push(f.waiting(order, "time").await);
     }
     f.slaves[0].power_off();
-    passed(ms(&json!(due)) + 100).await;
+    passed(ms(&json!(due)) + 1100).await;
     f.slaves[0].restart();
     let run = f.state(&jobs[1], "succeeded").await;
     assert!(has_flag(&run, "missed_start"), "{run:#}");

@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use reloop_protocol::job::State;
 use reloop_protocol::master::Enrollment;
-use reloop_protocol::slave::{AfterFailure, Release};
+use reloop_protocol::slave::{AfterFailure, Release, TrustClock};
 use serde::{Deserialize, Serialize};
 
 pub use self::generate::{Profile, Random, schedule, size};
@@ -214,7 +214,9 @@ fn found(head: &Head) -> World {
     for (number, kind) in head.slaves.iter().enumerate() {
         let mut settings = world.settings(&format!("s{number}"));
         settings.capacity = kind.capacity;
-        settings.trust_clock = kind.trust_clock;
+        if kind.trust_clock {
+            settings.trust_clock = TrustClock::Always;
+        }
         settings.release = if kind.ack { Release::Ack } else { Release::Auto };
         settings.after_failure = if kind.hold { AfterFailure::Hold } else { AfterFailure::Release };
         let slave = world.add_box(settings);

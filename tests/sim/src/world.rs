@@ -76,6 +76,8 @@ pub struct Station {
     pub wall_off: i64,
     /// How much too fast its clocks run, in millionths.
     pub drift_ppm: i64,
+    /// A time service keeps its wall clock right.
+    pub synchronized: bool,
     /// The box itself, as the agent recognises it; none if it does not look.
     pub fingerprint: Option<[u8; 16]>,
     link: Option<Wire>,
@@ -309,7 +311,8 @@ impl World {
             capacity: 4,
             release: Release::Auto,
             after_failure: slave::AfterFailure::Release,
-            trust_clock: false,
+            trust_clock: slave::TrustClock::Never,
+            late_tolerance: slave::LATE_TOLERANCE,
             max_interruptions: 3,
             token: None,
         }
@@ -333,6 +336,7 @@ impl World {
             booted_at: self.ms,
             wall_off: 0,
             drift_ppm: 0,
+            synchronized: false,
             fingerprint: None,
             link: None,
             cable: true,

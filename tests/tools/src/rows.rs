@@ -310,7 +310,7 @@ pub const ROWS: &[Row] = &[
         "B2",
         "The start time passed while the slave was off.",
         "By the order's `late`: hold, run if its deadline allows, or skip; the lateness is reported.",
-        &[rule("protocol/src/slave/schedule.rs", "wake")],
+        &[rule("protocol/src/slave/schedule.rs", "miss_start")],
         &[About::Clocks, About::Processes],
     ),
     shown(

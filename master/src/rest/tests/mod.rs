@@ -17,7 +17,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use reloop_api::Role;
 use reloop_node::store::{Options, Store};
-use reloop_protocol::id::{Attempt, Epoch, Generation, MasterId, ReportSeq, Run, Session, StoreId};
+use reloop_protocol::id::{Attempt, Epoch, Generation, MasterId, NewestId, ReportSeq, Run, Session, StoreId};
 use reloop_protocol::job::State as JobState;
 use reloop_protocol::master::{self, Enrolled, Enrollment, Settings, SlaveLink, SlaveRecord, Write};
 use reloop_protocol::message::{Activity, Flags, MachineReport, Mode, OperatingMode, Report, Source};
@@ -85,6 +85,7 @@ impl Master {
         written.await.unwrap().unwrap();
         let state = master::recover(settings, MasterId([1; 16]), records);
         let (node, handle, inbox) = crate::driver::new(state, store.clone(), PATIENCE);
+        handle.note_stored_ids().await.unwrap();
         tokio::spawn(reloop_node::driver::run(node, store, inbox, std::future::pending()));
         let tokens = Arc::new(Tokens::open(dir.path()).unwrap());
         let config = Config::parse("", None, Overrides::default()).unwrap();
@@ -181,7 +182,9 @@ fn mill() -> SlaveRecord {
 /// A job that a slave has, which is away.
 fn away(state: JobState) -> (JobId, Vec<Write>) {
     let body = json!({ "program": "mill", "name": "bracket", "params": { "file": "a.nc" } });
-    let order = order::parse(Some(body), Time(1_700_000_000_000)).unwrap();
+    let now = Time(1_700_000_000_000);
+    let new_ids = |jobs| crate::handle::new_ids(&mut NewestId::default(), now, jobs);
+    let order = order::parse(Some(body), now, new_ids).unwrap();
     let id = order.jobs[0];
     let mut job = Job::new(id, &order);
     job.state = state;

@@ -111,3 +111,30 @@ async fn a_master_whose_disk_is_full_takes_no_orders_and_goes_on_answering() {
     assert!(ready.status == 503 && ready.text.starts_with("[-]store failed: "), "{}", ready.text);
     assert!(master.get("/metrics").await.text.contains("\nreloop_store_healthy 0\n"));
 }
+
+#[tokio::test]
+async fn r16_a_new_order_is_the_newest_also_if_others_were_placed_by_a_clock_that_was_ahead() {
+    // The clock was an hour ahead, was corrected, and the master was started again.
+    let ahead = Time(wall_ms() + 3_600_000);
+    let mut newest = NewestId::default();
+    let mut records = Vec::new();
+    for state in [JobState::Queued, JobState::Succeeded] {
+        let new_ids = |jobs| crate::handle::new_ids(&mut newest, ahead, jobs);
+        let order = order::parse(Some(json!({ "program": "mill" })), ahead, new_ids).unwrap();
+        let mut job = Job::new(order.jobs[0], &order);
+        job.state = state;
+        records.extend([Write::Order(Box::new(order)), Write::Job(Box::new(job))]);
+    }
+    let master = Master::start(records).await;
+    let mut placed = Vec::new();
+    for _ in 0..3 {
+        let order = master.post("/v1/orders", json!({ "program": "mill", "quantity": 2 })).await.expect(201);
+        placed.insert(0, order["id"].clone());
+        let jobs = master.get("/v1/jobs").await.expect(200);
+        let newest: Vec<_> = jobs["data"].as_array().unwrap()[..2].iter().map(|job| &job["order"]).collect();
+        assert_eq!(newest, [&order["id"], &order["id"]]);
+    }
+    let orders = master.get("/v1/orders").await.expect(200);
+    let listed: Vec<_> = orders["data"].as_array().unwrap().iter().map(|order| order["id"].clone()).collect();
+    assert_eq!((listed.len(), &listed[..3]), (5, &placed[..]), "newest first");
+}

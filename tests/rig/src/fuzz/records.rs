@@ -7,7 +7,7 @@ use reloop_node::record;
 use reloop_node::store::{Entry, Op};
 use reloop_protocol::id::{MasterId, OrderId, SlaveKey, StoreId};
 use reloop_protocol::master::{self, Enrollment};
-use reloop_protocol::slave;
+use reloop_protocol::slave::{self, LATE_TOLERANCE, TrustClock};
 use reloop_protocol::wire;
 use reloop_slave::records as of_slave;
 
@@ -157,7 +157,8 @@ fn settings() -> slave::Settings {
         capacity: 4,
         release: slave::Release::Auto,
         after_failure: slave::AfterFailure::Release,
-        trust_clock: true,
+        trust_clock: TrustClock::Always,
+        late_tolerance: LATE_TOLERANCE,
         max_interruptions: 3,
         token: None,
     }

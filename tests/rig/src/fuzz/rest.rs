@@ -175,7 +175,8 @@ impl Small {
                 | master::Write::Slave(_)
                 | master::Write::Token(..)
                 | master::Write::Receipt(_)
-                | master::Write::Begun(_) => {}
+                | master::Write::Begun(_)
+                | master::Write::ClockMark(_) => {}
             }
         }
         for op in ops {

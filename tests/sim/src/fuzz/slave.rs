@@ -10,6 +10,7 @@ use reloop_protocol::limits;
 use reloop_protocol::message::{Challenge, Message, Outcome, PROTOCOL, Reason, ReasonCode, Ruling, Welcome};
 use reloop_protocol::slave::{
     self, AfterFailure, Effect, Ended, Event, Fact, Link, LinkId, Local, Probed, Release, RunKey, Slave,
+    TrustClock,
 };
 use reloop_protocol::spec::{Desired, DesiredState, Gate, StartRule};
 use reloop_protocol::time::Time;
@@ -66,7 +67,7 @@ impl<'a> Scene<'a> {
         settings.release = source.pick(&[Release::Auto, Release::Auto, Release::Ack]);
         settings.after_failure = source.pick(&[AfterFailure::Release, AfterFailure::Hold]);
         settings.capacity = source.pick(&[1, 4, 64]);
-        settings.trust_clock = source.one_in(2);
+        settings.trust_clock = if source.one_in(2) { TrustClock::Always } else { TrustClock::Never };
         world.boxes[0].cable = false;
         world.revive(0);
         world.acts = Some(Vec::new());
@@ -461,7 +462,7 @@ fn master_time(state: &Slave, now: slave::Now) -> Option<Time> {
     let sync = state.node.sync?;
     let passed = if Some(sync.boot) == state.volatile.boot {
         i128::from(now.boot_ms) - i128::from(sync.boot_ms)
-    } else if state.settings.trust_clock {
+    } else if state.settings.trust_clock == TrustClock::Always {
         i128::from(now.wall.0) - i128::from(sync.wall.0)
     } else {
         return None;

@@ -226,7 +226,7 @@ impl World {
             return None;
         }
         let Some(Synced { at, late, master_off }) = held.synced else {
-            let by_wall = held.settings.trust_clock;
+            let by_wall = held.settings.trust_clock != slave::TrustClock::Never;
             return (!by_wall).then(|| "it cannot tell the master's time".to_owned());
         };
         // A hostile master says any time.

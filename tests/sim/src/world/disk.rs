@@ -7,6 +7,7 @@ use reloop_protocol::job::State;
 use reloop_protocol::limits::RECORD_BYTES;
 use reloop_protocol::master::{self, Order, Receipt};
 use reloop_protocol::message::{Begun, Record, Report};
+use reloop_protocol::time::Time;
 use reloop_protocol::{slave, wire};
 use serde::Serialize;
 
@@ -110,6 +111,7 @@ pub struct MasterDisk {
     node: Option<master::Write>,
     /// The master's incarnations.
     pub(super) begun: Vec<Begun>,
+    pub(super) clock_mark: Option<Time>,
     /// Every job, live or ended.
     pub jobs: BTreeMap<JobId, master::Job>,
     slaves: BTreeMap<SlaveKey, master::Write>,
@@ -132,6 +134,7 @@ impl MasterDisk {
             master::Write::Key(key, order) => fits(&(key, order)),
             master::Write::Receipt(receipt) => fits(receipt),
             master::Write::Begun(begun) => fits(begun),
+            master::Write::ClockMark(time) => fits(time),
         }
         match write {
             master::Write::Node(_) => self.node = Some(write),
@@ -143,6 +146,7 @@ impl MasterDisk {
             master::Write::Key(key, order) => drop(self.keys.insert(key.key, (order, key.fingerprint))),
             master::Write::Receipt(receipt) => self.receipts.push(*receipt),
             master::Write::Begun(begun) => self.begun = begun,
+            master::Write::ClockMark(time) => self.clock_mark = Some(time),
         }
     }
 
@@ -162,6 +166,7 @@ impl MasterDisk {
             .chain(self.tokens.values())
             .cloned()
             .chain(begun)
+            .chain(self.clock_mark.map(master::Write::ClockMark))
             .chain(jobs)
     }
 
@@ -175,7 +180,8 @@ impl MasterDisk {
             | master::Write::Slave(_)
             | master::Write::Token(..)
             | master::Write::Receipt(_)
-            | master::Write::Begun(_) => None,
+            | master::Write::Begun(_)
+            | master::Write::ClockMark(_) => None,
         }
     }
 
@@ -202,6 +208,7 @@ impl MasterDisk {
         };
         self.node == Some(master::Write::Node(node))
             && self.begun == state.begun
+            && self.clock_mark.unwrap_or(Time(i64::MIN)) == state.clock_mark
             && live == jobs.len()
             && jobs.iter().all(|job| self.jobs.get(&job.id) == Some(job))
             && self.slaves.len() == slaves.len()
@@ -221,6 +228,7 @@ impl MasterDisk {
             .chain(self.tokens.values())
             .cloned()
             .chain(begun)
+            .chain(self.clock_mark.map(master::Write::ClockMark))
             .chain(jobs)
     }
 }
@@ -253,6 +261,7 @@ pub(super) fn name_master_write(write: &master::Write) -> String {
         master::Write::Token(_, Some(_)) => "a token".to_owned(),
         master::Write::Token(_, None) => "a token spent".to_owned(),
         master::Write::Begun(begun) => format!("{} incarnations", begun.len()),
+        master::Write::ClockMark(time) => format!("the clock showed {time}"),
         master::Write::Receipt(receipt) => format!("receipt {}", receipt.number),
     }
 }

@@ -264,6 +264,7 @@ impl Walk {
             booted_at,
             wall_off,
             drift_ppm,
+            synchronized,
             fingerprint,
             link,
             cable,
@@ -280,7 +281,17 @@ impl Walk {
         } = station;
         self.see((settings, machine));
         self.boot(*boot);
-        self.see((booted_at, wall_off, drift_ppm, fingerprint, cable, dials_double, retired, fuse));
+        self.see((
+            booted_at,
+            wall_off,
+            drift_ppm,
+            synchronized,
+            fingerprint,
+            cable,
+            dials_double,
+            retired,
+            fuse,
+        ));
         self.see(closed.last());
         self.see((synced, saved, token, began));
         match state {
@@ -294,7 +305,8 @@ impl Walk {
                 if let Some(node) = disk.node() {
                     self.slave_node(settings.key, node);
                 }
-                self.see((disk.held().collect::<Vec<_>>(), disk.recent_outcomes()));
+                self.slave_jobs(disk.held());
+                self.see(disk.recent_outcomes());
             }
         }
         self.see(link.is_some());
@@ -324,7 +336,8 @@ impl Walk {
         // All of its settings but this are its station's.
         self.see(&settings.token);
         self.slave_node(key, node);
-        self.see((jobs.values().collect::<Vec<_>>(), recent_outcomes));
+        self.slave_jobs(jobs.values());
+        self.see(recent_outcomes);
         self.see(std::mem::discriminant(link));
         match *link {
             Link::Down => {}
@@ -339,17 +352,36 @@ impl Walk {
                 self.see(doubtful);
             }
         }
-        let Volatile { boot, next_store, awake_since, probing, told, owed } = volatile;
+        let Volatile { boot, next_store, awake_since, heard, probing, told, owed } = volatile;
         if let Some(boot) = boot {
             self.boot(*boot);
         }
-        self.see((next_store.is_some(), awake_since.is_some(), probing, owed.is_some()));
+        // Its time counts as long as the master was not heard since.
+        self.see((
+            next_store.is_some(),
+            awake_since.map(|at| (!heard).then_some(at)),
+            probing,
+            owed.is_some(),
+        ));
         if let Some(owed) = owed {
             self.commit(*owed);
         }
         if let Link::Introduced { .. } = link {
             self.see(told);
         }
+    }
+
+    fn slave_jobs<'a>(&mut self, jobs: impl Iterator<Item = &'a slave::Job>) {
+        for job in jobs {
+            let mut job = job.clone();
+            let since = job.run.works_since.take();
+            self.see(job);
+            self.see(since.map(|since| (since.boot_ms, since.at)));
+            if let Some(since) = since {
+                self.boot(since.boot);
+            }
+        }
+        self.see(u64::MAX);
     }
 
     fn slave_node(&mut self, key: SlaveKey, node: &slave::Node) {
@@ -365,16 +397,30 @@ impl Walk {
             local_lock,
             operating_mode,
             cause,
+            doubts_releases,
         } = node;
         self.store(*store);
         self.session(key, *session);
         self.binding(*binding);
         self.see(sync.is_some());
-        if let Some(Sync { boot, boot_ms, wall, master }) = sync {
+        if let Some(Sync { boot, boot_ms, wall, master, synchronized }) = sync {
             self.boot(*boot);
-            self.see((master.0 - i64::try_from(*boot_ms).unwrap_or(i64::MAX), master.0 - wall.0));
+            self.see((
+                master.0 - i64::try_from(*boot_ms).unwrap_or(i64::MAX),
+                master.0 - wall.0,
+                synchronized,
+            ));
         }
-        self.see((starts, fingerprint, unloading, attention, local_lock, operating_mode, cause));
+        self.see((
+            starts,
+            fingerprint,
+            unloading,
+            attention,
+            local_lock,
+            operating_mode,
+            cause,
+            doubts_releases,
+        ));
     }
 
     fn master(&mut self, master: &Master) {
@@ -390,6 +436,7 @@ impl Walk {
             next_ask,
             doubted_by,
             later,
+            clock_mark,
             availability,
         } = master;
         self.see(1u8);
@@ -406,7 +453,7 @@ impl Walk {
         known.sort_unstable();
         self.see(known);
         // Who asked what is outside of what is enumerated: it counts as it is.
-        self.see((settings, tokens, asked, next_ask, doubted_by, later, availability));
+        self.see((settings, tokens, asked, next_ask, doubted_by, later, clock_mark, availability));
     }
 
     fn master_node(&mut self, node: &master::Node) {
@@ -421,6 +468,7 @@ impl Walk {
             self.master_node(node);
         }
         self.begun(&disk.begun);
+        self.see(disk.clock_mark);
         for job in disk.jobs.values() {
             self.master_job(job);
         }

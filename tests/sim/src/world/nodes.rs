@@ -172,6 +172,7 @@ impl World {
         Now {
             wall: Time(GENESIS + held.booted_at + drifted + held.wall_off),
             boot_ms: u64::try_from(drifted).unwrap_or(0),
+            synchronized: held.synchronized,
         }
     }
 

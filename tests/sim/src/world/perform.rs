@@ -183,7 +183,7 @@ impl World {
             }
             Act::MastersClock { by_ms } => {
                 self.ledger.clocks_were_set = true;
-                self.master_off += by_ms;
+                self.set_masters_clock(*by_ms);
                 true
             }
         }

@@ -3,6 +3,7 @@
 use reloop_protocol::id::{BootId, Incarnation, MasterId, StoreId};
 use reloop_protocol::master;
 use reloop_protocol::slave;
+use reloop_protocol::time::CLOCK_STEP;
 
 use super::{Invariant, World};
 
@@ -33,6 +34,33 @@ impl World {
             }
             self.ledger.acknowledged.remove(&order);
         }
+        self.let_master_read_its_clock();
+    }
+
+    /// A master whose clock went back while it was off notices that at its next event. Here that event comes at once, so that it is not a
+    /// frame of a dead link.
+    fn let_master_read_its_clock(&mut self) {
+        if self.master_disk.clock_mark.is_some_and(|mark| mark > self.now()) {
+            self.master_event(master::Event::TimePassed);
+        }
+    }
+
+    /// Sets the clock that both copies of the master read. Those that are up notice it at once.
+    pub fn set_masters_clock(&mut self, by_ms: i64) {
+        self.master_off += by_ms;
+        self.notice_set_clock(by_ms);
+        self.at(true, |world| {
+            if world.swapped {
+                world.notice_set_clock(by_ms);
+            }
+        });
+    }
+
+    fn notice_set_clock(&mut self, by_ms: i64) {
+        if by_ms.unsigned_abs() > CLOCK_STEP.0 {
+            self.master_event(master::Event::ClockSet { step_ms: by_ms });
+        }
+        self.let_master_read_its_clock();
     }
 
     /// Kills the master: every link to it dies.

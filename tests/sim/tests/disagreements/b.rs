@@ -3,7 +3,7 @@
 use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Delivery, JobCommand};
 use reloop_protocol::message::{Flags, ReasonCode, WaitingFor};
-use reloop_protocol::slave::Release;
+use reloop_protocol::slave::{Release, TrustClock};
 use reloop_protocol::spec::{Late, OnOverdue};
 use reloop_protocol::time::Millis;
 use reloop_sim::world::World;
@@ -32,7 +32,7 @@ fn b2_a_start_that_was_missed_follows_its_late_rule_and_is_reported() {
     {
         let mut world = World::new(1);
         let job = deferred(&mut world, 5_000, |order| order.start.late = late);
-        off_for(&mut world, 10_000);
+        off_for(&mut world, 70_000);
         assert_eq!(world.state(job), expected, "{late:?}");
         assert!(world.job(job).all_flags().has(Flags::MISSED_START));
         assert_eq!(reason(&world, job), ReasonCode::MissedStart);
@@ -138,7 +138,8 @@ fn b7_without_a_clock_that_can_be_trusted_a_deferred_job_waits() {
         let mut world = World::new(1);
         let job = deferred(&mut world, 60_000, |_| {});
         world.cut(0);
-        world.boxes[0].settings.trust_clock = trusted;
+        let trust = if trusted { TrustClock::Always } else { TrustClock::Never };
+        world.boxes[0].settings.trust_clock = trust;
         world.reboot(0);
         world.pass(1_000);
         let waits = kept(&world, job).report.waiting_for;
@@ -173,7 +174,7 @@ fn b8_a_clock_that_jumps_fires_once_and_not_early() {
 fn b8_slaves_measure_a_masters_clock_again_that_was_set() {
     let (mut world, job) = running();
     let (_, session) = live(&world);
-    world.master_event(master::Event::ClockSet);
+    world.master_event(master::Event::ClockSet { step_ms: 5_000 });
     world.settle();
     assert!(live(&world).1 > session, "a handshake shows them the time");
     assert_eq!(world.state(job), State::Running);

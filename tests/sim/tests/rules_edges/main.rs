@@ -5,6 +5,7 @@
 mod admission;
 mod attempts;
 mod book;
+mod clocks;
 mod dispatch;
 mod evidence;
 mod facts;

@@ -226,13 +226,13 @@ fn a_release_lets_a_job_start_in_its_last_millisecond() {
 /// A job that waits for its time behind a long one; the slave is off when that comes if `missed`, and is there if not.
 fn had_its_time(missed: bool) -> (World, JobId) {
     let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = 40_000;
+    world.boxes[0].machine.length_ms = 100_000;
     placed(&mut world, |_| {});
     let job = deferred(&mut world, 10_000, |_| {});
     if missed {
         world.kill_agent(0);
     }
-    world.pass_some(20_000);
+    world.pass_some(if missed { 80_000 } else { 20_000 });
     if missed {
         world.start_agent(0, true);
     }
@@ -255,7 +255,7 @@ fn what_is_planned_anew_has_not_been_missed() {
             plan(&mut world, job, in_ms, Late::Hold);
             let report = world.job(job).report.unwrap();
             assert_eq!((report.waiting_for, report.reason), (Some(waits_for), None), "{missed} {in_ms:?}");
-            world.pass(150_000);
+            world.pass(210_000);
             assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1), "{missed} {in_ms:?}");
         }
     }
@@ -267,7 +267,7 @@ fn a_time_that_came_before_a_job_was_planned_anew_is_not_the_new_one() {
     plan(&mut world, job, Some(100_000), Late::Hold);
     world.pass(50_000);
     world.kill_agent(0);
-    world.pass_some(100_000);
+    world.pass_some(150_000);
     world.start_agent(0, true);
     reconnect(&mut world, 0);
     let report = world.job(job).report.unwrap();
@@ -301,7 +301,7 @@ fn a_missed_start_follows_the_newest_word_about_late_ones_when_the_agent_starts_
 fn a_time_that_is_over_ends_no_hold_of_a_missed_start() {
     let mut world = World::new(1);
     let job = deferred(&mut world, 5_000, |order| order.start.late = Late::Hold);
-    off_for(&mut world, 10_000);
+    off_for(&mut world, 70_000);
     assert!(world.job(job).all_flags().has(Flags::MISSED_START));
     plan(&mut world, job, Some(-1_000), Late::Hold);
     assert_eq!((world.state(job), world.begun(job)), (State::Accepted, 0), "only a release starts it");

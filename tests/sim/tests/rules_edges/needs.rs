@@ -40,7 +40,7 @@ fn summary(world: &World, job: JobId) -> String {
 fn missed() -> (World, JobId) {
     let mut world = World::new(1);
     let job = deferred(&mut world, 5_000, |order| order.start.late = Late::Hold);
-    off_for(&mut world, 10_000);
+    off_for(&mut world, 70_000);
     assert_eq!(world.state(job), State::Accepted);
     (world, job)
 }
@@ -69,7 +69,7 @@ fn a_late_start_that_needs_nobody_is_not_listed() {
     for late in [Late::Run, Late::Skip] {
         let mut world = World::new(1);
         let job = deferred(&mut world, 5_000, |order| order.start.late = late);
-        off_for(&mut world, 10_000);
+        off_for(&mut world, 70_000);
         assert!(world.job(job).all_flags().has(Flags::MISSED_START));
         assert_eq!(needed(&world), []);
     }

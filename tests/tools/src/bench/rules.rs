@@ -12,7 +12,8 @@ use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{self, Enrollment, Master, Order, RequestId, Retry};
 use reloop_protocol::message::{Flags, Message, Outcome, Report as JobReport, Source};
 use reloop_protocol::slave::{
-    self, AfterFailure, Damage, Ended, Fact, LinkId, Now, Release, RunKey, Slave, Write,
+    self, AfterFailure, Damage, Ended, Fact, LATE_TOLERANCE, LinkId, Now, Release, RunKey, Slave, TrustClock,
+    Write,
 };
 use reloop_protocol::spec::{Desired, Gate, OnOverdue, Spec, StartRule};
 use reloop_protocol::time::Time;
@@ -94,7 +95,8 @@ fn settings() -> slave::Settings {
         capacity: 4,
         release: Release::Auto,
         after_failure: AfterFailure::Release,
-        trust_clock: false,
+        trust_clock: TrustClock::Never,
+        late_tolerance: LATE_TOLERANCE,
         max_interruptions: 3,
         token: None,
     }
@@ -186,7 +188,11 @@ impl Pair {
                 }
                 Way::Down(event) => {
                     let state = self.slave.take().expect("it is back after each step");
-                    let now = Now { wall: Time(1_000_000 + self.clock as i64), boot_ms: self.clock };
+                    let now = Now {
+                        wall: Time(1_000_000 + self.clock as i64),
+                        boot_ms: self.clock,
+                        synchronized: false,
+                    };
                     let since = Instant::now();
                     let slave::Step { state, effects, .. } = slave::step(state, now, event);
                     self.took[1] += since.elapsed();
@@ -319,7 +325,7 @@ impl Working {
 }
 
 fn at(boot_ms: u64) -> Now {
-    Now { wall: Time(1_000_000), boot_ms }
+    Now { wall: Time(1_000_000), boot_ms, synchronized: false }
 }
 
 /// Steps per second of a slave's rules for progress facts, with `waiting` held jobs.

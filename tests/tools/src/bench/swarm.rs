@@ -14,7 +14,9 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use reloop_node::{clock, entropy, link};
 use reloop_protocol::id::{BootId, Commit, SlaveKey, StoreId};
 use reloop_protocol::message::Message;
-use reloop_protocol::slave::{self, AfterFailure, Fact, Link, LinkId, Now, Probed, Release, Slave};
+use reloop_protocol::slave::{
+    self, AfterFailure, Fact, LATE_TOLERANCE, Link, LinkId, Now, Probed, Release, Slave, TrustClock,
+};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, Signature};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
@@ -170,7 +172,8 @@ impl Member {
             capacity,
             release: Release::Auto,
             after_failure: AfterFailure::Release,
-            trust_clock: false,
+            trust_clock: TrustClock::Never,
+            late_tolerance: LATE_TOLERANCE,
             max_interruptions: 3,
             token: None,
         };
@@ -191,7 +194,7 @@ impl Member {
 
     fn now(&self) -> Now {
         let boot_ms = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Now { wall: Time(clock::wall_ms()), boot_ms }
+        Now { wall: Time(clock::wall_ms()), boot_ms, synchronized: false }
     }
 
     /// Steps the event and every machine fact that follows from it. Returns false if the link is to end.

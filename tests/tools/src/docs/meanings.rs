@@ -200,7 +200,7 @@ pub(super) fn flag(name: &str) -> Option<&'static str> {
             "its slave acted before it knew what was wanted last, and against it: it began or expired although another plan had been \
              accepted, or ended otherwise than a person had said"
         }
-        "missed_start" => "its start was missed while the slave was off",
+        "missed_start" => "its start was missed: its slave found it past by more than its tolerance",
         "interrupted" => "its work was interrupted",
         "claimed" => {
             "a slave speaks of an attempt that was never handed to it: nothing follows from that, look at `earlier`"
@@ -232,7 +232,7 @@ pub(super) fn need(need: Need) -> &'static str {
         Need::Uncertain => "nobody knows how the job ended",
         Need::Unresolved => "the slave does not know how an attempt ended that the master has given up",
         Need::Mismatch => "the slave holds other work under the job's name",
-        Need::MissedStart => "the start passed while the slave was off, and the order says `late: hold`",
+        Need::MissedStart => "the start was missed, and the order says `late: hold`",
         Need::Unloading => "the machine has ended a job, and nobody has confirmed that it is clear",
         Need::Overdue => "the job runs longer than its order allows",
         Need::Approval => "a key waits to be enrolled",
@@ -279,7 +279,9 @@ pub(super) fn reason(code: ReasonCode) -> (&'static str, &'static str) {
         ReasonCode::WindowClosed => {
             ("its latest start passed before it started", "`retry` with another window")
         }
-        ReasonCode::MissedStart => ("its time passed while the slave was off", "`release`"),
+        ReasonCode::MissedStart => {
+            ("its time was found past by more than the slave's tolerance", "`release`")
+        }
         ReasonCode::ReleaseLapsed => ("the release came too late to count", "`release` again"),
         ReasonCode::NotHeld => ("the slave holds nothing of this attempt", "nothing: it is offered or ended"),
         ReasonCode::GivenBack => ("it was given back as asked", "nothing: another slave takes it"),

@@ -80,24 +80,25 @@ text_id! {
     StoreId, "sto", "a store"
 }
 
-/// Makes the numbers of new ids, so that each sorts after all that were made or noted before, whatever a clock has shown in
-/// between: orders are listed and jobs are queued by their ids. While the clock shows an earlier time than the newest id bears, ids
-/// count on from that one.
+/// Makes new ids of orders and jobs, each of which sorts after all that were made or noted before: orders are listed and jobs are
+/// queued by their ids. While the clock shows an earlier time than the newest id has, because it was set back, new ids count on from
+/// that one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NewestId(u128);
 
 /// The random bits of an id's number.
 const RANDOM_BITS: u32 = 80;
 
-/// Ids from this time on, in milliseconds since the Unix epoch, are not counted on from: it is the year 6429, and a peer that makes
-/// ids up must not use up the numbers that come after them.
+/// Ids with this time or a later one, in milliseconds since the Unix epoch, are not noted. It is the year 6429: only a peer makes
+/// such ids up, and there would be none after them.
 const FARTHEST_MS: u128 = 1 << 47;
 
-/// By how much ids count on, at most: so much that a master that was restored does not make an id again which it has forgotten.
+/// The random bits of a step by which ids count on. They make sure that a master that was restored does not make an id again that
+/// it has forgotten.
 const COUNT_ON_BITS: u32 = 48;
 
 impl NewestId {
-    /// There is an id of an order or a job with these bytes.
+    /// Call this with the bytes of each id that is stored.
     pub fn note(&mut self, id: [u8; 16]) {
         let number = u128::from_be_bytes(id);
         if number >> RANDOM_BITS < FARTHEST_MS {

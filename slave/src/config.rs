@@ -66,7 +66,7 @@ pub struct Config {
     pub machine_id_file: PathBuf,
     /// When the wall clock is trusted after a boot, until the master was reached.
     pub trust_clock: TrustClock,
-    /// What exists once a time service has set the wall clock in this boot.
+    /// The file that exists once a time service has set the wall clock in this boot.
     pub clock_sync_file: PathBuf,
     /// A start that is found to be late by more than this was missed.
     pub late_tolerance: Millis,
@@ -173,7 +173,7 @@ enum AfterFailureName {
     Hold,
 }
 
-/// Reads when the wall clock is trusted: a truth value, or the word for a time service.
+/// Reads `trust_clock`: a truth value, or "synchronized".
 fn trust<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustClock, D::Error> {
     struct Trust;
 

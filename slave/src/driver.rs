@@ -87,7 +87,7 @@ pub(crate) struct Parts {
     pub(crate) machines: Machines,
     pub(crate) identity: Identity,
     pub(crate) state_dir: PathBuf,
-    /// What exists once a time service has set the wall clock, if the settings ask for one.
+    /// The file that exists once a time service has set the wall clock; `None` if the settings ask for no such service.
     pub(crate) clock_sync_file: Option<PathBuf>,
     /// The master's address, for people.
     pub(crate) url: String,
@@ -132,7 +132,7 @@ impl Connection {
     }
 }
 
-/// Both clocks of this box. `sync_file` exists once a time service has set the wall clock; none if nobody asks.
+/// Both clocks of this box. `sync_file` exists once a time service has set the wall clock; `None` counts as not set.
 pub(crate) fn now(sync_file: Option<&Path>) -> Now {
     let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(boot.tv_sec).unwrap_or(0);

@@ -49,7 +49,7 @@ pub struct OrderRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = StartRequest, required = false)]
     pub start: Option<StartRequest>,
-    /// How long a run's machine may work. Pauses do not count, and each run counts anew; the time in which only the agent is off counts.
+    /// How long the machine may work in one run. Pauses do not count; the time in which only the agent is off does.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = schema::max_runtime)]
     pub max_runtime_seconds: Option<i64>,
@@ -87,8 +87,8 @@ pub struct StartRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, format = DateTime)]
     pub deadline: Option<String>,
-    /// What happens if the start is missed: its slave finds `not_before` past by more than its `late_tolerance_seconds`, because it
-    /// was off, asleep or without a clock, or because a clock was set.
+    /// What happens if the start is missed: the slave finds `not_before` past by more than its `late_tolerance_seconds`, because it
+    /// was off, suspended or without a clock, or because a clock was set.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = schema::late)]
     pub late: Option<Word>,
@@ -148,7 +148,7 @@ pub struct Placed {
     pub priority: i32,
     /// When its jobs may start.
     pub start: Start,
-    /// How long a run's machine may work. Pauses do not count, and each run counts anew; the time in which only the agent is off counts.
+    /// How long the machine may work in one run. Pauses do not count; the time in which only the agent is off does.
     pub max_runtime_seconds: Option<f64>,
     /// What happens to a job that runs longer than that.
     #[schema(schema_with = schema::on_overdue)]
@@ -176,8 +176,8 @@ pub struct Start {
     /// It does not start after this.
     #[schema(format = DateTime)]
     pub deadline: Option<String>,
-    /// What happens if the start is missed: its slave finds `not_before` past by more than its `late_tolerance_seconds`, because it
-    /// was off, asleep or without a clock, or because a clock was set.
+    /// What happens if the start is missed: the slave finds `not_before` past by more than its `late_tolerance_seconds`, because it
+    /// was off, suspended or without a clock, or because a clock was set.
     #[schema(schema_with = schema::late)]
     pub late: Word,
     /// Somebody has to release it.

@@ -129,7 +129,7 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
         }
         Gate::Held if !job.state.is_started() => "; held: `release` lets it start",
         Gate::Open if job.need() == Some(Need::MissedStart) => {
-            "; its start passed while its slave was off: `release` lets it start, `reschedule` plans another time"
+            "; its start was missed: `release` lets it start, `reschedule` plans another time"
         }
         Gate::Released { latest } if latest < now && !job.state.is_started() => {
             "; its release has lapsed: `release` it again"

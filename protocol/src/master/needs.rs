@@ -28,7 +28,7 @@ pub enum Need {
     Unresolved,
     /// The work that the slave holds is not the work that the master means.
     Mismatch,
-    /// The job's start passed while its slave was off, and its order says to ask.
+    /// The job's start was missed, and its order says that a person has to release it.
     MissedStart,
     /// The machine has finished, and nobody has confirmed that it is clear.
     Unloading,
@@ -298,7 +298,7 @@ fn describe(state: &Master, need: Need, subject: Subject) -> Option<Needed> {
             (last_word(&text), format!("reloop job {action} {job} {RESOLUTIONS}"))
         }
         Need::Mismatch => (last_word("its slave holds other work under its name"), of_job()),
-        Need::MissedStart => (last_word("its start passed while its slave was off"), of_job()),
+        Need::MissedStart => (last_word("its start was missed"), of_job()),
         Need::Unloading => (
             last_word("its last job has ended, and nobody has confirmed that the machine is clear"),
             of_slave(),

@@ -144,7 +144,7 @@ impl Flags {
     pub const ADOPTED: Self = Self(1 << 3);
     /// The outcome came after a person had given the job up.
     pub const LATE_RESULT: Self = Self(1 << 4);
-    /// Its `not_before` passed while the slave was off.
+    /// Its slave found its `not_before` past by more than the slave's tolerance.
     pub const MISSED_START: Self = Self(1 << 5);
     /// A run of it was interrupted, and the machine does not know how that run ended.
     pub const INTERRUPTED: Self = Self(1 << 6);

@@ -46,7 +46,7 @@ reason_codes! {
     LocalLock = "local_lock",
     /// Its window closed before it started.
     WindowClosed = "window_closed",
-    /// Its `not_before` passed while the slave was off.
+    /// Its slave found its `not_before` past by more than the slave's tolerance.
     MissedStart = "missed_start",
     /// The release no longer holds: the start did not come in time.
     ReleaseLapsed = "release_lapsed",

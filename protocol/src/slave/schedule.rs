@@ -223,18 +223,18 @@ impl Rules {
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         job.report.flags.set(Flags::MISSED_START);
         let reason = |then: &str| {
-            let text =
-                "its time had passed when the slave, which was off, asleep or without a clock, could look";
+            let text = "its start was found past by more than the slave's tolerance: the slave was off, suspended or without a \
+                        clock, or a clock was set";
             Reason::new(ReasonCode::MissedStart, format!("{text}{then}"))
         };
         match job.start.late {
             Late::Hold => {
                 job.missed = true;
-                job.report.reason = Some(reason(": `release` lets it start"));
+                job.report.reason = Some(reason("; `release` lets it start"));
             }
             Late::Run => {
                 (job.due, job.missed) = (true, false);
-                job.report.reason = Some(reason(": it starts late"));
+                job.report.reason = Some(reason("; it starts late"));
             }
             Late::Skip => {
                 self.apply(id, job::Event::Lapsed, Source::Slave);

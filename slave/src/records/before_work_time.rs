@@ -88,8 +88,8 @@ pub(super) struct RunBeforeWorkTime {
 
 impl From<RunBeforeWorkTime> for RunState {
     fn from(run: RunBeforeWorkTime) -> Self {
-        // What it had worked before a pause that is under way is not known, and counts as nothing. The boot in which it began is not
-        // known either, so it has worked since then by the master's clock.
+        // How long it had worked before a pause that is under way is not known, and counts as 0. The boot in which it began is not
+        // known either, so its work time since then is by the master's clock.
         let since = |at| Stretch { boot: BootId([0; 16]), boot_ms: 0, at };
         Self {
             overrun: run.overrun,

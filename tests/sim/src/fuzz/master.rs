@@ -557,7 +557,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// Its time passed while its slave was off, for one.
+/// Its start was missed, for one.
 fn waits_for_a_person(job: &master::Job) -> bool {
     job.report.as_ref().is_some_and(|report| report.waiting_for == Some(WaitingFor::Operator))
 }

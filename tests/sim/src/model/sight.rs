@@ -31,7 +31,7 @@ pub const SIGHTS: [Sight; 41] = [
     ("two attempts of a job ran", |f, s| has(f, s, Flags::DUPLICATE)),
     ("a result came after the job was given up", |f, s| has(f, s, Flags::LATE_RESULT)),
     ("a cancel came too late", |f, s| has(f, s, Flags::CANCEL_TOO_LATE)),
-    ("a start was missed while the slave was off", |f, s| has(f, s, Flags::MISSED_START)),
+    ("a start was missed", |f, s| has(f, s, Flags::MISSED_START)),
     ("a job was adopted", |f, s| has(f, s, Flags::ADOPTED)),
     ("a job was interrupted", |f, s| has(f, s, Flags::INTERRUPTED)),
     ("a reboot left a job uncertain", |_, s| {

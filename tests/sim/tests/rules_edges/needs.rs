@@ -51,7 +51,7 @@ fn a_missed_start_is_listed_with_its_release_also_after_a_restart_of_the_master(
     let release = || Some((Need::MissedStart, format!("reloop job release {job}")));
     assert_eq!(need_of(&world, job), release());
     let why = summary(&world, job);
-    assert!(why.contains("its start passed while its slave was off: `release` lets it start"), "{why}");
+    assert!(why.contains("its start was missed: `release` lets it start"), "{why}");
     world.cut(0);
     world.settle();
     let text = needed(&world).remove(0).text;

@@ -40,17 +40,12 @@ impl Visit<'_> {
             Gate::Open | Gate::Held => gate,
         };
         let start = StartRule { not_before: at(not_before), deadline: at(deadline), gate, ..record.start };
-<<<<<<< ours
         let mut report = taken(record.report, None, Time(0), self.moment.now);
         // The job counts as made when its slave took it.
         for at in [&mut report.started_at, &mut report.ended_at].into_iter().flatten() {
             *at = report.accepted_at.max(*at);
         }
         Record { report, start, ..record }
-=======
-        let made = within(record.report.accepted_at, None, Time(0), self.now);
-        Record { report: taken(record.report, None, made, self.now), start, ..record }
->>>>>>> theirs
     }
 }
 

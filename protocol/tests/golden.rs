@@ -369,6 +369,7 @@ fn each_flag_is_a_bit_of_its_own() {
         (Flags::INTERRUPTED, 64, "interrupted"),
         (Flags::CLAIMED, 128, "claimed"),
         (Flags::RESTORED, 256, "restored"),
+        (Flags::OVERTAKEN, 512, "overtaken"),
     ];
     for (flag, bit, name) in flags {
         assert_eq!(flag, Flags(bit));

@@ -4,11 +4,14 @@
 //! state is an order book ([`Book`]: what waits, and who may take it) and one [`SlaveRecord`] per slave (its link and what it
 //! last said of itself). What moves between slaves goes through the book.
 //!
-//! [`step`] is the one entry. In reading order: `state`, `event` and `effect` are what it works on; `order` is a job as the
-//! master keeps it; `handshake` runs from the Challenge to the live link, with `enrolment` (who belongs here) and `adopt` (jobs
-//! that the master does not know); `report` and `decline` take what slaves say, as far as it is theirs to say (`said`); `attempts`
-//! decides which attempt speaks for a job; `command` answers clients and operators; `placement` gives work to whom it fits; `tell`
-//! is what slaves are told. The end of every step writes what was changed and publishes it.
+//! [`step`] is the one entry. A rule runs on no more than it may touch: `jobs` is the book, `visit` is one slave with its link and
+//! the book, and only the few rules in `step`'s `Rules` see the whole master. None of the fields that a rule may change can be
+//! reached without marking the change, and `out` writes and publishes what was marked at the end of the step.
+//!
+//! In reading order: `state`, `event` and `effect` are what a step works on; `order` is a job as the master keeps it; `handshake`
+//! runs from the Challenge to the live link, with `enrolment` (who belongs here) and `adopt` (jobs that the master does not know);
+//! `report` and `decline` take what slaves say, as far as it is theirs to say (`said`); `attempts` decides which attempt speaks for a
+//! job; `command` answers clients and operators; `placement` gives work to whom it fits.
 
 mod adopt;
 mod attempts;

@@ -39,7 +39,7 @@ pub const SEEDED: &str = "SEEDED";
 pub const SIMULATION: &str = "simulation";
 
 /// Test programs that are about the rules alone, as `caught_by` names them.
-pub const RULE_TESTS: [&str; 3] = ["rules", "disagreements", "fences"];
+pub const RULE_TESTS: [&str; 4] = ["rules", "rules_edges", "disagreements", "fences"];
 
 #[derive(Debug, Clone)]
 pub struct Break {

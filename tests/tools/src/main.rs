@@ -15,7 +15,7 @@ use reloop_sim::simulation::hunt::Hunt;
 use reloop_sim::simulation::{self, file, hunt};
 use reloop_tools::breaks::{self, Break, run};
 use reloop_tools::mutants::report::{Fates, page};
-use reloop_tools::mutants::run::{Fate, Plan, Until};
+use reloop_tools::mutants::run::{Fate, Until};
 use reloop_tools::mutants::{self, Mutant, copy};
 use reloop_tools::{bench, demo};
 
@@ -304,8 +304,7 @@ impl Mutants {
                     drop(std::fs::write(&path, bytes));
                 }
             };
-            let plan = Plan { until: self.until };
-            mutants::run::run(workspace(), &prepared, &chosen, plan, told)?;
+            mutants::run::run(workspace(), &prepared, &chosen, self.until, told)?;
         }
         let fates = fates.into_inner().expect("no worker panics with it");
         let bytes = serde_json::to_vec(&fates).map_err(|e| about(&e))?;

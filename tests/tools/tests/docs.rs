@@ -187,7 +187,7 @@ fn every_value_has_its_row_in_the_states_page() {
     for source in docs::all(wire::decode::<Source>) {
         has(source.name(), 2);
     }
-    assert_eq!(docs::flags().len(), 9);
+    assert_eq!(docs::flags().len(), 10);
     for flag in docs::flags().into_iter().map(|(_, flag)| flag).chain(docs::SHOWN_FLAGS.map(|(flag, _)| flag))
     {
         has(flag, 2);

@@ -15,7 +15,7 @@ use crate::stage::*;
 /// In how many milliseconds the slave has something to do, and what.
 fn due(world: &World) -> Option<(u64, Why)> {
     let now = world.slave_now(0);
-    let next = slave::next_deadline(agent(&world), now);
+    let next = slave::next_deadline(agent(world), now);
     next.map(|(at, why)| (at - now.boot_ms, why))
 }
 

@@ -35,11 +35,8 @@ const HUNT: &str = "hunt";
 /// The test of the model check, in the program that has its name.
 const MODEL: (&str, &str) = ("model", "every_story_of_the_short_configurations_holds_and_comes_right");
 
-/// Schedules that a mutant meets before it has survived them: a third of what the test command tries.
+/// Schedules that tell what schedules reach, and that a mutant meets before it has survived them.
 const SCHEDULES: usize = 1_000;
-
-/// Schedules that tell what schedules reach. What so many do not reach is not looked for in more of them.
-const REACHING_SCHEDULES: usize = 1_000;
 
 /// A program hangs when it takes so many times the processor time that it takes without a mutant,
 const SLOWER: u32 = 5;
@@ -87,12 +84,6 @@ pub enum Stage {
     States,
 }
 
-#[derive(Debug, Clone, Copy)]
-pub struct Plan {
-    /// The last stage that is tried.
-    pub until: Until,
-}
-
 /// The stages, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Until {
@@ -129,12 +120,12 @@ pub fn run(
     workspace: &Path,
     prepared: &Prepared,
     mutants: &[Mutant],
-    plan: Plan,
+    until: Until,
     told: impl Fn(&Mutant, &Fate) + Sync,
 ) -> Result<(), String> {
     let logs = workspace.join("target/mutants/log");
     fs::create_dir_all(&logs).map_err(|error| format!("{}: {error}", logs.display()))?;
-    let bench = Bench::new(logs, prepared, plan)?;
+    let bench = Bench::new(logs, prepared, until)?;
     let (mut queue, mut alone) = (Vec::new(), Vec::new());
     for one in mutants {
         if prepared.alone.contains(&one.piece.number) { &mut alone } else { &mut queue }.push(one);
@@ -154,7 +145,7 @@ pub fn run(
         }
     });
     for one in alone {
-        match copy::alone(workspace, one, plan.until >= Until::Model)? {
+        match copy::alone(workspace, one, until >= Until::Model)? {
             Some(programs) => told(one, &bench.fate_alone(&programs, one)?),
             None => told(one, &Fate::Unviable),
         }
@@ -165,7 +156,7 @@ pub fn run(
 
 impl<'a> Bench<'a> {
     /// Runs everything once without a mutant: it has to pass, and tells what it reaches.
-    fn new(logs: PathBuf, prepared: &'a Prepared, plan: Plan) -> Result<Self, String> {
+    fn new(logs: PathBuf, prepared: &'a Prepared, until: Until) -> Result<Self, String> {
         let empty = || Reach { tests: BTreeMap::new(), took: Duration::ZERO };
         let mut bench = Self { logs, prepared, rules: BTreeMap::new(), schedules: None, model: None };
         for name in RULES.into_iter().filter(|name| prepared.programs.contains_key(*name)) {
@@ -178,14 +169,14 @@ impl<'a> Bench<'a> {
             println!("{name}: {} tests, {:.1} s", reach.tests.len(), reach.took.as_secs_f64());
             bench.rules.insert(name, reach);
         }
-        if plan.until >= Until::Simulation {
+        if until >= Until::Simulation {
             let began = Instant::now();
-            let reached = bench.reached(HUNT, &["0", &REACHING_SCHEDULES.to_string()])?;
-            let took = began.elapsed() * u32::try_from(SCHEDULES / REACHING_SCHEDULES).unwrap_or(1);
+            let reached = bench.reached(HUNT, &["0", &SCHEDULES.to_string()])?;
+            let took = began.elapsed();
             println!("simulation: {} mutants reached, {:.1} s", reached.len(), took.as_secs_f64());
             bench.schedules = Some(Reach { tests: BTreeMap::from([(String::new(), reached)]), took });
         }
-        if plan.until >= Until::Model {
+        if until >= Until::Model {
             let began = Instant::now();
             let reached = bench.reached(MODEL.0, &["--exact", MODEL.1])?;
             println!("model: {} mutants reached, {:.1} s", reached.len(), began.elapsed().as_secs_f64());
@@ -246,73 +237,43 @@ impl<'a> Bench<'a> {
         number: Number,
         reaching: impl Fn(&BTreeMap<String, BTreeSet<Number>>) -> Vec<String>,
     ) -> Result<Fate, String> {
-        let mut reached = BTreeSet::new();
         let log = number.to_string();
-        let patience = |took: Duration| PATIENCE.max(took * SLOWER);
-        let switched = |program: &str| -> Result<Command, String> {
+        let mut reached = BTreeSet::new();
+        let mut show = |by, program: &str, arguments: &[String], took: Duration| {
+            reached.insert(by);
             let mut command = Command::new(self.program(programs, program)?);
-            command.env(SWITCH, &log);
-            Ok(command)
+            command.env(SWITCH, &log).args(arguments);
+            let caught = |by, what, hung| Ok::<_, String>(Some(Fate::Caught { by, what, hung }));
+            match self.end(command, &log, PATIENCE.max(took * SLOWER))? {
+                End::Passed => Ok(None),
+                End::Failed(text) => {
+                    let (by, what) = finding(by, program, &text);
+                    caught(by, what, false)
+                }
+                End::Hung => caught(by, program.to_owned(), true),
+            }
         };
+        let exact = |tests| [vec!["--exact".to_owned()], tests].concat();
         for (program, reach) in &self.rules {
             let tests = reaching(&reach.tests);
-            if tests.is_empty() {
-                continue;
-            }
-            reached.insert(Stage::Rules);
-            let mut command = switched(program)?;
-            command.arg("--exact").args(&tests);
-            match self.end(command, &log, patience(reach.took))? {
-                End::Passed => {}
-                End::Failed(text) => {
-                    let failed =
-                        text.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
-                    let what = format!("{program}::{}", failed.unwrap_or("it ended early"));
-                    return Ok(Fate::Caught { by: Stage::Rules, what, hung: false });
-                }
-                End::Hung => {
-                    return Ok(Fate::Caught { by: Stage::Rules, what: (*program).to_owned(), hung: true });
-                }
+            if !tests.is_empty()
+                && let Some(fate) = show(Stage::Rules, program, &exact(tests), reach.took)?
+            {
+                return Ok(fate);
             }
         }
         if let Some(schedules) = &self.schedules
             && !reaching(&schedules.tests).is_empty()
+            && let Some(fate) =
+                show(Stage::Simulation, HUNT, &["0".to_owned(), SCHEDULES.to_string()], schedules.took)?
         {
-            reached.insert(Stage::Simulation);
-            let mut command = switched(HUNT)?;
-            command.args(["0", &SCHEDULES.to_string()]);
-            match self.end(command, &log, patience(schedules.took))? {
-                End::Passed => {}
-                End::Failed(text) => {
-                    let seed =
-                        text.lines().last().and_then(|line| line.split('\t').next()).unwrap_or_default();
-                    let what = format!("seed {seed}");
-                    return Ok(Fate::Caught { by: Stage::Simulation, what, hung: false });
-                }
-                End::Hung => {
-                    return Ok(Fate::Caught { by: Stage::Simulation, what: String::new(), hung: true });
-                }
-            }
+            return Ok(fate);
         }
         if let Some(model) = &self.model
             && !reaching(&model.tests).is_empty()
+            && let Some(fate) = show(Stage::Model, MODEL.0, &exact(vec![MODEL.1.to_owned()]), model.took)?
         {
-            reached.insert(Stage::Model);
-            let mut command = switched(MODEL.0)?;
-            command.args(["--exact", MODEL.1]);
-            match self.end(command, &log, patience(model.took))? {
-                End::Passed => {}
-                End::Failed(text) => {
-                    let only = ["the number of states changed", "the model proves nothing about"];
-                    let by = if only.iter().any(|words| text.contains(words)) {
-                        Stage::States
-                    } else {
-                        Stage::Model
-                    };
-                    return Ok(Fate::Caught { by, what: MODEL.1.to_owned(), hung: false });
-                }
-                End::Hung => return Ok(Fate::Caught { by: Stage::Model, what: String::new(), hung: true }),
-            }
+            return Ok(fate);
         }
         Ok(Fate::Survived { reached })
     }
@@ -355,5 +316,26 @@ impl<'a> Bench<'a> {
         }
         let bytes = fs::read(&path).map_err(about)?;
         Ok(End::Failed(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+}
+
+/// What a program that failed has found, and as which stage it counts.
+fn finding(by: Stage, program: &str, text: &str) -> (Stage, String) {
+    match by {
+        Stage::Rules => {
+            let failed =
+                |line: &str| Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned());
+            let test = text.lines().find_map(failed).unwrap_or_else(|| "it ended early".to_owned());
+            (by, format!("{program}::{test}"))
+        }
+        Stage::Simulation => {
+            let seed = text.lines().last().and_then(|line| line.split('\t').next()).unwrap_or_default();
+            (by, format!("seed {seed}"))
+        }
+        Stage::Model | Stage::States => {
+            let only_states = ["the number of states changed", "the model proves nothing about"];
+            let is_it = only_states.iter().any(|words| text.contains(words));
+            (if is_it { Stage::States } else { Stage::Model }, MODEL.1.to_owned())
+        }
     }
 }

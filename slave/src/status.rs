@@ -216,7 +216,8 @@ impl Status {
         let clock = match (self.clock.source.as_str(), self.clock.offset_ms) {
             ("master", Some(offset)) => format!("the master's, {offset} ms ahead of this box's"),
             ("wall", _) => "this box's own, trusted by its settings".to_owned(),
-            _ => "unknown until the master was reached in this boot, or a clock that is trusted is set: timed jobs wait".to_owned(),
+            _ => "unknown, so timed jobs wait for the master, or for a time service that the settings trust"
+                .to_owned(),
         };
         row("clock", &clock);
         if let Some(next) = &self.next {

@@ -11,7 +11,7 @@
 //! In reading order: `state`, `event` and `effect` are what a step works on; `order` is a job as the master keeps it; `handshake`
 //! runs from the Challenge to the live link, with `enrolment` (who belongs here) and `adopt` (jobs that the master does not know);
 //! `report` and `decline` take what slaves say, as far as it is theirs to say (`said`); `attempts` decides which attempt speaks for a
-//! job; `command` answers clients and operators; `placement` gives work to whom it fits.
+//! job; `command` answers clients and operators; `lapse` ends what holds for a length of time; `placement` gives work to whom it fits.
 
 mod adopt;
 mod attempts;

@@ -1,7 +1,8 @@
-//! Time: what counts as work time, when a start is missed, when releases lapse although a clock is set, and ids after a clock was set back.
+//! Time: what counts as work time, when a start is missed, when releases lapse although a clock is set, and ids after a clock was
+//! set back.
 
 use reloop_protocol::id::{JobId, NewestId};
-use reloop_protocol::job::State;
+use reloop_protocol::job::{End, State};
 use reloop_protocol::master::JobCommand;
 use reloop_protocol::message::{Flags, ReasonCode, WaitingFor};
 use reloop_protocol::slave::{self, CLOCK_PATIENCE, Local, TrustClock, Why};
@@ -11,7 +12,7 @@ use reloop_sim::world::World;
 
 use crate::stage::*;
 
-/// A job that may work for so long and is stopped then, under way for ever.
+/// A job under way that works until it is told to stop, which its slave does after so long.
 fn limited(seconds: u64) -> (World, JobId) {
     endless_job(|_, order| {
         order.spec.max_runtime = Some(Millis::seconds(seconds));
@@ -88,7 +89,7 @@ fn r8_a_masters_clock_that_is_set_adds_nothing_to_how_long_a_job_has_worked() {
     }
 }
 
-/// A live master whose clock is set, which its shell notices.
+/// The clock of a master that is up is set, which its shell notices.
 fn set_masters_clock(world: &mut World, by_ms: i64) {
     world.set_masters_clock(by_ms);
     world.settle();
@@ -261,10 +262,10 @@ fn r15_a_release_lapses_also_if_the_masters_clock_goes_back() {
 }
 
 /// A job whose release is at the slave, behind another that is under way; the link is cut.
-fn released_behind_another() -> (World, JobId, JobId) {
+fn released_behind_another(seconds: u64) -> (World, JobId, JobId) {
     let (mut world, busy) = endless_job(|_, _| {});
     let job = placed(&mut world, |order| order.start.gate = Gate::Held);
-    release(&mut world, job, 5);
+    release(&mut world, job, seconds);
     world.settle();
     world.cut(0);
     (world, busy, job)
@@ -273,7 +274,7 @@ fn released_behind_another() -> (World, JobId, JobId) {
 #[test]
 fn r15_a_release_that_the_slave_has_lapses_also_if_the_masters_clock_goes_back() {
     for reboots in [false, true] {
-        let (mut world, busy, job) = released_behind_another();
+        let (mut world, busy, job) = released_behind_another(5);
         world.pass(12_000);
         set_masters_clock(&mut world, -3_600_000);
         if reboots {
@@ -284,11 +285,28 @@ fn r15_a_release_that_the_slave_has_lapses_also_if_the_masters_clock_goes_back()
         world.pass(1_000);
         reconnect(&mut world, 0);
         if reboots {
-            world.command(busy, JobCommand::Resolve(reloop_protocol::job::End::Failed));
+            world.command(busy, JobCommand::Resolve(End::Failed));
         }
         world.pass(1_000);
         has_lapsed(&world, job, &format!("reboots {reboots}"));
     }
+}
+
+#[test]
+fn r15_a_release_that_the_master_adopted_lapses_also_if_its_clock_goes_back_while_it_is_off() {
+    let (mut world, busy, job) = released_behind_another(600);
+    world.wipe_master();
+    reconnect(&mut world, 0);
+    assert!(world.job(job).all_flags().has(Flags::ADOPTED));
+    world.kill_master();
+    world.master_off -= 3_600_000;
+    world.start_master();
+    // Its own measure of the master's clock ends with the boot.
+    world.reboot(0);
+    reconnect(&mut world, 0);
+    world.command(busy, JobCommand::Resolve(End::Failed));
+    world.pass(1_000);
+    has_lapsed(&world, job, "adopted");
 }
 
 #[test]
@@ -305,7 +323,7 @@ fn r15_a_release_keeps_what_is_left_of_it_when_a_masters_clock_is_set_back() {
 fn r15_a_masters_clock_that_is_set_forwards_never_makes_a_release_longer() {
     // A box that stood still for an hour looks the same, and then the release has lapsed.
     for (mut world, job) in [released_for_five_seconds(), {
-        let (world, _, job) = released_behind_another();
+        let (world, _, job) = released_behind_another(5);
         (world, job)
     }] {
         world.pass(1_000);

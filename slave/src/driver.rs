@@ -28,8 +28,8 @@ use crate::status::Status;
 pub(crate) const INBOX: usize = 256;
 
 /// The longest wait for a deadline. The timer stands still while the box is suspended, and the rules' clock does not: after
-/// a suspension a deadline is acted upon at most this much late. Short against the tolerance for late starts, so that a short
-/// suspension does not make one missed.
+/// a suspension a deadline is acted upon at most this much late. It is short compared with the tolerance for late starts, so that the
+/// wait after a short suspension does not make a start missed.
 const TIMER_LIMIT: Duration = Duration::from_secs(15);
 
 /// The answer to a person's command: what was done, or why it was not and what would help.

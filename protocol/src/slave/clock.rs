@@ -69,12 +69,12 @@ pub fn master_clock(state: &Slave, now: Now) -> Option<(Time, ClockSource)> {
     is_trusted.then(|| (by_wall(state, now, now.wall), ClockSource::Wall))
 }
 
-/// By how many milliseconds the master's clock was set back between two readings, as a negative number; `None` if it was not set
-/// back, or if the box was booted in between. A clock that was set forwards counts for nothing, because it looks like a box that stood still.
+/// By how many milliseconds the master's clock was set back between two readings in the same boot, as a negative number; `None` if it
+/// was not. That it was set forwards can't be told from a box that was suspended.
 pub(super) fn masters_step_back(before: Sync, reading: Sync) -> Option<i64> {
     let passed = Millis(reading.boot_ms.saturating_sub(before.boot_ms));
     let step = clock_step(reading.master.ahead_of(before.master), passed);
-    step.filter(|step| *step < 0 && before.boot == reading.boot)
+    step.filter(|step| *step < 0)
 }
 
 /// What a run's work time is measured with.

@@ -128,7 +128,7 @@ impl Rules {
                     Some((reason, for_good)) => not_held(id, attempt, generation, reason, for_good),
                     None => {
                         let report = fresh_report(id, attempt, generation, self.stamp());
-                        // Nobody here has missed a time that came while it waited at the master.
+                        // A time that passed while the job waited at the master was not missed here.
                         let has_come = |at: Time| self.master_time().is_some_and(|time| at <= time);
                         let due = start.not_before.is_some_and(has_come);
                         let job = Job {

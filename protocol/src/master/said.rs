@@ -11,6 +11,9 @@ use crate::time::{Millis, Time};
 /// By how much a slave's idea of the master's time may be ahead: a clock that is set back takes its slaves' earlier stamps with it.
 const AHEAD: Millis = Millis::seconds(3600);
 
+/// By how much it may be behind: the way of a Challenge, and what a box's clock loses while its slave is offline.
+const BEHIND: Millis = Millis::seconds(60);
+
 /// The last moment that can be written as a date of four digits for the year.
 const LAST: Time = Time(253_402_300_799_999);
 
@@ -67,7 +70,8 @@ fn taken(report: Report, known: Option<&Report>, made: Time, now: Time) -> Repor
 /// A moment that a slave says, if it can be. Else the one that is known, so that it does not move with each report when the master's
 /// clock was set; or the nearest that can be.
 fn within(said: Time, known: Option<Time>, earliest: Time, now: Time) -> Time {
-    if (earliest..=now.after(AHEAD)).contains(&said) {
+    let behind = Time(earliest.0.saturating_sub(BEHIND.0.cast_signed()));
+    if (behind..=now.after(AHEAD)).contains(&said) {
         return said;
     }
     known.unwrap_or(said.clamp(earliest, now))

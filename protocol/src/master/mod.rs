@@ -5,8 +5,8 @@
 //! last said of itself). What moves between slaves goes through the book.
 //!
 //! [`step`] is the one entry. A rule runs on no more than it may touch: `jobs` is the book, `visit` is one slave with its link and
-//! the book, and only the few rules in `step`'s `Rules` see the whole master. None of the fields that a rule may change can be
-//! reached without marking the change, and `out` writes and publishes what was marked at the end of the step.
+//! the book, and only the few rules in `step`'s `Rules` see the whole master. `jobs` and `visit` let no rule change a job or a slave
+//! record without marking it; at the end of the step `out` writes and publishes what was marked.
 //!
 //! In reading order: `state`, `event` and `effect` are what a step works on; `order` is a job as the master keeps it; `handshake`
 //! runs from the Challenge to the live link, with `enrolment` (who belongs here) and `adopt` (jobs that the master does not know);

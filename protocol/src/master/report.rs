@@ -16,8 +16,8 @@ use crate::slave::LinkId;
 use crate::spec::{Desired, Gate};
 use crate::time::Time;
 
-/// The slave has acted on an older desired state before it knew the newest, and against it: it began the job outside of its newest
-/// window, let it expire in that window, or has it otherwise than a person has said that it ended.
+/// Whether the slave acted on an older desired state, in a way that the newest one does not allow: it began the job outside of the
+/// newest window, or let it expire inside that window, or reports another state than the end that a person has given.
 fn is_overtaken(job: &Job, report: &Report) -> bool {
     let window = &job.start;
     let is_after = |at: Time| window.deadline.is_some_and(|deadline| deadline < at);

@@ -1,7 +1,7 @@
-//! What of a slave's words is taken: what is not its to say is left out, and what makes no sense is not shown.
+//! Which fields of a slave's report the master accepts: fields that only the master may set are left out, and impossible values are
+//! replaced.
 //!
-//! A job's outcome is not lost for a field beside it that is wrong, so such a report is not refused: see [`limits`](crate::limits)
-//! for what is.
+//! Such a report is not refused, because a job's outcome would be lost with it. [`limits`](crate::limits) has what is refused.
 
 use super::visit::Visit;
 use crate::message::{ALL_OF_IT, Flags, Record, Report};
@@ -11,16 +11,20 @@ use crate::time::{Millis, Time};
 /// By how much a slave's idea of the master's time may be ahead: a clock that is set back takes its slaves' earlier stamps with it.
 const AHEAD: Millis = Millis::seconds(3600);
 
+/// By how much it may be behind: the way of a Challenge, and what a box's clock loses while its slave is offline.
+const BEHIND: Millis = Millis::seconds(60);
+
 /// The last moment that can be written as a date of four digits for the year.
 const LAST: Time = Time(253_402_300_799_999);
 
-/// How far a job is, if it can be that far.
+/// The progress in thousandths, or `None` if it is more than all.
 pub(super) fn progress(said: Option<u16>) -> Option<u16> {
     said.filter(|permille| *permille <= ALL_OF_IT)
 }
 
 impl Visit<'_> {
-    /// What is taken of a slave's report. What it says of times is within what can be, and else as it was known before.
+    /// The report with the fields that the master accepts. A time that is not possible is replaced by the known one, or by the
+    /// nearest possible one.
     pub(super) fn taken(&self, report: Report) -> Report {
         let job = self.book().jobs.get(&report.job);
         let known = job.as_ref().and_then(|job| {
@@ -31,7 +35,7 @@ impl Visit<'_> {
         taken(report, known, made, self.moment.now)
     }
 
-    /// What is taken of the record of a job that the master does not know.
+    /// The same for the record of a job that the master does not know.
     pub(super) fn taken_up(&self, record: Record) -> Record {
         let at = |at: Option<Time>| at.map(|at| at.clamp(Time(0), LAST));
         let StartRule { not_before, deadline, gate, .. } = record.start;
@@ -64,10 +68,11 @@ fn taken(report: Report, known: Option<&Report>, made: Time, now: Time) -> Repor
     }
 }
 
-/// A moment that a slave says, if it can be. Else the one that is known, so that it does not move with each report when the master's
-/// clock was set; or the nearest that can be.
+/// The time that a slave reports, if it is possible. Otherwise the known one, which does not change with each report after the
+/// master's clock was set; if none is known, the nearest possible one.
 fn within(said: Time, known: Option<Time>, earliest: Time, now: Time) -> Time {
-    if (earliest..=now.after(AHEAD)).contains(&said) {
+    let behind = Time(earliest.0.saturating_sub(BEHIND.0.cast_signed()));
+    if (behind..=now.after(AHEAD)).contains(&said) {
         return said;
     }
     known.unwrap_or(said.clamp(earliest, now))

@@ -309,3 +309,12 @@ fn what_a_slave_says_of_itself_is_bounded() {
     assert!(master::needs(&seat.state, seat.now, None, 10).len() <= 10);
     assert_eq!(master::broken_invariant(&seat.state), None);
 }
+
+#[test]
+fn a_slave_whose_idea_of_the_masters_time_is_a_little_behind_is_believed() {
+    let (mut seat, report) = runs_live();
+    let made = seat.job(report.job).created_at;
+    let accepted_at = Time(made.0 - 7);
+    drop(reports(&mut seat, None, Report { accepted_at, ..numbered(&report, 21, State::Running) }));
+    assert_eq!(seat.job(report.job).report.unwrap().accepted_at, accepted_at);
+}

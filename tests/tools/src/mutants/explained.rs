@@ -7,7 +7,7 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "a report of a state that has not ended has no time of an end",
     ),
     (
-        "protocol/src/master/report.rs: replace match guard settling with true in Rules::received in `Message::Settled(settled) if settling => self.settled(key, link, settled),`",
+        "protocol/src/master/report.rs: replace match guard settling with true in Visit<'_>::received in `Message::Settled(settled) if settling => self.settled(link, settled),`",
         "who settles twice has no handshake under way: the next check closes with the same code",
     ),
     (
@@ -29,10 +29,6 @@ pub const EXPLAINED: &[(&str, &str)] = &[
     (
         "protocol/src/master/report.rs: replace > with >= in Rules::judge_report in `let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);`",
         "a report that comes twice under one number says the same twice",
-    ),
-    (
-        "protocol/src/master/handshake.rs: replace > with >= in Rules::settled in `&& (obeyed.generation > slave.operating_mode.generation`",
-        "of the same decision the same number is taken",
     ),
     (
         "protocol/src/master/live.rs: replace < with <= in Live::values in `merged(self.jobs.iter(), self.waiting.iter(), |assigned, waiting| assigned < waiting)`",

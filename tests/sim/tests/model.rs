@@ -17,7 +17,7 @@ const PINNED: [(&str, usize); 12] = [
     ("two-jobs", 16_210),
     ("two-slaves", 105_921),
     ("late-frames", 24_785),
-    ("deferred", 117_313),
+    ("deferred", 126_509),
     ("restored", 139_024),
     ("limited", 69_363),
     ("revoked", 151_253),

@@ -19,7 +19,7 @@ const PINNED: [(&str, usize); 12] = [
     ("late-frames", 24_785),
     ("deferred", 126_509),
     ("restored", 139_024),
-    ("limited", 69_363),
+    ("limited", 56_202),
     ("revoked", 151_253),
     ("progress", 21_323),
 ];

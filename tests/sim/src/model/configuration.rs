@@ -456,10 +456,12 @@ fn restartable(world: &mut World) -> Vec<Order> {
     vec![order]
 }
 
-/// It may last for 10 s of work, and is stopped then.
+/// It has to begin within 5 s, may last for 10 s of work, and is stopped then.
 fn limited(world: &mut World) -> Vec<Order> {
+    let deadline = Some(Time(world.now().0 + 5_000));
     let mut orders = restartable(world);
     for order in &mut orders {
+        order.start.deadline = deadline;
         order.spec.max_runtime = Some(Millis::seconds(10));
         order.spec.on_overdue = OnOverdue::Stop;
     }

@@ -54,7 +54,6 @@ pub struct Factory {
 // ---- What is set up ----
 
 impl Factory {
-    /// One slave, online.
     pub async fn new() -> Self {
         Self::with(|_| {}).await
     }

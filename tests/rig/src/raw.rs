@@ -19,7 +19,6 @@ const LIMIT: Duration = Duration::from_secs(8);
 
 /// The bit of a frame's first byte that ends a message.
 pub const FIN: u8 = 0x80;
-/// Opcodes.
 pub const CONTINUATION: u8 = 0;
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;

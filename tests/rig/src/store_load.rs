@@ -57,7 +57,6 @@ impl Shape {
 pub enum End {
     /// It closes the store.
     Close,
-    /// It kills itself.
     Kill,
 }
 

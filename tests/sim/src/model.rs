@@ -61,7 +61,6 @@ const COMES_RIGHT: &str = "whatever happened, once everything is mended and answ
 /// A configuration, ready to be enumerated.
 #[derive(Debug)]
 pub struct Floor {
-    /// Which.
     pub configuration: Configuration,
     first: World,
     orders: Vec<Order>,
@@ -72,9 +71,7 @@ pub struct Floor {
 /// How much may still happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Left {
-    /// Faults.
     pub faults: u8,
-    /// Deeds of people.
     pub deeds: u8,
     /// Frames of dead links that arrive.
     pub late: u8,
@@ -82,10 +79,8 @@ pub struct Left {
     pub steps: u8,
 }
 
-/// One state.
 #[derive(Clone)]
 pub struct Scene {
-    /// The world.
     pub world: World,
     /// What may still happen in it.
     pub left: Left,
@@ -223,7 +218,6 @@ impl Model for Floor {
 /// Something that does not hold, and how to get there.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// Which property.
     pub property: &'static str,
     /// What is broken, and how that shows.
     pub broken: Option<Broken>,
@@ -248,7 +242,6 @@ impl fmt::Display for Failure {
 /// What one run came to.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// States.
     pub states: usize,
     /// Steps from a state to a state.
     pub steps: usize,
@@ -269,7 +262,6 @@ impl Found {
     }
 }
 
-/// How to search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Search {
     /// Little memory; the way to what is found may be long.
@@ -289,9 +281,7 @@ pub fn list() -> ExitCode {
 /// More or less than a configuration says.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Instead {
-    /// So many faults.
     pub faults: Option<u8>,
-    /// So many deeds.
     pub deeds: Option<u8>,
 }
 

@@ -55,7 +55,6 @@ pub struct Head {
     /// A person has to approve each slave that the master does not know.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub approves: bool,
-    /// The slaves.
     pub slaves: Vec<Kind>,
 }
 
@@ -122,7 +121,6 @@ pub struct Outcome {
 /// A schedule that breaks an invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Which.
     pub broken: Broken,
     /// Which act broke it; none if it shows only once everything is healed.
     pub at: Option<usize>,

@@ -63,13 +63,9 @@ const MOVES: usize = 1_000_000;
 pub struct Station {
     /// Its rules' state; none while the agent is dead.
     pub state: Option<Slave>,
-    /// Its disk.
     pub disk: SlaveDisk,
-    /// Its config.
     pub settings: Settings,
-    /// Its machine.
     pub machine: Machine,
-    /// The kernel's boot.
     pub boot: BootId,
     booted_at: i64,
     /// How far its wall clock is off.
@@ -134,7 +130,6 @@ struct Wire {
     to_master: VecDeque<Message>,
     to_slave: VecDeque<(Session, Commit, Message)>,
     session: Session,
-    /// Swallows everything.
     half_open: bool,
     /// To the master's double.
     double: bool,
@@ -155,22 +150,18 @@ struct Seat {
     fuse: Option<usize>,
 }
 
-/// The world.
 #[derive(Debug, Clone)]
 pub struct World {
     /// Milliseconds since the beginning.
     pub ms: i64,
     /// The master's state; none while it is dead.
     pub master: Option<Master>,
-    /// The master's disk.
     pub master_disk: MasterDisk,
     /// How far the masters' clock is off.
     pub master_off: i64,
     /// How slaves are enrolled.
     pub enrollment: Enrollment,
-    /// The slaves.
     pub boxes: Vec<Station>,
-    /// Answers to clients.
     pub answers: BTreeMap<RequestId, Answer>,
     /// What the nodes do not know.
     pub ledger: Ledger,
@@ -224,7 +215,6 @@ impl World {
         world
     }
 
-    /// A master alone.
     pub fn bare() -> Self {
         let mut world = Self {
             ms: 0,
@@ -287,7 +277,6 @@ impl World {
         u128::from(self.fresh()).to_be_bytes()
     }
 
-    /// The masters' clock.
     pub fn now(&self) -> Time {
         Time(GENESIS + self.ms + self.master_off)
     }

@@ -37,7 +37,6 @@ enum End {
     Closed,
     /// The planned cut was reached.
     Cut,
-    /// A socket failed.
     Broken,
 }
 

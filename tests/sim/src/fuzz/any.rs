@@ -42,7 +42,6 @@ impl Pools {
         self.numbers.insert(name, values.into_iter().collect());
     }
 
-    /// Texts.
     pub fn words(&mut self, words: &[&str]) {
         self.words = words.iter().map(|word| (*word).to_owned()).collect();
     }
@@ -60,7 +59,6 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// From bytes.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes, noise: 0, room: ELEMENTS, pools: Pools::default() }
     }
@@ -70,7 +68,6 @@ impl<'a> Source<'a> {
         self.rest.is_empty()
     }
 
-    /// One byte.
     pub fn byte(&mut self) -> u8 {
         if let Some((first, rest)) = self.rest.split_first() {
             self.rest = rest;
@@ -92,7 +89,6 @@ impl<'a> Source<'a> {
         self.below(n) == 0
     }
 
-    /// One of these.
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }

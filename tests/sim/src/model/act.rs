@@ -35,7 +35,6 @@ pub enum Act {
     Heard(usize),
     /// The same, and the agent crashes.
     HeardAndCrashed(usize, usize),
-    /// A slave connects.
     Dialed(usize),
     /// A slow machine begins what it has in hand.
     Began(usize),
@@ -59,11 +58,8 @@ pub enum Act {
     Plugged(usize),
     /// Both ends of a link that swallows everything have noticed.
     Noticed(usize),
-    /// An agent starts.
     Revived(usize),
-    /// The master starts.
     MasterStarted,
-    /// Time passes.
     Passed,
 }
 

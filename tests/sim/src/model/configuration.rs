@@ -8,7 +8,6 @@ use reloop_protocol::time::{Millis, Time};
 
 use crate::world::World;
 
-/// Something that breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// A cable is pulled; both ends notice.
@@ -47,15 +46,11 @@ pub enum Fault {
 /// Something that a person does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Deed {
-    /// Cancels a job.
     Cancel(CancelMode),
-    /// Pauses a job.
     Pause,
-    /// Resumes a job.
     Resume,
     /// Gives an attempt up: with a retry, the job is assigned to another slave.
     Abandon,
-    /// DesiredStates another attempt.
     Retry,
     /// Says how an uncertain job ended.
     Resolve(End),
@@ -63,13 +58,10 @@ pub enum Deed {
     Release,
     /// Locks remote starts out, at the machine.
     Lock,
-    /// Lets them in.
     Unlock,
     /// Pauses what runs, at the machine.
     PauseLocally,
-    /// Resumes it there.
     ResumeLocally,
-    /// Stops it there.
     StopLocally,
     /// Backs the master up.
     BackUp,
@@ -77,7 +69,6 @@ pub enum Deed {
     Confirm,
     /// Sends a slave away for good.
     Revoke,
-    /// Approves a slave.
     Approve,
     /// Enrols a slave by a token.
     Enroll,
@@ -110,13 +101,11 @@ impl Deed {
 /// A floor, and how much may happen on it in one story.
 #[derive(Debug, Clone, Copy)]
 pub struct Configuration {
-    /// Its name.
     pub name: &'static str,
     /// What it is there for.
     pub about: &'static str,
     /// It takes minutes or hours, and is run by hand.
     pub long: bool,
-    /// How many slaves.
     pub slaves: usize,
     /// What their config says.
     pub slave: fn(&mut Settings),

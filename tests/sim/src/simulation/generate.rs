@@ -27,12 +27,10 @@ const WORST_DRIFT_PPM: i64 = 200;
 pub struct Random(u64);
 
 impl Random {
-    /// From a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Any number.
     pub fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -72,7 +70,6 @@ pub enum Profile {
     Stores,
     /// Masters are restored, wiped and doubled.
     Masters,
-    /// All of it.
     Everything,
     /// A large fleet on an ordinary day.
     Calm,
@@ -131,7 +128,6 @@ struct Maker {
     slaves: usize,
     jobs: usize,
     placed: usize,
-    /// A slave lies.
     lies: bool,
     acts: Vec<Act>,
 }

@@ -80,9 +80,7 @@ pub(super) fn heal(world: &mut World, slaves: usize) -> bool {
 /// What people do with a job that somebody paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Paused {
-    /// Nothing.
     Stays,
-    /// They resume it.
     GoesOn,
 }
 

@@ -15,9 +15,7 @@ use super::{Failure, Outcome, Schedule, file, play, schedule, shrink, size};
 /// Which schedules are played.
 #[derive(Debug, Clone, Copy)]
 pub struct Hunt {
-    /// The first seed.
     pub from: u64,
-    /// How many.
     pub seeds: u64,
     /// Slaves of each, if it is not the seed that says.
     pub slaves: Option<usize>,
@@ -53,7 +51,6 @@ pub struct Bag {
 pub struct Found {
     /// That of the lowest seed, not cut down yet.
     pub schedule: Schedule,
-    /// How it breaks.
     pub failure: Failure,
     /// How many there are.
     pub count: u64,

@@ -9,107 +9,84 @@ use reloop_protocol::message::Mode;
 use reloop_protocol::spec::{CancelMode, Late};
 use serde::{Deserialize, Serialize};
 
-/// Something that happens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Act {
     /// What waits at a slave moves: messages, its machine's words, its next connection.
     Pump {
-        /// Whose.
         slave: usize,
         /// How many of them, at most.
         moves: usize,
     },
     /// The same at all slaves, in turn.
     Stir {
-        /// Who is first.
         from: usize,
         /// How many, at most.
         moves: usize,
     },
-    /// Time passes.
     Pass {
-        /// How much.
         ms: i64,
     },
     /// A frame of a dead link arrives.
     Late {
-        /// Which of them.
         frame: usize,
     },
     /// A client places an order of one job.
     Place {
         /// The schedule's number for it.
         job: usize,
-        /// What it is.
         order: Placed,
     },
     /// A client or an operator wants something of a job.
     Job {
-        /// Which.
         job: usize,
-        /// What.
         command: JobAct,
     },
     /// An operator wants something of a slave.
     Slave {
-        /// Which.
         slave: usize,
-        /// What.
         command: SlaveAct,
     },
     /// A person at a machine wants something.
     Local {
-        /// Where.
         slave: usize,
-        /// What.
         command: LocalAct,
     },
     /// The cable is pulled, and both ends notice.
     Cut {
-        /// Whose.
         slave: usize,
     },
     /// The cable is pulled, and only the slave notices.
     HalfOpen {
-        /// Whose.
         slave: usize,
     },
     /// The link swallows everything, and nobody notices.
     Swallow {
-        /// Whose.
         slave: usize,
     },
     /// The cable is put back, and whoever was turned away dials again.
     Plug {
-        /// Whose.
         slave: usize,
     },
     /// An agent is killed; its machine goes on.
     Kill {
-        /// Whose.
         slave: usize,
     },
     /// A dead agent starts.
     Revive {
-        /// Whose.
         slave: usize,
     },
     /// The power of a box is cut and comes back.
     Reboot {
-        /// Whose.
         slave: usize,
     },
     /// An agent will crash once it has done so many more things.
     Crash {
-        /// Whose.
         slave: usize,
-        /// How many.
         effects: usize,
     },
     /// The master will crash once it has done so many more things.
     CrashMaster {
-        /// How many.
         effects: usize,
     },
     /// The master is killed.
@@ -118,7 +95,6 @@ pub enum Act {
     StartMaster,
     /// What a machine does from now on.
     Machine {
-        /// Whose.
         slave: usize,
         /// It does not answer probes.
         silent: bool,
@@ -126,7 +102,6 @@ pub enum Act {
         unstoppable: bool,
         /// It refuses to start.
         refuses: bool,
-        /// Its work fails.
         fails: bool,
         /// It takes time to begin.
         #[serde(default, skip_serializing_if = "is_default")]
@@ -143,32 +118,26 @@ pub enum Act {
     },
     /// How fast it is known whether a link still lives.
     Pings {
-        /// It takes time.
         slow: bool,
     },
     /// A slave is given a token that enrols it, and dials again.
     Enroll {
-        /// Which.
         slave: usize,
     },
     /// A slave's disk is replaced.
     ReplaceDisk {
-        /// Whose.
         slave: usize,
     },
     /// A slave's disk is copied.
     SaveDisk {
-        /// Whose.
         slave: usize,
     },
     /// That copy is put back in.
     PutBackDisk {
-        /// Whose.
         slave: usize,
     },
     /// A copy of a slave's disk, key included, runs in another box.
     Clone {
-        /// Whose.
         slave: usize,
     },
     /// The master's files are backed up.
@@ -189,16 +158,13 @@ pub enum Act {
     },
     /// A slave is pointed at one of two masters.
     Dial {
-        /// Which slave.
         slave: usize,
-        /// At the second.
         double: bool,
     },
     /// The second master goes.
     EndDouble,
     /// A slave that is enrolled and has never been handed anything speaks for a job.
     Lie {
-        /// Which.
         job: usize,
         /// How far beyond the newest attempt.
         ahead: u32,
@@ -207,14 +173,11 @@ pub enum Act {
     },
     /// A slave's wall clock jumps.
     SlaveClock {
-        /// Whose.
         slave: usize,
-        /// By how much.
         by_ms: i64,
     },
     /// The masters' clock jumps.
     MastersClock {
-        /// By how much.
         by_ms: i64,
     },
 }
@@ -238,10 +201,8 @@ pub struct Placed {
     /// The highest goes first.
     #[serde(skip_serializing_if = "is_default")]
     pub priority: i32,
-    /// Its earliest start.
     #[serde(skip_serializing_if = "is_default")]
     pub not_before_ms: Option<i64>,
-    /// Its latest start.
     #[serde(skip_serializing_if = "is_default")]
     pub deadline_ms: Option<i64>,
     /// If its start passes while its slave is off.
@@ -266,18 +227,13 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobAct {
-    /// See [`JobCommand::Cancel`](reloop_protocol::master::JobCommand::Cancel).
     Cancel(CancelMode),
-    /// See [`JobCommand::Pause`](reloop_protocol::master::JobCommand::Pause).
     Pause,
-    /// See [`JobCommand::Resume`](reloop_protocol::master::JobCommand::Resume).
     Resume,
-    /// See [`JobCommand::Release`](reloop_protocol::master::JobCommand::Release).
     Release {
         /// How long the word holds.
         valid_ms: u64,
     },
-    /// See [`JobCommand::Reschedule`](reloop_protocol::master::JobCommand::Reschedule).
     Reschedule {
         /// From now.
         not_before_ms: Option<i64>,
@@ -286,11 +242,8 @@ pub enum JobAct {
         /// If that passes while the slave is off.
         late: Late,
     },
-    /// See [`JobCommand::Retry`](reloop_protocol::master::JobCommand::Retry).
     Retry,
-    /// See [`JobCommand::Resolve`](reloop_protocol::master::JobCommand::Resolve).
     Resolve(End),
-    /// See [`JobCommand::Abandon`](reloop_protocol::master::JobCommand::Abandon).
     Abandon,
 }
 
@@ -298,20 +251,14 @@ pub enum JobAct {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Said {
-    /// See [`State::Accepted`].
     Accepted,
-    /// See [`State::Running`].
     Running,
-    /// See [`State::Uncertain`].
     Uncertain,
-    /// See [`State::Succeeded`].
     Succeeded,
-    /// See [`State::Failed`].
     Failed,
 }
 
 impl Said {
-    /// As a state.
     pub fn state(self) -> State {
         match self {
             Self::Accepted => State::Accepted,
@@ -327,15 +274,10 @@ impl Said {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SlaveAct {
-    /// See [`SlaveCommand::Mode`](reloop_protocol::master::SlaveCommand::Mode).
     Mode(Mode),
-    /// See [`SlaveCommand::Ready`](reloop_protocol::master::SlaveCommand::Ready).
     Ready,
-    /// See [`SlaveCommand::Clear`](reloop_protocol::master::SlaveCommand::Clear).
     Clear,
-    /// See [`SlaveCommand::Approve`](reloop_protocol::master::SlaveCommand::Approve).
     Approve,
-    /// See [`SlaveCommand::Forget`](reloop_protocol::master::SlaveCommand::Forget).
     Forget,
 }
 
@@ -343,22 +285,15 @@ pub enum SlaveAct {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LocalAct {
-    /// See [`Local::Ready`](reloop_protocol::slave::Local::Ready).
     Ready,
-    /// See [`Local::Clear`](reloop_protocol::slave::Local::Clear).
     Clear,
-    /// See [`Local::Pause`](reloop_protocol::slave::Local::Pause).
     Pause,
-    /// See [`Local::Resume`](reloop_protocol::slave::Local::Resume).
     Resume,
-    /// See [`Local::Stop`](reloop_protocol::slave::Local::Stop).
     Stop {
         /// At once, not at a safe point.
         now: bool,
     },
-    /// See [`Local::Lock`](reloop_protocol::slave::Local::Lock).
     Lock(bool),
-    /// See [`Local::Resolve`](reloop_protocol::slave::Local::Resolve).
     Resolve(End),
 }
 

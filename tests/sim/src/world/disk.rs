@@ -47,7 +47,6 @@ impl SlaveDisk {
         self
     }
 
-    /// A job's record.
     pub fn job(&self, id: JobId) -> Option<&slave::Job> {
         match self.jobs.get(&id)? {
             slave::Write::Job(_, job) => job.as_deref(),
@@ -55,7 +54,6 @@ impl SlaveDisk {
         }
     }
 
-    /// Every job's record.
     pub fn held(&self) -> impl Iterator<Item = &slave::Job> {
         self.jobs.keys().filter_map(|id| self.job(*id))
     }
@@ -68,7 +66,6 @@ impl SlaveDisk {
         }
     }
 
-    /// Every job's record.
     pub fn jobs(&self) -> impl Iterator<Item = &slave::Job> {
         self.jobs.keys().filter_map(|id| self.job(*id))
     }
@@ -109,7 +106,6 @@ impl SlaveDisk {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct MasterDisk {
     node: Option<master::Write>,
-    /// The master's incarnations.
     pub(super) begun: Vec<Begun>,
     pub(super) clock_mark: Option<Time>,
     /// Every job, live or ended.
@@ -117,9 +113,7 @@ pub struct MasterDisk {
     slaves: BTreeMap<SlaveKey, master::Write>,
     tokens: BTreeMap<[u8; 32], master::Write>,
     keys: BTreeMap<String, (OrderId, [u8; 32])>,
-    /// Every order.
     pub orders: BTreeMap<OrderId, Order>,
-    /// Every receipt.
     pub receipts: Vec<Receipt>,
 }
 

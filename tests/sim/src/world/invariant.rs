@@ -79,7 +79,6 @@ pub enum Invariant {
 }
 
 impl Invariant {
-    /// Every invariant.
     pub const ALL: [Self; 29] = [
         Self::AcknowledgedOrderKept,
         Self::BegunOnce,
@@ -112,7 +111,6 @@ impl Invariant {
         Self::PausedStays,
     ];
 
-    /// As one sentence.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::AcknowledgedOrderKept => "an acknowledged order is never lost",
@@ -157,9 +155,7 @@ impl fmt::Display for Invariant {
 /// An invariant that does not hold, and how that shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broken {
-    /// Which.
     pub invariant: Invariant,
-    /// How.
     pub how: String,
 }
 

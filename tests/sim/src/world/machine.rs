@@ -10,7 +10,6 @@ use reloop_protocol::time::Time;
 
 use super::progress::note_of;
 
-/// A machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Machine {
     /// Everything that it was told to begin.
@@ -52,12 +51,10 @@ pub struct Machine {
     pub(super) was_cut: bool,
     /// Work takes this long; [`Machine::UNTIL_TOLD`] if it ends only by [`Machine::finish`].
     pub length_ms: i64,
-    /// Work fails.
     pub fails: bool,
     pub(super) facts: VecDeque<(RunKey, Fact)>,
 }
 
-/// One beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Work {
     left_ms: i64,

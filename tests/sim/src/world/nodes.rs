@@ -164,7 +164,6 @@ impl World {
         self.slave_now(slave).wall.0
     }
 
-    /// A slave's clocks.
     pub fn slave_now(&self, slave: usize) -> Now {
         let held = &self.boxes[slave];
         let awake = self.ms - held.booted_at;
@@ -296,7 +295,6 @@ impl World {
         }
     }
 
-    /// After a beginning.
     pub(super) fn check_machine(&mut self, slave: usize, work: RunKey) {
         self.note_beginning(slave, work);
         let held = &self.boxes[slave];

@@ -22,7 +22,6 @@ pub(super) struct Progress {
     by_master: BTreeMap<RunKey, u16>,
 }
 
-/// All of it.
 const DONE: u16 = 1_000;
 
 /// The note that a machine says beside its progress: it names the run.

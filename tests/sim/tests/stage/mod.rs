@@ -278,7 +278,6 @@ pub(crate) fn no_to(job: &master::Job, code: ReasonCode, for_good: bool) -> Decl
     Declined { job: job.id, attempt: job.attempt, generation: job.generation, reason, for_good }
 }
 
-/// The master's Challenge.
 pub(crate) fn challenge(world: &World) -> Challenge {
     let node = world.master.as_ref().expect("the master lives").node;
     let (master, epoch, commit) = (node.id, node.epoch, node.commit);

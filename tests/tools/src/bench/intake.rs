@@ -33,7 +33,6 @@ use super::process::shipped_master;
 use super::report::{Report, Row};
 use super::stats::Sample;
 
-/// Concurrent clients.
 pub(super) const CONNECTIONS: usize = 64;
 
 const ROUND: Duration = Duration::from_secs(3);

@@ -35,7 +35,6 @@ const SUBPROTOCOL: &str = "reloop.v1";
 /// When a member's machine ends its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// Never.
     Endless,
     /// As soon as it has begun.
     Instant,
@@ -45,7 +44,6 @@ pub(super) enum Pace {
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) live: AtomicUsize,
-    /// Settled handshakes.
     pub(super) handshakes: AtomicU64,
     /// Bytes sent after the upgrade, WebSocket headers and masks included.
     pub(super) sent: AtomicU64,
@@ -60,7 +58,6 @@ pub(super) struct Counts {
 /// What all members are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
-    /// Disconnect.
     Rest,
     /// Connect and stay connected. The number tells one such order from the next.
     Connect(u64),
@@ -68,7 +65,6 @@ enum Order {
     Leave,
 }
 
-/// Thousands of slaves.
 pub(super) struct Swarm {
     pub(super) counts: Arc<Counts>,
     orders: watch::Sender<Order>,
@@ -132,7 +128,6 @@ impl Swarm {
         }
     }
 
-    /// Disconnects all members.
     pub(super) async fn rest(&self) {
         self.orders.send_replace(Order::Rest);
         while self.counts.live.load(Ordering::Relaxed) > 0 {
@@ -152,7 +147,6 @@ impl Swarm {
         std::mem::take(&mut *waits).into_iter().map(|micros| micros as f64 / 1e6).collect()
     }
 
-    /// Ends all members.
     pub(super) async fn leave(mut self) {
         self.orders.send_replace(Order::Leave);
         while self.tasks.join_next().await.is_some() {}

@@ -14,7 +14,6 @@ use super::Break;
 const BREAKS: [&str; 3] =
     [include_str!("list/slave.txt"), include_str!("list/master.txt"), include_str!("list/shells.txt")];
 
-/// Every break.
 pub fn all() -> Vec<Break> {
     BREAKS.into_iter().flat_map(parse).collect()
 }

@@ -1,7 +1,7 @@
-//! Which test shows which row of the disagreements, and on which level: collected from the names in the tests' sources.
+//! Which tests show which row of the disagreements, and on which level: collected from the tests' names in the sources.
 //!
-//! A test shows a row if it bears its number in front: `a9_an_outcome_beats_a_late_cancel`. [`gaps`] says what is missing;
-//! a test fails when it says anything.
+//! A test shows a row if its name begins with the row's number: `a9_an_outcome_beats_a_late_cancel`. [`gaps`] lists
+//! what is missing; a test fails if it is not empty.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,6 @@ use std::path::Path;
 
 use crate::rows::{Level, ROWS, Row, Scope, row};
 
-/// A test as its source shows it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Test {
     pub file: String,
@@ -17,7 +16,7 @@ pub struct Test {
 }
 
 impl Test {
-    /// The row's number that it bears, if any: `A9`.
+    /// The row's number in its name, if any: `A9`.
     pub fn number(&self) -> Option<String> {
         let (number, rest) = self.name.split_once('_')?;
         let (letter, count) = number.split_at_checked(1)?;
@@ -26,7 +25,7 @@ impl Test {
         is_number.then(|| number.to_uppercase())
     }
 
-    /// On which level it runs, by where it stands; none where no test may bear a number.
+    /// The level on which it runs, by its folder. `None` where a test may not carry a number.
     pub fn level(&self) -> Option<Level> {
         let with_processes = |tests: &str| tests.starts_with("scenarios_") || tests.starts_with("disks/");
         if self.file.starts_with("tests/sim/tests/disagreements/") {
@@ -39,10 +38,10 @@ impl Test {
     }
 }
 
-/// Where tests of both nodes stand.
+/// The folders with tests of both nodes.
 pub const FOLDERS: [&str; 3] = ["tests/sim/tests", "tests/rig/tests", "tests/tools/tests"];
 
-/// Every test in the sources below a folder of the project, in order.
+/// All tests in the sources below a folder of the workspace, sorted.
 pub fn collect(root: &Path, folder: &str) -> Vec<Test> {
     let mut tests = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -64,7 +63,7 @@ pub fn collect(root: &Path, folder: &str) -> Vec<Test> {
     tests
 }
 
-/// The tests of one source, without those that are ignored.
+/// The tests of one source file, without ignored ones.
 pub fn of_source(file: &str, source: &str) -> Vec<Test> {
     let mut tests = Vec::new();
     let (mut is_test, mut is_ignored) = (false, false);
@@ -90,7 +89,7 @@ fn shows<'a>(row: &Row, level: Level, tests: &'a [Test]) -> Vec<&'a Test> {
     tests.iter().filter(|test| test.number() == number && test.level() == Some(level)).collect()
 }
 
-/// What is missing or wrong, one line each: rows without a test where they need one, and numbers that are none.
+/// What is missing or wrong, one line each: rows without a required test, and numbers that are no row.
 pub fn gaps(tests: &[Test]) -> Vec<String> {
     let mut gaps = Vec::new();
     for row in ROWS {
@@ -208,7 +207,7 @@ mod tests {
         Test { file: file.to_owned(), name: name.to_owned() }
     }
 
-    /// As many tests as every row needs.
+    /// One test for each row and level that needs one.
     fn enough() -> Vec<Test> {
         let named = |row: &Row, level| match level {
             Level::Rules => {
@@ -253,7 +252,7 @@ mod tests {
             fn a2_helper() {}
             #[tokio::test]
             #[allow(dead_code)]
-            // Why.
+            // a comment between the attribute and the function
             async fn a3_third() {
             // #[test]
             fn a4_commented() {}

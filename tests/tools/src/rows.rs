@@ -1,26 +1,25 @@
-//! The published disagreements of the two nodes, as data: what each side holds, what must come out, what decides it,
-//! and where it has to be shown.
+//! The published disagreements of the two nodes as data: the case, the outcome, the rules that decide it, and the
+//! levels on which a test has to show it.
 //!
-//! What decides a row is found in two places. Lines of the verdict table (`protocol/src/reconcile.rs`) bear the numbers
-//! of the rows that they answer. What is decided elsewhere is a named rule, a function, and stands here.
+//! What decides a row has two sources: lines of the verdict table (`protocol/src/reconcile.rs`) carry the numbers of
+//! the rows that they decide, and other rules are named here as functions.
 //!
-//! Which tests show a row is not written down anywhere: a test bears the number of its row in its name, and
-//! [`crate::coverage`] collects them.
+//! The tests of a row are not listed here: their names begin with its number, and [`crate::coverage`] collects them.
 
 use reloop_protocol::reconcile::{Line, TABLE};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
-    /// Its number: a letter for the field, and a count.
+    /// A letter for the field, and a count.
     pub number: &'static str,
     /// What each side holds, or what happens.
     pub case: &'static str,
     pub outcome: &'static str,
-    /// What decides it beside the verdict table.
+    /// The rules that decide it beside the verdict table.
     pub rules: &'static [Rule],
-    /// The lowest level that can show it.
+    /// The lowest level on which it can be shown.
     pub lowest: Level,
-    /// What it is about that only real processes show. Whatever is named here needs a test end to end.
+    /// What of it only real processes can show. If there is anything, a test with processes is required.
     pub about: &'static [About],
     /// How much of it the product has.
     pub scope: Scope,
@@ -43,22 +42,22 @@ pub enum Level {
 /// What the rules alone cannot show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum About {
-    /// Nodes, jobs and boxes that die and come back.
+    /// Nodes, jobs and boxes that crash and come back.
     Processes,
-    /// What a disk keeps, loses, or is replaced by.
+    /// Disks that lose data or are replaced.
     Disks,
     /// Clocks that jump, stand still, or are not trusted.
     Clocks,
-    /// Connections that break, hang, or stay away.
+    /// Connections that break, hang, or stay down.
     Links,
-    /// Who somebody is: keys, names, enrolment, copies.
+    /// Keys, names, enrolment, copies.
     Identity,
     /// What people do at a machine.
     People,
 }
 
 impl About {
-    /// The word in the coverage list.
+    /// The word in `docs/coverage.md`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Processes => "processes",
@@ -71,24 +70,23 @@ impl About {
     }
 }
 
-/// How much of a row the product has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Whole,
-    /// Not this part, which therefore no test shows.
+    /// All but this part, which no test shows.
     Without(&'static str),
-    /// Nothing of it, and why. No test may bear its number.
+    /// Nothing, for this reason. No test may carry its number.
     Nothing(&'static str),
 }
 
 impl Row {
-    /// The lines of the verdict table that answer it.
+    /// The lines of the verdict table that decide it.
     pub fn lines(&self) -> impl Iterator<Item = &'static Line> {
         let number = self.number;
         TABLE.iter().filter(move |line| line.cases.contains(&number))
     }
 
-    /// The levels on which it has to be shown.
+    /// The levels on which a test has to show it.
     pub fn needs(&self) -> impl Iterator<Item = Level> {
         let nothing = matches!(self.scope, Scope::Nothing(_));
         let rules = !nothing && self.lowest == Level::Rules;
@@ -105,7 +103,7 @@ const fn rule(file: &'static str, function: &'static str) -> Rule {
     Rule { file, function }
 }
 
-/// A row that the rules show, and real processes too where it is about something that the rules do not have.
+/// A row that tests of the rules show, and tests with processes if it is `about` anything.
 const fn shown(
     number: &'static str,
     case: &'static str,
@@ -116,7 +114,7 @@ const fn shown(
     Row { number, case, outcome, rules, lowest: Level::Rules, about, scope: Scope::Whole }
 }
 
-/// The same, but for a part that the product does not have.
+/// The row without a part that the product does not have.
 const fn shown_without(row: Row, missing: &'static str) -> Row {
     Row { scope: Scope::Without(missing), ..row }
 }
@@ -502,7 +500,7 @@ pub const ROWS: &[Row] = &[
         outcome: "Orders are refused with 503; links, reports and reads go on as far as they can, and nothing that was \
                   acknowledged is lost.",
         rules: &[rule("node/src/store/keeper.rs", "low_space"), rule("node/src/driver.rs", "run")],
-        // The rules never see a disk: a commit that fails has performed nothing.
+        // The rules never see a disk.
         lowest: Level::Processes,
         about: &[About::Disks],
         scope: Scope::Whole,

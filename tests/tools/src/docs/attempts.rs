@@ -1,4 +1,4 @@
-//! The part of `docs/reconciliation.md` on which attempt speaks for a job.
+//! The section of `docs/reconciliation.md` on which attempt speaks for a job.
 
 use reloop_protocol::reconcile::attempts::{self, Other, Outcome, Speaker, Standing};
 

@@ -1,4 +1,4 @@
-//! What the words of jobs and slaves mean, and what comes closest to them in standards and other systems.
+//! The meanings of the words of jobs and slaves, and the closest terms of standards and other systems.
 
 use reloop_protocol::job::State;
 use reloop_protocol::master::{Delivery, Need, WhyNot};
@@ -73,7 +73,7 @@ pub(super) fn job(state: State) -> JobRow {
     JobRow { means, maps }
 }
 
-/// Meaning; OPC UA Machinery operation mode, Nomad node, SEMI E10 time.
+/// (meaning, [OPC UA Machinery operation mode, Nomad node, SEMI E10 time])
 pub(super) fn mode(mode: Mode) -> (&'static str, [&'static str; 3]) {
     match mode {
         Mode::Production => ("It takes jobs.", ["Processing", "eligible", "by its activity"]),
@@ -95,7 +95,7 @@ pub(super) fn mode(mode: Mode) -> (&'static str, [&'static str; 3]) {
     }
 }
 
-/// Meaning; OPC UA Machinery item, PackML, MTConnect execution, SEMI E10.
+/// (meaning, [OPC UA Machinery item, PackML, MTConnect execution, SEMI E10])
 pub(super) fn activity(activity: Activity) -> (&'static str, [&'static str; 4]) {
     match activity {
         Activity::Idle => (
@@ -136,7 +136,7 @@ pub(super) fn activity(activity: Activity) -> (&'static str, [&'static str; 4]) 
     }
 }
 
-/// Meaning; what ends the waiting.
+/// (meaning, what ends the waiting)
 pub(super) fn waiting_for(waiting: WaitingFor) -> (&'static str, &'static str) {
     match waiting {
         WaitingFor::Turn => ("another job is first", "that job's end"),
@@ -160,7 +160,7 @@ pub(super) fn source(source: Source) -> &'static str {
     }
 }
 
-/// Meaning; what a person does before `clear`.
+/// (meaning, what a person does before `clear`)
 pub(super) fn attention(attention: Attention) -> (&'static str, &'static str) {
     match attention {
         Attention::StoreReplaced => (
@@ -243,7 +243,7 @@ pub(super) fn need(need: Need) -> &'static str {
     }
 }
 
-/// Meaning; what ends it.
+/// (meaning, what ends it)
 pub(super) fn why_not(why: WhyNot) -> (&'static str, &'static str) {
     match why {
         WhyNot::OtherSlave => ("the order names another slave", "nothing: it waits for that one"),
@@ -263,7 +263,7 @@ pub(super) fn why_not(why: WhyNot) -> (&'static str, &'static str) {
     }
 }
 
-/// Meaning; what a person can do.
+/// (meaning, what a person can do)
 pub(super) fn reason(code: ReasonCode) -> (&'static str, &'static str) {
     match code {
         ReasonCode::AtCapacity => ("the slave holds as many jobs as it may", "wait, or raise `capacity`"),

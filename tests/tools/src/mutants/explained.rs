@@ -1,6 +1,6 @@
-//! Mutants that nobody notices, and why that is no gap: what they change makes no difference, or none that is promised.
+//! Mutants that survive although the tests have no gap: the change makes no difference, or none that is promised.
 
-/// The mutants by name, and why each survives.
+/// Mutants by name, with the reason why each survives.
 pub const EXPLAINED: &[(&str, &str)] = &[
     (
         "protocol/src/master/order.rs: replace match guard state.is_ended() with true in Job::enter in `_ if state.is_ended() => report.ended_at,`",

@@ -1,4 +1,4 @@
-//! What became of the mutants, for people: the page `docs/mutants.md`.
+//! The page `docs/mutants.md`: the result for each mutant.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use super::Mutant;
 use super::run::{Fate, Stage};
 
-/// Of the viable mutants, how many have to be noticed: in percent.
+/// The share of viable mutants that has to be noticed, in percent.
 pub const GOAL: f64 = 95.0;
 
-/// What became of each mutant, by its name.
+/// Results by the mutants' names.
 pub type Fates = BTreeMap<String, Fate>;
 
 #[derive(Default)]
@@ -63,7 +63,7 @@ impl Row {
     }
 }
 
-/// The page, and whether it says what it has to: enough are noticed, and every survivor is explained.
+/// The page, and the reasons to fail: too few are noticed, or a survivor is not explained.
 pub fn page(mutants: &[Mutant], fates: &Fates, explained: &[(&str, &str)]) -> (String, Vec<String>) {
     let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
     let mut all = Row::default();

@@ -7,7 +7,7 @@ use super::doctor::{Piece, blamed, doctored};
 use super::run::{Fate, Stage};
 use super::*;
 
-/// A program that says something else for each of its mutants.
+/// A program whose output differs with each of its mutants.
 const SOURCE: &str = r#"
 use std::fmt::Debug;
 const LIMIT: usize = 4 * 8;
@@ -46,7 +46,7 @@ fn main() {
 }
 "#;
 
-/// One mutant of each kind: kind, the line that it is in, what it replaces there, and by what.
+/// One mutant of each kind: kind, its line, the replaced text, the replacement.
 const KINDS: [(Genre, &str, &str, &str); 13] = [
     (Genre::FnValue, "fn value", "let seven = 7; seven", "0"),
     (Genre::FnValue, "fn numbers", "[1, 2].into_iter()", "::std::iter::empty()"),
@@ -69,12 +69,12 @@ fn piece(number: Number, (genre, line, find, instead): (Genre, &str, &str, &str)
     Piece { number, genre, at: start..start + find.len(), instead: instead.to_owned() }
 }
 
-/// What a program prints with this mutant on.
+/// The output of a program with this mutant on.
 fn said(program: &Path, mutant: Option<Number>) -> String {
     let mut command = Command::new(program);
     command.env_remove(SWITCH).envs(mutant.map(|number| (SWITCH, number.to_string())));
     let output = command.output().unwrap();
-    // A mutant may overflow: its exit status is part of its output.
+    // A mutant may overflow: the exit status is part of the output.
     format!("{}{:?}", String::from_utf8_lossy(&output.stdout), output.status.code())
 }
 

@@ -1,4 +1,4 @@
-//! The page as a browser shows it. Where there is no Chromium, these say that they are left out.
+//! The page in a browser. Without Chromium these tests are left out, and say so.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -6,7 +6,7 @@ use reloop_rig::browser::Browser;
 use reloop_rig::factory::{Factory, gated, starting, with, work};
 use serde_json::json;
 
-/// Opens the page of a master with its admin's token, as somebody who has pasted it before.
+/// Opens the page of a master with its admin token, as if it had been entered before.
 async fn open(f: &Factory) -> Option<Browser> {
     let mut browser = Browser::start().await?;
     browser.open(&format!("http://{}/", f.master.addr())).await;

@@ -1,4 +1,4 @@
-//! The faulty network itself, between plain sockets: what it promises is what the scenarios rest on.
+//! The faulty network between plain sockets: the scenarios rely on what it promises.
 
 #![cfg(test)]
 
@@ -15,14 +15,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// Anything on this machine that has not happened after so long will not happen.
+/// What has not happened on this machine after this time will not happen.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How long nothing must happen for a test to believe that nothing does.
+/// How long nothing must happen to show that nothing does.
 const SILENCE: Duration = Duration::from_millis(300);
 
 const HEAD: &[u8] = b"GET /v1/link HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
 
-/// Sends back what it gets, to its end.
+/// A server that returns what it gets.
 async fn echo_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -38,7 +38,7 @@ async fn echo_server() -> SocketAddr {
     addr
 }
 
-/// Gives each connection that it accepts to the test.
+/// A server that passes each connection to the test.
 async fn raw_server() -> (SocketAddr, mpsc::UnboundedReceiver<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -56,7 +56,7 @@ async fn connect(proxy: &Proxy) -> TcpStream {
     TcpStream::connect(proxy.addr()).await.unwrap()
 }
 
-/// A proxy before a server that gives each connection to the test.
+/// A proxy before a server that passes each connection to the test.
 async fn raw_proxy() -> (Proxy, mpsc::UnboundedReceiver<TcpStream>) {
     let (upstream, accepted) = raw_server().await;
     (Proxy::start(upstream), accepted)
@@ -92,8 +92,8 @@ async fn is_silent(socket: &mut TcpStream) -> bool {
     timeout(SILENCE, socket.read_u8()).await.is_err()
 }
 
-/// A WebSocket frame as a client sends it (masked) or a server does. Line ends inside its payload must not be taken for the end
-/// of an HTTP head.
+/// A WebSocket frame of a client (masked) or a server. Line ends inside its payload must not be taken for the end of an
+/// HTTP head.
 fn frame(payload: usize, masked: bool) -> Vec<u8> {
     let payload: Vec<u8> = b"\r\n\r\n".iter().cycle().take(payload).copied().collect();
     raw::frame(raw::FIN | raw::BINARY, masked, payload.len() as u64, &payload)
@@ -278,7 +278,7 @@ async fn a_planned_cut_lets_exactly_that_many_bytes_through() {
     says_back_once_uncut(&proxy, &mut accepted).await;
 }
 
-/// A planned cut concerns one connection: the next one stands.
+/// A planned cut applies to one connection: the next one works.
 async fn says_back_once_uncut(proxy: &Proxy, accepted: &mut mpsc::UnboundedReceiver<TcpStream>) {
     let (mut slave, mut master) = connected(proxy, accepted).await;
     slave.write_all(&[1; 40_000]).await.unwrap();
@@ -290,7 +290,7 @@ async fn says_back_once_uncut(proxy: &Proxy, accepted: &mut mpsc::UnboundedRecei
 #[tokio::test]
 async fn an_orderly_cut_is_orderly_for_a_peer_that_is_still_talking() {
     let (proxy, mut accepted) = raw_proxy().await;
-    // More than the slave's side of the network takes at once, so that some is still on its way at the cut.
+    // More than the slave's side of the network takes at once, so that a part is still on its way at the cut.
     proxy.cut_after(Direction::ToSlave, 500_000);
     let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     master.write_all(&vec![7; 600_000]).await.unwrap();
@@ -363,7 +363,7 @@ async fn a_dead_master_behind_the_proxy_is_a_reset_and_a_closing_one_an_end() {
 
     let nobody = SocketAddr::from(([127, 0, 0, 1], reloop_rig::daemon::free_port()));
     proxy.redirect(nobody);
-    // The reset may come while the connection is still being made.
+    // The reset may come while the connection is being made.
     let end = match TcpStream::connect(proxy.addr()).await {
         Ok(mut slave) => timeout(DEADLINE, slave.read_u8()).await.expect("an end").unwrap_err(),
         Err(end) => end,

@@ -1,4 +1,4 @@
-//! What has to be seen: a model in which the interesting things never happen proves nothing.
+//! Sights: what has to happen in at least one state, because a model in which it never happens proves nothing.
 
 use reloop_protocol::id::Run;
 use reloop_protocol::job::State;
@@ -9,10 +9,10 @@ use stateright::Property;
 
 use super::{Floor, Scene};
 
-/// A name, and whether it is to be seen in a state.
+/// A name, and whether a state shows it.
 type Sight = (&'static str, fn(&Floor, &Scene) -> bool);
 
-/// Everything that is to be seen in one configuration or another.
+/// Every sight of every configuration.
 pub const SIGHTS: [Sight; 41] = [
     ("a job is queued", |f, s| is(f, s, State::Queued)),
     ("a job is assigned", |f, s| is(f, s, State::Assigned)),

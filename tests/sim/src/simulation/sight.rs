@@ -1,7 +1,8 @@
-//! What schedules have to show: a fault that never falls into the moment that it is there for proves nothing.
+//! Sights: moments that schedules have to hit, because a fault that never falls into its critical moment proves
+//! nothing.
 //!
-//! Each name says what happened and in which moment. A schedule counts how often it did ([`Outcome::sights`](super::Outcome)),
-//! and the test of the schedules wants each to be seen.
+//! Each name says what happened and when. A schedule counts how often it did ([`Outcome::sights`](super::Outcome)), and
+//! the test of the schedules requires each.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +44,7 @@ pub const SIGHTS: &[&str] = &[
     "a job's latest start passed",
 ];
 
-/// In which of a handshake's moments a slave is, seen from both ends.
+/// The phase of a slave's handshake, seen from both ends.
 fn moment(world: &World, slave: usize) -> Option<(&'static str, &SlaveRecord)> {
     let held = world.boxes.get(slave)?;
     let record = world.master.as_ref()?.slaves.get(&held.settings.key)?;
@@ -58,7 +59,7 @@ fn moment(world: &World, slave: usize) -> Option<(&'static str, &SlaveRecord)> {
     Some((moment, record))
 }
 
-/// What an act shows, if it does something in the world as it is now.
+/// The sights of an act, if it is performed in the world as it is now.
 pub(super) fn of(world: &World, act: &Act) -> Vec<String> {
     let mut seen = Vec::new();
     let asked = |slave: usize| {
@@ -107,7 +108,7 @@ pub(super) fn of(world: &World, act: &Act) -> Vec<String> {
     seen
 }
 
-/// What the jobs of a schedule show in the end.
+/// The sights of the jobs at the end of a schedule.
 pub(super) fn of_jobs(world: &World) -> Vec<&'static str> {
     let mut seen = Vec::new();
     seen.extend(world.progress_of_slaves().map(|_| "a slave showed how far a run is"));
@@ -129,7 +130,6 @@ pub(super) fn of_jobs(world: &World) -> Vec<&'static str> {
     seen
 }
 
-/// Counts what was seen under its name.
 pub(super) fn count(sights: &mut Sights, seen: impl IntoIterator<Item = impl AsRef<str>>) {
     for seen in seen {
         if let Some(name) = SIGHTS.iter().find(|name| **name == seen.as_ref()) {

@@ -1,8 +1,8 @@
-//! Everything that may happen in a world, as data: what a schedule is made of.
+//! Everything that may happen in a world, as data: a schedule is a list of acts.
 //!
-//! An act is total: one that makes no sense in the world as it is does nothing. So any part of a schedule is a schedule,
-//! and a schedule that breaks something can be cut down to what it takes. Jobs are named by numbers of the schedule's own
-//! and not by when they came, so that what is left means the same.
+//! An act that makes no sense in the world as it is does nothing. So any part of a schedule is a schedule, and a
+//! failing schedule can be cut down. Jobs have numbers in the schedule that do not depend on the order of acts, so that
+//! the remaining acts keep their meaning.
 
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::message::Mode;
@@ -12,16 +12,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Act {
-    /// What waits at a slave moves: messages, its machine's words, its next connection.
+    /// Moves what waits at a slave: messages, its machine's facts, its next connection.
     Pump {
         slave: usize,
-        /// How many of them, at most.
+        /// The limit of moves.
         moves: usize,
     },
     /// The same at all slaves, in turn.
     Stir {
         from: usize,
-        /// How many, at most.
+        /// The limit of moves.
         moves: usize,
     },
     Pass {
@@ -33,21 +33,21 @@ pub enum Act {
     },
     /// A client places an order of one job.
     Place {
-        /// The schedule's number for it.
+        /// The schedule's number for the job.
         job: usize,
         order: Placed,
     },
-    /// A client or an operator wants something of a job.
+    /// A client's or operator's command for a job.
     Job {
         job: usize,
         command: JobAct,
     },
-    /// An operator wants something of a slave.
+    /// An operator's command for a slave.
     Slave {
         slave: usize,
         command: SlaveAct,
     },
-    /// A person at a machine wants something.
+    /// A command at a machine.
     Local {
         slave: usize,
         command: LocalAct,
@@ -60,11 +60,11 @@ pub enum Act {
     HalfOpen {
         slave: usize,
     },
-    /// The link swallows everything, and nobody notices.
+    /// The link swallows everything, and neither end notices.
     Swallow {
         slave: usize,
     },
-    /// The cable is put back, and whoever was turned away dials again.
+    /// The cable is put back, and a slave that was refused for good dials again.
     Plug {
         slave: usize,
     },
@@ -72,28 +72,27 @@ pub enum Act {
     Kill {
         slave: usize,
     },
-    /// A dead agent starts.
+    /// An agent that is down starts.
     Revive {
         slave: usize,
     },
-    /// The power of a box is cut and comes back.
+    /// A box loses its power and restarts.
     Reboot {
         slave: usize,
     },
-    /// An agent will crash once it has done so many more things.
+    /// An agent will crash after this many more effects.
     Crash {
         slave: usize,
         effects: usize,
     },
-    /// The master will crash once it has done so many more things.
+    /// The master will crash after this many more effects.
     CrashMaster {
         effects: usize,
     },
-    /// The master is killed.
     KillMaster,
-    /// A dead master starts.
+    /// A master that is down starts.
     StartMaster,
-    /// What a machine does from now on.
+    /// How a machine behaves from now on.
     Machine {
         slave: usize,
         /// It does not answer probes.
@@ -103,20 +102,20 @@ pub enum Act {
         /// It refuses to start.
         refuses: bool,
         fails: bool,
-        /// It takes time to begin.
+        /// It begins work later and not at once.
         #[serde(default, skip_serializing_if = "is_default")]
         slow: bool,
-        /// It can't begin anything, and proves that.
+        /// It can't start anything, and proves that nothing began.
         #[serde(default, skip_serializing_if = "is_default")]
         unfit: bool,
-        /// What it is to begin is not there any more.
+        /// The program is missing.
         #[serde(default, skip_serializing_if = "is_default")]
         rejects: bool,
-        /// It takes time to answer a probe.
+        /// It answers probes later and not at once.
         #[serde(default, skip_serializing_if = "is_default")]
         ponders: bool,
     },
-    /// How fast it is known whether a link still lives.
+    /// How fast links answer pings.
     Pings {
         slow: bool,
     },
@@ -132,43 +131,43 @@ pub enum Act {
     SaveDisk {
         slave: usize,
     },
-    /// That copy is put back in.
+    /// That copy is put back.
     PutBackDisk {
         slave: usize,
     },
-    /// A copy of a slave's disk, key included, runs in another box.
+    /// A copy of a slave's disk, with its key, runs in another box.
     Clone {
         slave: usize,
     },
-    /// The master's files are backed up.
+    /// A backup of the master's files.
     BackUp,
-    /// They are put back.
+    /// The master is restored from its backup.
     Restore {
         /// A person confirms it.
         confirmed: bool,
     },
     /// A person confirms that this master was restored.
     Confirm,
-    /// The master loses everything.
+    /// The master loses all its data.
     WipeMaster,
     /// A second master runs on a copy of the first one's files.
     Double {
         /// A person raises its epoch.
         confirmed: bool,
     },
-    /// A slave is pointed at one of two masters.
+    /// A slave dials one of two masters.
     Dial {
         slave: usize,
         double: bool,
     },
-    /// The second master goes.
+    /// The second master is removed.
     EndDouble,
-    /// A slave that is enrolled and has never been handed anything speaks for a job.
+    /// An enrolled slave that was never assigned anything reports a job.
     Lie {
         job: usize,
-        /// How far beyond the newest attempt.
+        /// How many attempts after the newest one.
         ahead: u32,
-        /// What it says that the job is.
+        /// The state that it reports.
         said: Said,
     },
     /// A slave's wall clock jumps.
@@ -182,36 +181,32 @@ pub enum Act {
     },
 }
 
-/// An order in a schedule; moments are counted from when it is placed.
+/// An order in a schedule; times are relative to its placement.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields, default)]
 pub struct Placed {
-    /// The other of the two programs.
+    /// The program `bake` instead of `mill`.
     #[serde(skip_serializing_if = "is_default")]
     pub bake: bool,
-    /// If it is interrupted.
     #[serde(skip_serializing_if = "is_default")]
     pub on_interrupt: OnInterrupt,
-    /// It is stopped when it runs longer than it may.
+    /// It is stopped when it exceeds `max_runtime_ms`; otherwise it is only flagged.
     #[serde(skip_serializing_if = "is_default")]
     pub stop_overdue: bool,
-    /// How long it may run.
     #[serde(skip_serializing_if = "is_default")]
     pub max_runtime_ms: Option<u64>,
-    /// The highest goes first.
     #[serde(skip_serializing_if = "is_default")]
     pub priority: i32,
     #[serde(skip_serializing_if = "is_default")]
     pub not_before_ms: Option<i64>,
     #[serde(skip_serializing_if = "is_default")]
     pub deadline_ms: Option<i64>,
-    /// If its start passes while its slave is off.
     #[serde(skip_serializing_if = "is_default")]
     pub late: Late,
-    /// A person has to let it go.
+    /// A person has to release it.
     #[serde(skip_serializing_if = "is_default")]
     pub held: bool,
-    /// It is tried again if it fails.
+    /// It is retried if it fails.
     #[serde(skip_serializing_if = "is_default")]
     pub again: bool,
     /// Only this slave may do it.
@@ -223,7 +218,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// What somebody wants of a job.
+/// A command for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobAct {
@@ -231,15 +226,14 @@ pub enum JobAct {
     Pause,
     Resume,
     Release {
-        /// How long the word holds.
+        /// How long the release is valid.
         valid_ms: u64,
     },
     Reschedule {
-        /// From now.
+        /// Relative to now.
         not_before_ms: Option<i64>,
-        /// From now.
+        /// Relative to now.
         deadline_ms: Option<i64>,
-        /// If that passes while the slave is off.
         late: Late,
     },
     Retry,
@@ -247,7 +241,7 @@ pub enum JobAct {
     Abandon,
 }
 
-/// What a slave may say that a job is.
+/// A state that a slave may report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Said {
@@ -270,7 +264,7 @@ impl Said {
     }
 }
 
-/// What an operator wants of a slave.
+/// An operator's command for a slave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SlaveAct {
@@ -281,7 +275,7 @@ pub enum SlaveAct {
     Forget,
 }
 
-/// What a person at a machine wants.
+/// A command at a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LocalAct {
@@ -290,7 +284,7 @@ pub enum LocalAct {
     Pause,
     Resume,
     Stop {
-        /// At once, not at a safe point.
+        /// At once, and not at a safe point.
         now: bool,
     },
     Lock(bool),
@@ -298,7 +292,7 @@ pub enum LocalAct {
 }
 
 impl Act {
-    /// Its kind in one word, for counting.
+    /// The kind in one word, for counting.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Pump { .. } | Self::Stir { .. } => "moves",

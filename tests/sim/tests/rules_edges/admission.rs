@@ -10,7 +10,7 @@ use reloop_sim::world::World;
 
 use crate::stage::*;
 
-/// A slave introduces itself; whether it is enrolled then, and the text of what the master closed with.
+/// Sends a slave's Hello. Returns whether it is enrolled then, and the text with which the master closed.
 fn introduce(
     world: &mut World,
     link: u64,
@@ -85,7 +85,7 @@ fn who_waits_for_approval_is_listed_once_and_only_so_many_are() {
     let mut one_more = hello(0, "one-more");
     one_more.key = SlaveKey([[1; 16], [2; 16]].concat().try_into().unwrap());
     assert_eq!(introduce(&mut world, 999, one_more, None).0, None);
-    // Who is there already is not listed anew.
+    // A slave on the list is not added again.
     let before = world.master.clone().unwrap().slaves;
     introduce(&mut world, 1_000, hello(3, "s3"), None);
     assert_eq!(world.master.unwrap().slaves, before);

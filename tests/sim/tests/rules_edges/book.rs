@@ -1,4 +1,4 @@
-//! Jobs and orders at the master: what is kept, declined, explained and commanded.
+//! The master's records of jobs and orders: what is kept, declined, explained and commanded.
 
 use reloop_protocol::id::{Attempt, Generation, JobId, OrderId, SlaveKey};
 use reloop_protocol::job::{End, State};
@@ -158,7 +158,7 @@ fn a_master_whose_book_contradicts_itself_is_found_out() {
 
 #[test]
 fn what_is_kept_of_an_earlier_attempt_is_cut_between_two_characters() {
-    // Of texts of many bytes as much is kept as fits.
+    // Of long texts as much is kept as fits.
     for (text, kept) in
         [("x".repeat(256), 256), ("x".repeat(257), 256), (format!("x{}", "é".repeat(150)), 255)]
     {
@@ -222,7 +222,7 @@ fn what_a_slave_says_of_a_job_that_was_given_up_is_marked_as_late() {
     assert!(!world.job(job).flags.has(Flags::LATE_RESULT));
 }
 
-/// A job that its slave was just offered, or holds, and what becomes of it when the slave declines it so.
+/// A job that was just offered to its slave, or that its slave has, after the slave declines it with this reason.
 fn declines(
     held: bool,
     change: impl Fn(&mut Order),
@@ -268,7 +268,7 @@ fn what_becomes_of_a_job_that_is_declined_depends_on_why() {
         assert_eq!(declines(held, timed, AtCapacity, false, None), (State::Queued, true), "{held}");
         assert_eq!(declines(held, timed, WindowClosed, false, cancel), (State::Canceled, false), "{held}");
     }
-    // The slave lets it go as it was asked to: nothing is wrong with the slave.
+    // The slave drops it as it was asked to: nothing is wrong with the slave.
     assert!(!declines(true, plain, GivenBack, false, None).1);
 }
 
@@ -359,7 +359,7 @@ fn why_a_job_has_not_started_is_said_in_words() {
     );
     assert_eq!(says(&away, &job), "s0 has it and waits for turn by its last word: it is offline");
 
-    // What a person has to let go says so, until it has started.
+    // Only until it has started is a held job explained by the missing release.
     let running = world.job(running);
     let gated = |job: &master::Job, gate| {
         let mut job = job.clone();

@@ -1,4 +1,4 @@
-//! Which slave gets what waits, and what is asked back for that.
+//! Which slave gets a waiting job, and what is recalled for that.
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::State;
@@ -11,7 +11,7 @@ use reloop_sim::world::{Machine, World};
 
 use crate::stage::*;
 
-/// A job that waits for its turn behind a long one at the first slave, and a second slave that comes back with this.
+/// A job that waits behind a long one at the first slave, and a second slave that connects with these jobs.
 fn waits_behind(second: impl FnOnce(&mut World)) -> (World, JobId) {
     let mut world = World::new(2);
     world.boxes.iter_mut().for_each(|one| one.machine.length_ms = Machine::UNTIL_TOLD);

@@ -1,4 +1,4 @@
-//! What slaves say, and what the master makes of it.
+//! Reports of slaves, and what the master concludes from them.
 
 use reloop_protocol::id::{Attempt, Epoch, Generation, JobId, ReportSeq, SlaveKey};
 use reloop_protocol::job::{End, State};
@@ -38,7 +38,7 @@ fn who_has_had_a_job_is_heard_of_attempts_that_are_too_long_ago_to_know() {
     assert!(!is_heard(0, forgotten) && !is_heard(0, oldest), "this one never had the job");
 }
 
-/// A job that runs at the second slave, and the first one's report of an attempt that it was never handed.
+/// A job that runs at the second slave, and the first one's report of an attempt that it was never assigned.
 fn claim() -> (Seat, Report) {
     let mut world = World::new(1);
     world.add_slave("second");
@@ -69,7 +69,7 @@ fn who_was_never_assigned_a_job_is_shown_beside_it_and_changes_nothing() {
         assert_eq!(is_forgotten(&effects), forgotten, "{state:?}");
         let called_off = is_called_off(&effects, Attempt(7), report.generation.next());
         assert_eq!(called_off, state == State::Accepted, "{state:?}");
-        // What it says of it later is kept in the same place, and what it says of another attempt beside that.
+        // A later report of it replaces the first; a report of another attempt is kept beside it.
         let mut shown = vec![];
         for attempt in [Attempt(7), Attempt(8)] {
             let report = Report { state: State::Failed, attempt, ..report.clone() };
@@ -101,7 +101,7 @@ fn an_older_attempt_in_a_slaves_view_says_nothing_of_a_newer() {
     for (attempt, canceled) in [(1, true), (2, false)] {
         let (mut seat, report) = runs();
         let job = seat.job_mut(report.job);
-        // It was given up, tried again at the same slave, and canceled; the slave has not heard of that.
+        // It was abandoned, retried at the same slave, and canceled; the slave has not heard of that.
         (job.attempt, job.last_attempt) = (Attempt(2), Attempt(2));
         (job.state, job.report, job.desired) =
             (State::Assigned, None, Desired::Cancel(CancelMode::SafePoint));
@@ -116,7 +116,7 @@ fn an_older_attempt_in_a_slaves_view_says_nothing_of_a_newer() {
 fn what_a_person_said_of_an_earlier_doubt_is_no_answer_to_a_later_one() {
     let (mut seat, report) = runs();
     let job = seat.job_mut(report.job);
-    // It was uncertain and resolved, was found working all the same, and then the slave had nothing of it any more.
+    // It was uncertain and resolved, was found running all the same, and then the slave had nothing of it any more.
     (job.state, job.report, job.desired) = (State::Uncertain, None, Desired::Resolve(End::Succeeded));
     let before = job.clone();
     let step = shakes(&mut seat, (vec![], vec![]), vec![], (vec![], vec![]));
@@ -462,7 +462,7 @@ fn what_is_given_up_during_a_handshake_is_called_off_when_it_is_over() {
         let commands = [Some(JobCommand::Abandon), retried.then_some(JobCommand::Retry)];
         for command in commands.into_iter().flatten() {
             let step = seat.commands(job, command);
-            // What has ended lives on the disk, and is fetched for whoever speaks of it.
+            // Ended jobs are on the disk, and are loaded when a message mentions them.
             seat.step(master::Event::JobsLoaded(step.archived));
         }
         let effects = seat.settle(OLDER, first.session);

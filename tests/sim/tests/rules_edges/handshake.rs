@@ -1,4 +1,4 @@
-//! Hello, Welcome, Settled: who is heard when, and what is asked for.
+//! Hello, Welcome, Settled: which messages are accepted when, and what they contain.
 
 use reloop_protocol::handshake::{FromSlave, from_slave};
 use reloop_protocol::id::{
@@ -66,7 +66,7 @@ fn of_two_boxes_the_one_whose_link_ends_first_has_lost() {
     let mut seat = asking();
     let effects = seat.step(master::Event::LinkClosed { link: OLDER, last_heard });
     assert!(welcomed(&effects, NEWER).is_some(), "the newcomer is heard");
-    // A third has to come again later.
+    // A third box has to come again later.
     let mut seat = asking();
     let third = Hello { boot: BootId([8; 16]), ..seat.hello() };
     assert_eq!(closed(&seat.say_hello(LinkId(502), third), LinkId(502)), Some(CloseCode::TryLater));
@@ -98,7 +98,7 @@ fn who_is_revoked_has_no_link_from_then_on_however_far_its_handshake_has_come() 
         assert_eq!(closed(&effects, OLDER), Some(CloseCode::Revoked), "{case:?}");
         assert_eq!(closed(&effects, NEWER), asked.then_some(CloseCode::Revoked), "{case:?}");
         assert_eq!(master::broken_invariant(&seat.state), None, "{case:?}");
-        // What is under way arrives all the same, and then the connections end.
+        // Messages on their way arrive all the same, and then the connections end.
         let before = seat.state.slaves[&seat.key].clone();
         if back {
             let token = Token { expires_at: Time(i64::MAX), uses_left: 1, name: None };
@@ -181,7 +181,7 @@ fn offers_that_do_not_fit_into_one_message_come_when_the_link_is_live() {
     }
     assert!(jobs.iter().all(|job| world.state(*job) == State::Assigned));
     let size = world.job(jobs[0]).spec.size();
-    // Those that are kept from being too many for it by what the message may hold, and not by the slave's room.
+    // Here the size of the message is the limit, and not the slave's capacity.
     let mut seat = Seat::of(&mut world);
     for (number, job) in seat.state.clone().book.jobs.values().map(Cow::into_owned).enumerate() {
         let id = JobId([100 + number as u8; 16]);
@@ -275,7 +275,7 @@ fn a_slave_hears_nothing_that_comes_on_another_link_or_of_another_session() {
     world.slave_event(0, slave::Event::LinkClosed { link });
     assert_eq!(agent(&world).link, slave::Link::Down);
 
-    // In the handshake it is no other.
+    // The same in the handshake.
     let challenge = challenge(&world);
     let refuse =
         || Message::Refuse(Refuse { code: CloseCode::Revoked, text: String::new(), retry_after_ms: None });
@@ -379,7 +379,7 @@ fn a_memory_that_went_back_is_asked_for_everything_that_it_holds() {
     let report = known.report.clone().unwrap();
     let mut seat = Seat::of(&mut world);
     let row = Row { generation: known.generation, ..row_of(&report) };
-    // It says the session again that it has had.
+    // The slave repeats a session number.
     let session = seat.state.slaves[&seat.key].session;
     let first = Hello { rows: vec![row], session, ..seat.hello() };
     let effects = seat.say_hello(OLDER, first);
@@ -402,7 +402,7 @@ fn a_job_that_only_an_old_memory_knows_is_not_lost_and_waits_for_a_person() {
     assert_eq!((adopted.state, adopted.holder), (State::Uncertain, Some(seat.key)));
 }
 
-/// A slave that has done a job, told and forgotten it, and that has introduced itself; and what the recent outcomes has of the job.
+/// A slave that has done, reported and forgotten a job, and has sent its Hello; and its recent outcome of the job.
 fn introduced(binding: Option<MasterBinding>) -> (slave::Slave, slave::Now, Record) {
     let mut world = World::new(1);
     placed(&mut world, |_| {});
@@ -527,7 +527,7 @@ fn a_slave_remembers_the_newest_outcomes_as_many_as_fit() {
     let counted: Vec<_> = (0..slave::RECENT_OUTCOMES + 3).map(|_| done(10)).collect();
     assert_eq!(counted[..slave::RECENT_OUTCOMES], (1..=slave::RECENT_OUTCOMES).collect::<Vec<_>>());
     assert_eq!(counted[slave::RECENT_OUTCOMES..], [slave::RECENT_OUTCOMES; 3]);
-    // Large ones push out the small ones, and then each other.
+    // Large outcomes push out the small ones, and then each other.
     let large = slave::RECENT_OUTCOMES_BYTES / 2 - 1_000;
     let counted: Vec<_> = (0..4).map(|_| done(large)).collect();
     assert_eq!(counted, [slave::RECENT_OUTCOMES, slave::RECENT_OUTCOMES, 2, 2]);

@@ -1,4 +1,4 @@
-//! Deadlines, windows and clocks: the last millisecond, and who wakes for it.
+//! Deadlines, windows and clocks: the last millisecond, and when a node wakes.
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, OnInterrupt, State};
@@ -12,7 +12,7 @@ use reloop_sim::world::{Machine, World};
 
 use crate::stage::*;
 
-/// In how many milliseconds the slave has something to do, and what.
+/// The slave's next deadline in milliseconds from now, and its reason.
 fn due(world: &World) -> Option<(u64, Why)> {
     let now = world.slave_now(0);
     let next = slave::next_deadline(agent(world), now);
@@ -181,7 +181,7 @@ fn a_box_that_was_rebooted_out_of_reach_tells_time_by_its_wall_clock_as_the_mast
 
 #[test]
 fn what_a_machine_says_of_the_time_without_contact_is_told_in_the_masters_time() {
-    // Its wall clock is an hour ahead; it names the moment by that clock, and the box has not been rebooted since.
+    // Its wall clock is an hour ahead; the fact's time is by that clock, and the box has not been rebooted since.
     let mut world = World::new(1);
     world.boxes[0].wall_off = 3_600_000;
     world.cut(0);
@@ -223,7 +223,8 @@ fn a_release_lets_a_job_start_in_its_last_millisecond() {
     }
 }
 
-/// A job that waits for its time behind a long one; the slave is off when that comes if `missed`, and is there if not.
+/// A job that waits for its time behind a long one; when its time comes the slave is down if `missed`, and up
+/// otherwise.
 fn had_its_time(missed: bool) -> (World, JobId) {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = 100_000;

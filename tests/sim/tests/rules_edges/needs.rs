@@ -1,4 +1,4 @@
-//! What needs a person: all of it is found, counted and named with what ends it.
+//! What needs a person: all of it is found, counted and listed with the command that ends it.
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::State;
@@ -26,7 +26,7 @@ fn needed(world: &World) -> Vec<Needed> {
     all
 }
 
-/// What this job needs, and the command that ends it.
+/// The job's need, and the command that ends it.
 fn need_of(world: &World, job: JobId) -> Option<(Need, String)> {
     let found = needed(world).into_iter().find(|needed| needed.subject == Subject::Job(job))?;
     Some((found.need, found.command))
@@ -36,7 +36,7 @@ fn summary(world: &World, job: JobId) -> String {
     explain(master(world), &world.job(job), world.now()).summary
 }
 
-/// A job at the slave whose start passed while that was off.
+/// A job at the slave whose start passed while the slave was down.
 fn missed() -> (World, JobId) {
     let mut world = World::new(1);
     let job = deferred(&mut world, 5_000, |order| order.start.late = Late::Hold);
@@ -86,7 +86,7 @@ fn a_job_held_by_a_restore_is_listed_with_the_risk_that_it_was_done() {
     assert!(found.need.risk().contains("done twice"), "{}", found.need.risk());
     let why = summary(&world, job);
     assert!(why.contains("a slave may have done it since: `release` lets it start"), "{why}");
-    // A release that came to nothing does not make it harmless.
+    // A release that had no effect does not remove the risk.
     world.command(job, JobCommand::Release { valid: Millis(1) });
     assert_eq!(need_of(&world, job), None);
     world.pass(10);

@@ -1,4 +1,4 @@
-//! What people want of a job that comes too late or contradicts what was said before: it leaves a trace, or is refused.
+//! Commands that come too late or contradict earlier ones leave a flag, or are refused.
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
@@ -27,7 +27,7 @@ fn refusal(answer: Option<Answer>) -> Option<(Refusal, String)> {
     }
 }
 
-/// A job for a moment twenty seconds from now, at a slave that is away.
+/// A job with a start in twenty seconds, at a slave that is away.
 fn planned(change: impl FnOnce(&World, &mut reloop_protocol::master::Order)) -> (World, JobId) {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = 60_000;
@@ -80,14 +80,14 @@ fn a_plan_that_its_slave_knew_in_time_is_not_overtaken() {
     world.plug(0);
     world.settle();
     world.cut(0);
-    // What is said later is no plan.
+    // A later pause is no plan.
     world.command(job, JobCommand::Pause);
     world.command(job, JobCommand::Resume);
     world.pass(50_000);
     world.plug(0);
     world.settle();
     assert_eq!((world.state(job), is_overtaken(&world, job)), (State::Running, false));
-    // Nor is one that a person's word to start now has gone before.
+    // Nor is a plan that a release has superseded.
     let (mut world, job) = planned(|_, _| {});
     world.command(job, JobCommand::Release { valid: Millis::seconds(600) });
     world.plug(0);
@@ -144,7 +144,7 @@ fn what_contradicts_a_cancel_on_its_way_is_refused_and_told_what_that_is() {
     }
 }
 
-/// A job of which its slave can't say how it ended.
+/// An uncertain job.
 fn doubted() -> (World, JobId) {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
@@ -197,7 +197,7 @@ fn what_a_person_said_of_a_job_that_ended_otherwise_or_works_again_has_been_over
     world.plug(0);
     world.settle();
     assert_eq!((world.state(job), is_overtaken(&world, job)), (State::Failed, true));
-    // The machine has found its voice.
+    // The machine reports again.
     let (mut seat, report) = runs_live();
     drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
     seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
@@ -241,7 +241,7 @@ fn of_an_attempt_that_was_given_up_the_first_word_of_a_person_counts_too() {
             let (_, text) = refusal(world.command(job, JobCommand::Resolve(end))).expect("it is refused");
             assert!(text.contains("failed"), "{text}");
         }
-        // The word was lost with the link: its slave asks again, and is answered.
+        // The message was lost with the link: the slave asks again, and is answered.
         world.cut(0);
         world.plug(0);
         world.settle();

@@ -1,4 +1,4 @@
-//! A master that was put back: what it has forgotten, and what people say to it.
+//! A restored master: what it has forgotten, and people's commands after a restore.
 
 use reloop_protocol::id::{Attempt, Epoch, Generation, JobId};
 use reloop_protocol::job::State;
@@ -11,7 +11,7 @@ use reloop_sim::world::World;
 
 use crate::stage::*;
 
-/// The first number of a desired state in the second epoch.
+/// The first generation of the second epoch.
 const SECOND_EPOCH: Generation = Generation(65_537);
 
 fn wants(effects: &[master::Effect], link: LinkId) -> Vec<&DesiredState> {
@@ -43,7 +43,7 @@ fn a_persons_word_at_a_restored_master_is_newer_than_those_that_it_has_forgotten
         drop(seat.commands(job, command));
         let uttered = if epoch == 1 { known.generation.next() } else { SECOND_EPOCH };
         assert_eq!(seat.job(job).generation, uttered, "{command:?}");
-        // The slave knows four desired states that the master does not.
+        // The slave knows four generations that the master does not.
         let forgotten = Report { generation: Generation(known.generation.0 + 4), ..known.report.unwrap() };
         let first = Hello { rows: vec![row_of(&forgotten)], ..seat.hello() };
         let effects = seat.say_hello(OLDER, first);
@@ -67,8 +67,8 @@ fn each_epoch_has_desired_states_of_its_own_until_the_wire_has_no_more() {
     assert_eq!(Generation(3).uttered(Epoch(u32::MAX)), Generation((1 << 30) + 1), "the wire takes 2³¹ − 1");
 }
 
-/// A restored master at which a job was canceled before it was assigned, by all that the master knows; the job, and
-/// what a slave that has had it all along would say.
+/// A restored master that knows a job as canceled before it was assigned; the job, and the report of a slave that had
+/// it all the time.
 fn canceled_in_the_queue() -> (Seat, Job, Report) {
     let (_, report) = runs();
     let mut world = World::new(1);
@@ -146,14 +146,15 @@ fn a_forgotten_retry_goes_on_where_it_waits() {
         let job = seat.state.book.jobs.get(&id).map(|job| (job.state, job.attempt, job.desired));
         let taken_up = (State::Accepted, Attempt(2), Desired::Run);
         assert_eq!(job, goes_on.then_some(taken_up), "{state:?} {slaves_word}");
-        // What was asked of the attempt before was done; of what only the master says, nobody knows.
+        // The cancel of the earlier attempt was carried out; a cancel that only the master knows of may have come too
+        // late.
         let too_late = job.is_some_and(|_| seat.job(id).flags.has(Flags::CANCEL_TOO_LATE));
         assert_eq!(too_late, goes_on && !slaves_word, "{state:?} {slaves_word}");
     }
 }
 
-/// A restored master whose job waits at the second slave, on the link; the first slave, on `OLDER`, says that it has
-/// this of an earlier attempt.
+/// A restored master whose job waits at the second slave, which is connected; the first slave, on `OLDER`, reports this
+/// state of an earlier attempt.
 fn two_of_one(said: Option<State>) -> (Seat, Job, LinkId) {
     let (mut world, job, link) = held_at_the_second();
     let known = world.job(job);

@@ -1,4 +1,4 @@
-//! What belongs to one run and ends with it, what is kept until the machine has answered, and what somebody wanted to end.
+//! What belongs to one run and ends with it, what waits for the machine's answer, and what was to end.
 
 use reloop_protocol::id::Run;
 use reloop_protocol::job::{OnInterrupt, State};
@@ -48,7 +48,7 @@ fn a_run_shows_neither_the_progress_nor_the_note_of_the_run_before() {
     world.slave_event(0, slave::Event::Machine { work, fact });
     world.settle();
     assert_eq!(told(&world), (Run(1), Some(300), Some("roughing".to_owned())));
-    // Its machine says by itself that the work is gone, and the agent lives on.
+    // The machine itself reports that the work is gone, while the agent is up.
     world.boxes[0].machine.let_go(work);
     world.slave_event(0, slave::Event::Machine { work, fact: Fact::Probed(Probed::Gone) });
     world.settle();
@@ -59,13 +59,13 @@ fn a_run_shows_neither_the_progress_nor_the_note_of_the_run_before() {
 fn what_was_interrupted_begins_again_where_it_began_also_beside_an_idle_machine() {
     let (mut world, job) = endless_job(restartable);
     let urgent = placed(&mut world, |order| order.start.priority = 1);
-    // The other one is begun first, so what was interrupted waits for its turn.
+    // The other job is begun first, so the interrupted one waits for its turn.
     reboot(&mut world);
     assert_eq!((world.state(urgent), world.state(job)), (State::Running, State::Accepted));
     let other = world.add_slave("idle");
     world.settle();
     assert_eq!(world.holder(job), Some(0));
-    // A desired state that crossed the interruption on its way is not followed either.
+    // A desired state that was sent before the interruption was known is not followed either.
     let held = kept(&world, job);
     let desired_state = DesiredState {
         attempt: held.report.attempt,
@@ -99,7 +99,7 @@ fn a_pause_comes_through_when_the_machine_has_begun_or_has_refused_to_stop() {
     world.settle();
     assert_eq!(world.state(job), State::Paused);
     assert!(paused(&world));
-    // Desired_ while it was being stopped.
+    // Paused while it was being stopped.
     let (mut world, job) = endless_job(|_, _| {});
     world.boxes[0].machine.unstoppable = true;
     world.local(0, Local::Stop { now: true });
@@ -156,7 +156,7 @@ fn a_stop_that_waits_for_the_machine_comes_to_what_the_machine_says() {
         world.revive(0);
         world.local(0, Local::Stop { now: true }).unwrap().unwrap();
         let work = kept(&world, job).work();
-        // It outlives the agent.
+        // It survives a restart of the agent.
         world.kill_agent(0);
         world.revive(0);
         world.acts = Some(vec![]);

@@ -1,4 +1,4 @@
-//! What a slave says is checked where it enters: what is not its to say is not taken, and what makes no sense is not shown.
+//! Reports of slaves are checked where they enter: only valid values that a slave may set are stored and shown.
 
 use reloop_protocol::id::{Attempt, Generation, JobId, ReportSeq, Run, Session};
 use reloop_protocol::job::State;
@@ -15,15 +15,15 @@ use std::collections::BTreeMap;
 
 use crate::stage::*;
 
-/// The highest flags there are: all of them, and those that nobody has a name for.
+/// All flags, and all bits without a name.
 const ALL_FLAGS: Flags = Flags(u16::MAX);
 
-/// What a slave may set of them.
+/// The flags that a slave may set.
 const ITS_OWN: [Flags; 4] = [Flags::OVERDUE, Flags::CANCEL_TOO_LATE, Flags::MISSED_START, Flags::INTERRUPTED];
 
 type Change = fn(&mut Report);
 
-/// Every field of a report, with a value that makes no sense or is not the slave's to say.
+/// Every field of a report, with a change to a value that is invalid or that a slave may not set.
 const OF_A_REPORT: [(&str, Change); 14] = [
     ("progress", |report| report.progress = Some(u16::MAX)),
     ("flags", |report| report.flags = ALL_FLAGS),
@@ -47,7 +47,7 @@ const OF_A_REPORT: [(&str, Change); 14] = [
     ("source", |report| report.source = Source::Local),
 ];
 
-/// What is shown of a job makes sense.
+/// Checks that everything that is shown of a job is valid.
 fn makes_sense(job: &Job, now: Time, what: &str) {
     let latest = now.after(Millis::seconds(3600));
     let report = job.report.as_ref().unwrap();
@@ -140,7 +140,7 @@ fn a_time_that_makes_no_sense_does_not_move_with_every_report() {
     drop(reports(&mut seat, None, absurd(21)));
     let job = seat.state.book.jobs.get(&report.job).unwrap();
     assert_eq!(job.report.as_ref().unwrap().started_at, known);
-    // Nor does one that made sense before the master's clock was set back by hours.
+    // The same for a time that was valid before the master's clock was set back by hours.
     seat.now = Time(seat.now.0 - 36_000_000);
     drop(reports(&mut seat, None, numbered(&report, 22, State::Running)));
     let job = seat.state.book.jobs.get(&report.job).unwrap();
@@ -223,7 +223,8 @@ fn an_answer_and_a_refusal_are_within_what_is_asked_for() {
     assert!(!declines(Attempt(limits::COUNT + 1), generation) && !declines(attempt, Generation(u32::MAX)));
 }
 
-/// What a client is told if a slave gives this reply to a question for a job's output, and to one that a person asked.
+/// The client's answer if a slave gives this reply to a request for a job's output, and the answer for a person's
+/// question.
 fn replied(reply: Reply) -> [Option<Answer>; 2] {
     let (mut seat, report) = runs_live();
     let machine = seat.state.slaves[&seat.key].machine.clone().unwrap();

@@ -1,4 +1,4 @@
-//! A slave's work: its machine, its people, its memory.
+//! A slave's work: its machine, its people, its store.
 
 use reloop_protocol::id::{Attempt, Generation, JobId, Run};
 use reloop_protocol::job::{End, OnInterrupt, State};
@@ -297,7 +297,7 @@ fn work_that_ended_in_time_does_not_become_overdue_afterwards() {
     assert_eq!((report.state, report.flags.has(Flags::OVERDUE)), (State::Succeeded, false));
 }
 
-/// The job as it is while the machine is asked whether it has begun it, because it would not.
+/// A job whose machine refused the start and is being asked whether it has begun.
 fn refused_to_start() -> (slave::Slave, slave::Now, JobId, JobId) {
     let (mut state, now, job, waits) = at_work();
     let kept = state.jobs.get_mut(&job).unwrap();

@@ -1,4 +1,4 @@
-//! Two attempts of one job that both came to something: the job says so, and so do the slaves that have them.
+//! Two attempts of one job that both ran: the job is flagged, and so are its slaves shown.
 
 use reloop_protocol::id::{Attempt, Generation, JobId, SlaveKey};
 use reloop_protocol::job::State;
@@ -8,7 +8,7 @@ use reloop_sim::world::World;
 
 use crate::stage::*;
 
-/// Attempt 1 was given up while its slave was away, attempt 2 is with another slave.
+/// Attempt 1 was abandoned while its slave was away, attempt 2 is at another slave.
 fn given_up_and_tried_again(length_ms: i64) -> (World, JobId) {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = 20_000;
@@ -26,7 +26,7 @@ fn given_up_and_tried_again(length_ms: i64) -> (World, JobId) {
 
 #[test]
 fn two_that_were_done_are_a_duplicate_whenever_the_master_hears_of_either() {
-    // The first ends before or after the second, and is heard of before, meanwhile or afterwards.
+    // The first attempt ends before or after the second, and is reported before, meanwhile or afterwards.
     for length_ms in [10_000, 40_000] {
         for heard_after in [0, 15_000, 30_000, 60_000] {
             let (mut world, job) = given_up_and_tried_again(length_ms);
@@ -44,7 +44,7 @@ fn two_that_were_done_are_a_duplicate_whenever_the_master_hears_of_either() {
 fn two_that_were_done_are_a_duplicate_also_if_the_second_began_after_the_first_was_known_to_be_done() {
     for other_first in [false, true] {
         let (mut seat, report) = runs_live();
-        // Attempt 1 has succeeded elsewhere, and attempt 2 was asked back for that, but has begun meanwhile.
+        // Attempt 1 has succeeded elsewhere, and attempt 2 was recalled for that, but has begun meanwhile.
         let elsewhere = SlaveKey([9; 32]);
         let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
         (job.attempt, job.last_attempt, job.state) = (Attempt(2), Attempt(2), State::Accepted);
@@ -61,7 +61,7 @@ fn two_that_were_done_are_a_duplicate_also_if_the_second_began_after_the_first_w
         drop(reports(&mut seat, None, began.clone()));
         let job = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
         assert!(job.state == State::Running && job.flags.has(Flags::DUPLICATE), "{other_first}");
-        // Without that word in between it is the same.
+        // The same without that report in between.
         let step = reports(&mut seat, None, numbered(&began, 21, State::Succeeded));
         assert!(step.archived[0].flags.has(Flags::DUPLICATE));
     }

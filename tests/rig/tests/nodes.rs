@@ -18,7 +18,7 @@ fn impostor(listener: TcpListener) {
 }
 
 #[tokio::test]
-async fn whoever_has_a_masters_port_is_not_taken_for_it() {
+async fn another_program_on_a_masters_port_is_not_taken_for_the_master() {
     let mut master = Master::start(MasterOptions::default()).await;
     master.kill();
     let listener = TcpListener::bind(master.addr()).unwrap();

@@ -68,7 +68,7 @@ async fn a_long_list_of_needs_is_shown_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_button_that_was_pressed_while_the_master_was_away_comes_back_with_what_happened() {
+async fn a_button_that_was_pressed_while_the_master_was_down_shows_that_there_was_no_answer() {
     let mut f = Factory::with(|options| options.release = "ack".to_owned()).await;
     f.done(work("first", 0.0)).await;
     let Some(mut page) = open(&f).await else { return };

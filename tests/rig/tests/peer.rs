@@ -133,7 +133,7 @@ async fn the_python_slave_is_enrolled_does_a_job_and_forgets_it_when_told() {
 }
 
 #[tokio::test]
-async fn the_python_slave_gives_a_job_no_end_that_its_machine_could_not_begin() {
+async fn a_job_that_the_python_slaves_machine_could_not_begin_does_not_end() {
     let Some(l) = Line::new(&[]).await else { return };
     let first = l.f.place(sleep(0.1)).await;
     l.f.state(&first, "succeeded").await;
@@ -333,7 +333,7 @@ async fn a_cancel_reaches_the_python_slave_when_it_is_back_and_a_job_that_was_do
 }
 
 #[tokio::test]
-async fn another_master_gets_the_python_slave_and_its_jobs_by_a_persons_word_only() {
+async fn the_python_slave_and_its_jobs_go_to_another_master_only_if_a_person_gives_it_a_token() {
     let Some(mut l) = Line::new(&[]).await else { return };
     let done = l.f.place(sleep(0.0)).await;
     l.f.state(&done, "succeeded").await;
@@ -360,7 +360,7 @@ async fn another_master_gets_the_python_slave_and_its_jobs_by_a_persons_word_onl
 }
 
 #[tokio::test]
-async fn the_python_slave_tells_a_master_from_an_old_copy_all_and_obeys_it_after_a_persons_word_only() {
+async fn the_python_slave_reports_everything_to_a_restored_master_and_obeys_it_only_after_a_person_confirmed() {
     let Some(mut l) = Line::new(&[]).await else { return };
     let place = tempfile::tempdir().unwrap();
     let copy = place.path().join("copy");

@@ -176,7 +176,7 @@ async fn dropping_existing_connections_spares_new_ones() {
 }
 
 #[tokio::test]
-async fn a_half_open_line_swallows_everything_and_tells_nobody() {
+async fn a_half_open_connection_swallows_everything_and_neither_end_notices() {
     let (proxy, mut accepted) = raw_proxy().await;
     let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     slave.write_all(b"up").await.unwrap();
@@ -355,7 +355,7 @@ async fn an_answer_that_refuses_the_upgrade_has_no_frames() {
 }
 
 #[tokio::test]
-async fn a_dead_master_behind_the_proxy_is_a_reset_and_a_closing_one_an_end() {
+async fn a_dead_master_behind_the_proxy_resets_the_connection_and_a_closing_one_ends_it() {
     let (proxy, mut accepted) = raw_proxy().await;
     let mut slave = connect(&proxy).await;
     drop(taken(&mut accepted).await);
@@ -373,7 +373,7 @@ async fn a_dead_master_behind_the_proxy_is_a_reset_and_a_closing_one_an_end() {
 
 #[tokio::test]
 #[should_panic(expected = "waited 50ms for: the impossible\nlast seen: 7")]
-async fn waiting_in_vain_says_for_what_and_what_was_seen_last() {
+async fn a_wait_that_fails_names_the_condition_and_what_was_seen_last() {
     eventually("the impossible", Duration::from_millis(50), async || Err::<(), _>(7)).await;
 }
 

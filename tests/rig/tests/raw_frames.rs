@@ -267,7 +267,7 @@ async fn a_message_may_come_in_fragments_with_pings_between_them() {
 }
 
 #[tokio::test]
-async fn what_comes_before_its_time_or_only_by_half_is_no_way_in() {
+async fn messages_before_their_turn_and_incomplete_ones_open_no_link() {
     let house = House::new(|_| {}).await;
     let limit = Duration::from_secs(HANDSHAKE_SECONDS);
 
@@ -325,7 +325,7 @@ async fn what_comes_before_its_time_or_only_by_half_is_no_way_in() {
 }
 
 #[tokio::test]
-async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_stranger() {
+async fn an_enrolled_slave_that_sends_invalid_frames_is_closed_like_a_stranger() {
     let house = House::new(|_| {}).await;
     let key = key(7);
     let say =
@@ -463,7 +463,7 @@ async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
 
 /// Each announces the longest message allowed, sends hardly anything of it, and waits.
 #[tokio::test]
-async fn what_strangers_claim_to_send_costs_the_master_nothing() {
+async fn lengths_that_strangers_announce_cost_the_master_no_memory() {
     const STRANGERS: u64 = 200;
     let house = House::new(|options| {
         options.link.insert("handshake_seconds", 5);

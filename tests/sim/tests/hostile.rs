@@ -269,7 +269,7 @@ fn no_word_of_a_slave_uses_up_the_numbers_that_others_are_given_next() {
 }
 
 #[test]
-fn a_job_that_nobody_knows_is_not_taken_up_with_numbers_that_leave_no_room() {
+fn an_unknown_job_whose_numbers_leave_no_room_is_not_adopted() {
     for (attempt, generation, is_taken) in [
         (limits::ADOPTED_ATTEMPT, limits::ADOPTED_GENERATION, true),
         (limits::ADOPTED_ATTEMPT + 1, 1, false),
@@ -341,7 +341,7 @@ fn a_peer_cannot_use_up_the_numbers_that_come_after_it() {
 }
 
 #[test]
-fn a_frame_has_one_form() {
+fn a_frame_has_only_one_encoding() {
     let ping = [0, 0, 13, 0];
     assert!(wire::decode_frame(&ping, MAX_MESSAGE).is_ok());
     // The same session, encoded in three bytes where one is enough.
@@ -351,7 +351,7 @@ fn a_frame_has_one_form() {
 }
 
 #[test]
-fn every_byte_string_is_a_message() {
+fn any_bytes_make_a_value_of_every_message() {
     for seed in 0..=255 {
         let bytes = [seed; 64];
         let _: Message = Source::new(&bytes).any();

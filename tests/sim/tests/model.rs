@@ -104,7 +104,7 @@ fn states_with_the_same_fingerprint_go_on_alike() {
 }
 
 #[test]
-fn a_state_differs_from_all_that_follow_from_it() {
+fn the_fingerprint_of_a_state_differs_from_those_of_its_successors() {
     let floor = Floor::new(configuration("one-job").unwrap());
     let mut waiting = VecDeque::from(floor.init_states());
     for _ in 0..500 {

@@ -145,7 +145,7 @@ fn a_schedule_that_once_found_something_breaks_nothing_any_more() {
 }
 
 #[test]
-fn what_is_known_to_go_wrong_is_not_mended_unnoticed() {
+fn an_open_schedule_that_passes_has_to_be_moved() {
     for (path, schedule) in kept("schedules/open") {
         let broken = play(&schedule).err().map(|failure| failure.broken.invariant);
         let path = path.display();

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_find_that_is_gone_or_there_twice_is_an_error_that_names_it() {
+    fn a_find_that_is_missing_or_there_twice_is_an_error_that_names_it() {
         for text in ["nothing", "a b a", "ab", ""] {
             assert!(doctored(text, &[one("named", "a", "b")]).unwrap_err().contains("named"), "{text}");
         }

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_no_row_is_a_gap_and_so_is_one_in_a_place_that_says_no_level() {
+    fn a_number_without_a_row_and_a_number_in_a_folder_without_a_level_are_gaps() {
         for wrong in [
             test("tests/rig/tests/scenarios_x.rs", "a23_x"),
             test("tests/sim/tests/disagreements/a.rs", "f1_x"),

@@ -82,7 +82,7 @@ fn speaking(job: Job, key: SlaveKey, speaker: Speaker, standing: Standing) -> Op
 }
 
 #[test]
-fn every_line_is_applied_to_what_a_slave_says_of_another_attempt() {
+fn every_line_is_applied_to_a_slaves_report_of_another_attempt() {
     let mut reached = BTreeSet::new();
     for standing in [Standing::Earlier, Standing::Forgotten, Standing::Contested] {
         for (speaker, other) in SPEAKERS.iter().flat_map(|one| OTHERS.iter().map(|other| (*one, *other))) {
@@ -188,7 +188,7 @@ fn a_word_that_contradicts_what_is_known_of_an_attempt_is_flagged() {
 }
 
 #[test]
-fn who_contests_a_job_and_contradicts_itself_changes_no_text_of_it() {
+fn a_slave_that_contests_a_job_and_contradicts_itself_changes_no_text_of_it() {
     for said in [State::Succeeded, State::Running] {
         let (mut seat, job) = beside(State::Failed, Basis::Gap);
         seat.state.node.epoch = Epoch(2);

@@ -115,7 +115,7 @@ fn a_second_attempt_shows_nothing_of_the_first() {
 }
 
 #[test]
-fn an_attempt_that_speaks_again_brings_its_own_facts_along_and_leaves_the_others() {
+fn an_attempt_that_speaks_again_shows_its_own_facts_and_none_of_the_other_attempt() {
     let (mut seat, said) = with_every_fact();
     // The second attempt has failed, and the first one's slave reports success.
     let other = SlaveKey([9; 32]);

@@ -49,7 +49,7 @@ fn the_same_box_takes_over_its_link_and_another_box_has_to_wait_for_the_first() 
 }
 
 #[test]
-fn of_two_boxes_the_one_whose_link_ends_first_has_lost() {
+fn of_two_boxes_with_one_key_the_one_whose_link_ends_first_has_to_come_again() {
     let asking = || {
         let mut seat = Seat::of(&mut World::new(1));
         let first = seat.introduce();
@@ -73,7 +73,7 @@ fn of_two_boxes_the_one_whose_link_ends_first_has_lost() {
 }
 
 #[test]
-fn who_is_revoked_has_no_link_from_then_on_however_far_its_handshake_has_come() {
+fn a_revoked_slave_has_no_link_in_any_phase_of_its_handshake() {
     for (settled, asked, back) in [
         (false, false, false),
         (true, false, false),
@@ -127,7 +127,7 @@ fn who_is_revoked_has_no_link_from_then_on_however_far_its_handshake_has_come() 
 }
 
 #[test]
-fn a_slave_says_nothing_before_it_has_settled_and_settles_once() {
+fn a_slave_sends_nothing_before_settled_and_settled_only_once() {
     let mut seat = Seat::of(&mut World::new(1));
     let first = seat.hello();
     let machine = first.machine.clone();
@@ -144,7 +144,7 @@ fn a_slave_says_nothing_before_it_has_settled_and_settles_once() {
 }
 
 #[test]
-fn a_settled_of_another_session_is_no_part_of_this_handshake() {
+fn a_settled_of_another_session_is_ignored() {
     let mut seat = Seat::of(&mut World::new(1));
     let first = seat.introduce();
     let effects = seat.settle(OLDER, first.session.next());
@@ -153,7 +153,7 @@ fn a_settled_of_another_session_is_no_part_of_this_handshake() {
 }
 
 #[test]
-fn a_word_of_a_job_before_the_handshake_is_over_ends_the_link() {
+fn a_report_before_the_end_of_the_handshake_ends_the_link() {
     let (mut world, job) = running();
     let report = world.job(job).report.unwrap();
     let seat = Seat::of(&mut world);
@@ -198,7 +198,7 @@ fn offers_that_do_not_fit_into_one_message_come_when_the_link_is_live() {
 }
 
 #[test]
-fn only_the_questions_on_the_link_that_ended_are_answered_by_its_end() {
+fn the_end_of_a_link_answers_only_the_questions_on_that_link() {
     let mut world = World::new(2);
     let mut asked = vec![];
     for name in ["s0", "s1"] {
@@ -218,7 +218,7 @@ fn only_the_questions_on_the_link_that_ended_are_answered_by_its_end() {
 }
 
 #[test]
-fn a_receipt_says_what_was_known_of_the_slaves_memory_and_whether_its_box_was_rebooted() {
+fn a_receipt_tells_the_state_of_the_slaves_store_and_whether_its_box_was_rebooted() {
     let mut world = World::new(1);
     let last = |world: &World| {
         let receipt = world.master_disk.receipts.last().unwrap();
@@ -243,7 +243,7 @@ fn a_receipt_says_what_was_known_of_the_slaves_memory_and_whether_its_box_was_re
 }
 
 #[test]
-fn the_orders_of_records_are_fetched_before_the_records_are_judged() {
+fn the_orders_of_records_are_loaded_before_the_records_are_judged() {
     let mut world = World::new(1);
     let order = world.order("mill");
     let (id, spec) = (order.id, order.spec.clone());
@@ -328,7 +328,7 @@ fn after_a_restore_the_masters_decision_about_a_slave_is_newer_than_any_that_the
 }
 
 #[test]
-fn a_slave_is_doubted_by_only_if_it_has_seen_more_than_it_was_told() {
+fn a_slave_doubts_a_master_only_if_it_has_seen_a_later_commit() {
     for (ahead, doubted) in [(0, false), (1, true)] {
         let mut seat = Seat::of(&mut World::new(1));
         let binding = seat.binding(seat.state.node.epoch, ahead);
@@ -373,7 +373,7 @@ fn a_hello_is_of_the_session_that_its_frame_names() {
 }
 
 #[test]
-fn a_memory_that_went_back_is_asked_for_everything_that_it_holds() {
+fn a_store_that_went_back_is_asked_for_all_its_jobs() {
     let (mut world, job) = running();
     let known = world.job(job);
     let report = known.report.clone().unwrap();
@@ -388,7 +388,7 @@ fn a_memory_that_went_back_is_asked_for_everything_that_it_holds() {
 }
 
 #[test]
-fn a_job_that_only_an_old_memory_knows_is_not_lost_and_waits_for_a_person() {
+fn a_job_that_only_an_old_store_knows_is_not_lost_and_waits_for_a_person() {
     let (mut seat, report) = runs();
     let (row, record) = unheard_of(&report, &seat, State::Uncertain);
     let session = seat.state.slaves[&seat.key].session;
@@ -440,7 +440,7 @@ fn welcome_to(
 }
 
 #[test]
-fn that_a_master_has_heard_of_the_outcomes_is_believed_only_when_it_has_said_something() {
+fn outcomes_count_as_received_only_after_the_master_has_sent_something() {
     for (before, empty, commit, owed) in [
         (Some(binding(1, 5)), false, 9, None),
         (Some(binding(1, 0)), false, 0, Some(Commit(9))),
@@ -463,14 +463,14 @@ fn that_a_master_has_heard_of_the_outcomes_is_believed_only_when_it_has_said_som
 }
 
 #[test]
-fn a_welcome_of_an_older_epoch_is_not_taken() {
+fn a_welcome_of_an_older_epoch_is_ignored() {
     let (state, now, _) = introduced(Some(binding(2, 5)));
     let step = welcome_to(state, now, binding(1, 9), vec![]);
     assert_eq!((step.state.link, step.state.node.binding), (slave::Link::Down, Some(binding(2, 5))));
 }
 
 #[test]
-fn who_is_admitted_by_another_master_binds_to_it_and_begins_anew() {
+fn a_slave_that_another_master_admits_binds_to_it_with_a_new_binding() {
     let (state, now, _) = introduced(Some(MasterBinding { master: MasterId([8; 16]), ..binding(2, 5) }));
     let mode = state.node.operating_mode.mode;
     let after = welcome_to(state, now, binding(1, 9), vec![]).state;
@@ -483,7 +483,7 @@ fn who_is_admitted_by_another_master_binds_to_it_and_begins_anew() {
 }
 
 #[test]
-fn nobody_is_asked_about_what_the_slave_remembers() {
+fn a_person_is_not_asked_about_a_job_among_the_recent_outcomes() {
     let told = |attempt_off: u32, other_job: bool, verdict: Verdict, held: bool| {
         let (mut state, now, record) = introduced(Some(binding(1, 5)));
         let job = if other_job { JobId([0xaa; 16]) } else { record.report.job };
@@ -512,7 +512,7 @@ fn nobody_is_asked_about_what_the_slave_remembers() {
 }
 
 #[test]
-fn a_slave_remembers_the_newest_outcomes_as_many_as_fit() {
+fn as_many_of_the_newest_outcomes_are_kept_as_fit() {
     let mut world = World::new(1);
     let mut done = |bytes: usize| {
         let job = placed(&mut world, |order| {

@@ -169,7 +169,7 @@ fn every_connection_of_a_slave_is_welcomed_or_closed_whoever_else_calls_and_what
 }
 
 #[test]
-fn of_one_box_that_waits_and_calls_again_the_newest_connection_is_the_one_that_waits() {
+fn if_a_waiting_box_connects_again_the_newest_connection_waits() {
     for alive in [true, false] {
         let mut seat = Seat::of(&mut World::new(1));
         let first = seat.hello();
@@ -186,7 +186,7 @@ fn of_one_box_that_waits_and_calls_again_the_newest_connection_is_the_one_that_w
 }
 
 #[test]
-fn who_waits_for_an_older_link_waits_for_the_one_that_takes_its_place() {
+fn a_connection_that_waits_for_an_older_link_waits_for_the_link_that_replaces_it() {
     for alive in [true, false] {
         let mut seat = Seat::of(&mut World::new(1));
         let first = seat.hello();

@@ -73,7 +73,7 @@ fn a_plan_that_came_after_the_start_is_said_to_have_been_overtaken() {
 }
 
 #[test]
-fn a_plan_that_its_slave_knew_in_time_is_not_overtaken() {
+fn a_plan_that_reached_its_slave_in_time_is_not_overtaken() {
     let (mut world, job) = planned(|_, _| {});
     let command = reschedule(&world, Some(40_000), None);
     world.command(job, command);
@@ -116,7 +116,7 @@ fn a_longer_window_that_its_slave_did_not_know_when_the_old_one_closed_has_been_
 }
 
 #[test]
-fn what_contradicts_a_cancel_on_its_way_is_refused_and_told_what_that_is() {
+fn a_command_that_contradicts_a_pending_cancel_is_refused_with_the_reason() {
     for online in [true, false] {
         let (mut world, job) = planned(|_, _| {});
         if online {
@@ -222,7 +222,7 @@ fn what_a_person_said_of_a_job_that_ended_otherwise_or_works_again_has_been_over
 }
 
 #[test]
-fn of_an_attempt_that_was_given_up_the_first_word_of_a_person_counts_too() {
+fn of_an_abandoned_attempt_too_the_first_resolve_counts() {
     for tried_again in [false, true] {
         let (mut world, job) = doubted();
         world.command(job, JobCommand::Abandon);

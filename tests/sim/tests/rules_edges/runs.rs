@@ -56,7 +56,7 @@ fn a_run_shows_neither_the_progress_nor_the_note_of_the_run_before() {
 }
 
 #[test]
-fn what_was_interrupted_begins_again_where_it_began_also_beside_an_idle_machine() {
+fn an_interrupted_job_begins_again_at_its_own_slave_even_if_another_is_idle() {
     let (mut world, job) = endless_job(restartable);
     let urgent = placed(&mut world, |order| order.start.priority = 1);
     // The other job is begun first, so the interrupted one waits for its turn.
@@ -88,7 +88,7 @@ fn what_was_interrupted_begins_again_where_it_began_also_beside_an_idle_machine(
 }
 
 #[test]
-fn a_pause_comes_through_when_the_machine_has_begun_or_has_refused_to_stop() {
+fn a_pause_is_repeated_once_the_machine_has_begun_or_has_refused_to_stop() {
     // Refused, because the machine had not begun.
     let mut world = World::new(1);
     world.boxes[0].machine.slow = true;
@@ -148,7 +148,7 @@ fn nothing_is_done_to_a_job_whose_machine_has_not_answered() {
 }
 
 #[test]
-fn a_stop_that_waits_for_the_machine_comes_to_what_the_machine_says() {
+fn the_result_of_a_stop_that_waits_is_the_machines_answer() {
     let stopped = |on_interrupt, probed| {
         let (mut world, job) = endless_job(|_, order| order.spec.on_interrupt = on_interrupt);
         world.boxes[0].machine.silent = true;
@@ -173,7 +173,7 @@ fn a_stop_that_waits_for_the_machine_comes_to_what_the_machine_says() {
 }
 
 #[test]
-fn a_job_that_was_let_go_early_and_interrupted_has_not_missed_its_start() {
+fn a_job_that_was_released_early_and_interrupted_has_not_missed_its_start() {
     let mut world = endless();
     let mut order = world.order("mill");
     restartable(&world, &mut order);
@@ -190,7 +190,7 @@ fn a_job_that_was_let_go_early_and_interrupted_has_not_missed_its_start() {
 }
 
 #[test]
-fn who_lets_a_job_go_on_that_could_not_be_stopped_gives_the_stop_up() {
+fn resuming_a_job_that_could_not_be_stopped_withdraws_the_stop() {
     let (mut world, job) = endless_job(restartable);
     world.boxes[0].machine.unstoppable = true;
     world.local(0, Local::Pause);

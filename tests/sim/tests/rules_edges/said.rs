@@ -98,7 +98,7 @@ fn of_every_field_of_a_report_only_what_makes_sense_and_is_the_slaves_to_say_is_
 }
 
 #[test]
-fn of_every_field_of_a_job_that_is_adopted_only_what_makes_sense_is_taken() {
+fn of_every_field_of_an_adopted_job_only_valid_values_are_taken() {
     for (what, change) in OF_A_REPORT {
         for state in [State::Running, State::Succeeded] {
             let (mut seat, report) = runs();
@@ -130,7 +130,7 @@ fn of_every_field_of_a_job_that_is_adopted_only_what_makes_sense_is_taken() {
 }
 
 #[test]
-fn a_time_that_makes_no_sense_does_not_move_with_every_report() {
+fn an_invalid_time_does_not_move_with_every_report() {
     let (mut seat, report) = runs_live();
     let absurd =
         |count| Report { started_at: Some(Time(i64::MAX)), ..numbered(&report, count, State::Running) };
@@ -148,7 +148,7 @@ fn a_time_that_makes_no_sense_does_not_move_with_every_report() {
 }
 
 #[test]
-fn of_another_attempt_too_only_what_makes_sense_is_kept() {
+fn of_another_attempt_too_only_valid_values_are_kept() {
     for (what, change) in OF_A_REPORT {
         let (mut seat, report) = runs_live();
         let mut said = Report { attempt: Attempt(9), ..numbered(&report, 20, State::Running) };
@@ -165,7 +165,7 @@ fn of_another_attempt_too_only_what_makes_sense_is_kept() {
 }
 
 #[test]
-fn a_row_says_how_far_a_job_is_only_if_it_can_be_that_far() {
+fn the_progress_of_a_row_is_taken_only_if_it_is_valid() {
     let (mut seat, report) = runs();
     let row = Row { progress: Some(u16::MAX), ..row_of(&report) };
     drop(shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![])));
@@ -188,7 +188,7 @@ fn is_taken(message: Message) -> bool {
 }
 
 #[test]
-fn a_hello_has_one_row_for_a_job_and_says_only_what_a_slave_can_say() {
+fn a_hello_has_one_row_per_job_and_only_possible_values() {
     let says = |rows: Vec<Row>, recent_outcomes: Vec<Row>| {
         is_taken(Message::Hello(Box::new(Hello { rows, recent_outcomes, ..hello(1, "s") })))
     };
@@ -204,7 +204,7 @@ fn a_hello_has_one_row_for_a_job_and_says_only_what_a_slave_can_say() {
 }
 
 #[test]
-fn an_answer_and_a_refusal_are_within_what_is_asked_for() {
+fn an_answer_and_a_refusal_are_within_the_limits_of_the_question() {
     let answers = |answer| is_taken(Message::Answer(message::Answer { id: 1, answer }));
     let log = |offset, total, length: u32| Reply::Log { offset, total, bytes: vec![0; length as usize] };
     assert!(answers(Reply::Done) && answers(Reply::Refused("x".repeat(limits::TEXT_BYTES))));
@@ -271,7 +271,7 @@ fn an_answer_of_another_kind_or_beyond_what_was_asked_for_is_an_error_of_the_sla
 }
 
 #[test]
-fn a_machine_that_is_found_working_is_at_most_done() {
+fn the_progress_of_a_machine_that_is_found_working_is_at_most_all_of_it() {
     let mut world = World::new(1);
     let job = placed(&mut world, |_| {});
     let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
@@ -282,7 +282,7 @@ fn a_machine_that_is_found_working_is_at_most_done() {
 }
 
 #[test]
-fn what_a_slave_says_of_itself_is_bounded() {
+fn a_slaves_description_of_itself_is_bounded() {
     let mut seat = Seat::of(&mut World::new(1));
     let labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
     let machine = MachineReport {

@@ -25,7 +25,7 @@ fn given_up_and_tried_again(length_ms: i64) -> (World, JobId) {
 }
 
 #[test]
-fn two_that_were_done_are_a_duplicate_whenever_the_master_hears_of_either() {
+fn two_attempts_that_were_done_are_a_duplicate_whenever_the_master_hears_of_them() {
     // The first attempt ends before or after the second, and is reported before, meanwhile or afterwards.
     for length_ms in [10_000, 40_000] {
         for heard_after in [0, 15_000, 30_000, 60_000] {

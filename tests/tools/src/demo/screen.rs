@@ -410,7 +410,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_that_does_not_fit_says_so() {
+    fn a_text_that_is_cut_ends_with_an_ellipsis() {
         assert_eq!(fit("oven", 6), "oven  ");
         assert_eq!(fit("oven-12", 6), "oven-…");
     }

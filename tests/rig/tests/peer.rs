@@ -360,7 +360,7 @@ async fn the_python_slave_and_its_jobs_go_to_another_master_only_if_a_person_giv
 }
 
 #[tokio::test]
-async fn the_python_slave_reports_everything_to_a_restored_master_and_obeys_it_only_after_a_person_confirmed() {
+async fn the_python_slave_obeys_a_restored_master_only_after_a_person_confirmed() {
     let Some(mut l) = Line::new(&[]).await else { return };
     let place = tempfile::tempdir().unwrap();
     let copy = place.path().join("copy");

@@ -206,7 +206,7 @@ fn a_slave_that_contests_a_job_and_contradicts_itself_changes_no_text_of_it() {
 #[test]
 fn an_abandoned_job_of_which_another_attempt_succeeded_has_succeeded() {
     let (mut seat, job) = beside(State::Succeeded, Basis::Assigned);
-    seat.job_mut(job.id).holder = Some(ELSEWHERE);
+    seat.state.book.jobs.get_mut(&job.id).unwrap().holder = Some(ELSEWHERE);
     let step = seat.commands(job.id, JobCommand::Abandon);
     let [ended] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
     assert_eq!((ended.state, ended.attempt), (State::Succeeded, Attempt(1)));

@@ -3,7 +3,7 @@
 use reloop_protocol::id::{Attempt, Epoch, Generation, JobId, ReportSeq, SlaveKey};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::ROWS;
-use reloop_protocol::master::{self, Answer, Basis, JobCommand, Order, RequestId};
+use reloop_protocol::master::{self, Answer, Basis, JobCommand, Order};
 use reloop_protocol::message::{Flags, Hello, Message, ReasonCode, Report, Row, Settled, Tell, WaitingFor};
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::spec::{CancelMode, Desired};
@@ -415,8 +415,7 @@ fn a_resolve_counts_when_the_slave_comes_back_without_the_question() {
     let (mut seat, report) = runs_live();
     drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
     seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
-    let command = JobCommand::Resolve(End::Failed);
-    seat.step(master::Event::JobsCommanded { request: RequestId(1), jobs: vec![report.job], command });
+    drop(seat.commands(report.job, JobCommand::Resolve(End::Failed)));
     let first = seat.hello();
     seat.say_hello(NEWER, first.clone());
     assert_eq!(seat.job(report.job).state, State::Uncertain);

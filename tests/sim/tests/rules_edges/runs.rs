@@ -24,12 +24,10 @@ fn what_was_paused_at_the_machine_and_interrupted_says_who_lets_it_go_on() {
     };
     world.local(0, Local::Pause);
     world.settle();
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     let waits = (State::Accepted, Some(WaitingFor::Operator), Some(ReasonCode::PausedLocally));
     assert_eq!(told(&world), waits);
-    world.command(job, JobCommand::Resume);
-    world.settle();
+    command(&mut world, job, JobCommand::Resume);
     assert_eq!(told(&world), waits);
     world.local(0, Local::Resume);
     world.settle();

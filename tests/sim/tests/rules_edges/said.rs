@@ -87,8 +87,7 @@ fn of_every_field_of_a_report_only_what_makes_sense_and_is_the_slaves_to_say_is_
                     shakes(&mut seat, (vec![], vec![]), vec![row], (vec![said], vec![]))
                 };
                 let ended = step.archived.first().cloned();
-                let job =
-                    ended.unwrap_or_else(|| seat.state.book.jobs.get(&report.job).unwrap().into_owned());
+                let job = ended.unwrap_or_else(|| seat.job(report.job));
                 assert_eq!(job.state, state, "{case}: the outcome is not lost for that");
                 makes_sense(&job, seat.now, &case);
                 assert_eq!(master::broken_invariant(&seat.state), None, "{case}");
@@ -110,7 +109,7 @@ fn of_every_field_of_an_adopted_job_only_valid_values_are_taken() {
             let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![record.clone()]));
             let id = record.report.job;
             let ended = step.archived.iter().find(|job| job.id == id).cloned();
-            let mut job = ended.unwrap_or_else(|| seat.state.book.jobs.get(&id).unwrap().into_owned());
+            let mut job = ended.unwrap_or_else(|| seat.job(id));
             assert!(job.flags.has(Flags::ADOPTED), "{what}");
             job.flags.clear(Flags::ADOPTED);
             makes_sense(&job, seat.now, what);
@@ -153,9 +152,9 @@ fn of_another_attempt_too_only_valid_values_are_kept() {
         let (mut seat, report) = runs_live();
         let mut said = Report { attempt: Attempt(9), ..numbered(&report, 20, State::Running) };
         change(&mut said);
-        let before = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+        let before = seat.job(report.job);
         drop(reports(&mut seat, None, said));
-        let job = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+        let job = seat.job(report.job);
         let now = (job.state, job.attempt, job.last_attempt, &job.report);
         assert_eq!(now, (before.state, before.attempt, before.last_attempt, &before.report), "{what}");
         assert_eq!(job.flags, Flags::CLAIMED, "{what}: attempt 9 was assigned to nobody");

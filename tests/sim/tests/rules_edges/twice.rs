@@ -18,8 +18,7 @@ fn given_up_and_tried_again(length_ms: i64) -> (World, JobId) {
     assert_eq!(world.state(job), State::Lost);
     let second = world.add_slave("second");
     world.boxes[second].machine.length_ms = length_ms;
-    world.command(job, JobCommand::Retry);
-    world.settle();
+    command(&mut world, job, JobCommand::Retry);
     assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(second)));
     (world, job)
 }
@@ -59,7 +58,7 @@ fn two_that_were_done_are_a_duplicate_also_if_the_second_began_after_the_first_w
         job.recalled = other_first.then_some(Generation(job.generation.0));
         let began = Report { attempt: Attempt(2), ..numbered(&report, 20, State::Running) };
         drop(reports(&mut seat, None, began.clone()));
-        let job = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+        let job = seat.job(report.job);
         assert!(job.state == State::Running && job.flags.has(Flags::DUPLICATE), "{other_first}");
         // The same without that report in between.
         let step = reports(&mut seat, None, numbered(&began, 21, State::Succeeded));
@@ -76,8 +75,7 @@ fn a_slave_is_shown_with_the_attempt_that_it_works_at_whoever_speaks_for_the_job
     };
     let (mut world, job) = given_up_and_tried_again(5_000);
     assert_eq!((of(&world, 0), of(&world, 1)), (vec![], vec![job]));
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     assert_eq!((of(&world, 0), of(&world, 1)), (vec![job], vec![job]), "both work at it");
     world.pass(6_000);
     assert_eq!(world.state(job), State::Succeeded);

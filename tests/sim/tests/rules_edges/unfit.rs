@@ -68,8 +68,7 @@ fn what_a_machine_could_not_begin_is_not_missed_when_it_was_given_back_while_the
         assert!(world.to_master(0));
     }
     world.cut(0);
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running));
 }
 

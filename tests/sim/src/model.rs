@@ -273,24 +273,10 @@ pub fn list() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Limits that replace those of a configuration.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Instead {
-    pub faults: Option<u8>,
-    pub deeds: Option<u8>,
-}
-
 /// Enumerates one configuration or all and prints the results; fails if a property does not hold.
-pub fn check(name: Option<&str>, instead: Instead, search: Search, threads: usize) -> ExitCode {
-    let chosen: Vec<_> = CONFIGURATIONS
-        .iter()
-        .filter(|one| name.is_none_or(|name| name == one.name))
-        .map(|one| Configuration {
-            faults: (instead.faults.unwrap_or(one.faults.0), one.faults.1),
-            deeds: (instead.deeds.unwrap_or(one.deeds.0), one.deeds.1),
-            ..*one
-        })
-        .collect();
+pub fn check(name: Option<&str>, search: Search, threads: usize) -> ExitCode {
+    let chosen: Vec<_> =
+        CONFIGURATIONS.iter().filter(|one| name.is_none_or(|name| name == one.name)).collect();
     if chosen.is_empty() {
         println!("there is no such configuration; there are:");
         list();
@@ -299,7 +285,7 @@ pub fn check(name: Option<&str>, instead: Instead, search: Search, threads: usiz
     let mut all_hold = true;
     for configuration in chosen {
         println!("{}: {}", configuration.name, configuration.about);
-        let found = run(configuration, search, threads, |states, after| {
+        let found = run(*configuration, search, threads, |states, after| {
             println!("  {states} states after {} s", after.as_secs());
         });
         println!(

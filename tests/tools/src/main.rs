@@ -75,12 +75,6 @@ enum Verb {
         /// List the configurations
         #[arg(long)]
         list: bool,
-        /// Number of faults [default: as the configuration says]
-        #[arg(long)]
-        faults: Option<u8>,
-        /// Number of people's commands [default: as the configuration says]
-        #[arg(long)]
-        deeds: Option<u8>,
         /// Find the shortest way to a failure (needs much more memory)
         #[arg(long)]
         shortest: bool,
@@ -145,9 +139,6 @@ struct Mutants {
     /// Only write the page from earlier results
     #[arg(long)]
     report: bool,
-    /// File for the page; written only if all mutants were tried
-    #[arg(long, default_value = "docs/mutants.md")]
-    page: PathBuf,
 }
 
 #[derive(clap::Args)]
@@ -157,21 +148,12 @@ struct Breaks {
     /// List the seeded bugs, and run nothing
     #[arg(long)]
     list: bool,
-    /// Only run the tests that need no processes
-    #[arg(long, conflicts_with = "processes")]
-    rules: bool,
-    /// Only run the tests with real processes
-    #[arg(long)]
-    processes: bool,
     /// Run every test of the rules and the simulation against each seeded bug, and list all that notice
-    #[arg(long, conflicts_with = "processes")]
+    #[arg(long)]
     survey: bool,
     /// Only make and build the copies
     #[arg(long)]
     build: bool,
-    /// Do not first check that the tests with processes pass without a seeded bug
-    #[arg(long)]
-    assume_sound: bool,
 }
 
 fn main() -> ExitCode {
@@ -190,10 +172,9 @@ fn main() -> ExitCode {
         Verb::Mutants(mutants) => report(mutants.run().map_err(anyhow::Error::msg)),
         Verb::Breaks(breaks) => report(breaks.run().map_err(anyhow::Error::msg)),
         Verb::Model { list: true, .. } => model::list(),
-        Verb::Model { name, faults, deeds, shortest, threads, list: false } => {
-            let instead = model::Instead { faults, deeds };
+        Verb::Model { name, shortest, threads, list: false } => {
             let search = if shortest { model::Search::Shortest } else { model::Search::Deep };
-            model::check(name.as_deref(), instead, search, threads)
+            model::check(name.as_deref(), search, threads)
         }
         Verb::Simulate { seeds, from, slaves, jobs, all, keep } => {
             report(simulate(Hunt { from, seeds, slaves, jobs, all }, &keep))
@@ -238,19 +219,19 @@ impl Breaks {
             return Err(wrong.join("\n"));
         }
         if self.build {
-            run::build(workspace(), &all, self.rules, self.processes)?;
+            run::build(workspace(), &all)?;
             return Ok(true);
         }
         let mut rows = Vec::new();
         let of_rules = |one: &&Break| self.survey || one.is_hunted() || !one.rule_tests().is_empty();
         let of_rules: Vec<_> = chosen.iter().filter(of_rules).cloned().collect();
-        if !self.processes && !of_rules.is_empty() {
+        if !of_rules.is_empty() {
             rows.extend(run::rules(workspace(), &all, &of_rules, self.survey)?);
         }
         let of_processes: Vec<_> =
             chosen.iter().filter(|one| !one.process_tests().is_empty()).cloned().collect();
-        if !self.rules && !self.survey && !of_processes.is_empty() {
-            rows.extend(run::processes(workspace(), &all, &of_processes, !self.assume_sound)?);
+        if !self.survey && !of_processes.is_empty() {
+            rows.extend(run::processes(workspace(), &all, &of_processes)?);
         }
         println!("\n{}", run::table(&rows));
         let survived = rows.iter().filter(|row| !row.caught).count();
@@ -261,9 +242,6 @@ impl Breaks {
     }
 }
 
-/// Results of earlier runs.
-const FATES: &str = "target/mutants/fates.json";
-
 impl Mutants {
     /// True if enough were noticed and every survivor is explained.
     fn run(self) -> Result<bool, String> {
@@ -273,7 +251,8 @@ impl Mutants {
             chosen.iter().for_each(|one| println!("{:>4} {}", one.piece.number, one.name));
             return Ok(true);
         }
-        let path = workspace().join(FATES);
+        // Results of earlier runs.
+        let path = workspace().join("target/mutants/fates.json");
         let about = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let old: Fates = match std::fs::read(&path) {
             Ok(bytes) if self.again || self.report => {
@@ -312,7 +291,7 @@ impl Mutants {
             return Ok(survived.is_empty());
         }
         let (text, wrong) = page(&all, &fates, mutants::EXPLAINED);
-        let place = workspace().join(&self.page);
+        let place = workspace().join("docs/mutants.md");
         std::fs::write(&place, &text).map_err(|e| format!("{}: {e}", place.display()))?;
         println!("\n{text}");
         wrong.iter().for_each(|wrong| println!("{wrong}"));

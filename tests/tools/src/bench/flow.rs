@@ -97,14 +97,7 @@ pub(super) async fn run(size: usize, rounds: usize, report: &mut Report) -> anyh
     }
     swarm.leave().await;
     drop(master);
-    report.row(Row {
-        bench: "flow".to_owned(),
-        what: format!("progress reports per second from {} slaves", figure(size as f64)),
-        ratio: ours.ratio(&theirs),
-        ours,
-        against: "bare echo of frames of that size".to_owned(),
-        theirs,
-        reach: "≥ 0.6".to_owned(),
-    });
+    let what = format!("progress reports per second from {} slaves", figure(size as f64));
+    report.row(Row::new(what, ours, "≥ 0.6").beside("bare echo of frames of that size", theirs));
     Ok(())
 }

@@ -106,7 +106,7 @@ pub(super) async fn run(jobs: usize, rounds: usize, report: &mut Report) -> anyh
     for peer in [Peer::Beanstalkd, Peer::Redis] {
         match Server::start(peer).await? {
             Some(server) => servers.push((server, Sample::default())),
-            None => report.left_out("loop", peer),
+            None => report.left_out(peer),
         }
     }
     let mut figures = Sample::default();
@@ -118,15 +118,8 @@ pub(super) async fn run(jobs: usize, rounds: usize, report: &mut Report) -> anyh
     }
     swarm.leave().await;
     for (server, sample) in servers {
-        report.row(Row {
-            bench: "loop".to_owned(),
-            what: format!("jobs per second, order to outcome, {SLAVES} slaves"),
-            ours: figures.clone(),
-            against: server.peer.name().to_owned(),
-            ratio: figures.ratio(&sample),
-            theirs: sample,
-            reach: "ahead".to_owned(),
-        });
+        let what = format!("jobs per second, order to outcome, {SLAVES} slaves");
+        report.row(Row::new(what, figures.clone(), "ahead").beside(server.peer.name(), sample));
     }
     Ok(())
 }

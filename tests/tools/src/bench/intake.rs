@@ -256,7 +256,7 @@ pub(super) async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()
                 Peering::connect(&server).await?.prepare().await?;
                 servers.push((server, Sample::default()));
             }
-            None => report.left_out("intake", peer),
+            None => report.left_out(peer),
         }
     }
     let forgetful = Forgetful::start().await?;
@@ -273,14 +273,9 @@ pub(super) async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()
             sample.push(block_in_place(put)?);
         }
     }
-    let row = |against: &str, theirs: Sample, reach: &str| Row {
-        bench: "intake".to_owned(),
-        what: format!("durable orders per second, {CONNECTIONS} connections"),
-        ours: ours.clone(),
-        against: against.to_owned(),
-        ratio: ours.ratio(&theirs),
-        theirs,
-        reach: reach.to_owned(),
+    let what = format!("durable orders per second, {CONNECTIONS} connections");
+    let row = |against: &str, theirs: Sample, reach: &str| {
+        Row::new(what.clone(), ours.clone(), reach).beside(against, theirs)
     };
     report.row(row("the same master, its store keeps nothing", unstored, "≥ 0.6"));
     report.row(row("the web framework alone, which answers at once", answered, "no aim"));

@@ -277,14 +277,9 @@ pub(super) async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()
             ["no aim"; 2],
         ),
     ] {
-        let row = |figure: &str, ratio: Sample, reach: &str| Row {
-            bench: "latency".to_owned(),
-            what: format!("{what}: {figure}"),
-            ours: ours.clone(),
-            against: "the sum of the parts alone, ms".to_owned(),
-            theirs: sums.clone(),
-            reach: reach.to_owned(),
-            ratio,
+        let row = |figure: &str, ratio: Sample, reach: &str| {
+            let row = Row::new(format!("{what}: {figure}"), ours.clone(), reach);
+            Row { ratio, ..row.beside("the sum of the parts alone, ms", sums.clone()) }
         };
         report.row(row("median, as a multiple", p50, reach_p50));
         report.row(row("99 %, as a multiple", p99, reach_p99));

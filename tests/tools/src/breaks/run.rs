@@ -100,28 +100,21 @@ pub fn rules(workspace: &Path, all: &[Break], breaks: &[Break], survey: bool) ->
 }
 
 /// Tries these seeded bugs against the tests with real processes, after all of them have passed without one.
-pub fn processes(workspace: &Path, all: &[Break], breaks: &[Break], sound: bool) -> Result<Vec<Row>, String> {
+pub fn processes(workspace: &Path, all: &[Break], breaks: &[Break]) -> Result<Vec<Row>, String> {
     let programs = build_whole(workspace, all)?;
     let bench = Bench {
         programs: &programs,
         logs: workspace.join("target/breaks/log/whole"),
         patience: PROCESS_PATIENCE,
     };
-    if sound {
-        bench.sound(breaks.iter().flat_map(Break::process_tests))?;
-    }
+    bench.sound(breaks.iter().flat_map(Break::process_tests))?;
     in_parallel(breaks, PROCESS_WORKERS, |one| bench.tests(one, &one.process_tests()))
 }
 
-/// Makes and builds the copies. If neither is asked for alone, both.
-pub fn build(workspace: &Path, all: &[Break], rules: bool, processes: bool) -> Result<(), String> {
-    if !rules {
-        build_whole(workspace, all)?;
-    }
-    if !processes {
-        build_rules(workspace, all)?;
-    }
-    Ok(())
+/// Makes and builds both copies.
+pub fn build(workspace: &Path, all: &[Break]) -> Result<(), String> {
+    build_whole(workspace, all)?;
+    build_rules(workspace, all).map(drop)
 }
 
 fn build_rules(workspace: &Path, all: &[Break]) -> Result<Programs, String> {

@@ -195,12 +195,9 @@ impl Client {
         self.get("/readyz").await
     }
 
-    /// The stream of events, from the one after `last_event_id` or from now on.
-    pub async fn events(&self, last_event_id: Option<&str>) -> Result<Events, Unanswered> {
-        let mut request = self.start(Method::GET, "/v1/events").header(ACCEPT, "text/event-stream");
-        if let Some(id) = last_event_id {
-            request = request.header("last-event-id", id);
-        }
+    /// The stream of events from now on.
+    pub async fn events(&self) -> Result<Events, Unanswered> {
+        let request = self.start(Method::GET, "/v1/events").header(ACCEPT, "text/event-stream");
         let answer = request.send().await?;
         assert_eq!(answer.status().as_u16(), 200, "the master refused the stream of events");
         Ok(Events { answer, unread: Vec::new() })
@@ -215,15 +212,6 @@ impl Client {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// The event's id, for `Last-Event-ID`.
-    pub id: Option<String>,
-    pub event: String,
-    /// JSON; other text as a JSON string.
-    pub data: Value,
-}
-
 /// A stream of server-sent events (WHATWG HTML, section 9.2). Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Events {
@@ -232,13 +220,13 @@ pub struct Events {
 }
 
 impl Events {
-    /// Waits for the next event; `None` if the master has closed the stream. Comments are skipped.
-    pub async fn next(&mut self) -> Result<Option<Event>, Unanswered> {
+    /// Waits for the next event and returns its data; `None` if the master has closed the stream. Comments are skipped.
+    pub async fn next(&mut self) -> Result<Option<Value>, Unanswered> {
         loop {
             if let Some(end) = self.unread.windows(2).position(|two| two == b"\n\n") {
                 let block: Vec<u8> = self.unread.drain(..end + 2).collect();
-                if let Some(event) = parse_event(&String::from_utf8_lossy(&block)) {
-                    return Ok(Some(event));
+                if let Some(data) = data_of(&String::from_utf8_lossy(&block)) {
+                    return Ok(Some(data));
                 }
                 continue;
             }
@@ -250,24 +238,10 @@ impl Events {
     }
 }
 
-fn parse_event(block: &str) -> Option<Event> {
-    let mut id = None;
-    let mut event = "message".to_owned();
-    let mut data: Vec<&str> = Vec::new();
-    for line in block.lines() {
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
-        let value = value.strip_prefix(' ').unwrap_or(value);
-        match field {
-            "id" => id = Some(value.to_owned()),
-            "event" => event = value.to_owned(),
-            "data" => data.push(value),
-            _ => {}
-        }
-    }
-    if data.is_empty() {
-        return None;
-    }
-    let data = data.join("\n");
-    let data = serde_json::from_str(&data).unwrap_or(Value::String(data));
-    Some(Event { id, event, data })
+/// An event's data: JSON, or other text as a JSON string. `None` for a comment.
+fn data_of(block: &str) -> Option<Value> {
+    let lines = block.lines().filter_map(|line| line.strip_prefix("data:"));
+    let data: Vec<_> = lines.map(|data| data.strip_prefix(' ').unwrap_or(data)).collect();
+    let text = (!data.is_empty()).then(|| data.join("\n"))?;
+    Some(serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }

@@ -290,11 +290,11 @@ async fn the_shipped_nginx_site_carries_links_and_events_through_reload_and_rest
     f.dial_through(net, url, |_| {});
     let session = f.online(0).await["session"].clone();
     let through = Client::new(nginx.addr(), Some(f.master.admin_token()));
-    let mut events = through.events(None).await.unwrap();
+    let mut events = through.events().await.unwrap();
     let job = f.running(gated("nginx")).await;
     let heard = async {
         while let Some(event) = events.next().await.unwrap() {
-            if event.data["id"] == job.as_str() && event.data["state"] == "running" {
+            if event["id"] == job.as_str() && event["state"] == "running" {
                 return;
             }
         }

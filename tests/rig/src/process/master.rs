@@ -26,8 +26,6 @@ pub struct MasterOptions {
     pub link: LinkSettings,
     /// More top-level lines of the configuration.
     pub config: String,
-    /// More arguments of `reloop serve`.
-    pub args: Vec<String>,
     pub env: BTreeMap<String, String>,
     /// A program that runs the master, with its arguments, such as `strace` with injected errors.
     pub wrapper: Vec<String>,
@@ -41,7 +39,6 @@ impl Default for MasterOptions {
             enrollment: "open".to_owned(),
             link: fast_link(),
             config: String::new(),
-            args: Vec::new(),
             env: BTreeMap::new(),
             wrapper: Vec::new(),
             disk: DiskKind::Shared,
@@ -171,7 +168,6 @@ impl Master {
         write(&config, &self.config());
         let mut args: Vec<String> = vec!["serve".into(), "--listen".into(), self.addr.to_string()];
         args.extend(["--data-dir".into(), text(&data_dir), "--config".into(), text(&config)]);
-        args.extend(self.options.args.iter().cloned());
         self.daemon.spawn(&binary("reloop"), &args, &self.options.env, &self.options.wrapper);
         let client = Client::new(self.addr, None);
         eventually("the master to answer /livez", START_DEADLINE, async || {

@@ -24,7 +24,6 @@ pub struct SlaveOptions {
     pub master: String,
     /// `auto` or `ack`.
     pub release: String,
-    pub capacity: u32,
     pub labels: BTreeMap<String, String>,
     pub link: LinkSettings,
     /// More top-level lines of the configuration.
@@ -48,7 +47,6 @@ impl SlaveOptions {
             name: name.to_owned(),
             master: master.into(),
             release: "auto".to_owned(),
-            capacity: 4,
             labels: BTreeMap::new(),
             link: fast_link(),
             config: String::new(),
@@ -266,7 +264,7 @@ impl Slave {
             ("state_dir", quoted(&text(&self.state_dir()))),
             ("boot_id_file", quoted(&text(&self.boot_id_path()))),
             ("release", quoted(&options.release)),
-            ("capacity", options.capacity.to_string()),
+            ("capacity", "4".to_owned()),
             ("labels", format!("{{ {} }}", labels.join(", "))),
         ] {
             writeln!(config, "{key} = {value}").expect("a string takes everything");

@@ -108,10 +108,10 @@ pub fn gaps(tests: &[Test]) -> Vec<String> {
         match row(&number) {
             None => gaps.push(format!("`{name}` in {file}: there is no row {number}")),
             Some(Row { scope: Scope::Nothing(why), .. }) => {
-                gaps.push(format!("`{name}` in {file}: {number} is said not to be there ({why})"));
+                gaps.push(format!("`{name}` in {file}: {number} is not implemented ({why})"));
             }
             Some(_) if test.level().is_none() => {
-                gaps.push(format!("`{name}` in {file}: its place does not say on which level it is"));
+                gaps.push(format!("`{name}` in {file}: its folder has no level"));
             }
             Some(_) => {}
         }
@@ -122,13 +122,13 @@ pub fn gaps(tests: &[Test]) -> Vec<String> {
 pub fn page(tests: &[Test]) -> String {
     let mut page = crate::docs::Page::new("Coverage", "`tests/tools/src/rows.rs` and the names of the tests");
     page.text(
-        "Where master and slave can disagree, what must come out, what decides it, and which tests show it. A test bears the \
-         number of its row in its name. A row without a test at the level that it needs fails the build, and so does a \
-         number that is no row.\n\n\
-         *Rules*: both nodes' rules against each other in a world without processes, driven step by step. *End to end*: real \
-         masters and slaves with real disks and machines, behind a network that fails on command. A row is shown end to end \
-         where it is about something that the rules do not have: processes, disks, clocks, links, identity, or people at a \
-         machine.",
+        "The disagreements between master and slave: for each the outcome, the rules that decide it, and the \
+         tests that show it. A test's name begins with the number of its row. A row without a test on a \
+         level that it needs fails the build, and so does a number without a row.\n\n\
+         *Rules*: the rules of both nodes against each other, step by step, in a world without processes. \
+         *End to end*: real masters and slaves with real disks and machines, behind a network that fails on \
+         command. A row is also shown end to end if it is about something outside the rules: processes, \
+         disks, clocks, links, identity, or people at a machine.",
     );
     let mut fields: BTreeMap<char, (usize, usize, usize)> = BTreeMap::new();
     for row in ROWS {
@@ -143,13 +143,13 @@ pub fn page(tests: &[Test]) -> String {
             vec![field_means(*field).to_owned(), rows.to_string(), rules.to_string(), processes.to_string()]
         }),
     );
-    page.text("What the product does not have, and no test shows:");
+    page.text("What is not implemented, and shown by no test:");
     let missing = ROWS.iter().filter_map(|row| match row.scope {
         Scope::Whole => None,
         Scope::Without(why) => Some(vec![row.number.to_owned(), "a part".to_owned(), why.to_owned()]),
         Scope::Nothing(why) => Some(vec![row.number.to_owned(), "all of it".to_owned(), why.to_owned()]),
     });
-    page.table(&["row", "missing", "what and why"], missing);
+    page.table(&["row", "missing", "what is missing, and why"], missing);
     let mut field = None;
     for row in ROWS {
         let letter = row.number.chars().next();
@@ -193,8 +193,8 @@ fn facts(row: &Row, tests: &[Test]) -> Vec<String> {
     fact("end to end", named(Level::Processes));
     match row.scope {
         Scope::Whole => {}
-        Scope::Without(why) => fact("without", vec![why.to_owned()]),
-        Scope::Nothing(why) => fact("not there", vec![why.to_owned()]),
+        Scope::Without(why) => fact("not implemented", vec![why.to_owned()]),
+        Scope::Nothing(why) => fact("not implemented", vec![why.to_owned()]),
     }
     facts
 }

@@ -21,13 +21,13 @@ pub use self::states::states;
 
 /// The values of a slave's link at the master, with what MTConnect, Nomad and AWS IoT call them.
 pub const LINKS: [(&str, &str, [&str; 3]); 3] = [
-    ("online", "a handshake is settled and the peer is heard", ["AVAILABLE", "ready", "connected"]),
+    ("online", "the handshake is settled and the slave is heard", ["AVAILABLE", "ready", "connected"]),
     (
         "offline",
-        "no link now; what is shown is the last word, with its age",
+        "there is no link; the last reports are shown, with their age",
         ["UNAVAILABLE", "disconnected", "disconnected"],
     ),
-    ("never", "known by name and key, and never settled", ["UNAVAILABLE", "initializing", "—"]),
+    ("never", "known by name and key, but never settled", ["UNAVAILABLE", "initializing", "—"]),
 ];
 
 /// Every value of a plain enum, in wire order.
@@ -41,7 +41,8 @@ impl Page {
     /// A page with a title and a comment that names its sources.
     pub(crate) fn new(title: &str, source: &str) -> Self {
         Self(format!(
-            "# {title}\n\n<!-- Printed from {source} by `UPDATE_DOCS=1 cargo test -p reloop-tools --test docs`. -->\n"
+            "# {title}\n\n<!-- Printed from {source} by `UPDATE_DOCS=1 cargo test -p reloop-tools --test \
+             docs`. -->\n"
         ))
     }
 
@@ -59,8 +60,8 @@ impl Page {
 
 /// Flags that the master adds when it shows a job.
 pub const SHOWN_FLAGS: [(&str, &str); 2] = [
-    ("stale", "its slave is not connected: everything else is the last word of it"),
-    ("cancel_pending", "it was canceled, and that has not happened yet"),
+    ("stale", "its slave is not connected: everything else is from its last report"),
+    ("cancel_pending", "it was canceled, and the slave has not carried that out yet"),
 ];
 
 /// How far a command can have got.

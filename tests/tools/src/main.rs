@@ -204,7 +204,7 @@ impl Breaks {
         let all = breaks::all();
         let known = |name: &str| all.iter().any(|one| one.name == name);
         if let Some(name) = self.names.iter().find(|name| !known(name)) {
-            return Err(format!("there is no break {name}: `--list` names them"));
+            return Err(format!("there is no seeded bug {name}: see `--list`"));
         }
         let chosen = |one: &&Break| self.names.is_empty() || self.names.iter().any(|name| name == one.name);
         let chosen: Vec<Break> = all.iter().filter(chosen).cloned().collect();
@@ -236,7 +236,7 @@ impl Breaks {
         println!("\n{}", run::table(&rows));
         let survived = rows.iter().filter(|row| !row.caught).count();
         if survived > 0 {
-            println!("{survived} times of {} a break was not noticed", rows.len());
+            println!("{survived} of {} checks did not notice their seeded bug", rows.len());
         }
         Ok(survived == 0)
     }
@@ -319,7 +319,7 @@ fn simulate(hunt: Hunt, keep: &Path) -> Result<bool> {
     let bag = hunt::hunt(hunt);
     print!("{}", bag.tell()?);
     if bag.found.is_empty() {
-        println!("nothing breaks");
+        println!("no invariant breaks");
         return Ok(true);
     }
     for found in bag.found.into_values() {
@@ -339,7 +339,7 @@ fn replay(file: &Path, step: bool) -> Result<bool> {
     let played = simulation::watch(&schedule, true, &mut |number, act| {
         match act {
             Some(act) => println!("\n== {} {act:?}", number + 1),
-            None => println!("\n== everything is healed"),
+            None => println!("\n== healing"),
         }
         if step {
             // At the end of the input it goes on without waiting.
@@ -347,7 +347,7 @@ fn replay(file: &Path, step: bool) -> Result<bool> {
         }
     });
     match played {
-        Ok(outcome) => println!("\nnothing breaks: {:?}", outcome.ended),
+        Ok(outcome) => println!("\nno invariant breaks: {:?}", outcome.ended),
         Err(failure) => {
             println!("\n{}", failure.broken);
             return Ok(false);

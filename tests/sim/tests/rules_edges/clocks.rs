@@ -215,7 +215,7 @@ fn r18_a_masters_clock_that_is_set_over_a_start_makes_it_missed() {
 }
 
 #[test]
-fn r18_a_masters_clock_that_is_set_by_less_than_the_tolerance_over_a_start_starts_the_job() {
+fn r18_a_masters_clock_that_is_set_by_less_than_the_tolerance_just_starts_what_it_passed() {
     let (mut world, job) = planned(Late::Hold);
     set_masters_clock(&mut world, 60_000);
     assert_eq!(
@@ -415,7 +415,7 @@ fn r19_a_clock_that_a_time_service_keeps_starts_deferred_work_after_a_power_cut(
 }
 
 #[test]
-fn r19_after_a_time_service_sets_the_clock_by_less_than_the_tolerance_no_release_is_needed() {
+fn r19_a_time_service_that_is_late_by_less_than_the_tolerance_makes_nobody_release_anything() {
     let (mut world, job) = power_cut(TrustClock::Synchronized, true, false);
     world.pass(60_000 + 59_000);
     world.boxes[0].synchronized = true;

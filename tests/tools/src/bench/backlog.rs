@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use reloop_rig::process::Master;
-use tokio::task::JoinSet;
 
-use super::intake::{Http, token};
+use super::intake::place_all;
 use super::process::{resident, resident_at_rest, shipped_master};
 use super::report::{Report, Row};
 use super::rules;
@@ -34,23 +33,8 @@ struct Figures {
 }
 
 async fn post(master: &Master, requests: usize, body: &'static str) -> anyhow::Result<f64> {
-    let (addr, token) = (master.addr(), token(master)?);
     let since = Instant::now();
-    let mut clients = JoinSet::new();
-    for client in 0..CLIENTS {
-        let mut http = Http::connect(addr, &token).await?;
-        let share = requests / CLIENTS + usize::from(client < requests % CLIENTS);
-        clients.spawn(async move {
-            for _ in 0..share {
-                let (status, _) = http.post("/v1/orders", None, body).await?;
-                ensure!(status == 201, "an order was answered by {status}");
-            }
-            anyhow::Ok(())
-        });
-    }
-    while let Some(ended) = clients.join_next().await {
-        ended??;
-    }
+    place_all(master, requests, CLIENTS, body).await?;
     Ok(requests as f64 / since.elapsed().as_secs_f64())
 }
 

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::bare;
+use super::process::all;
 use super::report::{Report, Row};
 use super::stats::{Sample, figure};
 use super::storm::{metric, populated};
@@ -49,9 +50,7 @@ async fn echo(size: usize, addr: std::net::SocketAddr) -> anyhow::Result<f64> {
             anyhow::Ok(())
         });
     }
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
-    }
+    all(tasks).await?;
     Ok(size as f64 * f64::from(REPORTS) / since.elapsed().as_secs_f64())
 }
 

@@ -29,7 +29,7 @@ use tokio::task::{JoinSet, block_in_place};
 
 use super::bare::{self, free_addr};
 use super::peers::{Peer, Peering, Server};
-use super::process::shipped_master;
+use super::process::{all, shipped_master};
 use super::report::{Report, Row};
 use super::stats::Sample;
 
@@ -149,9 +149,7 @@ where
             anyhow::Ok(())
         });
     }
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
-    }
+    all(tasks).await?;
     Ok(done.load(Ordering::Relaxed) as f64 / since.elapsed().as_secs_f64())
 }
 
@@ -176,6 +174,30 @@ impl Repeat for Putting {
     async fn once(&mut self) -> anyhow::Result<()> {
         self.0.put(BODY).await
     }
+}
+
+/// Places so many orders with this body, over so many connections.
+pub(super) async fn place_all(
+    master: &Master,
+    orders: usize,
+    connections: usize,
+    body: &'static str,
+) -> anyhow::Result<()> {
+    let (addr, token) = (master.addr(), token(master)?);
+    let left = Arc::new(AtomicU64::new(orders as u64));
+    let mut clients = JoinSet::new();
+    for _ in 0..connections {
+        let (mut http, left) = (Http::connect(addr, &token).await?, Arc::clone(&left));
+        clients.spawn(async move {
+            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+            {
+                let (status, _) = http.post("/v1/orders", None, body).await?;
+                ensure!(status == 201, "an order was answered by {status}");
+            }
+            anyhow::Ok(())
+        });
+    }
+    all(clients).await.map(drop)
 }
 
 /// The master's admin token.

@@ -85,7 +85,7 @@ pub(super) fn waiting(orders: usize) -> Master {
     state
 }
 
-fn settings() -> slave::Settings {
+pub(super) fn settings() -> slave::Settings {
     slave::Settings {
         name: "board".to_owned(),
         agent: "1".to_owned(),

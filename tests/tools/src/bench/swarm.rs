@@ -14,9 +14,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use reloop_node::{clock, entropy, link};
 use reloop_protocol::id::{BootId, Commit, SlaveKey, StoreId};
 use reloop_protocol::message::Message;
-use reloop_protocol::slave::{
-    self, AfterFailure, Fact, LATE_TOLERANCE, Link, LinkId, Now, Probed, Release, Slave, TrustClock,
-};
+use reloop_protocol::slave::{self, Fact, Link, LinkId, Now, Probed, Slave};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, Signature};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
@@ -27,7 +25,7 @@ use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message as WsMessage}
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::bare::key_pair;
-use super::rules::succeeded;
+use super::rules::{settings, succeeded};
 
 const PATH: &str = "/v1/link";
 const SUBPROTOCOL: &str = "reloop.v1";
@@ -161,15 +159,8 @@ impl Member {
             name: format!("swarm-{tag:08x}-{number:05}"),
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             key: SlaveKey(key),
-            programs: vec!["mill".to_owned()],
-            labels: BTreeMap::new(),
             capacity,
-            release: Release::Auto,
-            after_failure: AfterFailure::Release,
-            trust_clock: TrustClock::Never,
-            late_tolerance: LATE_TOLERANCE,
-            max_interruptions: 3,
-            token: None,
+            ..settings()
         };
         let state = slave::recover(settings, StoreId(entropy::random()), []);
         let boot = BootId(entropy::random());

@@ -40,7 +40,8 @@ pub struct Row {
 }
 
 pub fn table(rows: &[Row]) -> String {
-    let mut lines = vec!["break | caught by | after | it says".to_owned(), "---|---|---|---".to_owned()];
+    let mut lines =
+        vec!["seeded bug | noticed by | after | message".to_owned(), "---|---|---|---".to_owned()];
     lines.extend(rows.iter().map(|row| {
         let by = if row.caught { row.catcher.clone() } else { format!("SURVIVED {}", row.catcher) };
         format!("{} | {by} | {} | {}", row.name, row.after, row.said)
@@ -65,7 +66,7 @@ pub fn rules(workspace: &Path, all: &[Break], breaks: &[Break], survey: bool) ->
     bench.sound(breaks.iter().flat_map(Break::rule_tests))?;
     let hunted = bench.hunt(None, SOUND_SCHEDULES)?;
     if hunted.failed {
-        return Err(format!("the simulation finds something where nothing is broken: {}", hunted.said));
+        return Err(format!("a schedule fails without a seeded bug: {}", hunted.said));
     }
     let rows = in_parallel(breaks, RULE_WORKERS, |one| {
         let mut rows = Vec::new();
@@ -170,7 +171,7 @@ fn in_parallel(
 
 /// Prints one line per result immediately: the whole run takes minutes.
 fn progress(row: &Row) {
-    let verdict = if row.caught { "caught by" } else { "SURVIVED" };
+    let verdict = if row.caught { "noticed by" } else { "SURVIVED" };
     println!("{}: {verdict} {} after {}: {}", row.name, row.catcher, row.after, row.said);
 }
 
@@ -191,10 +192,7 @@ impl Bench<'_> {
             let tests: Vec<_> = tests.into_iter().collect();
             for (test, verdict) in self.run_tests(None, program, &tests)? {
                 if verdict.failed {
-                    return Err(format!(
-                        "{program}::{test} fails although nothing is broken: {}",
-                        verdict.said
-                    ));
+                    return Err(format!("{program}::{test} fails without a seeded bug: {}", verdict.said));
                 }
             }
         }
@@ -254,7 +252,7 @@ impl Bench<'_> {
             let failed = text.contains(&format!("test {test} ... FAILED\n"));
             if !passed && !failed {
                 let known = text.contains("running 0 tests");
-                let why = if known { "there is no such test" } else { "it did not come to an end" };
+                let why = if known { "there is no such test" } else { "it did not finish" };
                 return Err(format!("{program}::{test}: {why}; see {}", self.log(switch, program).display()));
             }
             verdicts.push(((*test).to_owned(), Verdict { failed, said: last_words(&text, test) }));

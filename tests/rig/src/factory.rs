@@ -171,7 +171,6 @@ impl Factory {
         self.client.job_command(job, verb, &json!({})).await.unwrap().expect(409)["code"].clone()
     }
 
-    /// Resolves an uncertain job.
     pub async fn resolve(&self, job: &str, outcome: &str) {
         self.job_command(job, "resolve", json!({ "outcome": outcome })).await;
     }

@@ -166,7 +166,7 @@ pub fn watch(
         at = None;
         before(schedule.acts.len(), None);
         if heal::heal(&mut world, schedule.head.slaves.len()) {
-            sight::count(&mut outcome.sights, ["what was paused stayed paused until it was let go on"]);
+            sight::count(&mut outcome.sights, ["a paused job stayed paused until it was resumed"]);
         }
         world
     }));

@@ -77,7 +77,6 @@ pub struct Station {
     /// The box's fingerprint; `None` if the agent does not use it.
     pub fingerprint: Option<[u8; 16]>,
     link: Option<Wire>,
-    /// The cable is in.
     pub cable: bool,
     /// It dials the second master.
     pub dials_double: bool,

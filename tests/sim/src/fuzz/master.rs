@@ -27,7 +27,6 @@ const ACTS: usize = 48;
 /// Seconds that everything may take once the hostile slave is gone: one machine may have to do all jobs.
 const ROUNDS: usize = 90;
 
-/// The hostile slave's key.
 const HOSTILE: SlaveKey = SlaveKey([0xEE; 32]);
 
 /// How many more times a job can be assigned or its desired state changed, whatever a slave has sent.

@@ -32,7 +32,6 @@ pub enum Fault {
     Unstoppable,
     /// A machine answers no probe.
     Silent,
-    /// The master is killed.
     KillMaster,
     /// The master crashes between its commit and its effects, or between two effects.
     CrashMaster,
@@ -222,7 +221,11 @@ const PLAIN: Configuration = Configuration {
 
 /// The short ones first. What a short one leaves out to be quick is in its long one.
 pub static CONFIGURATIONS: [Configuration; 21] = [
-    Configuration { name: "one-job", about: "one slave, one job, any fault, and any deed", ..PLAIN },
+    Configuration {
+        name: "one-job",
+        about: "one slave, one job, any fault, and any command of people",
+        ..PLAIN
+    },
     Configuration {
         name: "one-job-broken-twice",
         about: "one slave, one job, and two faults",
@@ -239,7 +242,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "slow-start",
-        about: "one slave, one job, any fault and any deed between the word to begin and the beginning",
+        about: "one slave, one job, any fault and any command between the start command and the beginning",
         slow: true,
         ends: WELL,
         ..PLAIN
@@ -256,7 +259,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "two-slaves",
-        about: "two slaves, one job, a broken link or a dead agent, and a hand-over",
+        about: "two slaves, one job, a broken link or a dead agent, and a reassignment",
         slaves: 2,
         faults: (1, &[Fault::Cut, Fault::KillAgent]),
         deeds: (2, &[Deed::Abandon, Deed::Retry]),
@@ -295,7 +298,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "revoked",
-        about: "one slave, one job, a newcomer behind an older link, and a slave that is sent away and let in again at any moment",
+        about: "one slave, one job, a newcomer behind an older link, and a slave that is revoked and enrolled again at any moment",
         faults: (2, &[Fault::Cut, Fault::HalfOpen, Fault::Reboot]),
         deeds: (3, &[Deed::Revoke, Deed::Approve, Deed::Enroll]),
         slow_pings: true,
@@ -304,7 +307,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "progress",
-        about: "a job that may be begun again, a machine that says how far it is, and any fault",
+        about: "a job that may be begun again, a machine that reports progress, and any fault",
         orders: restartable,
         deeds: (0, PEOPLE),
         progress: 2,
@@ -314,7 +317,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "one-job-long",
-        about: "one slave, one job, any three faults, and any deed",
+        about: "one slave, one job, any three faults, and any command of people",
         long: true,
         faults: (3, EVERYTHING),
         healed: 512,
@@ -329,7 +332,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "two-jobs-long",
-        about: "one slave, two jobs, any fault, and any deed",
+        about: "one slave, two jobs, any fault, and any command of people",
         long: true,
         orders: |world| orders(world, 2),
         ends: WELL,
@@ -339,7 +342,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "two-slaves-long",
-        about: "two slaves, one job, any fault, and a hand-over",
+        about: "two slaves, one job, any fault, and a reassignment",
         long: true,
         slaves: 2,
         deeds: (2, HAND_OVER),
@@ -355,7 +358,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "restored-long",
-        about: "the same with cut links, dead agents, and a hand-over",
+        about: "the same with cut links, dead agents, and a reassignment",
         long: true,
         faults: (2, RESTORES),
         deeds: (2, BACKUPS),

@@ -90,7 +90,6 @@ pub enum Act {
         effects: usize,
     },
     KillMaster,
-    /// A master that is down starts.
     StartMaster,
     /// How a machine behaves from now on.
     Machine {

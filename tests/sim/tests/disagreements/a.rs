@@ -47,7 +47,7 @@ fn a2_a_lost_confirmation_is_made_good_by_the_snapshot() {
     world.crossed.clear();
     reconnect(&mut world, 0);
     assert_eq!(world.state(job), State::Accepted);
-    assert_eq!(crossed(&world, "want"), 0, "nothing is sent twice");
+    assert_eq!(crossed(&world, "desired_state"), 0, "nothing is sent twice");
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn a13_a_cancel_waits_for_weeks_and_only_a_person_ends_it() {
         world.pass_some(7 * 24 * 3_600_000);
     }
     assert_eq!(world.state(job), State::Running);
-    assert!(matches!(world.job(job).desired, Desired::Cancel(_)), "the wish stands");
+    assert!(matches!(world.job(job).desired, Desired::Cancel(_)), "the cancel stands");
     assert_eq!(world.command(job, JobCommand::Abandon), taken(Delivery::Applied, job));
     assert_eq!(world.state(job), State::Lost);
     world.command(job, JobCommand::Retry);

@@ -19,7 +19,7 @@ fn asked_back_since_the_backup(ms: i64) -> (World, MasterDisk, Vec<JobId>) {
     let backup = world.master_disk.clone();
     reconnect(&mut world, 1);
     world.pass(ms);
-    assert!(jobs.iter().any(|job| world.holder(*job) == Some(1)), "something was asked back");
+    assert!(jobs.iter().any(|job| world.holder(*job) == Some(1)), "something was recalled");
     (world, backup, jobs)
 }
 

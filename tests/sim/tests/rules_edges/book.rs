@@ -305,7 +305,7 @@ fn a_resolve_counts_even_if_the_slave_has_forgotten_the_question() {
     assert_eq!(
         declines(Generation(known.generation.0 - 1), ReasonCode::NotHeld),
         None,
-        "that was about an older wish"
+        "that was about an older desired state"
     );
     assert_eq!(declines(known.generation, ReasonCode::AtCapacity), None, "it may have it");
     assert_eq!(declines(known.generation, ReasonCode::NotHeld), Some(State::Failed));

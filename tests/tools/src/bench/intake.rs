@@ -200,7 +200,6 @@ pub(super) async fn place_all(
     all(clients).await.map(drop)
 }
 
-/// The master's admin token.
 pub(super) fn token(master: &Master) -> anyhow::Result<String> {
     token_in(&master.data_dir())
 }

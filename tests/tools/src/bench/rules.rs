@@ -68,7 +68,6 @@ pub(super) fn order(number: usize, program: &str) -> Order {
     }
 }
 
-/// A master with an empty state.
 pub(super) fn empty_master() -> Master {
     let settings = master::Settings { enrollment: Enrollment::Open };
     master::recover(settings, MasterId::from_parts(1, 1), [])

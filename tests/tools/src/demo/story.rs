@@ -175,8 +175,7 @@ impl Factory {
         let station = self.station(OVEN);
         station.proxy.pass();
         station.trouble = None;
-        let text =
-            format!("PLUG: the cable of oven-1 is back. The master's last word of it is {belief} s old.");
+        let text = format!("PLUG: the cable of oven-1 is back. The master last heard of it {belief} s ago.");
         self.screen.say(Voice::Does, text);
         self.until("oven-1 to be reconciled", |factory| factory.stations[OVEN].receipt.is_some()).await
     }

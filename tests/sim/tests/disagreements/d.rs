@@ -28,7 +28,7 @@ fn d1_after_a_restart_nothing_is_dispatched_before_reconciliation() {
     assert_eq!((world.state(job), world.state(next)), (State::Running, State::Accepted));
     let said: Vec<_> = world.crossed.iter().map(|(_, kind)| *kind).collect();
     let position = |kind| said.iter().position(|said| *said == kind).unwrap();
-    assert!(position("settled") < position("want"), "{said:?}");
+    assert!(position("settled") < position("desired_state"), "{said:?}");
 }
 
 #[test]

@@ -216,7 +216,11 @@ async fn a_throttle_limits_the_rate_and_loses_nothing() {
     slave.write_all(&sent).await.unwrap();
     proxy.wait_until("the slow start", |counts| counts.bytes_to_master > 10_000).await;
     proxy.pass();
-    assert_eq!(read_exactly(&mut master, sent.len()).await, sent, "a lifted throttle lets go at once");
+    assert_eq!(
+        read_exactly(&mut master, sent.len()).await,
+        sent,
+        "bytes pass at once when a throttle is lifted"
+    );
 }
 
 #[tokio::test]

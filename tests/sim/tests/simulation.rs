@@ -167,7 +167,7 @@ fn a_wiped_disk_excuses_nothing_at_another_slave() {
     world.act(&Act::ReplaceDisk { slave: 1 });
     assert!(world.ledger.torn.contains(&job_id(1)), "its own job may be forgotten");
     assert!(!world.ledger.torn.contains(&job_id(0)), "the other slave's job may not");
-    assert!(world.ledger.desired_states.keys().any(|(slave, ..)| *slave == 0), "nor its wishes");
+    assert!(world.ledger.desired_states.keys().any(|(slave, ..)| *slave == 0), "nor its desired state");
 }
 
 #[test]

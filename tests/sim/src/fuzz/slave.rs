@@ -353,8 +353,8 @@ impl<'a> Scene<'a> {
         self.look();
     }
 
-    /// A master speaks for its people: whoever resolves a job has looked at the machine, and the machine does not work
-    /// on it any more. A slave can't know if the master lies about that.
+    /// Lets the machine drop every uncertain job that the master says is resolved: the person has looked at the
+    /// machine. A slave can't know if the master lies about that.
     fn believe(&mut self, message: &Message) {
         let wants: Vec<&DesiredState> = match message {
             Message::DesiredState(desired_state) => vec![desired_state],

@@ -111,7 +111,7 @@ impl World {
                 if state.is_started() {
                     self.violate(
                         Invariant::NothingDestroyed,
-                        format!("slave {slave} let go of {id}, {state:?}"),
+                        format!("slave {slave} forgot {id}, {state:?}"),
                     );
                 }
                 let excused = self.ledger.torn.contains(id) || self.ledger.master_lies;

@@ -1,4 +1,4 @@
-//! A headless Chromium, driven over its DevTools protocol: enough of it to open the page and to see what is there.
+//! A headless Chromium, driven over its DevTools protocol: enough to open the page and to read what it shows.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,13 +19,13 @@ use crate::daemon::{WorkDir, ignore_gone};
 use crate::install::left_out;
 use crate::wait::eventually;
 
-/// Its first start makes a profile, on a box that is busy with other things.
+/// The first start creates a profile; the box may be busy.
 const START_DEADLINE: Duration = Duration::from_secs(40);
-/// A question to the page is answered at once, unless the browser hangs.
+/// The page answers at once unless the browser hangs.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 /// The names under which Debian, Fedora and Google install it.
 const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-/// It asks nobody but the page that it is shown.
+/// No first-run dialogs, no background requests.
 const FLAGS: [&str; 9] = [
     "--headless",
     "--no-sandbox",
@@ -38,7 +38,7 @@ const FLAGS: [&str; 9] = [
     "--remote-debugging-port=0",
 ];
 
-/// A browser with one page. Dropping it ends it.
+/// A browser with one page, which is killed on drop.
 #[derive(Debug)]
 pub struct Browser {
     child: Child,
@@ -48,7 +48,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// A fresh browser. `None`, and a line on stderr, where there is none.
+    /// Starts a browser with an empty profile. Returns `None`, with a line on stderr, if none is installed.
     pub async fn start() -> Option<Self> {
         let Some(program) = find() else {
             left_out("Chromium is not installed");
@@ -65,7 +65,7 @@ impl Browser {
             .process_group(0)
             .spawn()
             .expect("the browser can be run");
-        // Its first line is the port, once it listens.
+        // The first line is the port. The file appears when the browser listens.
         let told = profile.path().join("DevToolsActivePort");
         let socket = eventually("the browser to open its page", START_DEADLINE, async || {
             let text = fs::read_to_string(&told).map_err(|error| error.to_string())?;
@@ -85,7 +85,7 @@ impl Browser {
                 let message = message.expect("the browser speaks");
                 let Ok(text) = message.into_text() else { continue };
                 let said: Value = serde_json::from_str(&text).expect("it speaks JSON");
-                // Events come in between.
+                // Events may come before the answer.
                 if said["id"] == id {
                     return said;
                 }
@@ -101,7 +101,7 @@ impl Browser {
         self.call("Page.navigate", json!({ "url": url })).await;
     }
 
-    /// The value of a script's expression in the page.
+    /// Evaluates a script's expression in the page.
     pub async fn value(&mut self, script: &str) -> Value {
         let params = json!({ "expression": script, "returnByValue": true });
         let answer = self.call("Runtime.evaluate", params).await;
@@ -109,7 +109,7 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
-    /// Waits until an expression is true in the page; what the page says is told if it does not become so.
+    /// Waits until an expression is true in the page. A failure shows the page's text.
     pub async fn until(&mut self, what: &str, script: &str) {
         eventually(what, START_DEADLINE, async || {
             if self.value(script).await == true {
@@ -123,7 +123,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Its helpers are in its group.
+        // Its helper processes are in its process group.
         ignore_gone(rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::KILL));
         let _ = self.child.wait();
     }

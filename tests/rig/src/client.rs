@@ -1,7 +1,7 @@
-//! A client of the master's REST interface, as thin as can be: JSON in, status and JSON out.
+//! A thin client of the master's REST interface: JSON in, status and JSON out.
 //!
-//! Only a request that got no answer at all is an error. A refusal is an answer, and a test looks at it. What the
-//! interface describes as a type is held against that type: it has all its fields and no others.
+//! Only a request without an answer is an error; a refusal is an answer. Answers that the interface describes by a type
+//! are checked against that type: all of its fields and no others.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,29 +17,29 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// The master answers at once or says why not; a request that takes longer has met a dead or stopped process.
+/// A running master answers much sooner; a request that takes longer has met a dead or stopped process.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
-/// No answer came: the master is not there, or it died over the request.
+/// The master is down, or it died during the request.
 pub type Unanswered = reqwest::Error;
 
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: u16,
     pub headers: HeaderMap,
-    /// The body: as JSON, as a JSON string when it is some other text, `null` when there is none.
+    /// JSON; other text as a JSON string; `null` if it is empty.
     pub body: Value,
 }
 
 impl Reply {
-    /// The body of an answer that must have this status.
+    /// Returns the body. Panics if the status is another one.
     #[track_caller]
     pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "the master answered {:#}", self.body);
         self.body
     }
 
-    /// The same answer, once it is shown to be a `T`, or a problem if it is a refusal. Text is left alone: it comes from
+    /// The answer, after a check that it is a `T`, or a problem if it is a refusal. Text is not checked: it comes from
     /// a proxy.
     #[track_caller]
     fn checked<T: Serialize + DeserializeOwned>(self) -> Self {
@@ -53,7 +53,7 @@ impl Reply {
     }
 }
 
-/// Whether a value is a `T` and nothing more.
+/// An error unless the value is a `T` with no further fields.
 fn same<T: Serialize + DeserializeOwned>(value: &Value) -> Result<(), String> {
     let read = T::deserialize(value).map_err(|error| error.to_string())?;
     let again = serde_json::to_value(read).map_err(|error| error.to_string())?;
@@ -68,9 +68,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the master at this address. Without a token it may do what anybody may.
+    /// Without a token it sends no credentials.
     pub fn new(master: SocketAddr, token: Option<String>) -> Self {
-        // The tests speak plain HTTP to this machine only; the library wants a TLS setting all the same.
+        // The tests speak plain HTTP to this machine, but the library requires a TLS setting.
         let tls =
             rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
                 .with_safe_default_protocol_versions()
@@ -81,7 +81,7 @@ impl Client {
             .tls_backend_preconfigured(tls)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            // A connection that is kept over a restart of the master would fail once, for no reason a test asks about.
+            // A pooled connection would fail once after a restart of the master.
             .pool_max_idle_per_host(0)
             .build()
             .expect("a client with these settings");
@@ -92,7 +92,7 @@ impl Client {
         Self { token: Some(token.into()), ..self.clone() }
     }
 
-    /// Any request. `path` begins with a slash and may carry a query.
+    /// `path` begins with a slash and may contain a query.
     pub async fn request(
         &self,
         method: Method,
@@ -134,7 +134,7 @@ impl Client {
         Ok(self.get(&format!("/v1/orders/{id}")).await?.checked::<Order>())
     }
 
-    /// Orders; `query` is what stands behind the question mark.
+    /// `query` is the text after the question mark.
     pub async fn orders(&self, query: &str) -> Result<Reply, Unanswered> {
         Ok(self.get(&format!("/v1/orders?{query}")).await?.checked::<OrderPage>())
     }
@@ -147,12 +147,11 @@ impl Client {
         Ok(self.get(&format!("/v1/jobs/{id}")).await?.checked::<Job>())
     }
 
-    /// Jobs; `query` is what stands behind the question mark.
+    /// `query` is the text after the question mark.
     pub async fn jobs(&self, query: &str) -> Result<Reply, Unanswered> {
         Ok(self.get(&format!("/v1/jobs?{query}")).await?.checked::<JobPage>())
     }
 
-    /// Why a job is where it is, slave by slave.
     pub async fn explain(&self, job: &str) -> Result<Reply, Unanswered> {
         Ok(self.get(&format!("/v1/jobs/{job}/explain")).await?.checked::<Explanation>())
     }
@@ -161,12 +160,12 @@ impl Client {
         Ok(self.get(&format!("/v1/jobs/{job}/events")).await?.checked::<JobEventPage>())
     }
 
-    /// A job's output; `query` is what stands behind the question mark.
+    /// `query` is the text after the question mark.
     pub async fn job_log(&self, job: &str, query: &str) -> Result<Reply, Unanswered> {
         self.get(&format!("/v1/jobs/{job}/log?{query}")).await
     }
 
-    /// A command for a job: `cancel`, `pause`, `resume`, `release`, `reschedule`, `retry`, `resolve`, `abandon`.
+    /// `verb`: `cancel`, `pause`, `resume`, `release`, `reschedule`, `retry`, `resolve` or `abandon`.
     pub async fn job_command(&self, job: &str, verb: &str, body: &Value) -> Result<Reply, Unanswered> {
         Ok(self.post(&format!("/v1/jobs/{job}/{verb}"), body).await?.checked::<JobCommand>())
     }
@@ -179,32 +178,26 @@ impl Client {
         Ok(self.get(&format!("/v1/slaves/{name}")).await?.checked::<Slave>())
     }
 
-    /// What a slave's handshakes came to.
     pub async fn receipts(&self, slave: &str) -> Result<Reply, Unanswered> {
         Ok(self.get(&format!("/v1/slaves/{slave}/receipts")).await?.checked::<ReceiptPage>())
     }
 
-    /// A command for a slave: `ready`, `clear`, `mode`, `approve`, `forget`.
+    /// `verb`: `ready`, `clear`, `mode`, `approve` or `forget`.
     pub async fn slave_command(&self, slave: &str, verb: &str, body: &Value) -> Result<Reply, Unanswered> {
         Ok(self.post(&format!("/v1/slaves/{slave}/{verb}"), body).await?.checked::<SlaveCommand>())
     }
 
-    /// Whether the master runs.
     pub async fn livez(&self) -> Result<Reply, Unanswered> {
         self.get("/livez").await
     }
 
-    /// Whether the master takes orders.
     pub async fn readyz(&self) -> Result<Reply, Unanswered> {
         self.get("/readyz").await
     }
 
-    /// The stream of events, from the one after `last_event_id` or from now on.
-    pub async fn events(&self, last_event_id: Option<&str>) -> Result<Events, Unanswered> {
-        let mut request = self.start(Method::GET, "/v1/events").header(ACCEPT, "text/event-stream");
-        if let Some(id) = last_event_id {
-            request = request.header("last-event-id", id);
-        }
+    /// The stream of events from now on.
+    pub async fn events(&self) -> Result<Events, Unanswered> {
+        let request = self.start(Method::GET, "/v1/events").header(ACCEPT, "text/event-stream");
         let answer = request.send().await?;
         assert_eq!(answer.status().as_u16(), 200, "the master refused the stream of events");
         Ok(Events { answer, unread: Vec::new() })
@@ -219,15 +212,6 @@ impl Client {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// Its number, to go on from after a break.
-    pub id: Option<String>,
-    pub event: String,
-    /// What it says: as JSON, or as a JSON string when it is some other text.
-    pub data: Value,
-}
-
 /// A stream of server-sent events (WHATWG HTML, section 9.2). Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Events {
@@ -236,13 +220,13 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event, however long it takes; `None` when the master has closed the stream. Comments are left out.
-    pub async fn next(&mut self) -> Result<Option<Event>, Unanswered> {
+    /// Waits for the next event and returns its data; `None` if the master has closed the stream. Comments are skipped.
+    pub async fn next(&mut self) -> Result<Option<Value>, Unanswered> {
         loop {
             if let Some(end) = self.unread.windows(2).position(|two| two == b"\n\n") {
                 let block: Vec<u8> = self.unread.drain(..end + 2).collect();
-                if let Some(event) = parse_event(&String::from_utf8_lossy(&block)) {
-                    return Ok(Some(event));
+                if let Some(data) = data_of(&String::from_utf8_lossy(&block)) {
+                    return Ok(Some(data));
                 }
                 continue;
             }
@@ -254,24 +238,10 @@ impl Events {
     }
 }
 
-fn parse_event(block: &str) -> Option<Event> {
-    let mut id = None;
-    let mut event = "message".to_owned();
-    let mut data: Vec<&str> = Vec::new();
-    for line in block.lines() {
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
-        let value = value.strip_prefix(' ').unwrap_or(value);
-        match field {
-            "id" => id = Some(value.to_owned()),
-            "event" => event = value.to_owned(),
-            "data" => data.push(value),
-            _ => {}
-        }
-    }
-    if data.is_empty() {
-        return None;
-    }
-    let data = data.join("\n");
-    let data = serde_json::from_str(&data).unwrap_or(Value::String(data));
-    Some(Event { id, event, data })
+/// An event's data: JSON, or other text as a JSON string. `None` for a comment.
+fn data_of(block: &str) -> Option<Value> {
+    let lines = block.lines().filter_map(|line| line.strip_prefix("data:"));
+    let data: Vec<_> = lines.map(|data| data.strip_prefix(' ').unwrap_or(data)).collect();
+    let text = (!data.is_empty()).then(|| data.join("\n"))?;
+    Some(serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }

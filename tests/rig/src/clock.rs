@@ -1,8 +1,8 @@
-//! A wall clock that is wrong by as much as a test wants, at any moment, for one process.
+//! A wall clock for one process that a test can set to any wrong time at any moment.
 //!
-//! A container may not set its clock, and a time namespace shifts only the clocks that never jump. So the node is
-//! started with a small library in front of the C library, which adds what a file says to the wall clock. All other
-//! clocks, and those of programs that the node starts with an environment of their own, stay right.
+//! A container may not set its clock, and a time namespace does not shift the wall clock. So the node is started with a
+//! small library preloaded that adds an offset from a file to the wall clock. All other clocks stay right, and so do
+//! those of programs that the node starts with an environment of their own.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// Read at each look at the clock, so that a change acts at once.
+/// The file is read at each call, so that a change takes effect at once.
 const LIBRARY: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -33,12 +33,11 @@ int clock_gettime(clockid_t id, struct timespec *now) {
 }
 "#;
 
-/// A wall clock for one node.
 #[derive(Debug)]
 pub struct WrongClock(TempDir);
 
 impl WrongClock {
-    /// One that is right for now.
+    /// A clock that is right at first.
     #[must_use]
     pub fn new() -> Self {
         let clock = Self(tempfile::Builder::new().prefix("reloop-clock-").tempdir().expect("a directory"));
@@ -52,15 +51,15 @@ impl WrongClock {
         clock
     }
 
-    /// From now on it differs from the right time by this much.
+    /// Sets how far the clock is off from now on.
     pub fn is_off_by(&self, seconds: i64) {
-        // Replaced as a whole, for it may be looked at in between.
+        // Replaced by a rename, because a process may read it at the same time.
         let draft = self.0.path().join("draft");
         std::fs::write(&draft, seconds.to_string()).expect("a file in our own directory");
         std::fs::rename(draft, self.offset()).expect("a file in our own directory");
     }
 
-    /// What a node has to be started with.
+    /// The environment variables with which the node has to be started.
     pub fn env(&self) -> BTreeMap<String, String> {
         let text = |path: PathBuf| path.to_str().expect("temporary directories have plain names").to_owned();
         BTreeMap::from([

@@ -1,5 +1,5 @@
-//! What all started programs have in common: where they are built, one process with its log, and a directory that it
-//! works in and from which all its descendants can be found.
+//! Common to all started programs: building them, a process with its log, and a working directory by which all its
+//! descendants can be found.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -22,15 +22,15 @@ use crate::wait::eventually;
 
 /// Longer than a node takes to close its links and its store.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
-/// A killed process is gone at once, unless its disk hangs.
+/// A killed process exits at once, unless its disk hangs.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 const KILL_PAUSE: Duration = Duration::from_millis(5);
-/// A thread in a system call stops when that ends; a sync of a busy disk takes its time.
+/// A thread in a system call stops when the call ends; a sync of a busy disk takes its time.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(20);
-/// Below the range from which Linux takes the ports of outgoing connections, so that no link of another test sits on a
+/// Below the range of ports that Linux assigns to outgoing connections, so that no connection of another test takes a
 /// master's port while that master is down.
 const PORTS: std::ops::Range<u16> = 12_000..32_000;
-/// What cargo tells a program that it runs about that program's package, by the beginnings of the names.
+/// The prefixes of variables by which cargo describes the package that it runs.
 const OUTER: [&str; 6] = [
     "CARGO_BIN_",
     "CARGO_CRATE_",
@@ -39,10 +39,10 @@ const OUTER: [&str; 6] = [
     "CARGO_PRIMARY_PACKAGE",
     "CARGO_TARGET_TMPDIR",
 ];
-/// Enough of a log to see how it came to the failure.
+/// Enough lines of a log to understand a failure.
 const TAIL_LINES: usize = 60;
 
-/// Where a node's program is: in `RELOOP_BIN_DIR`, taken as it is, else built beside the running one.
+/// The path of a node's program: in `RELOOP_BIN_DIR` if it is set, otherwise built beside the running one.
 pub fn binary(name: &str) -> PathBuf {
     match build() {
         Ok(dir) => dir.join(name),
@@ -50,13 +50,10 @@ pub fn binary(name: &str) -> PathBuf {
     }
 }
 
-/// The nodes' programs, as the source is now, in the place and with the profile of the running program: cargo decides
-/// what is stale, once per process. Where there is no cargo, programs that are there are taken as they are.
-///
-/// # Errors
-/// They cannot be built.
+/// Builds the nodes' programs from the current sources, with the profile and in the directory of the running program,
+/// once per process. Without cargo, existing programs are used as they are.
 pub fn build() -> anyhow::Result<PathBuf> {
-    // Whoever comes second waits here for the first.
+    // Other callers wait for the first one.
     static DIR: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut known = DIR.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(dir) = &*known {
@@ -80,13 +77,13 @@ fn built_binaries() -> anyhow::Result<PathBuf> {
         Some(profile) => profile,
     };
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What an outer cargo says of the package that it runs: build scripts look at it, and would build their crates anew.
+    // Build scripts look at these variables, and would rebuild their crates because of them.
     let outer = |key: &OsStr| OUTER.iter().any(|prefix| key.as_bytes().starts_with(prefix.as_bytes()));
     for (key, _) in std::env::vars_os().filter(|(key, _)| outer(key)) {
         cargo.env_remove(key);
     }
-    // All of the workspace, as `cargo test --workspace` does it: with fewer packages the dependencies would have
-    // other features, and be built once more. Cargo's own lock lets test programs do this at the same time.
+    // The whole workspace, as for `cargo test --workspace`: with fewer packages the dependencies would have other
+    // features and be built again. Cargo's own lock lets several test programs do this at the same time.
     let arguments = ["build", "--quiet", "--workspace", "--bins", "--profile", profile, "--target-dir"];
     let target = dir.parent().context("a profile lies in the target directory")?;
     match cargo.args(arguments).arg(target).current_dir(workspace()).status() {
@@ -104,16 +101,16 @@ pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the crate lies in the workspace")
 }
 
-/// What ties a program to this one, so that it ends even if this one is killed: the kernel then kills it. Nothing where
-/// there is no setpriv (util-linux); then killed tests leave nodes behind. What a slave's jobs run is never tied: that
-/// they outlive the agent is what is tested.
+/// A wrapper that makes the kernel kill the program when this process exits, even if it is killed. Empty without
+/// setpriv (util-linux); then killed tests leave nodes behind. The jobs of a slave are never wrapped: they have to
+/// outlive the agent.
 static TIED: LazyLock<&[&str]> = LazyLock::new(|| {
     const SETPRIV: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
     let works = Command::new(SETPRIV[0]).args(&SETPRIV[1..]).arg("true").stderr(Stdio::null()).status();
     if works.is_ok_and(|status| status.success()) { &SETPRIV } else { &[] }
 });
 
-/// A port of 127.0.0.1 on which nobody listens now.
+/// A port of 127.0.0.1 on which nothing listens now.
 pub fn free_port() -> u16 {
     let first = RandomState::new().build_hasher().finish();
     (0..u64::from(PORTS.end - PORTS.start))
@@ -126,7 +123,7 @@ pub fn free_port() -> u16 {
         .expect("a free port on 127.0.0.1")
 }
 
-/// One program that is started, ended and watched.
+/// A program that is started, stopped and watched.
 #[derive(Debug)]
 pub struct Daemon {
     name: String,
@@ -136,12 +133,12 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A process that is not started yet, and where its output goes.
+    /// A process that is not started yet; `log` gets its output.
     pub fn new(name: &str, log: PathBuf) -> Self {
         Self { name: name.to_owned(), log, child: None, wrapped: false }
     }
 
-    /// Starts it; its output is appended to its log.
+    /// Starts it. Its output is appended to its log.
     pub fn spawn(
         &mut self,
         program: &Path,
@@ -156,7 +153,7 @@ impl Daemon {
         let mut words = tied.chain(wrapper.iter().map(OsStr::new)).chain([program.as_os_str()]);
         let mut command = Command::new(words.next().expect("the program at least"));
         command.args(words);
-        // The environment is a source of settings, and who runs the tests may have set some.
+        // Variables are settings too, and the user of the tests may have set some.
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_bytes().starts_with(b"RELOOP_")) {
             command.env_remove(key);
         }
@@ -182,38 +179,38 @@ impl Daemon {
         self.ended().is_none() && self.child.is_some()
     }
 
-    /// The process, while it was not seen to have ended.
+    /// `None` once it was seen to have exited.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Whether this process, or one that a wrapper runs as it, listens on a port of IPv4. Another program may have taken
-    /// the port, and answer there in the same words.
+    /// Whether this process, or its child if it is a wrapper, listens on a port of IPv4. Another program may have taken
+    /// the port, and give the same answers.
     pub fn listens(&self, port: u16) -> bool {
         let (Some(leader), sockets) = (self.pid(), listening_sockets(port)) else { return false };
         let is_one = |link: PathBuf| fs::read_link(link).is_ok_and(|target| sockets.contains(&target));
         processes().filter(|pid| group_of(*pid) == Some(leader)).any(|pid| open_files(pid).any(is_one))
     }
 
-    /// The process, as what [`freeze`] takes.
+    /// For [`freeze`].
     pub fn process(&self) -> Vec<Pid> {
         assert!(!self.wrapped, "what a wrapper runs is not known");
         self.child.as_ref().map(Pid::from_child).into_iter().collect()
     }
 
-    /// Sends it a signal, if it runs.
+    /// Sends it a signal if it runs.
     pub fn signal(&self, signal: Signal) {
         let Some(child) = &self.child else { return };
         let pid = Pid::from_child(child);
         if self.wrapped {
-            // The one who must get it is a child of the wrapper. What jobs it has are in sessions of their own.
+            // The node may be a child of a wrapper. Jobs have sessions of their own and are not reached.
             ignore_gone(rustix::process::kill_process_group(pid, signal));
         } else {
             send(pid, signal);
         }
     }
 
-    /// SIGSTOP: it is there and does nothing.
+    /// Sends SIGSTOP.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
@@ -222,7 +219,7 @@ impl Daemon {
         self.signal(Signal::CONT);
     }
 
-    /// SIGKILL, and waits for its end.
+    /// Sends SIGKILL and waits for its end.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         if let Some(mut child) = self.child.take() {
@@ -230,7 +227,7 @@ impl Daemon {
         }
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM and returns the exit status.
     pub async fn stop(&mut self) -> ExitStatus {
         assert!(self.is_alive(), "{} does not run:\n{}", self.name, self.tail());
         self.signal(Signal::TERM);
@@ -238,13 +235,11 @@ impl Daemon {
         eventually(&what, STOP_DEADLINE, async || self.ended().ok_or_else(|| self.tail())).await
     }
 
-    /// All that it has said.
     pub fn log(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The end of what it has said.
     pub fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
@@ -262,12 +257,11 @@ impl Drop for Daemon {
     }
 }
 
-/// A temporary directory that a panic leaves behind.
+/// A temporary directory that is kept after a panic.
 #[derive(Debug)]
 pub struct WorkDir(TempDir);
 
 impl WorkDir {
-    /// An empty directory whose name begins like this.
     pub fn new(prefix: &str) -> Self {
         Self(tempfile::Builder::new().prefix(prefix).tempdir().expect("a temporary directory"))
     }
@@ -286,8 +280,8 @@ impl Drop for WorkDir {
     }
 }
 
-/// The processes that work in a directory, have a file of it open, or name it in their arguments or environment; this
-/// process and the excepted one left out.
+/// The processes that work in a directory, have a file of it open, or name it in their arguments or environment;
+/// without this process and `except`.
 pub fn processes_of(dir: &Path, except: Option<u32>) -> Vec<Pid> {
     let own = std::process::id();
     processes()
@@ -301,13 +295,13 @@ fn processes() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
-/// The process group, in field 5 (proc_pid_stat(5)); the name in field 2 may hold anything, so it is skipped first.
+/// The process group: field 5 of proc_pid_stat(5). The name in field 2 may contain anything, so it is skipped first.
 fn group_of(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(2)?.parse().ok()
 }
 
-/// Whatever cannot be read of a process says nothing: it has ended meanwhile, or it is somebody else's.
+/// If a process can't be read, it has exited or belongs to somebody else.
 fn open_files(pid: u32) -> impl Iterator<Item = PathBuf> {
     let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
     files.filter_map(|file| Some(file.ok()?.path()))
@@ -326,7 +320,7 @@ fn listening_sockets(port: u16) -> Vec<PathBuf> {
     table.lines().filter_map(socket).collect()
 }
 
-/// Kills the processes of a directory until there are none, for one that is being killed may start another.
+/// Kills the processes of a directory until there are none: a process may start another while it is being killed.
 pub fn kill_processes_of(dir: &Path, except: Option<u32>) {
     let end = Instant::now() + KILL_DEADLINE;
     loop {
@@ -342,7 +336,7 @@ pub fn kill_processes_of(dir: &Path, except: Option<u32>) {
     }
 }
 
-/// SIGSTOP to all of them; returns when no thread of theirs does anything any more.
+/// Sends SIGSTOP to all of them; returns when all their threads have stopped.
 pub fn freeze(processes: &[Pid]) {
     let end = Instant::now() + FREEZE_DEADLINE;
     for process in processes {
@@ -354,18 +348,18 @@ pub fn freeze(processes: &[Pid]) {
     }
 }
 
-/// All threads are stopped (`T`), or are gone.
+/// Whether all threads have stopped (`T`) or are gone.
 fn is_frozen(process: Pid) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero())) else { return true };
     threads.flatten().all(|thread| {
         let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else { return true };
-        // The name before it may hold anything, parentheses too.
+        // The name before it may contain anything, even parentheses.
         let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
         state.is_none_or(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
     })
 }
 
-/// Whatever cannot be read of a process says nothing: it has ended meanwhile, or it is somebody else's.
+/// If a process can't be read, it has exited or belongs to somebody else.
 fn touches(pid: u32, dir: &Path) -> bool {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let within = |link: PathBuf| fs::read_link(link).is_ok_and(|target| target.starts_with(dir));
@@ -375,7 +369,7 @@ fn touches(pid: u32, dir: &Path) -> bool {
     within(proc.join("cwd")) || names("cmdline") || names("environ") || open_files(pid).any(within)
 }
 
-/// Whether `text` names `path` or something in it, and not just a name that begins alike.
+/// Whether `text` contains `path` or a path below it, and not just a name with the same beginning.
 fn contains_path(text: &[u8], path: &[u8]) -> bool {
     let ends_there = |next: Option<&u8>| next.is_none_or(|byte| !byte.is_ascii_alphanumeric());
     text.windows(path.len())
@@ -387,7 +381,7 @@ fn send(pid: Pid, signal: Signal) {
     ignore_gone(rustix::process::kill_process(pid, signal));
 }
 
-/// Signals race with a process's own end, which is then what was wanted.
+/// The process may have exited before the signal came, which is fine.
 pub fn ignore_gone(sent: rustix::io::Result<()>) {
     match sent {
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
@@ -395,7 +389,7 @@ pub fn ignore_gone(sent: rustix::io::Result<()>) {
     }
 }
 
-/// Copies a directory with all its plain files. Sockets stay where they are: a disk has none.
+/// Copies a directory with all its regular files, without sockets.
 pub fn copy_dir(from: &Path, to: &Path) {
     make_dir(to);
     let entries =
@@ -414,7 +408,6 @@ pub fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// Removes a directory with all that is in it.
 pub fn remove_dir(dir: &Path) {
     match fs::remove_dir_all(dir) {
         Ok(()) => {}
@@ -423,7 +416,6 @@ pub fn remove_dir(dir: &Path) {
     }
 }
 
-/// Makes a directory, and those above it.
 pub fn make_dir(dir: &Path) {
     fs::create_dir_all(dir).unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
 }

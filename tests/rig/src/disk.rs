@@ -1,13 +1,12 @@
-//! Disks that fail on command: a file system in an image file that can lose its power, and a small one that fills up.
+//! Disks that fail on command: a file system in an image file whose power can be cut, and a small one that fills up.
 //!
-//! A power cut loses what the kernel had not written yet, and nothing else. So a node writes to an ext4 file system in
-//! an image; at some moment its processes are frozen and the image is copied. The copy has what had reached the disk by
-//! then, and not what was only in the mounted file system's page cache. Mounting the copy replays its journal, as the
-//! next start of a real box does. What this does not model is a disk whose own cache reorders or loses writes.
+//! A power cut loses exactly what the kernel has not written yet. So a node writes to an ext4 file system in an image;
+//! at some moment its processes are frozen and the image is copied. The copy contains what had reached the disk by
+//! then, and not what was only in the page cache. Mounting the copy replays its journal, as the next start of a real
+//! box does. A disk whose own cache reorders or loses writes is not modelled.
 //!
-//! It takes root, `mount` and, for images, loop devices.
-//!
-//! A disk is unmounted when it is dropped, also by a panic; its loop device goes with the mount.
+//! It requires root, `mount` and, for images, loop devices. A disk is unmounted when it is dropped, even by a panic;
+//! its loop device goes with the mount.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -23,49 +22,48 @@ use tempfile::TempDir;
 use crate::daemon::make_dir;
 use crate::install::{install, left_out, runs};
 
-/// The database's own threads let go of their files a moment after a node has closed it.
+/// After a node has closed its database, the database's threads close their files a moment later.
 const UNMOUNT_DEADLINE: Duration = Duration::from_secs(10);
 const UNMOUNT_PAUSE: Duration = Duration::from_millis(5);
-/// The frozen node writes nothing, but the kernel may just be writing for it: two copies in a row that are equal show
-/// one moment. Writing back a small image takes a fraction of this many tries.
+/// The frozen node writes nothing, but the kernel may be writing for it: two equal copies in a row show one moment.
+/// Writing back a small image takes a fraction of this many tries.
 const COPY_TRIES: usize = 50;
-/// The mounted file system flushes its journal this often, so that half of all cuts come after a flush that a node did
-/// not ask for.
+/// The mounted file system flushes its journal this often, so that many cuts come after a flush that no node asked for.
 const JOURNAL_SECONDS: u32 = 1;
 /// A disk is filled in pieces of this size, then with smaller ones.
 const FILL_BYTES: usize = 64 << 10;
 const FILLER: &str = "filler";
-/// What is filled up so that writes fail.
+/// The memory file system that is filled to make writes fail.
 const FAILING_ROOM_MIB: u64 = 2;
-/// What ext4 takes for its blocks where it is told so.
+/// ext4's block size, set explicitly.
 const FS_BLOCK: usize = 4096;
 
-/// What a node's directory stands on.
+/// What a node's directory is on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DiskKind {
     /// The file system of the temporary directories.
     #[default]
     Shared,
-    /// ext4 in an image of this many MiB: its power can be cut.
+    /// ext4 in an image of this many MiB, whose power can be cut.
     Ext4 { mib: u64 },
-    /// A file system in memory of this many KiB: it is soon full.
+    /// A file system in memory of this many KiB, which is soon full.
     Tmpfs { kib: u64 },
-    /// ext4 on a block device that fails writes on command and takes them again afterwards; its power can be cut.
+    /// ext4 on a block device that fails writes on command; its power can be cut.
     ///
-    /// The device is a loop device over an image in a small file system in memory. Where the image has a hole, a write needs
-    /// room there; when there is none, the device fails it. A hole reads as zeros, so that only pieces become holes that hold
-    /// nothing else: those that a log has not come to yet. An error that is injected into a system call shows less: it leaves
-    /// the kernel's pages dirty, while a failed write-back leaves them clean and not on the disk.
+    /// The device is a loop device over an image in a small file system in memory. Where the image has a hole, a write
+    /// needs room in that file system; if there is none, the device fails it. A hole reads as zeros, so only pieces
+    /// without data become holes: those that a log has not reached yet. An error injected into a system call shows
+    /// less: it leaves the kernel's pages dirty, while a failed write-back leaves them clean and not on the disk.
     Failing { mib: u64 },
 }
 
-/// Whether disks can be made here; says why if not.
+/// Whether disks can be made here; prints the reason if not.
 pub fn available() -> bool {
     static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
     said(FOUND.get_or_init(probe))
 }
 
-/// Whether system calls can be made to fail here; says why if not.
+/// Whether system calls can be made to fail here; prints the reason if not.
 pub fn faults_available() -> bool {
     static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
     said(FOUND.get_or_init(|| {
@@ -101,12 +99,12 @@ pub struct Disk {
     at: PathBuf,
     /// For ext4: the newest image, and how many there were before.
     image: Option<(PathBuf, u32)>,
-    /// What the image of a failing disk is in; unmounted after it.
+    /// The file system of a failing disk's image; unmounted after it.
     back: Option<Box<Disk>>,
 }
 
 impl Disk {
-    /// A new, empty disk, mounted on this directory. `None` for [`DiskKind::Shared`].
+    /// Mounts a new, empty disk on this directory. `None` for [`DiskKind::Shared`].
     pub fn mount(kind: DiskKind, at: &Path) -> Option<Self> {
         make_dir(at);
         let at = at.to_owned();
@@ -128,7 +126,7 @@ impl Disk {
                 let back = Disk::mount(DiskKind::Tmpfs { kib }, &at.with_extension("back"))?;
                 let image = back.path().join("disk.img");
                 must(make_image(&image, mib, &["-b", "4096"]));
-                // What mkfs left as holes is the journal and the tables: those are not to fail.
+                // The holes that mkfs leaves are the journal and the tables, which must not fail.
                 let file = File::options().write(true).open(&image).expect("it was just made");
                 let all = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, mib << 20);
                 all.expect("the file system in memory has room for it");
@@ -142,8 +140,7 @@ impl Disk {
         &self.at
     }
 
-    /// The disk as it would be found if the power failed now: an image beside the mounted one. Whoever writes to it
-    /// must be frozen.
+    /// The disk after a power cut at this moment, as an image beside the mounted one. Its writers must be frozen.
     pub fn as_the_power_cut_leaves_it(&self) -> PathBuf {
         let (image, cuts) = self.image.as_ref().expect("only an image survives a power cut");
         let copy = image_of(&self.at, cuts + 1);
@@ -151,8 +148,8 @@ impl Disk {
         copy
     }
 
-    /// The power is back: what [`Disk::as_the_power_cut_leaves_it`] gave is mounted in place of the disk that was there.
-    /// Nobody may have a file of it open any more.
+    /// Mounts the image of [`Disk::as_the_power_cut_leaves_it`] instead of the disk. No file of the disk may be open
+    /// any more.
     pub fn come_back_as(&mut self, copy: PathBuf) {
         must(unmount(&self.at));
         must(mount_image(&copy, &self.at));
@@ -178,13 +175,13 @@ impl Disk {
         }
     }
 
-    /// Gives back what [`Disk::fill`] took.
+    /// Removes what [`Disk::fill`] wrote.
     pub fn make_room(&self) {
         fs::remove_file(self.at.join(FILLER)).expect("the filler can be removed");
     }
 
-    /// From here on it fails each write to a block of this file that holds nothing but zeros on the disk. Only a
-    /// [`DiskKind::Failing`] one.
+    /// From now on the disk fails each write to a block of this file that contains only zeros. Only for
+    /// [`DiskKind::Failing`].
     pub fn fail_writes(&self, file: &Path) {
         let (image, _) = self.image.as_ref().expect("a failing disk has an image");
         let image = File::options().read(true).write(true).open(image).expect("it is there");
@@ -207,12 +204,12 @@ impl Disk {
         self.back.as_ref().expect("only a failing disk fails").make_room();
     }
 
-    /// Makes every change of one of its files fail, for root too; `on = false` ends that. Only on ext4.
+    /// Makes every change of one of its files fail, even for root; `on = false` ends that. Only on ext4.
     pub fn make_immutable(&self, file: &Path, on: bool) {
         must(run("chattr", &[if on { "+i" } else { "-i" }], &[file]));
     }
 
-    /// The file system finds itself damaged, and takes no writes any more: what a dying disk comes to. Only on ext4.
+    /// Makes the kernel find an error in the file system and remount it read-only, as with a dying disk. Only on ext4.
     pub fn turn_read_only(&self) {
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("Linux lists its mounts");
         let at = format!(" {} ", self.at.display());
@@ -231,13 +228,13 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         let Err(why) = unmount(&self.at) else { return };
-        // At least it must not stay in anybody's way; the kernel lets go of it with its last file.
+        // At least the path becomes free; the kernel unmounts it when its last file is closed.
         let lazily = run("umount", &["--lazy"], &[&self.at]);
         println!("{} was not unmounted at once: {why} {lazily:?}", self.at.display());
     }
 }
 
-/// The numbers of the blocks that a file has on its file system.
+/// The block numbers of a file on its file system.
 fn blocks_of(file: &Path) -> Vec<u64> {
     let output = Command::new("filefrag").args(["-s", "-v", "-b4096"]).arg(file).output();
     let text = String::from_utf8(output.expect("filefrag comes with mkfs.ext4").stdout).expect("plain text");
@@ -304,7 +301,7 @@ fn copy_at_rest(image: &Path, copy: &Path) {
 
 const BLOCK: usize = 64 << 10;
 
-/// Holes stay holes, so that an image costs what is in it.
+/// Keeps holes, so that an image takes only the space of its data.
 fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
     let (mut from, to) = (File::open(from)?, File::create(to)?);
     to.set_len(from.metadata()?.len())?;

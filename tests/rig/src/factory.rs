@@ -1,5 +1,5 @@
-//! A factory for scenarios: one master and slaves `s0`, `s1`, …, each behind a network that fails on command; the orders
-//! that are placed there; and the waiting for what must come of them.
+//! A factory for scenarios: a master and slaves `s0`, `s1`, …, each behind a network that fails on command; its orders;
+//! and waiting for their results.
 #![allow(clippy::unwrap_used, reason = "only tests use it: a panic is a failed test")]
 
 use std::fs;
@@ -17,13 +17,13 @@ use crate::process::{Backup, Master, MasterOptions, Slave, SlaveOptions};
 use crate::proxy::{Close, Proxy};
 use crate::wait::{PATIENCE, eventually};
 
-/// A slave waits at most this long before it dials again.
+/// The longest pause of a slave before it dials again.
 const LONGEST_PAUSE_MS: u64 = 200;
-/// Factories of one test program that are up at a time: their processes all sync to the same disk.
+/// Factories of one test program that run at the same time: their processes all sync to the same disk.
 const FACTORIES: usize = 4;
 
-/// A process program that can be held in the middle of its output. It notes its start in the machine log, prints 500 lines,
-/// waits for the gate of its tag, prints 500 more, and ends with the status `exit`.
+/// A program that can be held in the middle of its output. It notes its start in the machine log, prints 500 lines,
+/// waits for the gate of its tag, prints 500 more, and exits with the status `exit`.
 const PRINTER: &str = r#"
 [programs.printer]
 driver = "process"
@@ -51,10 +51,9 @@ pub struct Factory {
     _turn: OwnedSemaphorePermit,
 }
 
-// ---- What is set up ----
+// ---- Setup ----
 
 impl Factory {
-    /// One slave, online.
     pub async fn new() -> Self {
         Self::with(|_| {}).await
     }
@@ -81,21 +80,21 @@ impl Factory {
         Self { client: master.client(), slaves: vec![], nets: vec![], master, _turn: turn }
     }
 
-    /// One more slave, online; its index.
+    /// Adds a slave and waits until it is online. Returns its index.
     pub async fn add(&mut self, change: impl Fn(&mut SlaveOptions)) -> usize {
         let slave = self.dial(change);
         self.online(slave).await;
         slave
     }
 
-    /// One more slave that dials the master, which may refuse it; its index.
+    /// Adds a slave that dials the master, which may refuse it. Returns its index.
     pub fn dial(&mut self, change: impl Fn(&mut SlaveOptions)) -> usize {
         let net = Proxy::start(self.master.addr());
         let url = net.url();
         self.dial_through(net, url, change)
     }
 
-    /// The same through this network, at this address of the link.
+    /// The same through this network, with this address of the link.
     pub fn dial_through(&mut self, net: Proxy, url: String, change: impl Fn(&mut SlaveOptions)) -> usize {
         let mut options = SlaveOptions::new(&format!("s{}", self.slaves.len()), url);
         options.link.insert("backoff_max_ms", LONGEST_PAUSE_MS);
@@ -106,33 +105,33 @@ impl Factory {
         self.slaves.len() - 1
     }
 
-    /// Places an order of one job; the job's id.
+    /// Places an order of one job. Returns the job's id.
     pub async fn place(&self, order: Value) -> String {
         job_of(&self.client.place(&order, None).await.unwrap().expect(201))
     }
 
-    /// Places an order whose job is then under way.
+    /// Places an order and waits until its job runs.
     pub async fn running(&self, order: Value) -> String {
         let job = self.place(order).await;
         self.state(&job, "running").await;
         job
     }
 
-    /// Places an order whose job is then on its slave's disk and waits for this: `turn`, `time`, `operator`, …
+    /// Places an order and waits until its job is on the slave's disk and waits for this: `turn`, `time`, `operator`, …
     pub async fn waiting(&self, order: Value, waiting_for: &str) -> String {
         let job = self.place(order).await;
         self.waits_for(&job, waiting_for).await;
         job
     }
 
-    /// Places an order whose job then succeeds; the job.
+    /// Places an order and waits until its job has succeeded. Returns the job.
     pub async fn done(&self, order: Value) -> Value {
         let job = self.place(order).await;
         self.state(&job, "succeeded").await
     }
 }
 
-// ---- What happens ----
+// ---- Events ----
 
 impl Factory {
     /// Cuts a slave's network, and waits until the master has noticed.
@@ -141,14 +140,14 @@ impl Factory {
         self.offline(slave).await;
     }
 
-    /// Drops a slave's link once, and waits for the session that the slave opens by itself.
+    /// Drops a slave's link once, and waits for the slave's next session.
     pub async fn reconnect(&self, slave: usize) {
         let session = self.online(slave).await["session"].as_u64().unwrap();
         self.nets[slave].drop_existing(Close::Fin);
         self.session(slave, session + 1).await;
     }
 
-    /// Puts the master's files back as they were, and starts it while no slave can reach it.
+    /// Restores the master's files, and starts it while no slave can reach it.
     pub async fn restore(&mut self, backup: &Backup) {
         self.master.put_back(backup);
         self.nets.iter().for_each(|net| net.cut(Close::Fin));
@@ -156,51 +155,50 @@ impl Factory {
         self.client = self.master.client();
     }
 
-    /// Confirms as a person that this copy of the master is the one to obey, whatever its slaves have seen.
+    /// Confirms the restore, whatever the slaves have seen.
     pub async fn confirm_restore(&self) -> Value {
         let body = json!({ "force": true });
         self.client.post("/v1/master/confirm-restore", &body).await.unwrap().expect(200)
     }
 
-    /// A command for a job that the master takes; the answer.
+    /// A command for a job that the master has to accept. Returns the answer.
     pub async fn job_command(&self, job: &str, verb: &str, body: Value) -> Value {
         self.client.job_command(job, verb, &body).await.unwrap().expect(202)
     }
 
-    /// The code with which a command for a job is refused.
+    /// A command for a job that the master has to refuse. Returns the error's code.
     pub async fn job_refusal(&self, job: &str, verb: &str) -> Value {
         self.client.job_command(job, verb, &json!({})).await.unwrap().expect(409)["code"].clone()
     }
 
-    /// Says as a person how an uncertain job ended.
     pub async fn resolve(&self, job: &str, outcome: &str) {
         self.job_command(job, "resolve", json!({ "outcome": outcome })).await;
     }
 
-    /// A command for a slave that the master takes; the answer.
+    /// A command for a slave that the master has to accept. Returns the answer.
     pub async fn slave_command(&self, slave: usize, verb: &str, body: Value) -> Value {
         self.client.slave_command(self.slaves[slave].name(), verb, &body).await.unwrap().expect(202)
     }
 
-    /// The code with which a command for a slave is refused.
+    /// A command for a slave that the master has to refuse. Returns the error's code.
     pub async fn slave_refusal(&self, slave: usize, verb: &str) -> Value {
         let reply = self.client.slave_command(self.slaves[slave].name(), verb, &json!({})).await;
         reply.unwrap().expect(409)["code"].clone()
     }
 
-    /// `reloop-slave` at the slave's box: whether it succeeded, and what it printed.
+    /// Runs `reloop-slave` at the slave's box. Returns whether it succeeded, and its output.
     pub async fn local(&self, slave: usize, words: &[&str]) -> (bool, String) {
         local(self.slaves[slave].config_path(), words).await
     }
 
-    /// The same, which must succeed.
+    /// The same, which has to succeed.
     pub async fn locally(&self, slave: usize, words: &[&str]) -> String {
         let (done, text) = self.local(slave, words).await;
         assert!(done, "{words:?}: {text}");
         text
     }
 
-    /// Opens the gate of a job, which then succeeds; its tag was started once, over all slaves.
+    /// Opens the gate of a job and waits until it has succeeded. Its tag must have been started once, over all slaves.
     pub async fn finish(&self, job: &str, tag: &str) -> Value {
         self.slaves.iter().for_each(|slave| slave.open_gate(tag));
         let seen = self.state(job, "succeeded").await;
@@ -209,20 +207,20 @@ impl Factory {
     }
 }
 
-// ---- What must hold at the master ----
+// ---- Checks at the master ----
 
 impl Factory {
-    /// A job, once `look` is true of it.
+    /// Waits until `look` is true of a job. Returns the job.
     pub async fn until(&self, job: &str, what: &str, look: impl Fn(&Value) -> bool) -> Value {
         seen(&format!("{job} to be {what}"), async || self.client.job(job).await, look).await
     }
 
-    /// A job, once it is in this state.
+    /// Waits until a job is in this state. Returns the job.
     pub async fn state(&self, job: &str, state: &str) -> Value {
         self.until(job, state, |job| job["state"] == state).await
     }
 
-    /// A job, once it is on its slave's disk and waits for this.
+    /// Waits until a job is on its slave's disk and waits for this. Returns the job.
     pub async fn waits_for(&self, job: &str, waiting_for: &str) -> Value {
         let what = format!("waiting for {waiting_for}");
         self.until(job, &what, |job| job["waiting_for"] == waiting_for).await
@@ -232,29 +230,27 @@ impl Factory {
         self.client.job(job).await.unwrap().expect(200)
     }
 
-    /// A slave as the master sees it, once `look` is true of it.
+    /// Waits until `look` is true of a slave as the master shows it. Returns the slave.
     pub async fn slave(&self, slave: usize, what: &str, look: impl Fn(&Value) -> bool) -> Value {
         let name = self.slaves[slave].name();
         seen(&format!("slave {slave} to be {what}"), async || self.client.slave(name).await, look).await
     }
 
-    /// Waits until the master has a live link to it.
     pub async fn online(&self, slave: usize) -> Value {
         self.slave(slave, "online", |slave| slave["link"] == "online").await
     }
 
-    /// Waits until the master knows that there is no link.
     pub async fn offline(&self, slave: usize) -> Value {
         self.slave(slave, "offline", |slave| slave["link"] == "offline").await
     }
 
-    /// Waits until a slave is online in this session: its handshakes are counted from 1.
+    /// Waits until a slave is online in this session; sessions are counted from 1.
     pub async fn session(&self, slave: usize, session: u64) -> Value {
         let what = format!("in session {session}");
         self.slave(slave, &what, |slave| slave["link"] == "online" && slave["session"] == session).await
     }
 
-    /// Waits until a slave is online and asks for a person, for this reason.
+    /// Waits until a slave is online and asks for a person for this reason.
     pub async fn attention(&self, slave: usize, code: &str) -> Value {
         let asks = |slave: &Value| slave["link"] == "online" && !slave["attention"].is_null();
         let seen = self.slave(slave, "asking for a person", asks).await;
@@ -262,27 +258,27 @@ impl Factory {
         seen
     }
 
-    /// Why no slave takes a job: what `explain` says of all slaves, by their order.
+    /// Why no slave takes a job: the answers of `explain`, one per slave.
     pub async fn why_not(&self, job: &str) -> Vec<Value> {
         let why = self.client.explain(job).await.unwrap().expect(200);
         why["slaves"].as_array().unwrap().iter().map(|slave| slave["why_not"].clone()).collect()
     }
 
-    /// The states that a job went through, from the first.
+    /// The states of a job, from the first.
     pub async fn states(&self, job: &str) -> Vec<String> {
         let events = self.client.job_events(job).await.unwrap().expect(200);
         let states = events["data"].as_array().unwrap().iter();
         states.map(|event| event["state"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// A job that succeeded, and was `running` until then without a break.
+    /// Waits until a job has succeeded, and checks that it was `running` without a break until then.
     pub async fn ran_undisturbed(&self, job: &str) {
         let states = self.states(job).await;
         let since_running: Vec<_> = states.iter().skip_while(|state| *state != "running").collect();
         assert_eq!(since_running, ["running", "succeeded"], "{states:?}");
     }
 
-    /// What the newest receipt that has a line about this job decided of it.
+    /// The verdict about this job in the newest receipt that mentions it.
     pub async fn verdict(&self, slave: &str, job: &str) -> Value {
         let receipts = self.client.receipts(slave).await.unwrap().expect(200);
         let mut receipts = receipts["data"].as_array().unwrap().clone();
@@ -292,10 +288,10 @@ impl Factory {
     }
 }
 
-// ---- What must hold at the machine ----
+// ---- Checks at the machine ----
 
 impl Factory {
-    /// What the slave says of itself at its own box, once `look` is true of it.
+    /// Waits until `look` is true of the slave's own status. Returns the status.
     pub async fn at_machine(&self, slave: usize, what: &str, look: impl Fn(&Value) -> bool) -> Value {
         eventually(&format!("at the machine of slave {slave}: {what}"), PATIENCE, async || {
             let (done, text) = self.local(slave, &["status", "--json"]).await;
@@ -305,14 +301,14 @@ impl Factory {
         .await
     }
 
-    /// Waits until the slave itself says this of the job.
+    /// Waits until the slave itself reports this state of the job.
     pub async fn held_as(&self, slave: usize, job: &str, state: &str) -> Value {
         let is_so = |status: &Value| held(status, job).is_some_and(|job| job["state"] == state);
         let status = self.at_machine(slave, &format!("{job} {state}"), is_so).await;
         held(&status, job).unwrap().clone()
     }
 
-    /// Waits until the slave holds no job: what it had is on the master's disk.
+    /// Waits until the slave has no job: all its jobs are on the master's disk.
     pub async fn holds_nothing(&self, slave: usize) {
         self.at_machine(slave, "nothing held", |status| status["jobs"] == json!([])).await;
     }
@@ -322,7 +318,7 @@ impl Factory {
         self.machine_did(slave, tag, |what| what == "start").await;
     }
 
-    /// Waits until the machine was done with this tag.
+    /// Waits until the machine has ended the work with this tag.
     pub async fn machine_ended(&self, slave: usize, tag: &str) {
         self.machine_did(slave, tag, |what| what != "start").await;
     }
@@ -355,12 +351,12 @@ impl Factory {
         }
     }
 
-    /// How often a slave's simulated machine began this job, by the machine's own memory.
+    /// How often a slave's simulated machine began this job, by the machine's own file.
     pub fn bakes(&self, slave: usize, job: &str) -> usize {
         self.slaves[slave].bakes(job).unwrap()
     }
 
-    /// The whole output of a process job that was begun once, as it is on the slave's disk.
+    /// The whole output of a process job that began once, from the slave's disk.
     pub fn output(&self, slave: usize, job: &str) -> String {
         let runs = self.slaves[slave].state_dir().join("runs");
         let bare = job.trim_start_matches("job_");
@@ -371,7 +367,7 @@ impl Factory {
     }
 }
 
-/// Asks until `look` is true of the answer.
+/// Polls until `look` is true of the answer.
 async fn seen(
     what: &str,
     ask: impl AsyncFn() -> Result<Reply, Unanswered>,
@@ -384,7 +380,7 @@ async fn seen(
     .await
 }
 
-/// `reloop-slave` with this config: whether it succeeded, and what it printed.
+/// Runs `reloop-slave` with this config. Returns whether it succeeded, and its output.
 async fn local(config: PathBuf, words: &[&str]) -> (bool, String) {
     let mut command = Command::new(binary("reloop-slave"));
     command.args(words).arg("--config").arg(config).stdin(Stdio::null());
@@ -405,12 +401,12 @@ pub fn gated(tag: &str) -> Value {
     json!({ "program": "gated", "params": { "tag": tag } })
 }
 
-/// An order that prints, waits for its gate, prints again and ends with a status.
+/// An order that prints, waits for its gate, prints again and exits with a status.
 pub fn printer(tag: &str, exit: u8) -> Value {
     json!({ "program": "printer", "params": { "tag": tag, "exit": exit.to_string() } })
 }
 
-/// Everything that a printer prints.
+/// The whole output of a printer.
 pub fn printed() -> String {
     (0..1000).map(|line| format!("line {line}\n")).collect()
 }
@@ -420,36 +416,34 @@ pub fn bake(seconds: f64) -> Value {
     json!({ "program": "bake", "params": { "seconds": seconds.to_string() } })
 }
 
-/// An order with more fields, one level deep.
+/// Adds fields to an order, one level deep.
 pub fn with(mut order: Value, more: Value) -> Value {
     let more = more.as_object().unwrap().clone();
     order.as_object_mut().unwrap().extend(more);
     order
 }
 
-/// An order with this start rule.
 pub fn starting(order: Value, start: Value) -> Value {
     with(order, json!({ "start": start }))
 }
 
-/// An order for slave `s0` and no other.
 pub fn for_s0(order: Value) -> Value {
     with(order, json!({ "slave": "s0" }))
 }
 
-/// An order that no slave can take: it waits at the master until it is canceled.
+/// An order that no slave can take: it stays queued.
 pub fn for_nobody() -> Value {
     with(bake(0.0), json!({ "requires": { "place": "nowhere" } }))
 }
 
-// ---- What is read of answers ----
+// ---- Parts of answers ----
 
-/// The first job of an order.
+/// The id of the first job of an order.
 pub fn job_of(order: &Value) -> String {
     order["jobs"][0]["id"].as_str().unwrap_or_else(|| panic!("{order:#}")).to_owned()
 }
 
-/// What a slave's status says of one job.
+/// A job in a slave's status.
 pub fn held<'a>(status: &'a Value, job: &str) -> Option<&'a Value> {
     status["jobs"].as_array()?.iter().find(|held| held["id"] == job)
 }
@@ -458,9 +452,9 @@ pub fn has_flag(job: &Value, flag: &str) -> bool {
     job["flags"].as_array().is_some_and(|flags| flags.iter().any(|set| set == flag))
 }
 
-// ---- Moments ----
+// ---- Times ----
 
-/// A moment from now, as an order says it.
+/// A time from now, as in an order.
 pub fn in_ms(ms: i64) -> String {
     rfc3339(now_ms() + ms)
 }
@@ -475,13 +469,13 @@ pub fn rfc3339(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).unwrap().to_string()
 }
 
-/// A moment of an order or an answer, comparable with [`now_ms`].
+/// A time of an order or an answer, comparable with [`now_ms`].
 pub fn ms(time: &Value) -> i64 {
     let text = time.as_str().unwrap_or_else(|| panic!("a time, not {time}"));
     text.parse::<jiff::Timestamp>().unwrap().as_millisecond()
 }
 
-/// Waits until this box's clock has passed a moment.
+/// Waits until this box's clock has passed a time.
 pub async fn passed(moment: i64) {
     eventually("a moment to pass", PATIENCE, async || (now_ms() > moment).then_some(())).await;
 }

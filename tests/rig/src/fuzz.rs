@@ -1,7 +1,7 @@
-//! Hostile input: what must hold whatever bytes come, and whatever an authenticated peer says.
+//! Hostile input: what must hold for any bytes, and for anything that an authenticated peer sends.
 //!
-//! Each target takes bytes and panics with what is broken. The test command runs every target on its committed corpus
-//! and on mutations of it; `tests/fuzz/run` lets libFuzzer look for more.
+//! Each target takes bytes and panics if something does not hold. `cargo test` runs every target on its committed
+//! corpus and on mutations of it; `tests/fuzz/run` runs libFuzzer.
 
 pub use reloop_sim::fuzz::{any, master, slave, wire};
 
@@ -9,7 +9,7 @@ pub mod config;
 pub mod records;
 pub mod rest;
 
-/// A target, by the name of its corpus.
+/// The name of the corpus, and the target.
 pub type Target = (&'static str, fn(&[u8]));
 
 pub const TARGETS: [Target; 7] = [

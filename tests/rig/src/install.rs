@@ -1,11 +1,11 @@
-//! Programs that are not ours: whether they are here, and installing them where `RELOOP_INSTALL=1` asks for it and the user
-//! is root. A test that needs what is not here is left out, and says so.
+//! Other programs: whether they are installed, and their installation if `RELOOP_INSTALL=1` is set and the user is
+//! root. A test without its program is left out, and says so.
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 
-/// Whether a program is here and ends well with these arguments.
+/// Whether a program is installed and succeeds with these arguments.
 pub fn runs(program: &str, args: &[&str]) -> bool {
     Command::new(program)
         .args(args)
@@ -17,7 +17,7 @@ pub fn runs(program: &str, args: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Whether what is missing is to be installed.
+/// Whether missing programs are to be installed.
 pub fn is_wanted() -> bool {
     std::env::var_os("RELOOP_INSTALL").as_deref() == Some(OsStr::new("1"))
 }
@@ -28,7 +28,7 @@ pub fn install(packages: &[&str]) -> bool {
     is_wanted() && rustix::process::geteuid().is_root() && runs("apt-get", &words)
 }
 
-/// Says why tests are left out. Not by `println`: what is captured is not seen.
+/// Reports why tests are left out. Not by `println`, which the test runner captures.
 pub fn left_out(why: &str) {
     writeln!(io::stderr(), "left out: {why}").expect("stderr can be written");
 }

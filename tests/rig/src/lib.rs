@@ -1,14 +1,15 @@
-//! The rig: real masters and slaves, a network that fails on command, disks that fail, and the few tools to watch them.
+//! The rig: real masters and slaves, a network that fails on command, disks that fail, and tools to watch them.
 //!
-//! A scenario makes a [`factory::Factory`]: a [`process::Master`], and for each [`process::Slave`] a [`proxy::Proxy`] that it
-//! dials through. It then talks to the master as any client does ([`client::Client`]), breaks the network through the proxy,
-//! processes by signal or disks by their files, and waits with [`wait::eventually`] for what must come of it. What the machine
-//! really did is in the slave's machine log, which neither node can write: it shows a job that was started twice.
+//! A scenario makes a [`factory::Factory`]: a [`process::Master`], and for each [`process::Slave`] a [`proxy::Proxy`]
+//! through which it dials. It uses the master as any client does ([`client::Client`]), breaks the network through the
+//! proxy, processes by signals and disks by their files, and waits with [`wait::eventually`] for the result. What the
+//! machine really did is in the slave's machine log, which neither node can write: it shows a job that was started
+//! twice.
 //!
-//! Everything a scenario starts is ended when its handle is dropped, the jobs of a slave included. A scenario that
-//! panics keeps its directories and prints where they are, with the tail of each log.
+//! Everything that a scenario starts is ended when its handle is dropped, the jobs of a slave included. A scenario that
+//! panics keeps its directories and prints their paths with the tail of each log.
 //!
-//! Whatever cannot be done here is a failed test: functions panic, and say what they saw.
+//! Functions panic on failure, and print what they saw.
 #![allow(missing_docs, reason = "a name that says everything needs no sentence beside it")]
 
 pub mod browser;

@@ -1,6 +1,4 @@
-//! The real nginx with the very site file that the project ships.
-//!
-//! Only the ports are replaced.
+//! The real nginx with the shipped site file. Only its ports are replaced.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -15,17 +13,17 @@ use crate::daemon::{WorkDir, free_port, ignore_gone, workspace, write};
 use crate::install::{install, left_out, runs};
 use crate::wait::eventually;
 
-/// nginx listens within milliseconds; the rest is for a busy machine.
+/// nginx listens within milliseconds; the rest is for a busy box.
 const START_DEADLINE: Duration = Duration::from_secs(10);
-/// A fast shutdown closes connections without asking them.
+/// A fast shutdown closes connections at once.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 const STOP_PAUSE: Duration = Duration::from_millis(5);
-/// The lines of the shipped file that a test must change, exactly once each.
+/// The lines of the shipped file that a test replaces; each has to occur exactly once.
 const SHIPPED_LISTEN: &str = "listen 80;\n    # For TLS";
 const SHIPPED_UPSTREAM: &str = "server 127.0.0.1:7400;";
 const SHIPPED_IDLE: &str = "keepalive_timeout 60s;";
 
-/// A running nginx. Dropping it ends it with its workers.
+/// A running nginx, which is stopped on drop.
 #[derive(Debug)]
 pub struct Nginx {
     child: Child,
@@ -34,13 +32,13 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// nginx on a free port before the master on `upstream_port`, with the shipped site. `None`, and a line on stderr,
-    /// where there is no nginx.
+    /// Starts nginx with the shipped site on a free port, before the master on `upstream_port`. Returns `None`, with a
+    /// line on stderr, if it is not installed.
     pub async fn start(upstream_port: u16) -> Option<Self> {
         Self::start_with(upstream_port, None).await
     }
 
-    /// The same, with another time after which it closes an idle connection to the master.
+    /// The same, with another timeout for idle connections to the master.
     pub async fn start_with(upstream_port: u16, idle: Option<Duration>) -> Option<Self> {
         if !is_there() {
             left_out("nginx is not installed (RELOOP_INSTALL=1 as root installs nginx-light)");
@@ -89,7 +87,6 @@ impl Nginx {
         self.signal(Signal::HUP);
     }
 
-    /// What it has printed.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("output.log")).unwrap_or_default()
     }
@@ -101,7 +98,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Asked first: the master process then takes its workers with it, which nobody else would.
+        // SIGTERM first, so that the master process stops its workers.
         self.signal(Signal::TERM);
         let end = Instant::now() + STOP_DEADLINE;
         while self.child.try_wait().expect("the child is ours to wait for").is_none() {
@@ -139,7 +136,7 @@ fn shipped_site(listen: SocketAddr, upstream_port: u16, idle: Option<Duration>) 
 }
 
 fn main_config(site: &str) -> String {
-    // Its workers must reach the test's directory; without root they run as the tester anyway.
+    // The workers must reach the test's directory; without root they run as the same user anyway.
     let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
     format!(
         "{user}daemon off;

@@ -1,8 +1,9 @@
-//! The slave in Python as a process: a peer that shares no line of code with the nodes.
+//! The slave in Python as a process: a peer that shares no code with the nodes.
 //!
-//! It was written from `protocol/PROTOCOL.md`, so what it and the master agree on is what the document says. Its packages
-//! come from PyPI into an environment of its own under `target/`, once for each content of `requirements.txt`. Packages that
-//! cannot be had are a failure where `RELOOP_INSTALL=1` is set: a wrong pin must not look like a missing network.
+//! It was written from `protocol/PROTOCOL.md`, so that what it and the master agree on is in the document. Its packages
+//! come from PyPI into an environment under `target/`, one for each content of `requirements.txt`. With
+//! `RELOOP_INSTALL=1`, packages that cannot be installed are a failure: a wrong pin must not look like a missing
+//! network.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,10 +20,10 @@ use crate::install::{self, install, left_out};
 
 /// The oldest Python that the slave runs on.
 const OLDEST_PYTHON: (u32, u32) = (3, 9);
-/// As the fast links of the other slaves: a test sees a dead link within seconds.
+/// Like the links of the other slaves in tests: a dead link is noticed within seconds.
 const FAST_LINK: [&str; 6] = ["--heartbeat", "1", "--dead-after", "3", "--longest-pause", "0.2"];
 
-/// A slave in Python with its disk and its simulated machine. Dropping it ends it.
+/// A slave in Python with its disk and its simulated machine, which is killed on drop.
 #[derive(Debug)]
 pub struct Peer {
     daemon: Daemon,
@@ -34,8 +35,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A new slave on an empty state directory, with more arguments if need be. `None`, and a line on stderr, where it
-    /// cannot be run.
+    /// Starts a new slave on an empty state directory. Returns `None`, with a line on stderr, if it cannot run here.
     pub fn start(name: &str, master: impl Into<String>, args: &[&str]) -> Option<Self> {
         let python = environment()?;
         let dir = WorkDir::new("reloop-peer-");
@@ -63,7 +63,7 @@ impl Peer {
         self.daemon.spawn(&self.python, &args, &env, &[]);
     }
 
-    /// More arguments, from the next start on.
+    /// Adds arguments, from the next start on.
     pub fn add_args(&mut self, args: &[&str]) {
         self.args.extend(args.iter().map(|&arg| arg.to_owned()));
     }
@@ -72,12 +72,12 @@ impl Peer {
         &self.name
     }
 
-    /// Where it keeps its key, its state and, beside them, its machine's memory.
+    /// The directory of its key, its state and its machine's file.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")
     }
 
-    /// Its state, as it is on its disk now. `null` before it has any.
+    /// Its state on disk; `null` before it has any.
     pub fn state(&self) -> Value {
         match fs::read_to_string(self.state_dir().join("state.json")) {
             Ok(state) => serde_json::from_str(&state).expect("a state is whole JSON at any time"),
@@ -85,7 +85,7 @@ impl Peer {
         }
     }
 
-    /// What its state says of a job that it holds.
+    /// A job in its state.
     pub fn held(&self, job: &str) -> Option<Value> {
         let id = hex(job);
         let state = self.state();
@@ -99,19 +99,18 @@ impl Peer {
         log.lines().filter(|line| line.starts_with(&start)).count()
     }
 
-    /// Kills it and removes what it knows of its jobs: the disk was replaced and only the key was carried over.
+    /// Kills it and removes its jobs: the disk was replaced and only the key was kept.
     pub fn wipe(&mut self) {
         self.kill();
         remove_file(&self.state_dir().join("state.json"));
     }
 
-    /// The machine forgets all that it has done.
+    /// Removes the machine's file, so that it knows nothing that it has done.
     pub fn wipe_machine(&self) {
         remove_file(&self.state_dir().join("machine.json"));
     }
 }
 
-/// Its process; its machine does not need it.
 impl Deref for Peer {
     type Target = Daemon;
     fn deref(&self) -> &Daemon {
@@ -125,7 +124,7 @@ impl DerefMut for Peer {
     }
 }
 
-/// What `test_golden.py` says of these vectors. `None`, and a line on stderr, where there is no Python.
+/// Runs `test_golden.py` on these vectors. Returns `None`, with a line on stderr, without Python.
 pub fn check_golden(vectors: &Path) -> Option<Output> {
     let python = python()?;
     let mut command = Command::new(python);
@@ -186,7 +185,7 @@ fn environment() -> Option<PathBuf> {
     }
 }
 
-/// Once for all test programs that run at a time, and for all later runs with the same pins.
+/// One environment for all test programs that run at the same time, and for all later runs with the same pins.
 fn make_environment(python: &Path) -> Result<PathBuf, String> {
     let requirements = source().join("requirements.txt");
     let pinned = fs::read_to_string(&requirements).expect("requirements.txt lies beside the slave");

@@ -1,11 +1,11 @@
 //! Real masters and slaves as processes, each in a directory of its own.
 //!
-//! A [`Master`] or [`Slave`] is the node with its disk: it can be killed, stopped, started again on what it left, wiped
-//! or copied. When the handle is dropped its processes are ended, for a slave also those of its runs, and the directory
-//! is removed; after a panic the directory stays and the log's tail is printed.
+//! A [`Master`] or [`Slave`] is the node with its disk: it can be killed, stopped, restarted, wiped or copied. When the
+//! handle is dropped its processes are killed, for a slave also those of its runs, and the directory is removed; after
+//! a panic the directory is kept and the tail of the log is printed.
 //!
-//! The default programs of a slave write what they do into a machine log beside the state directory. It is what a
-//! person standing at the machine would have seen: see [`Slave::starts`].
+//! The default programs of a slave write what they do into a machine log beside the state directory, which the nodes do
+//! not write: see [`Slave::starts`].
 
 mod master;
 mod slave;
@@ -19,14 +19,14 @@ use crate::daemon::{WorkDir, copy_dir, remove_dir};
 pub use self::master::{Master, MasterOptions};
 pub use self::slave::{Slave, SlaveOptions};
 
-/// A `[link]` table: key and whole number. Fast enough that a test sees a dead link within seconds.
+/// A `[link]` table: key and whole number. The defaults of the tests let a dead link be noticed within seconds.
 pub type LinkSettings = BTreeMap<&'static str, u64>;
 
 fn fast_link() -> LinkSettings {
     BTreeMap::from([("heartbeat_seconds", 1), ("dead_after_seconds", 3), ("handshake_seconds", 5)])
 }
 
-/// What a node had on its disk at one moment.
+/// A node's files at one moment.
 #[derive(Debug)]
 pub struct Backup(WorkDir);
 
@@ -43,7 +43,7 @@ impl Backup {
     }
 }
 
-/// A TOML string. JSON's escapes are a subset of TOML's.
+/// As a TOML string: JSON's escapes are a subset of TOML's.
 fn quoted(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }

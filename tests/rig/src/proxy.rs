@@ -1,11 +1,11 @@
-//! A network between one slave and the master, that fails on command.
+//! A network between one slave and the master that fails on command.
 //!
-//! A [`Proxy`] listens on a port of its own and carries every connection to the master. What it does wrong is a
-//! setting that can be changed at any time; most settings act on the connections that stand and on those to come.
-//! Each proxy has a thread of its own, so that a test which blocks does not stop the network.
+//! A [`Proxy`] listens on a port of its own and forwards every connection to the master. Its faults are settings that
+//! can be changed at any time; most settings apply to existing and to new connections. Each proxy has a thread of its
+//! own, so that a test that blocks does not stop the network.
 //!
-//! The proxy knows just enough of WebSocket to find the frames' borders behind the HTTP upgrade. So a connection can
-//! be cut between any two messages of a handshake, without knowing how long they are.
+//! The proxy knows just enough of WebSocket to find the boundaries of frames after the HTTP upgrade, so that a
+//! connection can be cut between any two messages of a handshake.
 
 mod frames;
 mod line;
@@ -23,11 +23,11 @@ use tokio::time::timeout;
 
 use self::line::Line;
 
-/// The proxy's thread takes a setting up in microseconds; when it does not, it is dead.
+/// The proxy's thread applies a setting within microseconds; if it does not, it is dead.
 const APPLY_DEADLINE: Duration = Duration::from_secs(10);
-/// How long the `wait_for_...` functions wait: longer than a reconnect after several failed attempts.
+/// The limit of the `wait_for_...` functions: longer than a reconnect after several failed attempts.
 const WAIT_DEADLINE: Duration = Duration::from_secs(30);
-/// More than a test's reconnects; the rest is refused by the kernel, as by a busy host.
+/// More than the reconnects of a test; the kernel refuses the rest, as on a busy host.
 const BACKLOG: u32 = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,12 +46,12 @@ pub enum Close {
     Reset,
 }
 
-/// What went through since the proxy was started, over all connections.
+/// Totals over all connections since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Connections accepted from the slave, swallowed ones included.
     pub connections: u64,
-    /// Connections that stand now.
+    /// Connections that are open now.
     pub open: u64,
     pub bytes_to_master: u64,
     pub bytes_to_slave: u64,
@@ -86,7 +86,7 @@ impl Counts {
     }
 }
 
-/// A faulty network for one slave's link. Dropping it ends all its connections.
+/// A faulty network for one slave's link. All its connections end on drop.
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
@@ -94,12 +94,12 @@ pub struct Proxy {
     counts: watch::Receiver<Counts>,
     applied: Arc<Applied>,
     thread: Option<JoinHandle<()>>,
-    /// Bound and never listening: the port stays ours while connections to it are refused.
+    /// Bound but never listening: it keeps the port while connections to it are refused.
     _port: TcpSocket,
 }
 
 impl Proxy {
-    /// A proxy on a free port of 127.0.0.1 that forwards faithfully to `upstream`, which need not be there yet.
+    /// Starts a proxy on a free port of 127.0.0.1 that forwards to `upstream`, which need not listen yet.
     pub fn start(upstream: SocketAddr) -> Self {
         let port = shared_port(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a free port on 127.0.0.1");
         let addr = port.local_addr().expect("a bound socket has an address");
@@ -131,9 +131,9 @@ impl Proxy {
         format!("ws://{}/v1/link", self.addr)
     }
 
-    /// From now on a faithful network: no refusal, delay, throttle or planned cut is left.
+    /// Ends all faults: refusal, delay, throttle and planned cuts.
     ///
-    /// Connections that are half-open stay so: a stream with a hole in it is nothing that a network does.
+    /// Half-open connections stay half-open: no network delivers a stream with a gap.
     pub fn pass(&self) {
         self.change(|control| {
             control.listening = true;
@@ -144,7 +144,7 @@ impl Proxy {
         });
     }
 
-    /// Ends all connections and refuses new ones until [`Proxy::pass`].
+    /// Closes all connections and refuses new ones until [`Proxy::pass`].
     pub fn cut(&self, close: Close) {
         self.change(|control| {
             control.listening = false;
@@ -153,12 +153,12 @@ impl Proxy {
         });
     }
 
-    /// Refuses new connections until [`Proxy::pass`]: nothing listens on the port. Those that stand go on.
+    /// Refuses new connections until [`Proxy::pass`]: nothing listens on the port. Existing ones go on.
     pub fn refuse(&self) {
         self.change(|control| control.listening = false);
     }
 
-    /// Ends the connections that stand, once. New ones are accepted.
+    /// Closes the existing connections. New ones are accepted.
     pub fn drop_existing(&self, close: Close) {
         self.change(|control| {
             control.close_up_to = control.accepted;
@@ -166,19 +166,19 @@ impl Proxy {
         });
     }
 
-    /// Everything arrives this much later, in both directions and in order.
+    /// Delays everything by this time, in both directions and in order.
     pub fn delay(&self, delay: Duration) {
         self.change(|control| control.delay = delay);
     }
 
-    /// Each connection carries at most this many bytes per second in each direction.
+    /// Limits each connection to this many bytes per second in each direction.
     pub fn throttle(&self, bytes_per_second: u32) {
         let rate = NonZeroU32::new(bytes_per_second).expect("a rate of zero is half_open()");
         self.change(|control| control.throttle = Some(rate));
     }
 
-    /// Swallows everything both ways and keeps all sockets open, those of new connections too: a pulled cable behind a
-    /// reverse proxy. What one side does to its socket, the other does not learn.
+    /// Swallows everything in both directions and keeps all sockets open, those of new connections too, as with a
+    /// pulled cable behind a reverse proxy. A close on one side does not reach the other.
     pub fn half_open(&self) {
         self.change(|control| {
             control.swallow_up_to = control.accepted;
@@ -186,7 +186,7 @@ impl Proxy {
         });
     }
 
-    /// As [`Proxy::half_open`], for the connections that stand now only: new ones work.
+    /// The same as [`Proxy::half_open`], but only for existing connections: new ones work.
     pub fn half_open_existing(&self) {
         self.change(|control| {
             control.swallow_up_to = control.accepted;
@@ -194,15 +194,15 @@ impl Proxy {
         });
     }
 
-    /// The next connection is closed (orderly, both ways) once exactly `bytes` went through in one direction, counted
-    /// from its first byte, the HTTP upgrade included.
+    /// The next connection is closed (orderly, both ways) after exactly `bytes` in one direction, counted from its
+    /// first byte, the HTTP upgrade included.
     pub fn cut_after(&self, direction: Direction, bytes: u64) {
         self.change(|control| control.next_cut = Some(Cut { direction, at: CutAt::Bytes(bytes) }));
     }
 
     /// The next connection is closed (orderly, both ways) at its `frame`-th WebSocket frame in one direction, counted
-    /// from 1, control frames included. With `before` nothing of that frame goes through, else all of it and nothing
-    /// behind it. Frame 0 without `before` is the end of the HTTP upgrade.
+    /// from 1, control frames included. With `before` nothing of that frame is forwarded, otherwise all of it and
+    /// nothing after it. Frame 0 without `before` is the end of the HTTP upgrade.
     pub fn cut_after_frame(&self, direction: Direction, frame: u64, before: bool) {
         let at = if before { CutAt::BeforeFrame(frame) } else { CutAt::AfterFrame(frame) };
         self.change(|control| control.next_cut = Some(Cut { direction, at }));
@@ -222,7 +222,7 @@ impl Proxy {
         self.wait_until(&format!("{n} connections"), |counts| counts.connections >= n).await
     }
 
-    /// Waits until what went through satisfies `enough`.
+    /// Waits until the totals satisfy `enough`.
     pub async fn wait_until(&self, what: &str, mut enough: impl FnMut(&Counts) -> bool) -> Counts {
         let mut counts = self.counts.clone();
         match timeout(WAIT_DEADLINE, counts.wait_for(|counts| enough(counts))).await {
@@ -235,7 +235,7 @@ impl Proxy {
         }
     }
 
-    /// Changes the setting and returns when it is in force: a connection tried afterwards meets it.
+    /// Changes the setting and returns when it is in force: it applies to every connection that is tried afterwards.
     fn change(&self, change: impl FnOnce(&mut Control)) {
         let mut revision = 0;
         self.control.send_modify(|control| {
@@ -251,13 +251,13 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.control.send_modify(|control| control.stopped = true);
         if let Some(thread) = self.thread.take() {
-            // A panic of that thread was printed when it happened, and a second one here would abort the test run.
+            // A panic of that thread has been printed, and a second one here would abort the test run.
             let _ = thread.join();
         }
     }
 }
 
-/// The setting, as the connections read it. Connections are numbered from 1 in the order of their acceptance.
+/// The settings as the connections read them. Connections are numbered from 1 in the order of their acceptance.
 #[derive(Clone, Debug)]
 struct Control {
     revision: u64,
@@ -292,7 +292,7 @@ impl Control {
         }
     }
 
-    /// Numbers a new connection and says what is planned for it; `None` when it raced with a refusal.
+    /// Numbers a new connection and returns its plan; `None` if new connections are refused by now.
     fn admit(&mut self) -> Option<Admission> {
         if !self.listening {
             return None;
@@ -325,7 +325,7 @@ enum CutAt {
     AfterFrame(u64),
 }
 
-/// Which revision of the setting the accepting task has taken up.
+/// The revision of the settings that the accepting task has applied.
 #[derive(Debug, Default)]
 struct Applied {
     revision: Mutex<u64>,
@@ -348,7 +348,7 @@ impl Applied {
     }
 }
 
-/// A socket that shares its port with the other sockets of this proxy, and with nobody else.
+/// A socket that shares its port with the other sockets of this proxy, and with no one else.
 fn shared_port(addr: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseport(true)?;
@@ -374,7 +374,7 @@ async fn run(
         }
         if !listening {
             if let Some(open) = listener.take() {
-                // Closing is not enough: a process that is just being forked holds a copy of the socket.
+                // Closing is not enough: a process that is being forked has a copy of the socket.
                 rustix::net::shutdown(&open, rustix::net::Shutdown::Both)
                     .expect("a listener can be shut down");
             }

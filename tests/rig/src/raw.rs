@@ -1,4 +1,4 @@
-//! A peer made by hand: a TCP connection, and frames of RFC 6455 (section 5.2) byte by byte, right or wrong.
+//! A hand-made peer: a TCP connection, and frames of RFC 6455 (section 5.2) byte by byte, right or wrong.
 #![allow(clippy::unwrap_used, reason = "only tests use it: a panic is a failed test")]
 
 use std::collections::BTreeMap;
@@ -14,12 +14,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A hand-made slave's patience: more than the master's limits, which are a second here.
+/// Longer than the master's limits, which are a second in these tests.
 const LIMIT: Duration = Duration::from_secs(8);
 
 /// The bit of a frame's first byte that ends a message.
 pub const FIN: u8 = 0x80;
-/// Opcodes.
 pub const CONTINUATION: u8 = 0;
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
@@ -35,7 +34,7 @@ pub fn upgrade_headers() -> String {
     )
 }
 
-/// A frame with this first byte (FIN, reserved bits, opcode), masked or not, that claims to be this long.
+/// A frame with this first byte (FIN, reserved bits, opcode), masked or not, and this length in its header.
 pub fn frame(first: u8, masked: bool, claimed: u64, payload: &[u8]) -> Vec<u8> {
     let mask_bit = if masked { 0x80 } else { 0 };
     let mut bytes = vec![first];
@@ -62,16 +61,15 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     frame(first, true, payload.len() as u64, payload)
 }
 
-/// A hand-made end of a link.
 pub struct Raw(pub TcpStream);
 
 impl Raw {
-    /// Up to the answer to the upgrade, which it has too.
+    /// Connects and asks for the upgrade. Returns the answer too.
     pub async fn ask(addr: SocketAddr, more: &str) -> (Self, String) {
         Self::ask_with(addr, more, &[]).await
     }
 
-    /// The same, with these bytes sent behind the request before the answer is there.
+    /// The same, with bytes sent directly after the request.
     pub async fn ask_with(addr: SocketAddr, more: &str, behind: &[u8]) -> (Self, String) {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         let head = format!("GET /v1/link HTTP/1.1\r\nHost: x\r\n{more}\r\n");
@@ -83,7 +81,7 @@ impl Raw {
         (Self(stream), String::from_utf8(answer).unwrap())
     }
 
-    /// Up to the Challenge's nonce.
+    /// Connects up to the Challenge. Returns its nonce.
     pub async fn challenged(addr: SocketAddr) -> (Self, [u8; 32]) {
         let (mut raw, answer) = Self::ask(addr, &upgrade_headers()).await;
         assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
@@ -97,7 +95,7 @@ impl Raw {
         (raw, challenge.nonce)
     }
 
-    /// Any bytes. The other side may have closed already, and it is what it says then that matters.
+    /// Sends bytes. The other side may have closed already: what it sent before is checked.
     pub async fn bytes(&mut self, bytes: &[u8]) {
         drop(self.0.write_all(bytes).await);
     }
@@ -110,7 +108,7 @@ impl Raw {
         self.send(BINARY, &wire::encode(frame)).await;
     }
 
-    /// The opcode and payload of the next frame; none at the end.
+    /// The opcode and payload of the next frame; `None` at the end.
     pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let read = async {
             let opcode = self.0.read_u8().await? & 0x0f;
@@ -126,7 +124,7 @@ impl Raw {
         timeout(LIMIT, read).await.expect("an end of the link in time").ok()
     }
 
-    /// The next message of the protocol; none at the end.
+    /// The next message of the protocol; `None` at the end.
     pub async fn message(&mut self) -> Option<Message> {
         loop {
             let (opcode, payload) = self.frame().await?;
@@ -137,13 +135,13 @@ impl Raw {
         }
     }
 
-    /// Reads to the end: the close code, if one was said.
+    /// Reads to the end. Returns the close code if there was one.
     pub async fn closed(&mut self) -> Option<u16> {
         let mut code = None;
         while let Some((opcode, payload)) = self.frame().await {
             if opcode == CLOSE {
                 code = payload.get(..2).map(|two| u16::from_be_bytes([two[0], two[1]]));
-                // The answer that the other side waits for; it may be gone already.
+                // The other side waits for this answer, or is gone already.
                 self.bytes(&masked(FIN | CLOSE, &[])).await;
             }
         }
@@ -155,7 +153,7 @@ pub fn key(seed: u8) -> Ed25519KeyPair {
     Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap()
 }
 
-/// What a hand-made slave says of itself.
+/// The Hello of a hand-made slave.
 pub fn hello(key: &Ed25519KeyPair) -> Hello {
     Hello {
         protocol: PROTOCOL,
@@ -185,7 +183,6 @@ pub fn hello(key: &Ed25519KeyPair) -> Hello {
     }
 }
 
-/// A Hello in its frame.
 pub fn signed(key: &Ed25519KeyPair, nonce: &[u8; 32], hello: Hello) -> Frame {
     let signature = key.sign(&wire::signed_bytes(nonce, &hello));
     let halves = signature.as_ref();

@@ -1,8 +1,8 @@
-//! The node's store under a load of which every byte can be told afterwards.
+//! A load on a node's store whose result can be checked byte by byte.
 //!
-//! Some writers each commit numbered batches, and say a batch's number on stdout when it is acknowledged. What a batch
-//! changes follows from the writer and the number alone, so whoever finds the store later can tell exactly what it must
-//! hold: for each writer the state after some batch, whole, which is not older than the last acknowledged one.
+//! Some writers each commit numbered batches, and print a batch's number on stdout when it is acknowledged. What a
+//! batch changes follows from the writer and the number alone, so what the store must contain later is known: for each
+//! writer the complete state after some batch that is not older than the last acknowledged one.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -19,13 +19,14 @@ use crate::daemon::freeze;
 use crate::disk::Disk;
 use reloop_sim::simulation::Random;
 
-/// Whose store it resembles.
+/// The node whose store it resembles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shape {
-    /// So many commits wait at a time that they come in groups. Some values have two pieces. There are few enough keys that
-    /// everything is overwritten over and over, and the database has to clean up.
+    /// Many commits wait at the same time and are grouped. Some values have two pieces. There are few keys, so that
+    /// everything is overwritten again and again and the database has to clean up.
     Master,
-    /// One commit at a time, to a handful of short records: the log grows by segments while hardly anything in it counts.
+    /// One commit at a time to a handful of short records: the log grows by segments while hardly anything in it is
+    /// live.
     Slave,
 }
 
@@ -52,37 +53,34 @@ impl Shape {
     }
 }
 
-/// How a worker that was given a number of commits ends.
+/// How a worker with a limited number of commits ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum End {
     /// It closes the store.
     Close,
-    /// It kills itself.
     Kill,
 }
 
-/// strace attaches within milliseconds; the rest is for a busy machine.
+/// strace attaches within milliseconds; the rest is for a busy box.
 const ATTACH_DEADLINE: Duration = Duration::from_secs(20);
 const ATTACH_PAUSE: Duration = Duration::from_millis(5);
 
 const OPTIONS: Options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
 
-/// What a store was found to be.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// For each writer the number of the batch that it ends with; nothing acknowledged is missing.
+    /// The last batch of each writer; nothing acknowledged is missing.
     Whole(BTreeMap<u64, u64>),
-    /// Something acknowledged is not there, or a batch is there in part.
+    /// An acknowledged batch is missing, or a batch is there in part.
     Lost(String),
-    /// It was set aside, or did not open at all.
+    /// The store was set aside, or did not open.
     Unopened(String),
 }
 
-/// Writes, going on from what is there; `writer number` on stdout is an acknowledgement. It goes on until it is killed,
-/// or until it has made `commits`, at least one for each writer unless it is 0, and then ends as it is told.
-///
-/// # Errors
-/// The store does not open, or a commit fails.
+/// Writes batches, continuing from what is there, and prints `writer number` for each acknowledged one. Runs until it
+/// is killed, or until it has made `commits` (at least one for each writer unless it is 0), and then ends as `end`
+/// says.
 pub fn write(dir: &Path, shape: Shape, commits: Option<u64>, end: End) -> Result<(), StoreError> {
     let store = Store::open(dir, OPTIONS)?.store;
     let mut last = BTreeMap::new();
@@ -106,7 +104,7 @@ pub fn write(dir: &Path, shape: Shape, commits: Option<u64>, end: End) -> Result
     match end {
         End::Close => store.close(),
         End::Kill => {
-            // Nothing is left to do if it cannot: the caller sees that it ended otherwise.
+            // If it fails, the caller sees another exit status.
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
             Err(StoreError::Closed)
         }
@@ -117,7 +115,7 @@ fn commit(store: &Store, shape: Shape, writer: u64, number: u64) -> Result<(), S
     let (answer, answered) = mpsc::channel();
     store.commit(batch(shape, writer, number), move |result| {
         let said = result.and_then(|()| {
-            // One short write: whoever reads gets whole lines.
+            // One short write, so that the reader gets whole lines.
             let line = format!("{writer} {number}\n");
             io::stdout().lock().write_all(line.as_bytes()).map_err(|_| StoreError::Closed)
         });
@@ -161,7 +159,7 @@ pub fn verify(dir: &Path, shape: Shape, acknowledged: &BTreeMap<u64, u64>) -> Fo
     Found::Whole(last)
 }
 
-/// A place for the store on a disk.
+/// The store's directory on a disk.
 pub fn dir_on(disk: &Path) -> PathBuf {
     disk.join("store")
 }
@@ -221,7 +219,7 @@ fn number_in(value: &[u8]) -> u64 {
 #[derive(Debug)]
 pub struct Worker {
     child: Child,
-    /// Reads what the worker says; ends with it.
+    /// Reads the worker's output; ends with it.
     reader: Option<JoinHandle<()>>,
     acknowledged: Arc<Mutex<BTreeMap<u64, u64>>>,
     /// Ends with the worker.
@@ -229,7 +227,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts it; `program` is the one of this crate's binaries that does nothing else.
+    /// Starts it; `program` is the path of the binary `store_load`.
     pub fn start(program: &Path, dir: &Path) -> Self {
         let mut child = Command::new(program)
             .arg(dir)
@@ -252,8 +250,7 @@ impl Worker {
         Self { child, reader: Some(reader), acknowledged, tracer: None }
     }
 
-    /// From here on its fdatasync does nothing and reports success: what a store would be that leaves it out. Ends with
-    /// the worker.
+    /// From now on its fdatasync does nothing and reports success, as in a store without syncs. Ends with the worker.
     pub fn leave_syncs_out(&mut self) {
         let words =
             ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:retval=0"];
@@ -273,7 +270,7 @@ impl Worker {
         }
     }
 
-    /// The sum of the numbers of all writers' newest acknowledged batches: it grows by one with each.
+    /// The sum of the newest acknowledged numbers of all writers: it grows by one with each batch.
     pub fn progress(&self) -> u64 {
         self.acknowledged.lock().expect("nothing panics while it holds this").values().sum()
     }
@@ -282,7 +279,8 @@ impl Worker {
         self.child.try_wait().is_ok_and(|ended| ended.is_none())
     }
 
-    /// The power of its box fails: it is gone, the disk is what had reached it by then. What had been acknowledged.
+    /// A power cut: the worker is gone, and the disk keeps what had reached it by then. Returns what had been
+    /// acknowledged.
     pub fn lose_power(mut self, disk: &mut Disk) -> BTreeMap<u64, u64> {
         freeze(&[Pid::from_child(&self.child)]);
         let left = disk.as_the_power_cut_leaves_it();
@@ -291,9 +289,9 @@ impl Worker {
         self.acknowledged.lock().expect("nothing panics while it holds this").clone()
     }
 
-    /// When this returns, everything that it said has been read.
+    /// Returns when all its output has been read.
     fn kill(&mut self) {
-        // It may have ended by itself.
+        // Fails if it has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Some(mut tracer) = self.tracer.take() {

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// What a scenario waits for anything: far longer than it takes, for a box that is busy with other things.
+/// The usual limit of a scenario: far longer than anything takes, because the box may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(40);
-/// Short enough that a condition which holds at once costs nothing.
+/// A condition that holds at once costs nothing.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// Long enough that two cores are not busy with asking, short enough that no test gets slow by it.
+/// Long enough not to load two cores, short enough not to slow a test down.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// What one look at the world gave: the awaited value, or what was seen instead.
+/// The result of one poll: the awaited value, or a description of what was there instead.
 ///
-/// `Option` says nothing about what was seen; a `Result` carries it in its error, and the failure message shows it.
+/// An `Option` has no description; the error of a `Result` is shown in the failure message.
 pub trait Look {
     type Found;
     /// The value, or a description of what was there instead.
@@ -35,7 +35,7 @@ impl<T, E: Debug> Look for Result<T, E> {
     }
 }
 
-/// Looks again and again, with pauses that grow, until `look` finds something.
+/// Polls, with growing pauses, until `look` finds something.
 pub async fn eventually<L: Look>(
     what: &str,
     deadline: Duration,
@@ -58,7 +58,7 @@ pub async fn eventually<L: Look>(
     panic!("waited {deadline:?} for: {what}\nlast seen: {last_seen}");
 }
 
-/// Waits until a log has a line with these words; the first such line.
+/// Waits until a log has a line with these words. Returns the first such line.
 pub async fn says(log: impl Fn() -> String, words: &str) -> String {
     eventually(&format!("{words:?} in a log"), PATIENCE, async || {
         let log = log();

@@ -1,5 +1,5 @@
-//! Masters that are no master: a real slave meets a listener that answers with bytes made by hand. It closes the link with the
-//! documented code, says what is wrong, and comes back, while its job goes on.
+//! Masters that break the protocol: a real slave dials a listener that answers with hand-made bytes. It closes the link
+//! with the documented code, says what is wrong, and dials again, while its job goes on.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -21,14 +21,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// What a bad master does with a connection once the request is there.
+/// Makes the answer from the request.
 type Answer = Arc<dyn Fn(&str) -> Vec<u8> + Send + Sync>;
 
-/// A listener that answers every upgrade with the same bytes, and then stays silent until the other side goes.
+/// A listener that answers every upgrade with the same bytes, and then stays silent until the other side closes.
 struct BadMaster {
     addr: SocketAddr,
     seen: Arc<AtomicU64>,
-    /// The close codes that the slave said.
+    /// The close codes that the slave sent.
     closes: Arc<Mutex<Vec<u16>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -68,7 +68,7 @@ async fn serve(mut stream: TcpStream, answer: Answer, codes: Arc<Mutex<Vec<u16>>
         let Ok(byte) = stream.read_u8().await else { return };
         request.push(byte);
     }
-    // A slave that has heard enough need not read the rest.
+    // Fails if the slave has closed already: it need not read everything.
     drop(stream.write_all(&answer(&String::from_utf8(request).unwrap())).await);
     loop {
         let Ok(first) = stream.read_u8().await else { return };
@@ -93,7 +93,7 @@ async fn serve(mut stream: TcpStream, answer: Answer, codes: Arc<Mutex<Vec<u16>>
     }
 }
 
-/// The right answer to an upgrade (RFC 6455, section 4.2.2), and what is sent behind it.
+/// The correct answer to an upgrade (RFC 6455, section 4.2.2), followed by `behind`.
 fn upgraded(request: &str, behind: &[u8]) -> Vec<u8> {
     let key = request.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
@@ -107,7 +107,7 @@ fn upgraded(request: &str, behind: &[u8]) -> Vec<u8> {
     [head.as_bytes(), behind].concat()
 }
 
-/// As a server sends it: not masked.
+/// An unmasked frame, as a server sends it.
 fn spoken(first: u8, payload: &[u8]) -> Vec<u8> {
     frame(first, false, payload.len() as u64, payload)
 }
@@ -212,7 +212,7 @@ async fn a_slave_leaves_a_bad_master_says_what_is_wrong_and_comes_back_while_its
         let bad = BadMaster::start(answer).await;
         f.nets[0].redirect(bad.addr);
         f.nets[0].drop_existing(Close::Reset);
-        // It comes back, more than once, and by itself.
+        // It dials again by itself, more than once.
         eventually(&format!("{what}: three tries"), PATIENCE, async || {
             if bad.seen() >= 3 { Ok(()) } else { Err(bad.seen()) }
         })

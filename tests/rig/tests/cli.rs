@@ -1,4 +1,4 @@
-//! The command line against a real master, and against one whose certificate only a file vouches for.
+//! The command line against a real master, and against one whose certificate only a given file vouches for.
 #![cfg(test)]
 
 use std::io::Write as _;
@@ -53,7 +53,7 @@ fn openssl(dir: &Path, words: &str) {
     assert!(output.status.success(), "openssl {words}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Ends with the test.
+/// Killed on drop.
 struct Server(Child);
 
 impl Drop for Server {
@@ -63,7 +63,7 @@ impl Drop for Server {
     }
 }
 
-/// Answers `GET /v1/orders` over TLS as a master does, with a certificate of an authority that nobody knows.
+/// Answers `GET /v1/orders` over TLS as a master does, with a certificate of an unknown authority.
 async fn https(dir: &Path) -> (Server, u16) {
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     openssl(dir, &format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=authority"));

@@ -1,7 +1,7 @@
-//! Every state that a disk may legally be in after a power cut: the store opens, is not set aside, and has what was
-//! acknowledged. See `reloop_rig::crash` for what is legal.
+//! Every state that a disk may legally be in after a power cut (see `reloop_rig::crash`): the store opens, is not set
+//! aside, and has what was acknowledged.
 //!
-//! `RELOOP_CRASH_STATES` sets how many states of each kind are tried, `RELOOP_SEED` picks which.
+//! `RELOOP_CRASH_STATES` sets how many states of each kind are tried, `RELOOP_SEED` which.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -22,16 +22,16 @@ use reloop_rig::store_load::{self, Found, Shape};
 use reloop_sim::simulation::Random;
 use tempfile::TempDir;
 
-/// States of each kind if RELOOP_CRASH_STATES says nothing: with the debug build of the database some 15 ms each.
+/// The default number of states of each kind. With a debug build of the database each takes some 15 ms.
 const STATES: usize = 400;
 
-/// Recordings of each kind: each has two or three starts after loads of other lengths.
+/// Recordings of each kind: each has two or three starts after loads of different lengths.
 const RECORDINGS: usize = 12;
 
-/// The same states at every run of the test command; `RELOOP_SEED` tries others.
+/// The same states at every run; `RELOOP_SEED` tries others.
 const SEED: u64 = 1;
 
-/// More failures than these say nothing new.
+/// Further failures are not printed.
 const FAILURES_SHOWN: usize = 5;
 
 fn number(variable: &str, default: u64) -> u64 {
@@ -46,12 +46,12 @@ fn states() -> usize {
     number("RELOOP_CRASH_STATES", STATES as u64) as usize
 }
 
-/// Not captured by the test runner: it is needed to repeat a failure.
+/// Not captured by the test runner: the seed is needed to repeat a failure.
 fn say(what: &str) {
     writeln!(std::io::stderr(), "{what}").unwrap();
 }
 
-/// In memory where that can be: what is on this disk is never what is tested.
+/// In memory if possible: this is not the disk that is tested.
 fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
@@ -77,7 +77,7 @@ fn try_states(shape: Shape) {
     assert!(tally.failures.is_empty(), "RELOOP_SEED={seed}: {tally}\n{}", tally.shown());
 }
 
-/// A test that cannot fail proves nothing: the same recordings without what the starts are safe by.
+/// The tests above can fail: the same recordings without the syncs that make a start safe.
 #[test]
 fn the_same_states_lose_a_store_where_a_snapshots_name_or_the_log_is_not_synced() {
     if !faults_available() {
@@ -91,7 +91,8 @@ fn the_same_states_lose_a_store_where_a_snapshots_name_or_the_log_is_not_synced(
     assert!(!tally.failures.is_empty(), "commits may be lost and nothing comes of it");
 }
 
-/// The order that a start is safe by, call by call: it holds at every start and not only in the states that were tried.
+/// The order of calls that makes a start safe. It is checked at every start, and not only in the states that were
+/// tried.
 #[test]
 fn a_start_makes_the_log_durable_before_its_snapshot_and_the_snapshots_name_before_it_overwrites_anything() {
     if !faults_available() {
@@ -131,7 +132,7 @@ fn is_snapshot(name: &str) -> bool {
     name.starts_with("snap.")
 }
 
-/// Where the store's own files are.
+/// The store's own files.
 #[derive(Default)]
 struct Names {
     store: Inode,
@@ -152,7 +153,7 @@ impl Names {
     }
 }
 
-/// The acts that make a snapshot's name durable before the one that it replaces is of no use any more.
+/// The acts that make a snapshot's name durable before the one that it replaces is overwritten.
 fn syncs_of_snapshots_names(recording: &Recording) -> BTreeSet<usize> {
     let mut names = Names::default();
     recording.before.iter().for_each(|act| names.see(act));
@@ -178,7 +179,7 @@ fn syncs_of_the_log(recording: &Recording) -> BTreeSet<usize> {
     (0..recording.acts.len()).filter(|number| is_one(&recording.acts[*number])).collect()
 }
 
-/// The same for all tests: they take longer to make than the states.
+/// Shared by all tests: recordings take longer to make than states.
 fn recordings(shape: Shape) -> &'static [Recording] {
     static OF_A_MASTER: OnceLock<Vec<Recording>> = OnceLock::new();
     static OF_A_SLAVE: OnceLock<Vec<Recording>> = OnceLock::new();
@@ -192,12 +193,12 @@ fn recordings(shape: Shape) -> &'static [Recording] {
     })
 }
 
-/// Loads of all lengths, each followed by starts: killed or closed, on a log that has just crossed a segment's border and on
-/// one that has not. The first has nothing before its first start.
+/// Loads of different lengths, each followed by starts: killed or closed, on a log that has just crossed a segment's
+/// boundary and on one that has not. The first recording begins with an empty directory.
 fn record(shape: Shape, seed: u64, home: &Path) -> Vec<Recording> {
     let worker = binary("store-load");
     let mut random = Random::new(seed);
-    // A commit of a slave takes some 700 bytes of the log and one of a master 4,000, a segment has 512 KiB.
+    // A commit of a slave takes about 700 bytes of the log and one of a master 4,000; a segment has 512 KiB.
     let longest = match shape {
         Shape::Master => 600,
         Shape::Slave => 2500,
@@ -260,7 +261,7 @@ impl Tally {
     }
 }
 
-/// `ignored` are acts that count for nothing.
+/// `ignored` are acts that are left out.
 fn try_all(
     shape: Shape,
     states: usize,
@@ -344,7 +345,7 @@ fn try_some(
             Found::Whole(_) => continue,
             Found::Lost(wrong) | Found::Unopened(wrong) => wrong,
         };
-        // What is lost on purpose is of no use to anybody.
+        // States with ignored acts are meant to fail, so they are not kept.
         let kept = if ignored.is_empty() { keep(&disk, seed) } else { PathBuf::from("no place") };
         let last = recording.acts[cut.saturating_sub(12)..cut].iter().map(in_words);
         tally.failures.push(format!(
@@ -365,7 +366,7 @@ fn see(disk: &mut Disk, ignored: &BTreeSet<usize>, number: usize, act: &Act) {
     }
 }
 
-/// Where a power cut can undo a change of names.
+/// The acts before which a power cut can undo a change of names.
 fn unnamed(recording: &Recording, ignored: &BTreeSet<usize>) -> Vec<usize> {
     let mut disk = Disk::new(&recording.before);
     let mut found = vec![];
@@ -396,7 +397,7 @@ fn lose_power(disk: &Disk, seed: u64, place: &Path) -> String {
     disk.lose_power(&mut Random::new(seed), place)
 }
 
-/// What was found, before anybody opened it.
+/// Keeps the state as it was before it was opened.
 fn keep(disk: &Disk, seed: u64) -> PathBuf {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("crash-states").join(format!("{seed:016x}"));
     lose_power(disk, seed, &place);

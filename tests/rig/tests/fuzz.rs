@@ -1,5 +1,5 @@
-//! Every fuzz target on its committed corpus, and on mutations of it: the same every time. `RELOOP_FUZZ_RUNS` asks for
-//! more of them.
+//! Every fuzz target on its committed corpus and on mutations of it, the same ones at every run. `RELOOP_FUZZ_RUNS`
+//! sets how many.
 #![cfg(test)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 use reloop_rig::fuzz::TARGETS;
 use reloop_sim::simulation::Random;
 
-/// How many mutations of its seeds each target is run on.
+/// Mutations that each target is run on.
 const RUNS: usize = 400;
 
-/// The longest mutation, in bytes: libFuzzer's own limit here.
+/// The longest mutation in bytes, as in libFuzzer's runs.
 const LONGEST: usize = 4096;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// What was found worth keeping, and what the project has anyway: golden vectors and shipped configs.
+/// The corpus, and what the project has anyway: golden vectors and shipped configs.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let mut seeds = Vec::new();
     let folder = root().join("tests/fuzz/corpus").join(target);

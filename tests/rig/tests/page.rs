@@ -1,4 +1,4 @@
-//! The page as a browser shows it. Where there is no Chromium, these say that they are left out.
+//! The page in a browser. Without Chromium these tests are left out, and say so.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -6,7 +6,7 @@ use reloop_rig::browser::Browser;
 use reloop_rig::factory::{Factory, gated, starting, with, work};
 use serde_json::json;
 
-/// Opens the page of a master with its admin's token, as somebody who has pasted it before.
+/// Opens the page of a master with its admin token, as if it had been entered before.
 async fn open(f: &Factory) -> Option<Browser> {
     let mut browser = Browser::start().await?;
     browser.open(&format!("http://{}/", f.master.addr())).await;
@@ -68,7 +68,7 @@ async fn a_long_list_of_needs_is_shown_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_button_that_was_pressed_while_the_master_was_away_comes_back_with_what_happened() {
+async fn a_button_that_was_pressed_while_the_master_was_down_shows_that_there_was_no_answer() {
     let mut f = Factory::with(|options| options.release = "ack".to_owned()).await;
     f.done(work("first", 0.0)).await;
     let Some(mut page) = open(&f).await else { return };

@@ -1,5 +1,5 @@
-//! The slave in Python against the real master, through a network that fails: two programs that have nothing in common
-//! but `protocol/PROTOCOL.md`.
+//! The slave in Python against the real master, through a network that fails: two programs that share nothing but
+//! `protocol/PROTOCOL.md`.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -21,7 +21,7 @@ struct Line {
 }
 
 impl Line {
-    /// Connected; none where there is no Python.
+    /// Connected. `None` without Python.
     async fn new(args: &[&str]) -> Option<Self> {
         let f = Factory::empty(MasterOptions::default()).await;
         let net = Proxy::start(f.master.addr());
@@ -57,7 +57,7 @@ impl Line {
         self.slave("online", |slave| slave["link"] == "online").await
     }
 
-    /// Waits until the slave itself, on its own disk, says this of the job.
+    /// Waits until the slave's own state has the job like this.
     async fn held_as(&self, job: &str, state: &str) -> Value {
         eventually(&format!("{job} {state} at the slave"), PATIENCE, async || match self.peer.held(job) {
             Some(held) if held["report"]["state"] == state => Ok(held["report"].clone()),
@@ -66,7 +66,7 @@ impl Line {
         .await
     }
 
-    /// Waits until nothing is held at the slave: the master has it all, and both views are the same.
+    /// Waits until the slave has no job and both views are equal.
     async fn forgotten(&self, job: &str) {
         eventually(&format!("{job} forgotten by the slave"), PATIENCE, async || match self.peer.held(job) {
             None => Ok(()),
@@ -86,7 +86,7 @@ impl Line {
         assert_eq!(seen["outcome"]["text"], kept["outcome"]["text"]);
     }
 
-    /// A command for the slave that the master takes.
+    /// A command for the slave that the master has to accept.
     async fn command(&self, verb: &str, body: Value) {
         self.f.client.slave_command(self.peer.name(), verb, &body).await.unwrap().expect(202);
     }
@@ -101,7 +101,7 @@ fn the_python_slave_reads_every_golden_vector_and_writes_the_same_bytes() {
     let golden = workspace().join("protocol/tests/golden/v1.txt");
     let Some(said) = check_golden(&golden) else { return };
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    // The check can fail: one bit in one vector, and it does.
+    // The check can fail: flip one bit in one vector.
     let vectors = fs::read_to_string(&golden).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let broken = dir.path().join("v1.txt");
@@ -123,7 +123,7 @@ async fn the_python_slave_is_enrolled_does_a_job_and_forgets_it_when_told() {
     let seen = l.f.state(&job, "succeeded").await;
     assert_eq!((seen["attempt"].as_u64(), seen["progress"].as_f64()), (Some(1), Some(1.0)), "{seen:#}");
     let took = ms(&seen["ended_at"]) - ms(&seen["started_at"]);
-    // Each end is rounded by itself, and turned into the master's time.
+    // Each end is rounded, and converted to the master's time.
     assert!((1490..1600).contains(&took), "{took} ms");
     let seen = l.f.state(&failing, "failed").await;
     assert_eq!(seen["reason"]["code"], "machine_fault");
@@ -133,7 +133,7 @@ async fn the_python_slave_is_enrolled_does_a_job_and_forgets_it_when_told() {
 }
 
 #[tokio::test]
-async fn the_python_slave_gives_a_job_no_end_that_its_machine_could_not_begin() {
+async fn a_job_that_the_python_slaves_machine_could_not_begin_does_not_end() {
     let Some(l) = Line::new(&[]).await else { return };
     let first = l.f.place(sleep(0.1)).await;
     l.f.state(&first, "succeeded").await;
@@ -143,7 +143,7 @@ async fn the_python_slave_gives_a_job_no_end_that_its_machine_could_not_begin() 
         other => Err(other),
     })
     .await;
-    // Its machine writes down what it begins, and can't here.
+    // The machine records what it begins in this file, and can't here.
     let in_the_way = l.peer.state_dir().join("machine.new");
     fs::create_dir(&in_the_way).unwrap();
     let job = l.f.place(sleep(0.2)).await;
@@ -224,7 +224,7 @@ async fn a_half_open_link_is_noticed_by_the_python_slave_too() {
     l.forgotten(&job).await;
 }
 
-/// The same as for the other slave: whatever message is the last that gets through, the job starts once.
+/// As for the other slave: whichever message is the last one forwarded, the job starts once.
 #[tokio::test]
 async fn a_cut_at_any_message_starts_the_job_at_the_python_slave_once() {
     let Some(l) = Line::new(&[]).await else { return };
@@ -257,7 +257,7 @@ async fn a_python_slave_that_is_killed_finds_its_job_again() {
     l.forgotten(&job).await;
     assert_eq!(l.peer.starts(&job), 1);
 
-    // And one that ended while nobody watched, in the machine's own time.
+    // One that ended unobserved, with the machine's own time.
     let job = l.f.place(sleep(0.3)).await;
     let running = l.f.state(&job, "running").await;
     l.peer.kill();
@@ -333,7 +333,7 @@ async fn a_cancel_reaches_the_python_slave_when_it_is_back_and_a_job_that_was_do
 }
 
 #[tokio::test]
-async fn another_master_gets_the_python_slave_and_its_jobs_by_a_persons_word_only() {
+async fn the_python_slave_and_its_jobs_go_to_another_master_only_if_a_person_gives_it_a_token() {
     let Some(mut l) = Line::new(&[]).await else { return };
     let done = l.f.place(sleep(0.0)).await;
     l.f.state(&done, "succeeded").await;
@@ -360,7 +360,7 @@ async fn another_master_gets_the_python_slave_and_its_jobs_by_a_persons_word_onl
 }
 
 #[tokio::test]
-async fn the_python_slave_tells_a_master_from_an_old_copy_all_and_obeys_it_after_a_persons_word_only() {
+async fn the_python_slave_obeys_a_restored_master_only_after_a_person_confirmed() {
     let Some(mut l) = Line::new(&[]).await else { return };
     let place = tempfile::tempdir().unwrap();
     let copy = place.path().join("copy");
@@ -371,7 +371,7 @@ async fn the_python_slave_tells_a_master_from_an_old_copy_all_and_obeys_it_after
     let done = l.f.place(sleep(0.0)).await;
     l.f.state(&done, "succeeded").await;
     l.forgotten(&done).await;
-    // One more connection, by which it knows how far this master has come.
+    // One more connection, from which it learns the master's commit.
     let seen = l.peer.state()["binding"]["commit"].as_u64();
     l.net.drop_existing(Close::Fin);
     eventually("a newer commit at the slave", PATIENCE, async || {

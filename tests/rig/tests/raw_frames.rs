@@ -1,5 +1,5 @@
-//! Slaves that are no library: bytes made by hand, against the real master. Whatever a peer sends, it loses its own link, with
-//! the documented code, and nobody else notices.
+//! Hand-made slaves against the real master: whatever a peer sends, it loses only its own link, with the documented
+//! code.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -27,18 +27,18 @@ use tokio::io::AsyncWriteExt as _;
 const RSV1: u8 = 0x40;
 const RSV2: u8 = 0x20;
 const RSV3: u8 = 0x10;
-/// A handshake may take this long here, in seconds.
+/// The limit of a handshake in these tests, in seconds.
 const HANDSHAKE_SECONDS: u64 = 1;
-/// A peer that was closed may take this long to answer, by the node's own limit of 2 s, and some.
+/// A closed peer may take this long to answer: the node's own limit is 2 s.
 const GOODBYE: Duration = Duration::from_secs(3);
-/// What each ended link leaves in the master's log.
+/// In the master's log, once for each ended link.
 const LINK_ENDED: &str = "a link ended";
-/// What a master may need more than before, for all that bad peers did: the allocator's own slack.
+/// How much more memory a master may use after all bad peers: the allocator's own slack.
 const SLACK_BYTES: u64 = 16 * 1024 * 1024;
-/// RFC 6455, section 7.4.1: the library's own answer to a close frame that is none.
+/// RFC 6455, section 7.4.1: the library's answer to an invalid close frame.
 const WS_PROTOCOL_ERROR: u16 = 1002;
 
-/// A master, and an honest slave with a job that runs through all of it.
+/// A master, and an honest slave with a job that runs all the time.
 struct House {
     f: Factory,
     job: String,
@@ -65,7 +65,7 @@ impl House {
         self.f.master.log().matches(LINK_ENDED).count()
     }
 
-    /// Waits until the master has let go of this many links more than `before`, and said so of each once.
+    /// Waits until the master has ended this many more links than `before`, and logged each once.
     async fn let_go(&self, before: usize, links: usize, what: &str) {
         eventually(&format!("{what}: one line in the log for each link"), PATIENCE, async || {
             let ended = self.links_ended() - before;
@@ -75,7 +75,7 @@ impl House {
         assert_eq!(self.links_ended() - before, links, "{what}: {}", self.f.master.log());
     }
 
-    /// The master's memory, in bytes that it really uses.
+    /// The master's resident memory, in bytes.
     fn resident(&self) -> u64 {
         let status = format!("/proc/{}/status", self.f.master.pid().unwrap());
         let status = std::fs::read_to_string(status).unwrap();
@@ -84,12 +84,12 @@ impl House {
         kib * 1024
     }
 
-    /// The honest slave has noticed nothing, and the master serves as before.
+    /// The honest slave's job was not disturbed, and the master works as before.
     async fn ends_undisturbed(self) {
         self.ends_undisturbed_by(&[]).await;
     }
 
-    /// The same, where these have been let in and are in the book.
+    /// The same, with these slaves enrolled beside it.
     async fn ends_undisturbed_by(mut self, known: &[&str]) {
         let slave = self.f.online(0).await;
         assert_eq!(slave["session"], self.session, "its link stood all the time: {slave:#}");
@@ -114,8 +114,8 @@ fn close_payload(code: u16, reason: &[u8]) -> Vec<u8> {
     [&code.to_be_bytes(), reason].concat()
 }
 
-/// What is said right after the Challenge, and what comes of it. Text messages, plain garbage, messages out of order and
-/// wrong signatures are in `scenarios_identity`.
+/// Frames sent right after the Challenge, with the expected close code. Text messages, garbage, messages out of order
+/// and wrong signatures are in `scenarios_identity`.
 fn bad_frames() -> Vec<(&'static str, Vec<u8>, CloseCode)> {
     use CloseCode::{Protocol, TooLarge};
     let ping = ping();
@@ -267,11 +267,11 @@ async fn a_message_may_come_in_fragments_with_pings_between_them() {
 }
 
 #[tokio::test]
-async fn what_comes_before_its_time_or_only_by_half_is_no_way_in() {
+async fn messages_before_their_turn_and_incomplete_ones_open_no_link() {
     let house = House::new(|_| {}).await;
     let limit = Duration::from_secs(HANDSHAKE_SECONDS);
 
-    // Sent behind the request, before anybody has answered: read, and found wrong.
+    // Sent directly after the request, before the master's answer: it is read, and found wrong.
     for (what, early, code) in [
         ("garbage", vec![0xff; 100], CloseCode::Protocol),
         ("a frame", masked(FIN | BINARY, &[0xff; 100]), CloseCode::Protocol),
@@ -309,7 +309,7 @@ async fn what_comes_before_its_time_or_only_by_half_is_no_way_in() {
         house.let_go(before, 1, what).await;
     }
 
-    // A heartbeat, of either kind, wins no time.
+    // Heartbeats do not extend the limit.
     let before = house.links_ended();
     let (mut raw, _) = Raw::challenged(house.addr()).await;
     let began = Instant::now();
@@ -325,7 +325,7 @@ async fn what_comes_before_its_time_or_only_by_half_is_no_way_in() {
 }
 
 #[tokio::test]
-async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_stranger() {
+async fn an_enrolled_slave_that_sends_invalid_frames_is_closed_like_a_stranger() {
     let house = House::new(|_| {}).await;
     let key = key(7);
     let say =
@@ -388,7 +388,7 @@ async fn a_slave_that_has_been_let_in_and_talks_nonsense_then_is_closed_like_a_s
     house.ends_undisturbed_by(&["raw"]).await;
 }
 
-/// It is handed one job, and speaks for those beside it: their ids follow each other.
+/// It is assigned one job, and reports others, whose ids follow that one's.
 #[tokio::test]
 async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
     let house = House::new(|_| {}).await;
@@ -461,9 +461,9 @@ async fn a_slave_that_is_enrolled_and_lies_speaks_for_no_job_but_its_own() {
     assert_eq!(house.f.starts("beside"), 20);
 }
 
-/// Each claims as much as may be claimed, sends next to nothing of it, and waits.
+/// Each announces the longest message allowed, sends hardly anything of it, and waits.
 #[tokio::test]
-async fn what_strangers_claim_to_send_costs_the_master_nothing() {
+async fn lengths_that_strangers_announce_cost_the_master_no_memory() {
     const STRANGERS: u64 = 200;
     let house = House::new(|options| {
         options.link.insert("handshake_seconds", 5);

@@ -1,5 +1,6 @@
-//! Nodes are killed and links are broken at random while orders come in. At the end no acknowledged order is lost, no job was
-//! started twice, all have ended, and both nodes hold the same. `RELOOP_SEED` repeats a run, `RELOOP_CHAOS_ROUNDS` sets its length.
+//! Nodes are killed and links are broken at random while orders come in. At the end no acknowledged order is lost, no
+//! job was started twice, all jobs have ended, and both nodes agree. `RELOOP_SEED` repeats a run, `RELOOP_CHAOS_ROUNDS`
+//! sets its length.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -16,28 +17,29 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-/// How many rounds of faults if `RELOOP_CHAOS_ROUNDS` says nothing: on two cores it takes a minute and a half.
+/// The default number of rounds: on two cores they take a minute and a half.
 const CHAOS_ROUNDS: u64 = 100;
 const SLAVES: usize = 3;
 
-// Pauses that are part of what is tried: a fault comes at some moment, and nobody waits for anything to be so.
+// These pauses are part of the test: faults come at random moments, and no condition is awaited.
 
-/// A master may stand still for up to this long: more than the 3 s after which its links count as dead.
+/// The longest standstill of a master: more than the 3 s after which its links count as dead.
 const STANDSTILL_MS: usize = 4000;
-/// From one fault to the next: from the middle of a handshake to about as long as one and a short job take.
+/// Between two faults: from a moment within a handshake to about the length of one and a half jobs.
 const LEAST_QUIET: Duration = Duration::from_millis(100);
 const QUIET_MS: usize = 1000;
 
 /// An order that a client is to place.
 struct Planned {
     key: String,
-    /// Of a process job; a simulated machine is asked by the job's id.
+    /// Only of a process job; a simulated machine is asked by the job's id.
     tag: Option<String>,
     order: Value,
     cancel: bool,
 }
 
-/// A client that places an order again under its key until it is acknowledged; then it may cancel it. The acknowledged orders.
+/// A client that places each order under its key until it is acknowledged, and may cancel it then. Returns the
+/// acknowledged orders.
 async fn place_all(client: Client, mut orders: mpsc::UnboundedReceiver<Planned>) -> Vec<(Planned, Value)> {
     let mut placed = vec![];
     while let Some(planned) = orders.recv().await {
@@ -49,7 +51,7 @@ async fn place_all(client: Client, mut orders: mpsc::UnboundedReceiver<Planned>)
         })
         .await;
         if planned.cancel {
-            // Without an answer it may be canceled or not: both ends are right.
+            // Without an answer it may be canceled or not: both are right.
             drop(client.cancel_order(order["id"].as_str().unwrap(), &json!({})).await);
         }
         placed.push((planned, order));
@@ -63,7 +65,7 @@ fn some_order(random: &mut Random, round: u64, number: usize) -> Planned {
     let cancel = random.one_in(8);
     let (tag, order) = match random.below(6) {
         0 | 1 => (None, with(bake(seconds), json!({ "quantity": 1 + random.below(3) }))),
-        // Its time may pass while its agent is dead.
+        // A start time may come while the agent is dead.
         2 => {
             let start = json!({ "not_before": in_ms(1500), "late": "run" });
             (Some(tag.clone()), starting(work(&tag, seconds), start))
@@ -73,7 +75,7 @@ fn some_order(random: &mut Random, round: u64, number: usize) -> Planned {
     Planned { key: format!("chaos-{round}-{number}"), tag, order, cancel }
 }
 
-/// Breaks something; its number, for the message of a failure.
+/// Causes a random fault. Returns its number, for the failure message.
 async fn fault(f: &mut Factory, random: &mut Random, slave: usize) -> usize {
     let close = if random.one_in(2) { Close::Fin } else { Close::Reset };
     let fault = random.below(12);
@@ -119,7 +121,7 @@ fn mend(f: &mut Factory, slave: usize) {
     }
 }
 
-/// Not captured by the test runner: it is needed to repeat a failure.
+/// Not captured by the test runner: the seed is needed to repeat a failure.
 fn say(what: &str) {
     writeln!(std::io::stderr(), "chaos: {what}").unwrap();
 }
@@ -150,7 +152,7 @@ async fn chaos() {
         let slave = random.below(SLAVES);
         faults.push((round, fault(&mut f, &mut random, slave).await, slave));
         sleep(LEAST_QUIET + Duration::from_millis(random.below(QUIET_MS) as u64)).await;
-        // What was left cut or dead is mended a while later; the next fault may come first.
+        // Cut networks and dead nodes are repaired a while later; the next fault may come first.
         mend(&mut f, random.below(SLAVES));
     }
     drop(orders);

@@ -1,4 +1,4 @@
-//! Clocks that jump, and clocks that nobody may trust: what has a time keeps it.
+//! Clocks that jump or cannot be trusted: times and durations stay right.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -73,7 +73,7 @@ async fn b8_a_slave_whose_clock_jumps_starts_once_and_not_early_and_tells_the_ri
         let seen = f.state(&job, "succeeded").await;
         let (started, ended) = (ms(&seen["started_at"]), ms(&seen["ended_at"]));
         assert!((0..5000).contains(&(started - ms(&json!(due)))), "{hours} h: {seen:#}");
-        // The start is stamped when the agent reads of it, on a busy box somewhat after the machine's own beginning.
+        // The start is stamped when the agent reads of it, on a busy box a little after the machine began.
         assert!((1000..8000).contains(&(ended - started)), "{hours} h: {seen:#}");
         assert_eq!(f.bakes(0, &job), 1);
     }
@@ -84,7 +84,7 @@ async fn with_masters_clock(clock: &WrongClock) -> Factory {
     Factory::at(MasterOptions { env: clock.env(), ..MasterOptions::default() }).await
 }
 
-/// A job that is placed now is deferred by the clock that the master has now.
+/// A job that is placed now is deferred by the master's new clock.
 async fn defers_by_the_new_clock(f: &Factory, hours: i64) {
     let due = now_ms() + 3000;
     f.done(at(work("after", 0.0), &rfc3339(due + hours * HOURS * 1000))).await;

@@ -1,4 +1,4 @@
-//! Processes that die, boxes that lose their power, disks that are replaced: nothing is lost, nothing starts twice.
+//! Processes that crash, boxes that lose their power, disks that are replaced: nothing is lost, nothing starts twice.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -18,17 +18,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-// Pauses that are part of what is tried: a fault comes at some moment of a start or of an order.
+// These pauses are part of the test: a fault comes at some moment of a start or of an order.
 
-/// From one round to the next, the agent's death moves on by this: over accept, intent, claim, runner and report, wherever
-/// those fall on this box.
+/// The agent is killed this much later in each round, so that over the rounds its death falls on accept, intent, claim,
+/// runner and report, wherever they are on this box.
 const START_STEP: Duration = Duration::from_millis(5);
-/// The same of a power cut, which takes longer to bring about.
+/// The same for a power cut, which takes longer to cause.
 const POWER_STEP: Duration = Duration::from_millis(8);
-/// The same of the master's death after an order was sent, which is answered sooner.
+/// The same for the master's death after an order was sent, which is answered sooner.
 const ORDER_STEP: Duration = Duration::from_millis(2);
 
-/// Waits until nothing of a slave's jobs runs.
+/// Waits until no process of a slave's jobs is left.
 async fn nothing_runs(f: &Factory) {
     eventually("all runs to end", PATIENCE, async || {
         let runs = f.slaves[0].runs();
@@ -147,7 +147,7 @@ async fn a7_a_power_cut_at_any_moment_of_a_start_never_starts_it_blindly_again()
     f.holds_nothing(0).await;
 }
 
-/// A program that does not hear a polite request to stop.
+/// A program that ignores SIGTERM.
 const DEAF: &str = r#"
 [programs.deaf]
 driver = "process"
@@ -360,7 +360,7 @@ async fn a6_a_job_that_a_reboot_interrupted_follows_its_orders_word() {
     assert_eq!((f.starts("restart"), &seen["attempt"]), (2, &json!(1)));
 }
 
-/// Lets go of all descriptors that it did not make, as a daemon does, and moves until it is killed.
+/// Closes all descriptors that it did not open, as a daemon does, and works until it is killed.
 const CLOSING: &str = r#"
 [programs.closing]
 driver = "process"
@@ -387,7 +387,7 @@ async fn a_run_that_lost_its_runner_is_not_begun_again_while_anything_of_it_live
     let seen = f.state(&job, "uncertain").await;
     let text = seen["reason"]["text"].as_str().unwrap();
     assert!(text.contains(&format!("kill -9 {}", program.as_raw_nonzero())), "what to do: {text}");
-    // A new agent does not take it for gone either.
+    // A restarted agent does not take it for gone either.
     f.slaves[0].restart();
     f.session(0, 2).await;
     assert_eq!(f.job(&job).await["state"], "uncertain");
@@ -399,7 +399,7 @@ async fn a_run_that_lost_its_runner_is_not_begun_again_while_anything_of_it_live
     f.started_once(&["closing"]);
 }
 
-/// Ends in good order when it is told to, as if all were done.
+/// Exits with success on SIGTERM, as if the work were done.
 const POLITE: &str = r#"
 [programs.polite]
 driver = "process"
@@ -419,11 +419,11 @@ async fn a_shutdown_of_the_box_interrupts_its_job_whatever_the_program_returns()
         let order = json!({ "program": "polite", "params": { "tag": word }, "on_interrupt": word });
         let job = f.running(order).await;
         f.machine_started(0, word).await;
-        // As at a shutdown: the agent is told with all the others, and the power goes when nothing is left.
+        // As at a shutdown: all processes get SIGTERM, and the power goes when none is left.
         let all = f.slaves[0].runs();
         f.slaves[0].stop().await;
         for pid in all {
-            // What the program waits for comes and goes.
+            // The program's child may exit and come again.
             let _ = kill_process(pid, Signal::TERM);
         }
         nothing_runs(&f).await;
@@ -469,9 +469,9 @@ async fn c1_a_replaced_disk_makes_its_jobs_uncertain_and_starts_nothing_until_a_
     f.started_once(&["running", "after", "behind"]);
 }
 
-/// How long the disk of a traced node takes to make something durable: what does not wait for it comes sooner.
+/// How long a traced node takes to sync: what does not wait for the sync comes sooner.
 const SLOW_DISK: Duration = Duration::from_millis(500);
-/// How long a traced program takes to be executed: what does not wait for a beginning overtakes it.
+/// How long a traced program takes to be executed: what does not wait for the start comes before it.
 const SLOW_START: Duration = Duration::from_secs(2);
 
 #[tokio::test]
@@ -547,8 +547,8 @@ async fn a11_a_cancel_that_overtakes_the_beginning_keeps_it_from_beginning() {
     f.holds_nothing(0).await;
 }
 
-/// A successful fdatasync of a store's database file. A call that another thread's call interrupts in the trace is
-/// shown in two halves; the second counts.
+/// A successful fdatasync of a store's database file. A call that is interrupted in the trace has two lines; the second
+/// counts.
 fn synced(line: &str) -> bool {
     line.contains("fdatasync")
         && line.contains("= 0")
@@ -559,8 +559,8 @@ fn lines(trace: &Path) -> Vec<String> {
     fs::read_to_string(trace).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// A wrapper under which one kind of system call takes so long, and all that the tests look for are written down. `None`, and
-/// a line on stderr, where that cannot be done.
+/// A wrapper under which one kind of system call takes so long, and that records all calls which the tests look for.
+/// `None`, with a line on stderr, if that is not possible here.
 fn traced(trace: &Path, call: &str, takes: Duration) -> Option<Vec<String>> {
     let slow = format!("inject={call}:delay_enter={}", takes.as_micros());
     let works = Command::new("strace").args(["-f", "-e", &slow, "-o", "/dev/null", "/bin/true"]).output();

@@ -1,4 +1,4 @@
-//! Disks that go back in time, or are full: nothing that was acknowledged is lost, and nothing old gives orders.
+//! Disks that go back in time, or are full: nothing that was acknowledged is lost, and an old copy gives no commands.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -18,7 +18,7 @@ use reloop_rig::process::{Master, MasterOptions, SlaveOptions};
 use reloop_rig::proxy::Close;
 use serde_json::{Value, json};
 
-/// What `reloop slave ls` prints beside its table.
+/// The lines that `reloop slave ls` prints below its table.
 fn remarks(f: &Factory) -> String {
     let mut command = Command::new(binary("reloop"));
     command.args(["--master", &format!("http://{}", f.master.addr()), "--token-file"]);
@@ -108,7 +108,7 @@ async fn d3_after_a_restore_the_slaves_close_the_gap_and_nothing_fires_in_mass()
     assert_eq!((has_flag(&seen, "adopted"), &seen["ended_at"]), (true, &before["ended_at"]), "{seen:#}");
     f.state(&fresh, "succeeded").await;
 
-    // The slave that it was for may have done it since the backup: it waits until a person has looked.
+    // Its slave may have done it since the backup: it waits until a person has looked.
     assert_eq!(f.job(&missed).await["reason"]["code"], "restored");
     f.add(|_| {}).await;
     f.done(with(work("barrier", 0.0), json!({ "slave": "s1" }))).await;
@@ -179,7 +179,7 @@ async fn d4_files_that_were_copied_while_the_links_were_live_start_nothing_twice
         f.holds_nothing(slave).await;
     }
 
-    // Nobody says that the files were put back, and no link has ended before the master itself.
+    // The restore is not confirmed, and no link has ended before the master itself.
     f.restore(&backup).await;
     for slave in 0..2 {
         f.nets[slave].pass();
@@ -261,7 +261,7 @@ fn tool() -> Value {
 }
 
 fn put_program(path: &Path, text: &str, mode: u32) {
-    // A file that is executed cannot be written to.
+    // A file that is being executed cannot be written to.
     let _ = fs::remove_file(path);
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -278,7 +278,7 @@ async fn two_with_tools(dir: &Path) -> Factory {
     f
 }
 
-/// No job has ended otherwise than well.
+/// All jobs succeed.
 async fn all_well(f: &Factory, jobs: &[String]) {
     for job in jobs {
         let seen = f.job(job).await;
@@ -287,8 +287,8 @@ async fn all_well(f: &Factory, jobs: &[String]) {
     }
 }
 
-/// Twenty jobs for two machines, of which the first can begin none: those that it has wait there, and all others are done
-/// elsewhere. Once it is mended and cleared, it does what it has.
+/// Twenty jobs for two machines, of which the first can start none: the jobs that it has wait there, and all others are
+/// done by the second. After the repair and `clear` it does its own.
 async fn one_of_two_is_unfit(f: &Factory, cause: &str, mend: impl FnOnce()) {
     let mut jobs = vec![];
     for _ in 0..20 {
@@ -325,7 +325,7 @@ async fn one_of_two_is_unfit(f: &Factory, cause: &str, mend: impl FnOnce()) {
     f.slave(0, "ready", |slave| slave["status"] == "ready").await;
 }
 
-/// Also what a file system keeps back for root.
+/// Including the space that a file system reserves for root.
 fn write_until_full(path: &Path) {
     let mut file = File::create(path).unwrap();
     let mut piece = 1 << 20;
@@ -363,7 +363,7 @@ async fn e6_a_full_disk_under_the_runs_of_one_of_two_machines_ends_no_job() {
     let dir = tempfile::tempdir().unwrap();
     let f = two_with_tools(dir.path()).await;
     let disk = Disk::mount(DiskKind::Ext4 { mib: 16 }, &f.slaves[0].state_dir().join("runs")).unwrap();
-    // It gives out at one step of the preparation or another.
+    // Each leaves too little room for another step of the preparation.
     for room in [0, 4 * 1024, 12 * 1024, 24 * 1024] {
         let [ballast, rest] = ["ballast", "rest"].map(|name| disk.path().join(name));
         fs::write(&ballast, vec![1; room]).unwrap();

@@ -1,4 +1,4 @@
-//! Who is who: enrolment, copies, strangers, and those who do not speak the protocol at all.
+//! Enrolment, copies, strangers, and peers that do not speak the protocol.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -15,13 +15,13 @@ use reloop_rig::raw::{BINARY, Raw, TEXT, hello, key, signed, upgrade_headers};
 use reloop_rig::wait::{PATIENCE, eventually, says};
 use serde_json::{Value, json};
 
-/// A master that lets slaves in like this: `open`, `token` or `approve`.
+/// A master with this enrolment: `open`, `token` or `approve`.
 async fn enrolling(enrollment: &str) -> Factory {
     let enrollment = enrollment.to_owned();
     Factory::empty(MasterOptions { enrollment, ..MasterOptions::default() }).await
 }
 
-/// Waits until the slave says that it was refused with this code, in these words.
+/// Waits until the slave reports that it was refused with this code and these words.
 async fn refused(f: &Factory, slave: usize, code: CloseCode, words: &str) {
     f.at_machine(slave, &format!("refused with {} {words}", code.number()), |status| {
         let trouble = status["link"]["trouble"].as_str().unwrap_or_default();
@@ -98,7 +98,7 @@ async fn a_slave_is_enrolled_by_a_token_for_its_name_and_no_other_and_only_once(
     enroll(&f, 2, "xenr1.0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef").await;
     refused(&f, 2, CloseCode::NotEnrolled, "not known").await;
 
-    // A key that is enrolled needs no token again.
+    // An enrolled key needs no token.
     f.slaves[0].restart();
     f.master.restart().await;
     f.online(0).await;
@@ -192,7 +192,7 @@ async fn d6_a_slave_of_another_master_is_told_so_and_tells_nothing_of_its_jobs()
     refused(&f, 0, CloseCode::WrongMaster, "").await;
     let client = other.client();
     assert_eq!(client.jobs("").await.unwrap().expect(200)["data"], json!([]));
-    // With a token of the other master a person gives the machine to it, with what it runs.
+    // With a token of the other master a person gives the machine to it, with its running job.
     let made = client.post("/v1/enroll-tokens", &json!({})).await.unwrap().expect(201);
     enroll(&f, 0, made["token"].as_str().unwrap()).await;
     eventually("the job to be adopted", PATIENCE, async || {
@@ -204,7 +204,7 @@ async fn d6_a_slave_of_another_master_is_told_so_and_tells_nothing_of_its_jobs()
     f.holds_nothing(0).await;
     assert_eq!(client.job(&job).await.unwrap().expect(200)["state"], "succeeded");
     f.started_once(&["mine"]);
-    // It is a slave of `other`, which ends first.
+    // The slave's directory belongs to this factory, so the slave ends first.
     f.slaves.clear();
 }
 

@@ -1,4 +1,4 @@
-//! A network that fails in every way that one does, while a job runs: the job must not notice.
+//! Network faults while a job runs: the job is not disturbed.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -35,7 +35,7 @@ async fn a8_a_job_that_ends_while_the_link_is_cut_is_recorded_with_its_own_time_
     assert_eq!(f.verdict("s0", &job).await, "forget");
 }
 
-/// When the slave of a job was last heard, and whether it may have been heard since.
+/// When the slave of a job was last heard, and whether that is only a lower bound.
 fn heard(job: &Value) -> (i64, bool) {
     let freshness = &job["freshness"];
     (ms(&freshness["observed_at"]), freshness["at_least"].as_bool().unwrap())
@@ -115,15 +115,15 @@ async fn a_half_open_link_is_noticed_by_its_silence_and_the_job_goes_on() {
 async fn c5_a_slave_that_comes_back_over_a_half_open_link_takes_over_at_once() {
     let f = Factory::new().await;
     let job = f.running(gated("again")).await;
-    // The slave notices by its own silence limit and dials anew, while the master may still hold the dead link.
+    // The slave notices by its own limit of silence and dials again, while the master may still have the dead link.
     f.nets[0].half_open_existing();
     f.session(0, 2).await;
     assert_eq!(f.job(&job).await["state"], "running");
     f.finish(&job, "again").await;
 }
 
-/// The handshake is Challenge and Welcome one way, Hello and Settled the other: a cut before and after each of them,
-/// with one job that runs, one that waits and one that was placed while the link was away.
+/// The handshake is Challenge and Welcome to the slave, Hello and Settled to the master. It is cut before and after
+/// each of them, with one running job, one waiting job and one that was placed while the link was down.
 #[tokio::test]
 async fn d9_a_cut_at_any_message_of_the_handshake_has_no_effect() {
     let f = Factory::new().await;
@@ -143,7 +143,7 @@ async fn d9_a_cut_at_any_message_of_the_handshake_has_no_effect() {
         (Direction::ToSlave, 3, false),
     ];
     for (round, (direction, frame, before)) in cuts.into_iter().enumerate() {
-        // An agent that stands still does not dial before the cut is planned.
+        // A stopped agent does not dial before the cut is planned.
         f.slaves[0].pause();
         let connections = f.nets[0].counts().connections;
         f.nets[0].drop_existing(Close::Fin);
@@ -166,7 +166,7 @@ async fn d9_a_cut_at_any_message_of_the_handshake_has_no_effect() {
     f.holds_nothing(0).await;
 }
 
-/// One job for each of these cuts of the connection over which it is offered: it starts once, under its first attempt.
+/// For each of these cuts: a job that is offered over that connection starts once, under its first attempt.
 async fn cut_an_offer(f: &Factory, name: &str, cuts: &[(Direction, u64, bool)]) {
     for (round, (direction, frame, before)) in cuts.iter().enumerate() {
         let connections = f.nets[0].counts().connections;
@@ -186,7 +186,7 @@ async fn a1_an_offer_that_the_link_lost_is_made_again_under_the_same_attempt() {
     let f = Factory::new().await;
     let cuts = [(Direction::ToSlave, 3, true), (Direction::ToSlave, 3, false)];
     cut_an_offer(&f, "offer", &cuts).await;
-    // Here the offer is on its way for certain: the agent stands still, and the connection breaks.
+    // Here the offer has certainly been sent: the agent is stopped, and the connection breaks.
     f.slaves[0].pause();
     let job = f.place(work("paused", 0.0)).await;
     assert_eq!(f.job(&job).await["state"], "assigned");
@@ -215,7 +215,7 @@ async fn a2_a_confirmation_that_the_link_lost_is_made_good_by_the_next_handshake
 
 #[tokio::test]
 async fn a2_what_the_slave_began_unheard_is_running_at_the_next_handshake_and_not_sent_again() {
-    // No heartbeat shall be the frame that is counted.
+    // The counted frame must not be a heartbeat.
     let calm = |link: &mut LinkSettings| {
         link.insert("heartbeat_seconds", 30);
         link.insert("dead_after_seconds", 90);
@@ -224,7 +224,7 @@ async fn a2_what_the_slave_began_unheard_is_running_at_the_next_handshake_and_no
     calm(&mut options.link);
     let mut f = Factory::empty(options).await;
     f.add(|options| calm(&mut options.link)).await;
-    // Hello and Settled go through, the report that the job was taken does not, and no new connection is made.
+    // Hello and Settled are forwarded, the report that the job was taken is not, and new connections are refused.
     f.nets[0].cut_after_frame(Direction::ToMaster, 3, true);
     f.nets[0].drop_existing(Close::Reset);
     f.session(0, 2).await;
@@ -252,7 +252,7 @@ async fn e4_a_stretch_of_output_is_the_same_however_often_and_over_whichever_lin
         assert_eq!(part.headers["reloop-log-offset"], read.len().to_string());
         assert_eq!(part.headers["reloop-log-total"], whole.len().to_string());
         let part = part.expect(200).as_str().unwrap().to_owned();
-        // Over another link than the one over which the first answer came.
+        // Over another link than the first answer.
         f.nets[0].drop_existing(Close::Reset);
         let again = eventually("the same stretch again", PATIENCE, async || {
             let answer = f.client.job_log(&job, &query).await.map_err(|error| format!("{error:?}"))?;
@@ -290,11 +290,11 @@ async fn the_shipped_nginx_site_carries_links_and_events_through_reload_and_rest
     f.dial_through(net, url, |_| {});
     let session = f.online(0).await["session"].clone();
     let through = Client::new(nginx.addr(), Some(f.master.admin_token()));
-    let mut events = through.events(None).await.unwrap();
+    let mut events = through.events().await.unwrap();
     let job = f.running(gated("nginx")).await;
     let heard = async {
         while let Some(event) = events.next().await.unwrap() {
-            if event.data["id"] == job.as_str() && event.data["state"] == "running" {
+            if event["id"] == job.as_str() && event["state"] == "running" {
                 return;
             }
         }

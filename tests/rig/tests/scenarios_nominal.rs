@@ -1,4 +1,4 @@
-//! Jobs from order to outcome, at once and later, over a network that works or is away.
+//! Jobs from order to outcome, immediate and deferred, with and without a network.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 

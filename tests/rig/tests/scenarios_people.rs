@@ -1,4 +1,4 @@
-//! What people want: to cancel, to release, to lock, to look after a fault. Who stands at the machine has the last word.
+//! People's commands: cancel, release, lock, clear. A person at the machine takes precedence.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -6,7 +6,7 @@ use reloop_rig::factory::{Factory, bake, for_s0, gated, has_flag, held, with, wo
 use reloop_rig::proxy::Close;
 use serde_json::{Value, json};
 
-/// Cancels; how far that got.
+/// Cancels a job. Returns the delivery.
 async fn cancel(f: &Factory, job: &str, body: Value) -> Value {
     f.job_command(job, "cancel", body).await["delivery"].clone()
 }
@@ -25,7 +25,7 @@ async fn a_job_is_canceled_in_each_phase_while_online() {
     f.state(&accepted, "canceled").await;
     assert_eq!(cancel(&f, &running, json!({ "mode": "if_not_started" })).await, "too_late");
     assert_eq!(f.job(&running).await["desired"], "run", "a cancel that came too late changes nothing");
-    // It handles the signal only once it has come so far as to note its start.
+    // The program handles the signal only after it has noted its start.
     f.machine_started(0, "running").await;
     assert_eq!(cancel(&f, &running, json!({ "mode": "safe_point" })).await, "sent");
     assert_eq!(f.state(&running, "canceled").await["desired"], "cancel");
@@ -209,7 +209,7 @@ async fn e7_a_pause_at_the_machine_is_only_ended_there() {
 async fn e7_a_stop_at_the_machine_ends_the_job_without_a_link_and_is_reported_with_its_source() {
     let f = Factory::new().await;
     let job = f.running(gated("stop")).await;
-    // It handles the signal only once it has come so far as to note its start.
+    // The program handles the signal only after it has noted its start.
     f.machine_started(0, "stop").await;
     f.nets[0].cut(Close::Reset);
     f.locally(0, &["stop"]).await;

@@ -1,5 +1,5 @@
-//! Connections of whoever can reach the master's port: each has a deadline, and however many there are, clients are answered
-//! and slaves come in.
+//! Connections of anyone who can reach the master's port: each has a deadline, and however many there are, clients are
+//! answered and slaves can connect.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -16,14 +16,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, interval, sleep_until, timeout};
 
-/// What a shell gives its programs.
+/// The usual limit that a shell gives its programs.
 const DESCRIPTORS: usize = 1024;
-/// How soon a client is answered by a master whose descriptors were all taken: a second for the silent ones' first byte,
-/// and the rest for a busy box. The deadline of a silent connection is later.
+/// How soon a client is answered by a master without free descriptors: a second until silent connections are closed,
+/// and the rest for a busy box. It is less than the deadline of a silent connection.
 const RECOVERY: Duration = Duration::from_secs(8);
-/// Longer than the master gives a peer for a request's head.
+/// Longer than the master waits for a request's head.
 const LONG_IDLE: Duration = Duration::from_secs(12);
-/// Between two bytes of a peer that never comes to an end.
+/// Between two bytes of a peer that never finishes.
 const DRIP: Duration = Duration::from_millis(500);
 
 const GET: &[u8] = b"GET /assets/app.js HTTP/1.1\r\nHost: m\r\n\r\n";
@@ -45,7 +45,7 @@ async fn strangers_that_take_every_descriptor_keep_nobody_out() {
     let mut strangers = Vec::new();
     for number in 0..DESCRIPTORS + 76 {
         let mut stranger = TcpStream::connect(f.master.addr()).await.unwrap();
-        // Some are silent from the beginning, and some when they have had an answer.
+        // Half of them are silent from the beginning, the others after an answer.
         if number % 2 == 0 {
             stranger.write_all(b"GET /livez HTTP/1.1\r\nHost: m\r\n\r\n").await.unwrap();
         }
@@ -78,7 +78,7 @@ async fn who_sends_nothing_or_no_end_or_reads_nothing_is_dropped() {
         };
         let mut bytes = Vec::new();
         let ended = async {
-            // An answer to the first request, or none; then the end.
+            // The first request may be answered or not; then the connection ends.
             let _ = read.read_to_end(&mut bytes).await;
         };
         timeout(PATIENCE, async {
@@ -98,7 +98,7 @@ async fn who_sends_nothing_or_no_end_or_reads_nothing_is_dropped() {
     );
     let unread = async {
         let mut stream = connect().await;
-        // First until nothing fits in any more, then until the master closes the connection.
+        // First until the buffers are full, then until the master closes the connection.
         let writing = async { while stream.write_all(GET).await.is_ok() {} };
         timeout(PATIENCE * 2, writing).await.expect("who reads nothing is waited for");
     };
@@ -109,7 +109,7 @@ async fn who_sends_nothing_or_no_end_or_reads_nothing_is_dropped() {
 #[tokio::test]
 async fn a_connection_that_was_idle_takes_the_next_request() {
     let f = Factory::empty(MasterOptions::default()).await;
-    let mut events = f.client.events(None).await.unwrap();
+    let mut events = f.client.events().await.unwrap();
     let mut stream = TcpStream::connect(f.master.addr()).await.unwrap();
     let mut ask = async || {
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost: m\r\n\r\n").await.unwrap();
@@ -122,19 +122,18 @@ async fn a_connection_that_was_idle_takes_the_next_request() {
     ask().await;
     sleep_until(Instant::now() + LONG_IDLE).await;
     ask().await;
-    // A stream that is read has no end, whatever happens on it.
+    // A stream that is read stays open.
     let job = f.place(work("told", 0.0)).await;
-    let heard =
-        async { while events.next().await.unwrap().expect("it goes on").data["id"] != job.as_str() {} };
+    let heard = async { while events.next().await.unwrap().expect("it goes on")["id"] != job.as_str() {} };
     timeout(PATIENCE, heard).await.unwrap();
 }
 
 #[tokio::test]
 async fn no_request_is_lost_between_a_proxy_and_a_master_that_both_let_go_of_idle_connections() {
-    /// As many as the shipped site keeps to the master.
+    /// As many connections as the shipped site keeps to the master.
     const CLIENTS: u64 = 16;
     const ROUNDS: u64 = 20;
-    /// How long the proxy keeps an idle connection, in proportion to the master as it is shipped.
+    /// How long the proxy keeps an idle connection; the master keeps it longer, in the shipped proportion.
     const PROXY_IDLE: Duration = Duration::from_millis(600);
     const MASTER_IDLE: &str = "0.75";
     let config = format!("http.idle_seconds = {MASTER_IDLE}");

@@ -1,6 +1,7 @@
-//! Hostile input for the rules and the wire: what must hold whatever bytes come, and whatever an authenticated peer says.
+//! Hostile input for the rules and the wire: what must hold for any bytes, and for anything that an authenticated peer
+//! sends.
 //!
-//! Each target takes bytes and panics with what is broken.
+//! Each target takes bytes and panics if something does not hold.
 
 pub mod any;
 pub mod master;

@@ -1,26 +1,25 @@
-//! The model check: every state that a small floor of machines can get into, with every fault at every moment.
+//! The model check: enumerates every state that a small floor of machines can reach, with every fault at every moment.
 //!
-//! Random schedules find what is likely; here nothing is left to luck. The states are those of the [`World`], so that
-//! the rules that are checked are the rules that run. [stateright](https://docs.rs/stateright) enumerates them: from
-//! each state, every [`Act`] that is possible there. A [`Configuration`] says how much may happen in one story (so many
-//! faults, so many deeds of people) and of what kind; within that, *every* story is told, each state once.
+//! Random schedules find what is likely; this finds everything within a bound. The states are those of the [`World`],
+//! so the rules that are checked are the rules that run. [stateright](https://docs.rs/stateright) enumerates them: from
+//! each state, every [`Act`] that is possible there. A [`Configuration`] limits how many faults and commands of people
+//! may happen and of which kinds; within that limit every order of acts is tried.
 //!
 //! * In every state the world's invariants hold.
-//! * Whatever state it is, the end is good: in every state from which nothing more can happen, and in a fixed share of
-//!   all others, everything is mended, all questions are answered truthfully, and then the world comes to rest with
-//!   every job ended as its history demands and both views equal ([`Floor::healed`]). Stateright's own `eventually`
-//!   would miss a world that goes in circles.
-//! * In the same states a slave that is enrolled and lies speaks for every job, and nothing may come of that.
-//! * The interesting things do happen: each [sight](mod@sight) is a `sometimes` property, so that a model in which the
-//!   cable is never cut at the wrong moment is noticed.
-//! * "Crashed after what was decided was on disk, and before it was done" is an act of its own, for each number of
-//!   things that were done before.
+//! * In every state without a next act, and in a fixed share of all others, everything is repaired and all questions
+//!   are answered; then the world comes to rest with every job ended as its history demands and both views equal
+//!   ([`Floor::healed`]). Stateright's own `eventually` would miss a world that goes in circles.
+//! * In the same states an enrolled slave that lies reports every job, and no job changes.
+//! * Each [sight](mod@sight) is a `sometimes` property: something that has to happen in at least one state, so that a
+//!   model in which, for example, a cable is never cut at a critical moment fails.
+//! * A crash after the commit and before the effects is an act of its own, for each number of effects that were
+//!   performed before.
 //!
-//! Two states are the same if the world goes on alike from them: see [`World::fingerprint`]. The number of states of a
-//! configuration is therefore a property of the rules, and tests pin it.
+//! Two states are equal if the world goes on alike from them: see [`World::fingerprint`]. So the number of states of a
+//! configuration is a property of the rules, and tests pin it.
 //!
-//! Memory: the search goes into depth, so that only the states on the way from the first to the newest are kept, with
-//! their siblings; of all others, eight bytes.
+//! Memory: the search goes depth first, so only the states on the current path and their siblings are kept; of all
+//! others, eight bytes.
 
 mod act;
 mod configuration;
@@ -43,16 +42,16 @@ pub use self::act::Act;
 pub use self::configuration::{CONFIGURATIONS, Configuration, Deed, Fault, configuration};
 use crate::world::{Broken, Machine, World};
 
-/// How often a long run says how far it is.
+/// How often a long run prints its progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 
-/// What people see of a run that is under way: it is looked at this often.
+/// Poll interval for the progress.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// So few machines come to rest within fewer moves, or never.
+/// Moves after which a floor this small never comes to rest.
 const PATIENCE: usize = 2_000;
 
-/// The property that stands for every [`Invariant`](crate::world::Invariant): a failure names the one that is broken.
+/// The property that stands for every [`Invariant`](crate::world::Invariant); a failure names the broken one.
 const HOLDS: &str = "whatever happens, every invariant holds in every state";
 
 /// The property that stands for everything that must hold in the end.
@@ -61,37 +60,32 @@ const COMES_RIGHT: &str = "whatever happened, once everything is mended and answ
 /// A configuration, ready to be enumerated.
 #[derive(Debug)]
 pub struct Floor {
-    /// Which.
     pub configuration: Configuration,
     first: World,
     orders: Vec<Order>,
-    /// The first state in which something was wrong: stateright keeps the last that it meets before it stops.
+    /// The fingerprint of the first state that failed: stateright reports the last one that it meets before it stops.
     culprit: OnceLock<u64>,
 }
 
 /// How much may still happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Left {
-    /// Faults.
     pub faults: u8,
-    /// Deeds of people.
     pub deeds: u8,
-    /// Frames of dead links that arrive.
+    /// Frames of dead links.
     pub late: u8,
     /// Steps of the clock.
     pub steps: u8,
 }
 
-/// One state.
 #[derive(Clone)]
 pub struct Scene {
-    /// The world.
     pub world: World,
-    /// What may still happen in it.
+    /// What may still happen from here.
     pub left: Left,
-    /// So many orders were placed.
+    /// The number of orders placed.
     pub placed: usize,
-    /// The world's fingerprint, which is asked for more than once.
+    /// The world's fingerprint, which is used several times.
     print: u64,
 }
 
@@ -128,7 +122,7 @@ impl Floor {
             held.machine.tells_progress = configuration.progress > 0;
             (configuration.slave)(&mut held.settings);
         }
-        // An agent that knows its settings from the start.
+        // Restarted, so that the agent reads its settings at its start.
         for slave in 0..configuration.slaves {
             first.kill_agent(slave);
             first.start_agent(slave, true);
@@ -147,7 +141,7 @@ impl Floor {
         world.fingerprint(self.configuration.deeds.1.contains(&Deed::BackUp))
     }
 
-    /// The job of an order.
+    /// The job of an order, by the order's index.
     pub fn job(&self, order: usize) -> JobId {
         self.orders[order].jobs[0]
     }
@@ -157,14 +151,14 @@ impl Floor {
         (0..scene.placed).map(|order| self.job(order)).collect()
     }
 
-    /// What is wrong with a state: in itself, or with the end to which it comes.
+    /// What does not hold in a state, or in the world after it is healed.
     pub fn broken(&self, scene: &Scene) -> Option<Broken> {
         scene.world.broken.clone().or_else(|| self.healed(scene).broken)
     }
 
     fn comes_right(&self, scene: &Scene) -> bool {
         if scene.world.broken.is_some() {
-            // That has its own name.
+            // It is reported as another property.
             return true;
         }
         let chosen = scene.print.is_multiple_of(self.configuration.healed);
@@ -180,7 +174,7 @@ impl Floor {
         scene.world.broken.is_none() || self.is_another(scene)
     }
 
-    /// Something is wrong with a state, and it is not the first.
+    /// Whether the state fails and is not the first one that did.
     fn is_another(&self, scene: &Scene) -> bool {
         *self.culprit.get_or_init(|| scene.print) != scene.print
     }
@@ -220,14 +214,12 @@ impl Model for Floor {
     }
 }
 
-/// Something that does not hold, and how to get there.
+/// A property that does not hold, with the acts that lead to it.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// Which property.
     pub property: &'static str,
-    /// What is broken, and how that shows.
     pub broken: Option<Broken>,
-    /// What happened, from the first state.
+    /// The acts, from the first state.
     pub acts: Vec<Act>,
 }
 
@@ -245,40 +237,35 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What one run came to.
+/// The result of one run.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// States.
     pub states: usize,
-    /// Steps from a state to a state.
+    /// Transitions.
     pub steps: usize,
-    /// Steps of the longest story.
+    /// The length of the longest path.
     pub depth: usize,
-    /// How long it took.
     pub took: Duration,
-    /// Every sight that was seen.
     pub seen: BTreeSet<&'static str>,
-    /// What does not hold.
     pub failures: Vec<Failure>,
 }
 
 impl Found {
-    /// States in a second.
+    /// States per second.
     pub fn pace(&self) -> f64 {
         self.states as f64 / self.took.as_secs_f64().max(0.001)
     }
 }
 
-/// How to search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Search {
-    /// Little memory; the way to what is found may be long.
+    /// Depth first: little memory, but the path to a failure may be long.
     Deep,
-    /// The shortest way to what is found; all states of one length are kept.
+    /// Breadth first: finds the shortest path to a failure, but keeps all states of one length.
     Shortest,
 }
 
-/// Tells which configurations there are.
+/// Prints the configurations.
 pub fn list() -> ExitCode {
     for Configuration { name, about, long, .. } in &CONFIGURATIONS {
         println!("{name:<16} {about}{}", if *long { " (long)" } else { "" });
@@ -286,26 +273,10 @@ pub fn list() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// More or less than a configuration says.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Instead {
-    /// So many faults.
-    pub faults: Option<u8>,
-    /// So many deeds.
-    pub deeds: Option<u8>,
-}
-
-/// Enumerates one configuration or all, and tells what was found; fails if something does not hold.
-pub fn check(name: Option<&str>, instead: Instead, search: Search, threads: usize) -> ExitCode {
-    let chosen: Vec<_> = CONFIGURATIONS
-        .iter()
-        .filter(|one| name.is_none_or(|name| name == one.name))
-        .map(|one| Configuration {
-            faults: (instead.faults.unwrap_or(one.faults.0), one.faults.1),
-            deeds: (instead.deeds.unwrap_or(one.deeds.0), one.deeds.1),
-            ..*one
-        })
-        .collect();
+/// Enumerates one configuration or all and prints the results; fails if a property does not hold.
+pub fn check(name: Option<&str>, search: Search, threads: usize) -> ExitCode {
+    let chosen: Vec<_> =
+        CONFIGURATIONS.iter().filter(|one| name.is_none_or(|name| name == one.name)).collect();
     if chosen.is_empty() {
         println!("there is no such configuration; there are:");
         list();
@@ -314,7 +285,7 @@ pub fn check(name: Option<&str>, instead: Instead, search: Search, threads: usiz
     let mut all_hold = true;
     for configuration in chosen {
         println!("{}: {}", configuration.name, configuration.about);
-        let found = run(configuration, search, threads, |states, after| {
+        let found = run(*configuration, search, threads, |states, after| {
             println!("  {states} states after {} s", after.as_secs());
         });
         println!(
@@ -336,7 +307,7 @@ pub fn check(name: Option<&str>, instead: Instead, search: Search, threads: usiz
     if all_hold { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Enumerates a configuration; `tell` hears now and then how far it is.
+/// Enumerates a configuration; `tell` is called with the progress from time to time.
 pub fn run(
     configuration: Configuration,
     search: Search,

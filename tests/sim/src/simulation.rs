@@ -1,12 +1,12 @@
-//! Seeded random schedules over the [`World`]: everything that can break breaks, then everything is healed, and then
-//! every job must have ended as its history demands, with both views equal.
+//! Random schedules of faults over the [`World`]: after each schedule everything is healed, and then every job must
+//! have ended as its history demands, with both views equal.
 //!
-//! A schedule is data: a fleet, and the list of [`Act`]s that happen to it. It is made from a seed alone, without a look
-//! at the world, so it can be played again, cut down, written to a file and read by people. What no schedule says, the
-//! healing does: it mends every fault, answers every question that a person is asked, and lets time pass.
+//! A schedule is data: a fleet, and a list of [`Act`]s. It is made from a seed alone, without looking at the world, so
+//! it can be repeated, cut down, and stored in a file that people can read. Healing completes it: all faults are
+//! repaired, all questions to people are answered, and time passes.
 //!
-//! [`hunt`] plays many schedules; the first that breaks an invariant is cut down by [`shrink`] to what it takes, and kept
-//! as a [`file`](mod@file) that `harness replay` plays act by act.
+//! [`hunt`] plays many schedules; one that breaks an invariant is cut down by [`shrink`], and stored as a
+//! [`file`](mod@file) that `harness replay` plays act by act.
 
 pub mod file;
 mod generate;
@@ -26,27 +26,24 @@ use serde::{Deserialize, Serialize};
 pub use self::generate::{Profile, Random, schedule, size};
 use crate::world::{Act, Broken, Invariant, World};
 
-/// A run of many acts looks every so often whether what waits can say why.
+/// After so many acts it is checked that every waiting job has an explanation.
 const EXPLAINED_EVERY: usize = 16;
 
-/// What happens to a fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
-    /// What it happens to.
     pub head: Head,
-    /// What happens, in order.
     pub acts: Vec<Act>,
 }
 
-/// What a schedule happens to, and what is known of it.
+/// The fleet, and what is known of the schedule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
-    /// Where it comes from.
+    /// The seed from which it was made.
     pub seed: u64,
-    /// What kinds of things happen in it.
+    /// The kinds of acts in it.
     pub profile: Profile,
-    /// What it breaks, or once broke.
+    /// The invariant that it breaks or once broke.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invariant: Option<Invariant>,
     /// Why it is kept.
@@ -55,15 +52,14 @@ pub struct Head {
     /// A person has to approve each slave that the master does not know.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub approves: bool,
-    /// The slaves.
     pub slaves: Vec<Kind>,
 }
 
-/// What kind of slave one is.
+/// The settings of one slave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Kind {
-    /// Its machine's work takes so long.
+    /// How long its machine's work takes.
     pub length_ms: i64,
     /// Somebody has to confirm that the machine is clear.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -71,15 +67,14 @@ pub struct Kind {
     /// Somebody has to look at the machine after a failure.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub hold: bool,
-    /// How many jobs it keeps.
     pub capacity: u16,
-    /// Its wall clock counts.
+    /// Its wall clock is trusted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub trust_clock: bool,
     /// How much too fast its clocks run, in millionths.
     #[serde(skip_serializing_if = "is_zero")]
     pub drift_ppm: i64,
-    /// Its machine says how far it is.
+    /// Its machine reports progress.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub progress: bool,
     /// Its machine is broken on purpose: see [`crate::world::Machine::stutters`].
@@ -106,34 +101,30 @@ impl Default for Kind {
     }
 }
 
-/// What one schedule came to.
+/// The result of one schedule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Jobs, by how they ended.
+    /// The number of jobs in each end state.
     pub ended: BTreeMap<State, usize>,
-    /// Acts that did something, by kind.
+    /// The number of acts of each kind that did something.
     pub acts: BTreeMap<&'static str, usize>,
-    /// What it showed of what schedules have to show.
+    /// How often each sight was seen.
     pub sights: sight::Sights,
-    /// Steps of the nodes.
+    /// Steps of both nodes.
     pub steps: u64,
 }
 
 /// A schedule that breaks an invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Which.
     pub broken: Broken,
-    /// Which act broke it; none if it shows only once everything is healed.
+    /// The index of the act that broke it; `None` if it broke during healing.
     pub at: Option<usize>,
-    /// Steps of the nodes until then.
+    /// Steps of both nodes until then.
     pub steps: u64,
 }
 
-/// Runs one schedule.
-///
-/// # Panics
-/// If an invariant is broken, with its name and how that shows.
+/// Plays the schedule of a seed. Panics if an invariant is broken.
 pub fn run(seed: u64, slaves: usize, jobs: usize) -> Outcome {
     match play(&schedule(seed, slaves, jobs)) {
         Ok(outcome) => outcome,
@@ -141,18 +132,12 @@ pub fn run(seed: u64, slaves: usize, jobs: usize) -> Outcome {
     }
 }
 
-/// Plays a schedule to its end.
-///
-/// # Errors
-/// The first invariant that breaks.
+/// Plays a schedule to its end, or to the first broken invariant.
 pub fn play(schedule: &Schedule) -> Result<Outcome, Failure> {
     watch(schedule, false, &mut |_, _| {})
 }
 
-/// The same, with every step printed on demand, and a word before each act; the last word has no act: healing begins.
-///
-/// # Errors
-/// The first invariant that breaks.
+/// The same. `tracing` prints every step; `tell` is called before each act, and with `None` when healing begins.
 pub fn watch(
     schedule: &Schedule,
     tracing: bool,
@@ -181,7 +166,7 @@ pub fn watch(
         at = None;
         before(schedule.acts.len(), None);
         if heal::heal(&mut world, schedule.head.slaves.len()) {
-            sight::count(&mut outcome.sights, ["what was paused stayed paused until it was let go on"]);
+            sight::count(&mut outcome.sights, ["a paused job stayed paused until it was resumed"]);
         }
         world
     }));

@@ -1,12 +1,12 @@
 //! Masters and slaves, links, disks, clocks and machines on one thread: the same rules that run in production, driven
 //! only through `step` and `recover`.
 //!
-//! A disk keeps exactly the durable writes: a node may crash between what it wrote and what it does, and between any
-//! two things that it does ([`World::crash_agent_after`]). Links keep the order of a session, may be cut at any moment, and
-//! what was under way may still arrive in a later one. Machines go on without their agents. Clocks jump and drift.
-//! Disks are wiped, put back and cloned, masters restored and doubled.
+//! A disk contains exactly the durable writes: a node may crash between its commit and its effects, and between any two
+//! effects ([`World::crash_agent_after`]). A link keeps the order of a session and may be cut at any moment, and its
+//! frames may still arrive during a later one. Machines go on without their agents. Clocks jump and drift. Disks are
+//! wiped, restored and cloned, masters restored and doubled.
 //!
-//! After every step the world checks the [`Invariant`]s. The first that breaks ends the story: [`World::broken`].
+//! After every step the world checks the [`Invariant`]s. The first one that breaks is kept in [`World::broken`].
 
 mod act;
 mod checks;
@@ -41,35 +41,31 @@ pub use self::invariant::{Broken, Invariant, Ledger, Told};
 pub use self::machine::{Machine, Work};
 pub use self::perform::job_id;
 
-/// When the world begins, in milliseconds since the Unix epoch.
+/// The time at the beginning, in milliseconds since the Unix epoch.
 const GENESIS: i64 = 1_700_000_000_000;
 
-/// How many late frames are kept: the oldest are lost for good.
+/// How many late frames are kept; the oldest are lost.
 const STRAYS: usize = 64;
 
-/// Worlds with more live jobs look at the whole master, its disk and its own invariants, only now and then: what is
-/// wrong with it stays wrong, so it is found all the same.
+/// With more live jobs, the whole master, its disk and its own invariants are checked only every [`COMPARED_EVERY`]
+/// steps: a master that is wrong stays wrong, so it is found later.
 const COMPARED_ALWAYS: usize = 24;
 
-/// How often they do. As often, and at each start, what `recover` makes of a disk is compared as a whole; else what is
-/// on the disk is compared with what should be there, record by record.
+/// In these steps and at each start, the whole result of `recover` is compared; in all others the disk is compared with
+/// the writes, record by record.
 const COMPARED_EVERY: u64 = 64;
 
-/// What [`World::patience`] is at first: enough for many slaves with many jobs.
+/// The initial [`World::patience`]: enough for many slaves with many jobs.
 const MOVES: usize = 1_000_000;
 
 /// A slave with everything around it.
 #[derive(Debug, Clone)]
 pub struct Station {
-    /// Its rules' state; none while the agent is dead.
+    /// The state of its rules; `None` while the agent is down.
     pub state: Option<Slave>,
-    /// Its disk.
     pub disk: SlaveDisk,
-    /// Its config.
     pub settings: Settings,
-    /// Its machine.
     pub machine: Machine,
-    /// The kernel's boot.
     pub boot: BootId,
     booted_at: i64,
     /// How far its wall clock is off.
@@ -78,33 +74,32 @@ pub struct Station {
     pub drift_ppm: i64,
     /// A time service keeps its wall clock right.
     pub synchronized: bool,
-    /// The box itself, as the agent recognises it; none if it does not look.
+    /// The box's fingerprint; `None` if the agent does not use it.
     pub fingerprint: Option<[u8; 16]>,
     link: Option<Wire>,
-    /// The cable is in.
     pub cable: bool,
-    /// It dials the double of its master.
+    /// It dials the second master.
     pub dials_double: bool,
-    /// How its last links were closed.
+    /// The close codes of its last links.
     pub closed: Vec<CloseCode>,
-    /// What its people were told.
+    /// The answers to its people's commands.
     pub replies: Vec<Result<String, String>>,
-    /// How well it knows the master's time: when it read it, how late the reading was, how far off that master's clock.
+    /// Its last reading of the master's clock.
     synced: Option<Synced>,
     saved: Option<Saved>,
-    /// It was taken away for good.
+    /// It was removed for good.
     pub retired: bool,
     /// The agent crashes after this many more effects.
     fuse: Option<usize>,
-    /// The enrolment token that it shows when it connects, by the token's hash.
+    /// The enrolment token that it shows when it connects, as the token's hash.
     token: Option<[u8; 32]>,
     /// The runs that its machine was told to pause.
     told_to_pause: BTreeSet<RunKey>,
-    /// The beginnings of those runs that may last only so long.
+    /// The beginnings of runs with a limit of their run time.
     began: BTreeMap<RunKey, Began>,
 }
 
-/// A reading of a master's clock: when it was, how late it arrived, and how far off that clock was then.
+/// A reading of the master's clock: when it was taken, how late it arrived, and how far off that clock was.
 #[derive(Debug, Clone, Copy, Hash)]
 struct Synced {
     at: i64,
@@ -112,7 +107,7 @@ struct Synced {
     master_off: i64,
 }
 
-/// When a machine began something, by the world's time, and how far its slave's idea of the master's time was off at most
+/// When a machine began a run, by the world's time, and the largest error of its slave's idea of the master's time
 /// since then.
 #[derive(Debug, Clone, Copy, Hash)]
 struct Began {
@@ -120,7 +115,7 @@ struct Began {
     off: i64,
 }
 
-/// A copy of a slave's disk, with what the world knows beside it.
+/// A copy of a slave's disk, with what the world knows about it.
 #[derive(Debug, Clone, Hash)]
 struct Saved {
     disk: SlaveDisk,
@@ -134,9 +129,8 @@ struct Wire {
     to_master: VecDeque<Message>,
     to_slave: VecDeque<(Session, Commit, Message)>,
     session: Session,
-    /// Swallows everything.
     half_open: bool,
-    /// To the master's double.
+    /// To the second master.
     double: bool,
 }
 
@@ -146,7 +140,7 @@ enum Stray {
     ToMaster(bool, LinkId, Message),
 }
 
-/// The other one of two masters with the same past.
+/// A second master with the same past.
 #[derive(Debug, Clone, Default)]
 struct Seat {
     state: Option<Master>,
@@ -155,66 +149,60 @@ struct Seat {
     fuse: Option<usize>,
 }
 
-/// The world.
 #[derive(Debug, Clone)]
 pub struct World {
     /// Milliseconds since the beginning.
     pub ms: i64,
-    /// The master's state; none while it is dead.
+    /// The master's state; `None` while it is down.
     pub master: Option<Master>,
-    /// The master's disk.
     pub master_disk: MasterDisk,
     /// How far the masters' clock is off.
     pub master_off: i64,
-    /// How slaves are enrolled.
     pub enrollment: Enrollment,
-    /// The slaves.
     pub boxes: Vec<Station>,
-    /// Answers to clients.
     pub answers: BTreeMap<RequestId, Answer>,
     /// What the nodes do not know.
     pub ledger: Ledger,
-    /// No disk was touched: nobody may say that something vanished.
+    /// No disk was changed from outside: no slave may lose a job.
     pub disks_are_sound: bool,
-    /// Every step is printed.
+    /// Prints every step.
     pub tracing: bool,
-    /// A broken invariant is kept in [`World::broken`], and does not panic.
+    /// A broken invariant is kept in [`World::broken`] and does not panic.
     pub lenient: bool,
-    /// The first invariant that broke.
     pub broken: Option<Broken>,
-    /// More moves than any settling takes: beyond it, the nodes talk in circles.
+    /// The limit of moves in [`World::settle`]: beyond it the nodes never come to rest.
     pub patience: usize,
     /// Steps of both nodes so far.
     pub steps: u64,
-    /// Every message that crossed, for those who want to count...
+    /// Every message that was delivered: the slave and the message's kind...
     pub crossed: Vec<(usize, &'static str)>,
-    /// ...if it is to be kept.
+    /// ...if this is set.
     pub keeps_crossed: bool,
-    /// What slaves were told to do by their rules, for those who want to look; kept only once there is a place for it.
+    /// The effects of slaves, if a test has set a place for them.
     pub acts: Option<Vec<slave::Effect>>,
     next: u64,
-    /// Links that the master believes in and that are dead to the slave.
+    /// Links that the master believes to be open, and that the slave has lost.
     dead_links: BTreeSet<LinkId>,
-    /// Frames that were under way when their link died: they may still arrive, at a node that is in another session.
+    /// Frames that were on their way when their link ended: they may still arrive, when the node is in another session.
     late: VecDeque<Stray>,
     double: Option<Box<Seat>>,
-    /// Jobs of a schedule that were placed, whether they are still known or not.
+    /// Jobs of a schedule that were placed, known or forgotten.
     pub numbered: BTreeSet<JobId>,
-    /// The double sits in the master's place, for the length of one call.
+    /// The second master is in the first one's place, during one call.
     swapped: bool,
     backup: Option<MasterDisk>,
     /// The master crashes after this many more effects.
     fuse: Option<usize>,
-    /// Whoever is asked whether its link still lives takes its time to answer.
+    /// Links answer pings later and not at once.
     pub pings_are_slow: bool,
-    /// The links of which that was asked: at the double or not, and which.
+    /// The links that were asked, each with whether the second master asked.
     pings: VecDeque<(bool, LinkId)>,
-    /// How far the runs are, by everybody who shows it.
+    /// The progress of runs, as each node shows it.
     progress: progress::Progress,
 }
 
 impl World {
-    /// A master and this many slaves, all connected, with the programs `mill` and `bake`.
+    /// A master and this many connected slaves with the programs `mill` and `bake`.
     pub fn new(slaves: usize) -> Self {
         let mut world = Self::bare();
         for number in 0..slaves {
@@ -224,7 +212,6 @@ impl World {
         world
     }
 
-    /// A master alone.
     pub fn bare() -> Self {
         let mut world = Self {
             ms: 0,
@@ -260,17 +247,14 @@ impl World {
         world
     }
 
-    /// Everything that happens, line by line, when [`World::tracing`] is on.
+    /// Prints a line if [`World::tracing`] is set.
     fn note(&self, line: impl FnOnce() -> String) {
         if self.tracing {
             println!("{:>9} {}", self.ms, line());
         }
     }
 
-    /// Tells that an invariant does not hold.
-    ///
-    /// # Panics
-    /// Unless the world is [lenient](World::lenient).
+    /// Reports that an invariant does not hold. Panics unless the world is [lenient](World::lenient).
     pub fn violate(&mut self, invariant: Invariant, how: impl Into<String>) {
         let broken = Broken { invariant, how: how.into() };
         self.note(|| broken.to_string());
@@ -287,18 +271,17 @@ impl World {
         u128::from(self.fresh()).to_be_bytes()
     }
 
-    /// The masters' clock.
     pub fn now(&self) -> Time {
         Time(GENESIS + self.ms + self.master_off)
     }
 
-    /// Adds a slave and plugs it in.
+    /// Adds a slave and connects it.
     pub fn add_slave(&mut self, name: &str) -> usize {
         let settings = self.settings(name);
         self.add_box(settings)
     }
 
-    /// A plain slave's config, with a new key.
+    /// The settings of a plain slave with a new key.
     pub fn settings(&mut self, name: &str) -> Settings {
         let mut key = [0; 32];
         key[..16].copy_from_slice(&self.bytes());
@@ -318,7 +301,7 @@ impl World {
         }
     }
 
-    /// Adds a slave that is told this by its config, and plugs it in.
+    /// Adds a slave with these settings and connects it.
     pub fn add_box(&mut self, settings: Settings) -> usize {
         let slave = self.add_station(settings, SlaveDisk::default());
         self.start_agent(slave, false);
@@ -354,8 +337,8 @@ impl World {
         self.boxes.len() - 1
     }
 
-    /// Forgets what only people could ask for, and keeps no more than so many frames of dead links: a world of which
-    /// many copies are made has to stay small.
+    /// Forgets answers and messages that only tests read, and all but so many late frames: the model check copies the
+    /// world many times.
     pub fn forget_the_past(&mut self, late: usize) {
         self.answers.clear();
         self.crossed.clear();
@@ -370,52 +353,49 @@ impl World {
         }
     }
 
-    /// What a slave's machine has to say and has not been heard.
+    /// The number of the machine's facts that the slave has not received.
     pub fn unheard(&self, slave: usize) -> usize {
         self.boxes[slave].machine.facts.len()
     }
 
-    /// What is under way to a slave, and from it.
+    /// The number of messages on their way to a slave, and from it.
     pub fn under_way(&self, slave: usize) -> (usize, usize) {
         self.boxes[slave].link.as_ref().map_or((0, 0), |wire| (wire.to_slave.len(), wire.to_master.len()))
     }
 
-    /// Whether a slave has a link, and whether it swallows everything.
+    /// Whether a slave has a link, and whether that link swallows everything.
     pub fn link(&self, slave: usize) -> Option<bool> {
         self.boxes[slave].link.as_ref().map(|wire| wire.half_open)
     }
 
-    /// A job as the master knows it: from memory, or from disk.
+    /// A job as the master knows it, from its memory or its disk.
     pub fn find_job(&self, id: JobId) -> Option<Cow<'_, master::Job>> {
         let live = self.master.as_ref().and_then(|master| master.book.jobs.get(&id));
         live.or_else(|| self.master_disk.jobs.get(&id).map(Cow::Borrowed))
     }
 
-    /// The same, of a job that must be there.
-    ///
-    /// # Panics
-    /// If it is lost.
+    /// The same of a job that must be there; panics if it is lost.
     pub fn job(&self, id: JobId) -> master::Job {
         self.find_job(id).map(Cow::into_owned).expect("an acknowledged order is never lost")
     }
 
-    /// What the master says that a job is.
+    /// The job's state at the master.
     pub fn state(&self, id: JobId) -> State {
         self.find_job(id).expect("an acknowledged order is never lost").state
     }
 
-    /// What a slave says that a job is.
+    /// The job's state at a slave.
     pub fn on_slave(&self, slave: usize, id: JobId) -> Option<State> {
         self.boxes[slave].state.as_ref()?.jobs.get(&id).map(|job| job.report.state)
     }
 
-    /// Which slave the master believes has it.
+    /// The slave that the master believes to have the job.
     pub fn holder(&self, id: JobId) -> Option<usize> {
         let key = self.job(id).holder?;
         self.boxes.iter().position(|held| held.settings.key == key)
     }
 
-    /// How often a job was begun, on any machine.
+    /// How often a job was begun, on all machines.
     pub fn begun(&self, id: JobId) -> u32 {
         let works = self.boxes.iter().flat_map(|held| &held.machine.begun);
         works.filter(|(work, _)| work.job == id).map(|(_, count)| count).sum()

@@ -1,4 +1,4 @@
-//! Fences of the rules that another fence usually stands before: each is tried alone.
+//! Checks in the rules that are normally preceded by another check: each is tested alone.
 #![cfg(test)]
 
 mod stage;
@@ -158,7 +158,7 @@ fn a_cancel_is_not_taken_back_and_a_success_is_not_repeated() {
     assert!(matches!(world.command(job, JobCommand::Retry), Some(Answer::Refused(..))));
 }
 
-/// How often the job was assigned, the moment after it was placed.
+/// How often the job was assigned directly after it was placed.
 fn assigned(world: &mut World, change: impl FnOnce(&mut master::Order)) -> u32 {
     let job = placed(world, change);
     world.job(job).last_attempt.0
@@ -188,7 +188,7 @@ fn of_what_waits_the_highest_priority_is_assigned_and_started_first() {
     let mut world = World::new(1);
     world.cut(0);
     let jobs = [0, 5, 1].map(|priority| place_as(&mut world, |order| order.start.priority = priority));
-    // All of them reach the slave at once, and the machine takes one.
+    // All of them reach the slave at the same time, and the machine takes one.
     world.local(0, Local::Pause);
     reconnect(&mut world, 0);
     assert_eq!(world.state(jobs[1]), State::Running);
@@ -269,14 +269,14 @@ fn a_success_speaks_for_the_job_whatever_else_a_restored_master_has_forgotten() 
     assert!(told.all_flags().has(Flags::DUPLICATE), "the second goes on, and somebody should know");
 }
 
-/// What a slave that knows one outcome by heart and holds one job answers to a Challenge.
+/// The answer to a Challenge of a slave with one recent outcome and one job.
 fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
     let (mut world, _) = running();
     world.pass(12_000);
     placed(&mut world, |order| order.start.gate = Gate::Held);
     confirm_restore(&mut world);
     world.settle();
-    // What was told of the recent outcomes is held for heard once the master has said something.
+    // The slave takes an outcome for known to the master once the master has sent something.
     world.command_slave(0, SlaveCommand::Mode(Mode::Draining));
     world.settle();
     world.cut(0);

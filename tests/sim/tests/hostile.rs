@@ -1,4 +1,4 @@
-//! What fuzzing with hostile peers has shown, each as one story.
+//! What fuzzing with hostile peers has found, each as one test.
 #![cfg(test)]
 
 mod stage;
@@ -35,7 +35,7 @@ fn a_slave_cannot_speak_for_a_job_that_another_slave_has() {
     assert_eq!(world.state(job), State::Succeeded);
 }
 
-/// Everything that a slave may say that a job is.
+/// Every state that a slave may report.
 const SAID: [State; 10] = [
     State::Accepted,
     State::Starting,
@@ -49,7 +49,7 @@ const SAID: [State; 10] = [
     State::Rejected,
 ];
 
-/// A job without what is only kept for people to see.
+/// A job without the fields that are only for people.
 fn beside(mut job: master::Job) -> master::Job {
     job.earlier.retain(|earlier| earlier.basis != Basis::Claim);
     job.flags.0 &= !Flags::CLAIMED.0;
@@ -57,7 +57,7 @@ fn beside(mut job: master::Job) -> master::Job {
     job
 }
 
-/// What this slave says of a job: live, or as a row and a report of its next handshake.
+/// This slave reports the job: live, or as a row and a report of its next handshake.
 fn says(world: &mut World, slave: usize, report: Report, live: bool) {
     if live {
         let link = link_of(world, slave);
@@ -94,7 +94,8 @@ fn shakes_hands(world: &mut World, slave: usize, row: Row, reports: Vec<Report>,
 
 #[test]
 fn a_slave_that_tells_of_a_newer_attempt_does_not_have_the_one_that_speaks() {
-    // Files that were put back twice: in one past slave 1 was handed attempt 2, in the other slave 0 got it back under that number.
+    // Files that were restored twice: in one past slave 1 was assigned attempt 2, in the other slave 0 got the job
+    // again under that number.
     let mut world = World::new(2);
     world.cut(1);
     let orders = [world.order("mill"), world.order("mill")];
@@ -117,8 +118,8 @@ fn a_slave_that_tells_of_a_newer_attempt_does_not_have_the_one_that_speaks() {
     assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
 }
 
-/// Two slaves with a running job each, and beside the second one's job in the same order: one that waits, one for the first slave,
-/// one of a program that neither offers. The order's jobs, and what the second slave says of its own.
+/// Two slaves with a running job each. The second one's order has three more jobs: one that waits, one for the first
+/// slave, one of a program that neither offers. Returns the order's jobs and the second slave's report of its own job.
 fn siblings() -> (World, Vec<JobId>, Report) {
     let mut world = World::new(2);
     for held in &mut world.boxes {
@@ -183,7 +184,7 @@ fn whoever_makes_up_attempts_fills_the_list_of_those_who_had_the_job_with_nothin
     let claimed = world.job(job).earlier;
     let attempts: Vec<_> = claimed.iter().map(|one| one.attempt.0).collect();
     assert_eq!(attempts, (2..18).collect::<Vec<_>>(), "the first that were told, and so many");
-    // Somebody who had it comes to the same list.
+    // A slave that had the job is added to the same list.
     world.cut(0);
     give_away(&mut world, job);
     world.settle();
@@ -198,7 +199,7 @@ fn a_restore_opens_a_gap_that_a_slave_closes_with_its_first_handshake_and_for_wh
     for said in SAID {
         let (mut world, jobs, own) = siblings();
         confirm_restore(&mut world);
-        // What the first slave has is its own, also while the gap is open.
+        // The first slave's job is its own, even while the gap is open.
         let mut open = world.clone();
         let before = open.job(jobs[0]);
         let attempt = before.attempt.next();
@@ -209,7 +210,7 @@ fn a_restore_opens_a_gap_that_a_slave_closes_with_its_first_handshake_and_for_wh
             (before.state, before.holder, before.attempt, before.desired),
             "{said:?}"
         );
-        // What waits may have been assigned and forgotten, and is believed once.
+        // What waits may have been assigned and forgotten; one claim is believed.
         let mut open = world.clone();
         says(&mut open, 1, Report { job: jobs[1], attempt: Attempt(1), state: said, ..own.clone() }, false);
         assert_eq!(open.job(jobs[1]).state, said, "it may be so");
@@ -268,7 +269,7 @@ fn no_word_of_a_slave_uses_up_the_numbers_that_others_are_given_next() {
 }
 
 #[test]
-fn a_job_that_nobody_knows_is_not_taken_up_with_numbers_that_leave_no_room() {
+fn an_unknown_job_whose_numbers_leave_no_room_is_not_adopted() {
     for (attempt, generation, is_taken) in [
         (limits::ADOPTED_ATTEMPT, limits::ADOPTED_GENERATION, true),
         (limits::ADOPTED_ATTEMPT + 1, 1, false),
@@ -340,17 +341,17 @@ fn a_peer_cannot_use_up_the_numbers_that_come_after_it() {
 }
 
 #[test]
-fn a_frame_has_one_form() {
+fn a_frame_has_only_one_encoding() {
     let ping = [0, 0, 13, 0];
     assert!(wire::decode_frame(&ping, MAX_MESSAGE).is_ok());
-    // The same session, written in three bytes where one is enough.
+    // The same session, encoded in three bytes where one is enough.
     let long = [0xFB, 0, 0, 0, 13, 0];
     assert!(wire::decode::<Frame>(&long, MAX_MESSAGE).is_ok(), "the codec itself takes it");
     assert!(wire::decode_frame(&long, MAX_MESSAGE).is_err());
 }
 
 #[test]
-fn every_byte_string_is_a_message() {
+fn any_bytes_make_a_value_of_every_message() {
     for seed in 0..=255 {
         let bytes = [seed; 64];
         let _: Message = Source::new(&bytes).any();
@@ -376,7 +377,7 @@ fn an_offer_that_came_too_late_does_not_keep_its_slave_from_the_next() {
     let mut world = World::new(1);
     let soon = later(&world, 100);
     let late = place_as(&mut world, |order| order.start.deadline = soon);
-    // The offer is under way meanwhile.
+    // Meanwhile the offer is on its way.
     world.ms += 1_000;
     world.settle();
     assert_eq!(world.state(late), State::Expired);

@@ -1,4 +1,4 @@
-//! Every state of the small floors, and what the model check itself has to be able to do.
+//! Enumerates the short configurations, and tests the model check itself.
 #![cfg(test)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use reloop_sim::model::{CONFIGURATIONS, Floor, Scene, Search, configuration, run, sight};
 use stateright::Model;
 
-/// How many states each short configuration has. They are facts about the rules.
+/// The number of states of each short configuration: a property of the rules.
 const PINNED: [(&str, usize); 12] = [
     ("one-job", 73_814),
     ("one-job-broken-twice", 20_878),
@@ -24,7 +24,7 @@ const PINNED: [(&str, usize); 12] = [
     ("progress", 21_323),
 ];
 
-/// How many pairs of equal states are followed, on each floor.
+/// Pairs of states with equal fingerprints that are followed, on each floor.
 const PAIRS: usize = 1_500;
 
 #[test]
@@ -77,7 +77,7 @@ fn difference(one: &Scene, other: &Scene) -> String {
     told.collect::<Vec<_>>().join("\n")
 }
 
-/// What the fingerprint leaves out must not matter: from states that it holds for the same, the same states follow.
+/// What the fingerprint leaves out must not matter: states with equal fingerprints have equal successors.
 #[test]
 fn states_with_the_same_fingerprint_go_on_alike() {
     for (name, _) in PINNED {
@@ -104,7 +104,7 @@ fn states_with_the_same_fingerprint_go_on_alike() {
 }
 
 #[test]
-fn a_state_differs_from_all_that_follow_from_it() {
+fn the_fingerprint_of_a_state_differs_from_those_of_its_successors() {
     let floor = Floor::new(configuration("one-job").unwrap());
     let mut waiting = VecDeque::from(floor.init_states());
     for _ in 0..500 {

@@ -1,5 +1,5 @@
-//! The rules of both nodes against each other, without processes: what is about no single row of the published
-//! disagreements, which have `disagreements/`.
+//! The rules of both nodes against each other, without processes: what belongs to no single row of the published
+//! disagreements, which are in `disagreements/`.
 #![cfg(test)]
 
 mod stage;
@@ -37,7 +37,7 @@ fn an_order_runs_to_success() {
 
 #[test]
 fn a_cut_after_any_message_changes_nothing_in_the_end() {
-    // The same story, cut once after each message that crosses in it.
+    // The same jobs, with one cut after each of the messages.
     for cut_after in 0..24 {
         let mut world = World::new(1);
         let job = place(&mut world);
@@ -224,7 +224,7 @@ fn what_happens_inside_a_handshake_is_told_at_its_end() {
     world.cut(0);
     world.plug(0);
     world.crossed.clear();
-    // The Hello is out, the Welcome is not in, and the machine ends.
+    // The Hello is sent, the Welcome has not arrived, and the machine ends its work.
     pump_until(&mut world, |world| crossed(world, "hello") > 0);
     world.boxes[0].machine.length_ms = 0;
     world.pass_some(20_000);
@@ -240,7 +240,7 @@ fn a_job_that_was_given_back_while_the_link_broke_is_not_missed() {
         world.boxes[0].machine.length_ms = 60_000;
         let jobs: Vec<_> = (0..2).map(|_| place(&mut world)).collect();
         world.settle();
-        // An idle slave appears: the waiting job is asked back, and the answer is lost.
+        // An idle slave connects: the waiting job is recalled, and the answer is lost.
         world.add_slave("idle");
         while world.on_slave(0, jobs[1]).is_some() {
             assert!(world.pump());
@@ -266,7 +266,7 @@ fn what_has_not_ended_is_not_forgotten_whoever_says_so() {
     seq.count += 100;
     say(&mut world, Message::Forget(Forget { job, attempt: report.attempt, seq }));
     assert_eq!(world.on_slave(0, job), Some(State::Running));
-    // Nor an outcome that is newer than what the master has on disk.
+    // An outcome newer than the one on the master's disk is not forgotten either.
     world.cut(0);
     world.pass(12_000);
     world.plug(0);
@@ -293,7 +293,7 @@ fn a_challenge_of_a_dead_connection_does_not_set_the_clock() {
     let mut world = World::new(1);
     world.cut(0);
     world.plug(0);
-    // Connected, and the Challenge is under way.
+    // Connected, and the Challenge is on its way.
     assert!(world.dial_in(0));
     world.cut(0);
     let sync = agent(&world).node.sync;
@@ -358,7 +358,7 @@ fn a_crash_between_a_refused_start_and_the_machines_answer_begins_nothing_twice(
             world.boxes[0].machine.refuses = true;
             world.boxes[0].machine.begins_all_the_same = began;
         });
-        // The refusal has been heard, the answer to the question has not.
+        // The refusal has been received, the answer to the probe has not.
         world.pump();
         let probing = &agent(&world).volatile.probing;
         assert_eq!(probing[&job].refused.as_deref(), Some("the machine refuses"));
@@ -381,7 +381,7 @@ fn records_that_cannot_be_read_bar_the_machine_until_somebody_has_looked() {
         let started = slave::Event::AgentStarted {
             boot: world.boxes[0].boot,
             fingerprint: None,
-            // Its key says nothing: the damage alone is enough.
+            // The key is new too, so the damage alone has to be enough.
             known_key: false,
             next_store: StoreId([7; 16]),
             damage,
@@ -444,7 +444,7 @@ fn a_job_that_is_assigned_again_to_the_slave_that_is_just_beginning_it_comes_to_
     let mut world = World::new(1);
     world.patience = 1_000;
     let job = place(&mut world);
-    // The slave has not spoken yet, and both attempts reach it, one after the other.
+    // The slave has not answered yet, and both attempts reach it one after the other.
     give_away(&mut world, job);
     world.settle();
     assert_eq!((world.state(job), world.begun(job)), (State::Running, 1));
@@ -459,13 +459,13 @@ fn an_attempt_that_is_followed_by_another_during_a_handshake_is_forgotten_and_th
     let job = placed(&mut world, |_| {});
     world.pass_some(12_000);
     world.hear_machine(0);
-    // The outcome is on the master's disk, and the word of that is lost.
+    // The outcome is on the master's disk, and the message about that is lost.
     world.crash_master_after(0);
     world.to_master(0);
     assert!(world.master.is_none());
     world.start_master();
     assert_eq!((world.state(job), world.on_slave(0, job)), (State::Failed, Some(State::Failed)));
-    // The Welcome is out.
+    // The Welcome is sent.
     assert!(world.dial_in(0) && world.to_slave(0) && world.to_master(0));
     world.boxes[0].machine.fails = false;
     command(&mut world, job, JobCommand::Retry);
@@ -513,7 +513,7 @@ fn a_master_that_caught_up_during_the_handshake_knows_that_it_is_doubted() {
     reconnect(&mut world, 0);
     world.restore_master(false);
     assert!(world.dial_in(0) && world.to_slave(0));
-    // The slave has made up its mind, and the master gets as far as it had been.
+    // The slave has decided, and the master reaches the commit that the slave has seen.
     for _ in 0..8 {
         let order = world.order("mill");
         world.place(order);
@@ -532,7 +532,7 @@ fn a_slave_that_declined_because_of_an_attempt_that_is_over_is_offered_the_next(
     world.boxes[0].machine.fails = true;
     world.pass_some(12_000);
     world.boxes[0].machine.fails = false;
-    // The work has failed and nobody has heard of it yet, not even its own slave.
+    // The work has failed, and the slave itself has not received the fact yet.
     give_away(&mut world, job);
     assert!(world.to_slave(0) && world.to_master(0) && world.to_master(0));
     world.settle();
@@ -661,7 +661,7 @@ fn a_master_whose_own_record_is_lost_knows_that_it_is_not_a_new_one() {
     assert_eq!(origin(false, false), Origin::Newborn);
 }
 
-/// The tokens that a slave shows in its Hello, one by one, when it is given this one for each connection.
+/// The token in the slave's Hello when it is given this one for each connection, and whether it keeps it.
 fn shown_token(world: &mut World) -> (Option<String>, bool) {
     world.cut(0);
     world.slave_event(0, slave::Event::LinkClosed { link: LinkId(0) });
@@ -739,7 +739,7 @@ fn begun_unheard() -> (World, JobId) {
 fn a_pause_that_was_asked_of_one_run_is_asked_of_the_next_one_anew() {
     let (mut world, job) = endless_job(restartable);
     world.command(job, JobCommand::Pause);
-    // The slave hears it, its machine loses its power before it has answered.
+    // The slave receives it, and the machine loses its power before it has answered.
     while kept(&world, job).run.asked_to_pause.is_none() {
         assert!(world.to_slave(0));
     }
@@ -800,7 +800,7 @@ fn a_window_once_met_is_met_until_somebody_changes_it() {
         (world, job)
     };
     let (mut world, job) = begun_in_time();
-    // No deadline is waited for, and no clock.
+    // It waits for the machine, and for no deadline or clock.
     let state = agent(&world);
     assert_eq!(slave::next_deadline(state, world.slave_now(0)), None);
     world.cut(0);
@@ -832,7 +832,7 @@ fn what_somebody_wanted_to_end_is_not_begun_again() {
         reboot(&mut world);
         assert_eq!((world.state(job), world.begun(job)), (State::Canceled, 1));
     }
-    // The order wanted it, because it lasted too long.
+    // Stopped by the order's own limit, because it ran too long.
     let (mut world, job) = endless_job(|world, order| {
         restartable(world, order);
         order.spec.max_runtime = Some(Millis(3_000));

@@ -1,5 +1,5 @@
-//! Random schedules with every fault of the world: each must converge, and break no invariant on the way. A schedule
-//! that breaks one is cut down, kept and printed; the schedules that once found something are played again.
+//! Random schedules with every fault of the world: each must converge and break no invariant. A schedule that breaks
+//! one is cut down, stored and printed; schedules that once found a bug are played again.
 #![cfg(test)]
 
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use reloop_sim::simulation::hunt::{self, Found, Hunt};
 use reloop_sim::simulation::{Outcome, Profile, Schedule, file, play, run, schedule, shrink, sight};
 use reloop_sim::world::{Act, Invariant, Placed};
 
-/// How many schedules one test run tries; another number comes by `RELOOP_SIMULATIONS`.
+/// How many schedules one test run plays; `RELOOP_SIMULATIONS` sets another number.
 const SCHEDULES: u64 = 10_000;
 
-/// More than these acts are not a minimal schedule of a machine that is broken on purpose.
+/// The most acts of a minimal schedule for a machine that is broken on purpose.
 const HANDFUL: usize = 6;
 
 fn number(variable: &str, default: u64) -> u64 {
@@ -32,7 +32,7 @@ fn every_schedule_of_faults_converges_once_it_is_healed() {
     if seeds < SCHEDULES {
         return;
     }
-    // A simulation in which nothing goes wrong, or nothing goes right, proves nothing.
+    // A simulation in which nothing fails, or nothing succeeds, proves nothing.
     let ends =
         [State::Succeeded, State::Failed, State::Canceled, State::Rejected, State::Expired, State::Lost];
     for state in ends {
@@ -84,7 +84,7 @@ fn any_part_of_a_schedule_is_a_schedule() {
     }
 }
 
-/// The first seed of a fleet whose machines begin twice after a power cut, and what it comes to.
+/// The first seed of a fleet whose machines begin twice after a power cut, with its failure.
 fn stuttering() -> (Schedule, reloop_sim::simulation::Failure) {
     let stutter = |seed| {
         let mut schedule = schedule(seed, 2, 8);
@@ -110,12 +110,13 @@ fn a_broken_machine_is_found_and_its_schedule_cut_down_to_a_handful_of_acts() {
     assert_eq!(kept.head.invariant, Some(Invariant::BegunOnce));
     let again = play(&kept).expect_err("the file breaks what the schedule broke");
     assert_eq!(again.broken.invariant, Invariant::BegunOnce);
-    // What is cut down is the same each time.
+    // The result is the same each time.
     let (smallest, _) = shrink::shrink(schedule, failure);
     assert_eq!(file::write(&smallest).unwrap(), file::write(&kept).unwrap());
 }
 
-/// The schedules in a directory, each with a word of what it shows; none where there is no directory, as git keeps no empty one.
+/// The schedules in a directory, each with a note of what it shows. Empty without the directory, because git keeps no
+/// empty ones.
 fn kept(directory: &str) -> Vec<(PathBuf, Schedule)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
     if !directory.exists() {
@@ -144,7 +145,7 @@ fn a_schedule_that_once_found_something_breaks_nothing_any_more() {
 }
 
 #[test]
-fn what_is_known_to_go_wrong_is_not_mended_unnoticed() {
+fn an_open_schedule_that_passes_has_to_be_moved() {
     for (path, schedule) in kept("schedules/open") {
         let broken = play(&schedule).err().map(|failure| failure.broken.invariant);
         let path = path.display();
@@ -166,7 +167,7 @@ fn a_wiped_disk_excuses_nothing_at_another_slave() {
     world.act(&Act::ReplaceDisk { slave: 1 });
     assert!(world.ledger.torn.contains(&job_id(1)), "its own job may be forgotten");
     assert!(!world.ledger.torn.contains(&job_id(0)), "the other slave's job may not");
-    assert!(world.ledger.desired_states.keys().any(|(slave, ..)| *slave == 0), "nor its wishes");
+    assert!(world.ledger.desired_states.keys().any(|(slave, ..)| *slave == 0), "nor its desired state");
 }
 
 #[test]

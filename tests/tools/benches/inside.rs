@@ -1,6 +1,6 @@
-//! What one decision, one frame and one commit cost, each alone: `cargo bench -p reloop-tools`.
+//! The cost of one frame, one record and one commit, each alone: `cargo bench -p reloop-tools`.
 //!
-//! Criterion compares every figure with that of the run before it. What whole processes cost is `harness bench`.
+//! Criterion compares every figure with that of the run before it. `harness bench` measures the rules and whole processes.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -11,18 +11,17 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use reloop_node::record;
 use reloop_node::store::{Op, Options, Store};
 use reloop_protocol::wire::{self, Frame};
-use reloop_tools::bench::rules::{Pair, SLAVE_STATES, STATES, Working};
 
-/// Every message of the protocol, as version 1 has it: a name and its frame in hexadecimal digits, line by line.
+/// Every message of the protocol's version 1, one per line: its name and its frame in hexadecimal digits.
 const VECTORS: &str = include_str!("../../../protocol/tests/golden/v1.txt");
 
-/// Those that cross a link most often, and the largest of the handshake.
+/// The most frequent messages, and the largest of the handshake.
 const FRAMES: [&str; 4] = ["hello", "welcome", "report", "ping"];
 
-/// How many orders one commit takes: alone, and as many as a busy master's group has.
+/// Orders of one commit: one, and as many as a busy master groups.
 const GROUPS: [u64; 2] = [1, 64];
 
-/// Records that an order of one job writes, and about how long each is, in bytes.
+/// Records that an order of one job writes, and the approximate length of each.
 const RECORDS: u64 = 3;
 const RECORD_BYTES: usize = 120;
 
@@ -44,27 +43,6 @@ fn frames(criterion: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("decode", name), |bencher| {
             bencher.iter(|| wire::decode_frame(black_box(&bytes), wire::MAX_MESSAGE));
-        });
-    }
-    group.finish();
-}
-
-fn rules(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("rules");
-    group.throughput(Throughput::Elements(1));
-    for waiting in STATES {
-        let mut pair = Pair::new(waiting);
-        group.bench_function(
-            BenchmarkId::new("order to outcome, both nodes; jobs waiting", waiting),
-            |bencher| {
-                bencher.iter(|| pair.job().expect("it is done"));
-            },
-        );
-    }
-    for waiting in SLAVE_STATES {
-        let mut working = Working::new(waiting).expect("it runs");
-        group.bench_function(BenchmarkId::new("progress at a slave; jobs waiting", waiting), |bencher| {
-            bencher.iter(|| working.progress());
         });
     }
     group.finish();
@@ -98,7 +76,7 @@ fn commits(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let (done, written) = mpsc::channel();
                 store.commit(orders(next, size), move |result| {
-                    // Who waits is on the line below.
+                    // The receiver waits below.
                     let _ = done.send(result);
                 });
                 next += size;
@@ -112,6 +90,6 @@ fn commits(criterion: &mut Criterion) {
 criterion_group! {
     name = inside;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = frames, rules, records, commits
+    targets = frames, records, commits
 }
 criterion_main!(inside);

@@ -21,7 +21,7 @@ mod mqtt;
 mod peers;
 mod process;
 mod report;
-pub mod rules;
+mod rules;
 mod stats;
 mod storm;
 mod swarm;

@@ -1,22 +1,20 @@
-//! Can the proof fail? Seeded bugs, and the means to show that each of them is caught.
+//! Seeded bugs: each is built into a copy of the sources, and the tests that are named with it have to fail.
 //!
-//! A [`Break`] is one rule, broken on purpose: a piece of the source and what stands in its place. All breaks are built
-//! into one doctored copy of the workspace, each behind a switch that the environment turns (`RELOOP_BREAK=name`), so
-//! that one build serves for all of them. The true sources know nothing of it: the copy lies under `target/`, and only
-//! there the rules have a function that asks for the switch.
+//! A [`Break`] is one seeded bug: a piece of the source, and what replaces it. All of them are built into one copy of
+//! the workspace under `target/breaks/`, each behind a switch that the environment sets (`RELOOP_BREAK=name`), so that
+//! one build serves all of them. The original sources contain no switch.
 //!
-//! There are two levels. What the rules decide is tried against the rules' own tests and against the random schedules
-//! of [`simulation`](reloop_sim::simulation), in a copy that holds nothing else ([`workspace::rules`]); the test command
-//! does that. What takes real processes is tried against the scenarios, in a copy of everything
+//! There are two levels. Bugs of the rules are tried against the tests of the rules and the random schedules of
+//! [`simulation`](reloop_sim::simulation), in a copy that contains nothing else ([`workspace::rules`]); `cargo test`
+//! does that. Bugs that only real processes show are tried against the scenarios, in a copy of the whole workspace
 //! ([`workspace::whole`]); `harness breaks` does that.
 //!
-//! A find is compared token by token, and looked for in a file or in all files of a folder: neither formatting nor a move
-//! breaks it. One that is not found exactly once is an error that names it, so the list can't rot unnoticed.
+//! The source text of a bug is compared token by token, in one file or in all files of a folder, so that formatting and
+//! moved code do not matter. If it is not found exactly once, a test fails and names the bug.
 //!
-//! A break of `protocol/` is there for what [`mutants`](crate::mutants) does not show: no operator makes it (a fact written
-//! too late, a wrong field, a call left out, several places at once), or it is the only proof that a test can fail. A
-//! comparison turned round, a `!` left out, `||` for `&&`, a guard or a predicate that always holds or never, and a
-//! function that does nothing are mutants.
+//! `protocol/` is also covered by [`mutants`](crate::mutants). A seeded bug is added there only for what no mutation
+//! operator makes (a record written too late, a wrong field, a missing call, several places at once), or where it is
+//! the only proof that a test can fail.
 
 pub mod hunt;
 mod list;
@@ -32,43 +30,43 @@ pub use self::list::{all, unbroken};
 
 pub const SWITCH: &str = "RELOOP_BREAK";
 
-/// In a [`Break::with`]: whether the break is on. Where it stands, `with` is the whole of what replaces the find.
+/// Placeholder in [`Break::with`] for the switch. If `with` contains it, `with` replaces the whole find.
 pub const SEEDED: &str = "SEEDED";
 
-/// How [`Break::caught_by`] calls the random schedules.
+/// The name of the random schedules in [`Break::caught_by`].
 pub const SIMULATION: &str = "simulation";
 
-/// Test programs that are about the rules alone, as `caught_by` names them.
+/// The test programs that need no processes, as `caught_by` names them.
 pub const RULE_TESTS: [&str; 4] = ["rules", "rules_edges", "disagreements", "fences"];
 
 #[derive(Debug, Clone)]
 pub struct Break {
-    /// Its name, as the environment says it.
+    /// The value of `RELOOP_BREAK` that switches it on.
     pub name: &'static str,
-    /// A file, or a folder whose files are searched, from the workspace's root; with `#name`, only the body of the function
-    /// of that name there.
+    /// A file, or a folder whose files are searched, relative to the workspace's root. With `#name`, only the body of
+    /// that function.
     pub place: &'static str,
-    /// The source text that it changes: an expression, or a statement with its semicolon; anything at all if `with`
-    /// says [`SEEDED`] itself.
+    /// The source text to replace: an expression, a statement with its semicolon, or any text if `with` contains
+    /// [`SEEDED`].
     pub find: String,
     pub with: String,
     pub what: &'static str,
-    /// Who notices: [`SIMULATION`], or `program::test`.
+    /// Who has to notice: [`SIMULATION`], or `program::test`.
     pub caught_by: Vec<&'static str>,
 }
 
 impl Break {
-    /// The simulation is to notice it.
+    /// Whether the random schedules have to notice it.
     pub fn is_hunted(&self) -> bool {
         self.caught_by.contains(&SIMULATION)
     }
 
-    /// The tests of the rules that are to notice it: program and name.
+    /// The tests without processes that have to notice it, as (program, name).
     pub fn rule_tests(&self) -> Vec<(&'static str, &'static str)> {
         self.tests().filter(|(program, _)| RULE_TESTS.contains(program)).collect()
     }
 
-    /// The tests with real processes that are to notice it: program and name.
+    /// The tests with real processes that have to notice it, as (program, name).
     pub fn process_tests(&self) -> Vec<(&'static str, &'static str)> {
         self.tests().filter(|(program, _)| !RULE_TESTS.contains(program)).collect()
     }
@@ -82,7 +80,6 @@ impl Break {
     }
 }
 
-/// A piece of a file and what stands there in the copy.
 struct Splice {
     at: Range<usize>,
     text: String,
@@ -90,7 +87,7 @@ struct Splice {
 }
 
 impl Break {
-    /// The file or folder, and the function.
+    /// The file or folder, and the function if one is named.
     fn place(&self) -> (&'static str, Option<&'static str>) {
         self.place.split_once('#').map_or((self.place, None), |(path, function)| (path, Some(function)))
     }
@@ -101,10 +98,10 @@ impl Break {
     }
 }
 
-/// Puts the breaks into these files, by their paths from the workspace's root.
+/// Builds the seeded bugs into these files, which are given by their paths from the workspace's root.
 ///
 /// # Errors
-/// What is wrong with the list: a find that is not there exactly once, or two that overlap.
+/// A find is not there exactly once, or two of them overlap.
 pub fn doctor(texts: &mut BTreeMap<String, String>, breaks: &[Break]) -> Result<(), String> {
     let mut wrong = Vec::new();
     let mut by_find: BTreeMap<(&str, &str), Vec<&Break>> = BTreeMap::new();
@@ -162,7 +159,7 @@ pub fn doctor(texts: &mut BTreeMap<String, String>, breaks: &[Break]) -> Result<
     Ok(())
 }
 
-/// The find, behind the switches of all the breaks that change it.
+/// The find with the switches of all bugs that change it.
 fn switched(file: &str, find: &str, breaks: &[&Break]) -> String {
     let crate_of_rules = if file.starts_with("protocol/") { "crate" } else { "reloop_protocol" };
     let switch = |name: &str| format!("{crate_of_rules}::seeded({name:?})");
@@ -176,20 +173,19 @@ fn switched(file: &str, find: &str, breaks: &[&Break]) -> String {
         text.push_str(&format!("if {} {{ {} }} else ", switch(one.name), one.with));
     }
     text.push_str(&format!("{{ {find} }}"));
-    // A statement stays one; anything else is an expression wherever it stands.
+    // A statement has to stay a statement; everything else is put in parentheses, so that it is an expression.
     if find.trim_end().ends_with(';') { text } else { format!("({text})") }
 }
 
-/// What the copy's rules are given: the switch itself.
 const SEEDED_FN: &str = r#"
-/// Whether this break is on.
+/// Whether this seeded bug is switched on.
 pub fn seeded(name: &str) -> bool {
     static ON: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
     ON.get_or_init(|| std::env::var("RELOOP_BREAK").ok()).as_deref() == Some(name)
 }
 "#;
 
-/// Everything that is wrong with the list as it stands beside these sources.
+/// Returns what is wrong with the list: finds that do not fit these sources.
 pub fn rotten(workspace: &Path, breaks: &[Break]) -> Vec<String> {
     let mut wrong = Vec::new();
     match workspace::sources(workspace) {
@@ -285,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_find_that_is_gone_or_there_twice_is_an_error_that_names_it() {
+    fn a_find_that_is_missing_or_there_twice_is_an_error_that_names_it() {
         for text in ["nothing", "a b a", "ab", ""] {
             assert!(doctored(text, &[one("named", "a", "b")]).unwrap_err().contains("named"), "{text}");
         }

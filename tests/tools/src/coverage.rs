@@ -1,7 +1,7 @@
-//! Which test shows which row of the disagreements, and on which level: collected from the names in the tests' sources.
+//! Which tests show which row of the disagreements, and on which level: collected from the tests' names in the sources.
 //!
-//! A test shows a row if it bears its number in front: `a9_an_outcome_beats_a_late_cancel`. [`gaps`] says what is missing;
-//! a test fails when it says anything.
+//! A test shows a row if its name begins with the row's number: `a9_an_outcome_beats_a_late_cancel`. [`gaps`] lists
+//! what is missing; a test fails if it is not empty.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,6 @@ use std::path::Path;
 
 use crate::rows::{Level, ROWS, Row, Scope, row};
 
-/// A test as its source shows it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Test {
     pub file: String,
@@ -17,7 +16,7 @@ pub struct Test {
 }
 
 impl Test {
-    /// The row's number that it bears, if any: `A9`.
+    /// The row's number in its name, if any: `A9`.
     pub fn number(&self) -> Option<String> {
         let (number, rest) = self.name.split_once('_')?;
         let (letter, count) = number.split_at_checked(1)?;
@@ -26,7 +25,7 @@ impl Test {
         is_number.then(|| number.to_uppercase())
     }
 
-    /// On which level it runs, by where it stands; none where no test may bear a number.
+    /// The level on which it runs, by its folder. `None` where a test may not carry a number.
     pub fn level(&self) -> Option<Level> {
         let with_processes = |tests: &str| tests.starts_with("scenarios_") || tests.starts_with("disks/");
         if self.file.starts_with("tests/sim/tests/disagreements/") {
@@ -39,10 +38,10 @@ impl Test {
     }
 }
 
-/// Where tests of both nodes stand.
+/// The folders with tests of both nodes.
 pub const FOLDERS: [&str; 3] = ["tests/sim/tests", "tests/rig/tests", "tests/tools/tests"];
 
-/// Every test in the sources below a folder of the project, in order.
+/// All tests in the sources below a folder of the workspace, sorted.
 pub fn collect(root: &Path, folder: &str) -> Vec<Test> {
     let mut tests = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -64,7 +63,7 @@ pub fn collect(root: &Path, folder: &str) -> Vec<Test> {
     tests
 }
 
-/// The tests of one source, without those that are ignored.
+/// The tests of one source file, without ignored ones.
 pub fn of_source(file: &str, source: &str) -> Vec<Test> {
     let mut tests = Vec::new();
     let (mut is_test, mut is_ignored) = (false, false);
@@ -90,7 +89,7 @@ fn shows<'a>(row: &Row, level: Level, tests: &'a [Test]) -> Vec<&'a Test> {
     tests.iter().filter(|test| test.number() == number && test.level() == Some(level)).collect()
 }
 
-/// What is missing or wrong, one line each: rows without a test where they need one, and numbers that are none.
+/// What is missing or wrong, one line each: rows without a required test, and numbers that are no row.
 pub fn gaps(tests: &[Test]) -> Vec<String> {
     let mut gaps = Vec::new();
     for row in ROWS {
@@ -109,10 +108,10 @@ pub fn gaps(tests: &[Test]) -> Vec<String> {
         match row(&number) {
             None => gaps.push(format!("`{name}` in {file}: there is no row {number}")),
             Some(Row { scope: Scope::Nothing(why), .. }) => {
-                gaps.push(format!("`{name}` in {file}: {number} is said not to be there ({why})"));
+                gaps.push(format!("`{name}` in {file}: {number} is not implemented ({why})"));
             }
             Some(_) if test.level().is_none() => {
-                gaps.push(format!("`{name}` in {file}: its place does not say on which level it is"));
+                gaps.push(format!("`{name}` in {file}: its folder has no level"));
             }
             Some(_) => {}
         }
@@ -123,13 +122,13 @@ pub fn gaps(tests: &[Test]) -> Vec<String> {
 pub fn page(tests: &[Test]) -> String {
     let mut page = crate::docs::Page::new("Coverage", "`tests/tools/src/rows.rs` and the names of the tests");
     page.text(
-        "Where master and slave can disagree, what must come out, what decides it, and which tests show it. A test bears the \
-         number of its row in its name. A row without a test at the level that it needs fails the build, and so does a \
-         number that is no row.\n\n\
-         *Rules*: both nodes' rules against each other in a world without processes, driven step by step. *End to end*: real \
-         masters and slaves with real disks and machines, behind a network that fails on command. A row is shown end to end \
-         where it is about something that the rules do not have: processes, disks, clocks, links, identity, or people at a \
-         machine.",
+        "The disagreements between master and slave: for each the outcome, the rules that decide it, and the \
+         tests that show it. A test's name begins with the number of its row. A row without a test on a \
+         level that it needs fails the build, and so does a number without a row.\n\n\
+         *Rules*: the rules of both nodes against each other, step by step, in a world without processes. \
+         *End to end*: real masters and slaves with real disks and machines, behind a network that fails on \
+         command. A row is also shown end to end if it is about something outside the rules: processes, \
+         disks, clocks, links, identity, or people at a machine.",
     );
     let mut fields: BTreeMap<char, (usize, usize, usize)> = BTreeMap::new();
     for row in ROWS {
@@ -144,13 +143,13 @@ pub fn page(tests: &[Test]) -> String {
             vec![field_means(*field).to_owned(), rows.to_string(), rules.to_string(), processes.to_string()]
         }),
     );
-    page.text("What the product does not have, and no test shows:");
+    page.text("What is not implemented, and shown by no test:");
     let missing = ROWS.iter().filter_map(|row| match row.scope {
         Scope::Whole => None,
         Scope::Without(why) => Some(vec![row.number.to_owned(), "a part".to_owned(), why.to_owned()]),
         Scope::Nothing(why) => Some(vec![row.number.to_owned(), "all of it".to_owned(), why.to_owned()]),
     });
-    page.table(&["row", "missing", "what and why"], missing);
+    page.table(&["row", "missing", "what is missing, and why"], missing);
     let mut field = None;
     for row in ROWS {
         let letter = row.number.chars().next();
@@ -194,8 +193,8 @@ fn facts(row: &Row, tests: &[Test]) -> Vec<String> {
     fact("end to end", named(Level::Processes));
     match row.scope {
         Scope::Whole => {}
-        Scope::Without(why) => fact("without", vec![why.to_owned()]),
-        Scope::Nothing(why) => fact("not there", vec![why.to_owned()]),
+        Scope::Without(why) => fact("not implemented", vec![why.to_owned()]),
+        Scope::Nothing(why) => fact("not implemented", vec![why.to_owned()]),
     }
     facts
 }
@@ -208,7 +207,7 @@ mod tests {
         Test { file: file.to_owned(), name: name.to_owned() }
     }
 
-    /// As many tests as every row needs.
+    /// One test for each row and level that needs one.
     fn enough() -> Vec<Test> {
         let named = |row: &Row, level| match level {
             Level::Rules => {
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_no_row_is_a_gap_and_so_is_one_in_a_place_that_says_no_level() {
+    fn a_number_without_a_row_and_a_number_in_a_folder_without_a_level_are_gaps() {
         for wrong in [
             test("tests/rig/tests/scenarios_x.rs", "a23_x"),
             test("tests/sim/tests/disagreements/a.rs", "f1_x"),
@@ -253,7 +252,7 @@ mod tests {
             fn a2_helper() {}
             #[tokio::test]
             #[allow(dead_code)]
-            // Why.
+            // a comment between the attribute and the function
             async fn a3_third() {
             // #[test]
             fn a4_commented() {}

@@ -1,10 +1,10 @@
-//! The demo: the main job of Reloop in front of one's eyes, with real processes and a network that fails on command.
+//! The demo: a master and three slaves as real processes, each slave behind a [`Proxy`] of its own, and a network
+//! that fails on command.
 //!
-//! A master and three slaves are started, each slave behind a [`Proxy`] of its own. While all of them work, one loses its
-//! cable and another its agent; the machines go on, and afterwards both sides settle what happened. What each machine
-//! really does is read at its own box, never from the master, and stands beside what the master believes. How often a job
-//! was started is read from the machine's own memory, which neither node writes: for the simulated ovens it is the file
-//! that stands for the machine, for the mill it is what its program notes.
+//! While all machines work, one slave loses its network and the agent of another is killed. The machines go on, and
+//! afterwards both nodes reconcile. What each machine really does is read at its own box, never from the master, and is
+//! shown beside what the master knows. How often a job was started is read from a file that neither node writes: the
+//! state file of a simulated oven, the notes of the mill's program.
 
 mod office;
 mod screen;
@@ -34,17 +34,17 @@ use self::office::Office;
 use self::screen::{Screen, Voice};
 use self::watch::{Eye, Job, Receipt, Status};
 
-/// Twice what any part of the story takes: what has not happened by then has gone wrong.
+/// Twice as long as any part of the story takes.
 const PART_DEADLINE: Duration = Duration::from_secs(45);
-/// Between two looks at everything, which is also between two frames.
+/// Poll interval, and the interval between two frames.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-/// A slave in the field waits up to a minute between two attempts, which is too long for a show.
+/// The default is a minute, too long for a demo.
 const LONGEST_BACKOFF_MS: u64 = 1000;
-/// A handshake that falls into the cut is given up after so many seconds.
+/// Until a handshake that was cut is given up.
 const HANDSHAKE_SECONDS: u64 = 2;
 const INTERRUPTED: u8 = 130;
 
-/// The program of the mill. It says how far it is, and notes where neither node can reach what it did.
+/// The mill's program. It reports its progress, and notes what it did in a file that neither node writes.
 const MILL: &str = r#"#!/bin/sh
 part=$1 seconds=$2 notes=$(dirname "$0")/mill.notes
 echo "start $part $$" >>"$notes"
@@ -58,13 +58,13 @@ done
 echo "end $part $$" >>"$notes"
 "#;
 
-/// Plays it. With `once` it ends by itself, and well only if everything came out right; otherwise the factory stays up at
-/// the end until somebody stops it.
+/// Runs the demo. With `once` it ends by itself and succeeds only if everything came out right; otherwise the master
+/// and the slaves run until the user stops them.
 pub fn run(once: bool) -> ExitCode {
     match prepare().and_then(|runtime| runtime.block_on(perform(once))) {
         Ok(code) => code,
         Err(error) => {
-            // The board is gone: stderr is left.
+            // The board has been removed by now, so this goes to stderr.
             let _ = writeln!(io::stderr(), "demo: {error:#}");
             ExitCode::FAILURE
         }
@@ -107,7 +107,7 @@ async fn perform(once: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whoever wants the demo to end.
+/// Whether the user has asked for the end: Ctrl-C or SIGTERM.
 struct Stop {
     interrupt: Signal,
     terminate: Signal,
@@ -132,15 +132,15 @@ impl Stop {
     }
 }
 
-/// One slave with its network, and what is known of both.
+/// A slave, its network, and the latest observations of both.
 struct Station {
     eye: Eye,
     slave: Slave,
     proxy: Proxy,
     trouble: Option<Trouble>,
-    /// The machine's own word; nothing while there is no agent to ask.
+    /// The slave's own status; `None` while its agent is down.
     seen: Option<Status>,
-    /// What the newest handshake after a break came to.
+    /// The newest receipt of a handshake after a break.
     receipt: Option<Receipt>,
 }
 
@@ -167,17 +167,17 @@ struct Facts {
     mill_at_return: f64,
 }
 
-/// Everything that runs. Fields are dropped in this order: the master goes last.
+/// Everything that runs. Fields are dropped in this order: the master last.
 struct Factory {
     screen: Screen,
     stations: BTreeMap<&'static str, Station>,
     tools: WorkDir,
     client: Client,
     office: Office,
-    /// By id, as they were ordered.
+    /// Jobs by id, with the names under which they were ordered.
     names: BTreeMap<String, String>,
     order: Vec<String>,
-    /// By name, as the master has them.
+    /// By name, as the master shows them.
     jobs: BTreeMap<String, Job>,
     slaves: BTreeMap<String, watch::Slave>,
     told: BTreeSet<String>,
@@ -226,7 +226,7 @@ impl Factory {
         })
     }
 
-    /// Looks at both sides until this holds.
+    /// Polls both sides until `holds` is true.
     async fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) -> anyhow::Result<()> {
         let end = Instant::now() + PART_DEADLINE;
         loop {
@@ -251,7 +251,7 @@ impl Factory {
         self.slaves.get(slave).map_or("never", |slave| &slave.link)
     }
 
-    /// A job by the machine's own word: its state, and how far it is.
+    /// A job as its slave reports it: state and progress.
     fn held(&self, name: &str) -> Option<(&str, f64)> {
         let jobs =
             self.stations.values().filter_map(|station| station.seen.as_ref()).flat_map(|seen| &seen.jobs);
@@ -260,7 +260,7 @@ impl Factory {
         Some((held.state.as_str(), f64::from(held.progress.unwrap_or_default()) / 1000.0))
     }
 
-    /// How far a job is by the machine's own word, once it is under way.
+    /// The progress of a job as its slave reports it, once it is under way.
     fn share(&self, name: &str) -> Option<f64> {
         self.held(name).filter(|(state, _)| watch::is_under_way(state)).map(|(_, share)| share)
     }
@@ -269,13 +269,13 @@ impl Factory {
         fs::read_to_string(self.tools.path().join("mill.notes")).context("the notes of the mill's program")
     }
 
-    /// The process that mills the bracket, by its own notes.
+    /// The process that mills the bracket, from the program's notes.
     fn mill_process(&self) -> anyhow::Result<Option<u32>> {
         let notes = self.notes()?;
         Ok(notes.lines().rev().find_map(|line| line.strip_prefix("start bracket ")?.parse().ok()))
     }
 
-    /// How far the bracket is, by the program's own notes.
+    /// The progress of the bracket, from the program's notes.
     fn milled(&self) -> anyhow::Result<f64> {
         let notes = self.notes()?;
         let percent: Option<f64> =
@@ -283,14 +283,14 @@ impl Factory {
         Ok(percent.unwrap_or_default() / 100.0)
     }
 
-    /// How often a machine has begun this job, by its own memory.
+    /// How often the machines have begun this job, from their own files.
     fn starts(&self, job: &Job) -> anyhow::Result<usize> {
         let slave = job.slave.as_deref().with_context(|| format!("{} has no slave", job.name()))?;
         if slave == MILL_NAME {
             let start = format!("start {} ", job.name());
             return Ok(self.notes()?.lines().filter(|line| line.starts_with(&start)).count());
         }
-        // Of all machines: a second start would be as bad on another one.
+        // On all machines: a second start may be on another one.
         let mut starts = 0;
         for station in self.stations.values() {
             starts += station.slave.bakes(&job.id)?;
@@ -300,7 +300,7 @@ impl Factory {
 }
 
 fn mill_table(script: &Path) -> String {
-    // A TOML string. JSON's escapes are a subset of TOML's.
+    // As a TOML string: JSON's escapes are a subset of TOML's.
     let script = Value::from(script.to_string_lossy());
     format!(
         r#"
@@ -322,7 +322,7 @@ fn instant(text: Option<&str>) -> Option<Timestamp> {
     text?.parse().ok()
 }
 
-/// How long ago that was. The nodes are on this box: there is one clock.
+/// How long ago a time was. All nodes run on this box, so there is one clock.
 fn age(text: Option<&str>) -> Option<Duration> {
     Timestamp::now().duration_since(instant(text)?).try_into().ok()
 }

@@ -1,8 +1,8 @@
-//! The documentation that is printed from the code: `docs/reconciliation.md` and `docs/states.md`. (`docs/coverage.md`
-//! is [`crate::coverage`]'s.)
+//! The pages that are printed from the code: `docs/reconciliation.md` and `docs/states.md`. [`crate::coverage`] is
+//! the source of `docs/coverage.md`.
 //!
-//! What the rules decide is printed from the rules, so that no table is written twice. What people have to be told beside it
-//! stands in `meanings`, in matches without a `_` arm: a new value does not compile without its row.
+//! Tables of the rules are printed from the rules. The meanings of their words are in `meanings`, in matches without a
+//! `_` arm, so that a new value does not compile without its meaning.
 
 mod attempts;
 mod meanings;
@@ -19,15 +19,15 @@ use crate::rows;
 pub use self::reconciliation::reconciliation;
 pub use self::states::states;
 
-/// What a slave's link can be, as the master sees it, with what MTConnect, Nomad and AWS IoT call it.
+/// The values of a slave's link at the master, with what MTConnect, Nomad and AWS IoT call them.
 pub const LINKS: [(&str, &str, [&str; 3]); 3] = [
-    ("online", "a handshake is settled and the peer is heard", ["AVAILABLE", "ready", "connected"]),
+    ("online", "the handshake is settled and the slave is heard", ["AVAILABLE", "ready", "connected"]),
     (
         "offline",
-        "no link now; what is shown is the last word, with its age",
+        "there is no link; the last reports are shown, with their age",
         ["UNAVAILABLE", "disconnected", "disconnected"],
     ),
-    ("never", "known by name and key, and never settled", ["UNAVAILABLE", "initializing", "—"]),
+    ("never", "known by name and key, but never settled", ["UNAVAILABLE", "initializing", "—"]),
 ];
 
 /// Every value of a plain enum, in wire order.
@@ -38,14 +38,14 @@ pub fn all<T>(decode: fn(&[u8], usize) -> Result<T, WireError>) -> Vec<T> {
 pub(crate) struct Page(pub(crate) String);
 
 impl Page {
-    /// With its title, and what it is printed from.
+    /// A page with a title and a comment that names its sources.
     pub(crate) fn new(title: &str, source: &str) -> Self {
         Self(format!(
-            "# {title}\n\n<!-- Printed from {source} by `UPDATE_DOCS=1 cargo test -p reloop-tools --test docs`. -->\n"
+            "# {title}\n\n<!-- Printed from {source} by `UPDATE_DOCS=1 cargo test -p reloop-tools --test \
+             docs`. -->\n"
         ))
     }
 
-    /// A paragraph, a heading or a list.
     pub(crate) fn text(&mut self, text: &str) {
         self.0.push_str(&format!("\n{}\n", text.trim()));
     }
@@ -58,23 +58,23 @@ impl Page {
     }
 }
 
-/// What the master adds to the flags when it shows a job.
+/// Flags that the master adds when it shows a job.
 pub const SHOWN_FLAGS: [(&str, &str); 2] = [
-    ("stale", "its slave is not connected: everything else is the last word of it"),
-    ("cancel_pending", "it was canceled, and that has not happened yet"),
+    ("stale", "its slave is not connected: everything else is from its last report"),
+    ("cancel_pending", "it was canceled, and the slave has not carried that out yet"),
 ];
 
 /// How far a command can have got.
 pub const DELIVERIES: [Delivery; 4] =
     [Delivery::Applied, Delivery::Sent, Delivery::PendingOnReconnect, Delivery::TooLate];
 
-/// The flags in use: bit and word.
+/// The flags in use: bit and name.
 pub fn flags() -> Vec<(u16, &'static str)> {
     let named = |bit: u32| Some((1 << bit, Flags(1 << bit).names().next()?));
     (0..u16::BITS).filter_map(named).collect()
 }
 
-/// Values that have no row; the matches above catch most of them before.
+/// Values without a meaning in the tables; the matches of `meanings` catch most of them at compile time.
 pub fn missing() -> Vec<String> {
     let cases = TABLE.iter().flat_map(|line| line.cases).filter(|case| rows::row(case).is_none());
     let flags = flags().into_iter().filter(|(_, name)| meanings::flag(name).is_none());

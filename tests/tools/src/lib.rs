@@ -1,4 +1,4 @@
-//! What of the tests is for people to run and to look at: the demo, benches, seeded bugs, mutants, and the pages that are
+//! Tools around the tests for people to run: the demo, the benches, seeded bugs, mutants, and the pages that are
 //! printed from the code.
 #![allow(missing_docs, reason = "a name that says everything needs no sentence beside it")]
 

@@ -1,4 +1,4 @@
-//! The harness as a program: what of it is for people to run and to look at.
+//! The program `harness`: the demo, the benches, the model check, random schedules, seeded bugs and mutants.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,11 @@ use reloop_tools::mutants::run::{Fate, Until};
 use reloop_tools::mutants::{self, Mutant, copy};
 use reloop_tools::{bench, demo};
 
-/// The master's own: one that keeps nothing is compared with it, and what is bare beside it has no worse.
+/// The same allocator as the master's: a bench runs a master inside this program and compares it with the real one.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Shows and exercises Reloop with real processes on this machine.
+/// Demo, benches and checks of Reloop.
 #[derive(Parser)]
 #[command(name = "harness", version, arg_required_else_help = true)]
 struct Cli {
@@ -33,150 +33,127 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// One master, three slaves, a cut cable and a killed agent, in under a minute. Needs nothing but Rust.
+    /// Run a master and three slaves, cut a cable, kill an agent, and show that nothing is lost (needs only Rust)
     Demo {
-        /// End when the story is over, instead of leaving the master up to play with; exit 0 only if all came out right.
+        /// Exit when the story is over; the status is 0 only if everything came out right. Without it, the master and
+        /// the slaves stay up
         #[arg(long)]
         once: bool,
     },
-    /// Measures whole processes, in turn with a peer. Build with `--release`.
+    /// Measure the performance of whole processes beside peers (build with `cargo build --profile dist --bins`)
     Bench {
-        /// The benches to run; all if none is named.
+        /// Benches to run [default: all]
         names: Vec<String>,
-        /// How many slaves or jobs; without it, as many as the bench's aim is about.
+        /// Number of slaves or jobs [default: as the bench's aim says]
         #[arg(long)]
         size: Option<usize>,
-        /// How often each is measured.
+        /// Rounds per bench
         #[arg(long, default_value_t = 5)]
         rounds: usize,
-        /// Keep what was found in docs/performance.json, and print docs/performance.md anew.
+        /// Store the results in docs/performance.json and print docs/performance.md
         #[arg(long)]
         keep: bool,
-        /// Only print docs/performance.md anew.
+        /// Only print docs/performance.md from the stored results
         #[arg(long)]
         print: bool,
-        /// Measure nothing but the few ratios that must not be lost; exit 1 if one is.
+        /// Only check that a few important ratios have not become worse; exit with 1 if one has
         #[arg(long)]
         guard: bool,
-        /// Be the server that does nothing else, at this address.
         #[arg(long, hide = true)]
         bare_server: Option<SocketAddr>,
-        /// Be the web server that answers at once, at this address.
         #[arg(long, hide = true)]
         bare_http: Option<SocketAddr>,
-        /// Be a master that keeps nothing, at this address.
         #[arg(long, hide = true, requires = "data_dir")]
         forgetful: Option<SocketAddr>,
-        /// Where that master has its files.
         #[arg(long, hide = true)]
         data_dir: Option<PathBuf>,
     },
-    /// Enumerates every state of a small floor, with every fault at every moment: all configurations, or one.
+    /// Check every state of small floors: every fault at every moment, within the limits of a configuration
     Model {
-        /// The configuration to check; all if none is named.
+        /// Configuration to check [default: all]
         name: Option<String>,
-        /// List the configurations.
+        /// List the configurations
         #[arg(long)]
         list: bool,
-        /// The number of faults, in place of the configuration's.
-        #[arg(long)]
-        faults: Option<u8>,
-        /// The number of people's deeds, in place of the configuration's.
-        #[arg(long)]
-        deeds: Option<u8>,
-        /// Find the shortest way to what does not hold; this needs much more memory.
+        /// Find the shortest way to a failure (needs much more memory)
         #[arg(long)]
         shortest: bool,
-        /// How many threads search.
+        /// Number of threads
         #[arg(long, default_value_t = 1)]
         threads: usize,
     },
-    /// Random schedules of faults over both nodes' rules, without processes: stops at the first that breaks something.
+    /// Play random schedules of faults against the rules of both nodes; stop at the first failure
     Simulate {
-        /// How many schedules.
+        /// Number of schedules
         #[arg(long, default_value_t = 10_000)]
         seeds: u64,
-        /// The first seed.
+        /// First seed
         #[arg(long, default_value_t = 0)]
         from: u64,
-        /// Slaves in each schedule; by default the seed decides.
+        /// Slaves in each schedule [default: by the seed]
         #[arg(long)]
         slaves: Option<usize>,
-        /// Jobs in each schedule; by default the seed decides.
+        /// Jobs in each schedule [default: by the seed]
         #[arg(long)]
         jobs: Option<usize>,
-        /// Go on when something breaks, and keep one schedule of each way in which something does.
+        /// Go on after a failure, and keep one schedule for each kind of failure
         #[arg(long)]
         all: bool,
-        /// The directory for schedules that break something.
+        /// Directory for schedules that fail
         #[arg(long, default_value = "target/schedules")]
         keep: PathBuf,
     },
-    /// Plays a schedule from a file, and prints every event, what came of it and what was written.
+    /// Play a schedule from a file, and print every event, its effects and writes
     Replay {
-        /// The file of the schedule.
+        /// File of the schedule
         file: PathBuf,
-        /// Wait for Enter before each act.
+        /// Wait for Enter before each act
         #[arg(long)]
         step: bool,
     },
-    /// Can the tests fail? Breaks rules on purpose, one after the other, in a doctored copy of the workspace, and tells
-    /// which tests notice. Exit 1 if a break survives.
+    /// Check that the tests can fail: build seeded bugs into a copy of the workspace and run the tests against each;
+    /// exit with 1 if one is not noticed
     Breaks(Breaks),
-    /// Can the tests fail? Tries every mutant of the rules that cargo-mutants knows, in a doctored copy of them, and prints
-    /// the page docs/mutants.md. Exit 1 if too few are noticed, or if one survives that is not explained.
+    /// Check that the tests can fail: run them against every mutant of the rules that cargo-mutants lists, and write
+    /// docs/mutants.md; exit with 1 if too few are noticed or a survivor is not explained
     Mutants(Mutants),
 }
 
-/// Which mutants to try.
 #[derive(clap::Args)]
 struct Mutants {
-    /// Only every nth, beginning with the kth: `k/n`.
+    /// Only mutants k, k+n, k+2n, ... (k/n)
     #[arg(long)]
     shard: Option<String>,
-    /// Only those whose name matches this regular expression.
+    /// Only mutants whose name matches this regular expression
     #[arg(long)]
     only: Option<Regex>,
-    /// List them, and run nothing.
+    /// List the mutants, and run nothing
     #[arg(long)]
     list: bool,
-    /// Only those that have not been noticed so far; what was found earlier is kept.
+    /// Only mutants that have not been noticed in earlier runs
     #[arg(long)]
     again: bool,
-    /// Try no more than this: each stage takes much longer than the one before.
+    /// Last stage to try; each takes much longer than the one before
     #[arg(long, value_enum, default_value_t = Until::Model)]
     until: Until,
-    /// Print the page from what is known, and run nothing.
+    /// Only write the page from earlier results
     #[arg(long)]
     report: bool,
-    /// Where the page goes; only a whole run writes it.
-    #[arg(long, default_value = "docs/mutants.md")]
-    page: PathBuf,
 }
 
-/// What of the breaks to run.
 #[derive(clap::Args)]
 struct Breaks {
-    /// The breaks to try; all if none is named.
+    /// Seeded bugs to try [default: all]
     names: Vec<String>,
-    /// List them, and run nothing.
+    /// List the seeded bugs, and run nothing
     #[arg(long)]
     list: bool,
-    /// Only what tests of the rules and the simulation are to notice: no processes.
-    #[arg(long, conflicts_with = "processes")]
-    rules: bool,
-    /// Only what tests with real processes are to notice.
+    /// Run every test of the rules and the simulation against each seeded bug, and list all that notice
     #[arg(long)]
-    processes: bool,
-    /// Try every test of the rules and the simulation on each break, and tell all that notice.
-    #[arg(long, conflicts_with = "processes")]
     survey: bool,
-    /// Make and build the doctored copies, and run nothing.
+    /// Only make and build the copies
     #[arg(long)]
     build: bool,
-    /// Take it for granted that the tests with processes pass while nothing is broken.
-    #[arg(long)]
-    assume_sound: bool,
 }
 
 fn main() -> ExitCode {
@@ -195,10 +172,9 @@ fn main() -> ExitCode {
         Verb::Mutants(mutants) => report(mutants.run().map_err(anyhow::Error::msg)),
         Verb::Breaks(breaks) => report(breaks.run().map_err(anyhow::Error::msg)),
         Verb::Model { list: true, .. } => model::list(),
-        Verb::Model { name, faults, deeds, shortest, threads, list: false } => {
-            let instead = model::Instead { faults, deeds };
+        Verb::Model { name, shortest, threads, list: false } => {
             let search = if shortest { model::Search::Shortest } else { model::Search::Deep };
-            model::check(name.as_deref(), instead, search, threads)
+            model::check(name.as_deref(), search, threads)
         }
         Verb::Simulate { seeds, from, slaves, jobs, all, keep } => {
             report(simulate(Hunt { from, seeds, slaves, jobs, all }, &keep))
@@ -212,7 +188,7 @@ fn report(result: Result<bool>) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            // The program's one place for errors.
+            // The program's only place that prints errors.
             #[expect(clippy::print_stderr)]
             {
                 eprintln!("{error:#}");
@@ -223,12 +199,12 @@ fn report(result: Result<bool>) -> ExitCode {
 }
 
 impl Breaks {
-    /// Whether nothing survived.
+    /// True if every seeded bug was noticed.
     fn run(self) -> Result<bool, String> {
         let all = breaks::all();
         let known = |name: &str| all.iter().any(|one| one.name == name);
         if let Some(name) = self.names.iter().find(|name| !known(name)) {
-            return Err(format!("there is no break {name}: `--list` names them"));
+            return Err(format!("there is no seeded bug {name}: see `--list`"));
         }
         let chosen = |one: &&Break| self.names.is_empty() || self.names.iter().any(|name| name == one.name);
         let chosen: Vec<Break> = all.iter().filter(chosen).cloned().collect();
@@ -243,34 +219,31 @@ impl Breaks {
             return Err(wrong.join("\n"));
         }
         if self.build {
-            run::build(workspace(), &all, self.rules, self.processes)?;
+            run::build(workspace(), &all)?;
             return Ok(true);
         }
         let mut rows = Vec::new();
         let of_rules = |one: &&Break| self.survey || one.is_hunted() || !one.rule_tests().is_empty();
         let of_rules: Vec<_> = chosen.iter().filter(of_rules).cloned().collect();
-        if !self.processes && !of_rules.is_empty() {
+        if !of_rules.is_empty() {
             rows.extend(run::rules(workspace(), &all, &of_rules, self.survey)?);
         }
         let of_processes: Vec<_> =
             chosen.iter().filter(|one| !one.process_tests().is_empty()).cloned().collect();
-        if !self.rules && !self.survey && !of_processes.is_empty() {
-            rows.extend(run::processes(workspace(), &all, &of_processes, !self.assume_sound)?);
+        if !self.survey && !of_processes.is_empty() {
+            rows.extend(run::processes(workspace(), &all, &of_processes)?);
         }
         println!("\n{}", run::table(&rows));
         let survived = rows.iter().filter(|row| !row.caught).count();
         if survived > 0 {
-            println!("{survived} times of {} a break was not noticed", rows.len());
+            println!("{survived} of {} checks did not notice their seeded bug", rows.len());
         }
         Ok(survived == 0)
     }
 }
 
-/// What earlier runs have found.
-const FATES: &str = "target/mutants/fates.json";
-
 impl Mutants {
-    /// Whether enough were noticed, and the others are explained.
+    /// True if enough were noticed and every survivor is explained.
     fn run(self) -> Result<bool, String> {
         let all = mutants::list(workspace())?;
         let mut chosen = self.chosen(&all)?;
@@ -278,7 +251,8 @@ impl Mutants {
             chosen.iter().for_each(|one| println!("{:>4} {}", one.piece.number, one.name));
             return Ok(true);
         }
-        let path = workspace().join(FATES);
+        // Results of earlier runs.
+        let path = workspace().join("target/mutants/fates.json");
         let about = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let old: Fates = match std::fs::read(&path) {
             Ok(bytes) if self.again || self.report => {
@@ -299,7 +273,7 @@ impl Mutants {
                 println!("{left:>4} left: {} {fate:?}", one.name);
                 let mut fates = fates.lock().expect("no worker panics with it");
                 fates.insert(one.name.clone(), fate.clone());
-                // So that `--again` goes on where a run was ended.
+                // Stored after each, so that `--again` can continue an interrupted run.
                 if let Ok(bytes) = serde_json::to_vec(&*fates) {
                     drop(std::fs::write(&path, bytes));
                 }
@@ -317,7 +291,7 @@ impl Mutants {
             return Ok(survived.is_empty());
         }
         let (text, wrong) = page(&all, &fates, mutants::EXPLAINED);
-        let place = workspace().join(&self.page);
+        let place = workspace().join("docs/mutants.md");
         std::fs::write(&place, &text).map_err(|e| format!("{}: {e}", place.display()))?;
         println!("\n{text}");
         wrong.iter().for_each(|wrong| println!("{wrong}"));
@@ -340,12 +314,12 @@ impl Mutants {
     }
 }
 
-/// Whether nothing broke.
+/// True if no invariant broke.
 fn simulate(hunt: Hunt, keep: &Path) -> Result<bool> {
     let bag = hunt::hunt(hunt);
     print!("{}", bag.tell()?);
     if bag.found.is_empty() {
-        println!("nothing breaks");
+        println!("no invariant breaks");
         return Ok(true);
     }
     for found in bag.found.into_values() {
@@ -354,7 +328,7 @@ fn simulate(hunt: Hunt, keep: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// Whether nothing broke.
+/// True if no invariant broke.
 fn replay(file: &Path, step: bool) -> Result<bool> {
     let schedule = file::open(file)?;
     println!("seed {}, {} slaves", schedule.head.seed, schedule.head.slaves.len());
@@ -365,7 +339,7 @@ fn replay(file: &Path, step: bool) -> Result<bool> {
     let played = simulation::watch(&schedule, true, &mut |number, act| {
         match act {
             Some(act) => println!("\n== {} {act:?}", number + 1),
-            None => println!("\n== everything is healed"),
+            None => println!("\n== healing"),
         }
         if step {
             // At the end of the input it goes on without waiting.
@@ -373,7 +347,7 @@ fn replay(file: &Path, step: bool) -> Result<bool> {
         }
     });
     match played {
-        Ok(outcome) => println!("\nnothing breaks: {:?}", outcome.ended),
+        Ok(outcome) => println!("\nno invariant breaks: {:?}", outcome.ended),
         Err(failure) => {
             println!("\n{}", failure.broken);
             return Ok(false);

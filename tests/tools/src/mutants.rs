@@ -1,18 +1,18 @@
-//! Can the proof fail? Every mutant of the rules that cargo-mutants knows, each tried against what proves the rules.
+//! Runs the tests of the rules against every mutant that cargo-mutants lists.
 //!
-//! A mutant is a small change that nobody thought of: an operator turned round, a condition that always holds, a
-//! function that does nothing. Most of them are bugs, and each of those has to be noticed by somebody. cargo-mutants
-//! names them ([`list`]); all that can be are built into one copy of the rules, each behind a switch ([`doctor`]) that
-//! the environment turns ([`SWITCH`]), and only what cannot be switched is built by itself ([`copy`]).
+//! A mutant is a small change of the source: another operator, a condition that always holds, a function that does
+//! nothing. cargo-mutants names the mutants ([`list`]). All that can be switched are built into one copy of the rules
+//! ([`doctor`]), each switched on by its number in the environment ([`SWITCH`]); the others are built one by one
+//! ([`copy`]).
 //!
-//! cargo-mutants itself builds each mutant: 20 s for 0.5 s of the rules' tests on two cores, which makes 8.4 hours for all
-//! 1,465 and leaves out the schedules and the model check. One build with switches tries all of them against all three in half
-//! an hour to an hour.
+//! cargo-mutants itself builds each mutant: 20 s for 0.5 s of tests on two cores, which makes 8.4 hours for all 1,465,
+//! without schedules and model check. One build with switches tries all of them against all three in half an hour to an
+//! hour.
 //!
-//! A mutant that does not compile is not viable, and is counted apart. The others meet, until one notices, the tests of
-//! the rules, the random schedules and the model check ([`run`]). A run without any mutant tells which mutants each test
-//! reaches, and a mutant meets only the tests that reach it. What none notices has survived. Either that is a gap in the
-//! proof, or the change makes no difference: then [`EXPLAINED`] says why.
+//! A mutant that does not compile is not viable and is counted separately. The others are tried against the tests of
+//! the rules, the random schedules and the model check ([`run`]), until one fails. A run without a mutant records which
+//! mutants each test reaches; a mutant is tried only against tests that reach it. A mutant that nothing notices has
+//! survived: either the tests have a gap, or the change makes no difference, and then [`EXPLAINED`] says why.
 
 pub mod copy;
 pub mod doctor;
@@ -29,19 +29,18 @@ use serde::Deserialize;
 pub use self::doctor::{Genre, Number, Piece};
 pub use self::explained::EXPLAINED;
 
-/// The environment variable that turns one mutant on, by its number.
+/// The environment variable that switches one mutant on, by its number.
 pub const SWITCH: &str = "RELOOP_MUTANT";
 
 /// The environment variable that names a file for the numbers of the mutants that a program reaches.
 pub const REACHED: &str = "RELOOP_MUTANTS_REACHED";
 
-/// The package whose mutants these are.
 const PACKAGE: &str = "reloop-protocol";
 
 #[derive(Debug, Clone)]
 pub struct Mutant {
     pub file: String,
-    /// What it is called: file, description and the line it stands in. It stays the same when lines move.
+    /// File, description and the text of the line. It stays the same when lines move.
     pub name: String,
     pub piece: Piece,
 }
@@ -80,7 +79,7 @@ impl Position {
 /// Every mutant of the rules, as cargo-mutants lists them; the numbers count from zero.
 ///
 /// # Errors
-/// cargo-mutants is not there, or says what does not fit the sources.
+/// cargo-mutants is not installed, or what it lists does not fit the sources.
 pub fn list(workspace: &Path) -> Result<Vec<Mutant>, String> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["mutants", "--list", "--json", "--package", PACKAGE])

@@ -1,26 +1,25 @@
-//! The published disagreements of the two nodes, as data: what each side holds, what must come out, what decides it,
-//! and where it has to be shown.
+//! The published disagreements of the two nodes as data: the case, the outcome, the rules that decide it, and the
+//! levels on which a test has to show it.
 //!
-//! What decides a row is found in two places. Lines of the verdict table (`protocol/src/reconcile.rs`) bear the numbers
-//! of the rows that they answer. What is decided elsewhere is a named rule, a function, and stands here.
+//! What decides a row has two sources: lines of the verdict table (`protocol/src/reconcile.rs`) carry the numbers of
+//! the rows that they decide, and other rules are named here as functions.
 //!
-//! Which tests show a row is not written down anywhere: a test bears the number of its row in its name, and
-//! [`crate::coverage`] collects them.
+//! The tests of a row are not listed here: their names begin with its number, and [`crate::coverage`] collects them.
 
 use reloop_protocol::reconcile::{Line, TABLE};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
-    /// Its number: a letter for the field, and a count.
+    /// A letter for the field, and a count.
     pub number: &'static str,
     /// What each side holds, or what happens.
     pub case: &'static str,
     pub outcome: &'static str,
-    /// What decides it beside the verdict table.
+    /// The rules that decide it beside the verdict table.
     pub rules: &'static [Rule],
-    /// The lowest level that can show it.
+    /// The lowest level on which it can be shown.
     pub lowest: Level,
-    /// What it is about that only real processes show. Whatever is named here needs a test end to end.
+    /// What of it only real processes can show. If there is anything, a test with processes is required.
     pub about: &'static [About],
     /// How much of it the product has.
     pub scope: Scope,
@@ -43,22 +42,22 @@ pub enum Level {
 /// What the rules alone cannot show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum About {
-    /// Nodes, jobs and boxes that die and come back.
+    /// Nodes, jobs and boxes that crash and come back.
     Processes,
-    /// What a disk keeps, loses, or is replaced by.
+    /// Disks that lose data or are replaced.
     Disks,
     /// Clocks that jump, stand still, or are not trusted.
     Clocks,
-    /// Connections that break, hang, or stay away.
+    /// Connections that break, hang, or stay down.
     Links,
-    /// Who somebody is: keys, names, enrolment, copies.
+    /// Keys, names, enrolment, copies.
     Identity,
     /// What people do at a machine.
     People,
 }
 
 impl About {
-    /// The word in the coverage list.
+    /// The word in `docs/coverage.md`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Processes => "processes",
@@ -71,24 +70,23 @@ impl About {
     }
 }
 
-/// How much of a row the product has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Whole,
-    /// Not this part, which therefore no test shows.
+    /// All but this part, which no test shows.
     Without(&'static str),
-    /// Nothing of it, and why. No test may bear its number.
+    /// Nothing, for this reason. No test may carry its number.
     Nothing(&'static str),
 }
 
 impl Row {
-    /// The lines of the verdict table that answer it.
+    /// The lines of the verdict table that decide it.
     pub fn lines(&self) -> impl Iterator<Item = &'static Line> {
         let number = self.number;
         TABLE.iter().filter(move |line| line.cases.contains(&number))
     }
 
-    /// The levels on which it has to be shown.
+    /// The levels on which a test has to show it.
     pub fn needs(&self) -> impl Iterator<Item = Level> {
         let nothing = matches!(self.scope, Scope::Nothing(_));
         let rules = !nothing && self.lowest == Level::Rules;
@@ -105,7 +103,7 @@ const fn rule(file: &'static str, function: &'static str) -> Rule {
     Rule { file, function }
 }
 
-/// A row that the rules show, and real processes too where it is about something that the rules do not have.
+/// A row that tests of the rules show, and tests with processes if it is `about` anything.
 const fn shown(
     number: &'static str,
     case: &'static str,
@@ -116,7 +114,7 @@ const fn shown(
     Row { number, case, outcome, rules, lowest: Level::Rules, about, scope: Scope::Whole }
 }
 
-/// The same, but for a part that the product does not have.
+/// The row without a part that the product does not have.
 const fn shown_without(row: Row, missing: &'static str) -> Row {
     Row { scope: Scope::Without(missing), ..row }
 }
@@ -142,166 +140,172 @@ pub const ROWS: &[Row] = &[
     // A. Assignment, start, cancel.
     shown(
         "A1",
-        "The master assigned it, the slave, whose memory is sound, never got it.",
-        "It is offered again under the same attempt while its window is open; else it is back in the queue, canceled \
-         or expired.",
+        "The master assigned it; the slave, whose store is sound, never got it.",
+        "It is offered again under the same attempt while its window is open; otherwise it is queued again, \
+         canceled or expired.",
         &[ABSENT],
         &[About::Links],
     ),
     shown(
         "A2",
-        "The slave took it, and its word about that was lost.",
+        "The slave accepted it, and its report of that was lost.",
         "The handshake's snapshot is the confirmation; nothing is sent twice.",
         &[],
         &[About::Links],
     ),
     shown(
         "A3",
-        "The master released the start, the slave still holds the job unstarted.",
-        "The conditional start is given again; past its latest time the job is held and a person is asked.",
+        "The master released the start; the slave has the job and has not started it.",
+        "The release is sent again with its latest start time; after that time the job is held and a person \
+         is asked.",
         &[HELD_BY],
         &[],
     ),
     shown(
         "A4",
-        "The master has it as assigned, the slave runs it already.",
-        "The master takes the slave's phase and start time.",
+        "At the master it is assigned, at the slave it already runs.",
+        "The master takes over the slave's state and start time.",
         &[],
         &[],
     ),
     shown(
         "A5",
-        "The master has it as accepted or under way; the slave, whose memory is sound, has neither job nor outcome.",
-        "A broken promise: the job is uncertain, the slave's machine needs a look, and nothing runs again by itself.",
+        "At the master it is accepted or under way; the slave, whose store is sound, has neither job nor \
+         outcome.",
+        "The slave lost what it had accepted: the job is uncertain, the slave asks for a person \
+         (`memory_gap`), and nothing runs again by itself.",
         &[ABSENT],
         &[],
     ),
     shown(
         "A6",
-        "The slave ran it, and comes back after a crash or a power cut.",
-        "The machine is asked: alive is running, ended is its outcome; else the order's rule decides: hold, fail, or \
-         restart.",
+        "The slave ran it, and restarts after a crash or a power cut.",
+        "The machine is asked. If the run is alive, the job is running; if it ended, that is the outcome; \
+         otherwise the order's `on_interrupt` decides: hold, fail or restart.",
         &[AGENT_STARTED, FOUND],
         &[About::Processes],
     ),
     shown(
         "A7",
-        "The slave comes up with an intent to start on its disk and no result.",
-        "The machine is asked. Proof that it never began lets it start; without proof it is uncertain and the machine \
-         not ready. Never a second blind start.",
+        "The slave restarts with an intent to start on its disk and no result.",
+        "The machine is asked. With proof that it never began, it is started; without proof the job is \
+         uncertain and the machine is not ready. It is never started again without proof.",
         &[AGENT_STARTED, FOUND],
         &[About::Processes],
     ),
     shown(
         "A8",
-        "The slave ended it while offline, the master has it as running.",
-        "The outcome is recorded with the slave's times, then the slave forgets it; a repetition changes nothing.",
+        "It ended at the slave while the link was down; at the master it is running.",
+        "The outcome is recorded with the slave's times, then the slave forgets the job. A repeated report \
+         changes nothing.",
         &[],
         &[About::Links],
     ),
     shown(
         "A9",
-        "It succeeded at the slave while offline, and the master canceled it meanwhile.",
+        "It succeeded at the slave while the link was down, and it was canceled at the master meanwhile.",
         "Succeeded, flagged `cancel_too_late`.",
         &[ENDED],
         &[],
     ),
     shown(
         "A10",
-        "It failed at the slave while offline, and the master canceled it meanwhile.",
-        "Failed, with the cancel noted: not canceled.",
+        "It failed at the slave while the link was down, and it was canceled at the master meanwhile.",
+        "Failed and not canceled; the cancel is recorded.",
         &[ENDED],
         &[],
     ),
     shown(
         "A11",
-        "The master canceled it, the slave runs it.",
-        "The slave stops it in the mode that the client chose; a machine may refuse, then it is running again and says \
-         so.",
+        "It was canceled at the master; the slave runs it.",
+        "The slave stops it in the mode that the client chose. If the machine refuses, the job is running \
+         again, with the reason.",
         &[rule("protocol/src/slave/desired.rs", "cancel")],
         &[],
     ),
     shown(
         "A12",
-        "The master canceled it, the slave holds it unstarted.",
-        "It is dropped and canceled.",
+        "It was canceled at the master; the slave has it and has not started it.",
+        "The slave drops it: it is canceled.",
         &[],
         &[],
     ),
     shown(
         "A13",
-        "The master canceled it, the slave is silent for weeks.",
-        "The cancel stays pending; only a person's `abandon` ends it, and that burns the attempt.",
+        "It was canceled at the master; the slave is offline for weeks.",
+        "The cancel stays pending. Only `abandon` ends the job, and its attempt is never used again.",
         &[rule("protocol/src/master/command.rs", "abandon")],
         &[],
     ),
     shown(
         "A14",
-        "A person gave the job to another slave, and the first comes back with the older attempt unstarted.",
+        "A person gave the job to another slave, and the first slave comes back with the older attempt, not \
+         started.",
         "The first drops it.",
         &[],
         &[],
     ),
     shown(
         "A15",
-        "The same, but the first runs its attempt and the second has not begun.",
-        "The first keeps it, the second is asked to give it back.",
+        "The same, but the first slave runs its attempt and the second one has not begun.",
+        "The first keeps it; from the second it is recalled.",
         &[OLDER],
         &[],
     ),
     shown(
         "A16",
         "The same, but both run.",
-        "Both finish, flagged `duplicate`; a person decides, and nothing is stopped by itself.",
+        "Both go on, and the job is flagged `duplicate`. A person decides; nothing is stopped by itself.",
         &[OLDER],
         &[],
     ),
     shown(
         "A17",
-        "The same, but the first has ended its attempt and the second runs.",
-        "The first's outcome is recorded for its attempt; the second's cancel is offered to a person and not sent.",
+        "The same, but the first attempt has ended and the second one runs.",
+        "The first outcome is recorded for its attempt. Cancelling the second is left to a person.",
         &[OLDER],
         &[],
     ),
     shown(
         "A18",
         "The same, but both have ended.",
-        "The first success is the job's outcome, the other is kept beside it.",
+        "The first success is the job's outcome; the other outcome is kept beside it.",
         &[OLDER],
         &[],
     ),
     shown(
         "A19",
-        "The slave confirmed a cancel and lost its power; the machine would go on.",
-        "Canceled was on its disk before the machine was touched: it stays canceled.",
+        "The slave confirmed a cancel and lost its power; its machine would go on.",
+        "The cancel was on its disk before the machine was told anything: the job stays canceled.",
         &[FOUND],
         &[About::Processes],
     ),
     shown(
         "A20",
-        "The master offers an attempt of which the slave has the outcome.",
-        "The slave answers with the outcome and never runs it again.",
+        "The master offers an attempt that has ended at the slave.",
+        "The slave answers with the outcome and does not run it again.",
         &[SAY_AGAIN],
         &[About::Disks],
     ),
     shown(
         "A21",
         "The master offers a job to a slave that is full.",
-        "Declined for now, with what holds the place; the job is back in the queue with that reason.",
+        "Declined for now, with the reason; the job is queued again with that reason.",
         &[UNACCEPTABLE, rule("protocol/src/master/decline.rs", "declined")],
         &[],
     ),
     shown(
         "A22",
         "A job waits long.",
-        "`explain` names every slave and why not there: offline, mode, program, label, room, readiness, window.",
+        "`explain` says for every slave why it does not take the job: offline, mode, program, label, \
+         capacity, readiness, window.",
         &[rule("protocol/src/master/explain.rs", "why_not")],
         &[],
     ),
     // B. Deferred jobs and time.
     shown(
         "B1",
-        "The start time comes while the slave is offline.",
+        "The start time comes while the link is down.",
         "The slave starts it by itself.",
         &[COME_DUE, BEGIN],
         &[About::Clocks, About::Links],
@@ -309,56 +313,58 @@ pub const ROWS: &[Row] = &[
     shown(
         "B2",
         "The start time passed while the slave was off.",
-        "By the order's `late`: hold, run if its deadline allows, or skip; the lateness is reported.",
+        "The order's `late` decides: hold, run if its deadline allows, or skip. The delay is reported.",
         &[rule("protocol/src/slave/schedule.rs", "miss_start")],
         &[About::Clocks, About::Processes],
     ),
     shown(
         "B3",
         "The master changed the time while the slave was offline.",
-        "Applied if it has not started; else the slave's fact stands and shows under which desired it started.",
+        "Applied if it has not started. Otherwise the job goes on, and shows under which generation it \
+         started.",
         &[SET_DESIRED],
         &[],
     ),
     shown(
         "B4",
-        "The master withdrew the start, and the slave runs it already.",
-        "It goes on: a cancel is for a client to ask for, never an automatic stop.",
+        "The start was withdrawn at the master, and the slave runs it already.",
+        "It goes on: nothing is stopped automatically; a client may cancel it.",
         &[SET_DESIRED],
         &[],
     ),
     shown(
         "B5",
-        "\"Start now\" is said while the slave is offline.",
-        "One desired, the newest wins, with a latest time; no stored command.",
+        "A job is released while its slave is offline.",
+        "The release is part of the desired state and has a latest time; the newest desired state counts. No \
+         command is stored.",
         &[HELD_BY],
         &[],
     ),
     shown(
         "B6",
         "Two deferred jobs of one slave come due at the same time.",
-        "One runs, the other waits its turn while its window allows.",
+        "One runs; the other waits for its turn as long as its window is open.",
         &[BEGIN, rule("protocol/src/slave/schedule.rs", "lapse")],
         &[],
     ),
     shown(
         "B7",
-        "The slave booted without contact, and its clock is not to be trusted.",
+        "The slave booted without contact to the master, and its clock cannot be trusted.",
         "A deferred job waits, with `waiting_for: clock`.",
         &[MASTER_TIME, HELD_BY],
         &[About::Clocks],
     ),
     shown(
         "B8",
-        "A wall clock jumps by hours, forwards or back, at the slave or the master.",
-        "A job fires once and not early; elapsed times stay right.",
+        "The wall clock of the slave or the master jumps by hours, forwards or back.",
+        "A job starts once and not early; durations stay right.",
         &[MASTER_TIME, rule("protocol/src/master/handshake.rs", "clock_set")],
         &[About::Clocks],
     ),
     shown(
         "B9",
-        "Its time comes, and the machine is not ready.",
-        "It waits for the machine until its deadline, then it has expired.",
+        "The start time comes, and the machine is not ready.",
+        "It waits for the machine until its deadline; then it expires.",
         &[
             rule("protocol/src/slave/schedule.rs", "lapse"),
             rule("protocol/src/slave/schedule.rs", "machine_is_barred"),
@@ -367,45 +373,46 @@ pub const ROWS: &[Row] = &[
     ),
     shown(
         "B10",
-        "Its longest run time passes while offline.",
-        "The slave acts by itself: flagged `overdue`, or stopped, as the order says.",
+        "It exceeds its maximum run time while the link is down.",
+        "The slave acts by itself: it flags the job `overdue`, or stops it, as the order says.",
         &[rule("protocol/src/slave/schedule.rs", "overrun")],
         &[About::Clocks, About::Links],
     ),
     // C. Store and identity.
     shown(
         "C1",
-        "The slave has a new database under its old key: its disk was replaced.",
-        "Its jobs are uncertain, and the machine starts nothing until a person has said what became of it.",
+        "The slave has a new store and its old key: its disk was replaced.",
+        "Its jobs are uncertain, and the machine starts nothing until a person has looked.",
         &[AGENT_STARTED, ABSENT],
         &[About::Disks],
     ),
     shown(
         "C2",
-        "The slave's database does not open.",
-        "It is set aside, a new one is made, then as C1; the machine is not touched.",
+        "The slave's store does not open.",
+        "It is set aside and a new one is made; then as C1. The machine is told nothing.",
         &[AGENT_STARTED, rule("node/src/store/opening.rs", "start_afresh")],
         &[About::Disks],
     ),
     shown(
         "C3",
-        "The slave's database went back in time.",
-        "Its rows are not trusted: nothing deferred fires, what it had forgotten does not run again, and it gets a new \
-         store id.",
+        "The slave's store went back in time.",
+        "Its rows are not trusted: no deferred job starts, jobs that it had forgotten do not run again, and \
+         it gets a new store id.",
         &[rule("protocol/src/slave/handshake.rs", "rule")],
         &[About::Disks],
     ),
     shown(
         "C4",
-        "A copy of the slave's key and disk is alive beside it.",
-        "The older link answers a ping, so the copy is refused with its own close code and the slave is flagged; its \
-         job is undisturbed. A quick reboot is not taken for a copy, because then the older link does not answer.",
+        "A copy of the slave, with its key and disk, runs beside it.",
+        "The older link answers a ping, so the copy is refused with a close code of its own and the slave is \
+         flagged; its job is not disturbed. A quick reboot is not taken for a copy, because then the older \
+         link does not answer.",
         &[HELLO, rule("protocol/src/master/handshake.rs", "link_probed")],
         &[About::Identity, About::Links],
     ),
     shown(
         "C5",
-        "The same slave comes back, and its older connection is half-open.",
+        "The same slave reconnects, and its older connection is half-open.",
         "The higher session takes over at once.",
         &[HELLO],
         &[About::Links],
@@ -419,15 +426,17 @@ pub const ROWS: &[Row] = &[
     ),
     shown(
         "C7",
-        "A new key comes under a name that is taken.",
-        "Refused, or a new slave by a person's choice; jobs of the old one stay with the old key.",
+        "A new key comes with a name that is taken.",
+        "It is refused, unless a person gives the name to the new key; the jobs of the old slave stay with \
+         the old key.",
         &[ADMIT],
         &[About::Identity],
     ),
     shown(
         "C8",
         "The slave was revoked while it ran a job.",
-        "It finishes and keeps the outcome, and is refused with a reason; enrolled again, its job is taken up.",
+        "It finishes the job and keeps the outcome, and is refused with a reason. When it is enrolled again, \
+         its job is adopted.",
         &[ADMIT],
         &[About::Identity],
     ),
@@ -435,74 +444,77 @@ pub const ROWS: &[Row] = &[
     shown(
         "D1",
         "The master restarts with its data.",
-        "Jobs are `stale` until each slave's handshake, and nothing is given to a slave before that.",
+        "Jobs are `stale` until their slave's handshake, and nothing is assigned to a slave before its \
+         handshake.",
         &[rule("protocol/src/master/placement.rs", "takes_work")],
         &[About::Processes],
     ),
     shown(
         "D2",
         "The master lost all its data.",
-        "Slaves go on; enrolled again, their jobs are adopted with work, phase and times, and nothing is stopped.",
+        "Slaves go on. When they are enrolled again, their jobs are adopted with work, state and times, and \
+         nothing is stopped.",
         &[rule("protocol/src/master/adopt.rs", "adopt")],
         &[About::Disks],
     ),
     shown(
         "D3",
         "The master was restored from an old backup, and a person confirmed it.",
-        "What slaves remember closes the gap; assignments are offered again only after the handshake; past starts are \
-         missed and held, not fired.",
+        "The slaves' reports and recent outcomes close the gap. Jobs are offered only after the handshake; \
+         starts in the past are missed and held, and do not happen all at once.",
         &[rule("protocol/src/master/command.rs", "restore_confirmed")],
         &[About::Disks],
     ),
     shown(
         "D4",
-        "The master's files were put back, and nobody confirmed it.",
-        "Slaves have seen a later commit: they go on and report, and take no commands until a person confirms.",
+        "The master was restored, and nobody confirmed it.",
+        "Slaves have seen a later commit: they go on and report, and obey nothing until a person confirms.",
         &[STANDING],
         &[About::Disks],
     ),
     shown(
         "D5",
-        "There are two copies of a master, and the older one is revived.",
-        "A slave obeys the higher epoch, and the other is told so.",
+        "There are two copies of a master, and the older one is started again.",
+        "A slave obeys the higher epoch, and tells the other master so.",
         &[HELLO, STANDING],
         &[About::Identity, About::Disks],
     ),
     shown(
         "D6",
         "A slave is pointed at a master that it is not enrolled with.",
-        "It is refused with a reason and tells nothing; its job goes on. Enrolled there, its job is adopted.",
+        "It is refused with a reason and reports nothing; its job goes on. When it is enrolled there, its \
+         job is adopted.",
         &[ADMIT, STANDING],
         &[About::Identity],
     ),
     shown(
         "D7",
-        "201 was given, and the master dies before the order is assigned out.",
-        "The order is there after the restart, and a repetition with the same key finds it.",
+        "The master answered 201, and crashes before the job is assigned.",
+        "The order is there after the restart, and a request with the same key returns it.",
         &[ORDER_PLACED],
         &[About::Processes],
     ),
     shown(
         "D8",
-        "The master dies before it could answer 201.",
-        "The order is there or not, and the repetition with the same key makes exactly one.",
+        "The master crashes before it answers 201.",
+        "The order is there or not; a repeated request with the same key makes exactly one.",
         &[ORDER_PLACED],
         &[About::Processes],
     ),
     shown(
         "D9",
-        "The link breaks inside the handshake, at any of its messages.",
-        "It has no effect; the next connection begins anew.",
+        "The link breaks during the handshake, at any of its messages.",
+        "It has no effect; the next connection begins a new handshake.",
         &[HELLO, rule("protocol/src/master/handshake.rs", "settled")],
         &[About::Links],
     ),
     Row {
         number: "D10",
         case: "The master's disk is full.",
-        outcome: "Orders are refused with 503; links, reports and reads go on as far as they can, and nothing that was \
-                  acknowledged is lost.",
+        outcome: "Orders are refused with 503. Links, reports and reads go on as far as possible, and \
+                  nothing that was acknowledged is lost.",
         rules: &[rule("node/src/store/keeper.rs", "low_space"), rule("node/src/driver.rs", "run")],
-        // The rules never see a disk: a commit that fails has performed nothing.
+        // The rules never see a disk.
         lowest: Level::Processes,
         about: &[About::Disks],
         scope: Scope::Whole,
@@ -510,34 +522,36 @@ pub const ROWS: &[Row] = &[
     // E. Data, capability, locality.
     shown(
         "E1",
-        "A report is older than what the master has.",
-        "Ignored, within the same store, boot and attempt.",
+        "A report is older than the one that the master has.",
+        "It is ignored, within the same store, boot and attempt.",
         &[rule("protocol/src/master/report.rs", "judge_report")],
         &[],
     ),
     shown(
         "E2",
-        "The work under an assignment changed.",
-        "Its digest is pinned: what differs does not start.",
+        "The work of an assigned job changed.",
+        "The digest of the work is fixed: other work does not start.",
         &[UNACCEPTABLE, SET_DESIRED],
         &[],
     ),
     Row {
         number: "E3",
         case: "An artifact was half transferred when the link broke.",
-        outcome: "It goes on by offset, is checked by its hash, and is not startable before it is whole.",
+        outcome: "The transfer continues at its offset, the hash is checked, and the job cannot start before \
+                  the artifact is complete.",
         rules: &[],
         lowest: Level::Processes,
         about: &[About::Links],
         scope: Scope::Nothing(
-            "there are no artifacts: an order names a program and parameters, and what they need is on the box. Only the \
-             word `waiting_for: artifact` is kept for them.",
+            "there are no artifacts: an order names a program and parameters, and everything else is on the \
+             box. Only the value `waiting_for: artifact` is reserved.",
         ),
     },
     shown(
         "E4",
-        "The same stretch of an output is asked for twice, or after a break.",
-        "It is addressed by its offset: no doubles, and where it begins and how long the whole is are said.",
+        "The same part of an output is requested twice, or after the link broke.",
+        "It is addressed by its offset, so that nothing is repeated; the answer tells the offset and the \
+         total length.",
         &[rule("protocol/src/master/command.rs", "log_asked"), rule("slave/src/driver.rs", "read_output")],
         &[About::Links],
     ),
@@ -545,20 +559,21 @@ pub const ROWS: &[Row] = &[
         shown(
             "E5",
             "The versions of the two nodes differ.",
-            "Reports, cancels and forgets go on, new starts only if both know them; without a common version the slave is \
-             refused with a reason and its machine goes on.",
+            "Reports, cancels and forgets work; new jobs start only if both nodes know their features. \
+             Without a common version the slave is refused with a reason, and its machine goes on.",
             &[rule("protocol/src/message.rs", "common")],
             &[],
         ),
-        "there is one version of the protocol so far, so only the refusal of one that is not spoken can be shown",
+        "there is only one version of the protocol so far, so only the refusal of an unknown version can be \
+         shown",
     ),
     shown_without(
         shown(
             "E6",
-            "What a job needs is gone between accept and start.",
-            "It is looked at again at the start: rejected with the reason if the slave does not offer it any more. What only the \
-             machine lacks, such as the program's file or room on its disk, ends no job: it waits there, and the machine for a \
-             person.",
+            "Something that a job needs is missing between accept and start.",
+            "It is checked again at the start: if the slave no longer offers the program, the job is \
+             rejected with the reason. If only the machine lacks something, such as the program's file or \
+             space on its disk, the job does not end: it waits there, and the machine asks for a person.",
             &[
                 BEGIN,
                 rule("slave/src/machine/dispatch.rs", "place"),
@@ -566,37 +581,37 @@ pub const ROWS: &[Row] = &[
             ],
             &[About::Processes],
         ),
-        "a label that is gone is not looked at again: only the master knows what an order requires, and it looks when it \
-         hands out",
+        "labels are not checked again: only the master knows what an order requires, and it checks when it \
+         assigns",
     ),
     shown_without(
         shown(
             "E7",
             "Somebody stops, pauses or starts something at the machine.",
-            "It is reported with source `local` and the master follows; foreign work would occupy the place.",
+            "It is reported with source `local` and the master follows. Other work would occupy the machine.",
             &[rule("protocol/src/slave/local.rs", "obey")],
             &[About::People],
         ),
-        "no driver can tell of work that somebody started without Reloop",
+        "no driver detects work that somebody started without Reloop",
     ),
     shown(
         "E8",
-        "The machine is locked or in maintenance when a job is assigned out.",
-        "It is not offered; a race is declined with the reason, without a loop of offers, and ends when the machine says \
-         that it is ready.",
+        "The machine is locked or in maintenance when a job is to be assigned.",
+        "The job is not offered. If the lock comes too late for that, the slave declines the offer with the \
+         reason, and gets no further offer until it reports a ready machine.",
         &[rule("protocol/src/master/placement.rs", "takes_work"), UNACCEPTABLE],
         &[About::People],
     ),
     shown(
         "E9",
-        "The box reboots again and again in mid-job.",
-        "Counted per attempt; past the limit it is held and a person is asked.",
+        "The box reboots again and again during a job.",
+        "Interruptions are counted per attempt; after the limit the job is uncertain and a person is asked.",
         &[FOUND],
         &[About::Processes],
     ),
     shown(
         "E10",
-        "The agent is starved and misses its pings, while the job is fine.",
+        "The agent gets no processor time and misses its pings; its job runs on.",
         "Only the last contact changes.",
         &[],
         &[About::Processes, About::Links],

@@ -1,4 +1,4 @@
-//! Can the proof fail? The rules are broken on purpose, one at a time, and each time somebody has to notice.
+//! Tries the seeded bugs of the rules: each has to be noticed by the tests that the list names.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -8,7 +8,7 @@ use reloop_rig::daemon::workspace;
 use reloop_tools::breaks::{Break, RULE_TESTS, all, rotten, run, unbroken};
 use reloop_tools::coverage::{Test, collect};
 
-/// Rules that are broken: fewer would be a sign that the list is not kept up.
+/// A shorter list would mean that it is not maintained.
 const AT_LEAST: usize = 25;
 
 #[test]
@@ -37,12 +37,13 @@ fn no_scenario_is_without_a_break_that_it_catches() {
 
 #[test]
 fn no_test_of_the_rules_is_without_a_break_that_it_catches() {
-    // Those of `rules_edges` were written against mutants, which show that they can fail.
+    // The tests of `rules_edges` were written against mutants, which show that they can fail.
     let is_checked = |program: &str| RULE_TESTS.contains(&program) && program != "rules_edges";
     assert_eq!(without_a_break("tests/sim/tests", is_checked), RULE_TESTS.len() - 1);
 }
 
-/// The programs in this folder that are checked: each of their tests is named by a break or excused.
+/// Checks that each test of the selected programs in this folder is named by a seeded bug or excused. Returns the
+/// number of programs.
 fn without_a_break(folder: &str, is_checked: impl Fn(&str) -> bool) -> usize {
     let program = |test: &str| test.split("::").next().unwrap_or_default().to_owned();
     let of_checked = |test: &&str| is_checked(&program(test));
@@ -63,7 +64,7 @@ fn without_a_break(folder: &str, is_checked: impl Fn(&str) -> bool) -> usize {
     there.iter().map(|test| program(test)).collect::<BTreeSet<_>>().len()
 }
 
-/// A test as a break names it: program, modules and name.
+/// A test as the list names it: program, modules and name.
 fn path(folder: &str, test: &Test) -> String {
     let file = test.file.trim_start_matches(folder).trim_start_matches('/').trim_end_matches(".rs");
     format!("{}::{}", file.trim_end_matches("/main").replace('/', "::"), test.name)

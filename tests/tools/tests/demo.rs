@@ -1,4 +1,4 @@
-//! The demo is the first thing that people run: it must come out right, and leave nothing behind.
+//! The demo has to come out right, and to leave nothing behind.
 
 #![cfg(test)]
 
@@ -13,10 +13,10 @@ use reloop_rig::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-/// After the demo has ended nothing of it has anything left to do.
+/// After the demo has exited, nothing of it may run any more.
 const GONE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The demo, with all that it makes in this directory.
+/// Starts the demo with all its files in this directory.
 fn demo(scratch: &Path, args: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_harness"))
         .arg("demo")
@@ -28,7 +28,7 @@ fn demo(scratch: &Path, args: &[&str]) -> Child {
         .unwrap()
 }
 
-/// Files that are there, and processes that name them.
+/// Files that are left, and processes that name them.
 fn left_behind(scratch: &Path) -> Vec<String> {
     let files = std::fs::read_dir(scratch).unwrap().map(|file| file.unwrap().path().display().to_string());
     let name = scratch.to_str().unwrap();
@@ -90,8 +90,8 @@ async fn a_demo_that_is_interrupted_in_mid_job_leaves_nothing_behind() {
     nothing_is_left_behind(scratch.path()).await;
 }
 
-/// Plays the demo while somebody meddles with its world from outside, once, when it says this. Gives all that it said;
-/// it must have noticed.
+/// Runs the demo and calls `meddle` once when this line is printed. Returns the whole output; the demo has to have
+/// failed.
 async fn meddled(scratch: &Path, when: &str, meddle: impl AsyncFnOnce(&[String])) -> String {
     let mut demo = demo(scratch, &["--once"]);
     let mut meddle = Some(meddle);
@@ -109,7 +109,7 @@ async fn meddled(scratch: &Path, when: &str, meddle: impl AsyncFnOnce(&[String])
     said
 }
 
-/// What the mill's program notes, which is the witness of what the machine did.
+/// The notes of the mill's program.
 fn mill_notes(scratch: &Path) -> PathBuf {
     let dirs = std::fs::read_dir(scratch).unwrap().map(|entry| entry.unwrap().path().join("mill.notes"));
     dirs.into_iter().find(|notes| notes.exists()).expect("the mill has begun")
@@ -151,7 +151,7 @@ async fn the_demo_notices_a_job_that_is_lost() {
 #[tokio::test]
 async fn the_demo_notices_a_second_start_and_another_process() {
     let scratch = tempfile::tempdir().unwrap();
-    // As if the machine had been told to begin once more while its agent was away.
+    // As if the machine had been started once more while its agent was down.
     let said = meddled(scratch.path(), "KILL: kill -9 to the agent of mill-3", async |_| {
         let mut notes = OpenOptions::new().append(true).open(mill_notes(scratch.path())).unwrap();
         notes.write_all(b"start bracket 1\n").unwrap();
@@ -168,7 +168,7 @@ async fn the_demo_notices_a_second_start_and_another_process() {
     nothing_is_left_behind(scratch.path()).await;
 }
 
-/// Nodes, not their jobs: those outlive a killed agent, and here end by themselves.
+/// The processes of the nodes, not of their jobs: jobs outlive a killed agent, and here end by themselves.
 fn nodes_of(scratch: &Path) -> Vec<String> {
     let nodes = ["reloop\0serve", "reloop-slave\0run\0"];
     let programs = left_behind(scratch).into_iter();

@@ -1,5 +1,5 @@
-//! The documentation says what the code does: what is printed from the code is as the code prints it, and what is
-//! written by hand leaves no word of the wire out. `UPDATE_DOCS=1` writes the printed files anew.
+//! The documentation agrees with the code: printed pages are up to date, and pages that are written by hand leave no
+//! word of the wire out. `UPDATE_DOCS=1` prints the pages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -81,7 +81,7 @@ fn every_row_of_the_disagreements_is_shown_where_it_has_to_be() {
     assert_eq!(coverage::gaps(&tests()), Vec::<String>::new());
     let main = read("tests/sim/tests/disagreements/main.rs");
     for test in tests() {
-        // A file that nobody names is not compiled, and its tests do not run.
+        // A module that `main.rs` does not declare is not compiled, and its tests do not run.
         if let Some(module) = test.file.strip_prefix("tests/sim/tests/disagreements/") {
             let declared = format!("\nmod {};", module.trim_end_matches(".rs"));
             assert!(main.contains(&declared), "{} is not part of the program", test.file);
@@ -109,7 +109,7 @@ fn every_row_of_the_disagreements_says_what_decides_it() {
     assert_eq!(numbers.len(), 60);
 }
 
-/// A link to a test: its name in code, and the file it stands in.
+/// The links to tests: name and file.
 fn linked_tests(page: &str) -> Vec<(&str, &str)> {
     let links = page.split("[`").skip(1).filter_map(|rest| {
         let (name, rest) = rest.split_once("`](")?;
@@ -120,7 +120,6 @@ fn linked_tests(page: &str) -> Vec<(&str, &str)> {
 }
 
 const GUARANTEES: &str = "docs/guarantees.md";
-/// How many promises the project gives.
 const PROMISES: usize = 9;
 
 #[test]

@@ -1,11 +1,11 @@
-//! The rules are pure: they depend on nothing that could do IO, and name nothing that does.
+//! The rules are pure: they depend on nothing that does IO, and name nothing that does.
 #![cfg(test)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Everything that `reloop-protocol` may be built from: data formats, a hash, an id's text form, derive macros.
+/// The dependencies that `reloop-protocol` may have: data formats, a hash, the text form of ids, derive macros.
 const ALLOWED: &[&str] = &[
     "bincode",
     "block-buffer",
@@ -30,7 +30,7 @@ const ALLOWED: &[&str] = &[
     "unicode-ident",
 ];
 
-/// What the rules' source does not name.
+/// Paths that the rules' sources may not name.
 const FORBIDDEN: &[&str] = &[
     "std::fs",
     "std::net",

@@ -1,8 +1,8 @@
-//! README's "Run it", block by block, as somebody would paste it who has nothing but Rust.
+//! Runs the blocks of README's "Run it" literally, each terminal in a shell of its own that exits at the first
+//! command that fails.
 //!
-//! The blocks run literally, each terminal in a shell of its own that ends at the first command that fails. Two things are
-//! not as on that box: the programs were built before, so that `cargo` is a stand-in that only takes the words that are
-//! printed, and the master's port is a free one in place of 7400, which `reloop` is told by its environment.
+//! Two things differ from a fresh clone: the programs are built before, so `cargo` is a stand-in that only checks its
+//! arguments, and the master listens on a free port instead of 7400.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -22,16 +22,16 @@ use reloop_rig::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
-/// What a command of the section may take, on a busy box.
+/// More than any command of the section takes on a busy box.
 const PATIENCE: Duration = Duration::from_secs(60);
 const SECTION: &str = "## Run it\n";
 const FENCE: &str = "```sh terminal ";
-/// What the page prints and the test replaces.
+/// The port that is printed, which the test replaces.
 const PORT: &str = "7400";
-/// Takes what README says to build with, and nothing else.
+/// Accepts the documented build command and nothing else.
 const CARGO: &str = "#!/bin/sh\n[ \"$*\" = 'build --release' ]\n";
 
-/// The blocks of README's section, by the terminal that they are for.
+/// The blocks of README's section, by their terminal.
 fn blocks() -> BTreeMap<u32, Vec<String>> {
     let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
     let (_, section) = readme.split_once(SECTION).expect("README has the section");
@@ -47,7 +47,7 @@ fn blocks() -> BTreeMap<u32, Vec<String>> {
     blocks
 }
 
-/// A shell that was given blocks, and everything that it started.
+/// A shell that runs blocks, and everything that it started.
 struct Terminal {
     child: Child,
     log: PathBuf,
@@ -57,7 +57,7 @@ impl Terminal {
     fn open(dir: &Path, name: u32, blocks: &[String], port: u16) -> Self {
         let log = dir.join(format!("terminal-{name}.log"));
         let output = File::create(&log).unwrap();
-        // A wrong command ends the shell, and what is typed is shown beside what comes of it.
+        // A wrong command ends the shell; `-x` shows each command before its output.
         let script = format!("set -ex\n{}\n", blocks.join("\n")).replace(PORT, &port.to_string());
         let mut command = Command::new("/bin/sh");
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("RELOOP_")) {
@@ -87,13 +87,13 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Fails if it has exited already.
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         let _ = self.child.wait();
     }
 }
 
-/// A directory as it is after `git clone` and the build, with a `reloop` that uses this port.
+/// A directory as after `git clone` and the build, with a `reloop` that uses this port.
 fn clone(port: u16) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let (built, bin) = (dir.path().join("target/release"), dir.path().join("bin"));
@@ -116,7 +116,7 @@ fn has_curl() -> bool {
     let found = Command::new("curl").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     let there = found.is_ok_and(|status| status.success());
     if !there {
-        // Not println: that would be captured, and what is left out must be seen to be.
+        // Not `println`, which the test runner captures: it has to be visible that something was left out.
         writeln!(io::stderr(), "left out: the order by curl, which is not installed").unwrap();
     }
     there

@@ -1,4 +1,4 @@
-//! Writes to a store, and says what was acknowledged: the worker of the power cuts and of the crash states.
+//! A worker for the power cuts and the crash states: writes to a store and prints what was acknowledged.
 
 use std::path::PathBuf;
 
@@ -6,18 +6,18 @@ use anyhow::Result;
 use clap::Parser;
 use reloop_rig::store_load::{self, End, Shape};
 
-/// Writes to a store, and says what was acknowledged.
+/// Write to a store and print each acknowledged batch
 #[derive(Parser)]
 struct Cli {
-    /// The store's directory.
+    /// The store's directory
     dir: PathBuf,
-    /// Whose store it resembles.
+    /// The node whose store it resembles
     #[arg(long, value_enum, default_value = "master")]
     shape: Shape,
-    /// How many commits it makes; without a number it goes on until it is killed.
+    /// Number of commits [default: until it is killed]
     #[arg(long)]
     commits: Option<u64>,
-    /// How it ends after that.
+    /// How it ends after the last commit
     #[arg(long, value_enum, default_value = "close")]
     end: End,
 }

@@ -1,4 +1,4 @@
-//! What a disk holds for certain, and what it may hold.
+//! What a disk contains for certain, and what it may contain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -8,13 +8,13 @@ use std::path::Path;
 use crate::crash::{Act, Inode, ROOT};
 use reloop_sim::simulation::Random;
 
-/// What a disk writes whole or not at all.
+/// The disk writes a sector atomically.
 const SECTOR: usize = 512;
 
-/// What the kernel writes back as one.
+/// The kernel writes back whole pages.
 const PAGE: usize = 4096;
 
-/// A disk, as far as it was told.
+/// A disk after the acts that it was given.
 #[derive(Debug)]
 pub struct Disk {
     files: BTreeMap<Inode, Contents>,
@@ -25,7 +25,7 @@ pub struct Disk {
 #[derive(Debug, Default)]
 struct Contents {
     durable: Vec<u8>,
-    /// With the number of the act.
+    /// With the index of the act.
     pending: Vec<(usize, Change)>,
 }
 
@@ -48,30 +48,30 @@ enum NameChange {
     Rename(String, String, Inode),
 }
 
-/// What became of the changes that no sync covers.
+/// What happens to the changes that no sync covers.
 #[derive(Debug, Clone, Copy)]
 enum Fate {
     None,
     All,
-    /// All up to some moment.
+    /// All changes up to some moment are there.
     Prefix,
-    /// Each piece of a file by itself, and each change of a name.
+    /// Each piece of a file, and each change of a name, is there or not.
     Mixed {
         piece: usize,
         kept_of_8: usize,
     },
-    /// All but one piece or name.
+    /// All changes are there but those of one piece or name.
     OneLost {
         piece: usize,
     },
-    /// One piece or name and nothing else.
+    /// Only the changes of one piece or name are there.
     OneKept {
         piece: usize,
     },
 }
 
 impl Disk {
-    /// A disk on which what these acts made is durable.
+    /// A disk on which the result of these acts is durable.
     pub fn new(before: &[Act]) -> Self {
         let mut disk =
             Self { files: BTreeMap::new(), dirs: BTreeMap::from([(ROOT, Names::default())]), acts: 0 };
@@ -115,13 +115,13 @@ impl Disk {
         }
     }
 
-    /// Whether something was changed that a power cut may undo.
+    /// Whether a power cut may undo a change of the file.
     pub fn has_pending(&self, inode: Inode) -> bool {
         self.files.get(&inode).is_some_and(|file| !file.pending.is_empty())
             || self.dirs.get(&inode).is_some_and(|dir| !dir.pending.is_empty())
     }
 
-    /// Whether a power cut may undo a change of a name anywhere.
+    /// Whether a power cut may undo a change of any name.
     pub fn has_pending_names(&self) -> bool {
         self.dirs.values().any(|dir| !dir.pending.is_empty())
     }
@@ -156,8 +156,8 @@ impl Disk {
         }
     }
 
-    /// Writes into an empty directory what a power cut at this moment may have left. What became of what was not synced, in
-    /// words.
+    /// Writes into an empty directory what a power cut at this moment may have left. Returns a description of what
+    /// happened to unsynced changes.
     pub fn lose_power(&self, random: &mut Random, into: &Path) -> String {
         let fate = match random.below(12) {
             0 => Fate::None,
@@ -172,7 +172,7 @@ impl Disk {
                 }
             }
         };
-        // A rename that is lost, or kept, while files went another way is what starts were broken by.
+        // Starts have been broken by a rename that is lost, or kept, independently of the files.
         let names_fate =
             if random.one_in(3) { [Fate::None, Fate::All, Fate::Prefix][random.below(3)] } else { fate };
         let mut said = vec![format!("{fate:?}, names {names_fate:?}")];
@@ -257,7 +257,7 @@ impl Contents {
         bytes.resize(length, 0);
         let mut tally = BTreeMap::new();
         for (start, changes) in touched {
-            // A cut of the file and the bytes that it takes away are one change.
+            // A cut of the file and the bytes that it removes are one change.
             let cuts =
                 |number: &usize| matches!(self.pending[*number].1, Change::SetLength(to) if to <= start);
             let lowest = changes
@@ -317,7 +317,7 @@ impl Contents {
 }
 
 impl Change {
-    /// On a part of the file that begins at `start`.
+    /// Applies the change to the part of the file that begins at `start`.
     fn apply_within(&self, start: usize, part: &mut [u8]) {
         let end = start + part.len();
         match self {
@@ -363,7 +363,7 @@ impl Names {
 }
 
 impl NameChange {
-    /// If an earlier change of the same name is lost, there may be nothing to take away.
+    /// If an earlier change of the same name is lost, there may be nothing to remove.
     fn apply(&self, names: &mut BTreeMap<String, Inode>) {
         match self {
             NameChange::Create(name, inode) => {
@@ -398,7 +398,7 @@ mod tests {
         Act::Write { file: FILE, at, bytes: vec![byte; length] }
     }
 
-    /// Everything that power cuts leave of the file, over many tries.
+    /// The contents of the file after power cuts, over many random tries.
     fn outcomes(before: &[Act], acts: &[Act]) -> BTreeSet<Option<Vec<u8>>> {
         let mut disk = Disk::new(before);
         acts.iter().for_each(|act| disk.see(act));

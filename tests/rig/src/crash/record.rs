@@ -1,4 +1,4 @@
-//! From processes under strace to a [`Recording`].
+//! Runs processes under strace and makes a [`Recording`] of their system calls.
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::crash::{Act, Inode, ROOT, Recording};
 
-/// What changes files or makes changes durable. A call of these that the recorder does not know how to model is a panic.
+/// The calls that change files or make changes durable. A call among them that is not modelled is a panic.
 const CALLS: &str = "trace=open,openat,creat,close,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,rmdir,\
                      write,pwrite64,writev,pwritev,pwritev2,truncate,ftruncate,fallocate,link,linkat,symlink,symlinkat,\
                      sendfile,copy_file_range,splice,mmap,fsync,fdatasync,syncfs,sync,io_uring_setup";
@@ -19,7 +19,7 @@ const STRING_BYTES: &str = "2000000";
 /// Records what processes do to the files below one directory.
 #[derive(Debug)]
 pub struct Recorder {
-    /// An absolute path.
+    /// Absolute.
     root: PathBuf,
     log: PathBuf,
     before: Vec<Act>,
@@ -29,7 +29,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// What is below `root` now is taken to be durable. `log` is where strace writes to.
+    /// What is below `root` now is taken to be durable. `log` is a file for strace's output.
     pub fn new(root: &Path, log: PathBuf) -> Self {
         let mut recorder = Self {
             root: root.to_owned(),
@@ -61,13 +61,13 @@ impl Recorder {
         }
     }
 
-    /// Runs a program until it ends, well or by SIGKILL, and notes what it did.
+    /// Runs a program until it exits successfully or is killed by SIGKILL, and records what it did.
     pub fn run(&mut self, program: &Path, args: &[&str]) {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-qq", "-y", "-xx", "-s", STRING_BYTES, "-e", CALLS, "-e", "signal=none", "-o"]);
         strace.arg(&self.log).arg(program).args(args).stdin(Stdio::null()).stdout(Stdio::null());
         let status = strace.status().expect("strace was found");
-        // It ends as the program does.
+        // strace's exit status is the program's.
         assert!(status.success() || status.signal() == Some(9), "{} {args:?}: {status}", program.display());
         let text = fs::read_to_string(&self.log).expect("strace writes plain text");
         self.starts.push(self.acts.len());
@@ -84,7 +84,7 @@ impl Recorder {
         inode
     }
 
-    /// The directory and the name in it; nothing if it is not below the root.
+    /// The directory and the name in it; `None` if it is not below the root.
     fn place(&self, path: &Path) -> Option<(Inode, String)> {
         let below = path.strip_prefix(&self.root).ok()?;
         let name = below.file_name()?.to_str().expect("names are UTF-8").to_owned();
@@ -121,11 +121,11 @@ impl Tree {
     }
 }
 
-/// One process, while its trace is read.
+/// A process whose trace is being read.
 struct Process {
-    /// By thread: the first half of a call, and how many acts there were when it was made.
+    /// By thread: the first half of an interrupted call, and the number of acts when it was made.
     unfinished: HashMap<String, (String, usize)>,
-    /// Of open files that are written to where the last write ended.
+    /// The write position of each open file.
     positions: HashMap<String, usize>,
 }
 
@@ -151,7 +151,7 @@ impl Process {
         let (name, args) = call.split_once('(').expect("a call has arguments");
         let args = args.trim_end().strip_suffix(')').expect("a call ends with a parenthesis");
         let args: Vec<&str> = args.split(", ").collect();
-        // It failed, or the process was killed in the middle of it.
+        // The call failed, or the process was killed during it.
         if result.starts_with('-') || result.starts_with('?') {
             return;
         }
@@ -245,7 +245,7 @@ impl Process {
         }
     }
 
-    /// What a descriptor stands for, if that is below the root and has a name.
+    /// The file of a descriptor, if it is below the root and has a name.
     fn file(&self, recorder: &Recorder, descriptor: &str) -> Option<Inode> {
         if descriptor.ends_with("(deleted)") {
             return None;
@@ -285,7 +285,7 @@ fn bytes_of(quoted: &str) -> Vec<u8> {
     unhex(quoted.trim_matches('"'))
 }
 
-/// `\x2f\x74`.
+/// Decodes `\x2f\x74`.
 fn unhex(text: &str) -> Vec<u8> {
     let digit = |byte: u8| (byte as char).to_digit(16).expect("-xx shows every byte in hexadecimal") as u8;
     text.as_bytes().chunks_exact(4).map(|chunk| digit(chunk[2]) << 4 | digit(chunk[3])).collect()

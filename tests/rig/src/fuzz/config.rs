@@ -1,4 +1,4 @@
-//! Both config parsers: any text is a config, or an error that names the file and what in it is wrong.
+//! Both config parsers: any text is a config, or an error that names the file and the place.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ pub fn slave(bytes: &[u8]) {
             let link = config.link;
             assert!(config.state_dir.is_absolute() && (1..=64).contains(&config.capacity));
             assert!(link.dead_after >= link.heartbeat * 2 && link.backoff_max >= link.backoff_min);
-            // What the slave says of itself is within what a master listens to.
+            // A slave's labels have to be within the master's limits.
             let labels: usize = config.labels.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
             assert!(config.name.len() <= reloop_protocol::limits::NAME_BYTES && !config.name.is_empty());
             assert!(labels <= reloop_protocol::limits::LIST_BYTES, "{labels} bytes of labels");

@@ -1,4 +1,4 @@
-//! What lies on either node's disk: any bytes are a record or are set aside, and nothing that is there stops a start.
+//! Either node's disk: any bytes are a record or are set aside, and none of them prevents a start.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use super::any::Source;
 /// The keys that the nodes read when they start.
 const KEYS: [&[u8]; 7] = [b"node", b"desk/", b"token/", b"live/", b"job/", b"receipt/", b"ring/"];
 
-/// The bytes are the entries of a disk: some as they are, some in a right envelope, some as the node itself would write
+/// The bytes are the entries of a disk: some as they are, some in a correct envelope, some as the node would write
 /// them.
 pub fn run(bytes: &[u8]) {
     let mut source = Source::new(bytes);
@@ -57,7 +57,7 @@ fn masters(entries: &BTreeMap<Vec<u8>, Vec<u8>>) {
             .any(|op| matches!(op, Op::Put { key: at, value: kept } if at.ends_with(key) && kept == value));
         let starts = [&b"node"[..], b"desk/", b"token/", b"live/"].iter().any(|of| key.starts_with(of));
         assert!(is_read || is_kept || !starts, "{} is neither read nor kept", key.escape_ascii());
-        // Read one by one, when somebody asks.
+        // Read only on demand.
         of_master::readable::<master::Order>(key, value);
         of_master::readable::<master::Receipt>(key, value);
         of_master::readable::<(master::IdempotencyKey, OrderId)>(key, value);
@@ -99,7 +99,7 @@ fn slaves(entries: &BTreeMap<Vec<u8>, Vec<u8>>) {
     slave::snapshot(&state);
 }
 
-/// What a node writes, it reads.
+/// What a node writes, it can read.
 fn written(bytes: &[u8]) {
     let mut source = Source::new(bytes);
     let job: master::Job = source.any();
@@ -118,7 +118,7 @@ fn written(bytes: &[u8]) {
                 && value.len() < wire::MAX_MESSAGE
             {
                 let read = if key.starts_with(b"job/") {
-                    // It has ended: nobody reads it before somebody asks.
+                    // An ended job is read only on demand.
                     of_master::readable::<master::Job>(key, value)
                         .map(|job| master::Write::Job(Box::new(job)))
                 } else {

@@ -1,5 +1,5 @@
-//! Bodies of orders and commands: any JSON is an order or a problem with a stable code, and what is taken is within the
-//! rules' bounds, from the disk's record to the message that carries it.
+//! Bodies of orders and commands: any JSON is an order or a problem with a stable code, and an accepted order is within
+//! the rules' bounds, from the record on disk to the message that carries it.
 
 use std::collections::BTreeMap;
 
@@ -28,8 +28,7 @@ const JOB_VERBS: [&str; 9] =
     ["cancel", "pause", "resume", "release", "reschedule", "retry", "resolve", "abandon", "destroy"];
 const SLAVE_VERBS: [&str; 6] = ["ready", "clear", "mode", "approve", "forget", "explode"];
 
-/// The first byte chooses what the rest is the body of; an order may be followed, after a line that holds only `---`, by
-/// a job's command.
+/// The first byte chooses the type of the body; an order may be followed by a line `---` and a job's command.
 pub fn run(bytes: &[u8]) {
     let Some((choice, body)) = bytes.split_first() else { return };
     let body = &stretched(body);
@@ -54,7 +53,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// A unit separator, which no JSON may hold, stands for many letters: so small inputs are large bodies.
+/// A unit separator, which JSON may not contain, stands for many letters, so that small inputs make large bodies.
 fn stretched(bytes: &[u8]) -> Vec<u8> {
     let many = |byte: &u8| if *byte == 0x1F { vec![b'x'; MANY] } else { vec![*byte] };
     bytes.iter().flat_map(many).collect()
@@ -106,7 +105,7 @@ fn order(bytes: &[u8], choice: u8) {
         assert_eq!(again, [Answer::Placed { order: id, replayed: true }]);
         assert_eq!(world.jobs.len(), jobs.len(), "and nothing is placed twice");
     }
-    // What a slave is told of the first, at most.
+    // The desired state that a slave gets for the first job, at its largest.
     let desired_state = reloop_protocol::spec::DesiredState {
         job: jobs[0],
         attempt: Default::default(),
@@ -133,7 +132,7 @@ fn order(bytes: &[u8], choice: u8) {
     }
 }
 
-/// A message that a peer takes.
+/// Checks that a peer accepts the message.
 fn sendable(message: &Message) {
     assert_eq!(limits::check(message), Ok(()));
     let frame =
@@ -141,7 +140,7 @@ fn sendable(message: &Message) {
     assert!(wire::encode(&frame).len() <= MAX_MESSAGE);
 }
 
-/// A master with a disk and nobody else.
+/// A master with a disk and no slaves.
 struct Small {
     state: Master,
     now: Time,
@@ -188,7 +187,7 @@ impl Small {
         let back =
             master::recover(step.state.settings, step.state.node.id, self.node.iter().cloned().chain(live));
         assert_eq!(master::durable(&back), master::durable(&step.state));
-        // A deadline that never comes, or is at the end of time, is no reason to fall over.
+        // Must not panic, even if a deadline is at the end of time.
         master::next_deadline(&step.state);
         self.state = step.state;
         let answer = |effect| match effect {

@@ -14,9 +14,9 @@ use crate::daemon::{Daemon, WorkDir, binary, free_port, freeze, remove_dir, writ
 use crate::disk::{Disk, DiskKind};
 use crate::wait::eventually;
 
-/// A master opens an empty store in well under a second; the rest is for a machine that is busy with a build.
+/// A master opens an empty store in well under a second; the rest is for a busy box.
 const START_DEADLINE: Duration = Duration::from_secs(20);
-/// A free port can be taken by somebody else before the master has it. Five times in a row is something else.
+/// Another process may take a free port before the master does. Five times in a row has another cause.
 const PORT_ATTEMPTS: usize = 5;
 
 #[derive(Clone, Debug)]
@@ -26,12 +26,10 @@ pub struct MasterOptions {
     pub link: LinkSettings,
     /// More top-level lines of the configuration.
     pub config: String,
-    /// More arguments of `reloop serve`.
-    pub args: Vec<String>,
     pub env: BTreeMap<String, String>,
-    /// A program that runs the master, with its arguments: `strace` with injected disk errors, for instance.
+    /// A program that runs the master, with its arguments, such as `strace` with injected errors.
     pub wrapper: Vec<String>,
-    /// What its data directory stands on.
+    /// What its data directory is on.
     pub disk: DiskKind,
 }
 
@@ -41,7 +39,6 @@ impl Default for MasterOptions {
             enrollment: "open".to_owned(),
             link: fast_link(),
             config: String::new(),
-            args: Vec::new(),
             env: BTreeMap::new(),
             wrapper: Vec::new(),
             disk: DiskKind::Shared,
@@ -54,7 +51,7 @@ pub struct Master {
     daemon: Daemon,
     options: MasterOptions,
     addr: SocketAddr,
-    /// Dropped after the process that uses it and before the directory that it is mounted in.
+    /// Dropped after the process that uses it and before the directory in which it is mounted.
     disk: Option<Disk>,
     dir: WorkDir,
 }
@@ -81,7 +78,7 @@ impl Master {
         panic!("{PORT_ATTEMPTS} ports in a row were taken:\n{}", master.daemon.tail());
     }
 
-    /// Starts it again, on the same port and data directory; returns when it answers. A running one is killed first.
+    /// Restarts it on the same port and data directory; returns when it answers. A running one is killed first.
     pub async fn restart(&mut self) {
         self.kill();
         if let Err(status) = self.run().await {
@@ -89,14 +86,13 @@ impl Master {
         }
     }
 
-    /// Starts it again although it may refuse to run: its exit status if it did; its log says why.
+    /// Restarts it although it may refuse to run; then returns its exit status.
     pub async fn try_restart(&mut self) -> Result<(), ExitStatus> {
         self.kill();
         self.run().await
     }
 
-    /// The box loses its power: the process is gone, and the disk has what had reached it by then.
-    /// [`Master::restart`] is the other half.
+    /// A power cut: the process is killed, and the disk keeps what had reached it by then. [`Master::restart`] follows.
     pub fn cut_power(&mut self) {
         freeze(&self.daemon.process());
         let left = self.disk().as_the_power_cut_leaves_it();
@@ -108,7 +104,7 @@ impl Master {
         self.disk.as_ref().expect("the options give it a disk of its own")
     }
 
-    /// Kills it and removes all its data: the master that lost everything.
+    /// Kills it and removes all its data.
     pub fn wipe(&mut self) {
         self.kill();
         remove_dir(&self.data_dir());
@@ -116,20 +112,20 @@ impl Master {
 
     /// A copy of its data at this moment.
     pub fn backup(&self) -> Backup {
-        // A disk is copied at one moment, not over a stretch of time in which the store moves on.
+        // Stopped while it is copied, so that the store does not change meanwhile.
         self.pause();
         let backup = Backup::of(&self.data_dir());
         self.cont();
         backup
     }
 
-    /// Kills it, and puts its data back as it was then.
+    /// Kills it, and restores its data from a backup.
     pub fn put_back(&mut self, backup: &Backup) {
         self.kill();
         backup.put_back(&self.data_dir());
     }
 
-    /// Another master on a copy of the same data.
+    /// Starts another master on a copy of the same data.
     pub async fn start_from(backup: &Backup, options: MasterOptions) -> Self {
         let mut master = Self::start(options).await;
         master.put_back(backup);
@@ -150,7 +146,7 @@ impl Master {
         self.dir.path().join("data")
     }
 
-    /// How it is run; a change acts at the next start.
+    /// Its options; a change takes effect at the next start.
     pub fn options_mut(&mut self) -> &mut MasterOptions {
         &mut self.options
     }
@@ -162,7 +158,6 @@ impl Master {
         token.unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
     }
 
-    /// A client with the admin token.
     pub fn client(&self) -> Client {
         Client::new(self.addr, Some(self.admin_token()))
     }
@@ -173,7 +168,6 @@ impl Master {
         write(&config, &self.config());
         let mut args: Vec<String> = vec!["serve".into(), "--listen".into(), self.addr.to_string()];
         args.extend(["--data-dir".into(), text(&data_dir), "--config".into(), text(&config)]);
-        args.extend(self.options.args.iter().cloned());
         self.daemon.spawn(&binary("reloop"), &args, &self.options.env, &self.options.wrapper);
         let client = Client::new(self.addr, None);
         eventually("the master to answer /livez", START_DEADLINE, async || {
@@ -200,7 +194,6 @@ impl Master {
     }
 }
 
-/// Its process: what ends, stops and watches it.
 impl Deref for Master {
     type Target = Daemon;
     fn deref(&self) -> &Daemon {

@@ -24,24 +24,22 @@ pub struct SlaveOptions {
     pub master: String,
     /// `auto` or `ack`.
     pub release: String,
-    /// How many accepted jobs it keeps.
-    pub capacity: u32,
     pub labels: BTreeMap<String, String>,
     pub link: LinkSettings,
     /// More top-level lines of the configuration.
     pub config: String,
-    /// More tables of the configuration, `[programs.…]` for instance.
+    /// More tables of the configuration, such as `[programs.…]`.
     pub tables: String,
     pub env: BTreeMap<String, String>,
     /// A program that runs the slave, with its arguments.
     pub wrapper: Vec<String>,
-    /// What its state directory stands on.
+    /// What its state directory is on.
     pub disk: DiskKind,
 }
 
 impl SlaveOptions {
     /// A slave with the default programs:
-    /// `work` (parameters `tag`, `seconds` = 0, `exit` = 0) runs for that long and ends with that status;
+    /// `work` (parameters `tag`, `seconds` = 0, `exit` = 0) runs for that long and exits with that status;
     /// `gated` (`tag`, `exit` = 0) runs until [`Slave::open_gate`];
     /// `bake` is a simulated machine.
     pub fn new(name: &str, master: impl Into<String>) -> Self {
@@ -49,7 +47,6 @@ impl SlaveOptions {
             name: name.to_owned(),
             master: master.into(),
             release: "auto".to_owned(),
-            capacity: 4,
             labels: BTreeMap::new(),
             link: fast_link(),
             config: String::new(),
@@ -61,8 +58,8 @@ impl SlaveOptions {
     }
 }
 
-/// What the default programs run. It notes starts and ends where neither node can reach, and ends on SIGTERM.
-/// `gated` ends as well when the one who would open the gate, in the first line, is gone.
+/// The script of the default programs. It writes starts and ends into a file that neither node writes, and exits on
+/// SIGTERM. `gated` also exits when the test process, whose id is in the first line, is gone.
 const WORK_SCRIPT: &str = r#"
 here=$(dirname "$0") mode=$1 tag=$2 seconds=$3 exit=$4
 note() { echo "$1 $tag $$" >>"$here/machine.log"; }
@@ -83,24 +80,24 @@ exit "$exit"
 pub struct Slave {
     daemon: Daemon,
     options: SlaveOptions,
-    /// Dropped after the processes that use it and before the directory that it is mounted in.
+    /// Dropped after the processes that use it and before the directory in which it is mounted.
     disk: Option<Disk>,
     dir: WorkDir,
 }
 
 impl Slave {
-    /// A new slave on an empty state directory. It runs when this returns; that it has a link is for the test to await.
+    /// A new slave on an empty state directory. It may not have a link yet when this returns.
     pub fn start(options: SlaveOptions) -> Self {
         let mut slave = Self::prepare(options);
         slave.run();
         slave
     }
 
-    /// A copy of this slave's disk in another box: same key and store, another boot, started beside it.
+    /// Starts a copy of this slave's disk in another box: same key and store, another boot.
     pub fn clone_of(original: &Self, master: impl Into<String>) -> Self {
         let options = SlaveOptions { master: master.into(), ..original.options.clone() };
         let mut clone = Self::prepare(options);
-        // A disk is copied at one moment, not over a stretch of time in which the store moves on.
+        // Stopped while it is copied, so that the store does not change meanwhile.
         original.pause();
         copy_dir(&original.state_dir(), &clone.state_dir());
         original.cont();
@@ -124,14 +121,14 @@ impl Slave {
         slave
     }
 
-    /// Starts the agent again on the same state. A running one is killed first; its jobs are not touched.
+    /// Restarts the agent on the same state. A running one is killed first; its jobs go on.
     pub fn restart(&mut self) {
         self.kill();
         self.run();
     }
 
-    /// The box loses its power and starts again: the agent and all its jobs are gone, the disk is there, the boot id is
-    /// another one.
+    /// A power cut and a restart of the box: the agent and all its jobs are gone, the disk is kept, the boot id
+    /// changes.
     pub fn reboot(&mut self) {
         self.power_off();
         self.run();
@@ -144,9 +141,9 @@ impl Slave {
         self.new_boot();
     }
 
-    /// [`Slave::power_off`], and the disk has only what had reached it by then. [`Slave::restart`] is the other half.
+    /// [`Slave::power_off`], with a disk that keeps only what had reached it by then. [`Slave::restart`] follows.
     pub fn cut_power(&mut self) {
-        // The agent first: it begins nothing that would have to be found.
+        // The agent first, so that it starts nothing meanwhile.
         freeze(&self.daemon.process());
         freeze(&self.runs());
         let left = self.disk().as_the_power_cut_leaves_it();
@@ -158,7 +155,7 @@ impl Slave {
         self.disk.as_ref().expect("the options give it a disk of its own")
     }
 
-    /// Kills the agent and removes its store: the disk was replaced and only the key was carried over.
+    /// Kills the agent and removes its store: the disk was replaced and only the key was kept.
     pub fn wipe(&mut self) {
         self.kill();
         remove_dir(&self.state_dir().join("store"));
@@ -172,19 +169,19 @@ impl Slave {
         backup
     }
 
-    /// Kills the agent, and puts its store back as it was then.
+    /// Kills the agent, and restores its store from a backup.
     pub fn put_back(&mut self, backup: &Backup) {
         self.kill();
         backup.put_back(&self.state_dir().join("store"));
     }
 
-    /// Kills what the slave's jobs run, and leaves the agent.
+    /// Kills the processes of the slave's jobs, and not the agent.
     pub fn kill_runs(&self) {
         kill_processes_of(self.dir.path(), self.pid());
     }
 
-    /// The processes of the slave's jobs, the agent left out: those that work in its directory, have a file of it open,
-    /// or name it in their arguments or environment.
+    /// The processes of the slave's jobs: those that work in its directory, have a file of it open, or name it in their
+    /// arguments or environment, without the agent.
     pub fn runs(&self) -> Vec<Pid> {
         processes_of(self.dir.path(), self.pid())
     }
@@ -202,7 +199,7 @@ impl Slave {
         self.dir.path().join("slave.toml")
     }
 
-    /// How it is run; a change acts at the next start.
+    /// Its options; a change takes effect at the next start.
     pub fn options_mut(&mut self) -> &mut SlaveOptions {
         &mut self.options
     }
@@ -234,10 +231,7 @@ impl Slave {
         write(&self.machine_dir().join("gates").join(tag), "");
     }
 
-    /// How often its simulated oven has begun a job, by the machine's own memory: what was dismissed may stand in it twice.
-    ///
-    /// # Errors
-    /// The memory can't be read.
+    /// How often its simulated oven has begun a job, by the oven's own file. A dismissed run may be in it twice.
     pub fn bakes(&self, job: &str) -> anyhow::Result<usize> {
         let path = self.state_dir().join("machines/bake.json");
         let unless_missing = |read: io::Result<String>| match read {
@@ -270,7 +264,7 @@ impl Slave {
             ("state_dir", quoted(&text(&self.state_dir()))),
             ("boot_id_file", quoted(&text(&self.boot_id_path()))),
             ("release", quoted(&options.release)),
-            ("capacity", options.capacity.to_string()),
+            ("capacity", "4".to_owned()),
             ("labels", format!("{{ {} }}", labels.join(", "))),
         ] {
             writeln!(config, "{key} = {value}").expect("a string takes everything");
@@ -323,7 +317,7 @@ driver = "simulated"
     }
 }
 
-/// The agent: its jobs go on when it is ended or stopped.
+/// Its process is the agent: the jobs go on when it is stopped.
 impl Deref for Slave {
     type Target = Daemon;
     fn deref(&self) -> &Daemon {
@@ -344,8 +338,8 @@ impl Drop for Slave {
     }
 }
 
-/// How often a job has begun, by a simulated machine's memory and what it keeps of the past, in which a power cut may have cut
-/// off a line. The same run that began at another moment began twice.
+/// How often a job has begun, by a simulated machine's file and its file of the past, of which a power cut may have cut
+/// off a line. The same run at another time counts as another beginning.
 fn begun(memory: &str, past: &str, job: &str) -> anyhow::Result<usize> {
     let mut memory: Value = serde_json::from_str(memory)?;
     let mut runs: Vec<Value> = serde_json::from_value(memory["runs"].take())?;

@@ -1,10 +1,10 @@
-//! The borders of WebSocket frames in a stream of bytes.
+//! Finds the boundaries of WebSocket frames in a stream of bytes.
 
-/// An HTTP head longer than this is not the beginning of a link.
+/// A longer HTTP head is not the beginning of a link.
 const LONGEST_HEAD_BYTES: usize = 16 * 1024;
 
-/// Finds the borders of WebSocket frames (RFC 6455, section 5.2) behind an HTTP upgrade. Anything else than an upgrade
-/// is carried without borders.
+/// Finds the boundaries of WebSocket frames (RFC 6455, section 5.2) after an HTTP upgrade. Other connections have no
+/// boundaries.
 pub(super) struct FrameScanner {
     state: Scan,
     /// Complete frames so far.
@@ -23,7 +23,7 @@ impl FrameScanner {
         Self { state: Scan::Head(Vec::new()), frames: 0 }
     }
 
-    /// Takes bytes up to the next border, at least one of them, and says how many.
+    /// Takes bytes up to the next boundary, at least one. Returns how many.
     pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
         for (index, &byte) in bytes.iter().enumerate() {
             match &mut self.state {
@@ -59,7 +59,7 @@ impl FrameScanner {
         index + 1
     }
 
-    /// After how many frames the stream stands at a border; `None` inside a frame or the HTTP head.
+    /// The number of frames before the current position; `None` inside a frame or the HTTP head.
     pub(super) fn at_border_after(&self) -> Option<u64> {
         match &self.state {
             Scan::Header(header) if header.is_empty() => Some(self.frames),

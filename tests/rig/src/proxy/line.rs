@@ -13,15 +13,15 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::frames::FrameScanner;
 use super::{Admission, Close, Control, Counts, Cut, CutAt, Direction};
 
-/// How much is read at once; also the unit of what a delay or a throttle holds back.
+/// Bytes read at once, and the unit that a delay or a throttle holds back.
 const CHUNK_BYTES: usize = 16 * 1024;
-/// How many chunks wait for their time in one direction before the sender feels it: 1 MiB, more than any test sends.
+/// Chunks that wait in one direction before the sender is slowed down: 1 MiB, more than any test sends.
 const QUEUE_CHUNKS: usize = 64;
-/// A throttled connection moves in this many small steps per second, so that it is slow and not bursty.
+/// Writes per second of a throttled connection, so that it is slow and not bursty.
 const THROTTLE_STEPS_PER_SECOND: u32 = 20;
-/// How long an orderly close waits for the peers to close too. Closing with unread bytes would turn it into a reset.
+/// How long an orderly close waits for the peers to close too. Closing with unread bytes would become a reset.
 const LINGER: Duration = Duration::from_secs(2);
-/// As a reverse proxy does, the proxy gives up on a master that does not take the connection.
+/// Like a reverse proxy, it gives up on a master that does not accept the connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// One connection from the slave, and the one to the master that belongs to it.
@@ -31,13 +31,12 @@ pub(super) struct Line {
     pub(super) counts: Arc<watch::Sender<Counts>>,
 }
 
-/// How one direction came to its end.
+/// How one direction ended.
 enum End {
-    /// The sender closed its side, and the receiver was told (unless the line is half-open).
+    /// The sender closed its side, and the receiver was told unless the connection is half-open.
     Closed,
     /// The planned cut was reached.
     Cut,
-    /// A socket failed.
     Broken,
 }
 
@@ -61,7 +60,7 @@ impl Line {
         self.counts.send_modify(|counts| counts.open -= 1);
     }
 
-    /// A connection that was born half-open: the master never hears of it.
+    /// A connection that is half-open from the beginning: the master does not see it.
     async fn swallow_alone(&self, mut slave: TcpStream) {
         tokio::select! {
             close = self.told_to_close() => end_all([slave], close).await,
@@ -70,11 +69,11 @@ impl Line {
     }
 
     async fn connect_and_carry(&self, mut slave: TcpStream, admission: Admission) {
-        // Not given up for a cut: half a connection that is dropped would tell the master of an orderly end.
+        // Not aborted by a cut: dropping half a connection would be an orderly end for the master.
         let connected = timeout(CONNECT_DEADLINE, TcpStream::connect(admission.upstream)).await;
         let Ok(Ok(mut master)) = connected else { return end_all([slave], Close::Reset).await };
         for socket in [&slave, &master] {
-            // A socket that has died already says so at its next read.
+            // A dead socket fails at its next read.
             let _ = socket.set_nodelay(true);
         }
         let close = self.carry_both(&mut slave, &mut master, admission.cut).await;
@@ -106,7 +105,8 @@ impl Line {
         Close::Fin
     }
 
-    /// Carries one direction to its end. Reading runs ahead of writing, so that a delay costs latency and not bandwidth.
+    /// Forwards one direction to its end. Reading runs ahead of writing, so that a delay costs latency and not
+    /// bandwidth.
     async fn carry(
         &self,
         direction: Direction,
@@ -134,7 +134,7 @@ impl Line {
         let mut control = self.control.clone();
         match control.wait_for(|control| control.close_up_to >= self.number).await {
             Ok(control) => control.close,
-            // The proxy is gone; so is the task that would wait for more.
+            // The proxy is gone, and so is the task that would wait.
             Err(_) => Close::Reset,
         }
     }
@@ -146,8 +146,8 @@ impl Line {
         }
     }
 
-    /// Waits for the moment that the setting names, however often the setting changes meanwhile. False: the line has
-    /// become half-open instead.
+    /// Waits for the time that the settings name, even if they change meanwhile. False if the connection has become
+    /// half-open.
     async fn hold_until(&self, due: impl Fn(&Control) -> Option<Instant>) -> bool {
         let mut control = self.control.clone();
         loop {
@@ -167,7 +167,7 @@ impl Line {
     }
 }
 
-/// The writing end of one direction of a line.
+/// The writing end of one direction.
 struct Writer<'a> {
     line: &'a Line,
     direction: Direction,
@@ -202,7 +202,7 @@ impl Writer<'_> {
         End::Closed
     }
 
-    /// Writes one chunk in pieces that end where a frame, the plan to cut or the throttle's next step ends.
+    /// Writes one chunk in pieces that end at a frame, at the planned cut or at the throttle's next step.
     async fn write(&mut self, mut bytes: &[u8]) -> Option<End> {
         while !bytes.is_empty() {
             if self.line.swallows() {
@@ -236,7 +236,7 @@ impl Writer<'_> {
             let Some(rate) = rate else { continue };
             let written_at = Instant::now();
             let cost = |rate: NonZeroU32| Duration::from_secs(1) * piece.len() as u32 / rate.get();
-            // A new rate may shorten this pause and not lengthen it: the piece was cut to the rate of its time.
+            // A new rate may shorten this pause and not lengthen it: the piece was cut for the old rate.
             let due = |new: NonZeroU32| written_at + cost(new).min(cost(rate));
             self.line.hold_until(|control| control.throttle.map(due)).await;
         }
@@ -273,7 +273,7 @@ async fn read_all(mut from: ReadHalf<'_>, queue: mpsc::Sender<Arrival>) {
 async fn end_all<const N: usize>(sockets: [TcpStream; N], close: Close) {
     for mut socket in sockets {
         match close {
-            // A socket that can be neither reset nor shut down is dead already, which is what was wanted.
+            // Fails if the socket is dead already.
             Close::Reset => drop(socket.set_zero_linger()),
             Close::Fin => {
                 let _ = socket.shutdown().await;
@@ -283,7 +283,7 @@ async fn end_all<const N: usize>(sockets: [TcpStream; N], close: Close) {
     }
 }
 
-/// Reads and forgets until the peer closes or the socket fails.
+/// Reads until the peer closes or the socket fails.
 async fn discard(socket: &mut TcpStream) {
     let mut chunk = vec![0; CHUNK_BYTES];
     while matches!(socket.read(&mut chunk).await, Ok(1..)) {}

@@ -1,4 +1,4 @@
-//! Stores that come back damaged, or that may not be opened.
+//! Stores that are damaged or may not be opened.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{on, readyz, seed};
 
-/// What can happen to the files of a store. A leftover is no obstacle, and a flip may hit what nobody needs any more.
+/// Kinds of damage. A leftover file does no harm, and a flipped bit may be one that nothing reads.
 const DAMAGES: [&str; 8] =
     ["leftover", "snapshot", "shortened", "flip", "flip", "garbage", "empty", "missing"];
 
@@ -22,7 +22,7 @@ fn damage(store: &Path, how: &str, random: &mut Random) {
     match how {
         "leftover" => fs::write(store.join("snap.FFFFFFFFFFFFFF00.generating"), b"half").unwrap(),
         "shortened" => {
-            // Beyond its last record it is only room for more.
+            // After the last record the file contains only free space.
             let bytes = fs::read(&db).unwrap();
             let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
             let left = random.below(end) as u64;
@@ -30,7 +30,7 @@ fn damage(store: &Path, how: &str, random: &mut Random) {
         }
         "flip" => {
             let mut bytes = fs::read(&db).unwrap();
-            // Where something stands: most of a young database is empty.
+            // Only where there is data: most of a young database is zeros.
             let full: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
             bytes[full[random.below(full.len())]] ^= 1 << random.below(8);
             fs::write(&db, bytes).unwrap();
@@ -52,7 +52,7 @@ fn damage(store: &Path, how: &str, random: &mut Random) {
     }
 }
 
-/// The stores that were set aside beside the one in use.
+/// The stores that were set aside beside the current one.
 fn set_aside(dir: &Path) -> BTreeSet<String> {
     let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with("store.unreadable-")).collect()
@@ -162,7 +162,7 @@ async fn d2_a_master_whose_own_record_is_lost_goes_on_with_its_orders_and_slaves
     assert_eq!(f.master.log().matches("own record is lost").count(), 1, "it has an id again");
 }
 
-/// The disk may be fine, and only somebody's change of its rights is not: nothing is set aside for that.
+/// Only the permissions are wrong, so nothing is set aside.
 #[tokio::test]
 async fn a_store_that_may_not_be_opened_is_left_as_it_is_and_opens_when_it_may() {
     if !disk::available() {
@@ -199,7 +199,7 @@ async fn a_store_that_may_not_be_opened_is_left_as_it_is_and_opens_when_it_may()
     f.finish(&job, "mine").await;
 }
 
-/// Both end with the status of a disk that does not do, and say what would help.
+/// Both nodes exit with the status for a disk error, and say what would help.
 async fn neither_starts(f: &mut Factory) {
     let status = f.master.try_restart().await.unwrap_err();
     assert_eq!(status.code(), Some(74), "{}", f.master.log());

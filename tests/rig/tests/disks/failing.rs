@@ -1,4 +1,4 @@
-//! System calls on the store that fail, once or from then on, and a file system that turns read-only.
+//! System calls on the store that fail once or permanently, and a file system that becomes read-only.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 use super::load::{Load, Told, assert_kept, beside_clients};
 use super::{all, assert_read_only, env, on, readyz, say, seed, until_refused};
 
-/// Failing system calls of each kind if `RELOOP_DISK_FAULTS` says nothing.
+/// The default number of failing system calls of each kind; `RELOOP_DISK_FAULTS` sets another.
 const DISK_FAULTS: u64 = 3;
 /// No thread of a starting master writes more often before it answers.
 const WRITES_OF_A_START: u32 = 4;
-/// The exit status of a node whose disk does not do.
+/// The exit status of a node after a disk error.
 const IO_ERROR: i32 = 74;
 
 fn disk_faults() -> u64 {
@@ -37,16 +37,16 @@ fn failing(store: &Path, call: &str, error: &str, when: &str) -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
 
-/// Which call fails, how, and when it is called for the how manieth time, of `2..2 + calls`, by its thread.
+/// The call that fails, its error, and the number of the call in its thread, from `2..2 + calls`.
 fn any_fault(random: &mut Random, calls: usize) -> (&'static str, &'static str, String) {
     let call = ["pwrite64", "fdatasync"][random.below(2)];
     let error = ["EIO", "ENOSPC"][random.below(2)];
-    // A disk that fails once and then seems fine again is the more dangerous one.
+    // A disk that fails once and works again afterwards is the more dangerous one.
     let when = format!("{}{}", 2 + random.below(calls), if random.one_in(2) { "+" } else { "" });
     (call, error, when)
 }
 
-/// A write-back that fails leaves pages in the kernel's memory that the disk never gets and that nobody writes again.
+/// A failed write-back leaves clean pages in the kernel's memory that are not on the disk and that nobody writes again.
 #[test]
 fn a_store_that_goes_on_after_its_disk_failed_builds_on_nothing_that_only_memory_holds() {
     if !disk::available() {
@@ -77,7 +77,7 @@ fn a_store_that_goes_on_after_its_disk_failed_builds_on_nothing_that_only_memory
         assert!(failed.is_some(), "the disk takes all writes");
         store.close().unwrap_err();
         disk.take_writes();
-        // An error of which the kernel has told nobody yet is told to whoever opens the store next.
+        // The kernel reports an error that it has not reported yet to the next one who opens the file.
         let again = (0..10).find_map(|_| Store::open(&dir, options.clone()).ok());
         let again = again.expect("the disk takes writes again");
         assert_eq!(again.set_aside, None);
@@ -116,7 +116,7 @@ async fn fail_the_masters_disk() {
         let tag = format!("g{fault}");
         let running = f.running(gated(&tag)).await;
         f.master.options_mut().wrapper = failing(&store, call, error, &at);
-        // It may come so early that the master does not get its store.
+        // The error may come before the master has its store.
         if let Err(status) = f.master.try_restart().await {
             assert_eq!(status.code(), Some(IO_ERROR), "{when}:\n{}", f.master.log());
         } else {
@@ -139,7 +139,7 @@ async fn fail_the_masters_disk() {
     say(&format!("failing disks of a master: {faults}, {} orders, none lost", told.borrow().orders.len()));
 }
 
-/// A master's first write of each start says that it has started. Where that fails it answers, and tries again by itself.
+/// A master's first write after a start records the start. If it fails, the master answers, and tries again by itself.
 #[tokio::test]
 async fn a_master_whose_start_can_not_be_written_down_answers_and_tries_again_by_itself() {
     const FAILED: &str = "this start can't be written down";
@@ -151,7 +151,7 @@ async fn a_master_whose_start_can_not_be_written_down_answers_and_tries_again_by
     let placed = f.client.place(&order, Some("kept")).await.unwrap().expect(201);
     let job = reloop_rig::factory::job_of(&placed);
     let store = f.master.data_dir().join("store");
-    // Opening a store writes too, and where that fails there is no master.
+    // Opening a store writes too; if that fails the master exits.
     for nth in 1..=WRITES_OF_A_START {
         f.master.options_mut().wrapper = failing(&store, "pwrite64", "ENOSPC", &nth.to_string());
         if f.master.try_restart().await.is_ok() && f.master.log().contains(FAILED) {
@@ -176,7 +176,7 @@ async fn a_master_whose_start_can_not_be_written_down_answers_and_tries_again_by
     assert_eq!(again["id"], placed["id"]);
 }
 
-/// What is shown is what was on the disk before, whatever the kernel makes of the rest.
+/// What is shown is what was on the disk before the error.
 #[tokio::test]
 async fn a_cancel_that_never_reached_the_masters_disk_is_not_shown_while_it_fails() {
     if !disk::faults_available() {
@@ -198,7 +198,7 @@ async fn a_cancel_that_never_reached_the_masters_disk_is_not_shown_while_it_fail
     }
     let canceled = shown.values().filter(|state| **state == "canceled").count();
     assert!((1..jobs.len()).contains(&canceled), "it fails in the middle: {canceled}");
-    // It takes a moment until what is on the disk has been read.
+    // The master first reads its state again from the disk.
     eventually("questions to be answered", PATIENCE, async || match f.client.jobs("limit=1").await {
         Ok(reply) if reply.status == 200 => Ok(()),
         Ok(reply) if reply.body["code"] == "storage_unavailable" => Err(format!("{reply:?}")),
@@ -214,7 +214,7 @@ async fn a_cancel_that_never_reached_the_masters_disk_is_not_shown_while_it_fail
     assert_states(&f.client, &shown, "after a new start").await;
 }
 
-/// One by one, in the list, and through their orders.
+/// Checks the jobs one by one, in the list, and through their orders.
 async fn assert_states(client: &Client, shown: &BTreeMap<String, &str>, when: &str) {
     let listed = all(client, "/v1/jobs").await;
     for (job, state) in shown {
@@ -236,7 +236,7 @@ async fn a_slave_whose_disk_gives_errors_leaves_its_machine_alone_and_begins_not
     let mut f = Factory::new().await;
     let store = f.slaves[0].state_dir().join("store");
     for fault in 1..=faults {
-        // One start and some offers are fewer writes than a load of orders.
+        // A start and some offers are fewer writes than a load of orders.
         let (call, error, at) = any_fault(&mut random, 12);
         let when = format!("RELOOP_SEED={seed}, fault {fault}: {call} {error} at {at}");
         let (tag, behind) = (format!("g{fault}"), format!("b{fault}"));
@@ -245,7 +245,7 @@ async fn a_slave_whose_disk_gives_errors_leaves_its_machine_alone_and_begins_not
         f.slaves[0].options_mut().wrapper = failing(&store, call, error, &at);
         f.slaves[0].restart();
         let canceled = write_until_the_store_fails(&mut f, &when).await;
-        // The machine goes on to its end, and nothing follows it: that could not be known after a power cut.
+        // The work ends but nothing follows from it: its end is not durable.
         f.slaves[0].open_gate(&tag);
         f.machine_ended(0, &tag).await;
         assert_eq!(f.starts(&behind), 0, "{when}");
@@ -264,11 +264,11 @@ async fn a_slave_whose_disk_gives_errors_leaves_its_machine_alone_and_begins_not
     say(&format!("failing disks of a slave: {faults}, no job lost, stopped or begun twice"));
 }
 
-/// Makes offers and cancels them, which makes the slave write, until its store fails; the canceled jobs.
+/// Makes offers and cancels them, which makes the slave write, until its store fails. Returns the canceled jobs.
 async fn write_until_the_store_fails(f: &mut Factory, when: &str) -> Vec<String> {
     let mut canceled = vec![];
     eventually(&format!("the store to fail ({when})"), PATIENCE, async || {
-        // It may come so early that the agent does not get its store.
+        // The error may come before the agent has its store.
         if let Some(status) = f.slaves[0].ended() {
             let is_right = status.code() == Some(IO_ERROR);
             return if is_right { Ok(()) } else { Err(format!("{when}: {status}")) };
@@ -300,7 +300,7 @@ async fn a_master_whose_file_system_turns_read_only_answers_and_loses_nothing() 
     f.master.disk().turn_read_only();
     until_refused(&f.client, &bake(0.0)).await;
     assert_read_only(&f, &job, "read-only").await;
-    // The disk is checked and mounted again, as after any repair.
+    // The disk is checked and mounted again, as after a repair.
     f.master.cut_power();
     f.master.restart().await;
     let again = f.client.place(&order, Some("kept")).await.unwrap().expect(201);

@@ -1,4 +1,4 @@
-//! Disks that are full, or nearly.
+//! Disks that are full, or nearly full.
 
 use reloop_rig::disk::{self, DiskKind};
 use reloop_rig::factory::{Factory, bake, gated, work};
@@ -70,7 +70,7 @@ async fn a_slave_on_a_full_disk_lets_its_job_run_and_begins_nothing() {
     f.at_machine(0, "a full disk", |status| status["store"]["healthy"] == false).await;
     f.slaves[0].open_gate("full");
     f.machine_ended(0, "full").await;
-    // The runner keeps room for how it ended; what the end needs in the store has no room.
+    // The runner has reserved room for the exit status; only the store has no room for the outcome.
     f.started_once(&["full"]);
     f.never_started(&["behind"]);
     f.slaves[0].restart();

@@ -1,4 +1,5 @@
-//! Clients that place, cancel and look, all at once, and remember what they were told: nothing of it may be lost.
+//! Clients that place, cancel and read at the same time, and remember each answer: nothing that was acknowledged may be
+//! lost.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,14 +16,14 @@ use tokio::time::sleep;
 
 use super::all;
 
-/// How many place orders at a time.
+/// Clients that place orders at the same time.
 const PLACERS: u64 = 6;
-/// Before a refused order is placed again.
+/// The pause before a refused order is placed again.
 const PLACE_AGAIN: Duration = Duration::from_millis(10);
-/// Between two looks of those who only look.
+/// The pause of clients that only read.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Runs something whose clients are tasks beside it.
+/// Runs `work` with clients as tasks beside it.
 pub(super) async fn beside_clients<T>(work: impl Future<Output = T>) -> T {
     LocalSet::new().run_until(work).await
 }
@@ -32,9 +33,9 @@ pub(super) async fn beside_clients<T>(work: impl Future<Output = T>) -> T {
 pub(super) struct Told {
     /// By idempotency key: the order, and its id.
     pub(super) orders: BTreeMap<String, (Value, String)>,
-    /// Jobs that were seen to have ended, and how.
+    /// Jobs that were seen to have ended, with their states.
     ended: BTreeMap<String, String>,
-    /// The newest session of which a receipt was read, by slave.
+    /// By slave: the newest session of which a receipt was read.
     sessions: BTreeMap<String, u64>,
 }
 
@@ -54,7 +55,6 @@ pub(super) struct Load {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// What each client has.
 #[derive(Clone)]
 struct Shared {
     client: Client,
@@ -67,7 +67,7 @@ impl Load {
         Self::start_on(client, seed, slaves, Rc::default(), 0)
     }
 
-    /// Clients with keys of their own, by the round, that add to what was told before.
+    /// Starts clients with keys of their own for this round, which add to what was told before.
     pub(super) fn start_on(
         client: &Client,
         seed: u64,
@@ -114,7 +114,7 @@ async fn place(Shared { client, told, stopped }: Shared, mut random: Random, key
         let order = match random.below(8) {
             0 => with(bake(0.0), json!({ "quantity": 2 })),
             1 => bake(0.0),
-            // Two slaves could not keep up with so many orders: most wait at the master until they are canceled.
+            // Two slaves can't do so many jobs: most wait at the master until they are canceled.
             _ => for_nobody(),
         };
         loop {
@@ -135,7 +135,7 @@ async fn place(Shared { client, told, stopped }: Shared, mut random: Random, key
     }
 }
 
-/// Cancels any order, and looks what came of it.
+/// Cancels a random order, and reads the result.
 async fn cancel(Shared { client, told, stopped }: Shared, mut random: Random) {
     while !stopped.get() {
         let some = {
@@ -178,7 +178,7 @@ async fn newest_session(client: &Client, slave: &str) -> Option<u64> {
     reply.body["data"].as_array()?.iter().filter_map(|receipt| receipt["session"].as_u64()).max()
 }
 
-/// Nothing that a client was told may be missing or have gone back.
+/// Nothing that a client was told may be missing or older.
 pub(super) async fn assert_kept(client: &Client, told: &RefCell<Told>, random: &mut Random, when: &str) {
     let (orders, ended, sessions) = {
         let told = told.borrow();
@@ -195,7 +195,7 @@ pub(super) async fn assert_kept(client: &Client, told: &RefCell<Told>, random: &
     }
     let keys: Vec<_> = orders.iter().collect();
     for _ in 0..10.min(keys.len()) {
-        // Old ones and the very last ones.
+        // A random old one, or the newest.
         let at = if random.one_in(2) {
             random.below(keys.len())
         } else {

@@ -1,7 +1,7 @@
-//! Disks that lose their power, give errors, are full or come back damaged, under real nodes: what was acknowledged is
-//! there, and what cannot be kept is said.
+//! Disks that lose their power, fail, are full or damaged, under real nodes: what was acknowledged is kept, and what
+//! cannot be stored is refused with the reason.
 //!
-//! `RELOOP_POWER_CUTS` and `RELOOP_DISK_FAULTS` set how many there are of each, `RELOOP_SEED` picks which.
+//! `RELOOP_POWER_CUTS` and `RELOOP_DISK_FAULTS` set how many there are of each, `RELOOP_SEED` which.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
@@ -21,7 +21,7 @@ use reloop_rig::process::MasterOptions;
 use reloop_rig::wait::{PATIENCE, eventually};
 use serde_json::{Value, json};
 
-/// The same faults at every run of the test command; `RELOOP_SEED` tries others.
+/// The same faults at every run; `RELOOP_SEED` tries others.
 const SEED: u64 = 1;
 
 fn env(name: &str) -> Option<u64> {
@@ -32,7 +32,7 @@ fn seed() -> u64 {
     env("RELOOP_SEED").unwrap_or(SEED)
 }
 
-/// Not captured by the test runner: it is needed to repeat a failure.
+/// Not captured by the test runner: the seed is needed to repeat a failure.
 fn say(what: &str) {
     writeln!(std::io::stderr(), "{what}").unwrap();
 }
@@ -65,7 +65,7 @@ async fn readyz(client: &Client, status: u16, when: &str) {
     .await;
 }
 
-/// Waits until an order is refused; those that were taken until then.
+/// Places orders until one is refused. Returns the accepted ones.
 async fn until_refused(client: &Client, order: &Value) -> Vec<Value> {
     let mut taken = vec![];
     eventually("an order to be refused", PATIENCE, async || match client.place(order, None).await {
@@ -80,7 +80,7 @@ async fn until_refused(client: &Client, order: &Value) -> Vec<Value> {
     taken
 }
 
-/// A master that cannot write refuses what it would have to write, says why, and answers questions.
+/// A master that cannot write refuses commands, says why, and answers questions.
 async fn assert_read_only(f: &Factory, job: &str, when: &str) {
     let order = reloop_rig::factory::bake(0.0);
     for refused in [
@@ -91,7 +91,7 @@ async fn assert_read_only(f: &Factory, job: &str, when: &str) {
         assert!(!refused.body["detail"].as_str().unwrap().is_empty(), "{when}");
     }
     assert_eq!(f.client.livez().await.unwrap().status, 200, "{when}");
-    // What is on the disk is shown, as far as it can be read; either way there is an answer.
+    // The disk may not be readable either, but there is an answer.
     let one = f.client.job(job).await.unwrap();
     if f.master.log().contains("questions are refused") {
         assert_eq!((one.status, &one.body["code"]), (503, &json!("storage_unavailable")), "{when}: {one:?}");

@@ -1,4 +1,4 @@
-//! The power fails: the disk has what had reached it by then, and nothing else.
+//! Power cuts: the disk keeps what had reached it by then, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,14 +17,14 @@ use serde_json::json;
 use super::load::{Load, assert_kept, beside_clients};
 use super::{all, env, on, readyz, say, seed, until_refused};
 
-/// Power cuts of each kind if `RELOOP_POWER_CUTS` says nothing.
+/// The default number of power cuts of each kind; `RELOOP_POWER_CUTS` sets another.
 const POWER_CUTS: u64 = 5;
 
 fn power_cuts() -> u64 {
     env("RELOOP_POWER_CUTS").unwrap_or(POWER_CUTS)
 }
 
-/// The store alone, at the rate that it can take: each power cut is survived by the store that survived the last one.
+/// A store alone under full load. Each power cut hits the store that came out of the last one.
 #[test]
 fn a_store_under_load_outlives_power_cuts_with_every_acknowledged_batch_whole() {
     if !disk::available() {
@@ -36,7 +36,7 @@ fn a_store_under_load_outlives_power_cuts_with_every_acknowledged_batch_whole() 
     assert_eq!((tally.lost, tally.unopened), (0, 0), "RELOOP_SEED={seed}: {:#?}", tally.failures);
 }
 
-/// Otherwise the cuts would show nothing.
+/// The test above can fail: the same cuts without syncs lose writes.
 #[test]
 fn the_same_power_cuts_lose_writes_when_fdatasync_does_nothing() {
     if !disk::available() || !disk::faults_available() {
@@ -113,7 +113,8 @@ async fn a_master_outlives_power_cuts_with_all_that_its_clients_were_told() {
 }
 
 async fn cut_the_masters_power() {
-    /// A history grows with every order: a new factory now and then keeps it on its disk and quick to read.
+    /// A history grows with every order: a new factory now and then keeps it small enough for its disk and quick to
+    /// read.
     const CUTS_PER_FACTORY: u64 = 10;
     let (seed, cuts) = (seed(), power_cuts());
     let mut random = Random::new(seed);
@@ -157,7 +158,7 @@ async fn cut_the_slaves_power() {
     let (seed, cuts) = (seed(), power_cuts());
     let mut random = Random::new(seed);
     let mut f = Factory::with(|options| options.disk = DiskKind::Ext4 { mib: 64 }).await;
-    // Jobs by tag. So many wait that one begins as soon as another ends.
+    // By tag. So many wait that one begins as soon as another ends.
     let mut jobs: BTreeMap<String, String> = BTreeMap::new();
     let mut uncertain = 0;
     for cut in 1..=cuts {
@@ -211,7 +212,7 @@ async fn cut_the_slaves_power() {
     ));
 }
 
-/// No line of the newest handshake is one by which the master distrusts the slave's memory.
+/// No line of the newest handshake is one by which the master distrusts the slave's store.
 async fn trusts_its_slave(client: &Client, when: &str) {
     const DISTRUST: [&str; 4] =
         ["a_promise_was_broken", "the_memory_is_gone", "the_memory_is_old", "an_ended_attempt_is_not_alive"];
@@ -223,7 +224,7 @@ async fn trusts_its_slave(client: &Client, when: &str) {
     }
 }
 
-/// Waits until all jobs have ended; as a person it settles those that are uncertain, and tells how many those were.
+/// Waits until all jobs have ended, and resolves uncertain ones. Returns how many were uncertain.
 async fn all_end(client: &Client) -> usize {
     let mut uncertain = 0;
     eventually("all jobs to end", PATIENCE, async || {
@@ -246,7 +247,7 @@ async fn ended_jobs(client: &Client) -> BTreeMap<String, String> {
     jobs.map(|(id, job)| (id, job["state"].as_str().unwrap().to_owned())).collect()
 }
 
-/// The master recovers by itself and takes orders again; before and after that the power fails.
+/// The master recovers by itself and takes orders again; the power fails before and after that.
 #[tokio::test]
 async fn a_master_that_goes_on_after_its_disk_failed_keeps_all_orders_through_a_power_cut() {
     if !disk::available() {
@@ -258,7 +259,7 @@ async fn a_master_that_goes_on_after_its_disk_failed_keeps_all_orders_through_a_
         placed.push(f.place(for_nobody()).await);
     }
     f.master.disk().fail_writes(&f.master.data_dir().join("store/db"));
-    // So many records that the write is longer than what the next commits write again.
+    // So many records that the write is longer than what the next commits overwrite.
     let large = with(for_nobody(), json!({ "quantity": 60 }));
     placed.extend(until_refused(&f.client, &large).await.iter().map(job_of));
     f.master.disk().take_writes();

@@ -1,8 +1,8 @@
-//! Any value of any type, made of bytes: a serde format in which every byte string means something.
+//! Makes a value of any type from bytes: a serde format in which every byte string is valid.
 //!
-//! The types themselves say what a value is made of, so a message that is added tomorrow is fuzzed tomorrow, and the
-//! protocol needs no knowledge of fuzzing. What a fuzzer would never guess, such as an id that the other side knows, is
-//! drawn from [`Pools`] by the name of its type.
+//! The values follow from the types alone, so new messages are fuzzed without further work, and the protocol contains
+//! no code for fuzzing. What a fuzzer would never guess, such as an id that the peer knows, is taken from [`Pools`] by
+//! the name of its type.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -13,16 +13,16 @@ use serde::de::{
     SeqAccess, VariantAccess, Visitor,
 };
 
-/// Lengths of texts that a limit may care about.
+/// Lengths of texts around the protocol's limits.
 const LENGTHS: [usize; 7] = [0, 63, 64, 255, 2560, 2561, 40_000];
 
-/// How many elements a long list has, at most: as many as the protocol's own limits let through, and a few more.
+/// The longest list: a little more than the protocol's own limits allow.
 const MANY: usize = 300;
 
-/// How many elements all lists of one value have together: lists of lists would be a fuzzer's whole day.
+/// The number of elements of all lists of one value together, because nested lists would grow without end.
 const ELEMENTS: usize = 600;
 
-/// What is worth saying again, by the name of its type.
+/// Known values that are worth repeating, by the name of their type.
 #[derive(Debug, Clone, Default)]
 pub struct Pools {
     bytes: BTreeMap<&'static str, Vec<Vec<u8>>>,
@@ -31,46 +31,42 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// Ids and keys of a type.
+    /// Adds ids or keys of a type.
     pub fn bytes(&mut self, name: &'static str, values: impl IntoIterator<Item = impl AsRef<[u8]>>) {
         let values = values.into_iter().map(|value| value.as_ref().to_vec());
         self.bytes.insert(name, values.collect());
     }
 
-    /// Numbers of a type; none may be negative if the type can't be.
+    /// Adds numbers of a type. None may be negative if the type is unsigned.
     pub fn numbers(&mut self, name: &'static str, values: impl IntoIterator<Item = i64>) {
         self.numbers.insert(name, values.into_iter().collect());
     }
 
-    /// Texts.
     pub fn words(&mut self, words: &[&str]) {
         self.words = words.iter().map(|word| (*word).to_owned()).collect();
     }
 }
 
-/// Bytes, on their way to become values. When they are used up, a fixed sequence goes on: it never fails.
+/// The bytes from which values are made. When they are used up, a fixed sequence follows, so that it never fails.
 #[derive(Debug)]
 pub struct Source<'a> {
     rest: &'a [u8],
     noise: u64,
-    /// Elements that may still come.
+    /// Elements that are still allowed.
     room: usize,
-    /// What is drawn from.
     pub pools: Pools,
 }
 
 impl<'a> Source<'a> {
-    /// From bytes.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes, noise: 0, room: ELEMENTS, pools: Pools::default() }
     }
 
-    /// Nothing is left of what was given.
+    /// Whether all given bytes are used up.
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    /// One byte.
     pub fn byte(&mut self) -> u8 {
         if let Some((first, rest)) = self.rest.split_first() {
             self.rest = rest;
@@ -82,25 +78,24 @@ impl<'a> Source<'a> {
         (self.noise >> 56) as u8
     }
 
-    /// A number below `limit`, which is at most 256.
+    /// `limit` is at most 256.
     pub fn below(&mut self, limit: usize) -> usize {
         usize::from(self.byte()) % limit.max(1)
     }
 
-    /// True once in so many times.
+    /// True with probability 1 / `n`.
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 
-    /// One of these.
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 
-    /// A value of any type that a bincode message may have.
+    /// Makes a value of any type that bincode supports.
     ///
     /// # Panics
-    /// If the type needs a self-describing format, which nothing on the wire may.
+    /// The type needs a self-describing format, which no message may.
     pub fn any<T: DeserializeOwned>(&mut self) -> T {
         self.room = ELEMENTS;
         T::deserialize(self).expect("every byte string is a value of every plain type")
@@ -110,7 +105,7 @@ impl<'a> Source<'a> {
         (0..8).fold(0, |word, _| word << 8 | u64::from(self.byte()))
     }
 
-    /// Mostly small, sometimes anything, sometimes at the very end of the range.
+    /// Mostly small, sometimes any number, sometimes the largest ones.
     fn number(&mut self, bits: u32) -> u64 {
         let max = u64::MAX >> (64 - bits);
         match self.below(8) {
@@ -362,7 +357,7 @@ impl<'de> Deserializer<'de> for &mut Source<'_> {
     }
 }
 
-/// An enum's variant, chosen.
+/// The chosen variant of an enum.
 struct Chosen<'s, 'a> {
     at: u8,
     source: &'s mut Source<'a>,

@@ -1,5 +1,5 @@
-//! A hostile slave: it has a key and is enrolled, so it may say anything that fits a message. It may lie about its own
-//! jobs; nothing that it says may change another slave's, lose an order, or leave the master with what it cannot write.
+//! A hostile slave: it is enrolled, so it may send any message. It may lie about its own jobs, but nothing that it
+//! sends may change another slave's job, lose an order, or leave the master with something that it can't store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,29 +19,27 @@ use reloop_protocol::wire::{self, Frame, MAX_HANDSHAKE, MAX_MESSAGE};
 use super::any::Source;
 use crate::world::World;
 
-/// How many honest slaves there are.
 const HONEST: usize = 2;
 
-/// How much happens in one run, at most.
+/// Acts in one run, at most.
 const ACTS: usize = 48;
 
-/// How many seconds everything has, once the hostile slave is gone: one machine may have all the jobs to do.
+/// Seconds that everything may take once the hostile slave is gone: one machine may have to do all jobs.
 const ROUNDS: usize = 90;
 
-/// Whose key the hostile slave has.
 const HOSTILE: SlaveKey = SlaveKey([0xEE; 32]);
 
-/// So many more times a job can be assigned or a desired state uttered whatever a slave has said, at the least.
+/// How many more times a job can be assigned or its desired state changed, whatever a slave has sent.
 const ROOM: u32 = 1 << 20;
 
-/// Connections of the hostile slave begin here: the world's own stay below.
+/// The hostile slave's connections are numbered from here; the world's own stay below.
 const LINKS: u64 = 1 << 40;
 
-/// The bytes are what happens: the hostile slave's words among those of clients, people and honest slaves.
+/// The bytes choose the acts: messages of the hostile slave between those of clients, people and honest slaves.
 ///
 /// # Panics
-/// If an honest slave's job is changed by a word of the hostile one, an acknowledged order is lost or changed, an
-/// invariant is broken, or the master decides what it could not write or say.
+/// The hostile slave has changed a job of an honest one, an acknowledged order is lost or changed, an invariant is
+/// broken, or the master's step can't be stored or sent.
 pub fn run(bytes: &[u8]) {
     let mut scene = Scene::new(bytes);
     for _ in 0..ACTS {
@@ -55,7 +53,7 @@ pub fn run(bytes: &[u8]) {
         }
         scene.nothing_is_lost();
     }
-    // It is by far the longest part.
+    // Only sometimes, because it takes by far the longest.
     if scene.source.one_in(4) {
         scene.ends_well();
     }
@@ -90,7 +88,7 @@ impl<'a> Scene<'a> {
         if scene.source.one_in(3) {
             scene.adopt();
         }
-        // Something to be hostile to: one job for each, one that waits, and an order whose jobs wait beside each other.
+        // Targets for the hostile slave: a job for each slave, one that waits, and an order of several jobs.
         for slave in [Some("s0"), Some("s1"), None] {
             let mut order = scene.world.order("mill");
             order.slave = slave.map(ToOwned::to_owned);
@@ -108,7 +106,7 @@ impl<'a> Scene<'a> {
         scene
     }
 
-    /// A master that lost all its data takes up the jobs of its honest slaves.
+    /// A master that lost all its data adopts the jobs of its honest slaves.
     fn adopt(&mut self) {
         for slave in 0..HONEST {
             let mut order = self.world.order("mill");
@@ -128,7 +126,7 @@ impl<'a> Scene<'a> {
         self.world.place(order);
     }
 
-    /// What a client, a person or an honest slave does.
+    /// An act of a client, a person or an honest slave.
     fn honest(&mut self) {
         let slave = self.source.below(HONEST);
         let at = self.source.below(self.jobs.len());
@@ -217,7 +215,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// What the hostile slave does.
+    /// An act of the hostile slave.
     fn hostile(&mut self) {
         self.remember();
         let act = self.source.below(16);
@@ -268,7 +266,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// A handshake as an honest slave would do it, so that most runs come to what is behind it.
+    /// A handshake as an honest slave does it, so that most runs get beyond it.
     fn connect(&mut self) {
         self.next += 1;
         let link = LinkId(self.next);
@@ -300,7 +298,7 @@ impl<'a> Scene<'a> {
                 progress: report.progress,
             }
         });
-        // What a Hello may not say at all is not heard by the rules.
+        // The shell checks a Hello before the rules see it.
         let mut told = BTreeSet::new();
         rows.retain(|row| row.state.is_slaves_word() && told.insert(row.job));
         let ended = || rows.iter().filter(|row| row.state.is_ended()).copied().collect();
@@ -351,7 +349,7 @@ impl<'a> Scene<'a> {
         (0..many).map(|_| one(self)).collect()
     }
 
-    /// About a job that is its own, another's, or nobody's.
+    /// About a job of its own, of another slave, or of no slave.
     fn report(&mut self) -> Report {
         let mut report: Report = self.source.any();
         if let Some(job) = self.world.master_disk.jobs.get(&report.job)
@@ -397,7 +395,7 @@ impl<'a> Scene<'a> {
         machine
     }
 
-    /// What the master knows is what is worth speaking of.
+    /// Adds what the master knows to the pools.
     fn remember(&mut self) {
         let pools = &mut self.source.pools;
         let fresh = [[0xF0; 16], [0xF1; 16]];
@@ -424,7 +422,7 @@ impl<'a> Scene<'a> {
         pools.words(&["hostile", "s0", "mill", "bake", ""]);
     }
 
-    /// As the master's door does it: what is too large, or not to be said at all, never reaches the rules.
+    /// Like the master's shell: a Hello that is too large or invalid never reaches the rules.
     fn introduce(&mut self, link: LinkId, mut hello: Hello) {
         hello.token = None;
         let message = Message::Hello(Box::new(hello));
@@ -444,7 +442,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// One word of it, and what it must not have done.
+    /// Sends one message, and checks what it must not have changed.
     fn say(&mut self, event: Event) {
         let before = self.others();
         let shown = event.clone();
@@ -455,8 +453,9 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// The jobs that are not its own: what another slave has or had, in whatever epoch and however the master learned of it, and what
-    /// nobody has, unless this slave is to close a gap in the master's memory with its next handshake.
+    /// The jobs that a message of this slave must not change: those that another slave has or had, in any epoch and
+    /// however the master learned of them, and those that no slave has, unless this slave's next handshake may close a
+    /// gap in a restored master's state.
     fn others(&self) -> BTreeMap<JobId, master::Job> {
         let Some(master) = &self.world.master else { return BTreeMap::new() };
         let settled_in = master.slaves.get(&HOSTILE).map(|slave| slave.settled_in);
@@ -479,7 +478,7 @@ impl<'a> Scene<'a> {
         for (id, order) in &self.placed {
             let mut kept =
                 self.world.master_disk.orders.get(id).cloned().expect("no acknowledged order is lost");
-            // A slave may bring another job of the same work, and no more.
+            // A slave may add another job of the same work, and nothing else.
             kept.jobs.truncate(order.jobs.len());
             assert_eq!(kept, *order, "an acknowledged order stays what it was");
         }
@@ -488,12 +487,12 @@ impl<'a> Scene<'a> {
             assert_eq!(job.digest, self.placed[&job.spec.order].spec.digest(), "{id}");
         }
         let Some(master) = &self.world.master else { return };
-        // Whoever has a job next is told numbers that it takes.
+        // The numbers of every job have to leave room, because another slave has to accept them.
         for job in master.book.jobs.values() {
             let highest = job.last_attempt.0.max(job.attempt.0).max(job.generation.0);
             assert!(highest < limits::COUNT - ROOM, "{} leaves no room: {highest}", job.id);
         }
-        // Whose a connection is, the slave record knows too, unless it has been told to go.
+        // The slave record agrees about the connection, unless the slave was revoked.
         let slave = master.slaves.get(&HOSTILE);
         if let Some(SlaveLink::Live { link } | SlaveLink::Welcomed { link, .. }) =
             slave.map(|slave| &slave.link)
@@ -503,7 +502,7 @@ impl<'a> Scene<'a> {
         master::next_deadline(master);
     }
 
-    /// Once the hostile slave is gone and a person has taken back what it had, everything comes to an end.
+    /// Once the hostile slave is gone and a person has taken back its jobs, all jobs end.
     fn ends_well(&mut self) {
         if self.world.master.is_none() {
             self.world.start_master();
@@ -557,13 +556,13 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// Its start was missed, for one.
+/// For example, its start was missed.
 fn waits_for_a_person(job: &master::Job) -> bool {
     job.report.as_ref().is_some_and(|report| report.waiting_for == Some(WaitingFor::Operator))
 }
 
-/// Asking back what waits unstarted, for a slave that has nothing to do, assigning what waits, ending what waited for too long, and
-/// keeping what the hostile slave claims beside it, is all that may happen to another's job.
+/// The changes of another slave's job that are allowed: recalling an unstarted job for an idle slave, assigning a
+/// queued one, ending one whose window has closed, and recording what the hostile slave claims.
 fn same(was: &master::Job, is: &master::Job, now: Time) -> bool {
     let claims = |job: &master::Job| job.earlier.iter().filter(|e| e.holder == HOSTILE).count();
     let next = was.last_attempt.next();
@@ -575,7 +574,7 @@ fn same(was: &master::Job, is: &master::Job, now: Time) -> bool {
             job.flags.set(Flags::DUPLICATE);
             job.revision = 0;
         }
-        // A number that may have been given out before a restore is not given out again.
+        // An attempt number that may have been used before a restore is not used again.
         was.last_attempt = was.last_attempt.max(is.last_attempt);
     }
     if was.state == State::Queued && is.state != State::Queued {

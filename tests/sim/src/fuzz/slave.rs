@@ -1,6 +1,5 @@
-//! A hostile master: it has the slave's binding, so it may say anything that fits a message. It may assign and end work;
-//! nothing that it says may start work twice, outside its window or at a machine that is not to be touched, or change
-//! what has happened.
+//! A hostile master: the slave is bound to it, so it may send any message. It may assign and end work, but nothing that
+//! it sends may start work twice, outside its window or at a machine that must not start, or change an outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,19 +18,19 @@ use reloop_protocol::wire::{self, Frame, MAX_MESSAGE};
 use super::any::Source;
 use crate::world::World;
 
-/// How much happens in one run, at most.
+/// Acts in one run, at most.
 const ACTS: usize = 64;
 
-/// Connections of the hostile master begin here: the world's own stay below.
+/// The hostile master's connections are numbered from here; the world's own stay below.
 const LINKS: u64 = 1 << 40;
 
 /// The longest text that a machine's driver passes on, in bytes.
 const TEXT: usize = 512;
 
-/// The bytes are what happens: the hostile master's words among those of the machine, its people and time.
+/// The bytes choose the acts: messages of the hostile master between events of the machine, its people and time.
 ///
 /// # Panics
-/// If the slave starts what it must not, changes an outcome, or decides what it could not write or say.
+/// The slave starts what it must not, changes an outcome, or its step can't be stored or sent.
 pub fn run(bytes: &[u8]) {
     let mut scene = Scene::new(bytes);
     if !scene.source.one_in(8) {
@@ -49,9 +48,9 @@ struct Scene<'a> {
     source: Source<'a>,
     world: World,
     link: LinkId,
-    /// How each attempt ended, once that was on disk.
+    /// The end of each attempt, once it was on disk.
     ended: BTreeMap<(JobId, Attempt), (State, Option<Outcome>)>,
-    /// What the machine was told to begin.
+    /// The runs that the machine was told to start.
     begun: BTreeSet<RunKey>,
 }
 
@@ -87,11 +86,11 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// What the machine, its people and time do.
+    /// An act of the machine, its people or time.
     fn honest(&mut self) {
         match self.source.below(10) {
             0 => drop(self.world.pump_one(0)),
-            // Each start is looked at before anything comes of it.
+            // Each start is checked before the machine does anything.
             1 => {
                 while self.world.pump_one(0) {
                     self.look();
@@ -130,7 +129,7 @@ impl<'a> Scene<'a> {
         self.look();
     }
 
-    /// Something that a machine says about work that it has.
+    /// A fact from the machine about work that it has.
     fn fact(&mut self) {
         let works: Vec<RunKey> = self.state().jobs.values().map(slave::Job::work).collect();
         if works.is_empty() {
@@ -160,7 +159,8 @@ impl<'a> Scene<'a> {
                 _ => Probed::Unknown(text),
             }),
         };
-        // A machine speaks of what it was told to begin, and gives no proof against itself: what it says is over, is.
+        // A machine reports only what it was told to start, and does not contradict itself: what it said has ended
+        // stays ended.
         if !self.begun.contains(&work) {
             return;
         }
@@ -175,7 +175,7 @@ impl<'a> Scene<'a> {
         self.world.slave_event(0, Event::Machine { work, fact });
     }
 
-    /// What the hostile master does.
+    /// An act of the hostile master.
     fn hostile(&mut self) {
         self.remember();
         match self.source.below(16) {
@@ -221,7 +221,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Another connection: on one, a master introduces itself once.
+    /// Opens another connection: on one connection a master introduces itself only once.
     fn dial(&mut self) {
         let link = self.link;
         self.world.slave_event(0, Event::LinkClosed { link });
@@ -230,7 +230,7 @@ impl<'a> Scene<'a> {
         self.look();
     }
 
-    /// As the slave's own master would do it, so that most runs come to what is behind it.
+    /// A handshake as the slave's own master does it, so that most runs get beyond it.
     fn shake_hands(&mut self) {
         self.remember();
         self.dial();
@@ -267,7 +267,7 @@ impl<'a> Scene<'a> {
         welcome
     }
 
-    /// Mostly one that could be taken.
+    /// Mostly one that the slave could accept.
     fn desired_state(&mut self) -> DesiredState {
         let mut desired_state: DesiredState = self.source.any();
         if !self.source.one_in(3) {
@@ -312,7 +312,7 @@ impl<'a> Scene<'a> {
         pools.words(&["mill", "bake", ""]);
     }
 
-    /// One word of the master, in a session that is mostly the right one, and what it must not have done.
+    /// Sends one message, mostly in the right session, and checks what it must not have changed.
     fn say(&mut self, message: Message) {
         let session = if self.source.one_in(8) { self.source.any() } else { self.session() };
         let commit = self.source.any();
@@ -322,7 +322,7 @@ impl<'a> Scene<'a> {
         }
         let message = frame.message;
         let link = if self.source.one_in(8) { LinkId(self.link.0 - 1) } else { self.link };
-        // What time alone brings is not the word's doing.
+        // The effects of time alone are taken out first.
         self.world.slave_event(0, Event::TimePassed);
         self.look();
         let before = self.state().clone();
@@ -353,8 +353,8 @@ impl<'a> Scene<'a> {
         self.look();
     }
 
-    /// A master speaks for the people who use it: who says how work ended has looked, and the machine has let it go. A
-    /// master that lies about that is past what a slave can know.
+    /// Lets the machine drop every uncertain job that the master says is resolved: the person has looked at the
+    /// machine. A slave can't know if the master lies about that.
     fn believe(&mut self, message: &Message) {
         let wants: Vec<&DesiredState> = match message {
             Message::DesiredState(desired_state) => vec![desired_state],
@@ -374,10 +374,10 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// The slave must not act on this: it is of another session or connection, or of a master that is older than one
-    /// that it has seen.
+    /// The slave must ignore this message: it is of another session or connection, or of a master that is older than
+    /// one that it has seen.
     fn is_deaf(&self, before: &Slave, link: LinkId, session: Session, message: &Message) -> bool {
-        // A Challenge is no order, but it tells the time, and then what waited for that may begin.
+        // A Challenge is no command, but it sets the time, and jobs that waited for that may start.
         if matches!(message, Message::Challenge(_)) {
             return false;
         }
@@ -388,7 +388,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// What the slave has decided meanwhile, and what it must never decide.
+    /// Checks the slave's latest decisions.
     fn look(&mut self) {
         let acts = self.world.acts.replace(Vec::new()).unwrap_or_default();
         let now = self.world.slave_now(0);
@@ -416,7 +416,7 @@ impl<'a> Scene<'a> {
                 assert!(!self.ended.contains_key(&key), "{key:?} had ended, and is {:?}", report.state);
             }
         }
-        // What it was told to forget, and has forgotten by the recent outcomes's own bound, it knows no more.
+        // Outcomes that it was told to forget, and that are no longer among the recent outcomes, are unknown to it.
         let remembered = state.recent_outcomes.iter().map(|record| record.report.job);
         let known: BTreeSet<JobId> = state.jobs.keys().copied().chain(remembered).collect();
         self.ended.retain(|(job, _), _| known.contains(job));
@@ -424,7 +424,7 @@ impl<'a> Scene<'a> {
         self.world.boxes[0].machine.begun.retain(|work, _| known.contains(&work.job));
     }
 
-    /// Right after a start was decided: everything that has to be true of it.
+    /// Checks everything that has to hold when a start is decided.
     fn may_begin(&self, work: RunKey, now: slave::Now) {
         let state = self.state();
         let node = &state.node;
@@ -457,7 +457,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// The master's time by what the slave has on its disk, worked out anew.
+/// The master's time by the slave's own records, computed independently.
 fn master_time(state: &Slave, now: slave::Now) -> Option<Time> {
     let sync = state.node.sync?;
     let passed = if Some(sync.boot) == state.volatile.boot {

@@ -1,4 +1,4 @@
-//! The wire's decoder: bytes of a peer who may say anything.
+//! The decoder of the wire.
 
 use reloop_protocol::limits;
 use reloop_protocol::message::Message;
@@ -6,11 +6,8 @@ use reloop_protocol::wire::{self, Frame, MAX_HANDSHAKE, MAX_MESSAGE, WireError};
 
 use super::any::Source;
 
-/// Any bytes are a frame or an error in words, and what decodes encodes to the very same bytes. What any frame encodes
-/// to is read back as that frame.
-///
-/// # Panics
-/// If that does not hold.
+/// Any bytes are a frame or an error with a text. A decoded frame encodes to the same bytes, and any encoded frame
+/// decodes to the same frame.
 pub fn run(bytes: &[u8]) {
     for limit in [MAX_MESSAGE, MAX_HANDSHAKE, bytes.len() / 2] {
         match wire::decode_frame(bytes, limit) {
@@ -18,7 +15,7 @@ pub fn run(bytes: &[u8]) {
                 assert!(bytes.len() <= limit, "{} bytes where {limit} are allowed", bytes.len());
                 let again = wire::encode(&frame);
                 assert!(again == bytes, "{frame:?} is written as other bytes than it was read from");
-                // Every limit names what is too much.
+                // Every limit's error names what is too large.
                 if let Err(what) = limits::check_frame(&frame) {
                     assert!(!what.is_empty());
                 }
@@ -29,7 +26,7 @@ pub fn run(bytes: &[u8]) {
             Err(WireError::Malformed(why)) => assert!(!why.is_empty() && why.len() < 512, "{why}"),
         }
     }
-    // The other way round: whatever can be said can be read.
+    // The other direction: every frame that can be sent can be read.
     let mut source = Source::new(bytes);
     let frame = Frame {
         session: source.any(),

@@ -1,4 +1,4 @@
-//! What can happen in a state, and what then is.
+//! The acts that are possible in a state, and their results.
 
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{Answer, Enrolled, JobCommand, SlaveCommand, SlaveRecord};
@@ -10,64 +10,58 @@ use reloop_protocol::time::{Millis, Time};
 use super::{Deed, Fault, Floor, Scene};
 use crate::world::World;
 
-/// How long a release holds.
+/// How long a release is valid.
 const RELEASED_FOR: Millis = Millis::seconds(15);
 
-/// How much further a machine's work is at each step, in thousandths.
+/// The progress of a machine's work at each step, in thousandths.
 const STEP: u16 = 300;
 
-/// One thing that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Act {
     /// A client places the next order.
     Placed,
-    /// The same, and the master crashes when it has done so many things.
+    /// The same, and the master crashes after so many effects.
     PlacedAndCrashed(usize),
-    /// A slave hears its master's next message.
+    /// A slave receives its master's next message.
     Down(usize),
-    /// The same, and the agent crashes when it has done so many things: its disk knows all of them.
+    /// The same, and the agent crashes after so many effects; all writes are on its disk.
     DownAndCrashed(usize, usize),
-    /// The master hears a slave's next message.
+    /// The master receives a slave's next message.
     Up(usize),
-    /// The same, and the master crashes when it has done so many things.
+    /// The same, and the master crashes after so many effects.
     UpAndCrashed(usize, usize),
-    /// A slave hears its machine's next word.
+    /// A slave receives its machine's next fact.
     Heard(usize),
     /// The same, and the agent crashes.
     HeardAndCrashed(usize, usize),
-    /// A slave connects.
     Dialed(usize),
-    /// A slow machine begins what it has in hand.
+    /// A slow machine begins the work that it was told to start.
     Began(usize),
-    /// A machine answers what it was asked.
+    /// A machine answers a probe.
     Answered(usize),
-    /// A link that was asked whether it lives answers.
+    /// A probed link answers.
     Pinged,
-    /// A machine's work is further.
     Progressed(usize),
     /// A machine's work ends by itself.
     Finished(usize, End),
     /// A frame of a dead link arrives.
     Late(usize),
-    /// A fault at a slave, or at the master.
+    /// At a slave, or at the master.
     Fault(Fault, usize),
-    /// A deed, of a job or at a slave.
+    /// On a job or at a slave.
     Deed(Deed, usize),
-    /// The same, and the master crashes when it has done so many things.
+    /// The same, and the master crashes after so many effects.
     DeedAndCrashed(Deed, usize, usize),
     /// A cable is put back.
     Plugged(usize),
-    /// Both ends of a link that swallows everything have noticed.
+    /// Both ends notice that their link swallows everything.
     Noticed(usize),
-    /// An agent starts.
     Revived(usize),
-    /// The master starts.
     MasterStarted,
-    /// Time passes.
     Passed,
 }
 
-/// Everything that can happen.
+/// Adds every act that is possible in this state.
 pub(super) fn possible(floor: &Floor, scene: &Scene, acts: &mut Vec<Act>) {
     let Scene { world, left, .. } = scene;
     let configuration = &floor.configuration;
@@ -138,7 +132,7 @@ pub(super) fn possible(floor: &Floor, scene: &Scene, acts: &mut Vec<Act>) {
                 Fault::Reject => !held.machine.rejects,
                 Fault::Unstoppable => !held.machine.unstoppable,
                 Fault::Silent => !held.machine.silent,
-                // Acts of their own, or not a slave's.
+                // They have acts of their own, or happen at the master.
                 Fault::CrashAgent | Fault::CrashMaster | Fault::KillMaster | Fault::Restore { .. } => false,
             });
             acts.extend(faults.map(|fault| Act::Fault(*fault, slave)));
@@ -176,7 +170,7 @@ pub(super) fn possible(floor: &Floor, scene: &Scene, acts: &mut Vec<Act>) {
     }
 }
 
-/// The jobs or slaves of which a deed makes sense.
+/// The jobs or slaves for which this deed is possible.
 fn possible_at(floor: &Floor, scene: &Scene, deed: Deed) -> Vec<usize> {
     let world = &scene.world;
     let master = world.master.as_ref();
@@ -225,7 +219,7 @@ fn possible_at(floor: &Floor, scene: &Scene, deed: Deed) -> Vec<usize> {
     }
 }
 
-/// Lets it happen; none if it turns out not to.
+/// Performs the act; `None` if it does nothing.
 pub(super) fn perform(floor: &Floor, scene: &mut Scene, act: Act) -> Option<()> {
     match act {
         Act::Placed => place(floor, scene),
@@ -295,7 +289,7 @@ pub(super) fn perform(floor: &Floor, scene: &mut Scene, act: Act) -> Option<()> 
     Some(())
 }
 
-/// A node crashed, if there was as much to do.
+/// `None` if the node had fewer effects and did not crash.
 fn crashed(scene: &mut Scene) -> Option<()> {
     scene.left.faults -= 1;
     (!scene.world.defuse()).then_some(())
@@ -306,7 +300,7 @@ fn place(floor: &Floor, scene: &mut Scene) {
     scene.placed += 1;
 }
 
-/// The work in a machine ends.
+/// The work of a machine ends.
 pub(super) fn finish(world: &mut World, slave: usize, end: End) {
     let wall = world.wall(slave);
     let held = &mut world.boxes[slave];
@@ -335,7 +329,7 @@ fn fail(world: &mut World, fault: Fault, slave: usize) {
     }
 }
 
-/// None: it was refused, and nothing changed.
+/// `None` if it was refused and nothing changed.
 fn do_deed(floor: &Floor, scene: &mut Scene, deed: Deed, of: usize) -> Option<()> {
     let command = match deed {
         Deed::Cancel(mode) => JobCommand::Cancel(mode),

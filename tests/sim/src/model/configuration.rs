@@ -1,4 +1,4 @@
-//! The floors that are enumerated, and how much may happen on them.
+//! The floors that are enumerated, and the limits of what may happen on them.
 
 use reloop_protocol::job::{End, OnInterrupt};
 use reloop_protocol::master::Order;
@@ -8,76 +8,66 @@ use reloop_protocol::time::{Millis, Time};
 
 use crate::world::World;
 
-/// Something that breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// A cable is pulled; both ends notice.
     Cut,
-    /// The slave's end of a link is dead; the master's does not know.
+    /// Only the slave's end of a link is closed; the master does not notice.
     HalfOpen,
-    /// A link swallows everything; neither end knows.
+    /// A link swallows everything; neither end notices.
     Swallow,
     /// An agent is killed; its machine goes on.
     KillAgent,
-    /// An agent crashes between what it wrote and what it does, or between two things that it does.
+    /// An agent crashes between its commit and its effects, or between two effects.
     CrashAgent,
-    /// A box loses its power, and gets it back.
+    /// A box loses its power and restarts.
     Reboot,
     /// A machine refuses to start.
     Refuse,
-    /// A machine can't begin anything, and proves that.
+    /// A machine can't start anything, and proves that nothing began.
     Unfit,
-    /// What a machine is to begin is not there any more.
+    /// The program is missing.
     Reject,
     /// A machine refuses to stop.
     Unstoppable,
     /// A machine answers no probe.
     Silent,
-    /// The master is killed.
     KillMaster,
-    /// The master crashes between what it wrote and what it does, or between two things that it does.
+    /// The master crashes between its commit and its effects, or between two effects.
     CrashMaster,
-    /// The master's backup is put back.
+    /// The master is restored from its backup.
     Restore {
-        /// And a person says so.
+        /// A person confirms it.
         confirmed: bool,
     },
 }
 
-/// Something that a person does.
+/// A command of a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Deed {
-    /// Cancels a job.
     Cancel(CancelMode),
-    /// Pauses a job.
     Pause,
-    /// Resumes a job.
     Resume,
-    /// Gives an attempt up: with a retry, the job is assigned to another slave.
+    /// Abandons an attempt: the order lets it be retried, at another slave.
     Abandon,
-    /// DesiredStates another attempt.
     Retry,
-    /// Says how an uncertain job ended.
+    /// Resolves an uncertain job.
     Resolve(End),
-    /// Lets a held job go.
+    /// Releases a held job.
     Release,
     /// Locks remote starts out, at the machine.
     Lock,
-    /// Lets them in.
     Unlock,
-    /// Pauses what runs, at the machine.
+    /// Pauses the running job, at the machine.
     PauseLocally,
-    /// Resumes it there.
     ResumeLocally,
-    /// Stops it there.
     StopLocally,
-    /// Backs the master up.
+    /// Makes a backup of the master.
     BackUp,
     /// Confirms that the master was restored.
     Confirm,
-    /// Sends a slave away for good.
+    /// Revokes a slave.
     Revoke,
-    /// Approves a slave.
     Approve,
     /// Enrols a slave by a token.
     Enroll,
@@ -107,42 +97,40 @@ impl Deed {
     }
 }
 
-/// A floor, and how much may happen on it in one story.
+/// A floor, and the limits of what may happen on it.
 #[derive(Debug, Clone, Copy)]
 pub struct Configuration {
-    /// Its name.
     pub name: &'static str,
-    /// What it is there for.
+    /// What it is meant to show.
     pub about: &'static str,
     /// It takes minutes or hours, and is run by hand.
     pub long: bool,
-    /// How many slaves.
     pub slaves: usize,
-    /// What their config says.
+    /// Changes the slaves' settings.
     pub slave: fn(&mut Settings),
-    /// What is ordered, in this order.
+    /// The orders, in the order in which they are placed.
     pub orders: fn(&mut World) -> Vec<Order>,
-    /// So many faults, of these kinds. Mending is free.
+    /// The number of faults, and their kinds. Repairs are not counted.
     pub faults: (u8, &'static [Fault]),
-    /// So many deeds of people, of these kinds.
+    /// The number of people's commands, and their kinds.
     pub deeds: (u8, &'static [Deed]),
-    /// So many late frames arrive, and so many are kept at most.
+    /// How many late frames may arrive, and how many are kept.
     pub late: (u8, usize),
-    /// So many steps of the clock, each so many milliseconds long.
+    /// The number of clock steps, and their length in milliseconds.
     pub steps: (u8, i64),
-    /// A machine that is asked what it does answers when it does, and not at once.
+    /// Machines answer probes later and not at once.
     pub ponders: bool,
-    /// A link that is asked whether it lives answers when it does, and not at once.
+    /// Links answer pings later and not at once.
     pub slow_pings: bool,
-    /// A machine says in so many steps how far a run is.
+    /// The number of progress reports in a run.
     pub progress: u16,
-    /// The last slave is away until somebody plugs its cable in.
+    /// The last slave is disconnected until its cable is put in.
     pub away: bool,
-    /// A machine that was told to begin does so when it does, and not at once.
+    /// Machines begin work later and not at once.
     pub slow: bool,
     /// How work may end by itself.
     pub ends: &'static [End],
-    /// A crash comes before any of so many effects.
+    /// Crashes come before any of the first so many effects.
     pub effects: usize,
     /// One state in so many is healed, and every last one.
     pub healed: u64,
@@ -231,9 +219,13 @@ const PLAIN: Configuration = Configuration {
     healed: 32,
 };
 
-/// Every configuration, the short ones first. What a short one leaves out for the sake of time, its long one has.
+/// The short ones first. What a short one leaves out to be quick is in its long one.
 pub static CONFIGURATIONS: [Configuration; 21] = [
-    Configuration { name: "one-job", about: "one slave, one job, any fault, and any deed", ..PLAIN },
+    Configuration {
+        name: "one-job",
+        about: "one slave, one job, any fault, and any command of people",
+        ..PLAIN
+    },
     Configuration {
         name: "one-job-broken-twice",
         about: "one slave, one job, and two faults",
@@ -250,7 +242,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "slow-start",
-        about: "one slave, one job, any fault and any deed between the word to begin and the beginning",
+        about: "one slave, one job, any fault and any command between the start command and the beginning",
         slow: true,
         ends: WELL,
         ..PLAIN
@@ -267,7 +259,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "two-slaves",
-        about: "two slaves, one job, a broken link or a dead agent, and a hand-over",
+        about: "two slaves, one job, a broken link or a dead agent, and a reassignment",
         slaves: 2,
         faults: (1, &[Fault::Cut, Fault::KillAgent]),
         deeds: (2, &[Deed::Abandon, Deed::Retry]),
@@ -306,7 +298,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "revoked",
-        about: "one slave, one job, a newcomer behind an older link, and a slave that is sent away and let in again at any moment",
+        about: "one slave, one job, a newcomer behind an older link, and a slave that is revoked and enrolled again at any moment",
         faults: (2, &[Fault::Cut, Fault::HalfOpen, Fault::Reboot]),
         deeds: (3, &[Deed::Revoke, Deed::Approve, Deed::Enroll]),
         slow_pings: true,
@@ -315,7 +307,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "progress",
-        about: "a job that may be begun again, a machine that says how far it is, and any fault",
+        about: "a job that may be begun again, a machine that reports progress, and any fault",
         orders: restartable,
         deeds: (0, PEOPLE),
         progress: 2,
@@ -325,7 +317,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "one-job-long",
-        about: "one slave, one job, any three faults, and any deed",
+        about: "one slave, one job, any three faults, and any command of people",
         long: true,
         faults: (3, EVERYTHING),
         healed: 512,
@@ -340,7 +332,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "two-jobs-long",
-        about: "one slave, two jobs, any fault, and any deed",
+        about: "one slave, two jobs, any fault, and any command of people",
         long: true,
         orders: |world| orders(world, 2),
         ends: WELL,
@@ -350,7 +342,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "two-slaves-long",
-        about: "two slaves, one job, any fault, and a hand-over",
+        about: "two slaves, one job, any fault, and a reassignment",
         long: true,
         slaves: 2,
         deeds: (2, HAND_OVER),
@@ -366,7 +358,7 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
     },
     Configuration {
         name: "restored-long",
-        about: "the same with cut links, dead agents, and a hand-over",
+        about: "the same with cut links, dead agents, and a reassignment",
         long: true,
         faults: (2, RESTORES),
         deeds: (2, BACKUPS),
@@ -441,7 +433,6 @@ const LIMITED: Configuration = Configuration {
     ..PLAIN
 };
 
-/// The one of that name.
 pub fn configuration(name: &str) -> Option<Configuration> {
     CONFIGURATIONS.iter().find(|configuration| configuration.name == name).copied()
 }
@@ -468,7 +459,7 @@ fn limited(world: &mut World) -> Vec<Order> {
     orders
 }
 
-/// It is held once its window was missed.
+/// Held if its window was missed.
 fn planned(world: &mut World) -> Order {
     let at = |world: &World, ms| Some(Time(world.now().0 + ms));
     let mut order = world.order("mill");
@@ -478,7 +469,7 @@ fn planned(world: &mut World) -> Order {
     order
 }
 
-/// And one that has to be let go.
+/// The same, and an order that has to be released.
 fn deferred(world: &mut World) -> Vec<Order> {
     let planned = planned(world);
     let mut held = world.order("mill");

@@ -1,4 +1,4 @@
-//! The good end: everything is mended, and people answer what they are asked.
+//! The end of a state: everything is repaired, and people answer all questions.
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
@@ -11,21 +11,21 @@ use reloop_protocol::time::Millis;
 use super::{Floor, Scene, act};
 use crate::world::World;
 
-/// More rounds than any healing takes: one answers all questions that are open, and an answer may raise the next.
+/// More rounds than healing takes: in each round all open questions are answered, and an answer may raise another.
 const ROUNDS: usize = 16;
 
-/// How long a person's word holds here.
+/// How long a person's release is valid here.
 const RELEASED_FOR: Millis = Millis::seconds(3_600);
 
-/// What is said of each job by a slave that was handed none, and in which attempt after the newest.
+/// What a slave that was assigned none of the jobs reports of each: how many attempts after the newest, and the state.
 const LIES: [(u32, State); 4] =
     [(0, State::Succeeded), (1, State::Running), (1, State::Accepted), (2, State::Failed)];
 
-/// With deferred jobs, what a round waits for.
+/// Each round waits this long if there are deferred jobs.
 const WAITED_MS: i64 = 30_000;
 
 impl Floor {
-    /// The world once everything is mended and answered; broken if it does not come right.
+    /// The world after everything is repaired and answered; it is broken if the jobs do not end as they should.
     pub fn healed(&self, scene: &Scene) -> World {
         let mut world = scene.world.clone();
         let jobs = self.jobs(scene);
@@ -66,7 +66,7 @@ impl Floor {
         world
     }
 
-    /// A slave that is enrolled and lies speaks for every job, and nothing comes of it.
+    /// An enrolled slave that lies reports every job, and no job changes.
     fn lie(&self, world: &mut World, jobs: &[JobId]) {
         for id in jobs {
             for (ahead, said) in LIES {
@@ -75,7 +75,7 @@ impl Floor {
         }
     }
 
-    /// What somebody has paused is let go on only if it `goes_on`.
+    /// Paused jobs are resumed only if `goes_on`.
     fn answer_questions(&self, world: &mut World, scene: &Scene, goes_on: bool) {
         let stale = |code: Option<&CloseCode>| code.is_some_and(|code| !code.is_passing());
         let turned_away = world.boxes.iter().any(|held| stale(held.closed.last()));

@@ -1,4 +1,4 @@
-//! What has to be seen: a model in which the interesting things never happen proves nothing.
+//! Sights: what has to happen in at least one state, because a model in which it never happens proves nothing.
 
 use reloop_protocol::id::Run;
 use reloop_protocol::job::State;
@@ -9,10 +9,10 @@ use stateright::Property;
 
 use super::{Floor, Scene};
 
-/// A name, and whether it is to be seen in a state.
+/// A name, and whether a state shows it.
 type Sight = (&'static str, fn(&Floor, &Scene) -> bool);
 
-/// Everything that is to be seen in one configuration or another.
+/// Every sight of every configuration.
 pub const SIGHTS: [Sight; 41] = [
     ("a job is queued", |f, s| is(f, s, State::Queued)),
     ("a job is assigned", |f, s| is(f, s, State::Assigned)),
@@ -27,9 +27,9 @@ pub const SIGHTS: [Sight; 41] = [
     ("a job was canceled", |f, s| is(f, s, State::Canceled)),
     ("a job was rejected", |f, s| is(f, s, State::Rejected)),
     ("a job expired", |f, s| is(f, s, State::Expired)),
-    ("a job was given up", |f, s| is(f, s, State::Lost)),
+    ("a job was abandoned", |f, s| is(f, s, State::Lost)),
     ("two attempts of a job ran", |f, s| has(f, s, Flags::DUPLICATE)),
-    ("a result came after the job was given up", |f, s| has(f, s, Flags::LATE_RESULT)),
+    ("a result came after the job was abandoned", |f, s| has(f, s, Flags::LATE_RESULT)),
     ("a cancel came too late", |f, s| has(f, s, Flags::CANCEL_TOO_LATE)),
     ("a start was missed", |f, s| has(f, s, Flags::MISSED_START)),
     ("a job was adopted", |f, s| has(f, s, Flags::ADOPTED)),
@@ -40,7 +40,7 @@ pub const SIGHTS: [Sight; 41] = [
                 && on_disk(held, &|job| job.report.state == State::Uncertain)
         })
     }),
-    ("the intent to start is on disk, and the machine was never touched", |_, s| {
+    ("the intent to start is on disk, and the machine was told nothing", |_, s| {
         s.world.boxes.iter().any(|held| {
             held.state.is_none()
                 && on_disk(held, &|job| {
@@ -48,7 +48,7 @@ pub const SIGHTS: [Sight; 41] = [
                 })
         })
     }),
-    ("the intent to stop is on disk, and the machine was never told", |_, s| {
+    ("the intent to stop is on disk, and the machine was not told", |_, s| {
         s.world.boxes.iter().any(|held| {
             held.state.is_none()
                 && on_disk(held, &|job| {
@@ -61,7 +61,7 @@ pub const SIGHTS: [Sight; 41] = [
             held.machine.has_in_hand() && on_disk(held, &|job| job.report.state == State::Stopping)
         })
     }),
-    ("an order is on disk, and its client never heard so", |_, s| {
+    ("an order is on disk, and its client got no answer", |_, s| {
         s.world.master_disk.orders.keys().any(|order| !s.world.ledger.acknowledged.contains(order))
     }),
     ("a machine works and its agent is dead", |_, s| {
@@ -79,7 +79,7 @@ pub const SIGHTS: [Sight; 41] = [
                 && s.world.find_job(*job).is_some_and(|job| !job.state.is_ended())
         })
     }),
-    ("a slave is back, and the master still believes in its dead link", |_, s| {
+    ("a slave is connected again, and the master still has its dead link", |_, s| {
         let back = (0..s.world.boxes.len()).filter(|slave| s.world.link(*slave).is_some()).count();
         let believed = s.world.master.as_ref().map_or(0, |master| master.links.len());
         back == s.world.boxes.len() && believed > back
@@ -88,17 +88,17 @@ pub const SIGHTS: [Sight; 41] = [
     ("a slave doubts its master", |_, s| {
         s.world.master.as_ref().is_some_and(|master| !master.doubted_by.is_empty())
     }),
-    ("a job was asked back", |f, s| {
+    ("a job was recalled", |f, s| {
         f.jobs(s).iter().any(|job| s.world.find_job(*job).is_some_and(|job| job.recalled.is_some()))
     }),
-    ("a job was handed out again", |f, s| {
+    ("a job was assigned again", |f, s| {
         f.jobs(s).iter().any(|job| s.world.find_job(*job).is_some_and(|job| job.last_attempt.0 > 1))
     }),
     ("a job ran on two slaves", |f, s| {
         let places = |job| s.world.boxes.iter().filter(|held| held.machine.knows(job)).count();
         f.jobs(s).iter().any(|job| places(*job) > 1)
     }),
-    ("a cut lost a frame that came later", |f, s| s.left.late < f.configuration.late.0),
+    ("a frame of a dead link arrived", |f, s| s.left.late < f.configuration.late.0),
     ("a machine could not begin, and its job waits", |_, s| {
         let held_back = |job: &Job| {
             let reason = job.report.reason.as_ref().map(|reason| reason.code);
@@ -106,26 +106,26 @@ pub const SIGHTS: [Sight; 41] = [
         };
         s.world.boxes.iter().any(|held| on_disk(held, &held_back))
     }),
-    ("a slave was sent away while a newcomer waited behind its older link", |_, s| {
+    ("a slave was revoked while a newcomer waited behind its older link", |_, s| {
         s.world.asks_links() && has_record(s, &|record| record.enrolled == Enrolled::Revoked)
     }),
-    ("a slave that was sent away says Hello again", |_, s| {
+    ("a revoked slave says Hello again", |_, s| {
         let away = has_record(s, &|record| record.enrolled == Enrolled::Revoked);
         away && s.world.boxes.iter().any(|held| {
             held.state.as_ref().is_some_and(|state| matches!(state.link, Link::Introduced { .. }))
         })
     }),
-    ("a slave that was sent away was given a token", |_, s| {
+    ("a revoked slave was given a token", |_, s| {
         let away = has_record(s, &|record| record.enrolled == Enrolled::Revoked);
         away && s.world.master.as_ref().is_some_and(|master| !master.tokens.is_empty())
     }),
-    ("the master shows how far a job is", |f, s| {
+    ("the master shows the progress of a job", |f, s| {
         f.jobs(s).iter().any(|job| {
             let report = s.world.find_job(*job).and_then(|job| job.report.clone());
             report.is_some_and(|report| report.progress.is_some_and(|shown| shown < 1_000))
         })
     }),
-    ("the master shows how far a second run is", |_, s| {
+    ("the master shows the progress of a second run", |_, s| {
         s.world.progress_of_master().any(|run| run.run > Run(1))
     }),
 ];
@@ -136,7 +136,6 @@ macro_rules! properties {
     };
 }
 
-/// As properties.
 pub fn all() -> Vec<Property<Floor>> {
     let all = properties![
         0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40

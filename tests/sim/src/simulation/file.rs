@@ -1,4 +1,4 @@
-//! A schedule as a file: a line for the fleet, then a line per act, each one JSON.
+//! A schedule as a file: a line for the fleet, then a line per act, each in JSON.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,7 @@ use anyhow::{Context, Result};
 
 use super::Schedule;
 
-/// The schedule's text: the same schedule gives the same bytes.
-///
-/// # Errors
-/// If something in it has no JSON form.
+/// The same schedule gives the same bytes.
 pub fn write(schedule: &Schedule) -> Result<String> {
     let mut text = serde_json::to_string(&schedule.head)?;
     for act in &schedule.acts {
@@ -20,10 +17,7 @@ pub fn write(schedule: &Schedule) -> Result<String> {
     Ok(text)
 }
 
-/// The schedule that a text tells.
-///
-/// # Errors
-/// Which line cannot be read, and why.
+/// The error names the line.
 pub fn read(text: &str) -> Result<Schedule> {
     let mut lines = text.lines();
     let head = lines.next().context("the file is empty: its first line is the fleet")?;
@@ -37,19 +31,12 @@ pub fn read(text: &str) -> Result<Schedule> {
     Ok(Schedule { head, acts })
 }
 
-/// Reads a schedule from a file.
-///
-/// # Errors
-/// If there is none, or it cannot be read.
 pub fn open(path: &Path) -> Result<Schedule> {
     let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
     read(&text).with_context(|| format!("{} is not a schedule", path.display()))
 }
 
-/// Writes a schedule into a directory, under its seed and what it breaks; gives the file.
-///
-/// # Errors
-/// If the directory or the file cannot be written.
+/// Writes a schedule into a directory, under its seed and the invariant that it breaks. Returns the path.
 pub fn save(directory: &Path, schedule: &Schedule) -> Result<PathBuf> {
     let broken = match schedule.head.invariant {
         Some(invariant) => serde_json::to_value(invariant)?.as_str().unwrap_or("broken").replace('_', "-"),

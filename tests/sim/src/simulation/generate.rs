@@ -1,4 +1,4 @@
-//! Schedules out of seeds.
+//! Makes schedules from seeds.
 
 use reloop_protocol::job::{End, OnInterrupt};
 use reloop_protocol::message::Mode;
@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 use super::{Head, Kind, Schedule};
 use crate::world::{Act, JobAct, LocalAct, Placed, Said, SlaveAct};
 
-/// Every so many seeds, one has a large fleet.
+/// One seed in so many has a large fleet.
 const LARGE_EVERY: u64 = 250;
 
-/// From this many slaves on, a fleet is a large one, in which little goes wrong at each slave.
+/// A fleet of so many slaves is large, and has few faults at each slave.
 const LARGE: usize = 9;
 
-/// In one of so many schedules a slave lies.
+/// In one schedule in so many a slave lies.
 const LIES_EVERY: u64 = 3;
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// A good crystal is off by 20, a bad one by 100: this is worse than what is sold.
+/// A good crystal is off by 20 ppm, a bad one by 100: this is worse than what is sold.
 const WORST_DRIFT_PPM: i64 = 200;
 
 /// A small generator (SplitMix64, Steele, Lea and Flood 2014): the same seed gives the same schedule everywhere.
@@ -27,12 +27,10 @@ const WORST_DRIFT_PPM: i64 = 200;
 pub struct Random(u64);
 
 impl Random {
-    /// From a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Any number.
     pub fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -41,12 +39,11 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `limit`.
     pub fn below(&mut self, limit: usize) -> usize {
         (self.any() % limit.max(1) as u64) as usize
     }
 
-    /// True once in `n` times.
+    /// True with probability 1 / `n`.
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
@@ -60,21 +57,20 @@ impl Random {
     }
 }
 
-/// What kinds of things happen in a schedule. In each, links fail, processes crash, power goes and people interfere.
+/// The kinds of acts in a schedule. In each, links fail, processes crash, power fails and people give commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Profile {
-    /// Disks keep what they were told.
+    /// Disks keep what was written.
     Sound,
-    /// So do they, and clocks drift and jump.
+    /// Disks keep what was written, but clocks drift and jump.
     Clocks,
-    /// Slaves' disks are replaced, put back and cloned.
+    /// Slaves' disks are replaced, restored and cloned.
     Stores,
     /// Masters are restored, wiped and doubled.
     Masters,
-    /// All of it.
     Everything,
-    /// A large fleet on an ordinary day.
+    /// A large fleet with few faults.
     Calm,
 }
 
@@ -93,7 +89,7 @@ impl Profile {
     }
 }
 
-/// How many slaves and jobs a seed's schedule has, unless somebody says otherwise.
+/// The number of slaves and jobs in a seed's schedule.
 pub fn size(seed: u64) -> (usize, usize) {
     if seed % LARGE_EVERY == LARGE_EVERY - 1 {
         let mut random = Random::new(!seed);
@@ -102,7 +98,7 @@ pub fn size(seed: u64) -> (usize, usize) {
     (1 + (seed / 20 % 4) as usize, 4 + (seed / 7 % 9) as usize)
 }
 
-/// The schedule of a seed. It depends on nothing else.
+/// The schedule of a seed. It depends on nothing but the arguments.
 pub fn schedule(seed: u64, slaves: usize, jobs: usize) -> Schedule {
     let profile = Profile::of(seed, slaves);
     let mut made = Maker {
@@ -115,7 +111,7 @@ pub fn schedule(seed: u64, slaves: usize, jobs: usize) -> Schedule {
         acts: Vec::new(),
     };
     let kinds = (0..slaves).map(|_| made.kind()).collect();
-    // In a large fleet, most of what moves is work and not trouble.
+    // In a large fleet, most acts are work and not faults.
     let rounds = if profile == Profile::Calm { jobs * 3 } else { jobs * 12 };
     for _ in 0..rounds {
         made.round();
@@ -131,7 +127,6 @@ struct Maker {
     slaves: usize,
     jobs: usize,
     placed: usize,
-    /// A slave lies.
     lies: bool,
     acts: Vec<Act>,
 }
@@ -213,7 +208,7 @@ impl Maker {
 
     fn slave(&mut self) -> usize {
         let clones = matches!(self.profile, Profile::Stores | Profile::Everything);
-        // Clones, if there are any, come after the slaves.
+        // Clones have the indices after the slaves.
         if clones && self.random.one_in(6) {
             return self.slaves + self.random.below(2);
         }
@@ -248,7 +243,7 @@ impl Maker {
         self.acts.push(Act::Place { job, order });
     }
 
-    /// A box loses its power in the middle of its work, and people have an opinion about it before and afterwards.
+    /// A box loses its power in the middle of its work, and people give commands before and afterwards.
     fn interrupt(&mut self) {
         let slave = self.random.below(self.slaves);
         let job = self.random.below(self.placed.max(1));
@@ -267,8 +262,8 @@ impl Maker {
         }
     }
 
-    /// A slave comes back, and somebody sends it away or lets it in before it is there. As a newcomer it comes from a box that
-    /// was started anew, while the master still believes in its older link.
+    /// A slave reconnects, and is revoked or enrolled before the handshake is over. As a newcomer it comes from a box
+    /// that was restarted, while the master still has its older link.
     fn handshake(&mut self) {
         let slave = self.slave();
         if self.random.one_in(2) {
@@ -303,7 +298,7 @@ impl Maker {
         }
     }
 
-    /// What happens in every profile.
+    /// Acts of every profile.
     fn trouble(&mut self) {
         let slave = self.slave();
         let random = &mut self.random;
@@ -386,7 +381,7 @@ impl Maker {
         }
     }
 
-    /// What happens in this profile.
+    /// Acts of this profile only.
     fn special(&mut self) {
         let kinds: &[Profile] = match self.profile {
             Profile::Sound | Profile::Calm => return,

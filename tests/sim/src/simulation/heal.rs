@@ -1,7 +1,8 @@
-//! After the faults: everything is mended, whoever is asked answers, and time passes until nothing is left to do.
+//! Healing after the faults: everything is repaired, people answer all questions, and time passes until nothing is left
+//! to do.
 //!
-//! People are truthful, and act only where something asks for them: what converges only because somebody presses every
-//! button all the time would not be found out.
+//! People are truthful, and act only where something asks for them: a job that only ends if somebody tries every
+//! command all the time is a bug.
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
@@ -13,29 +14,29 @@ use reloop_protocol::time::{Millis, Time};
 
 use crate::world::{Invariant, World};
 
-/// How long a person's word to start holds.
+/// How long a person's release is valid.
 const RELEASE: Millis = Millis::seconds(3_600);
 
 /// How long people wait before they look again.
 const ROUND_MS: i64 = 5_000;
 
-/// The same, in steps.
+/// The clock steps of a round.
 const TICK_MS: i64 = 2_500;
 
-/// So many rounds a job may take, waiting for its turn behind others included: the longest work takes 22 s.
+/// The rounds that a job may take, including the wait for its turn: the longest work takes 22 s.
 const ROUNDS_PER_JOB: usize = 8;
 
-/// So many rounds everything else may take.
+/// The rounds that everything else may take.
 const ROUNDS: usize = 100;
 
-/// From this round on, what a person at the master could not settle is settled at the machine.
+/// From this round on, what could not be settled at the master is settled at the machine.
 const AT_THE_MACHINE: usize = 5;
 
-/// So many rounds nothing may move before people let go on what they have paused.
+/// The rounds without any change before people resume what they have paused.
 const PAUSED_FOR: usize = 2;
 
-/// Mends everything, drains the world, and checks what must hold of stories that are told. What somebody has paused stays
-/// paused meanwhile; true if there was something. Only then, it is let go on.
+/// Repairs everything, lets all jobs end, and checks what must hold then. Paused jobs are resumed only after everything
+/// else has ended; returns true if there were any.
 pub(super) fn heal(world: &mut World, slaves: usize) -> bool {
     world.disarm();
     world.pings_are_slow = false;
@@ -77,16 +78,15 @@ pub(super) fn heal(world: &mut World, slaves: usize) -> bool {
     stayed
 }
 
-/// What people do with a job that somebody paused.
+/// What people do with paused jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Paused {
-    /// Nothing.
     Stays,
-    /// They resume it.
     GoesOn,
 }
 
-/// Lets time pass, and people answer, until nothing is left to do; true if it is what is paused that keeps the rest.
+/// Lets time pass and answers questions until nothing is left to do. True if only paused jobs are left, and what waits
+/// for them.
 fn drain(world: &mut World, slaves: usize, jobs: &[JobId], paused: Paused) -> bool {
     let rounds = ROUNDS + ROUNDS_PER_JOB * world.numbered.len();
     let mut rested = 0;
@@ -121,7 +121,8 @@ fn drain(world: &mut World, slaves: usize, jobs: &[JobId], paused: Paused) -> bo
     false
 }
 
-/// Slaves that have seen a later state of the master say so, to the master and to people.
+/// Confirms the restore if a slave has seen a later state of the master: the slave reports that to the master and to
+/// people.
 fn confirm(world: &mut World) {
     let doubted = world.master.as_ref().is_some_and(|master| !master.doubted_by.is_empty());
     let refused = |code: &CloseCode| *code == CloseCode::StaleMaster;
@@ -142,13 +143,13 @@ fn confirm(world: &mut World) {
     world.settle();
 }
 
-/// Whether nobody was needed.
+/// True if nobody was needed.
 fn look_at_slaves(world: &mut World, slaves: usize, round: usize, paused: Paused) -> bool {
     let mut quiet = true;
     for slave in 0..slaves {
         let Some(state) = &world.boxes[slave].state else { continue };
         let node = &state.node;
-        // Who looks at the machine says it of each by its name.
+        // At the machine each uncertain job is resolved by its id.
         let uncertain = state.jobs.values().find(|job| job.report.state == State::Uncertain);
         let uncertain = uncertain.map(|job| job.report.job);
         let waits = state.jobs.values().any(|job| job.paused_locally || is_left_paused(world, slave, job));
@@ -179,7 +180,7 @@ fn look_at_slaves(world: &mut World, slaves: usize, round: usize, paused: Paused
     quiet
 }
 
-/// It is paused, and the master means another attempt when it speaks of the job: only at the machine can it go on.
+/// It is paused, and the master speaks of another attempt: it can be resumed only at the machine.
 fn is_left_paused(world: &World, slave: usize, job: &slave::Job) -> bool {
     let key = world.boxes[slave].settings.key;
     job.report.state == State::Paused
@@ -188,7 +189,7 @@ fn is_left_paused(world: &World, slave: usize, job: &slave::Job) -> bool {
         })
 }
 
-/// Whether nobody was needed.
+/// True if nobody was needed.
 fn look_at_jobs(world: &mut World, paused: Paused) -> bool {
     let now = world.now();
     let masters_forgot = world.ledger.masters_forgot;
@@ -205,7 +206,7 @@ fn look_at_jobs(world: &mut World, paused: Paused) -> bool {
 }
 
 fn doubts_earlier(job: &Job) -> bool {
-    // What no slave wonders about, nobody can be told.
+    // A job can only be resolved if its slave asks.
     let wonders = |report: &Report| report.state == State::Uncertain;
     let doubts = |earlier: &Earlier| {
         let is_open = earlier.state == State::Uncertain && earlier.basis != Basis::Claim;
@@ -214,7 +215,7 @@ fn doubts_earlier(job: &Job) -> bool {
     job.earlier.iter().any(doubts)
 }
 
-/// Its slave says that only a person at the machine lets it go on.
+/// Its slave says that it can be resumed only at the machine.
 fn is_paused_at_the_machine(job: &Job) -> bool {
     let reason = job.report.as_ref().and_then(|report| report.reason.as_ref());
     reason.is_some_and(|reason| reason.code == ReasonCode::PausedLocally)
@@ -227,14 +228,16 @@ fn answer(job: &Job, now: Time, masters_forgot: bool, paused: Paused) -> Option<
         State::Uncertain => Some(JobCommand::Resolve(End::Failed)),
         _ if doubts_earlier(job) => Some(JobCommand::Resolve(End::Failed)),
         State::Paused => match job.desired {
-            // Its slave has heard a desired state of this number and does not stop: what it heard was one that the master forgot.
+            // Its slave has a desired state of this generation and does not stop: it is one that the master has
+            // forgotten.
             Desired::Cancel(mode @ (CancelMode::SafePoint | CancelMode::Now))
                 if masters_forgot
                     && job.report.as_ref().is_some_and(|report| report.generation >= job.generation) =>
             {
                 Some(JobCommand::Cancel(mode))
             }
-            // Nobody wants it to be paused: it goes on by itself, unless what its slave heard was a desired state that the master forgot.
+            // The master does not want it paused: it goes on by itself, unless its slave has a desired state that the
+            // master has forgotten.
             Desired::Run if !masters_forgot || is_paused_at_the_machine(job) => None,
             Desired::Pause => goes_on,
             _ => Some(JobCommand::Resume),
@@ -247,8 +250,8 @@ fn answer(job: &Job, now: Time, masters_forgot: bool, paused: Paused) -> Option<
             let later = job.start.not_before.is_some_and(|at| at > now);
             let released = matches!(job.start.gate, Gate::Released { latest } if latest > now.after(Millis::seconds(60)));
             let needed = job.start.gate != Gate::Open || waits || later;
-            // The word was for the beginning before an interruption, or the slave took it for another of the same number,
-            // which only a master that has forgotten something gives twice.
+            // The release was for the beginning before an interruption, or the slave took it for another one of the
+            // same generation, which only a master that has forgotten something repeats.
             let is_spent = job.report.as_ref().is_some_and(|report| {
                 let asks_again = report.waiting_for == Some(WaitingFor::Operator) && masters_forgot;
                 report.generation >= job.generation

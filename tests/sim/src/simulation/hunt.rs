@@ -1,4 +1,4 @@
-//! Many schedules, on all processors, until one of them breaks something.
+//! Plays many schedules on all processors.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,54 +12,47 @@ use reloop_protocol::job::State;
 
 use super::{Failure, Outcome, Schedule, file, play, schedule, shrink, size};
 
-/// Which schedules are played.
 #[derive(Debug, Clone, Copy)]
 pub struct Hunt {
-    /// The first seed.
     pub from: u64,
-    /// How many.
     pub seeds: u64,
-    /// Slaves of each, if it is not the seed that says.
+    /// `None`: as the seed says.
     pub slaves: Option<usize>,
-    /// Jobs of each, if it is not the seed that says.
+    /// `None`: as the seed says.
     pub jobs: Option<usize>,
-    /// Go on when something breaks: one schedule is kept of each way in which something does.
+    /// Goes on after a failure, and keeps one schedule for each kind of failure.
     pub all: bool,
 }
 
-/// What they came to.
+/// The results together.
 #[derive(Debug, Clone, Default)]
 pub struct Bag {
-    /// How many were played.
     pub schedules: u64,
-    /// Steps of the nodes in all of them.
+    /// Steps of both nodes.
     pub steps: u64,
-    /// How long that took.
     pub took: Duration,
-    /// Jobs, by how they ended.
+    /// The number of jobs in each end state.
     pub ended: BTreeMap<State, usize>,
-    /// Acts that did something, by kind.
+    /// The number of acts of each kind that did something.
     pub acts: BTreeMap<&'static str, usize>,
-    /// What they showed, by name.
+    /// How often each sight was seen.
     pub sights: BTreeMap<&'static str, usize>,
-    /// The most slaves and jobs in one of them.
+    /// The most slaves, and the most jobs, in one schedule.
     pub largest: (usize, usize),
-    /// What was found, by the way in which it breaks.
+    /// By the kind of failure.
     pub found: BTreeMap<String, Found>,
 }
 
-/// Schedules that break an invariant in one way.
+/// The schedules that fail in one way.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// That of the lowest seed, not cut down yet.
+    /// The one of the lowest seed, not cut down yet.
     pub schedule: Schedule,
-    /// How it breaks.
     pub failure: Failure,
-    /// How many there are.
     pub count: u64,
 }
 
-/// Plays schedules until one breaks something, or all are played.
+/// Plays schedules until one fails, or all are played.
 pub fn hunt(hunt: Hunt) -> Bag {
     let began = Instant::now();
     let next = AtomicU64::new(0);
@@ -121,15 +114,11 @@ impl Bag {
         }
     }
 
-    /// Steps of the nodes per second.
+    /// Steps of both nodes per second.
     pub fn pace(&self) -> f64 {
         self.steps as f64 / self.took.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
-    /// For people.
-    ///
-    /// # Errors
-    /// None: it writes to memory.
     pub fn tell(&self) -> Result<String> {
         let mut text = String::new();
         writeln!(
@@ -158,7 +147,7 @@ impl Bag {
     }
 }
 
-/// In which way something breaks: the invariant, and the words that say how, without names and numbers.
+/// The kind of a failure: the invariant and its message, without names and numbers.
 fn way(failure: &Failure) -> String {
     let words = failure.broken.how.split_whitespace();
     let words = words.filter(|word| word.chars().all(|letter| letter.is_ascii_lowercase() || letter == ','));
@@ -166,10 +155,7 @@ fn way(failure: &Failure) -> String {
     format!("{}: {}", failure.broken.invariant, words.join(" "))
 }
 
-/// Cuts what was found down, writes it into a directory, and says how to look at it.
-///
-/// # Errors
-/// If the file cannot be written.
+/// Cuts a schedule down and stores it in a directory. Returns the path, and a text that says how to replay it.
 pub fn keep(directory: &Path, found: Found) -> Result<(PathBuf, String)> {
     let Found { schedule, failure, count } = found;
     let (seed, slaves, acts) = (schedule.head.seed, schedule.head.slaves.len(), schedule.acts.len());

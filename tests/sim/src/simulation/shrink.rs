@@ -1,18 +1,18 @@
-//! A schedule that breaks an invariant, cut down to what it takes: delta debugging (Zeller and Hildebrandt 2002) over
-//! the acts, then over the numbers in them and over the fleet, for as long as the same invariant breaks.
+//! Cuts a failing schedule down with delta debugging (Zeller and Hildebrandt 2002): removes acts, then makes the
+//! numbers in them and the fleet smaller, as long as the same invariant breaks.
 
 use serde_json::Value;
 
 use super::{Failure, Kind, Schedule, play};
 use crate::world::{Act, Invariant};
 
-/// How many steps of the nodes may be spent on one schedule: about a minute.
+/// The steps of both nodes that may be spent on one schedule: about a minute.
 const BUDGET: u64 = 20_000_000;
 
-/// What a play costs at least: a world has to be built for it.
+/// The minimum cost of a play: a world has to be built.
 const PLAY: u64 = 200;
 
-/// Cuts a schedule down that breaks an invariant; gives it with the way in which it breaks then.
+/// Cuts a failing schedule down. Returns it with its failure.
 pub fn shrink(mut schedule: Schedule, failure: Failure) -> (Schedule, Failure) {
     if let Some(at) = failure.at {
         schedule.acts.truncate(at + 1);
@@ -130,7 +130,7 @@ impl Shrinker {
     }
 }
 
-/// The same act with one number smaller, one switch off or one option left out.
+/// The same act with a smaller number, a switch off or an option left out.
 fn simpler(act: &Act) -> Vec<Act> {
     let Ok(value) = serde_json::to_value(act) else { return vec![] };
     let mut values = Vec::new();

@@ -1,7 +1,8 @@
-//! What schedules have to show: a fault that never falls into the moment that it is there for proves nothing.
+//! Sights: moments that schedules have to hit, because a fault that never falls into its critical moment proves
+//! nothing.
 //!
-//! Each name says what happened and in which moment. A schedule counts how often it did ([`Outcome::sights`](super::Outcome)),
-//! and the test of the schedules wants each to be seen.
+//! Each name says what happened and when. A schedule counts how often it did ([`Outcome::sights`](super::Outcome)), and
+//! the test of the schedules requires each.
 
 use std::collections::BTreeMap;
 
@@ -19,11 +20,11 @@ pub type Sights = BTreeMap<&'static str, usize>;
 pub const SIGHTS: &[&str] = &[
     "a machine was asked, and its link was lost before it answered",
     "a machine was asked, and its agent died before it answered",
-    "a machine was asked, and a person at it had a wish before it answered",
-    "a machine was asked, and somebody wanted another thing of the job before it answered",
+    "a machine was asked, and a person at it gave a command before it answered",
+    "a machine was asked, and somebody gave a command for the job before it answered",
     "a link was asked whether it lives, and a link was lost before it answered",
     "a link was asked whether it lives, and an agent died before it answered",
-    "a link was asked whether it lives, and somebody wanted another thing of a job before it answered",
+    "a link was asked whether it lives, and somebody gave a command for a job before it answered",
     "a slave was revoked between Hello and Welcome",
     "a slave was approved between Hello and Welcome",
     "a slave was enrolled between Hello and Welcome",
@@ -33,17 +34,17 @@ pub const SIGHTS: &[&str] = &[
     "a slave was revoked while a newcomer waited behind its older link",
     "a slave was approved while a newcomer waited behind its older link",
     "a slave was enrolled while a newcomer waited behind its older link",
-    "a slave showed how far a run is",
-    "the master showed how far a run is",
-    "the master showed how far a second run is",
-    "what was paused stayed paused until it was let go on",
+    "a slave showed the progress of a run",
+    "the master showed the progress of a run",
+    "the master showed the progress of a second run",
+    "a paused job stayed paused until it was resumed",
     "a job ran longer than it may and was flagged",
     "a job ran longer than it may and was stopped",
     "a job missed its start",
     "a job's latest start passed",
 ];
 
-/// In which of a handshake's moments a slave is, seen from both ends.
+/// The phase of a slave's handshake, seen from both ends.
 fn moment(world: &World, slave: usize) -> Option<(&'static str, &SlaveRecord)> {
     let held = world.boxes.get(slave)?;
     let record = world.master.as_ref()?.slaves.get(&held.settings.key)?;
@@ -58,7 +59,7 @@ fn moment(world: &World, slave: usize) -> Option<(&'static str, &SlaveRecord)> {
     Some((moment, record))
 }
 
-/// What an act shows, if it does something in the world as it is now.
+/// The sights of an act, if it is performed in the world as it is now.
 pub(super) fn of(world: &World, act: &Act) -> Vec<String> {
     let mut seen = Vec::new();
     let asked = |slave: usize| {
@@ -74,13 +75,13 @@ pub(super) fn of(world: &World, act: &Act) -> Vec<String> {
         Act::Kill { slave } | Act::Reboot { slave } => {
             Some(("and its agent died", "and an agent died", asked(*slave)))
         }
-        Act::Local { slave, .. } => Some(("and a person at it had a wish", "", asked(*slave))),
+        Act::Local { slave, .. } => Some(("and a person at it gave a command", "", asked(*slave))),
         Act::Job { job, .. } => {
             let id = job_id(*job);
             let mut states = world.boxes.iter().filter_map(|held| held.state.as_ref());
             let asked = states.any(|state| state.volatile.probing.contains_key(&id));
-            let of_it = "and somebody wanted another thing of the job";
-            Some((of_it, "and somebody wanted another thing of a job", asked))
+            let of_it = "and somebody gave a command for the job";
+            Some((of_it, "and somebody gave a command for a job", asked))
         }
         _ => None,
     };
@@ -107,13 +108,13 @@ pub(super) fn of(world: &World, act: &Act) -> Vec<String> {
     seen
 }
 
-/// What the jobs of a schedule show in the end.
+/// The sights of the jobs at the end of a schedule.
 pub(super) fn of_jobs(world: &World) -> Vec<&'static str> {
     let mut seen = Vec::new();
-    seen.extend(world.progress_of_slaves().map(|_| "a slave showed how far a run is"));
+    seen.extend(world.progress_of_slaves().map(|_| "a slave showed the progress of a run"));
     for run in world.progress_of_master() {
-        seen.push("the master showed how far a run is");
-        seen.extend((run.run > Run(1)).then_some("the master showed how far a second run is"));
+        seen.push("the master showed the progress of a run");
+        seen.extend((run.run > Run(1)).then_some("the master showed the progress of a second run"));
     }
     for job in world.numbered.iter().filter_map(|id| world.find_job(*id)) {
         let flags = job.all_flags();
@@ -129,7 +130,6 @@ pub(super) fn of_jobs(world: &World) -> Vec<&'static str> {
     seen
 }
 
-/// Counts what was seen under its name.
 pub(super) fn count(sights: &mut Sights, seen: impl IntoIterator<Item = impl AsRef<str>>) {
     for seen in seen {
         if let Some(name) = SIGHTS.iter().find(|name| **name == seen.as_ref()) {

@@ -1,124 +1,98 @@
-//! Everything that may happen in a world, as data: what a schedule is made of.
+//! Everything that may happen in a world, as data: a schedule is a list of acts.
 //!
-//! An act is total: one that makes no sense in the world as it is does nothing. So any part of a schedule is a schedule,
-//! and a schedule that breaks something can be cut down to what it takes. Jobs are named by numbers of the schedule's own
-//! and not by when they came, so that what is left means the same.
+//! An act that makes no sense in the world as it is does nothing. So any part of a schedule is a schedule, and a
+//! failing schedule can be cut down. Jobs have numbers in the schedule that do not depend on the order of acts, so that
+//! the remaining acts keep their meaning.
 
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::message::Mode;
 use reloop_protocol::spec::{CancelMode, Late};
 use serde::{Deserialize, Serialize};
 
-/// Something that happens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Act {
-    /// What waits at a slave moves: messages, its machine's words, its next connection.
+    /// Moves what waits at a slave: messages, its machine's facts, its next connection.
     Pump {
-        /// Whose.
         slave: usize,
-        /// How many of them, at most.
+        /// The limit of moves.
         moves: usize,
     },
     /// The same at all slaves, in turn.
     Stir {
-        /// Who is first.
         from: usize,
-        /// How many, at most.
+        /// The limit of moves.
         moves: usize,
     },
-    /// Time passes.
     Pass {
-        /// How much.
         ms: i64,
     },
     /// A frame of a dead link arrives.
     Late {
-        /// Which of them.
         frame: usize,
     },
     /// A client places an order of one job.
     Place {
-        /// The schedule's number for it.
+        /// The schedule's number for the job.
         job: usize,
-        /// What it is.
         order: Placed,
     },
-    /// A client or an operator wants something of a job.
+    /// A client's or operator's command for a job.
     Job {
-        /// Which.
         job: usize,
-        /// What.
         command: JobAct,
     },
-    /// An operator wants something of a slave.
+    /// An operator's command for a slave.
     Slave {
-        /// Which.
         slave: usize,
-        /// What.
         command: SlaveAct,
     },
-    /// A person at a machine wants something.
+    /// A command at a machine.
     Local {
-        /// Where.
         slave: usize,
-        /// What.
         command: LocalAct,
     },
     /// The cable is pulled, and both ends notice.
     Cut {
-        /// Whose.
         slave: usize,
     },
     /// The cable is pulled, and only the slave notices.
     HalfOpen {
-        /// Whose.
         slave: usize,
     },
-    /// The link swallows everything, and nobody notices.
+    /// The link swallows everything, and neither end notices.
     Swallow {
-        /// Whose.
         slave: usize,
     },
-    /// The cable is put back, and whoever was turned away dials again.
+    /// The cable is put back, and a slave that was refused for good dials again.
     Plug {
-        /// Whose.
         slave: usize,
     },
     /// An agent is killed; its machine goes on.
     Kill {
-        /// Whose.
         slave: usize,
     },
-    /// A dead agent starts.
+    /// An agent that is down starts.
     Revive {
-        /// Whose.
         slave: usize,
     },
-    /// The power of a box is cut and comes back.
+    /// A box loses its power and restarts.
     Reboot {
-        /// Whose.
         slave: usize,
     },
-    /// An agent will crash once it has done so many more things.
+    /// An agent will crash after this many more effects.
     Crash {
-        /// Whose.
         slave: usize,
-        /// How many.
         effects: usize,
     },
-    /// The master will crash once it has done so many more things.
+    /// The master will crash after this many more effects.
     CrashMaster {
-        /// How many.
         effects: usize,
     },
-    /// The master is killed.
     KillMaster,
-    /// A dead master starts.
     StartMaster,
-    /// What a machine does from now on.
+    /// How a machine behaves from now on.
     Machine {
-        /// Whose.
         slave: usize,
         /// It does not answer probes.
         silent: bool,
@@ -126,131 +100,112 @@ pub enum Act {
         unstoppable: bool,
         /// It refuses to start.
         refuses: bool,
-        /// Its work fails.
         fails: bool,
-        /// It takes time to begin.
+        /// It begins work later and not at once.
         #[serde(default, skip_serializing_if = "is_default")]
         slow: bool,
-        /// It can't begin anything, and proves that.
+        /// It can't start anything, and proves that nothing began.
         #[serde(default, skip_serializing_if = "is_default")]
         unfit: bool,
-        /// What it is to begin is not there any more.
+        /// The program is missing.
         #[serde(default, skip_serializing_if = "is_default")]
         rejects: bool,
-        /// It takes time to answer a probe.
+        /// It answers probes later and not at once.
         #[serde(default, skip_serializing_if = "is_default")]
         ponders: bool,
     },
-    /// How fast it is known whether a link still lives.
+    /// How fast links answer pings.
     Pings {
-        /// It takes time.
         slow: bool,
     },
     /// A slave is given a token that enrols it, and dials again.
     Enroll {
-        /// Which.
         slave: usize,
     },
     /// A slave's disk is replaced.
     ReplaceDisk {
-        /// Whose.
         slave: usize,
     },
     /// A slave's disk is copied.
     SaveDisk {
-        /// Whose.
         slave: usize,
     },
-    /// That copy is put back in.
+    /// That copy is put back.
     PutBackDisk {
-        /// Whose.
         slave: usize,
     },
-    /// A copy of a slave's disk, key included, runs in another box.
+    /// A copy of a slave's disk, with its key, runs in another box.
     Clone {
-        /// Whose.
         slave: usize,
     },
-    /// The master's files are backed up.
+    /// A backup of the master's files.
     BackUp,
-    /// They are put back.
+    /// The master is restored from its backup.
     Restore {
         /// A person confirms it.
         confirmed: bool,
     },
     /// A person confirms that this master was restored.
     Confirm,
-    /// The master loses everything.
+    /// The master loses all its data.
     WipeMaster,
     /// A second master runs on a copy of the first one's files.
     Double {
         /// A person raises its epoch.
         confirmed: bool,
     },
-    /// A slave is pointed at one of two masters.
+    /// A slave dials one of two masters.
     Dial {
-        /// Which slave.
         slave: usize,
-        /// At the second.
         double: bool,
     },
-    /// The second master goes.
+    /// The second master is removed.
     EndDouble,
-    /// A slave that is enrolled and has never been handed anything speaks for a job.
+    /// An enrolled slave that was never assigned anything reports a job.
     Lie {
-        /// Which.
         job: usize,
-        /// How far beyond the newest attempt.
+        /// How many attempts after the newest one.
         ahead: u32,
-        /// What it says that the job is.
+        /// The state that it reports.
         said: Said,
     },
     /// A slave's wall clock jumps.
     SlaveClock {
-        /// Whose.
         slave: usize,
-        /// By how much.
         by_ms: i64,
     },
     /// The masters' clock jumps.
     MastersClock {
-        /// By how much.
         by_ms: i64,
     },
 }
 
-/// An order in a schedule; moments are counted from when it is placed.
+/// An order in a schedule; times are relative to its placement.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields, default)]
 pub struct Placed {
-    /// The other of the two programs.
+    /// The program `bake` instead of `mill`.
     #[serde(skip_serializing_if = "is_default")]
     pub bake: bool,
-    /// If it is interrupted.
     #[serde(skip_serializing_if = "is_default")]
     pub on_interrupt: OnInterrupt,
-    /// It is stopped when it runs longer than it may.
+    /// It is stopped when it exceeds `max_runtime_ms`; otherwise it is only flagged.
     #[serde(skip_serializing_if = "is_default")]
     pub stop_overdue: bool,
-    /// How long it may run.
     #[serde(skip_serializing_if = "is_default")]
     pub max_runtime_ms: Option<u64>,
-    /// The highest goes first.
     #[serde(skip_serializing_if = "is_default")]
     pub priority: i32,
-    /// Its earliest start.
     #[serde(skip_serializing_if = "is_default")]
     pub not_before_ms: Option<i64>,
-    /// Its latest start.
     #[serde(skip_serializing_if = "is_default")]
     pub deadline_ms: Option<i64>,
-    /// If its start passes while its slave is off.
     #[serde(skip_serializing_if = "is_default")]
     pub late: Late,
-    /// A person has to let it go.
+    /// A person has to release it.
     #[serde(skip_serializing_if = "is_default")]
     pub held: bool,
-    /// It is tried again if it fails.
+    /// It is retried if it fails.
     #[serde(skip_serializing_if = "is_default")]
     pub again: bool,
     /// Only this slave may do it.
@@ -262,56 +217,41 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// What somebody wants of a job.
+/// A command for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobAct {
-    /// See [`JobCommand::Cancel`](reloop_protocol::master::JobCommand::Cancel).
     Cancel(CancelMode),
-    /// See [`JobCommand::Pause`](reloop_protocol::master::JobCommand::Pause).
     Pause,
-    /// See [`JobCommand::Resume`](reloop_protocol::master::JobCommand::Resume).
     Resume,
-    /// See [`JobCommand::Release`](reloop_protocol::master::JobCommand::Release).
     Release {
-        /// How long the word holds.
+        /// How long the release is valid.
         valid_ms: u64,
     },
-    /// See [`JobCommand::Reschedule`](reloop_protocol::master::JobCommand::Reschedule).
     Reschedule {
-        /// From now.
+        /// Relative to now.
         not_before_ms: Option<i64>,
-        /// From now.
+        /// Relative to now.
         deadline_ms: Option<i64>,
-        /// If that passes while the slave is off.
         late: Late,
     },
-    /// See [`JobCommand::Retry`](reloop_protocol::master::JobCommand::Retry).
     Retry,
-    /// See [`JobCommand::Resolve`](reloop_protocol::master::JobCommand::Resolve).
     Resolve(End),
-    /// See [`JobCommand::Abandon`](reloop_protocol::master::JobCommand::Abandon).
     Abandon,
 }
 
-/// What a slave may say that a job is.
+/// A state that a slave may report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Said {
-    /// See [`State::Accepted`].
     Accepted,
-    /// See [`State::Running`].
     Running,
-    /// See [`State::Uncertain`].
     Uncertain,
-    /// See [`State::Succeeded`].
     Succeeded,
-    /// See [`State::Failed`].
     Failed,
 }
 
 impl Said {
-    /// As a state.
     pub fn state(self) -> State {
         match self {
             Self::Accepted => State::Accepted,
@@ -323,47 +263,35 @@ impl Said {
     }
 }
 
-/// What an operator wants of a slave.
+/// An operator's command for a slave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SlaveAct {
-    /// See [`SlaveCommand::Mode`](reloop_protocol::master::SlaveCommand::Mode).
     Mode(Mode),
-    /// See [`SlaveCommand::Ready`](reloop_protocol::master::SlaveCommand::Ready).
     Ready,
-    /// See [`SlaveCommand::Clear`](reloop_protocol::master::SlaveCommand::Clear).
     Clear,
-    /// See [`SlaveCommand::Approve`](reloop_protocol::master::SlaveCommand::Approve).
     Approve,
-    /// See [`SlaveCommand::Forget`](reloop_protocol::master::SlaveCommand::Forget).
     Forget,
 }
 
-/// What a person at a machine wants.
+/// A command at a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LocalAct {
-    /// See [`Local::Ready`](reloop_protocol::slave::Local::Ready).
     Ready,
-    /// See [`Local::Clear`](reloop_protocol::slave::Local::Clear).
     Clear,
-    /// See [`Local::Pause`](reloop_protocol::slave::Local::Pause).
     Pause,
-    /// See [`Local::Resume`](reloop_protocol::slave::Local::Resume).
     Resume,
-    /// See [`Local::Stop`](reloop_protocol::slave::Local::Stop).
     Stop {
-        /// At once, not at a safe point.
+        /// At once, and not at a safe point.
         now: bool,
     },
-    /// See [`Local::Lock`](reloop_protocol::slave::Local::Lock).
     Lock(bool),
-    /// See [`Local::Resolve`](reloop_protocol::slave::Local::Resolve).
     Resolve(End),
 }
 
 impl Act {
-    /// Its kind in one word, for counting.
+    /// The kind in one word, for counting.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Pump { .. } | Self::Stir { .. } => "moves",

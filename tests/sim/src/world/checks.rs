@@ -1,4 +1,4 @@
-//! What must hold after a step, and once everything is healed.
+//! What must hold after a step, and after healing.
 
 use reloop_protocol::id::{Attempt, JobId, OrderId};
 use reloop_protocol::job::{End, OnInterrupt, State};
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Began, GENESIS, Invariant, Station, Synced, Told, World};
 
-/// What a slave's jobs that are under way were before a step.
+/// The states of a slave's executing jobs before a step.
 pub(super) struct UnderWay(BTreeMap<JobId, State>);
 
 impl UnderWay {
@@ -20,7 +20,7 @@ impl UnderWay {
         Self(jobs.map(|job| (job.report.job, job.report.state)).collect())
     }
 
-    /// How the step touched one of which the machine was asked and has not answered.
+    /// How the step changed a job whose machine was asked and has not answered.
     pub(super) fn touched_in_silence(&self, step: &slave::Step) -> Option<String> {
         let silent = |id: &JobId| step.state.volatile.probing.contains_key(id);
         let told = step.effects.iter().find(|effect| match effect {
@@ -56,7 +56,7 @@ impl World {
         }
     }
 
-    /// What a slave's disk may be told, given what it holds.
+    /// Checks a write of a slave against what is on its disk.
     pub(super) fn check_slave_write(&mut self, slave: usize, write: &slave::Write) {
         match write {
             slave::Write::Node(node) => {
@@ -75,8 +75,8 @@ impl World {
                 if two_masters || self.ledger.cloned.contains(&held.settings.key) {
                     self.ledger.torn.insert(*id);
                 }
-                // What it has let go of, it knows nothing of: a master that is not of this world, or has forgotten how far it
-                // had come, may begin anew.
+                // A slave knows nothing of a job that it has forgotten: a hostile master, or one that has forgotten its
+                // own generations, may begin anew.
                 let counts_anew = self.ledger.master_lies || self.ledger.masters_forgot;
                 let begins_anew = counts_anew && held.disk.job(*id).is_none();
                 let newest = self.ledger.desired_states.entry((slave, *id, attempt)).or_insert(generation);
@@ -105,13 +105,13 @@ impl World {
                 let Some(job) = self.boxes[slave].disk.job(*id) else { return };
                 let (state, attempt) = (job.report.state, job.report.attempt);
                 if self.ledger.masters_forgot {
-                    // A master that does not remember this attempt makes it again, and counts its desired states anew.
+                    // A master that does not remember this attempt makes it again, and counts its generations anew.
                     self.ledger.desired_states.remove(&(slave, *id, attempt));
                 }
                 if state.is_started() {
                     self.violate(
                         Invariant::NothingDestroyed,
-                        format!("slave {slave} let go of {id}, {state:?}"),
+                        format!("slave {slave} forgot {id}, {state:?}"),
                     );
                 }
                 let excused = self.ledger.torn.contains(id) || self.ledger.master_lies;
@@ -147,7 +147,7 @@ impl World {
         }
     }
 
-    /// A machine began something that may last only so long.
+    /// A machine began a run with a limit of its run time.
     pub(super) fn note_beginning(&mut self, slave: usize, work: RunKey) {
         let (at, off) = (self.ms, self.off_the_masters_time(slave));
         let held = &mut self.boxes[slave];
@@ -169,7 +169,7 @@ impl World {
         }
     }
 
-    /// By how much a slave is wrong about the master's time, as long as nobody sets a clock: a reading of it was under way.
+    /// The error of a slave's idea of the master's time if no clock is set: the reading arrived late, and clocks drift.
     fn off_the_masters_time(&self, slave: usize) -> i64 {
         let held = &self.boxes[slave];
         let sync = held.state.as_ref().and_then(|state| state.node.sync);
@@ -194,7 +194,7 @@ impl World {
         }
     }
 
-    /// Who was revoked is out.
+    /// A revoked slave has no live link.
     pub(super) fn check_enrolled(&mut self) {
         let Some(master) = &self.master else { return };
         let live =
@@ -211,13 +211,13 @@ impl World {
         }
     }
 
-    /// Whether this is not the time for a job, by the clock of the master that the slave heard last.
+    /// Why a job may not start now, by the clock of the master that the slave heard last.
     pub(super) fn outside_window(&self, slave: usize, job: &slave::Job) -> Option<String> {
         let held = &self.boxes[slave];
         if job.start.gate == Gate::Held {
             return Some("nobody let it go".to_owned());
         }
-        // Begun again after an interruption: its start was in time.
+        // Begun again after an interruption: its first start was in time.
         let again = job.report.run != reloop_protocol::id::Run(1);
         let timed = job.start.not_before.is_some()
             || job.start.deadline.is_some()
@@ -229,7 +229,7 @@ impl World {
             let by_wall = held.settings.trust_clock != slave::TrustClock::Never;
             return (!by_wall).then(|| "it cannot tell the master's time".to_owned());
         };
-        // A hostile master says any time.
+        // A hostile master may send any time.
         let time = i128::from(GENESIS + self.ms) + i128::from(master_off);
         let drift = i128::from((self.ms - at) * held.drift_ppm.abs() / 1_000_000 + 1);
         let late = i128::from(late);
@@ -251,7 +251,7 @@ impl World {
             .map(|latest| format!("{} ms late", time - latest))
     }
 
-    /// What must hold of jobs whose story is told: every question answered, every fault mended, every link up.
+    /// What must hold of these jobs when every question is answered, every fault repaired and every link up.
     pub fn check_converged(&mut self, jobs: &[JobId]) {
         for slave in 0..self.boxes.len() {
             if self.boxes[slave].retired {
@@ -319,7 +319,7 @@ impl World {
         }
         let places = self.boxes.iter().filter(|held| held.machine.knows(id)).count();
         let retried = job.events.iter().filter(|event| event.state == State::Queued).count() > 1;
-        // A master that lost its data does not remember that it was tried again; the attempts tell.
+        // A master that lost its data does not remember the retry; the attempts show it.
         let retried = retried || self.ledger.masters_forgot && attempts.len() >= places;
         if places > 1 && !decided && !retried && !torn {
             self.violate(Invariant::OnePlace, format!("{id} ran in {places} places"));
@@ -352,7 +352,7 @@ impl World {
         }
     }
 
-    /// How a job ended, if nothing that really happened says so.
+    /// How a job ended, if nothing that happened explains it.
     pub(super) fn undemanded(&self, job: &master::Job) -> Option<String> {
         let id = job.id;
         let ledger = &self.ledger;
@@ -367,7 +367,7 @@ impl World {
         let reason = reason.map(|reason| reason.code);
         let known = reason == Some(ReasonCode::Resolved) || ledger.torn.contains(&id);
         let resolved = ledger.resolved.contains(&id) && known;
-        // A machine that a memory from the past has begun again keeps only the newer end.
+        // A machine whose run was begun again from an old store keeps only the later end.
         let again =
             |held: &Station| held.machine.begun.iter().any(|(work, count)| work.job == id && *count > 1);
         let begun_again = ledger.torn.contains(&id) && self.boxes.iter().any(again);
@@ -379,8 +379,8 @@ impl World {
                 _ => job.spec.on_interrupt == OnInterrupt::Fail && job.all_flags().has(Flags::INTERRUPTED),
             },
             State::Canceled => match reason {
-                // A stop that was refused, or that came after the end, leaves its reason behind.
-                // What was given up before it began is called off, and so is what one of two masters does not know.
+                // A stop that was refused, or that came after the end, leaves its reason. A job that was abandoned
+                // before it began is called off, and so is one that one of two masters does not know.
                 Some(ReasonCode::Canceled) => {
                     let called_off = ledger.called_off.contains(&id) || ledger.was_split;
                     ledger.cancel_asked.contains(&id) || ledger.abandoned.contains(&id) || called_off
@@ -395,7 +395,7 @@ impl World {
                 let began = |held: &Station| {
                     held.machine.begun.keys().any(|work| (work.job, work.attempt) == (id, job.attempt))
                 };
-                // What is tried again waits for a slave under the number of the attempt before.
+                // A retry waits for a slave under the number of the attempt before.
                 let set_aside = job.earlier.iter().any(|earlier| earlier.attempt == job.attempt);
                 let excused = ledger.planned_again.contains(&id) || ledger.torn.contains(&id) || set_aside;
                 ledger.timed.contains(&id) && (excused || !self.boxes.iter().any(began))
@@ -414,7 +414,7 @@ impl World {
         (!demanded).then(|| format!("nothing says that {} is {:?}, by {reason:?}", self.tell(id), job.state))
     }
 
-    /// Whether every waiting job can say why.
+    /// Every waiting job has an explanation.
     pub fn check_explained(&mut self) {
         let Some(master) = &self.master else { return };
         let now = self.now();
@@ -430,7 +430,7 @@ impl World {
         }
     }
 
-    /// Everything about a job in a few lines, for people.
+    /// Describes a job in a few lines.
     pub fn tell(&self, id: JobId) -> String {
         use std::fmt::Write as _;
         let Some(job) = self.find_job(id) else { return format!("{id} is not known to the master") };

@@ -1,4 +1,4 @@
-//! The disks of the world: they keep exactly the durable writes.
+//! The disks of the world: they contain exactly the durable writes.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,12 @@ use reloop_protocol::time::Time;
 use reloop_protocol::{slave, wire};
 use serde::Serialize;
 
-/// The nodes stop for good at a record that the store does not take.
+/// The nodes stop at a record that the store does not accept.
 fn fits<T: Serialize>(record: &T) {
     let size = wire::encode(record).len();
     assert!(size <= RECORD_BYTES, "a record of {size} bytes was to be written: no store takes it");
 }
 
-/// What is on a slave's disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct SlaveDisk {
     node: Option<slave::Write>,
@@ -40,14 +39,13 @@ impl SlaveDisk {
         }
     }
 
-    /// The same disk, one job short.
+    /// The same disk without one job.
     #[must_use]
     pub fn without(mut self, job: JobId) -> Self {
         self.jobs.remove(&job);
         self
     }
 
-    /// A job's record.
     pub fn job(&self, id: JobId) -> Option<&slave::Job> {
         match self.jobs.get(&id)? {
             slave::Write::Job(_, job) => job.as_deref(),
@@ -55,7 +53,6 @@ impl SlaveDisk {
         }
     }
 
-    /// Every job's record.
     pub fn held(&self) -> impl Iterator<Item = &slave::Job> {
         self.jobs.keys().filter_map(|id| self.job(*id))
     }
@@ -68,12 +65,11 @@ impl SlaveDisk {
         }
     }
 
-    /// Every job's record.
     pub fn jobs(&self) -> impl Iterator<Item = &slave::Job> {
         self.jobs.keys().filter_map(|id| self.job(*id))
     }
 
-    /// What was told to be forgotten.
+    /// The outcomes that it was told to forget.
     pub fn recent_outcomes(&self) -> &[Record] {
         match &self.recent_outcomes {
             Some(slave::Write::RecentOutcomes(recent_outcomes)) => recent_outcomes,
@@ -81,7 +77,7 @@ impl SlaveDisk {
         }
     }
 
-    /// A job, or this attempt of it, is here or in the recent outcomes.
+    /// Whether a job, or this attempt of it, is on the disk or among its recent outcomes.
     pub(super) fn remembers(&self, id: JobId, attempt: Option<Attempt>) -> bool {
         let kept = self.job(id).map(|job| &job.report);
         let reports = kept.into_iter().chain(self.recent_outcomes().iter().map(|record| &record.report));
@@ -90,7 +86,7 @@ impl SlaveDisk {
             .any(|report| attempt.is_none_or(|attempt| report.attempt == attempt))
     }
 
-    /// This is what `recover` would bring back of that state, record by record; an empty disk holds nothing.
+    /// Whether `recover` would return this state, record by record; true of an empty disk.
     pub(super) fn holds(&self, state: &slave::Slave) -> bool {
         let Some(on_disk) = self.node() else { return true };
         let (node, jobs, recent_outcomes) = slave::durable(state);
@@ -105,21 +101,17 @@ impl SlaveDisk {
     }
 }
 
-/// What is on the master's disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct MasterDisk {
     node: Option<master::Write>,
-    /// The master's incarnations.
     pub(super) begun: Vec<Begun>,
     pub(super) clock_mark: Option<Time>,
-    /// Every job, live or ended.
+    /// Live and ended jobs.
     pub jobs: BTreeMap<JobId, master::Job>,
     slaves: BTreeMap<SlaveKey, master::Write>,
     tokens: BTreeMap<[u8; 32], master::Write>,
     keys: BTreeMap<String, (OrderId, [u8; 32])>,
-    /// Every order.
     pub orders: BTreeMap<OrderId, Order>,
-    /// Every receipt.
     pub receipts: Vec<Receipt>,
 }
 
@@ -185,7 +177,7 @@ impl MasterDisk {
         }
     }
 
-    /// This attempt is known to have come to this.
+    /// Whether this attempt is known to be in this state.
     pub(super) fn knows(&self, id: JobId, attempt: Attempt, state: State) -> bool {
         let Some(job) = self.jobs.get(&id) else { return false };
         let told = |report: &Option<Report>| {
@@ -194,7 +186,7 @@ impl MasterDisk {
         told(&job.report) || job.earlier.iter().any(|earlier| told(&earlier.report))
     }
 
-    /// This is what `recover` would bring back of that state, record by record.
+    /// Whether `recover` would return this state, record by record.
     pub(super) fn holds(&self, state: &master::Master) -> bool {
         let (node, jobs, slaves, tokens) = master::durable(state);
         let live = self.jobs.values().filter(|job| !job.state.is_ended()).count();
@@ -217,7 +209,7 @@ impl MasterDisk {
             && tokens.iter().all(token)
     }
 
-    /// The same disk with only the jobs that a master keeps in memory: what a restart would bring back, cheaply.
+    /// The disk with only the jobs that a master keeps in memory: the result of a restart, at less cost.
     pub(super) fn live_records(&self) -> impl Iterator<Item = master::Write> {
         let live = self.jobs.values().filter(|job| !job.state.is_ended());
         let jobs = live.map(|job| master::Write::Job(Box::new(job.clone())));

@@ -1,25 +1,24 @@
-//! What the future of a world depends on, as one number: two worlds with the same fingerprint go on alike.
+//! Everything on which the future of a world depends, as one number: two worlds with the same fingerprint go on alike.
 //!
-//! Whoever enumerates states needs equal states to look equal, and many things in a world only tell how it came to be.
-//! What is left out, what is renamed, and why nothing is lost by it:
+//! A model check needs equal states to have equal fingerprints, and many parts of a world only record its past. What is
+//! left out or renamed, and why that is sound:
 //!
-//! * Connections, boots and databases are only ever compared for being the same. Each gets a number when it is first
-//!   met on a walk that is the same for all worlds.
-//! * A slave's sessions are compared with each other and counted up: they are told by how far they lie behind its
-//!   newest, and so a shift of all of them changes nothing.
-//! * The master's commits are compared and counted up too. As long as no backup brings an older count back, nobody knows
-//!   a later one than the master, and it only counts whether one is known at all. Where a backup is or will be made, the
-//!   distances count.
+//! * Connections, boots and databases are only compared for equality. Each gets a number when it is first met on a walk
+//!   that has the same order in all worlds.
+//! * A slave's sessions are compared with each other and incremented. Each is represented by its distance from the
+//!   newest one, so that a shift of all of them changes nothing.
+//! * The master's commits are compared and incremented too. Unless a backup brings an older count back, nobody knows a
+//!   later one than the master, and it only matters whether one is known at all. Where a backup is or will be made,
+//!   distances are used.
 //! * A node that is up equals its disk, or [`Invariant::DiskIsState`](super::Invariant) is broken: only one of them is
-//!   looked at. What is derived from the jobs in the book is derived.
+//!   included. What is derived from the jobs is left out.
 //! * Receipts, a job's events and revision, last contacts, answers and counters are for people. No rule reads them.
-//! * Incarnations of the master are only ever compared for being the same, and only where files may go back.
-//! * What the last Hello said is compared only while its Welcome is under way, and a spare name for the next database
-//!   is like any other.
-//! * What a machine was told to pause is asked for only where a schedule is healed, which no story here ends with.
-//! * Frames of dead links may come in any order.
+//! * Incarnations of the master are only compared for equality, and only where its files may be restored.
+//! * The contents of the last Hello matter only while its Welcome is on its way; a spare store id is like any other.
+//! * What a machine was told to pause matters only when a schedule is healed; the model check does not heal schedules.
+//! * The order of late frames does not matter.
 //!
-//! Whatever is added to one of the types here does not compile until it has been decided what it is.
+//! A new field of one of these types does not compile until it is decided how it counts.
 
 mod commits;
 mod mixer;
@@ -37,8 +36,8 @@ use self::mixer::Mixer;
 use super::{Station, Stray, Wire, World};
 
 impl World {
-    /// See the module. The clocks count as they are: worlds at different times differ. `may_go_back`: the
-    /// master's backup may be put back some day, be it made already or not.
+    /// See the module. Clocks are included, so worlds at different times differ. `may_go_back`: the master may still be
+    /// restored from a backup, which may not have been made yet.
     pub fn fingerprint(&self, may_go_back: bool) -> u64 {
         let mut walk = Walk::new(self, may_go_back);
         walk.world(self);
@@ -55,11 +54,11 @@ struct Walk {
     newest: Vec<(SlaveKey, Session)>,
     commits: Vec<Commit>,
     incarnations: Vec<Incarnation>,
-    /// Distances between commits count, not only whether there is one.
+    /// Distances between commits matter, not only whether there is one.
     gaps: bool,
 }
 
-/// The number of a name, by when it was first met.
+/// The number of a name, by the order in which names are met.
 fn number<T: PartialEq>(names: &mut Vec<T>, name: T) -> usize {
     names.iter().position(|known| *known == name).unwrap_or_else(|| {
         names.push(name);
@@ -106,13 +105,13 @@ impl Walk {
 
     fn session(&mut self, of: SlaveKey, session: Session) {
         let newest = self.newest.iter().find(|(key, _)| *key == of).map_or(Session(0), |(_, newest)| *newest);
-        // 0 is a word of its own: a connection on which nobody has said Hello yet.
+        // 0 has a meaning of its own: no Hello yet.
         let behind = (session != Session(0)).then(|| newest.0.wrapping_sub(session.0));
         self.see(behind);
     }
 
     fn commit(&mut self, commit: Commit) {
-        // 0 is a word of its own: this master has just been met.
+        // 0 has a meaning of its own: this master has just been met.
         self.see(commit == Commit(0));
         if self.gaps {
             let newest = self.commits.last().copied().unwrap_or_default();
@@ -141,7 +140,7 @@ impl Walk {
         self.see(number);
     }
 
-    /// Looked at only by whoever has seen a later state.
+    /// Only read by a slave that has seen a later state.
     fn begun(&mut self, begun: &[Begun]) {
         if !self.gaps {
             return;
@@ -198,7 +197,7 @@ impl Walk {
         match master {
             Some(master) => {
                 self.master(master);
-                // What has ended is in no memory, and comes back when somebody speaks of it.
+                // Ended jobs are not in memory, and are loaded when a message mentions them.
                 for job in master_disk.jobs.values().filter(|job| job.state.is_ended()) {
                     self.master_job(job);
                 }
@@ -217,7 +216,7 @@ impl Walk {
         if let Some(backup) = backup {
             self.master_disk(backup);
         }
-        // A second master is not enumerated: it counts as it is.
+        // A second master is not enumerated, so it is included unchanged.
         if let Some(double) = double {
             self.see((&double.state, &double.disk, &double.dead_links, double.fuse));
         }
@@ -239,7 +238,7 @@ impl Walk {
                     Stray::ToMaster(double, link, message) => {
                         self.see((1u8, double));
                         self.link(*link);
-                        // A Hello names its slave; the session in a Settled counts as it is.
+                        // A Hello identifies its slave; the session in a Settled is included unchanged.
                         let key = match message {
                             Message::Hello(hello) => hello.key,
                             _ => SlaveKey([0; 32]),
@@ -333,7 +332,7 @@ impl Walk {
     fn slave(&mut self, slave: &Slave) {
         let Slave { settings, node, jobs, recent_outcomes, link, volatile } = slave;
         let key = settings.key;
-        // All of its settings but this are its station's.
+        // All other settings belong to the station.
         self.see(&settings.token);
         self.slave_node(key, node);
         self.slave_jobs(jobs.values());
@@ -356,7 +355,7 @@ impl Walk {
         if let Some(boot) = boot {
             self.boot(*boot);
         }
-        // Its time counts as long as the master was not heard since.
+        // The time counts only until the master is heard again.
         self.see((
             next_store.is_some(),
             awake_since.map(|at| (!heard).then_some(at)),
@@ -452,7 +451,7 @@ impl Walk {
             links.iter().map(|(link, key)| (number(&mut self.links, *link), key)).collect();
         known.sort_unstable();
         self.see(known);
-        // Who asked what is outside of what is enumerated: it counts as it is.
+        // The model check does not vary these, so they are included unchanged.
         self.see((settings, tokens, asked, next_ask, doubted_by, later, clock_mark, availability));
     }
 
@@ -513,7 +512,7 @@ impl Walk {
         if let Some(link) = heard_on {
             self.link(*link);
         }
-        // The world asks whether it was tried again.
+        // The checks need to know whether it was retried.
         self.see(events.iter().filter(|event| event.state == State::Queued).take(2).count());
     }
 
@@ -569,7 +568,7 @@ impl Walk {
                 self.link(*link);
                 self.hello(key, hello);
                 self.see((store, since));
-                // A verdict counts as long as its job is as it was.
+                // A verdict is valid as long as its job has not changed.
                 for one in judged {
                     let holds = book.jobs.get(&one.job).map_or(0, |job| job.revision) == one.revision;
                     self.see((one.job, one.attempt, holds.then_some(one.line.name)));

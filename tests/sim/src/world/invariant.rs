@@ -1,8 +1,8 @@
-//! What must hold in the world, by name, and the ledger against which it is checked.
+//! The invariants of the world by name, and the ledger against which they are checked.
 //!
-//! The nodes check themselves by their own invariants. The ledger knows what no node knows: what was promised to
-//! clients, what machines really did, and what people decided. It is written by the world alone, so that a node that is
-//! wrong about itself is found out.
+//! The nodes check their own invariants. The ledger contains what no node knows: what was promised to clients, what
+//! machines really did, and what people decided. Only the world writes it, so that a node that is wrong about itself is
+//! found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,72 +14,71 @@ use reloop_protocol::slave::RunKey;
 use reloop_protocol::spec::CancelMode;
 use serde::{Deserialize, Serialize};
 
-/// Everything that must hold after every step, or once everything is healed.
+/// What must hold after every step, or after healing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Invariant {
-    /// An order that was acknowledged is on the master's disk, for ever.
+    /// An acknowledged order is on the master's disk for ever.
     AcknowledgedOrderKept,
-    /// A machine is told to begin one beginning at most once.
+    /// A machine is told to start one run at most once.
     BegunOnce,
-    /// One attempt is begun again only if its order says so, or the first beginning never reached the machine.
+    /// An attempt is begun again only if its order allows it, or the first start never reached the machine.
     AttemptBegunOnce,
-    /// A job runs on two slaves only if a person gave it away, or its order lets it be tried again.
+    /// A job runs on two slaves only if a person gave it away, or its order allows retries.
     OnePlace,
-    /// In one machine there is at most one work alive.
+    /// At most one run is alive in one machine.
     OneWorkPerMachine,
-    /// The nodes' own invariants, among them: only a slave says running; at most one job executes per slave.
+    /// The nodes' own invariants, for example: only a slave says running; at most one job executes per slave.
     NodeInvariant,
-    /// An outcome that was durable on the slave is not changed, and is not forgotten before the master's disk has it.
+    /// A durable outcome at the slave does not change, and is not forgotten before it is on the master's disk.
     OutcomeKept,
-    /// A slave never lets go of a job that was begun and has not ended.
+    /// A slave never drops a job that has begun and has not ended.
     NothingDestroyed,
-    /// A cancel that was taken and an outcome that came first are both kept.
+    /// An accepted cancel and an outcome that came first are both kept.
     CancelAndOutcomeKept,
-    /// No start outside its window, as the master's clock has it.
+    /// No start outside its window, by the master's clock.
     StartInWindow,
     /// No start while the machine is locked, occupied, needs a person or is out of production.
     StartWhenReady,
-    /// Nothing acts on a frame of a dead session.
+    /// A frame of an older session has no effect.
     OldSessionIgnored,
-    /// Desired states only go forward.
+    /// Generations only increase.
     GenerationsGoForward,
-    /// A slave's epoch of its master only goes forward.
+    /// The epoch that a slave has obeyed only increases.
     EpochsGoForward,
-    /// Nobody says that something vanished while all disks are sound.
+    /// No job vanishes while all disks are sound.
     NothingVanishes,
-    /// The disk brings back what the node believes.
+    /// `recover` returns the node's state from its disk.
     DiskIsState,
-    /// The world comes to rest once nothing happens any more.
+    /// The world comes to rest when nothing more happens.
     ComesToRest,
-    /// Once everything is healed, every job ends, in a state that its history demands.
+    /// After healing, every job ends in a state that its history demands.
     Converges,
-    /// Once everything is healed, both views are equal.
+    /// After healing, both views are equal.
     ViewsEqual,
-    /// A job that waits can say why.
+    /// Every waiting job has an explanation.
     WaitingIsExplained,
-    /// Whatever happens, the rules have an answer.
+    /// The rules never panic.
     Total,
-    /// No rule touches a job of which the machine was asked and has not answered.
+    /// No rule changes a job whose machine was asked and has not answered.
     AnsweredFirst,
-    /// Nothing is begun that somebody wanted to end.
+    /// Nothing is begun that was to end.
     StartWanted,
-    /// A run is not stopped for lasting too long before it has lasted so long itself.
+    /// A run is stopped for its run time only after that run itself has lasted so long.
     RunsOwnClock,
-    /// A pause that its slave has heard reaches the machine, in each run.
+    /// A pause that the slave has received reaches the machine, in each run.
     PauseReachesMachine,
-    /// A slave that was revoked has no live link, and is enrolled again by a token only.
+    /// A revoked slave has no live link, and is enrolled again only by a token.
     RevokedIsOut,
-    /// Nothing follows for a job from the word of a slave that was never handed it.
+    /// A report of a slave that was never assigned the job does not change the job.
     LiesMoveNothing,
-    /// Progress never goes back within a run, and no run shows that of another.
+    /// Progress never decreases within a run, and no run shows that of another.
     ProgressGoesForward,
-    /// What a person paused stays paused until a person lets it go on, and keeps nothing from ending but what waits behind it.
+    /// A job that a person paused stays paused until a person resumes it, and only jobs that wait for it can't end.
     PausedStays,
 }
 
 impl Invariant {
-    /// Every invariant.
     pub const ALL: [Self; 29] = [
         Self::AcknowledgedOrderKept,
         Self::BegunOnce,
@@ -112,14 +111,13 @@ impl Invariant {
         Self::PausedStays,
     ];
 
-    /// As one sentence.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::AcknowledgedOrderKept => "an acknowledged order is never lost",
-            Self::BegunOnce => "a beginning reaches its machine at most once",
+            Self::BegunOnce => "a run is started at its machine at most once",
             Self::AttemptBegunOnce => "an attempt starts at most once, unless its order allows a restart",
             Self::OnePlace => "a job never runs on two slaves unless a person gave it away",
-            Self::OneWorkPerMachine => "at most one work is alive in a machine",
+            Self::OneWorkPerMachine => "at most one run is alive in a machine",
             Self::NodeInvariant => "the node's own invariants hold",
             Self::OutcomeKept => "an outcome once durable reaches the master and is never changed",
             Self::NothingDestroyed => "nothing is destroyed because it was absent",
@@ -127,23 +125,23 @@ impl Invariant {
             Self::StartInWindow => "no start outside its window",
             Self::StartWhenReady => "no start while not ready or locked",
             Self::OldSessionIgnored => "nothing acts on an old session",
-            Self::GenerationsGoForward => "nothing acts on an old wish",
+            Self::GenerationsGoForward => "nothing acts on an old desired state",
             Self::EpochsGoForward => "nothing acts on an old epoch",
             Self::NothingVanishes => "nothing vanishes from a sound disk",
             Self::DiskIsState => "recover(disk) equals the durable state",
             Self::ComesToRest => "the world comes to rest",
             Self::Converges => "once healed, every job ends as its history demands",
             Self::ViewsEqual => "once healed, both views are equal",
-            Self::WaitingIsExplained => "a waiting job can say why",
+            Self::WaitingIsExplained => "every waiting job has an explanation",
             Self::Total => "the rules never panic",
-            Self::AnsweredFirst => "no rule touches a job before its machine has answered",
-            Self::StartWanted => "nothing is begun that somebody wished to end",
+            Self::AnsweredFirst => "no rule changes a job before its machine has answered",
+            Self::StartWanted => "nothing is begun that somebody wanted to end",
             Self::RunsOwnClock => "each run has its own clock",
-            Self::PauseReachesMachine => "a pause that was heard reaches the machine",
-            Self::RevokedIsOut => "who was revoked is out until a token lets it in",
-            Self::LiesMoveNothing => "a slave speaks for no job that it was never handed",
-            Self::ProgressGoesForward => "progress goes forward, and is of its own run",
-            Self::PausedStays => "what is paused stays paused until somebody lets it go on",
+            Self::PauseReachesMachine => "a pause that the slave received reaches the machine",
+            Self::RevokedIsOut => "a revoked slave stays out until a token enrols it",
+            Self::LiesMoveNothing => "a slave changes no job that it was never assigned",
+            Self::ProgressGoesForward => "progress never decreases, and is of its own run",
+            Self::PausedStays => "a paused job stays paused until a person resumes it",
         }
     }
 }
@@ -154,12 +152,10 @@ impl fmt::Display for Invariant {
     }
 }
 
-/// An invariant that does not hold, and how that shows.
+/// A broken invariant, and how it shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broken {
-    /// Which.
     pub invariant: Invariant,
-    /// How.
     pub how: String,
 }
 
@@ -169,63 +165,61 @@ impl fmt::Display for Broken {
     }
 }
 
-/// How an attempt ended, by a slave's disk.
+/// The end of an attempt, by a slave's disk.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Told {
-    /// What it came to.
     pub state: State,
-    /// What the machine said.
     pub outcome: Option<Outcome>,
-    /// That disk is not the one that it was written to: it may come to say otherwise.
+    /// That disk is not the one on which it was written first, so it may change.
     pub retold: bool,
 }
 
 /// What the world knows and no node does.
 ///
-/// A fault that no software survives excuses exactly the promises that only what it destroyed could keep: the ledger
-/// names the jobs, the slaves' keys and the masters that it concerns.
+/// A fault that no software survives excuses exactly the promises that depend on what it destroyed: the ledger names
+/// the affected jobs, slaves' keys and masters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Ledger {
-    /// Orders that were acknowledged to clients, and that the master's disk holds unless it is wrong.
+    /// Orders that were acknowledged to clients.
     pub acknowledged: BTreeSet<OrderId>,
-    /// Jobs of which a person decided something that may make them run in two places: retry, abandon, a release after a
-    /// restore, a resolve.
+    /// Jobs for which a person decided something that may make them run in two places: retry, abandon, resolve, a
+    /// release after a restore.
     pub given_away: BTreeSet<JobId>,
-    /// Jobs whose cancel was taken while they had not ended, and how hard it was.
+    /// Jobs whose cancel was accepted before they had ended, and its mode.
     pub canceled: BTreeMap<JobId, CancelMode>,
-    /// Jobs that somebody wanted canceled, in time or not.
+    /// Jobs that somebody canceled, in time or not.
     pub cancel_asked: BTreeSet<JobId>,
-    /// Jobs that a person gave up.
     pub abandoned: BTreeSet<JobId>,
-    /// Jobs of which a person said how they ended.
+    /// Uncertain jobs that a person resolved.
     pub resolved: BTreeSet<JobId>,
-    /// Jobs that may expire: somebody gave them a latest start, or a start that is not made up for.
+    /// Jobs that may expire, because they have a latest start or `late: skip`.
     pub timed: BTreeSet<JobId>,
-    /// Outcomes that were durable on a slave's disk, by job, attempt and slave.
+    /// Durable outcomes on slaves' disks, by job, attempt and slave.
     pub outcomes: BTreeMap<(JobId, Attempt, usize), Told>,
-    /// The newest desired state that a slave's disk held of an attempt.
+    /// The newest generation of an attempt on a slave's disk.
     pub desired_states: BTreeMap<(usize, JobId, Attempt), Generation>,
-    /// Jobs that a disk which was wiped, put back, copied or doubled has forgotten, or knows twice.
+    /// Jobs that a wiped, restored, copied or doubled disk has forgotten or has twice.
     pub torn: BTreeSet<JobId>,
     /// Keys that two boxes have.
     pub cloned: BTreeSet<SlaveKey>,
-    /// A master was restored, wiped or doubled: it may hand a job out again under a number that was used before.
+    /// A master was restored, wiped or doubled: it may use an attempt number again.
     pub masters_forgot: bool,
-    /// Two masters with the same past say that they are the one, in the same epoch.
+    /// Two masters with the same past exist in the same epoch.
     pub split: bool,
-    /// Jobs of which a master called an attempt off by itself, after one had forgotten something: a master that forgets
-    /// that too takes it for a client's cancel.
+    /// Jobs of which a master called an attempt off by itself, after a master had forgotten something: a master that
+    /// forgets that too takes it for a client's cancel.
     pub called_off: BTreeSet<JobId>,
-    /// Slaves that were revoked, and were given no token since.
+    /// Slaves that were revoked, and got no token since.
     pub revoked: BTreeSet<SlaveKey>,
-    /// Runs that a person at their machine wanted to end, and has not let go on since.
+    /// Runs that a person stopped at the machine, and has not resumed since.
     pub stopped_here: BTreeSet<RunKey>,
-    /// Jobs that were given another window after they were assigned: their slave may hear of it after an interruption.
+    /// Jobs that got another window after they were assigned: their slave may learn of it after an interruption.
     pub planned_again: BTreeSet<JobId>,
-    /// A clock was set: spans between two readings of it mean nothing.
+    /// A clock was set: the time between two readings of it means nothing.
     pub clocks_were_set: bool,
     /// There were two masters once: one may have withdrawn what only the other had assigned.
     pub was_split: bool,
-    /// A master that is not of this world says what it likes: a slave cannot know whether it has what it tells to forget.
+    /// A hostile master sends anything: a slave can't know whether the master has the outcomes that it tells it to
+    /// forget.
     pub master_lies: bool,
 }

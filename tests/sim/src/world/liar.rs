@@ -1,6 +1,6 @@
-//! A slave that is enrolled and lies: it speaks for jobs that it was never handed.
+//! An enrolled slave that lies: it reports jobs that it was never assigned.
 //!
-//! It offers no program, so it is handed nothing, and by all that it says nothing may follow for any job.
+//! It offers no program, so it is assigned nothing, and its reports must not change any job.
 
 use reloop_protocol::id::{Attempt, BootId, Generation, JobId, ReportSeq, Run, Session, SlaveKey, StoreId};
 use reloop_protocol::job::State;
@@ -12,7 +12,7 @@ use reloop_protocol::slave::LinkId;
 
 use super::{Invariant, World};
 
-/// Its key: no other slave of a world has it.
+/// No other slave of a world has this key.
 const LIAR: SlaveKey = SlaveKey([0xEE; 32]);
 
 fn machine() -> MachineReport {
@@ -27,7 +27,7 @@ fn machine() -> MachineReport {
     }
 }
 
-/// What of a job a lie must not change.
+/// The parts of a job that a lie must not change.
 fn told(job: &master::Job) -> impl PartialEq + std::fmt::Debug + use<> {
     let assigned: Vec<_> = job.assigned.iter().copied().collect();
     let reported = job.report.clone().map(|report| (report.attempt, report.state, report.seq));
@@ -35,7 +35,7 @@ fn told(job: &master::Job) -> impl PartialEq + std::fmt::Debug + use<> {
 }
 
 impl World {
-    /// It comes with nothing, as a slave that has just been enrolled.
+    /// Connects with an empty Hello, like a newly enrolled slave.
     fn liar_link(&mut self) -> LinkId {
         let live = self
             .master
@@ -77,13 +77,13 @@ impl World {
         link
     }
 
-    /// It says that a job is this, in an attempt that is so far beyond the newest one.
+    /// It reports this state of a job, so many attempts after the newest one.
     pub(crate) fn lie(&mut self, id: JobId, ahead: u32, said: State) -> bool {
         if self.master.is_none() || self.find_job(id).is_none() {
             return false;
         }
         let link = self.liar_link();
-        // What time alone brings is not its doing.
+        // The effects of time alone are taken out first.
         self.master_event(master::Event::TimePassed);
         let (true, Some(before)) = (self.master.is_some(), self.find_job(id).map(|job| told(&job))) else {
             return true;
@@ -110,7 +110,7 @@ impl World {
         };
         self.master_event(master::Event::Received { link, message: Message::Report(report) });
         if self.master.is_none() {
-            // It crashed over that, and what was not on its disk yet is gone.
+            // The master crashed, and what was not on its disk yet is gone.
             return true;
         }
         let after = self.find_job(id).map(|job| told(&job));

@@ -1,4 +1,4 @@
-//! Links: dialed, cut, half open, and what arrives late.
+//! Links: connected, cut, half open, and their late frames.
 
 use reloop_protocol::id::Session;
 use reloop_protocol::master::{self};
@@ -10,7 +10,7 @@ use super::nodes::kind;
 use super::{Invariant, STRAYS, Stray, Wire, World};
 
 impl World {
-    /// Points a slave at the master or at its double.
+    /// Makes a slave dial the master or the second master.
     pub fn dial(&mut self, slave: usize, double: bool) {
         if self.boxes[slave].dials_double != double && (!double || self.double.is_some()) {
             self.drop_link(slave);
@@ -25,7 +25,7 @@ impl World {
         self.drop_link(slave);
     }
 
-    /// The slave's end notices; the master's does not.
+    /// Only the slave's end notices.
     pub fn half_open(&mut self, slave: usize) {
         self.boxes[slave].cable = false;
         if let Some(wire) = self.boxes[slave].link.take() {
@@ -48,7 +48,7 @@ impl World {
         self.boxes[slave].cable = true;
     }
 
-    /// What was under way on a dead link.
+    /// The frames on a dead link become late frames.
     pub(super) fn strand(&mut self, slave: usize, wire: Wire) {
         let (id, double) = (wire.id, wire.double);
         let to_slave = wire
@@ -75,17 +75,16 @@ impl World {
         });
     }
 
-    /// How many frames of dead links are still under way.
     pub fn late_frames(&self) -> usize {
         self.late.len()
     }
 
-    /// A frame of a dead link arrives all the same: nothing may come of it.
+    /// A frame of a dead link arrives: it must have no effect.
     pub fn deliver_late(&mut self, which: usize) {
         let Some(late) = self.late.remove(which % self.late.len().max(1)) else { return };
         match late {
             Stray::ToSlave(slave, link, session, commit, message) => {
-                // What the time alone brings is not the frame's doing.
+                // The effects of time alone are taken out first.
                 self.slave_event(slave, slave::Event::TimePassed);
                 let unfit = BTreeMap::new();
                 let known = self.boxes[slave]
@@ -136,7 +135,7 @@ impl World {
         self.at(double, |world| world.master_event(master::Event::LinkOpened { link: id, nonce: [0; 32] }));
     }
 
-    /// Whether a slave is not connected, and could be.
+    /// Whether a slave is not connected and could be.
     pub fn can_dial(&self, slave: usize) -> bool {
         let held = &self.boxes[slave];
         if held.state.is_none() || held.link.is_some() || !held.cable {
@@ -151,7 +150,7 @@ impl World {
         up && !refused
     }
 
-    /// Lets a slave connect, if it is not and can.
+    /// Connects a slave, if it is not connected and can be.
     pub fn dial_in(&mut self, slave: usize) -> bool {
         let dials = self.can_dial(slave);
         if dials {
@@ -197,12 +196,12 @@ impl World {
     }
 }
 
-/// A token as a slave shows it. Its hash is taken for the token itself: nobody here steals one.
+/// A token as a slave shows it: here the hash itself, because nobody steals tokens in this world.
 fn text_of(token: [u8; 32]) -> String {
     token.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What a master makes of it.
+/// The master's hash of a token's text.
 fn hash_of(text: &str) -> [u8; 32] {
     let mut hash = [0; 32];
     for (byte, digits) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {

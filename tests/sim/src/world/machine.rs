@@ -1,4 +1,4 @@
-//! The machines of the world: they work by themselves, with the agent or without.
+//! The machines of the world: they work with or without the agent.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -10,96 +10,93 @@ use reloop_protocol::time::Time;
 
 use super::progress::note_of;
 
-/// A machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Machine {
-    /// Everything that it was told to begin.
+    /// Every run that it was told to start.
     pub works: BTreeMap<RunKey, Work>,
-    /// How often each beginning really began.
+    /// How often each run really began.
     pub begun: BTreeMap<RunKey, u32>,
     /// It does not answer probes.
     pub silent: bool,
-    /// It answers a probe only when time passes, and then by what is so by then.
+    /// It answers a probe only when time passes, with the facts of that moment.
     pub ponders: bool,
-    /// What it was asked about and has not answered yet.
+    /// Probes without an answer so far.
     pub(super) pondered: BTreeSet<RunKey>,
     /// It refuses to stop.
     pub unstoppable: bool,
-    /// The works that it refused to stop.
+    /// The runs that it refused to stop.
     pub(super) went_on: BTreeSet<RunKey>,
     /// It refuses to start.
     pub refuses: bool,
-    /// It can't begin anything, and proves that.
+    /// It can't start anything, and proves that nothing began.
     pub unfit: bool,
-    /// What it is to begin is not there any more: a program that was taken out of the settings.
+    /// The program is missing: it was removed from the settings.
     pub rejects: bool,
-    /// It takes a start in hand and begins only when time passes, as a program is begun by a runner that has to come up first.
+    /// It accepts a start and begins only when time passes, like a runner that has to come up first.
     pub slow: bool,
-    /// Taken in hand and not begun yet.
+    /// Accepted and not begun yet.
     pub(super) coming: BTreeSet<RunKey>,
-    /// What it has proved never to have begun: it never does.
+    /// Runs that it has proved never to have begun: they never do.
     pub(super) void: BTreeSet<RunKey>,
-    /// It has begun what it refuses: the reply to an earlier word was lost.
+    /// It has begun the run whose start it refuses: the reply to an earlier start was lost.
     pub begins_all_the_same: bool,
     /// How often it refused to start.
     pub refused: u32,
-    /// How often what it was to begin was not there any more.
+    /// How often the program was missing.
     pub rejected: u32,
-    /// It says how far its work is: now and then, and when it is asked.
+    /// It reports progress, from time to time and when it is asked.
     pub tells_progress: bool,
-    /// It is broken on purpose, so that whoever looks for faults can be tried: after a power cut it begins twice.
+    /// Broken on purpose, to test the search for faults: after a power cut it begins a run twice.
     pub stutters: bool,
     pub(super) was_cut: bool,
-    /// Work takes this long; [`Machine::UNTIL_TOLD`] if it ends only by [`Machine::finish`].
+    /// How long work takes; [`Machine::UNTIL_TOLD`] if it ends only by [`Machine::finish`].
     pub length_ms: i64,
-    /// Work fails.
     pub fails: bool,
     pub(super) facts: VecDeque<(RunKey, Fact)>,
 }
 
-/// One beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Work {
     left_ms: i64,
     paused: bool,
     ended: Option<Ended>,
     gone: bool,
-    /// How far it is, in thousandths.
+    /// Its progress, in thousandths.
     permille: u16,
 }
 
 impl Machine {
-    /// A [length](Machine::length_ms) that no time uses up.
+    /// A [length](Machine::length_ms) that no time exceeds.
     pub const UNTIL_TOLD: i64 = i64::MAX;
 
-    /// The beginnings that have neither ended nor been ended by a person or a power cut.
+    /// The runs that have neither ended nor been ended by a person or a power cut.
     pub fn alive(&self) -> impl Iterator<Item = RunKey> {
         self.works.iter().filter(|(_, work)| work.ended.is_none() && !work.gone).map(|(key, _)| *key)
     }
 
-    /// Nothing of a beginning is left in it.
+    /// Removes a run without a trace.
     pub fn let_go(&mut self, key: RunKey) {
         if let Some(work) = self.works.get_mut(&key) {
             work.gone |= work.ended.is_none();
         }
     }
 
-    /// Whether this machine was ever told to begin the job.
+    /// Whether this machine was ever told to start the job.
     pub fn knows(&self, job: JobId) -> bool {
         self.begun.keys().any(|work| work.job == job)
     }
 
-    /// How a beginning ended, if the machine can still tell.
+    /// How a run ended, if the machine still knows.
     pub fn ended(&self, key: RunKey) -> Option<&Ended> {
         self.works.get(&key)?.ended.as_ref()
     }
 
-    /// The beginnings that work, rather than being paused.
+    /// The runs that are not paused.
     pub fn working(&self) -> impl Iterator<Item = RunKey> {
         self.alive().filter(|key| self.works.get(key).is_some_and(|work| !work.paused))
     }
 
-    /// A beginning ends by itself; the agent hears of it if it is there.
+    /// A run ends by itself; the agent gets the fact if it is up.
     pub fn finish(&mut self, key: RunKey, end: End, at: Time, agent: bool) {
         let Some(work) = self.works.get_mut(&key) else { return };
         let ended = Ended { end, outcome: outcome("done"), at: Some(at) };
@@ -109,7 +106,7 @@ impl Machine {
         }
     }
 
-    /// The power is cut: what worked works no more, and nobody can know how far it came.
+    /// A power cut: what was running has stopped, and its progress is unknown.
     pub(super) fn lose_power(&mut self) {
         self.was_cut = true;
         self.coming.clear();
@@ -120,13 +117,13 @@ impl Machine {
         self.facts.clear();
     }
 
-    /// A person has seen to it that nothing but `known` works in the machine.
+    /// A person has made sure that nothing but `known` runs in the machine.
     pub(super) fn clear_by_hand(&mut self, known: Option<RunKey>) {
         self.coming.retain(|key| Some(*key) == known);
         for (key, work) in &mut self.works {
             if work.ended.is_none() && !work.gone && Some(*key) != known {
                 work.gone = true;
-                // What it had said of that work and nobody has heard is no answer any more.
+                // Facts about that run that the agent has not received become invalid.
                 for (of, fact) in &mut self.facts {
                     if of == key {
                         *fact = Fact::Probed(Probed::Gone);
@@ -169,17 +166,17 @@ impl Machine {
         );
     }
 
-    /// Whether it was asked something that it still thinks over.
+    /// Whether a probe has no answer yet.
     pub fn was_asked(&self) -> bool {
         !self.pondered.is_empty()
     }
 
-    /// Whether something is about to begin by itself.
+    /// Whether an accepted run will begin by itself.
     pub fn has_in_hand(&self) -> bool {
         !self.coming.is_empty()
     }
 
-    /// What it has in hand begins; gives what that is.
+    /// The accepted runs begin. Returns them.
     pub(super) fn begin_what_comes(&mut self, agent: bool) -> BTreeSet<RunKey> {
         let coming = std::mem::take(&mut self.coming);
         for key in &coming {
@@ -191,7 +188,7 @@ impl Machine {
         coming
     }
 
-    /// Proof that it never began, which holds from here on.
+    /// Proof that a run never began, which stays true.
     fn never_begins(&mut self, key: RunKey) -> Fact {
         self.coming.remove(&key);
         self.void.insert(key);
@@ -241,7 +238,7 @@ impl Machine {
         }
     }
 
-    /// Answers what it was asked and has thought over.
+    /// Answers the open probes.
     pub fn answer_what_was_asked(&mut self) {
         for key in std::mem::take(&mut self.pondered) {
             self.answer(key);
@@ -288,13 +285,13 @@ impl Machine {
         }
     }
 
-    /// Whether something works of which it could say that it is further than before.
+    /// Whether a run can still report more progress.
     pub fn may_progress(&self, up_to: u16) -> bool {
         let further = |key: RunKey| self.works.get(&key).is_some_and(|work| work.permille < up_to);
         self.tells_progress && self.working().any(further)
     }
 
-    /// What works is so much further; the agent hears of it if it is there.
+    /// Increases the progress of running work; the agent gets the fact if it is up.
     pub fn advance(&mut self, by: u16, agent: bool) {
         let working: Vec<_> = self.working().collect();
         for key in working {

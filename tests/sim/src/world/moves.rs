@@ -1,4 +1,4 @@
-//! What moves by itself: messages, the machines' words, time.
+//! Moves: messages, facts of machines, and time.
 
 use reloop_protocol::master;
 use reloop_protocol::slave;
@@ -6,12 +6,12 @@ use reloop_protocol::slave;
 use super::{Invariant, World};
 
 impl World {
-    /// Moves one message, fact or connection; false when nothing is left to move.
+    /// Moves one message, fact or connection; false if nothing is left to move.
     pub fn pump(&mut self) -> bool {
         (0..self.boxes.len()).any(|slave| self.pump_one(slave))
     }
 
-    /// The same, of one slave.
+    /// The same at one slave.
     pub fn pump_one(&mut self, slave: usize) -> bool {
         self.hear_machine(slave)
             || !self.pings_are_slow && self.answer_ping()
@@ -21,12 +21,12 @@ impl World {
             || self.answer_ping()
     }
 
-    /// Whether a link was asked if it still lives, and has not answered.
+    /// Whether a ping has no answer yet.
     pub fn asks_links(&self) -> bool {
         !self.pings.is_empty()
     }
 
-    /// A master learns whether a link that it asked still lives; false if it asked none.
+    /// A link answers the master's ping; false if none was asked.
     pub fn answer_ping(&mut self) -> bool {
         let Some((double, link)) = self.pings.pop_front() else { return false };
         let mut wires = self.boxes.iter().filter_map(|held| held.link.as_ref());
@@ -35,7 +35,7 @@ impl World {
         true
     }
 
-    /// Lets a slave hear its machine's next word.
+    /// Delivers the machine's next fact to a slave.
     pub fn hear_machine(&mut self, slave: usize) -> bool {
         let held = &mut self.boxes[slave];
         if held.state.is_none() {
@@ -46,7 +46,7 @@ impl World {
         true
     }
 
-    /// Lets time pass without waiting for what it brings.
+    /// Lets time pass without performing what becomes due.
     pub fn pass_some(&mut self, ms: i64) {
         self.ms += ms;
         for slave in 0..self.boxes.len() {
@@ -84,7 +84,7 @@ impl World {
         }
     }
 
-    /// Lets time pass, in steps, with everything that it brings.
+    /// Lets time pass in steps, and performs what becomes due.
     pub fn pass(&mut self, ms: i64) {
         let end = self.ms + ms;
         self.settle();

@@ -1,4 +1,4 @@
-//! Steps of both nodes: what they write goes to their disks, then what they do is done.
+//! Steps of both nodes: the writes go to their disks, then the effects are performed.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ use reloop_protocol::wire;
 use super::checks::UnderWay;
 use super::{COMPARED_ALWAYS, COMPARED_EVERY, GENESIS, Invariant, Synced, World, disk};
 
-/// Session and signature around a message, in bytes.
+/// The bytes of session and signature around a message.
 const FRAME_BYTES: usize = 9 + 1 + 64;
 
-/// A peer closes the link at a message that it does not take.
+/// Checks a message as its receiver's shell does: the link would be closed otherwise.
 fn is_heard(message: &Message) {
     assert_eq!(limits::check(message), Ok(()), "{} is not taken by any peer", kind(message));
     let size = wire::encode(message).len() + FRAME_BYTES;
@@ -30,7 +30,7 @@ fn is_heard(message: &Message) {
 }
 
 impl World {
-    /// Steps the master; nothing happens while it is dead.
+    /// Steps the master; does nothing while it is down.
     pub fn master_event(&mut self, event: master::Event) {
         let now = self.now();
         let Some(mut state) = self.master.take() else { return };
@@ -121,7 +121,7 @@ impl World {
                 {
                     let held = &mut self.boxes[slave];
                     held.closed.push(code);
-                    // What was sent before the close arrives before it.
+                    // Messages that were sent before the close arrive before it.
                     let pending: Vec<_> =
                         held.link.take().into_iter().flat_map(|wire| wire.to_slave).collect();
                     for (session, commit, message) in pending {
@@ -151,7 +151,7 @@ impl World {
             if !self.master_disk.orders.contains_key(order) {
                 self.violate(Invariant::AcknowledgedOrderKept, "acknowledged before it was on the disk");
             }
-            // What the double takes is lost with it: a person decides which of the two stays.
+            // The second master's orders go with it: a person decides which of the two stays.
             if !self.swapped {
                 self.ledger.acknowledged.insert(*order);
             }
@@ -159,12 +159,11 @@ impl World {
         self.answers.insert(request, answer);
     }
 
-    /// What a slave's wall clock shows.
+    /// The time on a slave's wall clock.
     pub fn wall(&self, slave: usize) -> i64 {
         self.slave_now(slave).wall.0
     }
 
-    /// A slave's clocks.
     pub fn slave_now(&self, slave: usize) -> Now {
         let held = &self.boxes[slave];
         let awake = self.ms - held.booted_at;
@@ -176,7 +175,7 @@ impl World {
         }
     }
 
-    /// Steps a slave; nothing happens while its agent is dead.
+    /// Steps a slave; does nothing while its agent is down.
     pub fn slave_event(&mut self, slave: usize, event: slave::Event) {
         let now = self.slave_now(slave);
         let Some(state) = self.boxes[slave].state.take() else { return };
@@ -281,14 +280,14 @@ impl World {
         }
     }
 
-    /// A machine is told to begin.
+    /// A machine is told to start a run.
     fn begin(&mut self, slave: usize, work: RunKey) {
         self.check_start(slave, work);
         self.boxes[slave].machine.start(work);
         self.check_machine(slave, work);
     }
 
-    /// A slow machine begins what it has in hand.
+    /// A slow machine begins the runs that it has accepted.
     pub fn begin_what_comes(&mut self, slave: usize) {
         let held = &mut self.boxes[slave];
         for work in held.machine.begin_what_comes(held.state.is_some()) {
@@ -296,7 +295,6 @@ impl World {
         }
     }
 
-    /// After a beginning.
     pub(super) fn check_machine(&mut self, slave: usize, work: RunKey) {
         self.note_beginning(slave, work);
         let held = &self.boxes[slave];
@@ -323,9 +321,9 @@ pub(super) fn kind(message: &Message) -> &'static str {
         Message::Report(_) => "report",
         Message::Declined(_) => "declined",
         Message::Machine(_) => "machine",
-        Message::DesiredState(_) => "want",
+        Message::DesiredState(_) => "desired_state",
         Message::Forget(_) => "forget",
-        Message::OperatingMode(_) => "conduct",
+        Message::OperatingMode(_) => "operating_mode",
         Message::Ask(_) => "ask",
         Message::Answer(_) => "answer",
         Message::Ping => "ping",

@@ -1,4 +1,4 @@
-//! What is paused stays paused until a person lets it go on.
+//! A paused job stays paused until a person resumes it.
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
@@ -8,18 +8,18 @@ use reloop_protocol::spec::Desired;
 
 use super::{Invariant, Station, World};
 
-/// A person wants it to be paused: at the master, or at the machine.
+/// A person wants it paused, at the master or at the machine.
 fn is_wanted(job: &slave::Job) -> bool {
     job.desired == Desired::Pause || job.paused_locally
 }
 
-/// Its machine is taken by work that a person paused.
+/// Its machine is occupied by a paused run.
 fn is_taken(held: &Station) -> bool {
     let jobs = held.state.iter().flat_map(|state| state.jobs.values());
     jobs.into_iter().any(|job| job.report.state == State::Paused)
 }
 
-/// It can take no other job, because of what a person paused before it began.
+/// It has no capacity left, because of jobs that were paused before they began.
 fn is_full(held: &Station) -> bool {
     let Some(state) = &held.state else { return true };
     let live = state.jobs.values().filter(|job| !job.report.state.is_ended());
@@ -27,7 +27,7 @@ fn is_full(held: &Station) -> bool {
 }
 
 impl World {
-    /// Once a slave's machine has nothing more to say: what it was wanted to pause, it was told to pause.
+    /// When a machine has no more facts: every run that was to be paused was told to pause.
     pub fn check_pauses(&mut self) {
         let unheard = self.boxes.iter().enumerate().find_map(|(slave, held)| {
             let state = held.state.as_ref().filter(|state| state.volatile.probing.is_empty())?;
@@ -44,7 +44,7 @@ impl World {
         }
     }
 
-    /// Whether a person has paused something that has not ended.
+    /// Whether a job is paused that has not ended.
     pub fn is_something_paused(&self) -> bool {
         let mut jobs = self.master.iter().flat_map(|master| master.book.jobs.values());
         let mut states = self.boxes.iter().filter_map(|held| held.state.as_ref());
@@ -55,10 +55,8 @@ impl World {
         jobs.any(|job| job.desired == Desired::Pause) || states.any(at_slaves)
     }
 
-    /// Everything has ended but for what a person paused, and what waits behind that; else what does not fit in.
-    ///
-    /// # Errors
-    /// What should have gone on, or should be paused and is not.
+    /// Everything has ended but paused jobs, and jobs that wait for them; otherwise the error names what should have
+    /// gone on, or should be paused.
     pub fn only_the_paused_are_left(&self, jobs: &[JobId]) -> Result<(), String> {
         for id in jobs {
             let Some(job) = self.find_job(*id).filter(|job| !job.state.is_ended()) else { continue };
@@ -92,7 +90,7 @@ impl World {
         Ok(())
     }
 
-    /// What a person has paused, and nobody has let go on since, here or at the master.
+    /// The runs that a person has paused and nobody has resumed since, here or at the master.
     pub fn paused(&self) -> Vec<(usize, RunKey)> {
         let states =
             self.boxes.iter().enumerate().filter_map(|(slave, held)| Some((slave, held.state.as_ref()?)));
@@ -111,9 +109,9 @@ impl World {
         states.flat_map(of).collect()
     }
 
-    /// What was [paused](Self::paused) did not go on by itself, if no person let it.
+    /// The runs that were [paused](Self::paused) did not go on unless a person resumed them.
     pub fn check_stayed_paused(&mut self, were: &[(usize, RunKey)]) {
-        // A person lets go on what a master that was restored does not know to be paused.
+        // A person at a restored master may resume a job that the master does not know to be paused.
         if self.ledger.masters_forgot {
             return;
         }
@@ -132,7 +130,7 @@ impl World {
         states.filter_map(|state| state.jobs.get(&job.id)).any(|job| job.paused_locally)
     }
 
-    /// No slave that could take it has a free machine and room.
+    /// No slave that could take it has a free machine and capacity.
     fn waits_behind_the_paused(&self, job: &master::Job) -> bool {
         let mut could = self.boxes.iter().filter(|held| {
             let named = job.slave.as_ref().is_none_or(|name| *name == held.settings.name);

@@ -1,4 +1,4 @@
-//! Clients that order, and people who act at the master and at the machines.
+//! Clients that place orders, and people who give commands at the master and at the machines.
 
 use reloop_protocol::id::{JobId, OrderId};
 use reloop_protocol::job::{OnInterrupt, State};
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Station, World};
 
-/// How long a token is good for: longer than any story.
+/// Longer than any schedule.
 const TOKEN_LIVES: Millis = Millis::seconds(10 * 365 * 86_400);
 
 impl World {
@@ -42,7 +42,7 @@ impl World {
         }
     }
 
-    /// Places an order; gives its first job.
+    /// Places an order. Returns its first job.
     pub fn place(&mut self, order: Order) -> JobId {
         let job = order.jobs[0];
         if order.start.deadline.is_some() || order.start.late == Late::Skip {
@@ -58,11 +58,11 @@ impl World {
         job
     }
 
-    /// Commands a job; gives the answer.
+    /// Gives a command for a job. Returns the answer.
     pub fn command(&mut self, job: JobId, command: JobCommand) -> Option<Answer> {
         let request = RequestId(self.fresh());
         match command {
-            // What a person decides is a person's to answer for.
+            // People are responsible for what these commands cause.
             JobCommand::Abandon => {
                 self.ledger.given_away.insert(job);
                 self.ledger.abandoned.insert(job);
@@ -100,7 +100,7 @@ impl World {
             let refused = |held: &Station| held.machine.went_on.iter().any(|work| work.job == job);
             let begun = |held: &Station| held.machine.begun.keys().any(|work| work.job == job);
             let is_over = match self.ledger.canceled.get(&job) {
-                // What nobody can tell of, it may have begun.
+                // If it is uncertain, it may have begun.
                 Some(CancelMode::IfNotStarted) => thought_begun == Some(true) || self.boxes.iter().any(begun),
                 Some(CancelMode::SafePoint | CancelMode::Now) => self.boxes.iter().any(refused),
                 None => false,
@@ -110,7 +110,7 @@ impl World {
                     let hardest = self.ledger.canceled.entry(job).or_insert(mode);
                     *hardest = mode.max(*hardest);
                 }
-                // Whoever lets a job go on that could not be stopped has given the cancel up.
+                // Resuming a job that could not be stopped withdraws the cancel.
                 JobCommand::Pause | JobCommand::Resume if is_over => drop(self.ledger.canceled.remove(&job)),
                 _ => {}
             }
@@ -118,8 +118,8 @@ impl World {
         answer
     }
 
-    /// Whoever says how an uncertain job ended, or that a machine is clear, has seen to it that nothing works there of
-    /// which the slave does not know.
+    /// A person who resolves an uncertain job, or says that a machine is clear, has made sure that nothing runs there
+    /// that the slave does not know.
     pub(super) fn look_at_machines(&mut self, job: Option<JobId>) {
         for held in &mut self.boxes {
             let concerned = job.is_none_or(|job| held.machine.knows(job));
@@ -132,21 +132,21 @@ impl World {
         }
     }
 
-    /// Commands a slave; gives the answer, if it has come.
+    /// Gives a command for a slave. Returns the answer, if there is one yet.
     pub fn command_slave(&mut self, slave: usize, command: SlaveCommand) -> Option<Answer> {
         let request = self.command_slave_now(slave, command);
         self.settle();
         self.answers.get(&request).cloned()
     }
 
-    /// Commands a slave, and does not wait for what comes of it.
+    /// Gives a command for a slave, without moving anything.
     pub fn command_slave_now(&mut self, slave: usize, command: SlaveCommand) -> RequestId {
         let request = RequestId(self.fresh());
         let key = self.boxes[slave].settings.key;
         if command == SlaveCommand::Clear {
             self.look_at_machines(None);
         }
-        // What the double is told, it takes with it when it goes.
+        // Commands at the second master are lost when it is removed.
         let alone = self.master.is_some() && self.double.is_none();
         if command == SlaveCommand::Forget && alone {
             self.ledger.revoked.insert(key);
@@ -155,11 +155,11 @@ impl World {
         request
     }
 
-    /// An admin makes a token, and somebody puts it into the slave: it shows it when it connects next.
+    /// An admin makes a token and gives it to the slave, which shows it at its next connection.
     pub fn enroll(&mut self, slave: usize) {
         let request = RequestId(self.fresh());
         let mut hash = [0; 32];
-        // Not from the counter of all names: two stories that differ in nothing else have the same token.
+        // Not from the common counter: two states that differ in nothing else must have the same token.
         let made = self.master.as_ref().map_or(0, |master| master.tokens.len());
         hash[..8].copy_from_slice(&(slave as u64).to_be_bytes());
         hash[8..16].copy_from_slice(&(made as u64).to_be_bytes());
@@ -169,7 +169,7 @@ impl World {
         self.plug_again(slave);
     }
 
-    /// A person acts at a machine.
+    /// Gives a command at a machine.
     pub fn local(&mut self, slave: usize, command: Local) -> Option<Result<String, String>> {
         let request = self.fresh();
         if let Local::Resolve { .. } = command {

@@ -1,4 +1,4 @@
-//! Lets the acts of a schedule happen.
+//! Performs the acts of a schedule.
 
 use reloop_protocol::id::{JobId, OrderId};
 use reloop_protocol::master::{JobCommand, Retry, RetryOn, SlaveCommand};
@@ -8,17 +8,17 @@ use reloop_protocol::time::{Millis, Time};
 
 use super::{Act, JobAct, LocalAct, Placed, SlaveAct, World};
 
-/// Slaves and clones that a world has room for: a schedule that clones without end is not more interesting.
+/// The most slaves and clones in a world: more clones show nothing new.
 const BOXES: usize = 64;
 
-/// A job's id in every world, by the schedule's number for it.
+/// The id of a job, by the schedule's number for it.
 pub fn job_id(number: usize) -> JobId {
-    // Far from what the world counts up by itself.
+    // Far from the ids that the world counts up.
     JobId(((1_u128 << 100) + number as u128).to_be_bytes())
 }
 
 impl World {
-    /// Lets something happen; false if it made no sense.
+    /// Performs an act; false if it made no sense.
     pub fn act(&mut self, act: &Act) -> bool {
         if self.broken.is_some() {
             return false;
@@ -211,7 +211,7 @@ impl World {
         moved > 0
     }
 
-    /// Whoever was turned away for good dials again when somebody has looked at it.
+    /// A slave that was refused for good dials again after somebody has looked at it.
     pub fn plug_again(&mut self, slave: usize) {
         let held = &mut self.boxes[slave];
         if held.closed.last().is_some_and(|code| !code.is_passing()) {
@@ -243,7 +243,7 @@ impl World {
         if placed.again {
             order.retry = Retry { max_attempts: 2, on: [RetryOn::Failed].into() };
         }
-        // For a slave that is not there, nobody would ever take it.
+        // Only for an existing slave: otherwise it would never be assigned.
         order.slave = placed.slave.filter(|slave| *slave < self.boxes.len()).map(|slave| format!("s{slave}"));
         self.place(order);
         true

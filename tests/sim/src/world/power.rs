@@ -1,4 +1,4 @@
-//! Nodes that start, are killed, lose their power, and crash between two things that they do.
+//! Nodes that start, are killed, lose their power, and crash between two effects.
 
 use reloop_protocol::id::{BootId, Incarnation, MasterId, StoreId};
 use reloop_protocol::master;
@@ -37,15 +37,15 @@ impl World {
         self.let_master_read_its_clock();
     }
 
-    /// A master whose clock went back while it was off notices that at its next event. Here that event comes at once, so that it is not a
-    /// frame of a dead link.
+    /// A master whose clock went back while it was down notices that at its next event. Here that event comes at once,
+    /// so that it is not a frame of a dead link.
     fn let_master_read_its_clock(&mut self) {
         if self.master_disk.clock_mark.is_some_and(|mark| mark > self.now()) {
             self.master_event(master::Event::TimePassed);
         }
     }
 
-    /// Sets the clock that both copies of the master read. Those that are up notice it at once.
+    /// Sets the clock that both masters read. A master that is up notices at once.
     pub fn set_masters_clock(&mut self, by_ms: i64) {
         self.master_off += by_ms;
         self.notice_set_clock(by_ms);
@@ -63,7 +63,7 @@ impl World {
         self.let_master_read_its_clock();
     }
 
-    /// Kills the master: every link to it dies.
+    /// Kills the master: all its links end.
     pub fn kill_master(&mut self) {
         self.master = None;
         self.fuse = None;
@@ -104,27 +104,27 @@ impl World {
         self.boxes[slave].fuse = None;
     }
 
-    /// Lets a slave's agent crash once it has done this many more things: what it decided is on its disk by then.
+    /// The slave's agent crashes after this many more effects. Their step's writes are on its disk by then.
     pub fn crash_agent_after(&mut self, slave: usize, effects: usize) {
         if self.boxes[slave].state.is_some() {
             self.boxes[slave].fuse = Some(effects);
         }
     }
 
-    /// Lets the master crash once it has done this many more things: what it decided is on its disk by then.
+    /// The master crashes after this many more effects. Their step's writes are on its disk by then.
     pub fn crash_master_after(&mut self, effects: usize) {
         if self.master.is_some() {
             self.fuse = Some(effects);
         }
     }
 
-    /// Takes the crashes back that have not happened; true if there was one.
+    /// Cancels planned crashes; true if there was one.
     pub fn defuse(&mut self) -> bool {
         let agents = self.boxes.iter_mut().filter_map(|held| held.fuse.take()).count();
         self.fuse.take().is_some() || agents > 0
     }
 
-    /// Nobody crashes any more who has not yet.
+    /// Cancels planned crashes.
     pub fn disarm(&mut self) {
         self.fuse = None;
         if let Some(seat) = &mut self.double {
@@ -135,7 +135,7 @@ impl World {
         }
     }
 
-    /// Pulls a slave's power, and puts it back: agent and work are gone.
+    /// A power cut at a slave and its restart: agent and runs are gone.
     pub fn reboot(&mut self, slave: usize) {
         self.kill_agent(slave);
         let boot = BootId(self.bytes());
@@ -148,7 +148,7 @@ impl World {
         self.start_agent(slave, true);
     }
 
-    /// Starts a slave's agent if it is dead.
+    /// Starts a slave's agent if it is down.
     pub fn revive(&mut self, slave: usize) {
         if self.boxes[slave].state.is_none() {
             self.start_agent(slave, true);

@@ -1,5 +1,4 @@
-//! What machines say of how far their work is, and what nodes make of it: progress never goes back within a run, and no run
-//! shows that of another.
+//! Progress as machines report it and nodes show it: it never decreases within a run, and no run shows that of another.
 
 use std::collections::BTreeMap;
 
@@ -11,21 +10,20 @@ use reloop_protocol::slave::{Ended, Fact, Probed, RunKey};
 
 use super::{Invariant, World};
 
-/// How far runs are, in thousandths.
+/// The progress of runs, in thousandths.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Progress {
-    /// What a slave has heard from its machine.
+    /// As the slave received it from its machine.
     heard: BTreeMap<RunKey, u16>,
-    /// What a slave has shown.
+    /// As a slave has shown it.
     by_slave: BTreeMap<(usize, RunKey), u16>,
-    /// What the master has shown.
+    /// As the master has shown it.
     by_master: BTreeMap<RunKey, u16>,
 }
 
-/// All of it.
 const DONE: u16 = 1_000;
 
-/// The note that a machine says beside its progress: it names the run.
+/// The note beside a machine's progress: it names the run.
 pub(super) fn note_of(run: RunKey) -> String {
     format!("attempt {} run {}", run.attempt, run.run)
 }
@@ -34,14 +32,14 @@ fn run_of(report: &Report) -> RunKey {
     RunKey { job: report.job, attempt: report.attempt, run: report.run }
 }
 
-/// How a report speaks of another run, if it does.
+/// Why a report shows another run, if it does.
 fn strays(report: &Report) -> Option<String> {
     let note = report.note.as_ref().filter(|note| **note != note_of(run_of(report)))?;
     Some(format!("{} in attempt {} run {} says: {note}", report.job, report.attempt, report.run))
 }
 
 impl World {
-    /// The runs of which a slave has shown how far they are, before they were done.
+    /// The runs whose progress a slave has shown before they ended.
     pub fn progress_of_slaves(&self) -> impl Iterator<Item = RunKey> {
         let under_way = self.progress.by_slave.iter().filter(|(_, shown)| **shown < DONE);
         under_way.map(|((_, run), _)| *run)
@@ -52,7 +50,7 @@ impl World {
         self.progress.by_master.iter().filter(|(_, shown)| **shown < DONE).map(|(run, _)| *run)
     }
 
-    /// A slave is about to hear this.
+    /// A slave receives this fact next.
     pub(super) fn note_progress(&mut self, run: RunKey, fact: &Fact) {
         let permille = match fact {
             Fact::Progressed { permille, .. } | Fact::Probed(Probed::Alive { permille, .. }) => *permille,
@@ -74,9 +72,9 @@ impl World {
         }
     }
 
-    /// What a slave shows of its jobs.
+    /// Checks what a slave shows of its jobs.
     pub(super) fn check_slaves_progress(&mut self, slave: usize) {
-        // What a test lets a machine say is the test's to judge.
+        // A test that injects facts checks them itself.
         let held = &self.boxes[slave];
         let (Some(state), true) = (&held.state, held.machine.tells_progress) else { return };
         let mut wrong = None;
@@ -95,7 +93,7 @@ impl World {
         }
     }
 
-    /// The jobs that a master may come to show otherwise by a message.
+    /// The jobs that a message to the master may change.
     pub(super) fn spoken_of(&self, master: &master::Master, event: &master::Event) -> Vec<JobId> {
         let master::Event::Received { link, message } = event else { return Vec::new() };
         match message {
@@ -125,9 +123,9 @@ impl World {
         }
     }
 
-    /// What the master shows of these jobs.
+    /// Checks what the master shows of these jobs.
     pub(super) fn check_masters_progress(&mut self, jobs: &[JobId]) {
-        // A master that forgets, or two of them, may give one attempt twice.
+        // A master that forgets, or two of them, may use one attempt number twice.
         let told = self.boxes.iter().any(|held| held.machine.tells_progress);
         if !told || self.ledger.masters_forgot || self.ledger.master_lies {
             return;

@@ -1,4 +1,4 @@
-//! Disks that are replaced, put back and cloned; masters that are restored, wiped and doubled.
+//! Disks that are replaced, restored and cloned; masters that are restored, wiped and doubled.
 
 use reloop_protocol::id::{JobId, SlaveKey};
 use reloop_protocol::master::{self, RequestId};
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::{MasterDisk, Saved, Seat, SlaveDisk, Stray, World};
 
 impl World {
-    /// Replaces a slave's disk, but for its key.
+    /// Replaces a slave's disk, but keeps its key.
     pub fn replace_disk(&mut self, slave: usize) {
         self.kill_agent(slave);
         self.memory_is_lost(slave);
@@ -23,7 +23,7 @@ impl World {
         held.saved = Some(Saved { disk: held.disk.clone(), synced: held.synced, boot: held.boot });
     }
 
-    /// Puts a slave's saved disk back in: its store goes back in time.
+    /// Restores a slave's saved disk: its store goes back in time.
     pub fn put_back_disk(&mut self, slave: usize) {
         let Some(saved) = self.boxes[slave].saved.clone() else { return };
         self.kill_agent(slave);
@@ -35,7 +35,7 @@ impl World {
         self.start_agent(slave, true);
     }
 
-    /// Puts a copy of a slave's disk, key included, into another box with another machine.
+    /// Puts a copy of a slave's disk, with its key, into another box with another machine. Returns the new box.
     pub fn clone_box(&mut self, slave: usize) -> usize {
         self.memory_is_lost(slave);
         let original = &self.boxes[slave];
@@ -50,7 +50,7 @@ impl World {
         clone
     }
 
-    /// Takes a box away for good.
+    /// Removes a box for good.
     pub fn retire(&mut self, slave: usize) {
         self.kill_agent(slave);
         self.boxes[slave].cable = false;
@@ -58,8 +58,8 @@ impl World {
         self.boxes[slave].machine.lose_power();
     }
 
-    /// What the disk of a slave holds now, what the masters believe to be there, and what its machine was told to begin,
-    /// is not promised any more: the disk is about to forget it, or to know it twice.
+    /// A slave's disk is about to be forgotten or copied: what it contains, what the masters believe to be there, and
+    /// what its machine was told to start is not promised any more.
     pub(super) fn memory_is_lost(&mut self, slave: usize) {
         let held = &self.boxes[slave];
         let key = held.settings.key;
@@ -83,17 +83,15 @@ impl World {
         self.ledger.outcomes = kept.collect();
     }
 
-    /// Backs the master's files up.
     pub fn back_up_master(&mut self) {
         self.backup = Some(self.master_disk.clone());
     }
 
-    /// Whether there is a backup to put back.
     pub fn is_backed_up(&self) -> bool {
         self.backup.is_some()
     }
 
-    /// Puts the master's backup back; a person confirms that, or forgets to.
+    /// Restores the master from its backup; a person may confirm that.
     pub fn restore_master(&mut self, confirmed: bool) {
         let Some(backup) = self.backup.clone() else { return };
         self.kill_master();
@@ -105,7 +103,7 @@ impl World {
         }
     }
 
-    /// A person confirms that this master was restored, and is the one.
+    /// A person confirms that this master was restored.
     pub fn confirm_restore(&mut self) {
         let request = RequestId(self.fresh());
         self.master_event(master::Event::RestoreConfirmed { request, forced: true });
@@ -122,8 +120,8 @@ impl World {
         self.start_master();
     }
 
-    /// What the master's disk does not hold any more is promised only as far as slaves remember it, and notice that they
-    /// are asked for it: by an epoch that they have not seen.
+    /// What is no longer on the master's disk is promised only as far as slaves remember it, and are asked for it
+    /// because they notice the restore: by an epoch that they have not seen.
     pub(super) fn master_forgot(&mut self, confirmed: bool) {
         let disk = &self.master_disk;
         let seen = |node: &master::Node| {
@@ -136,7 +134,7 @@ impl World {
         self.ledger.acknowledged.retain(|order| disk.orders.contains_key(order));
         let canceled = |job: &master::Job| job.state.is_ended() || matches!(job.desired, Desired::Cancel(_));
         self.ledger.canceled.retain(|job, _| disk.jobs.get(job).is_some_and(canceled));
-        // By the master's book they are at their slaves, which were told to forget them, or gave them back.
+        // By the master's records these jobs are at their slaves, which have forgotten them or given them back.
         let boxes = &self.boxes;
         let remembered = |job: &master::Job, holder: SlaveKey| {
             boxes.iter().any(|held| held.settings.key == holder && held.disk.remembers(job.id, None))
@@ -149,15 +147,15 @@ impl World {
         self.outcomes_are_forgotten(confirmed);
     }
 
-    /// Outcomes that neither the master nor a slave knows any more, or that only a master that is gone was told. Slaves tell
-    /// what they were told to forget if they notice that the master went back in time: its epoch says so.
+    /// Outcomes that neither the master nor a slave knows any more, or that only a removed master was told. Slaves
+    /// report their recent outcomes if they notice by the epoch that the master was restored.
     pub(super) fn outcomes_are_forgotten(&mut self, noticed: bool) {
         let told = std::mem::take(&mut self.ledger.outcomes);
         let boxes = &self.boxes;
         let disk = &self.master_disk;
         let kept = told.into_iter().filter(|((id, attempt, slave), told)| {
             let slave = &boxes[*slave].disk;
-            // Of a job that it holds again, a slave tells the newest attempt.
+            // Of a job that it has again, a slave reports the newest attempt.
             let overshadowed = slave.job(*id).is_some_and(|job| job.report.attempt != *attempt);
             let held = slave.job(*id).is_some_and(|job| job.report.attempt == *attempt);
             let remembered = noticed && slave.remembers(*id, Some(*attempt)) && !overshadowed;
@@ -166,7 +164,7 @@ impl World {
         self.ledger.outcomes = kept.collect();
     }
 
-    /// Somebody starts a second master on a copy of the master's files; a person may raise its epoch.
+    /// Starts a second master on a copy of the master's files; a person may raise its epoch.
     pub fn double_master(&mut self, confirmed: bool) {
         if self.double.is_some() {
             return;
@@ -192,7 +190,7 @@ impl World {
         self.double.is_some()
     }
 
-    /// The second master goes for good; all slaves dial the first again.
+    /// Removes the second master; all slaves dial the first one again.
     pub fn end_double(&mut self) {
         if self.double.is_none() {
             return;
@@ -207,7 +205,7 @@ impl World {
         self.late.retain(|late| !matches!(late, Stray::ToMaster(true, ..)));
     }
 
-    /// Runs something with the double in the master's place, or not.
+    /// Runs `act` with the second master in the first one's place if `double` is set.
     pub(super) fn at<R>(&mut self, double: bool, act: impl FnOnce(&mut Self) -> R) -> R {
         if self.swapped == double {
             return act(self);

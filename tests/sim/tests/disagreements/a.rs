@@ -47,7 +47,7 @@ fn a2_a_lost_confirmation_is_made_good_by_the_snapshot() {
     world.crossed.clear();
     reconnect(&mut world, 0);
     assert_eq!(world.state(job), State::Accepted);
-    assert_eq!(crossed(&world, "want"), 0, "nothing is sent twice");
+    assert_eq!(crossed(&world, "desired_state"), 0, "nothing is sent twice");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a4_the_master_takes_the_slaves_phase_and_start_time() {
 fn a5_a_broken_promise_is_a_persons_question() {
     let (mut world, job) = running();
     world.kill_agent(0);
-    // The same database, one record short.
+    // The same store, one record short.
     world.boxes[0].disk = world.boxes[0].disk.clone().without(job);
     world.start_agent(0, true);
     world.settle();
@@ -187,11 +187,11 @@ fn a10_a_failure_is_not_hidden_by_a_cancel() {
 #[test]
 fn a11_a_running_job_is_stopped_by_the_mode_that_was_chosen() {
     for mode in [CancelMode::SafePoint, CancelMode::Now] {
-        // While the link is there.
+        // With the link up.
         let (mut world, job) = running();
         assert_eq!(command(&mut world, job, JobCommand::Cancel(mode)), taken(Delivery::Sent, job));
         assert_eq!(world.state(job), State::Canceled, "{mode:?}");
-        // While it is away: the desired state waits as part of the job.
+        // With the link down: the desired state waits as part of the job.
         let (mut world, job) = running();
         world.cut(0);
         let answer = world.command(job, JobCommand::Cancel(mode));
@@ -213,7 +213,7 @@ fn a11_a_machine_may_refuse_to_stop_and_the_job_is_running_again_and_says_so() {
     world.boxes[0].machine.unstoppable = true;
     command(&mut world, job, JobCommand::Cancel(CancelMode::Now));
     assert_eq!((world.state(job), reason(&world, job)), (State::Running, ReasonCode::StopRefused));
-    // A cancel that was refused is over: whoever gave it gives it again, or goes on.
+    // A refused cancel is over: the person repeats it, or continues otherwise.
     command(&mut world, job, JobCommand::Pause);
     assert_eq!(world.state(job), State::Paused);
     command(&mut world, job, JobCommand::Cancel(CancelMode::Now));
@@ -232,7 +232,7 @@ fn a11_a_cancel_that_overtakes_the_beginning_keeps_it_from_beginning() {
     world.pass(30_000);
     assert_eq!((world.state(job), world.on_slave(0, job)), (State::Canceled, None));
     assert_eq!(world.begun(job), 0);
-    // The machine is free for the next.
+    // The machine is free for the next job.
     let next = place(&mut world);
     world.pass(30_000);
     assert_eq!(world.state(next), State::Succeeded);
@@ -263,7 +263,7 @@ fn a13_a_cancel_waits_for_weeks_and_only_a_person_ends_it() {
         world.pass_some(7 * 24 * 3_600_000);
     }
     assert_eq!(world.state(job), State::Running);
-    assert!(matches!(world.job(job).desired, Desired::Cancel(_)), "the wish stands");
+    assert!(matches!(world.job(job).desired, Desired::Cancel(_)), "the cancel stands");
     assert_eq!(world.command(job, JobCommand::Abandon), taken(Delivery::Applied, job));
     assert_eq!(world.state(job), State::Lost);
     world.command(job, JobCommand::Retry);
@@ -291,7 +291,7 @@ fn a14_an_offer_that_arrives_after_the_job_went_to_another_is_taken_back_on_the_
     let mut world = World::new(2);
     let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
     let first = world.holder(job).unwrap();
-    // The offer is still on its way, and the next attempt goes to another slave.
+    // The offer is still on its way when the next attempt goes to another slave.
     world.command_slave_now(first, SlaveCommand::Mode(Mode::Draining));
     for command in [JobCommand::Abandon, JobCommand::Retry] {
         world.master_event(Event::JobsCommanded { request: RequestId(0), jobs: vec![job], command });
@@ -326,7 +326,8 @@ fn a11_a_cancel_that_waits_is_not_lost_when_an_older_attempt_turns_up_running() 
     assert_eq!(world.begun(job), 1);
 }
 
-/// A job whose first attempt runs out of reach, and whose second waits at a busy slave: both, and the slave.
+/// A job whose first attempt runs at an unreachable slave and whose second one waits at a busy slave: both, and the
+/// second slave.
 fn two_attempts_one_waiting() -> (World, JobId, usize) {
     let (mut world, job) = running();
     world.boxes[0].machine.length_ms = 60_000;
@@ -366,7 +367,7 @@ fn a15_what_a_client_wants_is_not_lost_when_a_job_is_asked_back() {
 #[test]
 fn a15_an_attempt_that_speaks_again_is_asked_whether_it_is_still_there() {
     let (mut world, job, second) = two_attempts_one_waiting();
-    // Its slave tells that it works, and comes back with a new disk before the other has given the job back.
+    // Its slave reports that it runs, and comes back with a new disk before the other one has given the job back.
     world.swallow(second);
     reconnect(&mut world, 0);
     assert!(world.holder(job) == Some(second) && world.job(job).recalled.is_some());
@@ -420,7 +421,7 @@ fn a19_what_was_canceled_on_disk_stays_canceled() {
         world.boxes[0].machine.unstoppable = true;
         world.command(job, JobCommand::Cancel(CancelMode::Now));
         pump_until(&mut world, |world| world.on_slave(0, job) == Some(State::Stopping));
-        // It dies before the machine has answered, and the machine would go on.
+        // The agent dies before the machine has answered, and the machine would go on.
         if with_the_box {
             world.reboot(0);
         } else {
@@ -450,7 +451,7 @@ fn a20_an_offer_of_what_is_done_is_answered_with_the_outcome() {
 #[test]
 fn a21_a_slave_without_room_says_what_holds_the_place() {
     let (mut world, first) = running();
-    // The master still believes in the room of the last handshake.
+    // The master still has the capacity from the last handshake.
     world.boxes[0].state.as_mut().unwrap().settings.capacity = 1;
     let second = placed(&mut world, |_| {});
     assert_eq!((world.state(second), reason(&world, second)), (State::Queued, ReasonCode::AtCapacity));

@@ -94,7 +94,7 @@ fn b4_a_withdrawn_start_of_a_running_job_stops_nothing() {
     world.command(job, JobCommand::Reschedule { not_before, deadline: None, late: Late::Skip });
     world.pass(3_000);
     reconnect(&mut world, 0);
-    assert_eq!(world.state(job), State::Running, "an automatic stop is nobody's wish");
+    assert_eq!(world.state(job), State::Running, "nobody asked for a stop");
 }
 
 #[test]
@@ -107,7 +107,11 @@ fn b5_start_now_is_one_desired_state_with_a_latest_time() {
     world.crossed.clear();
     reconnect(&mut world, 0);
     assert_eq!((world.state(job), world.begun(job)), (State::Running, 1));
-    assert_eq!(crossed(&world, "want"), 0, "the Welcome carries the newest wish; nothing was queued");
+    assert_eq!(
+        crossed(&world, "desired_state"),
+        0,
+        "the Welcome carries the newest desired state; nothing was queued"
+    );
 }
 
 #[test]

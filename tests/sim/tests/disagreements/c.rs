@@ -125,7 +125,7 @@ fn c4_a_clone_is_refused_and_flagged_while_the_older_link_answers() {
 #[test]
 fn c4_a_quick_reboot_is_not_taken_for_a_clone() {
     let mut world = World::new(1);
-    // The master's end stays; the box comes back with another boot.
+    // The master's end stays open; the box comes back with another boot.
     world.swallow(0);
     world.half_open(0);
     world.kill_agent(0);

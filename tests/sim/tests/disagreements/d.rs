@@ -12,7 +12,7 @@ use reloop_sim::world::{MasterDisk, World};
 
 use crate::stage::*;
 
-/// The first request that no world makes by itself.
+/// No world uses request numbers from here on.
 const REQUESTS: u64 = 9_000;
 
 #[test]
@@ -28,7 +28,7 @@ fn d1_after_a_restart_nothing_is_dispatched_before_reconciliation() {
     assert_eq!((world.state(job), world.state(next)), (State::Running, State::Accepted));
     let said: Vec<_> = world.crossed.iter().map(|(_, kind)| *kind).collect();
     let position = |kind| said.iter().position(|said| *said == kind).unwrap();
-    assert!(position("settled") < position("want"), "{said:?}");
+    assert!(position("settled") < position("desired_state"), "{said:?}");
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn d3_what_a_restored_master_would_have_started_in_the_past_waits_for_a_person()
     }
 }
 
-/// One job is done and forgotten, then the master's files of before are put back, with all that says so.
+/// One job is done and forgotten; then the master's files from before are restored without a confirmation.
 fn put_back() -> (World, JobId) {
     let mut world = World::new(1);
     let backup = world.master_disk.clone();
@@ -141,7 +141,7 @@ fn d4_files_that_were_put_back_give_no_commands_until_a_person_confirms() {
     assert_eq!(world.state(other), State::Running);
 }
 
-/// Puts these files of the master back without a word to anybody, and lets everybody come back.
+/// Restores these files of the master without a confirmation, and lets everybody reconnect.
 fn put_back_quietly(world: &mut World, files: MasterDisk) {
     put_back_files(world, files);
     world.settle();
@@ -149,7 +149,7 @@ fn put_back_quietly(world: &mut World, files: MasterDisk) {
 
 #[test]
 fn d4_files_of_any_moment_of_a_live_link_start_nothing_twice() {
-    // What the master says while the link is live is all that the slaves have to notice it by: no handshake comes between.
+    // The slaves have no handshake in between: only the frames on the live link can tell them of the newer commits.
     let mut world = World::new(2);
     let jobs: Vec<_> = (0..6).map(|_| place(&mut world)).collect();
     world.settle();
@@ -252,7 +252,7 @@ fn d5_the_epoch_that_a_person_confirms_comes_after_every_one_that_a_slave_has_ob
     assert_eq!(world.state(job), State::Running);
 }
 
-/// The master's files of before are put back, out of its slave's reach, and a person says so.
+/// Restores the master's old files while its slave is unreachable; a person confirms it.
 fn restored_out_of_reach(world: &mut World, backup: MasterDisk) {
     world.cut(0);
     put_back_files(world, backup);
@@ -291,8 +291,8 @@ fn d3_a_cancel_after_a_restore_reaches_the_job_that_has_run_all_along() {
     assert!(ended.is_some_and(|report| report.started_at.is_some()), "by its slave's word");
 }
 
-/// A job waits at one slave when the master's files are copied. Then it is asked back and begun at another, and the files are put
-/// back, out of reach of both.
+/// A job waits at one slave when the master is backed up. Then it is recalled and begun at another slave, and the
+/// master is restored while neither can reach it.
 fn given_away_since_the_backup() -> (World, MasterDisk, JobId) {
     let mut world = World::new(2);
     world.cut(1);
@@ -378,7 +378,7 @@ fn d3_what_failed_in_the_gap_is_tried_again_only_when_a_person_lets_it() {
         world.settle();
         assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(0)));
         let backup = world.master_disk.clone();
-        // It fails, and is tried again at the other, where it works.
+        // The attempt fails, and is retried at the other slave, where it runs.
         world.command_slave(0, SlaveCommand::Mode(Mode::Draining));
         world.boxes[0].machine.fails = true;
         world.plug(1);
@@ -405,7 +405,7 @@ fn d3_a_slave_that_has_let_jobs_go_before_a_restore_has_room_for_others() {
     reconnect(&mut world, 1);
     world.pass(60_000);
     assert!(jobs.iter().all(|job| world.state(*job) == State::Succeeded));
-    // Other jobs push what this slave has done out of the outcomes that it remembers.
+    // Other jobs push its outcome out of the slave's recent outcomes.
     for _ in 0..slave::RECENT_OUTCOMES {
         place_as(&mut world, |order| order.slave = Some("s0".to_owned()));
         world.pass(30_000);
@@ -441,7 +441,7 @@ fn d3_what_had_begun_and_is_not_there_after_a_restore_is_a_persons_to_say() {
     let (mut world, job) = running();
     let backup = world.master_disk.clone();
     world.pass(30_000);
-    // So many others since that its slave remembers it no more.
+    // Other jobs push its outcome out of the slave's recent outcomes.
     for _ in 0..slave::RECENT_OUTCOMES {
         place(&mut world);
         world.pass(30_000);
@@ -508,7 +508,7 @@ fn d6_a_master_that_it_is_not_enrolled_with_gets_nothing_until_a_person_says_so(
     assert!(world.job(job).flags.has(Flags::ADOPTED));
 }
 
-/// A client's attempt to place an order under its key, with what the master's disk says of the key.
+/// A client places an order under its key; `known` is what the master's disk has for the key.
 fn ask(world: &mut World, order: &Order, key: &IdempotencyKey, known: Option<(OrderId, [u8; 32])>) -> Answer {
     let request = RequestId(REQUESTS + world.answers.len() as u64);
     let (order, key) = (Box::new(order.clone()), Some(key.clone()));

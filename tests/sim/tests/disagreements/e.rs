@@ -155,7 +155,7 @@ fn e8_a_machine_under_local_control_is_not_offered_work() {
 #[test]
 fn e8_a_race_with_the_lock_is_rejected_with_the_reason_and_makes_no_loop() {
     let mut world = World::new(1);
-    // The lock is on before the master knows of it.
+    // The lock is on before the master knows it.
     let job = place(&mut world);
     world.local(0, Local::Lock(true)).unwrap().unwrap();
     world.pass(5_000);

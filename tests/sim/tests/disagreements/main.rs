@@ -1,6 +1,6 @@
-//! Each published disagreement of the two nodes as a short story, at the level of the rules: one test or more per row,
-//! named after its number. What is about processes, disks, clocks or links is shown again end to end by the scenarios;
-//! `docs/coverage.md` says which row is shown where.
+//! Each published disagreement of the two nodes as short tests at the level of the rules, named after the row's number.
+//! Rows about processes, disks, clocks or links are shown end to end by the scenarios as well; `docs/coverage.md` lists
+//! all tests of each row.
 #![cfg(test)]
 
 mod a;

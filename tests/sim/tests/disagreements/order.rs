@@ -1,4 +1,4 @@
-//! After a restore it does not matter who comes first.
+//! After a restore the result does not depend on the order in which slaves reconnect.
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::State;
@@ -8,8 +8,8 @@ use reloop_sim::world::{MasterDisk, World};
 
 use crate::stage::*;
 
-/// One job runs at the first of two slaves and three wait behind it when the master's files are copied. Then the second slave
-/// comes, is given what waits, and both go on for so long.
+/// One job runs at the first of two slaves and three wait there when the master is backed up. Then the second slave
+/// connects and is assigned what waits, and both go on for so long.
 fn asked_back_since_the_backup(ms: i64) -> (World, MasterDisk, Vec<JobId>) {
     let mut world = World::new(2);
     world.cut(1);
@@ -19,11 +19,11 @@ fn asked_back_since_the_backup(ms: i64) -> (World, MasterDisk, Vec<JobId>) {
     let backup = world.master_disk.clone();
     reconnect(&mut world, 1);
     world.pass(ms);
-    assert!(jobs.iter().any(|job| world.holder(*job) == Some(1)), "something was asked back");
+    assert!(jobs.iter().any(|job| world.holder(*job) == Some(1)), "something was recalled");
     (world, backup, jobs)
 }
 
-/// The files are put back and a person says so.
+/// Restores the master; a person confirms it.
 fn put_back(world: &mut World, backup: MasterDisk) {
     world.kill_master();
     world.master_disk = backup;
@@ -32,10 +32,10 @@ fn put_back(world: &mut World, backup: MasterDisk) {
     world.settle();
 }
 
-/// What a job came to, and how often it was begun.
+/// A job's state and flags, and how often it was begun.
 type End = (State, Flags, u32);
 
-/// What each job came to, if the slaves come back in this order; with no order, they were there all the time.
+/// The result of each job if the slaves reconnect in this order; without an order, they were connected all the time.
 fn comes_to(ms: i64, order: &[usize], between_ms: i64) -> Vec<End> {
     let case = format!("{ms} {order:?} {between_ms}");
     let (mut world, backup, jobs) = asked_back_since_the_backup(ms);

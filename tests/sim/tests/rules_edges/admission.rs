@@ -10,7 +10,7 @@ use reloop_sim::world::World;
 
 use crate::stage::*;
 
-/// A slave introduces itself; whether it is enrolled then, and the text of what the master closed with.
+/// Sends a slave's Hello. Returns whether it is enrolled then, and the text with which the master closed.
 fn introduce(
     world: &mut World,
     link: u64,
@@ -42,7 +42,7 @@ fn with_token(uses_left: u32, lives_ms: i64, name: Option<&str>) -> World {
 }
 
 #[test]
-fn a_token_enrols_as_often_as_it_says_and_no_oftener() {
+fn a_token_enrols_as_many_slaves_as_it_says() {
     let mut world = with_token(2, 1_000, None);
     assert_eq!(introduce(&mut world, 1, hello(1, "a"), Some([7; 32])).0, Some(Enrolled::Yes));
     assert_eq!(introduce(&mut world, 2, hello(2, "b"), Some([7; 32])).0, Some(Enrolled::Yes));
@@ -74,7 +74,7 @@ fn a_token_for_a_name_enrols_only_that_name_and_is_not_spent_by_another() {
 }
 
 #[test]
-fn who_waits_for_approval_is_listed_once_and_only_so_many_are() {
+fn a_slave_that_waits_for_approval_is_listed_once_and_the_list_is_bounded() {
     let mut world = World::new(0);
     world.master.as_mut().unwrap().settings.enrollment = Enrollment::Approve;
     let most = u8::try_from(MAX_PENDING - 1).unwrap();
@@ -85,21 +85,21 @@ fn who_waits_for_approval_is_listed_once_and_only_so_many_are() {
     let mut one_more = hello(0, "one-more");
     one_more.key = SlaveKey([[1; 16], [2; 16]].concat().try_into().unwrap());
     assert_eq!(introduce(&mut world, 999, one_more, None).0, None);
-    // Who is there already is not listed anew.
+    // A slave on the list is not added again.
     let before = world.master.clone().unwrap().slaves;
     introduce(&mut world, 1_000, hello(3, "s3"), None);
     assert_eq!(world.master.unwrap().slaves, before);
 }
 
 #[test]
-fn nobody_is_listed_where_a_person_does_not_approve() {
+fn without_approval_mode_unknown_slaves_are_not_listed() {
     let mut world = with_token(1, 1_000, None);
     introduce(&mut world, 1, hello(1, "a"), None);
     assert!(world.master.unwrap().slaves.is_empty());
 }
 
 #[test]
-fn who_is_bound_elsewhere_and_not_enrolled_is_told_whose_it_is() {
+fn a_slave_of_another_master_that_is_not_enrolled_is_told_its_master() {
     let mut world = with_token(1, 1_000, None);
     let (own, incarnation) = {
         let master = world.master.as_ref().unwrap();
@@ -114,7 +114,7 @@ fn who_is_bound_elsewhere_and_not_enrolled_is_told_whose_it_is() {
 }
 
 #[test]
-fn a_revoked_slave_comes_back_only_with_a_token_even_where_everybody_may_come() {
+fn a_revoked_slave_comes_back_only_with_a_token_even_with_open_enrolment() {
     let mut world = World::new(1);
     world.cut(0);
     world.command_slave(0, SlaveCommand::Forget);
@@ -132,7 +132,7 @@ fn a_revoked_slave_comes_back_only_with_a_token_even_where_everybody_may_come() 
 }
 
 #[test]
-fn who_was_revoked_is_let_in_again_by_a_token_and_by_nothing_else() {
+fn a_revoked_slave_is_enrolled_again_only_by_a_token() {
     for enrollment in [Enrollment::Open, Enrollment::Token, Enrollment::Approve] {
         let mut world = with_token(1, 1_000, None);
         world.master.as_mut().unwrap().settings.enrollment = enrollment;

@@ -1,4 +1,4 @@
-//! Which attempt speaks for a job: every line of that table, as a master applies it to a slave's word.
+//! Which attempt speaks for a job: every line of that table, applied to a slave's report.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ const SPEAKERS: [Speaker; 10] = [
 const OTHERS: [Other; 6] =
     [Other::Waiting, Other::Working, Other::Doubtful, Other::Done, Other::Over, Other::Unbegun];
 
-/// What a slave says of an attempt of this class.
+/// A slave's report of an attempt of this class.
 fn said(report: &Report, attempt: Attempt, other: Other) -> Report {
     let (state, has_begun) = match other {
         Other::Waiting => (State::Accepted, false),
@@ -42,8 +42,8 @@ fn said(report: &Report, attempt: Attempt, other: Other) -> Report {
     Report { attempt, state, started_at: report.started_at.filter(|_| has_begun), ..report.clone() }
 }
 
-/// Lets the job's first attempt be of this class, at a slave of which the master was told or at the one that will speak.
-/// `None` if a job whose other attempt stands like this can't be in that class.
+/// Puts the job's first attempt into this class, at a slave that the master knows of or at the one that reports. `None`
+/// if a job whose other attempt has this standing can't be in that class.
 fn speaking(job: Job, key: SlaveKey, speaker: Speaker, standing: Standing) -> Option<Job> {
     let own = job.report.clone().unwrap();
     let at = |holder, state, is_its_word: bool| {
@@ -82,7 +82,7 @@ fn speaking(job: Job, key: SlaveKey, speaker: Speaker, standing: Standing) -> Op
 }
 
 #[test]
-fn every_line_is_applied_to_what_a_slave_says_of_another_attempt() {
+fn every_line_is_applied_to_a_slaves_report_of_another_attempt() {
     let mut reached = BTreeSet::new();
     for standing in [Standing::Earlier, Standing::Forgotten, Standing::Contested] {
         for (speaker, other) in SPEAKERS.iter().flat_map(|one| OTHERS.iter().map(|other| (*one, *other))) {
@@ -94,7 +94,7 @@ fn every_line_is_applied_to_what_a_slave_says_of_another_attempt() {
             let known = seat.job(report.job);
             let Some(mut past) = speaking(known, seat.key, speaker, standing) else { continue };
             (past.attempt, past.last_attempt) = (newest, newest);
-            // What waits stays in the queue.
+            // A waiting job stays in the queue.
             past.slave = Some("elsewhere".to_owned());
             if let Some(report) = &mut past.report {
                 report.attempt = newest;
@@ -137,11 +137,11 @@ fn every_line_is_applied_to_what_a_slave_says_of_another_attempt() {
         }
     }
     let missed: Vec<_> = TABLE.iter().map(|line| line.name).filter(|name| !reached.contains(name)).collect();
-    // It is met when the speaker vanishes later: `d3_...` tells that story.
+    // This line is reached when the speaker vanishes later: tested in `d3_...`.
     assert_eq!(missed, ["it_vanished_and_another_slave_had_it_later"]);
 }
 
-/// A job that waits at its slave, and another attempt that came to this before.
+/// A job that waits at its slave, and an earlier attempt with this result.
 fn beside(state: State, basis: Basis) -> (Seat, Job) {
     let (mut seat, report) = runs_live();
     let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
@@ -173,13 +173,13 @@ fn a_word_that_contradicts_what_is_known_of_an_attempt_is_flagged() {
     for (said, flagged) in [(State::Failed, false), (State::Succeeded, true), (State::Running, true)] {
         let (mut seat, job) = beside(State::Failed, Basis::Assigned);
         let known = seat.state.book.jobs.get_mut(&job.id).unwrap();
-        // Its slave is the one that speaks, and another one has the newest attempt.
+        // The job's slave is the one that speaks, and another slave has the newest attempt.
         (known.earlier[0].holder, known.holder) = (seat.key, Some(ELSEWHERE));
         known.assigned = [(Attempt(1), seat.key), (Attempt(2), ELSEWHERE)].into();
         let report = known.earlier[0].report.clone().unwrap();
         let step = reports(&mut seat, None, numbered(&report, 30, said));
         let job = seat.job(job.id);
-        // What ended stays ended, unless its slave has it again.
+        // An ended attempt stays ended, unless its slave has it again.
         let kept = if said == State::Running { said } else { State::Failed };
         assert_eq!((job.state, job.earlier[0].state), (State::Running, kept), "{said:?}");
         assert_eq!(job.flags.has(Flags::DUPLICATE), flagged, "{said:?}");
@@ -188,7 +188,7 @@ fn a_word_that_contradicts_what_is_known_of_an_attempt_is_flagged() {
 }
 
 #[test]
-fn who_contests_a_job_and_contradicts_itself_changes_no_text_of_it() {
+fn a_slave_that_contests_a_job_and_contradicts_itself_changes_no_text_of_it() {
     for said in [State::Succeeded, State::Running] {
         let (mut seat, job) = beside(State::Failed, Basis::Gap);
         seat.state.node.epoch = Epoch(2);
@@ -206,7 +206,7 @@ fn who_contests_a_job_and_contradicts_itself_changes_no_text_of_it() {
 #[test]
 fn an_abandoned_job_of_which_another_attempt_succeeded_has_succeeded() {
     let (mut seat, job) = beside(State::Succeeded, Basis::Assigned);
-    seat.job_mut(job.id).holder = Some(ELSEWHERE);
+    seat.state.book.jobs.get_mut(&job.id).unwrap().holder = Some(ELSEWHERE);
     let step = seat.commands(job.id, JobCommand::Abandon);
     let [ended] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
     assert_eq!((ended.state, ended.attempt), (State::Succeeded, Attempt(1)));

@@ -1,4 +1,4 @@
-//! Jobs and orders at the master: what is kept, declined, explained and commanded.
+//! The master's records of jobs and orders: what is kept, declined, explained and commanded.
 
 use reloop_protocol::id::{Attempt, Generation, JobId, OrderId, SlaveKey};
 use reloop_protocol::job::{End, State};
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use crate::stage::*;
 
 #[test]
-fn the_book_of_a_job_that_is_tried_again_and_again_stays_small_and_keeps_its_beginning() {
+fn the_record_of_a_job_with_many_attempts_stays_small_and_keeps_its_first_events() {
     let mut world = World::new(1);
     world.boxes[0].machine.fails = true;
     let job = placed(&mut world, |_| {});
@@ -64,7 +64,7 @@ fn an_event_carries_the_slaves_own_time_where_the_slave_has_one() {
 }
 
 #[test]
-fn only_the_newest_idempotency_keys_are_known_by_heart() {
+fn only_the_newest_idempotency_keys_are_in_memory() {
     let mut world = World::new(0);
     let key = |number: usize| IdempotencyKey { key: format!("k{number}"), fingerprint: [1; 32] };
     let mut place = |number: usize| {
@@ -106,14 +106,14 @@ fn only_so_many_receipts_of_a_slave_are_kept() {
 }
 
 #[test]
-fn a_delivery_is_called_as_the_api_says() {
+fn deliveries_have_the_names_of_the_api() {
     use master::Delivery::{Applied, PendingOnReconnect, Sent, TooLate};
     let names = [Applied, Sent, PendingOnReconnect, TooLate].map(master::Delivery::name);
     assert_eq!(names, ["applied", "sent", "pending_on_reconnect", "too_late"]);
 }
 
 #[test]
-fn a_master_whose_book_contradicts_itself_is_found_out() {
+fn the_invariants_notice_a_master_whose_records_contradict_each_other() {
     let mut world = World::new(1);
     let running = placed(&mut world, |_| {});
     let far = later(&world, 600_000);
@@ -157,8 +157,8 @@ fn a_master_whose_book_contradicts_itself_is_found_out() {
 }
 
 #[test]
-fn what_is_kept_of_an_earlier_attempt_is_cut_between_two_characters() {
-    // Of texts of many bytes as much is kept as fits.
+fn texts_of_an_earlier_attempt_are_cut_between_two_characters() {
+    // Of long texts as much is kept as fits.
     for (text, kept) in
         [("x".repeat(256), 256), ("x".repeat(257), 256), (format!("x{}", "é".repeat(150)), 255)]
     {
@@ -184,7 +184,7 @@ fn what_is_kept_of_an_earlier_attempt_is_cut_between_two_characters() {
 }
 
 #[test]
-fn a_job_is_tried_again_as_often_as_its_order_says_and_for_what_it_says() {
+fn a_job_is_retried_as_often_and_for_the_reasons_that_its_order_says() {
     for (on, rejects, tries, state) in [
         (None, false, 1, State::Failed),
         (Some(RetryOn::Failed), false, 3, State::Failed),
@@ -222,7 +222,7 @@ fn what_a_slave_says_of_a_job_that_was_given_up_is_marked_as_late() {
     assert!(!world.job(job).flags.has(Flags::LATE_RESULT));
 }
 
-/// A job that its slave was just offered, or holds, and what becomes of it when the slave declines it so.
+/// A job that was just offered to its slave, or that its slave has, after the slave declines it with this reason.
 fn declines(
     held: bool,
     change: impl Fn(&mut Order),
@@ -255,7 +255,7 @@ fn declines(
 }
 
 #[test]
-fn what_becomes_of_a_job_that_is_declined_depends_on_why() {
+fn what_happens_to_a_declined_job_depends_on_the_reason() {
     use ReasonCode::{AtCapacity, GivenBack, UnknownProgram, WindowClosed};
     let plain = |_: &mut Order| {};
     let timed = |order: &mut Order| order.start.deadline = Some(Time(order.created_at.0 + 3_600_000));
@@ -268,7 +268,7 @@ fn what_becomes_of_a_job_that_is_declined_depends_on_why() {
         assert_eq!(declines(held, timed, AtCapacity, false, None), (State::Queued, true), "{held}");
         assert_eq!(declines(held, timed, WindowClosed, false, cancel), (State::Canceled, false), "{held}");
     }
-    // The slave lets it go as it was asked to: nothing is wrong with the slave.
+    // The slave drops it as it was asked to: nothing is wrong with the slave.
     assert!(!declines(true, plain, GivenBack, false, None).1);
 }
 
@@ -291,7 +291,7 @@ fn a_slave_that_declined_is_given_work_again_once_it_says_anything_of_its_machin
 }
 
 #[test]
-fn what_a_person_said_counts_also_where_the_slave_has_forgotten_the_question() {
+fn a_resolve_counts_even_if_the_slave_has_forgotten_the_question() {
     let (mut seat, report) = runs_live();
     drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
     drop(seat.commands(report.job, JobCommand::Resolve(End::Failed)));
@@ -305,14 +305,14 @@ fn what_a_person_said_counts_also_where_the_slave_has_forgotten_the_question() {
     assert_eq!(
         declines(Generation(known.generation.0 - 1), ReasonCode::NotHeld),
         None,
-        "that was about an older wish"
+        "that was about an older desired state"
     );
     assert_eq!(declines(known.generation, ReasonCode::AtCapacity), None, "it may have it");
     assert_eq!(declines(known.generation, ReasonCode::NotHeld), Some(State::Failed));
 }
 
 #[test]
-fn what_runs_is_not_declined_any_more() {
+fn a_running_job_can_not_be_declined() {
     let (mut world, job) = running();
     let known = world.job(job);
     let link = link_of(&world, 0);
@@ -322,7 +322,7 @@ fn what_runs_is_not_declined_any_more() {
 }
 
 #[test]
-fn why_a_job_has_not_started_is_said_in_words() {
+fn a_job_that_has_not_started_is_explained_in_words() {
     let (mut world, running) = endless_job(|_, _| {});
     let job = placed(&mut world, |_| {});
     let master = world.master.clone().unwrap();
@@ -359,7 +359,7 @@ fn why_a_job_has_not_started_is_said_in_words() {
     );
     assert_eq!(says(&away, &job), "s0 has it and waits for turn by its last word: it is offline");
 
-    // What a person has to let go says so, until it has started.
+    // Only until it has started is a held job explained by the missing release.
     let running = world.job(running);
     let gated = |job: &master::Job, gate| {
         let mut job = job.clone();
@@ -377,7 +377,7 @@ fn why_a_job_has_not_started_is_said_in_words() {
 }
 
 #[test]
-fn every_reason_against_a_slave_has_its_word() {
+fn every_why_not_has_its_own_word() {
     let words: std::collections::BTreeSet<_> = WhyNot::ALL.iter().map(|why| why.name()).collect();
     assert_eq!(words.len(), WhyNot::ALL.len());
     assert!(words.contains("local_lock") && words.contains("other_slave"), "{words:?}");
@@ -404,7 +404,7 @@ fn a_slave_that_is_full_or_not_ready_says_so() {
 }
 
 #[test]
-fn what_people_want_of_a_job_that_is_past_it_comes_too_late() {
+fn a_command_for_a_job_that_is_beyond_it_is_too_late() {
     use master::Delivery::{Sent, TooLate};
     let release = JobCommand::Release { valid: Millis(1_000) };
     let reschedule = JobCommand::Reschedule { not_before: None, deadline: None, late: Default::default() };
@@ -441,7 +441,7 @@ fn of_many_jobs_each_gets_its_own_answer() {
 }
 
 #[test]
-fn only_a_success_is_complete_and_only_an_unwished_one_is_as_it_should_be() {
+fn only_a_success_has_full_progress_and_no_end_is_flagged_without_a_cancel() {
     for (end, progress) in [(End::Succeeded, Some(1_000)), (End::Failed, None)] {
         let (mut world, job) = endless_job(|_, _| {});
         world.cut(0);
@@ -470,7 +470,7 @@ fn a_decision_that_the_slave_has_not_heard_is_told_when_the_handshake_is_over() 
 }
 
 #[test]
-fn jobs_are_counted_by_what_they_are() {
+fn jobs_are_counted_by_state() {
     let mut world = World::new(1);
     for _ in 0..3 {
         placed(&mut world, |order| order.slave = Some("nobody".to_owned()));

@@ -1,5 +1,5 @@
-//! Time: what counts as work time, when a start is missed, when releases lapse although a clock is set, and ids after a clock was
-//! set back.
+//! Time: what counts as run time, when a start is missed, when releases lapse although a clock is set, and ids after a
+//! clock was set back.
 
 use reloop_protocol::id::{JobId, NewestId};
 use reloop_protocol::job::{End, State};
@@ -12,7 +12,7 @@ use reloop_sim::world::World;
 
 use crate::stage::*;
 
-/// A job under way that works until it is told to stop, which its slave does after so long.
+/// A running job that its slave stops after so long.
 fn limited(seconds: u64) -> (World, JobId) {
     endless_job(|_, order| {
         order.spec.max_runtime = Some(Millis::seconds(seconds));
@@ -89,7 +89,6 @@ fn a_masters_clock_that_is_set_adds_nothing_to_how_long_a_job_has_worked() {
     }
 }
 
-/// The clock of a master that is up is set, which its shell notices.
 /// What the machine does ends.
 fn finish(world: &mut World) {
     let at = world.slave_now(0).wall;
@@ -98,6 +97,7 @@ fn finish(world: &mut World) {
     works.into_iter().for_each(|work| machine.finish(work, End::Succeeded, at, true));
 }
 
+/// Sets the clock of a running master, whose shell notices it.
 fn set_masters_clock(world: &mut World, by_ms: i64) {
     world.set_masters_clock(by_ms);
     world.settle();
@@ -124,7 +124,7 @@ fn followed(world: &World, job: JobId, late: Late, how: &str) {
 fn an_agent_that_slept_over_a_start_has_missed_it() {
     for late in [Late::Hold, Late::Run, Late::Skip] {
         let (mut world, job) = planned(late);
-        // Nobody steps the slave meanwhile: the process was stopped, or the box suspended.
+        // Meanwhile the slave takes no step: the process was stopped, or the box suspended.
         world.pass_some(250_000);
         world.settle();
         followed(&world, job, late, "asleep");
@@ -269,7 +269,7 @@ fn a_release_lapses_also_if_the_masters_clock_goes_back() {
     }
 }
 
-/// A job whose release is at the slave, behind another that is under way; the link is cut.
+/// A job with a release at the slave, behind a running job; the link is cut.
 fn released_behind_another(seconds: u64) -> (World, JobId, JobId) {
     let (mut world, busy) = endless_job(|_, _| {});
     let job = placed(&mut world, |order| order.start.gate = Gate::Held);
@@ -311,7 +311,7 @@ fn a_release_that_the_master_adopted_lapses_also_if_its_clock_goes_back_while_it
     world.kill_master();
     world.master_off -= 3_600_000;
     world.start_master();
-    // Its own measure of the master's clock ends with the boot.
+    // The slave's own reading of the master's clock is lost with the boot.
     world.reboot(0);
     reconnect(&mut world, 0);
     world.command(busy, JobCommand::Resolve(End::Failed));
@@ -354,7 +354,7 @@ fn ids_never_fall_below_the_newest_that_is_stored() {
     for random in 0..60 {
         made.extend(ids.next(now + HOUR_MS, u128::MAX / 61 * random, 3));
     }
-    // The clock is corrected, and the master is started again: it notes what is stored.
+    // The clock is corrected, and the master restarts: it reads the newest stored id.
     let mut ids = NewestId::default();
     made.iter().for_each(|id| ids.note(*id));
     for random in [u128::MAX, 0, 0] {
@@ -387,7 +387,8 @@ fn no_peer_uses_up_the_ids_that_come_after_it() {
     assert!(made.is_sorted_by(|a, b| a < b) && made[0] > last);
 }
 
-/// A deferred job at a box that loses its power, out of reach of its master, and is back a minute before the job's time.
+/// A deferred job at a box that loses its power while it can't reach its master, and is back a minute before the job's
+/// time.
 fn power_cut(trust: TrustClock, kept_before: bool, kept_after: bool) -> (World, JobId) {
     let mut world = World::new(1);
     world.boxes[0].settings.trust_clock = trust;
@@ -440,7 +441,7 @@ fn a_clock_counts_only_if_the_settings_trust_it_and_what_it_was_compared_with_wa
         (TrustClock::Always, false, false, true),
         (TrustClock::Synchronized, true, true, true),
         (TrustClock::Synchronized, true, false, false),
-        // The time service has set the clock since: by how much, nobody knows.
+        // The time service has set the clock since then, and nobody knows by how much.
         (TrustClock::Synchronized, false, true, false),
         (TrustClock::Synchronized, false, false, false),
     ] {

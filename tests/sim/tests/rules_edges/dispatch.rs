@@ -1,4 +1,4 @@
-//! Which slave gets what waits, and what is asked back for that.
+//! Which slave gets a waiting job, and what is recalled for that.
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::State;
@@ -11,7 +11,7 @@ use reloop_sim::world::{Machine, World};
 
 use crate::stage::*;
 
-/// A job that waits for its turn behind a long one at the first slave, and a second slave that comes back with this.
+/// A job that waits behind a long one at the first slave, and a second slave that connects with these jobs.
 fn waits_behind(second: impl FnOnce(&mut World)) -> (World, JobId) {
     let mut world = World::new(2);
     world.boxes.iter_mut().for_each(|one| one.machine.length_ms = Machine::UNTIL_TOLD);
@@ -36,7 +36,7 @@ fn at_second(change: impl Fn(&mut Order)) -> impl FnOnce(&mut World) {
 }
 
 #[test]
-fn who_only_has_what_starts_later_takes_over_what_waits_elsewhere() {
+fn a_slave_that_has_only_deferred_jobs_takes_over_a_job_that_waits_elsewhere() {
     let far = Time(World::new(0).now().0 + 3_600_000);
     let (world, job) = waits_behind(|_| {});
     assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running), "it has nothing");
@@ -57,7 +57,7 @@ fn who_only_has_what_starts_later_takes_over_what_waits_elsewhere() {
 }
 
 #[test]
-fn only_what_waits_behind_work_is_asked_back() {
+fn only_a_job_that_waits_behind_another_is_recalled() {
     // The slave that has it starts nothing at present, and nothing runs there.
     let mut world = World::new(2);
     world.cut(1);
@@ -73,7 +73,7 @@ fn only_what_waits_behind_work_is_asked_back() {
 }
 
 #[test]
-fn what_waits_at_a_slave_that_is_away_is_not_asked_back() {
+fn a_job_that_waits_at_an_offline_slave_is_not_recalled() {
     let mut world = World::new(2);
     world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
     world.cut(1);

@@ -1,9 +1,9 @@
-//! What slaves say, and what the master makes of it.
+//! Reports of slaves, and what the master concludes from them.
 
 use reloop_protocol::id::{Attempt, Epoch, Generation, JobId, ReportSeq, SlaveKey};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::ROWS;
-use reloop_protocol::master::{self, Answer, Basis, JobCommand, Order, RequestId};
+use reloop_protocol::master::{self, Answer, Basis, JobCommand, Order};
 use reloop_protocol::message::{Flags, Hello, Message, ReasonCode, Report, Row, Settled, Tell, WaitingFor};
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::spec::{CancelMode, Desired};
@@ -12,7 +12,7 @@ use reloop_sim::world::World;
 use crate::stage::*;
 
 #[test]
-fn who_has_had_a_job_is_heard_of_attempts_that_are_too_long_ago_to_know() {
+fn a_slave_that_had_a_job_is_believed_about_attempts_that_are_no_longer_listed() {
     let mut world = World::new(1);
     let second = world.add_slave("second");
     let job = placed(&mut world, |order| order.slave = Some("second".to_owned()));
@@ -38,7 +38,7 @@ fn who_has_had_a_job_is_heard_of_attempts_that_are_too_long_ago_to_know() {
     assert!(!is_heard(0, forgotten) && !is_heard(0, oldest), "this one never had the job");
 }
 
-/// A job that runs at the second slave, and the first one's report of an attempt that it was never handed.
+/// A job that runs at the second slave, and the first one's report of an attempt that it was never assigned.
 fn claim() -> (Seat, Report) {
     let mut world = World::new(1);
     world.add_slave("second");
@@ -54,7 +54,7 @@ fn settle_with(seat: &mut Seat, reports: Vec<Report>) -> Vec<master::Effect> {
 }
 
 #[test]
-fn who_was_never_assigned_a_job_is_shown_beside_it_and_changes_nothing() {
+fn a_report_of_a_slave_that_was_never_assigned_the_job_is_shown_and_changes_nothing() {
     for (state, forgotten) in [(State::Accepted, false), (State::Running, false), (State::Succeeded, true)] {
         let (mut seat, report) = claim();
         let id = report.job;
@@ -69,7 +69,7 @@ fn who_was_never_assigned_a_job_is_shown_beside_it_and_changes_nothing() {
         assert_eq!(is_forgotten(&effects), forgotten, "{state:?}");
         let called_off = is_called_off(&effects, Attempt(7), report.generation.next());
         assert_eq!(called_off, state == State::Accepted, "{state:?}");
-        // What it says of it later is kept in the same place, and what it says of another attempt beside that.
+        // A later report of it replaces the first; a report of another attempt is kept beside it.
         let mut shown = vec![];
         for attempt in [Attempt(7), Attempt(8)] {
             let report = Report { state: State::Failed, attempt, ..report.clone() };
@@ -83,7 +83,7 @@ fn who_was_never_assigned_a_job_is_shown_beside_it_and_changes_nothing() {
 }
 
 #[test]
-fn who_speaks_for_a_job_after_a_restore_has_its_attempt_counted() {
+fn an_attempt_that_a_slave_reports_after_a_restore_is_counted() {
     let (mut world, job, link) = held_at_the_second();
     let known = world.job(job);
     let mut seat = Seat::of(&mut world);
@@ -97,11 +97,11 @@ fn who_speaks_for_a_job_after_a_restore_has_its_attempt_counted() {
 }
 
 #[test]
-fn an_older_attempt_in_a_slaves_view_says_nothing_of_a_newer() {
+fn a_row_of_an_older_attempt_proves_nothing_about_a_newer_one() {
     for (attempt, canceled) in [(1, true), (2, false)] {
         let (mut seat, report) = runs();
         let job = seat.job_mut(report.job);
-        // It was given up, tried again at the same slave, and canceled; the slave has not heard of that.
+        // It was abandoned, retried at the same slave, and canceled; the slave has not heard of that.
         (job.attempt, job.last_attempt) = (Attempt(2), Attempt(2));
         (job.state, job.report, job.desired) =
             (State::Assigned, None, Desired::Cancel(CancelMode::SafePoint));
@@ -113,10 +113,10 @@ fn an_older_attempt_in_a_slaves_view_says_nothing_of_a_newer() {
 }
 
 #[test]
-fn what_a_person_said_of_an_earlier_doubt_is_no_answer_to_a_later_one() {
+fn a_resolve_of_an_earlier_question_does_not_answer_a_later_one() {
     let (mut seat, report) = runs();
     let job = seat.job_mut(report.job);
-    // It was uncertain and resolved, was found working all the same, and then the slave had nothing of it any more.
+    // It was uncertain and resolved, was found running all the same, and then the slave had nothing of it any more.
     (job.state, job.report, job.desired) = (State::Uncertain, None, Desired::Resolve(End::Succeeded));
     let before = job.clone();
     let step = shakes(&mut seat, (vec![], vec![]), vec![], (vec![], vec![]));
@@ -124,7 +124,7 @@ fn what_a_person_said_of_an_earlier_doubt_is_no_answer_to_a_later_one() {
 }
 
 #[test]
-fn an_outcome_beside_the_job_is_forgotten_by_its_slave_only_if_it_is_that_outcome() {
+fn a_slave_forgets_an_earlier_attempts_outcome_only_if_the_master_has_that_outcome() {
     for (attempt, own, kept, said, forgotten) in [
         (7, true, State::Failed, State::Failed, true),
         (6, true, State::Failed, State::Failed, false),
@@ -149,7 +149,7 @@ fn an_outcome_beside_the_job_is_forgotten_by_its_slave_only_if_it_is_that_outcom
 }
 
 #[test]
-fn an_outcome_that_is_told_again_changes_nothing_and_another_one_is_marked() {
+fn a_repeated_outcome_changes_nothing_and_a_different_one_is_flagged() {
     for (count, said, flagged) in [
         (10, State::Succeeded, false),
         (11, State::Succeeded, false),
@@ -176,7 +176,7 @@ fn an_outcome_that_is_told_again_changes_nothing_and_another_one_is_marked() {
 }
 
 #[test]
-fn a_lower_number_is_an_older_word_only_on_the_same_connection() {
+fn a_lower_report_number_is_older_only_on_the_same_connection() {
     let (mut seat, report) = runs_live();
     let state = |seat: &Seat| seat.job(report.job).state;
     drop(reports(&mut seat, None, numbered(&report, 7, State::Paused)));
@@ -190,7 +190,7 @@ fn a_lower_number_is_an_older_word_only_on_the_same_connection() {
 }
 
 #[test]
-fn who_was_asked_to_give_a_job_back_may_have_done_so_until_it_speaks_of_it_again() {
+fn a_slave_may_have_given_a_recalled_job_back_until_it_reports_it_again() {
     for (heard, state, open) in
         [(4, State::Accepted, true), (5, State::Running, false), (6, State::Running, false)]
     {
@@ -207,7 +207,7 @@ fn who_was_asked_to_give_a_job_back_may_have_done_so_until_it_speaks_of_it_again
 }
 
 #[test]
-fn how_far_a_job_is_need_not_be_on_disk_and_what_it_is_must() {
+fn progress_is_volatile_and_the_state_is_durable() {
     let (mut seat, report) = runs_live();
     drop(reports(&mut seat, None, numbered(&report, 11, State::Running)));
     let further = Report {
@@ -224,7 +224,7 @@ fn how_far_a_job_is_need_not_be_on_disk_and_what_it_is_must() {
 }
 
 #[test]
-fn what_was_given_up_is_corrected_by_the_very_word_that_was_known_before() {
+fn an_abandoned_job_is_corrected_by_a_repetition_of_its_last_report() {
     let (mut seat, report) = runs_live();
     let mut given_up = seat.job(report.job);
     given_up.state = State::Lost;
@@ -237,7 +237,7 @@ fn what_was_given_up_is_corrected_by_the_very_word_that_was_known_before() {
 }
 
 #[test]
-fn a_cancel_came_too_late_only_for_what_was_canceled_and_succeeded() {
+fn the_flag_cancel_too_late_needs_a_cancel_and_a_success() {
     let canceled = Desired::Cancel(CancelMode::SafePoint);
     for (desired, said, too_late) in [
         (Desired::Run, State::Succeeded, false),
@@ -255,7 +255,7 @@ fn a_cancel_came_too_late_only_for_what_was_canceled_and_succeeded() {
 }
 
 #[test]
-fn the_attempt_that_speaks_for_a_job_again_is_the_one_of_that_slave() {
+fn an_earlier_attempt_that_speaks_again_is_the_one_of_that_slave() {
     let (mut world, job) = running();
     let report = world.job(job).report.unwrap();
     world.cut(0);
@@ -280,7 +280,7 @@ fn the_attempt_that_speaks_for_a_job_again_is_the_one_of_that_slave() {
 }
 
 #[test]
-fn a_slave_with_as_many_jobs_as_it_may_tell_of_is_left_only_outcomes() {
+fn of_a_slave_with_as_many_jobs_as_it_may_have_only_outcomes_are_adopted() {
     for (held, state, adopted) in
         [(ROWS - 1, State::Running, true), (ROWS, State::Running, false), (ROWS, State::Succeeded, true)]
     {
@@ -302,7 +302,7 @@ fn a_slave_with_as_many_jobs_as_it_may_tell_of_is_left_only_outcomes() {
 }
 
 #[test]
-fn an_order_gains_the_jobs_that_slaves_have_of_it_as_long_as_it_has_room_and_is_the_same() {
+fn an_adopted_job_joins_its_order_if_the_order_has_room_and_is_the_same() {
     let ids = |count: usize| (0..count).map(|number| JobId((number as u128).to_be_bytes()));
     let grown = |jobs: Option<Vec<JobId>>, other_work: bool| {
         let (mut seat, report) = runs();
@@ -333,7 +333,7 @@ fn an_order_gains_the_jobs_that_slaves_have_of_it_as_long_as_it_has_room_and_is_
 }
 
 #[test]
-fn a_person_is_asked_of_a_job_that_was_taken_and_is_gone_unless_it_had_been_asked_back() {
+fn a_person_is_asked_about_an_accepted_job_that_is_gone_unless_it_was_recalled() {
     for (recalled, desired, verdict) in [
         (false, Desired::Run, Verdict::AskPerson),
         (true, Desired::Run, Verdict::Release),
@@ -354,7 +354,7 @@ fn a_person_is_asked_of_a_job_that_was_taken_and_is_gone_unless_it_had_been_aske
 }
 
 #[test]
-fn a_cancel_that_the_machine_refused_is_over_and_the_next_one_is_on_its_way_again() {
+fn a_cancel_that_the_machine_refused_is_over_and_the_next_one_is_sent() {
     for (again, taken) in [(false, true), (true, false)] {
         let mut world = endless();
         world.boxes[0].machine.unstoppable = true;
@@ -374,7 +374,7 @@ fn a_cancel_that_the_machine_refused_is_over_and_the_next_one_is_on_its_way_agai
 }
 
 #[test]
-fn a_row_is_as_new_as_its_number_and_another_start_of_the_agent_is_told_by_a_report() {
+fn rows_are_compared_by_number_and_after_a_restart_of_the_agent_only_a_report_counts() {
     for (start, count, expected) in [(0, 12, 12), (0, 8, 10), (1, 12, 10)] {
         let (mut seat, report) = runs();
         let seq = ReportSeq { start: report.seq.start + start, count };
@@ -385,7 +385,7 @@ fn a_row_is_as_new_as_its_number_and_another_start_of_the_agent_is_told_by_a_rep
 }
 
 #[test]
-fn the_outcomes_that_an_old_memory_remembers_are_as_old_as_it_is() {
+fn the_recent_outcomes_of_an_old_store_are_as_old_as_the_store() {
     for (old, expected) in [(false, State::Running), (true, State::Uncertain)] {
         let (mut seat, report) = runs();
         let first = seat.hello();
@@ -398,7 +398,7 @@ fn the_outcomes_that_an_old_memory_remembers_are_as_old_as_it_is() {
 }
 
 #[test]
-fn two_attempts_that_are_alive_say_what_people_can_do_about_it() {
+fn two_live_attempts_are_explained_with_the_commands_that_help() {
     for (state, word) in [(State::Running, "runs elsewhere"), (State::Paused, "is paused elsewhere")] {
         let (mut seat, report) = runs_live();
         let job = seat.job_mut(report.job);
@@ -411,12 +411,11 @@ fn two_attempts_that_are_alive_say_what_people_can_do_about_it() {
 }
 
 #[test]
-fn what_a_person_said_counts_when_the_slave_comes_back_without_the_question() {
+fn a_resolve_counts_when_the_slave_comes_back_without_the_question() {
     let (mut seat, report) = runs_live();
     drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
     seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
-    let command = JobCommand::Resolve(End::Failed);
-    seat.step(master::Event::JobsCommanded { request: RequestId(1), jobs: vec![report.job], command });
+    drop(seat.commands(report.job, JobCommand::Resolve(End::Failed)));
     let first = seat.hello();
     seat.say_hello(NEWER, first.clone());
     assert_eq!(seat.job(report.job).state, State::Uncertain);
@@ -425,7 +424,7 @@ fn what_a_person_said_counts_when_the_slave_comes_back_without_the_question() {
 }
 
 #[test]
-fn a_forgotten_assignment_is_shown_beside_what_another_slave_has_and_moves_nothing() {
+fn a_forgotten_assignment_is_shown_beside_another_slaves_attempt_and_changes_nothing() {
     for said in [State::Accepted, State::Running, State::Succeeded] {
         let (mut world, job, link) = held_at_the_second();
         let known = world.job(job);
@@ -449,7 +448,7 @@ fn a_forgotten_assignment_is_shown_beside_what_another_slave_has_and_moves_nothi
 }
 
 #[test]
-fn what_is_given_up_during_a_handshake_is_called_off_when_it_is_over() {
+fn an_attempt_that_is_abandoned_during_a_handshake_is_called_off_after_it() {
     for retried in [false, true] {
         let (mut world, job) = held();
         let known = world.job(job);
@@ -462,7 +461,7 @@ fn what_is_given_up_during_a_handshake_is_called_off_when_it_is_over() {
         let commands = [Some(JobCommand::Abandon), retried.then_some(JobCommand::Retry)];
         for command in commands.into_iter().flatten() {
             let step = seat.commands(job, command);
-            // What has ended lives on the disk, and is fetched for whoever speaks of it.
+            // Ended jobs are on the disk, and are loaded when a message mentions them.
             seat.step(master::Event::JobsLoaded(step.archived));
         }
         let effects = seat.settle(OLDER, first.session);

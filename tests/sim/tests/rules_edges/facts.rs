@@ -1,8 +1,8 @@
-//! What belongs to one attempt or to one run of a job, and is not told of the next.
+//! What belongs to one attempt or to one run of a job is not shown of the next.
 
-use reloop_protocol::id::{Attempt, JobId, SlaveKey};
+use reloop_protocol::id::{Attempt, SlaveKey};
 use reloop_protocol::job::{OnInterrupt, State};
-use reloop_protocol::master::{self, Job, JobCommand, RequestId};
+use reloop_protocol::master::{self, Job, JobCommand};
 use reloop_protocol::message::{Flags, Outcome, Reason, ReasonCode, Report, WaitingFor};
 use reloop_protocol::slave::{self, Fact};
 use reloop_protocol::spec::Desired;
@@ -11,17 +11,10 @@ use reloop_sim::world::World;
 
 use crate::stage::*;
 
-/// All flags that the master sets because of what one attempt came to.
+/// All flags that the master sets because of the result of one attempt.
 const OF_ATTEMPT: [Flags; 2] = [Flags::LATE_RESULT, Flags::CANCEL_TOO_LATE];
 
-fn command(seat: &mut Seat, job: JobId, command: JobCommand) -> master::Step {
-    let event = master::Event::JobsCommanded { request: RequestId(1), jobs: vec![job], command };
-    let step = master::step(seat.state.clone(), seat.now, event);
-    seat.state = step.state.clone();
-    step
-}
-
-/// A job whose first attempt is under way on the live link, with every field of its record set.
+/// A job whose first attempt runs on the live link, with every field of its record set.
 fn with_every_fact() -> (Seat, Report) {
     let (mut seat, report) = runs_live();
     let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
@@ -43,10 +36,10 @@ fn with_every_fact() -> (Seat, Report) {
     (seat, said)
 }
 
-/// What is to be found of the first attempt in the record of a job whose second has just been assigned.
+/// Checks that the record of a job whose second attempt has just been assigned shows nothing of the first.
 fn is_about_the_second_alone(job: Job, how: &str) {
     let Job {
-        // The order's.
+        // The order's fields.
         id: _,
         spec: _,
         digest: _,
@@ -54,7 +47,7 @@ fn is_about_the_second_alone(job: Job, how: &str) {
         requires: _,
         retry: _,
         created_at: _,
-        // The job's, through all its attempts.
+        // The job's fields, which all its attempts share.
         start: _,
         desired: _,
         generation: _,
@@ -64,7 +57,7 @@ fn is_about_the_second_alone(job: Job, how: &str) {
         events: _,
         flags,
         earlier,
-        // The attempt's.
+        // The attempt's fields.
         state,
         attempt,
         holder,
@@ -93,7 +86,7 @@ fn is_about_the_second_alone(job: Job, how: &str) {
 
 #[test]
 fn a_second_attempt_shows_nothing_of_the_first() {
-    // A person begins the second.
+    // A person begins the second attempt.
     let (mut seat, said) = with_every_fact();
     let failed = Report { state: State::Failed, ..numbered(&said, 20, State::Failed) };
     let step = reports(&mut seat, None, failed);
@@ -103,21 +96,21 @@ fn a_second_attempt_shows_nothing_of_the_first() {
     let mut ended = Job { heard_at: Some(seat.now), ..ended };
     ended.recalled = None;
     seat.step(master::Event::JobsLoaded(vec![ended]));
-    drop(command(&mut seat, said.job, JobCommand::Retry));
-    is_about_the_second_alone(seat.state.book.jobs.get(&said.job).unwrap().into_owned(), "a person's retry");
-    // The order begins it by itself.
+    drop(seat.commands(said.job, JobCommand::Retry));
+    is_about_the_second_alone(seat.job(said.job), "a person's retry");
+    // The order's retry begins it.
     let (mut seat, said) = with_every_fact();
     let job = seat.state.book.jobs.get_mut(&said.job).unwrap();
     (job.retry.max_attempts, job.retry.on) = (3, [master::RetryOn::Failed].into());
     job.desired = Desired::Run;
     drop(reports(&mut seat, None, numbered(&said, 20, State::Failed)));
-    is_about_the_second_alone(seat.state.book.jobs.get(&said.job).unwrap().into_owned(), "the order's retry");
+    is_about_the_second_alone(seat.job(said.job), "the order's retry");
 }
 
 #[test]
-fn an_attempt_that_speaks_again_brings_its_own_facts_along_and_leaves_the_others() {
+fn an_attempt_that_speaks_again_shows_its_own_facts_and_none_of_the_other_attempt() {
     let (mut seat, said) = with_every_fact();
-    // The second attempt has failed, and the first one tells that it has succeeded.
+    // The second attempt has failed, and the first one's slave reports success.
     let other = SlaveKey([9; 32]);
     let job = seat.state.book.jobs.get_mut(&said.job).unwrap();
     (job.attempt, job.last_attempt, job.holder) = (Attempt(2), Attempt(2), Some(other));
@@ -151,8 +144,7 @@ fn a_second_run_says_nothing_that_is_of_the_first() {
     world.pass(6_000);
     let first = world.job(job).report.unwrap();
     assert!(first.flags.has(Flags::OVERDUE) && first.note.is_some());
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     let second = world.job(job).report.unwrap();
     assert_eq!((second.state, second.run.0), (State::Running, 2));
     assert_eq!((second.progress, &second.note), (None, &None));

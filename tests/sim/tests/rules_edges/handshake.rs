@@ -1,4 +1,4 @@
-//! Hello, Welcome, Settled: who is heard when, and what is asked for.
+//! Hello, Welcome, Settled: which messages are accepted when, and what they contain.
 
 use reloop_protocol::handshake::{FromSlave, from_slave};
 use reloop_protocol::id::{
@@ -49,7 +49,7 @@ fn the_same_box_takes_over_its_link_and_another_box_has_to_wait_for_the_first() 
 }
 
 #[test]
-fn of_two_boxes_the_one_whose_link_ends_first_has_lost() {
+fn of_two_boxes_with_one_key_the_one_whose_link_ends_first_has_to_come_again() {
     let asking = || {
         let mut seat = Seat::of(&mut World::new(1));
         let first = seat.introduce();
@@ -66,14 +66,14 @@ fn of_two_boxes_the_one_whose_link_ends_first_has_lost() {
     let mut seat = asking();
     let effects = seat.step(master::Event::LinkClosed { link: OLDER, last_heard });
     assert!(welcomed(&effects, NEWER).is_some(), "the newcomer is heard");
-    // A third has to come again later.
+    // A third box has to come again later.
     let mut seat = asking();
     let third = Hello { boot: BootId([8; 16]), ..seat.hello() };
     assert_eq!(closed(&seat.say_hello(LinkId(502), third), LinkId(502)), Some(CloseCode::TryLater));
 }
 
 #[test]
-fn who_is_revoked_has_no_link_from_then_on_however_far_its_handshake_has_come() {
+fn a_revoked_slave_has_no_link_in_any_phase_of_its_handshake() {
     for (settled, asked, back) in [
         (false, false, false),
         (true, false, false),
@@ -98,7 +98,7 @@ fn who_is_revoked_has_no_link_from_then_on_however_far_its_handshake_has_come() 
         assert_eq!(closed(&effects, OLDER), Some(CloseCode::Revoked), "{case:?}");
         assert_eq!(closed(&effects, NEWER), asked.then_some(CloseCode::Revoked), "{case:?}");
         assert_eq!(master::broken_invariant(&seat.state), None, "{case:?}");
-        // What is under way arrives all the same, and then the connections end.
+        // Messages on their way arrive all the same, and then the connections end.
         let before = seat.state.slaves[&seat.key].clone();
         if back {
             let token = Token { expires_at: Time(i64::MAX), uses_left: 1, name: None };
@@ -127,7 +127,7 @@ fn who_is_revoked_has_no_link_from_then_on_however_far_its_handshake_has_come() 
 }
 
 #[test]
-fn a_slave_says_nothing_before_it_has_settled_and_settles_once() {
+fn a_slave_sends_nothing_before_settled_and_settled_only_once() {
     let mut seat = Seat::of(&mut World::new(1));
     let first = seat.hello();
     let machine = first.machine.clone();
@@ -144,7 +144,7 @@ fn a_slave_says_nothing_before_it_has_settled_and_settles_once() {
 }
 
 #[test]
-fn a_settled_of_another_session_is_no_part_of_this_handshake() {
+fn a_settled_of_another_session_is_ignored() {
     let mut seat = Seat::of(&mut World::new(1));
     let first = seat.introduce();
     let effects = seat.settle(OLDER, first.session.next());
@@ -153,7 +153,7 @@ fn a_settled_of_another_session_is_no_part_of_this_handshake() {
 }
 
 #[test]
-fn a_word_of_a_job_before_the_handshake_is_over_ends_the_link() {
+fn a_report_before_the_end_of_the_handshake_ends_the_link() {
     let (mut world, job) = running();
     let report = world.job(job).report.unwrap();
     let seat = Seat::of(&mut world);
@@ -181,7 +181,7 @@ fn offers_that_do_not_fit_into_one_message_come_when_the_link_is_live() {
     }
     assert!(jobs.iter().all(|job| world.state(*job) == State::Assigned));
     let size = world.job(jobs[0]).spec.size();
-    // Those that are kept from being too many for it by what the message may hold, and not by the slave's room.
+    // Here the size of the message is the limit, and not the slave's capacity.
     let mut seat = Seat::of(&mut world);
     for (number, job) in seat.state.clone().book.jobs.values().map(Cow::into_owned).enumerate() {
         let id = JobId([100 + number as u8; 16]);
@@ -198,7 +198,7 @@ fn offers_that_do_not_fit_into_one_message_come_when_the_link_is_live() {
 }
 
 #[test]
-fn only_the_questions_on_the_link_that_ended_are_answered_by_its_end() {
+fn the_end_of_a_link_answers_only_the_questions_on_that_link() {
     let mut world = World::new(2);
     let mut asked = vec![];
     for name in ["s0", "s1"] {
@@ -218,7 +218,7 @@ fn only_the_questions_on_the_link_that_ended_are_answered_by_its_end() {
 }
 
 #[test]
-fn a_receipt_says_what_was_known_of_the_slaves_memory_and_whether_its_box_was_rebooted() {
+fn a_receipt_tells_the_state_of_the_slaves_store_and_whether_its_box_was_rebooted() {
     let mut world = World::new(1);
     let last = |world: &World| {
         let receipt = world.master_disk.receipts.last().unwrap();
@@ -243,7 +243,7 @@ fn a_receipt_says_what_was_known_of_the_slaves_memory_and_whether_its_box_was_re
 }
 
 #[test]
-fn the_orders_of_records_are_fetched_before_the_records_are_judged() {
+fn the_orders_of_records_are_loaded_before_the_records_are_judged() {
     let mut world = World::new(1);
     let order = world.order("mill");
     let (id, spec) = (order.id, order.spec.clone());
@@ -275,7 +275,7 @@ fn a_slave_hears_nothing_that_comes_on_another_link_or_of_another_session() {
     world.slave_event(0, slave::Event::LinkClosed { link });
     assert_eq!(agent(&world).link, slave::Link::Down);
 
-    // In the handshake it is no other.
+    // The same in the handshake.
     let challenge = challenge(&world);
     let refuse =
         || Message::Refuse(Refuse { code: CloseCode::Revoked, text: String::new(), retry_after_ms: None });
@@ -328,7 +328,7 @@ fn after_a_restore_the_masters_decision_about_a_slave_is_newer_than_any_that_the
 }
 
 #[test]
-fn a_slave_is_doubted_by_only_if_it_has_seen_more_than_it_was_told() {
+fn a_slave_doubts_a_master_only_if_it_has_seen_a_later_commit() {
     for (ahead, doubted) in [(0, false), (1, true)] {
         let mut seat = Seat::of(&mut World::new(1));
         let binding = seat.binding(seat.state.node.epoch, ahead);
@@ -373,13 +373,13 @@ fn a_hello_is_of_the_session_that_its_frame_names() {
 }
 
 #[test]
-fn a_memory_that_went_back_is_asked_for_everything_that_it_holds() {
+fn a_store_that_went_back_is_asked_for_all_its_jobs() {
     let (mut world, job) = running();
     let known = world.job(job);
     let report = known.report.clone().unwrap();
     let mut seat = Seat::of(&mut world);
     let row = Row { generation: known.generation, ..row_of(&report) };
-    // It says the session again that it has had.
+    // The slave repeats a session number.
     let session = seat.state.slaves[&seat.key].session;
     let first = Hello { rows: vec![row], session, ..seat.hello() };
     let effects = seat.say_hello(OLDER, first);
@@ -388,7 +388,7 @@ fn a_memory_that_went_back_is_asked_for_everything_that_it_holds() {
 }
 
 #[test]
-fn a_job_that_only_an_old_memory_knows_is_not_lost_and_waits_for_a_person() {
+fn a_job_that_only_an_old_store_knows_is_not_lost_and_waits_for_a_person() {
     let (mut seat, report) = runs();
     let (row, record) = unheard_of(&report, &seat, State::Uncertain);
     let session = seat.state.slaves[&seat.key].session;
@@ -402,7 +402,7 @@ fn a_job_that_only_an_old_memory_knows_is_not_lost_and_waits_for_a_person() {
     assert_eq!((adopted.state, adopted.holder), (State::Uncertain, Some(seat.key)));
 }
 
-/// A slave that has done a job, told and forgotten it, and that has introduced itself; and what the recent outcomes has of the job.
+/// A slave that has done, reported and forgotten a job, and has sent its Hello; and its recent outcome of the job.
 fn introduced(binding: Option<MasterBinding>) -> (slave::Slave, slave::Now, Record) {
     let mut world = World::new(1);
     placed(&mut world, |_| {});
@@ -440,7 +440,7 @@ fn welcome_to(
 }
 
 #[test]
-fn that_a_master_has_heard_of_the_outcomes_is_believed_only_when_it_has_said_something() {
+fn outcomes_count_as_received_only_after_the_master_has_sent_something() {
     for (before, empty, commit, owed) in [
         (Some(binding(1, 5)), false, 9, None),
         (Some(binding(1, 0)), false, 0, Some(Commit(9))),
@@ -463,14 +463,14 @@ fn that_a_master_has_heard_of_the_outcomes_is_believed_only_when_it_has_said_som
 }
 
 #[test]
-fn a_welcome_of_an_older_epoch_is_not_taken() {
+fn a_welcome_of_an_older_epoch_is_ignored() {
     let (state, now, _) = introduced(Some(binding(2, 5)));
     let step = welcome_to(state, now, binding(1, 9), vec![]);
     assert_eq!((step.state.link, step.state.node.binding), (slave::Link::Down, Some(binding(2, 5))));
 }
 
 #[test]
-fn who_is_admitted_by_another_master_binds_to_it_and_begins_anew() {
+fn a_slave_that_another_master_admits_binds_to_it_with_a_new_binding() {
     let (state, now, _) = introduced(Some(MasterBinding { master: MasterId([8; 16]), ..binding(2, 5) }));
     let mode = state.node.operating_mode.mode;
     let after = welcome_to(state, now, binding(1, 9), vec![]).state;
@@ -483,7 +483,7 @@ fn who_is_admitted_by_another_master_binds_to_it_and_begins_anew() {
 }
 
 #[test]
-fn nobody_is_asked_about_what_the_slave_remembers() {
+fn a_person_is_not_asked_about_a_job_among_the_recent_outcomes() {
     let told = |attempt_off: u32, other_job: bool, verdict: Verdict, held: bool| {
         let (mut state, now, record) = introduced(Some(binding(1, 5)));
         let job = if other_job { JobId([0xaa; 16]) } else { record.report.job };
@@ -512,7 +512,7 @@ fn nobody_is_asked_about_what_the_slave_remembers() {
 }
 
 #[test]
-fn a_slave_remembers_the_newest_outcomes_as_many_as_fit() {
+fn as_many_of_the_newest_outcomes_are_kept_as_fit() {
     let mut world = World::new(1);
     let mut done = |bytes: usize| {
         let job = placed(&mut world, |order| {
@@ -527,7 +527,7 @@ fn a_slave_remembers_the_newest_outcomes_as_many_as_fit() {
     let counted: Vec<_> = (0..slave::RECENT_OUTCOMES + 3).map(|_| done(10)).collect();
     assert_eq!(counted[..slave::RECENT_OUTCOMES], (1..=slave::RECENT_OUTCOMES).collect::<Vec<_>>());
     assert_eq!(counted[slave::RECENT_OUTCOMES..], [slave::RECENT_OUTCOMES; 3]);
-    // Large ones push out the small ones, and then each other.
+    // Large outcomes push out the small ones, and then each other.
     let large = slave::RECENT_OUTCOMES_BYTES / 2 - 1_000;
     let counted: Vec<_> = (0..4).map(|_| done(large)).collect();
     assert_eq!(counted, [slave::RECENT_OUTCOMES, slave::RECENT_OUTCOMES, 2, 2]);

@@ -1,5 +1,5 @@
-//! The rules at their edges: the last moment, the last place in a list, the one more that is too many. Mutants of the
-//! rules (`harness mutants`) show that these can fail.
+//! The rules at their limits: the last millisecond, the last place in a list, one more than allowed. Mutants of the
+//! rules (`harness mutants`) show that these tests can fail.
 #![cfg(test)]
 
 mod admission;

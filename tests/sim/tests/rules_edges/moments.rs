@@ -1,4 +1,4 @@
-//! Deadlines, windows and clocks: the last millisecond, and who wakes for it.
+//! Deadlines, windows and clocks: the last millisecond, and when a node wakes.
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, OnInterrupt, State};
@@ -12,7 +12,7 @@ use reloop_sim::world::{Machine, World};
 
 use crate::stage::*;
 
-/// In how many milliseconds the slave has something to do, and what.
+/// The slave's next deadline in milliseconds from now, and its reason.
 fn due(world: &World) -> Option<(u64, Why)> {
     let now = world.slave_now(0);
     let next = slave::next_deadline(agent(world), now);
@@ -37,7 +37,7 @@ fn a_slave_wakes_for_a_start_when_its_time_comes_and_not_before() {
 }
 
 #[test]
-fn a_slave_wakes_for_the_first_of_several_moments() {
+fn a_slave_wakes_for_the_earliest_of_several_deadlines() {
     let mut world = World::new(1);
     for (at, window) in [(50_000, None), (40_000, None), (45_000, Some(90_000))] {
         let (at, window) = (later(&world, at), window.and_then(|ms| later(&world, ms)));
@@ -100,7 +100,7 @@ fn a_slave_wakes_once_for_work_that_runs_too_long() {
 }
 
 #[test]
-fn a_machine_that_does_not_say_what_it_did_is_waited_for_only_so_long() {
+fn the_wait_for_a_machines_answer_is_limited() {
     let (mut world, job) = running();
     silence_machine(&mut world);
     assert_eq!(due(&world), Some((PROBE_PATIENCE.0, Why::Probe)));
@@ -113,7 +113,7 @@ fn a_machine_that_does_not_say_what_it_did_is_waited_for_only_so_long() {
 }
 
 #[test]
-fn every_waking_has_its_words() {
+fn every_deadline_has_a_description() {
     let whys = [Why::NotBefore, Why::Deadline, Why::Release, Why::MaxRuntime, Why::Probe];
     let words: std::collections::BTreeSet<_> = whys.iter().map(|why| why.text()).collect();
     assert_eq!(words.len(), whys.len());
@@ -180,8 +180,8 @@ fn a_box_that_was_rebooted_out_of_reach_tells_time_by_its_wall_clock_as_the_mast
 }
 
 #[test]
-fn what_a_machine_says_of_the_time_without_contact_is_told_in_the_masters_time() {
-    // Its wall clock is an hour ahead; it names the moment by that clock, and the box has not been rebooted since.
+fn times_of_a_machine_without_contact_are_reported_in_the_masters_time() {
+    // Its wall clock is an hour ahead; the fact's time is by that clock, and the box has not been rebooted since.
     let mut world = World::new(1);
     world.boxes[0].wall_off = 3_600_000;
     world.cut(0);
@@ -223,7 +223,8 @@ fn a_release_lets_a_job_start_in_its_last_millisecond() {
     }
 }
 
-/// A job that waits for its time behind a long one; the slave is off when that comes if `missed`, and is there if not.
+/// A job that waits for its time behind a long one; when its time comes the slave is down if `missed`, and up
+/// otherwise.
 fn had_its_time(missed: bool) -> (World, JobId) {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = 100_000;
@@ -248,7 +249,7 @@ fn plan(world: &mut World, job: JobId, in_ms: Option<i64>, late: Late) {
 }
 
 #[test]
-fn what_is_planned_anew_has_not_been_missed() {
+fn a_job_that_is_rescheduled_has_not_missed_its_start() {
     for missed in [false, true] {
         for (in_ms, waits_for) in [(Some(100_000), WaitingFor::Time), (None, WaitingFor::Turn)] {
             let (mut world, job) = had_its_time(missed);
@@ -262,7 +263,7 @@ fn what_is_planned_anew_has_not_been_missed() {
 }
 
 #[test]
-fn a_time_that_came_before_a_job_was_planned_anew_is_not_the_new_one() {
+fn a_start_time_from_before_a_reschedule_is_not_the_new_one() {
     let (mut world, job) = had_its_time(false);
     plan(&mut world, job, Some(100_000), Late::Hold);
     world.pass(50_000);
@@ -277,7 +278,7 @@ fn a_time_that_came_before_a_job_was_planned_anew_is_not_the_new_one() {
 }
 
 #[test]
-fn a_missed_start_follows_the_newest_word_about_late_ones_when_the_agent_starts_again() {
+fn after_a_restart_of_the_agent_a_missed_start_follows_the_newest_late_rule() {
     for (late, state) in
         [(Late::Hold, State::Accepted), (Late::Run, State::Running), (Late::Skip, State::Expired)]
     {
@@ -298,7 +299,7 @@ fn a_missed_start_follows_the_newest_word_about_late_ones_when_the_agent_starts_
 }
 
 #[test]
-fn a_time_that_is_over_ends_no_hold_of_a_missed_start() {
+fn a_start_time_in_the_past_does_not_release_a_missed_start() {
     let mut world = World::new(1);
     let job = deferred(&mut world, 5_000, |order| order.start.late = Late::Hold);
     off_for(&mut world, 70_000);

@@ -1,4 +1,4 @@
-//! What needs a person: all of it is found, counted and named with what ends it.
+//! What needs a person: all of it is found, counted and listed with the command that ends it.
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::State;
@@ -26,7 +26,7 @@ fn needed(world: &World) -> Vec<Needed> {
     all
 }
 
-/// What this job needs, and the command that ends it.
+/// The job's need, and the command that ends it.
 fn need_of(world: &World, job: JobId) -> Option<(Need, String)> {
     let found = needed(world).into_iter().find(|needed| needed.subject == Subject::Job(job))?;
     Some((found.need, found.command))
@@ -36,7 +36,7 @@ fn summary(world: &World, job: JobId) -> String {
     explain(master(world), &world.job(job), world.now()).summary
 }
 
-/// A job at the slave whose start passed while that was off.
+/// A job at the slave whose start passed while the slave was down.
 fn missed() -> (World, JobId) {
     let mut world = World::new(1);
     let job = deferred(&mut world, 5_000, |order| order.start.late = Late::Hold);
@@ -86,7 +86,7 @@ fn a_job_held_by_a_restore_is_listed_with_the_risk_that_it_was_done() {
     assert!(found.need.risk().contains("done twice"), "{}", found.need.risk());
     let why = summary(&world, job);
     assert!(why.contains("a slave may have done it since: `release` lets it start"), "{why}");
-    // A release that came to nothing does not make it harmless.
+    // A release that had no effect does not remove the risk.
     world.command(job, JobCommand::Release { valid: Millis(1) });
     assert_eq!(need_of(&world, job), None);
     world.pass(10);
@@ -119,7 +119,7 @@ fn a_held_job_needs_a_person_until_it_is_released_and_again_when_the_release_lap
 }
 
 #[test]
-fn what_a_job_needs_is_told_by_its_record() {
+fn the_needs_of_a_job_follow_from_its_record() {
     let (world, job) = missed();
     let base = world.job(job);
     let with = |change: &dyn Fn(&mut Job)| {
@@ -153,7 +153,7 @@ fn what_a_job_needs_is_told_by_its_record() {
 }
 
 #[test]
-fn what_a_slave_needs_is_listed_unless_it_was_revoked() {
+fn the_needs_of_a_slave_are_listed_unless_it_was_revoked() {
     let (world, job) = endless_job(|_, _| {});
     let key = world.boxes[0].settings.key;
     let now = world.now();
@@ -205,7 +205,7 @@ fn what_a_slave_needs_is_listed_unless_it_was_revoked() {
 }
 
 #[test]
-fn an_uncertain_job_is_listed_once_and_an_attempt_that_was_given_up_at_its_slave() {
+fn an_uncertain_job_is_listed_once_and_an_uncertain_abandoned_attempt_too() {
     let (world, job) = running();
     let key = world.boxes[0].settings.key;
     let mut state = master(&world).clone();
@@ -257,7 +257,7 @@ fn pages_of_needs_show_each_once_however_many_there_are() {
 }
 
 #[test]
-fn the_words_of_needs_are_words() {
+fn every_need_has_its_own_word() {
     let words: std::collections::BTreeSet<_> = Need::ALL.iter().map(|need| need.name()).collect();
     assert_eq!(words.len(), Need::ALL.len());
     assert!(Need::ALL.is_sorted());
@@ -269,7 +269,7 @@ fn the_words_of_needs_are_words() {
 }
 
 #[test]
-fn a_job_was_witnessed_when_its_slave_last_said_something_of_it() {
+fn a_job_was_observed_when_its_slave_was_last_heard() {
     let mut world = World::new(1);
     let begin = world.now();
     let job = placed(&mut world, |_| {});

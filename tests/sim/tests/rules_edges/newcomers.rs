@@ -1,4 +1,4 @@
-//! Connections of a slave that has one already: each of them is welcomed or closed, whatever becomes of the others.
+//! New connections of a slave that is connected already: each is welcomed or closed, whatever happens to the others.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ const FIRST: LinkId = LinkId(600);
 const WAITING: LinkId = LinkId(601);
 const LAST: LinkId = LinkId(602);
 
-/// How far the slave's first connection has come when the others are made.
+/// The phase of the slave's first connection when the others are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
     Down,
@@ -22,7 +22,7 @@ enum Link {
     Live,
 }
 
-/// Who says Hello with the slave's key.
+/// Who sends a Hello with the slave's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Caller {
     SameBox,
@@ -42,7 +42,7 @@ const CALLERS: [Caller; 6] = [
     Caller::OfAnotherVersion,
 ];
 
-/// What happens after the last of them has said Hello.
+/// What happens after the last Hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     Answers,
@@ -74,12 +74,12 @@ fn calls(caller: Caller, first: &Hello, number: u64) -> Hello {
     }
 }
 
-/// The connections of one slave, and what the master has said on each.
+/// The connections of one slave, and the master's messages on each.
 struct Calls {
     seat: Seat,
-    /// Those that are open and have said Hello, and that the master has not answered.
+    /// Open connections with a Hello that the master has not answered.
     unanswered: BTreeSet<LinkId>,
-    /// Those that the master waits for: it asked whether they are still there.
+    /// The links that the master has pinged.
     asked: Vec<LinkId>,
     closed: Vec<(LinkId, CloseCode)>,
 }
@@ -112,7 +112,7 @@ impl Calls {
         self.note(&effects);
     }
 
-    /// Closed connections end, and whoever was asked answers or does not.
+    /// Closed connections end, and pinged links answer if `alive`.
     fn come_to_rest(&mut self, alive: bool) {
         let last_heard = self.seat.now;
         while !self.closed.is_empty() || !self.asked.is_empty() {
@@ -169,7 +169,7 @@ fn every_connection_of_a_slave_is_welcomed_or_closed_whoever_else_calls_and_what
 }
 
 #[test]
-fn of_one_box_that_waits_and_calls_again_the_newest_connection_is_the_one_that_waits() {
+fn if_a_waiting_box_connects_again_the_newest_connection_waits() {
     for alive in [true, false] {
         let mut seat = Seat::of(&mut World::new(1));
         let first = seat.hello();
@@ -186,7 +186,7 @@ fn of_one_box_that_waits_and_calls_again_the_newest_connection_is_the_one_that_w
 }
 
 #[test]
-fn who_waits_for_an_older_link_waits_for_the_one_that_takes_its_place() {
+fn a_connection_that_waits_for_an_older_link_waits_for_the_link_that_replaces_it() {
     for alive in [true, false] {
         let mut seat = Seat::of(&mut World::new(1));
         let first = seat.hello();
@@ -196,7 +196,7 @@ fn who_waits_for_an_older_link_waits_for_the_one_that_takes_its_place() {
         let effects = seat.say_hello(LAST, calls(Caller::SameBox, &first, 2));
         assert_eq!(closed(&effects, FIRST), Some(CloseCode::Superseded));
         assert!(welcomed(&effects, LAST).is_some() && is_probed(&effects, LAST));
-        // The answer of the link that has ended says nothing of the other.
+        // The answer of the link that has ended says nothing about the other one.
         let effects = seat.step(master::Event::LinkProbed { link: FIRST, alive: false });
         assert_eq!(effects, vec![]);
         let effects = seat.step(master::Event::LinkProbed { link: LAST, alive });

@@ -1,4 +1,4 @@
-//! What people want of a job that comes too late or contradicts what was said before: it leaves a trace, or is refused.
+//! Commands that come too late or contradict earlier ones leave a flag, or are refused.
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
@@ -16,10 +16,6 @@ fn reschedule(world: &World, not_before: Option<i64>, deadline: Option<i64>) -> 
     JobCommand::Reschedule { not_before: at(not_before), deadline: at(deadline), late: Late::Hold }
 }
 
-fn taken(job: JobId, delivery: Delivery) -> Option<Answer> {
-    Some(Answer::Taken(vec![(job, delivery)]))
-}
-
 fn refusal(answer: Option<Answer>) -> Option<(Refusal, String)> {
     match answer {
         Some(Answer::Refused(refusal, text)) => Some((refusal, text)),
@@ -27,7 +23,7 @@ fn refusal(answer: Option<Answer>) -> Option<(Refusal, String)> {
     }
 }
 
-/// A job for a moment twenty seconds from now, at a slave that is away.
+/// A job with a start in twenty seconds, at a slave that is away.
 fn planned(change: impl FnOnce(&World, &mut reloop_protocol::master::Order)) -> (World, JobId) {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = 60_000;
@@ -58,11 +54,10 @@ fn a_plan_that_came_after_the_start_is_said_to_have_been_overtaken() {
         for ended in [false, true] {
             let (mut world, job) = planned(|_, _| {});
             let command = reschedule(&world, not_before, deadline);
-            assert_eq!(world.command(job, command), taken(job, Delivery::PendingOnReconnect));
+            assert_eq!(world.command(job, command), taken(Delivery::PendingOnReconnect, job));
             assert!(!is_overtaken(&world, job), "nobody knows yet");
             world.pass(if ended { 90_000 } else { 22_000 });
-            world.plug(0);
-            world.settle();
+            reconnect(&mut world, 0);
             let case = (not_before, deadline, ended);
             assert_eq!(world.state(job), if ended { State::Succeeded } else { State::Running }, "{case:?}");
             assert_eq!(is_overtaken(&world, job), overtaken, "{case:?}");
@@ -73,25 +68,22 @@ fn a_plan_that_came_after_the_start_is_said_to_have_been_overtaken() {
 }
 
 #[test]
-fn a_plan_that_its_slave_knew_in_time_is_not_overtaken() {
+fn a_plan_that_reached_its_slave_in_time_is_not_overtaken() {
     let (mut world, job) = planned(|_, _| {});
     let command = reschedule(&world, Some(40_000), None);
     world.command(job, command);
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     world.cut(0);
-    // What is said later is no plan.
+    // A later pause is no plan.
     world.command(job, JobCommand::Pause);
     world.command(job, JobCommand::Resume);
     world.pass(50_000);
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     assert_eq!((world.state(job), is_overtaken(&world, job)), (State::Running, false));
-    // Nor is one that a person's word to start now has gone before.
+    // Nor is a plan that a release has superseded.
     let (mut world, job) = planned(|_, _| {});
     world.command(job, JobCommand::Release { valid: Millis::seconds(600) });
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     assert_eq!((world.state(job), is_overtaken(&world, job)), (State::Running, false));
 }
 
@@ -105,8 +97,7 @@ fn a_longer_window_that_its_slave_did_not_know_when_the_old_one_closed_has_been_
         let command = reschedule(&world, None, deadline);
         world.command(job, command);
         world.pass(40_000);
-        world.plug(0);
-        world.settle();
+        reconnect(&mut world, 0);
         assert_eq!(
             (world.state(job), is_overtaken(&world, job)),
             (State::Expired, overtaken),
@@ -116,12 +107,11 @@ fn a_longer_window_that_its_slave_did_not_know_when_the_old_one_closed_has_been_
 }
 
 #[test]
-fn what_contradicts_a_cancel_on_its_way_is_refused_and_told_what_that_is() {
+fn a_command_that_contradicts_a_pending_cancel_is_refused_with_the_reason() {
     for online in [true, false] {
         let (mut world, job) = planned(|_, _| {});
         if online {
-            world.plug(0);
-            world.settle();
+            reconnect(&mut world, 0);
         }
         let plan = reschedule(&world, Some(3_600_000), None);
         let release = JobCommand::Release { valid: Millis::seconds(600) };
@@ -130,7 +120,7 @@ fn what_contradicts_a_cancel_on_its_way_is_refused_and_told_what_that_is() {
         for command in [plan, release, JobCommand::Pause, JobCommand::Resume] {
             let answer = world.command(job, command);
             if wanted.state.is_ended() {
-                assert_eq!(answer, taken(job, Delivery::TooLate), "{command:?}");
+                assert_eq!(answer, taken(Delivery::TooLate, job), "{command:?}");
                 continue;
             }
             let (why, text) = refusal(answer).expect("it is refused");
@@ -138,13 +128,12 @@ fn what_contradicts_a_cancel_on_its_way_is_refused_and_told_what_that_is() {
             assert!(text.contains("canceled"), "{text}");
             assert_eq!((world.job(job).start, world.job(job).desired), (wanted.start, wanted.desired));
         }
-        world.plug(0);
-        world.settle();
+        reconnect(&mut world, 0);
         assert_eq!(world.state(job), State::Canceled);
     }
 }
 
-/// A job of which its slave can't say how it ended.
+/// An uncertain job.
 fn doubted() -> (World, JobId) {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
@@ -165,7 +154,7 @@ fn of_several_people_who_say_how_a_job_ended_the_first_counts_and_the_others_are
             world.cut(0);
         }
         let delivery = if online { Delivery::Sent } else { Delivery::PendingOnReconnect };
-        assert_eq!(world.command(job, JobCommand::Resolve(End::Succeeded)), taken(job, delivery));
+        assert_eq!(world.command(job, JobCommand::Resolve(End::Succeeded)), taken(delivery, job));
         let others = [
             JobCommand::Resolve(End::Failed),
             JobCommand::Resolve(End::Stopped),
@@ -179,9 +168,8 @@ fn of_several_people_who_say_how_a_job_ended_the_first_counts_and_the_others_are
             assert!(text.contains("succeeded"), "{text}");
         }
         let same = world.command(job, JobCommand::Resolve(End::Succeeded));
-        assert_eq!(same, taken(job, delivery), "who says the same is right too");
-        world.plug(0);
-        world.settle();
+        assert_eq!(same, taken(delivery, job), "who says the same is right too");
+        reconnect(&mut world, 0);
         assert_eq!(world.state(job), State::Succeeded);
         assert!(!is_overtaken(&world, job));
     }
@@ -194,35 +182,27 @@ fn what_a_person_said_of_a_job_that_ended_otherwise_or_works_again_has_been_over
     world.cut(0);
     world.command(job, JobCommand::Resolve(End::Succeeded));
     world.local(0, Local::Resolve { job: None, end: End::Failed }).unwrap().unwrap();
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     assert_eq!((world.state(job), is_overtaken(&world, job)), (State::Failed, true));
-    // The machine has found its voice.
+    // The machine reports again.
     let (mut seat, report) = runs_live();
     drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
     seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
     let resolve = JobCommand::Resolve(End::Failed);
-    seat.step(master::Event::JobsCommanded {
-        request: RequestId(1),
-        jobs: vec![report.job],
-        command: resolve,
-    });
+    drop(seat.commands(report.job, resolve));
     let works = numbered(&report, 12, State::Running);
     let step = shakes(&mut seat, (vec![], vec![]), vec![row_of(&works)], (vec![works], vec![]));
     assert!(step.archived.is_empty());
-    let job = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+    let job = seat.job(report.job);
     assert_eq!((job.state, job.desired), (State::Running, Desired::Run));
     assert!(job.flags.has(Flags::OVERTAKEN));
-    let pause = JobCommand::Pause;
-    let event =
-        master::Event::JobsCommanded { request: RequestId(2), jobs: vec![report.job], command: pause };
-    let effects = seat.step(event);
-    let answer = Answer::Taken(vec![(report.job, Delivery::Sent)]);
-    assert!(effects.contains(&master::Effect::Answer { request: RequestId(2), answer }));
+    let effects = seat.commands(report.job, JobCommand::Pause).effects;
+    let answer = taken(Delivery::Sent, report.job).unwrap();
+    assert!(effects.contains(&master::Effect::Answer { request: RequestId(1), answer }));
 }
 
 #[test]
-fn of_an_attempt_that_was_given_up_the_first_word_of_a_person_counts_too() {
+fn of_an_abandoned_attempt_too_the_first_resolve_counts() {
     for tried_again in [false, true] {
         let (mut world, job) = doubted();
         world.command(job, JobCommand::Abandon);
@@ -231,21 +211,19 @@ fn of_an_attempt_that_was_given_up_the_first_word_of_a_person_counts_too() {
             let second = world.add_slave("second");
             world.boxes[second].machine.length_ms = 60_000;
             world.settle();
-            world.command(job, JobCommand::Retry);
-            world.settle();
+            command(&mut world, job, JobCommand::Retry);
             assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(second)));
         }
         world.swallow(0);
-        assert_eq!(world.command(job, JobCommand::Resolve(End::Failed)), taken(job, Delivery::Sent));
+        assert_eq!(world.command(job, JobCommand::Resolve(End::Failed)), taken(Delivery::Sent, job));
         for end in [End::Succeeded, End::Failed] {
             let (_, text) = refusal(world.command(job, JobCommand::Resolve(end))).expect("it is refused");
             assert!(text.contains("failed"), "{text}");
         }
-        // The word was lost with the link: its slave asks again, and is answered.
+        // The message was lost with the link: the slave asks again, and is answered.
         world.cut(0);
-        world.plug(0);
-        world.settle();
-        assert_eq!(world.command(job, JobCommand::Resolve(End::Succeeded)), taken(job, Delivery::Sent));
+        reconnect(&mut world, 0);
+        assert_eq!(world.command(job, JobCommand::Resolve(End::Succeeded)), taken(Delivery::Sent, job));
         world.settle();
         let job = world.job(job);
         let first = job.earlier.iter().find(|earlier| earlier.attempt.0 == 1);

@@ -1,4 +1,4 @@
-//! A master that was put back: what it has forgotten, and what people say to it.
+//! A restored master: what it has forgotten, and people's commands after a restore.
 
 use reloop_protocol::id::{Attempt, Epoch, Generation, JobId};
 use reloop_protocol::job::State;
@@ -11,7 +11,7 @@ use reloop_sim::world::World;
 
 use crate::stage::*;
 
-/// The first number of a desired state in the second epoch.
+/// The first generation of the second epoch.
 const SECOND_EPOCH: Generation = Generation(65_537);
 
 fn wants(effects: &[master::Effect], link: LinkId) -> Vec<&DesiredState> {
@@ -27,7 +27,7 @@ fn wants(effects: &[master::Effect], link: LinkId) -> Vec<&DesiredState> {
 }
 
 #[test]
-fn a_persons_word_at_a_restored_master_is_newer_than_those_that_it_has_forgotten() {
+fn a_command_at_a_restored_master_is_newer_than_all_that_it_has_forgotten() {
     let reschedule = JobCommand::Reschedule { not_before: None, deadline: None, late: Late::Hold };
     let said = [
         JobCommand::Pause,
@@ -43,7 +43,7 @@ fn a_persons_word_at_a_restored_master_is_newer_than_those_that_it_has_forgotten
         drop(seat.commands(job, command));
         let uttered = if epoch == 1 { known.generation.next() } else { SECOND_EPOCH };
         assert_eq!(seat.job(job).generation, uttered, "{command:?}");
-        // The slave knows four desired states that the master does not.
+        // The slave knows four generations that the master does not.
         let forgotten = Report { generation: Generation(known.generation.0 + 4), ..known.report.unwrap() };
         let first = Hello { rows: vec![row_of(&forgotten)], ..seat.hello() };
         let effects = seat.say_hello(OLDER, first);
@@ -57,7 +57,7 @@ fn a_persons_word_at_a_restored_master_is_newer_than_those_that_it_has_forgotten
 }
 
 #[test]
-fn each_epoch_has_desired_states_of_its_own_until_the_wire_has_no_more() {
+fn each_epoch_has_its_own_range_of_generations() {
     assert_eq!(Generation(3).uttered(Epoch(0)), Generation(4));
     assert_eq!(Generation(3).uttered(Epoch(1)), Generation(4));
     assert_eq!(Generation(3).uttered(Epoch(2)), SECOND_EPOCH);
@@ -67,8 +67,8 @@ fn each_epoch_has_desired_states_of_its_own_until_the_wire_has_no_more() {
     assert_eq!(Generation(3).uttered(Epoch(u32::MAX)), Generation((1 << 30) + 1), "the wire takes 2³¹ − 1");
 }
 
-/// A restored master at which a job was canceled before it was assigned, by all that the master knows; the job, and
-/// what a slave that has had it all along would say.
+/// A restored master that knows a job as canceled before it was assigned; the job, and the report of a slave that had
+/// it all the time.
 fn canceled_in_the_queue() -> (Seat, Job, Report) {
     let (_, report) = runs();
     let mut world = World::new(1);
@@ -83,7 +83,7 @@ fn canceled_in_the_queue() -> (Seat, Job, Report) {
 }
 
 #[test]
-fn of_a_cancel_and_a_forgotten_assignment_the_newer_one_counts() {
+fn of_a_cancel_and_a_forgotten_assignment_the_newer_counts() {
     for (generation, reaches) in [(2, true), (65_536, true), (65_537, false), (65_538, false)] {
         let (mut seat, canceled, report) = canceled_in_the_queue();
         let report = Report { generation: Generation(generation), ..report };
@@ -102,7 +102,7 @@ fn of_a_cancel_and_a_forgotten_assignment_the_newer_one_counts() {
 }
 
 #[test]
-fn what_was_canceled_does_not_start_from_a_forgotten_assignment() {
+fn a_canceled_job_does_not_start_from_a_forgotten_assignment() {
     for generation in [2, 70_000] {
         let (mut seat, canceled, report) = canceled_in_the_queue();
         let report = Report { generation: Generation(generation), state: State::Accepted, ..report };
@@ -146,14 +146,15 @@ fn a_forgotten_retry_goes_on_where_it_waits() {
         let job = seat.state.book.jobs.get(&id).map(|job| (job.state, job.attempt, job.desired));
         let taken_up = (State::Accepted, Attempt(2), Desired::Run);
         assert_eq!(job, goes_on.then_some(taken_up), "{state:?} {slaves_word}");
-        // What was asked of the attempt before was done; of what only the master says, nobody knows.
+        // The cancel of the earlier attempt was carried out; a cancel that only the master knows of may have come too
+        // late.
         let too_late = job.is_some_and(|_| seat.job(id).flags.has(Flags::CANCEL_TOO_LATE));
         assert_eq!(too_late, goes_on && !slaves_word, "{state:?} {slaves_word}");
     }
 }
 
-/// A restored master whose job waits at the second slave, on the link; the first slave, on `OLDER`, says that it has
-/// this of an earlier attempt.
+/// A restored master whose job waits at the second slave, which is connected; the first slave, on `OLDER`, reports this
+/// state of an earlier attempt.
 fn two_of_one(said: Option<State>) -> (Seat, Job, LinkId) {
     let (mut world, job, link) = held_at_the_second();
     let known = world.job(job);
@@ -171,7 +172,7 @@ fn gives_back(seat: &mut Seat, link: LinkId, id: JobId) -> master::Step {
 }
 
 #[test]
-fn an_earlier_attempt_that_speaks_again_is_asked_whether_it_is_still_there() {
+fn the_slave_of_an_earlier_attempt_that_speaks_again_is_asked_whether_it_still_has_it() {
     for (answers, asks_a_person) in [(0, false), (1, true), (2, true)] {
         let (mut seat, known, link) = two_of_one(Some(State::Running));
         let step = gives_back(&mut seat, link, known.id);
@@ -199,7 +200,7 @@ fn an_earlier_attempt_that_speaks_again_is_asked_whether_it_is_still_there() {
 }
 
 #[test]
-fn of_what_nobody_has_reported_nothing_is_said_that_could_begin_it_again() {
+fn an_attempt_without_a_report_is_sent_no_desired_state_that_could_begin_it() {
     let (mut seat, known, link) = two_of_one(Some(State::Uncertain));
     seat.job_mut(known.id).earlier[0].report = None;
     let step = gives_back(&mut seat, link, known.id);
@@ -208,7 +209,7 @@ fn of_what_nobody_has_reported_nothing_is_said_that_could_begin_it_again() {
 }
 
 #[test]
-fn a_cancel_means_every_attempt_of_the_job() {
+fn a_cancel_applies_to_every_attempt_of_the_job() {
     let cancel = Desired::Cancel(CancelMode::SafePoint);
     // The other attempt is known before it is given back, or only later.
     for known_before in [true, false] {
@@ -262,7 +263,7 @@ fn a_success_beside_a_cancel_says_that_the_cancel_came_too_late() {
 }
 
 #[test]
-fn the_next_epoch_comes_after_every_one_that_a_slave_has_obeyed() {
+fn the_next_epoch_is_higher_than_every_one_that_a_slave_has_obeyed() {
     let revoke = |seat: &mut Seat| seat.state.slaves.get_mut(&seat.key).unwrap().enrolled = Enrolled::Revoked;
     for (obeyed, revoked, next) in
         [(1, false, 2), (2, false, 3), (7, false, 8), (7, true, 2), (1001, false, 1002), (1002, false, 2)]
@@ -281,7 +282,7 @@ fn the_next_epoch_comes_after_every_one_that_a_slave_has_obeyed() {
 }
 
 #[test]
-fn a_master_that_nobody_doubts_is_not_confirmed_by_mistake() {
+fn a_restore_is_confirmed_only_if_a_slave_doubts_or_a_person_insists() {
     for (obeyed, ahead, forced, confirmed) in
         [(1, 0, false, false), (1, 0, true, true), (1, 1000, false, true), (2, 0, false, true)]
     {
@@ -331,7 +332,7 @@ fn a_success_that_a_restored_master_knows_is_not_undone_by_a_later_attempt_of_th
 }
 
 #[test]
-fn what_a_revoked_slave_has_seen_of_this_master_is_no_doubt_any_more() {
+fn the_doubt_of_a_slave_ends_when_it_is_revoked() {
     let mut seat = Seat::of(&mut World::new(1));
     let node = seat.state.node;
     let hello = Hello { binding: Some(seat.binding(node.epoch, 1000)), ..seat.hello() };
@@ -345,7 +346,7 @@ fn what_a_revoked_slave_has_seen_of_this_master_is_no_doubt_any_more() {
 }
 
 #[test]
-fn a_question_about_an_attempt_that_nobody_has_is_closed() {
+fn a_question_about_an_attempt_that_no_slave_has_is_closed() {
     for (said, attempt, closed) in [
         (State::Uncertain, 1, true),
         (State::Accepted, 1, true),
@@ -374,7 +375,7 @@ fn a_question_about_an_attempt_that_nobody_has_is_closed() {
 }
 
 #[test]
-fn a_cancel_on_its_way_only_gets_harder() {
+fn a_pending_cancel_only_gets_harder() {
     use CancelMode::{IfNotStarted, Now, SafePoint};
     for (first, second, stands) in [
         (Now, IfNotStarted, Now),
@@ -392,7 +393,7 @@ fn a_cancel_on_its_way_only_gets_harder() {
 }
 
 #[test]
-fn a_machine_that_refused_may_be_asked_more_softly() {
+fn after_a_refused_stop_a_softer_cancel_is_allowed() {
     let (mut seat, report) = runs_live();
     drop(seat.commands(report.job, JobCommand::Cancel(CancelMode::Now)));
     let told = seat.job(report.job).generation;
@@ -404,7 +405,7 @@ fn a_machine_that_refused_may_be_asked_more_softly() {
 }
 
 #[test]
-fn what_a_slave_speaks_of_that_waits_behind_a_link_is_looked_up_when_that_ends() {
+fn jobs_of_a_slave_that_waits_behind_an_older_link_are_loaded_when_that_link_ends() {
     let (mut seat, report) = runs_live();
     let mut copy =
         Hello { rows: vec![row_of(&report)], recent_outcomes: vec![row_of(&report)], ..seat.hello() };

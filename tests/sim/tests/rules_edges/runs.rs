@@ -1,4 +1,4 @@
-//! What belongs to one run and ends with it, what is kept until the machine has answered, and what somebody wanted to end.
+//! What belongs to one run and ends with it, what waits for the machine's answer, and what was to end.
 
 use reloop_protocol::id::Run;
 use reloop_protocol::job::{OnInterrupt, State};
@@ -24,12 +24,10 @@ fn what_was_paused_at_the_machine_and_interrupted_says_who_lets_it_go_on() {
     };
     world.local(0, Local::Pause);
     world.settle();
-    world.reboot(0);
-    world.settle();
+    reboot(&mut world);
     let waits = (State::Accepted, Some(WaitingFor::Operator), Some(ReasonCode::PausedLocally));
     assert_eq!(told(&world), waits);
-    world.command(job, JobCommand::Resume);
-    world.settle();
+    command(&mut world, job, JobCommand::Resume);
     assert_eq!(told(&world), waits);
     world.local(0, Local::Resume);
     world.settle();
@@ -48,7 +46,7 @@ fn a_run_shows_neither_the_progress_nor_the_note_of_the_run_before() {
     world.slave_event(0, slave::Event::Machine { work, fact });
     world.settle();
     assert_eq!(told(&world), (Run(1), Some(300), Some("roughing".to_owned())));
-    // Its machine says by itself that the work is gone, and the agent lives on.
+    // The machine itself reports that the work is gone, while the agent is up.
     world.boxes[0].machine.let_go(work);
     world.slave_event(0, slave::Event::Machine { work, fact: Fact::Probed(Probed::Gone) });
     world.settle();
@@ -56,16 +54,16 @@ fn a_run_shows_neither_the_progress_nor_the_note_of_the_run_before() {
 }
 
 #[test]
-fn what_was_interrupted_begins_again_where_it_began_also_beside_an_idle_machine() {
+fn an_interrupted_job_begins_again_at_its_own_slave_even_if_another_is_idle() {
     let (mut world, job) = endless_job(restartable);
     let urgent = placed(&mut world, |order| order.start.priority = 1);
-    // The other one is begun first, so what was interrupted waits for its turn.
+    // The other job is begun first, so the interrupted one waits for its turn.
     reboot(&mut world);
     assert_eq!((world.state(urgent), world.state(job)), (State::Running, State::Accepted));
     let other = world.add_slave("idle");
     world.settle();
     assert_eq!(world.holder(job), Some(0));
-    // A desired state that crossed the interruption on its way is not followed either.
+    // A desired state that was sent before the interruption was known is not followed either.
     let held = kept(&world, job);
     let desired_state = DesiredState {
         attempt: held.report.attempt,
@@ -88,7 +86,7 @@ fn what_was_interrupted_begins_again_where_it_began_also_beside_an_idle_machine(
 }
 
 #[test]
-fn a_pause_comes_through_when_the_machine_has_begun_or_has_refused_to_stop() {
+fn a_pause_is_repeated_once_the_machine_has_begun_or_has_refused_to_stop() {
     // Refused, because the machine had not begun.
     let mut world = World::new(1);
     world.boxes[0].machine.slow = true;
@@ -99,7 +97,7 @@ fn a_pause_comes_through_when_the_machine_has_begun_or_has_refused_to_stop() {
     world.settle();
     assert_eq!(world.state(job), State::Paused);
     assert!(paused(&world));
-    // Desired_ while it was being stopped.
+    // Paused while it was being stopped.
     let (mut world, job) = endless_job(|_, _| {});
     world.boxes[0].machine.unstoppable = true;
     world.local(0, Local::Stop { now: true });
@@ -148,7 +146,7 @@ fn nothing_is_done_to_a_job_whose_machine_has_not_answered() {
 }
 
 #[test]
-fn a_stop_that_waits_for_the_machine_comes_to_what_the_machine_says() {
+fn the_result_of_a_stop_that_waits_is_the_machines_answer() {
     let stopped = |on_interrupt, probed| {
         let (mut world, job) = endless_job(|_, order| order.spec.on_interrupt = on_interrupt);
         world.boxes[0].machine.silent = true;
@@ -156,7 +154,7 @@ fn a_stop_that_waits_for_the_machine_comes_to_what_the_machine_says() {
         world.revive(0);
         world.local(0, Local::Stop { now: true }).unwrap().unwrap();
         let work = kept(&world, job).work();
-        // It outlives the agent.
+        // It survives a restart of the agent.
         world.kill_agent(0);
         world.revive(0);
         world.acts = Some(vec![]);
@@ -173,7 +171,7 @@ fn a_stop_that_waits_for_the_machine_comes_to_what_the_machine_says() {
 }
 
 #[test]
-fn a_job_that_was_let_go_early_and_interrupted_has_not_missed_its_start() {
+fn a_job_that_was_released_early_and_interrupted_has_not_missed_its_start() {
     let mut world = endless();
     let mut order = world.order("mill");
     restartable(&world, &mut order);
@@ -190,7 +188,7 @@ fn a_job_that_was_let_go_early_and_interrupted_has_not_missed_its_start() {
 }
 
 #[test]
-fn who_lets_a_job_go_on_that_could_not_be_stopped_gives_the_stop_up() {
+fn resuming_a_job_that_could_not_be_stopped_withdraws_the_stop() {
     let (mut world, job) = endless_job(restartable);
     world.boxes[0].machine.unstoppable = true;
     world.local(0, Local::Pause);

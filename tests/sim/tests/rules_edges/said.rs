@@ -1,4 +1,4 @@
-//! What a slave says is checked where it enters: what is not its to say is not taken, and what makes no sense is not shown.
+//! Reports of slaves are checked where they enter: only valid values that a slave may set are stored and shown.
 
 use reloop_protocol::id::{Attempt, Generation, JobId, ReportSeq, Run, Session};
 use reloop_protocol::job::State;
@@ -15,15 +15,15 @@ use std::collections::BTreeMap;
 
 use crate::stage::*;
 
-/// The highest flags there are: all of them, and those that nobody has a name for.
+/// All flags, and all bits without a name.
 const ALL_FLAGS: Flags = Flags(u16::MAX);
 
-/// What a slave may set of them.
+/// The flags that a slave may set.
 const ITS_OWN: [Flags; 4] = [Flags::OVERDUE, Flags::CANCEL_TOO_LATE, Flags::MISSED_START, Flags::INTERRUPTED];
 
 type Change = fn(&mut Report);
 
-/// Every field of a report, with a value that makes no sense or is not the slave's to say.
+/// Every field of a report, with a change to a value that is invalid or that a slave may not set.
 const OF_A_REPORT: [(&str, Change); 14] = [
     ("progress", |report| report.progress = Some(u16::MAX)),
     ("flags", |report| report.flags = ALL_FLAGS),
@@ -47,7 +47,7 @@ const OF_A_REPORT: [(&str, Change); 14] = [
     ("source", |report| report.source = Source::Local),
 ];
 
-/// What is shown of a job makes sense.
+/// Checks that everything that is shown of a job is valid.
 fn makes_sense(job: &Job, now: Time, what: &str) {
     let latest = now.after(Millis::seconds(3600));
     let report = job.report.as_ref().unwrap();
@@ -87,8 +87,7 @@ fn of_every_field_of_a_report_only_what_makes_sense_and_is_the_slaves_to_say_is_
                     shakes(&mut seat, (vec![], vec![]), vec![row], (vec![said], vec![]))
                 };
                 let ended = step.archived.first().cloned();
-                let job =
-                    ended.unwrap_or_else(|| seat.state.book.jobs.get(&report.job).unwrap().into_owned());
+                let job = ended.unwrap_or_else(|| seat.job(report.job));
                 assert_eq!(job.state, state, "{case}: the outcome is not lost for that");
                 makes_sense(&job, seat.now, &case);
                 assert_eq!(master::broken_invariant(&seat.state), None, "{case}");
@@ -98,7 +97,7 @@ fn of_every_field_of_a_report_only_what_makes_sense_and_is_the_slaves_to_say_is_
 }
 
 #[test]
-fn of_every_field_of_a_job_that_is_adopted_only_what_makes_sense_is_taken() {
+fn of_every_field_of_an_adopted_job_only_valid_values_are_taken() {
     for (what, change) in OF_A_REPORT {
         for state in [State::Running, State::Succeeded] {
             let (mut seat, report) = runs();
@@ -110,7 +109,7 @@ fn of_every_field_of_a_job_that_is_adopted_only_what_makes_sense_is_taken() {
             let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![record.clone()]));
             let id = record.report.job;
             let ended = step.archived.iter().find(|job| job.id == id).cloned();
-            let mut job = ended.unwrap_or_else(|| seat.state.book.jobs.get(&id).unwrap().into_owned());
+            let mut job = ended.unwrap_or_else(|| seat.job(id));
             assert!(job.flags.has(Flags::ADOPTED), "{what}");
             job.flags.clear(Flags::ADOPTED);
             makes_sense(&job, seat.now, what);
@@ -130,7 +129,7 @@ fn of_every_field_of_a_job_that_is_adopted_only_what_makes_sense_is_taken() {
 }
 
 #[test]
-fn a_time_that_makes_no_sense_does_not_move_with_every_report() {
+fn an_invalid_time_does_not_move_with_every_report() {
     let (mut seat, report) = runs_live();
     let absurd =
         |count| Report { started_at: Some(Time(i64::MAX)), ..numbered(&report, count, State::Running) };
@@ -140,7 +139,7 @@ fn a_time_that_makes_no_sense_does_not_move_with_every_report() {
     drop(reports(&mut seat, None, absurd(21)));
     let job = seat.state.book.jobs.get(&report.job).unwrap();
     assert_eq!(job.report.as_ref().unwrap().started_at, known);
-    // Nor does one that made sense before the master's clock was set back by hours.
+    // The same for a time that was valid before the master's clock was set back by hours.
     seat.now = Time(seat.now.0 - 36_000_000);
     drop(reports(&mut seat, None, numbered(&report, 22, State::Running)));
     let job = seat.state.book.jobs.get(&report.job).unwrap();
@@ -148,14 +147,14 @@ fn a_time_that_makes_no_sense_does_not_move_with_every_report() {
 }
 
 #[test]
-fn of_another_attempt_too_only_what_makes_sense_is_kept() {
+fn of_another_attempt_too_only_valid_values_are_kept() {
     for (what, change) in OF_A_REPORT {
         let (mut seat, report) = runs_live();
         let mut said = Report { attempt: Attempt(9), ..numbered(&report, 20, State::Running) };
         change(&mut said);
-        let before = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+        let before = seat.job(report.job);
         drop(reports(&mut seat, None, said));
-        let job = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+        let job = seat.job(report.job);
         let now = (job.state, job.attempt, job.last_attempt, &job.report);
         assert_eq!(now, (before.state, before.attempt, before.last_attempt, &before.report), "{what}");
         assert_eq!(job.flags, Flags::CLAIMED, "{what}: attempt 9 was assigned to nobody");
@@ -165,7 +164,7 @@ fn of_another_attempt_too_only_what_makes_sense_is_kept() {
 }
 
 #[test]
-fn a_row_says_how_far_a_job_is_only_if_it_can_be_that_far() {
+fn the_progress_of_a_row_is_taken_only_if_it_is_valid() {
     let (mut seat, report) = runs();
     let row = Row { progress: Some(u16::MAX), ..row_of(&report) };
     drop(shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![])));
@@ -188,7 +187,7 @@ fn is_taken(message: Message) -> bool {
 }
 
 #[test]
-fn a_hello_has_one_row_for_a_job_and_says_only_what_a_slave_can_say() {
+fn a_hello_has_one_row_per_job_and_only_possible_values() {
     let says = |rows: Vec<Row>, recent_outcomes: Vec<Row>| {
         is_taken(Message::Hello(Box::new(Hello { rows, recent_outcomes, ..hello(1, "s") })))
     };
@@ -204,7 +203,7 @@ fn a_hello_has_one_row_for_a_job_and_says_only_what_a_slave_can_say() {
 }
 
 #[test]
-fn an_answer_and_a_refusal_are_within_what_is_asked_for() {
+fn an_answer_and_a_refusal_are_within_the_limits_of_the_question() {
     let answers = |answer| is_taken(Message::Answer(message::Answer { id: 1, answer }));
     let log = |offset, total, length: u32| Reply::Log { offset, total, bytes: vec![0; length as usize] };
     assert!(answers(Reply::Done) && answers(Reply::Refused("x".repeat(limits::TEXT_BYTES))));
@@ -223,7 +222,8 @@ fn an_answer_and_a_refusal_are_within_what_is_asked_for() {
     assert!(!declines(Attempt(limits::COUNT + 1), generation) && !declines(attempt, Generation(u32::MAX)));
 }
 
-/// What a client is told if a slave gives this reply to a question for a job's output, and to one that a person asked.
+/// The client's answer if a slave gives this reply to a request for a job's output, and the answer for a person's
+/// question.
 fn replied(reply: Reply) -> [Option<Answer>; 2] {
     let (mut seat, report) = runs_live();
     let machine = seat.state.slaves[&seat.key].machine.clone().unwrap();
@@ -270,7 +270,7 @@ fn an_answer_of_another_kind_or_beyond_what_was_asked_for_is_an_error_of_the_sla
 }
 
 #[test]
-fn a_machine_that_is_found_working_is_at_most_done() {
+fn the_progress_of_a_machine_that_is_found_working_is_at_most_all_of_it() {
     let mut world = World::new(1);
     let job = placed(&mut world, |_| {});
     let work = world.boxes[0].state.as_ref().unwrap().jobs[&job].work();
@@ -281,7 +281,7 @@ fn a_machine_that_is_found_working_is_at_most_done() {
 }
 
 #[test]
-fn what_a_slave_says_of_itself_is_bounded() {
+fn a_slaves_description_of_itself_is_bounded() {
     let mut seat = Seat::of(&mut World::new(1));
     let labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
     let machine = MachineReport {

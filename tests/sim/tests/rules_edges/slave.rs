@@ -1,4 +1,4 @@
-//! A slave's work: its machine, its people, its memory.
+//! A slave's work: its machine, its people, its store.
 
 use reloop_protocol::id::{Attempt, Generation, JobId, Run};
 use reloop_protocol::job::{End, OnInterrupt, State};
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use crate::stage::*;
 
 #[test]
-fn a_machine_says_what_it_is_doing() {
+fn a_machine_reports_its_activity() {
     let mut world = endless();
     world.boxes[0].settings.release = Release::Ack;
     assert_eq!(machine(&world).activity, Activity::Ready);
@@ -34,7 +34,7 @@ fn a_machine_says_what_it_is_doing() {
 }
 
 #[test]
-fn a_machine_that_failed_at_its_work_says_so_until_somebody_has_looked() {
+fn a_machine_whose_job_failed_is_at_fault_until_a_person_has_cleared_it() {
     let mut world = world_with(|settings| settings.after_failure = AfterFailure::Hold);
     world.boxes[0].machine.fails = true;
     let job = placed(&mut world, |_| {});
@@ -47,19 +47,19 @@ fn a_machine_that_failed_at_its_work_says_so_until_somebody_has_looked() {
 }
 
 #[test]
-fn a_job_on_its_way_into_the_machine_is_being_prepared() {
+fn while_a_job_is_starting_the_machine_is_preparing() {
     let (world, _) = starting();
     assert_eq!(machine(&world).activity, Activity::Preparing);
 }
 
 #[test]
-fn only_the_loss_of_everything_is_total() {
+fn damage_is_total_only_if_everything_is_lost() {
     assert!(Damage { node: true, jobs: 0 }.is_total());
     assert!(!Damage { node: false, jobs: 3 }.is_total());
 }
 
 #[test]
-fn the_progress_of_a_machine_is_at_most_all_of_it_and_its_last_word_stays() {
+fn progress_is_at_most_all_of_it_and_the_last_note_stays() {
     let (mut world, job) = endless_job(|_, _| {});
     let mut tell = |permille, note: Option<&str>| {
         machine_tells(&mut world, job, Fact::Progressed { permille, note: note.map(str::to_owned) });
@@ -72,7 +72,7 @@ fn the_progress_of_a_machine_is_at_most_all_of_it_and_its_last_word_stays() {
 }
 
 #[test]
-fn the_reason_of_a_failure_is_the_machines_word() {
+fn the_text_of_a_failure_is_the_machines() {
     let mut world = World::new(1);
     world.boxes[0].machine.fails = true;
     let failed = placed(&mut world, |_| {});
@@ -105,7 +105,7 @@ fn a_machine_that_has_to_be_cleared_says_so() {
 }
 
 #[test]
-fn a_slave_whose_memory_contradicts_itself_is_found_out() {
+fn the_invariants_notice_a_slave_whose_records_contradict_each_other() {
     let mut world = World::new(1);
     let running = placed(&mut world, |_| {});
     let waiting = placed(&mut world, |_| {});
@@ -172,7 +172,7 @@ fn a_stop_is_as_hard_as_it_was_asked_for_and_is_only_ever_made_harder() {
 }
 
 #[test]
-fn a_slave_takes_work_that_just_fits_and_is_just_in_time() {
+fn a_slave_accepts_the_largest_job_and_the_last_possible_moment() {
     let offered = |specs: &[usize], deadline: Option<i64>| {
         let mut world = World::new(1);
         let now = world.now();
@@ -229,7 +229,7 @@ fn a_slave_takes_work_that_just_fits_and_is_just_in_time() {
 }
 
 #[test]
-fn interrupted_work_has_to_be_cleared_away_unless_it_begins_again_or_nobody_knows() {
+fn after_an_interruption_the_machine_has_to_be_cleared_only_if_the_job_ended() {
     for (policy, stopping, state, cleared) in [
         (OnInterrupt::Hold, false, State::Uncertain, false),
         (OnInterrupt::Fail, false, State::Failed, true),
@@ -257,7 +257,7 @@ fn interrupted_work_has_to_be_cleared_away_unless_it_begins_again_or_nobody_know
 }
 
 #[test]
-fn what_a_machine_was_asked_for_before_a_crash_it_is_asked_for_again_if_it_does_otherwise() {
+fn after_a_crash_a_pause_or_stop_is_repeated_if_the_machine_does_otherwise() {
     for (asked, paused, again) in [
         (Some(true), false, Some(true)),
         (Some(true), true, None),
@@ -297,7 +297,7 @@ fn work_that_ended_in_time_does_not_become_overdue_afterwards() {
     assert_eq!((report.state, report.flags.has(Flags::OVERDUE)), (State::Succeeded, false));
 }
 
-/// The job as it is while the machine is asked whether it has begun it, because it would not.
+/// A job whose machine refused the start and is being asked whether it has begun.
 fn refused_to_start() -> (slave::Slave, slave::Now, JobId, JobId) {
     let (mut state, now, job, waits) = at_work();
     let kept = state.jobs.get_mut(&job).unwrap();
@@ -309,7 +309,7 @@ fn refused_to_start() -> (slave::Slave, slave::Now, JobId, JobId) {
 }
 
 #[test]
-fn a_success_that_somebody_had_wanted_away_says_so_whoever_it_was() {
+fn a_success_after_a_cancel_is_flagged_whoever_canceled() {
     for (by_person, by_master, flagged) in
         [(false, false, false), (true, false, true), (false, true, true), (true, true, true)]
     {
@@ -328,7 +328,7 @@ fn a_success_that_somebody_had_wanted_away_says_so_whoever_it_was() {
 }
 
 #[test]
-fn that_a_machine_knows_nothing_of_a_start_that_it_refused_means_what_the_job_is_by_then() {
+fn after_a_refused_start_the_answer_that_nothing_is_known_depends_on_the_jobs_state() {
     let never = || Fact::Probed(slave::Probed::NeverStarted);
     let (state, now, job, _) = refused_to_start();
     let after = machine_says(state.clone(), now, job, never()).state;
@@ -342,7 +342,7 @@ fn that_a_machine_knows_nothing_of_a_start_that_it_refused_means_what_the_job_is
 }
 
 #[test]
-fn what_waits_while_a_machine_is_being_asked_waits_for_the_machine() {
+fn while_a_machine_is_being_asked_other_jobs_wait_for_it() {
     let waits_for = |state: &slave::Slave, job: JobId| state.jobs[&job].report.waiting_for;
     let (state, now, job, waits) = refused_to_start();
     assert_eq!(waits_for(&state, waits), Some(WaitingFor::Ready));
@@ -352,7 +352,7 @@ fn what_waits_while_a_machine_is_being_asked_waits_for_the_machine() {
 }
 
 #[test]
-fn a_machine_is_asked_only_of_what_it_may_have_and_for_as_long_as_nothing_is_known() {
+fn a_machine_is_asked_only_about_jobs_that_it_may_have_until_it_answers() {
     let (mut state, now, job, _) = at_work();
     state.volatile = slave::Volatile::default();
     let step = slave::step(state, now, agent_started());
@@ -366,7 +366,7 @@ fn a_machine_is_asked_only_of_what_it_may_have_and_for_as_long_as_nothing_is_kno
 }
 
 #[test]
-fn what_is_being_stopped_is_stopped_again_as_hard_when_it_is_found_working() {
+fn a_job_that_was_being_stopped_is_stopped_again_as_hard_when_it_is_found_working() {
     for hard in [false, true] {
         let (state, now, job, _) = at_work();
         let state = person_says(state, now, Local::Stop { now: hard }).state;
@@ -384,7 +384,7 @@ fn what_is_being_stopped_is_stopped_again_as_hard_when_it_is_found_working() {
 }
 
 #[test]
-fn what_nobody_could_say_is_stopped_by_whoever_wanted_it_once_it_is_found_working() {
+fn an_uncertain_job_that_somebody_stopped_is_stopped_once_it_is_found_working() {
     for (stopping, desired, state, reason) in [
         (None, Desired::Run, State::Running, None),
         (Some(CancelMode::Now), Desired::Run, State::Stopping, Some(ReasonCode::StoppedLocally)),
@@ -413,7 +413,7 @@ fn what_nobody_could_say_is_stopped_by_whoever_wanted_it_once_it_is_found_workin
 }
 
 #[test]
-fn a_stop_that_waits_for_the_machines_answer_is_taken_back_by_a_resume_but_not_the_masters_cancel() {
+fn a_resume_takes_back_a_stop_that_waits_for_the_machine_but_not_the_masters_cancel() {
     for (desired, state) in
         [(Desired::Run, State::Running), (Desired::Cancel(CancelMode::Now), State::Stopping)]
     {
@@ -439,7 +439,7 @@ fn a_stop_that_waits_for_the_machines_answer_is_taken_back_by_a_resume_but_not_t
 }
 
 #[test]
-fn who_resolves_at_the_machine_need_not_name_the_only_job_that_is_uncertain() {
+fn resolve_at_the_machine_needs_no_name_for_the_only_uncertain_job() {
     let resolve = |uncertain: usize| {
         let (mut state, now, job, waits) = at_work();
         for id in [job, waits].into_iter().take(uncertain) {
@@ -459,7 +459,7 @@ fn who_resolves_at_the_machine_need_not_name_the_only_job_that_is_uncertain() {
 }
 
 #[test]
-fn a_machine_is_asked_to_pause_once_and_only_what_it_works_at() {
+fn a_machine_is_asked_to_pause_only_once_and_only_a_running_job() {
     let asks = |step: &slave::Step| {
         step.effects.iter().filter(|effect| matches!(effect, slave::Effect::Pause(_))).count()
     };
@@ -477,7 +477,7 @@ fn a_machine_is_asked_to_pause_once_and_only_what_it_works_at() {
 }
 
 #[test]
-fn a_desired_state_that_is_not_followed_is_answered_with_what_is() {
+fn a_desired_state_that_is_not_followed_is_answered_with_the_current_state() {
     for (newer_attempt, older_desired_state, declined) in [(0, 0, false), (0, 1, false), (1, 0, true)] {
         let (world, job) = running();
         let known = world.job(job);

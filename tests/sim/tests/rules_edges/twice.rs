@@ -1,4 +1,4 @@
-//! Two attempts of one job that both came to something: the job says so, and so do the slaves that have them.
+//! Two attempts of one job that both ran: the job is flagged, and so are its slaves shown.
 
 use reloop_protocol::id::{Attempt, Generation, JobId, SlaveKey};
 use reloop_protocol::job::State;
@@ -8,7 +8,7 @@ use reloop_sim::world::World;
 
 use crate::stage::*;
 
-/// Attempt 1 was given up while its slave was away, attempt 2 is with another slave.
+/// Attempt 1 was abandoned while its slave was away, attempt 2 is at another slave.
 fn given_up_and_tried_again(length_ms: i64) -> (World, JobId) {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = 20_000;
@@ -18,15 +18,14 @@ fn given_up_and_tried_again(length_ms: i64) -> (World, JobId) {
     assert_eq!(world.state(job), State::Lost);
     let second = world.add_slave("second");
     world.boxes[second].machine.length_ms = length_ms;
-    world.command(job, JobCommand::Retry);
-    world.settle();
+    command(&mut world, job, JobCommand::Retry);
     assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(second)));
     (world, job)
 }
 
 #[test]
-fn two_that_were_done_are_a_duplicate_whenever_the_master_hears_of_either() {
-    // The first ends before or after the second, and is heard of before, meanwhile or afterwards.
+fn two_attempts_that_were_done_are_a_duplicate_whenever_the_master_hears_of_them() {
+    // The first attempt ends before or after the second, and is reported before, meanwhile or afterwards.
     for length_ms in [10_000, 40_000] {
         for heard_after in [0, 15_000, 30_000, 60_000] {
             let (mut world, job) = given_up_and_tried_again(length_ms);
@@ -44,7 +43,7 @@ fn two_that_were_done_are_a_duplicate_whenever_the_master_hears_of_either() {
 fn two_that_were_done_are_a_duplicate_also_if_the_second_began_after_the_first_was_known_to_be_done() {
     for other_first in [false, true] {
         let (mut seat, report) = runs_live();
-        // Attempt 1 has succeeded elsewhere, and attempt 2 was asked back for that, but has begun meanwhile.
+        // Attempt 1 has succeeded elsewhere, and attempt 2 was recalled for that, but has begun meanwhile.
         let elsewhere = SlaveKey([9; 32]);
         let job = seat.state.book.jobs.get_mut(&report.job).unwrap();
         (job.attempt, job.last_attempt, job.state) = (Attempt(2), Attempt(2), State::Accepted);
@@ -59,9 +58,9 @@ fn two_that_were_done_are_a_duplicate_also_if_the_second_began_after_the_first_w
         job.recalled = other_first.then_some(Generation(job.generation.0));
         let began = Report { attempt: Attempt(2), ..numbered(&report, 20, State::Running) };
         drop(reports(&mut seat, None, began.clone()));
-        let job = seat.state.book.jobs.get(&report.job).unwrap().into_owned();
+        let job = seat.job(report.job);
         assert!(job.state == State::Running && job.flags.has(Flags::DUPLICATE), "{other_first}");
-        // Without that word in between it is the same.
+        // The same without that report in between.
         let step = reports(&mut seat, None, numbered(&began, 21, State::Succeeded));
         assert!(step.archived[0].flags.has(Flags::DUPLICATE));
     }
@@ -76,8 +75,7 @@ fn a_slave_is_shown_with_the_attempt_that_it_works_at_whoever_speaks_for_the_job
     };
     let (mut world, job) = given_up_and_tried_again(5_000);
     assert_eq!((of(&world, 0), of(&world, 1)), (vec![], vec![job]));
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     assert_eq!((of(&world, 0), of(&world, 1)), (vec![job], vec![job]), "both work at it");
     world.pass(6_000);
     assert_eq!(world.state(job), State::Succeeded);

@@ -1,4 +1,4 @@
-//! A machine that cannot begin a job, for a cause of its own: a full disk, a program's file that is missing.
+//! A machine that can't start a job for a cause of its own: a full disk, a missing file.
 
 use reloop_protocol::id::{JobId, Run};
 use reloop_protocol::job::{End, State};
@@ -12,7 +12,8 @@ use reloop_sim::world::{Machine, World};
 
 use crate::stage::*;
 
-/// A job at the only machine, which cannot begin it and proves that; one that refuses is asked for the proof.
+/// A job at the only machine, which can't start it and proves that; if `refuses`, it refuses and is asked for the
+/// proof.
 fn held_back(refuses: bool) -> (World, JobId) {
     let mut world = endless();
     break_down(&mut world, refuses);
@@ -34,7 +35,7 @@ fn not_begun(why: &str) -> Fact {
     Fact::Probed(Probed::NotBegun(why.to_owned()))
 }
 
-/// A job whose machine is being told to begin it, and whose link is cut.
+/// A job whose machine is being told to start it, and whose link is cut.
 fn being_started() -> (slave::Slave, slave::Now, JobId) {
     let (mut state, now, job, _) = at_work();
     let kept = state.jobs.get_mut(&job).unwrap();
@@ -56,7 +57,7 @@ fn what_a_machine_could_not_begin_is_not_missed_when_it_was_given_back_while_the
         (world.on_slave(0, job), agent(&world).jobs[&job].report.run),
         (Some(State::Accepted), Run(1))
     );
-    // Of the intent to start and of the machine's word the master has not heard when it asks the job back.
+    // The master has heard neither of the intent to start nor of the machine's answer when it recalls the job.
     world.add_slave("idle");
     while world.pump_one(1) {}
     assert!(world.job(job).recalled.is_some());
@@ -67,8 +68,7 @@ fn what_a_machine_could_not_begin_is_not_missed_when_it_was_given_back_while_the
         assert!(world.to_master(0));
     }
     world.cut(0);
-    world.plug(0);
-    world.settle();
+    reconnect(&mut world, 0);
     assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running));
 }
 
@@ -92,7 +92,7 @@ fn a_machine_that_cannot_begin_ends_no_job_and_starts_nothing_until_a_person_has
         let explained = master::explain(master, &world.job(job), world.now()).summary;
         assert!(explained.contains("s0") && explained.contains(&needs), "{explained}");
 
-        // That it is mended ends nothing: somebody says so. Neither the agent nor the box forgets.
+        // The repair alone changes nothing: a person has to `clear`. Neither the agent nor the box forgets.
         mend(&mut world);
         restart_agent(&mut world);
         reboot(&mut world);
@@ -157,7 +157,7 @@ fn without_a_master_a_person_at_the_machine_mends_it_and_the_work_begins() {
 
 #[test]
 fn a_desired_state_that_came_while_a_machine_could_not_begin_counts() {
-    // To cancel what has not started: it had not.
+    // Cancel if not started: it had not.
     let (mut state, now, job) = being_started();
     let kept = state.jobs.get_mut(&job).unwrap();
     kept.desired = Desired::Cancel(CancelMode::IfNotStarted);
@@ -167,14 +167,14 @@ fn a_desired_state_that_came_while_a_machine_could_not_begin_counts() {
     assert!(!after.jobs[&job].report.flags.has(Flags::CANCEL_TOO_LATE));
     assert_eq!(after.node.attention, Some(Attention::MachineUnfit));
 
-    // To stop it.
+    // Stop.
     let (state, now, job) = being_started();
     let state = person_says(state, now, Local::Stop { now: true }).state;
     let after = machine_says(state, now, job, not_begun("no room")).state;
     assert_eq!(word(&after, job), (State::Canceled, Some(ReasonCode::StoppedLocally)));
     assert_eq!(after.node.cause.as_deref(), Some("no room"));
 
-    // To pause it: it waits for the person who did.
+    // Pause: it waits for a person to resume it.
     let (state, now, job) = being_started();
     let state = person_says(state, now, Local::Pause).state;
     let after = machine_says(state, now, job, not_begun("no room")).state;
@@ -187,7 +187,7 @@ fn a_desired_state_that_came_while_a_machine_could_not_begin_counts() {
 fn of_a_beginning_that_there_was_not_nothing_is_kept() {
     for (interruptions, kept) in [(0, None), (1, Some(Time(7)))] {
         let (mut state, now, job) = being_started();
-        // It was taken for begun for a moment, or had begun before and was interrupted.
+        // It seemed to have begun for a moment, or had begun before and was interrupted.
         let job_there = state.jobs.get_mut(&job).unwrap();
         job_there.report.state = if interruptions == 0 { State::Running } else { State::Starting };
         job_there.report.started_at = Some(Time(7));

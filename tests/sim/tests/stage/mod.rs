@@ -1,4 +1,4 @@
-//! What the tests of the rules share: how their stories begin, and what can be seen in them.
+//! What the tests of the rules share: starting situations, and what can be observed in them.
 
 #![allow(dead_code, unused_imports, reason = "each test program takes what it needs")]
 
@@ -19,31 +19,29 @@ use reloop_protocol::spec::{Desired, DesiredState, Gate};
 use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, MasterDisk, World};
 
-/// The master's time, so much later.
+/// The master's time plus `ms`.
 pub(crate) fn later(world: &World, ms: i64) -> Option<Time> {
     Some(Time(world.now().0 + ms))
 }
 
-/// Places a plain order.
 pub(crate) fn place(world: &mut World) -> JobId {
     place_as(world, |_| {})
 }
 
-/// Places an order that is not plain.
 pub(crate) fn place_as(world: &mut World, change: impl FnOnce(&mut Order)) -> JobId {
     let mut order = world.order("mill");
     change(&mut order);
     world.place(order)
 }
 
-/// Places an order, and lets it come to rest.
+/// Places an order, and lets everything settle.
 pub(crate) fn placed(world: &mut World, change: impl FnOnce(&mut Order)) -> JobId {
     let job = place_as(world, change);
     world.settle();
     job
 }
 
-/// Places an order for a moment from now, and lets it come to rest.
+/// Places an order with a start in `ms`, and lets everything settle.
 pub(crate) fn deferred(world: &mut World, ms: i64, change: impl FnOnce(&mut Order)) -> JobId {
     let at = later(world, ms);
     let job = placed(world, |order| {
@@ -54,12 +52,11 @@ pub(crate) fn deferred(world: &mut World, ms: i64, change: impl FnOnce(&mut Orde
     job
 }
 
-/// A world of one slave with one job under way.
+/// A world of one slave with one running job.
 pub(crate) fn running() -> (World, JobId) {
     running_as(|_| {})
 }
 
-/// The same, of an order that is not plain.
 pub(crate) fn running_as(change: impl FnOnce(&mut Order)) -> (World, JobId) {
     let mut world = World::new(1);
     let job = placed(&mut world, change);
@@ -74,7 +71,7 @@ pub(crate) fn endless() -> World {
     world
 }
 
-/// The same with one job under way.
+/// The same with one running job.
 pub(crate) fn endless_job(change: impl FnOnce(&World, &mut Order)) -> (World, JobId) {
     let mut world = endless();
     let mut order = world.order("mill");
@@ -99,7 +96,7 @@ pub(crate) fn world_with(change: impl FnOnce(&mut Settings)) -> World {
     world
 }
 
-/// A world of one slave with one job that waits for a person's word.
+/// A world of one slave with one job that has to be released.
 pub(crate) fn held() -> (World, JobId) {
     let mut world = World::new(1);
     let job = placed(&mut world, |order| order.start.gate = Gate::Held);
@@ -107,12 +104,12 @@ pub(crate) fn held() -> (World, JobId) {
     (world, job)
 }
 
-/// A world of one slave whose intent to start is on its disk, and not a word of it has left the slave.
+/// A world of one slave whose intent to start is on its disk, before any effect.
 pub(crate) fn starting() -> (World, JobId) {
     starting_as(|_| {})
 }
 
-/// The same in a world that was prepared.
+/// The same in a prepared world.
 pub(crate) fn starting_as(prepare: impl FnOnce(&mut World)) -> (World, JobId) {
     let mut world = World::new(1);
     prepare(&mut world);
@@ -121,7 +118,7 @@ pub(crate) fn starting_as(prepare: impl FnOnce(&mut World)) -> (World, JobId) {
     (world, job)
 }
 
-/// Attempt 1 is with slave 0, which is away; attempt 2 runs at slave 1, for a minute.
+/// Attempt 1 is at slave 0, which is away; attempt 2 runs at slave 1, for a minute.
 pub(crate) fn two_attempts() -> (World, JobId) {
     let (mut world, job) = running();
     world.cut(0);
@@ -134,43 +131,43 @@ pub(crate) fn two_attempts() -> (World, JobId) {
     (world, job)
 }
 
-/// Moves message after message until this holds.
+/// Moves one message after the other until this holds.
 pub(crate) fn pump_until(world: &mut World, holds: impl Fn(&World) -> bool) {
     while !holds(world) {
         assert!(world.pump(), "it came to rest before that");
     }
 }
 
-/// The link comes back, and everything that it brings.
+/// Reconnects a slave and lets everything settle.
 pub(crate) fn reconnect(world: &mut World, slave: usize) {
     world.plug(slave);
     world.settle();
 }
 
-/// What a person says of a job, and all that comes of it.
+/// Gives a command for a job and lets everything settle.
 pub(crate) fn command(world: &mut World, job: JobId, command: JobCommand) -> Option<Answer> {
     let answer = world.command(job, command);
     world.settle();
     answer
 }
 
-/// A person gives an attempt up and has the job tried again.
+/// Abandons an attempt and retries the job.
 pub(crate) fn give_away(world: &mut World, job: JobId) {
     world.command(job, JobCommand::Abandon);
     world.command(job, JobCommand::Retry);
 }
 
-/// A person lets a job go, for this long.
+/// Releases a job, for this long.
 pub(crate) fn release(world: &mut World, job: JobId, seconds: u64) -> Option<Answer> {
     world.command(job, JobCommand::Release { valid: Millis::seconds(seconds) })
 }
 
-/// The answer to a command that was taken.
+/// The answer to an accepted command.
 pub(crate) fn taken(delivery: Delivery, job: JobId) -> Option<Answer> {
     Some(Answer::Taken(vec![(job, delivery)]))
 }
 
-/// Why a job is as it is, by the slave's word or the master's.
+/// The reason of a job, from the slave's report or the master's record.
 pub(crate) fn reason(world: &World, job: JobId) -> ReasonCode {
     let job = world.job(job);
     job.report.and_then(|report| report.reason).or(job.reason).expect("a reason").code
@@ -181,23 +178,23 @@ pub(crate) fn waits_for(world: &World, job: JobId) -> Option<WaitingFor> {
     world.job(job).report.expect("a report").waiting_for
 }
 
-/// Slave 0 as its rules have it.
+/// The state of slave 0.
 pub(crate) fn agent(world: &World) -> &slave::Slave {
     world.boxes[0].state.as_ref().expect("the agent lives")
 }
 
-/// A job as slave 0 has it.
+/// A job in the state of slave 0.
 pub(crate) fn kept(world: &World, job: JobId) -> &slave::Job {
     &agent(world).jobs[&job]
 }
 
-/// Slave 0's agent dies and starts again.
+/// Kills slave 0's agent and starts it again.
 pub(crate) fn restart_agent(world: &mut World) {
     world.kill_agent(0);
     world.start_agent(0, true);
 }
 
-/// Slave 0's agent is off for so long, and comes back.
+/// Slave 0's agent is down for so long.
 pub(crate) fn off_for(world: &mut World, ms: i64) {
     world.kill_agent(0);
     world.pass(ms);
@@ -205,36 +202,36 @@ pub(crate) fn off_for(world: &mut World, ms: i64) {
     reconnect(world, 0);
 }
 
-/// Slave 0's agent starts again, and its machine answers no question.
+/// Restarts slave 0's agent while its machine answers no probe.
 pub(crate) fn silence_machine(world: &mut World) {
     world.boxes[0].machine.silent = true;
     restart_agent(world);
 }
 
-/// Slave 0's box starts again, and all comes to rest.
+/// Reboots slave 0 and lets everything settle.
 pub(crate) fn reboot(world: &mut World) {
     world.reboot(0);
     world.settle();
 }
 
-/// The master's files are replaced while it is down.
+/// Replaces the master's files while it is down.
 pub(crate) fn put_back_files(world: &mut World, files: MasterDisk) {
     world.kill_master();
     world.master_disk = files;
     world.start_master();
 }
 
-/// A person confirms that the master was restored, whether or not somebody doubts it.
+/// A person confirms a restore, whether or not a slave doubts the master.
 pub(crate) fn confirm_restore(world: &mut World) {
     world.master_event(master::Event::RestoreConfirmed { request: RequestId(0), forced: true });
 }
 
-/// What slave 0 says of its machine.
+/// The machine in slave 0's report.
 pub(crate) fn machine(world: &World) -> MachineReport {
     slave::machine_report(agent(world))
 }
 
-/// The desired state for a job, as the master would say it.
+/// The desired state for a job, as the master would send it.
 pub(crate) fn desired_state(world: &World, job: JobId) -> DesiredState {
     let job = world.job(job);
     DesiredState {
@@ -256,29 +253,28 @@ pub(crate) fn live(world: &World) -> (LinkId, Session) {
     (link, session)
 }
 
-/// The live link of this slave, as the master knows it.
+/// The live link of a slave, as the master knows it.
 pub(crate) fn link_of(world: &World, slave: usize) -> LinkId {
     let key = world.boxes[slave].settings.key;
     world.master.as_ref().expect("the master lives").slaves[&key].live().expect("it is online")
 }
 
-/// A message that comes to a slave.
+/// A message to a slave.
 pub(crate) fn heard(link: LinkId, session: Session, message: Message) -> slave::Event {
     slave::Event::Received { link, session, commit: Commit(0), message, unfit: BTreeMap::new() }
 }
 
-/// A message that comes to the master.
+/// A message to the master.
 pub(crate) fn received(link: LinkId, message: Message) -> master::Event {
     master::Event::Received { link, message }
 }
 
-/// A slave's no to the desired state that the master has for a job.
+/// A slave's decline of the master's desired state for a job.
 pub(crate) fn no_to(job: &master::Job, code: ReasonCode, for_good: bool) -> Declined {
     let reason = Reason::new(code, "no");
     Declined { job: job.id, attempt: job.attempt, generation: job.generation, reason, for_good }
 }
 
-/// The master's Challenge.
 pub(crate) fn challenge(world: &World) -> Challenge {
     let node = world.master.as_ref().expect("the master lives").node;
     let (master, epoch, commit) = (node.id, node.epoch, node.commit);
@@ -305,7 +301,7 @@ pub(crate) fn dialled(world: &World, token: Option<&str>) -> slave::Slave {
     slave::step(agent(world).clone(), world.slave_now(0), event).state
 }
 
-/// What slave 0 says of itself in these effects.
+/// The Hello in these effects.
 pub(crate) fn hello_in(effects: &[Effect]) -> Hello {
     let hello = |effect: &Effect| match effect {
         Effect::Send { message: Message::Hello(hello), .. } => Some((**hello).clone()),
@@ -314,7 +310,7 @@ pub(crate) fn hello_in(effects: &[Effect]) -> Hello {
     effects.iter().find_map(hello).expect("a Hello")
 }
 
-/// What slave 0 does with a message on a link, while it is as it is; it does not get it.
+/// The effects of a message on a link, without changing slave 0.
 pub(crate) fn hears(
     world: &World,
     link: LinkId,
@@ -325,24 +321,24 @@ pub(crate) fn hears(
     (step.state, step.effects)
 }
 
-/// What slave 0 would do with a message on its live link; it does not get it.
+/// The effects of a message on slave 0's live link, without changing it.
 pub(crate) fn would_do(world: &World, message: Message) -> Vec<Effect> {
     let (link, session) = live(world);
     hears(world, link, session, message).1
 }
 
-/// Says this to slave 0 on its live link.
+/// Sends a message to slave 0 on its live link.
 pub(crate) fn say(world: &mut World, message: Message) {
     let (link, session) = live(world);
     world.slave_event(0, heard(link, session, message));
 }
 
-/// How many messages of this kind crossed since the list was cleared.
+/// How many messages of this kind were delivered since the list was cleared.
 pub(crate) fn crossed(world: &World, kind: &str) -> usize {
     world.crossed.iter().filter(|(_, crossed)| *crossed == kind).count()
 }
 
-/// A slave at a job that ends only when it is told to, out of reach of its master; another job waits behind it.
+/// A slave at a job that ends only when it is told to, unreachable for its master; another job waits behind it.
 pub(crate) fn at_work() -> (slave::Slave, slave::Now, JobId, JobId) {
     let (mut world, job) = endless_job(|_, _| {});
     let waits = placed(&mut world, |_| {});
@@ -359,7 +355,7 @@ pub(crate) fn machine_says(state: slave::Slave, now: slave::Now, job: JobId, fac
     slave::step(state, now, slave::Event::Machine { work, fact })
 }
 
-/// What slave 0's machine says of a job, and the slave hears.
+/// Slave 0 receives this fact about a job from its machine.
 pub(crate) fn machine_tells(world: &mut World, job: JobId, fact: Fact) {
     let work = kept(world, job).work();
     world.slave_event(0, slave::Event::Machine { work, fact });
@@ -378,13 +374,13 @@ pub(crate) fn ended_with(end: End, text: &str) -> Fact {
     Fact::Ended(Ended { end, outcome, at: None })
 }
 
-/// What the slave says of a job, and why.
+/// The state and the reason in a slave's report of a job.
 pub(crate) fn word(state: &slave::Slave, job: JobId) -> (State, Option<ReasonCode>) {
     let report = &state.jobs[&job].report;
     (report.state, report.reason.as_ref().map(|reason| reason.code))
 }
 
-/// A job that waits at the second slave until a person lets it go, and that slave's link.
+/// A job that waits at the second slave for a release, and that slave's link.
 pub(crate) fn held_at_the_second() -> (World, JobId, LinkId) {
     let mut world = World::new(1);
     world.add_slave("second");

@@ -1,4 +1,4 @@
-//! A master without a world: what it does at each event.
+//! A master without a world: its effects at each event.
 
 use std::collections::BTreeMap;
 
@@ -47,13 +47,13 @@ pub(crate) fn hello(key: u8, name: &str) -> Hello {
     }
 }
 
-/// A Settled that brings nothing.
+/// An empty Settled.
 pub(crate) fn settled(session: Session) -> Settled {
     let machine = hello(1, "").machine;
     Settled { session, reports: vec![], records: vec![], declined: vec![], machine }
 }
 
-/// A master and nobody else: what it does at each event, without a world that obeys.
+/// A master alone: its effects at each event, without anybody who performs them.
 pub(crate) struct Seat {
     pub(crate) state: master::Master,
     pub(crate) now: Time,
@@ -64,7 +64,7 @@ pub(crate) const OLDER: LinkId = LinkId(500);
 pub(crate) const NEWER: LinkId = LinkId(501);
 
 impl Seat {
-    /// Of a world with one slave, whose link has gone.
+    /// The master of a world with one slave, whose link has ended.
     pub(crate) fn of(world: &mut World) -> Self {
         world.cut(0);
         world.settle();
@@ -78,14 +78,14 @@ impl Seat {
         step.effects
     }
 
-    /// The same with all that comes of it.
+    /// The same with the whole step.
     pub(crate) fn full_step(&mut self, event: master::Event) -> master::Step {
         let step = master::step(self.state.clone(), self.now, event);
         self.state = step.state.clone();
         step
     }
 
-    /// What a person says to the master; its last step.
+    /// Gives a person's command. Returns the last step.
     pub(crate) fn commands(&mut self, job: JobId, command: JobCommand) -> master::Step {
         self.full_step(master::Event::JobsCommanded { request: RequestId(1), jobs: vec![job], command })
     }
@@ -98,13 +98,13 @@ impl Seat {
         self.state.book.jobs.get_mut(&id).unwrap()
     }
 
-    /// What the slave would have obeyed of this epoch, so much later than the master has got.
+    /// The binding of a slave that has obeyed this epoch, so many commits after the master's own.
     pub(crate) fn binding(&self, epoch: Epoch, ahead: u64) -> MasterBinding {
         let (node, incarnation) = (self.state.node, self.state.incarnation());
         MasterBinding { master: node.id, epoch, incarnation, commit: Commit(node.commit.0 + ahead) }
     }
 
-    /// What the slave would say of itself now.
+    /// The slave's next Hello.
     pub(crate) fn hello(&self) -> Hello {
         let slave = &self.state.slaves[&self.key];
         Hello {
@@ -123,7 +123,7 @@ impl Seat {
         self.step(master::Event::HelloReceived { link, hello: Box::new(hello), token: None })
     }
 
-    /// The slave introduces itself on `OLDER`.
+    /// Sends the slave's Hello on `OLDER`.
     pub(crate) fn introduce(&mut self) -> Hello {
         let first = self.hello();
         self.say_hello(OLDER, first.clone());
@@ -134,7 +134,7 @@ impl Seat {
         self.step(received(link, Message::Settled(settled(session))))
     }
 
-    /// Settles on `OLDER` with this of the machine.
+    /// Sends a Settled on `OLDER` with this machine report.
     pub(crate) fn settle_as(&mut self, session: Session, machine: MachineReport) -> Vec<master::Effect> {
         self.step(received(OLDER, Message::Settled(Settled { machine, ..settled(session) })))
     }
@@ -182,7 +182,7 @@ pub(crate) fn is_called_off(effects: &[master::Effect], attempt: Attempt, genera
     })
 }
 
-/// Introduces the slave and settles, with this of the past in reach of the master; its last step.
+/// Sends the slave's Hello and Settled, with these past jobs on the master's disk. Returns the last step.
 pub(crate) fn shakes(
     seat: &mut Seat,
     past: (Vec<master::Job>, Vec<Order>),
@@ -198,7 +198,7 @@ pub(crate) fn shakes(
     seat.full_step(received(OLDER, Message::Settled(settled)))
 }
 
-/// What the master does with a report on the live link, of a job that may be on its disk only.
+/// Sends a report on the live link, about a job that may be only on the master's disk.
 pub(crate) fn reports(seat: &mut Seat, past: Option<&master::Job>, report: Report) -> master::Step {
     seat.step(master::Event::JobsLoaded(past.into_iter().cloned().collect()));
     seat.full_step(received(OLDER, Message::Report(report)))
@@ -215,7 +215,7 @@ pub(crate) fn row_of(report: &Report) -> Row {
     }
 }
 
-/// A master and a job that runs at its slave, with the slave's last word, before any link.
+/// A master and a job that runs at its slave, with the slave's last report, before any link.
 pub(crate) fn runs() -> (Seat, Report) {
     let mut world = World::new(1);
     let job = placed(&mut world, |order| order.slave = Some("s0".to_owned()));
@@ -227,7 +227,7 @@ pub(crate) fn runs() -> (Seat, Report) {
     (seat, report)
 }
 
-/// The same, with a link that is live.
+/// The same, with a live link.
 pub(crate) fn runs_live() -> (Seat, Report) {
     let (mut seat, report) = runs();
     drop(shakes(&mut seat, (vec![], vec![]), vec![row_of(&report)], (vec![], vec![])));
@@ -239,7 +239,7 @@ pub(crate) fn numbered(report: &Report, count: u32, state: State) -> Report {
     Report { seq: ReportSeq { count, ..report.seq }, state, ..report.clone() }
 }
 
-/// What a slave tells of a job that its master does not know.
+/// A slave's row and record of a job that its master does not know.
 pub(crate) fn unheard_of(report: &Report, seat: &Seat, state: State) -> (Row, Record) {
     let known = seat.job(report.job);
     let report = Report { job: JobId([0xcc; 16]), state, ..report.clone() };

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use reloop_rig::process::Master;
-use tokio::task::JoinSet;
 
-use super::intake::{Http, token};
+use super::intake::place_all;
 use super::process::{resident, resident_at_rest, shipped_master};
 use super::report::{Report, Row};
 use super::rules;
@@ -34,23 +33,8 @@ struct Figures {
 }
 
 async fn post(master: &Master, requests: usize, body: &'static str) -> anyhow::Result<f64> {
-    let (addr, token) = (master.addr(), token(master)?);
     let since = Instant::now();
-    let mut clients = JoinSet::new();
-    for client in 0..CLIENTS {
-        let mut http = Http::connect(addr, &token).await?;
-        let share = requests / CLIENTS + usize::from(client < requests % CLIENTS);
-        clients.spawn(async move {
-            for _ in 0..share {
-                let (status, _) = http.post("/v1/orders", None, body).await?;
-                ensure!(status == 201, "an order was answered by {status}");
-            }
-            anyhow::Ok(())
-        });
-    }
-    while let Some(ended) = clients.join_next().await {
-        ended??;
-    }
+    place_all(master, requests, CLIENTS, body).await?;
     Ok(requests as f64 / since.elapsed().as_secs_f64())
 }
 
@@ -115,20 +99,13 @@ pub(super) async fn run(size: usize, rounds: usize, report: &mut Report) -> anyh
     let state = rules::waiting(size);
     let in_rules = (resident(std::process::id())?.saturating_sub(before)) as f64 / size as f64;
     drop(state);
-    report.row(Row {
-        bench: "backlog".to_owned(),
-        what: format!(
-            "bytes of the rules' state for each of {} queued orders of one job",
-            figure(size as f64)
-        ),
-        ours: Sample::of(in_rules),
-        reach: "≤ 300".to_owned(),
-        ..Row::default()
-    });
+    let jobs = figure(size as f64);
+    let what = format!("bytes of the rules' state for each of {jobs} queued orders of one job");
+    report.row(Row::new(what, Sample::of(in_rules), "≤ 300"));
     let short = filled(QUANTITY).await?.master;
     let mut queue = filled(size).await?;
     let each = queue.bytes_each().await?;
-    println!("  {} jobs queued at {} a second", figure(size as f64), figure(queue.rate));
+    println!("  {jobs} jobs queued at {} a second", figure(queue.rate));
     let mut ratios = [(); 2].map(|()| (Sample::default(), Sample::default()));
     for _ in 0..rounds {
         let (few, many) = (measure(&short).await?, measure(&queue.master).await?);
@@ -146,33 +123,19 @@ pub(super) async fn run(size: usize, rounds: usize, report: &mut Report) -> anyh
         starts[1].push(bytes);
     }
     let [seconds, again] = starts;
-    let jobs = figure(size as f64);
     let each_of = "bytes of the master's memory for each of";
     for (what, ours, reach) in [
         (format!("{each_of} {jobs} queued jobs, the database's caches included"), Sample::of(each), "≤ 300"),
         (format!("{each_of} {jobs} queued jobs, when it was started again"), again, "≤ 300"),
         (format!("seconds to start with {jobs} queued jobs"), seconds, "no aim"),
     ] {
-        report.row(Row {
-            bench: "backlog".to_owned(),
-            what,
-            ours,
-            reach: reach.to_owned(),
-            ..Row::default()
-        });
+        report.row(Row::new(what, ours, reach));
     }
     for (what, (theirs, ours)) in
         ["orders placed per second", "jobs placed and begun per second"].iter().zip(ratios)
     {
-        report.row(Row {
-            bench: "backlog".to_owned(),
-            what: format!("{what}, {} queued", figure(size as f64)),
-            ratio: ours.ratio(&theirs),
-            ours,
-            against: "the same with 1,000 queued".to_owned(),
-            theirs,
-            reach: "cost ≤ 1.3 ×, so a ratio of 0.77".to_owned(),
-        });
+        let row = Row::new(format!("{what}, {jobs} queued"), ours, "cost ≤ 1.3 ×, so a ratio of 0.77");
+        report.row(row.beside("the same with 1,000 queued", theirs));
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message};
 use tokio_tungstenite::{WebSocketStream, accept_async_with_config, client_async_with_config};
 
-use super::process::resident;
+use super::process::{all, resident};
 
 /// Long enough for every client of a bench: the kernel drops a connection that does not fit, and the client tries again a
 /// second later.
@@ -163,24 +163,30 @@ pub(super) struct Clients {
 impl Clients {
     /// Connects `size` clients at once, each with one round trip. Returns how long all of them took.
     pub(super) async fn connect(size: usize, addr: SocketAddr) -> anyhow::Result<(Self, Duration)> {
+        Self::connect_with((0..size).map(|_| || PAYLOAD.to_vec()), addr).await
+    }
+
+    async fn connect_with<M>(
+        messages: impl Iterator<Item = M>,
+        addr: SocketAddr,
+    ) -> anyhow::Result<(Self, Duration)>
+    where
+        M: Fn() -> Vec<u8> + Send + Sync + 'static,
+    {
         let since = Instant::now();
         let mut tasks = JoinSet::new();
-        for _ in 0..size {
+        for message in messages {
             tasks.spawn(async move {
                 until_heard(async || {
                     let mut socket = dial(addr).await?;
-                    socket.send(Message::Binary(PAYLOAD.to_vec().into())).await?;
+                    socket.send(Message::Binary(message().into())).await?;
                     socket.next().await.context("no answer")??;
                     Ok(socket)
                 })
                 .await
             });
         }
-        let mut sockets = Vec::with_capacity(size);
-        while let Some(joined) = tasks.join_next().await {
-            sockets.push(joined??);
-        }
-        Ok((Self { _sockets: sockets }, since.elapsed()))
+        Ok((Self { _sockets: all(tasks).await? }, since.elapsed()))
     }
 }
 
@@ -207,25 +213,10 @@ pub(super) fn key_pair() -> anyhow::Result<Ed25519KeyPair> {
 /// Connects a client for each key at once; the server verifies one signature of each, as every handshake that proves a key
 /// has to. Returns how long all of them took.
 pub(super) async fn signed(pairs: Vec<Ed25519KeyPair>, addr: SocketAddr) -> anyhow::Result<Duration> {
-    let since = Instant::now();
-    let mut tasks = JoinSet::new();
-    for pair in pairs {
-        tasks.spawn(async move {
-            until_heard(async || {
-                let mut socket = dial(addr).await?;
-                let proof = [&SIGNED[..], pair.public_key().as_ref(), pair.sign(&PAYLOAD).as_ref()].concat();
-                socket.send(Message::Binary(proof.into())).await?;
-                socket.next().await.context("no answer")??;
-                Ok(socket)
-            })
-            .await
-        });
-    }
-    let mut sockets = Vec::new();
-    while let Some(joined) = tasks.join_next().await {
-        sockets.push(joined??);
-    }
-    Ok(since.elapsed())
+    let proof = |pair: Ed25519KeyPair| {
+        move || [&SIGNED[..], pair.public_key().as_ref(), pair.sign(&PAYLOAD).as_ref()].concat()
+    };
+    Ok(Clients::connect_with(pairs.into_iter().map(proof), addr).await?.1)
 }
 
 /// A local address on which nothing listens.

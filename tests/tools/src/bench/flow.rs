@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::bare;
+use super::process::all;
 use super::report::{Report, Row};
 use super::stats::{Sample, figure};
 use super::storm::{metric, populated};
@@ -49,9 +50,7 @@ async fn echo(size: usize, addr: std::net::SocketAddr) -> anyhow::Result<f64> {
             anyhow::Ok(())
         });
     }
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
-    }
+    all(tasks).await?;
     Ok(size as f64 * f64::from(REPORTS) / since.elapsed().as_secs_f64())
 }
 
@@ -97,14 +96,7 @@ pub(super) async fn run(size: usize, rounds: usize, report: &mut Report) -> anyh
     }
     swarm.leave().await;
     drop(master);
-    report.row(Row {
-        bench: "flow".to_owned(),
-        what: format!("progress reports per second from {} slaves", figure(size as f64)),
-        ratio: ours.ratio(&theirs),
-        ours,
-        against: "bare echo of frames of that size".to_owned(),
-        theirs,
-        reach: "≥ 0.6".to_owned(),
-    });
+    let what = format!("progress reports per second from {} slaves", figure(size as f64));
+    report.row(Row::new(what, ours, "≥ 0.6").beside("bare echo of frames of that size", theirs));
     Ok(())
 }

@@ -67,22 +67,10 @@ pub(super) async fn run(report: &mut Report) -> anyhow::Result<()> {
             ("wake-ups per second", (wakeups(pid)? - woken) as f64 / seconds, "few"),
         ];
         for (unit, value, reach) in figures {
-            report.row(Row {
-                bench: "footprint".to_owned(),
-                what: format!("agent {what}: {unit}"),
-                ours: Sample::of(value),
-                reach: reach.to_owned(),
-                ..Row::default()
-            });
+            report.row(Row::new(format!("agent {what}: {unit}"), Sample::of(value), reach));
         }
     }
     let size = fs::metadata(binary("reloop-slave"))?.len() as f64 / 1_048_576.0;
-    report.row(Row {
-        bench: "footprint".to_owned(),
-        what: "MiB of the stripped program".to_owned(),
-        ours: Sample::of(size),
-        reach: "≤ 8".to_owned(),
-        ..Row::default()
-    });
+    report.row(Row::new("MiB of the stripped program", Sample::of(size), "≤ 8"));
     Ok(())
 }

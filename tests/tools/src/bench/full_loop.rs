@@ -11,9 +11,9 @@ use anyhow::ensure;
 use reloop_rig::process::Master;
 use tokio::task::JoinSet;
 
-use super::intake::{CONNECTIONS, Http, token};
+use super::intake::{CONNECTIONS, place_all};
 use super::peers::{Peer, Peering, Server};
-use super::process::shipped_master;
+use super::process::{all, shipped_master};
 use super::report::{Report, Row};
 use super::stats::Sample;
 use super::storm::unended;
@@ -31,24 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(super) async fn ours(master: &Master, swarm: &Swarm, jobs: usize) -> anyhow::Result<f64> {
     let begun = || usize::try_from(swarm.counts.begun.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
     let before = begun();
-    let (addr, token) = (master.addr(), token(master)?);
     let since = Instant::now();
-    let left = Arc::new(AtomicUsize::new(jobs));
-    let mut clients = JoinSet::new();
-    for _ in 0..CONNECTIONS {
-        let (mut http, left) = (Http::connect(addr, &token).await?, Arc::clone(&left));
-        clients.spawn(async move {
-            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
-            {
-                let (status, _) = http.post("/v1/orders", None, BODY).await?;
-                ensure!(status == 201, "an order was answered by {status}");
-            }
-            anyhow::Ok(())
-        });
-    }
-    while let Some(ended) = clients.join_next().await {
-        ended??;
-    }
+    place_all(master, jobs, CONNECTIONS, BODY).await?;
     // When all have begun on a machine and none is live any more, the master has every outcome.
     while begun() - before < jobs || unended(master).await? > 0 {
         ensure!(since.elapsed() < PATIENCE, "{} of {jobs} jobs have begun", begun() - before);
@@ -84,17 +68,13 @@ async fn theirs(server: &Server, jobs: usize) -> anyhow::Result<f64> {
             anyhow::Ok(())
         });
     }
-    while let Some(ended) = clients.join_next().await {
-        ended??;
-    }
+    all(clients).await?;
     while done.load(Ordering::Relaxed) < jobs {
         ensure!(since.elapsed() < PATIENCE, "the queue does not come to its end");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let took = since.elapsed();
-    while let Some(ended) = workers.join_next().await {
-        ended??;
-    }
+    all(workers).await?;
     Ok(jobs as f64 / took.as_secs_f64())
 }
 
@@ -106,7 +86,7 @@ pub(super) async fn run(jobs: usize, rounds: usize, report: &mut Report) -> anyh
     for peer in [Peer::Beanstalkd, Peer::Redis] {
         match Server::start(peer).await? {
             Some(server) => servers.push((server, Sample::default())),
-            None => report.left_out("loop", peer),
+            None => report.left_out(peer),
         }
     }
     let mut figures = Sample::default();
@@ -118,15 +98,8 @@ pub(super) async fn run(jobs: usize, rounds: usize, report: &mut Report) -> anyh
     }
     swarm.leave().await;
     for (server, sample) in servers {
-        report.row(Row {
-            bench: "loop".to_owned(),
-            what: format!("jobs per second, order to outcome, {SLAVES} slaves"),
-            ours: figures.clone(),
-            against: server.peer.name().to_owned(),
-            ratio: figures.ratio(&sample),
-            theirs: sample,
-            reach: "ahead".to_owned(),
-        });
+        let what = format!("jobs per second, order to outcome, {SLAVES} slaves");
+        report.row(Row::new(what, figures.clone(), "ahead").beside(server.peer.name(), sample));
     }
     Ok(())
 }

@@ -82,15 +82,10 @@ pub(super) async fn run(size: usize, rounds: usize, report: &mut Report) -> anyh
         let Some((first, theirs)) = rows.first().cloned() else { continue };
         for (size, ours) in rows.into_iter().skip(1) {
             let ratio = Sample::of(ours.median() / theirs.median());
-            report.row(Row {
-                bench: "growth".to_owned(),
-                what: format!("{what}, {} slaves", figure(size as f64)),
-                ours,
-                against: format!("the same, {} slaves", figure(first as f64)),
-                theirs: theirs.clone(),
-                reach: "no more each: ≤ 1".to_owned(),
-                ratio,
-            });
+            let against = format!("the same, {} slaves", figure(first as f64));
+            let what = format!("{what}, {} slaves", figure(size as f64));
+            let row = Row::new(what, ours, "no more each: ≤ 1");
+            report.row(Row { against, theirs: theirs.clone(), ratio, ..row });
         }
     }
     Ok(())

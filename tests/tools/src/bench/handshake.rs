@@ -29,13 +29,7 @@ pub(super) async fn run(report: &mut Report) -> anyhow::Result<()> {
     let whats =
         [("bytes in all, one running and one accepted job", "≤ 600"), ("bytes for each further job", "≤ 64")];
     for ((what, reach), bytes) in whats.into_iter().zip(bytes().await?) {
-        report.row(Row {
-            bench: "handshake".to_owned(),
-            what: what.to_owned(),
-            ours: Sample::of(bytes),
-            reach: reach.to_owned(),
-            ..Row::default()
-        });
+        report.row(Row::new(what, Sample::of(bytes), reach));
     }
     Ok(())
 }

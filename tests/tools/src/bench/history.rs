@@ -74,14 +74,10 @@ pub(super) async fn run(size: usize, rounds: usize, report: &mut Report) -> anyh
     fill(&empty, 1000).await?;
     let since = Instant::now();
     fill(&full, size).await?;
-    println!("  {} jobs placed and ended in {:.0?}", figure(size as f64), since.elapsed());
-    report.row(Row {
-        bench: "history".to_owned(),
-        what: format!("bytes on the disk for each of {} jobs, ended without a pause", figure(size as f64)),
-        ours: Sample::of(stored(&full)? as f64 / size as f64),
-        reach: "no aim".to_owned(),
-        ..Row::default()
-    });
+    let jobs = figure(size as f64);
+    println!("  {jobs} jobs placed and ended in {:.0?}", since.elapsed());
+    let what = format!("bytes on the disk for each of {jobs} jobs, ended without a pause");
+    report.row(Row::new(what, Sample::of(stored(&full)? as f64 / size as f64), "no aim"));
     let mut rows = [(); 3].map(|()| (Sample::default(), Sample::default()));
     for _ in 0..rounds {
         for (which, master) in [&mut empty, &mut full].into_iter().enumerate() {
@@ -97,15 +93,8 @@ pub(super) async fn run(size: usize, rounds: usize, report: &mut Report) -> anyh
         ("milliseconds for a page of 100 jobs", "≤ 2 ×"),
     ];
     for ((what, reach), (theirs, ours)) in whats.into_iter().zip(rows) {
-        report.row(Row {
-            bench: "history".to_owned(),
-            what: format!("{what}, {} ended jobs", figure(size as f64)),
-            ratio: ours.ratio(&theirs),
-            ours,
-            against: "1,000 ended jobs".to_owned(),
-            theirs,
-            reach: reach.to_owned(),
-        });
+        let row = Row::new(format!("{what}, {jobs} ended jobs"), ours, reach);
+        report.row(row.beside("1,000 ended jobs", theirs));
     }
     Ok(())
 }

@@ -29,11 +29,10 @@ use tokio::task::{JoinSet, block_in_place};
 
 use super::bare::{self, free_addr};
 use super::peers::{Peer, Peering, Server};
-use super::process::shipped_master;
+use super::process::{all, shipped_master};
 use super::report::{Report, Row};
 use super::stats::Sample;
 
-/// Concurrent clients.
 pub(super) const CONNECTIONS: usize = 64;
 
 const ROUND: Duration = Duration::from_secs(3);
@@ -150,9 +149,7 @@ where
             anyhow::Ok(())
         });
     }
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
-    }
+    all(tasks).await?;
     Ok(done.load(Ordering::Relaxed) as f64 / since.elapsed().as_secs_f64())
 }
 
@@ -179,7 +176,30 @@ impl Repeat for Putting {
     }
 }
 
-/// The master's admin token.
+/// Places so many orders with this body, over so many connections.
+pub(super) async fn place_all(
+    master: &Master,
+    orders: usize,
+    connections: usize,
+    body: &'static str,
+) -> anyhow::Result<()> {
+    let (addr, token) = (master.addr(), token(master)?);
+    let left = Arc::new(AtomicU64::new(orders as u64));
+    let mut clients = JoinSet::new();
+    for _ in 0..connections {
+        let (mut http, left) = (Http::connect(addr, &token).await?, Arc::clone(&left));
+        clients.spawn(async move {
+            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+            {
+                let (status, _) = http.post("/v1/orders", None, body).await?;
+                ensure!(status == 201, "an order was answered by {status}");
+            }
+            anyhow::Ok(())
+        });
+    }
+    all(clients).await.map(drop)
+}
+
 pub(super) fn token(master: &Master) -> anyhow::Result<String> {
     token_in(&master.data_dir())
 }
@@ -257,7 +277,7 @@ pub(super) async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()
                 Peering::connect(&server).await?.prepare().await?;
                 servers.push((server, Sample::default()));
             }
-            None => report.left_out("intake", peer),
+            None => report.left_out(peer),
         }
     }
     let forgetful = Forgetful::start().await?;
@@ -274,14 +294,9 @@ pub(super) async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()
             sample.push(block_in_place(put)?);
         }
     }
-    let row = |against: &str, theirs: Sample, reach: &str| Row {
-        bench: "intake".to_owned(),
-        what: format!("durable orders per second, {CONNECTIONS} connections"),
-        ours: ours.clone(),
-        against: against.to_owned(),
-        ratio: ours.ratio(&theirs),
-        theirs,
-        reach: reach.to_owned(),
+    let what = format!("durable orders per second, {CONNECTIONS} connections");
+    let row = |against: &str, theirs: Sample, reach: &str| {
+        Row::new(what.clone(), ours.clone(), reach).beside(against, theirs)
     };
     report.row(row("the same master, its store keeps nothing", unstored, "≥ 0.6"));
     report.row(row("the web framework alone, which answers at once", answered, "no aim"));

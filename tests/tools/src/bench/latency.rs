@@ -27,7 +27,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::bare;
 use super::full_loop;
 use super::intake::{Http, token};
-use super::process::shipped_master;
+use super::process::{all, shipped_master};
 use super::report::{Report, Row};
 use super::stats::Sample;
 use super::swarm::{Pace, Swarm};
@@ -236,14 +236,12 @@ pub(super) async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()
         let mut quiet = Sample::default();
         orders(&master, &watch, &mut quiet).await?;
         let stop = Arc::new(AtomicBool::new(false));
-        let mut clients = crowd(&master, most / 2.0, Arc::clone(&stop)).await?;
+        let clients = crowd(&master, most / 2.0, Arc::clone(&stop)).await?;
         let mut loaded = Sample::default();
         orders(&master, &watch, &mut loaded).await?;
         let beside = parts(&master, bare_addr, dir.path()).await?.one_by_one;
         stop.store(true, Ordering::Relaxed);
-        while let Some(ended) = clients.join_next().await {
-            ended??;
-        }
+        all(clients).await?;
         for (from, p50, p99, median) in [
             (&quiet, &mut idle_p50, &mut idle_p99, &mut idle),
             (&loaded, &mut busy_p50, &mut busy_p99, &mut busy),
@@ -277,14 +275,9 @@ pub(super) async fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()
             ["no aim"; 2],
         ),
     ] {
-        let row = |figure: &str, ratio: Sample, reach: &str| Row {
-            bench: "latency".to_owned(),
-            what: format!("{what}: {figure}"),
-            ours: ours.clone(),
-            against: "the sum of the parts alone, ms".to_owned(),
-            theirs: sums.clone(),
-            reach: reach.to_owned(),
-            ratio,
+        let row = |figure: &str, ratio: Sample, reach: &str| {
+            let row = Row::new(format!("{what}: {figure}"), ours.clone(), reach);
+            Row { ratio, ..row.beside("the sum of the parts alone, ms", sums.clone()) }
         };
         report.row(row("median, as a multiple", p50, reach_p50));
         report.row(row("99 %, as a multiple", p99, reach_p99));

@@ -29,22 +29,10 @@ pub(super) async fn run(size: usize, report: &mut Report) -> anyhow::Result<()> 
     let idle = each(resident(pid)?);
     println!("  {size} links: {at_once:.1} KiB each when the last is live, {idle:.1} KiB after {WATCHED:?}");
     swarm.leave().await;
-    report.row(Row {
-        bench: "links".to_owned(),
-        what: format!("KiB each, {} idle links, slave record included", figure(size as f64)),
-        ours: Sample::of(idle),
-        reach: "≤ 12".to_owned(),
-        ..Row::default()
-    });
-    report.row(Row {
-        bench: "links".to_owned(),
-        what: format!(
-            "% of a core for the heartbeats of {} links, above a master without",
-            figure(size as f64)
-        ),
-        ours: Sample::of(busy),
-        reach: "< 2".to_owned(),
-        ..Row::default()
-    });
+    let links = figure(size as f64);
+    let what = format!("KiB each, {links} idle links, slave record included");
+    report.row(Row::new(what, Sample::of(idle), "≤ 12"));
+    let what = format!("% of a core for the heartbeats of {links} links, above a master without");
+    report.row(Row::new(what, Sample::of(busy), "< 2"));
     Ok(())
 }

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::bare::until_heard;
+use super::process::all;
 
 /// The message that waits for each session; as long as that of the bare peer.
 const PAYLOAD: [u8; 100] = [7; 100];
@@ -153,10 +154,7 @@ pub(super) async fn prepare(addr: SocketAddr, size: usize) -> anyhow::Result<()>
             session.await?.close().await
         });
     }
-    while let Some(done) = tasks.join_next().await {
-        done??;
-    }
-    Ok(())
+    all(tasks).await.map(drop)
 }
 
 /// Queues one message for each session.
@@ -182,10 +180,7 @@ pub(super) async fn storm(addr: SocketAddr, size: usize) -> anyhow::Result<Durat
             .await
         });
     }
-    let mut sessions = Vec::with_capacity(size);
-    while let Some(done) = tasks.join_next().await {
-        sessions.push(done??);
-    }
+    let sessions = all(tasks).await?;
     let took = since.elapsed();
     for session in sessions {
         session.close().await?;

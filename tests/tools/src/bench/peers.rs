@@ -30,12 +30,10 @@ pub(super) enum Peer {
     Postgres,
     /// beanstalkd, which syncs its log on each write.
     Beanstalkd,
-    /// mosquitto, with persistence.
     Mosquitto,
 }
 
 impl Peer {
-    /// For the report.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Redis => "Redis, appendfsync always",

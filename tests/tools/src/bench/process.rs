@@ -6,12 +6,22 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use reloop_rig::process::{Master, MasterOptions};
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
 
 /// Linux reports processor time in hundredths of a second (USER_HZ).
 const TICKS: f64 = 100.0;
 
 /// The master returns unused memory to the system every two seconds.
 const REST: Duration = Duration::from_secs(5);
+
+/// Waits for all tasks. Returns their results, or the first error.
+pub(super) async fn all<T: 'static>(mut tasks: JoinSet<anyhow::Result<T>>) -> anyhow::Result<Vec<T>> {
+    let mut results = Vec::with_capacity(tasks.len());
+    while let Some(ended) = tasks.join_next().await {
+        results.push(ended??);
+    }
+    Ok(results)
+}
 
 /// The runtime of this process.
 pub(super) fn runtime() -> std::io::Result<Runtime> {

@@ -8,7 +8,6 @@ use super::stats::Sample;
 /// One result, with that of the peer that was measured beside it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Row {
-    pub(super) bench: String,
     /// What was measured, with its unit.
     pub(super) what: String,
     pub(super) ours: Sample,
@@ -44,6 +43,18 @@ pub(super) struct Curve {
     pub(super) points: Vec<(f64, f64)>,
 }
 
+impl Row {
+    /// A result without a peer.
+    pub(super) fn new(what: impl Into<String>, ours: Sample, reach: &str) -> Self {
+        Self { what: what.into(), ours, reach: reach.to_owned(), ..Self::default() }
+    }
+
+    /// The same beside a peer, for results of which a larger one is better.
+    pub(super) fn beside(self, against: &str, theirs: Sample) -> Self {
+        Self { ratio: self.ours.ratio(&theirs), against: against.to_owned(), theirs, ..self }
+    }
+}
+
 impl Report {
     /// An empty report with the current load.
     pub(super) fn new(bench: &str) -> Self {
@@ -54,7 +65,7 @@ impl Report {
 
     /// Adds and prints a result.
     pub(super) fn row(&mut self, row: Row) {
-        println!("{:<10} {:<70} {:>26}  aim {}", row.bench, row.what, row.ours.to_string(), row.reach);
+        println!("{:<10} {:<70} {:>26}  aim {}", self.bench, row.what, row.ours.to_string(), row.reach);
         if !row.theirs.is_empty() {
             println!("{:<10} {:<70} {:>26}  ratio {}", "", row.against, row.theirs.to_string(), row.ratio);
         }
@@ -73,9 +84,9 @@ impl Report {
     }
 
     /// Notes and prints that a peer is not installed.
-    pub(super) fn left_out(&mut self, bench: &str, peer: Peer) {
+    pub(super) fn left_out(&mut self, peer: Peer) {
         let text = format!("{} is not installed (`apt-get install {}`)", peer.name(), peer.package());
-        println!("{bench:<10} not measured: {text}");
+        println!("{:<10} not measured: {text}", self.bench);
         if !self.left_out.contains(&text) {
             self.left_out.push(text);
         }

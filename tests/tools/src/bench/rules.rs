@@ -22,7 +22,7 @@ use super::report::{Report, Row};
 use super::stats::{Sample, figure};
 
 /// Queued jobs in the master's state beside those that are done.
-pub const STATES: [usize; 3] = [10, 1000, 100_000];
+pub(super) const STATES: [usize; 3] = [10, 1000, 100_000];
 
 /// Jobs from order to outcome for one figure.
 const JOBS: usize = 3000;
@@ -31,7 +31,7 @@ const JOBS: usize = 3000;
 const FACTS: usize = 20_000;
 
 /// Jobs in a slave's state. A slave holds at most 64 that have not ended, so it seldom has more than the largest number.
-pub const SLAVE_STATES: [usize; 3] = [10, 64, 256];
+pub(super) const SLAVE_STATES: [usize; 3] = [10, 64, 256];
 
 const LINK: LinkId = LinkId(1);
 
@@ -68,7 +68,6 @@ pub(super) fn order(number: usize, program: &str) -> Order {
     }
 }
 
-/// A master with an empty state.
 pub(super) fn empty_master() -> Master {
     let settings = master::Settings { enrollment: Enrollment::Open };
     master::recover(settings, MasterId::from_parts(1, 1), [])
@@ -85,7 +84,7 @@ pub(super) fn waiting(orders: usize) -> Master {
     state
 }
 
-fn settings() -> slave::Settings {
+pub(super) fn settings() -> slave::Settings {
     slave::Settings {
         name: "board".to_owned(),
         agent: "1".to_owned(),
@@ -103,7 +102,7 @@ fn settings() -> slave::Settings {
 }
 
 /// A master and a slave on one thread, with the time that each has used.
-pub struct Pair {
+struct Pair {
     master: Option<Master>,
     slave: Option<Slave>,
     clock: u64,
@@ -122,7 +121,7 @@ enum Way {
 
 impl Pair {
     /// A pair with a live link, and `waiting` queued jobs that this slave cannot do.
-    pub fn new(waiting: usize) -> Self {
+    fn new(waiting: usize) -> Self {
         let mut pair = Self {
             master: Some(empty_master()),
             slave: Some(slave::recover(settings(), StoreId::from_parts(1, 1), [])),
@@ -143,7 +142,7 @@ impl Pair {
     }
 
     /// Does one job, from the order to its outcome.
-    pub fn job(&mut self) -> anyhow::Result<()> {
+    fn job(&mut self) -> anyhow::Result<()> {
         self.place(DONE);
         let left = self.master.as_ref().map_or(0, |master| master.book.jobs.len());
         ensure!(left == self.waiting, "{left} jobs are left of {} that nobody can do", self.waiting);
@@ -284,7 +283,7 @@ fn held(number: usize, gate: Gate) -> (JobId, slave::Job) {
 }
 
 /// A slave whose machine reports progress.
-pub struct Working {
+struct Working {
     state: Option<Slave>,
     work: RunKey,
     told: u64,
@@ -292,7 +291,7 @@ pub struct Working {
 
 impl Working {
     /// A slave with one running job and `waiting` held ones.
-    pub fn new(waiting: usize) -> anyhow::Result<Self> {
+    fn new(waiting: usize) -> anyhow::Result<Self> {
         let empty = slave::recover(settings(), StoreId::from_parts(1, 1), []);
         let mut records = vec![Write::Node(empty.node)];
         for number in 0..waiting {
@@ -314,7 +313,7 @@ impl Working {
     }
 
     /// Steps one progress fact.
-    pub fn progress(&mut self) {
+    fn progress(&mut self) {
         let permille = Some((self.told % 1000) as u16);
         let fact = Fact::Progressed { permille, note: None };
         let event = slave::Event::Machine { work: self.work, fact };
@@ -358,15 +357,9 @@ pub(super) fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     ];
     for ((what, sizes), rates) in whats.into_iter().zip([STATES, STATES, SLAVE_STATES]).zip(rates) {
         for (size, rate) in sizes.into_iter().zip(&rates).skip(1) {
-            report.row(Row {
-                bench: "rules".to_owned(),
-                what: format!("steps per second of {what}: {}", figure(size as f64)),
-                ours: rate.clone(),
-                against: format!("the same with {}", sizes[0]),
-                theirs: rates[0].clone(),
-                reach: "cost ≤ 2 ×, so a ratio of 0.5".to_owned(),
-                ratio: rate.ratio(&rates[0]),
-            });
+            let what = format!("steps per second of {what}: {}", figure(size as f64));
+            let row = Row::new(what, rate.clone(), "cost ≤ 2 ×, so a ratio of 0.5");
+            report.row(row.beside(&format!("the same with {}", sizes[0]), rates[0].clone()));
         }
     }
     Ok(())

@@ -128,7 +128,7 @@ impl Beside {
         let broker = Server::start(Peer::Mosquitto).await?;
         match &broker {
             Some(broker) => mqtt::prepare(broker.addr, size).await?,
-            None => report.left_out(&report.bench.clone(), Peer::Mosquitto),
+            None => report.left_out(Peer::Mosquitto),
         }
         Ok(Self { server, broker })
     }
@@ -189,40 +189,21 @@ pub(super) async fn run(sizes: &[usize], rounds: usize, report: &mut Report) -> 
         let (mut master, mut swarm) = populated(*size, 2).await?;
         let storm = measure(&beside, &mut master, &mut swarm, *size, rounds).await?;
         swarm.leave().await;
-        let what = format!("{} slaves reconnect, authenticate and reconcile, seconds", figure(*size as f64));
+        let slaves = figure(*size as f64);
+        let what = format!("{slaves} slaves reconnect, authenticate and reconcile, seconds");
         let mut against = |name: &str, theirs: &Sample, reach: &str| {
-            report.row(Row {
-                bench: "storm".to_owned(),
-                what: what.clone(),
-                ours: storm.ours.clone(),
-                against: name.to_owned(),
-                theirs: theirs.clone(),
-                reach: reach.to_owned(),
-                ratio: theirs.ratio(&storm.ours),
-            });
+            let row = Row::new(what.clone(), storm.ours.clone(), reach).beside(name, theirs.clone());
+            report.row(Row { ratio: theirs.ratio(&storm.ours), ..row });
         };
         against("bare upgrades with one round trip", &storm.bare, "≥ 0.7 of bare");
         against("the same, and one Ed25519 signature made and checked", &storm.signed, "no aim");
         if !storm.mosquitto.is_empty() {
             against(Peer::Mosquitto.name(), &storm.mosquitto, "≥ 2 ×");
         }
-        report.row(Row {
-            bench: "storm".to_owned(),
-            what: format!(
-                "{} slaves: µs of a core at the master for each, its start included",
-                figure(*size as f64)
-            ),
-            ours: storm.cpu,
-            reach: "no aim".to_owned(),
-            ..Row::default()
-        });
-        report.row(Row {
-            bench: "storm".to_owned(),
-            what: format!("{} slaves: longest wait by the median wait", figure(*size as f64)),
-            ours: storm.worst,
-            reach: "≤ 3".to_owned(),
-            ..Row::default()
-        });
+        let what = format!("{slaves} slaves: µs of a core at the master for each, its start included");
+        report.row(Row::new(what, storm.cpu, "no aim"));
+        let what = format!("{slaves} slaves: longest wait by the median wait");
+        report.row(Row::new(what, storm.worst, "≤ 3"));
     }
     Ok(())
 }

@@ -14,9 +14,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use reloop_node::{clock, entropy, link};
 use reloop_protocol::id::{BootId, Commit, SlaveKey, StoreId};
 use reloop_protocol::message::Message;
-use reloop_protocol::slave::{
-    self, AfterFailure, Fact, LATE_TOLERANCE, Link, LinkId, Now, Probed, Release, Slave, TrustClock,
-};
+use reloop_protocol::slave::{self, Fact, Link, LinkId, Now, Probed, Slave};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame, Signature};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
@@ -27,7 +25,7 @@ use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message as WsMessage}
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::bare::key_pair;
-use super::rules::succeeded;
+use super::rules::{settings, succeeded};
 
 const PATH: &str = "/v1/link";
 const SUBPROTOCOL: &str = "reloop.v1";
@@ -35,7 +33,6 @@ const SUBPROTOCOL: &str = "reloop.v1";
 /// When a member's machine ends its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// Never.
     Endless,
     /// As soon as it has begun.
     Instant,
@@ -45,7 +42,6 @@ pub(super) enum Pace {
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) live: AtomicUsize,
-    /// Settled handshakes.
     pub(super) handshakes: AtomicU64,
     /// Bytes sent after the upgrade, WebSocket headers and masks included.
     pub(super) sent: AtomicU64,
@@ -60,7 +56,6 @@ pub(super) struct Counts {
 /// What all members are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
-    /// Disconnect.
     Rest,
     /// Connect and stay connected. The number tells one such order from the next.
     Connect(u64),
@@ -68,7 +63,6 @@ enum Order {
     Leave,
 }
 
-/// Thousands of slaves.
 pub(super) struct Swarm {
     pub(super) counts: Arc<Counts>,
     orders: watch::Sender<Order>,
@@ -132,7 +126,6 @@ impl Swarm {
         }
     }
 
-    /// Disconnects all members.
     pub(super) async fn rest(&self) {
         self.orders.send_replace(Order::Rest);
         while self.counts.live.load(Ordering::Relaxed) > 0 {
@@ -152,7 +145,6 @@ impl Swarm {
         std::mem::take(&mut *waits).into_iter().map(|micros| micros as f64 / 1e6).collect()
     }
 
-    /// Ends all members.
     pub(super) async fn leave(mut self) {
         self.orders.send_replace(Order::Leave);
         while self.tasks.join_next().await.is_some() {}
@@ -167,15 +159,8 @@ impl Member {
             name: format!("swarm-{tag:08x}-{number:05}"),
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             key: SlaveKey(key),
-            programs: vec!["mill".to_owned()],
-            labels: BTreeMap::new(),
             capacity,
-            release: Release::Auto,
-            after_failure: AfterFailure::Release,
-            trust_clock: TrustClock::Never,
-            late_tolerance: LATE_TOLERANCE,
-            max_interruptions: 3,
-            token: None,
+            ..settings()
         };
         let state = slave::recover(settings, StoreId(entropy::random()), []);
         let boot = BootId(entropy::random());

@@ -1,5 +1,5 @@
-//! Looks for a schedule that shows that something is broken. It is a program of its own in the doctored copy of the rules,
-//! so that a break which ends the process ends no more than that.
+//! Searches random schedules for one that fails. It is a separate program in the copy of the rules, because a seeded
+//! bug may end the process.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use reloop_sim::simulation::run;
 
-/// The first of these schedules that breaks, and what it says; none if all of them converge.
+/// The first of these seeds whose schedule breaks an invariant, with the message.
 pub fn first_broken(seeds: Range<u64>) -> Option<(u64, String)> {
     seeds.into_iter().find_map(|seed| {
         let story = || run(seed, 1 + (seed / 20 % 4) as usize, 4 + (seed / 7 % 9) as usize);
@@ -18,8 +18,7 @@ pub fn first_broken(seeds: Range<u64>) -> Option<(u64, String)> {
     })
 }
 
-/// Plays the schedules from one seed up to another, and prints what the first that breaks says. The exit status is 0 if none
-/// does.
+/// Plays the schedules from one seed up to another and prints the first failure. The exit status is 0 if there is none.
 pub fn main() -> ExitCode {
     let number = |at| std::env::args().nth(at).and_then(|text| text.parse().ok()).expect("two numbers");
     std::panic::set_hook(Box::new(|_| {}));

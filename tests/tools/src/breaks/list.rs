@@ -1,31 +1,28 @@
-//! The breaks as text, one paragraph each:
+//! The format of the list of seeded bugs, one paragraph each:
 //!
-//! | a line that begins with | says |
+//! | a line that begins with | contains |
 //! |---|---|
 //! | `#` | a comment |
-//! | `@` | the place of all breaks that follow, as [`Break::place`] has it |
-//! | a name and `: ` | what holds as long as nothing is broken |
-//! | `-` | the source text that is changed |
-//! | `+` | what stands there instead; nothing if there is no such line |
-//! | `=` | a test that notices, as [`Break::caught_by`] has it |
+//! | `@` | the place of all seeded bugs that follow, see [`Break::place`] |
+//! | a name and `: ` | the rule that the bug breaks |
+//! | `-` | the source text to replace |
+//! | `+` | the replacement; without such a line the text is deleted |
+//! | `=` | a test that has to notice, see [`Break::caught_by`] |
 
 use super::Break;
 
 const BREAKS: [&str; 3] =
     [include_str!("list/slave.txt"), include_str!("list/master.txt"), include_str!("list/shells.txt")];
 
-/// Every break.
 pub fn all() -> Vec<Break> {
     BREAKS.into_iter().flat_map(parse).collect()
 }
 
-/// The tests that no break is known for.
+/// The tests for which no seeded bug is known.
 pub fn unbroken() -> Vec<&'static str> {
     parse(include_str!("list/unbroken.txt")).into_iter().flat_map(|gap| gap.caught_by).collect()
 }
 
-/// # Panics
-/// A line is none of those that the table knows.
 pub(super) fn parse(text: &'static str) -> Vec<Break> {
     let mut breaks: Vec<Break> = Vec::new();
     let mut place = "";

@@ -1,4 +1,4 @@
-//! Runs the breaks and tells who noticed.
+//! Runs the tests against each seeded bug and reports which of them notice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -12,24 +12,24 @@ use super::workspace::{self, Programs};
 use super::{Break, RULE_TESTS, SIMULATION, SWITCH};
 use reloop_rig::daemon::kill_processes_of;
 
-/// Schedules that the simulation may try before a break has survived it: as many as the test command tries.
+/// Schedules that are played against one seeded bug: as many as `cargo test` plays.
 const SCHEDULES: u64 = 3_000;
-/// Schedules that show that nothing is found where nothing is broken.
+/// Schedules that have to pass without a seeded bug.
 const SOUND_SCHEDULES: u64 = 300;
-/// More than the slowest rule test or hunt takes on two busy cores.
+/// Longer than the slowest test of the rules or search takes on two busy cores.
 const RULE_PATIENCE: Duration = Duration::from_secs(240);
-/// More than the slowest scenario takes, a few times over.
+/// Several times as long as the slowest scenario takes.
 const PROCESS_PATIENCE: Duration = Duration::from_secs(600);
-/// Between two looks whether a test program has ended.
+/// Poll interval while a test program runs.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Breaks that are tried at a time against the rules: each keeps a core busy.
+/// Seeded bugs tried at the same time without processes: each needs a core.
 const RULE_WORKERS: usize = 2;
-/// Breaks that are tried at a time against processes, which mostly wait.
+/// Seeded bugs tried at the same time with processes, which mostly wait.
 const PROCESS_WORKERS: usize = 3;
-/// How much of a test's last words is shown.
+/// Columns of a failed test's message in the table.
 const WORDS: usize = 110;
 
-/// A break, and one who is to notice it.
+/// A seeded bug and one test that has to notice it.
 #[derive(Debug, Clone)]
 pub struct Row {
     pub name: &'static str,
@@ -40,7 +40,8 @@ pub struct Row {
 }
 
 pub fn table(rows: &[Row]) -> String {
-    let mut lines = vec!["break | caught by | after | it says".to_owned(), "---|---|---|---".to_owned()];
+    let mut lines =
+        vec!["seeded bug | noticed by | after | message".to_owned(), "---|---|---|---".to_owned()];
     lines.extend(rows.iter().map(|row| {
         let by = if row.caught { row.catcher.clone() } else { format!("SURVIVED {}", row.catcher) };
         format!("{} | {by} | {} | {}", row.name, row.after, row.said)
@@ -54,10 +55,7 @@ struct Verdict {
     said: String,
 }
 
-/// Tries these breaks against the tests of the rules and the simulation; first that all of them pass without any.
-///
-/// # Errors
-/// The copy cannot be made or built, or something fails although nothing is broken.
+/// Tries these seeded bugs against the tests of the rules and the schedules, after all of them have passed without one.
 pub fn rules(workspace: &Path, all: &[Break], breaks: &[Break], survey: bool) -> Result<Vec<Row>, String> {
     let programs = build_rules(workspace, all)?;
     let bench = Bench {
@@ -68,7 +66,7 @@ pub fn rules(workspace: &Path, all: &[Break], breaks: &[Break], survey: bool) ->
     bench.sound(breaks.iter().flat_map(Break::rule_tests))?;
     let hunted = bench.hunt(None, SOUND_SCHEDULES)?;
     if hunted.failed {
-        return Err(format!("the simulation finds something where nothing is broken: {}", hunted.said));
+        return Err(format!("a schedule fails without a seeded bug: {}", hunted.said));
     }
     let rows = in_parallel(breaks, RULE_WORKERS, |one| {
         let mut rows = Vec::new();
@@ -102,35 +100,22 @@ pub fn rules(workspace: &Path, all: &[Break], breaks: &[Break], survey: bool) ->
     Ok(rows)
 }
 
-/// Tries these breaks against the tests with real processes; first that all of those pass without any.
-///
-/// # Errors
-/// The copy cannot be made or built, or something fails although nothing is broken.
-pub fn processes(workspace: &Path, all: &[Break], breaks: &[Break], sound: bool) -> Result<Vec<Row>, String> {
+/// Tries these seeded bugs against the tests with real processes, after all of them have passed without one.
+pub fn processes(workspace: &Path, all: &[Break], breaks: &[Break]) -> Result<Vec<Row>, String> {
     let programs = build_whole(workspace, all)?;
     let bench = Bench {
         programs: &programs,
         logs: workspace.join("target/breaks/log/whole"),
         patience: PROCESS_PATIENCE,
     };
-    if sound {
-        bench.sound(breaks.iter().flat_map(Break::process_tests))?;
-    }
+    bench.sound(breaks.iter().flat_map(Break::process_tests))?;
     in_parallel(breaks, PROCESS_WORKERS, |one| bench.tests(one, &one.process_tests()))
 }
 
-/// Makes and builds the doctored copies; both, if neither is asked for alone.
-///
-/// # Errors
-/// A copy cannot be made or built.
-pub fn build(workspace: &Path, all: &[Break], rules: bool, processes: bool) -> Result<(), String> {
-    if !rules {
-        build_whole(workspace, all)?;
-    }
-    if !processes {
-        build_rules(workspace, all)?;
-    }
-    Ok(())
+/// Makes and builds both copies.
+pub fn build(workspace: &Path, all: &[Break]) -> Result<(), String> {
+    build_whole(workspace, all)?;
+    build_rules(workspace, all).map(drop)
 }
 
 fn build_rules(workspace: &Path, all: &[Break]) -> Result<Programs, String> {
@@ -142,7 +127,7 @@ fn build_rules(workspace: &Path, all: &[Break]) -> Result<Programs, String> {
 
 fn build_whole(workspace: &Path, all: &[Break]) -> Result<Programs, String> {
     let copy = workspace::whole(workspace, all).map_err(|error| error.to_string())?;
-    // The nodes, which the scenarios look for beside themselves.
+    // The scenarios look for the nodes' programs in their own directory.
     copy.build(&["build", "-p", "reloop-master", "-p", "reloop-slave", "--bins"])?;
     let mut arguments = vec!["test", "--no-run"];
     let tests: BTreeSet<_> = all.iter().flat_map(Break::process_tests).map(|(program, _)| program).collect();
@@ -152,7 +137,7 @@ fn build_whole(workspace: &Path, all: &[Break]) -> Result<Programs, String> {
     copy.build(&arguments)
 }
 
-/// Does something for each break, some at a time; the rows in the order of the breaks.
+/// Runs `act` for each seeded bug, several at a time. The rows keep the order of the bugs.
 fn in_parallel(
     breaks: &[Break],
     workers: usize,
@@ -184,13 +169,12 @@ fn in_parallel(
     Ok(rows)
 }
 
-/// One line as soon as it is known: the whole takes minutes.
+/// Prints one line per result immediately: the whole run takes minutes.
 fn progress(row: &Row) {
-    let verdict = if row.caught { "caught by" } else { "SURVIVED" };
+    let verdict = if row.caught { "noticed by" } else { "SURVIVED" };
     println!("{}: {verdict} {} after {}: {}", row.name, row.catcher, row.after, row.said);
 }
 
-/// Where test programs are run.
 struct Bench<'a> {
     programs: &'a Programs,
     logs: PathBuf,
@@ -198,7 +182,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// These tests pass while nothing is broken.
+    /// Fails if one of these tests fails without a seeded bug.
     fn sound(&self, tests: impl Iterator<Item = (&'static str, &'static str)>) -> Result<(), String> {
         let mut of_program: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (program, test) in tests {
@@ -208,10 +192,7 @@ impl Bench<'_> {
             let tests: Vec<_> = tests.into_iter().collect();
             for (test, verdict) in self.run_tests(None, program, &tests)? {
                 if verdict.failed {
-                    return Err(format!(
-                        "{program}::{test} fails although nothing is broken: {}",
-                        verdict.said
-                    ));
+                    return Err(format!("{program}::{test} fails without a seeded bug: {}", verdict.said));
                 }
             }
         }
@@ -248,14 +229,14 @@ impl Bench<'_> {
             let listed = Command::new(self.program(program)?).args(["--list", "--format", "terse"]).output();
             let listed = listed.map_err(|error| format!("{program}: {error}"))?;
             let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-            // A survey is made once in the life of a process.
+            // Leaked because [`Row`] holds `&'static str`; a survey runs once per process.
             let text: &'static str = text.leak();
             tests.extend(text.lines().filter_map(|line| Some((*program, line.strip_suffix(": test")?))));
         }
         Ok(tests)
     }
 
-    /// Runs tests of one program with a break, and reads what it prints of each.
+    /// Runs tests of one program with a seeded bug. Returns each test's result.
     fn run_tests(
         &self,
         switch: Option<&str>,
@@ -271,7 +252,7 @@ impl Bench<'_> {
             let failed = text.contains(&format!("test {test} ... FAILED\n"));
             if !passed && !failed {
                 let known = text.contains("running 0 tests");
-                let why = if known { "there is no such test" } else { "it did not come to an end" };
+                let why = if known { "there is no such test" } else { "it did not finish" };
                 return Err(format!("{program}::{test}: {why}; see {}", self.log(switch, program).display()));
             }
             verdicts.push(((*test).to_owned(), Verdict { failed, said: last_words(&text, test) }));
@@ -279,12 +260,12 @@ impl Bench<'_> {
         Ok(verdicts)
     }
 
-    /// Lets the simulation look for a break.
+    /// Plays random schedules with a seeded bug.
     fn hunt(&self, switch: Option<&str>, schedules: u64) -> Result<Verdict, String> {
         let mut command = Command::new(self.program("hunt")?);
         command.args(["0", &schedules.to_string()]);
         let (status, text) = self.run(switch, "hunt", command)?;
-        // The world prints more before its last line.
+        // The message of the failure is the last line.
         let said = text.lines().last().map_or_else(|| format!("\t{status}"), str::to_owned);
         Ok(Verdict { failed: !status.success(), said })
     }
@@ -293,7 +274,7 @@ impl Bench<'_> {
         self.logs.join(format!("{}.{program}.log", switch.unwrap_or("sound")))
     }
 
-    /// Runs a program to its end, with everything that it has started.
+    /// Runs a program to its end, and kills what it has started.
     fn run(
         &self,
         switch: Option<&str>,
@@ -304,13 +285,13 @@ impl Bench<'_> {
         let about = |error: std::io::Error| format!("{}: {error}", log.display());
         fs::create_dir_all(&self.logs).map_err(about)?;
         let file = File::create(&log).map_err(about)?;
-        // What a scenario that fails keeps for a look is of no use here, and would fill the disk.
+        // Failed scenarios keep their directories; nobody looks at these, and they would fill the disk.
         let place = tempfile::tempdir().map_err(about)?;
         for variable in ["RELOOP_SEED", "RELOOP_SIMULATIONS", "RELOOP_TRACE", SWITCH] {
             command.env_remove(variable);
         }
         command.env("TMPDIR", place.path()).env("RUST_BACKTRACE", "0");
-        // The nodes are built with the tests, and not again by each of them.
+        // The nodes were built with the tests: the scenarios must not build them again.
         if let Some(nodes) = Path::new(command.get_program()).parent().and_then(Path::parent) {
             let nodes = nodes.to_owned();
             command.env("RELOOP_BIN_DIR", nodes);
@@ -343,7 +324,7 @@ impl Bench<'_> {
     }
 }
 
-/// What a test that failed said: the line after that of its panic.
+/// The message of a failed test: the line after `panicked at`.
 fn last_words(text: &str, test: &str) -> String {
     let Some((_, own)) = text.split_once(&format!("---- {test} stdout ----")) else { return String::new() };
     let own = own.split_once("\n---- ").map_or(own, |(own, _)| own);

@@ -1,9 +1,9 @@
-//! Rust source as a row of tokens: enough to compare two pieces of it without looking at their formatting.
+//! Splits Rust source into tokens, so that two pieces of it can be compared without their formatting.
 
 use std::ops::Range;
 
-/// The tokens of a piece of Rust source, as ranges of bytes: words, numbers and strings whole, every other character by
-/// itself. White space, comments that fill the rest of a line, and commas before a closing bracket are left out.
+/// The tokens of a piece of Rust source, as ranges of bytes: words, numbers and strings are one token, every other
+/// character is one. White space, line comments, and commas before a closing bracket are left out.
 pub(super) fn of(text: &str) -> Vec<Range<usize>> {
     let bytes = text.as_bytes();
     let mut tokens: Vec<Range<usize>> = Vec::new();
@@ -45,8 +45,8 @@ fn is_of_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii()
 }
 
-/// Where the find's tokens stand in the text, one after the other: ranges of bytes of the text. A comma that ends the find
-/// need not be in the text, where it may be followed by a closing bracket.
+/// Where the find's tokens occur in the text one after the other, as ranges of bytes of the text. A comma at the end of
+/// the find may be missing in the text before a closing bracket.
 pub(super) fn matches(
     text: &str,
     tokens: &[Range<usize>],
@@ -65,8 +65,7 @@ pub(super) fn matches(
     tokens.windows(wanted.len()).filter(is_it).map(|window| window[0].start..end(window[last].end)).collect()
 }
 
-/// The body of the function of this name, from its opening bracket to the closing one. `None` if there is none, or more than
-/// one, of that name.
+/// The body of the function with this name, including its brackets. `None` if there is not exactly one.
 pub(super) fn body(text: &str, tokens: &[Range<usize>], function: &str) -> Option<Range<usize>> {
     let word = |at: usize| tokens.get(at).map(|token| &text[token.clone()]);
     let mut named = (0..tokens.len()).filter(|at| word(*at) == Some("fn") && word(at + 1) == Some(function));

@@ -1,6 +1,6 @@
-//! The doctored copies of the workspace, and what is built from them.
+//! The changed copies of the workspace, and the programs that are built from them.
 //!
-//! Files are written only where they differ, so that a second build is a small one.
+//! A file is written only if it differs, so that a second build is incremental.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,17 +10,17 @@ use std::process::{Command, Stdio};
 
 use super::{Break, SEEDED_FN, SWITCH};
 
-/// The rules' crate root, which gets the switch.
+/// The crate root of the rules, to which the switch is added.
 const RULES_ROOT: &str = "protocol/src/lib.rs";
 
-/// Modules of `reloop-sim` that the rules' tests are made of.
+/// The modules of `reloop-sim` that the tests of the rules need.
 const WORLD: [&str; 2] = ["world", "simulation"];
 
-/// The model check, a module and a test: it needs stateright.
+/// The model check, a module and a test. It is left out where possible, because it needs stateright.
 pub(crate) const MODEL: &str = "model";
 
-/// What a doctored copy of everything differs in beside the breaks: the switch reaches the nodes, and a scenario that
-/// waits for what a break keeps from happening waits for less long than one that only has a busy box under it.
+/// Changes of the whole copy beside the seeded bugs: the switch is passed on to the nodes, and scenarios that wait for
+/// something that a bug prevents give up sooner.
 const ADAPTED: [(&str, &str, &str); 2] = [
     (
         "tests/rig/src/daemon.rs",
@@ -34,20 +34,17 @@ const ADAPTED: [(&str, &str, &str); 2] = [
     ),
 ];
 
-/// A copy and where it is built.
+/// A copy and its target directory.
 #[derive(Debug, Clone)]
 pub struct Doctored {
     pub(crate) root: PathBuf,
     pub(crate) target: PathBuf,
 }
 
-/// A program that was built: its name and where it is.
+/// Programs that were built: name and path.
 pub type Programs = BTreeMap<String, PathBuf>;
 
-/// The copy of the rules with their tests and the simulation, and of nothing else.
-///
-/// # Errors
-/// A rotten list, or a file that cannot be read or written.
+/// The copy of the rules with their tests and the simulation.
 pub fn rules(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
     let copy = Doctored::new(workspace, "breaks", "rules");
     let mut texts = slim(workspace, &WORLD, &super::RULE_TESTS)?;
@@ -61,8 +58,8 @@ pub fn rules(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
     Ok(copy)
 }
 
-/// A workspace of the rules, of these modules of `reloop-sim` and of these of its tests, with the program that hunts.
-/// Nothing in it is doctored yet.
+/// Makes a workspace of the rules with these modules of `reloop-sim`, these of its tests, and the program that searches
+/// schedules. It contains no seeded bug yet.
 pub(crate) fn slim(workspace: &Path, modules: &[&str], programs: &[&str]) -> io::Result<Texts> {
     let mut files = BTreeMap::new();
     let mut take = |from: &str| collect(workspace, Path::new(from), &mut files);
@@ -87,13 +84,13 @@ pub(crate) fn slim(workspace: &Path, modules: &[&str], programs: &[&str]) -> io:
     if !modules.contains(&MODEL)
         && let Some(manifest) = texts.get_mut("tests/sim/Cargo.toml")
     {
-        // stateright takes as long to build as all the rest.
+        // stateright takes as long to build as everything else.
         *manifest = manifest.replace("stateright.workspace = true\n", "");
     }
     Ok(texts)
 }
 
-/// The sources that a break may stand in.
+/// The sources that may contain a seeded bug.
 pub(super) fn sources(workspace: &Path) -> io::Result<Texts> {
     let mut files = BTreeMap::new();
     for folder in ["protocol/src", "node/src", "master/src", "slave/src"] {
@@ -107,7 +104,7 @@ pub fn whole(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
     let mut files = BTreeMap::new();
     collect(workspace, Path::new(""), &mut files)?;
     let mut texts = read(workspace, files)?;
-    // The copy needs no list of its own, and is not to be built again for each new line of it.
+    // The copy does not need the list: without it, a new line of the list does not cause a rebuild.
     let lists = texts.iter_mut().filter(|(path, _)| path.starts_with("tests/tools/src/breaks/list/"));
     lists.for_each(|(_, list)| list.clear());
     doctor(&mut texts, breaks)?;
@@ -122,7 +119,7 @@ pub fn whole(workspace: &Path, breaks: &[Break]) -> io::Result<Doctored> {
     Ok(copy)
 }
 
-/// Files by their path from the root; what is not UTF-8 is not source, and is left out.
+/// Texts by their path from the root. Files that are not UTF-8 are left out.
 pub(crate) type Texts = BTreeMap<String, String>;
 
 fn doctor(texts: &mut Texts, breaks: &[Break]) -> io::Result<()> {
@@ -132,7 +129,7 @@ fn doctor(texts: &mut Texts, breaks: &[Break]) -> io::Result<()> {
     Ok(())
 }
 
-/// A path of the workspace, with everything below it. What is built, hidden or not there is passed over.
+/// Collects the files below a path of the workspace, without build output and hidden files.
 fn collect(workspace: &Path, path: &Path, files: &mut BTreeMap<String, PathBuf>) -> io::Result<()> {
     let full = workspace.join(path);
     if full.is_file() {
@@ -166,7 +163,7 @@ fn read(workspace: &Path, files: BTreeMap<String, PathBuf>) -> io::Result<Texts>
     Ok(texts)
 }
 
-/// The workspace's manifest with two members, and without those among its dependencies that are not there.
+/// The workspace's manifest with two members, without the path dependencies that the copy does not contain.
 fn smaller(manifest: &str) -> String {
     let line = |line: &str| match line {
         _ if line.starts_with("members = ") => "members = [\"protocol\", \"tests/sim\"]".to_owned(),
@@ -191,7 +188,6 @@ fn without_section(manifest: &str, title: &str) -> String {
     kept
 }
 
-/// The program that says what the simulation finds.
 const HUNT: &str = include_str!("hunt.rs");
 
 impl Doctored {
@@ -218,7 +214,7 @@ impl Doctored {
             if fs::read_to_string(&path).is_ok_and(|known| known == *text) {
                 continue;
             }
-            // Cargo takes away what the smaller workspace does not need; that is no reason to write it again.
+            // Cargo removes what the smaller workspace does not need; that difference is no reason to rewrite the file.
             if name == "Cargo.lock" && path.is_file() {
                 continue;
             }
@@ -230,11 +226,11 @@ impl Doctored {
         Ok(())
     }
 
-    /// Builds, and tells where the programs are. Dependencies come from where the true build has them: nothing is
-    /// fetched.
+    /// Builds the copy and returns its programs. Dependencies are taken from the vendored or cached ones of the
+    /// original build (`--offline`).
     ///
     /// # Errors
-    /// What the compiler says.
+    /// The compiler's output.
     pub fn build(&self, arguments: &[&str]) -> Result<Programs, String> {
         let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args(arguments)
@@ -247,7 +243,7 @@ impl Doctored {
             .map_err(|error| format!("cargo: {error}"))?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
-            // Doctored sources cause many warnings.
+            // Without the warnings, of which changed sources cause many.
             let errors: Vec<_> = text.split("\n\n").filter(|part| part.contains("error")).collect();
             return Err(format!("{}: {arguments:?} failed:\n{}", self.root.display(), errors.join("\n\n")));
         }

@@ -13,13 +13,13 @@ use tokio::time::sleep;
 
 use super::LOOK_INTERVAL;
 
-/// The port that people know from the documentation, and how many after it are tried.
+/// The documented port. If it is taken, the following ones are tried.
 const FIRST_PORT: u16 = 7400;
 const PORTS: u16 = 50;
 /// Longer than a master takes to open an empty store on a busy box.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
-/// The demo's master. It listens where the documentation says, which the tests' own masters never do.
+/// The demo's master. Unlike the masters of the tests it listens on the documented port.
 pub(super) struct Office {
     pub(super) daemon: Daemon,
     pub(super) addr: SocketAddr,
@@ -43,11 +43,11 @@ impl Office {
         bail!("no free port from {FIRST_PORT} to {}: end what listens there", FIRST_PORT + PORTS - 1)
     }
 
-    /// False when somebody else took the port in this moment.
+    /// False if another process has taken the port meanwhile.
     pub(super) async fn start(&mut self) -> anyhow::Result<bool> {
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let config = self.dir.path().join("master.toml");
-        // Faster than in a factory, so that nobody has to wait a minute for a dead link to be noticed.
+        // Shorter than the defaults, so that a dead link is noticed within seconds.
         write(&config, "enrollment = \"open\"\n[link]\nheartbeat_seconds = 1\ndead_after_seconds = 3\n");
         let args = ["serve".into(), "--listen".into(), self.addr.to_string()];
         let args = [&args[..], &["--data-dir".into(), path(&self.data_dir())]].concat();
@@ -55,7 +55,7 @@ impl Office {
         self.daemon.spawn(&binary("reloop"), &args, &BTreeMap::new(), &[]);
         let end = Instant::now() + START_DEADLINE;
         loop {
-            // With the token that only this master knows: on the same port another one may answer.
+            // The token proves that it is this master: another one may answer on this port.
             if let Ok(client) = self.client()
                 && client.slaves().await.is_ok_and(|reply| reply.status == 200)
             {

@@ -1,17 +1,17 @@
-//! What a person sees: on a terminal a board that is redrawn in place with the story below it, elsewhere plain lines, one
-//! per thing that happens.
+//! The output of the demo: on a terminal a board that is redrawn in place with the story below it, otherwise plain
+//! lines, one per event.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-/// The board's columns need this much; a smaller terminal gets plain lines.
+/// The board's columns need this much; a narrower terminal gets plain lines.
 const MIN_COLUMNS: usize = 76;
 const MIN_ROWS: usize = 20;
-/// Wider lines are hard to read.
+/// Longer lines are hard to read.
 const MAX_COLUMNS: usize = 118;
-/// `  12.3  » ` in front of a line of the story.
+/// Columns of `  12.3  » `, which begins a line of the story.
 const MARGIN: usize = 12;
 const NAME: usize = 9;
 const LINK: usize = 16;
@@ -19,14 +19,14 @@ const JOB: usize = 9;
 const PERCENT: usize = 6;
 const MASTER: usize = 24;
 
-/// Who speaks in a line of the story.
+/// The kind of a line of the story.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Voice {
     Does,
     Breaks,
-    /// Something was seen to happen.
+    /// An observation.
     Sees,
-    /// More of the line before.
+    /// Continues the line before.
     Detail,
     Good,
     Bad,
@@ -45,7 +45,7 @@ impl Voice {
     }
 }
 
-/// How a piece of text looks, where colours are wanted.
+/// The style of a piece of text, if colours are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
     Plain,
@@ -73,16 +73,16 @@ impl Style {
 pub(super) struct Row {
     pub(super) slave: String,
     pub(super) link: (String, Style),
-    /// By the machine's own word.
+    /// As the slave reports it.
     pub(super) machine: Machine,
-    /// By the master's, without its age.
+    /// As the master shows it, without its age.
     pub(super) master: String,
     pub(super) age: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Machine {
-    /// A job, and how far it is, from 0 to 1.
+    /// A job and its progress, from 0 to 1.
     Works(String, f64),
     Says(String),
 }
@@ -91,7 +91,7 @@ pub(super) enum Machine {
 pub(super) struct Board {
     pub(super) title: String,
     pub(super) rows: Vec<Row>,
-    /// Jobs by the master's book: a word and who it is true of.
+    /// The master's jobs: a state, and the jobs in it.
     pub(super) orders: Vec<(&'static str, Vec<String>)>,
 }
 
@@ -101,7 +101,6 @@ struct Entry {
     text: String,
 }
 
-/// The terminal, or whatever stands for it.
 pub(super) struct Screen {
     started: Instant,
     live: bool,
@@ -110,9 +109,9 @@ pub(super) struct Screen {
     caption: String,
     board: Board,
     story: Vec<Entry>,
-    /// Lines of the frame that stands on the terminal.
+    /// Lines of the frame that is on the terminal now.
     drawn: usize,
-    /// The last plain line of each slave, without what only moves.
+    /// The last plain line of each slave, without progress.
     said: BTreeMap<String, String>,
 }
 
@@ -138,7 +137,7 @@ impl Screen {
         self.started.elapsed()
     }
 
-    /// What to look at now, above the board.
+    /// Sets the caption above the board.
     pub(super) fn caption(&mut self, text: &str) {
         text.clone_into(&mut self.caption);
     }
@@ -154,7 +153,6 @@ impl Screen {
         }
     }
 
-    /// The board as it is now.
     pub(super) fn show(&mut self, board: Board) {
         self.board = board;
         if self.live {
@@ -184,7 +182,7 @@ impl Screen {
         }
     }
 
-    /// The end of the story: the terminal is as it was before, with all that was said on it.
+    /// Ends the story: restores the terminal, and leaves the story on it.
     pub(super) fn finish(&mut self) {
         if !self.live {
             return;
@@ -201,12 +199,12 @@ impl Screen {
         print(&out);
     }
 
-    /// Lines after the story.
+    /// Prints lines after the story.
     pub(super) fn print(&self, text: &str) {
         print(text);
     }
 
-    /// The text in this style, where colours are wanted.
+    /// The text in this style, if colours are used.
     pub(super) fn paint(&self, style: Style, text: &str) -> String {
         if !self.colours || style == Style::Plain || text.trim().is_empty() {
             return text.to_owned();
@@ -224,14 +222,14 @@ impl Screen {
         if now == self.size {
             out.push_str(&erase(self.drawn));
         } else {
-            // After a change of size the terminal has moved the frame's lines.
+            // The terminal has moved the frame's lines when its size changed.
             self.size = now;
             out.push_str("\x1b[2J\x1b[H");
         }
         let mut lines = self.head();
         let mut story: Vec<String> =
             self.story.iter().flat_map(|entry| self.entry(entry, self.columns())).collect();
-        // The cursor stands below the last line.
+        // The cursor is below the last line.
         let room = self.size.1.saturating_sub(lines.len() + 1);
         lines.extend(story.split_off(story.len().saturating_sub(room)));
         self.drawn = lines.len();
@@ -328,7 +326,7 @@ impl Drop for Screen {
     }
 }
 
-/// Draws the frame at once, with a hidden cursor and without wrapped lines.
+/// Begins a synchronized update, hides the cursor and turns line wrapping off.
 const BEGIN: &str = "\x1b[?2026h\x1b[?25l\x1b[?7l";
 const END: &str = "\x1b[J\x1b[?2026l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h";
@@ -341,7 +339,7 @@ fn erase(lines: usize) -> String {
 }
 
 fn push_line(frame: &mut String, line: &str) {
-    // Erased first: behind a full line the cursor still stands on its last character.
+    // Erased before it is written: after a full line the cursor is still on the last character.
     frame.push_str("\x1b[2K");
     frame.push_str(line);
     frame.push('\n');
@@ -349,7 +347,7 @@ fn push_line(frame: &mut String, line: &str) {
 
 fn print(text: &str) {
     let mut out = io::stdout().lock();
-    // The reader has closed the pipe; the story goes on to its exit status.
+    // Fails if the reader has closed the pipe. The story goes on until its exit status is known.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
@@ -361,7 +359,7 @@ fn size() -> (usize, usize) {
 }
 
 fn is_old(age: Option<Duration>) -> bool {
-    // The links of the demo say something every second.
+    // The heartbeat of the demo's links is a second.
     age.is_some_and(|age| age >= Duration::from_secs(2))
 }
 
@@ -376,14 +374,14 @@ fn percent(share: f64) -> String {
     format!("{:.0} %", (share * 100.0).floor())
 }
 
-/// Both parts of a bar.
+/// The full and the empty part of a bar.
 fn gauge(share: f64, width: usize) -> (String, String) {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped to the bar")]
     let done = (share.clamp(0.0, 1.0) * width as f64).round() as usize;
     ("━".repeat(done), "─".repeat(width - done))
 }
 
-/// Exactly this many columns; all that is shown here has one column per character.
+/// Pads or cuts to exactly this many columns; all characters that are shown take one column.
 fn fit(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return format!("{text:width$}");
@@ -412,7 +410,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_that_does_not_fit_says_so() {
+    fn a_text_that_is_cut_ends_with_an_ellipsis() {
         assert_eq!(fit("oven", 6), "oven  ");
         assert_eq!(fit("oven-12", 6), "oven-…");
     }

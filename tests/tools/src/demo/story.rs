@@ -1,4 +1,4 @@
-//! What happens, part by part.
+//! The story, part by part.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use super::screen::Voice;
 use super::watch::Job;
 use super::{Factory, MILL_NAME, OVEN, Station, Trouble, age, percent};
 
-/// How long the mill has no agent: time enough to see that its program goes on.
+/// How long the mill has no agent: long enough to see that its program goes on.
 const WITHOUT_AGENT: Duration = Duration::from_millis(3500);
-/// From the order to the deferred start: some seconds after the first job of that oven is over.
+/// From the order to the deferred start: some seconds after the first job of that oven has ended.
 const CAKE_IS_DUE_AFTER: SignedDuration = SignedDuration::from_secs(21);
 
 impl Factory {
@@ -74,7 +74,7 @@ impl Factory {
         let share = self.share("bread").context("bread is under way")?;
         self.facts.bread_at_cut = share;
         let station = self.station(OVEN);
-        // Both sockets stay open and silent: what a pulled cable behind a reverse proxy looks like.
+        // Both sockets stay open and silent, as with a pulled cable behind a reverse proxy.
         station.proxy.half_open();
         station.trouble = Some(Trouble::Cut);
         self.facts.cut_at = Some(Instant::now());
@@ -175,8 +175,7 @@ impl Factory {
         let station = self.station(OVEN);
         station.proxy.pass();
         station.trouble = None;
-        let text =
-            format!("PLUG: the cable of oven-1 is back. The master's last word of it is {belief} s old.");
+        let text = format!("PLUG: the cable of oven-1 is back. The master last heard of it {belief} s ago.");
         self.screen.say(Voice::Does, text);
         self.until("oven-1 to be reconciled", |factory| factory.stations[OVEN].receipt.is_some()).await
     }

@@ -1,4 +1,4 @@
-//! The end of the story: what was done, what came of it, and whether that is right.
+//! The end of the story: a summary, and the checks that decide the exit status.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use super::screen::Style;
 use super::watch::Job;
 use super::{Factory, MILL_NAME, OVEN, instant, percent};
 
-/// Lines of each log that are shown when something went wrong.
+/// Lines of each log that are shown after a failure.
 const LOG_TAIL_LINES: usize = 15;
 
 impl Factory {
@@ -71,7 +71,7 @@ impl Factory {
         self.order.iter().filter_map(|name| self.jobs.get(name))
     }
 
-    /// What must be so, and what is so instead if it is not.
+    /// What has to hold, and for each what is wrong if it does not.
     pub(super) fn checks(&self) -> Vec<(&'static str, Option<String>)> {
         let facts = &self.facts;
         let unless = |right: bool, trouble: &dyn Fn() -> String| if right { None } else { Some(trouble()) };

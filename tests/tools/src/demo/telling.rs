@@ -1,4 +1,4 @@
-//! What is seen at both sides, and how it is told.
+//! Turns observations at both sides into lines of the story.
 
 use anyhow::Context as _;
 use jiff::Timestamp;

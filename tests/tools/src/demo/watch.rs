@@ -1,4 +1,4 @@
-//! What both sides say, asked again and again: each machine at its own box, the master over REST.
+//! Polls both sides: each slave through its local socket, the master over REST.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,13 +17,12 @@ use reloop_rig::daemon::binary;
 /// Often enough that a bar moves, and no load for a box with two cores.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A slave's word at its own box, from `reloop-slave status --json`.
+/// A slave's own status, from `reloop-slave status --json`.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Status {
     pub(super) jobs: Vec<Held>,
 }
 
-/// A job that a slave holds.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Held {
     pub(super) id: String,
@@ -33,7 +32,7 @@ pub(super) struct Held {
     pub(super) not_before: Option<String>,
 }
 
-/// Looks at one slave's box as a person there would: without the network.
+/// Watches one slave locally, without the network.
 pub(super) struct Eye {
     seen: watch::Receiver<Option<Status>>,
     open: Option<mpsc::Sender<()>>,
@@ -46,7 +45,7 @@ impl Eye {
         let (open, closed) = mpsc::channel();
         let config = config.to_owned();
         let look = move || {
-            // It ends when the other side lets go.
+            // Ends when the other end of the channel is dropped.
             while closed.recv_timeout(LOOK_INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
                 tell.send_replace(status(&config));
             }
@@ -55,7 +54,7 @@ impl Eye {
         Ok(Self { seen, open: Some(open), thread: Some(thread) })
     }
 
-    /// What was seen last; nothing while there is no agent to ask.
+    /// The latest status; `None` while the agent is down.
     pub(super) fn seen(&self) -> Option<Status> {
         self.seen.borrow().clone()
     }
@@ -65,7 +64,7 @@ impl Drop for Eye {
     fn drop(&mut self) {
         self.open = None;
         if let Some(thread) = self.thread.take() {
-            // A panic of that thread was printed when it happened.
+            // A panic of that thread has been printed already.
             let _ = thread.join();
         }
     }
@@ -73,7 +72,7 @@ impl Drop for Eye {
 
 fn status(config: &Path) -> Option<Status> {
     let mut command = Command::new(binary("reloop-slave"));
-    // The environment is a source of settings, and who runs the demo may have set some.
+    // Variables are settings too, and the user of the demo may have set some.
     for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"RELOOP_")) {
         command.env_remove(key);
     }
@@ -87,7 +86,7 @@ fn status(config: &Path) -> Option<Status> {
     serde_json::from_slice(&output.stdout).ok()
 }
 
-/// A job by the master's book.
+/// A job as the master shows it.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Job {
     pub(super) id: String,
@@ -122,12 +121,12 @@ impl Job {
     }
 }
 
-/// Whether the machine is at it.
+/// Whether the machine works on it or is about to.
 pub(super) fn is_under_way(state: &str) -> bool {
     ["starting", "running", "paused", "stopping"].contains(&state)
 }
 
-/// A slave by the master's book.
+/// A slave as the master shows it.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Slave {
     pub(super) name: String,
@@ -135,7 +134,7 @@ pub(super) struct Slave {
     pub(super) last_contact_at: Option<String>,
 }
 
-/// What one handshake came to.
+/// The receipt of one handshake.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Receipt {
     pub(super) number: u32,
@@ -143,15 +142,15 @@ pub(super) struct Receipt {
     pub(super) lines: Vec<Line>,
 }
 
-/// What it came to for one job.
+/// What it decided for one job.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Line {
     pub(super) job: String,
-    /// What the master had in its book.
+    /// What the master knew.
     pub(super) master: Option<String>,
-    /// What the slave said.
+    /// What the slave reported.
     pub(super) slave: Option<String>,
-    /// The row of the reconciliation table that answers this.
+    /// The line of the reconciliation table that decided.
     pub(super) line: String,
     pub(super) verdict: String,
 }

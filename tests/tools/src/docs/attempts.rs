@@ -1,4 +1,4 @@
-//! The part of `docs/reconciliation.md` on which attempt speaks for a job.
+//! The section of `docs/reconciliation.md` on which attempt speaks for a job.
 
 use reloop_protocol::reconcile::attempts::{self, Other, Outcome, Speaker, Standing};
 
@@ -7,19 +7,20 @@ use super::reconciliation::{either, words};
 
 pub(super) fn attempts_table(page: &mut Page) {
     page.text(
-        "## Which attempt speaks\n\nA job may have more than one attempt that came to something: a person gave one up whose slave \
-         turns out to be alive, or a master that was restored hears of attempts that it has forgotten. Each attempt moves by the \
-         job table alone, and one of them speaks for the job: its state is the job's state. The master compares the attempt \
-         that speaks with another one whenever one of the two has changed, by the table below. What a slave only claims, \
-         without having been assigned it, is shown to people and never compared.\n\n\
-         **speaks** — what the attempt that speaks has come to:",
+        "## Which attempt speaks\n\nA job can have more than one attempt that ran: a person abandoned one \
+         whose slave comes back, or a restored master learns of attempts that it has forgotten. Each attempt \
+         changes by the job table alone. One of them speaks for the job: its state is the job's state. \
+         Whenever an attempt changes, the master compares the attempt that speaks with the other one by the \
+         table below. A report of a slave that was never assigned the attempt is shown to people and not \
+         compared.\n\n\
+         **speaks** — the attempt that speaks:",
     );
     page.table(&["word", "meaning"], SPEAKER.map(|one| vec![words(&one), speaker_means(one).to_owned()]));
-    page.text("**other** — what the other attempt has come to:");
+    page.text("**other** — the other attempt:");
     page.table(&["word", "meaning"], OTHER.map(|one| vec![words(&one), other_means(one).to_owned()]));
-    page.text("**standing** — how the other attempt stands to the one that speaks:");
+    page.text("**standing** — the relation of the other attempt to the one that speaks:");
     page.table(&["word", "meaning"], STANDING.map(|one| vec![words(&one), standing_means(one).to_owned()]));
-    page.text("**outcome** — what comes of it:");
+    page.text("**outcome** — what follows:");
     page.table(
         &["word", "meaning"],
         OUTCOME.map(|one| vec![format!("`{}`", one.name()), outcome_means(one).to_owned()]),
@@ -61,15 +62,17 @@ const OUTCOME: [Outcome; 6] =
 fn speaker_means(speaker: Speaker) -> &'static str {
     match speaker {
         Speaker::Nobody => "no slave has the job: it waits in the queue",
-        Speaker::Replaced => "its slave has told of a newer attempt, and a slave has only one of a job",
+        Speaker::Replaced => {
+            "its slave has reported a newer attempt, and a slave has only one attempt of a job"
+        }
         Speaker::Unstarted => "assigned or accepted, and not begun",
-        Speaker::Begun => "begun, and not ended as far as is known",
-        Speaker::Vanished => "its slave no longer has it, and a person was asked what became of it",
-        Speaker::Succeeded => "ended well",
-        Speaker::Canceled => "ended by its slave because of a cancel that still stands",
+        Speaker::Begun => "begun, and not ended as far as the master knows",
+        Speaker::Vanished => "its slave no longer has it, and a person was asked how it ended",
+        Speaker::Succeeded => "succeeded",
+        Speaker::Canceled => "ended by its slave because of a cancel that is still desired",
         Speaker::CalledOff => "canceled by the master alone: no slave had it, or it was given back",
         Speaker::Ended => "ended by its slave in any other way",
-        Speaker::Closed => "ended by the master alone: its window closed, or a person gave it up",
+        Speaker::Closed => "ended by the master alone: its window closed, or a person abandoned it",
     }
 }
 
@@ -77,8 +80,8 @@ fn other_means(other: Other) -> &'static str {
     match other {
         Other::Waiting => "accepted, and not begun",
         Other::Working => "under way",
-        Other::Doubtful => "its slave can't say what became of it",
-        Other::Done => "ended well",
+        Other::Doubtful => "its slave does not know how it ended",
+        Other::Done => "succeeded",
         Other::Over => "ended in any other way, after it had begun",
         Other::Unbegun => "ended without having begun",
     }
@@ -86,13 +89,13 @@ fn other_means(other: Other) -> &'static str {
 
 fn standing_means(standing: Standing) -> &'static str {
     match standing {
-        Standing::Earlier => "this master remembers that it was assigned before the one that speaks",
+        Standing::Earlier => "by this master's record it was assigned before the one that speaks",
         Standing::Forgotten => {
-            "it was assigned later, by a master that was restored since and has forgotten it; its slave tells of it for the first \
-             time, and no other slave has the job"
+            "it was assigned later, and the master was restored since and has forgotten it; its slave \
+             reports it for the first time, and no other slave has the job"
         }
         Standing::Contested => {
-            "the same, but when its slave first told of it another slave had the job, or had had it to its end"
+            "the same, but when its slave first reported it, another slave had the job, or had ended it"
         }
     }
 }
@@ -101,13 +104,12 @@ fn outcome_means(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Keep => "nothing follows from the other attempt",
         Outcome::Take => "the other attempt speaks for the job from here on",
-        Outcome::Withdraw => "the other attempt's slave is told to let it go if it has not begun",
-        Outcome::Recall => {
-            "the attempt that speaks is asked back; once it is given back, the other one speaks"
-        }
+        Outcome::Withdraw => "the other attempt's slave is told to drop it if it has not begun",
+        Outcome::Recall => "the attempt that speaks is recalled; once it is given back, the other one speaks",
         Outcome::Duplicate => "both were under way: the job is flagged `duplicate`, and a person decides",
         Outcome::GoesOn => {
-            "the other attempt goes on although the job has ended: the job is flagged `duplicate`, and a person has to stop it"
+            "the other attempt goes on although the job has ended: the job is flagged `duplicate`, and a \
+             person has to stop it"
         }
     }
 }

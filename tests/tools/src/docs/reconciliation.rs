@@ -34,41 +34,41 @@ const ENDS: [End; 3] = [End::Succeeded, End::Failed, End::Stopped];
 pub fn reconciliation() -> String {
     let mut page = Page::new("Reconciliation", "`protocol/src/reconcile.rs` and `protocol/src/job/table.rs`");
     page.text(
-        "Whenever a slave connects, the master lays two views beside each other: what its own book says of each job at \
-         that slave, and what the slave says it holds. For each job in either view it looks up **one verdict** in the \
-         table below. There is exactly one line for every combination; a test proves it. A report on a live link is \
-         judged by the same table, because it is to one job what a handshake is to all.\n\n\
-         A verdict decides only *which event happened*. What becomes of the job then is answered by the second table, \
-         the job table, which both nodes use for everything: live messages, reconciliation, and recovery after a \
+        "Whenever a slave connects, the master compares two views: its own record of each job at that slave, \
+         and the jobs that the slave reports. For each job in either view it looks up **one verdict** in the \
+         table below. There is exactly one line for every combination; a test proves it. The same table \
+         judges a report on a live link: a report does for one job what a handshake does for all.\n\n\
+         A verdict decides only *which event happened*. How the job changes is decided by the second table, \
+         the job table, which both nodes use for live messages, reconciliation, and recovery after a \
          crash.\n\n\
-         Two rules run through all lines. *Absence destroys nothing*: a job that one side does not know is never \
-         canceled or forgotten for that; it is offered, adopted, or a person is asked. *The slave says what happened, the \
-         master what is desired.*\n\n\
-         Which line decided, for which job, and what both sides held at that moment, is kept as a receipt of the \
-         handshake: `GET /v1/slaves/{name}/receipts`.",
+         All lines follow two rules. *Absence destroys nothing*: a job that one side does not know is not \
+         canceled or forgotten for that reason; it is offered, adopted, or a person is asked. *The slave \
+         says what happened, the master what is desired.*\n\n\
+         Each handshake leaves a receipt with the line that decided for each job, and with both views of it: \
+         `GET /v1/slaves/{name}/receipts`.",
     );
-    page.text("## The words\n\n**master** — what the master's book says of the job at this slave:");
+    page.text("## The words\n\n**master** — the master's record of the job at this slave:");
     page.table(&["word", "meaning"], MINE.map(|mine| vec![words(&mine), mine_means(mine).to_owned()]));
-    page.text("**slave** — what the slave holds of it:");
+    page.text("**slave** — what the slave has of the job:");
     page.table(
         &["word", "meaning"],
         THEIRS.map(|theirs| vec![words(&theirs), theirs_means(theirs).to_owned()]),
     );
-    page.text("**memory** — what is known of the database that the slave speaks from:");
+    page.text("**store** — what is known of the slave's store:");
     page.table(&["word", "meaning"], STORE.map(|store| vec![words(&store), store_means(store).to_owned()]));
     page.text("**desired** — the master's desired state, as far as a verdict depends on it:");
     page.table(
         &["word", "meaning"],
         DESIRED.map(|desired| vec![words(&desired), desired_state_means(desired).to_owned()]),
     );
-    page.text("**verdict** — what comes of it:");
+    page.text("**verdict** — what follows:");
     page.table(
         &["word", "meaning"],
         Verdict::ALL.map(|verdict| vec![format!("`{}`", verdict.name()), verdict_means(verdict).to_owned()]),
     );
     page.text("## The table\n\nA line holds where all four columns match; \"any\" matches everything.");
     page.table(
-        &["line", "cases", "master", "slave", "memory", "desired", "verdict"],
+        &["line", "cases", "master", "slave", "store", "desired", "verdict"],
         TABLE.iter().map(|line| {
             vec![
                 format!("`{}`", line.name),
@@ -82,14 +82,15 @@ pub fn reconciliation() -> String {
         }),
     );
     page.text(
-        "## The cases\n\nDisagreements that these lines answer, each with what must come out. All of them, what else decides \
-         them, and the tests that show them are in [coverage.md](coverage.md).",
+        "## The cases\n\nThe disagreements that these lines decide, each with its outcome. \
+         [coverage.md](coverage.md) lists all disagreements, the other rules that decide them, and the tests \
+         that show them.",
     );
     let mut cases: Vec<&str> = TABLE.iter().flat_map(|line| line.cases).copied().collect();
     cases.sort_by_key(|case| (case.as_bytes()[0], case[1..].parse::<u8>().unwrap_or(0)));
     cases.dedup();
     page.table(
-        &["case", "what both hold, and what must come out", "lines"],
+        &["case", "what both nodes have, and the outcome", "lines"],
         cases.into_iter().map(|case| {
             let lines: Vec<_> =
                 TABLE.iter().filter(|line| line.cases.contains(&case)).map(line_name).collect();
@@ -116,42 +117,39 @@ pub(super) fn either<T: std::fmt::Debug + PartialEq>(some: &[T], all: &[T]) -> S
 
 fn mine_means(mine: Mine) -> &'static str {
     match mine {
-        Mine::Unknown => "it has never heard of the job",
-        Mine::Assigned => "given to this slave, which has not confirmed",
-        Mine::Unstarted => "on this slave's disk, not started by its last word",
-        Mine::Started => "under way by its last word",
-        Mine::Uncertain => "a person has been asked what became of it",
-        Mine::Ended => "it has ended, and nobody expects more",
-        Mine::GivenUp => "a person gave this attempt up",
-        Mine::Older => "the slave's attempt is an older one, whatever became of the newer",
+        Mine::Unknown => "the master does not know the job",
+        Mine::Assigned => "assigned to this slave, which has not confirmed",
+        Mine::Unstarted => "on this slave's disk, and not started at its last report",
+        Mine::Started => "under way at its last report",
+        Mine::Uncertain => "uncertain: a person has been asked how it ended",
+        Mine::Ended => "it has ended",
+        Mine::GivenUp => "a person abandoned this attempt",
+        Mine::Older => "the slave has an older attempt, whatever happened to the newer one",
     }
 }
 
 fn theirs_means(theirs: Theirs) -> &'static str {
     match theirs {
         Theirs::Absent => "neither the job nor its outcome",
-        Theirs::Waiting => "on its disk, not started",
+        Theirs::Waiting => "on its disk, and not started",
         Theirs::Working => "under way: starting, running, paused or stopping",
-        Theirs::Doubtful => "it cannot say what its machine did",
+        Theirs::Doubtful => "it does not know what its machine did",
         Theirs::Done => "its outcome",
-        Theirs::Remembered => {
-            "its outcome, which it was told to forget and still has among its recent outcomes"
-        }
+        Theirs::Remembered => "its outcome, which it was told to forget, among its recent outcomes",
     }
 }
 
 fn store_means(store: Store) -> &'static str {
     match store {
-        Store::Trusted => "the database that the master knows, and its sessions went forward",
-        Store::Replaced => "another database than the master knows: the slave remembers nothing from before",
-        Store::RolledBack => {
-            "the database that the master knows, but its session number went back: an old copy"
-        }
+        Store::Trusted => "the store that the master knows, and the session number increased",
+        Store::Replaced => "another store than the master knows: the slave knows nothing from before",
+        Store::RolledBack => "the store that the master knows, but the session number went back: an old copy",
         Store::Ahead => {
-            "the database that the master knows, and the master's files were put back since the two last settled"
+            "the store that the master knows, and the master was restored since their last handshake"
         }
         Store::Doubting => {
-            "the slave has seen a later state of this master, and nobody has confirmed that the master was restored: it obeys nothing"
+            "the slave has seen a later state of this master, and nobody has confirmed a restore: it obeys \
+             nothing"
         }
     }
 }
@@ -159,33 +157,37 @@ fn store_means(store: Store) -> &'static str {
 fn desired_state_means(desired: DesiredKind) -> &'static str {
     match desired {
         DesiredKind::Go => "run it when its start rule allows, or keep it paused",
-        DesiredKind::Released => "a person let it go: it may start now",
-        DesiredKind::TooLate => "it should have run, but its latest start has passed",
+        DesiredKind::Released => "a person released it: it may start now",
+        DesiredKind::TooLate => "it was to run, but its latest start has passed",
         DesiredKind::End => "it is to be canceled",
-        DesiredKind::HandBack => "it is to be given back if it has not started",
-        DesiredKind::Resolve => "a person has said how it ended",
+        DesiredKind::HandBack => "it is recalled: it is to be given back if it has not started",
+        DesiredKind::Resolve => "a person has resolved it",
     }
 }
 
 fn verdict_means(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Keep => {
-            "both go on; the master takes the slave's word, the slave gets a newer desired state if there is one"
+            "both go on; the master takes over the slave's report, and the slave gets a newer desired state \
+             if there is one"
         }
-        Verdict::Offer => "the slave is given the job again, under the same attempt",
-        Verdict::Start => "the slave is given the start again, with its latest time",
-        Verdict::Cancel => "the slave is told to end it",
+        Verdict::Offer => "the slave is offered the job again, under the same attempt",
+        Verdict::Start => "the slave is sent the release again, with its latest start time",
+        Verdict::Cancel => "the slave is told to cancel it",
         Verdict::Recall => "the slave is told to give it back if it has not started",
-        Verdict::Adopt => "the master takes the job up from the slave, with its work, state and times",
-        Verdict::Forget => "the master takes the outcome; when that is on its disk, the slave forgets it",
+        Verdict::Adopt => "the master adopts the job from the slave, with its work, state and times",
+        Verdict::Forget => {
+            "the master records the outcome; when that is on its disk, the slave forgets the job"
+        }
         Verdict::Release => {
-            "the slave does not have it and owes nothing: it waits again, or ends as is desired; what a slave let go in the time that a restored \
-             master has forgotten is `uncertain`, unless another slave tells of it"
+            "the slave does not have it and had not confirmed it, or gave it back: it is queued again, or \
+             ends as desired. If the slave may have done it after the backup from which the master was \
+             restored, it is `uncertain`, unless another slave reports it"
         }
         Verdict::Quarantine => {
-            "the slave's memory is not trusted: nothing starts from it until a person has looked"
+            "the slave's store is not trusted: nothing starts from it until a person has looked"
         }
-        Verdict::AskPerson => "nobody can know: the job is `uncertain` until a person says how it ended",
+        Verdict::AskPerson => "neither node can know: the job is `uncertain` until a person resolves it",
     }
 }
 
@@ -228,36 +230,38 @@ fn events() -> Vec<Event> {
 
 fn event_means(event: Event) -> String {
     let plain = match event {
-        Event::AttemptAssigned => "the book gives it to a slave, under a new attempt",
-        Event::GivenBack => "the slave does not hold it and will not",
-        Event::Withdrawn => "it is canceled where no slave holds it",
-        Event::WindowClosed => "its latest start passes where no slave holds it",
-        Event::Abandoned => "a person gives this attempt up",
-        Event::Retried => "a person or the order's policy wants another attempt",
-        Event::Vanished => "its memory is gone: the slave held it, and has neither job nor outcome",
-        Event::Reported(state) => return format!("the slave says `{}`", state.name()),
-        Event::Resolved(end) => return format!("a person says that it {}", ended(end)),
-        Event::Taken => "it goes to the slave's disk",
-        Event::Dropped => "somebody cancels it or takes it back before it started",
+        Event::AttemptAssigned => "the master assigns it to a slave, under a new attempt",
+        Event::GivenBack => "the slave does not have it and will not accept it",
+        Event::Withdrawn => "it is canceled while no slave has it",
+        Event::WindowClosed => "its latest start passes while no slave has it",
+        Event::Abandoned => "a person abandons this attempt",
+        Event::Retried => "a person or the order's policy retries it",
+        Event::Vanished => "the slave had accepted it, and has neither job nor outcome",
+        Event::Reported(state) => return format!("the slave reports `{}`", state.name()),
+        Event::Resolved(end) => return format!("a person resolves it: it {}", ended(end)),
+        Event::Taken => "the slave accepts it: it is on the slave's disk",
+        Event::Dropped => "it is canceled or recalled before it started",
         Event::Lapsed => "its window closes at the slave before it started",
-        Event::StartIntended => "the intent to start goes to disk",
+        Event::StartIntended => "the intent to start is on the slave's disk",
         Event::StartRefused => "the program or a parameter is not allowed here",
-        Event::MachineStarted => "the machine begins",
-        Event::MachinePaused => "the machine pauses",
-        Event::MachineResumed => "the machine goes on",
-        Event::StopBegan => "the intent to stop goes to disk",
-        Event::StopRefused { paused: false } => "the machine refuses to stop",
-        Event::StopRefused { paused: true } => "the machine refuses to stop, and is paused",
+        Event::MachineStarted => "the machine has begun it",
+        Event::MachinePaused => "the machine has paused it",
+        Event::MachineResumed => "the machine has resumed it",
+        Event::StopBegan => "the intent to stop is on the slave's disk",
+        Event::StopRefused { paused: false } => "the machine refuses to stop it",
+        Event::StopRefused { paused: true } => "the machine refuses to stop it, and it is paused",
         Event::MachineEnded(end) => return format!("the machine's work {}", ended(end)),
         Event::FoundNeverStarted => "asked after a crash, the machine proves that it never began",
-        Event::FoundAlive { paused: false } => "asked after a crash, the machine works on it",
+        Event::FoundAlive { paused: false } => "asked after a crash, the machine is running it",
         Event::FoundAlive { paused: true } => "asked after a crash, the machine has it paused",
-        Event::FoundGone(OnInterrupt::Hold) => "it began, runs no more, and the order says: hold",
-        Event::FoundGone(OnInterrupt::Fail) => "it began, runs no more, and the order says: fail",
-        Event::FoundGone(OnInterrupt::Restart) => "it began, runs no more, and the order says: restart",
-        Event::FoundNothing => "asked after a crash, the machine cannot say",
+        Event::FoundGone(OnInterrupt::Hold) => "it began and is not running any more; the order says `hold`",
+        Event::FoundGone(OnInterrupt::Fail) => "it began and is not running any more; the order says `fail`",
+        Event::FoundGone(OnInterrupt::Restart) => {
+            "it began and is not running any more; the order says `restart`"
+        }
+        Event::FoundNothing => "asked after a crash, the machine does not know",
         Event::StartPostponed => {
-            "the machine cannot begin, for a cause of its own, and proves that nothing began"
+            "the machine cannot begin, for a cause of its own, with proof that nothing began"
         }
     };
     plain.to_owned()
@@ -265,7 +269,7 @@ fn event_means(event: Event) -> String {
 
 fn ended(end: End) -> &'static str {
     match end {
-        End::Succeeded => "ended well",
+        End::Succeeded => "succeeded",
         End::Failed => "failed",
         End::Stopped => "was stopped",
     }
@@ -273,9 +277,9 @@ fn ended(end: End) -> &'static str {
 
 fn job_table(page: &mut Page) {
     page.text(
-        "## The job table\n\nA job is in a state and something happens: what is it now? Nothing else changes a job's \
-         state, on either node. Under each state: what moves it, then what is refused and why. What is not listed changes \
-         nothing, because the job is that already.",
+        "## The job table\n\nThe table has the next state for each state and event. Nothing else changes a \
+         job's state, on either node. Each state lists the events that change it, then the events that are \
+         refused, with the reason. An event that is not listed leaves the state as it is.",
     );
     for state in State::ALL {
         page.text(&format!("### `{}`\n\n{}", state.name(), job(state).means));
@@ -293,9 +297,9 @@ fn job_table(page: &mut Page) {
             }
         }
         if moves.is_empty() {
-            page.text("Nothing moves it.");
+            page.text("No event changes it.");
         } else {
-            page.table(&["what happens", "becomes"], moves);
+            page.table(&["event", "next state"], moves);
         }
         if !refusals.is_empty() {
             let list: Vec<_> = refusals

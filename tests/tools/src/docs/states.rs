@@ -15,13 +15,14 @@ use super::{DELIVERIES, LINKS, Page, SHOWN_FLAGS, all, flags};
 pub fn states() -> String {
     let mut page = Page::new("States and words", "`protocol/src/` and `tests/tools/src/docs.rs`");
     page.text(
-        "Every word that Reloop shows for a job or a slave, what it means, and what comes closest in the standards and \
-         systems that factories already use. \"—\": there is nothing like it. The mappings are for people who connect \
+        "Every word that Reloop shows for a job or a slave: its meaning, and the closest term in standards \
+         and systems that factories already use (\"—\": there is none). The terms are for people who connect \
          systems; nothing in Reloop depends on them.",
     );
     page.text(
-        "## Jobs\n\n`state` is the last durable fact and never a guess. Desired state, reason, flags and freshness stand beside \
-         it. The last six are ends. How a job moves between them is in [reconciliation.md](reconciliation.md).",
+        "## Jobs\n\n`state` is the last durable fact and never a guess. Desired state, reason, flags and \
+         freshness are separate fields. The last six states are final. \
+         [reconciliation.md](reconciliation.md) tells how a job changes its state.",
     );
     page.table(&["state", "meaning"], State::ALL.map(|state| row(code(state.name()), job(state).means, &[])));
     let heads: Vec<&str> = ["state"].into_iter().chain(JOB_STANDARDS).collect();
@@ -33,9 +34,9 @@ pub fn states() -> String {
         }),
     );
     page.text(
-        "PackML and ISA-95 both say Held and Suspended and mean different things: in PackML Held has an inner cause and \
-         Suspended an outer one; in ISA-95 Held is a constraint and Suspended a decision. Reloop says `paused`, with a \
-         reason.",
+        "PackML and ISA-95 both say Held and Suspended and mean different things: in PackML Held has an \
+         inner cause and Suspended an outer one; in ISA-95 Held is a constraint and Suspended a decision. \
+         Reloop says `paused`, with a reason.",
     );
     page.text("### What an accepted job waits for");
     page.table(
@@ -50,14 +51,14 @@ pub fn states() -> String {
         &["flag", "meaning"],
         flags().into_iter().map(|(_, name)| row(code(name), flag(name).unwrap_or(""), &[])),
     );
-    page.text("Two more are worked out when somebody asks, and are on no disk:");
+    page.text("Two more are computed when a job is shown, and are not stored:");
     page.table(&["flag", "meaning"], SHOWN_FLAGS.map(|(name, means)| row(code(name), means, &[])));
-    page.text("### How far a command got");
+    page.text("### The delivery of a command");
     page.table(
         &["delivery", "meaning"],
         DELIVERIES.map(|delivery| row(code(delivery.name()), delivery_means(delivery), &[])),
     );
-    page.text("### Why a slave does not take a job\n\nAs `explain` says it, for every slave.");
+    page.text("### Why a slave does not take a job\n\n`explain` tells this for every slave.");
     page.table(
         &["why_not", "meaning", "what ends it"],
         WhyNot::ALL.map(|why| {
@@ -66,13 +67,15 @@ pub fn states() -> String {
         }),
     );
     page.text(
-        "### How fresh a slave's word is\n\n`freshness.observed_at` is when the job's slave was last heard, whatever it said; it never \
-         goes back while the job is with that slave. A master that has started since and has not heard the slave knows what \
-         its disk holds, and what the job went through: then `at_least` is true, and the slave was heard then or later. A slave \
-         shows the same as `last_contact_at` and `last_contact_at_least`.",
+        "### Freshness\n\n`freshness.observed_at` is the time at which the job's slave was last heard, \
+         whatever message it sent. It never goes back while the job is at that slave. After a restart the \
+         master only knows the times on its disk: until it hears the slave, `at_least` is true, and the \
+         slave was heard then or later. A slave has the same as `last_contact_at` and \
+         `last_contact_at_least`.",
     );
     page.text(
-        "### What needs a person\n\nAs `reloop needs` and `GET /v1/needs` list it, the most urgent first. `GET /v1/counts` counts it.",
+        "### What needs a person\n\n`reloop needs` and `GET /v1/needs` list this, the most urgent first; \
+         `GET /v1/counts` counts it.",
     );
     page.table(
         &["need", "meaning", "what ends it", "risk"],
@@ -86,7 +89,7 @@ pub fn states() -> String {
         all(wire::decode::<Source>).into_iter().map(|s| row(code(s.name()), source(s), &[])),
     );
     page.text(
-        "### Reasons\n\nThe code is for programs and stable; the text beside it is for people and is not.",
+        "### Reasons\n\nThe code is stable and for programs; the text beside it is for people and may change.",
     );
     page.table(
         &["code", "meaning", "what helps"],
@@ -95,7 +98,7 @@ pub fn states() -> String {
             row(code(code_.name()), means, &[helps])
         }),
     );
-    page.text("## Slaves\n\nThree axes, never folded into one.\n\n### `link`: what the master observes");
+    page.text("## Slaves\n\nA slave has three independent values.\n\n### `link`: what the master observes");
     page.table(
         &["link", "meaning", "MTConnect AVAILABILITY", "Nomad node", "AWS IoT thing"],
         LINKS.map(|(name, means, maps)| row(code(name), means, &maps)),
@@ -127,9 +130,9 @@ pub fn states() -> String {
         }),
     );
     page.text(
-        "## Why a link was closed\n\nWebSocket close codes. After a passing one the slave comes back by itself within \
-         a minute; after the others a person has to do something, and the slave goes on trying meanwhile. Whatever the \
-         code: the machine goes on.",
+        "## Why a link was closed\n\nThe WebSocket close codes. After a passing one the slave reconnects by \
+         itself within a minute; after the others a person has to do something, and the slave keeps trying \
+         meanwhile. The machine goes on in any case.",
     );
     page.table(
         &["code", "name", "passing", "meaning", "what helps", "the slave"],
@@ -138,9 +141,9 @@ pub fn states() -> String {
             let passing = if value.is_passing() { "yes" } else { "no" };
             let name = format!("{value:?}");
             let slave = match redial::after(*value) {
-                Redial::Back => "comes back".to_owned(),
-                Redial::Patient => "comes back; its pauses go on growing".to_owned(),
-                Redial::Person(todo) => format!("tries once a minute, and says: {todo}"),
+                Redial::Back => "reconnects".to_owned(),
+                Redial::Patient => "reconnects; its pauses keep growing".to_owned(),
+                Redial::Person(todo) => format!("tries once a minute, and reports: {todo}"),
             };
             row(value.number().to_string(), &name, &[passing, means, helps, &slave])
         }),

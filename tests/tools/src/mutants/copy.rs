@@ -1,4 +1,4 @@
-//! The copies that the mutants are built into: one that holds all that can be switched, and one for a mutant alone.
+//! The copies that mutants are built into: one for all that can be switched, and one for a single mutant.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,31 +15,29 @@ use super::doctor::{Number, Piece, Places, blamed, doctored, last_arm, without_c
 use super::{Mutant, REACHED, SWITCH};
 use crate::breaks::workspace::{Doctored, MODEL, Programs, Texts, slim};
 
-/// Modules of `reloop-sim` that the copy is made of. The model check is one too: it takes long to build, and is there only where it is
-/// asked for.
+/// The modules of `reloop-sim` in the copy. The model check is added only where it is asked for, because it takes long
+/// to build.
 const MODULES: [&str; 3] = ["world", "simulation", "fuzz"];
 
-/// Tests that the copy holds beside those of the rules' own crate.
+/// The tests in the copy, beside those of the rules' own crate.
 const TESTS: [&str; 5] = ["rules", "rules_edges", "disagreements", "fences", "hostile"];
 
-/// The rules' crate root, which gets the switch.
+/// The crate root of the rules, to which the switch is added.
 const ROOT: &str = "protocol/src/lib.rs";
 
-/// How often the compiler may be asked what else does not compile. It tells in stages: names, types, borrows.
+/// How often the compiler is asked again after mutants that do not compile were left out: it reports errors in stages
+/// (names, types, borrows).
 const ROUNDS: usize = 20;
 
 #[derive(Debug)]
 pub struct Prepared {
-    /// The programs that hold every mutant that can be switched.
+    /// Contain every mutant that can be switched.
     pub programs: Programs,
-    /// Those that cannot: they have to be built by themselves, and many do not compile.
+    /// Mutants that have to be built one by one; many of them do not compile.
     pub alone: BTreeSet<Number>,
 }
 
-/// Makes and builds the copy with all the mutants that can be switched.
-///
-/// # Errors
-/// A file cannot be read or written, or the copy does not compile for a reason that is no mutant's.
+/// Makes and builds the copy with all mutants that can be switched.
 pub fn prepare(workspace: &Path, mutants: &[Mutant], with_model: bool) -> Result<Prepared, String> {
     let plain = texts(workspace, with_model)?;
     let copy = Doctored::new(workspace, "mutants", "all");
@@ -86,10 +84,7 @@ pub fn prepare(workspace: &Path, mutants: &[Mutant], with_model: bool) -> Result
     Ok(Prepared { programs, alone })
 }
 
-/// Builds one mutant by itself; none if it does not compile. What the compiler said of a text is remembered.
-///
-/// # Errors
-/// A file cannot be read or written, or the tests do not compile with it.
+/// Builds one mutant by itself; `None` if it does not compile. The compiler's verdict is stored by the text's hash.
 pub fn alone(workspace: &Path, mutant: &Mutant, with_model: bool) -> Result<Option<Programs>, String> {
     let mut texts = texts(workspace, with_model)?;
     apply(&mut texts, mutant)?;
@@ -128,7 +123,7 @@ fn apply(texts: &mut Texts, mutant: &Mutant) -> Result<(), String> {
     Ok(())
 }
 
-/// The copy's texts, and the mutants that found no place in them.
+/// The copy's texts, and the mutants that can't be switched.
 fn with_switches(
     plain: &Texts,
     mutants: &[Mutant],
@@ -175,7 +170,7 @@ fn with_switches(
     Ok((texts, left))
 }
 
-/// One file with these mutants in it and with the switch, as the copy's files have them; and those that found no place.
+/// One file with these mutants and the switch, as in the copy; and the mutants that can't be switched.
 #[cfg(test)]
 pub(super) fn set_in(text: &str, pieces: &[Piece]) -> syn::Result<(String, Vec<Number>)> {
     let mut constants = Places::of(text)?.constants_with(pieces);
@@ -191,11 +186,11 @@ fn give_switch(texts: &mut Texts, mutants: usize) {
     }
 }
 
-/// What the copy's rules are given: the switch itself, and the memory of what was reached.
+/// The functions that are added to the copy's rules: the switch, and the record of reached mutants.
 fn switch(mutants: usize) -> String {
     format!(
         r#"
-/// Whether this mutant is on.
+/// Whether this mutant is switched on.
 pub fn mutant(number: usize) -> bool {{
     use std::io::Write as _;
     use std::sync::atomic::{{AtomicBool, Ordering}};
@@ -219,14 +214,14 @@ pub fn mutant(number: usize) -> bool {{
     )
 }
 
-/// The sources of the rules, as a number.
+/// A hash of the rules' sources.
 fn hash(texts: &Texts) -> u64 {
     let mut hasher = DefaultHasher::new();
     texts.iter().filter(|(file, _)| file.starts_with("protocol/src")).for_each(|file| file.hash(&mut hasher));
     hasher.finish()
 }
 
-/// What an earlier run wrote, if it can be read: it only saves time.
+/// Results of an earlier run; the default if there are none that can be read.
 fn remembered<T: DeserializeOwned + Default>(path: &Path) -> T {
     fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
@@ -254,7 +249,7 @@ impl Error {
         blamed
     }
 
-    /// Constants that became functions where only a constant can stand.
+    /// Constants that became functions where only a constant is allowed.
     fn constants(&self, texts: &Texts) -> BTreeSet<String> {
         let word = |(file, at): &(String, usize)| {
             let text = texts.get(file)?.get(*at..)?;
@@ -290,7 +285,7 @@ fn errors_of(copy: &Doctored, arguments: &[&str]) -> Result<Vec<Error>, String> 
         }
         let spans = message["spans"].as_array().map(Vec::as_slice).unwrap_or_default();
         let place = |span: &Value| {
-            // What a macro made is where the macro was called.
+            // Code from a macro counts at the place of the macro's call.
             let mut span = span;
             while span["expansion"]["span"].is_object() {
                 span = &span["expansion"]["span"];

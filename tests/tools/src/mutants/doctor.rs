@@ -1,21 +1,19 @@
-//! Puts mutants behind switches: all of them into one text.
+//! Builds mutants into a source text, each behind a switch.
 //!
-//! A mutant is the source with one piece replaced. The piece alone cannot be switched: an operator is not an
-//! expression. So the smallest whole around it is written twice, once as it is and once as it would be, and the switch
-//! chooses. The second writing holds no further switches, since no two mutants are on at a time; that keeps the text
-//! from growing with the depth of an expression.
+//! A mutant replaces a piece of the source that may be no expression, such as an operator. So the smallest expression
+//! around it is written twice, original and changed, and the switch chooses. The changed text contains no further
+//! switches, since only one mutant is on at a time; this keeps the text from growing with the depth of an expression.
 //!
-//! | the mutant replaces | the copy holds |
+//! | the mutant replaces | the copy contains |
 //! |---|---|
-//! | an operator, a `!`, a field of a struct expression | `(if mutant(n) { the mutated expression } else { … })` |
+//! | an operator, a `!`, a field of a struct expression | `(if mutant(n) { changed expression } else { … })` |
 //! | a function's body | `if mutant(n) { return value; }` before it |
-//! | a body that returns `impl Iterator` | both, boxed: the two are of different types |
+//! | a body that returns `impl Iterator` | both, boxed: the two have different types |
 //! | a match arm, by nothing | a guard `if !mutant(n)` |
 //! | a guard, by `true` or `false` | `mutant(n) \|\| …`, `!mutant(n) && …` |
-//! | something in a constant | the same in a function, which the constant becomes wherever it is used |
+//! | something in a constant | the same in a function that replaces the constant wherever it is used |
 //!
-//! What stands in a `const fn`, or where the grammar has no room for a choice, has no `place`: such a
-//! mutant is built by itself.
+//! A mutant in a `const fn`, or where the grammar allows no choice, has no `place` and is built by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -25,7 +23,7 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{Expr, Pat, ReturnType, Type, TypeParamBound};
 
-/// A number in a text's markers, and of the switch.
+/// The number of a mutant, in the switch and in the text's markers.
 pub type Number = usize;
 
 /// The source with one piece replaced.
@@ -33,7 +31,7 @@ pub type Number = usize;
 pub struct Piece {
     pub number: Number,
     pub genre: Genre,
-    /// The piece, in bytes of its file.
+    /// The replaced piece, in bytes of its file.
     pub at: Range<usize>,
     pub instead: String,
 }
@@ -58,28 +56,28 @@ impl Piece {
     }
 }
 
-/// Where in a file a choice can stand.
+/// The places in a file where a choice is possible.
 #[derive(Debug, Default)]
 pub struct Places {
-    /// The whole expression by where its operator starts; none if it has a `let` in it.
+    /// The whole expression by the start of its operator; `None` if it contains a `let`.
     operators: BTreeMap<usize, Option<Range<usize>>>,
     structs: Vec<Range<usize>>,
     bodies: BTreeMap<usize, Body>,
     arms: BTreeMap<usize, Arm>,
     guards: BTreeMap<usize, Range<usize>>,
-    /// Items that the compiler evaluates: no choice is possible in them,
+    /// Items that are evaluated at compile time: no choice is possible in them,
     fixed: Vec<Range<usize>>,
-    /// but constants can become functions.
+    /// except that constants can become functions.
     constants: Vec<Constant>,
     uses: Vec<Range<usize>>,
-    /// Of the binary expression that is being walked, the outermost.
+    /// The outermost binary expression around the current node.
     outer: Option<Range<usize>>,
 }
 
 #[derive(Debug)]
 struct Body {
     inside: Range<usize>,
-    /// What it returns, if that has no name.
+    /// The returned `impl` type, which has to be boxed.
     boxed: Option<String>,
 }
 
@@ -99,7 +97,7 @@ struct Constant {
     mentions: BTreeSet<String>,
 }
 
-/// Where a mutant's choice stands.
+/// The place of a mutant's choice.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     Body(Stretch),
@@ -108,7 +106,7 @@ enum Place {
     Expression(Stretch),
 }
 
-/// Start and end in bytes: a range that has an order.
+/// Start and end in bytes: a range that can be ordered.
 type Stretch = (usize, usize);
 
 fn stretch(range: &Range<usize>) -> Stretch {
@@ -145,7 +143,7 @@ impl Places {
         }
     }
 
-    /// Constants that have one of these pieces in them.
+    /// Constants that contain one of these pieces.
     pub fn constants_with(&self, pieces: &[Piece]) -> BTreeSet<String> {
         let holds = |one: &&Constant| {
             pieces.iter().any(|piece| one.whole.start <= piece.at.start && piece.at.end <= one.whole.end)
@@ -153,7 +151,7 @@ impl Places {
         self.constants.iter().filter(holds).map(|one| one.name.clone()).collect()
     }
 
-    /// Constants that are made of one of these.
+    /// Constants that use one of these constants.
     pub fn constants_of(&self, names: &BTreeSet<String>) -> BTreeSet<String> {
         let made = self.constants.iter().filter(|one| !one.mentions.is_disjoint(names));
         made.map(|one| one.name.clone()).collect()
@@ -265,7 +263,7 @@ impl<'ast> Visit<'ast> for Places {
     }
 
     fn visit_expr(&mut self, node: &'ast Expr) {
-        // Anything but an operand ends the chain of operators.
+        // Any other node ends the chain of binary operators.
         if !matches!(node, Expr::Binary(_)) {
             let outer = self.outer.take();
             visit::visit_expr(self, node);
@@ -281,7 +279,7 @@ impl<'ast> Visit<'ast> for Places {
         let whole = if has_let(&node.left) || has_let(&node.right) {
             None
         } else {
-            // One operator for another can bind otherwise: the choice is between the whole chains.
+            // Another operator may bind differently: the choice is between the whole chains.
             Some(outer.clone().unwrap_or_else(|| node.span().byte_range()))
         };
         self.operators.insert(operator.byte_range().start, whole.clone());
@@ -315,7 +313,7 @@ impl<'ast> Visit<'ast> for Places {
     }
 }
 
-/// Something that is put around a stretch of the text, or in its place.
+/// Text that is put around a stretch, or replaces it.
 struct Edit {
     at: Range<usize>,
     before: String,
@@ -340,10 +338,7 @@ pub struct Doctored {
     pub left: Vec<Number>,
 }
 
-/// Puts mutants into a file. The texts stand between markers, by which [`blamed`] knows whose a compiler's error is.
-///
-/// # Errors
-/// The file is not Rust.
+/// Builds mutants into a file. Markers around each text let [`blamed`] find the mutant of a compiler error.
 pub fn doctored(text: &str, pieces: &[Piece]) -> syn::Result<Doctored> {
     let places = Places::of(text)?;
     let mut left = Vec::new();
@@ -354,7 +349,7 @@ pub fn doctored(text: &str, pieces: &[Piece]) -> syn::Result<Doctored> {
             None => left.push(piece.number),
         }
     }
-    // In the order of the places: where two have the same stretch, the first is around the other.
+    // Of two places with the same stretch, the first is the outer one.
     let edits: Vec<_> = by_place.iter().map(|(place, pieces)| choice(text, &places, place, pieces)).collect();
     Ok(Doctored { text: written(text, edits), left })
 }
@@ -417,7 +412,7 @@ fn choice(text: &str, places: &Places, place: &Place, pieces: &[&Piece]) -> Edit
     }
 }
 
-/// The text with the edits in it; of two with the same stretch the earlier is around the other.
+/// The text with the edits applied; of two with the same stretch the earlier is the outer one.
 fn written(text: &str, mut edits: Vec<Edit>) -> String {
     edits.sort_by_key(|edit| (edit.at.start, !edit.at.is_empty(), std::cmp::Reverse(edit.at.end)));
     let mut copy = String::with_capacity(text.len() * 4);
@@ -445,10 +440,7 @@ fn write(
     copy.push_str(&text[from..stretch.end]);
 }
 
-/// A file in which these constants are functions, where they are made and where they are used.
-///
-/// # Errors
-/// The file is not Rust.
+/// Turns these constants of a file into functions, and their uses into calls.
 pub fn without_constants(text: &str, names: &BTreeSet<String>) -> syn::Result<String> {
     if !names.iter().any(|name| text.contains(name)) {
         return Ok(text.to_owned());
@@ -467,7 +459,7 @@ pub fn without_constants(text: &str, names: &BTreeSet<String>) -> syn::Result<St
     texts(text.parse()?, &mut literals);
     for at in literals {
         for name in names.iter().filter(|name| text[at.clone()].contains(&format!("{{{name}}}"))) {
-            // A format string names a constant without a path.
+            // A format string may name a constant without a path.
             edits.push(Edit::in_place_of(at.end..at.end, format!(", {name} = {name}()")));
         }
     }
@@ -479,8 +471,8 @@ pub fn without_constants(text: &str, names: &BTreeSet<String>) -> syn::Result<St
     Ok(written(text, edits))
 }
 
-/// The mutants that a compiler's error at this byte of a doctored text is about: the one in whose text it is, else all
-/// that share the innermost choice around it.
+/// The mutants that may have caused a compiler error at this byte of a changed text: the one whose text contains it,
+/// otherwise all that share the innermost choice around it.
 pub fn blamed(text: &str, at: usize) -> BTreeSet<Number> {
     let numbers = |list: &str| list.split(',').filter_map(|number| number.parse().ok()).collect();
     let before = &text[..at.min(text.len())];
@@ -497,8 +489,8 @@ pub fn blamed(text: &str, at: usize) -> BTreeSet<Number> {
     around.map(numbers).next().unwrap_or_default()
 }
 
-/// Of the match whose subject is at this byte, the last arm that can be switched off: with it gone the match may not
-/// be exhaustive.
+/// For the match whose subject is at this byte, the last arm that can be switched off: without it the match may not be
+/// exhaustive.
 pub fn last_arm(text: &str, at: usize) -> Option<Number> {
     struct Last<'t>(&'t str, usize, Option<Number>);
     impl<'ast> Visit<'ast> for Last<'_> {

@@ -1,4 +1,4 @@
-//! What became of the mutants, for people: the page `docs/mutants.md`.
+//! The page `docs/mutants.md`: the result for each mutant.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use super::Mutant;
 use super::run::{Fate, Stage};
 
-/// Of the viable mutants, how many have to be noticed: in percent.
+/// The share of viable mutants that has to be noticed, in percent.
 pub const GOAL: f64 = 95.0;
 
-/// What became of each mutant, by its name.
+/// Results by the mutants' names.
 pub type Fates = BTreeMap<String, Fate>;
 
 #[derive(Default)]
@@ -63,7 +63,7 @@ impl Row {
     }
 }
 
-/// The page, and whether it says what it has to: enough are noticed, and every survivor is explained.
+/// The page, and the reasons to fail: too few are noticed, or a survivor is not explained.
 pub fn page(mutants: &[Mutant], fates: &Fates, explained: &[(&str, &str)]) -> (String, Vec<String>) {
     let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
     let mut all = Row::default();
@@ -81,7 +81,7 @@ pub fn page(mutants: &[Mutant], fates: &Fates, explained: &[(&str, &str)]) -> (S
         match (fate, reason) {
             (Fate::Survived { .. }, None) => wrong.push(format!("survives unexplained: {}", one.name)),
             (Fate::Survived { .. }, Some(_)) => {}
-            (_, Some(_)) => wrong.push(format!("needs no explanation, it does not survive: {}", one.name)),
+            (_, Some(_)) => wrong.push(format!("is explained, but does not survive: {}", one.name)),
             (_, None) => {}
         }
         if matches!(fate, Fate::Survived { .. }) {
@@ -90,7 +90,7 @@ pub fn page(mutants: &[Mutant], fates: &Fates, explained: &[(&str, &str)]) -> (S
         }
     }
     for (name, _) in explained.iter().filter(|(name, _)| mutants.iter().all(|one| one.name != *name)) {
-        wrong.push(format!("is explained, and is no mutant: {name}"));
+        wrong.push(format!("is explained, but is no mutant: {name}"));
     }
     if all.percent() < GOAL {
         wrong.push(format!("{:.1} % are noticed, and {GOAL} % have to be", all.percent()));
@@ -128,16 +128,16 @@ pub fn page(mutants: &[Mutant], fates: &Fates, explained: &[(&str, &str)]) -> (S
 
 const HEAD: &str = "# Mutants of the rules\n\n\
 Printed by `cargo run --release -p reloop-tools -- mutants`, which takes half an hour to an hour and needs\n\
-cargo-mutants (`cargo install cargo-mutants --locked`). Run it anew when the rules or their tests have changed; it fails if\n\
-fewer than 95 % are noticed, or if a survivor is not explained in `tests/tools/src/mutants/explained.rs`. How it works is told in\n\
-[CONTRIBUTING.md](../CONTRIBUTING.md).\n\n\
-A mutant is one small change of the rules in `protocol/`: an operator turned round, a condition that always holds, a match\n\
-arm left out, a function that does nothing. cargo-mutants names them all. Each is a bug that somebody has to notice, unless\n\
-it changes nothing that matters.\n\n";
+cargo-mutants (`cargo install cargo-mutants --locked`). Run it again when the rules or their tests have changed; it fails\n\
+if fewer than 95 % are noticed, or if a survivor is not explained in `tests/tools/src/mutants/explained.rs`.\n\
+[CONTRIBUTING.md](../CONTRIBUTING.md) describes how it works.\n\n\
+A mutant is one small change of the rules in `protocol/`: another operator, a condition that always holds, a missing match\n\
+arm, a function that does nothing. cargo-mutants lists them. Each is a bug that a test has to notice, unless the change\n\
+makes no difference.\n\n";
 
 const LEGEND: &str = "\n\
-A mutant counts where it is first noticed: by the tests of the rules (those of `protocol/`, and `rules`, `rules_edges`,\n\
-`disagreements`, `fences` and `hostile` of `tests/`); else by 1,000 random schedules; else by the model check's short\n\
-configurations, either because something does not hold (`model`) or because only the number of states is another\n\
-(`states`). Those that hung never came to an end, which is noticed as well.\n\n\
+A mutant is counted where it is first noticed: by the tests of the rules (those of `protocol/`, and `rules`, `rules_edges`,\n\
+`disagreements`, `fences` and `hostile` of `tests/`), by 1,000 random schedules, or by the model check's short\n\
+configurations, because a property does not hold (`model`) or because only the number of states differs (`states`).\n\
+A mutant that hangs is noticed by its timeout.\n\n\
 ## Survivors\n";

@@ -1,4 +1,4 @@
-//! Shows each mutant to the tests, the schedules and the model, until one of them notices.
+//! Tries each mutant against the tests, the schedules and the model check, until one of them notices.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use super::copy::{self, Prepared};
 use super::{Mutant, Number, REACHED, SWITCH};
 use crate::breaks::workspace::Programs;
 
-/// Programs with tests of the rules, the quick ones first.
+/// Test programs of the rules, the quick ones first.
 const RULES: [&str; 9] = [
     "reloop_protocol",
     "limits",
@@ -29,42 +29,42 @@ const RULES: [&str; 9] = [
     "disagreements",
 ];
 
-/// The program that tries schedules.
+/// The program that plays schedules.
 const HUNT: &str = "hunt";
 
-/// The test of the model check, in the program that has its name.
+/// The test of the model check, as (program, test).
 const MODEL: (&str, &str) = ("model", "every_story_of_the_short_configurations_holds_and_comes_right");
 
-/// Schedules that tell what schedules reach, and that a mutant meets before it has survived them.
+/// Schedules that record what schedules reach, and that each mutant is tried against.
 const SCHEDULES: usize = 1_000;
 
-/// A program hangs when it takes so many times the processor time that it takes without a mutant,
+/// Limit of a program's processor time, as a multiple of its time without a mutant,
 const SLOWER: u32 = 5;
 
 /// and at least this much.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// On a busy box a program may wait so many times as long as it computes.
+/// Limit of a program's elapsed time, as a multiple of its processor time: other processes run too.
 const BUSY: u32 = 20;
 
-/// Between two looks whether a program has ended.
+/// Poll interval while a program runs.
 const PAUSE: Duration = Duration::from_millis(3);
 
-/// Memory of one program, in bytes: a mutant that never stops collecting must not take the box with it.
+/// Memory limit of a program, in bytes: a mutant may collect without end.
 const MEMORY: u64 = 4 << 30;
 
-/// Mutants that are tried at a time.
+/// Mutants that are tried at the same time.
 const WORKERS: usize = 2;
 
-/// Who noticed a mutant, or that nobody did.
+/// The result for one mutant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fate {
     Unviable,
     Caught {
         by: Stage,
-        /// The test, the seed, or what the model found.
+        /// The test, the seed, or the property of the model.
         what: String,
-        /// By never coming to an end, or by taking all the memory.
+        /// It exceeded its time or its memory.
         hung: bool,
     },
     Survived {
@@ -73,18 +73,18 @@ pub enum Fate {
     },
 }
 
-/// What a mutant is shown to.
+/// A stage in which a mutant is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Stage {
     Rules,
     Simulation,
-    /// The model check, which found something that does not hold.
+    /// The model check found a property that does not hold.
     Model,
-    /// The model check, in which only the number of states is another, or something no longer happens.
+    /// In the model check only the number of states differs, or something no longer happens.
     States,
 }
 
-/// The stages, in their order.
+/// The stages, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Until {
     Rules,
@@ -98,7 +98,7 @@ enum End {
     Hung,
 }
 
-/// A program's tests and what of the mutants each reaches.
+/// The tests of a program, and which mutants each reaches.
 struct Reach {
     tests: BTreeMap<String, BTreeSet<Number>>,
     took: Duration,
@@ -112,10 +112,7 @@ struct Bench<'a> {
     model: Option<Reach>,
 }
 
-/// Tries these mutants; what becomes of each is told as soon as it is known.
-///
-/// # Errors
-/// A copy cannot be built, or something fails without any mutant.
+/// Tries these mutants; `told` gets each result as soon as it is known.
 pub fn run(
     workspace: &Path,
     prepared: &Prepared,
@@ -155,7 +152,7 @@ pub fn run(
 }
 
 impl<'a> Bench<'a> {
-    /// Runs everything once without a mutant: it has to pass, and tells what it reaches.
+    /// Runs everything once without a mutant: it has to pass, and records what it reaches.
     fn new(logs: PathBuf, prepared: &'a Prepared, until: Until) -> Result<Self, String> {
         let empty = || Reach { tests: BTreeMap::new(), took: Duration::ZERO };
         let mut bench = Self { logs, prepared, rules: BTreeMap::new(), schedules: None, model: None };
@@ -199,7 +196,7 @@ impl<'a> Bench<'a> {
         programs.get(name).map(PathBuf::as_path).ok_or_else(|| format!("there is no program {name}"))
     }
 
-    /// What a program reaches while nothing is changed.
+    /// The mutants that a program reaches.
     fn reached(&self, program: &str, arguments: &[&str]) -> Result<BTreeSet<Number>, String> {
         let place = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
         let mut command = Command::new(self.program(&self.prepared.programs, program)?);
@@ -290,7 +287,7 @@ impl<'a> Bench<'a> {
         let mut child = command.spawn().map_err(about)?;
         for (what, most) in [(Resource::As, MEMORY), (Resource::Cpu, patience.as_secs() + 1)] {
             let limit = Rlimit { current: Some(most), maximum: Some(most) };
-            // A child that has ended already needs no limit.
+            // Fails if the child has ended already.
             let _ = prlimit(Some(Pid::from_child(&child)), what, limit);
         }
         let end = Instant::now() + patience * BUSY;
@@ -319,7 +316,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// What a program that failed has found, and as which stage it counts.
+/// What a failed program has found, and as which stage it counts.
 fn finding(by: Stage, program: &str, text: &str) -> (Stage, String) {
     match by {
         Stage::Rules => {

@@ -7,7 +7,7 @@ use super::doctor::{Piece, blamed, doctored};
 use super::run::{Fate, Stage};
 use super::*;
 
-/// A program that says something else for each of its mutants.
+/// A program whose output differs with each of its mutants.
 const SOURCE: &str = r#"
 use std::fmt::Debug;
 const LIMIT: usize = 4 * 8;
@@ -46,7 +46,7 @@ fn main() {
 }
 "#;
 
-/// One mutant of each kind: kind, the line that it is in, what it replaces there, and by what.
+/// One mutant of each kind: kind, its line, the replaced text, the replacement.
 const KINDS: [(Genre, &str, &str, &str); 13] = [
     (Genre::FnValue, "fn value", "let seven = 7; seven", "0"),
     (Genre::FnValue, "fn numbers", "[1, 2].into_iter()", "::std::iter::empty()"),
@@ -69,12 +69,12 @@ fn piece(number: Number, (genre, line, find, instead): (Genre, &str, &str, &str)
     Piece { number, genre, at: start..start + find.len(), instead: instead.to_owned() }
 }
 
-/// What a program prints with this mutant on.
+/// The output of a program with this mutant on.
 fn said(program: &Path, mutant: Option<Number>) -> String {
     let mut command = Command::new(program);
     command.env_remove(SWITCH).envs(mutant.map(|number| (SWITCH, number.to_string())));
     let output = command.output().unwrap();
-    // A mutant may overflow: its exit status is part of its output.
+    // A mutant may overflow: the exit status is part of the output.
     format!("{}{:?}", String::from_utf8_lossy(&output.stdout), output.status.code())
 }
 
@@ -111,7 +111,7 @@ fn a_switched_mutant_behaves_as_the_source_that_was_changed_by_hand() {
 }
 
 #[test]
-fn what_is_reached_is_told_once() {
+fn each_reached_mutant_is_recorded_once() {
     let dir = tempfile::tempdir().unwrap();
     let pieces = [piece(0, KINDS[4]), piece(1, KINDS[0])];
     let text = set_in(&SOURCE.replace("say(value());", "value(); value();"), &[]).unwrap().0;
@@ -126,7 +126,7 @@ fn what_is_reached_is_told_once() {
 }
 
 #[test]
-fn what_no_choice_can_stand_for_is_left_to_be_built_alone() {
+fn mutants_that_can_not_be_switched_are_left_to_be_built_alone() {
     let text = "const fn f(a: u8) -> u8 { a + 1 }\nfn g(a: Option<u8>) -> bool { if let Some(b) = a && b > 1 { true } else { false } }";
     let at = |find: &str| text.find(find).unwrap()..text.find(find).unwrap() + find.len();
     let operator = |number, find: &str| Piece {
@@ -141,7 +141,7 @@ fn what_no_choice_can_stand_for_is_left_to_be_built_alone() {
 }
 
 #[test]
-fn an_error_is_blamed_on_the_mutant_in_whose_text_it_is_else_on_all_that_share_the_choice() {
+fn a_compiler_error_is_blamed_on_the_mutant_with_its_text_or_on_all_that_share_the_choice() {
     let text = "fn f(a: u8, b: u8) -> bool { a == b }";
     let at = text.find("==").unwrap();
     let piece = |number, instead: &str| Piece {

@@ -1,4 +1,4 @@
-//! The commit numbers of the master that somebody in a world knows.
+//! The commit numbers of the master that are known anywhere in a world.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use reloop_protocol::message::{Hello, Message};
 use super::super::{Stray, World};
 
 impl World {
-    /// Every commit number that somebody knows.
+    /// Every commit number that some node knows.
     pub(super) fn commits(&self) -> BTreeSet<Commit> {
         let mut known = BTreeSet::new();
         known.extend(self.master_node().map(|node| node.commit));
@@ -70,7 +70,7 @@ fn commit_in(message: &Message) -> Option<Commit> {
     }
 }
 
-/// The commit of a master's frame, if a slave takes note of it.
+/// The commit of a master's frame, if a slave records it.
 pub(super) fn counted(commit: Commit, message: &Message) -> Option<Commit> {
     match message {
         Message::DesiredState(_) | Message::Forget(_) | Message::OperatingMode(_) | Message::Ask(_) => {

@@ -2,8 +2,8 @@
 
 use std::hash::Hasher;
 
-/// Multiplies and folds, as wyhash does (<https://github.com/wangyi-fudan/wyhash>): a state is some thousand bytes, and
-/// there are millions of them. It is the same on every machine, and nobody attacks it.
+/// Multiplies and folds, as wyhash does (<https://github.com/wangyi-fudan/wyhash>): a state has some thousand bytes,
+/// and there are millions of states. It is the same on every machine; it need not resist attacks.
 #[derive(Clone, Copy)]
 pub(super) struct Mixer(u64);
 
@@ -16,7 +16,7 @@ impl Default for Mixer {
 impl Mixer {
     fn word(&mut self, word: u64) {
         let wide = u128::from(self.0 ^ word) * 0xE703_7ED1_A0B4_28DB_u128;
-        // What was before stays in, should one side of the product be zero.
+        // Keeps the previous value if one factor is zero.
         self.0 = (wide as u64) ^ ((wide >> 64) as u64) ^ self.0.rotate_left(29);
     }
 }

@@ -12,7 +12,7 @@ use reloop_node::link::{LastHeard, Outbox};
 use reloop_node::store::{Op, Store, StoreError};
 use reloop_protocol::id::{Commit, JobId, Session};
 use reloop_protocol::message::{Answer, CloseCode, Message, Reason, Reply};
-use reloop_protocol::slave::{self, Fact, Link, LinkId, Local, Now, Probed, RunKey, Slave};
+use reloop_protocol::slave::{self, Done, Fact, Link, LinkId, Local, NotDone, Now, Probed, RunKey, Slave};
 use reloop_protocol::spec::DesiredState;
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame};
@@ -254,9 +254,9 @@ impl Driver {
     fn act(&mut self, effect: slave::Effect) {
         match effect {
             slave::Effect::Send { link, session, message } => self.send(link, session, message),
-            slave::Effect::Close { link, code, text } => {
+            slave::Effect::Close { link, why } => {
                 if let Some(connection) = self.links.get(&link) {
-                    connection.outbox.close(code, text);
+                    connection.outbox.close(why.code(), why.text());
                 }
             }
             slave::Effect::Start { work: key, spec } => {
@@ -274,7 +274,7 @@ impl Driver {
             }
             slave::Effect::Reply { request, reply } => {
                 if let Some(waiting) = self.replies.remove(&request) {
-                    answer(waiting, reply);
+                    answer(waiting, reply.map(Done::text).map_err(NotDone::text));
                 }
             }
             slave::Effect::ForgetToken => self.forget_token(),

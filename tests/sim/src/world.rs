@@ -88,7 +88,7 @@ pub struct Station {
     /// How its last links were closed.
     pub closed: Vec<CloseCode>,
     /// What its people were told.
-    pub replies: Vec<Result<String, String>>,
+    pub replies: Vec<Result<slave::Done, slave::NotDone>>,
     /// How well it knows the master's time: when it read it, how late the reading was, how far off that master's clock.
     synced: Option<Synced>,
     saved: Option<Saved>,

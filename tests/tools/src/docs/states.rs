@@ -140,7 +140,7 @@ pub fn states() -> String {
             let slave = match redial::after(*value) {
                 Redial::Back => "comes back".to_owned(),
                 Redial::Patient => "comes back; its pauses go on growing".to_owned(),
-                Redial::Person(todo) => format!("tries once a minute, and says: {todo}"),
+                Redial::Person(todo) => format!("tries once a minute, and says: {}", todo.text()),
             };
             row(value.number().to_string(), &name, &[passing, means, helps, &slave])
         }),

@@ -54,7 +54,7 @@ pub(crate) enum Input {
     },
     LinkDown {
         link: LinkId,
-        /// For people.
+        /// How it ended, for people.
         why: String,
     },
     /// A connection could not be made, for this reason.

@@ -41,7 +41,7 @@ struct Outcome {
     settled: bool,
     code: Option<CloseCode>,
     retry_after: Option<Duration>,
-    /// For people.
+    /// How it ended, for people.
     why: String,
     /// The same, without what may differ from one attempt to the next.
     cause: String,

@@ -2,7 +2,8 @@
 
 use super::machine::AtMachine;
 use super::step::Rules;
-use super::{Doubt, Effect, Ended, Fact, Ignored, JobReason, PROBE_PATIENCE, Probed, RunKey};
+use super::{Doubt, Effect, Ended, Fact, Ignored, Job, JobReason, PROBE_PATIENCE, Probed, Probing, RunKey};
+use crate::id::JobId;
 use crate::job::{self, End, OnInterrupt, State};
 use crate::limits::{CAUSE_BYTES, clip};
 use crate::message::{ALL_OF_IT, Flags, Source};
@@ -18,11 +19,20 @@ impl Rules {
         }
     }
 
-    /// No longer waits for answers of the machine that have not come in time.
+    /// Takes back the questions that the machine has not answered in time, and those about jobs that have ended meanwhile: of them
+    /// nothing is to be known any more.
     pub(super) fn give_up_probing(&mut self) {
-        for (id, asked) in self.overdue_questions(PROBE_PATIENCE) {
+        let state = self.state();
+        let is_moot = |id: &JobId| !state.jobs.get(id).is_some_and(Job::may_be_at_the_machine);
+        let moot: Vec<_> = state.volatile.probing.keys().copied().filter(is_moot).collect();
+        moot.into_iter().for_each(|id| drop(self.machine().take_question(id)));
+        let now = self.clock().boot_ms();
+        let is_overdue = |asked: &Probing| now >= asked.since.saturating_add(PROBE_PATIENCE.0);
+        let asked = self.state().volatile.probing.iter().filter(|(_, asked)| is_overdue(asked));
+        for id in asked.map(|(id, _)| *id).collect::<Vec<_>>() {
             if let Some(mut job) = self.at_machine(id) {
-                job.not_known(Doubt::CouldNotSay { said: None, refused: asked.refused });
+                let refused = job.take_question().and_then(|asked| asked.refused);
+                job.not_known(Doubt::CouldNotSay { said: None, refused });
             }
         }
     }

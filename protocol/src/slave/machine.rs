@@ -10,7 +10,6 @@ use super::{AfterFailure, Effect, Ignored, Job, Node, Probing, Release, Settings
 use crate::id::{Generation, JobId};
 use crate::job::{End, State};
 use crate::message::{Activity, Attention, MachineReport, OperatingMode};
-use crate::time::Millis;
 
 /// The machine's condition, from everything that the slave knows.
 pub fn machine_report(state: &Slave) -> MachineReport {
@@ -127,17 +126,9 @@ impl<'a> Machine<'a> {
         self.operating_mode.generation = Generation(0);
     }
 
-    /// The questions that were not answered in time; they are taken back, as are those about jobs that have ended meanwhile: of them
-    /// nothing is to be known any more.
-    pub(super) fn give_up_probing(
-        &mut self,
-        jobs: &BTreeMap<JobId, Job>,
-        boot_ms: u64,
-        patience: Millis,
-    ) -> Vec<(JobId, Probing)> {
-        self.probing.retain(|id, _| jobs.get(id).is_some_and(Job::may_be_at_the_machine));
-        let overdue = |asked: &mut Probing| boot_ms >= asked.since.saturating_add(patience.0);
-        self.probing.extract_if(.., |_, asked| overdue(asked)).collect()
+    /// Takes back the question about a job, if one was not answered.
+    pub(super) fn take_question(&mut self, id: JobId) -> Option<Probing> {
+        self.probing.remove(&id)
     }
 }
 
@@ -197,9 +188,8 @@ impl<'a> AtMachine<'a> {
         self.out.act(Effect::Probe { work: self.job.work(), spec: self.job.spec.clone() });
     }
 
-    /// Takes back the question that the machine has not answered, if there is one.
     pub(super) fn take_question(&mut self) -> Option<Probing> {
-        self.machine.probing.remove(&self.job.report.job)
+        self.machine.take_question(self.job.report.job)
     }
 
     /// The job's run has ended, and its work may still be in the machine.

@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | `Held` (`held`) | one job | `desired`, `steer` (pause, let go on, stop), `schedule`, `waiting` |
 //! | `AtMachine` (`machine`) | one job with the machine | `facts` (what the machine says) |
-//! | `Machine` (`machine`) | what bars the machine, what it was asked | `live`, `local` |
+//! | `Machine` (`machine`) | what bars the machine, what it was asked | `place`, `handshake`, `live`, `local` |
 //! | `Jobs` (`jobs`) | which jobs are held, and recent outcomes | `desired`, `live` |
 //! | `Uplink` (`uplink`) | link, session, binding, what is owed | `handshake`, `live` |
 //! | `Timekeeper` (`timekeeper`) | what is kept of the master's time | `handshake`, `schedule` |

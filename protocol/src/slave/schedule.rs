@@ -140,7 +140,7 @@ impl Rules {
             .min_by_key(|job| (std::cmp::Reverse(job.start.priority), job.report.job))
             .map(|job| job.report.job);
         if let Some(mut held) = next.and_then(|id| self.held(id)) {
-            held.begin();
+            held.intend_start();
         }
     }
 
@@ -172,7 +172,7 @@ impl Held<'_> {
     }
 
     /// Intends a new run; the machine is told once that is durable.
-    fn begin(&mut self) {
+    fn intend_start(&mut self) {
         if !self.apply(job::Event::StartIntended, Source::Slave) {
             return;
         }

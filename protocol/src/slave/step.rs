@@ -9,9 +9,8 @@ use super::place::Place;
 use super::timekeeper::Timekeeper;
 use super::uplink::Uplink;
 use super::waiting::Judge;
-use super::{Event, Job, Now, Probing, Slave, Step};
+use super::{Event, Job, Now, Slave, Step};
 use crate::id::JobId;
-use crate::time::Millis;
 
 /// What a slave does when something happens.
 pub fn step(state: Slave, now: Now, event: Event) -> Step {
@@ -97,13 +96,6 @@ impl Rules {
     pub(super) fn machine(&mut self) -> Machine<'_> {
         let Slave { settings, node, volatile, .. } = &mut self.state;
         Machine::new(node, &mut volatile.probing, settings)
-    }
-
-    /// The questions that the machine has not answered within `patience`; they are taken back.
-    pub(super) fn overdue_questions(&mut self, patience: Millis) -> Vec<(JobId, Probing)> {
-        let Slave { settings, node, jobs, volatile, .. } = &mut self.state;
-        let mut machine = Machine::new(node, &mut volatile.probing, settings);
-        machine.give_up_probing(jobs, self.now.boot_ms, patience)
     }
 
     /// Which jobs there are.

@@ -17,7 +17,7 @@ pub(super) struct Uplink<'a> {
     out: &'a mut Out,
 }
 
-/// What a master is to this slave, by what the slave has seen before.
+/// What a master is to this slave: see [`standing`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     /// No master before, or it was admitted by this one and has told it nothing yet.
@@ -31,24 +31,6 @@ pub(super) enum Standing {
 }
 
 impl Standing {
-    fn of(binding: Option<MasterBinding>, challenge: &Challenge) -> Self {
-        match binding {
-            None => Self::New,
-            Some(binding) if binding.master != challenge.master => Self::Foreign,
-            Some(binding) if binding.epoch > challenge.epoch => Self::Old,
-            // Just admitted there: nothing of what was forgotten before is on its disk.
-            Some(binding) if binding.commit == Commit(0) => Self::New,
-            Some(binding)
-                if binding.epoch == challenge.epoch
-                    && binding.is_ahead_of(challenge.commit, &challenge.begun) =>
-            {
-                Self::Old
-            }
-            Some(binding) if binding.epoch < challenge.epoch => Self::Restored,
-            Some(_) => Self::Known,
-        }
-    }
-
     /// What a Hello tells it.
     fn disclosure(self) -> Disclosure {
         match self {
@@ -64,6 +46,25 @@ impl Standing {
             Self::New | Self::Known | Self::Restored => true,
             Self::Foreign | Self::Old => false,
         }
+    }
+}
+
+/// Whether a master is one that this slave may obey, by what it has seen before.
+fn standing(binding: Option<MasterBinding>, challenge: &Challenge) -> Standing {
+    match binding {
+        None => Standing::New,
+        Some(binding) if binding.master != challenge.master => Standing::Foreign,
+        Some(binding) if binding.epoch > challenge.epoch => Standing::Old,
+        // Just admitted there: nothing of what was forgotten before is on its disk.
+        Some(binding) if binding.commit == Commit(0) => Standing::New,
+        Some(binding)
+            if binding.epoch == challenge.epoch
+                && binding.is_ahead_of(challenge.commit, &challenge.begun) =>
+        {
+            Standing::Old
+        }
+        Some(binding) if binding.epoch < challenge.epoch => Standing::Restored,
+        Some(_) => Standing::Known,
     }
 }
 
@@ -106,7 +107,7 @@ impl<'a> Uplink<'a> {
             self.out.close(link, Closing::Version(challenge.protocol));
             return None;
         }
-        let standing = Standing::of(*self.binding, challenge);
+        let standing = standing(*self.binding, challenge);
         *self.session = self.session.next();
         let (doubtful, disclosure) = (standing == Standing::Old, standing.disclosure());
         *self.link = Link::Challenged { link, doubtful, disclosure };

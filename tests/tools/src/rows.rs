@@ -123,18 +123,18 @@ const fn shown_without(row: Row, missing: &'static str) -> Row {
 
 const ABSENT: Rule = rule("protocol/src/master/handshake.rs", "apply_absent");
 const ADMIT: Rule = rule("protocol/src/master/enrolment.rs", "admit");
-const AGENT_STARTED: Rule = rule("protocol/src/slave/machine.rs", "agent_started");
+const AGENT_STARTED: Rule = rule("protocol/src/slave/place.rs", "agent_started");
 const BEGIN: Rule = rule("protocol/src/slave/schedule.rs", "begin");
 const COME_DUE: Rule = rule("protocol/src/slave/schedule.rs", "come_due");
-const ENDED: Rule = rule("protocol/src/slave/machine.rs", "ended");
-const FOUND: Rule = rule("protocol/src/slave/machine.rs", "found");
-const HELD_BY: Rule = rule("protocol/src/slave/schedule.rs", "held_by");
+const ENDED: Rule = rule("protocol/src/slave/facts.rs", "ended");
+const PROBED: Rule = rule("protocol/src/slave/facts.rs", "probed");
+const HELD_BY: Rule = rule("protocol/src/slave/waiting.rs", "held_by");
 const HELLO: Rule = rule("protocol/src/master/handshake.rs", "hello_received");
 const MASTER_TIME: Rule = rule("protocol/src/slave/clock.rs", "master_time");
 const OLDER: Rule = rule("protocol/src/master/attempts.rs", "compare");
 const ORDER_PLACED: Rule = rule("protocol/src/master/command.rs", "order_placed");
 const SAY_AGAIN: Rule = rule("protocol/src/slave/desired.rs", "say_again");
-const STANDING: Rule = rule("protocol/src/slave/handshake.rs", "standing");
+const STANDING: Rule = rule("protocol/src/slave/uplink.rs", "standing");
 const UNACCEPTABLE: Rule = rule("protocol/src/slave/desired.rs", "unacceptable");
 const SET_DESIRED: Rule = rule("protocol/src/slave/desired.rs", "set_desired");
 
@@ -181,7 +181,7 @@ pub const ROWS: &[Row] = &[
         "The slave ran it, and comes back after a crash or a power cut.",
         "The machine is asked: alive is running, ended is its outcome; else the order's rule decides: hold, fail, or \
          restart.",
-        &[AGENT_STARTED, FOUND],
+        &[AGENT_STARTED, PROBED],
         &[About::Processes],
     ),
     shown(
@@ -189,7 +189,7 @@ pub const ROWS: &[Row] = &[
         "The slave comes up with an intent to start on its disk and no result.",
         "The machine is asked. Proof that it never began lets it start; without proof it is uncertain and the machine \
          not ready. Never a second blind start.",
-        &[AGENT_STARTED, FOUND],
+        &[AGENT_STARTED, PROBED],
         &[About::Processes],
     ),
     shown(
@@ -218,7 +218,7 @@ pub const ROWS: &[Row] = &[
         "The master canceled it, the slave runs it.",
         "The slave stops it in the mode that the client chose; a machine may refuse, then it is running again and says \
          so.",
-        &[rule("protocol/src/slave/desired.rs", "cancel")],
+        &[rule("protocol/src/slave/steer.rs", "cancel")],
         &[],
     ),
     shown(
@@ -274,7 +274,7 @@ pub const ROWS: &[Row] = &[
         "A19",
         "The slave confirmed a cancel and lost its power; the machine would go on.",
         "Canceled was on its disk before the machine was touched: it stays canceled.",
-        &[FOUND],
+        &[PROBED],
         &[About::Processes],
     ),
     shown(
@@ -361,7 +361,7 @@ pub const ROWS: &[Row] = &[
         "It waits for the machine until its deadline, then it has expired.",
         &[
             rule("protocol/src/slave/schedule.rs", "lapse"),
-            rule("protocol/src/slave/schedule.rs", "machine_is_barred"),
+            rule("protocol/src/slave/machine.rs", "is_barred"),
         ],
         &[],
     ),
@@ -562,7 +562,7 @@ pub const ROWS: &[Row] = &[
             &[
                 BEGIN,
                 rule("slave/src/machine/dispatch.rs", "place"),
-                rule("protocol/src/slave/machine.rs", "postponed"),
+                rule("protocol/src/slave/facts.rs", "postponed"),
             ],
             &[About::Processes],
         ),
@@ -591,7 +591,7 @@ pub const ROWS: &[Row] = &[
         "E9",
         "The box reboots again and again in mid-job.",
         "Counted per attempt; past the limit it is held and a person is asked.",
-        &[FOUND],
+        &[PROBED],
         &[About::Processes],
     ),
     shown(

@@ -43,11 +43,11 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "without a beginning the slave is asked, and says that there is no output",
     ),
     (
-        "protocol/src/slave/live.rs: replace > with >= in Rules::forget in `while recent_outcomes.len() > RECENT_OUTCOMES || bytes(recent_outcomes) > RECENT_OUTCOMES_BYTES {` (2)",
+        "protocol/src/slave/jobs.rs: replace > with >= in Jobs<'a>::remember in `while recent_outcomes.len() > RECENT_OUTCOMES || bytes(recent_outcomes) > RECENT_OUTCOMES_BYTES {` (2)",
         "differs only for recent outcomes of exactly that many bytes, which are as good as one record less",
     ),
     (
-        "protocol/src/slave/schedule.rs: replace && with || in Rules::say_what_is_waited_for in `job.report.waiting_for != waiting_for || reason.is_some() && job.report.reason != reason`",
+        "protocol/src/slave/waiting.rs: replace && with || in Rules::say_what_is_waited_for in `job.report.waiting_for != waiting_for || reason.is_some() && job.report.reason != reason`",
         "a job that says the same already is given what it says",
     ),
 ];

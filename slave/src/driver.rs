@@ -196,7 +196,11 @@ impl Driver {
 
     fn received(&mut self, link: LinkId, frame: Frame) -> (Vec<Op>, Vec<Effect>) {
         let Frame { session, commit, message, .. } = frame;
-        if let (Message::Challenge(challenge), Some(connection)) = (&message, self.links.get_mut(&link)) {
+        // The Challenge that the rules take: a link's first message, on the newest link.
+        if let (Message::Challenge(challenge), Link::Opened { link: newest }) = (&message, self.state.link)
+            && newest == link
+            && let Some(connection) = self.links.get_mut(&link)
+        {
             connection.nonce = Some(challenge.nonce);
         }
         let unfit = self.unfit(&message);

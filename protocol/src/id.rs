@@ -233,3 +233,11 @@ pub struct ReportSeq {
     /// Reports about the job since that start, from 1 on. On disk 0: it is not kept there.
     pub count: u32,
 }
+
+impl ReportSeq {
+    /// The number of the report after this one, in the agent's `start`.
+    #[must_use]
+    pub fn next(self, start: u32) -> Self {
+        Self { start, count: self.count + 1 }
+    }
+}

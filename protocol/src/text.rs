@@ -2,8 +2,10 @@
 //!
 //! The rules decide and compare by these types, and only people read the texts.
 
+mod slave;
+
 use crate::job::Rejection;
-use crate::{master, slave};
+use crate::master;
 
 impl Rejection {
     pub fn text(self) -> &'static str {
@@ -40,26 +42,6 @@ impl master::Ignored {
             Self::MissingRecord => "the slave did not send the record that it was asked for",
             Self::Revoked => "the slave was revoked, and the connection is being closed",
             Self::UnknownConnection => "the connection is not one on which a slave may speak",
-        }
-    }
-}
-
-impl slave::Ignored {
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Job(why) => why.text(),
-            Self::OtherSession => "it belongs to another session",
-            Self::MasterDoubted => {
-                "this master is older than what was seen before: a person has to confirm it there"
-            }
-            Self::OlderGeneration => "a newer desired state is known",
-            Self::OlderMode => "a newer operating mode is known",
-            Self::NotEnded => "what has not ended is not forgotten",
-            Self::NewerReport => "a newer report than the one on the master's disk is not forgotten",
-            Self::NothingToForget => "there is nothing to forget",
-            Self::OtherRun => "the machine speaks of another run than the job's",
-            Self::NotProbed => "the machine was not asked",
-            Self::Ended => "it has ended, and an outcome does not change",
         }
     }
 }

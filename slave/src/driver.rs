@@ -12,7 +12,7 @@ use reloop_node::link::{LastHeard, Outbox};
 use reloop_node::store::{Op, Store, StoreError};
 use reloop_protocol::id::{Commit, JobId, Session};
 use reloop_protocol::message::{Answer, CloseCode, Message, Reason, Reply};
-use reloop_protocol::slave::{self, Fact, Link, LinkId, Local, Now, Probed, RunKey, Slave};
+use reloop_protocol::slave::{self, Done, Fact, Link, LinkId, Local, NotDone, Now, Probed, RunKey, Slave};
 use reloop_protocol::spec::DesiredState;
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame};
@@ -54,7 +54,7 @@ pub(crate) enum Input {
     },
     LinkDown {
         link: LinkId,
-        /// For people.
+        /// How it ended, for people.
         why: String,
     },
     /// A connection could not be made, for this reason.
@@ -196,7 +196,11 @@ impl Driver {
 
     fn received(&mut self, link: LinkId, frame: Frame) -> (Vec<Op>, Vec<Effect>) {
         let Frame { session, commit, message, .. } = frame;
-        if let (Message::Challenge(challenge), Some(connection)) = (&message, self.links.get_mut(&link)) {
+        // The Challenge that the rules take: a link's first message, on the newest link.
+        if let (Message::Challenge(challenge), Link::Opened { link: newest }) = (&message, self.state.link)
+            && newest == link
+            && let Some(connection) = self.links.get_mut(&link)
+        {
             connection.nonce = Some(challenge.nonce);
         }
         let unfit = self.unfit(&message);
@@ -254,9 +258,9 @@ impl Driver {
     fn act(&mut self, effect: slave::Effect) {
         match effect {
             slave::Effect::Send { link, session, message } => self.send(link, session, message),
-            slave::Effect::Close { link, code, text } => {
+            slave::Effect::Close { link, why } => {
                 if let Some(connection) = self.links.get(&link) {
-                    connection.outbox.close(code, text);
+                    connection.outbox.close(why.code(), why.text());
                 }
             }
             slave::Effect::Start { work: key, spec } => {
@@ -274,7 +278,7 @@ impl Driver {
             }
             slave::Effect::Reply { request, reply } => {
                 if let Some(waiting) = self.replies.remove(&request) {
-                    answer(waiting, reply);
+                    answer(waiting, reply.map(Done::text).map_err(NotDone::text));
                 }
             }
             slave::Effect::ForgetToken => self.forget_token(),

@@ -41,7 +41,7 @@ struct Outcome {
     settled: bool,
     code: Option<CloseCode>,
     retry_after: Option<Duration>,
-    /// For people.
+    /// How it ended, for people.
     why: String,
     /// The same, without what may differ from one attempt to the next.
     cause: String,
@@ -79,7 +79,7 @@ pub(crate) async fn run(dialer: Dialer, mut parts: Loop) {
             Tried { settled: outcome.settled, code: outcome.code, retry_after: outcome.retry_after.map(ms) };
         let pause = Duration::from_millis(pauses.after(tried, u32::from_le_bytes(random())).0);
         let todo = match outcome.code.map(redial::after) {
-            Some(Redial::Person(todo)) => todo,
+            Some(Redial::Person(todo)) => todo.text(),
             Some(Redial::Back | Redial::Patient) | None => "",
         };
         if outcome.settled {

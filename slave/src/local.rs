@@ -80,7 +80,7 @@ pub enum Request {
     },
     /// Lock remote starts out, or let them in.
     Local {
-        /// True locks them out.
+        /// True locks remote starts out, false lets them in.
         on: bool,
     },
     /// Say how an uncertain job ended.
@@ -128,9 +128,9 @@ pub enum CallError {
     /// The agent belongs to another user.
     #[error("{}: {why}; use the agent's own user, or root", path.display())]
     NotAllowed {
-        /// The socket.
+        /// The socket's path.
         path: PathBuf,
-        /// The system's error.
+        /// Why the system does not let the caller connect.
         why: io::Error,
     },
     /// The agent ended while it was asked.

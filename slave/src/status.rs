@@ -85,7 +85,7 @@ pub struct JobStatus {
     pub attempt: u32,
     pub run: u32,
     pub waiting_for: Option<String>,
-    /// In thousandths.
+    /// How much of the work is done, in thousandths.
     pub progress: Option<u16>,
     /// What the program says that it does.
     pub note: Option<String>,

@@ -49,24 +49,93 @@ pub enum ClockSource {
     Wall,
 }
 
-/// The master's time, if it is known.
-pub(super) fn master_time(state: &Slave, now: Now) -> Option<Time> {
-    master_clock(state, now).map(|(time, _)| time)
+/// The clocks in one step, and what is known of the master's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    now: Now,
+    boot: Option<BootId>,
+    sync: Option<Sync>,
+    trust: TrustClock,
 }
 
 /// The master's time and what it is known by; `None` if it is not known.
 pub fn master_clock(state: &Slave, now: Now) -> Option<(Time, ClockSource)> {
-    let sync = state.node.sync?;
-    if Some(sync.boot) == state.volatile.boot {
-        return Some((sync.master_at(now.boot_ms), ClockSource::Master));
+    Clock::of(state, now).of_master()
+}
+
+impl Clock {
+    pub(super) fn of(state: &Slave, now: Now) -> Self {
+        Self { now, boot: state.volatile.boot, sync: state.node.sync, trust: state.settings.trust_clock }
     }
-    let is_trusted = match state.settings.trust_clock {
-        TrustClock::Never => false,
-        TrustClock::Always => true,
-        // The difference between the two clocks is wrong if a time service has set the wall clock since it was taken.
-        TrustClock::Synchronized => now.synchronized && sync.synchronized,
-    };
-    is_trusted.then(|| (by_wall(state, now, now.wall), ClockSource::Wall))
+
+    pub(super) fn wall(&self) -> Time {
+        self.now.wall
+    }
+
+    pub(super) fn boot_ms(&self) -> u64 {
+        self.now.boot_ms
+    }
+
+    /// The master's time, if it is known.
+    pub(super) fn master_time(&self) -> Option<Time> {
+        self.of_master().map(|(time, _)| time)
+    }
+
+    fn of_master(&self) -> Option<(Time, ClockSource)> {
+        let (now, sync) = (self.now, self.sync?);
+        if Some(sync.boot) == self.boot {
+            return Some((sync.master_at(now.boot_ms), ClockSource::Master));
+        }
+        let is_trusted = match self.trust {
+            TrustClock::Never => false,
+            TrustClock::Always => true,
+            // The difference between the two clocks is wrong if a time service has set the wall clock since it was taken.
+            TrustClock::Synchronized => now.synchronized && sync.synchronized,
+        };
+        is_trusted.then(|| (self.by_wall(now.wall), ClockSource::Wall))
+    }
+
+    /// The best guess at the master's time: what reports are stamped with.
+    pub(super) fn stamp(&self) -> Time {
+        self.master_time().unwrap_or_else(|| self.by_wall(self.now.wall))
+    }
+
+    /// A wall clock reading of this box, by the master's clock.
+    pub(super) fn by_wall(&self, wall: Time) -> Time {
+        match self.sync {
+            Some(sync) if Some(sync.boot) == self.boot => {
+                sync.master_at(self.now.boot_ms).shifted(wall.ahead_of(self.now.wall))
+            }
+            Some(sync) => wall.shifted(sync.master.ahead_of(sync.wall)),
+            None => wall,
+        }
+    }
+
+    /// What a run's work time is measured with; `None` before the agent's start is known.
+    pub(super) fn of_work(&self) -> Option<WorkClock> {
+        let (stamp, master) = (self.stamp(), self.master_time());
+        Some(WorkClock { boot: self.boot?, boot_ms: self.now.boot_ms, stamp, master })
+    }
+
+    /// A reading of both clocks at this moment, when the master's shows `master`; `None` before the agent's start is known.
+    pub(super) fn reading(&self, master: Time) -> Option<Sync> {
+        let Now { wall, boot_ms, synchronized } = self.now;
+        Some(Sync { boot: self.boot?, boot_ms, wall, master, synchronized })
+    }
+
+    /// The same difference between the master's time and the time since the boot, with a wall clock that a time service has set since it
+    /// was measured: after a power cut only such a comparison counts ([`TrustClock::Synchronized`]).
+    pub(super) fn measured_again(&self) -> Option<Sync> {
+        let sync = self.sync.filter(|sync| !sync.synchronized && Some(sync.boot) == self.boot)?;
+        let counts = self.now.synchronized && self.trust == TrustClock::Synchronized;
+        counts.then(|| self.reading(sync.master_at(self.now.boot_ms)))?
+    }
+
+    /// Whether timed work could start by this box's clock once a time service has set it.
+    pub(super) fn lacks_a_time_service(&self) -> bool {
+        let is_comparable = self.sync.is_some_and(|sync| sync.synchronized);
+        self.trust == TrustClock::Synchronized && is_comparable && self.master_time().is_none()
+    }
 }
 
 /// By how many milliseconds the master's clock was set back between two readings in the same boot, as a negative number; `None` if it
@@ -98,11 +167,6 @@ pub struct Stretch {
 }
 
 impl WorkClock {
-    pub(super) fn of(state: &Slave, now: Now) -> Option<Self> {
-        let (stamp, master) = (stamp(state, now), master_time(state, now));
-        Some(Self { boot: state.volatile.boot?, boot_ms: now.boot_ms, stamp, master })
-    }
-
     pub(super) fn stretch(&self) -> Stretch {
         Stretch { boot: self.boot, boot_ms: self.boot_ms, at: self.stamp }
     }
@@ -120,21 +184,5 @@ impl WorkClock {
     /// Whether the stretch began in another boot, and it is known how long it has lasted.
     pub(super) fn can_rebase(&self, stretch: Stretch) -> bool {
         stretch.boot != self.boot && self.master.is_some()
-    }
-}
-
-/// The best guess at the master's time: what reports are stamped with.
-pub(super) fn stamp(state: &Slave, now: Now) -> Time {
-    master_time(state, now).unwrap_or_else(|| by_wall(state, now, now.wall))
-}
-
-/// A wall clock reading of this box, by the master's clock.
-pub(super) fn by_wall(state: &Slave, now: Now, wall: Time) -> Time {
-    match state.node.sync {
-        Some(sync) if Some(sync.boot) == state.volatile.boot => {
-            sync.master_at(now.boot_ms).shifted(wall.ahead_of(now.wall))
-        }
-        Some(sync) => wall.shifted(sync.master.ahead_of(sync.wall)),
-        None => wall,
     }
 }

@@ -1,9 +1,9 @@
 //! What follows from a step: what is written, and what is done once that is durable.
 
-use super::{Job, LinkId, Node, RunKey, Slave};
+use super::{Closing, Done, Job, LinkId, Node, NotDone, RunKey, Slave};
 use crate::id::{JobId, Session};
 use crate::job::{self};
-use crate::message::{CloseCode, Message, Record};
+use crate::message::{Message, Record};
 use crate::spec::Spec;
 
 /// A record that the driver has to write before it performs the step's effects.
@@ -22,12 +22,7 @@ pub enum Effect {
     /// Send a message to the master. The driver signs a Hello.
     Send { link: LinkId, session: Session, message: Message },
     /// Close a connection.
-    Close {
-        link: LinkId,
-        code: CloseCode,
-        /// The close's text, for people.
-        text: String,
-    },
+    Close { link: LinkId, why: Closing },
     /// Tell the machine to start a run.
     Start { work: RunKey, spec: Spec },
     /// Tell the machine to stop it.
@@ -59,8 +54,7 @@ pub enum Effect {
     Reply {
         /// The request of the [`Event::Local`](super::Event).
         request: u64,
-        /// What was done, or why nothing was and what would help.
-        reply: Result<String, String>,
+        reply: Result<Done, NotDone>,
     },
     /// Delete the enrolment token: the slave is enrolled.
     ForgetToken,

@@ -63,18 +63,18 @@ pub struct RunKey {
 /// What a machine says about one run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Fact {
-    /// It works.
+    /// The work began.
     Started,
-    /// It works, and is this far.
+    /// The work goes on, and is this far.
     Progressed {
         /// Thousandths of the work that are done; `None` if it does not say.
         permille: Option<u16>,
         /// What the program says it is doing; `None` if it does not say.
         note: Option<String>,
     },
-    /// It paused.
+    /// The work is paused.
     Paused,
-    /// It goes on after a pause.
+    /// The work goes on after a pause.
     Resumed,
     /// The work ended.
     Ended(Ended),
@@ -104,7 +104,7 @@ pub struct Ended {
 pub enum Probed {
     /// It never began, and never will: proof.
     NeverStarted,
-    /// It works, or is paused.
+    /// The work goes on, or is paused.
     Alive {
         paused: bool,
         /// Thousandths of the work that are done; `None` if it does not say.

@@ -1,13 +1,12 @@
 //! What the master says on a link, and what only a live one brings.
 
-use alloc::sync::Arc;
 use std::collections::BTreeMap;
 
 use super::step::Rules;
-use super::{Effect, Ignored, Link, LinkId, RECENT_OUTCOMES, RECENT_OUTCOMES_BYTES, RunKey};
+use super::{AskRefused, Closing, Effect, Ignored, Link, LinkId, RunKey};
 use crate::id::{Commit, JobId, Session};
 use crate::limits::{self, LOG_BYTES};
-use crate::message::{CloseCode, Forget, Message, OperatingMode, Question, Reason, Record, Reply};
+use crate::message::{Forget, Message, OperatingMode, Question, Reason};
 
 impl Rules {
     pub(super) fn received(
@@ -18,7 +17,7 @@ impl Rules {
         message: Message,
         unfit: &BTreeMap<JobId, Reason>,
     ) {
-        match (self.state.link, message) {
+        match (self.state().link, message) {
             (Link::Opened { link: ours }, Message::Challenge(challenge)) if ours == link => {
                 self.challenged(link, &challenge);
             }
@@ -28,9 +27,8 @@ impl Rules {
                 | Link::Challenged { link: ours, .. },
                 Message::Refuse(refuse),
             ) if ours == link => {
-                self.state.link = Link::Down;
                 let text = limits::one_line(&refuse.text);
-                self.effects.push(Effect::Close { link, code: refuse.code, text });
+                self.uplink().drop_link(Closing::Refused { code: refuse.code, text });
             }
             (Link::Introduced { link: l, session: s, doubtful }, Message::Welcome(welcome))
                 if l == link && s == session && welcome.session == session =>
@@ -38,7 +36,7 @@ impl Rules {
                 self.welcomed(link, session, doubtful, welcome, unfit);
             }
             (Link::Live { link: l, session: s, doubtful }, message) if l == link && s == session => {
-                self.live(doubtful, commit, message, unfit);
+                self.live(link, session, doubtful, commit, message, unfit);
             }
             (
                 Link::Live { .. }
@@ -47,49 +45,57 @@ impl Rules {
                 | Link::Opened { .. }
                 | Link::Down,
                 _,
-            ) => {
-                self.effects.push(Effect::Ignored(Ignored::OtherSession));
-            }
+            ) => self.out().ignore(Ignored::OtherSession),
         }
     }
 
-    pub(super) fn live(
+    fn live(
         &mut self,
+        link: LinkId,
+        session: Session,
         doubtful: bool,
         commit: Commit,
         message: Message,
         unfit: &BTreeMap<JobId, Reason>,
     ) {
-        if let (Some(commit), Some(binding)) = (self.state.volatile.owed.take(), &mut self.state.node.binding)
-        {
-            binding.commit = commit;
-        }
+        self.uplink().settled_has_arrived();
         match message {
             Message::DesiredState(_) | Message::Forget(_) | Message::OperatingMode(_) | Message::Ask(_)
                 if doubtful =>
             {
-                self.effects.push(Effect::Ignored(Ignored::MasterDoubted));
+                self.out().ignore(Ignored::MasterDoubted);
             }
             Message::DesiredState(desired_state) => {
-                self.saw(commit);
+                self.uplink().saw(commit);
                 self.wanted(desired_state, unfit);
             }
             Message::Forget(forget) => {
-                self.saw(commit);
+                self.uplink().saw(commit);
                 self.forget(forget);
             }
             Message::OperatingMode(operating_mode) => {
-                self.saw(commit);
+                self.uplink().saw(commit);
                 self.operating_mode(operating_mode);
             }
-            Message::Ask(ask) => {
-                match ask.question {
-                    Question::Ready { .. } | Question::Clear { .. } => self.saw(commit),
-                    // Reading changes nothing here, and whoever follows an output asks often.
-                    Question::Log { .. } => {}
+            Message::Ask(ask) => match ask.question {
+                Question::Ready { unloading } => {
+                    self.uplink().saw(commit);
+                    let answer = self.unloaded(unloading);
+                    self.uplink().answer(ask.id, answer);
                 }
-                self.asked(ask.id, ask.question);
-            }
+                Question::Clear { attention } => {
+                    self.uplink().saw(commit);
+                    let answer = self.looked_at(attention);
+                    self.uplink().answer(ask.id, answer);
+                }
+                // Reading changes nothing here, and whoever follows an output asks often. The machine may have kept it for longer
+                // than the slave has kept the job.
+                Question::Log { job, attempt, run, offset, limit } => {
+                    let work = RunKey { job, attempt, run };
+                    let limit = limit.min(LOG_BYTES);
+                    self.out().act(Effect::ReadLog { link, session, id: ask.id, work, offset, limit });
+                }
+            },
             Message::Ping | Message::Pong => {}
             Message::Challenge(_)
             | Message::Hello(_)
@@ -99,86 +105,48 @@ impl Rules {
             | Message::Report(_)
             | Message::Declined(_)
             | Message::Machine(_)
-            | Message::Answer(_) => {
-                if let Link::Live { link, .. } = self.state.link {
-                    let text = "a message that a master does not send on a live link".to_owned();
-                    self.state.link = Link::Down;
-                    self.effects.push(Effect::Close { link, code: CloseCode::Protocol, text });
-                }
-            }
-        }
-    }
-
-    /// The master has come this far: what follows from its message is on disk only together with that.
-    pub(super) fn saw(&mut self, commit: Commit) {
-        if let Some(binding) = &mut self.state.node.binding {
-            binding.commit = binding.commit.max(commit);
+            | Message::Answer(_) => self.uplink().drop_link(Closing::OutOfPlace),
         }
     }
 
     pub(super) fn operating_mode(&mut self, operating_mode: OperatingMode) {
-        if operating_mode.generation >= self.state.node.operating_mode.generation {
-            self.state.node.operating_mode = operating_mode;
-        } else {
-            self.effects.push(Effect::Ignored(Ignored::OlderMode));
+        if let Err(why) = self.machine().enter(operating_mode) {
+            self.out().ignore(why);
         }
     }
 
-    pub(super) fn forget(&mut self, forget: Forget) {
-        let Some(job) = self.state.jobs.get(&forget.job).filter(|job| job.report.attempt == forget.attempt)
-        else {
-            self.effects.push(Effect::Ignored(Ignored::NothingToForget));
-            return;
+    /// The job is on the master's disk: its outcome is kept in a shorter form.
+    fn forget(&mut self, forget: Forget) {
+        let is_meant = |job: &&super::Job| job.report.attempt == forget.attempt;
+        let Some(job) = self.state().jobs.get(&forget.job).filter(is_meant) else {
+            return self.out().ignore(Ignored::NothingToForget);
         };
         if !job.report.state.is_ended() {
-            self.effects.push(Effect::Ignored(Ignored::NotEnded));
-            return;
+            return self.out().ignore(Ignored::NotEnded);
         }
         if job.report.seq > forget.seq {
-            self.effects.push(Effect::Ignored(Ignored::NewerReport));
-            return;
+            return self.out().ignore(Ignored::NewerReport);
         }
-        let Some(job) = self.state.jobs.remove(&forget.job) else { return };
-        self.effects.push(Effect::Dismiss(job.work()));
-        let recent_outcomes = Arc::make_mut(&mut self.state.recent_outcomes);
-        recent_outcomes.retain(|record| record.report.job != forget.job);
-        recent_outcomes.push(Record { spec: job.spec, start: job.start, report: job.report });
-        let bytes = |recent_outcomes: &[Record]| {
-            recent_outcomes.iter().map(|record| record.spec.size()).sum::<usize>()
-        };
-        while recent_outcomes.len() > RECENT_OUTCOMES || bytes(recent_outcomes) > RECENT_OUTCOMES_BYTES {
-            recent_outcomes.remove(0);
-        }
+        let Some(job) = self.jobs().remove(forget.job) else { return };
+        self.out().act(Effect::Dismiss(job.work()));
+        self.jobs().remember(job);
     }
 
-    pub(super) fn asked(&mut self, id: u32, question: Question) {
-        let Link::Live { link, session, .. } = self.state.link else { return };
-        let reply = match question {
-            Question::Ready { unloading } => {
-                if self.state.node.unloading == Some(unloading) {
-                    self.state.node.unloading = None;
-                    Reply::Done
-                } else {
-                    Reply::Refused("the machine is not waiting to be cleared of that job".to_owned())
-                }
-            }
-            Question::Clear { attention } => {
-                if self.state.node.attention == Some(attention) {
-                    self.clear();
-                    Reply::Done
-                } else {
-                    Reply::Refused("the machine does not need attention for that".to_owned())
-                }
-            }
-            // The machine may have kept it for longer than the slave has kept the job.
-            Question::Log { job, attempt, run, offset, limit } => {
-                let work = RunKey { job, attempt, run };
-                let limit = limit.min(LOG_BYTES);
-                self.effects.push(Effect::ReadLog { link, session, id, work, offset, limit });
-                return;
-            }
-        };
-        let message = Message::Answer(crate::message::Answer { id, answer: reply });
-        self.effects.push(Effect::Send { link, session, message });
+    /// A person at the master says that the machine is clear of a job.
+    fn unloaded(&mut self, job: JobId) -> Result<(), AskRefused> {
+        if self.state().node.unloading != Some(job) {
+            return Err(AskRefused::NotUnloading);
+        }
+        self.machine().unload();
+        Ok(())
+    }
+
+    /// A person at the master says that what needed attention was looked at.
+    fn looked_at(&mut self, attention: crate::message::Attention) -> Result<(), AskRefused> {
+        if self.state().node.attention != Some(attention) {
+            return Err(AskRefused::NoAttention);
+        }
+        self.clear();
+        Ok(())
     }
 }

@@ -1,169 +1,102 @@
 //! What a person at the machine wants.
 
-use super::machine::no_longer_refused;
 use super::step::Rules;
-use super::{Effect, Local};
+use super::{Done, Effect, Job, Local, NotDone};
 use crate::id::JobId;
-use crate::job::State;
-use crate::message::{Attention, Reason, ReasonCode, Source};
+use crate::job::{End, State};
+use crate::message::{Attention, ReasonCode, Source};
 use crate::spec::{CancelMode, Desired};
 
-pub(super) const PAUSED_LOCALLY: &str =
-    "paused by a person at the machine: `reloop-slave resume` there lets it go on";
-
-pub(super) const NOT_RUNNING: &str = "nothing runs that could be told";
-
 impl Rules {
-    /// A person has looked at what needed attention.
-    pub(super) fn clear(&mut self) -> Option<Attention> {
-        self.state.node.cause = None;
-        let unfit = |job: &super::Job| {
-            let reason = job.report.reason.as_ref();
-            job.report.state == State::Accepted
-                && reason.is_some_and(|reason| reason.code == ReasonCode::MachineUnfit)
-        };
-        self.state.jobs.change(unfit, |job| job.report.reason = None);
-        self.state.node.attention.take()
-    }
-
     pub(super) fn local(&mut self, request: u64, command: Local) {
         let reply = self.obey(command);
-        self.effects.push(Effect::Reply { request, reply });
+        self.out().act(Effect::Reply { request, reply });
     }
 
-    pub(super) fn obey(&mut self, command: Local) -> Result<String, String> {
-        let executing = self.state.jobs.values().find(|job| job.report.state.is_executing());
-        let executing = executing.map(|job| (job.report.job, job.report.state));
+    fn obey(&mut self, command: Local) -> Result<Done, NotDone> {
         match command {
-            Local::Ready => match self.state.node.unloading.take() {
-                Some(job) => Ok(format!("clear of {job}: the machine takes the next job")),
-                None => Err("the machine is not waiting to be cleared of a job".to_owned()),
-            },
-            Local::Clear => match self.clear() {
-                Some(attention) => Ok(format!("cleared: {}", attention.name())),
-                None => Err("the machine does not need attention".to_owned()),
-            },
+            Local::Ready => self.machine().unload().map(Done::Unloaded).ok_or(NotDone::NotUnloading),
+            Local::Clear => self.clear().map(Done::Cleared).ok_or(NotDone::NoAttention),
             Local::Lock(lock) => {
-                self.state.node.local_lock = lock;
-                Ok(if lock {
-                    "remote starts are locked out; what runs goes on".to_owned()
-                } else {
-                    "remote starts are let in".to_owned()
-                })
+                self.machine().set_locked(lock);
+                Ok(if lock { Done::Locked } else { Done::Unlocked })
             }
-            Local::Pause => match executing {
-                Some((id, State::Starting | State::Running)) => {
-                    self.pause(id, Source::Local);
-                    Ok(format!("pausing {id}: only here can it be resumed"))
+            Local::Pause => match self.executing().ok_or(NotDone::NothingRuns)? {
+                (id, State::Starting | State::Running) => {
+                    if let Some(mut held) = self.held(id) {
+                        held.pause(Source::Local);
+                    }
+                    Ok(Done::Pausing(id))
                 }
-                Some((id, state)) => Err(format!("{id} is {}", state.name())),
-                None => Err(NOT_RUNNING.to_owned()),
+                (id, state) => Err(NotDone::InState(id, state)),
             },
-            Local::Resume => match executing {
+            Local::Resume => match self.executing() {
                 Some((id, State::Paused)) => {
-                    if let Some(job) = self.state.jobs.get_mut(&id) {
-                        job.paused_locally = false;
-                        job.run.stop_decided = None;
-                        if !matches!(job.desired, Desired::Cancel(_)) {
-                            // It was to be stopped once the machine has said what it does.
-                            job.run.stopping = None;
-                        }
-                    }
-                    self.let_run(id, Source::Local);
-                    Ok(format!("resuming {id}"))
+                    self.resume(id);
+                    Ok(Done::Resuming(id))
                 }
-                Some((id, state)) => Err(format!("{id} is {}", state.name())),
-                // Paused here, then interrupted, and about to begin again: still paused here.
-                None => {
-                    let paused =
-                        self.state.jobs.values().find(|job| job.paused_locally).map(|job| job.report.job);
-                    match paused.and_then(|id| self.state.jobs.get_mut(&id)) {
-                        Some(job) => {
-                            job.paused_locally = false;
-                            let paused = |reason: &mut Reason| reason.code == ReasonCode::PausedLocally;
-                            drop(job.report.reason.take_if(paused));
-                            Ok(format!("{} may start", job.report.job))
-                        }
-                        None => Err(NOT_RUNNING.to_owned()),
-                    }
-                }
+                Some((id, state)) => Err(NotDone::InState(id, state)),
+                None => self.let_start().map(Done::MayStart).ok_or(NotDone::NothingRuns),
             },
-            Local::Stop { now } => match executing {
-                Some((id, _)) => {
-                    let mode = if now { CancelMode::Now } else { CancelMode::SafePoint };
-                    self.cancel(id, mode, Source::Local);
-                    Ok(if self.state.is_unanswered(id) {
-                        format!("the machine is being asked what it does: {id} is stopped if it still works")
-                    } else {
-                        format!("stopping {id}")
-                    })
+            Local::Stop { now } => {
+                let (id, _) = self.executing().ok_or(NotDone::NothingRuns)?;
+                let mode = if now { CancelMode::Now } else { CancelMode::SafePoint };
+                if let Some(mut held) = self.held(id) {
+                    held.cancel(mode, Source::Local);
                 }
-                None => Err(NOT_RUNNING.to_owned()),
-            },
-            Local::Resolve { job, end } => {
-                let mut uncertain = self
-                    .state
-                    .jobs
-                    .values()
-                    .filter(|job| job.report.state == State::Uncertain)
-                    .map(|j| j.report.job);
-                let id = match (job, uncertain.next(), uncertain.next()) {
-                    (Some(id), ..) => id,
-                    (None, Some(id), None) => id,
-                    (None, None, _) => return Err("no job here is uncertain".to_owned()),
-                    (None, Some(_), Some(_)) => {
-                        return Err("more than one job is uncertain: name the one you mean".to_owned());
-                    }
-                };
-                if self.resolve(id, end, Source::Local) {
-                    Ok(format!("{id} is resolved"))
-                } else {
-                    Err(format!("{id} is not uncertain here"))
-                }
+                let is_unanswered = self.state().is_unanswered(id);
+                Ok(if is_unanswered { Done::StoppingIfAtWork(id) } else { Done::Stopping(id) })
             }
+            Local::Resolve { job, end } => self.resolve(job, end),
         }
     }
 
-    pub(super) fn pause(&mut self, id: JobId, source: Source) {
-        let is_unanswered = self.state.is_unanswered(id);
-        let Some(job) = self.state.jobs.get_mut(&id) else { return };
-        if source == Source::Local {
-            job.paused_locally = true;
-            job.report.reason =
-                Some(Reason::new(ReasonCode::PausedLocally, "paused by a person at the machine"));
-        }
-        if matches!(job.report.state, State::Starting | State::Running | State::Paused)
-            && !job.run.asked_to_pause.unwrap_or(job.run.paused)
-        {
-            job.run.asked_to_pause = Some(true);
-            let work = job.work();
-            if !is_unanswered {
-                self.effects.push(Effect::Pause(work));
-            }
-        }
+    /// The job that the machine is at.
+    fn executing(&self) -> Option<(JobId, State)> {
+        let executing = self.state().jobs.values().find(|job| job.report.state.is_executing());
+        executing.map(|job| (job.report.job, job.report.state))
     }
 
-    pub(super) fn let_run(&mut self, id: JobId, source: Source) {
-        let is_unanswered = self.state.is_unanswered(id);
-        let Some(job) = self.state.jobs.get_mut(&id) else { return };
-        let executing = matches!(job.report.state, State::Starting | State::Running | State::Paused);
-        if !executing {
-            return;
+    /// A person has looked at what needed attention.
+    pub(super) fn clear(&mut self) -> Option<Attention> {
+        let unfit = |job: &Job| job.report.state == State::Accepted && job.says(ReasonCode::MachineUnfit);
+        self.each(unfit, |mut held| held.edit().report.reason = None);
+        self.machine().clear()
+    }
+
+    fn resume(&mut self, id: JobId) {
+        let Some(mut held) = self.held(id) else { return };
+        let job = held.edit();
+        job.paused_locally = false;
+        job.run.stop_decided = None;
+        if !matches!(job.desired, Desired::Cancel(_)) {
+            // It was to be stopped once the machine has said what it does.
+            job.run.stopping = None;
         }
-        if !job.run.asked_to_pause.unwrap_or(job.run.paused) {
-            no_longer_refused(job);
-            return;
+        held.let_run(Source::Local);
+    }
+
+    /// Lets a job start that was paused here, then interrupted, and is about to begin again.
+    fn let_start(&mut self) -> Option<JobId> {
+        let id = self.state().jobs.values().find(|job| job.paused_locally)?.report.job;
+        let mut held = self.held(id)?;
+        held.edit().paused_locally = false;
+        if held.says(ReasonCode::PausedLocally) {
+            held.edit().report.reason = None;
         }
-        if job.paused_locally {
-            job.report.reason = Some(Reason::new(ReasonCode::PausedLocally, PAUSED_LOCALLY));
-            return;
-        }
-        job.run.asked_to_pause = Some(false);
-        job.report.reason = None;
-        job.report.source = source;
-        let work = job.work();
-        if !is_unanswered {
-            self.effects.push(Effect::Resume(work));
-        }
+        Some(id)
+    }
+
+    fn resolve(&mut self, job: Option<JobId>, end: End) -> Result<Done, NotDone> {
+        let uncertain = self.state().jobs.values().filter(|job| job.report.state == State::Uncertain);
+        let mut uncertain = uncertain.map(|job| job.report.job);
+        let id = match (job, uncertain.next(), uncertain.next()) {
+            (Some(id), ..) => id,
+            (None, Some(id), None) => id,
+            (None, None, _) => return Err(NotDone::NothingUncertain),
+            (None, Some(_), Some(_)) => return Err(NotDone::ManyUncertain),
+        };
+        let is_resolved = self.at_machine(id).is_some_and(|mut job| job.resolve(end, Source::Local));
+        if is_resolved { Ok(Done::Resolved(id)) } else { Err(NotDone::NotUncertain(id)) }
     }
 }

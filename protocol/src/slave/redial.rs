@@ -18,33 +18,38 @@ pub enum Redial {
     /// It comes back by itself; a handshake that succeeded does not shorten its pauses.
     Patient,
     /// A person has to do this first. It goes on trying, about once in its longest pause.
-    Person(&'static str),
+    Person(Todo),
+}
+
+/// What a person has to do before a master takes the slave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Todo {
+    /// Enrol the slave, or approve it at the master.
+    Enrol,
+    PutKeyBack,
+    /// Point the slave at the right master, or enrol it with this one.
+    CheckMaster,
+    /// Two boxes have the same key: make the copy a slave of its own.
+    RemoveCopy,
+    EnrolAnew,
+    Upgrade,
+    /// Say at the master that it is the right one, although it has lost newer data.
+    ConfirmMaster,
+    /// Give the slave another name, or free the name at the master.
+    Rename,
 }
 
 /// The table: close code by close code.
 pub fn after(code: CloseCode) -> Redial {
     match code {
-        CloseCode::NotEnrolled => Redial::Person(
-            "`reloop slave enroll-token` at the master makes a token, `reloop-slave enroll` here uses it; or approve \
-             the slave at the master",
-        ),
-        CloseCode::NotAuthentic => Redial::Person(
-            "identity.key does not belong to this slave: put the right one back, or enrol anew",
-        ),
-        CloseCode::WrongMaster => Redial::Person(
-            "check the setting master; to move the slave here, enrol it with a token of this master",
-        ),
-        CloseCode::DuplicateIdentity => Redial::Person(
-            "another box uses a copy of this key: remove identity.key and the store on the copy, and enrol it anew",
-        ),
-        CloseCode::Revoked => {
-            Redial::Person("the slave was revoked: enrol it anew with a token of the master")
-        }
-        CloseCode::Version => Redial::Person("upgrade the older of the two"),
-        CloseCode::StaleMaster => {
-            Redial::Person("the master has lost newer data: confirm at the master that it is the right one")
-        }
-        CloseCode::NameTaken => Redial::Person("give the slave another name, or free this one at the master"),
+        CloseCode::NotEnrolled => Redial::Person(Todo::Enrol),
+        CloseCode::NotAuthentic => Redial::Person(Todo::PutKeyBack),
+        CloseCode::WrongMaster => Redial::Person(Todo::CheckMaster),
+        CloseCode::DuplicateIdentity => Redial::Person(Todo::RemoveCopy),
+        CloseCode::Revoked => Redial::Person(Todo::EnrolAnew),
+        CloseCode::Version => Redial::Person(Todo::Upgrade),
+        CloseCode::StaleMaster => Redial::Person(Todo::ConfirmMaster),
+        CloseCode::NameTaken => Redial::Person(Todo::Rename),
         CloseCode::TryLater => Redial::Patient,
         CloseCode::Protocol
         | CloseCode::TooSlow

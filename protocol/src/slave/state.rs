@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::clock::WorkClock;
-use super::{Jobs, Now, RunKey, Stretch, Sync, Write};
+use super::clock::Clock;
+use super::{Job, Sync, Write};
 use crate::id::{BootId, Commit, Generation, JobId, ReportSeq, Run, Session, SlaveKey, StoreId};
 use crate::job::State;
-use crate::message::{Attention, MasterBinding, OperatingMode, Record, Report, Row, Source, WaitingFor};
-use crate::spec::{CancelMode, Desired, Gate, Spec, SpecDigest, StartRule};
+use crate::message::{Attention, MasterBinding, OperatingMode, Record, Report, Row, WaitingFor};
 use crate::time::{Millis, Time};
 
 /// How many recent outcomes a slave keeps, for a master that is restored from a backup.
@@ -93,7 +92,7 @@ pub struct Slave {
     /// What it keeps about itself.
     pub node: Node,
     /// The jobs that it holds, ended ones included.
-    pub jobs: Jobs,
+    pub jobs: BTreeMap<JobId, Job>,
     /// The outcomes that it was told to forget, newest last.
     pub recent_outcomes: Arc<Vec<Record>>,
     pub link: Link,
@@ -130,55 +129,6 @@ pub struct Node {
     pub doubts_releases: bool,
 }
 
-/// A job as the slave keeps it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Job {
-    pub spec: Spec,
-    /// The digest of `spec`.
-    pub digest: SpecDigest,
-    /// What the newest desired state wants.
-    pub desired: Desired,
-    /// The start rule of the newest desired state that came while the job was accepted.
-    pub start: StartRule,
-    /// The newest report, with the job's state.
-    pub report: Report,
-    /// Whether its `not_before` was found to have passed by no more than the tolerance, or a missed start was let go by its `late`.
-    pub due: bool,
-    /// Whether its start was missed, so that a person has to release it.
-    pub missed: bool,
-    /// Whether an earlier run of this attempt began within the start rule's window. Then the next run need not, unless the window is
-    /// changed.
-    pub window_met: bool,
-    /// Whether a person at the machine paused it: only a person there can resume it.
-    pub paused_locally: bool,
-    /// How often this attempt was interrupted.
-    pub interruptions: u32,
-    /// What is kept only for the run under way.
-    pub run: RunState,
-}
-
-/// What a slave keeps about one run. It is empty when a run begins and is emptied when the run ends: nothing that was asked of
-/// one run has been asked of the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-pub struct RunState {
-    /// Whether it has run longer than allowed and that was acted upon.
-    pub overrun: bool,
-    /// Whether the machine last said that it is paused.
-    pub paused: bool,
-    /// The machine was asked to pause (true) or to resume (false) and has not answered; or it will be asked, once it has said
-    /// what it does.
-    pub asked_to_pause: Option<bool>,
-    /// How it is being stopped; or how it will be, once the machine has said what it does.
-    pub stopping: Option<CancelMode>,
-    /// Who at this slave decided to stop it: a person at the machine, or the slave because it ran too long. It stays set if the
-    /// machine refuses to stop.
-    pub stop_decided: Option<Source>,
-    /// How long the machine has worked before [`works_since`](Self::works_since).
-    pub worked: Millis,
-    /// When it began to work without a pause; `None` while it is paused, and before it was first known to work.
-    pub works_since: Option<Stretch>,
-}
-
 /// How far a slave's link has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Link {
@@ -209,6 +159,19 @@ pub enum Link {
         /// Whether this may be an old copy of the master, which is not obeyed.
         doubtful: bool,
     },
+}
+
+impl Link {
+    /// The connection, if there is one.
+    pub(super) fn id(&self) -> Option<LinkId> {
+        match *self {
+            Self::Opened { link }
+            | Self::Challenged { link, .. }
+            | Self::Introduced { link, .. }
+            | Self::Live { link, .. } => Some(link),
+            Self::Down => None,
+        }
+    }
 }
 
 /// What a Hello tells, by the master's standing.
@@ -294,7 +257,7 @@ pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<It
             cause: None,
             doubts_releases: false,
         },
-        jobs: Jobs::default(),
+        jobs: BTreeMap::new(),
         recent_outcomes: Arc::default(),
         link: Link::Down,
         volatile: Volatile::default(),
@@ -306,16 +269,15 @@ pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<It
                 state.node = node;
                 known = true;
             }
-            Write::Job(id, Some(job)) => state.jobs.insert(id, *job),
+            Write::Job(id, Some(job)) => drop(state.jobs.insert(id, *job)),
             Write::Job(id, None) => drop(state.jobs.remove(&id)),
             Write::RecentOutcomes(recent_outcomes) => state.recent_outcomes = Arc::new(recent_outcomes),
         }
     }
     if !known {
-        state.jobs = Jobs::default();
+        state.jobs = BTreeMap::new();
         state.recent_outcomes = Arc::default();
     }
-    state.jobs.settle();
     state
 }
 
@@ -350,65 +312,13 @@ impl Slave {
 
     /// How long the machine may go on working before the run takes longer than allowed. `None` if there is no limit, if the machine does
     /// not work now, or if the excess was acted upon already.
-    pub(super) fn left_to_work(&self, job: &Job, now: Now) -> Option<Millis> {
+    pub(super) fn left_to_work(&self, job: &Job, clock: Clock) -> Option<Millis> {
         let limit = job.spec.max_runtime?;
         let may_overrun =
             job.report.state.is_executing() && !job.run.overrun && !self.is_unanswered(job.report.job);
         let since = job.run.works_since.filter(|_| may_overrun)?;
-        let stretch = WorkClock::of(self, now)?.since(since);
+        let stretch = clock.of_work()?.since(since);
         Some(Millis(limit.0.saturating_sub(job.run.worked.0.saturating_add(stretch.0))))
-    }
-}
-
-/// The earliest and latest start of a [`StartRule`].
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Window {
-    pub(super) not_before: Option<Time>,
-    pub(super) deadline: Option<Time>,
-}
-
-impl Job {
-    /// The window in which its next run has to begin: none if an earlier run met it.
-    pub(super) fn window(&self) -> Window {
-        if self.window_met {
-            return Window::default();
-        }
-        Window { not_before: self.start.not_before, deadline: self.start.deadline }
-    }
-
-    /// Whether it may start depends on the time.
-    pub(super) fn is_timed(&self) -> bool {
-        let window = self.window();
-        let is_released = matches!(self.start.gate, Gate::Released { .. });
-        window.not_before.is_some() || window.deadline.is_some() || is_released
-    }
-
-    /// Whether somebody wanted it to end: the master, a person at the machine, or its order because it ran too long. Still true if the
-    /// machine refuses to stop.
-    pub(super) fn is_unwanted(&self) -> bool {
-        matches!(self.desired, Desired::Cancel(_))
-            || self.run.stopping.is_some()
-            || self.run.stop_decided.is_some()
-    }
-
-    /// Who wanted it to end, if somebody did.
-    pub(super) fn canceled_by(&self) -> Option<Source> {
-        self.is_unwanted().then(|| self.run.stop_decided.unwrap_or(Source::Remote))
-    }
-
-    /// The job without what need not survive the agent.
-    pub(super) fn durable(&self) -> Self {
-        let mut job = self.clone();
-        job.report.progress = None;
-        job.report.note = None;
-        job.report.waiting_for = None;
-        job.report.seq.count = 0;
-        job
-    }
-
-    /// The run that the report is about.
-    pub fn work(&self) -> RunKey {
-        RunKey { job: self.report.job, attempt: self.report.attempt, run: self.report.run }
     }
 }
 
@@ -436,32 +346,4 @@ pub fn broken_invariant(state: &Slave) -> Option<&'static str> {
         return Some("the ring is bounded");
     }
     None
-}
-
-impl super::RunState {
-    /// Adds a stretch of work that began in another boot to `worked`, and begins a new one: from here on no clock that is set changes
-    /// what was measured.
-    pub(super) fn rebase_stretch(&mut self, clock: WorkClock) {
-        if let Some(since) = self.works_since.filter(|since| clock.can_rebase(*since)) {
-            self.worked = Millis(self.worked.0.saturating_add(clock.since(since).0));
-            self.works_since = Some(clock.stretch());
-        }
-    }
-
-    /// The machine says whether it is paused; if it was asked for that, it has answered. `clock` is `None` for a run that has not
-    /// begun: it has no work time.
-    pub(super) fn set_paused(&mut self, paused: bool, clock: Option<WorkClock>) {
-        self.paused = paused;
-        match (clock, self.works_since) {
-            (Some(clock), Some(since)) if paused => {
-                self.worked = Millis(self.worked.0.saturating_add(clock.since(since).0));
-                self.works_since = None;
-            }
-            (Some(clock), None) if !paused => self.works_since = Some(clock.stretch()),
-            (Some(_), Some(_) | None) | (None, _) => {}
-        }
-        if self.asked_to_pause == Some(paused) {
-            self.asked_to_pause = None;
-        }
-    }
 }

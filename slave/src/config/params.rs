@@ -18,13 +18,13 @@ pub enum ParamError {
     Unknown {
         /// Shortened, if it is long.
         param: String,
-        /// For people.
+        /// The names of the program's parameters, for people.
         known: String,
     },
     /// The parameter has no default, and the order does not give it.
     #[error("parameter {param:?} is missing; expected {expected}")]
     Missing {
-        /// Its name.
+        /// The parameter's name.
         param: String,
         /// What its value should look like, for people.
         expected: String,
@@ -32,7 +32,7 @@ pub enum ParamError {
     /// The value is not allowed.
     #[error("parameter {param:?} can't be {value:?}; expected {expected}")]
     Bad {
-        /// Its name.
+        /// The parameter's name.
         param: String,
         /// Shortened, if it is long.
         value: String,

@@ -67,6 +67,32 @@ fn happen(driver: &mut Driver, input: Input) {
     effects.into_iter().for_each(|effect| driver.perform(effect));
 }
 
+fn started() -> Input {
+    let started = slave::Event::AgentStarted {
+        boot: BootId([3; 16]),
+        fingerprint: None,
+        known_key: false,
+        next_store: StoreId([8; 16]),
+        damage: Damage::default(),
+    };
+    Input::Started(started, vec![])
+}
+
+fn binding() -> MasterBinding {
+    MasterBinding {
+        master: MasterId([2; 16]),
+        epoch: Default::default(),
+        incarnation: Default::default(),
+        commit: Commit(1),
+    }
+}
+
+fn challenge(nonce: [u8; 32]) -> Message {
+    let MasterBinding { master, epoch, commit, .. } = binding();
+    let (begun, time) = (vec![], Time(1000));
+    Message::Challenge(Challenge { protocol: PROTOCOL, master, epoch, commit, begun, nonce, time })
+}
+
 fn frame(session: Session, message: Message) -> Input {
     Input::Frame { link: LINK, frame: Frame { session, commit: Commit(1), message, signature: None } }
 }
@@ -75,33 +101,12 @@ fn frame(session: Session, message: Message) -> Input {
 async fn a_handshake_is_over_when_its_end_is_durable_and_not_when_it_is_decided() {
     let dir = tempfile::tempdir().unwrap();
     let mut driver = driver(dir.path());
-    let started = slave::Event::AgentStarted {
-        boot: BootId([3; 16]),
-        fingerprint: None,
-        known_key: false,
-        next_store: StoreId([8; 16]),
-        damage: Damage::default(),
-    };
-    happen(&mut driver, Input::Started(started, vec![]));
+    happen(&mut driver, started());
     let (settle, settled) = watch::channel(false);
     let up = Input::LinkUp { link: LINK, outbox: outbox().await, settled: settle, token: None };
     happen(&mut driver, up);
-    let binding = MasterBinding {
-        master: MasterId([2; 16]),
-        epoch: Default::default(),
-        incarnation: Default::default(),
-        commit: Commit(1),
-    };
-    let challenge = Message::Challenge(Challenge {
-        protocol: PROTOCOL,
-        master: binding.master,
-        epoch: binding.epoch,
-        commit: binding.commit,
-        begun: vec![],
-        nonce: [0; 32],
-        time: Time(1000),
-    });
-    happen(&mut driver, frame(Session(0), challenge));
+    let binding = binding();
+    happen(&mut driver, frame(Session(0), challenge([0; 32])));
     let session = driver.state.node.session;
     let welcome = Message::Welcome(Welcome {
         protocol: 1,
@@ -116,6 +121,24 @@ async fn a_handshake_is_over_when_its_end_is_durable_and_not_when_it_is_decided(
     assert!(!*settled.borrow(), "it is not on disk yet");
     effects.into_iter().for_each(|effect| driver.perform(effect));
     assert!(*settled.borrow());
+}
+
+#[tokio::test]
+async fn a_hello_is_signed_over_the_challenge_that_the_rules_took() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut driver = driver(dir.path());
+    happen(&mut driver, started());
+    for link in [LinkId(7), LINK] {
+        let settled = watch::channel(false).0;
+        happen(&mut driver, Input::LinkUp { link, outbox: outbox().await, settled, token: None });
+    }
+    let nonce = |driver: &Driver, link| driver.links[&link].nonce;
+    let late = Frame { session: Session(0), commit: Commit(1), message: challenge([1; 32]), signature: None };
+    happen(&mut driver, Input::Frame { link: LinkId(7), frame: late });
+    assert_eq!(nonce(&driver, LinkId(7)), None, "another link was opened since");
+    happen(&mut driver, frame(Session(0), challenge([2; 32])));
+    happen(&mut driver, frame(Session(0), challenge([3; 32])));
+    assert_eq!(nonce(&driver, LINK), Some([2; 32]), "a second Challenge on a link is ignored");
 }
 
 #[test]

@@ -83,7 +83,7 @@ pub struct Station {
     /// The close codes of its last links.
     pub closed: Vec<CloseCode>,
     /// The answers to its people's commands.
-    pub replies: Vec<Result<String, String>>,
+    pub replies: Vec<Result<slave::Done, slave::NotDone>>,
     /// Its last reading of the master's clock.
     synced: Option<Synced>,
     saved: Option<Saved>,

@@ -610,7 +610,7 @@ fn what_a_person_has_to_end_is_tried_again_about_once_in_the_longest_pause_with_
             continue;
         };
         asked += 1;
-        assert!(!code.is_passing() && !todo.is_empty(), "{code:?}");
+        assert!(!code.is_passing() && !todo.text().is_empty(), "{code:?}");
         let refused = Tried { code: Some(code), ..Tried::default() };
         assert_eq!(pauses().after(refused, u32::MAX), Millis::seconds(45));
         assert_eq!(pauses().after(refused, 0), Millis::seconds(60));
@@ -719,11 +719,12 @@ fn what_a_master_refuses_with_is_one_line_in_a_slaves_log() {
     let event = heard(DIALLED, Session(0), message);
     let said = slave::step(dialled(&world, None), world.slave_now(0), event).effects.into_iter().find_map(
         |effect| match effect {
-            slave::Effect::Close { text, .. } => Some(text),
+            slave::Effect::Close { why, .. } => Some(why),
             _ => None,
         },
     );
-    assert_eq!(said.unwrap(), "no 2026-01-01T00:00:00Z ERROR  [31mthe roof burns");
+    let text = "no 2026-01-01T00:00:00Z ERROR  [31mthe roof burns".to_owned();
+    assert_eq!(said.unwrap(), slave::Closing::Refused { code: CloseCode::TryLater, text });
 }
 
 /// A slave at a job that ends only when it is told to, of which the master has not heard yet.

@@ -121,18 +121,18 @@ const fn shown_without(row: Row, missing: &'static str) -> Row {
 
 const ABSENT: Rule = rule("protocol/src/master/handshake.rs", "apply_absent");
 const ADMIT: Rule = rule("protocol/src/master/enrolment.rs", "admit");
-const AGENT_STARTED: Rule = rule("protocol/src/slave/machine.rs", "agent_started");
+const AGENT_STARTED: Rule = rule("protocol/src/slave/place.rs", "agent_started");
 const BEGIN: Rule = rule("protocol/src/slave/schedule.rs", "begin");
 const COME_DUE: Rule = rule("protocol/src/slave/schedule.rs", "come_due");
-const ENDED: Rule = rule("protocol/src/slave/machine.rs", "ended");
-const FOUND: Rule = rule("protocol/src/slave/machine.rs", "found");
-const HELD_BY: Rule = rule("protocol/src/slave/schedule.rs", "held_by");
+const ENDED: Rule = rule("protocol/src/slave/facts.rs", "ended");
+const PROBED: Rule = rule("protocol/src/slave/facts.rs", "probed");
+const HELD_BY: Rule = rule("protocol/src/slave/waiting.rs", "held_by");
 const HELLO: Rule = rule("protocol/src/master/handshake.rs", "hello_received");
 const MASTER_TIME: Rule = rule("protocol/src/slave/clock.rs", "master_time");
 const OLDER: Rule = rule("protocol/src/master/attempts.rs", "compare");
 const ORDER_PLACED: Rule = rule("protocol/src/master/command.rs", "order_placed");
 const SAY_AGAIN: Rule = rule("protocol/src/slave/desired.rs", "say_again");
-const STANDING: Rule = rule("protocol/src/slave/handshake.rs", "standing");
+const STANDING: Rule = rule("protocol/src/slave/uplink.rs", "standing");
 const UNACCEPTABLE: Rule = rule("protocol/src/slave/desired.rs", "unacceptable");
 const SET_DESIRED: Rule = rule("protocol/src/slave/desired.rs", "set_desired");
 
@@ -182,7 +182,7 @@ pub const ROWS: &[Row] = &[
         "The slave ran it, and restarts after a crash or a power cut.",
         "The machine is asked. If the run is alive, the job is running; if it ended, that is the outcome; \
          otherwise the order's `on_interrupt` decides: hold, fail or restart.",
-        &[AGENT_STARTED, FOUND],
+        &[AGENT_STARTED, PROBED],
         &[About::Processes],
     ),
     shown(
@@ -190,7 +190,7 @@ pub const ROWS: &[Row] = &[
         "The slave restarts with an intent to start on its disk and no result.",
         "The machine is asked. With proof that it never began, it is started; without proof the job is \
          uncertain and the machine is not ready. It is never started again without proof.",
-        &[AGENT_STARTED, FOUND],
+        &[AGENT_STARTED, PROBED],
         &[About::Processes],
     ),
     shown(
@@ -220,7 +220,7 @@ pub const ROWS: &[Row] = &[
         "It was canceled at the master; the slave runs it.",
         "The slave stops it in the mode that the client chose. If the machine refuses, the job is running \
          again, with the reason.",
-        &[rule("protocol/src/slave/desired.rs", "cancel")],
+        &[rule("protocol/src/slave/steer.rs", "cancel")],
         &[],
     ),
     shown(
@@ -277,7 +277,7 @@ pub const ROWS: &[Row] = &[
         "A19",
         "The slave confirmed a cancel and lost its power; its machine would go on.",
         "The cancel was on its disk before the machine was told anything: the job stays canceled.",
-        &[FOUND],
+        &[PROBED],
         &[About::Processes],
     ),
     shown(
@@ -367,7 +367,7 @@ pub const ROWS: &[Row] = &[
         "It waits for the machine until its deadline; then it expires.",
         &[
             rule("protocol/src/slave/schedule.rs", "lapse"),
-            rule("protocol/src/slave/schedule.rs", "machine_is_barred"),
+            rule("protocol/src/slave/machine.rs", "is_barred"),
         ],
         &[],
     ),
@@ -577,7 +577,7 @@ pub const ROWS: &[Row] = &[
             &[
                 BEGIN,
                 rule("slave/src/machine/dispatch.rs", "place"),
-                rule("protocol/src/slave/machine.rs", "postponed"),
+                rule("protocol/src/slave/facts.rs", "postponed"),
             ],
             &[About::Processes],
         ),
@@ -606,7 +606,7 @@ pub const ROWS: &[Row] = &[
         "E9",
         "The box reboots again and again during a job.",
         "Interruptions are counted per attempt; after the limit the job is uncertain and a person is asked.",
-        &[FOUND],
+        &[PROBED],
         &[About::Processes],
     ),
     shown(

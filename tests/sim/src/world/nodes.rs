@@ -257,9 +257,9 @@ impl World {
                     wire.to_master.push_back(message);
                 }
             }
-            slave::Effect::Close { link, code, .. } => {
+            slave::Effect::Close { link, why } => {
                 if held.link.as_ref().is_some_and(|wire| wire.id == link) {
-                    held.closed.push(code);
+                    held.closed.push(why.code());
                     self.drop_link(slave);
                 }
             }

@@ -170,7 +170,7 @@ impl World {
     }
 
     /// Gives a command at a machine.
-    pub fn local(&mut self, slave: usize, command: Local) -> Option<Result<String, String>> {
+    pub fn local(&mut self, slave: usize, command: Local) -> Option<Result<slave::Done, slave::NotDone>> {
         let request = self.fresh();
         if let Local::Resolve { .. } = command {
             let uncertain = self.boxes[slave].state.iter().flat_map(|state| state.jobs.values());

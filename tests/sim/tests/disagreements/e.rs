@@ -3,10 +3,8 @@
 use reloop_protocol::id::{Attempt, Generation, Session};
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{self, Delivery, JobCommand, RequestId, SlaveCommand};
-use reloop_protocol::message::{
-    Ask, Challenge, CloseCode, Message, Mode, Question, ReasonCode, Source, Versions,
-};
-use reloop_protocol::slave::{self, Effect, Local};
+use reloop_protocol::message::{Ask, Challenge, Message, Mode, Question, ReasonCode, Source, Versions};
+use reloop_protocol::slave::{self, Closing, Effect, Local};
 use reloop_protocol::spec::{CancelMode, Gate, SpecDigest};
 use reloop_sim::world::World;
 
@@ -86,7 +84,7 @@ fn e5_a_version_that_is_not_spoken_is_refused_and_the_machine_goes_on() {
     let challenge = Challenge { protocol: Versions { oldest: 7, newest: 9 }, ..challenge(&world) };
     let event = heard(DIALLED, Session(0), Message::Challenge(challenge));
     let step = slave::step(dialled(&world, None), world.slave_now(0), event);
-    assert!(step.effects.iter().any(|e| matches!(e, Effect::Close { code: CloseCode::Version, .. })));
+    assert!(step.effects.iter().any(|e| matches!(e, Effect::Close { why: Closing::Version(_), .. })));
     assert_eq!(step.state.jobs[&job].report.state, State::Running);
 }
 

@@ -6,7 +6,7 @@ use reloop_protocol::master::{Answer, JobCommand, SlaveCommand};
 use reloop_protocol::message::{
     Activity, Attention, Flags, Message, Mode, ReasonCode, Record, Source, WaitingFor,
 };
-use reloop_protocol::slave::{self, AfterFailure, Damage, Fact, Local, Release};
+use reloop_protocol::slave::{self, AfterFailure, Damage, Done, Fact, Local, NotDone, Release};
 use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate, SPEC_BYTES, StartRule};
 use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, World};
@@ -450,12 +450,14 @@ fn resolve_at_the_machine_needs_no_name_for_the_only_uncertain_job() {
             slave::Effect::Reply { reply, .. } => Some(reply.clone()),
             _ => None,
         });
-        (reply.unwrap().map_err(|text| text.contains("name the one")), word(&step.state, job).0)
+        (reply.unwrap(), word(&step.state, job).0, job)
     };
-    assert_eq!(resolve(0), (Err(false), State::Running));
-    let (reply, state) = resolve(1);
-    assert_eq!((reply.is_ok(), state), (true, State::Failed));
-    assert_eq!(resolve(2), (Err(true), State::Uncertain));
+    let (reply, state, _) = resolve(0);
+    assert_eq!((reply, state), (Err(NotDone::NothingUncertain), State::Running));
+    let (reply, state, job) = resolve(1);
+    assert_eq!((reply, state), (Ok(Done::Resolved(job)), State::Failed));
+    let (reply, state, _) = resolve(2);
+    assert_eq!((reply, state), (Err(NotDone::ManyUncertain), State::Uncertain));
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn without_a_master_a_person_at_the_machine_mends_it_and_the_work_begins() {
     let (mut world, job) = held_back(false);
     world.cut(0);
     mend(&mut world);
-    assert_eq!(world.local(0, Local::Clear), Some(Ok("cleared: machine_unfit".to_owned())));
+    assert_eq!(world.local(0, Local::Clear), Some(Ok(slave::Done::Cleared(Attention::MachineUnfit))));
     world.settle();
     assert_eq!((world.on_slave(0, job), world.begun(job)), (Some(State::Running), 1));
 }

@@ -143,7 +143,7 @@ pub fn states() -> String {
             let slave = match redial::after(*value) {
                 Redial::Back => "reconnects".to_owned(),
                 Redial::Patient => "reconnects; its pauses keep growing".to_owned(),
-                Redial::Person(todo) => format!("tries once a minute, and reports: {todo}"),
+                Redial::Person(todo) => format!("tries once a minute, and reports: {}", todo.text()),
             };
             row(value.number().to_string(), &name, &[passing, means, helps, &slave])
         }),

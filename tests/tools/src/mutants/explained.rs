@@ -43,11 +43,11 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "if nothing has begun the slave is asked, and answers that there is no output",
     ),
     (
-        "protocol/src/slave/live.rs: replace > with >= in Rules::forget in `while recent_outcomes.len() > RECENT_OUTCOMES || bytes(recent_outcomes) > RECENT_OUTCOMES_BYTES {` (2)",
+        "protocol/src/slave/jobs.rs: replace > with >= in Jobs<'a>::remember in `while recent_outcomes.len() > RECENT_OUTCOMES || bytes(recent_outcomes) > RECENT_OUTCOMES_BYTES {` (2)",
         "it differs only if the recent outcomes have exactly that many bytes, and one record less is as good",
     ),
     (
-        "protocol/src/slave/schedule.rs: replace && with || in Rules::say_what_is_waited_for in `job.report.waiting_for != waiting_for || reason.is_some() && job.report.reason != reason`",
+        "protocol/src/slave/waiting.rs: replace && with || in Rules::say_what_is_waited_for in `job.report.waiting_for != waiting_for || reason.is_some() && job.report.reason != reason`",
         "the job is only given the values that it has already",
     ),
 ];

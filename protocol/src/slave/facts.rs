@@ -1,0 +1,310 @@
+//! What the machine says of a job.
+
+use super::machine::AtMachine;
+use super::step::Rules;
+use super::{Doubt, Effect, Ended, Fact, Ignored, Job, JobReason, PROBE_PATIENCE, Probed, Probing, RunKey};
+use crate::id::JobId;
+use crate::job::{self, End, OnInterrupt, State};
+use crate::limits::{CAUSE_BYTES, clip};
+use crate::message::{ALL_OF_IT, Flags, Source};
+use crate::spec::CancelMode;
+
+impl Rules {
+    pub(super) fn machine_said(&mut self, work: RunKey, fact: Fact) {
+        if self.state().jobs.get(&work.job).is_none_or(|job| job.work() != work) {
+            return self.out().ignore(Ignored::OtherRun);
+        }
+        if let Some(mut job) = self.at_machine(work.job) {
+            job.said(fact);
+        }
+    }
+
+    /// Takes back the questions that the machine has not answered in time, and those about jobs that have ended meanwhile: of them
+    /// nothing is to be known any more.
+    pub(super) fn give_up_probing(&mut self) {
+        let state = self.state();
+        let is_moot = |id: &JobId| !state.jobs.get(id).is_some_and(Job::may_be_at_the_machine);
+        let moot: Vec<_> = state.volatile.probing.keys().copied().filter(is_moot).collect();
+        moot.into_iter().for_each(|id| drop(self.machine().take_question(id)));
+        let now = self.clock().boot_ms();
+        let is_overdue = |asked: &Probing| now >= asked.since.saturating_add(PROBE_PATIENCE.0);
+        let asked = self.state().volatile.probing.iter().filter(|(_, asked)| is_overdue(asked));
+        for id in asked.map(|(id, _)| *id).collect::<Vec<_>>() {
+            if let Some(mut job) = self.at_machine(id) {
+                let refused = job.take_question().and_then(|asked| asked.refused);
+                job.not_known(Doubt::CouldNotSay { said: None, refused });
+            }
+        }
+    }
+}
+
+impl AtMachine<'_> {
+    fn said(&mut self, fact: Fact) {
+        // What it came to may be on the master's disk already.
+        if self.report.state.is_ended() {
+            if let Fact::Probed(_) = fact {
+                self.take_question();
+            }
+            return self.ignore(Ignored::Ended);
+        }
+        match fact {
+            Fact::Started => {
+                self.set_paused(false);
+                self.held().apply(job::Event::MachineStarted, Source::Machine);
+                self.mark_started();
+                // A machine may have refused to pause what it had not begun.
+                self.held().follow_pause();
+            }
+            Fact::Progressed { permille, note } => {
+                if self.report.state.is_executing() {
+                    self.set_progress(permille);
+                    let report = &mut self.edit().report;
+                    report.note = note.or(report.note.take());
+                }
+            }
+            Fact::Paused => {
+                self.set_paused(true);
+                self.held().apply(job::Event::MachinePaused, Source::Machine);
+            }
+            Fact::Resumed => {
+                self.set_paused(false);
+                self.held().apply(job::Event::MachineResumed, Source::Machine);
+            }
+            Fact::Ended(ended) => self.ended(ended),
+            Fact::StartRejected(reason) => {
+                if self.held().apply(job::Event::StartRefused, Source::Machine) {
+                    self.held().explain(reason);
+                }
+            }
+            Fact::StartRefused(why) => self.start_refused(why),
+            Fact::StopRefused(text) => {
+                let mut job = self.held();
+                job.edit().run.stopping = None;
+                let paused = job.run.paused;
+                if job.apply(job::Event::StopRefused { paused }, Source::Machine) {
+                    job.explain(JobReason::StopRefused(text));
+                    job.follow_pause();
+                }
+            }
+            Fact::PauseRefused(text) => {
+                let mut job = self.held();
+                // A person who paused it at the machine did not get what bars others from letting it go on.
+                if job.edit().run.asked_to_pause.take() == Some(true) {
+                    job.edit().paused_locally = false;
+                }
+                job.explain(JobReason::PauseRefused(text));
+            }
+            Fact::Probed(probed) => self.probed(probed),
+        }
+    }
+
+    /// The machine's word, kept beside the state: a stop may be refused, and then it counts again.
+    fn set_paused(&mut self, paused: bool) {
+        let clock = self.clock().of_work().filter(|_| self.report.state.is_started());
+        let mut job = self.held();
+        job.edit().run.set_paused(paused, clock);
+        job.no_longer_refused();
+    }
+
+    fn set_progress(&mut self, permille: Option<u16>) {
+        let permille = permille.map(|permille| permille.min(ALL_OF_IT));
+        let report = &mut self.edit().report;
+        report.progress = permille.or(report.progress);
+    }
+
+    fn mark_started(&mut self) {
+        let stamp = self.clock().stamp();
+        let report = &mut self.edit().report;
+        report.started_at = report.started_at.or(Some(stamp));
+        report.started_generation = report.started_generation.or(Some(report.generation));
+    }
+
+    fn ended(&mut self, ended: Ended) {
+        let clock = self.clock();
+        let at = ended.at.map_or_else(|| clock.stamp(), |wall| clock.by_wall(wall));
+        let next = match job::next(self.report.state, job::Event::MachineEnded(ended.end)) {
+            job::Transition::To(next) => next,
+            job::Transition::Unchanged => return,
+            // A person has said how it ended before the machine did: an outcome does not change.
+            job::Transition::Rejected(why) => return self.ignore(Ignored::Job(why)),
+        };
+        let unwanted = self.is_unwanted();
+        let mut job = self.held();
+        job.no_longer_refused();
+        if next == State::Failed {
+            job.explain(JobReason::MachineFault(ended.outcome.text.clone()));
+        }
+        let report = &mut job.edit().report;
+        if ended.end == End::Succeeded {
+            report.progress = Some(ALL_OF_IT);
+            if unwanted {
+                report.flags.set(Flags::CANCEL_TOO_LATE);
+            }
+        }
+        report.ended_at = Some(at);
+        report.outcome = Some(ended.outcome);
+        if job.apply(job::Event::MachineEnded(ended.end), Source::Machine) {
+            self.occupy_machine(ended.end);
+        }
+    }
+
+    /// A machine may refuse a start because it has begun before, and a reply that was lost on the way is a refusal too:
+    /// only what it says when it is asked counts.
+    fn start_refused(&mut self, why: String) {
+        match job::next(self.report.state, job::Event::StartRefused) {
+            job::Transition::To(_) => self.probe(Some(why)),
+            job::Transition::Unchanged => {}
+            job::Transition::Rejected(why) => self.ignore(Ignored::Job(why)),
+        }
+    }
+
+    fn probed(&mut self, probed: Probed) {
+        // A machine may also say by itself that work is gone. That it never began is an answer, to a question or to a stop that
+        // came before the beginning, or nothing.
+        let asked = self.take_question();
+        let is_stopping = self.report.state == State::Stopping;
+        if asked.is_none() && !is_stopping && matches!(probed, Probed::NeverStarted) {
+            return self.ignore(Ignored::NotProbed);
+        }
+        let refused = asked.and_then(|asked| asked.refused);
+        match probed {
+            Probed::Ended(ended) => self.ended(ended),
+            Probed::NeverStarted => match refused {
+                // After a crash the intent is still good; here the machine was there, and would not.
+                Some(why) if self.may_be_refused() => self.postponed(why),
+                Some(_) | None => self.never_started(),
+            },
+            Probed::Alive { paused, permille } => self.found_alive(paused, permille),
+            Probed::Gone => self.found_gone(),
+            Probed::NotBegun(why) => self.postponed(why),
+            Probed::Unknown(said) => self.not_known(Doubt::CouldNotSay { said: Some(said), refused }),
+        }
+    }
+
+    /// Its start is under way, canceled again or not.
+    fn may_be_refused(&self) -> bool {
+        matches!(self.report.state, State::Starting | State::Stopping)
+    }
+
+    fn never_started(&mut self) {
+        let unwanted = self.canceled_by();
+        if self.held().apply(job::Event::FoundNeverStarted, Source::Slave) {
+            self.explain_doubt(Doubt::Forgotten);
+            if let Some(source) = unwanted.filter(|_| self.report.state == State::Accepted) {
+                self.held().call_off(source);
+            }
+        }
+    }
+
+    fn found_alive(&mut self, paused: bool, permille: Option<u16>) {
+        self.set_progress(permille);
+        let clock = self.clock().of_work();
+        let mut job = self.held();
+        job.edit().run.set_paused(paused, clock);
+        let (state, desired, work) = (job.report.state, job.desired, job.work());
+        let source = job.run.stop_decided.unwrap_or(Source::Remote);
+        let told_to_stop = job.run.stopping.filter(|_| state == State::Stopping);
+        let to_be_stopped = job.edit().run.stopping.take_if(|_| state != State::Stopping);
+        if state == State::Uncertain {
+            job.edit().report.reason = None;
+        }
+        job.apply(job::Event::FoundAlive { paused }, Source::Slave);
+        self.mark_started();
+        // It was asked before the crash, and may never have heard; or it was to be asked now.
+        if let (true, Some(asked)) = (state != State::Stopping, self.run.asked_to_pause)
+            && asked != paused
+        {
+            self.act(if asked { Effect::Pause(work) } else { Effect::Resume(work) });
+        }
+        // It was canceled on disk before the machine was touched: it stays canceled.
+        if let Some(mode) = told_to_stop {
+            self.act(Effect::Stop { work, now: mode == CancelMode::Now });
+        }
+        if let Some(mode) = to_be_stopped {
+            self.held().cancel(mode, source);
+        }
+        // What was wanted while nobody knew whether there was anything to obey.
+        if state == State::Uncertain {
+            self.held().follow(desired);
+        }
+    }
+
+    fn found_gone(&mut self) {
+        let max_interruptions = self.max_interruptions();
+        let mut held = self.held();
+        let job = held.edit();
+        if job.report.state.is_executing() {
+            job.interruptions = job.interruptions.saturating_add(1);
+        }
+        job.report.flags.set(Flags::INTERRUPTED);
+        let too_often = job.interruptions > max_interruptions;
+        let event = match job.spec.on_interrupt {
+            // Nobody wants it begun again, also if the machine refused to stop it.
+            OnInterrupt::Restart if job.is_unwanted() && job.report.state.is_executing() => {
+                job::Event::MachineEnded(End::Stopped)
+            }
+            OnInterrupt::Restart if too_often => job::Event::FoundGone(OnInterrupt::Hold),
+            policy => job::Event::FoundGone(policy),
+        };
+        if !held.apply(event, Source::Slave) {
+            return;
+        }
+        let state = held.report.state;
+        held.explain(if too_often && state == State::Uncertain {
+            JobReason::InterruptedTooOften { times: held.interruptions }
+        } else {
+            JobReason::Interrupted
+        });
+        if state == State::Accepted {
+            held.edit().window_met = true;
+        } else if state != State::Uncertain {
+            self.occupy_machine(if state == State::Failed { End::Failed } else { End::Stopped });
+        }
+    }
+
+    /// The machine could not begin, and nothing began. That is the machine's cause and not the job's: the job waits here,
+    /// and nothing starts until a person has mended it and said `clear`.
+    fn postponed(&mut self, mut cause: String) {
+        let unwanted = self.canceled_by();
+        let mut held = self.held();
+        if !held.apply(job::Event::StartPostponed, Source::Machine) {
+            return;
+        }
+        clip(&mut cause, CAUSE_BYTES);
+        if held.report.state == State::Accepted {
+            held.explain(JobReason::MachineUnfit { cause: cause.clone() });
+            let job = held.edit();
+            (job.report.progress, job.report.note) = (None, None);
+            if job.interruptions == 0 {
+                (job.report.started_at, job.report.started_generation) = (None, None);
+            }
+            if let Some(source) = unwanted {
+                held.call_off(source);
+            }
+        }
+        self.bar_machine(cause);
+    }
+
+    fn not_known(&mut self, doubt: Doubt) {
+        if self.held().apply(job::Event::FoundNothing, Source::Slave) {
+            self.explain_doubt(doubt);
+        }
+    }
+
+    fn explain_doubt(&mut self, doubt: Doubt) {
+        if self.report.state == State::Uncertain {
+            self.held().explain(JobReason::NoProof(doubt));
+        }
+    }
+
+    /// A person says how the job ended.
+    pub(super) fn resolve(&mut self, end: End, source: Source) -> bool {
+        let resolved = self.held().apply(job::Event::Resolved(end), source);
+        if resolved {
+            self.take_question();
+            self.held().explain(JobReason::Resolved);
+            self.occupy_machine(end);
+        }
+        resolved
+    }
+}

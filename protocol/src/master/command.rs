@@ -6,7 +6,7 @@ use super::{
     Answer, Asked, AskedFor, Delivery, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId,
     Rules, SlaveCommand, SlaveRecord, Token, Write,
 };
-use crate::id::{JobId, OrderId, Run, SlaveKey};
+use crate::id::{JobId, Run, SlaveKey};
 use crate::job::{self, End, State};
 use crate::message::{
     Ask, CloseCode, Flags, Message, Mode, OperatingMode, Question, Reason, ReasonCode, Report,
@@ -53,15 +53,10 @@ fn was_refused(job: &Job) -> bool {
 }
 
 impl Rules {
-    pub(super) fn order_placed(
-        &mut self,
-        request: RequestId,
-        order: Order,
-        key: Option<IdempotencyKey>,
-        known: Option<(OrderId, [u8; 32])>,
-    ) {
-        let known = known.or_else(|| key.as_ref().and_then(|key| self.state.book.recent(&key.key)));
-        if let (Some(key), Some((order, fingerprint))) = (&key, known) {
+    pub(super) fn order_placed(&mut self, request: RequestId, order: Order, key: Option<IdempotencyKey>) {
+        if let Some(key) = &key
+            && let Some((order, fingerprint)) = self.state.book.placed_with(&key.key)
+        {
             return if fingerprint == key.fingerprint {
                 self.out.answer(request, Answer::Placed { order, replayed: true })
             } else {

@@ -106,7 +106,6 @@ impl Out {
         }
         let archived = state.book.archive(&touched);
         state.book.jobs.pack();
-        state.book.orders.clear();
         if !self.persist.is_empty() {
             state.node.commit = state.node.commit.next();
             self.persist.push(Write::Node(state.node));

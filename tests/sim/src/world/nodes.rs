@@ -34,17 +34,9 @@ impl World {
     pub fn master_event(&mut self, event: master::Event) {
         let now = self.now();
         let Some(mut state) = self.master.take() else { return };
-        let unknown = master::unknown_jobs(&state, &event);
-        let recalled: Vec<_> =
-            unknown.iter().filter_map(|id| self.master_disk.jobs.get(id).cloned()).collect();
-        if !recalled.is_empty() {
-            state = master::step(state, now, master::Event::JobsLoaded(recalled)).state;
-        }
-        let orders = master::unknown_orders(&event);
-        let orders: Vec<_> =
-            orders.iter().filter_map(|id| self.master_disk.orders.get(id).cloned()).collect();
-        if !orders.is_empty() {
-            state = master::step(state, now, master::Event::OrdersLoaded(orders)).state;
+        let loaded = self.master_disk.read(&master::unknown(&state, &event));
+        if !loaded.is_empty() {
+            state = master::step(state, now, master::Event::Loaded(loaded)).state;
         }
         if let master::Event::HelloReceived { hello, token: Some(token), .. } = &event
             && state.tokens.contains_key(token)

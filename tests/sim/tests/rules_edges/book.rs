@@ -74,7 +74,7 @@ fn only_the_newest_idempotency_keys_are_known_by_heart() {
             (Box::new(order), Some(key(number)), RequestId(1_000_000 + number as u64));
         let state = world.master.take().unwrap();
         let now = world.now();
-        let step = master::step(state, now, master::Event::OrderPlaced { request, order, key, known: None });
+        let step = master::step(state, now, master::Event::OrderPlaced { request, order, key });
         world.master = Some(step.state);
         let placed = step.effects.iter().find_map(|effect| match effect {
             master::Effect::Answer { answer: Answer::Placed { order, .. }, .. } => Some(*order),

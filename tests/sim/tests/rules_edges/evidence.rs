@@ -292,7 +292,7 @@ fn a_slave_with_as_many_jobs_as_it_may_tell_of_is_left_only_outcomes() {
             master::Job { id: JobId(id), ..known.clone() }
         });
         let copies: Vec<_> = copies.collect();
-        seat.step(master::Event::JobsLoaded(copies));
+        seat.load(copies);
         let (row, record) = unheard_of(&report, &seat, state);
         let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![record]));
         let is_there = step.state.book.jobs.contains_key(&row.job);
@@ -463,7 +463,7 @@ fn what_is_given_up_during_a_handshake_is_called_off_when_it_is_over() {
         for command in commands.into_iter().flatten() {
             let step = seat.commands(job, command);
             // What has ended lives on the disk, and is fetched for whoever speaks of it.
-            seat.step(master::Event::JobsLoaded(step.archived));
+            seat.load(step.archived);
         }
         let effects = seat.settle(OLDER, first.session);
         let called_off = is_called_off(&effects, row.attempt, row.generation.next());

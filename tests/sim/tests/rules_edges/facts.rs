@@ -102,7 +102,7 @@ fn a_second_attempt_shows_nothing_of_the_first() {
     // By then other facts are known than when it ended.
     let mut ended = Job { heard_at: Some(seat.now), ..ended };
     ended.recalled = None;
-    seat.step(master::Event::JobsLoaded(vec![ended]));
+    seat.load(vec![ended]);
     drop(command(&mut seat, said.job, JobCommand::Retry));
     is_about_the_second_alone(seat.state.book.jobs.get(&said.job).unwrap().into_owned(), "a person's retry");
     // The order begins it by itself.

@@ -17,7 +17,7 @@ use reloop_protocol::time::Time;
 use reloop_protocol::wire::Frame;
 use reloop_sim::world::World;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::stage::*;
 
@@ -187,7 +187,7 @@ fn offers_that_do_not_fit_into_one_message_come_when_the_link_is_live() {
         let id = JobId([100 + number as u8; 16]);
         let mut copy = master::Job { id, ..job };
         copy.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(32_000))]);
-        seat.step(master::Event::JobsLoaded(vec![copy]));
+        seat.load(vec![copy]);
     }
     let first = seat.hello();
     let effects = seat.say_hello(OLDER, first);
@@ -253,8 +253,9 @@ fn the_orders_of_records_are_fetched_before_the_records_are_judged() {
     let record = Record { spec, start: StartRule::default(), report };
     let settled = Settled { records: vec![record.clone(), record], ..settled(Session(1)) };
     let event = received(OLDER, Message::Settled(settled));
-    assert_eq!(master::unknown_orders(&event), [id]);
-    assert_eq!(master::unknown_orders(&master::Event::TimePassed), []);
+    let state = world.master.as_ref().unwrap();
+    assert_eq!(master::unknown(state, &event).orders, BTreeSet::from([id]));
+    assert!(master::unknown(state, &master::Event::TimePassed).is_empty());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use reloop_protocol::id::{
     Attempt, BootId, Commit, Epoch, Generation, JobId, ReportSeq, Session, SlaveKey, StoreId,
 };
 use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Job, JobCommand, Order, RequestId};
+use reloop_protocol::master::{self, Job, JobCommand, Loaded, Order, RequestId};
 use reloop_protocol::message::{
     Activity, CloseCode, Hello, MachineReport, MasterBinding, Message, Mode, OperatingMode, PROTOCOL, Record,
     Report, Row, Settled, Welcome,
@@ -76,6 +76,11 @@ impl Seat {
         let step = master::step(self.state.clone(), self.now, event);
         self.state = step.state;
         step.effects
+    }
+
+    /// These jobs were read from disk for the next event.
+    pub(crate) fn load(&mut self, jobs: Vec<Job>) {
+        self.step(master::Event::Loaded(Loaded { jobs, ..Loaded::default() }));
     }
 
     /// The same with all that comes of it.
@@ -190,17 +195,17 @@ pub(crate) fn shakes(
     (reports, records): (Vec<Report>, Vec<Record>),
 ) -> master::Step {
     let first = Hello { rows, ..seat.hello() };
-    seat.step(master::Event::JobsLoaded(past.0.clone()));
+    seat.load(past.0.clone());
     seat.say_hello(OLDER, first.clone());
-    seat.step(master::Event::JobsLoaded(past.0));
-    seat.step(master::Event::OrdersLoaded(past.1));
+    let (jobs, orders) = past;
+    seat.step(master::Event::Loaded(Loaded { jobs, orders, ..Loaded::default() }));
     let settled = Settled { reports, records, machine: first.machine, ..settled(first.session) };
     seat.full_step(received(OLDER, Message::Settled(settled)))
 }
 
 /// What the master does with a report on the live link, of a job that may be on its disk only.
 pub(crate) fn reports(seat: &mut Seat, past: Option<&master::Job>, report: Report) -> master::Step {
-    seat.step(master::Event::JobsLoaded(past.into_iter().cloned().collect()));
+    seat.load(past.into_iter().cloned().collect());
     seat.full_step(received(OLDER, Message::Report(report)))
 }
 

@@ -352,8 +352,9 @@ impl Driver {
                     outbox.send(&Frame { session: *session, commit, message, signature: None });
                 }
             }
-            Effect::Close { link, code, text } => {
+            Effect::Close { link, why } => {
                 if let Some((outbox, _)) = self.links.get(&link) {
+                    let (code, text) = (why.code(), why.text());
                     tracing::info!(link = link.0, code = code.number(), text, "closing a link");
                     outbox.close(code, text);
                 }
@@ -420,4 +421,54 @@ impl Driver {
 fn answer_alive(answer: oneshot::Sender<()>) {
     // Fails if whoever asked has gone away.
     let _ = answer.send(());
+}
+
+#[cfg(test)]
+mod tests {
+    use reloop_node::store::Options;
+    use reloop_protocol::id::MasterId;
+    use reloop_protocol::master::{Enrollment, JobCommand, Settings};
+    use reloop_protocol::spec::CancelMode;
+
+    use super::*;
+    use crate::rest::bodies;
+
+    async fn commit(store: &Store, ops: Vec<Op>) {
+        let (written, is_written) = oneshot::channel();
+        store.commit(ops, move |result| written.send(result).unwrap());
+        is_written.await.unwrap().unwrap();
+    }
+
+    fn answer(acts: Vec<Act>) -> Option<Answer> {
+        acts.into_iter().find_map(|act| match act {
+            Act::Effect(effect) => match *effect {
+                Effect::Answer { answer, .. } => Some(answer),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    #[tokio::test]
+    async fn what_an_event_needs_from_disk_is_there_if_the_clock_was_set_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
+        let store = Store::open(&dir.path().join("store"), options).unwrap().store;
+        let state = master::newborn(Settings { enrollment: Enrollment::Open }, MasterId([1; 16]));
+        let (mut driver, _handle, _inputs) = new(state, store.clone(), Duration::from_secs(1));
+        let (order, key) = bodies::order(br#"{"program": "mill"}"#, None, Time(wall_ms())).unwrap();
+        let (request, jobs) = (RequestId(1), order.jobs.clone());
+        let command = |command| Input::Link(Event::JobsCommanded { request, jobs: jobs.clone(), command });
+        let placed = Input::Link(Event::OrderPlaced { request, order: Box::new(order), key });
+        for input in [placed, command(JobCommand::Cancel(CancelMode::Now))] {
+            commit(&store, driver.step(input).0).await;
+        }
+        assert!(driver.state().book.jobs.is_empty(), "it has ended");
+        let mut retry = command(JobCommand::Retry);
+        assert!(driver.needs_disk(&retry));
+        driver.prepare(&mut retry).await.unwrap();
+        driver.clocks.0 -= 3_600_000;
+        let answered = answer(driver.step(retry).1);
+        assert!(matches!(answered, Some(Answer::Taken(_))), "{answered:?}");
+    }
 }

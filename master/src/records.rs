@@ -276,7 +276,7 @@ pub async fn orders(store: &Store, before: Option<OrderId>, limit: usize) -> Res
 pub async fn receipts(store: &Store, slave: SlaveKey) -> Result<Vec<Receipt>, StoreError> {
     let limit = reloop_protocol::master::RECEIPTS as usize;
     let mut receipts: Vec<Receipt> = page(store, &key(RECEIPT, &slave.0), None, limit).await?;
-    receipts.sort_by_key(|receipt| std::cmp::Reverse((receipt.at, receipt.session)));
+    Receipt::sort_newest_first(&mut receipts);
     Ok(receipts)
 }
 

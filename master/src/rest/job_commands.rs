@@ -143,7 +143,7 @@ async fn command(State(state): State<RestState>, Path(id): Path<String>, body: B
     let delivery =
         match state.handle.command(vec![id], command).await.map_err(|why| state.unavailable(why))? {
             Answer::Taken(taken) => taken.first().map(|(_, delivery)| *delivery),
-            Answer::Refused(refusal, why) => return Err(Problem::refused(refusal, why)),
+            Answer::Refused(why) => return Err(Problem::refused(&why)),
             other => return Err(unexpected(&other)),
         };
     let delivery = delivery.ok_or_else(|| unexpected(&Answer::Taken(vec![])))?;

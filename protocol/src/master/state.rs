@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Availability, Book, Enrolled, Job, SlaveRecord, Write};
+use super::{Answer, Availability, Book, Delivery, Enrolled, Job, Refusal, SlaveRecord, SlaveRefused, Write};
 use crate::id::{Commit, Epoch, Incarnation, MasterId, SlaveKey};
 use crate::job::State;
 use crate::limits;
@@ -130,15 +130,21 @@ impl AskedFor {
         }
     }
 
-    /// The reply is one to this: an output that begins later has a gap before, one without bytes may say how long it is.
-    pub(super) fn is_answered_by(self, reply: &Reply) -> bool {
+    /// What the client is answered after the slave's reply. An output that begins later than was asked has a gap before it; one
+    /// without bytes may say how long the whole is.
+    pub(super) fn answer(self, reply: Reply) -> Answer {
         match (self, reply) {
-            (_, Reply::Refused(_)) | (Self::Deed, Reply::Done) => true,
-            (Self::Output { offset: asked, limit }, Reply::Log { offset, bytes, .. }) => {
-                let is_there = bytes.is_empty() || asked.is_none_or(|asked| asked <= *offset);
-                is_there && u32::try_from(bytes.len()).is_ok_and(|length| length <= limit)
+            (_, Reply::Refused(text)) => Answer::Refused(Refusal::SlaveRefused(SlaveRefused::Said(text))),
+            (Self::Deed, Reply::Done) => Answer::SlaveTaken(Delivery::Applied),
+            (Self::Output { offset: asked, limit }, Reply::Log { offset, total, bytes })
+                if (bytes.is_empty() || asked.is_none_or(|asked| asked <= offset))
+                    && u32::try_from(bytes.len()).is_ok_and(|length| length <= limit) =>
+            {
+                Answer::Output { offset, total, bytes }
             }
-            (Self::Deed, Reply::Log { .. }) | (Self::Output { .. }, Reply::Done) => false,
+            (Self::Deed | Self::Output { .. }, Reply::Log { .. }) | (Self::Output { .. }, Reply::Done) => {
+                Answer::Refused(Refusal::SlaveRefused(SlaveRefused::NoAnswer))
+            }
         }
     }
 }

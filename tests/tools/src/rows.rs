@@ -121,7 +121,7 @@ const fn shown_without(row: Row, missing: &'static str) -> Row {
     Row { scope: Scope::Without(missing), ..row }
 }
 
-const ABSENT: Rule = rule("protocol/src/master/handshake.rs", "apply_absent");
+const ABSENT: Rule = rule("protocol/src/master/settle.rs", "apply_absent");
 const ADMIT: Rule = rule("protocol/src/master/enrolment.rs", "admit");
 const AGENT_STARTED: Rule = rule("protocol/src/slave/machine.rs", "agent_started");
 const BEGIN: Rule = rule("protocol/src/slave/schedule.rs", "begin");
@@ -129,7 +129,7 @@ const COME_DUE: Rule = rule("protocol/src/slave/schedule.rs", "come_due");
 const ENDED: Rule = rule("protocol/src/slave/machine.rs", "ended");
 const FOUND: Rule = rule("protocol/src/slave/machine.rs", "found");
 const HELD_BY: Rule = rule("protocol/src/slave/schedule.rs", "held_by");
-const HELLO: Rule = rule("protocol/src/master/handshake.rs", "hello_received");
+const HELLO: Rule = rule("protocol/src/master/hello.rs", "hello_received");
 const MASTER_TIME: Rule = rule("protocol/src/slave/clock.rs", "master_time");
 const OLDER: Rule = rule("protocol/src/master/attempts.rs", "compare");
 const ORDER_PLACED: Rule = rule("protocol/src/master/command.rs", "order_placed");
@@ -352,7 +352,7 @@ pub const ROWS: &[Row] = &[
         "B8",
         "A wall clock jumps by hours, forwards or back, at the slave or the master.",
         "A job fires once and not early; elapsed times stay right.",
-        &[MASTER_TIME, rule("protocol/src/master/handshake.rs", "clock_set")],
+        &[MASTER_TIME, rule("protocol/src/master/hello.rs", "clock_set")],
         &[About::Clocks],
     ),
     shown(
@@ -400,7 +400,7 @@ pub const ROWS: &[Row] = &[
         "A copy of the slave's key and disk is alive beside it.",
         "The older link answers a ping, so the copy is refused with its own close code and the slave is flagged; its \
          job is undisturbed. A quick reboot is not taken for a copy, because then the older link does not answer.",
-        &[HELLO, rule("protocol/src/master/handshake.rs", "link_probed")],
+        &[HELLO, rule("protocol/src/master/hello.rs", "link_probed")],
         &[About::Identity, About::Links],
     ),
     shown(
@@ -493,7 +493,7 @@ pub const ROWS: &[Row] = &[
         "D9",
         "The link breaks inside the handshake, at any of its messages.",
         "It has no effect; the next connection begins anew.",
-        &[HELLO, rule("protocol/src/master/handshake.rs", "settled")],
+        &[HELLO, rule("protocol/src/master/settle.rs", "settled")],
         &[About::Links],
     ),
     Row {

@@ -106,13 +106,13 @@ impl World {
                     wire.to_slave.push_back((wire.session, commit, message));
                 }
             }
-            master::Effect::Close { link, code, .. } => {
+            master::Effect::Close { link, why } => {
                 let last_heard = self.now();
                 if let Some(slave) =
                     self.boxes.iter().position(|b| b.link.as_ref().is_some_and(|w| w.id == link))
                 {
                     let held = &mut self.boxes[slave];
-                    held.closed.push(code);
+                    held.closed.push(why.code());
                     // What was sent before the close arrives before it.
                     let pending: Vec<_> =
                         held.link.take().into_iter().flat_map(|wire| wire.to_slave).collect();

@@ -564,7 +564,7 @@ fn d8_a_key_counts_before_the_disk_shows_it_and_for_one_body_only() {
     assert_eq!(again, Answer::Placed { order: order.id, replayed: true }, "two at once");
     let changed = IdempotencyKey { fingerprint: [2; 32], ..key };
     let refused = ask(&mut world, &repeat, &changed);
-    assert!(matches!(refused, Answer::Refused(master::Refusal::KeyReused, _)));
+    assert_eq!(refused, Answer::Refused(master::Refusal::KeyReused(order.id)));
     assert_eq!(world.master_disk.orders.len(), 1);
 }
 

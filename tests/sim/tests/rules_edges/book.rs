@@ -329,7 +329,7 @@ fn why_a_job_has_not_started_is_said_in_words() {
     let now = world.now();
     let job = world.job(job);
     let queued = master::Job { state: State::Queued, holder: None, report: None, ..job.clone() };
-    let says = |state: &master::Master, job: &master::Job| master::explain(state, job, now).summary;
+    let says = |state: &master::Master, job: &master::Job| master::explain(state, job, now).text();
     let with = |change: &dyn Fn(&mut master::Job)| {
         let mut job = queued.clone();
         change(&mut job);

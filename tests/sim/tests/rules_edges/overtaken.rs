@@ -2,7 +2,9 @@
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{self, Answer, Delivery, JobCommand, Refusal, RequestId};
+use reloop_protocol::master::{
+    self, Answer, Delivery, JobCommand, JobReason, Refusal, RequestId, WrongState,
+};
 use reloop_protocol::message::Flags;
 use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
@@ -20,9 +22,9 @@ fn taken(job: JobId, delivery: Delivery) -> Option<Answer> {
     Some(Answer::Taken(vec![(job, delivery)]))
 }
 
-fn refusal(answer: Option<Answer>) -> Option<(Refusal, String)> {
+fn refusal(answer: Option<Answer>) -> Option<Refusal> {
     match answer {
-        Some(Answer::Refused(refusal, text)) => Some((refusal, text)),
+        Some(Answer::Refused(refusal)) => Some(refusal),
         _ => None,
     }
 }
@@ -133,9 +135,8 @@ fn what_contradicts_a_cancel_on_its_way_is_refused_and_told_what_that_is() {
                 assert_eq!(answer, taken(job, Delivery::TooLate), "{command:?}");
                 continue;
             }
-            let (why, text) = refusal(answer).expect("it is refused");
-            assert_eq!(why, Refusal::WrongState(wanted.state), "{command:?}");
-            assert!(text.contains("canceled"), "{text}");
+            let (state, why) = (wanted.state, WrongState::BeingCanceled);
+            assert_eq!(refusal(answer), Some(Refusal::WrongState { job, state, why }), "{command:?}");
             assert_eq!((world.job(job).start, world.job(job).desired), (wanted.start, wanted.desired));
         }
         world.plug(0);
@@ -174,9 +175,9 @@ fn of_several_people_who_say_how_a_job_ended_the_first_counts_and_the_others_are
             JobCommand::Resume,
         ];
         for command in others {
-            let (why, text) = refusal(world.command(job, command)).expect("it is refused");
-            assert_eq!(why, Refusal::WrongState(State::Uncertain), "{command:?}");
-            assert!(text.contains("succeeded"), "{text}");
+            let (state, why) = (State::Uncertain, WrongState::AlreadyResolved(End::Succeeded));
+            let refused = refusal(world.command(job, command));
+            assert_eq!(refused, Some(Refusal::WrongState { job, state, why }), "{command:?}");
         }
         let same = world.command(job, JobCommand::Resolve(End::Succeeded));
         assert_eq!(same, taken(job, delivery), "who says the same is right too");
@@ -238,8 +239,8 @@ fn of_an_attempt_that_was_given_up_the_first_word_of_a_person_counts_too() {
         world.swallow(0);
         assert_eq!(world.command(job, JobCommand::Resolve(End::Failed)), taken(job, Delivery::Sent));
         for end in [End::Succeeded, End::Failed] {
-            let (_, text) = refusal(world.command(job, JobCommand::Resolve(end))).expect("it is refused");
-            assert!(text.contains("failed"), "{text}");
+            let said = Refusal::AlreadyResolved(JobReason::ResolvedAs(End::Failed).into());
+            assert_eq!(refusal(world.command(job, JobCommand::Resolve(end))), Some(said));
         }
         // The word was lost with the link: its slave asks again, and is answered.
         world.cut(0);

@@ -151,7 +151,7 @@ impl Seat {
 
 pub(crate) fn closed(effects: &[master::Effect], link: LinkId) -> Option<CloseCode> {
     effects.iter().find_map(|effect| match effect {
-        master::Effect::Close { link: closed, code, .. } if *closed == link => Some(*code),
+        master::Effect::Close { link: closed, why } if *closed == link => Some(why.code()),
         _ => None,
     })
 }

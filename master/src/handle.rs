@@ -48,7 +48,7 @@ impl From<StoreError> for Unavailable {
 
 /// What reaches the loop.
 pub(crate) enum Input {
-    /// A slave connected.
+    /// A slave connected, and was not sent a Challenge yet.
     LinkUp {
         link: LinkId,
         outbox: Outbox,

@@ -3,9 +3,9 @@
 use super::jobs::Jobs;
 use super::visit::Visit;
 use super::{
-    Answer, Asked, AskedFor, CloseReason, Delivery, Enrolled, IdempotencyKey, Job, JobCommand, JobReason,
-    NothingToDo, Offline, Order, Refusal, RequestId, Rules, SlaveCommand, SlaveRecord, SlaveRefused, Token,
-    Write, WrongState,
+    Answer, Asked, AskedFor, Basis, CloseReason, Delivery, Enrolled, IdempotencyKey, Job, JobCommand,
+    JobReason, NothingToDo, Offline, Order, Refusal, RequestId, Rules, SlaveCommand, SlaveRecord,
+    SlaveRefused, Token, Write, WrongState,
 };
 use crate::id::{JobId, Run, SlaveKey};
 use crate::job::{self, End, State};
@@ -126,6 +126,11 @@ impl Jobs<'_> {
                 job.start.not_before = not_before;
                 job.start.deadline = deadline;
                 job.start.late = late;
+                if matches!(job.start.gate, Gate::Released { .. }) {
+                    // A release that holds would let it start before the new time, and one that has lapsed would hold it. After a
+                    // restore a person still has to say that no slave has done it.
+                    job.start.gate = if job.is_from_before_a_restore() { Gate::Held } else { Gate::Open };
+                }
             })),
             JobCommand::Retry => match job::next(state, job::Event::Retried) {
                 job::Transition::To(_) => {
@@ -215,23 +220,23 @@ impl Jobs<'_> {
     /// has said how it ended.
     fn resolve_given_up(&mut self, id: JobId, end: End) -> Option<Result<Delivery, Refusal>> {
         let job = self.get(id)?;
-        let wonders = |report: &&Report| report.state == State::Uncertain;
-        let itself = || {
-            let report = job.report.as_ref().filter(|_| job.state == State::Lost).filter(wonders)?;
-            Some((job.attempt, job.holder?, report))
-        };
+        let own = job.report.as_ref().filter(|_| job.state == State::Lost);
+        let own = own.and_then(|report| Some((Basis::Assigned, job.attempt, job.holder?, report)));
         // The book's word of it may be that it was given up: what counts is what its slave said.
-        let earlier = || {
-            let wondering =
-                job.earlier.iter().filter(|e| e.report.as_ref().is_some_and(|report| wonders(&report)));
-            // What is only claimed does not stand in the way of what was assigned.
-            let earlier = wondering.min_by_key(|earlier| earlier.basis)?;
-            Some((earlier.attempt, earlier.holder, earlier.report.as_ref()?))
+        let earlier =
+            job.earlier.iter().filter_map(|e| Some((e.basis, e.attempt, e.holder, e.report.as_ref()?)));
+        let wonders = own.into_iter().chain(earlier).filter(|(.., report)| report.state == State::Uncertain);
+        let said = |report: &'_ Report| {
+            report.reason.as_ref().filter(|reason| reason.code == ReasonCode::Resolved).cloned()
         };
-        let (attempt, holder, report) = itself().or_else(earlier)?;
-        let is_said = |reason: &&Reason| reason.code == ReasonCode::Resolved;
-        if let Some(said) = report.reason.as_ref().filter(is_said) {
-            return Some(Err(Refusal::AlreadyResolved(said.clone())));
+        // First an attempt of which nobody has said it and whose slave can be told. What is only claimed does not stand in the way
+        // of what was assigned.
+        let (_, attempt, holder, report) = wonders.min_by_key(|(basis, _, holder, report)| {
+            let is_offline = self.roster.live(*holder).is_none();
+            (said(report).is_some(), *basis == Basis::Claim, is_offline, *basis)
+        })?;
+        if let Some(said) = said(report) {
+            return Some(Err(Refusal::AlreadyResolved(said)));
         }
         let generation = report.generation;
         let Some(link) = self.roster.live(holder) else {

@@ -89,6 +89,10 @@ fn a_job_held_by_a_restore_is_listed_with_the_risk_that_it_was_done() {
     assert_eq!(need_of(&world, job), None);
     world.pass(10);
     assert_eq!(need_of(&world, job).map(|(need, _)| need), Some(Need::Restored));
+    // Neither does a new time.
+    world.command(job, JobCommand::Reschedule { not_before: None, deadline: None, late: Late::Hold });
+    assert_eq!(world.job(job).start.gate, Gate::Held);
+    assert_eq!(need_of(&world, job).map(|(need, _)| need), Some(Need::Restored));
 }
 
 #[test]

@@ -48,6 +48,24 @@ fn is_overtaken(world: &World, job: JobId) -> bool {
 }
 
 #[test]
+fn a_new_time_counts_at_once_whatever_was_released_before() {
+    for lapsed in [false, true] {
+        let (mut world, job) = planned(|_, order| order.start.gate = Gate::Held);
+        world.command(job, JobCommand::Release { valid: Millis::seconds(10) });
+        if lapsed {
+            world.pass(11_000);
+        }
+        let plan = reschedule(&world, Some(30_000), None);
+        world.command(job, plan);
+        world.plug(0);
+        world.settle();
+        assert_eq!(world.state(job), State::Accepted, "not before its new time; lapsed: {lapsed}");
+        world.pass(31_000);
+        assert_eq!(world.state(job), State::Running, "lapsed: {lapsed}");
+    }
+}
+
+#[test]
 fn a_plan_that_came_after_the_start_is_said_to_have_been_overtaken() {
     for (not_before, deadline, overtaken) in [
         (Some(3_600_000), None, true),

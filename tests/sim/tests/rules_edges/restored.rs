@@ -1,8 +1,10 @@
 //! A master that was put back: what it has forgotten, and what people say to it.
 
-use reloop_protocol::id::{Attempt, Epoch, Generation, JobId};
-use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Enrolled, Job, JobCommand, JobReason, RequestId};
+use reloop_protocol::id::{Attempt, Epoch, Generation, JobId, SlaveKey};
+use reloop_protocol::job::{End, State};
+use reloop_protocol::master::{
+    self, Answer, Basis, Earlier, Enrolled, Job, JobCommand, JobReason, Offline, Refusal, RequestId,
+};
 use reloop_protocol::message::{CloseCode, Declined, Flags, Hello, Message, Reason, ReasonCode, Report};
 use reloop_protocol::slave::LinkId;
 use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Late};
@@ -450,4 +452,25 @@ fn an_attempt_that_goes_on_although_the_job_has_ended_is_shown() {
         let why = Reason::from(JobReason::OtherGoesOn(job.earlier[0].attempt));
         assert_eq!(job.reason == Some(why), shown, "{:?}", job.reason);
     }
+}
+
+#[test]
+fn of_two_attempts_whose_slaves_ask_how_they_ended_the_one_that_can_be_told_is_told() {
+    let (mut seat, report) = runs_live();
+    let (key, away) = (seat.key, SlaveKey([0xbb; 32]));
+    let asks = |attempt, holder| {
+        let (state, report) =
+            (State::Uncertain, Report { attempt, state: State::Uncertain, ..report.clone() });
+        Earlier { attempt, holder, state, report: Some(report), basis: Basis::Assigned }
+    };
+    let job = seat.job_mut(report.job);
+    (job.attempt, job.last_attempt, job.holder) = (Attempt(3), Attempt(3), Some(SlaveKey([0xaa; 32])));
+    job.earlier = vec![asks(Attempt(1), away), asks(Attempt(2), key)];
+    let step = seat.commands(report.job, JobCommand::Resolve(End::Succeeded));
+    let [told] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
+    assert_eq!((told.attempt, told.desired), (Attempt(2), Desired::Resolve(End::Succeeded)));
+    let step = seat.commands(report.job, JobCommand::Resolve(End::Succeeded));
+    let offline = Answer::Refused(Refusal::SlaveOffline(Offline::Holder(Attempt(1))));
+    let is_refused = |effect: &master::Effect| matches!(effect, master::Effect::Answer { answer, .. } if *answer == offline);
+    assert!(step.effects.iter().any(is_refused), "{:?}", step.effects);
 }

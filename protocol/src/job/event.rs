@@ -86,7 +86,6 @@ pub enum Event {
         /// Whether the machine had been paused before the stop, and still is.
         paused: bool,
     },
-    /// The work ended.
     MachineEnded(End),
 
     // At the slave, after a crash: what the machine said when asked.

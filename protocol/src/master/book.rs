@@ -12,7 +12,7 @@ use std::ops::Bound;
 /// Jobs that any slave with these labels can do, in order.
 type ByRequirement = BTreeMap<BTreeMap<String, String>, BTreeSet<Place>>;
 
-/// The book.
+/// All jobs that have not ended, with the indexes that are derived from them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Book {
     /// Every job that has not ended.

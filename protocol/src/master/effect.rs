@@ -89,7 +89,6 @@ pub enum Effect {
         commit: Commit,
         message: Message,
     },
-    /// Close a connection.
     Close {
         link: LinkId,
         why: CloseReason,

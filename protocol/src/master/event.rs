@@ -101,7 +101,7 @@ pub enum JobCommand {
     Cancel(CancelMode),
     /// Do not start it, and pause it if it runs.
     Pause,
-    /// Undo a pause.
+    /// Let a paused job go on, or start.
     Resume,
     /// Let a held job start.
     Release {
@@ -110,9 +110,7 @@ pub enum JobCommand {
     },
     /// Change when it may start.
     Reschedule {
-        /// The earliest start.
         not_before: Option<Time>,
-        /// The latest start.
         deadline: Option<Time>,
         /// What happens if `not_before` passes while the slave is off.
         late: Late,

@@ -73,7 +73,6 @@ pub enum WhyNot {
     Label,
     /// Not enrolled, or not any more.
     NotEnrolled,
-    /// Not connected.
     Offline,
     /// People have taken it out of production.
     Mode,

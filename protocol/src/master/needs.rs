@@ -91,9 +91,7 @@ impl Need {
 /// Who or what needs a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
-    /// A slave.
     Slave(SlaveKey),
-    /// A job.
     Job(JobId),
 }
 

@@ -112,7 +112,7 @@ pub struct Earlier {
     pub attempt: Attempt,
     /// The slave that reported it, or that it was assigned to.
     pub holder: SlaveKey,
-    /// Its newest state.
+    /// Its state by the job table, after its slave's newest report.
     pub state: State,
     /// Its newest report, with texts cut short.
     pub report: Option<Report>,

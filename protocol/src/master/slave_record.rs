@@ -21,7 +21,7 @@ const DECISIONS_AHEAD: u32 = 1 << 16;
 /// What the master knows of one slave.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SlaveRecord {
-    /// The slave's identity.
+    /// Its public key, which is its identity.
     pub key: SlaveKey,
     /// Its label, unique among enrolled slaves.
     pub name: String,

@@ -86,7 +86,7 @@ pub struct Node {
     pub commit: Commit,
 }
 
-/// An enrolment token.
+/// What an enrolment token permits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Token {
     /// It enrols nobody after this.
@@ -158,7 +158,7 @@ pub struct RequestId(pub u64);
 pub enum Origin {
     /// Its own record can be read.
     Known,
-    /// It is empty.
+    /// It holds no record.
     Newborn,
     /// Its own record is lost, and other records are there. So that no order is lost, the master goes on with them under a new id.
     /// Its slaves are still enrolled and bind to the new id by themselves. Whether another copy runs under the old id, a person has
@@ -224,7 +224,7 @@ impl Master {
         [Write::Node(self.node), Write::Begun(self.begun.clone())]
     }
 
-    /// This process.
+    /// The incarnation of this process.
     pub fn incarnation(&self) -> Incarnation {
         self.begun.last().map_or_else(Incarnation::default, |begun| begun.incarnation)
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use reloop_protocol::job::State;
-use reloop_protocol::master::WhyNot;
+use reloop_protocol::master::{Delivery, WhyNot};
 use reloop_protocol::message::{
     Activity, Attention, CloseCode, Message, Mode, ReasonCode, Source, WaitingFor,
 };

@@ -51,7 +51,7 @@ pub struct Config {
     pub link: Link,
 }
 
-/// Clients' connections.
+/// How long clients' connections may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Http {
     /// How long a connection may be idle between two requests.

@@ -10,7 +10,7 @@ use reloop_node::driver::Node;
 use reloop_node::link::{LastHeard, Outbox};
 use reloop_node::store::{Op, Store, StoreError};
 use reloop_protocol::id::{Session, SlaveKey};
-use reloop_protocol::master::{self, Answer, Effect, Event, Master, RequestId, SlaveRecord};
+use reloop_protocol::master::{self, Answer, Effect, Event, Loaded, Master, RequestId, SlaveRecord, Unknown};
 use reloop_protocol::message::CloseCode;
 use reloop_protocol::slave::LinkId;
 use reloop_protocol::time::{Millis, Time, clock_step};
@@ -49,6 +49,7 @@ pub(crate) fn new(
         live: BTreeMap::new(),
         doubters: 0,
         waiting: BTreeMap::new(),
+        loaded: Loaded::default(),
         probe_patience,
         clocks: (wall_ms(), Instant::now()),
     };
@@ -71,6 +72,8 @@ pub(crate) struct Driver {
     /// As of the newest step.
     doubters: usize,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
+    /// What was read from disk for the next input.
+    loaded: Loaded,
     probe_patience: Duration,
     /// The wall clock in milliseconds and the monotonic clock when they were last compared.
     clocks: (i64, Instant),
@@ -110,27 +113,11 @@ impl Node for Driver {
     type Effect = Act;
 
     fn needs_disk(&self, input: &Input) -> bool {
-        event_of(input).is_some_and(|event| {
-            !master::unknown_jobs(self.state(), event).is_empty() || !master::unknown_orders(event).is_empty()
-        })
+        !self.unknown(input).is_empty()
     }
 
     async fn prepare(&mut self, input: &mut Input) -> Result<(), StoreError> {
-        let Some(event) = event_of(input) else { return Ok(()) };
-        let mut orders = Vec::new();
-        for id in master::unknown_orders(event) {
-            orders.extend(records::order(&self.store, id).await?);
-        }
-        let mut jobs = Vec::new();
-        for id in master::unknown_jobs(self.state(), event) {
-            jobs.extend(records::ended_job(&self.store, id).await?);
-        }
-        if !orders.is_empty() {
-            self.load(Event::OrdersLoaded(orders));
-        }
-        if !jobs.is_empty() {
-            self.load(Event::JobsLoaded(jobs));
-        }
+        self.loaded = records::look_up(&self.store, &self.unknown(input)).await?;
         Ok(())
     }
 
@@ -215,7 +202,7 @@ impl Node for Driver {
             }
             Input::Alive(answer) => answer_alive(answer),
             Input::LinkUp { outbox, .. } => outbox.close(CloseCode::Storage, CANNOT_WRITE),
-            Input::Link(_) | Input::Call(..) => {}
+            Input::Link(_) | Input::Call { .. } => {}
         }
     }
 }
@@ -226,14 +213,28 @@ impl Driver {
         self.state.as_ref().expect("the state is only absent while it is stepped")
     }
 
-    /// Adds records of the disk to the state.
-    fn load(&mut self, loaded: Event) {
-        let step = self.apply(loaded);
+    /// What has to be read from disk before the input is stepped.
+    fn unknown(&self, input: &Input) -> Unknown {
+        match input {
+            Input::Link(event) => master::unknown(self.state(), event),
+            Input::Call { event, loaded, .. } => master::unknown(self.state(), event).without(loaded),
+            Input::LinkUp { .. } | Input::Look(_) | Input::Alive(_) | Input::Reread(_) => Unknown::default(),
+        }
+    }
+
+    /// Adds what was read from disk to the state, for the next step.
+    fn load(&mut self, loaded: Loaded) {
+        if loaded.is_empty() {
+            return;
+        }
+        let step = self.apply(Event::Loaded(loaded));
         debug_assert!(step.persist.is_empty() && step.effects.is_empty(), "loading decides nothing");
         self.state = Some(step.state);
     }
 
     fn take(&mut self, input: Input) -> (Vec<Op>, Vec<Act>) {
+        let loaded = std::mem::take(&mut self.loaded);
+        self.load(loaded);
         match input {
             Input::LinkUp { link, outbox, nonce } => {
                 self.links.insert(link, (outbox, Session(0)));
@@ -255,8 +256,9 @@ impl Driver {
                 }
                 decided
             }
-            Input::Call(event, request, answer, look) => {
+            Input::Call { event, request, answer, loaded, look } => {
                 self.waiting.insert(request, answer);
+                self.load(loaded);
                 let (ops, mut acts) = self.decide(event);
                 acts.extend(look.map(|look| self.look(look)));
                 (ops, acts)
@@ -350,8 +352,9 @@ impl Driver {
                     outbox.send(&Frame { session: *session, commit, message, signature: None });
                 }
             }
-            Effect::Close { link, code, text } => {
+            Effect::Close { link, why } => {
                 if let Some((outbox, _)) = self.links.get(&link) {
+                    let (code, text) = (why.code(), why.text());
                     tracing::info!(link = link.0, code = code.number(), text, "closing a link");
                     outbox.close(code, text);
                 }
@@ -415,14 +418,57 @@ impl Driver {
     }
 }
 
-fn event_of(input: &Input) -> Option<&Event> {
-    match input {
-        Input::Link(event) | Input::Call(event, ..) => Some(event),
-        Input::LinkUp { .. } | Input::Look(_) | Input::Alive(_) | Input::Reread(_) => None,
-    }
-}
-
 fn answer_alive(answer: oneshot::Sender<()>) {
     // Fails if whoever asked has gone away.
     let _ = answer.send(());
+}
+
+#[cfg(test)]
+mod tests {
+    use reloop_node::store::Options;
+    use reloop_protocol::id::MasterId;
+    use reloop_protocol::master::{Enrollment, JobCommand, Settings};
+    use reloop_protocol::spec::CancelMode;
+
+    use super::*;
+    use crate::rest::bodies;
+
+    async fn commit(store: &Store, ops: Vec<Op>) {
+        let (written, is_written) = oneshot::channel();
+        store.commit(ops, move |result| written.send(result).unwrap());
+        is_written.await.unwrap().unwrap();
+    }
+
+    fn answer(acts: Vec<Act>) -> Option<Answer> {
+        acts.into_iter().find_map(|act| match act {
+            Act::Effect(effect) => match *effect {
+                Effect::Answer { answer, .. } => Some(answer),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    #[tokio::test]
+    async fn what_an_event_needs_from_disk_is_there_if_the_clock_was_set_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
+        let store = Store::open(&dir.path().join("store"), options).unwrap().store;
+        let state = master::newborn(Settings { enrollment: Enrollment::Open }, MasterId([1; 16]));
+        let (mut driver, _handle, _inputs) = new(state, store.clone(), Duration::from_secs(1));
+        let (order, key) = bodies::order(br#"{"program": "mill"}"#, None, Time(wall_ms())).unwrap();
+        let (request, jobs) = (RequestId(1), order.jobs.clone());
+        let command = |command| Input::Link(Event::JobsCommanded { request, jobs: jobs.clone(), command });
+        let placed = Input::Link(Event::OrderPlaced { request, order: Box::new(order), key });
+        for input in [placed, command(JobCommand::Cancel(CancelMode::Now))] {
+            commit(&store, driver.step(input).0).await;
+        }
+        assert!(driver.state().book.jobs.is_empty(), "it has ended");
+        let mut retry = command(JobCommand::Retry);
+        assert!(driver.needs_disk(&retry));
+        driver.prepare(&mut retry).await.unwrap();
+        driver.clocks.0 -= 3_600_000;
+        let answered = answer(driver.step(retry).1);
+        assert!(matches!(answered, Some(Answer::Taken(_))), "{answered:?}");
+    }
 }

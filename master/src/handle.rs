@@ -1,7 +1,7 @@
 //! The handle through which clients' requests and slaves' links reach the master's loop, and the disk's records are read.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,7 +11,8 @@ use reloop_node::link::Outbox;
 use reloop_node::store::{Store, StoreError};
 use reloop_protocol::id::{JobId, NewestId, OrderId, SlaveKey};
 use reloop_protocol::master::{
-    Answer, Event, IdempotencyKey, Job, JobCommand, Master, Order, Receipt, RequestId, SlaveCommand, Token,
+    Answer, Event, IdempotencyKey, Job, JobCommand, Loaded, Master, Order, Receipt, RequestId, SlaveCommand,
+    Token, Unknown,
 };
 use reloop_protocol::slave::LinkId;
 use reloop_protocol::time::Time;
@@ -47,7 +48,7 @@ impl From<StoreError> for Unavailable {
 
 /// What reaches the loop.
 pub(crate) enum Input {
-    /// A slave connected.
+    /// A slave connected, and was not sent a Challenge yet.
     LinkUp {
         link: LinkId,
         outbox: Outbox,
@@ -56,8 +57,16 @@ pub(crate) enum Input {
     },
     /// An event of a link.
     Link(Event),
-    /// An event that a client waits for, with a look at the state just after it.
-    Call(Event, RequestId, oneshot::Sender<Answer>, Option<Look>),
+    /// An event that a client waits for.
+    Call {
+        event: Event,
+        request: RequestId,
+        answer: oneshot::Sender<Answer>,
+        /// What was read from disk for the event already.
+        loaded: Loaded,
+        /// A look at the state just after the event.
+        look: Option<Look>,
+    },
     Look(Look),
     /// Answered at once, as a sign that the loop is running.
     Alive(oneshot::Sender<()>),
@@ -135,19 +144,24 @@ impl Handle {
 
     /// Places an order. Answered when it is durable, together with what `look` read just after it was placed: a second
     /// request for that would wait for writes of others.
+    ///
+    /// The key is looked up on disk here, where many orders are prepared at the same time, and not in the loop.
     pub(crate) async fn place<T: Send + 'static>(
         &self,
         order: Order,
         key: Option<IdempotencyKey>,
         look: impl FnOnce(&Master, Time) -> T + Send + 'static,
     ) -> Result<(Answer, T), Unavailable> {
-        let known = match &key {
-            Some(key) => in_time(records::known_key(&self.store, &key.key)).await?,
-            None => None,
+        let loaded = match &key {
+            Some(IdempotencyKey { key, .. }) => {
+                let unknown = Unknown { keys: BTreeSet::from([key.clone()]), ..Unknown::default() };
+                in_time(records::look_up(&self.store, &unknown)).await?
+            }
+            None => Loaded::default(),
         };
         let (look, seen) = looking(look);
-        let placed = |request| Event::OrderPlaced { request, order: Box::new(order), key, known };
-        let answer = self.call_and_look(placed, Some(look)).await?;
+        let placed = |request| Event::OrderPlaced { request, order: Box::new(order), key };
+        let answer = self.call_with(placed, loaded, Some(look)).await?;
         Ok((answer, seen.await.map_err(|_| self.no_answer())?))
     }
 
@@ -320,17 +334,18 @@ impl Handle {
     }
 
     async fn call(&self, event: impl FnOnce(RequestId) -> Event) -> Result<Answer, Unavailable> {
-        self.call_and_look(event, None).await
+        self.call_with(event, Loaded::default(), None).await
     }
 
-    async fn call_and_look(
+    async fn call_with(
         &self,
         event: impl FnOnce(RequestId) -> Event,
+        loaded: Loaded,
         look: Option<Look>,
     ) -> Result<Answer, Unavailable> {
         let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
-        self.send(Input::Call(event(request), request, answer, look)).await?;
+        self.send(Input::Call { event: event(request), request, answer, loaded, look }).await?;
         match tokio::time::timeout(ANSWER_PATIENCE, answered).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(self.no_answer()),

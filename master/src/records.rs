@@ -23,7 +23,7 @@ use reloop_node::record::{self, Unreadable, key};
 use reloop_node::store::{Op, Store, StoreError};
 use reloop_protocol::id::{JobId, OrderId, SlaveKey};
 use reloop_protocol::master::{
-    IdempotencyKey, Job, Node, Order, Origin, Receipt, SlaveRecord, Token, Write, origin,
+    IdempotencyKey, Job, Loaded, Node, Order, Origin, Receipt, SlaveRecord, Token, Unknown, Write, origin,
 };
 use reloop_protocol::message::Begun;
 use reloop_protocol::time::Time;
@@ -238,6 +238,22 @@ async fn page<T: Stored>(
     Ok(entries.iter().filter_map(|(at, value)| readable(at, value)).collect())
 }
 
+/// What the disk has of what is not in memory.
+pub async fn look_up(store: &Store, unknown: &Unknown) -> Result<Loaded, StoreError> {
+    let mut loaded = Loaded::default();
+    for id in &unknown.orders {
+        loaded.orders.extend(order(store, *id).await?);
+    }
+    for id in &unknown.jobs {
+        loaded.jobs.extend(ended_job(store, *id).await?);
+    }
+    for key in &unknown.keys {
+        let found: Option<(IdempotencyKey, OrderId)> = one(store, idempotency(key)).await?;
+        loaded.keys.insert(key.clone(), found.map(|(client, order)| (order, client.fingerprint)));
+    }
+    Ok(loaded)
+}
+
 pub async fn ended_job(store: &Store, id: JobId) -> Result<Option<Job>, StoreError> {
     one(store, key(JOB, &id.0)).await
 }
@@ -256,17 +272,11 @@ pub async fn orders(store: &Store, before: Option<OrderId>, limit: usize) -> Res
     page(store, ORDER, before.map(|id| key(ORDER, &id.0)), limit).await
 }
 
-/// The order that was placed with a client's idempotency key, and the fingerprint of its request.
-pub async fn known_key(store: &Store, client: &str) -> Result<Option<(OrderId, [u8; 32])>, StoreError> {
-    let known: Option<(IdempotencyKey, OrderId)> = one(store, idempotency(client)).await?;
-    Ok(known.map(|(client, order)| (order, client.fingerprint)))
-}
-
 /// A slave's receipts, newest first.
 pub async fn receipts(store: &Store, slave: SlaveKey) -> Result<Vec<Receipt>, StoreError> {
     let limit = reloop_protocol::master::RECEIPTS as usize;
     let mut receipts: Vec<Receipt> = page(store, &key(RECEIPT, &slave.0), None, limit).await?;
-    receipts.sort_by_key(|receipt| std::cmp::Reverse((receipt.at, receipt.session)));
+    Receipt::sort_newest_first(&mut receipts);
     Ok(receipts)
 }
 
@@ -298,7 +308,7 @@ mod tests {
         let (order, _) = crate::rest::bodies::order(body, None, Time(1)).ok().unwrap();
         let state = master::recover(Settings { enrollment: Enrollment::Open }, MasterId([1; 16]), vec![]);
         let (request, order) = (RequestId(1), Box::new(order));
-        master::step(state, Time(1), Event::OrderPlaced { request, order, key: None, known: None }).persist
+        master::step(state, Time(1), Event::OrderPlaced { request, order, key: None }).persist
     }
 
     async fn loaded(store: &Store) -> Vec<Write> {

@@ -46,7 +46,7 @@ pub trait Node {
 
     fn next_deadline(&self) -> Option<Instant>;
 
-    /// Must not wait.
+    /// Performs an effect whose writes are durable. Must not wait: the loop waits for it.
     fn perform(&mut self, effect: Self::Effect);
 
     /// Called once, when the store has failed: nothing is stepped any more, and the state may include what never reached the

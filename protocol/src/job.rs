@@ -10,6 +10,7 @@
 //!     Queued ──AttemptAssigned──▶ Assigned ──Reported(..)──▶ what the slave says, from Accepted on
 //!        ◀──────GivenBack─────────────┘
 //!        ◀──────Retried──── any ended state but Succeeded
+//!     any state but an end ──Abandoned──▶ Lost
 //!
 //!  at the slave                            ┌─StartPostponed, FoundNeverStarted─┐
 //!                                          ▼                                   │

@@ -3,7 +3,7 @@
 //! [`judge`] finds the line of [`TABLE`] for four things: [`Mine`] (what the master holds), [`Theirs`] (what the slave holds), [`Store`]
 //! (what is known of the slave's memory) and [`DesiredKind`] (what the master wants). The verdict says which event of the
 //! job table happened and what the slave is told. It is computed when the Welcome is made and applied when the slave has
-//! settled (`master/handshake.rs`).
+//! settled (`master/hello.rs`, `master/settle.rs`).
 //!
 //! A live report is judged by the same table, as if it were a row of a Hello.
 
@@ -76,7 +76,22 @@ pub enum Store {
     Doubting,
 }
 
+impl Mine {
+    pub const ALL: [Self; 8] = [
+        Self::Unknown,
+        Self::Assigned,
+        Self::Unstarted,
+        Self::Started,
+        Self::Uncertain,
+        Self::Ended,
+        Self::GivenUp,
+        Self::Older,
+    ];
+}
+
 impl Store {
+    pub const ALL: [Self; 5] = [Self::Trusted, Self::Replaced, Self::RolledBack, Self::Ahead, Self::Doubting];
+
     /// Its name in receipts.
     pub fn name(self) -> &'static str {
         match self {
@@ -107,6 +122,9 @@ pub enum DesiredKind {
 }
 
 impl DesiredKind {
+    pub const ALL: [Self; 6] =
+        [Self::Go, Self::Released, Self::TooLate, Self::End, Self::HandBack, Self::Resolve];
+
     /// The kind of a desired state at the time `now`.
     pub fn of(desired: Desired, start: &StartRule, now: Time) -> Self {
         match desired {
@@ -127,6 +145,9 @@ impl DesiredKind {
 }
 
 impl Theirs {
+    pub const ALL: [Self; 6] =
+        [Self::Absent, Self::Waiting, Self::Working, Self::Doubtful, Self::Done, Self::Remembered];
+
     /// The kind of a state in a slave's row or report.
     pub fn of(state: State) -> Self {
         match state {
@@ -219,11 +240,11 @@ const BEGUN_OR_WAITING: &[Mine] = &[Unstarted, Started];
 const UNANSWERED: &[Mine] = &[Assigned, Unstarted, Started];
 const OVER: &[Mine] = &[Ended, GivenUp, Older];
 const OLDER: &[Mine] = &[GivenUp, Older];
-const ANY_MINE: &[Mine] = &[Unknown, Assigned, Unstarted, Started, Uncertain, Ended, GivenUp, Older];
+const ANY_MINE: &[Mine] = &Mine::ALL;
 const PRESENT: &[Theirs] = &[Waiting, Working, Doubtful, Done, Remembered];
-const ANY_STORE: &[Store] = &[Trusted, Replaced, RolledBack, Ahead, Doubting];
+const ANY_STORE: &[Store] = &Store::ALL;
 const BELIEVED: &[Store] = &[Trusted, Replaced, Ahead, Doubting];
-const ANY_DESIRED: &[DesiredKind] = &[Go, Released, TooLate, End, HandBack, Resolve];
+const ANY_DESIRED: &[DesiredKind] = &DesiredKind::ALL;
 
 /// The verdicts. Exactly one line applies to every combination; `every_combination_has_exactly_one_line` checks it.
 pub const TABLE: &[Line] = &[
@@ -420,10 +441,10 @@ mod tests {
 
     #[test]
     fn every_combination_has_exactly_one_line() {
-        for &mine in ANY_MINE {
-            for theirs in [Absent, Waiting, Working, Doubtful, Done, Remembered] {
-                for &store in ANY_STORE {
-                    for &desired in ANY_DESIRED {
+        for mine in Mine::ALL {
+            for theirs in Theirs::ALL {
+                for store in Store::ALL {
+                    for desired in DesiredKind::ALL {
                         let names: Vec<_> = TABLE
                             .iter()
                             .filter(|line| {

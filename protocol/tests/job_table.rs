@@ -15,7 +15,6 @@ fn events() -> Vec<Event> {
         Abandoned,
         Retried,
         Vanished,
-        Taken,
         Dropped,
         Lapsed,
         StartIntended,
@@ -36,6 +35,7 @@ fn events() -> Vec<Event> {
     events.extend([End::Succeeded, End::Failed, End::Stopped].map(MachineEnded));
     events.extend([End::Succeeded, End::Failed, End::Stopped].map(Resolved));
     events.extend(State::ALL.map(Reported));
+    events.extend(State::ALL.map(Reappeared));
     events
 }
 

@@ -11,7 +11,7 @@ use crate::{Page, Word, schema};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Looks.
+    /// Reads everything, and changes nothing.
     Viewer,
     /// Places orders, and cancels, pauses, resumes and releases jobs.
     Client,
@@ -49,7 +49,7 @@ pub struct TokenRequest {
     /// Whose it is, for people.
     #[schema(schema_with = schema::name)]
     pub name: String,
-    /// What it permits.
+    /// What the token permits.
     #[schema(schema_with = schema::role)]
     pub role: Word,
 }
@@ -61,7 +61,7 @@ pub struct Token {
     pub id: String,
     /// Whose it is, for people.
     pub name: String,
-    /// What it permits.
+    /// What the token permits.
     #[schema(schema_with = schema::role)]
     pub role: Word,
     /// When it was made.
@@ -69,7 +69,7 @@ pub struct Token {
     pub created_at: String,
 }
 
-/// A new token.
+/// A client token that was just made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NewToken {
     /// What is known of it later too.

@@ -72,12 +72,12 @@ pub struct Job {
     /// When its run began, by the slave's clock.
     #[schema(format = DateTime)]
     pub started_at: Option<String>,
-    /// When it ended.
+    /// When it ended; null until then.
     #[schema(format = DateTime)]
     pub ended_at: Option<String>,
     /// How the machine's work ended.
     pub outcome: Option<Outcome>,
-    /// Its other attempts.
+    /// Its attempts that do not speak for it.
     pub earlier: Vec<Earlier>,
     /// Raised with every change.
     pub revision: u32,

@@ -19,7 +19,7 @@ pub struct Need {
     pub slave_key: Option<String>,
     /// The job's id. Null if it is about the slave.
     pub job: Option<String>,
-    /// Why, for people.
+    /// Why a person is needed, for people.
     pub text: String,
     /// The command that ends it, in one word.
     #[schema(value_type = String)]

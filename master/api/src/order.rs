@@ -112,7 +112,7 @@ pub struct RetryRequest {
     pub on: Vec<Word>,
 }
 
-/// How to cancel.
+/// How all jobs of an order are canceled.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CancelRequest {

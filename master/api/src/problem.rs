@@ -15,7 +15,7 @@ macro_rules! codes {
         pub enum Code { $(#[doc = $title] $name,)* }
 
         impl Code {
-            /// Every code.
+            /// All codes, in the order of their list.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// The word that programs see.

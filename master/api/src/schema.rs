@@ -3,6 +3,7 @@
 use reloop_protocol::job::State;
 use reloop_protocol::master::{Delivery, Need, WhyNot};
 use reloop_protocol::message::{Activity, Mode, ReasonCode};
+use reloop_protocol::reconcile::Store;
 use utoipa::openapi::schema::{
     AdditionalProperties, Array, ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type,
 };
@@ -80,8 +81,7 @@ pub(crate) fn cancel_mode() -> Object {
 }
 
 pub(crate) fn delivery() -> Object {
-    use Delivery::{Applied, PendingOnReconnect, Sent, TooLate};
-    one_of([Applied, Sent, PendingOnReconnect, TooLate].map(Delivery::name))
+    one_of(Delivery::ALL.map(Delivery::name))
 }
 
 pub(crate) fn reason_code() -> Object {
@@ -109,7 +109,7 @@ pub(crate) fn enrolled() -> Object {
 }
 
 pub(crate) fn receipt_store() -> Object {
-    one_of(["trusted", "replaced", "rolled_back", "ahead", "doubting"])
+    one_of(Store::ALL.map(Store::name))
 }
 
 pub(crate) fn need() -> Object {

@@ -14,10 +14,10 @@ pub struct Slave {
     pub name: String,
     /// Its key's fingerprint: its identity.
     pub key: String,
-    /// Its link.
+    /// Whether it is connected.
     #[schema(schema_with = schema::link)]
     pub link: Word,
-    /// What people decided.
+    /// The operating mode that people have put it into.
     #[schema(schema_with = schema::mode)]
     pub mode: Word,
     /// The slave has not confirmed the mode.
@@ -52,7 +52,7 @@ pub struct Slave {
     pub session: u64,
     /// Programs that it can run.
     pub programs: Vec<String>,
-    /// Its labels.
+    /// Its labels, which orders may require.
     pub labels: BTreeMap<String, String>,
     /// How many accepted jobs it keeps.
     pub capacity: u16,
@@ -60,7 +60,7 @@ pub struct Slave {
     pub jobs: Vec<String>,
     /// How far its clock is ahead of the master's.
     pub clock_offset_ms: i64,
-    /// Its release.
+    /// The version of its agent.
     pub agent_version: String,
 }
 
@@ -82,12 +82,12 @@ pub type SlavePage = Page<Slave>;
 pub struct Receipt {
     /// Raised with each handshake.
     pub number: u32,
-    /// When it began.
+    /// When the slave had settled.
     #[schema(format = DateTime)]
     pub at: String,
     /// How long it took.
     pub took_ms: u64,
-    /// The connection's number.
+    /// The slave's session: the number of its connection.
     pub session: u64,
     /// Whether the slave's database is the one that was known.
     #[schema(schema_with = schema::receipt_store)]
@@ -113,7 +113,7 @@ pub struct ReceiptLine {
     pub slave: Option<Word>,
     /// The line of the verdict table.
     pub line: String,
-    /// What was done.
+    /// What followed for the job.
     #[schema(value_type = String)]
     pub verdict: Word,
 }
@@ -135,7 +135,7 @@ pub struct PersonRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModeRequest {
-    /// The mode.
+    /// The operating mode to put it into.
     #[schema(schema_with = schema::mode)]
     pub mode: Word,
     /// Why, for the master's log.

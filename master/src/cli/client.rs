@@ -169,7 +169,7 @@ impl Client {
         Failure::new(exit, text)
     }
 
-    /// The answer's body.
+    /// Reads the body of an answer as JSON.
     pub(super) async fn answer(&self, answer: Response) -> Result<Answer, Failure> {
         let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
         serde_json::from_str(&text).map(Answer).map_err(|error| {

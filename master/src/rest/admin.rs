@@ -52,7 +52,7 @@ pub(super) async fn make_enroll_token(
             let token = EnrollToken { token: text, name, uses, expires_at: view::time(expires_at) };
             Ok((StatusCode::CREATED, Json(token)))
         }
-        Answer::Refused(refusal, why) => Err(Problem::refused(refusal, why)),
+        Answer::Refused(why) => Err(Problem::refused(&why)),
         other => Err(unexpected(&other)),
     }
 }
@@ -75,7 +75,7 @@ pub(super) async fn confirm_restore(
     fields.end()?;
     match state.handle.confirm_restore(forced).await.map_err(|why| state.unavailable(why))? {
         Answer::Done => {}
-        Answer::Refused(refusal, why) => return Err(Problem::refused(refusal, why)),
+        Answer::Refused(why) => return Err(Problem::refused(&why)),
         other => return Err(unexpected(&other)),
     }
     let node = state.handle.read(|state, _| state.node).await.map_err(|why| state.unavailable(why))?;

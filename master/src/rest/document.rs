@@ -39,7 +39,6 @@ pub(super) async fn show() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], TEXT.as_str())
 }
 
-/// The whole document.
 pub(super) fn document() -> Value {
     let license =
         LicenseBuilder::new().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build();

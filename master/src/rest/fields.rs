@@ -140,7 +140,7 @@ impl Fields {
         text.unwrap_or_default()
     }
 
-    /// A whole number.
+    /// A whole number within the range, if the field is there.
     pub(super) fn int(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
         let value = self.take(key)?;
         match whole(&value) {
@@ -153,7 +153,7 @@ impl Fields {
         }
     }
 
-    /// Yes or no.
+    /// `true` or `false`, if the field is there.
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
         match self.take(key)? {
             Value::Bool(flag) => Some(flag),
@@ -206,7 +206,7 @@ impl Fields {
         found.map(|(_, value)| *value)
     }
 
-    /// Texts by name.
+    /// A map of short texts; empty if the field is not there.
     pub(super) fn texts(&mut self, key: &'static str) -> BTreeMap<String, String> {
         let map = match self.take(key) {
             None => return BTreeMap::new(),

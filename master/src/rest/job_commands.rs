@@ -79,8 +79,8 @@ pub(super) async fn release(state: State<RestState>, id: Path<String>, body: Bod
 
 /// Change when a job may start: what is absent no longer counts.
 ///
-/// If the job's slave acts by the older plan before it knows the new one, the job is flagged `overtaken`. It is refused while a
-/// cancel is on its way.
+/// A release that was given before no longer counts: the new time does. If the job's slave acts by the older plan before it knows the
+/// new one, the job is flagged `overtaken`. It is refused while a cancel is on its way.
 #[utoipa::path(
     post,
     path = "/v1/jobs/{id}/reschedule",
@@ -143,7 +143,7 @@ async fn command(State(state): State<RestState>, Path(id): Path<String>, body: B
     let delivery =
         match state.handle.command(vec![id], command).await.map_err(|why| state.unavailable(why))? {
             Answer::Taken(taken) => taken.first().map(|(_, delivery)| *delivery),
-            Answer::Refused(refusal, why) => return Err(Problem::refused(refusal, why)),
+            Answer::Refused(why) => return Err(Problem::refused(&why)),
             other => return Err(unexpected(&other)),
         };
     let delivery = delivery.ok_or_else(|| unexpected(&Answer::Taken(vec![])))?;
@@ -196,7 +196,7 @@ impl Verb {
         }
     }
 
-    /// The whole command.
+    /// Reads the command from a request's body; the body may hold nothing else.
     pub(super) fn read(self, body: Option<Value>) -> Result<JobCommand, Problem> {
         let mut fields = Fields::new(body)?;
         let command = self.command(&mut fields);

@@ -14,11 +14,10 @@ use reloop_protocol::id::{JobId, OrderId, SlaveKey};
 use reloop_protocol::job::State as JobState;
 use reloop_protocol::limits::LOG_BYTES;
 use reloop_protocol::master::{self, Answer, Job};
-use reloop_protocol::message::Reply;
 
 use super::problem::Problem;
 use super::query::{Query, page};
-use super::{RestState, job_id, orders, slave_commands, slaves, unexpected, view};
+use super::{RestState, job_id, orders, slaves, unexpected, view};
 
 /// How many old jobs one request looks at for those that fit its filters; the cursor goes on from there.
 const SCAN_LIMIT: usize = 2000;
@@ -234,7 +233,7 @@ pub(super) async fn log(
     let job = state.job(&id).await?;
     let answer = state.handle.log(job.id, offset, limit.unwrap_or(LOG_DEFAULT)).await;
     match answer.map_err(|why| state.unavailable(why))? {
-        Answer::Replied(Reply::Log { offset, total, bytes }) => {
+        Answer::Output { offset, total, bytes } => {
             let headers = [
                 (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
                 (LOG_OFFSET, HeaderValue::from(offset)),
@@ -242,8 +241,7 @@ pub(super) async fn log(
             ];
             Ok((headers, bytes).into_response())
         }
-        Answer::Replied(Reply::Refused(why)) => Err(slave_commands::refused(why)),
-        Answer::Refused(refusal, why) => Err(Problem::refused(refusal, why)),
+        Answer::Refused(why) => Err(Problem::refused(&why)),
         other => Err(unexpected(&other)),
     }
 }

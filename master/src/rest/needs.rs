@@ -48,7 +48,7 @@ pub(super) async fn list(
     query.end()?;
     let found = state.handle.read(move |state, now| {
         let found = master::needs(state, now, after.flatten(), limit + 1);
-        found.into_iter().map(|needed| (cursor_of(&needed), view::need(state, needed))).collect::<Vec<_>>()
+        found.into_iter().map(|needed| (cursor_of(&needed), view::need(state, &needed))).collect::<Vec<_>>()
     });
     let found = found.await.map_err(|why| state.unavailable(why))?;
     let Page { data, next_cursor } = page(found, limit, |(cursor, _)| cursor.clone());

@@ -89,9 +89,7 @@ pub(super) fn parse(
 /// When a job may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
-    /// Not before this.
     pub(super) not_before: Option<Time>,
-    /// Not after this.
     pub(super) deadline: Option<Time>,
     /// If the first passes while the slave is off.
     pub(super) late: Late,

@@ -67,7 +67,7 @@ pub(super) async fn place(
             (view::order(&order, state.views_of_seen(&order.jobs, seen).await?), false)
         }
         Answer::Placed { order, replayed: true } => (whole(&state, &find(&state, order).await?).await?, true),
-        Answer::Refused(refusal, why) => return Err(Problem::refused(refusal, why)),
+        Answer::Refused(why) => return Err(Problem::refused(&why)),
         other => return Err(unexpected(&other)),
     };
     let location = format!("/v1/orders/{}", view.placed.id);
@@ -142,7 +142,7 @@ pub(super) async fn cancel(
             let (order, command) = (order.id.to_string(), "cancel".into());
             Ok((StatusCode::ACCEPTED, Json(OrderCommand { order, command, jobs: jobs.collect() })))
         }
-        Answer::Refused(refusal, why) => Err(Problem::refused(refusal, why)),
+        Answer::Refused(why) => Err(Problem::refused(&why)),
         other => Err(unexpected(&other)),
     }
 }

@@ -50,18 +50,18 @@ impl Problem {
     }
 
     /// The rules did not grant it.
-    pub fn refused(refusal: Refusal, detail: String) -> Self {
+    pub fn refused(refusal: &Refusal) -> Self {
         let code = match refusal {
-            Refusal::NoSuchJob | Refusal::NoSuchSlave => Code::NotFound,
-            Refusal::KeyReused => Code::IdempotencyKeyReused,
-            Refusal::WrongState(_) => Code::WrongState,
-            Refusal::SlaveOnline => Code::SlaveOnline,
-            Refusal::SlaveOffline => Code::SlaveOffline,
+            Refusal::NoSuchJob(_) | Refusal::NoSuchSlave => Code::NotFound,
+            Refusal::KeyReused(_) => Code::IdempotencyKeyReused,
+            Refusal::WrongState { .. } | Refusal::AlreadyResolved(_) => Code::WrongState,
+            Refusal::SlaveOnline(..) => Code::SlaveOnline,
+            Refusal::SlaveOffline(_) => Code::SlaveOffline,
             Refusal::NothingToDo(_) => Code::NothingToDo,
-            Refusal::SlaveRefused => Code::SlaveRefused,
+            Refusal::SlaveRefused(_) => Code::SlaveRefused,
             Refusal::SlaveRevoked => Code::SlaveRevoked,
         };
-        Self::new(code, detail)
+        Self::new(code, refusal.text())
     }
 
     /// No answer came from the loop: because of the disk, or for a passing reason.
@@ -117,6 +117,11 @@ impl IntoResponse for Problem {
 
 #[cfg(test)]
 mod tests {
+    use reloop_protocol::id::{JobId, OrderId};
+    use reloop_protocol::job::State;
+    use reloop_protocol::master::{NothingToDo, Offline, SlaveRefused, WrongState};
+    use reloop_protocol::message::{Reason, ReasonCode};
+
     use super::*;
 
     #[test]
@@ -133,18 +138,21 @@ mod tests {
 
     #[test]
     fn every_refusal_has_its_status() {
+        let (job, state, why) = (JobId([1; 16]), State::Running, WrongState::NotUncertain);
+        let said = Reason::new(ReasonCode::Resolved, "somebody has said it");
         for (refusal, status) in [
-            (Refusal::NoSuchJob, 404),
+            (Refusal::NoSuchJob(job), 404),
             (Refusal::NoSuchSlave, 404),
-            (Refusal::KeyReused, 422),
-            (Refusal::WrongState(reloop_protocol::job::State::Running), 409),
-            (Refusal::SlaveOnline, 409),
-            (Refusal::SlaveOffline, 409),
-            (Refusal::NothingToDo("ready"), 409),
+            (Refusal::KeyReused(OrderId([1; 16])), 422),
+            (Refusal::WrongState { job, state, why }, 409),
+            (Refusal::AlreadyResolved(said), 409),
+            (Refusal::SlaveOnline(job, state), 409),
+            (Refusal::SlaveOffline(Offline::Slave), 409),
+            (Refusal::NothingToDo(NothingToDo::Ready), 409),
             (Refusal::SlaveRevoked, 409),
-            (Refusal::SlaveRefused, 409),
+            (Refusal::SlaveRefused(SlaveRefused::Doubts), 409),
         ] {
-            assert_eq!(Problem::refused(refusal, String::new()).status().as_u16(), status, "{refusal:?}");
+            assert_eq!(Problem::refused(&refusal).status().as_u16(), status, "{refusal:?}");
         }
     }
 

@@ -46,7 +46,7 @@ impl Query {
         self.text(key)?.parse().map_err(|error| self.wrong(key, format!("{error}"))).ok()
     }
 
-    /// A whole number.
+    /// A whole number within the range, if the parameter is there.
     pub(super) fn int(&mut self, key: &str, range: RangeInclusive<i64>) -> Option<i64> {
         let text = self.text(key)?;
         let number = text.parse().ok().filter(|number| range.contains(number));

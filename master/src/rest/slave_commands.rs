@@ -6,13 +6,13 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use reloop_api::limits::VALUE_LIMIT;
 use reloop_api::{ModeRequest, PersonRequest};
-use reloop_protocol::master::{Answer, Delivery, SlaveCommand};
-use reloop_protocol::message::{Mode, Reply};
+use reloop_protocol::master::{Answer, SlaveCommand};
+use reloop_protocol::message::Mode;
 use serde_json::Value;
 
 use super::fields::{self, Fields};
 use super::job_commands::TAKEN;
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use super::slaves::{Prefer, find, one};
 use super::tokens::Bearer;
 use super::{RestState, unexpected};
@@ -119,37 +119,22 @@ async fn command(
     let (command, reason) = verb.read(fields::json(body).await?)?;
     let prefer = if verb == Verb::Approve { Prefer::Pending } else { Prefer::Enrolled };
     let key = find(&state, name, prefer).await?;
-    match state.handle.slave_command(key, command.clone()).await.map_err(|why| state.unavailable(why))? {
-        Answer::Done | Answer::Replied(Reply::Done) => {}
-        Answer::Replied(Reply::Refused(why)) => return Err(refused(why)),
-        Answer::Refused(refusal, why) => return Err(Problem::refused(refusal, why)),
+    let answer = state.handle.slave_command(key, command.clone()).await;
+    let delivery = match answer.map_err(|why| state.unavailable(why))? {
+        Answer::SlaveTaken(delivery) => delivery,
+        Answer::Refused(why) => return Err(Problem::refused(&why)),
         other => return Err(unexpected(&other)),
-    }
+    };
     let slave = one(&state, key).await?;
     tracing::info!(slave = slave.name, ?command, reason, token = bearer.id, "a person's word about a slave");
     let answer = reloop_api::SlaveCommand {
-        delivery: delivery(verb, &slave.link).name().into(),
+        delivery: delivery.name().into(),
         slave: slave.name,
         command: verb.name().into(),
         mode: slave.mode,
         slave_link: slave.link,
     };
     Ok((StatusCode::ACCEPTED, Json(answer)))
-}
-
-/// How far a command to a slave got. The rules answer only that it is done, so that this is worked out here; it is the
-/// one decision of this interface, and belongs to them.
-fn delivery(verb: Verb, link: &str) -> Delivery {
-    match (verb, link) {
-        (Verb::Mode, "online") => Delivery::Sent,
-        (Verb::Mode, _) => Delivery::PendingOnReconnect,
-        (Verb::Ready | Verb::Clear | Verb::Approve | Verb::Forget, _) => Delivery::Applied,
-    }
-}
-
-/// The slave answered, and said no.
-pub(super) fn refused(why: String) -> Problem {
-    Problem::new(Code::SlaveRefused, why)
 }
 
 /// What somebody may want of a slave.

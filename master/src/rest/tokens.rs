@@ -33,9 +33,7 @@ const VERSION: u32 = 1;
 /// Whose request it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bearer {
-    /// The token's id.
     pub id: String,
-    /// What it permits.
     pub role: Role,
 }
 
@@ -45,7 +43,6 @@ pub enum TokensError {
     /// A file can't be read or written.
     #[error("{}: {why}", file.display())]
     Io {
-        /// The file.
         file: PathBuf,
         /// What the system said.
         why: io::Error,
@@ -53,7 +50,6 @@ pub enum TokensError {
     /// A file does not say what it should.
     #[error("{}: {why}", file.display())]
     Content {
-        /// The file.
         file: PathBuf,
         /// What is wrong, and what helps.
         why: String,

@@ -42,7 +42,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// Between two pings.
+    /// How long to wait between two pings.
     pub heartbeat: Duration,
     /// How long the peer may send no byte.
     pub dead_after: Duration,

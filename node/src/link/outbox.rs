@@ -21,7 +21,6 @@ const SIGN_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::f
 
 #[derive(Debug)]
 pub(super) enum Order {
-    /// An encoded frame.
     Send(Vec<u8>),
     Close(CloseCode, String),
 }

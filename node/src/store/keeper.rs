@@ -252,7 +252,7 @@ impl Keeper {
         self.engine.as_deref().expect(ENGINE_LIVES)
     }
 
-    /// For the log.
+    /// The store's name in log lines.
     fn name(&self) -> String {
         self.place.as_ref().map_or_else(|| "memory".to_owned(), |place| place.dir.display().to_string())
     }

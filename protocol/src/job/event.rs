@@ -48,7 +48,8 @@ pub enum Event {
     Withdrawn,
     /// Its latest start passed, and no slave holds it.
     WindowClosed,
-    /// A person gave this attempt up: its outcome will not be known.
+    /// This attempt was given up, and its outcome will not be known. By a person; or by the master, if another attempt speaks for
+    /// the job and the slave does not hold this one any more.
     Abandoned,
     /// A person, or the order's own retry rule, wants another attempt.
     Retried,
@@ -57,12 +58,14 @@ pub enum Event {
     Vanished,
     /// The slave reported this state.
     Reported(State),
+    /// The slave reported that it has this attempt in this state, after it had reported an end: another memory of the slave holds
+    /// it, and the machine is barred until that is settled. The master raises it only for an attempt that does not speak for its
+    /// job.
+    Reappeared(State),
     /// A person said how an uncertain job ended.
     Resolved(End),
 
     // At the slave: its own decisions, and what its machine does.
-    /// The slave took the offer. Neither node raises it: a job that is taken begins as `Accepted`.
-    Taken,
     /// It was canceled, or its attempt given up, before it started.
     Dropped,
     /// Its window closed before it started.
@@ -83,7 +86,6 @@ pub enum Event {
         /// Whether the machine had been paused before the stop, and still is.
         paused: bool,
     },
-    /// The work ended.
     MachineEnded(End),
 
     // At the slave, after a crash: what the machine said when asked.

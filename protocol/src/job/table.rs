@@ -61,11 +61,10 @@ fn look_up(state: State, event: Event) -> Transition {
             // An earlier attempt of a job that waits for another slave: it counts only if it has begun.
             Reported(Accepted) => rejected(GivenUp),
             Reported(said) => reported(said),
-            Retried => rejected(NotEnded),
+            Retried | Reappeared(_) => rejected(NotEnded),
             Vanished => rejected(NotAssigned),
             Resolved(_) => rejected(NotUncertain),
-            Taken
-            | Dropped
+            Dropped
             | Lapsed
             | StartIntended
             | StartRefused
@@ -88,11 +87,10 @@ fn look_up(state: State, event: Event) -> Transition {
             Abandoned => To(Lost),
             // The slave has another database: what it did with the offer before is unknown.
             Vanished => To(Uncertain),
-            Taken => To(Accepted),
             StartRefused => To(Rejected),
             Reported(said) => reported(said),
             AttemptAssigned => Unchanged,
-            Retried => rejected(NotEnded),
+            Retried | Reappeared(_) => rejected(NotEnded),
             Resolved(_) => rejected(NotUncertain),
             Dropped
             | Lapsed
@@ -117,10 +115,9 @@ fn look_up(state: State, event: Event) -> Transition {
             GivenBack => To(Queued),
             Vanished => To(Uncertain),
             Abandoned => To(Lost),
-            Taken => Unchanged,
             Reported(said) => reported(said),
             AttemptAssigned | Withdrawn | WindowClosed => rejected(OwnedBySlave),
-            Retried => rejected(NotEnded),
+            Retried | Reappeared(_) => rejected(NotEnded),
             Resolved(_) => rejected(NotUncertain),
             MachineStarted
             | MachinePaused
@@ -150,9 +147,10 @@ fn look_up(state: State, event: Event) -> Transition {
             Abandoned => To(Lost),
             MachineEnded(end) => To(end.state()),
             Reported(state) => reported(state),
-            AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
-            | StartIntended => rejected(Started),
-            Retried => rejected(NotEnded),
+            AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Dropped | Lapsed | StartIntended => {
+                rejected(Started)
+            }
+            Retried | Reappeared(_) => rejected(NotEnded),
             Resolved(_) => rejected(NotUncertain),
         },
         Running => match event {
@@ -171,9 +169,10 @@ fn look_up(state: State, event: Event) -> Transition {
             Abandoned => To(Lost),
             MachineEnded(end) => To(end.state()),
             Reported(state) => reported(state),
-            AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
-            | StartIntended => rejected(Started),
-            Retried => rejected(NotEnded),
+            AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Dropped | Lapsed | StartIntended => {
+                rejected(Started)
+            }
+            Retried | Reappeared(_) => rejected(NotEnded),
             Resolved(_) => rejected(NotUncertain),
         },
         Paused => match event {
@@ -191,9 +190,10 @@ fn look_up(state: State, event: Event) -> Transition {
             Abandoned => To(Lost),
             MachineEnded(end) => To(end.state()),
             Reported(state) => reported(state),
-            AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
-            | StartIntended => rejected(Started),
-            Retried => rejected(NotEnded),
+            AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Dropped | Lapsed | StartIntended => {
+                rejected(Started)
+            }
+            Retried | Reappeared(_) => rejected(NotEnded),
             Resolved(_) => rejected(NotUncertain),
         },
         Stopping => match event {
@@ -207,9 +207,10 @@ fn look_up(state: State, event: Event) -> Transition {
             Abandoned => To(Lost),
             MachineEnded(end) => To(end.state()),
             Reported(state) => reported(state),
-            AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Taken | Dropped | Lapsed
-            | StartIntended => rejected(Started),
-            Retried => rejected(NotEnded),
+            AttemptAssigned | GivenBack | Withdrawn | WindowClosed | Dropped | Lapsed | StartIntended => {
+                rejected(Started)
+            }
+            Retried | Reappeared(_) => rejected(NotEnded),
             Resolved(_) => rejected(NotUncertain),
         },
         Uncertain => match event {
@@ -227,28 +228,26 @@ fn look_up(state: State, event: Event) -> Transition {
             | GivenBack
             | Withdrawn
             | WindowClosed
-            | Taken
             | Dropped
             | Lapsed
             | StartIntended
             | StartRefused
             | StopBegan
             | StopRefused { .. } => rejected(PersonAsked),
-            Retried => rejected(NotEnded),
+            Retried | Reappeared(_) => rejected(NotEnded),
         },
         Lost => match event {
             Retried => To(Queued),
             Abandoned => Unchanged,
             // A late report: what the machine did counts more than a person's giving up.
             Reported(Accepted) => rejected(GivenUp),
-            Reported(said) => reported(said),
+            Reported(said) | Reappeared(said) => reported(said),
             AttemptAssigned
             | GivenBack
             | Withdrawn
             | WindowClosed
             | Vanished
             | Resolved(_)
-            | Taken
             | Dropped
             | Lapsed
             | StartIntended
@@ -271,7 +270,8 @@ fn look_up(state: State, event: Event) -> Transition {
                 _ => To(Queued),
             },
             Reported(said) if said == state => Unchanged,
-            Reported(_) => rejected(Ended),
+            Reappeared(said) if said.is_started() => reported(said),
+            Reported(_) | Reappeared(_) => rejected(Ended),
             AttemptAssigned
             | GivenBack
             | Withdrawn
@@ -279,7 +279,6 @@ fn look_up(state: State, event: Event) -> Transition {
             | Abandoned
             | Vanished
             | Resolved(_)
-            | Taken
             | Dropped
             | Lapsed
             | StartIntended

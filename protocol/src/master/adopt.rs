@@ -2,6 +2,7 @@
 
 use super::visit::Visit;
 use super::{Ignored, Job};
+use crate::job::{self, State};
 use crate::limits;
 use crate::message::{Flags, Forget, Message, Record};
 use crate::spec::Gate;
@@ -24,6 +25,12 @@ impl Visit<'_> {
         if report.attempt.0 > limits::ADOPTED_ATTEMPT || report.generation.0 > limits::ADOPTED_GENERATION {
             return self.out.ignore(Ignored::OutOfRange);
         }
+        // It was assigned by a master that has lost that.
+        let state = match job::next(State::Assigned, job::Event::Reported(report.state)) {
+            job::Transition::To(next) => next,
+            job::Transition::Unchanged => State::Assigned,
+            job::Transition::Rejected(why) => return self.out.ignore(Ignored::Job(why)),
+        };
         let mut flags = Flags::default();
         flags.set(Flags::ADOPTED);
         let order = super::Order {
@@ -43,8 +50,7 @@ impl Visit<'_> {
         job.assign(report.attempt, key);
         job.generation = report.generation;
         job.heard_at = Some(self.moment.now);
-        let (state, ended, seq, attempt) =
-            (report.state, report.state.is_ended(), report.seq, report.attempt);
+        let (ended, seq, attempt) = (report.state.is_ended(), report.seq, report.attempt);
         job.report = Some(report);
         job.enter(state, self.moment.now, &self.record().name);
         if matches!(job.start.gate, Gate::Released { .. }) {

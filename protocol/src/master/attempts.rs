@@ -6,7 +6,7 @@
 
 use super::jobs::Jobs;
 use super::visit::Visit;
-use super::{Basis, Earlier, Ignored, Job};
+use super::{Basis, Earlier, Ignored, Job, JobReason};
 use crate::id::{Attempt, Epoch, JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::message::{Flags, Forget, Message, Report};
@@ -39,15 +39,14 @@ impl Visit<'_> {
             Standing::Earlier
         };
         let known = job.earlier.iter().find(|other| other.is(attempt, key));
-        // What was only claimed has no past.
-        let was =
-            known.filter(|other| other.basis != Basis::Claim).map_or(State::Assigned, |other| other.state);
-        let state = match job::next(was, job::Event::Reported(said)) {
-            _ if basis == Basis::Claim => said,
+        // What is only claimed has no past.
+        let past = known.filter(|other| basis != Basis::Claim && other.basis != Basis::Claim);
+        let was = past.map_or(State::Assigned, |other| other.state);
+        let is_again = was.is_ended() && said.is_started();
+        let event = if is_again { job::Event::Reappeared(said) } else { job::Event::Reported(said) };
+        let state = match job::next(was, event) {
             job::Transition::To(next) => next,
             job::Transition::Unchanged => was,
-            // Another memory of its slave has it again, and the machine is barred until that is settled.
-            job::Transition::Rejected(_) if said.is_started() => said,
             job::Transition::Rejected(_) => return self.contradicted(&report, was, standing),
         };
         let is_news = known.is_none_or(|known| known.state != state || known.basis > basis);
@@ -129,27 +128,15 @@ impl Visit<'_> {
             }
             Outcome::Duplicate | Outcome::GoesOn if !is_news => {}
             Outcome::Duplicate => {
-                let text = match state {
-                    State::Succeeded => {
-                        format!("attempt {attempt} succeeded elsewhere: cancel this one if it is not needed")
-                    }
-                    State::Paused => format!(
-                        "attempt {attempt} is paused elsewhere: `reloop-slave resume` or `stop` at that machine"
-                    ),
-                    _ if state.is_ended() => format!("attempt {attempt} had been begun elsewhere too"),
-                    _ => format!(
-                        "attempt {attempt} runs elsewhere too: both finish unless somebody cancels one"
-                    ),
+                let why = match state {
+                    State::Succeeded => JobReason::OtherSucceeded(attempt),
+                    State::Paused => JobReason::OtherPaused(attempt),
+                    _ if state.is_ended() => JobReason::OtherHadBegun(attempt),
+                    _ => JobReason::OtherRuns(attempt),
                 };
-                self.jobs().flag_other(id, standing, &text);
+                self.jobs().flag_other(id, standing, why);
             }
-            Outcome::GoesOn => {
-                let text = format!(
-                    "attempt {attempt} goes on although the job has ended: `reloop-slave stop` at that machine, if it is not \
-                     needed"
-                );
-                self.jobs().flag_other(id, standing, &text);
-            }
+            Outcome::GoesOn => self.jobs().flag_other(id, standing, JobReason::OtherGoesOn(attempt)),
         }
     }
 
@@ -164,24 +151,20 @@ impl Visit<'_> {
             self.send(Message::Forget(Forget { job: id, attempt, seq }));
         }
         if was.is_ended() {
-            self.jobs().flag_other(
-                id,
-                standing,
-                &format!("the slave says that attempt {attempt} ended otherwise"),
-            );
+            self.jobs().flag_other(id, standing, JobReason::OtherEndedOtherwise(attempt));
         }
     }
 }
 
 impl Jobs<'_> {
-    /// Flags the job because of another attempt. Of a contested one no text is shown: its slave may be lying, and the job is
+    /// Flags the job because of another attempt. Of a contested one no reason is shown: its slave may be lying, and the job is
     /// another slave's.
-    fn flag_other(&mut self, id: JobId, standing: Standing, text: &str) {
+    fn flag_other(&mut self, id: JobId, standing: Standing, why: JobReason) {
         match standing {
             Standing::Contested => {
                 self.edit(id, |job| job.flags.set(Flags::DUPLICATE));
             }
-            Standing::Earlier | Standing::Forgotten => self.flag(id, Flags::DUPLICATE, text),
+            Standing::Earlier | Standing::Forgotten => self.flag(id, Flags::DUPLICATE, why),
         }
     }
 

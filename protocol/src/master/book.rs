@@ -1,7 +1,7 @@
 //! The order book: every live job, and what is derived from them: who waits for what, and who has what.
 
 use super::order::{Job, Order, Place};
-use super::{IdempotencyKey, Live, Need, RECENT_KEYS};
+use super::{IdempotencyKey, Live, Loaded, Need, RECENT_KEYS};
 use crate::id::{JobId, OrderId, SlaveKey};
 use crate::job::State;
 use crate::spec::Desired;
@@ -12,7 +12,7 @@ use std::ops::Bound;
 /// Jobs that any slave with these labels can do, in order.
 type ByRequirement = BTreeMap<BTreeMap<String, String>, BTreeSet<Place>>;
 
-/// The book.
+/// All jobs that have not ended, with the indexes that are derived from them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Book {
     /// Every job that has not ended.
@@ -36,10 +36,12 @@ pub struct Book {
     recent_keys: VecDeque<(IdempotencyKey, OrderId)>,
     /// The same, for finding.
     recent_orders: BTreeMap<String, ([u8; 32], OrderId)>,
-    /// In memory for this step only.
-    recalled: BTreeSet<JobId>,
-    /// Orders, in memory for this step only.
+    /// Jobs that were loaded for this step.
+    loaded: BTreeSet<JobId>,
+    /// Orders that were loaded or written in this step.
     pub(super) orders: BTreeMap<OrderId, Order>,
+    /// What the disk has of the idempotency keys that were looked up for this step.
+    keys: BTreeMap<String, Option<(OrderId, [u8; 32])>>,
 }
 
 impl Book {
@@ -56,19 +58,25 @@ impl Book {
         }
     }
 
-    /// Takes up a job from disk for one step.
-    pub(super) fn load(&mut self, job: Job) {
-        if !self.jobs.contains_key(&job.id) {
-            self.recalled.insert(job.id);
-            self.insert(job);
+    /// Takes up what was read from disk, for one step.
+    pub(super) fn load(&mut self, Loaded { jobs, orders, keys }: Loaded) {
+        for job in jobs {
+            if !self.jobs.contains_key(&job.id) {
+                self.loaded.insert(job.id);
+                self.insert(job);
+            }
         }
+        self.orders.extend(orders.into_iter().map(|order| (order.id, order)));
+        self.keys.extend(keys);
     }
 
-    /// Lets go of what has ended.
+    /// Lets go of what was loaded, and of what has ended.
     pub(super) fn archive(&mut self, touched: &BTreeSet<JobId>) -> Vec<Job> {
-        let recalled = std::mem::take(&mut self.recalled);
+        self.orders.clear();
+        self.keys.clear();
+        let loaded = std::mem::take(&mut self.loaded);
         let ended = |id: &&JobId| self.jobs.get(id).is_some_and(|job| job.state.is_ended());
-        let ids: BTreeSet<_> = touched.iter().chain(&recalled).filter(ended).copied().collect();
+        let ids: BTreeSet<_> = touched.iter().chain(&loaded).filter(ended).copied().collect();
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
@@ -218,6 +226,12 @@ impl Book {
 
     pub(super) fn closed_window(&self, now: Time) -> Option<JobId> {
         self.windows.first().filter(|(at, _)| *at < now).map(|(_, id)| *id)
+    }
+
+    /// The order that was placed with this key, and the fingerprint of its body.
+    pub(super) fn placed_with(&self, key: &str) -> Option<(OrderId, [u8; 32])> {
+        // The disk may have been read before the newest orders were placed.
+        self.recent(key).or_else(|| self.keys.get(key).copied().flatten())
     }
 
     /// An order that was placed with this key a moment ago.

@@ -3,14 +3,13 @@
 use super::jobs::Jobs;
 use super::visit::Visit;
 use super::{
-    Answer, Asked, AskedFor, Delivery, Enrolled, IdempotencyKey, Job, JobCommand, Order, Refusal, RequestId,
-    Rules, SlaveCommand, SlaveRecord, Token, Write,
+    Answer, Asked, AskedFor, Basis, CloseReason, Delivery, Enrolled, IdempotencyKey, Job, JobCommand,
+    JobReason, NothingToDo, Offline, Order, Refusal, RequestId, Rules, SlaveCommand, SlaveRecord,
+    SlaveRefused, Token, Write, WrongState,
 };
-use crate::id::{JobId, OrderId, Run, SlaveKey};
+use crate::id::{JobId, Run, SlaveKey};
 use crate::job::{self, End, State};
-use crate::message::{
-    Ask, CloseCode, Flags, Message, Mode, OperatingMode, Question, Reason, ReasonCode, Report,
-};
+use crate::message::{Ask, Flags, Message, Mode, OperatingMode, Question, Reason, ReasonCode, Report};
 use crate::spec::{CancelMode, Desired, DesiredState, Gate};
 
 /// Its cancel may still come in time: not if the machine has refused it, and one that was only meant for what has not
@@ -37,10 +36,6 @@ fn contradicted(command: JobCommand, job: &Job) -> Option<End> {
     contradicts.then_some(said)
 }
 
-fn already_said(said: End) -> String {
-    format!("somebody has said already that it ended as {}, and the first word counts", said.state().name())
-}
-
 /// The machine was told the newest desired state, and goes on as before.
 fn was_refused(job: &Job) -> bool {
     let goes_on = matches!(job.state, State::Running | State::Paused);
@@ -53,21 +48,14 @@ fn was_refused(job: &Job) -> bool {
 }
 
 impl Rules {
-    pub(super) fn order_placed(
-        &mut self,
-        request: RequestId,
-        order: Order,
-        key: Option<IdempotencyKey>,
-        known: Option<(OrderId, [u8; 32])>,
-    ) {
-        let known = known.or_else(|| key.as_ref().and_then(|key| self.state.book.recent(&key.key)));
-        if let (Some(key), Some((order, fingerprint))) = (&key, known) {
+    pub(super) fn order_placed(&mut self, request: RequestId, order: Order, key: Option<IdempotencyKey>) {
+        if let Some(key) = &key
+            && let Some((order, fingerprint)) = self.state.book.placed_with(&key.key)
+        {
             return if fingerprint == key.fingerprint {
                 self.out.answer(request, Answer::Placed { order, replayed: true })
             } else {
-                let text =
-                    format!("the key stands for {order}, which was placed with another body: use a new key");
-                self.out.refuse(request, Refusal::KeyReused, text)
+                self.out.refuse(request, Refusal::KeyReused(order))
             };
         }
         for id in &order.jobs {
@@ -91,7 +79,7 @@ impl Rules {
                 Ok(delivery) => taken.push((*id, delivery)),
                 // Of an order's jobs, those that it does not concern are passed over.
                 Err(_) if jobs.len() > 1 => taken.push((*id, Delivery::TooLate)),
-                Err((refusal, text)) => return self.out.refuse(request, refusal, text),
+                Err(refusal) => return self.out.refuse(request, refusal),
             }
         }
         self.out.answer(request, Answer::Taken(taken));
@@ -99,15 +87,12 @@ impl Rules {
 }
 
 impl Jobs<'_> {
-    fn command(&mut self, id: JobId, command: JobCommand) -> Result<Delivery, (Refusal, String)> {
-        let Some(job) = self.get(id) else {
-            return Err((Refusal::NoSuchJob, format!("there is no job {id}")));
-        };
+    fn command(&mut self, id: JobId, command: JobCommand) -> Result<Delivery, Refusal> {
+        let Some(job) = self.get(id) else { return Err(Refusal::NoSuchJob(id)) };
         let state = job.state;
-        let wrong =
-            |what: &str| Err((Refusal::WrongState(state), format!("{id} is {}: {what}", state.name())));
+        let wrong = |why| Err(Refusal::WrongState { job: id, state, why });
         if let Some(said) = contradicted(command, &job) {
-            return wrong(&already_said(said));
+            return wrong(WrongState::AlreadyResolved(said));
         }
         match command {
             JobCommand::Cancel(_) if state.is_ended() => Ok(Delivery::TooLate),
@@ -124,7 +109,7 @@ impl Jobs<'_> {
             | JobCommand::Reschedule { .. }
                 if is_being_canceled(&job) =>
             {
-                wrong("it was canceled, which is not taken back: `cancel` it again if it goes on")
+                wrong(WrongState::BeingCanceled)
             }
             JobCommand::Pause => Ok(self.set_desired(id, Desired::Pause)),
             JobCommand::Resume => {
@@ -141,6 +126,11 @@ impl Jobs<'_> {
                 job.start.not_before = not_before;
                 job.start.deadline = deadline;
                 job.start.late = late;
+                if matches!(job.start.gate, Gate::Released { .. }) {
+                    // A release that holds would let it start before the new time, and one that has lapsed would hold it. After a
+                    // restore a person still has to say that no slave has done it.
+                    job.start.gate = if job.is_from_before_a_restore() { Gate::Held } else { Gate::Open };
+                }
             })),
             JobCommand::Retry => match job::next(state, job::Event::Retried) {
                 job::Transition::To(_) => {
@@ -156,14 +146,12 @@ impl Jobs<'_> {
                     self.apply(id, job::Event::Retried, "operator");
                     Ok(Delivery::Applied)
                 }
-                job::Transition::Unchanged | job::Transition::Rejected(_) => wrong(
-                    "only a job that ended without success is tried again; `abandon` ends one whose slave is gone",
-                ),
+                job::Transition::Unchanged | job::Transition::Rejected(_) => wrong(WrongState::NotRetried),
             },
             JobCommand::Resolve(end) if state == State::Uncertain => Ok(self.resolve(id, end)),
             JobCommand::Resolve(end) => match self.resolve_given_up(id, end) {
                 Some(resolved) => resolved,
-                None => wrong("only an uncertain job is resolved"),
+                None => wrong(WrongState::NotUncertain),
             },
             JobCommand::Abandon if state.is_ended() => Ok(Delivery::TooLate),
             JobCommand::Abandon => self.abandon(id),
@@ -173,10 +161,9 @@ impl Jobs<'_> {
     fn cancel_job(&mut self, id: JobId, mode: CancelMode) -> Delivery {
         let Some(job) = self.get(id) else { return Delivery::TooLate };
         if job.state == State::Queued {
-            let reason = Reason::new(ReasonCode::Canceled, "canceled before a slave had it");
             self.utter(id, |job| {
                 job.desired = Desired::Cancel(mode);
-                job.reason = Some(reason);
+                job.reason = Some(JobReason::CanceledInQueue.into());
             });
             self.apply(id, job::Event::Withdrawn, "client");
             return Delivery::Applied;
@@ -223,8 +210,7 @@ impl Jobs<'_> {
         if slave_holds_it {
             return self.set_desired(id, Desired::Resolve(end));
         }
-        let reason = Reason::new(ReasonCode::Resolved, "a person said how it ended");
-        self.edit(id, |job| job.reason = Some(reason));
+        self.edit(id, |job| job.reason = Some(JobReason::Resolved.into()));
         self.apply(id, job::Event::Resolved(end), "operator");
         self.weigh(id);
         Delivery::Applied
@@ -232,30 +218,29 @@ impl Jobs<'_> {
 
     /// An attempt that was given up, and that its slave still wonders about: the machine starts nothing until a person
     /// has said how it ended.
-    fn resolve_given_up(&mut self, id: JobId, end: End) -> Option<Result<Delivery, (Refusal, String)>> {
+    fn resolve_given_up(&mut self, id: JobId, end: End) -> Option<Result<Delivery, Refusal>> {
         let job = self.get(id)?;
-        let wonders = |report: &&Report| report.state == State::Uncertain;
-        let itself = || {
-            let report = job.report.as_ref().filter(|_| job.state == State::Lost).filter(wonders)?;
-            Some((job.attempt, job.holder?, report))
-        };
+        let own = job.report.as_ref().filter(|_| job.state == State::Lost);
+        let own = own.and_then(|report| Some((Basis::Assigned, job.attempt, job.holder?, report)));
         // The book's word of it may be that it was given up: what counts is what its slave said.
-        let earlier = || {
-            let wondering =
-                job.earlier.iter().filter(|e| e.report.as_ref().is_some_and(|report| wonders(&report)));
-            // What is only claimed does not stand in the way of what was assigned.
-            let earlier = wondering.min_by_key(|earlier| earlier.basis)?;
-            Some((earlier.attempt, earlier.holder, earlier.report.as_ref()?))
+        let earlier =
+            job.earlier.iter().filter_map(|e| Some((e.basis, e.attempt, e.holder, e.report.as_ref()?)));
+        let wonders = own.into_iter().chain(earlier).filter(|(.., report)| report.state == State::Uncertain);
+        let said = |report: &'_ Report| {
+            report.reason.as_ref().filter(|reason| reason.code == ReasonCode::Resolved).cloned()
         };
-        let (attempt, holder, report) = itself().or_else(earlier)?;
-        let is_said = |reason: &&Reason| reason.code == ReasonCode::Resolved;
-        if let Some(said) = report.reason.as_ref().filter(is_said) {
-            return Some(Err((Refusal::WrongState(job.state), said.text.clone())));
+        // First an attempt of which nobody has said it and whose slave can be told. What is only claimed does not stand in the way
+        // of what was assigned.
+        let (_, attempt, holder, report) = wonders.min_by_key(|(basis, _, holder, report)| {
+            let is_offline = self.roster.live(*holder).is_none();
+            (said(report).is_some(), *basis == Basis::Claim, is_offline, *basis)
+        })?;
+        if let Some(said) = said(report) {
+            return Some(Err(Refusal::AlreadyResolved(said)));
         }
         let generation = report.generation;
         let Some(link) = self.roster.live(holder) else {
-            let text = format!("the slave that holds attempt {attempt} is not connected");
-            return Some(Err((Refusal::SlaveOffline, text)));
+            return Some(Err(Refusal::SlaveOffline(Offline::Holder(attempt))));
         };
         let desired_state = DesiredState {
             attempt,
@@ -265,7 +250,7 @@ impl Jobs<'_> {
         };
         self.out.send(link, Message::DesiredState(desired_state));
         // Until its slave speaks of the attempt again.
-        let said = Reason::new(ReasonCode::Resolved, already_said(end));
+        let said = Reason::from(JobReason::ResolvedAs(end));
         self.edit(id, |job| {
             let others =
                 job.earlier.iter_mut().filter(|other| other.attempt == attempt && other.holder == holder);
@@ -276,19 +261,14 @@ impl Jobs<'_> {
         Some(Ok(Delivery::Sent))
     }
 
-    fn abandon(&mut self, id: JobId) -> Result<Delivery, (Refusal, String)> {
+    fn abandon(&mut self, id: JobId) -> Result<Delivery, Refusal> {
         let Some(job) = self.get(id) else { return Ok(Delivery::TooLate) };
         let online = job.holder.and_then(|key| self.roster.live(key)).is_some();
         let slave_knows = job.report.as_ref().is_some_and(|report| report.state == job.state);
         if online && slave_knows && job.state != State::Uncertain {
-            let text = format!(
-                "the slave of {id} is connected and has it {}: `cancel` it instead",
-                job.state.name()
-            );
-            return Err((Refusal::SlaveOnline, text));
+            return Err(Refusal::SlaveOnline(id, job.state));
         }
-        let reason = Reason::new(ReasonCode::Abandoned, "a person gave it up");
-        self.edit(id, |job| job.reason = Some(reason));
+        self.edit(id, |job| job.reason = Some(JobReason::Abandoned.into()));
         self.apply(id, job::Event::Abandoned, "operator");
         self.weigh(id);
         Ok(Delivery::Applied)
@@ -298,39 +278,29 @@ impl Jobs<'_> {
 impl Rules {
     pub(super) fn slave_commanded(&mut self, request: RequestId, key: SlaveKey, command: SlaveCommand) {
         let Some(mut visit) = self.visit(key) else {
-            return self.out.refuse(request, Refusal::NoSuchSlave, "there is no such slave");
+            return self.out.refuse(request, Refusal::NoSuchSlave);
         };
-        match command {
-            SlaveCommand::Mode(mode) => {
-                visit.set_mode(mode);
-                self.out.answer(request, Answer::Done);
-            }
+        let delivery = match command {
+            SlaveCommand::Mode(mode) => visit.set_mode(mode),
             SlaveCommand::Approve => match visit.record().enrolled {
                 Enrolled::Pending | Enrolled::Yes => {
                     visit.edit(|slave| slave.enrolled = Enrolled::Yes);
-                    self.out.answer(request, Answer::Done);
+                    Delivery::Applied
                 }
                 // What an admin took away is not given back by somebody who may do less.
-                Enrolled::Revoked => {
-                    let text = "this slave was revoked: an admin lets it in again by a token, made with `reloop slave \
-                                enroll-token` and shown to `reloop-slave enroll`";
-                    self.out.refuse(request, Refusal::SlaveRevoked, text);
-                }
+                Enrolled::Revoked => return self.out.refuse(request, Refusal::SlaveRevoked),
             },
             SlaveCommand::Forget => {
                 visit.revoke();
                 // What it says it has seen of this master counts no more.
                 self.state.doubted_by.remove(&key);
-                self.out.answer(request, Answer::Done);
+                Delivery::Applied
             }
             SlaveCommand::Ready => {
-                match visit.record().machine.as_ref().and_then(|machine| machine.unloading) {
+                return match visit.record().machine.as_ref().and_then(|machine| machine.unloading) {
                     Some(unloading) => self.ask(request, key, Question::Ready { unloading }),
-                    None => {
-                        let text = "the machine is not waiting to be cleared of a job";
-                        self.out.refuse(request, Refusal::NothingToDo("ready"), text);
-                    }
-                }
+                    None => self.out.refuse(request, Refusal::NothingToDo(NothingToDo::Ready)),
+                };
             }
             SlaveCommand::Clear => {
                 let attention = visit.record().machine.as_ref().and_then(|machine| machine.attention);
@@ -339,28 +309,22 @@ impl Rules {
                     visit.edit(|slave| slave.cloned_at = None);
                 }
                 match attention {
-                    Some(attention) => self.ask(request, key, Question::Clear { attention }),
-                    None if was_cloned => self.out.answer(request, Answer::Done),
-                    None => {
-                        let text = "nothing there needs attention";
-                        self.out.refuse(request, Refusal::NothingToDo("clear"), text);
-                    }
+                    Some(attention) => return self.ask(request, key, Question::Clear { attention }),
+                    None if was_cloned => Delivery::Applied,
+                    None => return self.out.refuse(request, Refusal::NothingToDo(NothingToDo::Clear)),
                 }
             }
-        }
+        };
+        self.out.answer(request, Answer::SlaveTaken(delivery));
     }
 
     pub(super) fn log_asked(&mut self, request: RequestId, job: JobId, offset: Option<u64>, limit: u32) {
         let Some(found) = self.state.book.jobs.get(&job) else {
-            return self.out.refuse(request, Refusal::NoSuchJob, format!("there is no job {job}"));
+            return self.out.refuse(request, Refusal::NoSuchJob(job));
         };
         let run = found.report.as_ref().map(|report| report.run).filter(|run| *run > Run(0));
         let (Some(key), Some(run)) = (found.holder, run) else {
-            return self.out.refuse(
-                request,
-                Refusal::NothingToDo("log"),
-                "it has not begun, so there is no output",
-            );
+            return self.out.refuse(request, Refusal::NothingToDo(NothingToDo::Log));
         };
         let attempt = found.attempt;
         self.ask(request, key, Question::Log { job, attempt, run, offset, limit });
@@ -369,13 +333,10 @@ impl Rules {
     /// Asks a slave something that needs its answer now.
     fn ask(&mut self, request: RequestId, key: SlaveKey, question: Question) {
         let Some(link) = self.state.slaves.get(&key).and_then(SlaveRecord::live) else {
-            let text =
-                "the slave is not connected: do it at the machine with `reloop-slave`, or when it is back";
-            return self.out.refuse(request, Refusal::SlaveOffline, text);
+            return self.out.refuse(request, Refusal::SlaveOffline(Offline::Slave));
         };
         if self.state.slaves.get(&key).is_some_and(|slave| slave.doubts) {
-            let text = "the slave has seen a later state of this master, and answers nothing: `reloop restore confirm`";
-            return self.out.refuse(request, Refusal::SlaveRefused, text);
+            return self.out.refuse(request, Refusal::SlaveRefused(SlaveRefused::Doubts));
         }
         let id = self.state.next_ask;
         self.state.next_ask = self.state.next_ask.wrapping_add(1);
@@ -396,9 +357,7 @@ impl Rules {
     /// nobody doubts is not confirmed by mistake.
     pub(super) fn restore_confirmed(&mut self, request: RequestId, forced: bool) {
         if !forced && self.state.doubters() == 0 {
-            let text = "no slave has seen a later state of this master, so there is nothing to confirm; if its files were \
-                        put back and the slaves that could tell are away: `reloop restore confirm --force`";
-            return self.out.refuse(request, Refusal::NothingToDo("confirm-restore"), text);
+            return self.out.refuse(request, Refusal::NothingToDo(NothingToDo::ConfirmRestore));
         }
         self.state.node.epoch = self.state.node.epoch.max(self.state.later).next();
         self.out.persist.push(Write::Node(self.state.node));
@@ -415,9 +374,8 @@ impl Rules {
             self.jobs().edit(id, Job::hold_after_restore);
         }
         // Each of them, introduced or not: a slave decides by the Challenge whether it obeys, for as long as the link lives.
-        let text = "this master was restored and confirmed: introduce yourself again";
         for link in self.state.links.keys().copied().collect::<Vec<_>>() {
-            self.out.close(link, CloseCode::GoingAway, text);
+            self.out.close(link, CloseReason::Restored);
         }
         // Nothing is assigned to a slave over a link that is being closed.
         for key in self.state.slaves.keys().copied().collect::<Vec<_>>() {
@@ -430,21 +388,21 @@ impl Rules {
 }
 
 impl Visit<'_> {
-    fn set_mode(&mut self, mode: Mode) {
+    fn set_mode(&mut self, mode: Mode) -> Delivery {
         let operating_mode = self.edit(|slave| {
             let generation = slave.operating_mode.generation.next();
             slave.operating_mode = OperatingMode { generation, mode };
             slave.operating_mode
         });
         self.send(Message::OperatingMode(operating_mode));
+        if self.record().live().is_some() { Delivery::Sent } else { Delivery::PendingOnReconnect }
     }
 
     /// The slave does not belong here any more. From this step on it has no link, whatever its handshake has come to: what
     /// it says before its connections have ended is not heard.
     fn revoke(&mut self) {
-        let text = "this slave was revoked by a person: its job goes on, and it keeps the outcome";
         for link in self.record().connections() {
-            self.out.close(link, CloseCode::Revoked, text);
+            self.out.close(link, CloseReason::Revoked);
         }
         self.edit(|slave| {
             slave.enrolled = Enrolled::Revoked;

@@ -1,9 +1,8 @@
 //! A slave says that it does not hold an attempt: it would not take it, has given it back, or never had it.
 
-use super::handshake::is_current;
 use super::jobs::Jobs;
 use super::visit::Visit;
-use super::{Earlier, Ignored, Job};
+use super::{Earlier, Ignored, Job, JobReason};
 use crate::id::{Attempt, JobId};
 use crate::job::{self, State};
 use crate::message::{Declined, Message, Reason, ReasonCode};
@@ -15,11 +14,11 @@ impl Visit<'_> {
         let key = self.key;
         let Some(job) = self.book().jobs.get(&declined.job) else { return };
         let (id, desired) = (declined.job, job.wanted());
-        if declined.reason.code == ReasonCode::NotHeld && !is_current(&job, key, declined.attempt) {
+        if declined.reason.code == ReasonCode::NotHeld && !job.is_current(key, declined.attempt) {
             return self.earlier_is_gone(id, declined.attempt);
         }
         let missing = job.state.is_started() && declined.reason.code == ReasonCode::NotHeld;
-        let stale = !is_current(&job, key, declined.attempt)
+        let stale = !job.is_current(key, declined.attempt)
             || job.state != State::Assigned && job.state != State::Accepted && !missing
             || declined.generation < job.generation && declined.reason.code != ReasonCode::GivenBack;
         if stale {
@@ -74,8 +73,12 @@ impl Visit<'_> {
         let Some(at) = job.earlier.iter().position(is_it) else {
             return self.out.ignore(Ignored::OlderAnswer);
         };
+        let state = match job::next(job.earlier[at].state, job::Event::Abandoned) {
+            job::Transition::To(next) => next,
+            job::Transition::Unchanged | job::Transition::Rejected(_) => job.earlier[at].state,
+        };
         self.jobs().edit(id, |job| {
-            job.earlier[at].state = State::Lost;
+            job.earlier[at].state = state;
             job.earlier[at].report = None;
         });
         self.note_other_attempt(id, false);
@@ -93,7 +96,7 @@ impl Jobs<'_> {
         });
         if self.is_in(id, State::Starting) {
             // Its machine could not begin it, and the slave's word of that was lost.
-            self.apply(id, job::Event::Reported(State::Accepted), "slave");
+            self.apply(id, job::Event::StartPostponed, "slave");
         }
         if self.is_in(id, State::Accepted) {
             // It had been taken before it was let go: it is nobody's first, and then what the desired state makes of it.
@@ -101,9 +104,7 @@ impl Jobs<'_> {
         }
         match desired {
             Desired::Cancel(_) => {
-                self.edit(id, |job| {
-                    job.reason = Some(Reason::new(ReasonCode::Canceled, "canceled before it started"))
-                });
+                self.edit(id, |job| job.reason = Some(JobReason::CanceledUnstarted.into()));
                 self.apply(id, job::Event::Withdrawn, "client");
                 self.weigh(id);
             }
@@ -112,8 +113,7 @@ impl Jobs<'_> {
                     |job: &Job| job.start.deadline.is_some_and(|deadline| deadline < self.moment.now);
                 let over = self.get(id).is_some_and(|job| closed(&job));
                 if over {
-                    let reason = Reason::new(ReasonCode::WindowClosed, "its latest start passed");
-                    self.edit(id, |job| job.reason = Some(reason));
+                    self.edit(id, |job| job.reason = Some(JobReason::WindowClosed.into()));
                     self.apply(id, job::Event::WindowClosed, "master");
                     return;
                 }

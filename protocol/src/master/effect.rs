@@ -1,9 +1,11 @@
 //! What follows from a step: what is written, and what is done once that is durable.
 
-use super::{IdempotencyKey, Job, Master, Node, Order, Receipt, RequestId, SlaveRecord, Token};
+use super::{
+    CloseReason, IdempotencyKey, Job, Master, Node, Order, Receipt, Refusal, RequestId, SlaveRecord, Token,
+};
 use crate::id::{Commit, JobId, OrderId, SlaveKey};
-use crate::job::{self, State};
-use crate::message::{Begun, CloseCode, Message, Reply};
+use crate::job;
+use crate::message::{Begun, Message};
 use crate::slave::LinkId;
 use crate::time::Time;
 
@@ -21,6 +23,8 @@ pub enum Delivery {
 }
 
 impl Delivery {
+    pub const ALL: [Self; 4] = [Self::Applied, Self::Sent, Self::PendingOnReconnect, Self::TooLate];
+
     /// Its name in the REST interface and in the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -32,27 +36,6 @@ impl Delivery {
     }
 }
 
-/// Why a request was not granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    NoSuchJob,
-    NoSuchSlave,
-    /// The idempotency key was used with another body.
-    KeyReused,
-    /// The job's state, which this is, does not allow it.
-    WrongState(State),
-    /// It can only be done while the slave is offline: now the slave itself can be told.
-    SlaveOnline,
-    /// It can only be done while the slave is online.
-    SlaveOffline,
-    /// There is nothing that the named command could end.
-    NothingToDo(&'static str),
-    /// The slave refused.
-    SlaveRefused,
-    /// The slave was revoked: only a token enrols it again.
-    SlaveRevoked,
-}
-
 /// An answer to a client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Answer {
@@ -62,13 +45,18 @@ pub enum Answer {
         /// Whether the order was placed before, with the same key and body.
         replayed: bool,
     },
-    /// The command was accepted: how far it has come, for each job.
+    /// The command for jobs was accepted: how far it has come, for each job.
     Taken(Vec<(JobId, Delivery)>),
+    /// The command for a slave was accepted: how far it has come.
+    SlaveTaken(Delivery),
+    /// A part of a job's output, as [`Reply::Log`](crate::message::Reply) has it.
+    Output {
+        offset: u64,
+        total: u64,
+        bytes: Vec<u8>,
+    },
     Done,
-    /// The slave's answer.
-    Replied(Reply),
-    /// Not granted; the text says why and what would help.
-    Refused(Refusal, String),
+    Refused(Refusal),
 }
 
 /// A record that the driver has to write before it performs the step's effects.
@@ -101,12 +89,9 @@ pub enum Effect {
         commit: Commit,
         message: Message,
     },
-    /// Close a connection.
     Close {
         link: LinkId,
-        code: CloseCode,
-        /// The close's text, for people.
-        text: String,
+        why: CloseReason,
     },
     /// Ping the peer, and report as [`Event::LinkProbed`](super::Event) whether it is there.
     Probe {

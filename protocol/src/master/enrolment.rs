@@ -1,16 +1,12 @@
 //! Who belongs here: enrolment, by the config's rule, a token, or a person's word.
 
 use super::slave_record::{Enrolled, SlaveRecord};
-use super::{Enrollment, MAX_PENDING, Rules, Write};
-use crate::message::{CloseCode, Hello};
+use super::{CloseReason, Enrollment, MAX_PENDING, NotEnrolled, Rules, Write};
+use crate::message::Hello;
 
 impl Rules {
     /// Whether the slave belongs here; enrols it where that is due.
-    pub(super) fn admit(
-        &mut self,
-        hello: &Hello,
-        token: Option<[u8; 32]>,
-    ) -> Result<(), (CloseCode, String)> {
+    pub(super) fn admit(&mut self, hello: &Hello, token: Option<[u8; 32]>) -> Result<(), CloseReason> {
         let key = hello.key;
         let name = &hello.name;
         if let Some(slave) = self.state.slaves.get(&key)
@@ -20,24 +16,18 @@ impl Rules {
         }
         let namesake = self.state.slaves.values().find(|slave| slave.name == *name && slave.key != key);
         if let Some(other) = namesake.filter(|slave| slave.enrolled != Enrolled::Revoked) {
-            let text = format!(
-                "the name {name} belongs to the key {}: rename this slave, or `reloop slave forget {name}` if that \
-                 one is gone",
-                other.key.fingerprint()
-            );
-            return Err((CloseCode::NameTaken, text));
+            return Err(CloseReason::NameTaken { name: name.clone(), key: other.key });
         }
-        let revoked = self.state.slaves.get(&key).is_some_and(|slave| slave.enrolled == Enrolled::Revoked);
+        let was_revoked =
+            self.state.slaves.get(&key).is_some_and(|slave| slave.enrolled == Enrolled::Revoked);
         let by_token = self.spend(token, name);
         let by_whom = match (self.state.settings.enrollment, by_token) {
             (_, Ok(())) => Ok(()),
             // Neither an open door nor a person's approval lets in again whom an admin has revoked.
-            (Enrollment::Open | Enrollment::Approve, Err(_)) if revoked => {
-                Err("this slave was revoked: only a token enrols it again".to_owned())
-            }
+            (Enrollment::Open | Enrollment::Approve, Err(_)) if was_revoked => Err(NotEnrolled::Revoked),
             (Enrollment::Open, Err(_)) => Ok(()),
             (Enrollment::Token, Err(why)) => Err(why),
-            (Enrollment::Approve, Err(_)) => Err(format!("`reloop slave approve {name}` enrols it")),
+            (Enrollment::Approve, Err(_)) => Err(NotEnrolled::Pending),
         };
         match by_whom {
             Ok(()) => {
@@ -46,34 +36,23 @@ impl Rules {
             }
             Err(why) => {
                 self.remember_caller(hello);
-                let other = match hello.binding {
-                    Some(binding) if binding.master != self.state.node.id => {
-                        format!(" (it belongs to {}, this is {})", binding.master, self.state.node.id)
-                    }
-                    _ => String::new(),
-                };
-                let code = match (revoked, other.is_empty()) {
-                    (true, _) => CloseCode::Revoked,
-                    (false, true) => CloseCode::NotEnrolled,
-                    (false, false) => CloseCode::WrongMaster,
-                };
-                Err((code, format!("{name}, key {}, is not enrolled here{other}: {why}", key.fingerprint())))
+                let own = self.state.node.id;
+                let theirs = hello.binding.map(|binding| binding.master).filter(|theirs| *theirs != own);
+                let foreign = theirs.map(|theirs| [theirs, own]);
+                Err(CloseReason::NotEnrolled { name: name.clone(), key, why, foreign, was_revoked })
             }
         }
     }
 
-    fn spend(&mut self, token: Option<[u8; 32]>, name: &str) -> Result<(), String> {
-        let make_one = "make one with `reloop slave enroll-token`, and let `reloop-slave enroll` have it";
-        let Some(hash) = token else { return Err(format!("it needs an enrolment token: {make_one}")) };
+    fn spend(&mut self, token: Option<[u8; 32]>, name: &str) -> Result<(), NotEnrolled> {
+        let hash = token.ok_or(NotEnrolled::NoToken)?;
         let now = self.now;
-        let Some(token) = self.state.tokens.get_mut(&hash) else {
-            return Err(format!("its enrolment token is not known, or spent: {make_one}"));
-        };
+        let token = self.state.tokens.get_mut(&hash).ok_or(NotEnrolled::UnknownToken)?;
         if token.expires_at < now {
-            return Err(format!("its enrolment token has expired: {make_one}"));
+            return Err(NotEnrolled::ExpiredToken);
         }
         if token.name.as_ref().is_some_and(|only| only != name) {
-            return Err(format!("its enrolment token is for another name: {make_one}"));
+            return Err(NotEnrolled::OtherName);
         }
         token.uses_left = token.uses_left.saturating_sub(1);
         let left = (token.uses_left > 0).then(|| token.clone());

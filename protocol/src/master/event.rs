@@ -1,11 +1,9 @@
 //! The events of a master.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
-use super::{Job, Master, Order, RequestId, Token};
-use crate::id::{JobId, OrderId, SlaveKey};
+use super::{Loaded, Order, RequestId, Token};
+use crate::id::{JobId, SlaveKey};
 use crate::job::End;
 use crate::message::{Hello, Message, Mode};
 use crate::slave::LinkId;
@@ -22,18 +20,14 @@ pub struct IdempotencyKey {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// Jobs that were on disk and not in memory, and that the next event is about; [`unknown_jobs`] names them.
-    JobsLoaded(Vec<Job>),
-    /// Orders that were on disk and not in memory, and that the next event is about; [`unknown_orders`] names them.
-    OrdersLoaded(Vec<Order>),
+    /// The disk was read for the next event; [`unknown`](super::unknown) says what is looked for.
+    Loaded(Loaded),
     /// A client placed an order.
     OrderPlaced {
         request: RequestId,
         /// The order, with an id and job ids that the shell has drawn.
         order: Box<Order>,
         key: Option<IdempotencyKey>,
-        /// What the disk has under that key: the order, and the fingerprint of the body that placed it.
-        known: Option<(OrderId, [u8; 32])>,
     },
     /// A client gave a command for jobs.
     JobsCommanded {
@@ -107,7 +101,7 @@ pub enum JobCommand {
     Cancel(CancelMode),
     /// Do not start it, and pause it if it runs.
     Pause,
-    /// Undo a pause.
+    /// Let a paused job go on, or start.
     Resume,
     /// Let a held job start.
     Release {
@@ -116,9 +110,7 @@ pub enum JobCommand {
     },
     /// Change when it may start.
     Reschedule {
-        /// The earliest start.
         not_before: Option<Time>,
-        /// The latest start.
         deadline: Option<Time>,
         /// What happens if `not_before` passes while the slave is off.
         late: Late,
@@ -144,75 +136,4 @@ pub enum SlaveCommand {
     Approve,
     /// Revoke its key. The jobs that it holds stay with it.
     Forget,
-}
-
-/// The jobs that an event is about and that are not in memory. Before the event is stepped, those that the disk has are passed
-/// in as
-/// [`Event::JobsLoaded`].
-pub fn unknown_jobs(state: &Master, event: &Event) -> Vec<JobId> {
-    let mut jobs: Vec<JobId> = match event {
-        Event::JobsCommanded { jobs, .. } => jobs.clone(),
-        Event::LogAsked { job, .. } => vec![*job],
-        Event::HelloReceived { hello, .. } => spoken_of(hello).collect(),
-        Event::Received { message, .. } => match message {
-            Message::Report(report) => vec![report.job],
-            Message::Declined(declined) => vec![declined.job],
-            Message::Settled(settled) => settled
-                .reports
-                .iter()
-                .map(|report| report.job)
-                .chain(settled.records.iter().map(|record| record.report.job))
-                .chain(settled.declined.iter().map(|declined| declined.job))
-                .collect(),
-            Message::Challenge(_)
-            | Message::Hello(_)
-            | Message::Welcome(_)
-            | Message::Refuse(_)
-            | Message::Machine(_)
-            | Message::DesiredState(_)
-            | Message::Forget(_)
-            | Message::OperatingMode(_)
-            | Message::Ask(_)
-            | Message::Answer(_)
-            | Message::Ping
-            | Message::Pong => vec![],
-        },
-        Event::JobsLoaded(_)
-        | Event::OrdersLoaded(_)
-        | Event::OrderPlaced { .. }
-        | Event::SlaveCommanded { .. }
-        | Event::TokenMade { .. }
-        | Event::RestoreConfirmed { .. }
-        | Event::LinkOpened { .. }
-        | Event::TimePassed
-        | Event::ClockSet { .. } => vec![],
-        // Whoever waits for the end of an older link is welcomed by it.
-        Event::LinkProbed { link, .. } | Event::LinkClosed { link, .. } => {
-            let slave = state.links.get(link).copied().flatten().and_then(|key| state.slaves.get(&key));
-            let contender = slave.and_then(|slave| slave.contender.as_ref());
-            contender.map_or_else(Vec::new, |contender| spoken_of(&contender.hello).collect())
-        }
-    };
-    // A Settled speaks of the Hello's rows too.
-    if let Event::Received { link, message: Message::Settled(_) } = event
-        && let Some(slave) = state.links.get(link).copied().flatten().and_then(|key| state.slaves.get(&key))
-        && let Some(hello) = slave.hello()
-    {
-        jobs.extend(spoken_of(hello));
-    }
-    jobs.retain(|job| !state.book.jobs.contains_key(job));
-    jobs.sort_unstable();
-    jobs.dedup();
-    jobs
-}
-
-pub(super) fn spoken_of(hello: &Hello) -> impl Iterator<Item = JobId> {
-    hello.rows.iter().chain(&hello.recent_outcomes).map(|row| row.job)
-}
-
-/// The orders that an event is about. Before it is stepped, those that the disk has are passed in as [`Event::OrdersLoaded`].
-pub fn unknown_orders(event: &Event) -> Vec<OrderId> {
-    let Event::Received { message: Message::Settled(settled), .. } = event else { return vec![] };
-    let orders: BTreeSet<_> = settled.records.iter().map(|record| record.spec.order).collect();
-    orders.into_iter().collect()
 }

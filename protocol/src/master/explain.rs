@@ -4,17 +4,62 @@ use super::placement::{can_do, places_taken};
 use super::{Enrolled, Job, Master, Need, SlaveRecord};
 use crate::id::SlaveKey;
 use crate::job::State;
-use crate::message::{MachineReport, Mode, WaitingFor};
+use crate::message::{Attention, Mode, WaitingFor};
 use crate::spec::{Desired, Gate};
 use crate::time::Time;
 
-/// Why a job has not started.
+/// Why a job has not started. [`Explanation::text`] says it in one sentence, with what would change it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Explanation {
-    /// In one sentence, with what would change it.
-    pub summary: String,
+    pub waits: Waits,
+    /// What its start rule lacks.
+    pub gate: Option<Gated>,
     /// For each slave, why not there; none where it could.
     pub slaves: Vec<(SlaveKey, Option<WhyNot>)>,
+}
+
+/// What a job waits for. Slaves are named as people see them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Waits {
+    Paused,
+    /// A person has to let it go.
+    ForPerson,
+    NoSlaves,
+    /// A slave has room for it.
+    Assignable,
+    /// No slave takes it. Of the slaves' reasons this is the one that is looked for last.
+    ForSlave(WhyNot),
+    /// It was offered, and the slave has not answered.
+    Offered {
+        slave: String,
+        is_offline: bool,
+    },
+    /// Its slave needs a person at the machine.
+    ForMachine {
+        slave: String,
+        is_offline: bool,
+        attention: Attention,
+        /// What the machine said.
+        cause: Option<String>,
+    },
+    /// Its slave has it and waits for this, or for the job's turn.
+    AtSlave {
+        slave: String,
+        is_offline: bool,
+        waiting_for: Option<WaitingFor>,
+    },
+    /// It does not wait: it is in this state.
+    Not(State),
+}
+
+/// What a job's start rule lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Gated {
+    /// It was held when the master was restored.
+    HeldByRestore,
+    Held,
+    MissedStart,
+    ReleaseLapsed,
 }
 
 /// Why a slave does not take a job.
@@ -28,7 +73,6 @@ pub enum WhyNot {
     Label,
     /// Not enrolled, or not any more.
     NotEnrolled,
-    /// Not connected.
     Offline,
     /// People have taken it out of production.
     Mode,
@@ -86,57 +130,46 @@ impl WhyNot {
 pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
     let slaves: Vec<_> = state.slaves.values().map(|slave| (slave.key, why_not(state, slave, job))).collect();
     let holder = job.holder.and_then(|key| state.slaves.get(&key));
-    let at = holder.map_or("its slave", |slave| slave.name.as_str());
-    let away = holder.is_none_or(|slave| slave.live().is_none());
-    let summary = match job.state {
-        State::Queued if job.desired == Desired::Pause => "it is paused: `resume` lets it go on".to_owned(),
-        State::Queued if !job.seeks_a_slave() => "it waits for a person".to_owned(),
-        State::Queued if slaves.is_empty() => "there are no slaves: enrol one".to_owned(),
-        State::Queued => match slaves.iter().filter_map(|(_, why)| *why).max() {
-            _ if slaves.iter().any(|(_, why)| why.is_none()) => {
-                "a slave has room: it is being handed out".to_owned()
-            }
-            Some(WhyNot::Program | WhyNot::OtherSlave) => {
-                "no slave that it is for offers its program".to_owned()
-            }
-            Some(WhyNot::Label) => "no slave with its program has the labels that it requires".to_owned(),
-            Some(why) => format!("the slaves that could do it cannot now: {}", why.name()),
-            None => "no slave can take it".to_owned(),
-        },
-        State::Assigned if away => {
-            format!("offered to {at}, which is offline: whether it has it shows when it is back")
+    let slave = holder.map_or("its slave", |slave| slave.name.as_str()).to_owned();
+    let is_offline = holder.is_none_or(|slave| slave.live().is_none());
+    let waits = match job.state {
+        State::Queued if job.desired == Desired::Pause => Waits::Paused,
+        State::Queued if !job.seeks_a_slave() => Waits::ForPerson,
+        State::Queued if slaves.iter().any(|(_, why)| why.is_none()) => Waits::Assignable,
+        State::Queued => {
+            slaves.iter().filter_map(|(_, why)| *why).max().map_or(Waits::NoSlaves, Waits::ForSlave)
         }
-        State::Assigned => format!("offered to {at}, which has not answered yet"),
+        State::Assigned => Waits::Offered { slave, is_offline },
         State::Accepted => {
-            let waits = job.report.as_ref().and_then(|report| report.waiting_for);
-            let stale = if away { " by its last word: it is offline" } else { "" };
+            let waiting_for = job.report.as_ref().and_then(|report| report.waiting_for);
             let machine = holder.and_then(|slave| slave.machine.as_ref());
-            match machine.and_then(MachineReport::attention_text) {
-                Some(needs) if waits == Some(WaitingFor::Ready) => {
-                    format!("{at} has it and needs a person{stale}: {needs}")
+            match machine.and_then(|machine| Some((machine.attention?, machine.cause.clone()))) {
+                Some((attention, cause)) if waiting_for == Some(WaitingFor::Ready) => {
+                    Waits::ForMachine { slave, is_offline, attention, cause }
                 }
-                Some(_) | None => {
-                    let waits = waits.map_or("its turn", |waits| waits.name());
-                    format!("{at} has it and waits for {waits}{stale}")
-                }
+                Some(_) | None => Waits::AtSlave { slave, is_offline, waiting_for },
             }
         }
-        state => format!("it is {}", state.name()),
+        State::Starting
+        | State::Running
+        | State::Paused
+        | State::Stopping
+        | State::Uncertain
+        | State::Succeeded
+        | State::Failed
+        | State::Canceled
+        | State::Rejected
+        | State::Expired
+        | State::Lost => Waits::Not(job.state),
     };
     let gate = match job.start.gate {
-        Gate::Held if job.need() == Some(Need::Restored) => {
-            "; held since the master was restored, and a slave may have done it since: `release` lets it start"
-        }
-        Gate::Held if !job.state.is_started() => "; held: `release` lets it start",
-        Gate::Open if job.need() == Some(Need::MissedStart) => {
-            "; its start was missed: `release` lets it start, `reschedule` plans another time"
-        }
-        Gate::Released { latest } if latest < now && !job.state.is_started() => {
-            "; its release has lapsed: `release` it again"
-        }
-        Gate::Open | Gate::Held | Gate::Released { .. } => "",
+        Gate::Held if job.need() == Some(Need::Restored) => Some(Gated::HeldByRestore),
+        Gate::Held if !job.state.is_started() => Some(Gated::Held),
+        Gate::Open if job.need() == Some(Need::MissedStart) => Some(Gated::MissedStart),
+        Gate::Released { latest } if latest < now && !job.state.is_started() => Some(Gated::ReleaseLapsed),
+        Gate::Open | Gate::Held | Gate::Released { .. } => None,
     };
-    Explanation { summary: format!("{summary}{gate}"), slaves }
+    Explanation { waits, gate, slaves }
 }
 
 fn why_not(state: &Master, slave: &SlaveRecord, job: &Job) -> Option<WhyNot> {

@@ -6,10 +6,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::out::{Change, Out};
-use super::{Book, Delivery, Ignored, Job, Node, Order, SlaveRecord, Subject, Write};
+use super::{Book, Delivery, Ignored, Job, JobReason, Node, Order, SlaveRecord, Subject, Write};
 use crate::id::{JobId, SlaveKey};
 use crate::job::{self, State};
-use crate::message::{Flags, Message, Reason, ReasonCode};
+use crate::message::{Flags, Message};
 use crate::slave::LinkId;
 use crate::time::Time;
 
@@ -122,19 +122,17 @@ impl<'a> Jobs<'a> {
         }
     }
 
-    pub(super) fn flag(&mut self, id: JobId, flag: Flags, text: &str) {
+    pub(super) fn flag(&mut self, id: JobId, flag: Flags, why: JobReason) {
         self.edit(id, |job| {
             job.flags.set(flag);
-            job.reason = Some(Reason::new(ReasonCode::OlderAttempt, text));
+            job.reason = Some(why.into());
         });
     }
 
     /// Ends the queued jobs whose latest start has passed.
     pub(super) fn close_windows(&mut self) {
         while let Some(id) = self.book.closed_window(self.moment.now) {
-            let reason =
-                Reason::new(ReasonCode::WindowClosed, "its latest start passed and no slave had taken it");
-            self.edit(id, |job| job.reason = Some(reason));
+            self.edit(id, |job| job.reason = Some(JobReason::NeverTaken.into()));
             self.apply(id, job::Event::WindowClosed, "master");
         }
     }

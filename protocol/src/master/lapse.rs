@@ -32,8 +32,7 @@ impl Rules {
     /// Ends all releases and tokens if the clock shows an earlier time than when the newest of them was made. Not at
     /// [`Event::ClockSet`], which says by how much the clock was set, and not at an event that only loads records.
     pub(super) fn lapse_if_clock_went_back(&mut self, event: &Event) {
-        let is_judged =
-            !matches!(event, Event::ClockSet { .. } | Event::JobsLoaded(_) | Event::OrdersLoaded(_));
+        let is_judged = !matches!(event, Event::ClockSet { .. } | Event::Loaded(_));
         if !is_judged || self.now.after(CLOCK_STEP) >= self.state.clock_mark {
             return;
         }

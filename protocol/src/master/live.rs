@@ -65,7 +65,7 @@ fn merged<'a>(
 }
 
 impl Live {
-    /// A job.
+    /// Unpacks a job that waits.
     pub fn get(&self, id: &JobId) -> Option<Cow<'_, Job>> {
         match self.jobs.get(id) {
             Some(job) => Some(Cow::Borrowed(job)),
@@ -88,7 +88,6 @@ impl Live {
         self.jobs.len() + self.waiting.len()
     }
 
-    /// None.
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty() && self.waiting.is_empty()
     }

@@ -8,8 +8,9 @@
 //! the book, and only the few rules in `step`'s `Rules` see the whole master. `jobs` and `visit` let no rule change a job or a slave
 //! record without marking it; at the end of the step `out` writes and publishes what was marked.
 //!
-//! In reading order: `state`, `event` and `effect` are what a step works on; `order` is a job as the master keeps it; `handshake`
-//! runs from the Challenge to the live link, with `enrolment` (who belongs here) and `adopt` (jobs that the master does not know);
+//! In reading order: `state`, `event` and `effect` are what a step works on, `load` what it needs from disk; `order` is a job as the
+//! master keeps it; `hello` runs from the Challenge to the Welcome, with `enrolment` (who belongs here), and `settle` from there to the
+//! live link, with `adopt` (jobs that the master does not know);
 //! `report` and `decline` take what slaves say, as far as it is theirs to say (`said`); `attempts` decides which attempt speaks for a
 //! job; `command` answers clients and operators; `lapse` ends what holds for a length of time; `placement` gives work to whom it fits.
 
@@ -22,29 +23,36 @@ mod effect;
 mod enrolment;
 mod event;
 mod explain;
-mod handshake;
+mod hello;
 mod jobs;
 mod lapse;
 mod live;
+mod load;
 mod needs;
 mod order;
 mod out;
 mod placement;
+mod reason;
+mod refusal;
 mod report;
 mod said;
+mod settle;
 mod slave_record;
 mod state;
 mod step;
 mod visit;
 
 pub use self::book::Book;
-pub use self::effect::{Answer, Delivery, Effect, Ignored, Refusal, Step, Write};
-pub use self::event::{Event, IdempotencyKey, JobCommand, SlaveCommand, unknown_jobs, unknown_orders};
-pub use self::explain::{Explanation, WhyNot, explain};
+pub use self::effect::{Answer, Delivery, Effect, Ignored, Step, Write};
+pub use self::event::{Event, IdempotencyKey, JobCommand, SlaveCommand};
+pub use self::explain::{Explanation, Gated, Waits, WhyNot, explain};
 pub use self::live::Live;
+pub use self::load::{Loaded, Unknown, unknown};
 pub use self::needs::{Need, Needed, Subject, count_needs, needs};
 pub use self::order::{Basis, Earlier, Job, JobEvent, Order, Retry, RetryOn};
 pub use self::placement::Availability;
+pub use self::reason::JobReason;
+pub use self::refusal::{CloseReason, NotEnrolled, NothingToDo, Offline, Refusal, SlaveRefused, WrongState};
 pub use self::slave_record::{
     Contender, Enrolled, Judged, Receipt, ReceiptLine, SlaveLink, SlaveRecord, jobs_at,
 };

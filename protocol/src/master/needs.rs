@@ -10,9 +10,6 @@ use crate::message::{Attention, Flags, ReasonCode};
 use crate::spec::{Desired, Gate, Late};
 use crate::time::Time;
 
-/// What `resolve` takes.
-const RESOLUTIONS: &str = "succeeded|failed|canceled";
-
 /// Why a person is needed, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Need {
@@ -89,70 +86,32 @@ impl Need {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|need| need.name() == name)
     }
-
-    /// The command that ends it.
-    pub fn action(self) -> &'static str {
-        match self {
-            Self::Doubts => "restore confirm",
-            Self::Cloned | Self::Attention => "clear",
-            Self::Uncertain | Self::Unresolved => "resolve",
-            Self::Mismatch | Self::Overdue => "cancel",
-            Self::Unloading => "ready",
-            Self::Approval => "approve",
-            Self::MissedStart | Self::Restored | Self::ReleaseLapsed | Self::Held => "release",
-            Self::LocalLock => "local off",
-        }
-    }
-
-    /// What can go wrong by that, and what else could be done.
-    pub fn risk(self) -> &'static str {
-        match self {
-            Self::Doubts => "if another copy of this master still runs, both hand out the same orders",
-            Self::Cloned => "the other box comes again until it has a key of its own",
-            Self::Attention => "the machine may start its next job at once",
-            Self::Uncertain | Self::Unresolved => {
-                "the machine may have done all of it, a part or nothing: look first; a `retry` afterwards begins anew"
-            }
-            Self::Mismatch => "it ends without having started; order the work again if it is still wanted",
-            Self::MissedStart => {
-                "it starts as soon as its machine is ready, later than planned; `reschedule` plans another time"
-            }
-            Self::Unloading => "the machine may start its next job at once: it has to be clear",
-            Self::Overdue => "the machine stops in the middle of its work; without it the job goes on",
-            Self::Approval => {
-                "whoever has this key gets work from here on: compare it with what `reloop-slave check` shows there"
-            }
-            Self::Restored => {
-                "a slave that has not been back since the restore may have done it: then it is done twice"
-            }
-            Self::ReleaseLapsed | Self::Held => "it starts as soon as a machine is ready for it",
-            Self::LocalLock => "somebody may be working at the machine: only people there can know",
-        }
-    }
 }
 
 /// Who or what needs a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
-    /// A slave.
     Slave(SlaveKey),
-    /// A job.
     Job(JobId),
 }
 
-/// One thing that needs a person.
+/// One thing that needs a person. [`Needed::text`] says why, [`Needed::command`] what would end it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Needed {
-    /// Why.
     pub need: Need,
-    /// Who or what.
     pub subject: Subject,
     /// The slave that it is about or that has the job.
     pub slave: Option<SlaveKey>,
-    /// Why, in words, with the last word of the slave marked as such where it is offline.
-    pub text: String,
-    /// The whole command that ends it.
-    pub command: String,
+    /// The slave's name; empty without a slave.
+    pub name: String,
+    /// The job that it is about. Of a slave that waits to hear how an attempt ended, that attempt's job.
+    pub job: Option<JobId>,
+    /// What the slave's machine needs.
+    pub attention: Option<Attention>,
+    /// The slave is offline, so what it said may be out of date.
+    pub is_offline: bool,
+    /// The job is paused too, and has not started.
+    pub is_paused: bool,
 }
 
 impl Job {
@@ -266,74 +225,17 @@ fn describe(state: &Master, need: Need, subject: Subject) -> Option<Needed> {
     };
     let slave = key.and_then(|key| state.slaves.get(&key));
     let machine = slave.and_then(|slave| slave.machine.as_ref());
-    let about = match subject {
-        Subject::Slave(_) => slave.map_or_else(String::new, called),
-        Subject::Job(id) => id.to_string(),
-    };
-    let action = need.action();
-    let of_slave = || format!("reloop slave {action} {about}");
-    let of_job = || format!("reloop job {action} {about}");
-    let last_word = |text: &str| by_last_word(text, slave);
-    let (text, command) = match need {
-        Need::Doubts => (
-            "it has seen a later state of this master and obeys nothing".to_owned(),
-            format!("reloop {action}"),
-        ),
-        Need::Cloned => {
-            ("another box came with its key: give that one a key of its own".to_owned(), of_slave())
-        }
-        Need::Attention => {
-            let attention = machine.and_then(|machine| machine.attention);
-            (last_word(attention.map_or("something there needs a look", Attention::advice)), of_slave())
-        }
-        Need::Uncertain => {
-            let text = "nobody knows how it ended: look at the machine".to_owned();
-            (text, format!("{} {RESOLUTIONS}", of_job()))
-        }
-        Need::Unresolved => {
-            let job = machine.and_then(|machine| machine.uncertain)?;
-            let text = format!(
-                "nobody knows there how an attempt of {job} ended, and nothing starts until that is said"
-            );
-            (last_word(&text), format!("reloop job {action} {job} {RESOLUTIONS}"))
-        }
-        Need::Mismatch => (last_word("its slave holds other work under its name"), of_job()),
-        Need::MissedStart => (last_word("its start was missed"), of_job()),
-        Need::Unloading => (
-            last_word("its last job has ended, and nobody has confirmed that the machine is clear"),
-            of_slave(),
-        ),
-        Need::Overdue => (last_word("it runs longer than its order allows"), of_job()),
-        Need::Approval => {
-            let key = slave?.key.fingerprint();
-            (format!("it waits for approval with the key {key}"), format!("reloop slave {action} {key}"))
-        }
-        Need::Restored => {
-            ("held since the master was restored: a slave may have done it since".to_owned(), of_job())
-        }
-        Need::ReleaseLapsed => ("it was released for a start that is over".to_owned(), of_job()),
-        Need::Held => ("it is held until somebody releases it".to_owned(), of_job()),
-        Need::LocalLock => {
-            let text = last_word("a person at the machine has locked remote starts out");
-            (text, format!("reloop-slave {action}"))
-        }
-    };
-    let is_paused = job.as_ref().is_some_and(|job| job.desired == Desired::Pause && !job.state.is_started());
-    let text = if is_paused { format!("{text}; it is paused too: `resume` it") } else { text };
-    Some(Needed { need, subject, slave: key, text, command })
-}
-
-/// What a slave said is marked as old where it cannot be heard.
-fn by_last_word(text: &str, slave: Option<&SlaveRecord>) -> String {
-    let is_old = slave.is_some_and(|slave| slave.live().is_none());
-    format!("{text}{}", if is_old { " (the last word of a slave that is offline)" } else { "" })
-}
-
-/// As a command line names it: by its key where its name is not one plain word.
-fn called(slave: &SlaveRecord) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if !slave.name.is_empty() && !slave.name.starts_with('-') && slave.name.chars().all(is_plain) {
-        return slave.name.clone();
-    }
-    slave.key.fingerprint()
+    Some(Needed {
+        need,
+        subject,
+        slave: key,
+        name: slave.map_or_else(String::new, |slave| slave.name.clone()),
+        job: match subject {
+            Subject::Slave(_) => machine.and_then(|machine| machine.uncertain),
+            Subject::Job(id) => Some(id),
+        },
+        attention: machine.and_then(|machine| machine.attention),
+        is_offline: slave.is_some_and(|slave| slave.live().is_none()),
+        is_paused: job.is_some_and(|job| job.desired == Desired::Pause && !job.state.is_started()),
+    })
 }

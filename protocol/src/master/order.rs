@@ -1,5 +1,6 @@
 //! An order, and a job of it, as the master keeps them.
 
+use super::JobReason;
 use crate::id::{Attempt, Generation, JobId, OrderId, ReportSeq, SlaveKey};
 use crate::job::State;
 use crate::message::{Flags, Reason, ReasonCode, Report};
@@ -111,7 +112,7 @@ pub struct Earlier {
     pub attempt: Attempt,
     /// The slave that reported it, or that it was assigned to.
     pub holder: SlaveKey,
-    /// Its newest state.
+    /// Its state by the job table, after its slave's newest report.
     pub state: State,
     /// Its newest report, with texts cut short.
     pub report: Option<Report>,
@@ -241,6 +242,11 @@ impl Job {
         }
     }
 
+    /// This attempt, of this slave, is the one that speaks for the job.
+    pub(super) fn is_current(&self, holder: SlaveKey, attempt: Attempt) -> bool {
+        self.attempt == attempt && self.holder == Some(holder)
+    }
+
     /// This attempt was that slave's, whichever speaks for the job.
     pub(super) fn remember(&mut self, attempt: Attempt, holder: SlaveKey) {
         self.last_attempt = self.last_attempt.max(attempt);
@@ -266,8 +272,7 @@ impl Job {
         self.start.gate = Gate::Held;
         self.flags.set(Flags::RESTORED);
         self.generation = self.generation.next();
-        let text = "the master was restored, and a slave may have done it since: `release` lets it start";
-        self.reason = Some(Reason::new(ReasonCode::Restored, text));
+        self.reason = Some(JobReason::HeldByRestore.into());
     }
 
     pub(super) fn set_desired(&mut self, desired: Desired) {

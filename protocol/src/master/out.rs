@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Answer, Effect, Ignored, Master, Refusal, RequestId, Step, Subject, Write};
+use super::{Answer, CloseReason, Effect, Ignored, Master, Refusal, RequestId, Step, Subject, Write};
 use crate::id::{Commit, JobId, SlaveKey};
-use crate::message::{CloseCode, Message};
+use crate::message::Message;
 use crate::slave::LinkId;
 
 /// How much of a job or of a slave record has changed.
@@ -64,8 +64,8 @@ impl Out {
         self.effects.push(Effect::Send { link, commit: Commit(0), message });
     }
 
-    pub(super) fn close(&mut self, link: LinkId, code: CloseCode, text: impl Into<String>) {
-        self.effects.push(Effect::Close { link, code, text: text.into() });
+    pub(super) fn close(&mut self, link: LinkId, why: CloseReason) {
+        self.effects.push(Effect::Close { link, why });
     }
 
     pub(super) fn probe(&mut self, link: LinkId) {
@@ -76,8 +76,8 @@ impl Out {
         self.effects.push(Effect::Answer { request, answer });
     }
 
-    pub(super) fn refuse(&mut self, request: RequestId, refusal: Refusal, text: impl Into<String>) {
-        self.answer(request, Answer::Refused(refusal, text.into()));
+    pub(super) fn refuse(&mut self, request: RequestId, why: Refusal) {
+        self.answer(request, Answer::Refused(why));
     }
 
     pub(super) fn ignore(&mut self, why: Ignored) {
@@ -106,7 +106,6 @@ impl Out {
         }
         let archived = state.book.archive(&touched);
         state.book.jobs.pack();
-        state.book.orders.clear();
         if !self.persist.is_empty() {
             state.node.commit = state.node.commit.next();
             self.persist.push(Write::Node(state.node));

@@ -1,16 +1,13 @@
 //! What a slave says on a live link, and what follows from a report of the attempt that speaks for its job.
 
-use super::handshake::is_current;
 use super::jobs::Jobs;
 use super::order::durable_report;
 use super::slave_record::{Enrolled, SlaveLink};
 use super::visit::Visit;
-use super::{Answer, Ignored, Job, Refusal, RetryOn, Rules};
+use super::{CloseReason, Ignored, Job, JobReason, RetryOn, Rules};
 use crate::id::{Epoch, Generation, JobId};
 use crate::job::{self, State};
-use crate::message::{
-    CloseCode, Flags, Forget, MachineReport, Message, Reason, ReasonCode, Reply, Report, Row,
-};
+use crate::message::{Flags, Forget, MachineReport, Message, Reply, Report, Row};
 use crate::reconcile::{Store, Theirs, Verdict};
 use crate::slave::LinkId;
 use crate::spec::{Desired, Gate};
@@ -48,12 +45,7 @@ impl Rules {
             && self.state.asked.get(&id).is_some_and(|asked| asked.link == link)
             && let Some(asked) = self.state.asked.remove(&id)
         {
-            if asked.asked_for.is_answered_by(&reply) {
-                self.out.answer(asked.request, Answer::Replied(reply));
-            } else {
-                let text = "what the slave said is no answer to what it was asked";
-                self.out.refuse(asked.request, Refusal::SlaveRefused, text);
-            }
+            self.out.answer(asked.request, asked.asked_for.answer(reply));
         }
     }
 }
@@ -92,7 +84,7 @@ impl Visit<'_> {
             | Message::OperatingMode(_)
             | Message::Ask(_)
             | Message::Answer(_) => {
-                self.out.close(link, CloseCode::Protocol, "a message that a slave does not send here");
+                self.out.close(link, CloseReason::Unexpected);
             }
         }
         None
@@ -133,7 +125,7 @@ impl Visit<'_> {
             report.generation = known;
         }
         let Some(job) = self.book().jobs.get(&report.job) else { return };
-        if !is_current(&job, key, report.attempt) {
+        if !job.is_current(key, report.attempt) {
             return self.hear_other(report);
         }
         let row = Row {
@@ -155,7 +147,7 @@ impl Visit<'_> {
             let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
             self.send(Message::Forget(forget));
             if differs {
-                self.jobs().flag(id, Flags::DUPLICATE, "the slave says that this attempt ended otherwise");
+                self.jobs().flag(id, Flags::DUPLICATE, JobReason::EndedOtherwise);
             }
             return;
         }
@@ -166,7 +158,7 @@ impl Visit<'_> {
             return self.out.ignore(Ignored::OlderReport);
         }
         if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
-            return self.jobs().flag(id, Flags::DUPLICATE, "the slave says that an ended attempt is alive");
+            return self.jobs().flag(id, Flags::DUPLICATE, JobReason::AliveAfterEnd);
         }
         if line.verdict == Verdict::Cancel && job.state == State::Lost {
             return self.withdraw(id, report.attempt, report.generation);
@@ -256,9 +248,9 @@ impl Jobs<'_> {
         };
         if wanted && job.desired == Desired::Run && job.last_attempt.0 < job.retry.max_attempts {
             self.edit(id, |job| {
-                let text = format!("attempt {} {}", job.attempt, job.state.name());
+                let why = JobReason::Retrying(job.attempt, job.state);
                 job.set_aside();
-                job.reason = Some(Reason::new(ReasonCode::Retrying, text));
+                job.reason = Some(why.into());
             });
             self.apply(id, job::Event::Retried, "the order's retry");
             // Another one may be under way already.

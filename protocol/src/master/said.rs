@@ -28,7 +28,7 @@ impl Visit<'_> {
     pub(super) fn taken(&self, report: Report) -> Report {
         let job = self.book().jobs.get(&report.job);
         let known = job.as_ref().and_then(|job| {
-            let is_current = super::handshake::is_current(job, self.key, report.attempt);
+            let is_current = job.is_current(self.key, report.attempt);
             job.report.as_ref().filter(|_| is_current)
         });
         let made = job.as_ref().map_or(Time(0), |job| job.created_at);

@@ -1,5 +1,6 @@
 //! The slave record: what the master knows of one slave. Also its link, and the receipts of its handshakes.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ const DECISIONS_AHEAD: u32 = 1 << 16;
 /// What the master knows of one slave.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SlaveRecord {
-    /// The slave's identity.
+    /// Its public key, which is its identity.
     pub key: SlaveKey,
     /// Its label, unique among enrolled slaves.
     pub name: String,
@@ -155,6 +156,13 @@ pub struct ReceiptLine {
     /// The name of the line of [`TABLE`](crate::reconcile::TABLE) that applied.
     pub line: String,
     pub verdict: Verdict,
+}
+
+impl Receipt {
+    /// Sorts the receipts of one slave. Their numbers repeat, and so don't tell which is newer.
+    pub fn sort_newest_first(receipts: &mut [Self]) {
+        receipts.sort_by_key(|receipt| Reverse((receipt.at, receipt.session)));
+    }
 }
 
 impl Judged {

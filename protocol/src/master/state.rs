@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Availability, Book, Enrolled, Job, SlaveRecord, Write};
+use super::{Answer, Availability, Book, Delivery, Enrolled, Job, Refusal, SlaveRecord, SlaveRefused, Write};
 use crate::id::{Commit, Epoch, Incarnation, MasterId, SlaveKey};
 use crate::job::State;
 use crate::limits;
@@ -86,7 +86,7 @@ pub struct Node {
     pub commit: Commit,
 }
 
-/// An enrolment token.
+/// What an enrolment token permits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Token {
     /// It enrols nobody after this.
@@ -130,15 +130,21 @@ impl AskedFor {
         }
     }
 
-    /// The reply is one to this: an output that begins later has a gap before, one without bytes may say how long it is.
-    pub(super) fn is_answered_by(self, reply: &Reply) -> bool {
+    /// What the client is answered after the slave's reply. An output that begins later than was asked has a gap before it; one
+    /// without bytes may say how long the whole is.
+    pub(super) fn answer(self, reply: Reply) -> Answer {
         match (self, reply) {
-            (_, Reply::Refused(_)) | (Self::Deed, Reply::Done) => true,
-            (Self::Output { offset: asked, limit }, Reply::Log { offset, bytes, .. }) => {
-                let is_there = bytes.is_empty() || asked.is_none_or(|asked| asked <= *offset);
-                is_there && u32::try_from(bytes.len()).is_ok_and(|length| length <= limit)
+            (_, Reply::Refused(text)) => Answer::Refused(Refusal::SlaveRefused(SlaveRefused::Said(text))),
+            (Self::Deed, Reply::Done) => Answer::SlaveTaken(Delivery::Applied),
+            (Self::Output { offset: asked, limit }, Reply::Log { offset, total, bytes })
+                if (bytes.is_empty() || asked.is_none_or(|asked| asked <= offset))
+                    && u32::try_from(bytes.len()).is_ok_and(|length| length <= limit) =>
+            {
+                Answer::Output { offset, total, bytes }
             }
-            (Self::Deed, Reply::Log { .. }) | (Self::Output { .. }, Reply::Done) => false,
+            (Self::Deed | Self::Output { .. }, Reply::Log { .. }) | (Self::Output { .. }, Reply::Done) => {
+                Answer::Refused(Refusal::SlaveRefused(SlaveRefused::NoAnswer))
+            }
         }
     }
 }
@@ -152,7 +158,7 @@ pub struct RequestId(pub u64);
 pub enum Origin {
     /// Its own record can be read.
     Known,
-    /// It is empty.
+    /// It holds no record.
     Newborn,
     /// Its own record is lost, and other records are there. So that no order is lost, the master goes on with them under a new id.
     /// Its slaves are still enrolled and bind to the new id by themselves. Whether another copy runs under the old id, a person has
@@ -218,7 +224,7 @@ impl Master {
         [Write::Node(self.node), Write::Begun(self.begun.clone())]
     }
 
-    /// This process.
+    /// The incarnation of this process.
     pub fn incarnation(&self) -> Incarnation {
         self.begun.last().map_or_else(Incarnation::default, |begun| begun.incarnation)
     }

@@ -12,17 +12,11 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
     let mut rules = Rules { state, now, out: Out::default() };
     rules.lapse_if_clock_went_back(&event);
     match event {
-        Event::JobsLoaded(jobs) => {
-            for job in jobs {
-                rules.state.book.load(job);
-            }
+        Event::Loaded(loaded) => {
+            rules.state.book.load(loaded);
             return Step { state: rules.state, persist: vec![], effects: vec![], archived: vec![] };
         }
-        Event::OrdersLoaded(orders) => {
-            rules.state.book.orders.extend(orders.into_iter().map(|order| (order.id, order)));
-            return Step { state: rules.state, persist: vec![], effects: vec![], archived: vec![] };
-        }
-        Event::OrderPlaced { request, order, key, known } => rules.order_placed(request, *order, key, known),
+        Event::OrderPlaced { request, order, key } => rules.order_placed(request, *order, key),
         Event::JobsCommanded { request, jobs, command } => rules.jobs_commanded(request, &jobs, command),
         Event::SlaveCommanded { request, slave, command } => rules.slave_commanded(request, slave, command),
         Event::LogAsked { request, job, offset, limit } => rules.log_asked(request, job, offset, limit),

@@ -75,12 +75,7 @@ pub struct MachineReport {
 impl MachineReport {
     /// The cause of the attention and what ends it, for people.
     pub fn attention_text(&self) -> Option<String> {
-        match (self.attention?, &self.cause) {
-            (Attention::MachineUnfit, Some(cause)) => {
-                Some(format!("it could not begin a job: {cause}; mend that, then `clear`"))
-            }
-            (attention, _) => Some(attention.advice().to_owned()),
-        }
+        Some(self.attention?.text(self.cause.as_deref()))
     }
 }
 
@@ -166,6 +161,16 @@ impl Attention {
             Self::Fault => "fault",
             Self::MemoryGap => "memory_gap",
             Self::MachineUnfit => "machine_unfit",
+        }
+    }
+
+    /// The cause and what ends it, for people; `cause` is what the machine said.
+    pub(crate) fn text(self, cause: Option<&str>) -> String {
+        match (self, cause) {
+            (Self::MachineUnfit, Some(cause)) => {
+                format!("it could not begin a job: {cause}; mend that, then `clear`")
+            }
+            (attention, _) => attention.advice().to_owned(),
         }
     }
 

@@ -83,7 +83,34 @@ pub enum Outcome {
     GoesOn,
 }
 
+impl Speaker {
+    pub const ALL: [Self; 10] = [
+        Self::Nobody,
+        Self::Replaced,
+        Self::Unstarted,
+        Self::Begun,
+        Self::Vanished,
+        Self::Succeeded,
+        Self::Canceled,
+        Self::CalledOff,
+        Self::Ended,
+        Self::Closed,
+    ];
+}
+
+impl Other {
+    pub const ALL: [Self; 6] =
+        [Self::Waiting, Self::Working, Self::Doubtful, Self::Done, Self::Over, Self::Unbegun];
+}
+
+impl Standing {
+    pub const ALL: [Self; 3] = [Self::Earlier, Self::Forgotten, Self::Contested];
+}
+
 impl Outcome {
+    pub const ALL: [Self; 6] =
+        [Self::Keep, Self::Take, Self::Withdraw, Self::Recall, Self::Duplicate, Self::GoesOn];
+
     /// Its name in the documentation.
     pub fn name(self) -> &'static str {
         match self {
@@ -110,17 +137,16 @@ pub struct Line {
     pub outcome: Outcome,
 }
 
-const ANY_SPEAKER: &[Speaker] =
-    &[Nobody, Replaced, Unstarted, Begun, Vanished, Succeeded, Canceled, CalledOff, Ended, Closed];
+const ANY_SPEAKER: &[Speaker] = &Speaker::ALL;
 /// Speakers whose place a forgotten attempt takes.
 const YIELDING: &[Speaker] = &[Nobody, Replaced, Vanished, Canceled, Ended];
 /// Speakers that keep their place when a forgotten attempt turns up.
 const HELD: &[Speaker] = &[Unstarted, Begun, Succeeded];
 /// Speakers that the master itself has ended.
 const ENDED_SINCE: &[Speaker] = &[CalledOff, Closed];
-const ANY_OTHER: &[Other] = &[Waiting, Working, Doubtful, Done, Over, Unbegun];
+const ANY_OTHER: &[Other] = &Other::ALL;
 const BEGUN_OR_DONE: &[Other] = &[Working, Doubtful, Done];
-const ANY_STANDING: &[Standing] = &[Earlier, Forgotten, Contested];
+const ANY_STANDING: &[Standing] = &Standing::ALL;
 const REMEMBERED: &[Standing] = &[Earlier, Contested];
 
 /// The outcomes. Exactly one line applies to every combination; `every_combination_has_exactly_one_line` checks it.
@@ -262,9 +288,9 @@ mod tests {
 
     #[test]
     fn every_combination_has_exactly_one_line() {
-        for &speaker in ANY_SPEAKER {
-            for &other in ANY_OTHER {
-                for &standing in ANY_STANDING {
+        for speaker in Speaker::ALL {
+            for other in Other::ALL {
+                for standing in Standing::ALL {
                     let fits = |line: &&Line| {
                         line.speaker.contains(&speaker)
                             && line.other.contains(&other)

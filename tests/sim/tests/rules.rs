@@ -10,7 +10,7 @@ use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::limits::LOG_BYTES;
 use reloop_protocol::master::{Answer, Delivery, JobCommand, Origin, SlaveCommand, origin};
 use reloop_protocol::message::{
-    Ask, Attention, CloseCode, Flags, Forget, Message, PROTOCOL, Question, Reason, ReasonCode, Refuse, Reply,
+    Ask, Attention, CloseCode, Flags, Forget, Message, PROTOCOL, Question, Reason, ReasonCode, Refuse,
     WaitingFor, Welcome,
 };
 use reloop_protocol::slave::redial::{self, Pauses, RETRY_AFTER_LIMIT, Redial, Tried};
@@ -107,7 +107,7 @@ fn finished_is_not_free_with_release_ack() {
     assert_eq!(world.state(one), State::Succeeded);
     assert_eq!(world.state(two), State::Accepted);
     assert_eq!(world.job(two).report.unwrap().waiting_for, Some(WaitingFor::Ready));
-    assert_eq!(world.command_slave(0, SlaveCommand::Ready), Some(Answer::Replied(Reply::Done)));
+    assert_eq!(world.command_slave(0, SlaveCommand::Ready), Some(Answer::SlaveTaken(Delivery::Applied)));
     world.settle();
     assert_eq!(world.state(two), State::Running);
 }

@@ -9,7 +9,6 @@ mod meanings;
 mod reconciliation;
 mod states;
 
-use reloop_protocol::master::Delivery;
 use reloop_protocol::message::Flags;
 use reloop_protocol::reconcile::TABLE;
 use reloop_protocol::wire::WireError;
@@ -63,10 +62,6 @@ pub const SHOWN_FLAGS: [(&str, &str); 2] = [
     ("stale", "its slave is not connected: everything else is from its last report"),
     ("cancel_pending", "it was canceled, and the slave has not carried that out yet"),
 ];
-
-/// How far a command can have got.
-pub const DELIVERIES: [Delivery; 4] =
-    [Delivery::Applied, Delivery::Sent, Delivery::PendingOnReconnect, Delivery::TooLate];
 
 /// The flags in use: bit and name.
 pub fn flags() -> Vec<(u16, &'static str)> {

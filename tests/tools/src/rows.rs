@@ -119,7 +119,7 @@ const fn shown_without(row: Row, missing: &'static str) -> Row {
     Row { scope: Scope::Without(missing), ..row }
 }
 
-const ABSENT: Rule = rule("protocol/src/master/handshake.rs", "apply_absent");
+const ABSENT: Rule = rule("protocol/src/master/settle.rs", "apply_absent");
 const ADMIT: Rule = rule("protocol/src/master/enrolment.rs", "admit");
 const AGENT_STARTED: Rule = rule("protocol/src/slave/place.rs", "agent_started");
 const BEGIN: Rule = rule("protocol/src/slave/schedule.rs", "begin");
@@ -127,7 +127,7 @@ const COME_DUE: Rule = rule("protocol/src/slave/schedule.rs", "come_due");
 const ENDED: Rule = rule("protocol/src/slave/facts.rs", "ended");
 const PROBED: Rule = rule("protocol/src/slave/facts.rs", "probed");
 const HELD_BY: Rule = rule("protocol/src/slave/waiting.rs", "held_by");
-const HELLO: Rule = rule("protocol/src/master/handshake.rs", "hello_received");
+const HELLO: Rule = rule("protocol/src/master/hello.rs", "hello_received");
 const MASTER_TIME: Rule = rule("protocol/src/slave/clock.rs", "master_time");
 const OLDER: Rule = rule("protocol/src/master/attempts.rs", "compare");
 const ORDER_PLACED: Rule = rule("protocol/src/master/command.rs", "order_placed");
@@ -358,7 +358,7 @@ pub const ROWS: &[Row] = &[
         "B8",
         "The wall clock of the slave or the master jumps by hours, forwards or back.",
         "A job starts once and not early; durations stay right.",
-        &[MASTER_TIME, rule("protocol/src/master/handshake.rs", "clock_set")],
+        &[MASTER_TIME, rule("protocol/src/master/hello.rs", "clock_set")],
         &[About::Clocks],
     ),
     shown(
@@ -407,7 +407,7 @@ pub const ROWS: &[Row] = &[
         "The older link answers a ping, so the copy is refused with a close code of its own and the slave is \
          flagged; its job is not disturbed. A quick reboot is not taken for a copy, because then the older \
          link does not answer.",
-        &[HELLO, rule("protocol/src/master/handshake.rs", "link_probed")],
+        &[HELLO, rule("protocol/src/master/hello.rs", "link_probed")],
         &[About::Identity, About::Links],
     ),
     shown(
@@ -505,7 +505,7 @@ pub const ROWS: &[Row] = &[
         "D9",
         "The link breaks during the handshake, at any of its messages.",
         "It has no effect; the next connection begins a new handshake.",
-        &[HELLO, rule("protocol/src/master/handshake.rs", "settled")],
+        &[HELLO, rule("protocol/src/master/settle.rs", "settled")],
         &[About::Links],
     ),
     Row {

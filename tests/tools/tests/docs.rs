@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use reloop_protocol::job::State;
-use reloop_protocol::master::WhyNot;
+use reloop_protocol::master::{Delivery, WhyNot};
 use reloop_protocol::message::{
     Activity, Attention, CloseCode, Message, Mode, ReasonCode, Source, WaitingFor,
 };
@@ -197,7 +197,7 @@ fn every_value_has_its_row_in_the_states_page() {
         .iter()
         .filter(|(flag, _)| master.contains(&format!("flags.push(\"{flag}\".into())")));
     assert_eq!((pushed, known.count()), (2, 2), "what the master adds to the flags is in SHOWN_FLAGS");
-    for delivery in docs::DELIVERIES {
+    for delivery in Delivery::ALL {
         has(delivery.name(), 2);
     }
     for why in WhyNot::ALL {

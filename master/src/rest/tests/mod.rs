@@ -38,7 +38,7 @@ struct Master {
     _dir: TempDir,
 }
 
-/// What it answered.
+/// The master's answer to a request.
 struct Reply {
     status: u16,
     headers: HeaderMap,

@@ -184,11 +184,12 @@ pub(in crate::rest) fn explanation(
     let name = |key: SlaveKey| {
         state.slaves.get(&key).map_or_else(|| key.fingerprint(), |slave: &SlaveRecord| slave.name.clone())
     };
+    let summary = explanation.text();
     let slaves = explanation.slaves.into_iter();
     Explanation {
         job: job.id.to_string(),
         state: job.state.name().into(),
-        summary: explanation.summary,
+        summary,
         slaves: slaves
             .map(|(key, why)| WhyNot { slave: name(key), why_not: why.map(|why| why.name().into()) })
             .collect(),

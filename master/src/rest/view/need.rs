@@ -25,7 +25,7 @@ pub(in crate::rest) fn counts(state: &Master, now: Time) -> Counts {
 }
 
 /// Something that needs a person, with its slave's name.
-pub(in crate::rest) fn need(state: &Master, needed: Needed) -> Need {
+pub(in crate::rest) fn need(state: &Master, needed: &Needed) -> Need {
     let slave = needed.slave.and_then(|key| state.slaves.get(&key));
     Need {
         need: needed.need.name().into(),
@@ -35,9 +35,9 @@ pub(in crate::rest) fn need(state: &Master, needed: Needed) -> Need {
             Subject::Slave(_) => None,
             Subject::Job(id) => Some(id.to_string()),
         },
-        text: needed.text,
+        text: needed.text(),
         action: needed.need.action().into(),
-        command: needed.command,
+        command: needed.command(),
         risk: needed.need.risk().into(),
     }
 }

@@ -49,7 +49,7 @@ pub(in crate::rest) fn slave(state: &Master, slave: &SlaveRecord, heard: Option<
     }
 }
 
-/// The link's axis.
+/// The word for a slave's link.
 pub(in crate::rest) fn link(slave: &SlaveRecord) -> &'static str {
     if slave.live().is_some() {
         "online"

@@ -56,6 +56,6 @@ pub(crate) struct Stretch {
     pub(crate) prefix: Vec<u8>,
     /// A full key; the stretch begins past it.
     pub(crate) start_after: Option<Vec<u8>>,
-    /// In descending order.
+    /// Whether the keys are read in descending order.
     pub(crate) reverse: bool,
 }

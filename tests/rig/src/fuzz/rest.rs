@@ -7,11 +7,11 @@ use reloop_master::records;
 use reloop_master::rest::bodies;
 use reloop_master::rest::problem::{Code, Problem};
 use reloop_node::store::{KEY_LIMIT_BYTES, Op, VALUE_LIMIT_BYTES};
-use reloop_protocol::id::{Commit, JobId, MasterId};
+use reloop_protocol::id::{Commit, JobId, MasterId, OrderId};
 use reloop_protocol::job::State;
 use reloop_protocol::limits;
 use reloop_protocol::master::{
-    self, Answer, Effect, Enrollment, Event, JobCommand, Master, RequestId, Settings,
+    self, Answer, Effect, Enrollment, Event, JobCommand, Loaded, Master, RequestId, Settings,
 };
 use reloop_protocol::message::Message;
 use reloop_protocol::spec::SPEC_BYTES;
@@ -88,20 +88,15 @@ fn order(bytes: &[u8], choice: u8) {
         request: RequestId(1),
         order: Box::new(order.clone()),
         key: key.clone(),
-        known: None,
     });
     assert_eq!(answers, [Answer::Placed { order: order.id, replayed: false }]);
     assert_eq!(world.jobs.len(), jobs.len(), "every job of an acknowledged order is on disk");
     if let Some(key) = key {
-        let (id, fingerprint) = (order.id, key.fingerprint);
+        let id = order.id;
         let again = bodies::order(body, Some(b"key"), NOW).expect("it was an order a moment ago");
         assert_eq!(again.1, Some(key), "the same body has the same fingerprint");
-        let again = world.event(Event::OrderPlaced {
-            request: RequestId(2),
-            order: Box::new(again.0),
-            key: again.1,
-            known: Some((id, fingerprint)),
-        });
+        let again =
+            world.event(Event::OrderPlaced { request: RequestId(2), order: Box::new(again.0), key: again.1 });
         assert_eq!(again, [Answer::Placed { order: id, replayed: true }]);
         assert_eq!(world.jobs.len(), jobs.len(), "and nothing is placed twice");
     }
@@ -145,22 +140,24 @@ struct Small {
     state: Master,
     now: Time,
     jobs: BTreeMap<JobId, master::Job>,
+    keys: BTreeMap<String, (OrderId, [u8; 32])>,
     node: Option<master::Write>,
 }
 
 impl Small {
     fn new() -> Self {
         let state = master::recover(Settings { enrollment: Enrollment::Open }, MasterId([1; 16]), []);
-        Self { state, now: NOW, jobs: BTreeMap::new(), node: None }
+        Self { state, now: NOW, jobs: BTreeMap::new(), keys: BTreeMap::new(), node: None }
     }
 
     fn event(&mut self, event: Event) -> Vec<Answer> {
-        let wanted = master::unknown_jobs(&self.state, &event);
-        let recalled: Vec<_> = wanted.iter().filter_map(|id| self.jobs.get(id).cloned()).collect();
-        let mut state = self.state.clone();
-        if !recalled.is_empty() {
-            state = master::step(state, self.now, Event::JobsLoaded(recalled)).state;
-        }
+        let unknown = master::unknown(&self.state, &event);
+        let loaded = Loaded {
+            jobs: unknown.jobs.iter().filter_map(|id| self.jobs.get(id).cloned()).collect(),
+            orders: vec![],
+            keys: unknown.keys.iter().map(|key| (key.clone(), self.keys.get(key).copied())).collect(),
+        };
+        let state = master::step(self.state.clone(), self.now, Event::Loaded(loaded)).state;
         let step = master::step(state, self.now, event);
         assert_eq!(master::broken_invariant(&step.state), None);
         let mut ops = Vec::new();
@@ -168,9 +165,9 @@ impl Small {
             records::ops(&write, &mut ops);
             match write {
                 master::Write::Job(job) => drop(self.jobs.insert(job.id, *job)),
+                master::Write::Key(key, order) => drop(self.keys.insert(key.key, (order, key.fingerprint))),
                 master::Write::Node(_) => self.node = Some(write),
                 master::Write::Order(_)
-                | master::Write::Key(..)
                 | master::Write::Slave(_)
                 | master::Write::Token(..)
                 | master::Write::Receipt(_)

@@ -423,7 +423,7 @@ impl World {
             .jobs
             .values()
             .filter(|job| job.state == State::Queued)
-            .find(|job| master::explain(master, job, now).summary.is_empty())
+            .find(|job| master::explain(master, job, now).text().is_empty())
             .map(|job| job.id);
         if let Some(id) = mute {
             self.violate(Invariant::WaitingIsExplained, id.to_string());

@@ -116,6 +116,15 @@ pub struct MasterDisk {
 }
 
 impl MasterDisk {
+    /// What the disk has of what the master does not hold in memory.
+    pub(super) fn read(&self, unknown: &master::Unknown) -> master::Loaded {
+        master::Loaded {
+            jobs: unknown.jobs.iter().filter_map(|id| self.jobs.get(id).cloned()).collect(),
+            orders: unknown.orders.iter().filter_map(|id| self.orders.get(id).cloned()).collect(),
+            keys: unknown.keys.iter().map(|key| (key.clone(), self.keys.get(key).copied())).collect(),
+        }
+    }
+
     pub(super) fn write(&mut self, write: master::Write) {
         match &write {
             master::Write::Node(node) => fits(node),

@@ -34,17 +34,9 @@ impl World {
     pub fn master_event(&mut self, event: master::Event) {
         let now = self.now();
         let Some(mut state) = self.master.take() else { return };
-        let unknown = master::unknown_jobs(&state, &event);
-        let recalled: Vec<_> =
-            unknown.iter().filter_map(|id| self.master_disk.jobs.get(id).cloned()).collect();
-        if !recalled.is_empty() {
-            state = master::step(state, now, master::Event::JobsLoaded(recalled)).state;
-        }
-        let orders = master::unknown_orders(&event);
-        let orders: Vec<_> =
-            orders.iter().filter_map(|id| self.master_disk.orders.get(id).cloned()).collect();
-        if !orders.is_empty() {
-            state = master::step(state, now, master::Event::OrdersLoaded(orders)).state;
+        let loaded = self.master_disk.read(&master::unknown(&state, &event));
+        if !loaded.is_empty() {
+            state = master::step(state, now, master::Event::Loaded(loaded)).state;
         }
         if let master::Event::HelloReceived { hello, token: Some(token), .. } = &event
             && state.tokens.contains_key(token)
@@ -114,13 +106,13 @@ impl World {
                     wire.to_slave.push_back((wire.session, commit, message));
                 }
             }
-            master::Effect::Close { link, code, .. } => {
+            master::Effect::Close { link, why } => {
                 let last_heard = self.now();
                 if let Some(slave) =
                     self.boxes.iter().position(|b| b.link.as_ref().is_some_and(|w| w.id == link))
                 {
                     let held = &mut self.boxes[slave];
-                    held.closed.push(code);
+                    held.closed.push(why.code());
                     // Messages that were sent before the close arrive before it.
                     let pending: Vec<_> =
                         held.link.take().into_iter().flat_map(|wire| wire.to_slave).collect();

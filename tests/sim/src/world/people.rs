@@ -49,12 +49,7 @@ impl World {
             self.ledger.timed.insert(job);
         }
         let request = RequestId(self.fresh());
-        self.master_event(master::Event::OrderPlaced {
-            request,
-            order: Box::new(order),
-            key: None,
-            known: None,
-        });
+        self.master_event(master::Event::OrderPlaced { request, order: Box::new(order), key: None });
         job
     }
 

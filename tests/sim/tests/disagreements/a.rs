@@ -2,7 +2,7 @@
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, OnInterrupt, State};
-use reloop_protocol::master::{Delivery, Event, JobCommand, RequestId, SlaveCommand, WhyNot, explain};
+use reloop_protocol::master::{Delivery, Event, JobCommand, RequestId, SlaveCommand, Waits, WhyNot, explain};
 use reloop_protocol::message::{Flags, Message, Mode, ReasonCode, WaitingFor};
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave::{Effect, Local};
@@ -500,9 +500,13 @@ fn a22_explain_names_a_full_slave_one_that_needs_a_person_and_what_an_accepted_j
     let waits = place(&mut world);
     let explained =
         |world: &World, job| explain(world.master.as_ref().unwrap(), &world.job(job), world.now());
+    let waits_for = |world: &World, job| match explained(world, job).waits {
+        Waits::AtSlave { waiting_for, .. } => waiting_for,
+        other => panic!("{other:?}"),
+    };
     assert_eq!(explained(&world, waits).slaves[0].1, Some(WhyNot::Capacity));
-    assert!(explained(&world, behind).summary.contains("waits for turn"));
-    assert!(explained(&world, timed).summary.contains("waits for time"));
+    assert_eq!(waits_for(&world, behind), Some(WaitingFor::Turn));
+    assert_eq!(waits_for(&world, timed), Some(WaitingFor::Time));
     world.replace_disk(0);
     world.settle();
     assert_eq!(explained(&world, waits).slaves[0].1, Some(WhyNot::Attention));

@@ -1,14 +1,15 @@
 //! The master.
 
-use reloop_protocol::id::{Epoch, JobId, OrderId};
+use reloop_protocol::id::{Epoch, JobId};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
-    self, Answer, Enrollment, IdempotencyKey, JobCommand, Order, RequestId, RetryOn, SlaveCommand,
+    self, Answer, Enrollment, IdempotencyKey, JobCommand, Loaded, Order, RequestId, RetryOn, SlaveCommand,
 };
 use reloop_protocol::message::{CloseCode, Flags, Mode, ReasonCode};
 use reloop_protocol::slave;
 use reloop_protocol::spec::{CancelMode, Gate};
 use reloop_sim::world::{MasterDisk, World};
+use std::collections::BTreeMap;
 
 use crate::stage::*;
 
@@ -508,11 +509,11 @@ fn d6_a_master_that_it_is_not_enrolled_with_gets_nothing_until_a_person_says_so(
     assert!(world.job(job).flags.has(Flags::ADOPTED));
 }
 
-/// A client places an order under its key; `known` is what the master's disk has for the key.
-fn ask(world: &mut World, order: &Order, key: &IdempotencyKey, known: Option<(OrderId, [u8; 32])>) -> Answer {
+/// A client places an order under its key.
+fn ask(world: &mut World, order: &Order, key: &IdempotencyKey) -> Answer {
     let request = RequestId(REQUESTS + world.answers.len() as u64);
     let (order, key) = (Box::new(order.clone()), Some(key.clone()));
-    world.master_event(master::Event::OrderPlaced { request, order, key, known });
+    world.master_event(master::Event::OrderPlaced { request, order, key });
     world.answers[&request].clone()
 }
 
@@ -524,13 +525,12 @@ fn key() -> IdempotencyKey {
 fn d7_an_acknowledged_order_is_there_after_a_crash_and_its_key_finds_it() {
     let mut world = World::new(0);
     let (order, repeat, key) = (world.order("mill"), world.order("mill"), key());
-    let placed = ask(&mut world, &order, &key, None);
+    let placed = ask(&mut world, &order, &key);
     assert_eq!(placed, Answer::Placed { order: order.id, replayed: false });
     world.kill_master();
     world.start_master();
     assert_eq!(world.state(order.jobs[0]), State::Queued, "it is there");
-    let known = Some((order.id, key.fingerprint));
-    assert_eq!(ask(&mut world, &repeat, &key, known), Answer::Placed { order: order.id, replayed: true });
+    assert_eq!(ask(&mut world, &repeat, &key), Answer::Placed { order: order.id, replayed: true });
     world.add_slave("s0");
     world.settle();
     assert_eq!(world.state(order.jobs[0]), State::Running, "and is handed out");
@@ -541,17 +541,13 @@ fn d8_the_same_key_makes_exactly_one_order_whatever_became_of_the_first_answer()
     for reached_the_disk in [false, true] {
         let mut world = World::new(0);
         let (order, repeat, key) = (world.order("mill"), world.order("mill"), key());
-        let mut known = None;
         if reached_the_disk {
-            ask(&mut world, &order, &key, None);
-            known = Some((order.id, key.fingerprint));
+            ask(&mut world, &order, &key);
         }
         // The answer, if there was one, reached nobody.
         world.kill_master();
         world.start_master();
-        let Answer::Placed { replayed, .. } = ask(&mut world, &repeat, &key, known) else {
-            panic!("not placed")
-        };
+        let Answer::Placed { replayed, .. } = ask(&mut world, &repeat, &key) else { panic!("not placed") };
         assert_eq!(replayed, reached_the_disk);
         assert_eq!((world.master_disk.orders.len(), world.master_disk.jobs.len()), (1, 1));
     }
@@ -561,15 +557,14 @@ fn d8_the_same_key_makes_exactly_one_order_whatever_became_of_the_first_answer()
 fn d8_a_key_counts_before_the_disk_shows_it_and_for_one_body_only() {
     let mut world = World::new(0);
     let (order, repeat, key) = (world.order("mill"), world.order("mill"), key());
-    ask(&mut world, &order, &key, None);
-    assert_eq!(
-        ask(&mut world, &repeat, &key, None),
-        Answer::Placed { order: order.id, replayed: true },
-        "two at once"
-    );
+    ask(&mut world, &order, &key);
+    let read_before = Loaded { keys: BTreeMap::from([(key.key.clone(), None)]), ..Loaded::default() };
+    world.master_event(master::Event::Loaded(read_before));
+    let again = ask(&mut world, &repeat, &key);
+    assert_eq!(again, Answer::Placed { order: order.id, replayed: true }, "two at once");
     let changed = IdempotencyKey { fingerprint: [2; 32], ..key };
-    let refused = ask(&mut world, &repeat, &changed, None);
-    assert!(matches!(refused, Answer::Refused(master::Refusal::KeyReused, _)));
+    let refused = ask(&mut world, &repeat, &changed);
+    assert_eq!(refused, Answer::Refused(master::Refusal::KeyReused(order.id)));
     assert_eq!(world.master_disk.orders.len(), 1);
 }
 

@@ -13,22 +13,6 @@ use crate::stage::*;
 
 const ELSEWHERE: SlaveKey = SlaveKey([9; 32]);
 
-const SPEAKERS: [Speaker; 10] = [
-    Speaker::Nobody,
-    Speaker::Replaced,
-    Speaker::Unstarted,
-    Speaker::Begun,
-    Speaker::Vanished,
-    Speaker::Succeeded,
-    Speaker::Canceled,
-    Speaker::CalledOff,
-    Speaker::Ended,
-    Speaker::Closed,
-];
-
-const OTHERS: [Other; 6] =
-    [Other::Waiting, Other::Working, Other::Doubtful, Other::Done, Other::Over, Other::Unbegun];
-
 /// A slave's report of an attempt of this class.
 fn said(report: &Report, attempt: Attempt, other: Other) -> Report {
     let (state, has_begun) = match other {
@@ -84,8 +68,10 @@ fn speaking(job: Job, key: SlaveKey, speaker: Speaker, standing: Standing) -> Op
 #[test]
 fn every_line_is_applied_to_a_slaves_report_of_another_attempt() {
     let mut reached = BTreeSet::new();
-    for standing in [Standing::Earlier, Standing::Forgotten, Standing::Contested] {
-        for (speaker, other) in SPEAKERS.iter().flat_map(|one| OTHERS.iter().map(|other| (*one, *other))) {
+    for standing in Standing::ALL {
+        for (speaker, other) in
+            Speaker::ALL.iter().flat_map(|one| Other::ALL.iter().map(|other| (*one, *other)))
+        {
             let (mut seat, report) = runs();
             let (newest, told_of) = match standing {
                 Standing::Earlier => (Attempt(2), Attempt(1)),

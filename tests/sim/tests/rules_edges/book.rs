@@ -74,7 +74,7 @@ fn only_the_newest_idempotency_keys_are_in_memory() {
             (Box::new(order), Some(key(number)), RequestId(1_000_000 + number as u64));
         let state = world.master.take().unwrap();
         let now = world.now();
-        let step = master::step(state, now, master::Event::OrderPlaced { request, order, key, known: None });
+        let step = master::step(state, now, master::Event::OrderPlaced { request, order, key });
         world.master = Some(step.state);
         let placed = step.effects.iter().find_map(|effect| match effect {
             master::Effect::Answer { answer: Answer::Placed { order, .. }, .. } => Some(*order),
@@ -329,7 +329,7 @@ fn a_job_that_has_not_started_is_explained_in_words() {
     let now = world.now();
     let job = world.job(job);
     let queued = master::Job { state: State::Queued, holder: None, report: None, ..job.clone() };
-    let says = |state: &master::Master, job: &master::Job| master::explain(state, job, now).summary;
+    let says = |state: &master::Master, job: &master::Job| master::explain(state, job, now).text();
     let with = |change: &dyn Fn(&mut master::Job)| {
         let mut job = queued.clone();
         change(&mut job);

@@ -95,7 +95,7 @@ fn a_second_attempt_shows_nothing_of_the_first() {
     // By then other facts are known than when it ended.
     let mut ended = Job { heard_at: Some(seat.now), ..ended };
     ended.recalled = None;
-    seat.step(master::Event::JobsLoaded(vec![ended]));
+    seat.load(vec![ended]);
     drop(seat.commands(said.job, JobCommand::Retry));
     is_about_the_second_alone(seat.job(said.job), "a person's retry");
     // The order's retry begins it.

@@ -17,7 +17,7 @@ use reloop_protocol::time::Time;
 use reloop_protocol::wire::Frame;
 use reloop_sim::world::World;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::stage::*;
 
@@ -187,7 +187,7 @@ fn offers_that_do_not_fit_into_one_message_come_when_the_link_is_live() {
         let id = JobId([100 + number as u8; 16]);
         let mut copy = master::Job { id, ..job };
         copy.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(32_000))]);
-        seat.step(master::Event::JobsLoaded(vec![copy]));
+        seat.load(vec![copy]);
     }
     let first = seat.hello();
     let effects = seat.say_hello(OLDER, first);
@@ -212,7 +212,8 @@ fn the_end_of_a_link_answers_only_the_questions_on_that_link() {
     let link = link_of(&world, 0);
     let last_heard = world.now();
     world.master_event(master::Event::LinkClosed { link, last_heard });
-    assert!(matches!(world.answers.get(&asked[0]), Some(Answer::Refused(master::Refusal::SlaveOffline, _))));
+    let lost = Answer::Refused(master::Refusal::SlaveOffline(master::Offline::Lost));
+    assert_eq!(world.answers.get(&asked[0]), Some(&lost));
     assert_eq!(world.answers.get(&asked[1]), None);
     assert_eq!(world.master.as_ref().unwrap().asked.len(), 1, "the other slave may still answer");
 }
@@ -253,8 +254,9 @@ fn the_orders_of_records_are_loaded_before_the_records_are_judged() {
     let record = Record { spec, start: StartRule::default(), report };
     let settled = Settled { records: vec![record.clone(), record], ..settled(Session(1)) };
     let event = received(OLDER, Message::Settled(settled));
-    assert_eq!(master::unknown_orders(&event), [id]);
-    assert_eq!(master::unknown_orders(&master::Event::TimePassed), []);
+    let state = world.master.as_ref().unwrap();
+    assert_eq!(master::unknown(state, &event).orders, BTreeSet::from([id]));
+    assert!(master::unknown(state, &master::Event::TimePassed).is_empty());
 }
 
 #[test]

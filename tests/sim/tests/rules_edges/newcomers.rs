@@ -88,10 +88,10 @@ impl Calls {
     fn note(&mut self, effects: &[master::Effect]) {
         for effect in effects {
             match effect {
-                master::Effect::Close { link, code, text } => {
-                    assert!(!text.is_empty());
+                master::Effect::Close { link, why } => {
+                    assert!(!why.text().is_empty());
                     self.unanswered.remove(link);
-                    self.closed.push((*link, *code));
+                    self.closed.push((*link, why.code()));
                 }
                 master::Effect::Probe { link } => self.asked.push(*link),
                 _ => {}

@@ -1,13 +1,16 @@
 //! A restored master: what it has forgotten, and people's commands after a restore.
 
-use reloop_protocol::id::{Attempt, Epoch, Generation, JobId};
-use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Enrolled, Job, JobCommand, RequestId};
+use reloop_protocol::id::{Attempt, Epoch, Generation, JobId, SlaveKey};
+use reloop_protocol::job::{End, State};
+use reloop_protocol::master::{
+    self, Answer, Basis, Earlier, Enrolled, Job, JobCommand, JobReason, Offline, Refusal, RequestId,
+};
 use reloop_protocol::message::{CloseCode, Declined, Flags, Hello, Message, Reason, ReasonCode, Report};
 use reloop_protocol::slave::LinkId;
 use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Late};
 use reloop_protocol::time::Millis;
 use reloop_sim::world::World;
+use std::collections::BTreeSet;
 
 use crate::stage::*;
 
@@ -309,7 +312,7 @@ fn nothing_is_assigned_over_a_link_that_a_restore_closes() {
     let mut seat = Seat::of(&mut world);
     seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced: true });
     let order = Box::new(order);
-    let event = master::Event::OrderPlaced { request: RequestId(2), order, key: None, known: None };
+    let event = master::Event::OrderPlaced { request: RequestId(2), order, key: None };
     let step = master::step(seat.state.clone(), seat.now, event);
     assert_eq!(step.state.book.jobs.get(&job).unwrap().state, State::Queued);
     assert!(!step.effects.iter().any(|effect| matches!(effect, master::Effect::Send { .. })));
@@ -415,16 +418,16 @@ fn jobs_of_a_slave_that_waits_behind_an_older_link_are_loaded_when_that_link_end
     let now = seat.now;
     let closed = |link| master::Event::LinkClosed { link, last_heard: now };
     let probed = |link| master::Event::LinkProbed { link, alive: false };
-    let spoken_of = vec![JobId([7; 16]), JobId([8; 16])];
+    let spoken_of = BTreeSet::from([JobId([7; 16]), JobId([8; 16])]);
     for event in [closed(OLDER), probed(OLDER)] {
-        assert_eq!(master::unknown_jobs(&seat.state, &event), spoken_of, "{event:?}");
+        assert_eq!(master::unknown(&seat.state, &event).jobs, spoken_of, "{event:?}");
     }
     let other = LinkId(9);
     for event in [closed(other), probed(other)] {
-        assert_eq!(master::unknown_jobs(&seat.state, &event), vec![], "{event:?}");
+        assert!(master::unknown(&seat.state, &event).is_empty(), "{event:?}");
     }
     seat.step(closed(NEWER));
-    assert_eq!(master::unknown_jobs(&seat.state, &closed(OLDER)), vec![], "nobody waits");
+    assert!(master::unknown(&seat.state, &closed(OLDER)).is_empty(), "nobody waits");
 }
 
 #[test]
@@ -447,7 +450,28 @@ fn an_attempt_that_goes_on_although_the_job_has_ended_is_shown() {
         let [job] = step.archived.as_slice() else { panic!("{said:?} {:?}", step.archived) };
         assert_eq!((job.state, job.earlier.len()), (ended, 1), "{said:?}");
         assert_eq!(job.flags.has(Flags::DUPLICATE), shown, "{ended:?} {said:?}");
-        let text = job.reason.as_ref().map_or("", |reason| reason.text.as_str());
-        assert_eq!(text.contains("reloop-slave stop"), shown, "{text}");
+        let why = Reason::from(JobReason::OtherGoesOn(job.earlier[0].attempt));
+        assert_eq!(job.reason == Some(why), shown, "{:?}", job.reason);
     }
+}
+
+#[test]
+fn of_two_attempts_whose_slaves_ask_how_they_ended_the_one_that_can_be_told_is_told() {
+    let (mut seat, report) = runs_live();
+    let (key, away) = (seat.key, SlaveKey([0xbb; 32]));
+    let asks = |attempt, holder| {
+        let (state, report) =
+            (State::Uncertain, Report { attempt, state: State::Uncertain, ..report.clone() });
+        Earlier { attempt, holder, state, report: Some(report), basis: Basis::Assigned }
+    };
+    let job = seat.job_mut(report.job);
+    (job.attempt, job.last_attempt, job.holder) = (Attempt(3), Attempt(3), Some(SlaveKey([0xaa; 32])));
+    job.earlier = vec![asks(Attempt(1), away), asks(Attempt(2), key)];
+    let step = seat.commands(report.job, JobCommand::Resolve(End::Succeeded));
+    let [told] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
+    assert_eq!((told.attempt, told.desired), (Attempt(2), Desired::Resolve(End::Succeeded)));
+    let step = seat.commands(report.job, JobCommand::Resolve(End::Succeeded));
+    let offline = Answer::Refused(Refusal::SlaveOffline(Offline::Holder(Attempt(1))));
+    let is_refused = |effect: &master::Effect| matches!(effect, master::Effect::Answer { answer, .. } if *answer == offline);
+    assert!(step.effects.iter().any(is_refused), "{:?}", step.effects);
 }

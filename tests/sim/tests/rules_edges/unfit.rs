@@ -89,7 +89,7 @@ fn a_machine_that_cannot_begin_ends_no_job_and_starts_nothing_until_a_person_has
         assert!(needs.contains(why) && needs.contains("`clear`"), "{needs}");
 
         let master = world.master.as_ref().unwrap();
-        let explained = master::explain(master, &world.job(job), world.now()).summary;
+        let explained = master::explain(master, &world.job(job), world.now()).text();
         assert!(explained.contains("s0") && explained.contains(&needs), "{explained}");
 
         // The repair alone changes nothing: a person has to `clear`. Neither the agent nor the box forgets.

@@ -6,7 +6,7 @@ use reloop_protocol::id::{
     Attempt, BootId, Commit, Epoch, Generation, JobId, ReportSeq, Session, SlaveKey, StoreId,
 };
 use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Job, JobCommand, Order, RequestId};
+use reloop_protocol::master::{self, Job, JobCommand, Loaded, Order, RequestId};
 use reloop_protocol::message::{
     Activity, CloseCode, Hello, MachineReport, MasterBinding, Message, Mode, OperatingMode, PROTOCOL, Record,
     Report, Row, Settled, Welcome,
@@ -78,6 +78,11 @@ impl Seat {
         step.effects
     }
 
+    /// These jobs were read from disk for the next event.
+    pub(crate) fn load(&mut self, jobs: Vec<Job>) {
+        self.step(master::Event::Loaded(Loaded { jobs, ..Loaded::default() }));
+    }
+
     /// The same with the whole step.
     pub(crate) fn full_step(&mut self, event: master::Event) -> master::Step {
         let step = master::step(self.state.clone(), self.now, event);
@@ -146,7 +151,7 @@ impl Seat {
 
 pub(crate) fn closed(effects: &[master::Effect], link: LinkId) -> Option<CloseCode> {
     effects.iter().find_map(|effect| match effect {
-        master::Effect::Close { link: closed, code, .. } if *closed == link => Some(*code),
+        master::Effect::Close { link: closed, why } if *closed == link => Some(why.code()),
         _ => None,
     })
 }
@@ -190,17 +195,17 @@ pub(crate) fn shakes(
     (reports, records): (Vec<Report>, Vec<Record>),
 ) -> master::Step {
     let first = Hello { rows, ..seat.hello() };
-    seat.step(master::Event::JobsLoaded(past.0.clone()));
+    seat.load(past.0.clone());
     seat.say_hello(OLDER, first.clone());
-    seat.step(master::Event::JobsLoaded(past.0));
-    seat.step(master::Event::OrdersLoaded(past.1));
+    let (jobs, orders) = past;
+    seat.step(master::Event::Loaded(Loaded { jobs, orders, ..Loaded::default() }));
     let settled = Settled { reports, records, machine: first.machine, ..settled(first.session) };
     seat.full_step(received(OLDER, Message::Settled(settled)))
 }
 
 /// Sends a report on the live link, about a job that may be only on the master's disk.
 pub(crate) fn reports(seat: &mut Seat, past: Option<&master::Job>, report: Report) -> master::Step {
-    seat.step(master::Event::JobsLoaded(past.into_iter().cloned().collect()));
+    seat.load(past.into_iter().cloned().collect());
     seat.full_step(received(OLDER, Message::Report(report)))
 }
 

@@ -78,7 +78,7 @@ pub(super) fn waiting(orders: usize) -> Master {
     let mut state = empty_master();
     for number in 0..orders {
         let order = Box::new(order(number, WAITING));
-        let placed = master::Event::OrderPlaced { request: RequestId(0), order, key: None, known: None };
+        let placed = master::Event::OrderPlaced { request: RequestId(0), order, key: None };
         state = master::step(state, Time(1_800_000_000_000), placed).state;
     }
     state
@@ -152,7 +152,7 @@ impl Pair {
     fn place(&mut self, program: &str) {
         let (request, order) = (RequestId(self.orders as u64), Box::new(order(self.orders, program)));
         self.orders += 1;
-        self.carry(Way::Up(master::Event::OrderPlaced { request, order, key: None, known: None }));
+        self.carry(Way::Up(master::Event::OrderPlaced { request, order, key: None }));
     }
 
     /// Steps the event, and every message and machine fact that follows from it.

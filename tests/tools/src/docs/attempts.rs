@@ -15,15 +15,21 @@ pub(super) fn attempts_table(page: &mut Page) {
          compared.\n\n\
          **speaks** — the attempt that speaks:",
     );
-    page.table(&["word", "meaning"], SPEAKER.map(|one| vec![words(&one), speaker_means(one).to_owned()]));
+    page.table(
+        &["word", "meaning"],
+        Speaker::ALL.map(|one| vec![words(&one), speaker_means(one).to_owned()]),
+    );
     page.text("**other** — the other attempt:");
-    page.table(&["word", "meaning"], OTHER.map(|one| vec![words(&one), other_means(one).to_owned()]));
+    page.table(&["word", "meaning"], Other::ALL.map(|one| vec![words(&one), other_means(one).to_owned()]));
     page.text("**standing** — the relation of the other attempt to the one that speaks:");
-    page.table(&["word", "meaning"], STANDING.map(|one| vec![words(&one), standing_means(one).to_owned()]));
+    page.table(
+        &["word", "meaning"],
+        Standing::ALL.map(|one| vec![words(&one), standing_means(one).to_owned()]),
+    );
     page.text("**outcome** — what follows:");
     page.table(
         &["word", "meaning"],
-        OUTCOME.map(|one| vec![format!("`{}`", one.name()), outcome_means(one).to_owned()]),
+        Outcome::ALL.map(|one| vec![format!("`{}`", one.name()), outcome_means(one).to_owned()]),
     );
     page.text("A line holds where all three columns match.");
     page.table(
@@ -32,32 +38,14 @@ pub(super) fn attempts_table(page: &mut Page) {
             vec![
                 format!("`{}`", line.name),
                 line.cases.join(" "),
-                either(line.speaker, &SPEAKER),
-                either(line.other, &OTHER),
-                either(line.standing, &STANDING),
+                either(line.speaker, &Speaker::ALL),
+                either(line.other, &Other::ALL),
+                either(line.standing, &Standing::ALL),
                 format!("**{}**", line.outcome.name()),
             ]
         }),
     );
 }
-
-const SPEAKER: [Speaker; 10] = [
-    Speaker::Nobody,
-    Speaker::Replaced,
-    Speaker::Unstarted,
-    Speaker::Begun,
-    Speaker::Vanished,
-    Speaker::Succeeded,
-    Speaker::Canceled,
-    Speaker::CalledOff,
-    Speaker::Ended,
-    Speaker::Closed,
-];
-const OTHER: [Other; 6] =
-    [Other::Waiting, Other::Working, Other::Doubtful, Other::Done, Other::Over, Other::Unbegun];
-const STANDING: [Standing; 3] = [Standing::Earlier, Standing::Forgotten, Standing::Contested];
-const OUTCOME: [Outcome; 6] =
-    [Outcome::Keep, Outcome::Take, Outcome::Withdraw, Outcome::Recall, Outcome::Duplicate, Outcome::GoesOn];
 
 fn speaker_means(speaker: Speaker) -> &'static str {
     match speaker {

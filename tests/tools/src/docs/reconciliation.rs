@@ -8,27 +8,6 @@ use super::attempts::attempts_table;
 use super::meanings::job;
 use crate::rows;
 
-const MINE: [Mine; 8] = [
-    Mine::Unknown,
-    Mine::Assigned,
-    Mine::Unstarted,
-    Mine::Started,
-    Mine::Uncertain,
-    Mine::Ended,
-    Mine::GivenUp,
-    Mine::Older,
-];
-const THEIRS: [Theirs; 6] =
-    [Theirs::Absent, Theirs::Waiting, Theirs::Working, Theirs::Doubtful, Theirs::Done, Theirs::Remembered];
-const STORE: [Store; 5] = [Store::Trusted, Store::Replaced, Store::RolledBack, Store::Ahead, Store::Doubting];
-const DESIRED: [DesiredKind; 6] = [
-    DesiredKind::Go,
-    DesiredKind::Released,
-    DesiredKind::TooLate,
-    DesiredKind::End,
-    DesiredKind::HandBack,
-    DesiredKind::Resolve,
-];
 const ENDS: [End; 3] = [End::Succeeded, End::Failed, End::Stopped];
 
 pub fn reconciliation() -> String {
@@ -48,18 +27,21 @@ pub fn reconciliation() -> String {
          `GET /v1/slaves/{name}/receipts`.",
     );
     page.text("## The words\n\n**master** — the master's record of the job at this slave:");
-    page.table(&["word", "meaning"], MINE.map(|mine| vec![words(&mine), mine_means(mine).to_owned()]));
+    page.table(&["word", "meaning"], Mine::ALL.map(|mine| vec![words(&mine), mine_means(mine).to_owned()]));
     page.text("**slave** — what the slave has of the job:");
     page.table(
         &["word", "meaning"],
-        THEIRS.map(|theirs| vec![words(&theirs), theirs_means(theirs).to_owned()]),
+        Theirs::ALL.map(|theirs| vec![words(&theirs), theirs_means(theirs).to_owned()]),
     );
     page.text("**store** — what is known of the slave's store:");
-    page.table(&["word", "meaning"], STORE.map(|store| vec![words(&store), store_means(store).to_owned()]));
+    page.table(
+        &["word", "meaning"],
+        Store::ALL.map(|store| vec![words(&store), store_means(store).to_owned()]),
+    );
     page.text("**desired** — the master's desired state, as far as a verdict depends on it:");
     page.table(
         &["word", "meaning"],
-        DESIRED.map(|desired| vec![words(&desired), desired_state_means(desired).to_owned()]),
+        DesiredKind::ALL.map(|desired| vec![words(&desired), desired_state_means(desired).to_owned()]),
     );
     page.text("**verdict** — what follows:");
     page.table(
@@ -73,10 +55,10 @@ pub fn reconciliation() -> String {
             vec![
                 format!("`{}`", line.name),
                 line.cases.join(" "),
-                either(line.mine, &MINE),
-                either(line.theirs, &THEIRS),
-                either(line.store, &STORE),
-                either(line.desired, &DESIRED),
+                either(line.mine, &Mine::ALL),
+                either(line.theirs, &Theirs::ALL),
+                either(line.store, &Store::ALL),
+                either(line.desired, &DesiredKind::ALL),
                 format!("**{}**", line.verdict.name()),
             ]
         }),
@@ -202,9 +184,9 @@ fn events() -> Vec<Event> {
         Event::Vanished,
     ];
     events.extend(State::ALL.map(Event::Reported));
+    events.extend(State::ALL.into_iter().filter(|state| state.is_started()).map(Event::Reappeared));
     events.extend(ENDS.map(Event::Resolved));
     events.extend([
-        Event::Taken,
         Event::Dropped,
         Event::Lapsed,
         Event::StartIntended,
@@ -238,8 +220,10 @@ fn event_means(event: Event) -> String {
         Event::Retried => "a person or the order's policy retries it",
         Event::Vanished => "the slave had accepted it, and has neither job nor outcome",
         Event::Reported(state) => return format!("the slave reports `{}`", state.name()),
+        Event::Reappeared(state) => {
+            return format!("after an end, the slave reports `{}` again", state.name());
+        }
         Event::Resolved(end) => return format!("a person resolves it: it {}", ended(end)),
-        Event::Taken => "the slave accepts it: it is on the slave's disk",
         Event::Dropped => "it is canceled or recalled before it started",
         Event::Lapsed => "its window closes at the slave before it started",
         Event::StartIntended => "the intent to start is on the slave's disk",
@@ -320,4 +304,24 @@ pub(super) fn words<T: std::fmt::Debug>(value: &T) -> String {
         text.extend(letter.to_lowercase());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_event_of_the_job_table_is_raised_by_a_rule() {
+        let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../protocol/src");
+        let files = ["master", "slave"].map(|node| std::fs::read_dir(rules.join(node)).unwrap());
+        let files = files.into_iter().flatten().map(|file| file.unwrap().path());
+        let rules: String = files.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+        for event in events() {
+            let name = format!("{event:?}");
+            let name = name.split(|letter: char| !letter.is_alphanumeric()).next().unwrap();
+            assert!(rules.contains(&format!("job::Event::{name}")), "nothing raises {name}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! `docs/states.md`: every word that is shown for a job or a slave.
 
 use reloop_protocol::job::State;
-use reloop_protocol::master::{Need, WhyNot};
+use reloop_protocol::master::{Delivery, Need, WhyNot};
 use reloop_protocol::message::{Activity, Attention, CloseCode, Mode, ReasonCode, Source, WaitingFor};
 use reloop_protocol::slave::redial::{self, Redial};
 use reloop_protocol::wire;
@@ -10,7 +10,7 @@ use super::meanings::{
     JOB_STANDARDS, activity, attention, close, delivery_means, flag, job, mode, need, reason, source,
     waiting_for, why_not,
 };
-use super::{DELIVERIES, LINKS, Page, SHOWN_FLAGS, all, flags};
+use super::{LINKS, Page, SHOWN_FLAGS, all, flags};
 
 pub fn states() -> String {
     let mut page = Page::new("States and words", "`protocol/src/` and `tests/tools/src/docs.rs`");
@@ -56,7 +56,7 @@ pub fn states() -> String {
     page.text("### The delivery of a command");
     page.table(
         &["delivery", "meaning"],
-        DELIVERIES.map(|delivery| row(code(delivery.name()), delivery_means(delivery), &[])),
+        Delivery::ALL.map(|delivery| row(code(delivery.name()), delivery_means(delivery), &[])),
     );
     page.text("### Why a slave does not take a job\n\n`explain` tells this for every slave.");
     page.table(

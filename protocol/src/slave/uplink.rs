@@ -101,7 +101,7 @@ impl<'a> Uplink<'a> {
         }
     }
 
-    /// Raises the session for a master that was not seen on this link before. `None`: it speaks none of the slave's versions.
+    /// Begins a session. The Hello follows when the machine has answered. `None`: the master speaks none of the slave's versions.
     pub(super) fn challenged(&mut self, link: LinkId, challenge: &Challenge) -> Option<Standing> {
         if PROTOCOL.common(challenge.protocol).is_none() {
             self.out.close(link, Closing::Version(challenge.protocol));

@@ -822,7 +822,9 @@ fn what_somebody_wanted_to_end_is_not_begun_again() {
     let desired_states: [fn(&mut World, JobId); 3] = [
         |world, job| drop(world.command(job, JobCommand::Cancel(CancelMode::Now))),
         |world, job| drop(world.command(job, JobCommand::Cancel(CancelMode::IfNotStarted))),
-        |world, _| drop(world.local(0, Local::Stop { now: false })),
+        |world, _| {
+            world.local(0, Local::Stop { now: false });
+        },
     ];
     for desired in desired_states {
         let (mut world, job) = begun_unheard();

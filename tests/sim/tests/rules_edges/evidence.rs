@@ -3,7 +3,7 @@
 use reloop_protocol::id::{Attempt, Epoch, Generation, JobId, ReportSeq, SlaveKey};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::ROWS;
-use reloop_protocol::master::{self, Answer, Basis, JobCommand, JobReason, Order, RequestId};
+use reloop_protocol::master::{self, Answer, Basis, JobCommand, JobReason, Order};
 use reloop_protocol::message::{Flags, Hello, Message, ReasonCode, Report, Row, Settled, Tell, WaitingFor};
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::spec::{CancelMode, Desired};

@@ -139,18 +139,18 @@ mod tests {
 
     const NOW: Time = Time(1_700_000_000_000);
 
-    fn parse(body: Option<Value>, now: Time) -> Result<Order, Problem> {
+    fn read(body: Option<Value>, now: Time) -> Result<Order, Problem> {
         super::parse(body, now, |jobs| new_ids(&mut NewestId::default(), now, jobs))
     }
 
     fn errors(body: Value) -> Vec<String> {
-        let problem = parse(Some(body), NOW).unwrap_err();
+        let problem = read(Some(body), NOW).unwrap_err();
         problem.errors.into_iter().map(|error| format!("{}: {}", error.field, error.detail)).collect()
     }
 
     #[test]
     fn an_order_needs_a_program_and_nothing_else() {
-        let order = parse(Some(json!({"program": "mill"})), NOW).unwrap();
+        let order = read(Some(json!({"program": "mill"})), NOW).unwrap();
         assert_eq!(order.jobs.len(), 1);
         assert_eq!(order.start, StartRule::default());
         assert_eq!(order.retry, Retry { max_attempts: 1, on: [].into() });
@@ -169,7 +169,7 @@ mod tests {
             "retry": {"max_attempts": 3, "on": ["failed", "rejected"]}, "on_interrupt": "restart",
             "external_id": "ERP-1", "labels": {"line": "2"},
         });
-        let order = parse(Some(body), NOW).unwrap();
+        let order = read(Some(body), NOW).unwrap();
         assert_eq!(order.jobs.len(), 3);
         assert!(order.jobs.is_sorted(), "jobs are in the order's order");
         assert_eq!(order.start.gate, Gate::Held);

@@ -17,9 +17,9 @@ const PINNED: [(&str, usize); 12] = [
     ("two-jobs", 16_210),
     ("two-slaves", 105_921),
     ("late-frames", 24_785),
-    ("deferred", 117_313),
+    ("deferred", 126_509),
     ("restored", 139_024),
-    ("limited", 69_363),
+    ("limited", 56_202),
     ("revoked", 151_253),
     ("progress", 21_323),
 ];

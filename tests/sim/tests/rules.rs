@@ -14,7 +14,7 @@ use reloop_protocol::message::{
     WaitingFor, Welcome,
 };
 use reloop_protocol::slave::redial::{self, Pauses, RETRY_AFTER_LIMIT, Redial, Tried};
-use reloop_protocol::slave::{self, Damage, Fact, LinkId, Local, Release, RunState};
+use reloop_protocol::slave::{self, Damage, Fact, LinkId, Local, Release, RunState, TrustClock};
 use reloop_protocol::spec::{CancelMode, Late, OnOverdue};
 use reloop_protocol::time::{CLOCK_STEP, Millis, clock_step};
 use reloop_protocol::wire::Frame;
@@ -205,16 +205,16 @@ fn what_was_wanted_while_nobody_could_say_is_done_once_the_machine_is_found_work
 #[test]
 fn a_start_that_came_while_the_machine_was_busy_is_not_missed_when_the_agent_starts_again() {
     let mut world = World::new(1);
-    world.boxes[0].machine.length_ms = 30_000;
+    world.boxes[0].machine.length_ms = 120_000;
     let busy = place(&mut world);
     let job = deferred(&mut world, 5_000, |_| {});
-    world.pass(10_000);
+    world.pass(90_000);
     assert_eq!((world.state(busy), world.state(job)), (State::Running, State::Accepted));
     restart_agent(&mut world);
     reconnect(&mut world, 0);
     let told = world.job(job);
     assert!(!told.all_flags().has(Flags::MISSED_START), "it was there when the time came");
-    world.pass(25_000);
+    world.pass(35_000);
     assert_eq!((world.state(busy), world.state(job)), (State::Succeeded, State::Running));
 }
 
@@ -760,6 +760,8 @@ fn a_person_is_asked_about_what_was_longer_off_than_it_may_run() {
         order.spec.max_runtime = Some(Millis(3_000));
         order.spec.on_overdue = OnOverdue::Stop;
     });
+    // By its own clock the box knows at once how long it was off.
+    world.boxes[0].settings.trust_clock = TrustClock::Always;
     world.kill_agent(0);
     world.ms += 3_600_000;
     reboot(&mut world);

@@ -113,7 +113,7 @@ async fn a_master_whose_disk_is_full_takes_no_orders_and_goes_on_answering() {
 }
 
 #[tokio::test]
-async fn r16_a_new_order_is_the_newest_also_if_others_were_placed_by_a_clock_that_was_ahead() {
+async fn a_new_order_is_the_newest_also_if_others_were_placed_by_a_clock_that_was_ahead() {
     // The clock was an hour ahead, was corrected, and the master was started again.
     let ahead = Time(wall_ms() + 3_600_000);
     let mut newest = NewestId::default();

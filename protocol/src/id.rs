@@ -72,11 +72,11 @@ text_id! {
     JobId, "job", "a job"
 }
 text_id! {
-    /// A master's database: drawn when the database is made, and kept by its backups.
+    /// A master's store: drawn when the store is made, and kept by its backups.
     MasterId, "mst", "a master"
 }
 text_id! {
-    /// A slave's database: drawn when the database is made. Another value means that the slave has forgotten what was before.
+    /// A slave's store: drawn when the store is made. Another value means that the slave has forgotten what was before.
     StoreId, "sto", "a store"
 }
 
@@ -182,7 +182,7 @@ impl Generation {
 }
 
 number! {
-    /// Begins at 1, and is raised each time a person confirms that a master's database was put back to an earlier state.
+    /// Begins at 1, and is raised each time a person confirms that a master's store was put back to an earlier state.
     Epoch(u32) up to limits::COUNT
 }
 number! {
@@ -190,7 +190,7 @@ number! {
     Commit(u64) up to limits::COMMITS
 }
 number! {
-    /// A slave's count of connections, kept in its database. One that is not higher than the last means that the database was put
+    /// A slave's count of connections, kept in its store. One that is not higher than the last means that the store was put
     /// back to an earlier state.
     Session(u64)
 }
@@ -225,10 +225,10 @@ impl fmt::Debug for SlaveKey {
     }
 }
 
-/// Orders the reports of one slave about one attempt: by the agent's starts on this database, then by the reports since.
+/// Orders the reports of one slave about one attempt: by the agent's starts on this store, then by the reports since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct ReportSeq {
-    /// The agent's starts on this database.
+    /// The agent's starts on this store.
     pub start: u32,
     /// Reports about the job since that start, from 1 on. On disk 0: it is not kept there.
     pub count: u32,

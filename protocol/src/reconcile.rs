@@ -1,7 +1,7 @@
 //! Reconciliation: compares what the master holds of a job with what the slave holds, and gives one verdict.
 //!
 //! [`judge`] finds the line of [`TABLE`] for four things: [`Mine`] (what the master holds), [`Theirs`] (what the slave holds), [`Store`]
-//! (what is known of the slave's memory) and [`DesiredKind`] (what the master wants). The verdict says which event of the
+//! (what is known of the slave's store) and [`DesiredKind`] (what the master wants). The verdict says which event of the
 //! job table happened and what the slave is told. It is computed when the Welcome is made and applied when the slave has
 //! settled (`master/hello.rs`, `master/settle.rs`).
 //!
@@ -58,17 +58,17 @@ pub enum Theirs {
     Remembered,
 }
 
-/// How far the slave's database can be believed, judged once per handshake from the Hello.
+/// How far the slave's store can be believed, judged once per handshake from the Hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Store {
-    /// The database that last settled, and it went forward since.
+    /// The store that last settled, and it went forward since.
     Trusted,
-    /// Another database than the one that last settled: the slave was wiped or replaced.
+    /// Another store than the one that last settled: the slave was wiped or replaced.
     Replaced,
-    /// The database that last settled, put back to an earlier state: its session is not higher than the last one, or one of its
+    /// The store that last settled, put back to an earlier state: its session is not higher than the last one, or one of its
     /// rows has a lower `seq` than a report that the master has.
     RolledBack,
-    /// The database that last settled, and the master was restored from a backup since: the slave may have seen more than the
+    /// The store that last settled, and the master was restored from a backup since: the slave may have seen more than the
     /// master remembers.
     Ahead,
     /// The slave has seen a later state of this master, and no person has confirmed that the master was restored: the slave obeys
@@ -183,7 +183,7 @@ pub enum Verdict {
     Forget,
     /// The slave does not hold the job and need not: the job goes back to the queue, or ends as the master wanted.
     Release,
-    /// The slave's memory is not believed: the job becomes uncertain there, and nothing starts until a person has looked.
+    /// The slave's store is not believed: the job becomes uncertain there, and nothing starts until a person has looked.
     Quarantine,
     /// No node can find out: a person is asked how it ended.
     AskPerson,
@@ -270,7 +270,7 @@ pub const TABLE: &[Line] = &[
         Verdict::Release,
     ),
     line(
-        "a_promise_was_broken",
+        "a_job_that_it_accepted_is_missing",
         &["A5"],
         BEGUN_OR_WAITING,
         &[Absent],
@@ -298,7 +298,7 @@ pub const TABLE: &[Line] = &[
     ),
     line("a_person_was_asked", &["A5", "C1"], &[Uncertain], &[Absent], ANY_STORE, ANY_DESIRED, Verdict::Keep),
     line(
-        "the_memory_is_gone",
+        "the_store_is_new",
         &["C1", "C2", "C3"],
         UNANSWERED,
         &[Absent],
@@ -306,8 +306,8 @@ pub const TABLE: &[Line] = &[
         ANY_DESIRED,
         Verdict::AskPerson,
     ),
-    // The slave's memory went back in time.
-    line("the_memory_is_old", &["C3"], ANY_MINE, PRESENT, &[RolledBack], ANY_DESIRED, Verdict::Quarantine),
+    // The slave's store went back in time.
+    line("the_store_went_back", &["C3"], ANY_MINE, PRESENT, &[RolledBack], ANY_DESIRED, Verdict::Quarantine),
     // Both hold it.
     line(
         "it_waits_at_the_slave",
@@ -320,7 +320,7 @@ pub const TABLE: &[Line] = &[
     ),
     line("its_start_was_released", &["A3", "B5"], LIVE, &[Waiting], BELIEVED, &[Released], Verdict::Start),
     line("it_was_canceled_unstarted", &["A12"], LIVE, &[Waiting], BELIEVED, &[End], Verdict::Cancel),
-    line("it_is_asked_back", &["A15"], LIVE, &[Waiting], BELIEVED, &[HandBack], Verdict::Recall),
+    line("it_is_recalled", &["A15"], LIVE, &[Waiting], BELIEVED, &[HandBack], Verdict::Recall),
     line(
         "it_runs",
         &["A4", "A6", "B3", "B4", "E7", "E10"],

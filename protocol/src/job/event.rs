@@ -54,11 +54,11 @@ pub enum Event {
     /// A person, or the order's own retry rule, wants another attempt.
     Retried,
     /// At the master: the slave held the job, and now has neither it nor its outcome. At the slave: the master says that this
-    /// slave's database went back in time, so the job in it is not to be trusted.
+    /// slave's store went back in time, so the job in it is not to be trusted.
     Vanished,
     /// The slave reported this state.
     Reported(State),
-    /// The slave reported that it has this attempt in this state, after it had reported an end: another memory of the slave holds
+    /// The slave reported that it has this attempt in this state, after it had reported an end: another store of the slave holds
     /// it, and the machine is barred until that is settled. The master raises it only for an attempt that does not speak for its
     /// job.
     Reappeared(State),

@@ -85,7 +85,7 @@ fn look_up(state: State, event: Event) -> Transition {
             Withdrawn => To(Canceled),
             WindowClosed => To(Expired),
             Abandoned => To(Lost),
-            // The slave has another database: what it did with the offer before is unknown.
+            // The slave has another store: what it did with the offer before is unknown.
             Vanished => To(Uncertain),
             StartRefused => To(Rejected),
             Reported(said) => reported(said),

@@ -239,7 +239,7 @@ impl Visit<'_> {
             });
         }
         if store == Store::RolledBack && rulings.iter().all(|ruling| ruling.verdict != Verdict::Quarantine) {
-            // None of its jobs tells the slave that its memory went back in time: a ruling that names no job does.
+            // None of its jobs tells the slave that its store went back in time: a ruling that names no job does.
             rulings.push(Ruling {
                 job: JobId([0; 16]),
                 attempt: Attempt(0),
@@ -254,11 +254,11 @@ impl Visit<'_> {
         self.out.send(link, Message::Welcome(welcome));
     }
 
-    /// What is known of the memory that the slave speaks from.
+    /// What is known of the store that the slave speaks from.
     fn store_of(&self, hello: &Hello) -> Store {
         let slave = self.record();
         let Some(known) = slave.store else { return self.store_since_restore() };
-        // A memory that went forward does not say less than it has said: a copy of it may, under a newer session.
+        // A store that went forward never says less than before; a copy of it may, under a newer session.
         let says_less = |row: &Row| {
             let job = self.book().jobs.get(&row.job).filter(|job| job.is_current(self.key, row.attempt));
             let known = job.as_deref().and_then(|job| job.report.as_ref());

@@ -20,7 +20,7 @@ pub(super) struct Moment {
     pub(super) node: Node,
     /// A slave has seen a later state of this master.
     pub(super) is_doubted: bool,
-    /// The slave that settles for the first time since the master was restored: it closes the gap in the master's memory.
+    /// The slave that settles for the first time since the master was restored: it tells what the master has forgotten.
     pub(super) gap_of: Option<SlaveKey>,
 }
 

@@ -88,7 +88,7 @@ pub struct Job {
     /// When that report came; lost with the process.
     pub heard_at: Option<Time>,
     /// The connection on which it came. Only there does a report with a lower `seq` count as older: another connection may be that of
-    /// a slave whose memory was replaced.
+    /// a slave whose store was replaced.
     #[serde(skip)]
     pub heard_on: Option<LinkId>,
     /// Attempts beside the one that speaks, at most 16.

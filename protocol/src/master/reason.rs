@@ -30,9 +30,9 @@ pub enum JobReason {
     LetGoBeforeRestore,
     /// The slave had promised to keep it, and has neither the job nor its outcome.
     Vanished,
-    /// The slave's database is new.
+    /// The slave's store is new.
     StoreReplaced,
-    /// The slave's database went back in time.
+    /// The slave's store went back in time.
     StoreRolledBack,
     /// This other attempt succeeded elsewhere.
     OtherSucceeded(Attempt),

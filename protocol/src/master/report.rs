@@ -113,7 +113,7 @@ impl Visit<'_> {
         self.out.look_for_work(self.key);
     }
 
-    /// A slave's report of an attempt; in a handshake with what is known of the slave's memory.
+    /// A slave's report of an attempt; in a handshake with what is known of the slave's store.
     pub(super) fn judge_report(&mut self, report: Report, settled: Option<Store>) {
         let key = self.key;
         let mut report = self.taken(report);
@@ -143,7 +143,7 @@ impl Visit<'_> {
         let over = job.state.is_ended() && job.state != State::Lost && report.state.is_ended();
         let differs = report.state != job.state;
         if over && (older || differs) {
-            // Another memory of the attempt: what was known first stays, and that one is not needed.
+            // The report is from another store: what was known first stays, and this one is not needed.
             let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
             self.send(Message::Forget(forget));
             if differs {
@@ -151,10 +151,10 @@ impl Visit<'_> {
             }
             return;
         }
-        // After a handshake its word is the newest, whatever its number: another memory counts anew.
+        // After a handshake the slave's report is the newest, whatever its number: another store counts anew.
         let link = self.record().current();
-        let same_memory = settled.is_none() && job.heard_on == link;
-        if same_memory && older {
+        let same_store = settled.is_none() && job.heard_on == link;
+        if same_store && older {
             return self.out.ignore(Ignored::OlderReport);
         }
         if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {

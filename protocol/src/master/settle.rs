@@ -78,7 +78,7 @@ impl Visit<'_> {
             let newest = seen.entry(job).or_insert(attempt);
             *newest = attempt.max(*newest);
         };
-        // What a memory that went back in time says of jobs that are not there is as old as it is.
+        // A store that went back in time says nothing about jobs that it lacks: they may have been taken since.
         let recent_outcomes = if store == Store::RolledBack { &[] } else { hello.recent_outcomes.as_slice() };
         hello.rows.iter().chain(recent_outcomes).for_each(|row| saw(row.job, row.attempt));
         let kept = |report: &Report| hello.rows.iter().any(|row| row.job == report.job);

@@ -28,7 +28,7 @@ pub struct SlaveRecord {
     /// The agent's version, for people.
     pub agent: String,
     pub enrolled: Enrolled,
-    /// The slave's database when it last settled; `None` if it never has.
+    /// The slave's store when it last settled; `None` if it never has.
     pub store: Option<StoreId>,
     /// The boot of the slave's kernel then.
     pub boot: Option<BootId>,
@@ -90,7 +90,7 @@ pub enum SlaveLink {
         link: LinkId,
         /// The Hello that the Welcome answers.
         hello: Box<Hello>,
-        /// How the slave's memory was judged from the Hello.
+        /// How the slave's store was judged from the Hello.
         store: Store,
         /// The verdict on each job that either of the two holds.
         judged: Vec<Judged>,
@@ -101,7 +101,7 @@ pub enum SlaveLink {
     Live { link: LinkId },
 }
 
-/// A box whose Hello names the key of a slave that has a link from another box or database.
+/// A box whose Hello names the key of a slave that has a link from another box or store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Contender {
     pub link: LinkId,
@@ -136,7 +136,7 @@ pub struct Receipt {
     /// From Hello to Settled.
     pub took: Millis,
     pub session: Session,
-    /// How the slave's memory was judged.
+    /// How the slave's store was judged.
     pub store: Store,
     /// Whether the box was rebooted since the slave settled before.
     pub rebooted: bool,

@@ -77,7 +77,7 @@ impl Master {
     }
 }
 
-/// What a master's database says of itself.
+/// What a master's store says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Node {
     pub id: MasterId,
@@ -153,7 +153,7 @@ impl AskedFor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
-/// What a database can say of whose it is.
+/// What a store can say of whose it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// Its own record can be read.
@@ -166,7 +166,7 @@ pub enum Origin {
     Nameless,
 }
 
-/// The origin of a database: `own` says whether its own record can be read, `other` whether there is any other record.
+/// The origin of a store: `own` says whether its own record can be read, `other` whether there is any other record.
 pub fn origin(own: bool, other: bool) -> Origin {
     match (own, other) {
         (true, _) => Origin::Known,
@@ -175,14 +175,14 @@ pub fn origin(own: bool, other: bool) -> Origin {
     }
 }
 
-/// The state that the disk holds; `fresh` is the id of a database that is empty.
+/// The state that the disk holds; `fresh` is the id of a store that is empty.
 pub fn recover(settings: Settings, fresh: MasterId, records: impl IntoIterator<Item = Write>) -> Master {
     let mut state = newborn(settings, fresh);
     records.into_iter().for_each(|record| state.restore(record));
     state
 }
 
-/// The state of an empty database with the id `fresh`.
+/// The state of an empty store with the id `fresh`.
 pub fn newborn(settings: Settings, fresh: MasterId) -> Master {
     Master {
         settings,

@@ -18,11 +18,11 @@ pub struct Challenge {
     /// The protocol versions that the sender understands. The first field, in every version of the protocol.
     pub protocol: Versions,
     pub master: MasterId,
-    /// How often that database was restored.
+    /// How often that store was restored.
     pub epoch: Epoch,
-    /// Durable commits of that database when this was said.
+    /// Durable commits of that store when this was said.
     pub commit: Commit,
-    /// The newest incarnations in that database, at most [`INCARNATIONS`](crate::limits::INCARNATIONS), oldest first; the last is
+    /// The newest incarnations in that store, at most [`INCARNATIONS`](crate::limits::INCARNATIONS), oldest first; the last is
     /// the process that says this.
     pub begun: Vec<Begun>,
     /// Random bytes that the slave has to sign.
@@ -69,7 +69,7 @@ pub struct Hello {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MasterBinding {
     pub master: MasterId,
-    /// The highest epoch seen of that database.
+    /// The highest epoch seen of that store.
     pub epoch: Epoch,
     /// The incarnation that was heard last.
     pub incarnation: Incarnation,
@@ -81,7 +81,7 @@ pub struct MasterBinding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Begun {
     pub incarnation: Incarnation,
-    /// How many durable commits the database had when the incarnation began.
+    /// How many durable commits the store had when the incarnation began.
     pub at: Commit,
 }
 

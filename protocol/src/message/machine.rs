@@ -23,7 +23,7 @@ pub enum Mode {
     Maintenance,
     /// Nothing starts until it is enabled again.
     Disabled,
-    /// Nothing starts until a person has looked: its identity or memory is in doubt.
+    /// Nothing starts until a person has looked: its identity or store is in doubt.
     Quarantined,
 }
 
@@ -137,15 +137,15 @@ impl Activity {
 /// Why a person is needed at a machine. The command `clear` ends each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Attention {
-    /// The slave's database is new and its key is not: what the machine did before is forgotten.
+    /// The slave's store is new and its key is not: what the machine did before is forgotten.
     StoreReplaced,
-    /// The slave's database went back in time: see [`Store::RolledBack`](crate::reconcile::Store).
+    /// The slave's store went back in time: see [`Store::RolledBack`](crate::reconcile::Store).
     StoreRolledBack,
     /// The box has another fingerprint: it may stand on another machine.
     Moved,
     /// A job failed, and the slave's config says that a person has to look then.
     Fault,
-    /// The master knows of a job that this slave accepted, and the slave's database lacks it.
+    /// The master knows of a job that this slave accepted, and the slave's store lacks it.
     MemoryGap,
     /// The machine could not begin a job, for a cause of its own: a full disk, a program whose file is missing.
     MachineUnfit,
@@ -177,12 +177,12 @@ impl Attention {
     /// What it is and what ends it, for people.
     pub fn advice(self) -> &'static str {
         match self {
-            Self::StoreReplaced => "its database is new: look at the machine, then `clear`",
-            Self::StoreRolledBack => "its database went back in time: look at the machine, then `clear`",
+            Self::StoreReplaced => "its store is new: look at the machine, then `clear`",
+            Self::StoreRolledBack => "its store went back in time: look at the machine, then `clear`",
             Self::Moved => "the box has another fingerprint: look at the machine, then `clear`",
             Self::Fault => "its last job failed: look at the machine, then `clear`",
             Self::MemoryGap => {
-                "its database lacks a job that it had accepted: look at the machine, then `clear`"
+                "its store lacks a job that it had accepted: look at the machine, then `clear`"
             }
             Self::MachineUnfit => "it could not begin a job: mend what kept it from that, then `clear`",
         }

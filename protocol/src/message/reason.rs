@@ -80,9 +80,9 @@ reason_codes! {
     Canceled = "canceled",
     /// The slave had accepted it, and has neither the job nor its outcome.
     Vanished = "vanished",
-    /// The slave's database is new.
+    /// The slave's store is new.
     StoreReplaced = "store_replaced",
-    /// The slave's database went back in time.
+    /// The slave's store went back in time.
     StoreRolledBack = "store_rolled_back",
     /// Its attempt was given up, or another one took its place.
     Abandoned = "abandoned",

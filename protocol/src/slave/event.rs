@@ -15,9 +15,9 @@ pub enum Event {
         boot: BootId,
         /// The box's fingerprint, such as its machine id; `None` if it has none.
         fingerprint: Option<[u8; 16]>,
-        /// Whether the key is older than the database: another database knew this machine.
+        /// Whether the key is older than the store: another store knew this machine.
         known_key: bool,
-        /// The id of the next database, used if the master finds that this one was put back to an earlier state.
+        /// The id of the next store, used if the master finds that this one was put back to an earlier state.
         next_store: StoreId,
         /// What could not be read of the disk.
         damage: Damage,

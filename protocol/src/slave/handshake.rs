@@ -110,7 +110,7 @@ impl Rules {
             self.timekeeper().welcomed();
             self.operating_mode(welcome.operating_mode);
         }
-        // A database that has just been born has promised nothing yet.
+        // A store that has just been born has promised nothing yet.
         let newborn = binding.is_none();
         let (mut report, mut record) = (BTreeSet::new(), BTreeSet::new());
         for ruling in welcome.rulings {

@@ -18,7 +18,7 @@
 //! | `Jobs` (`jobs`) | which jobs are held, and recent outcomes | `desired`, `live` |
 //! | `Uplink` (`uplink`) | link, session, binding, what is owed | `handshake`, `live` |
 //! | `Timekeeper` (`timekeeper`) | what is kept of the master's time | `handshake`, `schedule` |
-//! | `Place` (`place`) | box, boot, database | `place` (the agent's start) |
+//! | `Place` (`place`) | box, boot, store | `place` (the agent's start) |
 //! | `Out` (`out`) | effects and declined offers; notes of what jobs were | all |
 //!
 //! In reading order: `state`, `job`, `event` and `effect` are what a step works on, `reason` is why it decides so, `clock` tells the

@@ -1,4 +1,4 @@
-//! Where the slave lives: on which box, since which boot, on which database.
+//! Where the slave lives: on which box, since which boot, on which store.
 
 use super::step::Rules;
 use super::{Damage, Slave};
@@ -25,7 +25,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The agent starts here. Returns how often it was started on this database.
+    /// The agent starts here. Returns how often it was started on this store.
     fn started(&mut self, boot: BootId, fingerprint: Option<[u8; 16]>, next_store: StoreId) -> u32 {
         *self.fingerprint = fingerprint.or(*self.fingerprint);
         *self.starts = self.starts.saturating_add(1);
@@ -34,8 +34,8 @@ impl<'a> Place<'a> {
         *self.starts
     }
 
-    /// The database was put back to an earlier state: from here on it is another one. Once per start of the agent is enough, because a
-    /// database is only put back while no agent runs.
+    /// The store was put back to an earlier state: from here on it is another one. Once per start of the agent is enough, because a
+    /// store is only put back while no agent runs.
     pub(super) fn become_another_store(&mut self) {
         if let Some(next) = self.next_store.take() {
             *self.store = next;
@@ -59,7 +59,7 @@ impl Rules {
         if damage.node || is_new_under_old_key {
             self.machine().need_above_all(Attention::StoreReplaced);
         }
-        // What is lost may be what the machine does: to its jobs it is as if the database had gone back in time.
+        // What is lost may be what the machine does: to its jobs it is as if the store had gone back in time.
         if damage.jobs > 0 {
             self.machine().need(Attention::StoreRolledBack);
         }

@@ -12,7 +12,7 @@ pub enum JobReason {
     Stopped(Source),
     /// The master has given the attempt up.
     Abandoned,
-    /// The slave's database went back in time, so what it says of the job is not to be trusted.
+    /// The slave's store went back in time, so what it says of the job is not to be trusted.
     StoreRolledBack,
     /// The master means other work than what is here.
     OtherWork,

@@ -100,11 +100,11 @@ pub struct Slave {
     pub volatile: Volatile,
 }
 
-/// What a slave's database says of the slave itself.
+/// What a slave's store says of the slave itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Node {
     pub store: StoreId,
-    /// How often the agent was started on this database.
+    /// How often the agent was started on this store.
     pub starts: u32,
     /// The number of the newest connection.
     pub session: Session,
@@ -193,7 +193,7 @@ pub struct LinkId(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Volatile {
     pub boot: Option<BootId>,
-    /// The id of the next database, if the master finds that this one was put back to an earlier state.
+    /// The id of the next store, if the master finds that this one was put back to an earlier state.
     pub next_store: Option<StoreId>,
     /// Since when the slave knows the master's time; `None`: not since the agent started.
     pub awake_since: Option<Time>,
@@ -229,13 +229,13 @@ pub struct Damage {
 
 impl Damage {
     /// Whether nothing on the disk counts. Without its own record a slave does not know whose jobs it holds, nor what was agreed on
-    /// them, so the database counts as a new one.
+    /// them, so the store counts as a new one.
     pub fn is_total(self) -> bool {
         self.node
     }
 }
 
-/// The state that the disk holds; `fresh` is the id of a database that is empty. Without the slave's own record nothing counts
+/// The state that the disk holds; `fresh` is the id of a store that is empty. Without the slave's own record nothing counts
 /// ([`Damage::is_total`]).
 pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<Item = Write>) -> Slave {
     let mut state = Slave {

@@ -18,7 +18,7 @@ impl From<JobReason> for Reason {
             JobReason::Abandoned => (ReasonCode::Abandoned, "another attempt took its place"),
             JobReason::StoreRolledBack => (
                 ReasonCode::StoreRolledBack,
-                "the slave's database went back in time: say how this ended with `resolve`",
+                "the slave's store went back in time: say how this ended with `resolve`",
             ),
             JobReason::OtherWork => (
                 ReasonCode::DigestMismatch,

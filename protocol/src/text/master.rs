@@ -207,9 +207,7 @@ impl JobReason {
             Self::StoreReplaced => {
                 "the slave's store is new: nobody knows what became of it; say how it ended with `resolve`"
             }
-            Self::StoreRolledBack => {
-                "the slave's store went back in time: say how it ended with `resolve`"
-            }
+            Self::StoreRolledBack => "the slave's store went back in time: say how it ended with `resolve`",
             Self::OtherSucceeded(attempt) => {
                 return format!("attempt {attempt} succeeded elsewhere: cancel this one if it is not needed");
             }

@@ -214,8 +214,12 @@ async fn cut_the_slaves_power() {
 
 /// No line of the newest handshake is one by which the master distrusts the slave's store.
 async fn trusts_its_slave(client: &Client, when: &str) {
-    const DISTRUST: [&str; 4] =
-        ["a_job_that_it_accepted_is_missing", "the_store_is_new", "the_store_went_back", "an_ended_attempt_is_not_alive"];
+    const DISTRUST: [&str; 4] = [
+        "a_job_that_it_accepted_is_missing",
+        "the_store_is_new",
+        "the_store_went_back",
+        "an_ended_attempt_is_not_alive",
+    ];
     let receipts = client.receipts("s0").await.unwrap().expect(200);
     let newest = receipts["data"].as_array().unwrap().iter().max_by_key(|one| one["session"].as_u64());
     for line in newest.unwrap()["lines"].as_array().unwrap() {

@@ -6,11 +6,11 @@ use super::slave_record::{Enrolled, SlaveLink};
 use super::visit::Visit;
 use super::{CloseReason, Ignored, Job, JobReason, RetryOn, Rules};
 use crate::id::{Epoch, Generation, JobId};
-use crate::job::{self, State};
-use crate::message::{Flags, Forget, MachineReport, Message, Reply, Report, Row};
+use crate::job::{self, End, State};
+use crate::message::{Flags, Forget, MachineReport, Message, ReasonCode, Reply, Report, Row};
 use crate::reconcile::{Store, Theirs, Verdict};
 use crate::slave::LinkId;
-use crate::spec::{Desired, Gate};
+use crate::spec::{Desired, DesiredState, Gate};
 use crate::time::Time;
 
 /// Whether the slave acted on an older desired state, in a way that the newest one does not allow: it began the job outside of the
@@ -142,8 +142,11 @@ impl Visit<'_> {
         let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);
         let over = job.state.is_ended() && job.state != State::Lost && report.state.is_ended();
         let differs = report.state != job.state;
-        if over && (older || differs) {
-            // The report is from another store: what was known first stays, and this one is not needed.
+        let tells_nothing_new =
+            report.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Resolved)
+                && job.report.as_ref().is_some_and(|known| known.state == job.state);
+        if over && (older || differs || tells_nothing_new) {
+            // The report is from another store, or repeats what the slave was told: what was known first stays.
             let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
             self.send(Message::Forget(forget));
             if differs {
@@ -158,12 +161,43 @@ impl Visit<'_> {
             return self.out.ignore(Ignored::OlderReport);
         }
         if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
-            return self.jobs().flag(id, Flags::DUPLICATE, JobReason::AliveAfterEnd);
+            self.jobs().flag(id, Flags::DUPLICATE, JobReason::AliveAfterEnd);
+            if report.state == State::Uncertain {
+                self.tell_end(&report);
+            }
+            return;
         }
         if line.verdict == Verdict::Cancel && job.state == State::Lost {
             return self.withdraw(id, report.attempt, report.generation);
         }
         self.take(report);
+    }
+
+    /// A slave whose store went back in time asks how an attempt ended that it had told the end of: it is told, and no person is asked.
+    fn tell_end(&mut self, asked: &Report) {
+        let Some(job) = self.book().jobs.get(&asked.job) else { return };
+        let end = match job.state {
+            State::Succeeded => End::Succeeded,
+            State::Failed => End::Failed,
+            State::Canceled | State::Rejected | State::Expired => End::Stopped,
+            // Nobody knows how it ended.
+            State::Queued
+            | State::Assigned
+            | State::Accepted
+            | State::Starting
+            | State::Running
+            | State::Paused
+            | State::Stopping
+            | State::Uncertain
+            | State::Lost => return,
+        };
+        let desired_state = DesiredState {
+            attempt: asked.attempt,
+            generation: asked.generation.next(),
+            desired: Desired::Resolve(end),
+            ..job.desired_state(false)
+        };
+        self.send(Message::DesiredState(desired_state));
     }
 
     /// The slave's word about the attempt that speaks for the job.

@@ -78,7 +78,7 @@ impl Visit<'_> {
             let newest = seen.entry(job).or_insert(attempt);
             *newest = attempt.max(*newest);
         };
-        // A store that went back in time says nothing about jobs that it lacks: they may have been taken since.
+        // The recent outcomes of a store that went back in time are as old as it is.
         let recent_outcomes = if store == Store::RolledBack { &[] } else { hello.recent_outcomes.as_slice() };
         hello.rows.iter().chain(recent_outcomes).for_each(|row| saw(row.job, row.attempt));
         let kept = |report: &Report| hello.rows.iter().any(|row| row.job == report.job);

@@ -396,9 +396,9 @@ pub const ROWS: &[Row] = &[
     shown(
         "C3",
         "The slave's store went back in time.",
-        "Its rows are not trusted: no deferred job starts, jobs that it had forgotten do not run again, and \
-         it gets a new store id.",
-        &[rule("protocol/src/slave/handshake.rs", "rule")],
+        "Its rows are not trusted: no deferred job starts, jobs that it had forgotten do not run again, it is \
+         told how a job ended whose end the master knows, and it gets a new store id.",
+        &[rule("protocol/src/slave/handshake.rs", "rule"), rule("protocol/src/master/report.rs", "tell_end")],
         &[About::Disks],
     ),
     shown(

@@ -60,17 +60,42 @@ fn c3_nothing_deferred_fires_from_a_store_that_went_back() {
 fn c3_what_ran_before_the_store_went_back_does_not_run_again() {
     let mut world = World::new(1);
     let job = deferred(&mut world, 20_000, |_| {});
-    let old = world.boxes[0].disk.clone();
+    world.save_disk(0);
     world.cut(0);
     reconnect(&mut world, 0);
     world.pass(40_000);
     assert_eq!(world.state(job), State::Succeeded);
-    world.kill_agent(0);
-    world.boxes[0].disk = old;
-    world.start_agent(0, true);
+    world.put_back_disk(0);
     world.pass(60_000);
     assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
     assert_eq!(machine(&world).attention, Some(Attention::StoreRolledBack));
+}
+
+#[test]
+fn c3_how_a_job_ended_before_the_store_went_back_is_asked_of_nobody() {
+    for fails in [false, true] {
+        let mut world = World::new(1);
+        world.boxes[0].machine.fails = fails;
+        let job = deferred(&mut world, 20_000, |_| {});
+        world.save_disk(0);
+        world.cut(0);
+        reconnect(&mut world, 0);
+        world.pass(40_000);
+        let ended = world.job(job);
+        assert_eq!(ended.state, if fails { State::Failed } else { State::Succeeded });
+        world.put_back_disk(0);
+        world.settle();
+        assert_eq!(world.on_slave(0, job), None, "fails {fails}: its slave was told and has let it go");
+        assert_eq!(
+            (world.job(job).state, world.job(job).report),
+            (ended.state, ended.report),
+            "fails {fails}"
+        );
+        world.command_slave(0, SlaveCommand::Clear);
+        let next = place(&mut world);
+        world.settle();
+        assert_eq!(world.state(next), State::Running, "fails {fails}: a person has looked");
+    }
 }
 
 #[test]

@@ -173,7 +173,8 @@ impl Visit<'_> {
         self.take(report);
     }
 
-    /// A slave whose store went back in time asks how an attempt ended that it had told the end of: it is told, and no person is asked.
+    /// A slave whose store went back in time is uncertain of an attempt whose end it had told before: it is told that end, and no
+    /// person is asked.
     fn tell_end(&mut self, asked: &Report) {
         let Some(job) = self.book().jobs.get(&asked.job) else { return };
         let end = match job.state {

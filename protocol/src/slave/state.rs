@@ -343,7 +343,7 @@ pub fn broken_invariant(state: &Slave) -> Option<&'static str> {
         return Some("the work is what was agreed");
     }
     if state.recent_outcomes.len() > RECENT_OUTCOMES {
-        return Some("the ring is bounded");
+        return Some("the recent outcomes are bounded");
     }
     None
 }

@@ -378,7 +378,7 @@ impl Waits {
             Self::Paused => "it is paused: `resume` lets it go on",
             Self::ForPerson => "it waits for a person",
             Self::NoSlaves => "there are no slaves: enrol one",
-            Self::Assignable => "a slave has room: it is being handed out",
+            Self::Assignable => "a slave has room: the job is being assigned to it",
             Self::ForSlave(WhyNot::Program | WhyNot::OtherSlave) => {
                 "no slave that it is for offers its program"
             }

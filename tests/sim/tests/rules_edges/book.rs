@@ -347,7 +347,7 @@ fn a_job_that_has_not_started_is_explained_in_words() {
         |job: &mut master::Job| job.requires = BTreeMap::from([("material".to_owned(), "pla".to_owned())]);
     assert_eq!(with(&label), "no slave with its program has the labels that it requires");
     let idle = World::new(1).master.unwrap();
-    assert_eq!(says(&idle, &queued), "a slave has room: it is being handed out");
+    assert_eq!(says(&idle, &queued), "a slave has room: the job is being assigned to it");
     let assigned = master::Job { state: State::Assigned, ..job.clone() };
     assert_eq!(says(&master, &assigned), "offered to s0, which has not answered yet");
     assert_eq!(says(&master, &job), "s0 has it and waits for turn");

@@ -137,7 +137,7 @@ fn the_invariants_notice_a_slave_whose_records_contradict_each_other() {
     );
     assert_eq!(
         broken(&|state| state.recent_outcomes = vec![record.clone(); slave::RECENT_OUTCOMES + 1].into()),
-        "the ring is bounded"
+        "the recent outcomes are bounded"
     );
 }
 

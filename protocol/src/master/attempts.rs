@@ -9,7 +9,7 @@ use super::visit::Visit;
 use super::{Basis, Earlier, Ignored, Job, JobReason};
 use crate::id::{Attempt, Epoch, JobId, SlaveKey};
 use crate::job::{self, State};
-use crate::message::{Flags, Forget, Message, Report};
+use crate::message::{Flags, Forget, Message, Reason, ReasonCode, Report};
 use crate::reconcile::attempts::{Other, Outcome, Speaker, Standing, weigh};
 use crate::spec::{Desired, Gate};
 
@@ -289,11 +289,14 @@ impl Jobs<'_> {
             return Basis::Assigned;
         }
         let may_be_forgotten = self.moment.node.epoch > Epoch(1) || job.flags.has(Flags::ADOPTED);
-        let closes_gap = self.moment.gap_of == Some(key)
-            && may_be_forgotten
-            && attempt.0 <= job.last_attempt.0.saturating_add(ATTEMPTS_AHEAD);
+        let closes_gap = self.moment.gap_of == Some(key) && may_be_forgotten;
+        // A master whose store went back unnoticed learns of it here: the slave that it has assigned the job to has a later attempt,
+        // and takes no earlier one.
+        let knows_later = !self.moment.is_doubted && job.holder == Some(key) && attempt > job.last_attempt;
+        let is_near = attempt.0 <= job.last_attempt.0.saturating_add(ATTEMPTS_AHEAD);
         let is_it = |e: &Earlier| e.attempt == attempt && e.holder == key && e.basis == Basis::Gap;
-        if closes_gap || job.earlier.iter().any(is_it) { Basis::Gap } else { Basis::Claim }
+        let may_be_true = is_near && (closes_gap || knows_later);
+        if may_be_true || job.earlier.iter().any(is_it) { Basis::Gap } else { Basis::Claim }
     }
 }
 
@@ -311,7 +314,7 @@ impl Earlier {
     }
 
     fn class(&self) -> Other {
-        let has_begun = self.report.as_ref().is_some_and(|report| report.started_at.is_some());
+        let has_begun = self.report.as_ref().is_some_and(Report::has_begun);
         match self.state {
             State::Queued | State::Assigned | State::Accepted => Other::Waiting,
             State::Starting | State::Running | State::Paused | State::Stopping => Other::Working,
@@ -327,7 +330,35 @@ impl Earlier {
     }
 }
 
+/// An attempt whose slave asks how it ended: its machine starts nothing until a person has said that. The job itself is not uncertain.
+pub(super) struct Question<'a> {
+    pub basis: Basis,
+    pub attempt: Attempt,
+    pub holder: SlaveKey,
+    pub report: &'a Report,
+}
+
+impl<'a> Question<'a> {
+    /// What a person has said, until its slave speaks of the attempt again.
+    pub(super) fn said(&self) -> Option<&'a Reason> {
+        self.report.reason.as_ref().filter(|reason| reason.code == ReasonCode::Resolved)
+    }
+}
+
 impl Job {
+    /// What slaves ask of its attempts. The book's word of an attempt may be that it was given up: what counts is what its slave said.
+    pub(super) fn questions(&self) -> impl Iterator<Item = Question<'_>> {
+        let own = self.report.as_ref().filter(|_| self.state == State::Lost);
+        let own = own.and_then(|report| {
+            Some(Question { basis: Basis::Assigned, attempt: self.attempt, holder: self.holder?, report })
+        });
+        let others = self.earlier.iter().filter_map(|other| {
+            let report = other.report.as_ref()?;
+            Some(Question { basis: other.basis, attempt: other.attempt, holder: other.holder, report })
+        });
+        own.into_iter().chain(others).filter(|question| question.report.state == State::Uncertain)
+    }
+
     /// What the attempt that speaks has come to, seen from another one.
     fn speaker(&self, other: &Earlier) -> Speaker {
         let is_replaced = self.holder == Some(other.holder) && other.attempt > self.attempt;

@@ -105,6 +105,29 @@ impl Book {
         Some(([before, after], result))
     }
 
+    /// Changes of a job only what its slave says and nobody writes. Of what is derived only the need of a person follows from that.
+    pub(super) fn edit_volatile(&mut self, id: JobId, change: impl FnOnce(&mut Job)) -> bool {
+        let Some(job) = self.jobs.get_mut(&id) else { return false };
+        let before = (job.need(), job.released_until());
+        change(job);
+        let after = (job.need(), job.released_until());
+        if before != after {
+            self.unindex_need(id, before);
+            self.index_need(id, after);
+        }
+        true
+    }
+
+    fn index_need(&mut self, id: JobId, (need, released_until): (Option<Need>, Option<Time>)) {
+        self.needing.extend(need.map(|need| (need, id)));
+        self.releases.extend(released_until.map(|latest| (latest, id)));
+    }
+
+    fn unindex_need(&mut self, id: JobId, (need, released_until): (Option<Need>, Option<Time>)) {
+        need.map(|need| self.needing.remove(&(need, id)));
+        released_until.map(|latest| self.releases.remove(&(latest, id)));
+    }
+
     fn index(&mut self, job: &Job) {
         *self.counts.entry(job.state).or_default() += 1;
         if job.seeks_a_slave() {
@@ -122,8 +145,7 @@ impl Book {
         if let (false, Some(holder)) = (job.state.is_ended(), job.holder) {
             self.held.entry(holder).or_default().insert(job.id);
         }
-        self.needing.extend(job.need().map(|need| (need, job.id)));
-        self.releases.extend(job.released_until().map(|latest| (latest, job.id)));
+        self.index_need(job.id, (job.need(), job.released_until()));
     }
 
     fn unindex(&mut self, job: &Job) {
@@ -161,12 +183,7 @@ impl Book {
                 self.held.remove(&holder);
             }
         }
-        if let Some(need) = job.need() {
-            self.needing.remove(&(need, job.id));
-        }
-        if let Some(latest) = job.released_until() {
-            self.releases.remove(&(latest, job.id));
-        }
+        self.unindex_need(job.id, (job.need(), job.released_until()));
     }
 
     /// How many jobs need a person.

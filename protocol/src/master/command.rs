@@ -220,25 +220,17 @@ impl Jobs<'_> {
     /// has said how it ended.
     fn resolve_given_up(&mut self, id: JobId, end: End) -> Option<Result<Delivery, Refusal>> {
         let job = self.get(id)?;
-        let own = job.report.as_ref().filter(|_| job.state == State::Lost);
-        let own = own.and_then(|report| Some((Basis::Assigned, job.attempt, job.holder?, report)));
-        // The book's word of it may be that it was given up: what counts is what its slave said.
-        let earlier =
-            job.earlier.iter().filter_map(|e| Some((e.basis, e.attempt, e.holder, e.report.as_ref()?)));
-        let wonders = own.into_iter().chain(earlier).filter(|(.., report)| report.state == State::Uncertain);
-        let said = |report: &'_ Report| {
-            report.reason.as_ref().filter(|reason| reason.code == ReasonCode::Resolved).cloned()
-        };
         // First an attempt of which nobody has said it and whose slave can be told. What is only claimed does not stand in the way
         // of what was assigned.
-        let (_, attempt, holder, report) = wonders.min_by_key(|(basis, _, holder, report)| {
-            let is_offline = self.roster.live(*holder).is_none();
-            (said(report).is_some(), *basis == Basis::Claim, is_offline, *basis)
+        let question = job.questions().min_by_key(|question| {
+            let is_offline = self.roster.live(question.holder).is_none();
+            (question.said().is_some(), question.basis == Basis::Claim, is_offline, question.basis)
         })?;
-        if let Some(said) = said(report) {
-            return Some(Err(Refusal::AlreadyResolved(said)));
+        if let Some(said) = question.said() {
+            return Some(Err(Refusal::AlreadyResolved(said.clone())));
         }
-        let generation = report.generation;
+        let (attempt, holder) = (question.attempt, question.holder);
+        let generation = question.report.generation;
         let Some(link) = self.roster.live(holder) else {
             return Some(Err(Refusal::SlaveOffline(Offline::Holder(attempt))));
         };

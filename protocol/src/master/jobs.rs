@@ -96,8 +96,7 @@ impl<'a> Jobs<'a> {
 
     /// Changes only what is not written: progress, notes, the time of the last word.
     pub(super) fn edit_volatile(&mut self, id: JobId, change: impl FnOnce(&mut Job)) {
-        if let Some(job) = self.book.jobs.get_mut(&id) {
-            change(job);
+        if self.book.edit_volatile(id, change) {
             self.out.changed(Subject::Job(id), Change::Volatile);
         }
     }

@@ -6,7 +6,7 @@
 use super::{Enrolled, Job, Master, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 use crate::job::State;
-use crate::message::{Attention, Flags, ReasonCode};
+use crate::message::{Attention, Flags, ReasonCode, WaitingFor};
 use crate::spec::{Desired, Gate, Late};
 use crate::time::Time;
 
@@ -119,6 +119,8 @@ impl Job {
     pub fn need(&self) -> Option<Need> {
         let said = self.report.as_ref().and_then(|report| report.reason.as_ref()).map(|reason| reason.code);
         match self.state {
+            // Somebody has answered, and its slave is still to be told.
+            State::Uncertain if matches!(self.desired, Desired::Resolve(_)) => None,
             State::Uncertain => Some(Need::Uncertain),
             State::Starting | State::Running | State::Paused | State::Stopping => {
                 self.all_flags().has(Flags::OVERDUE).then_some(Need::Overdue)
@@ -128,13 +130,20 @@ impl Job {
             State::Queued | State::Assigned | State::Accepted => match self.start.gate {
                 Gate::Held if self.is_from_before_a_restore() => Some(Need::Restored),
                 Gate::Held => Some(Need::Held),
-                Gate::Released { .. } => None,
-                Gate::Open => {
-                    let is_missed = self.state == State::Accepted
+                Gate::Open
+                    if self.state == State::Accepted
                         && self.start.late == Late::Hold
-                        && said == Some(ReasonCode::MissedStart);
-                    is_missed.then_some(Need::MissedStart)
+                        && said == Some(ReasonCode::MissedStart) =>
+                {
+                    Some(Need::MissedStart)
                 }
+                Gate::Open | Gate::Released { .. } if !self.slave_asks() => None,
+                // Its slave was told so by a master that has forgotten it since, or the release was for an earlier start.
+                Gate::Open | Gate::Released { .. } => match said {
+                    Some(ReasonCode::ReleaseLapsed) => Some(Need::ReleaseLapsed),
+                    Some(ReasonCode::PausedLocally) => None,
+                    _ => Some(Need::Held),
+                },
             },
             State::Succeeded
             | State::Failed
@@ -143,6 +152,15 @@ impl Job {
             | State::Expired
             | State::Lost => None,
         }
+    }
+
+    /// Its slave does not start it before a person says so, and knows all that is wanted of it.
+    fn slave_asks(&self) -> bool {
+        self.state == State::Accepted
+            && self.desired == Desired::Run
+            && self.report.as_ref().is_some_and(|report| {
+                report.waiting_for == Some(WaitingFor::Operator) && report.generation >= self.generation
+            })
     }
 
     /// Until when it may start by a person's word, while it has not: after that it needs another one.
@@ -197,10 +215,12 @@ fn lapsed_need(state: &Master, id: JobId) -> Option<Need> {
 fn of_slave(state: &Master, slave: &SlaveRecord) -> impl Iterator<Item = Need> {
     let machine = slave.machine.as_ref();
     let belongs = slave.enrolled == Enrolled::Yes;
-    // A job that is uncertain here too is listed as that.
+    // A job that is uncertain itself is listed as that. One that is not in memory is found on disk by the command.
     let unresolved = machine.and_then(|machine| machine.uncertain).is_some_and(|id| {
-        let job = state.book.jobs.get(&id);
-        job.is_none_or(|job| job.state != State::Uncertain || job.holder != Some(slave.key))
+        let asks = |job: &Job| {
+            job.questions().any(|question| question.holder == slave.key && question.said().is_none())
+        };
+        state.book.jobs.get(&id).is_none_or(|job| asks(&job))
     });
     let needs = [
         (belongs && slave.doubts, Need::Doubts),

@@ -380,7 +380,7 @@ impl Job {
 
     /// A machine has begun it under its present attempt, and may have been interrupted since: it stays where it is.
     pub(super) fn has_begun(&self) -> bool {
-        self.state.is_started() || self.report.as_ref().is_some_and(|report| report.started_at.is_some())
+        self.state.is_started() || self.report.as_ref().is_some_and(Report::has_begun)
     }
 
     pub(super) fn place(&self) -> Place {

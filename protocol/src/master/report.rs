@@ -117,6 +117,7 @@ impl Visit<'_> {
     pub(super) fn judge_report(&mut self, report: Report, settled: Option<Store>) {
         let key = self.key;
         let mut report = self.taken(report);
+        self.asks_no_more(&report);
         let Some(known) = self.book().jobs.get(&report.job).map(|job| job.generation) else {
             return self.out.ignore(Ignored::MissingRecord);
         };
@@ -163,7 +164,7 @@ impl Visit<'_> {
         if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
             self.jobs().flag(id, Flags::DUPLICATE, JobReason::AliveAfterEnd);
             if report.state == State::Uncertain {
-                self.tell_end(&report);
+                self.tell_end(report);
             }
             return;
         }
@@ -173,15 +174,31 @@ impl Visit<'_> {
         self.take(report);
     }
 
+    /// The slave tells of a job's end before it tells what its machine asks: a link that is lost between the two leaves no question.
+    fn asks_no_more(&mut self, report: &Report) {
+        let asked = self.record().machine.as_ref().and_then(|machine| machine.uncertain);
+        if asked == Some(report.job) && report.state != State::Uncertain {
+            self.edit(|slave| {
+                if let Some(machine) = &mut slave.machine {
+                    machine.uncertain = None;
+                }
+            });
+        }
+    }
+
     /// A slave whose store went back in time is uncertain of an attempt whose end it had told before: it is told that end, and no
-    /// person is asked.
-    fn tell_end(&mut self, asked: &Report) {
+    /// person is asked. Of what was given up nobody knows the end: the question is kept for `resolve`.
+    fn tell_end(&mut self, asked: Report) {
         let Some(job) = self.book().jobs.get(&asked.job) else { return };
         let end = match job.state {
+            State::Lost => {
+                self.jobs().edit(asked.job, |job| job.report = Some(asked));
+                return;
+            }
             State::Succeeded => End::Succeeded,
             State::Failed => End::Failed,
             State::Canceled | State::Rejected | State::Expired => End::Stopped,
-            // Nobody knows how it ended.
+            // It has not ended.
             State::Queued
             | State::Assigned
             | State::Accepted
@@ -189,8 +206,7 @@ impl Visit<'_> {
             | State::Running
             | State::Paused
             | State::Stopping
-            | State::Uncertain
-            | State::Lost => return,
+            | State::Uncertain => return,
         };
         let desired_state = DesiredState {
             attempt: asked.attempt,
@@ -207,19 +223,25 @@ impl Visit<'_> {
         let Some(job) = self.book().jobs.get(&id) else { return };
         let generation = job.generation.max(report.generation);
         // What has begun is not given back any more, not even if it was interrupted and waits to begin again.
-        let has_begun = report.state.is_started() || report.started_at.is_some();
+        let has_begun = report.state.is_started() || report.has_begun();
         // A machine may turn out to be unfit after the intent to start was told: a slave that hears of the recall only then
         // gives it back after all.
-        let is_intent = report.state == State::Starting && report.started_at.is_none();
+        let is_intent = report.state == State::Starting && !report.has_begun();
         let may_come_back = is_intent && job.recalled.is_some_and(|asked| report.generation < asked);
         let stays = has_begun && !may_come_back && job.recalled.is_some();
+        // A slave that has heard how the job ended asks no more: what a person said bears a number that this master had used before
+        // its store went back.
+        let asks_still = report.state == State::Uncertain
+            && matches!(job.desired, Desired::Resolve(_))
+            && report.generation >= job.generation;
         let was_lost = job.state == State::Lost;
         let link = self.record().current();
         let is_overtaken = is_overtaken(&job, &report);
         let durable_change = (job.state, job.generation) != (report.state, generation)
             || stays
+            || asks_still
             || job.report.as_ref().map(durable_report) != Some(durable_report(&report));
-        let (key, now) = (self.key, self.moment.now);
+        let (key, now, epoch) = (self.key, self.moment.now, self.moment.node.epoch);
         let mut jobs = self.jobs();
         if durable_change {
             jobs.edit(id, |job| {
@@ -228,6 +250,9 @@ impl Visit<'_> {
                     // The slave is told what is wanted of it instead.
                     job.recalled = None;
                     job.generation = job.generation.next();
+                }
+                if asks_still {
+                    job.generation = job.generation.uttered(epoch);
                 }
                 job.report = Some(report.clone());
                 job.heard_at = Some(now);

@@ -174,7 +174,11 @@ impl Visit<'_> {
                     job.report = None;
                 });
                 self.jobs().apply(id, job::Event::Vanished, "reconciliation");
-                self.jobs().weigh(id);
+                match desired {
+                    // A person was asked before, and has answered.
+                    Desired::Resolve(end) => drop(self.jobs().resolve(id, end)),
+                    _ => self.jobs().weigh(id),
+                }
             }
             Verdict::Release if store == Store::Ahead && !is_assigned => {
                 self.jobs().edit(id, |job| {

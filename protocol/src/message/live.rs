@@ -43,6 +43,13 @@ pub struct Report {
     pub source: Source,
 }
 
+impl Report {
+    /// A machine has worked on it under this attempt, or may have: what was interrupted while it started may have begun.
+    pub fn has_begun(&self) -> bool {
+        self.started_at.is_some() || self.flags.has(Flags::INTERRUPTED)
+    }
+}
+
 /// What the machine said of how the work ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Outcome {

@@ -130,7 +130,7 @@ impl Rules {
             Desired::Run | Desired::Pause | Desired::Cancel(_) => held.follow(wanted.desired),
             Desired::Return => {
                 // What has begun here begins again here, if it does: its report says so.
-                if held.report.state == State::Accepted && held.report.started_at.is_none() {
+                if held.report.state == State::Accepted && !held.report.has_begun() {
                     self.jobs().remove(wanted.job);
                     self.out().decline(wanted, Decline::GivenBack);
                 }

@@ -39,6 +39,7 @@ pub use self::act::{Act, JobAct, LocalAct, Placed, Said, SlaveAct};
 pub use self::disk::{MasterDisk, SlaveDisk};
 pub use self::invariant::{Broken, Invariant, Ledger, Told};
 pub use self::machine::{Machine, Work};
+pub use self::people::RELEASED_FOR;
 pub use self::perform::job_id;
 
 /// The time at the beginning, in milliseconds since the Unix epoch.

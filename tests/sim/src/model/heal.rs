@@ -3,19 +3,15 @@
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{Enrolled, JobCommand};
-use reloop_protocol::message::{CloseCode, Report};
+use reloop_protocol::message::CloseCode;
 use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{Desired, Gate};
-use reloop_protocol::time::Millis;
 
 use super::{Floor, Scene, act};
-use crate::world::World;
+use crate::world::{RELEASED_FOR, World};
 
 /// More rounds than healing takes: in each round all open questions are answered, and an answer may raise another.
 const ROUNDS: usize = 16;
-
-/// How long a person's release is valid here.
-const RELEASED_FOR: Millis = Millis::seconds(3_600);
 
 /// What a slave that was assigned none of the jobs reports of each: how many attempts after the newest, and the state.
 const LIES: [(u32, State); 4] =
@@ -75,11 +71,11 @@ impl Floor {
         }
     }
 
-    /// Paused jobs are resumed only if `goes_on`.
+    /// People do what the master's list of what needs a person names. Unasked they take back a pause or a later start; paused jobs
+    /// are resumed only if `goes_on`.
     fn answer_questions(&self, world: &mut World, scene: &Scene, goes_on: bool) {
         let stale = |code: Option<&CloseCode>| code.is_some_and(|code| !code.is_passing());
-        let turned_away = world.boxes.iter().any(|held| stale(held.closed.last()));
-        if turned_away || !world.master.as_ref().is_some_and(is_believed) {
+        if world.boxes.iter().any(|held| stale(held.closed.last())) {
             world.confirm_restore();
             for held in &mut world.boxes {
                 held.closed.clear();
@@ -93,56 +89,38 @@ impl Floor {
                 world.enroll(slave);
                 world.settle();
             }
+        }
+        world.answer_needs();
+        for slave in 0..world.boxes.len() {
             let Some(state) = &world.boxes[slave].state else { continue };
-            let locked = state.node.local_lock;
-            let attention = state.node.attention.is_some();
-            let unloading = state.node.unloading.is_some();
             let paused = state.jobs.values().any(|job| {
                 let is_paused = job.report.state == State::Paused;
                 let unwished = is_paused && !matches!(job.desired, Desired::Run | Desired::Pause);
                 let wished = job.paused_locally || is_paused && job.desired == Desired::Pause;
                 unwished && !job.paused_locally || goes_on && wished
             });
-            if locked {
-                world.local(slave, Local::Lock(false));
-            }
             if paused {
                 world.local(slave, Local::Resume);
-            }
-            if attention {
-                world.local(slave, Local::Clear);
-            }
-            if unloading {
-                world.local(slave, Local::Ready);
             }
         }
         for id in self.jobs(scene) {
             let Some(job) = world.find_job(id) else { continue };
-            let doubted = job.state == State::Uncertain
-                || job.report.as_ref().is_some_and(wonders)
-                || job.earlier.iter().filter_map(|earlier| earlier.report.as_ref()).any(wonders);
             let paused = match job.desired {
                 Desired::Run => false,
                 Desired::Pause => goes_on,
                 Desired::Cancel(_) | Desired::Return | Desired::Resolve(_) => job.state == State::Paused,
             };
-            let waits = matches!(job.state, State::Queued | State::Assigned | State::Accepted)
-                && (job.start.gate != Gate::Open || job.start.not_before.is_some());
-            if doubted {
-                world.command(id, JobCommand::Resolve(End::Failed));
-            }
+            let is_later = matches!(job.state, State::Queued | State::Assigned | State::Accepted)
+                && job.start.gate == Gate::Open
+                && job.start.not_before.is_some();
             if paused {
                 world.command(id, JobCommand::Resume);
             }
-            if waits {
+            if is_later {
                 world.command(id, JobCommand::Release { valid: RELEASED_FOR });
             }
         }
     }
-}
-
-fn wonders(report: &Report) -> bool {
-    report.state == State::Uncertain
 }
 
 fn is_believed(master: &reloop_protocol::master::Master) -> bool {

@@ -135,7 +135,11 @@ impl World {
         let Some(job) = state.jobs.get(&work.job) else { return };
         let outside = self.outside_window(slave, job);
         let unwanted = matches!(job.desired, Desired::Cancel(_))
-            || self.ledger.stopped_here.iter().any(|of| (of.job, of.attempt) == (work.job, work.attempt));
+            || self
+                .ledger
+                .stopped_here
+                .iter()
+                .any(|(at, of)| (*at, of.job, of.attempt) == (slave, work.job, work.attempt));
         if unwanted && !self.ledger.torn.contains(&work.job) {
             self.violate(Invariant::StartWanted, format!("slave {slave} starts {}", work.job));
         }

@@ -76,10 +76,12 @@ pub enum Invariant {
     ProgressGoesForward,
     /// A job that a person paused stays paused until a person resumes it, and only jobs that wait for it can't end.
     PausedStays,
+    /// The master grants the command that its list of what needs a person names.
+    NeedsGranted,
 }
 
 impl Invariant {
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::AcknowledgedOrderKept,
         Self::BegunOnce,
         Self::AttemptBegunOnce,
@@ -109,6 +111,7 @@ impl Invariant {
         Self::LiesMoveNothing,
         Self::ProgressGoesForward,
         Self::PausedStays,
+        Self::NeedsGranted,
     ];
 
     pub fn sentence(self) -> &'static str {
@@ -142,6 +145,7 @@ impl Invariant {
             Self::LiesMoveNothing => "a slave changes no job that it was never assigned",
             Self::ProgressGoesForward => "progress never decreases, and is of its own run",
             Self::PausedStays => "a paused job stays paused until a person resumes it",
+            Self::NeedsGranted => "what `needs` names is granted",
         }
     }
 }
@@ -212,7 +216,7 @@ pub struct Ledger {
     /// Slaves that were revoked, and got no token since.
     pub revoked: BTreeSet<SlaveKey>,
     /// Runs that a person stopped at the machine, and has not resumed since.
-    pub stopped_here: BTreeSet<RunKey>,
+    pub stopped_here: BTreeSet<(usize, RunKey)>,
     /// Jobs that got another window after they were assigned: their slave may learn of it after an interruption.
     pub planned_again: BTreeSet<JobId>,
     /// A clock was set: the time between two readings of it means nothing.

@@ -1,19 +1,23 @@
 //! Clients that place orders, and people who give commands at the master and at the machines.
 
 use reloop_protocol::id::{JobId, OrderId};
-use reloop_protocol::job::{OnInterrupt, State};
+use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{
-    self, Answer, Delivery, JobCommand, Order, RequestId, Retry, SlaveCommand, Token,
+    self, Answer, Delivery, JobCommand, Need, Needed, Offline, Order, Refusal, RequestId, Retry,
+    SlaveCommand, Subject, Token,
 };
 use reloop_protocol::slave::{self, Local};
 use reloop_protocol::spec::{CancelMode, Late, OnOverdue, Spec, StartRule};
 use reloop_protocol::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Station, World};
+use super::{Invariant, Station, World};
 
 /// Longer than any schedule.
 const TOKEN_LIVES: Millis = Millis::seconds(10 * 365 * 86_400);
+
+/// How long a person's release is valid.
+pub const RELEASED_FOR: Millis = Millis::seconds(3_600);
 
 impl World {
     /// A plain order of one job.
@@ -183,11 +187,71 @@ impl World {
             state.jobs.values().find(|job| job.report.state.is_executing()).map(slave::Job::work)
         });
         match (&command, executing) {
-            (Local::Stop { .. }, Some(work)) => drop(self.ledger.stopped_here.insert(work)),
-            (Local::Resume, Some(work)) => drop(self.ledger.stopped_here.remove(&work)),
+            (Local::Stop { .. }, Some(work)) => drop(self.ledger.stopped_here.insert((slave, work))),
+            (Local::Resume, Some(work)) => drop(self.ledger.stopped_here.remove(&(slave, work))),
             _ => {}
         }
         self.slave_event(slave, slave::Event::Local { request, command });
         self.boxes[slave].replies.last().cloned()
+    }
+
+    /// People do all that the master says it needs of them. True if they were needed.
+    pub fn answer_needs(&mut self) -> bool {
+        let mut last = None;
+        let mut were_needed = false;
+        while self.broken.is_none()
+            && let Some(needed) = self.next_need(last)
+        {
+            last = Some((needed.need, needed.subject));
+            were_needed |= self.answer_need(&needed);
+        }
+        were_needed
+    }
+
+    fn next_need(&self, after: Option<(Need, Subject)>) -> Option<Needed> {
+        master::needs(self.master.as_ref()?, self.now(), after, 1).pop()
+    }
+
+    /// The master has to grant what it has named. True if a person was needed.
+    fn answer_need(&mut self, needed: &Needed) -> bool {
+        let slave =
+            self.boxes.iter().position(|held| Some(held.settings.key) == needed.slave && !held.retired);
+        let (is_of_slave, job) = (matches!(needed.subject, Subject::Slave(_)), needed.job);
+        if is_of_slave && needed.is_offline && needed.need != Need::Doubts {
+            // It is the slave's last word, and only the slave can be told the answer.
+            return false;
+        }
+        let answer = match (needed.need, slave, job) {
+            // A job that runs longer than it may ends by itself in the world: nobody has to cancel it.
+            (Need::Overdue, ..) => return false,
+            (Need::Doubts, ..) => self.confirm_restore(),
+            (Need::Cloned | Need::Attention, Some(slave), _) => {
+                self.command_slave(slave, SlaveCommand::Clear)
+            }
+            (Need::Unloading, Some(slave), _) => self.command_slave(slave, SlaveCommand::Ready),
+            (Need::Approval, Some(slave), _) => self.command_slave(slave, SlaveCommand::Approve),
+            (Need::LocalLock, Some(slave), _) => {
+                self.local(slave, Local::Lock(false));
+                None
+            }
+            (Need::Uncertain | Need::Unresolved, _, Some(job)) => {
+                self.command(job, JobCommand::Resolve(End::Failed))
+            }
+            (Need::Mismatch, _, Some(job)) => self.command(job, JobCommand::Cancel(CancelMode::SafePoint)),
+            (Need::MissedStart | Need::Restored | Need::ReleaseLapsed | Need::Held, _, Some(job)) => {
+                self.command(job, JobCommand::Release { valid: RELEASED_FOR })
+            }
+            // Its box is not of this world any more.
+            _ => return false,
+        };
+        self.settle();
+        // A slave's link may be lost before it answers: a person asks again.
+        let is_lost = answer == Some(Answer::Refused(Refusal::SlaveOffline(Offline::Lost)));
+        if let Some(Answer::Refused(why)) = answer
+            && !is_lost
+        {
+            self.violate(Invariant::NeedsGranted, format!("`{}`: {why:?}", needed.command()));
+        }
+        true
     }
 }

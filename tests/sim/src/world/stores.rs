@@ -1,7 +1,7 @@
 //! Disks that are replaced, restored and cloned; masters that are restored, wiped and doubled.
 
 use reloop_protocol::id::{JobId, SlaveKey};
-use reloop_protocol::master::{self, RequestId};
+use reloop_protocol::master::{self, Answer, RequestId};
 use reloop_protocol::spec::Desired;
 use std::collections::BTreeSet;
 
@@ -104,12 +104,13 @@ impl World {
     }
 
     /// A person confirms that this master was restored.
-    pub fn confirm_restore(&mut self) {
+    pub fn confirm_restore(&mut self) -> Option<Answer> {
         let request = RequestId(self.fresh());
         self.master_event(master::Event::RestoreConfirmed { request, forced: true });
         let epoch = |disk: &MasterDisk| disk.node().map(|node| node.epoch);
         self.ledger.split |=
             self.double.as_ref().is_some_and(|seat| epoch(&seat.disk) == epoch(&self.master_disk));
+        self.answers.get(&request).cloned()
     }
 
     /// The master loses all its data.

@@ -295,8 +295,11 @@ impl Jobs<'_> {
         let knows_later = !self.moment.is_doubted && job.holder == Some(key) && attempt > job.last_attempt;
         let is_near = attempt.0 <= job.last_attempt.0.saturating_add(ATTEMPTS_AHEAD);
         let is_it = |e: &Earlier| e.attempt == attempt && e.holder == key && e.basis == Basis::Gap;
-        let may_be_true = is_near && (closes_gap || knows_later);
-        if may_be_true || job.earlier.iter().any(is_it) { Basis::Gap } else { Basis::Claim }
+        if is_near && (closes_gap || knows_later) || job.earlier.iter().any(is_it) {
+            Basis::Gap
+        } else {
+            Basis::Claim
+        }
     }
 }
 
@@ -331,14 +334,14 @@ impl Earlier {
 }
 
 /// An attempt whose slave asks how it ended: its machine starts nothing until a person has said that. The job itself is not uncertain.
-pub(super) struct Question<'a> {
+pub(super) struct Unresolved<'a> {
     pub basis: Basis,
     pub attempt: Attempt,
     pub holder: SlaveKey,
     pub report: &'a Report,
 }
 
-impl<'a> Question<'a> {
+impl<'a> Unresolved<'a> {
     /// What a person has said, until its slave speaks of the attempt again.
     pub(super) fn said(&self) -> Option<&'a Reason> {
         self.report.reason.as_ref().filter(|reason| reason.code == ReasonCode::Resolved)
@@ -347,16 +350,16 @@ impl<'a> Question<'a> {
 
 impl Job {
     /// What slaves ask of its attempts. The book's word of an attempt may be that it was given up: what counts is what its slave said.
-    pub(super) fn questions(&self) -> impl Iterator<Item = Question<'_>> {
+    pub(super) fn unresolved(&self) -> impl Iterator<Item = Unresolved<'_>> {
         let own = self.report.as_ref().filter(|_| self.state == State::Lost);
         let own = own.and_then(|report| {
-            Some(Question { basis: Basis::Assigned, attempt: self.attempt, holder: self.holder?, report })
+            Some(Unresolved { basis: Basis::Assigned, attempt: self.attempt, holder: self.holder?, report })
         });
         let others = self.earlier.iter().filter_map(|other| {
             let report = other.report.as_ref()?;
-            Some(Question { basis: other.basis, attempt: other.attempt, holder: other.holder, report })
+            Some(Unresolved { basis: other.basis, attempt: other.attempt, holder: other.holder, report })
         });
-        own.into_iter().chain(others).filter(|question| question.report.state == State::Uncertain)
+        own.into_iter().chain(others).filter(|asked| asked.report.state == State::Uncertain)
     }
 
     /// What the attempt that speaks has come to, seen from another one.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::id::{JobId, Run, SlaveKey};
 use crate::job::{self, End, State};
-use crate::message::{Ask, Flags, Message, Mode, OperatingMode, Question, Reason, ReasonCode, Report};
+use crate::message::{Ask, Flags, Message, Mode, OperatingMode, Question, Reason, ReasonCode};
 use crate::spec::{CancelMode, Desired, DesiredState, Gate};
 
 /// Its cancel may still come in time: not if the machine has refused it, and one that was only meant for what has not
@@ -222,15 +222,15 @@ impl Jobs<'_> {
         let job = self.get(id)?;
         // First an attempt of which nobody has said it and whose slave can be told. What is only claimed does not stand in the way
         // of what was assigned.
-        let question = job.questions().min_by_key(|question| {
-            let is_offline = self.roster.live(question.holder).is_none();
-            (question.said().is_some(), question.basis == Basis::Claim, is_offline, question.basis)
+        let asked = job.unresolved().min_by_key(|asked| {
+            let is_offline = self.roster.live(asked.holder).is_none();
+            (asked.said().is_some(), asked.basis == Basis::Claim, is_offline, asked.basis)
         })?;
-        if let Some(said) = question.said() {
+        if let Some(said) = asked.said() {
             return Some(Err(Refusal::AlreadyResolved(said.clone())));
         }
-        let (attempt, holder) = (question.attempt, question.holder);
-        let generation = question.report.generation;
+        let (attempt, holder) = (asked.attempt, asked.holder);
+        let generation = asked.report.generation;
         let Some(link) = self.roster.live(holder) else {
             return Some(Err(Refusal::SlaveOffline(Offline::Holder(attempt))));
         };

@@ -217,9 +217,8 @@ fn of_slave(state: &Master, slave: &SlaveRecord) -> impl Iterator<Item = Need> {
     let belongs = slave.enrolled == Enrolled::Yes;
     // A job that is uncertain itself is listed as that. One that is not in memory is found on disk by the command.
     let unresolved = machine.and_then(|machine| machine.uncertain).is_some_and(|id| {
-        let asks = |job: &Job| {
-            job.questions().any(|question| question.holder == slave.key && question.said().is_none())
-        };
+        let asks =
+            |job: &Job| job.unresolved().any(|asked| asked.holder == slave.key && asked.said().is_none());
         state.book.jobs.get(&id).is_none_or(|job| asks(&job))
     });
     let needs = [

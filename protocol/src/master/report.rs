@@ -117,7 +117,10 @@ impl Visit<'_> {
     pub(super) fn judge_report(&mut self, report: Report, settled: Option<Store>) {
         let key = self.key;
         let mut report = self.taken(report);
-        self.asks_no_more(&report);
+        if report.state != State::Uncertain {
+            // A link that is lost before the machine's own word leaves no question behind.
+            self.asks_no_more(report.job);
+        }
         let Some(known) = self.book().jobs.get(&report.job).map(|job| job.generation) else {
             return self.out.ignore(Ignored::MissingRecord);
         };
@@ -174,10 +177,10 @@ impl Visit<'_> {
         self.take(report);
     }
 
-    /// The slave tells of a job's end before it tells what its machine asks: a link that is lost between the two leaves no question.
-    fn asks_no_more(&mut self, report: &Report) {
+    /// What the slave's machine asked about this job is answered, until it asks again.
+    fn asks_no_more(&mut self, id: JobId) {
         let asked = self.record().machine.as_ref().and_then(|machine| machine.uncertain);
-        if asked == Some(report.job) && report.state != State::Uncertain {
+        if asked == Some(id) {
             self.edit(|slave| {
                 if let Some(machine) = &mut slave.machine {
                     machine.uncertain = None;
@@ -214,6 +217,7 @@ impl Visit<'_> {
             desired: Desired::Resolve(end),
             ..job.desired_state(false)
         };
+        self.asks_no_more(asked.job);
         self.send(Message::DesiredState(desired_state));
     }
 
@@ -234,6 +238,7 @@ impl Visit<'_> {
         let asks_still = report.state == State::Uncertain
             && matches!(job.desired, Desired::Resolve(_))
             && report.generation >= job.generation;
+        let raised = generation.uttered(self.moment.node.epoch);
         let was_lost = job.state == State::Lost;
         let link = self.record().current();
         let is_overtaken = is_overtaken(&job, &report);
@@ -241,7 +246,7 @@ impl Visit<'_> {
             || stays
             || asks_still
             || job.report.as_ref().map(durable_report) != Some(durable_report(&report));
-        let (key, now, epoch) = (self.key, self.moment.now, self.moment.node.epoch);
+        let (key, now) = (self.key, self.moment.now);
         let mut jobs = self.jobs();
         if durable_change {
             jobs.edit(id, |job| {
@@ -252,7 +257,7 @@ impl Visit<'_> {
                     job.generation = job.generation.next();
                 }
                 if asks_still {
-                    job.generation = job.generation.uttered(epoch);
+                    job.generation = raised;
                 }
                 job.report = Some(report.clone());
                 job.heard_at = Some(now);

@@ -59,8 +59,8 @@ pub enum Other {
 pub enum Standing {
     /// The master remembers that it assigned it, before the one that speaks.
     Earlier,
-    /// Its slave reports it in the first handshake after a restore, and its number is higher than any that the restored master
-    /// knows: it was assigned and forgotten. No other slave holds the job.
+    /// Its slave reports it in the first handshake after a restore, or is the one that the job is assigned to, and its number is higher
+    /// than any that the master knows: it was assigned and forgotten. No other slave holds the job.
     Forgotten,
     /// Also forgotten by a restore, but when its slave first reported it another slave held the job, or had ended it.
     Contested,

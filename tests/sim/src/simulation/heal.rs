@@ -8,7 +8,7 @@
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::State;
 use reloop_protocol::master::{Enrolled, Job, JobCommand, SlaveCommand};
-use reloop_protocol::message::{CloseCode, Mode, ReasonCode};
+use reloop_protocol::message::{CloseCode, Mode, ReasonCode, WaitingFor};
 use reloop_protocol::slave::{self, Local};
 use reloop_protocol::spec::{CancelMode, Desired, Gate};
 use reloop_protocol::time::Time;
@@ -128,7 +128,7 @@ fn drain(world: &mut World, slaves: usize, jobs: &[JobId], paused: Paused) -> bo
 /// tokens to slaves that were revoked.
 fn admit(world: &mut World) {
     let refused = |code: &CloseCode| *code == CloseCode::StaleMaster;
-    if world.boxes.iter().any(|held| held.closed.last().is_some_and(refused)) {
+    if world.boxes.iter().any(|held| !held.retired && held.closed.last().is_some_and(refused)) {
         world.confirm_restore();
     }
     for slave in 0..world.boxes.len() {
@@ -219,7 +219,10 @@ fn answer(job: &Job, now: Time, masters_forgot: bool, paused: Paused) -> Option<
         _ if job.desired == Desired::Pause => goes_on,
         State::Queued | State::Assigned | State::Accepted if is_paused_at_the_machine(job) => None,
         State::Queued | State::Assigned | State::Accepted => {
-            let later = job.start.not_before.is_some_and(|at| at > now);
+            // By the master's word, or by a reschedule that the master has forgotten.
+            let slave_waits =
+                job.report.as_ref().is_some_and(|report| report.waiting_for == Some(WaitingFor::Time));
+            let later = slave_waits || job.start.not_before.is_some_and(|at| at > now);
             let is_released = matches!(job.start.gate, Gate::Released { .. });
             (later && !is_released).then_some(JobCommand::Release { valid: RELEASED_FOR })
         }

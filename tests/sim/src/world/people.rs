@@ -245,10 +245,13 @@ impl World {
             _ => return false,
         };
         self.settle();
-        // A slave's link may be lost before it answers: a person asks again.
-        let is_lost = answer == Some(Answer::Refused(Refusal::SlaveOffline(Offline::Lost)));
+        // On a link that is lost, and not yet known to be, an answer does not come, or somebody's word has not arrived.
+        let is_underway = |why: &Refusal| {
+            matches!(why, Refusal::SlaveOffline(Offline::Lost))
+                || needed.need == Need::Unresolved && matches!(why, Refusal::AlreadyResolved(_))
+        };
         if let Some(Answer::Refused(why)) = answer
-            && !is_lost
+            && !is_underway(&why)
         {
             self.violate(Invariant::NeedsGranted, format!("`{}`: {why:?}", needed.command()));
         }

@@ -2,7 +2,7 @@
 
 use reloop_protocol::id::{BootId, StoreId};
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{Answer, JobCommand, Refusal, SlaveCommand};
+use reloop_protocol::master::{Answer, Delivery, JobCommand, Need, Refusal, SlaveCommand, needs};
 use reloop_protocol::message::{Attention, CloseCode, ReasonCode};
 use reloop_protocol::slave::{self, Local};
 use reloop_sim::world::World;
@@ -26,6 +26,22 @@ fn c1_a_new_store_under_an_old_key_waits_for_one_action_of_a_person() {
     world.command_slave(0, SlaveCommand::Clear);
     world.settle();
     assert_eq!(world.state(next), State::Running);
+}
+
+#[test]
+fn c1_what_a_person_said_stands_though_the_store_is_lost_before_its_slave_hears_it() {
+    let (mut world, job) = running();
+    world.boxes[0].machine.silent = true;
+    world.reboot(0);
+    world.pass(15_000);
+    assert_eq!((world.state(job), world.on_slave(0, job)), (State::Uncertain, Some(State::Uncertain)));
+    world.cut(0);
+    world.settle();
+    let told = world.command(job, JobCommand::Resolve(End::Succeeded));
+    assert_eq!(told, Some(Answer::Taken(vec![(job, Delivery::PendingOnReconnect)])));
+    world.replace_disk(0);
+    reconnect(&mut world, 0);
+    assert_eq!(world.state(job), State::Succeeded, "nobody is asked a second time");
 }
 
 #[test]
@@ -96,6 +112,33 @@ fn c3_how_a_job_ended_before_the_store_went_back_is_asked_of_nobody() {
         world.settle();
         assert_eq!(world.state(next), State::Running, "fails {fails}: a person has looked");
     }
+}
+
+#[test]
+fn c3_what_was_given_up_is_a_persons_to_resolve_where_the_store_went_back() {
+    let (mut world, job) = endless_job(|_, _| {});
+    world.save_disk(0);
+    world.cut(0);
+    reconnect(&mut world, 0);
+    world.cut(0);
+    world.settle();
+    world.command(job, JobCommand::Abandon);
+    world.put_back_disk(0);
+    reconnect(&mut world, 0);
+    assert_eq!((world.state(job), world.on_slave(0, job)), (State::Lost, Some(State::Uncertain)));
+    let listed = |world: &World| -> Vec<_> {
+        let needed = needs(world.master.as_ref().unwrap(), world.now(), None, 9);
+        needed.into_iter().map(|needed| (needed.need, needed.job)).collect()
+    };
+    assert_eq!(listed(&world), [(Need::Attention, Some(job)), (Need::Unresolved, Some(job))]);
+    let told = world.command(job, JobCommand::Resolve(End::Failed));
+    assert_eq!(told, Some(Answer::Taken(vec![(job, Delivery::Sent)])), "what is listed is granted");
+    world.settle();
+    assert_eq!(world.on_slave(0, job), None);
+    world.command_slave(0, SlaveCommand::Clear);
+    let next = place(&mut world);
+    world.settle();
+    assert_eq!(world.state(next), State::Running, "the machine works again");
 }
 
 #[test]

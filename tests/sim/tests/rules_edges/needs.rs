@@ -1,11 +1,12 @@
 //! What needs a person: all of it is found, counted and listed with the command that ends it.
 
-use reloop_protocol::id::JobId;
-use reloop_protocol::job::State;
+use reloop_protocol::id::{Attempt, JobId};
+use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
-    self, Enrolled, Gated, Job, JobCommand, Need, Needed, RequestId, Subject, count_needs, explain, needs,
+    self, Basis, Earlier, Enrolled, Gated, Job, JobCommand, Need, Needed, RequestId, Subject, count_needs,
+    explain, needs,
 };
-use reloop_protocol::message::{Attention, Flags, Reason, ReasonCode};
+use reloop_protocol::message::{Attention, Flags, Reason, ReasonCode, Report, WaitingFor};
 use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
 use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::World;
@@ -131,11 +132,39 @@ fn the_needs_of_a_job_follow_from_its_record() {
         job.need()
     };
     assert_eq!(with(&|_| {}), Some(Need::MissedStart));
-    assert_eq!(with(&|job| job.start.late = Late::Run), None);
-    assert_eq!(with(&|job| job.report.as_mut().unwrap().reason = None), None);
+    let waits = |job: &mut Job, waiting_for, reason| {
+        let report = job.report.as_mut().unwrap();
+        (report.waiting_for, report.reason) = (waiting_for, reason);
+    };
+    let runs_late = |job: &mut Job| {
+        job.report.as_mut().unwrap().waiting_for = None;
+        job.start.late = Late::Run;
+    };
+    assert_eq!(with(&runs_late), None);
+    let lapsed = Reason::new(ReasonCode::ReleaseLapsed, "release it again");
+    let asks = Some(WaitingFor::Operator);
+    assert_eq!(with(&|job| waits(job, None, None)), None);
+    assert_eq!(with(&|job| waits(job, asks, None)), Some(Need::Held), "its slave waits for a person");
+    assert_eq!(with(&|job| waits(job, asks, Some(lapsed.clone()))), Some(Need::ReleaseLapsed));
+    let local = Reason::new(ReasonCode::PausedLocally, "resume it there");
+    assert_eq!(with(&|job| waits(job, asks, Some(local.clone()))), None, "only people there resume it");
+    let paused = |job: &mut Job| {
+        waits(job, asks, None);
+        job.desired = Desired::Pause;
+    };
+    assert_eq!(with(&paused), None);
+    let is_answered = |job: &mut Job| {
+        waits(job, asks, Some(lapsed.clone()));
+        job.generation = job.generation.next();
+    };
+    assert_eq!(with(&is_answered), None, "its slave has not heard the answer yet");
     assert_eq!(with(&|job| job.desired = Desired::Cancel(CancelMode::Now)), None);
     assert_eq!(with(&|job| job.start.gate = Gate::Held), Some(Need::Held));
-    assert_eq!(with(&|job| job.start.gate = Gate::Released { latest: Time(0) }), None, "that takes a clock");
+    let released = |job: &mut Job| {
+        job.start.gate = Gate::Released { latest: Time(0) };
+        job.generation = job.generation.next();
+    };
+    assert_eq!(with(&released), None, "whether that has lapsed takes a clock");
     let mismatch = Reason::new(ReasonCode::DigestMismatch, "other work");
     assert_eq!(
         with(&|job| job.report.as_mut().unwrap().reason = Some(mismatch.clone())),
@@ -150,6 +179,9 @@ fn the_needs_of_a_job_follow_from_its_record() {
         assert_eq!(with(&overdue), Some(Need::Overdue), "{state:?}");
     }
     assert_eq!(with(&|job| job.state = State::Uncertain), Some(Need::Uncertain));
+    let resolved =
+        |job: &mut Job| (job.state, job.desired) = (State::Uncertain, Desired::Resolve(End::Failed));
+    assert_eq!(with(&resolved), None, "its slave is still to be told");
     for state in State::ALL.into_iter().filter(|state| state.is_ended()) {
         assert_eq!(with(&|job| job.state = state), None, "{state:?}");
     }
@@ -169,11 +201,13 @@ fn the_needs_of_a_slave_are_listed_unless_it_was_revoked() {
     };
     let machine = |slave: &mut master::SlaveRecord| slave.machine.clone().unwrap();
     assert_eq!(listed(&|_| {}), []);
+    // Not in memory any more.
+    let ended = JobId([7; 16]);
     let everything = |slave: &mut master::SlaveRecord| {
         let mut report = machine(slave);
         report.attention = Some(Attention::Moved);
         report.unloading = Some(job);
-        report.uncertain = Some(job);
+        report.uncertain = Some(ended);
         report.local_lock = true;
         slave.machine = Some(report);
         slave.cloned_at = Some(now);
@@ -183,7 +217,7 @@ fn the_needs_of_a_slave_are_listed_unless_it_was_revoked() {
         (Need::Doubts, "reloop restore confirm".to_owned()),
         (Need::Cloned, "reloop slave clear s0".to_owned()),
         (Need::Attention, "reloop slave clear s0".to_owned()),
-        (Need::Unresolved, format!("reloop job resolve {job} succeeded|failed|canceled")),
+        (Need::Unresolved, format!("reloop job resolve {ended} succeeded|failed|canceled")),
         (Need::Unloading, "reloop slave ready s0".to_owned()),
         (Need::LocalLock, "reloop-slave local off".to_owned()),
     ];
@@ -219,14 +253,43 @@ fn an_uncertain_job_is_listed_once_and_an_uncertain_abandoned_attempt_too() {
     let found = |state: &master::Master| -> Vec<_> {
         needs(state, world.now(), None, ALL).into_iter().map(|needed| needed.need).collect()
     };
-    assert_eq!(found(&state), [Need::Unresolved], "the book has it running");
-    let mut record = world.job(job);
-    record.state = State::Uncertain;
-    record.report.as_mut().unwrap().state = State::Uncertain;
-    let mut of_disk = master::newborn(state.settings, state.node.id);
-    of_disk.restore(master::Write::Slave(Box::new(state.slaves[&key].clone())));
-    of_disk.restore(master::Write::Job(Box::new(record)));
-    assert_eq!(found(&of_disk), [Need::Uncertain]);
+    assert_eq!(found(&state), [], "it runs, and nobody could say how it ended");
+    let with = |change: &dyn Fn(&mut Job, Report)| {
+        let mut record = world.job(job);
+        let asked = Report { state: State::Uncertain, ..record.report.clone().unwrap() };
+        change(&mut record, asked);
+        let mut of_disk = master::newborn(state.settings, state.node.id);
+        of_disk.restore(master::Write::Slave(Box::new(state.slaves[&key].clone())));
+        of_disk.restore(master::Write::Job(Box::new(record)));
+        found(&of_disk)
+    };
+    let uncertain = |job: &mut Job, asked| (job.state, job.report) = (State::Uncertain, Some(asked));
+    assert_eq!(with(&uncertain), [Need::Uncertain]);
+    let given_up = |job: &mut Job, asked: Report| {
+        let (attempt, state) = (asked.attempt, State::Lost);
+        job.earlier =
+            vec![Earlier { attempt, holder: key, state, report: Some(asked), basis: Basis::Assigned }];
+        (job.attempt, job.last_attempt, job.holder, job.report) = (Attempt(2), Attempt(2), None, None);
+        job.state = State::Queued;
+    };
+    assert_eq!(with(&given_up), [Need::Unresolved]);
+    let answered = |job: &mut Job, asked: Report| {
+        let reason = Some(Reason::new(ReasonCode::Resolved, "a person said it"));
+        given_up(job, Report { reason, ..asked });
+    };
+    assert_eq!(with(&answered), [], "its slave is still to be told");
+}
+
+#[test]
+fn the_report_of_an_end_takes_the_question_off_the_list_though_the_link_is_lost_before_the_machine_says_so() {
+    for (state, is_listed) in [(State::Uncertain, true), (State::Succeeded, false)] {
+        let (mut seat, report) = runs_live();
+        let key = seat.key;
+        seat.state.slaves.get_mut(&key).unwrap().machine.as_mut().unwrap().uncertain = Some(report.job);
+        let step = reports(&mut seat, None, numbered(&report, 20, state));
+        let machine = step.state.slaves[&key].machine.as_ref().unwrap();
+        assert_eq!(machine.uncertain == Some(report.job), is_listed, "{state:?}");
+    }
 }
 
 #[test]

@@ -60,6 +60,42 @@ fn a_command_at_a_restored_master_is_newer_than_all_that_it_has_forgotten() {
 }
 
 #[test]
+fn what_a_person_said_under_a_forgotten_number_is_told_again() {
+    for (behind, is_told) in [(0, true), (1, false)] {
+        let (mut seat, report) = runs_live();
+        let asks = numbered(&report, 20, State::Uncertain);
+        drop(reports(&mut seat, None, asks.clone()));
+        drop(seat.commands(report.job, JobCommand::Resolve(End::Succeeded)));
+        let said = seat.job(report.job).generation;
+        // Of that number the slave has another desired state, of a time that the master has forgotten; or it has none.
+        let knows = Generation(said.0 - behind);
+        let step = reports(&mut seat, None, Report { generation: knows, ..numbered(&asks, 21, asks.state) });
+        let told: Vec<_> = wants(&step.effects, OLDER);
+        let told: Vec<_> = told.iter().map(|wanted| (wanted.desired, wanted.generation)).collect();
+        let again = (Desired::Resolve(End::Succeeded), said.next());
+        assert_eq!(told.contains(&again), is_told, "{behind}: {told:?}");
+        assert_eq!(seat.job(report.job).generation > said, is_told, "{behind}");
+    }
+}
+
+#[test]
+fn a_slave_tells_of_a_later_attempt_of_its_own_job_to_a_master_that_went_back_unnoticed() {
+    for is_doubted in [false, true] {
+        let (mut seat, report) = runs_live();
+        if is_doubted {
+            seat.state.doubted_by.insert(SlaveKey([9; 32]));
+        }
+        let later = Report { attempt: Attempt(2), ..numbered(&report, 20, State::Running) };
+        drop(reports(&mut seat, None, later));
+        let job = seat.job(report.job);
+        let spoken = (job.attempt, job.last_attempt, job.flags.has(Flags::CLAIMED));
+        let expected =
+            if is_doubted { (Attempt(1), Attempt(1), true) } else { (Attempt(2), Attempt(2), false) };
+        assert_eq!(spoken, expected, "doubted {is_doubted}");
+    }
+}
+
+#[test]
 fn each_epoch_has_its_own_range_of_generations() {
     assert_eq!(Generation(3).uttered(Epoch(0)), Generation(4));
     assert_eq!(Generation(3).uttered(Epoch(1)), Generation(4));

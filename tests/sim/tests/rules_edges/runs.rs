@@ -86,6 +86,32 @@ fn an_interrupted_job_begins_again_at_its_own_slave_even_if_another_is_idle() {
 }
 
 #[test]
+fn what_was_interrupted_while_it_started_may_have_begun_and_is_not_given_back() {
+    let mut world = World::new(1);
+    let job = place_as(&mut world, |order| order.spec.on_interrupt = OnInterrupt::Restart);
+    pump_until(&mut world, |world| world.on_slave(0, job) == Some(State::Starting));
+    // Paused by a person, so that it waits behind the idle machine.
+    world.local(0, Local::Pause);
+    reboot(&mut world);
+    let held = kept(&world, job).clone();
+    assert_eq!((held.report.state, held.report.started_at), (State::Accepted, None));
+    world.add_slave("idle");
+    world.settle();
+    assert_eq!((world.holder(job), world.job(job).recalled), (Some(0), None), "it is not asked back");
+    let desired_state = DesiredState {
+        attempt: held.report.attempt,
+        generation: held.report.generation.next(),
+        spec: None,
+        desired: Desired::Return,
+        start: held.start,
+        ..desired_state(&world, job)
+    };
+    let (link, session) = live(&world);
+    let (after, _) = hears(&world, link, session, Message::DesiredState(desired_state));
+    assert_eq!(word(&after, job).0, State::Accepted, "and would not be given back");
+}
+
+#[test]
 fn a_pause_is_repeated_once_the_machine_has_begun_or_has_refused_to_stop() {
     // Refused, because the machine had not begun.
     let mut world = World::new(1);

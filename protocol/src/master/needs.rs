@@ -215,6 +215,8 @@ fn lapsed_need(state: &Master, id: JobId) -> Option<Need> {
 fn of_slave(state: &Master, slave: &SlaveRecord) -> impl Iterator<Item = Need> {
     let machine = slave.machine.as_ref();
     let belongs = slave.enrolled == Enrolled::Yes;
+    // A slave that doubts the master answers nothing before a person has confirmed the restore.
+    let obeys = belongs && !slave.doubts;
     // A job that is uncertain itself is listed as that. One that is not in memory is found on disk by the command.
     let unresolved = machine.and_then(|machine| machine.uncertain).is_some_and(|id| {
         let asks =
@@ -224,9 +226,9 @@ fn of_slave(state: &Master, slave: &SlaveRecord) -> impl Iterator<Item = Need> {
     let needs = [
         (belongs && slave.doubts, Need::Doubts),
         (belongs && slave.cloned_at.is_some(), Need::Cloned),
-        (belongs && machine.is_some_and(|machine| machine.attention.is_some()), Need::Attention),
-        (belongs && unresolved, Need::Unresolved),
-        (belongs && machine.is_some_and(|machine| machine.unloading.is_some()), Need::Unloading),
+        (obeys && machine.is_some_and(|machine| machine.attention.is_some()), Need::Attention),
+        (obeys && unresolved, Need::Unresolved),
+        (obeys && machine.is_some_and(|machine| machine.unloading.is_some()), Need::Unloading),
         (slave.enrolled == Enrolled::Pending, Need::Approval),
         (belongs && machine.is_some_and(|machine| machine.local_lock), Need::LocalLock),
     ];

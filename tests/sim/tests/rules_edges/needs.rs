@@ -211,10 +211,8 @@ fn the_needs_of_a_slave_are_listed_unless_it_was_revoked() {
         report.local_lock = true;
         slave.machine = Some(report);
         slave.cloned_at = Some(now);
-        slave.doubts = true;
     };
     let words = [
-        (Need::Doubts, "reloop restore confirm".to_owned()),
         (Need::Cloned, "reloop slave clear s0".to_owned()),
         (Need::Attention, "reloop slave clear s0".to_owned()),
         (Need::Unresolved, format!("reloop job resolve {ended} succeeded|failed|canceled")),
@@ -222,6 +220,13 @@ fn the_needs_of_a_slave_are_listed_unless_it_was_revoked() {
         (Need::LocalLock, "reloop-slave local off".to_owned()),
     ];
     assert_eq!(listed(&everything), words);
+    let doubts = |slave: &mut master::SlaveRecord| {
+        everything(slave);
+        slave.doubts = true;
+    };
+    let confirm = (Need::Doubts, "reloop restore confirm".to_owned());
+    let [cloned, .., locked] = words;
+    assert_eq!(listed(&doubts), [confirm, cloned, locked], "it answers nothing before that");
     let revoked = |slave: &mut master::SlaveRecord| {
         everything(slave);
         slave.enrolled = Enrolled::Revoked;

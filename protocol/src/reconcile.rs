@@ -279,7 +279,7 @@ pub const TABLE: &[Line] = &[
         Verdict::AskPerson,
     ),
     line(
-        "it_was_let_go_in_a_forgotten_past",
+        "it_was_released_before_the_restore",
         &["D3"],
         BEGUN_OR_WAITING,
         &[Absent],

@@ -98,7 +98,7 @@ enum Verb {
         #[command(flatten)]
         place: Place,
     },
-    /// Export the database of an agent that is stopped as text, or import one
+    /// Export the store of an agent that is stopped as text, or import one
     #[command(subcommand)]
     Store(StoreVerb),
     /// Show the version of the program and of the protocol

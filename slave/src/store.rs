@@ -1,4 +1,4 @@
-//! `reloop-slave store`: the way out of the database of an agent that does not run, and back in.
+//! `reloop-slave store`: the way out of the store of an agent that does not run, and back in.
 
 use std::path::Path;
 

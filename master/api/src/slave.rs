@@ -89,7 +89,7 @@ pub struct Receipt {
     pub took_ms: u64,
     /// The slave's session: the number of its connection.
     pub session: u64,
-    /// Whether the slave's database is the one that was known.
+    /// Whether the slave's store is the one that was known.
     #[schema(schema_with = schema::receipt_store)]
     pub store: Word,
     /// The slave's box was started since the last handshake.

@@ -76,7 +76,7 @@ pub(super) enum Command {
     /// Make, list and revoke clients' tokens.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Export the database of a master that is stopped as text, or import one.
+    /// Export the store of a master that is stopped as text, or import one.
     #[command(subcommand)]
     Store(super::store::StoreCommand),
     /// Explain a command, or the exit codes.

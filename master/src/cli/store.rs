@@ -1,4 +1,4 @@
-//! `reloop store`: exports the database of a master that does not run as text, and imports it again.
+//! `reloop store`: exports the store of a master that does not run as text, and imports it again.
 
 use std::path::PathBuf;
 

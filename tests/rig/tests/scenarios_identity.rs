@@ -277,7 +277,7 @@ async fn who_does_not_speak_the_protocol_is_closed_with_the_documented_code_and_
 }
 
 #[tokio::test]
-async fn who_finds_the_house_full_waits_for_a_place_or_is_told_when_to_come_back() {
+async fn a_slave_at_a_busy_master_waits_for_a_place_or_is_told_when_to_come_back() {
     let mut options = MasterOptions::default();
     options.link.insert("max_handshakes", 2);
     options.link.insert("max_waiting", 1);

@@ -110,7 +110,7 @@ fn an_outcome_of_the_time_without_an_agent_carries_its_own_time() {
 }
 
 #[test]
-fn who_broke_a_promise_starts_nothing_until_somebody_has_looked() {
+fn a_slave_that_lost_its_job_starts_nothing_until_a_person_has_looked() {
     let (mut world, job) = running();
     world.kill_agent(0);
     world.boxes[0].disk = world.boxes[0].disk.clone().without(job);

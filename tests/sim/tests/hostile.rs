@@ -174,7 +174,7 @@ fn what_was_never_assigned_to_a_slave_is_only_claimed_by_it() {
 }
 
 #[test]
-fn whoever_makes_up_attempts_fills_the_list_of_those_who_had_the_job_with_nothing() {
+fn made_up_attempts_do_not_displace_real_ones() {
     let (mut world, jobs, own) = siblings();
     let job = jobs[0];
     for attempt in 2..60 {

@@ -818,7 +818,7 @@ fn a_window_once_met_is_met_until_somebody_changes_it() {
 }
 
 #[test]
-fn what_somebody_wanted_to_end_is_not_begun_again() {
+fn a_job_that_was_to_be_canceled_is_not_started_again() {
     let desired_states: [fn(&mut World, JobId); 3] = [
         |world, job| drop(world.command(job, JobCommand::Cancel(CancelMode::Now))),
         |world, job| drop(world.command(job, JobCommand::Cancel(CancelMode::IfNotStarted))),

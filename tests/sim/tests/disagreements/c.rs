@@ -142,7 +142,7 @@ fn c3_what_was_given_up_is_a_persons_to_resolve_where_the_store_went_back() {
 }
 
 #[test]
-fn c3_a_store_that_went_back_is_told_so_also_if_it_holds_no_job() {
+fn c3_a_store_that_went_back_is_recognised_even_without_a_job() {
     for waits_there in [false, true] {
         let mut world = World::new(1);
         let node = |world: &World| world.boxes[0].state.as_ref().unwrap().node.clone();

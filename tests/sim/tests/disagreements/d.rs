@@ -61,7 +61,7 @@ fn d2_a_master_that_lost_everything_adopts_and_stops_nothing() {
 }
 
 #[test]
-fn d3_after_a_restore_the_ring_repairs_the_gap_and_nothing_fires_in_mass() {
+fn d3_recent_outcomes_tell_a_restored_master_what_ended_and_nothing_starts_twice() {
     let mut world = World::new(1);
     let soon = later(&world, 5_000);
     let jobs =

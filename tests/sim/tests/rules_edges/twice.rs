@@ -40,7 +40,7 @@ fn two_attempts_that_were_done_are_a_duplicate_whenever_the_master_hears_of_them
 }
 
 #[test]
-fn two_that_were_done_are_a_duplicate_also_if_the_second_began_after_the_first_was_known_to_be_done() {
+fn two_attempts_that_succeeded_are_a_duplicate_in_whichever_order_they_ended() {
     for other_first in [false, true] {
         let (mut seat, report) = runs_live();
         // Attempt 1 has succeeded elsewhere, and attempt 2 was recalled for that, but has begun meanwhile.

@@ -165,9 +165,10 @@ impl Visit<'_> {
             return self.out.ignore(Ignored::OlderReport);
         }
         if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
-            self.jobs().flag(id, Flags::DUPLICATE, JobReason::AliveAfterEnd);
             if report.state == State::Uncertain {
                 self.tell_end(report);
+            } else {
+                self.jobs().flag(id, Flags::DUPLICATE, JobReason::AliveAfterEnd);
             }
             return;
         }

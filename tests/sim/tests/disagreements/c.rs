@@ -103,8 +103,8 @@ fn c3_how_a_job_ended_before_the_store_went_back_is_asked_of_nobody() {
         world.settle();
         assert_eq!(world.on_slave(0, job), None, "fails {fails}: its slave was told and has let it go");
         assert_eq!(
-            (world.job(job).state, world.job(job).report),
-            (ended.state, ended.report),
+            (world.job(job).state, world.job(job).report, world.job(job).all_flags()),
+            (ended.state, ended.report.clone(), ended.all_flags()),
             "fails {fails}"
         );
         world.command_slave(0, SlaveCommand::Clear);

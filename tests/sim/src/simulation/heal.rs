@@ -135,7 +135,7 @@ fn drain(world: &mut World, slaves: usize, jobs: &[JobId], paused: Paused) -> bo
 }
 
 /// Confirms the restore if a slave that the master does not admit has seen a later state of it: the slave tells people. Gives
-/// tokens to slaves that were revoked.
+/// tokens to slaves that were revoked, or that a master that went back in time does not know.
 fn admit(world: &mut World) {
     let refused = |code: &CloseCode| *code == CloseCode::StaleMaster;
     if world.boxes.iter().any(|held| !held.retired && held.closed.last().is_some_and(refused)) {
@@ -147,7 +147,7 @@ fn admit(world: &mut World) {
         }
         let key = world.boxes[slave].settings.key;
         let record = world.master.as_ref().and_then(|master| master.slaves.get(&key));
-        if record.is_some_and(|record| record.enrolled != Enrolled::Yes) {
+        if record.is_none_or(|record| record.enrolled != Enrolled::Yes) {
             world.enroll(slave);
         }
         world.plug_again(slave);

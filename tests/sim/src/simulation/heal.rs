@@ -106,9 +106,8 @@ fn drain(world: &mut World, slaves: usize, jobs: &[JobId], paused: Paused) -> bo
         if world.broken.is_some() {
             return false;
         }
-        admit(world);
-        let was_asked = world.answer_needs();
-        let quiet = !was_asked & look_at_slaves(world, slaves, paused) & look_at_jobs(world, paused);
+        let were_needed = admit(world) | world.answer_needs();
+        let quiet = !were_needed & look_at_slaves(world, slaves, paused) & look_at_jobs(world, paused);
         let done = world.master.as_ref().is_some_and(|master| master.book.jobs.is_empty());
         let mut agents = world.boxes.iter().filter_map(|held| held.state.as_ref());
         if quiet && done && agents.all(|state| state.jobs.is_empty()) {
@@ -135,10 +134,13 @@ fn drain(world: &mut World, slaves: usize, jobs: &[JobId], paused: Paused) -> bo
 }
 
 /// Confirms the restore if a slave that the master does not admit has seen a later state of it: the slave tells people. Gives
-/// tokens to slaves that were revoked, or that a master that went back in time does not know.
-fn admit(world: &mut World) {
+/// tokens to slaves that were revoked, or that a master that went back in time does not know. True
+/// if that was needed.
+fn admit(world: &mut World) -> bool {
     let refused = |code: &CloseCode| *code == CloseCode::StaleMaster;
-    if world.boxes.iter().any(|held| !held.retired && held.closed.last().is_some_and(refused)) {
+    let mut were_needed =
+        world.boxes.iter().any(|held| !held.retired && held.closed.last().is_some_and(refused));
+    if were_needed {
         world.confirm_restore();
     }
     for slave in 0..world.boxes.len() {
@@ -149,10 +151,12 @@ fn admit(world: &mut World) {
         let record = world.master.as_ref().and_then(|master| master.slaves.get(&key));
         if record.is_none_or(|record| record.enrolled != Enrolled::Yes) {
             world.enroll(slave);
+            were_needed = true;
         }
         world.plug_again(slave);
     }
     world.settle();
+    were_needed
 }
 
 /// What people want of slaves without being asked: they resume what was paused, and end maintenance. True if there was

@@ -367,7 +367,9 @@ impl Job {
         let is_replaced = self.holder == Some(other.holder) && other.attempt > self.attempt;
         match self.state {
             State::Queued => Speaker::Nobody,
-            State::Uncertain if self.report.is_none() => Speaker::Vanished,
+            State::Uncertain if self.report.is_none() || other.attempt > self.attempt && !is_replaced => {
+                Speaker::Vanished
+            }
             State::Assigned
             | State::Accepted
             | State::Starting

@@ -144,6 +144,8 @@ impl Jobs<'_> {
                         job.reason = None;
                     });
                     self.apply(id, job::Event::Retried, "operator");
+                    // Another one may be under way already.
+                    self.weigh(id);
                     Ok(Delivery::Applied)
                 }
                 job::Transition::Unchanged | job::Transition::Rejected(_) => wrong(WrongState::NotRetried),

@@ -7,7 +7,7 @@ use super::{Enrolled, Job, Master, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 use crate::job::State;
 use crate::message::{Attention, Flags, ReasonCode, WaitingFor};
-use crate::spec::{Desired, Gate, Late};
+use crate::spec::{CancelMode, Desired, Gate, Late};
 use crate::time::Time;
 
 /// Why a person is needed, the most urgent first.
@@ -112,6 +112,8 @@ pub struct Needed {
     pub is_offline: bool,
     /// The job is paused too, and has not started.
     pub is_paused: bool,
+    /// The job was canceled, its slave has heard that, and it goes on.
+    pub is_canceled: bool,
 }
 
 impl Job {
@@ -123,7 +125,12 @@ impl Job {
             State::Uncertain if matches!(self.desired, Desired::Resolve(_)) => None,
             State::Uncertain => Some(Need::Uncertain),
             State::Starting | State::Running | State::Paused | State::Stopping => {
-                self.all_flags().has(Flags::OVERDUE).then_some(Need::Overdue)
+                let is_answered = match self.desired {
+                    Desired::Cancel(CancelMode::Now) => true,
+                    Desired::Cancel(_) => !self.slave_knows(),
+                    Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => false,
+                };
+                (self.all_flags().has(Flags::OVERDUE) && !is_answered).then_some(Need::Overdue)
             }
             State::Queued | State::Assigned | State::Accepted if self.is_canceled() => None,
             State::Accepted if said == Some(ReasonCode::DigestMismatch) => Some(Need::Mismatch),
@@ -133,7 +140,8 @@ impl Job {
                 Gate::Open
                     if self.state == State::Accepted
                         && self.start.late == Late::Hold
-                        && said == Some(ReasonCode::MissedStart) =>
+                        && said == Some(ReasonCode::MissedStart)
+                        && self.slave_knows() =>
                 {
                     Some(Need::MissedStart)
                 }
@@ -154,13 +162,18 @@ impl Job {
         }
     }
 
+    /// Its slave has heard all that is wanted of it.
+    fn slave_knows(&self) -> bool {
+        self.report.as_ref().is_some_and(|report| report.generation >= self.generation)
+    }
+
     /// Its slave does not start it before a person says so, and knows all that is wanted of it.
     fn slave_asks(&self) -> bool {
+        let waiting_for = self.report.as_ref().and_then(|report| report.waiting_for);
         self.state == State::Accepted
             && self.desired == Desired::Run
-            && self.report.as_ref().is_some_and(|report| {
-                report.waiting_for == Some(WaitingFor::Operator) && report.generation >= self.generation
-            })
+            && waiting_for == Some(WaitingFor::Operator)
+            && self.slave_knows()
     }
 
     /// Until when it may start by a person's word, while it has not: after that it needs another one.
@@ -217,7 +230,8 @@ fn of_slave(state: &Master, slave: &SlaveRecord) -> impl Iterator<Item = Need> {
     let belongs = slave.enrolled == Enrolled::Yes;
     // A slave that doubts the master answers nothing before a person has confirmed the restore.
     let obeys = belongs && !slave.doubts;
-    // A job that is uncertain itself is listed as that. One that is not in memory is found on disk by the command.
+    // A job that is uncertain itself is listed as that. One that is not in memory is found on disk by the command. A slave that is
+    // offline cannot be told, and asks again when it is back.
     let unresolved = machine.and_then(|machine| machine.uncertain).is_some_and(|id| {
         let asks =
             |job: &Job| job.unresolved().any(|asked| asked.holder == slave.key && asked.said().is_none());
@@ -227,7 +241,7 @@ fn of_slave(state: &Master, slave: &SlaveRecord) -> impl Iterator<Item = Need> {
         (belongs && slave.doubts, Need::Doubts),
         (belongs && slave.cloned_at.is_some(), Need::Cloned),
         (obeys && machine.is_some_and(|machine| machine.attention.is_some()), Need::Attention),
-        (obeys && unresolved, Need::Unresolved),
+        (obeys && slave.live().is_some() && unresolved, Need::Unresolved),
         (obeys && machine.is_some_and(|machine| machine.unloading.is_some()), Need::Unloading),
         (slave.enrolled == Enrolled::Pending, Need::Approval),
         (belongs && machine.is_some_and(|machine| machine.local_lock), Need::LocalLock),
@@ -257,6 +271,7 @@ fn describe(state: &Master, need: Need, subject: Subject) -> Option<Needed> {
         },
         attention: machine.and_then(|machine| machine.attention),
         is_offline: slave.is_some_and(|slave| slave.live().is_none()),
-        is_paused: job.is_some_and(|job| job.desired == Desired::Pause && !job.state.is_started()),
+        is_paused: job.as_ref().is_some_and(|job| job.desired == Desired::Pause && !job.state.is_started()),
+        is_canceled: job.is_some_and(|job| job.is_canceled()),
     })
 }

@@ -296,6 +296,10 @@ impl Visit<'_> {
             self.send(Message::Forget(forget));
             self.jobs().try_again(id);
         } else {
+            if report.state == State::Uncertain {
+                // A newer attempt, of which a restored master has heard already, knows more.
+                self.jobs().weigh(id);
+            }
             self.jobs().tell(id);
         }
     }

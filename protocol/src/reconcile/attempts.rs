@@ -24,7 +24,7 @@ pub enum Speaker {
     Unstarted,
     /// Begun, and not known to have ended; or uncertain by its slave's report.
     Begun,
-    /// Uncertain, because its slave has neither the job nor its outcome.
+    /// Uncertain: its slave has neither the job nor its outcome, or a newer attempt was assigned since, so that it had been given up.
     Vanished,
     Succeeded,
     /// Canceled by its slave, and the cancel is still wanted.

@@ -308,6 +308,9 @@ impl Needed {
                 let text = "its last job has ended, and nobody has confirmed that the machine is clear";
                 (text.to_owned(), true)
             }
+            Need::Overdue if self.is_canceled => {
+                ("it runs longer than its order allows; it was canceled and goes on".to_owned(), true)
+            }
             Need::Overdue => ("it runs longer than its order allows".to_owned(), true),
             Need::Approval => (format!("it waits for approval with the key {}", self.fingerprint()), false),
             Need::Restored => {
@@ -333,6 +336,9 @@ impl Needed {
             }
             Need::Uncertain | Need::Unresolved => {
                 format!("reloop job {action} {} {RESOLUTIONS}", self.named_job())
+            }
+            Need::Overdue if self.is_canceled => {
+                format!("reloop job {action} --mode now {}", self.named_job())
             }
             Need::Mismatch
             | Need::MissedStart

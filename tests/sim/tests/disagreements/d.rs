@@ -6,9 +6,9 @@ use reloop_protocol::master::{
     self, Answer, Enrollment, IdempotencyKey, JobCommand, Loaded, Order, RequestId, RetryOn, SlaveCommand,
 };
 use reloop_protocol::message::{CloseCode, Flags, Mode, ReasonCode};
-use reloop_protocol::slave;
+use reloop_protocol::slave::{self, Local};
 use reloop_protocol::spec::{CancelMode, Gate};
-use reloop_sim::world::{MasterDisk, World};
+use reloop_sim::world::{Machine, MasterDisk, World};
 use std::collections::BTreeMap;
 
 use crate::stage::*;
@@ -328,6 +328,58 @@ fn d3_whoever_comes_first_after_a_restore_a_job_that_was_given_away_is_found_whe
             assert_eq!(needs, 0, "{order:?}");
         }
     }
+}
+
+/// Attempt 1 ran at slave 0 at the time of the backup and is uncertain there; it was given up since, and attempt 2 runs at slave 1.
+fn uncertain_and_tried_again_since_the_backup() -> (World, MasterDisk, JobId) {
+    let (mut world, job) = endless_job(|_, _| {});
+    let backup = world.master_disk.clone();
+    world.boxes[0].machine.silent = true;
+    world.cut(0);
+    world.reboot(0);
+    world.command(job, JobCommand::Abandon);
+    let second = world.add_slave("second");
+    world.boxes[second].machine.length_ms = Machine::UNTIL_TOLD;
+    command(&mut world, job, JobCommand::Retry);
+    world.pass(15_000);
+    assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(second)));
+    assert_eq!(world.on_slave(0, job), Some(State::Uncertain));
+    world.cut(second);
+    (world, backup, job)
+}
+
+#[test]
+fn d3_an_attempt_that_runs_speaks_over_an_older_one_that_nobody_knows_of() {
+    for order in [[0, 1], [1, 0]] {
+        let (mut world, backup, job) = uncertain_and_tried_again_since_the_backup();
+        restored_out_of_reach(&mut world, backup);
+        for slave in order {
+            reconnect(&mut world, slave);
+        }
+        assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(1)), "{order:?}");
+        let needs = master::needs(world.master.as_ref().unwrap(), world.now(), None, 10);
+        let needs: Vec<_> = needs.iter().map(|needed| needed.need).collect();
+        assert_eq!(needs, [master::Need::Unresolved], "{order:?}");
+        command(&mut world, job, JobCommand::Cancel(CancelMode::Now));
+        assert_eq!(world.boxes[1].machine.alive().count(), 0, "{order:?}: the cancel has reached it");
+        assert_eq!(world.state(job), State::Uncertain, "{order:?}: what the older one did nobody knows");
+        command(&mut world, job, JobCommand::Resolve(End::Stopped));
+        assert_eq!(world.state(job), State::Canceled, "{order:?}");
+    }
+}
+
+#[test]
+fn d3_a_retry_finds_an_attempt_that_runs_in_place_of_starting_another() {
+    let (mut world, backup, job) = uncertain_and_tried_again_since_the_backup();
+    // Its slave has let the first attempt go, as somebody there has said: it ended.
+    world.local(0, Local::Resolve { job: None, end: End::Failed });
+    restored_out_of_reach(&mut world, backup);
+    reconnect(&mut world, 0);
+    assert_eq!(world.state(job), State::Failed);
+    reconnect(&mut world, 1);
+    command(&mut world, job, JobCommand::Retry);
+    assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(1)));
+    assert_eq!(world.begun(job), 2, "no third attempt");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What needs a person: all of it is found, counted and listed with the command that ends it.
 
-use reloop_protocol::id::{Attempt, JobId};
+use reloop_protocol::id::{Attempt, Generation, JobId};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
     self, Basis, Earlier, Enrolled, Gated, Job, JobCommand, Need, Needed, RequestId, Subject, count_needs,
@@ -141,6 +141,7 @@ fn the_needs_of_a_job_follow_from_its_record() {
         job.start.late = Late::Run;
     };
     assert_eq!(with(&runs_late), None);
+    assert_eq!(with(&|job| job.generation = job.generation.next()), None, "it has another time now");
     let lapsed = Reason::new(ReasonCode::ReleaseLapsed, "release it again");
     let asks = Some(WaitingFor::Operator);
     assert_eq!(with(&|job| waits(job, None, None)), None);
@@ -177,6 +178,16 @@ fn the_needs_of_a_job_follow_from_its_record() {
             job.report.as_mut().unwrap().flags.set(Flags::OVERDUE);
         };
         assert_eq!(with(&overdue), Some(Need::Overdue), "{state:?}");
+        let canceled = |job: &mut Job, mode, ahead| {
+            overdue(job);
+            job.desired = Desired::Cancel(mode);
+            job.generation = Generation(job.generation.0 + ahead);
+        };
+        let is_heard = with(&|job| canceled(job, CancelMode::SafePoint, 0));
+        assert_eq!(is_heard, Some(Need::Overdue), "{state:?}: it goes on all the same");
+        let is_unheard = with(&|job| canceled(job, CancelMode::SafePoint, 1));
+        assert_eq!(is_unheard, None, "{state:?}: its slave is still to be told");
+        assert_eq!(with(&|job| canceled(job, CancelMode::Now, 0)), None, "{state:?}: nothing is harder");
     }
     assert_eq!(with(&|job| job.state = State::Uncertain), Some(Need::Uncertain));
     let resolved =
@@ -259,15 +270,18 @@ fn an_uncertain_job_is_listed_once_and_an_uncertain_abandoned_attempt_too() {
         needs(state, world.now(), None, ALL).into_iter().map(|needed| needed.need).collect()
     };
     assert_eq!(found(&state), [], "it runs, and nobody could say how it ended");
-    let with = |change: &dyn Fn(&mut Job, Report)| {
+    let when = |is_live: bool, change: &dyn Fn(&mut Job, Report)| {
         let mut record = world.job(job);
         let asked = Report { state: State::Uncertain, ..record.report.clone().unwrap() };
         change(&mut record, asked);
         let mut of_disk = master::newborn(state.settings, state.node.id);
-        of_disk.restore(master::Write::Slave(Box::new(state.slaves[&key].clone())));
+        let slave = state.slaves[&key].clone();
+        let link = if is_live { slave.link.clone() } else { master::SlaveLink::Down };
+        of_disk.restore(master::Write::Slave(Box::new(master::SlaveRecord { link, ..slave })));
         of_disk.restore(master::Write::Job(Box::new(record)));
         found(&of_disk)
     };
+    let with = |change: &dyn Fn(&mut Job, Report)| when(true, change);
     let uncertain = |job: &mut Job, asked| (job.state, job.report) = (State::Uncertain, Some(asked));
     assert_eq!(with(&uncertain), [Need::Uncertain]);
     let given_up = |job: &mut Job, asked: Report| {
@@ -278,6 +292,7 @@ fn an_uncertain_job_is_listed_once_and_an_uncertain_abandoned_attempt_too() {
         job.state = State::Queued;
     };
     assert_eq!(with(&given_up), [Need::Unresolved]);
+    assert_eq!(when(false, &given_up), [], "it asks again when it is there");
     let answered = |job: &mut Job, asked: Report| {
         let reason = Some(Reason::new(ReasonCode::Resolved, "a person said it"));
         given_up(job, Report { reason, ..asked });

@@ -69,7 +69,7 @@ impl WrongState {
                 "it was canceled, which is not taken back: `cancel` it again if it goes on".to_owned()
             }
             Self::NotRetried => {
-                "only a job that ended without success is tried again; `abandon` ends one whose slave is gone"
+                "only a job that ended without success is tried again: order the work anew, or `abandon` first what a slave that is gone holds"
                     .to_owned()
             }
             Self::NotUncertain => "only an uncertain job is resolved".to_owned(),

@@ -130,12 +130,14 @@ pub(super) fn table_of(jobs: &[Job], now: jiff::Timestamp) -> String {
 fn show(job: &Job) -> String {
     let now = jiff::Timestamp::now();
     let reason = job.reason.as_ref().map(|why| format!("{}: {}", why.code, clean(&why.text)));
-    let mut ended: Vec<String> = Vec::new();
-    if let Some(outcome) = &job.outcome {
-        ended.extend(outcome.exit_code.map(|code| format!("exit code {code}")));
-        ended.extend(outcome.signal.map(|signal| format!("signal {signal}")));
-        ended.extend(Some(clean(&outcome.text)).filter(|text| !text.is_empty()));
-    }
+    // The machine's own words, which name the exit code or the signal; these alone if it has said nothing.
+    let ended =
+        job.outcome.as_ref().map_or(String::new(), |outcome| match (outcome.exit_code, outcome.signal) {
+            _ if !outcome.text.is_empty() => clean(&outcome.text),
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => String::new(),
+        });
     let freshness = &job.freshness;
     let heard = freshness.link.as_ref().map(|link| {
         format!("{link}, heard {}", heard_ago(freshness.observed_at.as_deref(), freshness.at_least, now))
@@ -162,7 +164,7 @@ fn show(job: &Job) -> String {
         ("accepted", or_nothing(job.accepted_at.as_deref())),
         ("started", or_nothing(job.started_at.as_deref())),
         ("ended", or_nothing(job.ended_at.as_deref())),
-        ("outcome", ended.join(", ")),
+        ("outcome", ended),
     ]);
     for earlier in &job.earlier {
         let (attempt, slave) = (earlier.attempt, clean(&earlier.slave));

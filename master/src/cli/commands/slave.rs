@@ -78,7 +78,10 @@ fn show_all(slaves: &[Slave]) -> String {
     let now = jiff::Timestamp::now();
     let row = |slave: &Slave| {
         let seen = at_most(slave.last_contact_at.as_deref(), slave.last_contact_at_least, now);
-        let axes = [&slave.status, &slave.link, &slave.mode, &slave.activity].map(|axis| clean(axis));
+        // A slave that does not belong to this master is no slave that is off or away.
+        let belongs = slave.enrolled.as_ref() == "yes";
+        let status = if belongs { &slave.status } else { &slave.enrolled };
+        let axes = [status, &slave.link, &slave.mode, &slave.activity].map(|axis| clean(axis));
         let jobs = slave.jobs.len().to_string();
         std::iter::once(clean(&slave.name)).chain(axes).chain([jobs, seen]).collect()
     };

@@ -34,7 +34,7 @@ fn c1_what_a_person_said_stands_though_the_store_is_lost_before_its_slave_hears_
     let (mut seat, report) = runs();
     // After a person's word the slave's store went back, and it said that it has the job before it. Then it lost that store too.
     let job = seat.job_mut(report.job);
-    (job.state, job.desired) = (State::Uncertain, Desired::Resolve(End::Succeeded));
+    (job.state, job.desired) = (State::Accepted, Desired::Resolve(End::Succeeded));
     job.report = Some(Report { state: State::Accepted, started_at: None, ..report });
     let first = Hello { store: StoreId([77; 16]), ..seat.hello() };
     seat.say_hello(OLDER, first.clone());

@@ -112,7 +112,7 @@ pub struct Needed {
     pub is_offline: bool,
     /// The job is paused too, and has not started.
     pub is_paused: bool,
-    /// The job was canceled, its slave has heard that, and it goes on.
+    /// The job was canceled. Of an overdue one: its slave has heard that, and it goes on.
     pub is_canceled: bool,
 }
 

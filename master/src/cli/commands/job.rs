@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use reloop_api::{
-    CancelRequest, Explanation, Job, JobCommand as Commanded, JobEvent, Nothing, ReleaseRequest,
+    CancelRequest, Explanation, Job, JobCommand as Commanded, JobEvent, Nothing, Outcome, ReleaseRequest,
     RescheduleRequest, ResolveRequest,
 };
 use serde::Serialize;
@@ -127,17 +127,19 @@ pub(super) fn table_of(jobs: &[Job], now: jiff::Timestamp) -> String {
     table(&["ID", "NAME", "PROGRAM", "STATE", "PROGRESS", "SLAVE", "AGE"], &rows)
 }
 
+/// The machine's own words, which name the exit code or the signal of a program; if it has said nothing, the number alone.
+fn outcome(outcome: &Outcome) -> String {
+    match (outcome.exit_code, outcome.signal) {
+        _ if !outcome.text.is_empty() => clean(&outcome.text),
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => String::new(),
+    }
+}
+
 fn show(job: &Job) -> String {
     let now = jiff::Timestamp::now();
     let reason = job.reason.as_ref().map(|why| format!("{}: {}", why.code, clean(&why.text)));
-    // The machine's own words, which name the exit code or the signal; these alone if it has said nothing.
-    let ended =
-        job.outcome.as_ref().map_or(String::new(), |outcome| match (outcome.exit_code, outcome.signal) {
-            _ if !outcome.text.is_empty() => clean(&outcome.text),
-            (Some(code), _) => format!("exit code {code}"),
-            (None, Some(signal)) => format!("signal {signal}"),
-            (None, None) => String::new(),
-        });
     let freshness = &job.freshness;
     let heard = freshness.link.as_ref().map(|link| {
         format!("{link}, heard {}", heard_ago(freshness.observed_at.as_deref(), freshness.at_least, now))
@@ -164,7 +166,7 @@ fn show(job: &Job) -> String {
         ("accepted", or_nothing(job.accepted_at.as_deref())),
         ("started", or_nothing(job.started_at.as_deref())),
         ("ended", or_nothing(job.ended_at.as_deref())),
-        ("outcome", ended),
+        ("outcome", job.outcome.as_ref().map(outcome).unwrap_or_default()),
     ]);
     for earlier in &job.earlier {
         let (attempt, slave) = (earlier.attempt, clean(&earlier.slave));
@@ -192,4 +194,19 @@ fn show_events(events: &[JobEvent]) -> String {
     };
     let rows: Vec<_> = events.iter().map(row).collect();
     table(&["AT", "STATE", "ATTEMPT", "BY", "OBSERVED"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_is_told_once() {
+        let of =
+            |exit_code, signal, text: &str| outcome(&Outcome { exit_code, signal, text: text.to_owned() });
+        assert_eq!(of(Some(0), None, "exit code 0"), "exit code 0");
+        assert_eq!(of(Some(3), None, ""), "exit code 3");
+        assert_eq!(of(None, Some(9), ""), "signal 9");
+        assert_eq!(of(None, None, ""), "");
+    }
 }

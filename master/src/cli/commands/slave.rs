@@ -74,14 +74,17 @@ impl Teller<'_> {
     }
 }
 
+/// The one word for a slave: of one that was revoked or waits for approval that, and not that it is offline.
+fn status<'a>(status: &'a str, enrolled: &'a str) -> &'a str {
+    if enrolled == "yes" { status } else { enrolled }
+}
+
 fn show_all(slaves: &[Slave]) -> String {
     let now = jiff::Timestamp::now();
     let row = |slave: &Slave| {
         let seen = at_most(slave.last_contact_at.as_deref(), slave.last_contact_at_least, now);
-        // A slave that does not belong to this master is no slave that is off or away.
-        let belongs = slave.enrolled.as_ref() == "yes";
-        let status = if belongs { &slave.status } else { &slave.enrolled };
-        let axes = [status, &slave.link, &slave.mode, &slave.activity].map(|axis| clean(axis));
+        let status = status(&slave.status, &slave.enrolled);
+        let axes = [status, &slave.link, &slave.mode, &slave.activity].map(clean);
         let jobs = slave.jobs.len().to_string();
         std::iter::once(clean(&slave.name)).chain(axes).chain([jobs, seen]).collect()
     };
@@ -131,4 +134,15 @@ fn show_receipts(receipts: &[Receipt]) -> String {
         }
     }
     table(&["AT", "SESSION", "STORE", "JOB", "MASTER", "SLAVE", "LINE", "VERDICT"], &shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slave_that_does_not_belong_to_this_master_is_shown_as_that() {
+        assert_eq!(status("offline", "yes"), "offline");
+        assert_eq!(status("offline", "revoked"), "revoked");
+    }
 }

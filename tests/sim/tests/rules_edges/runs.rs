@@ -1,6 +1,6 @@
 //! What belongs to one run and ends with it, what waits for the machine's answer, and what was to end.
 
-use reloop_protocol::id::Run;
+use reloop_protocol::id::{JobId, Run};
 use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::master::JobCommand;
 use reloop_protocol::message::{Flags, Message, ReasonCode, WaitingFor};
@@ -53,6 +53,14 @@ fn a_run_shows_neither_the_progress_nor_the_note_of_the_run_before() {
     assert_eq!(told(&world), (Run(2), None, None));
 }
 
+/// The desired state by which the master asks slave 0 to give the job back.
+fn asks_back(world: &World, job: JobId) -> DesiredState {
+    let held = kept(world, job);
+    let (attempt, generation) = (held.report.attempt, held.report.generation.next());
+    let (desired, start) = (Desired::Return, held.start);
+    DesiredState { attempt, generation, spec: None, desired, start, ..desired_state(world, job) }
+}
+
 #[test]
 fn an_interrupted_job_begins_again_at_its_own_slave_even_if_another_is_idle() {
     let (mut world, job) = endless_job(restartable);
@@ -64,15 +72,7 @@ fn an_interrupted_job_begins_again_at_its_own_slave_even_if_another_is_idle() {
     world.settle();
     assert_eq!(world.holder(job), Some(0));
     // A desired state that was sent before the interruption was known is not followed either.
-    let held = kept(&world, job);
-    let desired_state = DesiredState {
-        attempt: held.report.attempt,
-        generation: held.report.generation.next(),
-        spec: None,
-        desired: Desired::Return,
-        start: held.start,
-        ..desired_state(&world, job)
-    };
+    let desired_state = asks_back(&world, job);
     let (link, session) = live(&world);
     let (after, _) = hears(&world, link, session, Message::DesiredState(desired_state));
     assert_eq!(word(&after, job).0, State::Accepted);
@@ -98,14 +98,7 @@ fn what_was_interrupted_while_it_started_may_have_begun_and_is_not_given_back() 
     world.add_slave("idle");
     world.settle();
     assert_eq!((world.holder(job), world.job(job).recalled), (Some(0), None), "it is not asked back");
-    let desired_state = DesiredState {
-        attempt: held.report.attempt,
-        generation: held.report.generation.next(),
-        spec: None,
-        desired: Desired::Return,
-        start: held.start,
-        ..desired_state(&world, job)
-    };
+    let desired_state = asks_back(&world, job);
     let (link, session) = live(&world);
     let (after, _) = hears(&world, link, session, Message::DesiredState(desired_state));
     assert_eq!(word(&after, job).0, State::Accepted, "and would not be given back");

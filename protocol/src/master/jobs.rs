@@ -96,7 +96,7 @@ impl<'a> Jobs<'a> {
 
     /// Changes only what is not written: progress, notes, the time of the last word.
     pub(super) fn edit_volatile(&mut self, id: JobId, change: impl FnOnce(&mut Job)) {
-        if self.book.edit_volatile(id, change) {
+        if self.book.edit(id, change).is_some() {
             self.out.changed(Subject::Job(id), Change::Volatile);
         }
     }
@@ -130,7 +130,7 @@ impl<'a> Jobs<'a> {
 
     /// Ends the queued jobs whose latest start has passed.
     pub(super) fn close_windows(&mut self) {
-        while let Some(id) = self.book.closed_window(self.moment.now) {
+        while let Some(id) = self.book.index.closed_window(self.moment.now) {
             self.edit(id, |job| job.reason = Some(JobReason::NeverTaken.into()));
             self.apply(id, job::Event::WindowClosed, "master");
         }

@@ -109,13 +109,23 @@ impl Live {
         self.jobs.values()
     }
 
-    /// A job, to be changed.
+    /// A job, to be changed in nothing that is derived from it.
     pub fn get_mut(&mut self, id: &JobId) -> Option<&mut Job> {
         if let Some(packed) = self.waiting.remove(id) {
             self.loose.push(*id);
             self.jobs.insert(*id, packed.unpack(id));
         }
         self.jobs.get_mut(id)
+    }
+
+    /// Changes a job.
+    pub(super) fn edit<R>(&mut self, id: &JobId, change: impl FnOnce(&mut Job) -> R) -> Option<R> {
+        let job = self.get_mut(id)?;
+        let result = change(job);
+        if can_be_packed(job) {
+            self.loose.push(*id);
+        }
+        Some(result)
     }
 
     pub(super) fn insert(&mut self, job: Job) {
@@ -216,5 +226,26 @@ mod tests {
         assert_eq!(live.get(&first.id).unwrap().revision, 7);
         assert_eq!(live.remove(&first.id).unwrap().revision, 7);
         assert!(!live.contains_key(&first.id) && live.contains_key(&second.id));
+    }
+
+    #[test]
+    fn what_waits_again_is_packed_unless_a_slave_has_had_it() {
+        let mut live = Live::default();
+        let ended = |number| {
+            let mut job = job(number);
+            job.enter(State::Canceled, Time(1_800_000_000_001), "client");
+            job
+        };
+        let (untouched, mut assigned) = (ended(1), ended(2));
+        assigned.last_attempt = Attempt(1);
+        let ids = [untouched.id, assigned.id];
+        live.insert(untouched);
+        live.insert(assigned);
+        for id in ids {
+            live.edit(&id, |job| job.enter(State::Queued, Time(1_800_000_000_002), "client"));
+        }
+        live.pack();
+        assert!(live.waiting.contains_key(&ids[0]) && live.jobs.contains_key(&ids[1]));
+        assert_eq!(live.len(), 2);
     }
 }

@@ -24,6 +24,7 @@ mod enrolment;
 mod event;
 mod explain;
 mod hello;
+mod index;
 mod jobs;
 mod lapse;
 mod live;

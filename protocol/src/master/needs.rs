@@ -196,7 +196,7 @@ impl Job {
 /// How many things need a person.
 pub fn count_needs(state: &Master, now: Time) -> usize {
     let slaves: usize = state.slaves.values().map(|slave| of_slave(state, slave).count()).sum();
-    slaves + state.book.count_needs(now)
+    slaves + state.book.index.count_needs(now)
 }
 
 /// What needs a person, the most urgent first and then by id: the first `limit` after the one of the cursor.
@@ -206,7 +206,7 @@ pub fn needs(state: &Master, now: Time, after: Option<(Need, Subject)>, limit: u
         .values()
         .flat_map(|slave| of_slave(state, slave).map(|need| (need, Subject::Slave(slave.key))));
     let jobs = |(need, id): (Need, JobId)| (need, Subject::Job(id));
-    let lapsed = state.book.lapsed(now).filter_map(|id| Some((lapsed_need(state, id)?, id))).map(jobs);
+    let lapsed = state.book.index.lapsed(now).filter_map(|id| Some((lapsed_need(state, id)?, id))).map(jobs);
     let is_next = |found: &(Need, Subject)| after.is_none_or(|after| *found > after);
     let mut found: Vec<_> = slaves.chain(lapsed).filter(is_next).collect();
     let first = after.map(|(need, subject)| match subject {
@@ -214,7 +214,7 @@ pub fn needs(state: &Master, now: Time, after: Option<(Need, Subject)>, limit: u
         Subject::Slave(_) => (need, JobId([0; 16])),
         Subject::Job(id) => (need, id),
     });
-    found.extend(state.book.needing(first).map(jobs).filter(is_next).take(limit));
+    found.extend(state.book.index.needing(first).map(jobs).filter(is_next).take(limit));
     found.sort_unstable();
     found.truncate(limit);
     found.into_iter().filter_map(|(need, subject)| describe(state, need, subject)).collect()

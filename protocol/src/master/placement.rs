@@ -25,6 +25,9 @@ pub struct Availability {
 
 impl Availability {
     fn list(&mut self, key: SlaveKey, idle: bool, programs: &[String]) {
+        if self.listed.get(&key).is_some_and(|(was_idle, known)| *was_idle == idle && known == programs) {
+            return;
+        }
         self.unlist(key);
         let side = if idle { &mut self.idle } else { &mut self.busy };
         for program in programs {
@@ -100,7 +103,8 @@ impl Rules {
     /// The first of what waits for a slave with room.
     fn job_for(&self, key: SlaveKey) -> Option<JobId> {
         let slave = self.state.slaves.get(&key).filter(|slave| self.has_room(slave))?;
-        let first = |program: &String| self.state.book.first_queued(&slave.name, program, &slave.labels);
+        let first =
+            |program: &String| self.state.book.index.first_queued(&slave.name, program, &slave.labels);
         slave.programs.iter().filter_map(first).min().map(|(_, id)| id)
     }
 
@@ -141,7 +145,7 @@ impl Rules {
         };
         let lent = slave.programs.iter().find_map(|program| {
             // Only the first few are looked at: what is not at a busy slave will start there soon.
-            self.state.book.lent(program, &slave.labels).take(LOOK_AT_LENT).find(on_its_way)
+            self.state.book.index.lent(program, &slave.labels).take(LOOK_AT_LENT).find(on_its_way)
         });
         let Some(id) = lent else { return };
         let mut jobs = self.jobs();
@@ -166,7 +170,7 @@ pub(super) fn takes_work(slave: &SlaveRecord) -> bool {
 pub(super) fn can_do(slave: &SlaveRecord, job: &Job) -> bool {
     job.slave.as_ref().is_none_or(|name| *name == slave.name)
         && slave.programs.contains(&job.spec.program)
-        && super::book::fits(&job.requires, &slave.labels)
+        && super::index::fits(&job.requires, &slave.labels)
 }
 
 /// How many of the jobs that a slave may hold it holds, as far as anybody knows.

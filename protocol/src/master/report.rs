@@ -248,6 +248,7 @@ impl Visit<'_> {
             || asks_still
             || job.report.as_ref().map(durable_report) != Some(durable_report(&report));
         let (key, now) = (self.key, self.moment.now);
+        let Report { attempt, seq, state, .. } = report;
         let mut jobs = self.jobs();
         if durable_change {
             jobs.edit(id, |job| {
@@ -260,7 +261,6 @@ impl Visit<'_> {
                 if asks_still {
                     job.generation = raised;
                 }
-                job.report = Some(report.clone());
                 job.heard_at = Some(now);
                 job.heard_on = link;
                 job.reason = None;
@@ -273,30 +273,30 @@ impl Visit<'_> {
                 if is_overtaken {
                     job.flags.set(Flags::OVERTAKEN);
                 }
-                if is_overtaken && report.state.is_executing() && matches!(job.desired, Desired::Resolve(_)) {
+                if is_overtaken && state.is_executing() && matches!(job.desired, Desired::Resolve(_)) {
                     // It works, and its end is not a person's to say.
                     job.desired = Desired::Run;
                 }
-                if job.is_canceled() && report.state == State::Succeeded {
+                if job.is_canceled() && state == State::Succeeded {
                     job.flags.set(Flags::CANCEL_TOO_LATE);
                 }
+                job.report = Some(report);
             });
-            jobs.apply(id, job::Event::Reported(report.state), jobs.roster.name(key));
+            jobs.apply(id, job::Event::Reported(state), jobs.roster.name(key));
             jobs.flag_if_twice(id);
         } else {
             jobs.edit_volatile(id, |job| {
-                job.report = Some(report.clone());
+                job.report = Some(report);
                 job.heard_at = Some(now);
                 job.heard_on = link;
             });
         }
         self.note_other_attempt(id, false);
-        if report.state.is_ended() {
-            let forget = Forget { job: id, attempt: report.attempt, seq: report.seq };
-            self.send(Message::Forget(forget));
+        if state.is_ended() {
+            self.send(Message::Forget(Forget { job: id, attempt, seq }));
             self.jobs().try_again(id);
         } else {
-            if report.state == State::Uncertain {
+            if state == State::Uncertain {
                 // A newer attempt, of which a restored master has heard already, knows more.
                 self.jobs().weigh(id);
             }

@@ -38,7 +38,7 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
 
 /// When the next window of a queued job closes: 1 ms after its latest start. Nothing else happens in a master by itself.
 pub fn next_deadline(state: &Master) -> Option<Time> {
-    state.book.next_window().map(|at| at.after(Millis(1)))
+    state.book.index.next_window().map(|at| at.after(Millis(1)))
 }
 
 /// A step under way. What concerns the book alone runs on [`Jobs`], what concerns one slave on [`Visit`]; here is what

@@ -1,0 +1,274 @@
+//! What is derived from the jobs of the book: who waits for what, who has what, and what needs a person.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use super::Need;
+use super::order::{Job, Place};
+use crate::id::{JobId, SlaveKey};
+use crate::job::State;
+use crate::time::Time;
+
+/// Jobs that any slave with these labels can do, in order.
+type ByRequirement = BTreeMap<BTreeMap<String, String>, BTreeSet<Place>>;
+
+/// What waits for a slave, all of one program.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Queue {
+    /// Any slave may do it.
+    open: ByRequirement,
+    /// Only the slave of this name may.
+    named: BTreeMap<String, ByRequirement>,
+}
+
+/// The book's indexes: each finds what it is asked for at a cost that does not grow with the number of jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Index {
+    /// What waits, by program.
+    queued: BTreeMap<String, Queue>,
+    /// What waits unstarted at a slave and could go to another, by program.
+    lent: BTreeMap<String, ByRequirement>,
+    /// What a slave has.
+    held: BTreeMap<SlaveKey, BTreeSet<JobId>>,
+    /// Latest starts of queued jobs.
+    windows: BTreeSet<(Time, JobId)>,
+    /// What needs a person, but for lapsed releases.
+    needing: BTreeSet<(Need, JobId)>,
+    /// Until when jobs may start that were released and wait: past that they need a person again.
+    releases: BTreeSet<(Time, JobId)>,
+    /// How many there are of each state.
+    counts: BTreeMap<State, usize>,
+}
+
+/// Where the indexes list a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Listed {
+    /// Counted as in this state.
+    state: Option<State>,
+    queued: Option<Place>,
+    lent: Option<Place>,
+    holder: Option<SlaveKey>,
+    window: Option<Time>,
+    need: Option<Need>,
+    released_until: Option<Time>,
+}
+
+impl Listed {
+    /// Where a job belongs.
+    pub(super) fn of(job: &Job) -> Self {
+        Self {
+            state: Some(job.state),
+            queued: job.seeks_a_slave().then(|| job.place()),
+            lent: job.is_lent().then(|| job.place()),
+            holder: job.holder.filter(|_| !job.state.is_ended()),
+            window: job.start.deadline.filter(|_| job.state == State::Queued),
+            need: job.need(),
+            released_until: job.released_until(),
+        }
+    }
+
+    /// Where a job is that is not in the book.
+    pub(super) fn nowhere() -> Self {
+        Self::default()
+    }
+}
+
+impl Index {
+    /// Lists a job elsewhere than before. Its program, its slave's name and what it requires never change.
+    pub(super) fn relist(&mut self, job: &Job, before: &Listed, after: &Listed) {
+        if before.state != after.state {
+            if let Some(state) = before.state {
+                self.uncount(state);
+            }
+            if let Some(state) = after.state {
+                *self.counts.entry(state).or_default() += 1;
+            }
+        }
+        if before.queued != after.queued {
+            if let Some(place) = before.queued {
+                self.unqueue(job, place);
+            }
+            if let Some(place) = after.queued {
+                self.queue(job, place);
+            }
+        }
+        if before.lent != after.lent {
+            let lent = or_default(&mut self.lent, &job.spec.program);
+            if let Some(place) = before.lent {
+                forget(lent, &job.requires, place);
+            }
+            if let Some(place) = after.lent {
+                add(lent, &job.requires, place);
+            }
+            if lent.is_empty() {
+                self.lent.remove(&job.spec.program);
+            }
+        }
+        if before.holder != after.holder {
+            if let Some(holder) = before.holder {
+                self.let_go(holder, job.id);
+            }
+            if let Some(holder) = after.holder {
+                self.held.entry(holder).or_default().insert(job.id);
+            }
+        }
+        relist(&mut self.windows, job.id, before.window, after.window);
+        relist(&mut self.needing, job.id, before.need, after.need);
+        relist(&mut self.releases, job.id, before.released_until, after.released_until);
+    }
+
+    fn uncount(&mut self, state: State) {
+        if let Some(count) = self.counts.get_mut(&state) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&state);
+            }
+        }
+    }
+
+    fn queue(&mut self, job: &Job, place: Place) {
+        let Queue { open, named } = or_default(&mut self.queued, &job.spec.program);
+        let queue = match &job.slave {
+            None => open,
+            Some(name) => or_default(named, name),
+        };
+        add(queue, &job.requires, place);
+    }
+
+    fn unqueue(&mut self, job: &Job, place: Place) {
+        let Some(Queue { open, named }) = self.queued.get_mut(&job.spec.program) else { return };
+        match &job.slave {
+            None => forget(open, &job.requires, place),
+            Some(name) => {
+                if let Some(queue) = named.get_mut(name) {
+                    forget(queue, &job.requires, place);
+                    if queue.is_empty() {
+                        named.remove(name);
+                    }
+                }
+            }
+        }
+        if open.is_empty() && named.is_empty() {
+            self.queued.remove(&job.spec.program);
+        }
+    }
+
+    fn let_go(&mut self, holder: SlaveKey, id: JobId) {
+        if let Some(held) = self.held.get_mut(&holder) {
+            held.remove(&id);
+            if held.is_empty() {
+                self.held.remove(&holder);
+            }
+        }
+    }
+
+    /// How many jobs need a person.
+    pub(super) fn count_needs(&self, now: Time) -> usize {
+        self.needing.len() + self.lapsed(now).count()
+    }
+
+    /// The jobs that need a person, lapsed releases left out, in order from here on.
+    pub(super) fn needing(&self, from: Option<(Need, JobId)>) -> impl Iterator<Item = (Need, JobId)> {
+        let from = from.map_or(Bound::Unbounded, Bound::Included);
+        self.needing.range((from, Bound::Unbounded)).copied()
+    }
+
+    /// The jobs whose release has lapsed.
+    pub(super) fn lapsed(&self, now: Time) -> impl Iterator<Item = JobId> {
+        self.releases.iter().take_while(move |(latest, _)| *latest < now).map(|(_, id)| *id)
+    }
+
+    /// How many jobs are in a state.
+    pub(super) fn count(&self, state: State) -> usize {
+        self.counts.get(&state).copied().unwrap_or(0)
+    }
+
+    /// What a slave has, in order.
+    pub(super) fn held_by(&self, key: SlaveKey) -> impl Iterator<Item = JobId> {
+        self.held.get(&key).into_iter().flatten().copied()
+    }
+
+    /// The first of what waits for a slave of this name, program and labels.
+    pub(super) fn first_queued(
+        &self,
+        name: &str,
+        program: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<Place> {
+        let Queue { open, named } = self.queued.get(program)?;
+        let queues = [Some(open), named.get(name)].into_iter().flatten();
+        queues.filter_map(|queue| first_fitting(queue, labels)).min()
+    }
+
+    /// The jobs that wait unstarted at slaves and could go to one of this program and labels, in order.
+    pub(super) fn lent(
+        &self,
+        program: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> impl Iterator<Item = JobId> {
+        let fitting =
+            self.lent.get(program).into_iter().flatten().filter(move |(requires, _)| fits(requires, labels));
+        fitting.flat_map(|(_, places)| places.iter().map(|(_, id)| *id))
+    }
+
+    /// The next latest start of a queued job.
+    pub(super) fn next_window(&self) -> Option<Time> {
+        self.windows.first().map(|(at, _)| *at)
+    }
+
+    /// The queued job whose latest start passed first.
+    pub(super) fn closed_window(&self, now: Time) -> Option<JobId> {
+        self.windows.first().filter(|(at, _)| *at < now).map(|(_, id)| *id)
+    }
+}
+
+/// Moves a job in a set that is ordered by something of it.
+fn relist<T: Ord + Copy>(set: &mut BTreeSet<(T, JobId)>, id: JobId, before: Option<T>, after: Option<T>) {
+    if before != after {
+        if let Some(at) = before {
+            set.remove(&(at, id));
+        }
+        set.extend(after.map(|at| (at, id)));
+    }
+}
+
+/// The value of this key. The key is only copied if it is new.
+fn or_default<'a, V: Default>(map: &'a mut BTreeMap<String, V>, key: &str) -> &'a mut V {
+    if !map.contains_key(key) {
+        map.insert(key.to_owned(), V::default());
+    }
+    map.get_mut(key).expect("it was just put there")
+}
+
+fn add(queue: &mut ByRequirement, requires: &BTreeMap<String, String>, place: Place) {
+    match queue.get_mut(requires) {
+        Some(places) => {
+            places.insert(place);
+        }
+        None => {
+            queue.insert(requires.clone(), BTreeSet::from([place]));
+        }
+    }
+}
+
+fn forget(queue: &mut ByRequirement, requires: &BTreeMap<String, String>, place: Place) {
+    if let Some(places) = queue.get_mut(requires) {
+        places.remove(&place);
+        if places.is_empty() {
+            queue.remove(requires);
+        }
+    }
+}
+
+fn first_fitting(queue: &ByRequirement, labels: &BTreeMap<String, String>) -> Option<Place> {
+    queue
+        .iter()
+        .filter(|(requires, _)| fits(requires, labels))
+        .filter_map(|(_, places)| places.first().copied())
+        .min()
+}
+
+/// A slave with these labels has everything that is required.
+pub(super) fn fits(requires: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    requires.iter().all(|(key, value)| labels.get(key) == Some(value))
+}

@@ -3,6 +3,7 @@
 //! By them the nodes tell apart situations that look alike over a link that failed: a slave that was wiped, rolled back,
 //! cloned, rebooted or only reconnected; a master that is an old copy, restored or only restarted.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -22,8 +23,21 @@ pub struct BadId {
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal, $kind:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub struct $name(pub [u8; 16]);
+
+        /// The order of its bytes, compared as one number: a search among many ids compares often.
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl $name {
             /// The text form's prefix, before the underscore.
@@ -239,5 +253,27 @@ impl ReportSeq {
     #[must_use]
     pub fn next(self, start: u32) -> Self {
         Self { start, count: self.count + 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::JobId;
+
+    #[test]
+    fn ids_are_in_the_order_of_their_bytes() {
+        let with = |at: usize, byte: u8| {
+            let mut bytes = [7; 16];
+            bytes[at] = byte;
+            bytes
+        };
+        let all: Vec<[u8; 16]> =
+            (0..16).flat_map(|at| [0, 6, 7, 8, 127, 128, 255].map(|byte| with(at, byte))).collect();
+        for one in &all {
+            for other in &all {
+                assert_eq!(JobId(*one).cmp(&JobId(*other)), one.cmp(other));
+                assert_eq!(JobId(*one).partial_cmp(&JobId(*other)), Some(one.cmp(other)));
+            }
+        }
     }
 }

@@ -6,7 +6,6 @@ use super::{IdempotencyKey, Live, Loaded, RECENT_KEYS};
 use crate::id::{JobId, OrderId, SlaveKey};
 use crate::job::State;
 use crate::spec::Desired;
-use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// All jobs that have not ended, with the indexes that are derived from them.

@@ -15,7 +15,7 @@ use reloop_protocol::message::{
 };
 use reloop_protocol::slave::redial::{self, Pauses, RETRY_AFTER_LIMIT, Redial, Tried};
 use reloop_protocol::slave::{self, Damage, Fact, LinkId, Local, Release, RunState, TrustClock};
-use reloop_protocol::spec::{CancelMode, Late, OnOverdue};
+use reloop_protocol::spec::{CancelMode, Desired, Late, OnOverdue};
 use reloop_protocol::time::{CLOCK_STEP, Millis, clock_step};
 use reloop_protocol::wire::Frame;
 use reloop_sim::world::World;
@@ -231,6 +231,27 @@ fn what_happens_inside_a_handshake_is_told_at_its_end() {
     world.settle();
     assert_eq!(world.state(job), State::Succeeded);
     assert_eq!(world.on_slave(0, job), None);
+}
+
+#[test]
+fn what_a_person_says_of_uncertain_work_inside_a_handshake_is_told_at_its_end() {
+    let inside_a_handshake = |said: JobCommand| {
+        let (mut world, job) = running();
+        reboot(&mut world);
+        assert_eq!(world.on_slave(0, job), Some(State::Uncertain));
+        world.cut(0);
+        world.plug(0);
+        world.crossed.clear();
+        pump_until(&mut world, |world| crossed(world, "hello") > 0);
+        let later = Answer::Taken(vec![(job, Delivery::PendingOnReconnect)]);
+        assert_eq!(world.command(job, said), Some(later));
+        world.settle();
+        (world, job)
+    };
+    let (world, job) = inside_a_handshake(JobCommand::Resolve(End::Failed));
+    assert_eq!((world.state(job), world.on_slave(0, job)), (State::Failed, None));
+    let (world, job) = inside_a_handshake(JobCommand::Cancel(CancelMode::Now));
+    assert_eq!(kept(&world, job).desired, Desired::Cancel(CancelMode::Now));
 }
 
 #[test]

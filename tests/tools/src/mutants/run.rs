@@ -17,10 +17,11 @@ use super::{Mutant, Number, REACHED, SWITCH};
 use crate::breaks::workspace::Programs;
 
 /// Test programs of the rules, the quick ones first.
-const RULES: [&str; 9] = [
+const RULES: [&str; 10] = [
     "reloop_protocol",
     "limits",
     "golden",
+    "sentences",
     "job_table",
     "rules",
     "rules_edges",

@@ -11,15 +11,15 @@ use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::limits::{self, TEXT_BYTES};
 use reloop_protocol::master::{Basis, Earlier, Job, JobEvent, Order, Retry};
 use reloop_protocol::message::{
-    Activity, CloseCode, Declined, Flags, Hello, MachineReport, MasterBinding, Message, Mode, OperatingMode,
-    Outcome, Reason, ReasonCode, Record, Refuse, Report, Row, Ruling, Settled, Source, Tell, Versions,
-    Welcome,
+    Activity, Answer, CloseCode, Declined, Flags, Hello, MachineReport, MasterBinding, Message, Mode,
+    OperatingMode, Outcome, Reason, ReasonCode, Record, Refuse, Reply, Report, Row, Ruling, Settled, Source,
+    Tell, Versions, Welcome,
 };
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave;
 use reloop_protocol::spec::{Desired, DesiredState, OnOverdue, SPEC_BYTES, Spec, StartRule};
 use reloop_protocol::time::Time;
-use reloop_protocol::wire;
+use reloop_protocol::wire::{self, Frame};
 
 /// What one value of the store may hold, less the envelope.
 const RECORD_BYTES: usize = 64 * 1024 - 64;
@@ -356,4 +356,48 @@ fn the_limits_are_those_that_the_protocol_states() {
     assert_eq!(wire::MAX_HANDSHAKE, 65_536);
     assert_eq!(slave::HELD_BYTES, 131_072);
     assert_eq!(slave::RECENT_OUTCOMES_BYTES, 65_536);
+}
+
+#[test]
+fn a_frame_is_refused_for_its_number_and_for_its_message() {
+    let check = |commit, message| {
+        limits::check_frame(&Frame { session: Session(1), commit: Commit(commit), message, signature: None })
+    };
+    assert_eq!(check(limits::COMMITS, Message::Ping), Ok(()));
+    assert!(check(limits::COMMITS + 1, Message::Ping).is_err());
+    assert!(check(1, Message::Report(report(TEXT_BYTES + 1))).is_err());
+}
+
+#[test]
+fn the_cause_of_a_machines_attention_has_a_length() {
+    let with = |bytes| MachineReport { cause: Some("x".repeat(bytes)), ..machine(0) };
+    for (bytes, is_taken) in [
+        (0, true),
+        (limits::CAUSE_BYTES, true),
+        (limits::CAUSE_BYTES + 1, false),
+        (usize::from(u16::MAX), false),
+    ] {
+        assert_eq!(limits::check(&Message::Machine(with(bytes))).is_ok(), is_taken, "{bytes} bytes");
+    }
+}
+
+#[test]
+fn a_part_of_an_output_lies_within_it() {
+    let part = |offset, total, length| {
+        let bytes = vec![0; length];
+        limits::check(&Message::Answer(Answer { id: 1, answer: Reply::Log { offset, total, bytes } })).is_ok()
+    };
+    assert!(part(3, 5, 2) && !part(3, 5, 3));
+    assert!(part(9, 5, 0), "that there is nothing is said from anywhere");
+    assert!(!part(u64::MAX, u64::MAX, 1));
+}
+
+/// What a master takes over from a slave leaves it room to count on, and a generation of the last numbered epoch can be taken over.
+#[test]
+fn what_is_adopted_leaves_room_to_count_on() {
+    const ROOM: u32 = limits::COUNT / 8;
+    for adopted in [limits::ADOPTED_ATTEMPT, limits::ADOPTED_GENERATION] {
+        assert!(adopted > ROOM && adopted < limits::COUNT - ROOM, "{adopted}");
+    }
+    assert!(limits::ADOPTED_GENERATION > limits::COUNT / 2 + ROOM);
 }

@@ -115,3 +115,29 @@ pub fn unknown(state: &Master, event: &Event) -> Unknown {
 fn spoken_of(hello: &Hello) -> impl Iterator<Item = JobId> {
     hello.rows.iter().chain(&hello.recent_outcomes).map(|row| row.job)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_not_been_read_is_left_to_read() {
+        let (job, order) = (JobId([1; 16]), OrderId([2; 16]));
+        let all = Unknown {
+            jobs: BTreeSet::from([job]),
+            orders: BTreeSet::from([order]),
+            keys: BTreeSet::from(["a".to_owned(), "b".to_owned()]),
+        };
+        let read = Loaded { keys: BTreeMap::from([("a".to_owned(), None)]), ..Loaded::default() };
+        let left = all.clone().without(&read);
+        assert_eq!(left, Unknown { keys: BTreeSet::from(["b".to_owned()]), ..all.clone() });
+        for one in [
+            Unknown { jobs: all.jobs, ..Unknown::default() },
+            Unknown { orders: all.orders, ..Unknown::default() },
+            Unknown { keys: all.keys, ..Unknown::default() },
+        ] {
+            assert!(!one.is_empty(), "{one:?}");
+        }
+        assert!(Unknown::default().is_empty() && Loaded::default().is_empty() && !read.is_empty());
+    }
+}

@@ -69,7 +69,7 @@ fn only_a_job_that_waits_behind_another_is_recalled() {
     assert_eq!((world.holder(job), world.state(job)), (Some(0), State::Accepted));
     world.plug(1);
     world.pass(2_000);
-    assert_eq!((world.holder(job), world.job(job).desired), (Some(0), Desired::Run));
+    assert_eq!((world.holder(job), world.job(job).wanted()), (Some(0), Desired::Run));
 }
 
 #[test]
@@ -83,5 +83,5 @@ fn a_job_that_waits_at_an_offline_slave_is_not_recalled() {
     world.plug(1);
     world.pass(2_000);
     let job = world.job(waits);
-    assert_eq!((world.holder(waits), job.state, job.desired), (Some(0), State::Accepted, Desired::Run));
+    assert_eq!((world.holder(waits), job.state, job.wanted()), (Some(0), State::Accepted, Desired::Run));
 }

@@ -128,7 +128,7 @@ impl NewestId {
         count: usize,
     ) -> impl Iterator<Item = [u8; 16]> + use<> {
         // Of the random bits the highest is left free, so that counting on never reaches the next millisecond.
-        let fresh = (u128::from(unix_ms) << RANDOM_BITS) | (random >> (128 - RANDOM_BITS + 1));
+        let fresh = (u128::from(unix_ms) << RANDOM_BITS) + (random >> (128 - RANDOM_BITS + 1));
         let after_newest = self.0 + 1 + (random >> (128 - COUNT_ON_BITS));
         let first = fresh.max(after_newest);
         let count = count as u128;
@@ -258,7 +258,7 @@ impl ReportSeq {
 
 #[cfg(test)]
 mod tests {
-    use super::JobId;
+    use super::{FARTHEST_MS, JobId, NewestId, RANDOM_BITS};
 
     #[test]
     fn ids_are_in_the_order_of_their_bytes() {
@@ -274,6 +274,18 @@ mod tests {
                 assert_eq!(JobId(*one).cmp(&JobId(*other)), one.cmp(other));
                 assert_eq!(JobId(*one).partial_cmp(&JobId(*other)), Some(one.cmp(other)));
             }
+        }
+    }
+
+    #[test]
+    fn only_ids_before_the_farthest_time_are_noted() {
+        let at = |number: u128| number.to_be_bytes();
+        let farthest = FARTHEST_MS << RANDOM_BITS;
+        for (noted, is_noted) in [(farthest - 1, true), (farthest, false)] {
+            let mut newest = NewestId::default();
+            newest.note(at(noted));
+            let next = newest.next(1, 0, 1).next().unwrap();
+            assert_eq!(next > at(noted), is_noted, "{noted:x}");
         }
     }
 }

@@ -64,13 +64,13 @@ impl Book {
     }
 
     pub(super) fn insert(&mut self, job: Job) {
-        self.index.relist(&job, &Listed::nowhere(), &Listed::of(&job));
+        self.index.relist(&job, &Listed::default(), &Listed::of(&job));
         self.jobs.insert(job);
     }
 
     fn remove(&mut self, id: JobId) -> Option<Job> {
         let job = self.jobs.remove(&id)?;
-        self.index.relist(&job, &Listed::of(&job), &Listed::nowhere());
+        self.index.relist(&job, &Listed::of(&job), &Listed::default());
         Some(job)
     }
 
@@ -122,7 +122,7 @@ impl Book {
     pub(super) fn broken_invariant(&self) -> Option<&'static str> {
         let mut again = Index::default();
         for job in self.jobs.values() {
-            again.relist(&job, &Listed::nowhere(), &Listed::of(&job));
+            again.relist(&job, &Listed::default(), &Listed::of(&job));
         }
         (again != self.index).then_some("what is derived from the jobs is derived from the jobs")
     }

@@ -40,7 +40,7 @@ pub(super) struct Index {
     counts: BTreeMap<State, usize>,
 }
 
-/// Where the indexes list a job.
+/// Where the indexes list a job; nowhere by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Listed {
     /// Counted as in this state.
@@ -65,11 +65,6 @@ impl Listed {
             need: job.need(),
             released_until: job.released_until(),
         }
-    }
-
-    /// Where a job is that is not in the book.
-    pub(super) fn nowhere() -> Self {
-        Self::default()
     }
 }
 

@@ -396,3 +396,131 @@ pub(super) fn durable_report(report: &Report) -> Report {
     let seq = ReportSeq { count: 0, ..report.seq };
     Report { progress: None, note: None, waiting_for: None, seq, ..report.clone() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Run;
+    use crate::job::OnInterrupt;
+    use crate::message::Source;
+    use crate::spec::OnOverdue;
+
+    fn key(slave: u8) -> SlaveKey {
+        SlaveKey([slave; 32])
+    }
+
+    fn job() -> Job {
+        let id = OrderId::from_parts(1, 1);
+        let spec = Spec {
+            order: id,
+            name: None,
+            program: "mill".to_owned(),
+            params: BTreeMap::new(),
+            max_runtime: None,
+            on_overdue: OnOverdue::Flag,
+            on_interrupt: OnInterrupt::Hold,
+        };
+        let order = Order {
+            id,
+            created_at: Time(1),
+            jobs: vec![JobId::from_parts(1, 2)],
+            spec,
+            slave: None,
+            requires: BTreeMap::new(),
+            start: StartRule::default(),
+            retry: Retry { max_attempts: 1, on: BTreeSet::new() },
+            external_id: None,
+            labels: BTreeMap::new(),
+        };
+        Job::new(order.jobs[0], &order)
+    }
+
+    fn accepted() -> Job {
+        let mut job = job();
+        job.assign(Attempt(1), key(1));
+        job.state = State::Accepted;
+        job.report = Some(Report {
+            job: job.id,
+            attempt: job.attempt,
+            run: Run(0),
+            generation: job.generation,
+            seq: ReportSeq::default(),
+            state: State::Accepted,
+            waiting_for: None,
+            progress: None,
+            note: None,
+            accepted_at: Time(2),
+            started_at: None,
+            started_generation: None,
+            ended_at: None,
+            outcome: None,
+            reason: None,
+            flags: Flags::default(),
+            source: Source::Remote,
+        });
+        job
+    }
+
+    #[test]
+    fn only_what_could_start_elsewhere_now_is_lent() {
+        assert!(accepted().is_lent());
+        let changes: [(&str, fn(&mut Job)); 7] = [
+            ("it is nobody's", |job| job.state = State::Queued),
+            ("it is paused", |job| job.desired = Desired::Pause),
+            ("it was asked back already", Job::recall),
+            ("it is held", |job| job.start.gate = Gate::Held),
+            ("it waits for its time", |job| job.start.not_before = Some(Time(3))),
+            ("it is for one slave", |job| job.slave = Some("mill-3".to_owned())),
+            ("it was interrupted, and may have begun", |job| {
+                job.report.as_mut().unwrap().flags.set(Flags::INTERRUPTED);
+            }),
+        ];
+        for (why, change) in changes {
+            let mut job = accepted();
+            change(&mut job);
+            assert!(!job.is_lent(), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_a_slave_is_starting_has_begun_before_it_says_so() {
+        let mut job = accepted();
+        assert!(!job.has_begun());
+        job.state = State::Starting;
+        assert!(job.has_begun());
+    }
+
+    #[test]
+    fn an_attempt_that_is_too_old_to_be_remembered_is_any_slaves_that_has_had_the_job_since() {
+        let mut job = job();
+        job.remember(Attempt(3), key(3));
+        assert!(job.was_assigned(Attempt(3), key(3)));
+        assert!(!job.was_assigned(Attempt(2), key(3)), "none is forgotten yet");
+        for attempt in 4..=20 {
+            job.remember(Attempt(attempt), key(attempt as u8 % 2));
+        }
+        // The oldest that is remembered is the fifth.
+        assert!(job.was_assigned(Attempt(4), key(0)) && job.was_assigned(Attempt(1), key(1)));
+        assert!(job.was_assigned(Attempt(5), key(1)) && !job.was_assigned(Attempt(5), key(0)));
+        assert!(!job.was_assigned(Attempt(4), key(9)), "it never had the job");
+    }
+
+    #[test]
+    fn the_flag_claimed_stays_as_long_as_there_is_a_claim() {
+        let mut job = job();
+        job.flags.set(Flags::CLAIMED);
+        let with = |basis| Earlier {
+            attempt: Attempt(1),
+            holder: key(1),
+            state: State::Running,
+            report: None,
+            basis,
+        };
+        job.earlier = vec![with(Basis::Assigned), with(Basis::Claim)];
+        job.clear_flag_without_claims();
+        assert!(job.flags.has(Flags::CLAIMED));
+        job.earlier.pop();
+        job.clear_flag_without_claims();
+        assert!(!job.flags.has(Flags::CLAIMED));
+    }
+}

@@ -56,6 +56,8 @@ fn an_event_carries_the_slaves_own_time_where_the_slave_has_one() {
     assert_eq!(seen(State::Starting).map(|(_, observed)| observed), Some(None));
     assert_eq!(seen(State::Running), Some((start, Some(start))));
     assert_eq!(seen(State::Succeeded), Some((after(30_000), Some(after(10_000)))));
+    let by: Vec<_> = kept.events.iter().map(|event| event.by.as_str()).collect();
+    assert_eq!(by, ["client", "dispatch to s0", "s0", "s0", "s0"]);
     let at = later(&world, 60_000);
     let waits = placed(&mut world, |order| order.start.not_before = at);
     let events = world.job(waits).events;

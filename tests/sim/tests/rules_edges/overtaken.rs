@@ -191,6 +191,18 @@ fn of_several_people_who_say_how_a_job_ended_the_first_counts_and_the_others_are
         reconnect(&mut world, 0);
         assert_eq!(world.state(job), State::Succeeded);
         assert!(!is_overtaken(&world, job));
+        assert!(!world.job(job).all_flags().has(Flags::CANCEL_TOO_LATE), "nobody has canceled it");
+    }
+}
+
+#[test]
+fn a_cancel_was_too_late_for_work_that_a_person_says_was_done() {
+    for (end, too_late) in [(End::Succeeded, true), (End::Failed, false)] {
+        let (mut world, job) = doubted();
+        world.command(job, JobCommand::Cancel(CancelMode::Now));
+        world.cut(0);
+        world.command(job, JobCommand::Resolve(end));
+        assert_eq!(world.job(job).flags.has(Flags::CANCEL_TOO_LATE), too_late, "{end:?}");
     }
 }
 

@@ -342,16 +342,21 @@ fn a_restore_is_confirmed_only_if_a_slave_doubts_or_a_person_insists() {
 
 #[test]
 fn nothing_is_assigned_over_a_link_that_a_restore_closes() {
-    let mut world = World::new(1);
-    let order = world.order("mill");
-    let job = order.jobs[0];
-    let mut seat = Seat::of(&mut world);
-    seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced: true });
-    let order = Box::new(order);
-    let event = master::Event::OrderPlaced { request: RequestId(2), order, key: None };
-    let step = master::step(seat.state.clone(), seat.now, event);
-    assert_eq!(step.state.book.jobs.get(&job).unwrap().state, State::Queued);
-    assert!(!step.effects.iter().any(|effect| matches!(effect, master::Effect::Send { .. })));
+    for restored in [false, true] {
+        let (mut seat, _) = runs_live();
+        if restored {
+            seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced: true });
+            assert!(seat.state.slaves[&seat.key].live().is_none());
+        }
+        let order = Box::new(World::new(1).order("mill"));
+        let job = order.jobs[0];
+        let event = master::Event::OrderPlaced { request: RequestId(2), order, key: None };
+        let effects = seat.step(event);
+        let expected = if restored { State::Queued } else { State::Assigned };
+        assert_eq!(seat.job(job).state, expected);
+        let is_told = effects.iter().any(|effect| matches!(effect, master::Effect::Send { .. }));
+        assert_eq!(is_told, !restored);
+    }
 }
 
 #[test]

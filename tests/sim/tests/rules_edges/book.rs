@@ -5,7 +5,9 @@ use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
     self, Answer, IdempotencyKey, JobCommand, Order, RECEIPTS, RECENT_KEYS, RequestId, Retry, RetryOn, WhyNot,
 };
-use reloop_protocol::message::{Declined, Flags, MachineReport, Message, Mode, OperatingMode, ReasonCode};
+use reloop_protocol::message::{
+    Attention, Declined, Flags, MachineReport, Message, Mode, OperatingMode, ReasonCode,
+};
 use reloop_protocol::slave::Fact;
 use reloop_protocol::spec::{CancelMode, Desired, Gate};
 use reloop_protocol::time::{Millis, Time};
@@ -350,9 +352,18 @@ fn a_job_that_has_not_started_is_explained_in_words() {
     assert_eq!(with(&label), "no slave with its program has the labels that it requires");
     let idle = World::new(1).master.unwrap();
     assert_eq!(says(&idle, &queued), "a slave has room: the job is being assigned to it");
+    let mut held = queued.clone();
+    held.start.gate = Gate::Held;
+    held.flags.set(Flags::RESTORED);
+    assert!(says(&idle, &held).starts_with("it waits for a person; held since the master was restored"));
     let assigned = master::Job { state: State::Assigned, ..job.clone() };
     assert_eq!(says(&master, &assigned), "offered to s0, which has not answered yet");
     assert_eq!(says(&master, &job), "s0 has it and waits for turn");
+    let mut faulty = master.clone();
+    for slave in faulty.slaves.values_mut() {
+        slave.machine.as_mut().unwrap().attention = Some(Attention::Fault);
+    }
+    assert_eq!(says(&faulty, &job), "s0 has it and waits for turn", "not for its machine");
     let mut away = Seat::of(&mut world).state;
     away.slaves.values_mut().for_each(|slave| slave.declining = false);
     assert_eq!(

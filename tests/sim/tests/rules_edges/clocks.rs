@@ -8,7 +8,7 @@ use reloop_protocol::message::{Flags, ReasonCode, WaitingFor};
 use reloop_protocol::slave::{self, CLOCK_PATIENCE, Local, TrustClock, Why};
 use reloop_protocol::spec::{Gate, Late, OnOverdue};
 use reloop_protocol::time::Millis;
-use reloop_sim::world::World;
+use reloop_sim::world::{Machine, World};
 
 use crate::stage::*;
 
@@ -331,6 +331,20 @@ fn a_release_keeps_what_is_left_of_it_when_a_masters_clock_is_set_back() {
     world.pass(1_000);
     reconnect(&mut world, 0);
     assert_eq!((world.state(job), world.begun(job)), (State::Running, 1));
+}
+
+#[test]
+fn a_release_is_no_matter_any_more_once_its_job_works() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let job = placed(&mut world, |order| order.start.gate = Gate::Held);
+    release(&mut world, job, 3_600);
+    world.settle();
+    let before = world.job(job);
+    assert_eq!(before.state, State::Running);
+    set_masters_clock(&mut world, -3_600_000);
+    let after = world.job(job);
+    assert_eq!((after.generation, after.start), (before.generation, before.start));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use reloop_protocol::id::{Attempt, Generation, JobId};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
-    self, Basis, Earlier, Enrolled, Gated, Job, JobCommand, Need, Needed, RequestId, Subject, count_needs,
-    explain, needs,
+    self, Answer, Basis, Earlier, Enrolled, Gated, Job, JobCommand, Need, Needed, NothingToDo, Refusal,
+    RequestId, SlaveCommand, Subject, count_needs, explain, needs,
 };
 use reloop_protocol::message::{Attention, Flags, Reason, ReasonCode, Report, WaitingFor};
 use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
@@ -212,6 +212,8 @@ fn the_needs_of_a_slave_are_listed_unless_it_was_revoked() {
     };
     let machine = |slave: &mut master::SlaveRecord| slave.machine.clone().unwrap();
     assert_eq!(listed(&|_| {}), []);
+    let nothing = Answer::Refused(Refusal::NothingToDo(NothingToDo::Clear));
+    assert_eq!(world.clone().command_slave(0, SlaveCommand::Clear), Some(nothing));
     // Not in memory any more.
     let ended = JobId([7; 16]);
     let everything = |slave: &mut master::SlaveRecord| {

@@ -1,11 +1,11 @@
 //! Commands that come too late or contradict earlier ones leave a flag, or are refused.
 
-use reloop_protocol::id::JobId;
+use reloop_protocol::id::{Attempt, JobId};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
     self, Answer, Delivery, JobCommand, JobReason, Refusal, RequestId, WrongState,
 };
-use reloop_protocol::message::Flags;
+use reloop_protocol::message::{Flags, ReasonCode};
 use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
 use reloop_protocol::time::Millis;
@@ -244,12 +244,21 @@ fn of_an_abandoned_attempt_too_the_first_resolve_counts() {
             world.settle();
             command(&mut world, job, JobCommand::Retry);
             assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(second)));
+            // The same slave had an attempt before that.
+            let mut former = world.job(job).earlier[0].clone();
+            (former.attempt, former.state) = (Attempt(0), State::Failed);
+            former.report.as_mut().unwrap().state = State::Failed;
+            world.master.as_mut().unwrap().book.jobs.get_mut(&job).unwrap().earlier.push(former);
         }
         world.swallow(0);
         assert_eq!(world.command(job, JobCommand::Resolve(End::Failed)), taken(Delivery::Sent, job));
         for end in [End::Succeeded, End::Failed] {
             let said = Refusal::AlreadyResolved(JobReason::ResolvedAs(End::Failed).into());
             assert_eq!(refusal(world.command(job, JobCommand::Resolve(end))), Some(said));
+        }
+        if tried_again {
+            let former = world.job(job).earlier[1].report.clone().unwrap();
+            assert_ne!(former.reason.map(|reason| reason.code), Some(ReasonCode::Resolved));
         }
         // The message was lost with the link: the slave asks again, and is answered.
         world.cut(0);

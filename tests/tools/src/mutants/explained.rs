@@ -50,4 +50,32 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "protocol/src/slave/waiting.rs: replace && with || in Rules::say_what_is_waited_for in `job.report.waiting_for != waiting_for || reason.is_some() && job.report.reason != reason`",
         "the job is only given the values that it has already",
     ),
+    (
+        "protocol/src/master/lapse.rs: replace > with >= in Rules::write_clock_mark in `if self.out.is_clock_marked() && self.now > self.state.clock_mark {`",
+        "it writes the same time again",
+    ),
+    (
+        "protocol/src/master/placement.rs: replace == with != in Availability::list in `if self.listed.get(&key).is_some_and(|(was_idle, known)| *was_idle == idle && known == programs) {` (2)",
+        "listing a slave again changes nothing, and one that comes with other programs was taken off the list in between",
+    ),
+    (
+        "protocol/src/message/live.rs: replace | with ^ in `pub const MASTERS_OF_ATTEMPT: Self = Self(Self::LATE_RESULT.0 | Self::OVERTAKEN.0);`",
+        "no two flags share a bit",
+    ),
+    (
+        "protocol/src/message/live.rs: replace | with ^ in `pub const OF_ATTEMPT: Self = Self(Self::CANCEL_TOO_LATE.0 | Self::MASTERS_OF_ATTEMPT.0);`",
+        "no two flags share a bit",
+    ),
+    (
+        "protocol/src/message/live.rs: replace | with ^ in `Self(Self::OVERDUE.0 | Self::CANCEL_TOO_LATE.0 | Self::MISSED_START.0 | Self::INTERRUPTED.0);`",
+        "no two flags share a bit",
+    ),
+    (
+        "protocol/src/message/live.rs: replace | with ^ in `Self(Self::OVERDUE.0 | Self::CANCEL_TOO_LATE.0 | Self::MISSED_START.0 | Self::INTERRUPTED.0);` (2)",
+        "no two flags share a bit",
+    ),
+    (
+        "protocol/src/message/live.rs: replace | with ^ in `Self(Self::OVERDUE.0 | Self::CANCEL_TOO_LATE.0 | Self::MISSED_START.0 | Self::INTERRUPTED.0);` (3)",
+        "no two flags share a bit",
+    ),
 ];

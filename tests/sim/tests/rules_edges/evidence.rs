@@ -274,7 +274,7 @@ fn an_earlier_attempt_that_speaks_again_is_the_one_of_that_slave() {
     settle_with(&mut seat, vec![report.clone()]);
     let job = seat.job(job);
     assert_eq!((job.state, job.attempt, job.holder), (State::Running, report.attempt, Some(key)));
-    assert_eq!(job.report, Some(report));
+    assert_eq!((job.report, job.heard_on), (Some(report), Some(OLDER)));
     let beside: Vec<_> = job.earlier.iter().rev().map(|one| (one.attempt, one.holder)).collect();
     assert_eq!(beside, others);
 }

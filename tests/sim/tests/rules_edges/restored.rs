@@ -511,8 +511,13 @@ fn of_two_attempts_whose_slaves_ask_how_they_ended_the_one_that_can_be_told_is_t
     let step = seat.commands(report.job, JobCommand::Resolve(End::Succeeded));
     let [told] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
     assert_eq!((told.attempt, told.desired), (Attempt(2), Desired::Resolve(End::Succeeded)));
-    let step = seat.commands(report.job, JobCommand::Resolve(End::Succeeded));
     let offline = Answer::Refused(Refusal::SlaveOffline(Offline::Holder(Attempt(1))));
     let is_refused = |effect: &master::Effect| matches!(effect, master::Effect::Answer { answer, .. } if *answer == offline);
+    let step = seat.commands(report.job, JobCommand::Resolve(End::Succeeded));
+    assert!(step.effects.iter().any(is_refused), "{:?}", step.effects);
+    // An attempt that a slave only claims is no answer to the question about one that was assigned.
+    let claims = Earlier { basis: Basis::Claim, ..asks(Attempt(2), key) };
+    seat.job_mut(report.job).earlier = vec![claims, asks(Attempt(1), away)];
+    let step = seat.commands(report.job, JobCommand::Resolve(End::Succeeded));
     assert!(step.effects.iter().any(is_refused), "{:?}", step.effects);
 }

@@ -3,11 +3,12 @@
 use reloop_protocol::id::{Attempt, Epoch, Generation, JobId, SlaveKey};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
-    self, Answer, Basis, Earlier, Enrolled, Job, JobCommand, JobReason, Offline, Refusal, RequestId,
+    self, Answer, Basis, Earlier, Enrolled, Job, JobCommand, JobReason, Offline, Refusal, RequestId, Retry,
+    RetryOn,
 };
 use reloop_protocol::message::{CloseCode, Declined, Flags, Hello, Message, Reason, ReasonCode, Report};
 use reloop_protocol::slave::LinkId;
-use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Late};
+use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate, Late};
 use reloop_protocol::time::Millis;
 use reloop_sim::world::World;
 use std::collections::BTreeSet;
@@ -373,6 +374,26 @@ fn a_success_that_a_restored_master_knows_is_not_undone_by_a_later_attempt_of_th
         assert_eq!((job.state, job.attempt, job.last_attempt), (State::Succeeded, Attempt(1), Attempt(2)));
         assert!(job.earlier.iter().any(|one| (one.attempt, one.state) == (Attempt(2), said)), "it is kept");
     }
+}
+
+#[test]
+fn a_failure_in_the_gap_is_not_held_if_another_attempt_is_under_way() {
+    let (mut seat, report) = runs_live();
+    seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced: true });
+    seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
+    let (attempt, holder) = (Attempt(2), SlaveKey([0xbb; 32]));
+    let under_way = Report { attempt, ..report.clone() };
+    let job = seat.job_mut(report.job);
+    job.retry = Retry { max_attempts: 3, on: [RetryOn::Failed].into() };
+    job.last_attempt = attempt;
+    job.assigned.push_back((attempt, holder));
+    let (state, basis) = (State::Running, Basis::Assigned);
+    job.earlier = vec![Earlier { attempt, holder, state, report: Some(under_way), basis }];
+    let failed = numbered(&report, 30, State::Failed);
+    drop(shakes(&mut seat, (vec![], vec![]), vec![row_of(&failed)], (vec![failed], vec![])));
+    let job = seat.job(report.job);
+    assert_eq!((job.state, job.attempt), (State::Running, attempt));
+    assert_eq!((job.start.gate, job.flags.has(Flags::RESTORED)), (Gate::Open, false));
 }
 
 #[test]

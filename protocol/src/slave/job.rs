@@ -95,7 +95,7 @@ impl Job {
     pub(super) fn remembered(record: Record) -> Self {
         let Record { spec, start, report } = record;
         let digest = spec.digest();
-        Self { due: true, ..Self::new(spec, digest, Desired::Run, start, report) }
+        Self::new(spec, digest, Desired::Run, start, report)
     }
 
     fn new(spec: Spec, digest: SpecDigest, desired: Desired, start: StartRule, report: Report) -> Self {

@@ -13,6 +13,7 @@ use reloop_protocol::message::{
 };
 use reloop_protocol::slave::{self, Fact, Local, Probed, RunKey, Slave};
 use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate};
+use reloop_protocol::time::Time;
 use reloop_sim::world::World;
 
 use crate::stage::*;
@@ -269,6 +270,9 @@ fn a_success_speaks_for_the_job_whatever_else_a_restored_master_has_forgotten() 
     assert!(told.all_flags().has(Flags::DUPLICATE), "the second goes on, and somebody should know");
 }
 
+/// What the clock of a master shows at its Challenge.
+const ITS_TIME: Time = Time(7_000);
+
 /// The answer to a Challenge of a slave with one recent outcome and one job.
 fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
     let (mut world, _) = running();
@@ -280,7 +284,7 @@ fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
     world.command_slave(0, SlaveCommand::Mode(Mode::Draining));
     world.settle();
     world.cut(0);
-    let mut challenge = challenge(&world);
+    let mut challenge = Challenge { time: ITS_TIME, ..challenge(&world) };
     change(&mut challenge);
     let event = heard(DIALLED, Session(0), Message::Challenge(challenge));
     let step = slave::step(dialled(&world, None), world.slave_now(0), event);
@@ -289,17 +293,22 @@ fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
 
 #[test]
 fn a_slave_tells_each_master_what_is_its_to_know_and_obeys_no_older_copy() {
-    let (_, known) = hello_to(|_| {});
+    let takes_its_time = |state: &Slave| state.node.sync.unwrap().master == ITS_TIME;
+    let (state, known) = hello_to(|_| {});
+    assert!(takes_its_time(&state));
     assert_eq!((known.rows.len(), known.recent_outcomes.len()), (1, 0), "it has forgotten nothing");
-    let (_, foreign) = hello_to(|challenge| challenge.master = MasterId([9; 16]));
+    let (state, foreign) = hello_to(|challenge| challenge.master = MasterId([9; 16]));
     assert_eq!((foreign.rows.len(), foreign.recent_outcomes.len()), (0, 0), "a stranger");
-    let (_, restored) = hello_to(|challenge| challenge.epoch = Epoch(challenge.epoch.0 + 1));
+    assert!(!takes_its_time(&state), "nor is anything taken from it");
+    let (state, restored) = hello_to(|challenge| challenge.epoch = Epoch(challenge.epoch.0 + 1));
     assert_eq!((restored.rows.len(), restored.recent_outcomes.len()), (1, 1), "it may have forgotten");
+    assert!(takes_its_time(&state));
     for older in [
         |challenge: &mut Challenge| challenge.epoch = Epoch(challenge.epoch.0 - 1),
         |challenge: &mut Challenge| challenge.commit = Commit(1),
     ] {
         let (state, _) = hello_to(older);
         assert!(matches!(state.link, slave::Link::Introduced { doubtful: true, .. }), "{:?}", state.link);
+        assert!(!takes_its_time(&state), "an older copy may be of another time");
     }
 }

@@ -1,13 +1,13 @@
 //! Time: what counts as run time, when a start is missed, when releases lapse although a clock is set, and ids after a
 //! clock was set back.
 
-use reloop_protocol::id::{JobId, NewestId};
+use reloop_protocol::id::{JobId, NewestId, Session};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::JobCommand;
-use reloop_protocol::message::{Flags, ReasonCode, WaitingFor};
-use reloop_protocol::slave::{self, CLOCK_PATIENCE, Local, TrustClock, Why};
+use reloop_protocol::message::{Challenge, Flags, Message, ReasonCode, WaitingFor};
+use reloop_protocol::slave::{self, CLOCK_PATIENCE, ClockSource, Fact, Local, Probed, TrustClock, Why};
 use reloop_protocol::spec::{Gate, Late, OnOverdue};
-use reloop_protocol::time::Millis;
+use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, World};
 
 use crate::stage::*;
@@ -71,8 +71,8 @@ fn a_pause_goes_on_while_the_agent_is_off() {
     world.kill_agent(0);
     world.pass(20_000);
     world.start_agent(0, true);
-    world.settle();
-    assert_eq!(world.state(job), State::Paused);
+    world.pass(20_000);
+    assert_eq!(world.state(job), State::Paused, "the machine has said again that it is");
     world.command(job, JobCommand::Resume);
     world.pass(5_500);
     assert_eq!(world.state(job), State::Running, "it has worked for 7.5 s");
@@ -91,6 +91,40 @@ fn a_masters_clock_that_is_set_adds_nothing_to_how_long_a_job_has_worked() {
         world.pass(1_500);
         assert_eq!(world.state(job), State::Canceled, "{hours} h");
     }
+}
+
+/// What a slave makes of a Challenge, by which the master's clock shows this.
+fn challenged(world: &World, state: slave::Slave, now: slave::Now, time: Time) -> slave::Slave {
+    let opened = slave::Event::LinkOpened { link: DIALLED, token: None };
+    let state = slave::step(state, now, opened).state;
+    let challenge = Message::Challenge(Challenge { time, ..challenge(world) });
+    slave::step(state, now, heard(DIALLED, Session(0), challenge)).state
+}
+
+#[test]
+fn work_that_outlives_a_boot_is_counted_by_the_masters_clock_once_that_is_known() {
+    let (mut world, job) = limited(8);
+    world.pass(2_000);
+    world.cut(0);
+    // The machine has its own power. Its box is back after four seconds, one of which it was up.
+    let before = slave::Slave { volatile: slave::Volatile::default(), ..agent(&world).clone() };
+    let wall = Time(world.slave_now(0).wall.0 + 4_000);
+    let now = slave::Now { wall, boot_ms: 1_000, synchronized: false };
+    let left = |state: &slave::Slave| {
+        let (at, why) = slave::next_deadline(state, now).unwrap();
+        assert_eq!(why, Why::MaxRuntime);
+        at - now.boot_ms
+    };
+    let started = slave::step(before, now, agent_started()).state;
+    let alive = Fact::Probed(Probed::Alive { paused: false, permille: None });
+    let state = machine_says(started, now, job, alive).state;
+    assert_eq!(left(&state), 7_000, "at least as long as the box is up");
+    let time = Time(world.now().0 + 4_000);
+    let state = challenged(&world, state, now, time);
+    assert_eq!(left(&state), 2_000, "it has worked for 6 s");
+    let state = slave::step(state, now, slave::Event::LinkClosed { link: DIALLED }).state;
+    let state = challenged(&world, state, now, Time(time.0 + 3_600_000));
+    assert_eq!(left(&state), 2_000, "the master's clock was set");
 }
 
 /// What the machine does ends.
@@ -185,6 +219,15 @@ fn a_late_start_waits_for_the_master_as_long_as_it_may_be_late() {
     world.pass(500);
     let report = &kept(&world, job).report;
     assert_eq!((report.state, report.flags.has(Flags::MISSED_START)), (State::Running, false));
+}
+
+#[test]
+fn a_start_at_the_moment_at_which_the_agent_starts_waits_for_nobody() {
+    let (mut world, job) = planned(Late::Hold);
+    world.kill_agent(0);
+    world.pass_some(10_000);
+    world.start_agent(0, true);
+    assert_eq!(kept(&world, job).report.state, State::Starting);
 }
 
 #[test]
@@ -303,6 +346,33 @@ fn a_release_that_the_slave_has_lapses_also_if_the_masters_clock_goes_back() {
         }
         world.pass(1_000);
         has_lapsed(&world, job, &format!("reboots {reboots}"));
+    }
+}
+
+#[test]
+fn after_a_reboot_no_release_counts_before_the_welcome() {
+    for (reboots, passed, expected) in [
+        (false, 3_000, (State::Starting, None)),
+        (false, 6_000, (State::Accepted, Some(WaitingFor::Operator))),
+        (true, 3_000, (State::Accepted, Some(WaitingFor::Clock))),
+        (true, 6_000, (State::Accepted, Some(WaitingFor::Clock))),
+    ] {
+        let (mut world, job) = held();
+        world.local(0, Local::Lock(true));
+        release(&mut world, job, 5);
+        world.settle();
+        world.cut(0);
+        world.pass(passed);
+        set_masters_clock(&mut world, -3_600_000);
+        if reboots {
+            world.reboot(0);
+        }
+        world.plug(0);
+        world.crossed.clear();
+        pump_until(&mut world, |world| crossed(world, "hello") > 0);
+        world.local(0, Local::Lock(false));
+        let report = &kept(&world, job).report;
+        assert_eq!((report.state, report.waiting_for), expected, "reboots {reboots}, after {passed} ms");
     }
 }
 
@@ -433,6 +503,9 @@ fn a_clock_that_a_time_service_keeps_starts_deferred_work_after_a_power_cut() {
     let state = agent(&world);
     let next = slave::next_deadline(state, now);
     assert_eq!(next, Some((now.boot_ms + CLOCK_PATIENCE.0, Why::Clock)), "it looks again by itself");
+    let mut untimed = state.clone();
+    untimed.jobs.get_mut(&job).unwrap().start.not_before = None;
+    assert_eq!(slave::next_deadline(&untimed, now), None, "only if that makes something start");
     world.boxes[0].synchronized = true;
     world.pass(6_000);
     assert_eq!(kept(&world, job).report.waiting_for, Some(WaitingFor::Time));
@@ -464,12 +537,17 @@ fn a_clock_counts_only_if_the_settings_trust_it_and_what_it_was_compared_with_wa
         (TrustClock::Synchronized, false, false, false),
     ] {
         let (world, job) = power_cut(trust, before, after);
+        let case = format!("{trust:?}, kept before {before}, after {after}");
         let expected = if counts { WaitingFor::Time } else { WaitingFor::Clock };
-        assert_eq!(
-            kept(&world, job).report.waiting_for,
-            Some(expected),
-            "{trust:?}, kept before {before}, after {after}"
-        );
+        assert_eq!(kept(&world, job).report.waiting_for, Some(expected), "{case}");
+        let now = world.slave_now(0);
+        let state = agent(&world);
+        let known = counts.then_some((world.now(), ClockSource::Wall));
+        assert_eq!(slave::master_clock(state, now), known, "{case}");
+        let wakes_for = slave::next_deadline(state, now).map(|(_, why)| why);
+        let is_awaited = (trust, before, after) == (TrustClock::Synchronized, true, false);
+        let wakes = if counts { Some(Why::NotBefore) } else { is_awaited.then_some(Why::Clock) };
+        assert_eq!(wakes_for, wakes, "{case}");
     }
 }
 
@@ -482,6 +560,10 @@ fn a_box_whose_clock_is_set_after_the_handshake_compares_it_again() {
     restart_agent(&mut world);
     reconnect(&mut world, 0);
     let job = deferred(&mut world, 120_000, |_| {});
+    let mut now = world.slave_now(0);
+    (now.wall, now.boot_ms) = (now.wall.after(Millis(500)), now.boot_ms + 500);
+    let step = slave::step(agent(&world).clone(), now, slave::Event::TimePassed);
+    assert_eq!(step.persist, [], "nothing has set the clock");
     world.boxes[0].wall_off = 0;
     world.boxes[0].synchronized = true;
     world.pass(1_000);

@@ -435,7 +435,7 @@ fn welcome_to(
     binding: MasterBinding,
     rulings: Vec<Ruling>,
 ) -> slave::Step {
-    let operating_mode = OperatingMode { generation: Generation(9), mode: Mode::Production };
+    let operating_mode = OperatingMode { generation: Generation(0), mode: Mode::Production };
     let welcome = Welcome { protocol: 1, session: Session(50), binding, operating_mode, rulings };
     let message = Message::Welcome(welcome);
     slave::step(state, now, heard(OLDER, Session(50), message))
@@ -461,6 +461,33 @@ fn outcomes_count_as_received_only_after_the_master_has_sent_something() {
             "{before:?} {empty}"
         );
         assert!(matches!(after.link, slave::Link::Live { link: OLDER, .. }));
+        let spoken = slave::step(after, now, heard(OLDER, Session(50), Message::Ping)).state;
+        assert_eq!((spoken.node.binding, spoken.volatile.owed), (Some(binding(1, 9)), None));
+    }
+}
+
+/// Whether the Settled reports that a job has succeeded.
+fn tells_a_success(step: &slave::Step) -> bool {
+    let settled = step.effects.iter().find_map(|effect| match effect {
+        slave::Effect::Send { message: Message::Settled(settled), .. } => Some(settled),
+        _ => None,
+    });
+    settled.unwrap().reports.iter().any(|report| report.state == State::Succeeded)
+}
+
+#[test]
+fn a_store_that_went_back_tells_no_outcome_that_it_remembers() {
+    for (of_the_other, is_told) in [(Verdict::Quarantine, false), (Verdict::Keep, true)] {
+        let (state, now, record) = introduced(Some(binding(1, 5)));
+        let ruling = |job, verdict| {
+            let attempt = record.report.attempt;
+            Ruling { job, attempt, verdict, tell: Tell::Nothing, desired_state: None }
+        };
+        let rulings =
+            vec![ruling(JobId([0xaa; 16]), of_the_other), ruling(record.report.job, Verdict::AskPerson)];
+        let step = welcome_to(state, now, binding(1, 9), rulings);
+        assert_eq!(tells_a_success(&step), is_told, "{of_the_other:?}");
+        assert_eq!(step.state.recent_outcomes.is_empty(), !is_told, "{of_the_other:?}");
     }
 }
 
@@ -473,8 +500,10 @@ fn a_welcome_of_an_older_epoch_is_ignored() {
 
 #[test]
 fn a_slave_that_another_master_admits_binds_to_it_with_a_new_binding() {
-    let (state, now, _) = introduced(Some(MasterBinding { master: MasterId([8; 16]), ..binding(2, 5) }));
-    let mode = state.node.operating_mode.mode;
+    let (mut state, now, _) = introduced(Some(MasterBinding { master: MasterId([8; 16]), ..binding(2, 5) }));
+    let mode = Mode::Maintenance;
+    state.node.operating_mode.mode = mode;
+    let link = state.link;
     let after = welcome_to(state, now, binding(1, 9), vec![]).state;
     assert_eq!((after.link, after.node.binding), (slave::Link::Down, Some(binding(1, 0))));
     assert_eq!(
@@ -482,6 +511,8 @@ fn a_slave_that_another_master_admits_binds_to_it_with_a_new_binding() {
         OperatingMode { generation: Generation(0), mode },
         "what the other decided is no older decision"
     );
+    let after = welcome_to(slave::Slave { link, ..after }, now, binding(1, 9), vec![]).state;
+    assert_eq!(after.node.operating_mode.mode, Mode::Production, "its new master's first decision counts");
 }
 
 #[test]
@@ -499,12 +530,7 @@ fn a_person_is_not_asked_about_a_job_among_the_recent_outcomes() {
         }
         let attempt = Attempt(record.report.attempt.0 + attempt_off);
         let ruling = Ruling { job, attempt, verdict, tell: Tell::Nothing, desired_state: None };
-        let step = welcome_to(state, now, binding(1, 9), vec![ruling]);
-        let settled = step.effects.iter().find_map(|effect| match effect {
-            slave::Effect::Send { message: Message::Settled(settled), .. } => Some(settled.reports.clone()),
-            _ => None,
-        });
-        settled.unwrap().iter().any(|report| report.state == State::Succeeded)
+        tells_a_success(&welcome_to(state, now, binding(1, 9), vec![ruling]))
     };
     assert!(told(0, false, Verdict::AskPerson, false), "it tells how it ended");
     assert!(!told(0, false, Verdict::Keep, false), "unless nobody would ask");

@@ -1,12 +1,12 @@
 //! A slave's work: its machine, its people, its store.
 
-use reloop_protocol::id::{Attempt, Generation, JobId, Run};
-use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::id::{Attempt, Generation, JobId, ReportSeq, Run};
+use reloop_protocol::job::{End, OnInterrupt, Rejection, State};
 use reloop_protocol::master::{Answer, JobCommand, SlaveCommand};
 use reloop_protocol::message::{
-    Activity, Attention, Flags, Message, Mode, ReasonCode, Record, Source, WaitingFor,
+    Activity, Attention, Flags, Forget, Message, Mode, OperatingMode, ReasonCode, Record, Source, WaitingFor,
 };
-use reloop_protocol::slave::{self, AfterFailure, Damage, Done, Fact, Local, NotDone, Release};
+use reloop_protocol::slave::{self, AfterFailure, Damage, Done, Fact, Ignored, Local, NotDone, Release};
 use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate, SPEC_BYTES, StartRule};
 use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, World};
@@ -206,7 +206,7 @@ fn a_slave_accepts_the_largest_job_and_the_last_possible_moment() {
             world.boxes[0].state = Some(state);
             declined.extend(effects.into_iter().filter_map(|effect| match effect {
                 slave::Effect::Send { message: Message::Declined(declined), .. } => {
-                    Some(declined.reason.code)
+                    Some((declined.reason.code, declined.for_good))
                 }
                 _ => None,
             }));
@@ -214,7 +214,7 @@ fn a_slave_accepts_the_largest_job_and_the_last_possible_moment() {
         declined
     };
     assert!(offered(&[SPEC_BYTES], None).is_empty());
-    assert_eq!(offered(&[SPEC_BYTES + 1], None), [ReasonCode::BadParams]);
+    assert_eq!(offered(&[SPEC_BYTES + 1], None), [(ReasonCode::BadParams, true)]);
     assert!(offered(&[slave::HELD_BYTES / 4; 4], None).is_empty());
     let more = [
         slave::HELD_BYTES / 4,
@@ -223,9 +223,9 @@ fn a_slave_accepts_the_largest_job_and_the_last_possible_moment() {
         slave::HELD_BYTES / 4 - 200,
         201,
     ];
-    assert_eq!(offered(&more, None), [ReasonCode::AtCapacity]);
+    assert_eq!(offered(&more, None), [(ReasonCode::AtCapacity, false)]);
     assert!(offered(&[1_000], Some(0)).is_empty());
-    assert_eq!(offered(&[1_000], Some(-1)), [ReasonCode::WindowClosed]);
+    assert_eq!(offered(&[1_000], Some(-1)), [(ReasonCode::WindowClosed, false)]);
 }
 
 #[test]
@@ -237,7 +237,9 @@ fn after_an_interruption_the_machine_has_to_be_cleared_only_if_the_job_ended() {
         (OnInterrupt::Restart, true, State::Canceled, true),
         (OnInterrupt::Hold, true, State::Canceled, true),
     ] {
-        let mut world = world_with(|settings| settings.release = Release::Ack);
+        let mut world = world_with(|settings| {
+            (settings.release, settings.after_failure) = (Release::Ack, AfterFailure::Hold);
+        });
         world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
         let job = placed(&mut world, |order| order.spec.on_interrupt = policy);
         let mut before = agent(&world).clone();
@@ -253,6 +255,40 @@ fn after_an_interruption_the_machine_has_to_be_cleared_only_if_the_job_ended() {
         let after = slave::step(before, world.slave_now(0), event).state;
         assert_eq!(after.jobs[&job].report.state, state, "{policy:?} {stopping}");
         assert_eq!(after.node.unloading.is_some(), cleared, "{policy:?} {stopping}");
+        let fault = (state == State::Failed).then_some(Attention::Fault);
+        assert_eq!(after.node.attention, fault, "{policy:?} {stopping}");
+    }
+}
+
+#[test]
+fn what_has_no_consequence_changes_nothing_and_says_why() {
+    let (mut world, job) = endless_job(|_, _| {});
+    let waits = placed(&mut world, |_| {});
+    world.command_slave(0, SlaveCommand::Mode(Mode::Draining));
+    let (link, session) = live(&world);
+    let says = |message| heard(link, session, message);
+    let older = OperatingMode { generation: Generation(0), mode: Mode::Production };
+    let forget = |job| Forget { job, attempt: Attempt(1), seq: ReportSeq::default() };
+    let work = kept(&world, job).work();
+    let of = |work, fact| slave::Event::Machine { work, fact };
+    let unasked = || Fact::Probed(slave::Probed::NeverStarted);
+    let sound = agent(&world).clone();
+    let now = world.slave_now(0);
+    let done = machine_says(sound.clone(), now, job, ended(End::Succeeded)).state;
+    for (state, event, why) in [
+        (&sound, of(slave::RunKey { run: Run(9), ..work }, Fact::Started), Ignored::OtherRun),
+        (&sound, of(work, unasked()), Ignored::NotProbed),
+        (&sound, of(kept(&world, waits).work(), ended(End::Failed)), Ignored::Job(Rejection::NotStarted)),
+        (&done, of(work, ended(End::Failed)), Ignored::Ended),
+        (&sound, heard(link, session.next(), Message::Ping), Ignored::OtherSession),
+        (&sound, says(Message::OperatingMode(older)), Ignored::OlderMode),
+        (&sound, says(Message::Forget(forget(job))), Ignored::NotEnded),
+        (&sound, says(Message::Forget(forget(JobId([9; 16])))), Ignored::NothingToForget),
+        (&done, says(Message::Forget(forget(job))), Ignored::NewerReport),
+    ] {
+        let step = slave::step(state.clone(), now, event);
+        assert_eq!((&step.state, step.persist), (state, vec![]), "{why:?}");
+        assert_eq!(step.effects, [slave::Effect::Ignored(why)]);
     }
 }
 

@@ -4,9 +4,9 @@ use reloop_protocol::id::{JobId, Run};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::CAUSE_BYTES;
 use reloop_protocol::master::{self, Delivery, JobCommand, Retry, RetryOn, SlaveCommand};
-use reloop_protocol::message::{Activity, Attention, Flags, ReasonCode, WaitingFor};
-use reloop_protocol::slave::{self, Fact, Local, Probed};
-use reloop_protocol::spec::{CancelMode, Desired};
+use reloop_protocol::message::{Activity, Attention, Flags, Reason, ReasonCode, WaitingFor};
+use reloop_protocol::slave::{self, Fact, JobReason, Local, Probed};
+use reloop_protocol::spec::{CancelMode, Desired, Late};
 use reloop_protocol::time::Time;
 use reloop_sim::world::{Machine, World};
 
@@ -181,6 +181,20 @@ fn a_desired_state_that_came_while_a_machine_could_not_begin_counts() {
     let after = person_says(after, now, Local::Clear).state;
     assert_eq!(after.jobs[&job].report.waiting_for, Some(WaitingFor::Operator));
     assert_eq!(after.jobs[&job].run.asked_to_pause, None, "it was asked of a beginning that there was not");
+}
+
+#[test]
+fn clearing_a_mended_machine_takes_back_its_own_reason_and_no_other() {
+    let (mut state, now, job) = being_started();
+    let other = state.jobs.values_mut().find(|other| other.report.job != job).unwrap();
+    let missed = Reason::from(JobReason::MissedStart(Late::Hold));
+    (other.missed, other.report.reason) = (true, Some(missed));
+    let other = other.report.job;
+    let state = machine_says(state, now, job, not_begun("no room")).state;
+    let locked = person_says(state, now, Local::Lock(true)).state;
+    let after = person_says(locked, now, Local::Clear).state;
+    assert_eq!(word(&after, job), (State::Accepted, None));
+    assert_eq!(word(&after, other), (State::Accepted, Some(ReasonCode::MissedStart)));
 }
 
 #[test]

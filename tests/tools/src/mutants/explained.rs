@@ -43,6 +43,10 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "if nothing has begun the slave is asked, and answers that there is no output",
     ),
     (
+        "protocol/src/slave/clock.rs: replace < with <= in masters_step_back in `step.filter(|step| *step < 0)`",
+        "a step is more than a second, so none is 0",
+    ),
+    (
         "protocol/src/slave/jobs.rs: replace > with >= in Jobs<'a>::remember in `while recent_outcomes.len() > RECENT_OUTCOMES || bytes(recent_outcomes) > RECENT_OUTCOMES_BYTES {` (2)",
         "it differs only if the recent outcomes have exactly that many bytes, and one record less is as good",
     ),

@@ -192,7 +192,7 @@ impl World {
         let lasted = self.ms - began.at;
         let limit = i64::try_from(limit.0).unwrap_or(i64::MAX);
         let drifted = self.ms * held.drift_ppm.abs() / 1_000_000 + 1;
-        if lasted + 2 * began.off + drifted < limit {
+        if began.off.saturating_mul(2).saturating_add(lasted + drifted) < limit {
             let how = format!("slave {slave} stops {work:?} after {lasted} of {limit} ms");
             self.violate(Invariant::RunsOwnClock, how);
         }

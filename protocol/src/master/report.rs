@@ -213,7 +213,6 @@ impl Visit<'_> {
             | State::Uncertain => return,
         };
         let desired_state = DesiredState {
-            attempt: asked.attempt,
             generation: asked.generation.next(),
             desired: Desired::Resolve(end),
             ..job.desired_state(false)

@@ -5,10 +5,10 @@ use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
     self, Answer, Delivery, JobCommand, JobReason, Refusal, RequestId, WrongState,
 };
-use reloop_protocol::message::Flags;
+use reloop_protocol::message::{Flags, Report};
 use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
-use reloop_protocol::time::Millis;
+use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, World};
 
 use crate::stage::*;
@@ -84,6 +84,21 @@ fn a_plan_that_came_after_the_start_is_said_to_have_been_overtaken() {
             world.pass(90_000);
             assert_eq!(is_overtaken(&world, job), overtaken, "{case:?}: it stays so");
         }
+    }
+}
+
+#[test]
+fn a_start_in_the_last_millisecond_of_a_new_window_is_in_time() {
+    for (ms, overtaken) in [(0, false), (1, true)] {
+        let (mut seat, report) = runs_live();
+        let began = report.started_at.unwrap();
+        let job = seat.job_mut(report.job);
+        let waits = Report { started_at: None, ..numbered(&report, 10, State::Accepted) };
+        (job.state, job.report) = (State::Accepted, Some(waits));
+        // Its slave has not heard of this window.
+        (job.start.deadline, job.generation) = (Some(Time(began.0 - ms)), job.generation.next());
+        drop(reports(&mut seat, None, numbered(&report, 11, State::Running)));
+        assert_eq!(seat.job(report.job).flags.has(Flags::OVERTAKEN), overtaken, "{ms}");
     }
 }
 

@@ -218,21 +218,26 @@ fn what_a_person_said_of_a_job_that_ended_otherwise_or_works_again_has_been_over
     world.local(0, Local::Resolve { job: None, end: End::Failed }).unwrap().unwrap();
     reconnect(&mut world, 0);
     assert_eq!((world.state(job), is_overtaken(&world, job)), (State::Failed, true));
-    // The machine reports again.
-    let (mut seat, report) = runs_live();
-    drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
-    seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
-    let resolve = JobCommand::Resolve(End::Failed);
-    drop(seat.commands(report.job, resolve));
-    let works = numbered(&report, 12, State::Running);
-    let step = shakes(&mut seat, (vec![], vec![]), vec![row_of(&works)], (vec![works], vec![]));
-    assert!(step.archived.is_empty());
-    let job = seat.job(report.job);
-    assert_eq!((job.state, job.desired), (State::Running, Desired::Run));
-    assert!(job.flags.has(Flags::OVERTAKEN));
-    let effects = seat.commands(report.job, JobCommand::Pause).effects;
-    let answer = taken(Delivery::Sent, report.job).unwrap();
-    assert!(effects.contains(&master::Effect::Answer { request: RequestId(1), answer }));
+    // The machine reports again, also of a job that was given up meanwhile.
+    for gives_up in [false, true] {
+        let (mut seat, report) = runs_live();
+        drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
+        seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
+        let resolve = JobCommand::Resolve(End::Failed);
+        drop(seat.commands(report.job, resolve));
+        let given_up =
+            if gives_up { seat.commands(report.job, JobCommand::Abandon).archived } else { vec![] };
+        assert_eq!(given_up.iter().map(|job| job.state).eq([State::Lost]), gives_up);
+        let works = numbered(&report, 12, State::Running);
+        let step = shakes(&mut seat, (given_up, vec![]), vec![row_of(&works)], (vec![works], vec![]));
+        assert!(step.archived.is_empty());
+        let job = seat.job(report.job);
+        assert_eq!((job.state, job.desired), (State::Running, Desired::Run), "{gives_up}");
+        assert!(job.flags.has(Flags::OVERTAKEN));
+        let effects = seat.commands(report.job, JobCommand::Pause).effects;
+        let answer = taken(Delivery::Sent, report.job).unwrap();
+        assert!(effects.contains(&master::Effect::Answer { request: RequestId(1), answer }));
+    }
 }
 
 #[test]

@@ -97,7 +97,6 @@ fn reasons() -> Vec<JobReason> {
         JobReason::StoreRolledBack,
         JobReason::OtherSucceeded(ATTEMPT),
         JobReason::OtherPaused(ATTEMPT),
-        JobReason::OtherHadBegun(ATTEMPT),
         JobReason::OtherRuns(ATTEMPT),
         JobReason::OtherGoesOn(ATTEMPT),
         JobReason::OtherEndedOtherwise(ATTEMPT),

@@ -131,7 +131,6 @@ impl Visit<'_> {
                 let why = match state {
                     State::Succeeded => JobReason::OtherSucceeded(attempt),
                     State::Paused => JobReason::OtherPaused(attempt),
-                    _ if state.is_ended() => JobReason::OtherHadBegun(attempt),
                     _ => JobReason::OtherRuns(attempt),
                 };
                 self.jobs().flag_other(id, standing, why);

@@ -38,8 +38,6 @@ pub enum JobReason {
     OtherSucceeded(Attempt),
     /// This other attempt is paused elsewhere.
     OtherPaused(Attempt),
-    /// This other attempt ended in another way, after it had begun elsewhere.
-    OtherHadBegun(Attempt),
     /// This other attempt runs elsewhere too.
     OtherRuns(Attempt),
     /// This other attempt goes on although the job has ended.
@@ -66,7 +64,6 @@ impl JobReason {
             Self::StoreRolledBack => ReasonCode::StoreRolledBack,
             Self::OtherSucceeded(_)
             | Self::OtherPaused(_)
-            | Self::OtherHadBegun(_)
             | Self::OtherRuns(_)
             | Self::OtherGoesOn(_)
             | Self::OtherEndedOtherwise(_)

@@ -27,10 +27,8 @@ fn is_overtaken(job: &Job, report: &Report) -> bool {
     let expired = report.state == State::Expired && job.state != State::Expired && !knew(report.generation);
     let expired_early = expired && report.ended_at.is_some_and(|at| !is_after(at));
     let is_otherwise = match job.desired {
-        Desired::Resolve(end) if job.state == State::Uncertain => {
-            report.state != State::Uncertain && report.state != end.state()
-        }
-        Desired::Run | Desired::Pause | Desired::Cancel(_) | Desired::Return | Desired::Resolve(_) => false,
+        Desired::Resolve(end) => report.state != State::Uncertain && report.state != end.state(),
+        Desired::Run | Desired::Pause | Desired::Cancel(_) | Desired::Return => false,
     };
     began_early || began_late || expired_early || is_otherwise
 }
@@ -213,7 +211,6 @@ impl Visit<'_> {
             | State::Uncertain => return,
         };
         let desired_state = DesiredState {
-            attempt: asked.attempt,
             generation: asked.generation.next(),
             desired: Desired::Resolve(end),
             ..job.desired_state(false)

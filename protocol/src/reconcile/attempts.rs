@@ -285,6 +285,7 @@ pub fn weigh(speaker: Speaker, other: Other, standing: Standing) -> &'static Lin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn every_combination_has_exactly_one_line() {
@@ -301,6 +302,12 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_outcome_has_a_word_of_its_own() {
+        let words: BTreeSet<_> = Outcome::ALL.iter().map(|outcome| outcome.name()).collect();
+        assert_eq!(words.len(), Outcome::ALL.len());
     }
 
     #[test]

@@ -216,9 +216,6 @@ impl JobReason {
                     "attempt {attempt} is paused elsewhere: `reloop-slave resume` or `stop` at that machine"
                 );
             }
-            Self::OtherHadBegun(attempt) => {
-                return format!("attempt {attempt} had been begun elsewhere too");
-            }
             Self::OtherRuns(attempt) => {
                 return format!(
                     "attempt {attempt} runs elsewhere too: both finish unless somebody cancels one"

@@ -184,6 +184,12 @@ fn made_up_attempts_do_not_displace_real_ones() {
     let claimed = world.job(job).earlier;
     let attempts: Vec<_> = claimed.iter().map(|one| one.attempt.0).collect();
     assert_eq!(attempts, (2..18).collect::<Vec<_>>(), "the first that were told, and so many");
+    // What it says of those is still shown, and of others nothing.
+    let again = Report { job, attempt: Attempt(2), state: State::Running, ..own };
+    says(&mut world, 1, again, true);
+    assert!(
+        world.job(job).earlier.iter().any(|one| (one.attempt, one.state) == (Attempt(2), State::Running))
+    );
     // A slave that had the job is added to the same list.
     world.cut(0);
     give_away(&mut world, job);

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use reloop_protocol::id::{Attempt, Epoch, SlaveKey};
 use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Basis, Earlier, Job, JobCommand};
-use reloop_protocol::message::{Flags, Message, Report};
+use reloop_protocol::master::{self, Basis, Earlier, Ignored, Job, JobCommand, JobReason};
+use reloop_protocol::message::{Flags, Message, Reason, Report};
 use reloop_protocol::reconcile::attempts::{Other, Outcome, Speaker, Standing, TABLE, weigh};
 use reloop_protocol::spec::{CancelMode, Desired, DesiredState};
 
@@ -26,9 +26,9 @@ fn said(report: &Report, attempt: Attempt, other: Other) -> Report {
     Report { attempt, state, started_at: report.started_at.filter(|_| has_begun), ..report.clone() }
 }
 
-/// Puts the job's first attempt into this class, at a slave that the master knows of or at the one that reports. `None`
-/// if a job whose other attempt has this standing can't be in that class.
-fn speaking(job: Job, key: SlaveKey, speaker: Speaker, standing: Standing) -> Option<Job> {
+/// Puts the job's first attempt into this class, at a slave that the master knows of or at the one that reports, in each way
+/// there is. None if a job whose other attempt has this standing can't be in that class.
+fn speaking(job: Job, key: SlaveKey, speaker: Speaker, standing: Standing) -> Vec<Job> {
     let own = job.report.clone().unwrap();
     let at = |holder, state, is_its_word: bool| {
         let report = is_its_word.then(|| Report { state, ..own.clone() });
@@ -38,22 +38,27 @@ fn speaking(job: Job, key: SlaveKey, speaker: Speaker, standing: Standing) -> Op
     // A forgotten attempt speaks only if no other slave has the job.
     let holder = Some(if is_free { key } else { ELSEWHERE });
     let canceled = |job: Job| Job { desired: Desired::Cancel(CancelMode::Now), ..job };
-    let job = match speaker {
-        Speaker::Nobody => at(None, State::Queued, false),
-        Speaker::Replaced => at(Some(key), State::Running, true),
+    let jobs = match speaker {
+        Speaker::Nobody => vec![at(None, State::Queued, false)],
+        Speaker::Replaced => vec![at(Some(key), State::Running, true)],
         Speaker::Unstarted => {
             let unbegun = Report { state: State::Accepted, started_at: None, ..own.clone() };
-            Job { report: Some(unbegun), ..at(Some(ELSEWHERE), State::Accepted, true) }
+            vec![Job { report: Some(unbegun), ..at(Some(ELSEWHERE), State::Accepted, true) }]
         }
-        Speaker::Begun => at(Some(ELSEWHERE), State::Running, true),
-        Speaker::Vanished => at(Some(ELSEWHERE), State::Uncertain, false),
-        Speaker::Succeeded => at(holder, State::Succeeded, true),
-        Speaker::Canceled => canceled(at(Some(ELSEWHERE), State::Canceled, true)),
-        Speaker::CalledOff => canceled(at(None, State::Canceled, false)),
-        Speaker::Ended => at(holder, State::Failed, true),
-        Speaker::Closed => at(holder.filter(|_| !is_free), State::Lost, false),
+        Speaker::Begun => {
+            let runs = at(Some(ELSEWHERE), State::Running, true);
+            // It was interrupted and waits to begin again; or its cancel is on the way.
+            vec![at(Some(ELSEWHERE), State::Accepted, true), canceled(runs.clone()), runs]
+        }
+        Speaker::Vanished => vec![at(Some(ELSEWHERE), State::Uncertain, false)],
+        Speaker::Succeeded => vec![at(holder, State::Succeeded, true)],
+        Speaker::Canceled => vec![canceled(at(Some(ELSEWHERE), State::Canceled, true))],
+        Speaker::CalledOff => vec![canceled(at(None, State::Canceled, false))],
+        // Its slave may have canceled it unasked.
+        Speaker::Ended => [State::Failed, State::Canceled].map(|state| at(holder, state, true)).into(),
+        Speaker::Closed => vec![at(holder.filter(|_| !is_free), State::Lost, false)],
     };
-    let is_elsewhere = job.holder == Some(ELSEWHERE);
+    let is_elsewhere = jobs[0].holder == Some(ELSEWHERE);
     let counts = match speaker {
         Speaker::Nobody | Speaker::Vanished | Speaker::Canceled | Speaker::CalledOff => {
             standing != Standing::Contested
@@ -62,23 +67,25 @@ fn speaking(job: Job, key: SlaveKey, speaker: Speaker, standing: Standing) -> Op
         Speaker::Unstarted | Speaker::Begun => standing != Standing::Forgotten,
         Speaker::Succeeded | Speaker::Ended | Speaker::Closed => is_elsewhere != is_free,
     };
-    counts.then_some(job)
+    if counts { jobs } else { vec![] }
 }
 
 #[test]
 fn every_line_is_applied_to_a_slaves_report_of_another_attempt() {
     let mut reached = BTreeSet::new();
     for standing in Standing::ALL {
-        for (speaker, other) in
-            Speaker::ALL.iter().flat_map(|one| Other::ALL.iter().map(|other| (*one, *other)))
-        {
+        let known = runs();
+        let pairs = Speaker::ALL.iter().flat_map(|one| Other::ALL.iter().map(|other| (*one, *other)));
+        let cases = pairs.flat_map(|(speaker, other)| {
+            let jobs = speaking(known.0.job(known.1.job), known.0.key, speaker, standing);
+            jobs.into_iter().map(move |job| (speaker, other, job))
+        });
+        for (speaker, other, mut past) in cases {
             let (mut seat, report) = runs();
             let (newest, told_of) = match standing {
                 Standing::Earlier => (Attempt(2), Attempt(1)),
                 Standing::Forgotten | Standing::Contested => (Attempt(1), Attempt(2)),
             };
-            let known = seat.job(report.job);
-            let Some(mut past) = speaking(known, seat.key, speaker, standing) else { continue };
             (past.attempt, past.last_attempt) = (newest, newest);
             // A waiting job stays in the queue.
             past.slave = Some("elsewhere".to_owned());
@@ -100,7 +107,7 @@ fn every_line_is_applied_to_a_slaves_report_of_another_attempt() {
             let job = live.or_else(|| step.archived.iter().find(|job| job.id == name).cloned()).unwrap();
             let line = weigh(speaker, other, standing);
             reached.insert(line.name);
-            let what = format!("{}: {speaker:?} {other:?} {standing:?}", line.name);
+            let what = format!("{}: {speaker:?} {other:?} {standing:?} {:?}", line.name, past.state);
             let is_taken =
                 (job.attempt, job.holder) == (told_of, Some(seat.key)) && job.state == report.state;
             assert_eq!(is_taken, line.outcome == Outcome::Take, "{what}");
@@ -114,9 +121,23 @@ fn every_line_is_applied_to_a_slaves_report_of_another_attempt() {
             assert_eq!(job.recalled.is_some(), line.outcome == Outcome::Recall, "{what}");
             let is_flagged = matches!(line.outcome, Outcome::Duplicate | Outcome::GoesOn);
             assert_eq!(job.flags.has(Flags::DUPLICATE), is_flagged, "{what}");
+            assert!(!job.flags.has(Flags::CLAIMED), "{what}");
+            let is_contested = standing == Standing::Contested;
+            let is_denied = step.effects.contains(&master::Effect::Ignored(Ignored::NeverAssigned));
+            assert_eq!(is_denied, is_contested, "{what}");
+            if is_flagged {
+                let why = match (line.outcome, other) {
+                    (Outcome::GoesOn, _) => JobReason::OtherGoesOn(told_of),
+                    (_, Other::Done) => JobReason::OtherSucceeded(told_of),
+                    _ => JobReason::OtherRuns(told_of),
+                };
+                let shown = if is_contested { past.reason.clone() } else { Some(Reason::from(why)) };
+                assert_eq!(job.reason, shown, "{what}");
+            }
             if line.outcome != Outcome::Take {
                 let kept = job.earlier.iter().find(|one| one.attempt == told_of).unwrap();
-                assert_eq!((kept.holder, kept.state), (seat.key, report.state), "{what}");
+                let basis = if is_contested { Basis::Gap } else { Basis::Assigned };
+                assert_eq!((kept.holder, kept.state, kept.basis), (seat.key, report.state, basis), "{what}");
                 assert_eq!((job.attempt, job.state), (newest, past.state), "{what}");
             }
             assert_eq!(master::broken_invariant(&seat.state), None, "{what}");
@@ -170,6 +191,68 @@ fn a_word_that_contradicts_what_is_known_of_an_attempt_is_flagged() {
         assert_eq!((job.state, job.earlier[0].state), (State::Running, kept), "{said:?}");
         assert_eq!(job.flags.has(Flags::DUPLICATE), flagged, "{said:?}");
         assert_eq!(is_forgotten(&step.effects), said.is_ended(), "{said:?}");
+        if said == State::Running {
+            // The same word again is no news: what else was said of the job since stays.
+            seat.job_mut(job.id).reason = None;
+            drop(reports(&mut seat, None, numbered(&report, 31, said)));
+            assert_eq!(seat.job(job.id).reason, None);
+        }
+    }
+}
+
+#[test]
+fn what_is_known_to_have_been_assigned_is_never_a_mere_claim() {
+    let (mut seat, job) = beside(State::Lost, Basis::Assigned);
+    let known = seat.state.book.jobs.get_mut(&job.id).unwrap();
+    (known.earlier[0].holder, known.holder) = (seat.key, Some(ELSEWHERE));
+    // So many assignments later the first one is not listed any more.
+    (known.attempt, known.last_attempt) = (Attempt(17), Attempt(17));
+    known.assigned = (2..18).map(|attempt| (Attempt(attempt), ELSEWHERE)).collect();
+    let report = known.earlier[0].report.clone().unwrap();
+    drop(reports(&mut seat, None, numbered(&report, 30, State::Running)));
+    let kept = &seat.job(job.id).earlier[0];
+    assert_eq!((kept.attempt, kept.state, kept.basis), (Attempt(1), State::Running, Basis::Assigned));
+}
+
+#[test]
+fn a_slave_with_a_newer_attempt_does_not_have_the_older_one_whatever_it_said_of_that() {
+    for state in [State::Running, State::Uncertain] {
+        let (mut seat, report) = runs_live();
+        let key = seat.key;
+        drop(reports(&mut seat, None, numbered(&report, 20, state)));
+        let job = seat.job_mut(report.job);
+        job.assigned.push_back((Attempt(2), key));
+        job.last_attempt = Attempt(2);
+        let newer = Report { attempt: Attempt(2), ..numbered(&report, 21, State::Running) };
+        drop(reports(&mut seat, None, newer));
+        let job = seat.job(report.job);
+        assert_eq!((job.attempt, job.state), (Attempt(2), State::Running), "{state:?}");
+        assert!(!job.flags.has(Flags::DUPLICATE), "{state:?}");
+    }
+}
+
+#[test]
+fn only_a_higher_number_says_that_the_attempt_of_another_slave_is_the_later_one() {
+    for (number, is_later) in [(2, false), (3, true)] {
+        // Its slave does not know what became of the one that speaks, and the other one is told of after a restore.
+        let (mut seat, job) = beside(State::Running, Basis::Gap);
+        seat.state.node.epoch = Epoch(2);
+        seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
+        let mut past =
+            Job { holder: Some(ELSEWHERE), state: State::Uncertain, earlier: vec![], ..job.clone() };
+        past.assigned = [(Attempt(2), ELSEWHERE)].into();
+        past.report.as_mut().unwrap().state = State::Uncertain;
+        seat.state.book = master::Book::default();
+        let told =
+            Report { attempt: Attempt(number), ..numbered(job.report.as_ref().unwrap(), 30, State::Running) };
+        drop(shakes(&mut seat, (vec![past], vec![]), vec![row_of(&told)], (vec![told], vec![])));
+        assert_eq!(seat.job(job.id).holder == Some(seat.key), is_later, "{number}");
+        // The other one has been told of, and then its slave has nothing of the one that speaks.
+        let (mut seat, job) = beside(State::Running, Basis::Gap);
+        seat.job_mut(job.id).earlier[0].attempt = Attempt(number);
+        seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
+        drop(shakes(&mut seat, (vec![], vec![]), vec![], (vec![], vec![])));
+        assert_eq!(seat.job(job.id).holder == Some(ELSEWHERE), is_later, "{number}");
     }
 }
 

@@ -3,7 +3,8 @@
 use reloop_protocol::id::{Attempt, Generation, JobId, OrderId, SlaveKey};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
-    self, Answer, IdempotencyKey, JobCommand, Order, RECEIPTS, RECENT_KEYS, RequestId, Retry, RetryOn, WhyNot,
+    self, Answer, IdempotencyKey, JobCommand, Order, RECEIPTS, RECENT_KEYS, Receipt, RequestId, Retry,
+    RetryOn, WhyNot,
 };
 use reloop_protocol::message::{
     Attention, Declined, Flags, MachineReport, Message, Mode, OperatingMode, ReasonCode,
@@ -107,6 +108,9 @@ fn only_so_many_receipts_of_a_slave_are_kept() {
     assert_eq!(numbers.len(), RECEIPTS as usize + 6);
     assert_eq!(numbers.split_off(RECEIPTS as usize), (1..7).collect::<Vec<_>>(), "the oldest make room");
     assert_eq!(numbers, (1..RECEIPTS).chain([0]).collect::<Vec<_>>());
+    let mut newest_first = world.master_disk.receipts.clone();
+    Receipt::sort_newest_first(&mut newest_first);
+    assert!(newest_first.is_sorted_by(|newer, older| newer.session > older.session));
 }
 
 #[test]

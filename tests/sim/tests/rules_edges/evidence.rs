@@ -79,21 +79,37 @@ fn a_report_of_a_slave_that_was_never_assigned_the_job_is_shown_and_changes_noth
             let kept: Vec<_> = job.earlier.iter().map(|one| (one.attempt, one.state, one.basis)).collect();
             assert_eq!(kept, shown);
         }
+        let again = Report { state: State::Failed, attempt: Attempt(8), ..report };
+        assert_eq!(reports(&mut seat, None, again).persist, [], "nor is it written again");
     }
 }
 
 #[test]
 fn an_attempt_that_a_slave_reports_after_a_restore_is_counted() {
-    let (mut world, job, link) = held_at_the_second();
-    let known = world.job(job);
-    let mut seat = Seat::of(&mut world);
-    let claims = Report { state: State::Running, attempt: Attempt(7), ..known.report.clone().unwrap() };
-    seat.state.node.epoch = Epoch(2);
-    settle_with(&mut seat, vec![claims]);
-    seat.step(received(link, Message::Declined(no_to(&known, ReasonCode::GivenBack, false))));
-    let speaks = seat.job(job);
-    assert_eq!((speaks.state, speaks.attempt, speaks.holder), (State::Running, Attempt(7), Some(seat.key)));
-    assert_eq!(master::broken_invariant(&seat.state), None);
+    // What it only claimed of that attempt before does not count.
+    for (claimed, said) in [
+        (None, State::Running),
+        (Some(State::Running), State::Running),
+        (Some(State::Failed), State::Succeeded),
+    ] {
+        let (mut world, job, link) = held_at_the_second();
+        let known = world.job(job);
+        let mut seat = Seat::of(&mut world);
+        let of = |state| Report { state, attempt: Attempt(7), ..known.report.clone().unwrap() };
+        if let Some(claimed) = claimed {
+            settle_with(&mut seat, vec![of(claimed)]);
+            assert_eq!(seat.job(job).flags, Flags::CLAIMED);
+            seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
+        }
+        seat.state.node.epoch = Epoch(2);
+        settle_with(&mut seat, vec![of(said)]);
+        assert_eq!(seat.job(job).flags, Flags::DUPLICATE, "{claimed:?}");
+        let declined = Message::Declined(no_to(&known, ReasonCode::GivenBack, false));
+        let mut step = seat.full_step(received(link, declined));
+        let speaks = step.archived.pop().unwrap_or_else(|| seat.job(job));
+        assert_eq!((speaks.state, speaks.attempt, speaks.holder), (said, Attempt(7), Some(seat.key)));
+        assert_eq!(master::broken_invariant(&seat.state), None);
+    }
 }
 
 #[test]
@@ -191,18 +207,27 @@ fn a_lower_report_number_is_older_only_on_the_same_connection() {
 
 #[test]
 fn a_slave_may_have_given_a_recalled_job_back_until_it_reports_it_again() {
-    for (heard, state, open) in
-        [(4, State::Accepted, true), (5, State::Running, false), (6, State::Running, false)]
-    {
+    for (heard, state, has_begun, open) in [
+        (4, State::Accepted, false, true),
+        (5, State::Running, true, false),
+        (6, State::Running, true, false),
+        // It had not heard of that yet: an intent to start may still end with the job given back, what has begun stays.
+        (4, State::Starting, false, true),
+        (4, State::Starting, true, false),
+        (4, State::Running, true, false),
+        // It was interrupted, and waits to begin again.
+        (4, State::Accepted, true, false),
+        (5, State::Starting, false, false),
+    ] {
         let (mut seat, report) = runs_live();
-        let report = Report { started_at: report.started_at.filter(|_| state == State::Running), ..report };
+        let report = Report { started_at: report.started_at.filter(|_| has_begun), ..report };
         let job = seat.job_mut(report.job);
         (job.state, job.report) = (State::Accepted, Some(numbered(&report, 10, State::Accepted)));
         (job.generation, job.recalled) = (Generation(5), Some(Generation(5)));
         let report = Report { generation: Generation(heard), ..numbered(&report, 11, state) };
         drop(reports(&mut seat, None, report.clone()));
         let job = seat.job(report.job);
-        assert_eq!((job.state, job.recalled.is_some()), (state, open), "{heard}");
+        assert_eq!((job.state, job.recalled.is_some()), (state, open), "{heard} {has_begun}");
     }
 }
 

@@ -5,7 +5,7 @@ use reloop_protocol::id::{
     Attempt, BootId, Commit, Epoch, Generation, Incarnation, JobId, MasterId, ReportSeq, Session, StoreId,
 };
 use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Answer, RequestId, SlaveCommand, Token};
+use reloop_protocol::master::{self, Answer, Job, RequestId, SlaveCommand, Token};
 use reloop_protocol::message::{
     CloseCode, Hello, MachineReport, MasterBinding, Message, Mode, OperatingMode, ReasonCode, Record, Refuse,
     Row, Ruling, Settled, Tell, Welcome,
@@ -360,6 +360,17 @@ fn a_welcome_asks_only_for_what_is_not_known_and_tells_only_what_is_newer() {
     assert_eq!(ruled(Row { state: State::Paused, ..same }), (Verdict::Keep, Tell::Report, false));
     let older_desired_state = Row { generation: Generation(known.generation.0 - 1), ..same };
     assert_eq!(ruled(older_desired_state), (Verdict::Keep, Tell::Nothing, true));
+    // Of what has ended nothing more is asked, unless a person gave it up.
+    for (state, tell) in [(State::Succeeded, Tell::Nothing), (State::Lost, Tell::Report)] {
+        let mut seat = Seat { state: seat.state.clone(), ..seat };
+        seat.state.book = master::Book::default();
+        seat.step(master::Event::LinkOpened { link: OLDER, nonce: [0; 32] });
+        seat.load(vec![Job { state, ..known.clone() }]);
+        let rows = vec![Row { state: State::Succeeded, seq: newer, ..same }];
+        let hello = Box::new(Hello { rows, ..seat.hello() });
+        let effects = seat.step(master::Event::HelloReceived { link: OLDER, hello, token: None });
+        assert_eq!(welcomed(&effects, OLDER).unwrap().rulings[0].tell, tell, "{state:?}");
+    }
 }
 
 #[test]

@@ -196,9 +196,10 @@ fn a_connection_that_waits_for_an_older_link_waits_for_the_link_that_replaces_it
         let effects = seat.say_hello(LAST, calls(Caller::SameBox, &first, 2));
         assert_eq!(closed(&effects, FIRST), Some(CloseCode::Superseded));
         assert!(welcomed(&effects, LAST).is_some() && is_probed(&effects, LAST));
-        // The answer of the link that has ended says nothing about the other one.
-        let effects = seat.step(master::Event::LinkProbed { link: FIRST, alive: false });
-        assert_eq!(effects, vec![]);
+        // The answer of the link that has ended says nothing about the other one, nor does that of the one that waits.
+        for link in [FIRST, WAITING] {
+            assert_eq!(seat.step(master::Event::LinkProbed { link, alive: false }), vec![]);
+        }
         let effects = seat.step(master::Event::LinkProbed { link: LAST, alive });
         assert_eq!(welcomed(&effects, WAITING).is_some(), !alive);
         assert_eq!(closed(&effects, WAITING), alive.then_some(CloseCode::DuplicateIdentity));

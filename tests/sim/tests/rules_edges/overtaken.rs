@@ -5,10 +5,10 @@ use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
     self, Answer, Delivery, JobCommand, JobReason, Refusal, RequestId, WrongState,
 };
-use reloop_protocol::message::{Flags, ReasonCode};
+use reloop_protocol::message::{Flags, ReasonCode, Report};
 use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
-use reloop_protocol::time::Millis;
+use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, World};
 
 use crate::stage::*;
@@ -84,6 +84,21 @@ fn a_plan_that_came_after_the_start_is_said_to_have_been_overtaken() {
             world.pass(90_000);
             assert_eq!(is_overtaken(&world, job), overtaken, "{case:?}: it stays so");
         }
+    }
+}
+
+#[test]
+fn a_start_in_the_last_millisecond_of_a_new_window_is_in_time() {
+    for (ms, overtaken) in [(0, false), (1, true)] {
+        let (mut seat, report) = runs_live();
+        let began = report.started_at.unwrap();
+        let job = seat.job_mut(report.job);
+        let waits = Report { started_at: None, ..numbered(&report, 10, State::Accepted) };
+        (job.state, job.report) = (State::Accepted, Some(waits));
+        // Its slave has not heard of this window.
+        (job.start.deadline, job.generation) = (Some(Time(began.0 - ms)), job.generation.next());
+        drop(reports(&mut seat, None, numbered(&report, 11, State::Running)));
+        assert_eq!(seat.job(report.job).flags.has(Flags::OVERTAKEN), overtaken, "{ms}");
     }
 }
 
@@ -215,21 +230,26 @@ fn what_a_person_said_of_a_job_that_ended_otherwise_or_works_again_has_been_over
     world.local(0, Local::Resolve { job: None, end: End::Failed }).unwrap().unwrap();
     reconnect(&mut world, 0);
     assert_eq!((world.state(job), is_overtaken(&world, job)), (State::Failed, true));
-    // The machine reports again.
-    let (mut seat, report) = runs_live();
-    drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
-    seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
-    let resolve = JobCommand::Resolve(End::Failed);
-    drop(seat.commands(report.job, resolve));
-    let works = numbered(&report, 12, State::Running);
-    let step = shakes(&mut seat, (vec![], vec![]), vec![row_of(&works)], (vec![works], vec![]));
-    assert!(step.archived.is_empty());
-    let job = seat.job(report.job);
-    assert_eq!((job.state, job.desired), (State::Running, Desired::Run));
-    assert!(job.flags.has(Flags::OVERTAKEN));
-    let effects = seat.commands(report.job, JobCommand::Pause).effects;
-    let answer = taken(Delivery::Sent, report.job).unwrap();
-    assert!(effects.contains(&master::Effect::Answer { request: RequestId(1), answer }));
+    // The machine reports again, also of a job that was given up meanwhile.
+    for gives_up in [false, true] {
+        let (mut seat, report) = runs_live();
+        drop(reports(&mut seat, None, numbered(&report, 11, State::Uncertain)));
+        seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
+        let resolve = JobCommand::Resolve(End::Failed);
+        drop(seat.commands(report.job, resolve));
+        let given_up =
+            if gives_up { seat.commands(report.job, JobCommand::Abandon).archived } else { vec![] };
+        assert_eq!(given_up.iter().map(|job| job.state).eq([State::Lost]), gives_up);
+        let works = numbered(&report, 12, State::Running);
+        let step = shakes(&mut seat, (given_up, vec![]), vec![row_of(&works)], (vec![works], vec![]));
+        assert!(step.archived.is_empty());
+        let job = seat.job(report.job);
+        assert_eq!((job.state, job.desired), (State::Running, Desired::Run), "{gives_up}");
+        assert!(job.flags.has(Flags::OVERTAKEN));
+        let effects = seat.commands(report.job, JobCommand::Pause).effects;
+        let answer = taken(Delivery::Sent, report.job).unwrap();
+        assert!(effects.contains(&master::Effect::Answer { request: RequestId(1), answer }));
+    }
 }
 
 #[test]

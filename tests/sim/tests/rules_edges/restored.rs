@@ -80,9 +80,30 @@ fn what_a_person_said_under_a_forgotten_number_is_told_again() {
 }
 
 #[test]
+fn what_a_person_said_of_a_job_reaches_the_slave_that_asks_of_an_attempt_that_was_forgotten() {
+    let (mut seat, report) = runs_live();
+    let asks = |attempt, count| Report { attempt, ..numbered(&report, count, State::Uncertain) };
+    drop(reports(&mut seat, None, asks(Attempt(1), 20)));
+    drop(seat.commands(report.job, JobCommand::Resolve(End::Succeeded)));
+    seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced: true });
+    seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
+    let later = Report { generation: Generation(9), ..asks(Attempt(2), 30) };
+    let told = (vec![later.clone()], vec![]);
+    let mut effects = shakes(&mut seat, (vec![], vec![]), vec![row_of(&later)], told).effects;
+    effects.extend(
+        reports(&mut seat, None, Report { generation: Generation(9), ..asks(Attempt(2), 31) }).effects,
+    );
+    let [told] = wants(&effects, OLDER)[..] else { panic!("{effects:?}") };
+    assert_eq!((told.attempt, told.desired), (Attempt(2), Desired::Resolve(End::Succeeded)));
+    assert!(told.generation > Generation(9));
+}
+
+#[test]
 fn a_slave_tells_of_a_later_attempt_of_its_own_job_to_a_master_that_went_back_unnoticed() {
-    for is_doubted in [false, true] {
+    // If the number has been given out since, the slave has made it up.
+    for (is_doubted, last, is_heard) in [(false, 1, true), (true, 1, false), (false, 2, false)] {
         let (mut seat, report) = runs_live();
+        seat.job_mut(report.job).last_attempt = Attempt(last);
         if is_doubted {
             seat.state.doubted_by.insert(SlaveKey([9; 32]));
         }
@@ -91,8 +112,34 @@ fn a_slave_tells_of_a_later_attempt_of_its_own_job_to_a_master_that_went_back_un
         let job = seat.job(report.job);
         let spoken = (job.attempt, job.last_attempt, job.flags.has(Flags::CLAIMED));
         let expected =
-            if is_doubted { (Attempt(1), Attempt(1), true) } else { (Attempt(2), Attempt(2), false) };
+            if is_heard { (Attempt(2), Attempt(2), false) } else { (Attempt(1), Attempt(last), true) };
         assert_eq!(spoken, expected, "doubted {is_doubted}");
+    }
+}
+
+#[test]
+fn only_the_first_handshake_after_a_restore_closes_a_gap() {
+    // A master's first epoch has forgotten nothing: a slave that settles for the first time in it is new.
+    for (epoch, settled_in, is_gap) in [(1, 0, false), (2, 1, true), (2, 2, false)] {
+        let tells = |retries: bool| {
+            let (mut seat, report) = runs();
+            seat.state.node.epoch = Epoch(epoch);
+            seat.state.slaves.get_mut(&seat.key).unwrap().settled_in = Epoch(settled_in);
+            let job = seat.job_mut(report.job);
+            job.retry = Retry { max_attempts: 3, on: [RetryOn::Failed].into() };
+            let attempt = if retries { job.attempt } else { job.attempt.next() };
+            let told = Report { attempt, ..numbered(&report, 20, State::Failed) };
+            let past =
+                Job { holder: job.holder.filter(|_| retries).or(Some(SlaveKey([9; 32]))), ..job.clone() };
+            seat.state.book = master::Book::default();
+            drop(shakes(&mut seat, (vec![past], vec![]), vec![row_of(&told)], (vec![told], vec![])));
+            seat.job(report.job)
+        };
+        let basis = if is_gap { Basis::Gap } else { Basis::Claim };
+        assert_eq!(tells(false).earlier[0].basis, basis, "{epoch} {settled_in}");
+        // What fails there may have been tried again in the time that is forgotten.
+        let again = tells(true);
+        assert_eq!(again.flags.has(Flags::RESTORED), is_gap, "{epoch} {settled_in}: {:?}", again.state);
     }
 }
 
@@ -213,8 +260,11 @@ fn gives_back(seat: &mut Seat, link: LinkId, id: JobId) -> master::Step {
 
 #[test]
 fn the_slave_of_an_earlier_attempt_that_speaks_again_is_asked_whether_it_still_has_it() {
-    for (answers, asks_a_person) in [(0, false), (1, true), (2, true)] {
+    for (answers, asks_a_person, gate) in
+        [(0, false, Gate::Held), (1, true, Gate::Held), (2, true, Gate::Held), (1, true, Gate::Open)]
+    {
         let (mut seat, known, link) = two_of_one(Some(State::Running));
+        seat.job_mut(known.id).start.gate = gate;
         let step = gives_back(&mut seat, link, known.id);
         let job = seat.job(known.id);
         assert_eq!((job.state, job.holder), (State::Running, Some(seat.key)));
@@ -291,6 +341,11 @@ fn a_success_beside_a_cancel_says_that_the_cancel_came_too_late() {
         let (mut seat, known, link) = two_of_one(Some(State::Running));
         let success = Report { state: State::Succeeded, ..known.report.clone().unwrap() };
         drop(reports(&mut seat, None, success));
+        // What still runs counts for less than that.
+        let runs = Report { attempt: Attempt(2), state: State::Running, ..known.report.clone().unwrap() };
+        let (attempt, holder, state) = (runs.attempt, SlaveKey([9; 32]), runs.state);
+        let other = Earlier { attempt, holder, state, report: Some(runs), basis: Basis::Assigned };
+        seat.job_mut(known.id).earlier.push(other);
         if canceled {
             drop(seat.commands(known.id, JobCommand::Cancel(CancelMode::SafePoint)));
         }

@@ -9,6 +9,7 @@ use reloop_protocol::message::{
     Settled, Source, WaitingFor,
 };
 use reloop_protocol::slave::{Event, Fact, Probed};
+use reloop_protocol::spec::{CancelMode, Desired, Gate};
 use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::World;
 use std::collections::BTreeMap;
@@ -105,6 +106,7 @@ fn of_every_field_of_an_adopted_job_only_valid_values_are_taken() {
             change(&mut record.report);
             record.start.not_before = Some(Time(i64::MAX));
             record.start.deadline = Some(Time(i64::MAX));
+            record.start.gate = Gate::Released { latest: Time(i64::MAX) };
             let row = row_of(&record.report);
             let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![record.clone()]));
             let id = record.report.job;
@@ -123,6 +125,7 @@ fn of_every_field_of_an_adopted_job_only_valid_values_are_taken() {
                     start.not_before <= Some(last) && start.deadline <= Some(last),
                     "{what}: the year 9999"
                 );
+                assert_eq!(start.gate, Gate::Released { latest: last }, "{what}: the same");
             }
         }
     }
@@ -165,10 +168,16 @@ fn of_another_attempt_too_only_valid_values_are_kept() {
 
 #[test]
 fn the_progress_of_a_row_is_taken_only_if_it_is_valid() {
-    let (mut seat, report) = runs();
-    let row = Row { progress: Some(u16::MAX), ..row_of(&report) };
-    drop(shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![])));
-    assert_eq!(seat.state.book.jobs.get(&report.job).unwrap().report.as_ref().unwrap().progress, None);
+    // It is taken also while the slave is to be told of a cancel.
+    for desired in [Desired::Run, Desired::Cancel(CancelMode::Now)] {
+        for (said, taken) in [(u16::MAX, None), (500, Some(500))] {
+            let (mut seat, report) = runs();
+            seat.job_mut(report.job).desired = desired;
+            let row = Row { progress: Some(said), ..row_of(&report) };
+            drop(shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![])));
+            assert_eq!(seat.job(report.job).report.unwrap().progress, taken, "{desired:?}");
+        }
+    }
 }
 
 fn row(state: State) -> Row {

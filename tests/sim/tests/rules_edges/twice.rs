@@ -3,7 +3,7 @@
 use reloop_protocol::id::{Attempt, Generation, JobId, SlaveKey};
 use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Answer, Basis, Delivery, Earlier, JobCommand};
-use reloop_protocol::message::{Flags, Message, Report};
+use reloop_protocol::message::{Flags, Message, Reason, ReasonCode, Report};
 use reloop_sim::world::World;
 
 use crate::stage::*;
@@ -50,12 +50,16 @@ fn two_attempts_that_succeeded_are_a_duplicate_in_whichever_order_they_ended() {
         job.assigned = [(Attempt(1), elsewhere), (Attempt(2), seat.key)].into();
         let waits =
             Report { attempt: Attempt(2), state: State::Accepted, started_at: None, ..report.clone() };
-        job.report = Some(waits);
+        job.report = Some(waits.clone());
         let (state, basis) = (State::Succeeded, Basis::Assigned);
         let told = Report { state, ..report.clone() };
         job.earlier =
             vec![Earlier { attempt: Attempt(1), holder: elsewhere, state, report: Some(told), basis }];
         job.recalled = other_first.then_some(Generation(job.generation.0));
+        let has_moved = Reason::new(ReasonCode::Restored, "it waits");
+        let waits = Report { reason: Some(has_moved), ..numbered(&waits, 19, State::Accepted) };
+        drop(reports(&mut seat, None, waits));
+        assert!(!seat.job(report.job).flags.has(Flags::DUPLICATE), "nothing was done twice yet");
         let began = Report { attempt: Attempt(2), ..numbered(&report, 20, State::Running) };
         drop(reports(&mut seat, None, began.clone()));
         let job = seat.job(report.job);

@@ -3,6 +3,14 @@
 /// Mutants by name, with the reason why each survives.
 pub const EXPLAINED: &[(&str, &str)] = &[
     (
+        "protocol/src/master/attempts.rs: replace > with >= in Job::speaker in `let is_replaced = self.holder == Some(other.holder) && other.attempt > self.attempt;`",
+        "the attempt that speaks is not among the others",
+    ),
+    (
+        "protocol/src/master/state.rs: replace > with >= in Master::doubters in `self.doubted_by.len().max(usize::from(self.later > self.node.epoch))`",
+        "only an epoch later than the master's own is noted, and the master's next one comes after it",
+    ),
+    (
         "protocol/src/master/order.rs: replace match guard state.is_ended() with true in Job::enter in `_ if state.is_ended() => report.ended_at,`",
         "a report of a job that has not ended has no end time",
     ),
@@ -27,7 +35,7 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "it matters only until the slave's own report says that the job waits for its time",
     ),
     (
-        "protocol/src/master/report.rs: replace > with >= in Rules::judge_report in `let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);`",
+        "protocol/src/master/report.rs: replace > with >= in Visit<'_>::judge_report in `let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);`",
         "two reports with the same number are equal",
     ),
     (

@@ -437,6 +437,9 @@ impl<'a> Scene<'a> {
             assert!(!other.report.state.is_executing() && other.report.state != State::Uncertain, "{work:?}");
         }
         let time = master_time(state, now);
+        // A run after an interruption need not begin in the window.
+        let [not_before, deadline] =
+            [job.start.not_before, job.start.deadline].map(|at| at.filter(|_| !job.window_met));
         match (job.start.gate, time) {
             (Gate::Held, _) => panic!("{work:?} is held"),
             (Gate::Released { latest }, Some(time)) => {
@@ -444,15 +447,15 @@ impl<'a> Scene<'a> {
             }
             (Gate::Released { .. }, None) => panic!("{work:?} was begun without a clock"),
             (Gate::Open, Some(time)) => {
-                assert!(job.start.not_before.is_none_or(|at| at <= time), "{work:?} was begun early");
+                assert!(not_before.is_none_or(|at| at <= time), "{work:?} was begun early");
             }
             (Gate::Open, None) => {
-                assert!(job.start.not_before.is_none(), "{work:?} was begun without a clock")
+                assert!(not_before.is_none(), "{work:?} was begun without a clock")
             }
         }
         match time {
-            Some(time) => assert!(job.start.deadline.is_none_or(|at| time <= at), "{work:?} was begun late"),
-            None => assert!(job.start.deadline.is_none(), "{work:?} was begun without a clock"),
+            Some(time) => assert!(deadline.is_none_or(|at| time <= at), "{work:?} was begun late"),
+            None => assert!(deadline.is_none(), "{work:?} was begun without a clock"),
         }
     }
 }

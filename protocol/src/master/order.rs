@@ -463,8 +463,9 @@ mod tests {
 
     #[test]
     fn only_what_could_start_elsewhere_now_is_lent() {
+        type Change = fn(&mut Job);
         assert!(accepted().is_lent());
-        let changes: [(&str, fn(&mut Job)); 7] = [
+        let changes: [(&str, Change); 7] = [
             ("it is nobody's", |job| job.state = State::Queued),
             ("it is paused", |job| job.desired = Desired::Pause),
             ("it was asked back already", Job::recall),

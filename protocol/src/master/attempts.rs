@@ -128,6 +128,7 @@ impl Visit<'_> {
             }
             Outcome::Duplicate | Outcome::GoesOn if !is_news => {}
             Outcome::Duplicate => {
+                // One that ended without success is only ever contested, and of that no reason is shown.
                 let why = match state {
                     State::Succeeded => JobReason::OtherSucceeded(attempt),
                     State::Paused => JobReason::OtherPaused(attempt),

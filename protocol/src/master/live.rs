@@ -118,7 +118,7 @@ impl Live {
         self.jobs.get_mut(id)
     }
 
-    /// Changes a job.
+    /// Changes a job. If it waits for its first slave after that, the end of the step packs it.
     pub(super) fn edit<R>(&mut self, id: &JobId, change: impl FnOnce(&mut Job) -> R) -> Option<R> {
         let job = self.get_mut(id)?;
         let result = change(job);
@@ -155,42 +155,10 @@ impl Live {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
+    use super::super::order::tests::job;
     use super::*;
-    use crate::id::{OrderId, SlaveKey};
-    use crate::job::OnInterrupt;
-    use crate::master::{Order, Retry};
-    use crate::spec::{OnOverdue, Spec, StartRule};
+    use crate::id::SlaveKey;
     use crate::time::Time;
-
-    fn job(number: u64) -> Job {
-        let id = OrderId::from_parts(number, 1);
-        let spec = Spec {
-            order: id,
-            name: None,
-            program: "mill".to_owned(),
-            params: BTreeMap::from([("file".to_owned(), "bracket-7.nc".to_owned())]),
-            max_runtime: None,
-            on_overdue: OnOverdue::Flag,
-            on_interrupt: OnInterrupt::Hold,
-        };
-        let order = Order {
-            id,
-            created_at: Time(1_800_000_000_000),
-            jobs: vec![JobId::from_parts(number, 2)],
-            spec,
-            slave: None,
-            requires: BTreeMap::new(),
-            start: StartRule::default(),
-            retry: Retry { max_attempts: 1, on: BTreeSet::new() },
-            external_id: None,
-            labels: BTreeMap::new(),
-        };
-        let mut job = Job::new(order.jobs[0], &order);
-        job.enter(State::Queued, order.created_at, "client");
-        job
-    }
 
     #[test]
     fn a_job_that_waits_is_kept_as_its_record_and_is_found_as_it_was() {

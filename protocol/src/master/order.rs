@@ -398,7 +398,7 @@ pub(super) fn durable_report(report: &Report) -> Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::id::Run;
     use crate::job::OnInterrupt;
@@ -409,21 +409,22 @@ mod tests {
         SlaveKey([slave; 32])
     }
 
-    fn job() -> Job {
-        let id = OrderId::from_parts(1, 1);
+    /// A job that waits for its first slave.
+    pub(crate) fn job(number: u64) -> Job {
+        let id = OrderId::from_parts(number, 1);
         let spec = Spec {
             order: id,
             name: None,
             program: "mill".to_owned(),
-            params: BTreeMap::new(),
+            params: BTreeMap::from([("file".to_owned(), "bracket-7.nc".to_owned())]),
             max_runtime: None,
             on_overdue: OnOverdue::Flag,
             on_interrupt: OnInterrupt::Hold,
         };
         let order = Order {
             id,
-            created_at: Time(1),
-            jobs: vec![JobId::from_parts(1, 2)],
+            created_at: Time(1_800_000_000_000),
+            jobs: vec![JobId::from_parts(number, 2)],
             spec,
             slave: None,
             requires: BTreeMap::new(),
@@ -432,11 +433,13 @@ mod tests {
             external_id: None,
             labels: BTreeMap::new(),
         };
-        Job::new(order.jobs[0], &order)
+        let mut job = Job::new(order.jobs[0], &order);
+        job.enter(State::Queued, order.created_at, "client");
+        job
     }
 
     fn accepted() -> Job {
-        let mut job = job();
+        let mut job = job(1);
         job.assign(Attempt(1), key(1));
         job.state = State::Accepted;
         job.report = Some(Report {
@@ -493,7 +496,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_is_too_old_to_be_remembered_is_any_slaves_that_has_had_the_job_since() {
-        let mut job = job();
+        let mut job = job(1);
         job.remember(Attempt(3), key(3));
         assert!(job.was_assigned(Attempt(3), key(3)));
         assert!(!job.was_assigned(Attempt(2), key(3)), "none is forgotten yet");
@@ -508,7 +511,7 @@ mod tests {
 
     #[test]
     fn the_flag_claimed_stays_as_long_as_there_is_a_claim() {
-        let mut job = job();
+        let mut job = job(1);
         job.flags.set(Flags::CLAIMED);
         let with = |basis| Earlier {
             attempt: Attempt(1),

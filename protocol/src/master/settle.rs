@@ -57,7 +57,7 @@ impl Visit<'_> {
         if obeyed.is_some_and(|obeyed| obeyed < operating_mode.generation) {
             self.send(Message::OperatingMode(operating_mode));
         }
-        // To tell what has vanished would be to offer it again.
+        // A job that has vanished from its slave has no report: a desired state would offer it again.
         for id in self.held_where(|job| job.state != State::Uncertain || job.report.is_some()) {
             self.jobs().tell(id);
         }

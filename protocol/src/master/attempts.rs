@@ -244,6 +244,10 @@ impl Jobs<'_> {
                     job.desired = Desired::Run;
                 }
             }
+            if matches!(job.desired, Desired::Resolve(_)) && job.holder != Some(key) {
+                // A person has looked at another machine.
+                job.desired = Desired::Run;
+            }
             job.set_aside();
             job.assign(attempt, key);
             job.flags.set(flags.among(Flags::MASTERS_OF_ATTEMPT));

@@ -7,7 +7,7 @@ use reloop_protocol::master::{
 };
 use reloop_protocol::message::{CloseCode, Flags, Mode, ReasonCode};
 use reloop_protocol::slave::{self, Local};
-use reloop_protocol::spec::{CancelMode, Gate};
+use reloop_protocol::spec::{CancelMode, Desired, Gate};
 use reloop_sim::world::{Machine, MasterDisk, World};
 use std::collections::BTreeMap;
 
@@ -365,6 +365,34 @@ fn d3_an_attempt_that_runs_speaks_over_an_older_one_that_nobody_knows_of() {
         assert_eq!(world.state(job), State::Uncertain, "{order:?}: what the older one did nobody knows");
         command(&mut world, job, JobCommand::Resolve(End::Stopped));
         assert_eq!(world.state(job), State::Canceled, "{order:?}");
+    }
+}
+
+#[test]
+fn d3_what_a_person_says_of_an_attempt_is_not_said_of_another_slaves() {
+    for asks in [false, true] {
+        let (mut world, backup, job) = uncertain_and_tried_again_since_the_backup();
+        restored_out_of_reach(&mut world, backup);
+        reconnect(&mut world, 0);
+        assert_eq!((world.state(job), world.holder(job)), (State::Uncertain, Some(0)));
+        world.cut(0);
+        world.command(job, JobCommand::Resolve(End::Stopped));
+        if asks {
+            world.boxes[1].machine.silent = true;
+            world.reboot(1);
+            world.pass(15_000);
+        }
+        reconnect(&mut world, 1);
+        let found = if asks { State::Uncertain } else { State::Running };
+        assert_eq!((world.state(job), world.holder(job)), (found, Some(1)));
+        let known = world.job(job);
+        assert_eq!((known.desired, known.flags.has(Flags::OVERTAKEN)), (Desired::Run, false), "{asks}");
+        let there = &world.boxes[1].state.as_ref().unwrap().jobs[&job];
+        assert_eq!(there.desired, Desired::Run, "{asks}");
+        reconnect(&mut world, 0);
+        let needs = master::needs(world.master.as_ref().unwrap(), world.now(), None, 10);
+        let needs: Vec<_> = needs.iter().map(|needed| needed.need).collect();
+        assert!(needs.contains(&master::Need::Unresolved), "its slave still asks of the first: {needs:?}");
     }
 }
 

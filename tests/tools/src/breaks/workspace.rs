@@ -243,6 +243,9 @@ impl Doctored {
             .map_err(|error| format!("cargo: {error}"))?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
+            if let Some(hint) = unfetched(&text) {
+                return Err(hint);
+            }
             // Without the warnings, of which changed sources cause many.
             let errors: Vec<_> = text.split("\n\n").filter(|part| part.contains("error")).collect();
             return Err(format!("{}: {arguments:?} failed:\n{}", self.root.display(), errors.join("\n\n")));
@@ -256,4 +259,10 @@ impl Doctored {
         };
         Ok(messages.filter_map(program).collect())
     }
+}
+
+/// What to say if a build without network misses a crate.
+pub(crate) fn unfetched(said: &str) -> Option<String> {
+    let is_missing = said.contains("--offline was specified");
+    is_missing.then(|| format!("{said}\nrun `cargo fetch` once: a copy is built from what cargo has fetched"))
 }

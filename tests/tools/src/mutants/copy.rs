@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::doctor::{Number, Piece, Places, blamed, doctored, last_arm, without_constants};
 use super::{Mutant, REACHED, SWITCH};
-use crate::breaks::workspace::{Doctored, MODEL, Programs, Texts, slim};
+use crate::breaks::workspace::{Doctored, MODEL, Programs, Texts, slim, unfetched};
 
 /// The modules of `reloop-sim` in the copy. The model check is added only where it is asked for, because it takes long
 /// to build.
@@ -299,7 +299,8 @@ fn errors_of(copy: &Doctored, arguments: &[&str]) -> Result<Vec<Error>, String> 
         }
     }
     if errors.is_empty() && !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(unfetched(&said).unwrap_or_else(|| said.into_owned()));
     }
     Ok(errors)
 }

@@ -181,7 +181,8 @@ pub enum Verdict {
     Adopt,
     /// The master takes over the outcome, and sends a Forget when that is on its disk.
     Forget,
-    /// The slave does not hold the job and need not: the job goes back to the queue, or ends as the master wanted.
+    /// The slave does not hold the job and need not: the job goes back to the queue, or ends as the master wanted. After a restore, one
+    /// that was accepted or started becomes uncertain: the slave may have done it since the backup.
     Release,
     /// The slave's store is not believed: the job becomes uncertain there, and nothing starts until a person has looked.
     Quarantine,

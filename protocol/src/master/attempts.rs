@@ -39,7 +39,7 @@ impl Visit<'_> {
             Standing::Earlier
         };
         let known = job.earlier.iter().find(|other| other.is(attempt, key));
-        // What is only claimed has no past.
+        // A claim starts from `Assigned` each time.
         let past = known.filter(|other| basis != Basis::Claim && other.basis != Basis::Claim);
         let was = past.map_or(State::Assigned, |other| other.state);
         let is_again = was.is_ended() && said.is_started();

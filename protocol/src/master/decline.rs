@@ -46,9 +46,9 @@ impl Visit<'_> {
             let mut jobs = self.jobs();
             jobs.edit(id, |job| job.reason = Some(declined.reason));
             if jobs.is_in(id, State::Accepted) {
-                jobs.apply(id, job::Event::GivenBack, "slave");
+                jobs.apply(id, job::Event::GivenBack, jobs.roster.name(key));
             }
-            jobs.apply(id, job::Event::WindowClosed, "slave");
+            jobs.apply(id, job::Event::WindowClosed, jobs.roster.name(key));
             return;
         }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
@@ -89,6 +89,7 @@ impl Jobs<'_> {
     /// The slave never had it, or has let it go.
     pub(super) fn given_back(&mut self, id: JobId, desired: Desired, reason: Option<Reason>) {
         let has_reason = reason.is_some();
+        let by = self.get(id).and_then(|job| job.holder).map_or("slave", |holder| self.roster.name(holder));
         self.edit(id, |job| {
             if has_reason {
                 job.reason = reason;
@@ -96,11 +97,11 @@ impl Jobs<'_> {
         });
         if self.is_in(id, State::Starting) {
             // Its machine could not begin it, and the slave's word of that was lost.
-            self.apply(id, job::Event::StartPostponed, "slave");
+            self.apply(id, job::Event::StartPostponed, by);
         }
         if self.is_in(id, State::Accepted) {
-            // It had been taken before it was let go: it is nobody's first, and then what the desired state makes of it.
-            self.apply(id, job::Event::GivenBack, "slave");
+            // An accepted job goes back to the queue first; then the desired state decides.
+            self.apply(id, job::Event::GivenBack, by);
         }
         match desired {
             Desired::Cancel(_) => {
@@ -117,7 +118,7 @@ impl Jobs<'_> {
                     self.apply(id, job::Event::WindowClosed, "master");
                     return;
                 }
-                self.apply(id, job::Event::GivenBack, "slave");
+                self.apply(id, job::Event::GivenBack, by);
                 self.weigh(id);
             }
         }

@@ -146,7 +146,7 @@ impl Rules {
         }
     }
 
-    /// Slaves keep time by this master's clock as the handshake showed it to them: they look at it again.
+    /// Slaves derive the master's time from the handshake: after a change of the clock they make another one.
     pub(super) fn clock_set(&mut self, step_ms: i64) {
         self.move_with_clock(step_ms);
         let links: Vec<LinkId> = self.state.links.keys().copied().collect();

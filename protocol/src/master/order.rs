@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const JOB_EVENTS: usize = 64;
 
 /// How many assignments of a job are remembered: as many as other attempts are kept.
-const HANDED: usize = 16;
+const ASSIGNMENTS: usize = 16;
 
 /// A client's order, as it was placed, or as it was rebuilt from jobs that were taken over from slaves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -124,8 +124,8 @@ pub struct Earlier {
 pub enum Basis {
     /// The master assigned this attempt to this slave.
     Assigned,
-    /// The master may have assigned it to this slave and forgotten that: the slave told of it in its first handshake after a restore,
-    /// or the job itself was taken over from a slave.
+    /// The master may have assigned it to this slave and forgotten that: the slave told of it in its first handshake with a restored
+    /// master, or with one that had taken the job over from a slave; or it has the job by the book and names a later attempt.
     Gap,
     /// Only the slave says so. It is shown to people, and nothing follows from it for the job.
     Claim,
@@ -142,7 +142,7 @@ pub struct JobEvent {
     pub state: State,
     /// The attempt that spoke for the job then.
     pub attempt: Attempt,
-    /// Who caused it: a slave's name, `client`, `master`, or a rule in a few words.
+    /// Who caused it: a slave's name, `client`, `operator`, `master`, or a rule in a few words.
     pub by: String,
 }
 
@@ -254,7 +254,7 @@ impl Job {
             return;
         }
         self.assigned.push_back((attempt, holder));
-        if self.assigned.len() > HANDED {
+        if self.assigned.len() > ASSIGNMENTS {
             self.assigned.pop_front();
         }
     }
@@ -262,7 +262,7 @@ impl Job {
     /// This attempt was assigned to that slave; of those that are too old to be remembered, to a slave that has had the job since.
     pub(super) fn was_assigned(&self, attempt: Attempt, holder: SlaveKey) -> bool {
         let is_forgotten =
-            self.assigned.len() == HANDED && self.assigned.front().is_some_and(|(a, _)| attempt < *a);
+            self.assigned.len() == ASSIGNMENTS && self.assigned.front().is_some_and(|(a, _)| attempt < *a);
         self.assigned.contains(&(attempt, holder))
             || is_forgotten && self.assigned.iter().any(|(_, key)| *key == holder)
     }
@@ -280,7 +280,7 @@ impl Job {
         self.generation = self.generation.next();
     }
 
-    /// Somebody has canceled it, and that was taken.
+    /// Whether clients want it canceled now.
     pub(super) fn is_canceled(&self) -> bool {
         matches!(self.desired, Desired::Cancel(_))
     }
@@ -346,7 +346,7 @@ impl Job {
         of_attempt.filter(is_witness).map(|event| event.at).max()
     }
 
-    /// Everything beside the state.
+    /// The master's flags and those of the report.
     pub fn all_flags(&self) -> Flags {
         let mut flags = self.flags;
         if let Some(report) = &self.report {

@@ -31,7 +31,7 @@ pub enum Speaker {
     Canceled,
     /// Canceled by the master while no slave held it.
     CalledOff,
-    /// Ended in another way by its slave's report.
+    /// Ended in another way: by its slave's report, because its slave declined it, or failed by a person's word.
     Ended,
     /// Ended by the master for another cause: its window closed while no slave held it, or a person gave it up.
     Closed,
@@ -57,7 +57,7 @@ pub enum Other {
 /// Whether the master remembers that the other attempt was assigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Standing {
-    /// The master remembers that it assigned it, before the one that speaks.
+    /// The master remembers that it assigned it, or has taken its number into account. It may be newer than the one that speaks.
     Earlier,
     /// Its slave reports it in the first handshake after a restore, or is the one that the job is assigned to, and its number is higher
     /// than any that the master knows: it was assigned and forgotten. No other slave holds the job.

@@ -63,7 +63,7 @@ fn says(world: &mut World, slave: usize, report: Report, live: bool) {
         let link = link_of(world, slave);
         return world.master_event(received(link, Message::Report(report)));
     }
-    shakes_hands(world, slave, row_of(&report), vec![report], vec![]);
+    shakes_hands(world, slave, report.row(), vec![report], vec![]);
 }
 
 /// A handshake of this slave with one row, after which its link ends.
@@ -292,7 +292,7 @@ fn an_unknown_job_whose_numbers_leave_no_room_is_not_adopted() {
             ..own
         };
         let record = Record { spec: held.spec.clone(), start: held.start, report: report.clone() };
-        shakes_hands(&mut world, 1, row_of(&report), vec![], vec![record]);
+        shakes_hands(&mut world, 1, report.row(), vec![], vec![record]);
         assert_eq!(world.find_job(report.job).is_some(), is_taken, "{attempt} {generation}");
     }
 }

@@ -1,8 +1,8 @@
 //! A master that lost its store or was restored from a copy of it (D2 to D5).
 
-use reloop_protocol::id::{Epoch, JobId};
+use reloop_protocol::id::{Attempt, Epoch, JobId};
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{self, JobCommand, RetryOn, SlaveCommand};
+use reloop_protocol::master::{self, Answer, Delivery, JobCommand, Offline, Refusal, RetryOn, SlaveCommand};
 use reloop_protocol::message::{CloseCode, Flags, Mode, ReasonCode};
 use reloop_protocol::slave::{self, Local};
 use reloop_protocol::spec::{CancelMode, Desired};
@@ -118,6 +118,32 @@ fn d4_files_that_were_put_back_give_no_commands_until_a_person_confirms() {
     release(&mut world, other, 600);
     world.settle();
     assert_eq!(world.state(other), State::Running);
+}
+
+#[test]
+fn d4_no_command_is_said_to_have_been_sent_to_a_slave_that_doubts() {
+    let (mut world, _) = put_back();
+    let answer = world.command_slave(0, SlaveCommand::Mode(Mode::Maintenance));
+    assert_eq!(answer, Some(Answer::SlaveTaken(Delivery::PendingOnReconnect)));
+    assert_eq!(agent(&world).node.operating_mode.mode, Mode::Production);
+    confirm_restore(&mut world);
+    world.settle();
+    assert_eq!(agent(&world).node.operating_mode.mode, Mode::Maintenance);
+
+    let (mut world, job) = running();
+    reboot(&mut world);
+    command(&mut world, job, JobCommand::Abandon);
+    let key = world.boxes[0].settings.key;
+    let doubts = |world: &mut World, doubts| {
+        world.master.as_mut().unwrap().slaves.get_mut(&key).unwrap().doubts = doubts;
+    };
+    doubts(&mut world, true);
+    let refused = Refusal::SlaveOffline(Offline::Holder(Attempt(1)));
+    let answer = world.command(job, JobCommand::Resolve(End::Failed));
+    assert_eq!(answer, Some(Answer::Refused(refused)));
+    doubts(&mut world, false);
+    let answer = world.command(job, JobCommand::Resolve(End::Failed));
+    assert_eq!(answer, taken(Delivery::Sent, job), "nobody has said it before");
 }
 
 /// Restores these files of the master without a confirmation, and lets everybody reconnect.

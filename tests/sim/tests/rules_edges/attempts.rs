@@ -102,7 +102,7 @@ fn every_line_is_applied_to_a_slaves_report_of_another_attempt() {
             seat.state.book = master::Book::default();
             let report = said(&report, told_of, other);
             let told = (vec![report.clone()], vec![]);
-            let step = shakes(&mut seat, (vec![past.clone()], vec![]), vec![row_of(&report)], told);
+            let step = shakes(&mut seat, (vec![past.clone()], vec![]), vec![report.row()], told);
             let live = seat.state.book.jobs.get(&name).map(|job| job.into_owned());
             let job = live.or_else(|| step.archived.iter().find(|job| job.id == name).cloned()).unwrap();
             let line = weigh(speaker, other, standing);
@@ -245,7 +245,7 @@ fn only_a_higher_number_says_that_the_attempt_of_another_slave_is_the_later_one(
         seat.state.book = master::Book::default();
         let told =
             Report { attempt: Attempt(number), ..numbered(job.report.as_ref().unwrap(), 30, State::Running) };
-        drop(shakes(&mut seat, (vec![past], vec![]), vec![row_of(&told)], (vec![told], vec![])));
+        drop(shakes(&mut seat, (vec![past], vec![]), vec![told.row()], (vec![told], vec![])));
         assert_eq!(seat.job(job.id).holder == Some(seat.key), is_later, "{number}");
         // The other one has been told of, and then its slave has nothing of the one that speaks.
         let (mut seat, job) = beside(State::Running, Basis::Gap);

@@ -121,7 +121,7 @@ fn a_row_of_an_older_attempt_proves_nothing_about_a_newer_one() {
         (job.attempt, job.last_attempt) = (Attempt(2), Attempt(2));
         (job.state, job.report, job.desired) =
             (State::Assigned, None, Desired::Cancel(CancelMode::SafePoint));
-        let row = Row { attempt: Attempt(attempt), ..row_of(&report) };
+        let row = Row { attempt: Attempt(attempt), ..report.row() };
         let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![]));
         let ended: Vec<_> = step.archived.iter().map(|job| job.state).collect();
         assert_eq!(ended == [State::Canceled], canceled, "{ended:?}");
@@ -158,7 +158,7 @@ fn a_slave_forgets_an_earlier_attempts_outcome_only_if_the_master_has_that_outco
             report: None,
             basis: Basis::Assigned,
         });
-        let row = Row { attempt: Attempt(7), state: said, ..row_of(&report) };
+        let row = Row { attempt: Attempt(7), state: said, ..report.row() };
         let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![]));
         assert_eq!(is_forgotten(&step.effects), forgotten, "{attempt} {own} {kept:?} {said:?}");
     }
@@ -403,7 +403,7 @@ fn rows_are_compared_by_number_and_after_a_restart_of_the_agent_only_a_report_co
     for (start, count, expected) in [(0, 12, 12), (0, 8, 10), (1, 12, 10)] {
         let (mut seat, report) = runs();
         let seq = ReportSeq { start: report.seq.start + start, count };
-        drop(shakes(&mut seat, (vec![], vec![]), vec![Row { seq, ..row_of(&report) }], (vec![], vec![])));
+        drop(shakes(&mut seat, (vec![], vec![]), vec![Row { seq, ..report.row() }], (vec![], vec![])));
         let known = seat.job(report.job).report.clone().unwrap().seq;
         assert_eq!(known, ReportSeq { count: expected, ..report.seq }, "{seq:?}");
     }
@@ -415,7 +415,7 @@ fn the_recent_outcomes_of_an_old_store_are_as_old_as_the_store() {
         let (mut seat, report) = runs();
         let first = seat.hello();
         let session = if old { seat.state.slaves[&seat.key].session } else { first.session };
-        let first = Hello { session, recent_outcomes: vec![row_of(&report)], ..first };
+        let first = Hello { session, recent_outcomes: vec![report.row()], ..first };
         seat.say_hello(OLDER, first);
         seat.settle(OLDER, session);
         assert_eq!(seat.job(report.job).state, expected, "{old}");
@@ -480,7 +480,7 @@ fn an_attempt_that_is_abandoned_during_a_handshake_is_called_off_after_it() {
     for retried in [false, true] {
         let (mut world, job) = held();
         let known = world.job(job);
-        let row = row_of(known.report.as_ref().unwrap());
+        let row = known.report.as_ref().unwrap().row();
         let mut seat = Seat::of(&mut world);
         let first = Hello { rows: vec![row], ..seat.hello() };
         let effects = seat.say_hello(OLDER, first.clone());

@@ -241,7 +241,7 @@ fn what_a_person_said_of_a_job_that_ended_otherwise_or_works_again_has_been_over
             if gives_up { seat.commands(report.job, JobCommand::Abandon).archived } else { vec![] };
         assert_eq!(given_up.iter().map(|job| job.state).eq([State::Lost]), gives_up);
         let works = numbered(&report, 12, State::Running);
-        let step = shakes(&mut seat, (given_up, vec![]), vec![row_of(&works)], (vec![works], vec![]));
+        let step = shakes(&mut seat, (given_up, vec![]), vec![works.row()], (vec![works], vec![]));
         assert!(step.archived.is_empty());
         let job = seat.job(report.job);
         assert_eq!((job.state, job.desired), (State::Running, Desired::Run), "{gives_up}");

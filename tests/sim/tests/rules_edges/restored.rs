@@ -49,7 +49,7 @@ fn a_command_at_a_restored_master_is_newer_than_all_that_it_has_forgotten() {
         assert_eq!(seat.job(job).generation, uttered, "{command:?}");
         // The slave knows four generations that the master does not.
         let forgotten = Report { generation: Generation(known.generation.0 + 4), ..known.report.unwrap() };
-        let first = Hello { rows: vec![row_of(&forgotten)], ..seat.hello() };
+        let first = Hello { rows: vec![forgotten.row()], ..seat.hello() };
         let effects = seat.say_hello(OLDER, first);
         let tells = welcomed(&effects, OLDER).unwrap().rulings[0].desired_state.as_ref();
         assert_eq!(
@@ -89,7 +89,7 @@ fn what_a_person_said_of_a_job_reaches_the_slave_that_asks_of_an_attempt_that_wa
     seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
     let later = Report { generation: Generation(9), ..asks(Attempt(2), 30) };
     let told = (vec![later.clone()], vec![]);
-    let mut effects = shakes(&mut seat, (vec![], vec![]), vec![row_of(&later)], told).effects;
+    let mut effects = shakes(&mut seat, (vec![], vec![]), vec![later.row()], told).effects;
     effects.extend(
         reports(&mut seat, None, Report { generation: Generation(9), ..asks(Attempt(2), 31) }).effects,
     );
@@ -132,7 +132,7 @@ fn only_the_first_handshake_after_a_restore_closes_a_gap() {
             let past =
                 Job { holder: job.holder.filter(|_| retries).or(Some(SlaveKey([9; 32]))), ..job.clone() };
             seat.state.book = master::Book::default();
-            drop(shakes(&mut seat, (vec![past], vec![]), vec![row_of(&told)], (vec![told], vec![])));
+            drop(shakes(&mut seat, (vec![past], vec![]), vec![told.row()], (vec![told], vec![])));
             seat.job(report.job)
         };
         let basis = if is_gap { Basis::Gap } else { Basis::Claim };
@@ -175,7 +175,7 @@ fn of_a_cancel_and_a_forgotten_assignment_the_newer_counts() {
         let (mut seat, canceled, report) = canceled_in_the_queue();
         let report = Report { generation: Generation(generation), ..report };
         let told = (vec![report.clone()], vec![]);
-        let step = shakes(&mut seat, (vec![canceled], vec![]), vec![row_of(&report)], told);
+        let step = shakes(&mut seat, (vec![canceled], vec![]), vec![report.row()], told);
         let job = seat.job(report.job);
         assert_eq!((job.state, job.holder), (State::Running, Some(seat.key)), "{generation}");
         let cancel = Desired::Cancel(CancelMode::Now);
@@ -194,7 +194,7 @@ fn a_canceled_job_does_not_start_from_a_forgotten_assignment() {
         let (mut seat, canceled, report) = canceled_in_the_queue();
         let report = Report { generation: Generation(generation), state: State::Accepted, ..report };
         let told = (vec![report.clone()], vec![]);
-        let step = shakes(&mut seat, (vec![canceled], vec![]), vec![row_of(&report)], told);
+        let step = shakes(&mut seat, (vec![canceled], vec![]), vec![report.row()], told);
         assert_eq!(seat.state.book.jobs.get(&report.job), None, "it stays on the disk, ended");
         let [desired_state] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
         assert_eq!(desired_state.desired, Desired::Cancel(CancelMode::IfNotStarted));
@@ -225,7 +225,7 @@ fn a_forgotten_retry_goes_on_where_it_waits() {
         seat.state.node.epoch = Epoch(2);
         let report = Report { attempt: Attempt(2), state: State::Accepted, ..report };
         let told = (vec![report.clone()], vec![]);
-        let step = shakes(&mut seat, (vec![past], vec![]), vec![row_of(&report)], told);
+        let step = shakes(&mut seat, (vec![past], vec![]), vec![report.row()], told);
         let called_off = wants(&step.effects, OLDER)
             .iter()
             .any(|desired_state| desired_state.generation > report.generation);
@@ -248,7 +248,7 @@ fn two_of_one(said: Option<State>) -> (Seat, Job, LinkId) {
     let mut seat = Seat::of(&mut world);
     seat.state.node.epoch = Epoch(2);
     let told = said.map(|state| Report { state, ..known.report.clone().unwrap() });
-    let rows = told.iter().map(row_of).collect();
+    let rows = told.iter().map(Report::row).collect();
     drop(shakes(&mut seat, (vec![], vec![]), rows, (told.into_iter().collect(), vec![])));
     (seat, known, link)
 }
@@ -424,7 +424,7 @@ fn a_success_that_a_restored_master_knows_is_not_undone_by_a_later_attempt_of_th
         seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced: true });
         seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
         let later = Report { attempt: Attempt(2), ..numbered(&report, 30, said) };
-        let told = shakes(&mut seat, (done, vec![]), vec![row_of(&later)], (vec![later], vec![]));
+        let told = shakes(&mut seat, (done, vec![]), vec![later.row()], (vec![later], vec![]));
         let [job] = &told.archived[..] else { panic!("{said:?}: {:?}", told.archived) };
         assert_eq!((job.state, job.attempt, job.last_attempt), (State::Succeeded, Attempt(1), Attempt(2)));
         assert!(job.earlier.iter().any(|one| (one.attempt, one.state) == (Attempt(2), said)), "it is kept");
@@ -445,7 +445,7 @@ fn a_failure_in_the_gap_is_not_held_if_another_attempt_is_under_way() {
     let (state, basis) = (State::Running, Basis::Assigned);
     job.earlier = vec![Earlier { attempt, holder, state, report: Some(under_way), basis }];
     let failed = numbered(&report, 30, State::Failed);
-    drop(shakes(&mut seat, (vec![], vec![]), vec![row_of(&failed)], (vec![failed], vec![])));
+    drop(shakes(&mut seat, (vec![], vec![]), vec![failed.row()], (vec![failed], vec![])));
     let job = seat.job(report.job);
     assert_eq!((job.state, job.attempt), (State::Running, attempt));
     assert_eq!((job.start.gate, job.flags.has(Flags::RESTORED)), (Gate::Open, false));
@@ -527,8 +527,7 @@ fn after_a_refused_stop_a_softer_cancel_is_allowed() {
 #[test]
 fn jobs_of_a_slave_that_waits_behind_an_older_link_are_loaded_when_that_link_ends() {
     let (mut seat, report) = runs_live();
-    let mut copy =
-        Hello { rows: vec![row_of(&report)], recent_outcomes: vec![row_of(&report)], ..seat.hello() };
+    let mut copy = Hello { rows: vec![report.row()], recent_outcomes: vec![report.row()], ..seat.hello() };
     copy.boot.0[0] ^= 1;
     (copy.rows[0].job, copy.recent_outcomes[0].job) = (JobId([7; 16]), JobId([8; 16]));
     seat.say_hello(NEWER, copy);

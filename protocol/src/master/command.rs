@@ -246,7 +246,7 @@ impl Jobs<'_> {
         let said = Reason::from(JobReason::ResolvedAs(end));
         self.edit(id, |job| {
             let others =
-                job.earlier.iter_mut().filter(|other| other.attempt == attempt && other.holder == holder);
+                job.others.iter_mut().filter(|other| other.attempt == attempt && other.holder == holder);
             let reports = others.filter_map(|other| other.report.as_mut());
             let own = job.report.as_mut().filter(|report| report.attempt == attempt);
             reports.chain(own).for_each(|report| report.reason = Some(said.clone()));

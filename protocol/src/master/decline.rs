@@ -2,7 +2,7 @@
 
 use super::jobs::Jobs;
 use super::visit::Visit;
-use super::{Earlier, Ignored, Job, JobReason};
+use super::{Ignored, Job, JobReason, OtherAttempt};
 use crate::id::{Attempt, JobId};
 use crate::job::{self, State};
 use crate::message::{Declined, Message, Reason, ReasonCode};
@@ -15,7 +15,7 @@ impl Visit<'_> {
         let Some(job) = self.book().jobs.get(&declined.job) else { return };
         let (id, desired) = (declined.job, job.wanted());
         if declined.reason.code == ReasonCode::NotHeld && !job.is_current(key, declined.attempt) {
-            return self.earlier_is_gone(id, declined.attempt);
+            return self.other_is_gone(id, declined.attempt);
         }
         let missing = job.state.is_started() && declined.reason.code == ReasonCode::NotHeld;
         let stale = !job.is_current(key, declined.attempt)
@@ -62,24 +62,24 @@ impl Visit<'_> {
         }
     }
 
-    /// An earlier attempt is not there any more, and was told of no end: what a person may have said of it reaches nobody.
-    fn earlier_is_gone(&mut self, id: JobId, attempt: Attempt) {
+    /// Another attempt is not there any more, and was told of no end: what a person may have said of it reaches nobody.
+    fn other_is_gone(&mut self, id: JobId, attempt: Attempt) {
         let key = self.key;
-        let is_it = |e: &Earlier| {
+        let is_it = |e: &OtherAttempt| {
             let has_ended = e.report.as_ref().is_some_and(|report| report.state.is_ended());
             e.attempt == attempt && e.holder == key && !has_ended
         };
         let Some(job) = self.book().jobs.get(&id) else { return };
-        let Some(at) = job.earlier.iter().position(is_it) else {
+        let Some(at) = job.others.iter().position(is_it) else {
             return self.out.ignore(Ignored::OlderAnswer);
         };
-        let state = match job::next(job.earlier[at].state, job::Event::Abandoned) {
+        let state = match job::next(job.others[at].state, job::Event::Abandoned) {
             job::Transition::To(next) => next,
-            job::Transition::Unchanged | job::Transition::Rejected(_) => job.earlier[at].state,
+            job::Transition::Unchanged | job::Transition::Rejected(_) => job.others[at].state,
         };
         self.jobs().edit(id, |job| {
-            job.earlier[at].state = state;
-            job.earlier[at].report = None;
+            job.others[at].state = state;
+            job.others[at].report = None;
         });
         self.note_other_attempt(id, false);
     }

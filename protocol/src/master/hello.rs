@@ -347,11 +347,11 @@ fn held_as(job: &Job, key: SlaveKey, attempt: Attempt, store: Store) -> Mine {
         return Mine::Assigned;
     }
     if !job.is_current(key, attempt) {
-        return Mine::Older;
+        return Mine::Other;
     }
     match job.state {
         State::Queued | State::Assigned => Mine::Assigned,
-        // Asked back: whether the slave still has it is as open as when it was offered, unless it may have been done since.
+        // Recalled: whether the slave still has it is as open as when it was offered, unless it may have been done since.
         State::Accepted | State::Starting if job.is_recall_unanswered() && store != Store::Ahead => {
             Mine::Assigned
         }

@@ -51,7 +51,7 @@ pub use self::explain::{Explanation, Gated, Waits, WhyNot, explain};
 pub use self::live::Live;
 pub use self::load::{Loaded, Unknown, unknown};
 pub use self::needs::{Need, Needed, Subject, count_needs, needs};
-pub use self::order::{Basis, Earlier, Job, JobEvent, Order, Retry, RetryOn};
+pub use self::order::{Basis, Job, JobEvent, Order, OtherAttempt, Retry, RetryOn};
 pub use self::placement::Availability;
 pub use self::reason::JobReason;
 pub use self::refusal::{CloseReason, NotEnrolled, NothingToDo, Offline, Refusal, SlaveRefused, WrongState};

@@ -222,9 +222,10 @@ impl Visit<'_> {
         let Some(job) = self.book().jobs.get(&row.job) else { return };
         if !job.is_current(key, row.attempt) {
             // Another attempt was wanted since the Welcome: what this one came to is on disk beside it.
-            let is_kept = job.earlier.iter().any(|earlier| {
-                earlier.attempt == row.attempt && earlier.holder == key && earlier.state == row.state
-            });
+            let is_kept = job
+                .others
+                .iter()
+                .any(|other| other.attempt == row.attempt && other.holder == key && other.state == row.state);
             if is_kept && row.state.is_ended() {
                 let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };
                 self.send(Message::Forget(forget));

@@ -63,7 +63,7 @@ fn a_report_of_a_slave_that_was_never_assigned_the_job_is_shown_and_changes_noth
         let effects = settle_with(&mut seat, vec![report.clone()]);
         let job = seat.job(id);
         assert_eq!((job.state, job.holder, job.attempt), (before.state, before.holder, before.attempt));
-        let shown: Vec<_> = job.earlier.iter().map(|one| (one.attempt, one.holder, one.state)).collect();
+        let shown: Vec<_> = job.others.iter().map(|one| (one.attempt, one.holder, one.state)).collect();
         assert_eq!(shown, [(Attempt(7), seat.key, state)]);
         assert!(job.flags.has(Flags::CLAIMED) && !job.flags.has(Flags::DUPLICATE), "{state:?}");
         assert_eq!(is_forgotten(&effects), forgotten, "{state:?}");
@@ -76,7 +76,7 @@ fn a_report_of_a_slave_that_was_never_assigned_the_job_is_shown_and_changes_noth
             seat.step(received(OLDER, Message::Report(report)));
             shown.push((attempt, State::Failed, Basis::Claim));
             let job = seat.job(id);
-            let kept: Vec<_> = job.earlier.iter().map(|one| (one.attempt, one.state, one.basis)).collect();
+            let kept: Vec<_> = job.others.iter().map(|one| (one.attempt, one.state, one.basis)).collect();
             assert_eq!(kept, shown);
         }
         let again = Report { state: State::Failed, attempt: Attempt(8), ..report };
@@ -151,7 +151,7 @@ fn a_slave_forgets_an_earlier_attempts_outcome_only_if_the_master_has_that_outco
         let (mut seat, report) = claim();
         let holder = if own { seat.key } else { SlaveKey([9; 32]) };
         let job = seat.job_mut(report.job);
-        job.earlier.push(master::Earlier {
+        job.others.push(master::OtherAttempt {
             attempt: Attempt(attempt),
             holder,
             state: kept,
@@ -289,18 +289,24 @@ fn an_earlier_attempt_that_speaks_again_is_the_one_of_that_slave() {
     let mut seat = Seat::of(&mut world);
     let key = seat.key;
     let others = [(report.attempt, SlaveKey([9; 32])), (Attempt(9), key)];
-    let earlier = &mut seat.job_mut(job).earlier;
+    let earlier = &mut seat.job_mut(job).others;
     for (attempt, holder) in others {
         earlier.insert(
             0,
-            master::Earlier { attempt, holder, state: State::Failed, report: None, basis: Basis::Assigned },
+            master::OtherAttempt {
+                attempt,
+                holder,
+                state: State::Failed,
+                report: None,
+                basis: Basis::Assigned,
+            },
         );
     }
     settle_with(&mut seat, vec![report.clone()]);
     let job = seat.job(job);
     assert_eq!((job.state, job.attempt, job.holder), (State::Running, report.attempt, Some(key)));
     assert_eq!((job.report, job.heard_on), (Some(report), Some(OLDER)));
-    let beside: Vec<_> = job.earlier.iter().rev().map(|one| (one.attempt, one.holder)).collect();
+    let beside: Vec<_> = job.others.iter().rev().map(|one| (one.attempt, one.holder)).collect();
     assert_eq!(beside, others);
 }
 
@@ -466,7 +472,7 @@ fn a_forgotten_assignment_is_shown_beside_another_slaves_attempt_and_changes_not
             (known.state, known.holder, known.generation),
             "{said:?}"
         );
-        let shown: Vec<_> = kept.earlier.iter().map(|one| (one.state, one.basis)).collect();
+        let shown: Vec<_> = kept.others.iter().map(|one| (one.state, one.basis)).collect();
         assert_eq!(shown, [(said, Basis::Gap)]);
         assert_eq!(kept.flags.has(Flags::DUPLICATE), said != State::Accepted, "{said:?}");
         let told =

@@ -161,7 +161,7 @@ fn of_another_attempt_too_only_valid_values_are_kept() {
         let now = (job.state, job.attempt, job.last_attempt, &job.report);
         assert_eq!(now, (before.state, before.attempt, before.last_attempt, &before.report), "{what}");
         assert_eq!(job.flags, Flags::CLAIMED, "{what}: so many attempts no master has forgotten");
-        let claimed = Job { report: job.earlier[0].report.clone(), flags: Flags::default(), ..job };
+        let claimed = Job { report: job.others[0].report.clone(), flags: Flags::default(), ..job };
         makes_sense(&claimed, seat.now, what);
     }
 }

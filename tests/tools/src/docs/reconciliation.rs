@@ -106,7 +106,7 @@ fn mine_means(mine: Mine) -> &'static str {
         Mine::Uncertain => "uncertain: a person has been asked how it ended",
         Mine::Ended => "it has ended",
         Mine::GivenUp => "a person abandoned this attempt",
-        Mine::Older => "another attempt speaks for the job, or another slave has it",
+        Mine::Other => "another attempt speaks for the job, or another slave has it",
     }
 }
 
@@ -144,7 +144,7 @@ fn desired_state_means(desired: DesiredKind) -> &'static str {
         DesiredKind::Released => "a person released it: it may start now",
         DesiredKind::TooLate => "it was to run, but its latest start has passed",
         DesiredKind::End => "it is to be canceled",
-        DesiredKind::HandBack => "it is recalled: it is to be given back if it has not started",
+        DesiredKind::Return => "it is recalled: it is to be given back if it has not started",
         DesiredKind::Resolve => "a person has resolved it",
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use reloop_protocol::id::{Attempt, BootId, Epoch, Generation, JobId, OrderId, Session, SlaveKey, StoreId};
 use reloop_protocol::job::State;
 use reloop_protocol::master::{
-    Basis, Earlier, Enrolled, IdempotencyKey, Job, JobEvent, Node, Order, Receipt, Retry, SlaveLink,
+    Basis, Enrolled, IdempotencyKey, Job, JobEvent, Node, Order, OtherAttempt, Receipt, Retry, SlaveLink,
     SlaveRecord, Token,
 };
 use reloop_protocol::message::{
@@ -69,7 +69,7 @@ pub struct JobBeforeClaims {
     events: VecDeque<JobEvent>,
 }
 
-/// An [`Earlier`] in layout 1.
+/// An [`OtherAttempt`] in layout 1.
 #[derive(Debug, Serialize, Deserialize)]
 struct EarlierBeforeClaims {
     attempt: Attempt,
@@ -80,7 +80,7 @@ struct EarlierBeforeClaims {
 
 impl From<JobBeforeClaims> for Job {
     fn from(job: JobBeforeClaims) -> Self {
-        let earlier = job.earlier.into_iter().map(|earlier| {
+        let others = job.earlier.into_iter().map(|earlier| {
             let basis = if job.assigned.contains(&(earlier.attempt, earlier.holder)) {
                 Basis::Assigned
             } else if job.flags.has(Flags::ADOPTED) {
@@ -88,7 +88,7 @@ impl From<JobBeforeClaims> for Job {
             } else {
                 Basis::Claim
             };
-            Earlier {
+            OtherAttempt {
                 attempt: earlier.attempt,
                 holder: earlier.holder,
                 state: earlier.state,
@@ -97,7 +97,7 @@ impl From<JobBeforeClaims> for Job {
             }
         });
         Self {
-            earlier: earlier.collect(),
+            others: others.collect(),
             id: job.id,
             spec: job.spec,
             digest: job.digest,

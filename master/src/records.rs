@@ -287,7 +287,9 @@ mod tests {
     use reloop_node::store::Options;
     use reloop_protocol::id::{Attempt, BootId, Epoch, Generation, MasterId, Session, StoreId};
     use reloop_protocol::job::State;
-    use reloop_protocol::master::{self, Basis, Earlier, Enrolled, Enrollment, Event, RequestId, Settings};
+    use reloop_protocol::master::{
+        self, Basis, Enrolled, Enrollment, Event, OtherAttempt, RequestId, Settings,
+    };
     use reloop_protocol::message::{Activity, Attention, Mode, OperatingMode};
     use reloop_protocol::time::Time;
     use reloop_protocol::wire;
@@ -364,19 +366,19 @@ mod tests {
         let mut job = jobs(&placed())[0].clone();
         let (ours, others) = (SlaveKey([7; 32]), SlaveKey([8; 32]));
         job.assigned.push_back((Attempt(1), ours));
-        let earlier = |attempt, holder, basis| Earlier {
+        let earlier = |attempt, holder, basis| OtherAttempt {
             attempt: Attempt(attempt),
             holder,
             state: State::Succeeded,
             report: None,
             basis,
         };
-        job.earlier = vec![earlier(1, ours, Basis::Assigned), earlier(2, others, Basis::Claim)];
+        job.others = vec![earlier(1, ours, Basis::Assigned), earlier(2, others, Basis::Claim)];
         // In the order in which layout 1 has them, each as it was.
         let head = (&job.id, &job.spec, &job.digest, &job.slave, &job.requires, &job.start, &job.retry);
         let state = (&job.created_at, job.state, &job.desired, job.generation, job.recalled);
         let attempt = (job.attempt, job.last_attempt, job.holder, &job.report, job.heard_at);
-        let was: Vec<_> = job.earlier.iter().map(|e| (e.attempt, e.holder, e.state, &e.report)).collect();
+        let was: Vec<_> = job.others.iter().map(|e| (e.attempt, e.holder, e.state, &e.report)).collect();
         let tail = (&job.assigned, &job.reason, job.flags, job.ended_at, job.revision, &job.events);
         let old = wire::encode(&(head, state, attempt, was, tail));
         assert_eq!(read::<Job>(&record::seal(BEFORE_CLAIMS, &old)).unwrap(), job);

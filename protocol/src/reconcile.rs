@@ -38,7 +38,7 @@ pub enum Mine {
     /// A person gave this attempt up: its state is `Lost`.
     GivenUp,
     /// The slave's attempt does not speak for the job: another attempt, or another slave, does.
-    Older,
+    Other,
 }
 
 /// What the slave holds of the job.
@@ -85,7 +85,7 @@ impl Mine {
         Self::Uncertain,
         Self::Ended,
         Self::GivenUp,
-        Self::Older,
+        Self::Other,
     ];
 }
 
@@ -116,20 +116,20 @@ pub enum DesiredKind {
     /// It is to be canceled.
     End,
     /// The slave is to give it back if it has not begun.
-    HandBack,
+    Return,
     /// A person said how it ended.
     Resolve,
 }
 
 impl DesiredKind {
     pub const ALL: [Self; 6] =
-        [Self::Go, Self::Released, Self::TooLate, Self::End, Self::HandBack, Self::Resolve];
+        [Self::Go, Self::Released, Self::TooLate, Self::End, Self::Return, Self::Resolve];
 
     /// The kind of a desired state at the time `now`.
     pub fn of(desired: Desired, start: &StartRule, now: Time) -> Self {
         match desired {
             Desired::Cancel(_) => End,
-            Desired::Return => HandBack,
+            Desired::Return => Return,
             Desired::Resolve(_) => Resolve,
             Desired::Run | Desired::Pause => {
                 if start.deadline.is_some_and(|deadline| deadline < now) {
@@ -181,7 +181,8 @@ pub enum Verdict {
     Adopt,
     /// The master takes over the outcome, and sends a Forget when that is on its disk.
     Forget,
-    /// The slave does not hold the job and need not: the job goes back to the queue, or ends as the master wanted.
+    /// The slave does not hold the job and need not: the job goes back to the queue, or ends as the master wanted. After a restore, one
+    /// that was accepted or started becomes uncertain: the slave may have done it since the backup.
     Release,
     /// The slave's store is not believed: the job becomes uncertain there, and nothing starts until a person has looked.
     Quarantine,
@@ -238,8 +239,8 @@ pub struct Line {
 const LIVE: &[Mine] = &[Assigned, Unstarted, Started, Uncertain];
 const BEGUN_OR_WAITING: &[Mine] = &[Unstarted, Started];
 const UNANSWERED: &[Mine] = &[Assigned, Unstarted, Started];
-const OVER: &[Mine] = &[Ended, GivenUp, Older];
-const OLDER: &[Mine] = &[GivenUp, Older];
+const OVER: &[Mine] = &[Ended, GivenUp, Other];
+const GIVEN_UP_OR_OTHER: &[Mine] = &[GivenUp, Other];
 const ANY_MINE: &[Mine] = &Mine::ALL;
 const PRESENT: &[Theirs] = &[Waiting, Working, Doubtful, Done, Remembered];
 const ANY_STORE: &[Store] = &Store::ALL;
@@ -266,7 +267,7 @@ pub const TABLE: &[Line] = &[
         &[Assigned],
         &[Absent],
         &[Trusted, Ahead],
-        &[TooLate, End, HandBack],
+        &[TooLate, End, Return],
         Verdict::Release,
     ),
     line(
@@ -320,14 +321,14 @@ pub const TABLE: &[Line] = &[
     ),
     line("its_start_was_released", &["A3", "B5"], LIVE, &[Waiting], BELIEVED, &[Released], Verdict::Start),
     line("it_was_canceled_unstarted", &["A12"], LIVE, &[Waiting], BELIEVED, &[End], Verdict::Cancel),
-    line("it_is_recalled", &["A15"], LIVE, &[Waiting], BELIEVED, &[HandBack], Verdict::Recall),
+    line("it_is_recalled", &["A15"], LIVE, &[Waiting], BELIEVED, &[Return], Verdict::Recall),
     line(
         "it_runs",
         &["A4", "A6", "B3", "B4", "E7", "E10"],
         LIVE,
         &[Working],
         BELIEVED,
-        &[Go, Released, TooLate, HandBack, Resolve],
+        &[Go, Released, TooLate, Return, Resolve],
         Verdict::Keep,
     ),
     line("it_was_canceled_and_runs", &["A11", "A13"], LIVE, &[Working], BELIEVED, &[End], Verdict::Cancel),
@@ -337,7 +338,7 @@ pub const TABLE: &[Line] = &[
         LIVE,
         &[Doubtful],
         BELIEVED,
-        &[Go, Released, TooLate, End, HandBack],
+        &[Go, Released, TooLate, End, Return],
         Verdict::AskPerson,
     ),
     line("a_person_said_how_it_ended", &["A7", "C1"], LIVE, &[Doubtful], BELIEVED, &[Resolve], Verdict::Keep),
@@ -374,7 +375,7 @@ pub const TABLE: &[Line] = &[
     line(
         "an_older_attempt_waits",
         &["A13", "A14"],
-        OLDER,
+        GIVEN_UP_OR_OTHER,
         &[Waiting],
         BELIEVED,
         ANY_DESIRED,
@@ -383,7 +384,7 @@ pub const TABLE: &[Line] = &[
     line(
         "an_older_attempt_runs",
         &["A13", "A15", "A16"],
-        OLDER,
+        GIVEN_UP_OR_OTHER,
         &[Working, Doubtful],
         BELIEVED,
         ANY_DESIRED,
@@ -392,7 +393,7 @@ pub const TABLE: &[Line] = &[
     line(
         "an_older_attempt_ended",
         &["A13", "A17", "A18"],
-        OLDER,
+        GIVEN_UP_OR_OTHER,
         &[Done, Remembered],
         BELIEVED,
         ANY_DESIRED,

@@ -9,7 +9,7 @@ use reloop_protocol::id::{
 };
 use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::limits::{self, TEXT_BYTES};
-use reloop_protocol::master::{Basis, Earlier, Job, JobEvent, Order, Retry};
+use reloop_protocol::master::{Basis, Job, JobEvent, Order, OtherAttempt, Retry};
 use reloop_protocol::message::{
     Activity, Answer, CloseCode, Declined, Flags, Hello, MachineReport, MasterBinding, Message, Mode,
     OperatingMode, Outcome, Reason, ReasonCode, Record, Refuse, Reply, Report, Row, Ruling, Settled, Source,
@@ -74,14 +74,14 @@ fn the_largest_job_fits_into_a_record() {
     };
     let mut job = Job::new(JobId([1; 16]), &order);
     job.report = Some(report(TEXT_BYTES));
-    let earlier = Earlier {
+    let earlier = OtherAttempt {
         attempt: Attempt(u32::MAX),
         holder: SlaveKey([3; 32]),
         state: State::Failed,
         report: Some(report(256)),
         basis: Basis::Claim,
     };
-    job.earlier = vec![earlier; 16];
+    job.others = vec![earlier; 16];
     let event = JobEvent {
         at: Time(i64::MAX),
         observed_at: Some(Time(i64::MAX)),

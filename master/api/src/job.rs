@@ -57,7 +57,7 @@ pub struct Job {
     /// It does not start after this.
     #[schema(format = DateTime)]
     pub deadline: Option<String>,
-    /// What happens if `not_before` passes while the slave is off.
+    /// What happens if the slave finds `not_before` past by more than its tolerance.
     #[schema(schema_with = schema::late)]
     pub late: Word,
     /// Whether somebody has to release it.
@@ -162,7 +162,7 @@ pub struct JobEvent {
     pub state: Word,
     /// The attempt that it belongs to.
     pub attempt: u32,
-    /// Who brought it about: a slave's name, `client` or `master`.
+    /// Who brought it about: a slave's name, `client`, `operator`, `master`, or a rule in a few words.
     pub by: String,
 }
 
@@ -234,7 +234,7 @@ pub struct RescheduleRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, format = DateTime)]
     pub deadline: Option<String>,
-    /// What happens if `not_before` passes while the slave is off.
+    /// What happens if the slave finds `not_before` past by more than its tolerance.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = schema::late)]
     pub late: Option<Word>,

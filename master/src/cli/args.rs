@@ -270,7 +270,7 @@ pub(super) enum JobCommand {
         /// Do not start after this.
         #[arg(long, value_name = "TIME")]
         deadline: Option<String>,
-        /// What happens if --not-before passes while the slave is off: hold (until a release; the default), run, or skip (expire).
+        /// What happens if the slave finds --not-before past by more than its tolerance: hold (until a release; the default), run, or skip (expire).
         #[arg(long, value_name = "HOW")]
         late: Option<String>,
     },

@@ -91,7 +91,7 @@ pub(super) fn parse(
 pub(super) struct Window {
     pub(super) not_before: Option<Time>,
     pub(super) deadline: Option<Time>,
-    /// If the first passes while the slave is off.
+    /// What happens if the slave finds the first past by more than its tolerance.
     pub(super) late: Late,
 }
 

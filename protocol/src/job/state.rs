@@ -11,7 +11,7 @@ pub enum State {
     Queued,
     /// Assigned to a slave under an attempt, and the slave has not reported it yet.
     Assigned,
-    /// On the slave's disk. From here on only the slave's reports change it.
+    /// On the slave's disk. From here on it changes by what the slave says, or does not hold any more, or by a person who gives it up.
     Accepted,
     /// The slave's disk says that it is to start, and the machine is being told.
     Starting,
@@ -30,7 +30,7 @@ pub enum State {
     Rejected,
     /// Ended: its latest start passed before it started.
     Expired,
-    /// Ended: a person gave it up, and its outcome is not known.
+    /// Ended, and its outcome is not known: a person gave it up, or its slave does not hold it any more while another attempt speaks.
     Lost,
 }
 
@@ -65,7 +65,8 @@ impl State {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 
-    /// Whether the attempt is over. Of these states only `Lost` can change: a late report replaces it.
+    /// Whether the attempt is over. After that only three things change the state: a retry, unless it succeeded; a late report of a
+    /// `Lost` attempt; and [`Reappeared`](super::Event::Reappeared).
     pub fn is_ended(self) -> bool {
         match self {
             Succeeded | Failed | Canceled | Rejected | Expired | Lost => true,

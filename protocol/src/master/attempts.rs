@@ -6,7 +6,7 @@
 
 use super::jobs::Jobs;
 use super::visit::Visit;
-use super::{Basis, Earlier, Ignored, Job, JobReason};
+use super::{Basis, Ignored, Job, JobReason, OtherAttempt};
 use crate::id::{Attempt, Epoch, JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::message::{Flags, Forget, Message, Reason, ReasonCode, Report};
@@ -36,10 +36,10 @@ impl Visit<'_> {
         } else if attempt > job.last_attempt {
             Standing::Forgotten
         } else {
-            Standing::Earlier
+            Standing::Known
         };
-        let known = job.earlier.iter().find(|other| other.is(attempt, key));
-        // What is only claimed has no past.
+        let known = job.others.iter().find(|other| other.is(attempt, key));
+        // A claim starts from `Assigned` each time.
         let past = known.filter(|other| basis != Basis::Claim && other.basis != Basis::Claim);
         let was = past.map_or(State::Assigned, |other| other.state);
         let is_again = was.is_ended() && said.is_started();
@@ -51,7 +51,7 @@ impl Visit<'_> {
         };
         let is_news = known.is_none_or(|known| known.state != state || known.basis > basis);
         // A slave that makes up attempts does not fill the list for those that had the job.
-        let is_kept = known.is_some() || basis != Basis::Claim || job.earlier.len() < OTHERS;
+        let is_kept = known.is_some() || basis != Basis::Claim || job.others.len() < OTHERS;
         let is_claimed_first = basis == Basis::Claim && known.is_none() && is_kept;
         if basis == Basis::Claim || standing == Standing::Contested {
             self.out.ignore(Ignored::NeverAssigned);
@@ -73,7 +73,7 @@ impl Visit<'_> {
                     // Its number may have been given out: the next assignment has to bear a higher one.
                     job.last_attempt = job.last_attempt.max(attempt);
                 }
-                job.keep_other(Earlier { attempt, holder: key, state, report: Some(report), basis });
+                job.keep_other(OtherAttempt { attempt, holder: key, state, report: Some(report), basis });
                 job.clear_flag_without_claims();
                 if is_claimed_first {
                     job.flags.set(Flags::CLAIMED);
@@ -109,10 +109,10 @@ impl Visit<'_> {
         let key = self.key;
         let Some(job) = self.book().jobs.get(&report.job) else { return };
         let (id, attempt, generation) = (report.job, report.attempt, report.generation);
-        let Some(other) = job.earlier.iter().find(|other| other.is(attempt, key)) else { return };
+        let Some(other) = job.others.iter().find(|other| other.is(attempt, key)) else { return };
         let line = weigh(job.speaker(other), other.class(), standing);
         let state = other.state;
-        let is_asked_back = job.recalled.is_some() || job.is_canceled();
+        let is_recalled_or_canceled = job.recalled.is_some() || job.is_canceled();
         match line.outcome {
             Outcome::Keep => {}
             Outcome::Take => self.jobs().speak(id, attempt, key, Some(report), standing),
@@ -120,7 +120,7 @@ impl Visit<'_> {
             Outcome::Recall => {
                 // Once is enough: to raise the generation with each report would make every answer to it an answer to an older
                 // one. A cancel ends this attempt by itself, and then the other one is compared again.
-                if !is_asked_back {
+                if !is_recalled_or_canceled {
                     let mut jobs = self.jobs();
                     jobs.edit(id, Job::recall);
                     jobs.tell(id);
@@ -164,25 +164,25 @@ impl Jobs<'_> {
             Standing::Contested => {
                 self.edit(id, |job| job.flags.set(Flags::DUPLICATE));
             }
-            Standing::Earlier | Standing::Forgotten => self.flag(id, Flags::DUPLICATE, why),
+            Standing::Known | Standing::Forgotten => self.flag(id, Flags::DUPLICATE, why),
         }
     }
 
     /// The attempt that speaks has changed: another one may speak from here on.
     pub(super) fn weigh(&mut self, id: JobId) {
         let Some(job) = self.get(id) else { return };
-        let standing = |other: &Earlier| match other.basis {
-            // What was contested counts like an earlier one after its rival has changed, unless the rival is not there.
+        let standing = |other: &OtherAttempt| match other.basis {
+            // What was contested counts like a known one after its rival has changed, unless the rival is not there.
             Basis::Gap if other.attempt > job.attempt && job.speaker(other) == Speaker::Vanished => {
                 Standing::Contested
             }
-            Basis::Gap | Basis::Claim | Basis::Assigned => Standing::Earlier,
+            Basis::Gap | Basis::Claim | Basis::Assigned => Standing::Known,
         };
-        let takes_over = |other: &&Earlier| {
+        let takes_over = |other: &&OtherAttempt| {
             let line = weigh(job.speaker(other), other.class(), standing(other));
             other.basis != Basis::Claim && line.outcome == Outcome::Take
         };
-        let best = |other: &&Earlier| {
+        let best = |other: &&OtherAttempt| {
             (
                 other.state == State::Succeeded,
                 other.state.is_executing(),
@@ -190,7 +190,7 @@ impl Jobs<'_> {
                 other.attempt,
             )
         };
-        let found = job.earlier.iter().filter(takes_over).max_by_key(best);
+        let found = job.others.iter().filter(takes_over).max_by_key(best);
         if let Some((attempt, holder, standing)) = found.map(|one| (one.attempt, one.holder, standing(one))) {
             self.speak(id, attempt, holder, None, standing);
         }
@@ -201,17 +201,17 @@ impl Jobs<'_> {
     /// has known of for longer.
     pub(super) fn flag_if_twice(&mut self, id: JobId) {
         let Some(job) = self.get(id) else { return };
-        let is_twice = |other: &Earlier| {
+        let is_twice = |other: &OtherAttempt| {
             let is_its_word = other.report.as_ref().is_some_and(|report| report.state == other.state);
             let is_done_too = job.state == State::Succeeded && other.state == State::Succeeded;
             let is_elsewhere = job.holder != Some(other.holder)
                 && matches!(
-                    weigh(job.speaker(other), other.class(), Standing::Earlier).outcome,
+                    weigh(job.speaker(other), other.class(), Standing::Known).outcome,
                     Outcome::Duplicate | Outcome::GoesOn
                 );
             other.basis != Basis::Claim && is_its_word && (is_done_too || is_elsewhere)
         };
-        if !job.flags.has(Flags::DUPLICATE) && job.earlier.iter().any(is_twice) {
+        if !job.flags.has(Flags::DUPLICATE) && job.others.iter().any(is_twice) {
             self.edit(id, |job| job.flags.set(Flags::DUPLICATE));
         }
     }
@@ -230,8 +230,8 @@ impl Jobs<'_> {
         let by = self.roster.name(key);
         let link = self.roster.current(key).filter(|_| heard.is_some());
         self.edit(id, |job| {
-            let Some(at) = job.earlier.iter().position(|other| other.is(attempt, key)) else { return };
-            let other = job.earlier.remove(at);
+            let Some(at) = job.others.iter().position(|other| other.is(attempt, key)) else { return };
+            let other = job.others.remove(at);
             let flags = other.report.as_ref().map_or(Flags::default(), |report| report.flags);
             let report = heard.or(other.report);
             let told = report.as_ref().map_or(job.generation, |report| report.generation);
@@ -257,7 +257,7 @@ impl Jobs<'_> {
             if job.generation.may_be_followed_by(told, epoch) {
                 job.generation = job.generation.max(told);
             }
-            if standing == Standing::Earlier {
+            if standing == Standing::Known {
                 job.flags.set(Flags::LATE_RESULT);
             }
             if job.is_canceled() && other.state == State::Succeeded {
@@ -298,8 +298,8 @@ impl Jobs<'_> {
         // and takes no earlier one.
         let knows_later = !self.moment.is_doubted && job.holder == Some(key) && attempt > job.last_attempt;
         let is_near = attempt.0 <= job.last_attempt.0.saturating_add(ATTEMPTS_AHEAD);
-        let is_it = |e: &Earlier| e.attempt == attempt && e.holder == key && e.basis == Basis::Gap;
-        if is_near && (closes_gap || knows_later) || job.earlier.iter().any(is_it) {
+        let is_it = |e: &OtherAttempt| e.attempt == attempt && e.holder == key && e.basis == Basis::Gap;
+        if is_near && (closes_gap || knows_later) || job.others.iter().any(is_it) {
             Basis::Gap
         } else {
             Basis::Claim
@@ -315,7 +315,7 @@ fn is_free_for(job: &Job, key: SlaveKey) -> bool {
     job.holder.is_none_or(|holder| holder == key) || has_vanished || is_called_off
 }
 
-impl Earlier {
+impl OtherAttempt {
     fn is(&self, attempt: Attempt, holder: SlaveKey) -> bool {
         self.attempt == attempt && self.holder == holder
     }
@@ -359,7 +359,7 @@ impl Job {
         let own = own.and_then(|report| {
             Some(Unresolved { basis: Basis::Assigned, attempt: self.attempt, holder: self.holder?, report })
         });
-        let others = self.earlier.iter().filter_map(|other| {
+        let others = self.others.iter().filter_map(|other| {
             let report = other.report.as_ref()?;
             Some(Unresolved { basis: other.basis, attempt: other.attempt, holder: other.holder, report })
         });
@@ -367,7 +367,7 @@ impl Job {
     }
 
     /// What the attempt that speaks has come to, seen from another one.
-    fn speaker(&self, other: &Earlier) -> Speaker {
+    fn speaker(&self, other: &OtherAttempt) -> Speaker {
         let is_replaced = self.holder == Some(other.holder) && other.attempt > self.attempt;
         match self.state {
             State::Queued => Speaker::Nobody,
@@ -416,26 +416,27 @@ impl Job {
             if let Some(report) = &mut report {
                 report.flags.set(flags);
             }
-            self.keep_other(Earlier { attempt, holder, state, report, basis: Basis::Assigned });
+            self.keep_other(OtherAttempt { attempt, holder, state, report, basis: Basis::Assigned });
         }
     }
 
     /// Keeps what is known of an attempt that does not speak.
-    fn keep_other(&mut self, other: Earlier) {
-        let mut other = Earlier { report: other.report.map(|report| report.clipped(OTHERS_TEXT)), ..other };
-        match self.earlier.iter_mut().find(|known| known.is(other.attempt, other.holder)) {
+    fn keep_other(&mut self, other: OtherAttempt) {
+        let mut other =
+            OtherAttempt { report: other.report.map(|report| report.clipped(OTHERS_TEXT)), ..other };
+        match self.others.iter_mut().find(|known| known.is(other.attempt, other.holder)) {
             Some(known) => {
                 if let (Some(said), Some(before)) = (&mut other.report, &known.report) {
                     said.flags.set(before.flags.among(Flags::MASTERS_OF_ATTEMPT));
                 }
-                *known = Earlier { basis: other.basis.min(known.basis), ..other };
+                *known = OtherAttempt { basis: other.basis.min(known.basis), ..other };
             }
-            None => self.earlier.push(other),
+            None => self.others.push(other),
         }
-        if self.earlier.len() > OTHERS {
+        if self.others.len() > OTHERS {
             // What happened stays longer than what was only claimed.
-            let claimed = self.earlier.iter().position(|other| other.basis == Basis::Claim);
-            self.earlier.remove(claimed.unwrap_or(0));
+            let claimed = self.others.iter().position(|other| other.basis == Basis::Claim);
+            self.others.remove(claimed.unwrap_or(0));
         }
     }
 }

@@ -12,8 +12,7 @@ use crate::job::{self, End, State};
 use crate::message::{Ask, Flags, Message, Mode, OperatingMode, Question, Reason, ReasonCode};
 use crate::spec::{CancelMode, Desired, DesiredState, Gate};
 
-/// Its cancel may still come in time: not if the machine has refused it, and one that was only meant for what has not
-/// started may not once it has.
+/// Whether a cancel may still end it: not after the machine refused to stop, and `IfNotStarted` not after the start.
 fn is_being_canceled(job: &Job) -> bool {
     match job.desired {
         Desired::Cancel(CancelMode::IfNotStarted) => !job.state.is_started(),
@@ -77,7 +76,7 @@ impl Rules {
         for id in jobs {
             match self.jobs().command(*id, command) {
                 Ok(delivery) => taken.push((*id, delivery)),
-                // Of an order's jobs, those that it does not concern are passed over.
+                // Of an order's jobs, those that it does not concern are answered `too_late`.
                 Err(_) if jobs.len() > 1 => taken.push((*id, Delivery::TooLate)),
                 Err(refusal) => return self.out.refuse(request, refusal),
             }
@@ -194,7 +193,7 @@ impl Jobs<'_> {
         self.tell(id)
     }
 
-    /// A person's word is newer than what this master has forgotten of its own.
+    /// Raises the generation above any that this master may have used before a restore.
     fn utter(&mut self, id: JobId, change: impl FnOnce(&mut Job)) {
         let epoch = self.moment.node.epoch;
         self.edit(id, |job| {
@@ -225,7 +224,7 @@ impl Jobs<'_> {
         // First an attempt of which nobody has said it and whose slave can be told. What is only claimed does not stand in the way
         // of what was assigned.
         let asked = job.unresolved().min_by_key(|asked| {
-            let is_offline = self.roster.live(asked.holder).is_none();
+            let is_offline = self.roster.obeying(asked.holder).is_none();
             (asked.said().is_some(), asked.basis == Basis::Claim, is_offline, asked.basis)
         })?;
         if let Some(said) = asked.said() {
@@ -233,7 +232,7 @@ impl Jobs<'_> {
         }
         let (attempt, holder) = (asked.attempt, asked.holder);
         let generation = asked.report.generation;
-        let Some(link) = self.roster.live(holder) else {
+        let Some(link) = self.roster.obeying(holder) else {
             return Some(Err(Refusal::SlaveOffline(Offline::Holder(attempt))));
         };
         let desired_state = DesiredState {
@@ -247,7 +246,7 @@ impl Jobs<'_> {
         let said = Reason::from(JobReason::ResolvedAs(end));
         self.edit(id, |job| {
             let others =
-                job.earlier.iter_mut().filter(|other| other.attempt == attempt && other.holder == holder);
+                job.others.iter_mut().filter(|other| other.attempt == attempt && other.holder == holder);
             let reports = others.filter_map(|other| other.report.as_mut());
             let own = job.report.as_mut().filter(|report| report.attempt == attempt);
             reports.chain(own).for_each(|report| report.reason = Some(said.clone()));
@@ -388,8 +387,11 @@ impl Visit<'_> {
             slave.operating_mode = OperatingMode { generation, mode };
             slave.operating_mode
         });
+        if self.record().doubts || self.record().live().is_none() {
+            return Delivery::PendingOnReconnect;
+        }
         self.send(Message::OperatingMode(operating_mode));
-        if self.record().live().is_some() { Delivery::Sent } else { Delivery::PendingOnReconnect }
+        Delivery::Sent
     }
 
     /// The slave does not belong here any more. From this step on it has no link, whatever its handshake has come to: what

@@ -2,7 +2,7 @@
 
 use super::jobs::Jobs;
 use super::visit::Visit;
-use super::{Earlier, Ignored, Job, JobReason};
+use super::{Ignored, Job, JobReason, OtherAttempt};
 use crate::id::{Attempt, JobId};
 use crate::job::{self, State};
 use crate::message::{Declined, Message, Reason, ReasonCode};
@@ -15,7 +15,7 @@ impl Visit<'_> {
         let Some(job) = self.book().jobs.get(&declined.job) else { return };
         let (id, desired) = (declined.job, job.wanted());
         if declined.reason.code == ReasonCode::NotHeld && !job.is_current(key, declined.attempt) {
-            return self.earlier_is_gone(id, declined.attempt);
+            return self.other_is_gone(id, declined.attempt);
         }
         let missing = job.state.is_started() && declined.reason.code == ReasonCode::NotHeld;
         let stale = !job.is_current(key, declined.attempt)
@@ -46,9 +46,9 @@ impl Visit<'_> {
             let mut jobs = self.jobs();
             jobs.edit(id, |job| job.reason = Some(declined.reason));
             if jobs.is_in(id, State::Accepted) {
-                jobs.apply(id, job::Event::GivenBack, "slave");
+                jobs.apply(id, job::Event::GivenBack, jobs.roster.name(key));
             }
-            jobs.apply(id, job::Event::WindowClosed, "slave");
+            jobs.apply(id, job::Event::WindowClosed, jobs.roster.name(key));
             return;
         }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
@@ -62,24 +62,24 @@ impl Visit<'_> {
         }
     }
 
-    /// An earlier attempt is not there any more, and was told of no end: what a person may have said of it reaches nobody.
-    fn earlier_is_gone(&mut self, id: JobId, attempt: Attempt) {
+    /// Another attempt is not there any more, and was told of no end: what a person may have said of it reaches nobody.
+    fn other_is_gone(&mut self, id: JobId, attempt: Attempt) {
         let key = self.key;
-        let is_it = |e: &Earlier| {
+        let is_it = |e: &OtherAttempt| {
             let has_ended = e.report.as_ref().is_some_and(|report| report.state.is_ended());
             e.attempt == attempt && e.holder == key && !has_ended
         };
         let Some(job) = self.book().jobs.get(&id) else { return };
-        let Some(at) = job.earlier.iter().position(is_it) else {
+        let Some(at) = job.others.iter().position(is_it) else {
             return self.out.ignore(Ignored::OlderAnswer);
         };
-        let state = match job::next(job.earlier[at].state, job::Event::Abandoned) {
+        let state = match job::next(job.others[at].state, job::Event::Abandoned) {
             job::Transition::To(next) => next,
-            job::Transition::Unchanged | job::Transition::Rejected(_) => job.earlier[at].state,
+            job::Transition::Unchanged | job::Transition::Rejected(_) => job.others[at].state,
         };
         self.jobs().edit(id, |job| {
-            job.earlier[at].state = state;
-            job.earlier[at].report = None;
+            job.others[at].state = state;
+            job.others[at].report = None;
         });
         self.note_other_attempt(id, false);
     }
@@ -89,6 +89,7 @@ impl Jobs<'_> {
     /// The slave never had it, or has let it go.
     pub(super) fn given_back(&mut self, id: JobId, desired: Desired, reason: Option<Reason>) {
         let has_reason = reason.is_some();
+        let by = self.get(id).and_then(|job| job.holder).map_or("slave", |holder| self.roster.name(holder));
         self.edit(id, |job| {
             if has_reason {
                 job.reason = reason;
@@ -96,11 +97,11 @@ impl Jobs<'_> {
         });
         if self.is_in(id, State::Starting) {
             // Its machine could not begin it, and the slave's word of that was lost.
-            self.apply(id, job::Event::StartPostponed, "slave");
+            self.apply(id, job::Event::StartPostponed, by);
         }
         if self.is_in(id, State::Accepted) {
-            // It had been taken before it was let go: it is nobody's first, and then what the desired state makes of it.
-            self.apply(id, job::Event::GivenBack, "slave");
+            // An accepted job goes back to the queue first; then the desired state decides.
+            self.apply(id, job::Event::GivenBack, by);
         }
         match desired {
             Desired::Cancel(_) => {
@@ -117,7 +118,7 @@ impl Jobs<'_> {
                     self.apply(id, job::Event::WindowClosed, "master");
                     return;
                 }
-                self.apply(id, job::Event::GivenBack, "slave");
+                self.apply(id, job::Event::GivenBack, by);
                 self.weigh(id);
             }
         }

@@ -16,7 +16,7 @@ pub enum Delivery {
     Applied,
     /// The slave was told, and has not reported what follows from it.
     Sent,
-    /// The slave is offline and is told in its next handshake.
+    /// The slave is offline, or obeys nothing now, and is told in its next handshake.
     PendingOnReconnect,
     /// The job has gone past the point to which the command applies.
     TooLate,
@@ -109,7 +109,7 @@ pub enum Effect {
     Ignored(Ignored),
 }
 
-/// Why an event had no consequence. [`Ignored::text`] says it for people.
+/// Why an event, or a part of it, had no consequence. [`Ignored::text`] says it for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ignored {
     /// The job table rejects the event.
@@ -118,14 +118,14 @@ pub enum Ignored {
     OlderReport,
     /// The slave answers an older desired state than the newest.
     OlderAnswer,
-    /// A report of an attempt that was never assigned to this slave: the slave is lying, or the master was restored without
-    /// confirmation. It is kept for operators to see, and nothing follows from it.
+    /// A report of an attempt that the master did not assign to this slave by all that it knows: the slave is lying, or the master has
+    /// forgotten it in a restore. It is kept for operators to see, and ends no other slave's attempt.
     NeverAssigned,
     /// A record that the master did not ask for.
     UnrequestedRecord,
     /// The slave already holds as many jobs as one handshake can report.
     TooManyJobs,
-    /// The report names a generation that this master cannot have issued.
+    /// The report names a generation that this master cannot have issued: it is read as the newest that the master knows.
     UnknownGeneration,
     /// The attempt or the generation exceeds what a master takes over: see
     /// [`ADOPTED_ATTEMPT`](crate::limits::ADOPTED_ATTEMPT).

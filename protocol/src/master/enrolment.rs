@@ -14,8 +14,10 @@ impl Rules {
         {
             return Ok(());
         }
-        let namesake = self.state.slaves.values().find(|slave| slave.name == *name && slave.key != key);
-        if let Some(other) = namesake.filter(|slave| slave.enrolled != Enrolled::Revoked) {
+        let is_namesake = |slave: &&SlaveRecord| {
+            slave.name == *name && slave.key != key && slave.enrolled != Enrolled::Revoked
+        };
+        if let Some(other) = self.state.slaves.values().find(is_namesake) {
             return Err(CloseReason::NameTaken { name: name.clone(), key: other.key });
         }
         let was_revoked =
@@ -23,7 +25,7 @@ impl Rules {
         let by_token = self.spend(token, name);
         let by_whom = match (self.state.settings.enrollment, by_token) {
             (_, Ok(())) => Ok(()),
-            // Neither an open door nor a person's approval lets in again whom an admin has revoked.
+            // Only a token enrols a revoked slave again.
             (Enrollment::Open | Enrollment::Approve, Err(_)) if was_revoked => Err(NotEnrolled::Revoked),
             (Enrollment::Open, Err(_)) => Ok(()),
             (Enrollment::Token, Err(why)) => Err(why),

@@ -112,7 +112,7 @@ pub enum JobCommand {
     Reschedule {
         not_before: Option<Time>,
         deadline: Option<Time>,
-        /// What happens if `not_before` passes while the slave is off.
+        /// What happens if the start is missed.
         late: Late,
     },
     /// Queue it again after its end, for a new attempt.

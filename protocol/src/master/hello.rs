@@ -146,7 +146,7 @@ impl Rules {
         }
     }
 
-    /// Slaves keep time by this master's clock as the handshake showed it to them: they look at it again.
+    /// Slaves derive the master's time from the handshake: after a change of the clock they make another one.
     pub(super) fn clock_set(&mut self, step_ms: i64) {
         self.move_with_clock(step_ms);
         let links: Vec<LinkId> = self.state.links.keys().copied().collect();
@@ -347,11 +347,11 @@ fn held_as(job: &Job, key: SlaveKey, attempt: Attempt, store: Store) -> Mine {
         return Mine::Assigned;
     }
     if !job.is_current(key, attempt) {
-        return Mine::Older;
+        return Mine::Other;
     }
     match job.state {
         State::Queued | State::Assigned => Mine::Assigned,
-        // Asked back: whether the slave still has it is as open as when it was offered, unless it may have been done since.
+        // Recalled: whether the slave still has it is as open as when it was offered, unless it may have been done since.
         State::Accepted | State::Starting if job.is_recall_unanswered() && store != Store::Ahead => {
             Mine::Assigned
         }

@@ -20,7 +20,7 @@ pub(super) struct Moment {
     pub(super) node: Node,
     /// A slave has seen a later state of this master.
     pub(super) is_doubted: bool,
-    /// The slave that settles for the first time since the master was restored: it tells what the master has forgotten.
+    /// The slave that settles for the first time in this epoch: after a restore it tells what the master has forgotten.
     pub(super) gap_of: Option<SlaveKey>,
 }
 
@@ -101,7 +101,7 @@ impl<'a> Jobs<'a> {
         }
     }
 
-    /// Moves a job by the table. False: nothing happened, and the effects say why.
+    /// Moves a job by the table. True if its state changed. If the table rejects the event, an `Ignored` effect says why.
     pub(super) fn apply(&mut self, id: JobId, event: job::Event, by: &str) -> bool {
         let Some(job) = self.get(id) else { return false };
         match job::next(job.state, event) {

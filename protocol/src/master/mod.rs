@@ -6,7 +6,8 @@
 //!
 //! [`step`] is the one entry. A rule runs on no more than it may touch: `jobs` is the book, `visit` is one slave with its link and
 //! the book, and only the few rules in `step`'s `Rules` see the whole master. `jobs` and `visit` let no rule change a job or a slave
-//! record without marking it; at the end of the step `out` writes and publishes what was marked.
+//! record without marking it, but for the link while a handshake is under way, of which nothing is shown; at the end of the step `out`
+//! writes and publishes what was marked.
 //!
 //! In reading order: `state`, `event` and `effect` are what a step works on, `load` what it needs from disk; `order` is a job as the
 //! master keeps it; `hello` runs from the Challenge to the Welcome, with `enrolment` (who belongs here), and `settle` from there to the
@@ -50,7 +51,7 @@ pub use self::explain::{Explanation, Gated, Waits, WhyNot, explain};
 pub use self::live::Live;
 pub use self::load::{Loaded, Unknown, unknown};
 pub use self::needs::{Need, Needed, Subject, count_needs, needs};
-pub use self::order::{Basis, Earlier, Job, JobEvent, Order, Retry, RetryOn};
+pub use self::order::{Basis, Job, JobEvent, Order, OtherAttempt, Retry, RetryOn};
 pub use self::placement::Availability;
 pub use self::reason::JobReason;
 pub use self::refusal::{CloseReason, NotEnrolled, NothingToDo, Offline, Refusal, SlaveRefused, WrongState};

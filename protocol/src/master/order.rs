@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const JOB_EVENTS: usize = 64;
 
 /// How many assignments of a job are remembered: as many as other attempts are kept.
-const HANDED: usize = 16;
+const ASSIGNMENTS: usize = 16;
 
 /// A client's order, as it was placed, or as it was rebuilt from jobs that were taken over from slaves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -92,7 +92,7 @@ pub struct Job {
     #[serde(skip)]
     pub heard_on: Option<LinkId>,
     /// Attempts beside the one that speaks, at most 16.
-    pub earlier: Vec<Earlier>,
+    pub others: Vec<OtherAttempt>,
     /// Which attempt was assigned to which slave, newest last: reports of other attempts are claims.
     pub assigned: VecDeque<(Attempt, SlaveKey)>,
     /// Why it is in its state, if the master knows and no report says it.
@@ -108,7 +108,7 @@ pub struct Job {
 
 /// An attempt that does not speak for the job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Earlier {
+pub struct OtherAttempt {
     pub attempt: Attempt,
     /// The slave that reported it, or that it was assigned to.
     pub holder: SlaveKey,
@@ -124,8 +124,8 @@ pub struct Earlier {
 pub enum Basis {
     /// The master assigned this attempt to this slave.
     Assigned,
-    /// The master may have assigned it to this slave and forgotten that: the slave told of it in its first handshake after a restore,
-    /// or the job itself was taken over from a slave.
+    /// The master may have assigned it to this slave and forgotten that: the slave told of it in its first handshake with a restored
+    /// master, or with one that had taken the job over from a slave; or it has the job by the book and names a later attempt.
     Gap,
     /// Only the slave says so. It is shown to people, and nothing follows from it for the job.
     Claim,
@@ -142,7 +142,7 @@ pub struct JobEvent {
     pub state: State,
     /// The attempt that spoke for the job then.
     pub attempt: Attempt,
-    /// Who caused it: a slave's name, `client`, `master`, or a rule in a few words.
+    /// Who caused it: a slave's name, `client`, `operator`, `master`, or a rule in a few words.
     pub by: String,
 }
 
@@ -168,7 +168,7 @@ impl Job {
             report: None,
             heard_at: None,
             heard_on: None,
-            earlier: Vec::new(),
+            others: Vec::new(),
             assigned: VecDeque::new(),
             reason: None,
             flags: Flags::default(),
@@ -200,7 +200,7 @@ impl Job {
         }
     }
 
-    /// What is wanted of the slave that has it: to give it back, if it was asked back and nobody has canceled it since, or what
+    /// What is wanted of the slave that has it: to give it back, if it was recalled and nobody has canceled it since, or what
     /// clients and operators want.
     pub fn wanted(&self) -> Desired {
         match self.desired {
@@ -215,7 +215,7 @@ impl Job {
         self.recalled = Some(self.generation);
     }
 
-    /// It was asked back, and its slave has not spoken of it since: it may have let it go, and its word of that may have been
+    /// It was recalled, and its slave has not spoken of it since: it may have let it go, and its word of that may have been
     /// lost.
     pub(super) fn is_recall_unanswered(&self) -> bool {
         let answered =
@@ -227,7 +227,7 @@ impl Job {
     pub(super) fn assign(&mut self, attempt: Attempt, holder: SlaveKey) {
         self.remember(attempt, holder);
         // What was claimed of it before is now what speaks for the job.
-        self.earlier.retain(|earlier| (earlier.attempt, earlier.holder) != (attempt, holder));
+        self.others.retain(|other| (other.attempt, other.holder) != (attempt, holder));
         self.clear_flag_without_claims();
         self.attempt = attempt;
         self.holder = Some(holder);
@@ -237,7 +237,7 @@ impl Job {
 
     /// Clears the flag `claimed` once no claim is left.
     pub(super) fn clear_flag_without_claims(&mut self) {
-        if !self.earlier.iter().any(|earlier| earlier.basis == Basis::Claim) {
+        if !self.others.iter().any(|other| other.basis == Basis::Claim) {
             self.flags.clear(Flags::CLAIMED);
         }
     }
@@ -254,7 +254,7 @@ impl Job {
             return;
         }
         self.assigned.push_back((attempt, holder));
-        if self.assigned.len() > HANDED {
+        if self.assigned.len() > ASSIGNMENTS {
             self.assigned.pop_front();
         }
     }
@@ -262,7 +262,7 @@ impl Job {
     /// This attempt was assigned to that slave; of those that are too old to be remembered, to a slave that has had the job since.
     pub(super) fn was_assigned(&self, attempt: Attempt, holder: SlaveKey) -> bool {
         let is_forgotten =
-            self.assigned.len() == HANDED && self.assigned.front().is_some_and(|(a, _)| attempt < *a);
+            self.assigned.len() == ASSIGNMENTS && self.assigned.front().is_some_and(|(a, _)| attempt < *a);
         self.assigned.contains(&(attempt, holder))
             || is_forgotten && self.assigned.iter().any(|(_, key)| *key == holder)
     }
@@ -280,7 +280,7 @@ impl Job {
         self.generation = self.generation.next();
     }
 
-    /// Somebody has canceled it, and that was taken.
+    /// Whether clients want it canceled now.
     pub(super) fn is_canceled(&self) -> bool {
         matches!(self.desired, Desired::Cancel(_))
     }
@@ -346,7 +346,7 @@ impl Job {
         of_attempt.filter(is_witness).map(|event| event.at).max()
     }
 
-    /// Everything beside the state.
+    /// The master's flags and those of the report.
     pub fn all_flags(&self) -> Flags {
         let mut flags = self.flags;
         if let Some(report) = &self.report {
@@ -471,7 +471,7 @@ pub(super) mod tests {
         let changes: [(&str, Change); 7] = [
             ("it is nobody's", |job| job.state = State::Queued),
             ("it is paused", |job| job.desired = Desired::Pause),
-            ("it was asked back already", Job::recall),
+            ("it was recalled already", Job::recall),
             ("it is held", |job| job.start.gate = Gate::Held),
             ("it waits for its time", |job| job.start.not_before = Some(Time(3))),
             ("it is for one slave", |job| job.slave = Some("mill-3".to_owned())),
@@ -513,17 +513,17 @@ pub(super) mod tests {
     fn the_flag_claimed_stays_as_long_as_there_is_a_claim() {
         let mut job = job(1);
         job.flags.set(Flags::CLAIMED);
-        let with = |basis| Earlier {
+        let with = |basis| OtherAttempt {
             attempt: Attempt(1),
             holder: key(1),
             state: State::Running,
             report: None,
             basis,
         };
-        job.earlier = vec![with(Basis::Assigned), with(Basis::Claim)];
+        job.others = vec![with(Basis::Assigned), with(Basis::Claim)];
         job.clear_flag_without_claims();
         assert!(job.flags.has(Flags::CLAIMED));
-        job.earlier.pop();
+        job.others.pop();
         job.clear_flag_without_claims();
         assert!(!job.flags.has(Flags::CLAIMED));
     }

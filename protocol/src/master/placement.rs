@@ -1,7 +1,7 @@
 //! Who gets what: the highest priority first, then the oldest; idle slaves before busy ones.
 //!
-//! Work is handed ahead while the link is up, to the slave's capacity, so that a slave that loses its link has
-//! something to do. What waits at a busy slave is asked back when another falls idle.
+//! Work is assigned ahead while the link is up, to the slave's capacity, so that a slave that loses its link has
+//! something to do. What waits at a busy slave is recalled when another falls idle.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,22 +65,22 @@ impl Rules {
         looking.sort_by_key(|id| self.state.book.jobs.get(id).map(|job| (Reverse(job.start.priority), *id)));
         for id in looking {
             if let Some(key) = self.slave_for(id) {
-                self.bind(id, key);
+                self.assign_to(id, key);
             }
         }
         let (idle, busy): (Vec<_>, Vec<_>) = slaves.into_iter().partition(|key| self.is_idle(*key));
         for key in &idle {
             match self.job_for(*key) {
-                Some(id) => self.bind(id, *key),
-                None => self.ask_back_for(*key),
+                Some(id) => self.assign_to(id, *key),
+                None => self.recall_for(*key),
             }
         }
         for key in idle.into_iter().chain(busy) {
             while let Some(id) = self.job_for(key) {
-                self.bind(id, key);
+                self.assign_to(id, key);
             }
         }
-        // Binding and asking back have marked slave records again: what they hold changed, not what they could take.
+        // Assigning and recalling have marked slave records again: what they hold changed, not what they could take.
         for key in self.out.take_looking_for_work() {
             self.list(key);
         }
@@ -118,7 +118,7 @@ impl Rules {
         takes_work(slave) && slave.is_ready() && !self.state.book.held_by(key).any(is_pressing)
     }
 
-    fn bind(&mut self, id: JobId, key: SlaveKey) {
+    fn assign_to(&mut self, id: JobId, key: SlaveKey) {
         let mut jobs = self.jobs();
         jobs.edit(id, |job| {
             job.assign(job.last_attempt.next(), key);
@@ -132,8 +132,8 @@ impl Rules {
         }
     }
 
-    /// An idle slave with nothing to do: what waits unstarted at a busy one is asked back.
-    fn ask_back_for(&mut self, key: SlaveKey) {
+    /// An idle slave with nothing to do: what waits unstarted at a busy one is recalled.
+    fn recall_for(&mut self, key: SlaveKey) {
         let Some(slave) = self.state.slaves.get(&key).filter(|slave| self.has_room(slave)) else { return };
         let on_its_way = |id: &JobId| {
             self.state.book.jobs.get(id).and_then(|job| job.holder).is_some_and(|holder| {

@@ -24,9 +24,9 @@ pub enum JobReason {
     Abandoned,
     /// The order's own rule has it tried again, after this attempt came to this end.
     Retrying(Attempt, State),
-    /// It waited when the master was restored: a slave may have done it since.
+    /// It waited when the master was restored: a slave may have done it after the backup was made.
     HeldByRestore,
-    /// The master was restored, and the slave has let the job go since.
+    /// The slave let the job go after the backup was made from which the master was restored.
     LetGoBeforeRestore,
     /// The slave had promised to keep it, and has neither the job nor its outcome.
     Vanished,

@@ -7,8 +7,8 @@ use super::visit::Visit;
 use super::{CloseReason, Ignored, Job, JobReason, RetryOn, Rules};
 use crate::id::{Epoch, Generation, JobId};
 use crate::job::{self, End, State};
-use crate::message::{Flags, Forget, MachineReport, Message, ReasonCode, Reply, Report, Row};
-use crate::reconcile::{Store, Theirs, Verdict};
+use crate::message::{Flags, Forget, MachineReport, Message, ReasonCode, Reply, Report};
+use crate::reconcile::{Line, Store, Theirs, Verdict};
 use crate::slave::LinkId;
 use crate::spec::{Desired, DesiredState, Gate};
 use crate::time::Time;
@@ -111,12 +111,12 @@ impl Visit<'_> {
         self.out.look_for_work(self.key);
     }
 
-    /// A slave's report of an attempt; in a handshake with what is known of the slave's store.
-    pub(super) fn judge_report(&mut self, report: Report, settled: Option<Store>) {
+    /// A slave's report of an attempt; in a handshake with the verdict on it.
+    pub(super) fn judge_report(&mut self, report: Report, settled: Option<&'static Line>) {
         let key = self.key;
         let mut report = self.taken(report);
         if report.state != State::Uncertain {
-            // A link that is lost before the machine's own word leaves no question behind.
+            // The machine report that drops the question may be lost with the link, so it is dropped here.
             self.asks_no_more(report.job);
         }
         let Some(known) = self.book().jobs.get(&report.job).map(|job| job.generation) else {
@@ -130,16 +130,9 @@ impl Visit<'_> {
         if !job.is_current(key, report.attempt) {
             return self.hear_other(report);
         }
-        let row = Row {
-            job: report.job,
-            attempt: report.attempt,
-            generation: report.generation,
-            seq: report.seq,
-            state: report.state,
-            progress: report.progress,
-        };
-        let theirs = Theirs::of(report.state);
-        let line = self.line(Some(&job), Some(&row), theirs, settled.unwrap_or(Store::Trusted));
+        let line = settled.unwrap_or_else(|| {
+            self.line(Some(&job), Some(&report.row()), Theirs::of(report.state), Store::Trusted)
+        });
         let id = report.job;
         let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);
         let over = job.state.is_ended() && job.state != State::Lost && report.state.is_ended();
@@ -158,8 +151,8 @@ impl Visit<'_> {
         }
         // After a handshake the slave's report is the newest, whatever its number: another store counts anew.
         let link = self.record().current();
-        let same_store = settled.is_none() && job.heard_on == link;
-        if same_store && older {
+        let is_same_link = settled.is_none() && job.heard_on == link;
+        if is_same_link && older {
             return self.out.ignore(Ignored::OlderReport);
         }
         if line.verdict == Verdict::Quarantine && !report.state.is_ended() && job.state.is_ended() {
@@ -231,8 +224,8 @@ impl Visit<'_> {
         let is_intent = report.state == State::Starting && !report.has_begun();
         let may_come_back = is_intent && job.recalled.is_some_and(|asked| report.generation < asked);
         let stays = has_begun && !may_come_back && job.recalled.is_some();
-        // A slave that has heard how the job ended asks no more: what a person said bears a number that this master had used before
-        // its store went back.
+        // The slave is still uncertain though it knows this generation: before the store went back, that number meant something else.
+        // The Resolve gets a higher one.
         let asks_still = report.state == State::Uncertain
             && matches!(job.desired, Desired::Resolve(_))
             && report.generation >= job.generation;

@@ -108,7 +108,8 @@ impl Visit<'_> {
             self.mirror_row(row, line);
         }
         for report in reports.into_iter().chain(renewed.into_iter().map(|record| record.report)) {
-            self.judge_report(report, Some(store));
+            let line = self.carried(&mut judged, report.job, Some(&report.row()), store);
+            self.judge_report(report, Some(line));
         }
         for declined in declined {
             self.declined(declined);
@@ -121,7 +122,8 @@ impl Visit<'_> {
         judged
     }
 
-    /// The verdict that the Welcome told on a job. If the job has changed since, it is judged anew, and the receipt says that.
+    /// The verdict that the Welcome told on a job. If the job has changed since, at the master or at the slave, it is judged anew, and
+    /// the receipt says that.
     fn carried(&self, judged: &mut Vec<Judged>, id: JobId, row: Option<&Row>, store: Store) -> &'static Line {
         let job = self.book().jobs.get(&id);
         let job = job.as_deref();
@@ -129,6 +131,7 @@ impl Visit<'_> {
         let at = judged.iter().position(|one| one.job == id && one.theirs.is_some() == row.is_some());
         if let Some(at) = at
             && judged[at].revision == revision
+            && judged[at].theirs == row.map(|row| row.state)
         {
             return judged[at].line;
         }
@@ -213,15 +216,16 @@ impl Visit<'_> {
         }
     }
 
-    /// A row that the report is known of: only what moves without a report moves.
+    /// A row whose report the master has already: only progress, `seq` and the time of the last word change.
     fn mirror_row(&mut self, row: &Row, line: &Line) {
         let key = self.key;
         let Some(job) = self.book().jobs.get(&row.job) else { return };
         if !job.is_current(key, row.attempt) {
             // Another attempt was wanted since the Welcome: what this one came to is on disk beside it.
-            let is_kept = job.earlier.iter().any(|earlier| {
-                earlier.attempt == row.attempt && earlier.holder == key && earlier.state == row.state
-            });
+            let is_kept = job
+                .others
+                .iter()
+                .any(|other| other.attempt == row.attempt && other.holder == key && other.state == row.state);
             if is_kept && row.state.is_ended() {
                 let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };
                 self.send(Message::Forget(forget));

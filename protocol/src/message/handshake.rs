@@ -73,7 +73,8 @@ pub struct MasterBinding {
     pub epoch: Epoch,
     /// The incarnation that was heard last.
     pub incarnation: Incarnation,
-    /// The highest commit number seen of that incarnation in that epoch; 0 before the first.
+    /// The highest commit number seen of that incarnation in that epoch; 0 until the master is known to have got
+    /// the recent outcomes.
     pub commit: Commit,
 }
 
@@ -108,6 +109,20 @@ pub struct Row {
     pub state: State,
     /// Thousandths of the work that are done.
     pub progress: Option<u16>,
+}
+
+impl Report {
+    /// What a Hello tells of it.
+    pub fn row(&self) -> Row {
+        Row {
+            job: self.job,
+            attempt: self.attempt,
+            generation: self.generation,
+            seq: self.seq,
+            state: self.state,
+            progress: self.progress,
+        }
+    }
 }
 
 /// The master's answer to a Hello.

@@ -39,7 +39,7 @@ pub struct Report {
     /// Why it is in this state, if that needs saying.
     pub reason: Option<Reason>,
     pub flags: Flags,
-    /// Who caused the newest change of state.
+    /// Who caused the newest change.
     pub source: Source,
 }
 
@@ -143,13 +143,13 @@ pub struct Flags(pub u16);
 impl Flags {
     /// It runs longer than its order allows.
     pub const OVERDUE: Self = Self(1);
-    /// The cancel came after its end, or after its start with a mode that stops nothing that has started.
+    /// A cancel did not end it: it had ended, it succeeded all the same, or it had started and the mode stops nothing that has started.
     pub const CANCEL_TOO_LATE: Self = Self(1 << 1);
     /// Two slaves began it, or a slave reported two different ends.
     pub const DUPLICATE: Self = Self(1 << 2);
     /// The master did not know the job and took it over from its slave.
     pub const ADOPTED: Self = Self(1 << 3);
-    /// The outcome came after a person had given the job up.
+    /// A report came after the attempt had been given up, or an earlier attempt speaks again.
     pub const LATE_RESULT: Self = Self(1 << 4);
     /// Its slave found its `not_before` past by more than the slave's tolerance.
     pub const MISSED_START: Self = Self(1 << 5);

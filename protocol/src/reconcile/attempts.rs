@@ -31,7 +31,7 @@ pub enum Speaker {
     Canceled,
     /// Canceled by the master while no slave held it.
     CalledOff,
-    /// Ended in another way by its slave's report.
+    /// Ended in another way: by its slave's report, because its slave declined it, or failed by a person's word.
     Ended,
     /// Ended by the master for another cause: its window closed while no slave held it, or a person gave it up.
     Closed,
@@ -57,8 +57,8 @@ pub enum Other {
 /// Whether the master remembers that the other attempt was assigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Standing {
-    /// The master remembers that it assigned it, before the one that speaks.
-    Earlier,
+    /// The master remembers that it assigned it, or has taken its number into account. It may be newer than the one that speaks.
+    Known,
     /// Its slave reports it in the first handshake after a restore, or is the one that the job is assigned to, and its number is higher
     /// than any that the master knows: it was assigned and forgotten. No other slave holds the job.
     Forgotten,
@@ -104,7 +104,7 @@ impl Other {
 }
 
 impl Standing {
-    pub const ALL: [Self; 3] = [Self::Earlier, Self::Forgotten, Self::Contested];
+    pub const ALL: [Self; 3] = [Self::Known, Self::Forgotten, Self::Contested];
 }
 
 impl Outcome {
@@ -147,7 +147,7 @@ const ENDED_SINCE: &[Speaker] = &[CalledOff, Closed];
 const ANY_OTHER: &[Other] = &Other::ALL;
 const BEGUN_OR_DONE: &[Other] = &[Working, Doubtful, Done];
 const ANY_STANDING: &[Standing] = &Standing::ALL;
-const REMEMBERED: &[Standing] = &[Earlier, Contested];
+const REMEMBERED: &[Standing] = &[Known, Contested];
 
 /// The outcomes. Exactly one line applies to every combination; `every_combination_has_exactly_one_line` checks it.
 pub const TABLE: &[Line] = &[
@@ -182,7 +182,7 @@ pub const TABLE: &[Line] = &[
         REMEMBERED,
         Outcome::Take,
     ),
-    line("another_attempt_succeeded", &["A17", "A18"], &[Ended, Closed], &[Done], &[Earlier], Outcome::Take),
+    line("another_attempt_succeeded", &["A17", "A18"], &[Ended, Closed], &[Done], &[Known], Outcome::Take),
     line(
         "it_vanished_and_another_slave_had_it_later",
         &["D3"],
@@ -192,13 +192,13 @@ pub const TABLE: &[Line] = &[
         Outcome::Take,
     ),
     // A slave has the job.
-    line("the_newer_has_not_begun", &["A15"], &[Unstarted], BEGUN_OR_DONE, &[Earlier], Outcome::Recall),
+    line("the_newer_has_not_begun", &["A15"], &[Unstarted], BEGUN_OR_DONE, &[Known], Outcome::Recall),
     line(
         "two_were_under_way",
         &["A16", "A17"],
         &[Begun, Vanished],
         BEGUN_OR_DONE,
-        &[Earlier],
+        &[Known],
         Outcome::Duplicate,
     ),
     line(
@@ -238,7 +238,7 @@ pub const TABLE: &[Line] = &[
         Outcome::Keep,
     ),
     // Nothing follows from what is over.
-    line("an_earlier_attempt_is_over", &["A13"], ANY_SPEAKER, &[Over, Unbegun], &[Earlier], Outcome::Keep),
+    line("an_earlier_attempt_is_over", &["A13"], ANY_SPEAKER, &[Over, Unbegun], &[Known], Outcome::Keep),
     line(
         "a_contested_attempt_is_over",
         &["D3"],

@@ -39,7 +39,7 @@ impl Rules {
         }
     }
 
-    /// A level is repeated when the other side seems not to know it.
+    /// Reports the job again: the master seems not to know its newest report.
     fn say_again(&mut self, id: JobId) {
         let starts = self.state().node.starts;
         if let Some(mut held) = self.held(id) {
@@ -129,7 +129,7 @@ impl Rules {
         match wanted.desired {
             Desired::Run | Desired::Pause | Desired::Cancel(_) => held.follow(wanted.desired),
             Desired::Return => {
-                // What has begun here begins again here, if it does: its report says so.
+                // A job that has begun under this attempt is not given back; its report says so.
                 if held.report.state == State::Accepted && !held.report.has_begun() {
                     self.jobs().remove(wanted.job);
                     self.out().decline(wanted, Decline::GivenBack);
@@ -166,8 +166,8 @@ impl Held<'_> {
         let time = self.clock().master_time();
         let job = self.edit();
         if start.not_before != job.start.not_before {
-            // What came or was missed was another time. One that is over already ends no hold: it may be the plan of
-            // a master that was restored, and who wants it begun now says so by a release.
+            // The new time is judged afresh. If it has passed already, a job that is held for a missed start stays held until a person
+            // releases it: it may be the plan of a master that was restored.
             let is_over = start.not_before.is_some_and(|at| time.is_some_and(|time| at <= time));
             job.due = is_over && !job.missed;
             if !is_over {

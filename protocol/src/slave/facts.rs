@@ -88,7 +88,7 @@ impl AtMachine<'_> {
             }
             Fact::PauseRefused(text) => {
                 let mut job = self.held();
-                // A person who paused it at the machine did not get what bars others from letting it go on.
+                // The machine refused the pause, so nothing is left that only a person at the machine could resume.
                 if job.edit().run.asked_to_pause.take() == Some(true) {
                     job.edit().paused_locally = false;
                 }
@@ -125,7 +125,7 @@ impl AtMachine<'_> {
         let next = match job::next(self.report.state, job::Event::MachineEnded(ended.end)) {
             job::Transition::To(next) => next,
             job::Transition::Unchanged => return,
-            // A person has said how it ended before the machine did: an outcome does not change.
+            // The run never began, by what the machine said before.
             job::Transition::Rejected(why) => return self.ignore(Ignored::Job(why)),
         };
         let unwanted = self.is_unwanted();
@@ -170,7 +170,7 @@ impl AtMachine<'_> {
         match probed {
             Probed::Ended(ended) => self.ended(ended),
             Probed::NeverStarted => match refused {
-                // After a crash the intent is still good; here the machine was there, and would not.
+                // After a crash the start is tried again. If the machine itself refused it, a person has to look first.
                 Some(why) if self.may_be_refused() => self.postponed(why),
                 Some(_) | None => self.never_started(),
             },
@@ -181,7 +181,7 @@ impl AtMachine<'_> {
         }
     }
 
-    /// Its start is under way, canceled again or not.
+    /// Whether the machine's refusal of the start still counts: the job is starting, or is being stopped.
     fn may_be_refused(&self) -> bool {
         matches!(self.report.state, State::Starting | State::Stopping)
     }
@@ -239,7 +239,7 @@ impl AtMachine<'_> {
         job.report.flags.set(Flags::INTERRUPTED);
         let too_often = job.interruptions > max_interruptions;
         let event = match job.spec.on_interrupt {
-            // Nobody wants it begun again, also if the machine refused to stop it.
+            // Nobody wants it begun again, not even if the machine refused to stop it.
             OnInterrupt::Restart if job.is_unwanted() && job.report.state.is_executing() => {
                 job::Event::MachineEnded(End::Stopped)
             }

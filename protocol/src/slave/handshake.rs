@@ -38,7 +38,7 @@ fn hello(state: &Slave, boot: BootId, disclosure: Disclosure, clock: Time) -> He
         recent_outcomes: match disclosure {
             Disclosure::Identity | Disclosure::Jobs => vec![],
             Disclosure::JobsAndOutcomes => {
-                state.recent_outcomes.iter().map(|record| super::state::row(&record.report)).collect()
+                state.recent_outcomes.iter().map(|record| record.report.row()).collect()
             }
         },
     }
@@ -110,7 +110,7 @@ impl Rules {
             self.timekeeper().welcomed();
             self.operating_mode(welcome.operating_mode);
         }
-        // A store that has just been born has promised nothing yet.
+        // A store without a binding has never accepted a job, so a job that it lacks is no gap.
         let newborn = binding.is_none();
         let (mut report, mut record) = (BTreeSet::new(), BTreeSet::new());
         for ruling in welcome.rulings {
@@ -151,7 +151,6 @@ impl Rules {
                     held.explain(JobReason::StoreRolledBack);
                 }
             }
-            // The outcome is told in Settled; Forget comes when the master has it on disk.
             Verdict::AskPerson => {
                 // It had promised to keep a job that it does not know: nothing starts until somebody has looked.
                 if !self.state().jobs.contains_key(&job) && !newborn {

@@ -49,7 +49,7 @@ impl<'a> Held<'a> {
         self.out.act(effect);
     }
 
-    /// Moves the job by the table. False: nothing happened, and the effects say why.
+    /// Moves the job by the table. True if its state changed. If the table rejects the event, an `Ignored` effect says why.
     pub(super) fn apply(&mut self, event: job::Event, source: Source) -> bool {
         match job::next(self.report.state, event) {
             job::Transition::To(next) => {

@@ -22,7 +22,8 @@ pub struct Job {
     pub start: StartRule,
     /// The newest report, with the job's state.
     pub report: Report,
-    /// Whether its `not_before` was found to have passed by no more than the tolerance, or a missed start was let go by its `late`.
+    /// Whether its `not_before` needs no judging any more: it came in time, had passed when the slave was given the job, or a missed
+    /// start was let go by its `late` or by a person's release.
     pub due: bool,
     /// Whether its start was missed, so that a person has to release it.
     pub missed: bool,

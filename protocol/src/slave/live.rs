@@ -88,8 +88,7 @@ impl Rules {
                     let answer = self.looked_at(attention);
                     self.uplink().answer(ask.id, answer);
                 }
-                // Reading changes nothing here, and whoever follows an output asks often. The machine may have kept it for longer
-                // than the slave has kept the job.
+                // No commit is noted: reading changes nothing. The job need not be held: the machine may keep an output longer.
                 Question::Log { job, attempt, run, offset, limit } => {
                     let work = RunKey { job, attempt, run };
                     let limit = limit.min(LOG_BYTES);
@@ -115,7 +114,7 @@ impl Rules {
         }
     }
 
-    /// The job is on the master's disk: its outcome is kept in a shorter form.
+    /// The job's outcome is on the master's disk: its record moves to the recent outcomes.
     fn forget(&mut self, forget: Forget) {
         let is_meant = |job: &&super::Job| job.report.attempt == forget.attempt;
         let Some(job) = self.state().jobs.get(&forget.job).filter(is_meant) else {

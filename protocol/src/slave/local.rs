@@ -78,7 +78,8 @@ impl Rules {
 
     /// Lets a job start that was paused here, then interrupted, and is about to begin again.
     fn let_start(&mut self) -> Option<JobId> {
-        let id = self.state().jobs.values().find(|job| job.paused_locally)?.report.job;
+        let waits = |job: &&Job| job.paused_locally && job.report.state == State::Accepted;
+        let id = self.state().jobs.values().find(waits)?.report.job;
         let mut held = self.held(id)?;
         held.edit().paused_locally = false;
         if held.says(ReasonCode::PausedLocally) {

@@ -93,7 +93,7 @@ impl<'a> Machine<'a> {
         self.attention.take()
     }
 
-    /// After work was in the machine: finished is not free.
+    /// A run has ended: sets what the settings ask of people before the next job.
     fn occupy(&mut self, id: JobId, end: End) {
         if self.settings.release == Release::Ack {
             *self.unloading = Some(id);

@@ -10,16 +10,16 @@
 //!
 //! Every rule reads the whole state, and changes it through one of these, which hold only what they may change:
 //!
-//! | | changes | its rules |
-//! |---|---|---|
-//! | `Held` (`held`) | one job | `desired`, `steer` (pause, let go on, stop), `schedule`, `waiting` |
-//! | `AtMachine` (`machine`) | one job with the machine | `facts` (what the machine says) |
-//! | `Machine` (`machine`) | what bars the machine, what it was asked | `place`, `handshake`, `live`, `local` |
-//! | `Jobs` (`jobs`) | which jobs are held, and recent outcomes | `desired`, `live` |
-//! | `Uplink` (`uplink`) | link, session, binding, what is owed | `handshake`, `live` |
-//! | `Timekeeper` (`timekeeper`) | what is kept of the master's time | `handshake`, `schedule` |
-//! | `Place` (`place`) | box, boot, store | `place` (the agent's start) |
-//! | `Out` (`out`) | effects and declined offers; notes of what jobs were | all |
+//! | | changes |
+//! |---|---|
+//! | `Held` (`held`) | one job |
+//! | `AtMachine` (`machine`) | one job with the machine |
+//! | `Machine` (`machine`) | what bars the machine, what it was asked |
+//! | `Jobs` (`jobs`) | which jobs are held, and recent outcomes |
+//! | `Uplink` (`uplink`) | link, session, binding, what is owed |
+//! | `Timekeeper` (`timekeeper`) | what is kept of the master's time |
+//! | `Place` (`place`) | box, boot, store |
+//! | `Out` (`out`) | effects and declined offers; at the end of a step the numbers of reports, and with a Settled the link and the token |
 //!
 //! In reading order: `state`, `job`, `event` and `effect` are what a step works on, `reason` is why it decides so, `clock` tells the
 //! master's time. `step` has the order of everything; `held`, `machine` and `out` are what most rules stand on. Then the rules:

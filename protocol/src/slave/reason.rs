@@ -67,7 +67,7 @@ pub enum Decline {
     OlderAttempt { attempt: Attempt, state: State },
     /// What the master wants to end was never here.
     NeverHere,
-    /// What the master asks back was not started here.
+    /// What the master recalls was not started here.
     NotStartedHere,
     /// The offer lacks the work.
     WorkNeeded,

@@ -87,7 +87,7 @@ impl Pauses {
         Self { min, max, failures: 0 }
     }
 
-    /// The next one; `chance` is anything, all of it alike.
+    /// The next pause; `chance` is a uniformly random number.
     pub fn after(&mut self, tried: Tried, chance: u32) -> Millis {
         let redial = tried.code.map_or(Redial::Back, after);
         if tried.settled && redial != Redial::Patient {
@@ -107,7 +107,7 @@ impl Pauses {
     }
 }
 
-/// From nothing to the whole.
+/// `whole` times `chance / u32::MAX`.
 fn part(whole: u64, chance: u32) -> u64 {
     let part = u128::from(whole) * u128::from(chance) / u128::from(u32::MAX);
     u64::try_from(part).unwrap_or(whole)

@@ -9,7 +9,7 @@ use super::clock::Clock;
 use super::{Job, Sync, Write};
 use crate::id::{BootId, Commit, Generation, JobId, ReportSeq, Run, Session, SlaveKey, StoreId};
 use crate::job::State;
-use crate::message::{Attention, MasterBinding, OperatingMode, Record, Report, Row, WaitingFor};
+use crate::message::{Attention, MasterBinding, OperatingMode, Record, Row, WaitingFor};
 use crate::time::{Millis, Time};
 
 /// How many recent outcomes a slave keeps, for a master that is restored from a backup.
@@ -124,8 +124,8 @@ pub struct Node {
     pub operating_mode: OperatingMode,
     /// With [`Attention::MachineUnfit`], what the machine said.
     pub cause: Option<String>,
-    /// Whether the last Challenge came in another boot than the one before it. The master's clock may have been set back in between, so
-    /// no release counts until a Welcome was applied: until then, a newer desired state may move when it lapses.
+    /// Set by a Challenge that is the first one, or the first of a boot, while the slave holds a released job; cleared by a Welcome. The
+    /// master's clock may have been set back in between: no release counts until the Welcome has said when it lapses.
     pub doubts_releases: bool,
 }
 
@@ -289,18 +289,7 @@ pub fn durable(state: &Slave) -> (Node, BTreeMap<JobId, Job>, Vec<Record>) {
 
 /// The rows of a Hello.
 pub fn snapshot(state: &Slave) -> Vec<Row> {
-    state.jobs.values().map(|job| row(&job.report)).collect()
-}
-
-pub(super) fn row(report: &Report) -> Row {
-    Row {
-        job: report.job,
-        attempt: report.attempt,
-        generation: report.generation,
-        seq: report.seq,
-        state: report.state,
-        progress: report.progress,
-    }
+    state.jobs.values().map(|job| job.report.row()).collect()
 }
 
 impl Slave {

@@ -20,7 +20,7 @@ pub(super) struct Uplink<'a> {
 /// What a master is to this slave: see [`standing`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// No master before, or it was admitted by this one and has told it nothing yet.
+    /// No master before, or one that is not known to have got the slave's recent outcomes.
     New,
     Foreign,
     /// It may be an old copy of the slave's master.
@@ -55,7 +55,7 @@ fn standing(binding: Option<MasterBinding>, challenge: &Challenge) -> Standing {
         None => Standing::New,
         Some(binding) if binding.master != challenge.master => Standing::Foreign,
         Some(binding) if binding.epoch > challenge.epoch => Standing::Old,
-        // Just admitted there: nothing of what was forgotten before is on its disk.
+        // The master is not known to have got the recent outcomes, so they are told again.
         Some(binding) if binding.commit == Commit(0) => Standing::New,
         Some(binding)
             if binding.epoch == challenge.epoch

@@ -15,7 +15,9 @@ impl From<JobReason> for Reason {
                 (ReasonCode::MaxRuntime, "it ran longer than its order allows")
             }
             JobReason::Stopped(Source::Remote | Source::Machine) => (ReasonCode::Canceled, "canceled"),
-            JobReason::Abandoned => (ReasonCode::Abandoned, "another attempt took its place"),
+            JobReason::Abandoned => {
+                (ReasonCode::Abandoned, "its attempt was given up, or another one took its place")
+            }
             JobReason::StoreRolledBack => (
                 ReasonCode::StoreRolledBack,
                 "the slave's store went back in time: say how this ended with `resolve`",

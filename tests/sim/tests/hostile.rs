@@ -51,7 +51,7 @@ const SAID: [State; 10] = [
 
 /// A job without the fields that are only for people.
 fn beside(mut job: master::Job) -> master::Job {
-    job.earlier.retain(|earlier| earlier.basis != Basis::Claim);
+    job.others.retain(|earlier| earlier.basis != Basis::Claim);
     job.flags.0 &= !Flags::CLAIMED.0;
     job.revision = 0;
     job
@@ -63,7 +63,7 @@ fn says(world: &mut World, slave: usize, report: Report, live: bool) {
         let link = link_of(world, slave);
         return world.master_event(received(link, Message::Report(report)));
     }
-    shakes_hands(world, slave, row_of(&report), vec![report], vec![]);
+    shakes_hands(world, slave, report.row(), vec![report], vec![]);
 }
 
 /// A handshake of this slave with one row, after which its link ends.
@@ -161,10 +161,10 @@ fn what_was_never_assigned_to_a_slave_is_only_claimed_by_it() {
                     let after = was.job(job);
                     assert_eq!(beside(after.clone()), beside(before.clone()), "{live} {said:?} {attempt}");
                     let shown = after
-                        .earlier
+                        .others
                         .iter()
                         .any(|one| (one.attempt, one.state, one.basis) == (attempt, said, Basis::Claim));
-                    assert!(shown, "{live} {said:?} {attempt}: {:?}", after.earlier);
+                    assert!(shown, "{live} {said:?} {attempt}: {:?}", after.others);
                     assert!(after.flags.has(Flags::CLAIMED));
                 }
                 world.settle();
@@ -181,20 +181,18 @@ fn made_up_attempts_do_not_displace_real_ones() {
         let report = Report { job, attempt: Attempt(attempt), state: State::Failed, ..own.clone() };
         says(&mut world, 1, report, true);
     }
-    let claimed = world.job(job).earlier;
+    let claimed = world.job(job).others;
     let attempts: Vec<_> = claimed.iter().map(|one| one.attempt.0).collect();
     assert_eq!(attempts, (2..18).collect::<Vec<_>>(), "the first that were told, and so many");
     // What it says of those is still shown, and of others nothing.
     let again = Report { job, attempt: Attempt(2), state: State::Running, ..own };
     says(&mut world, 1, again, true);
-    assert!(
-        world.job(job).earlier.iter().any(|one| (one.attempt, one.state) == (Attempt(2), State::Running))
-    );
+    assert!(world.job(job).others.iter().any(|one| (one.attempt, one.state) == (Attempt(2), State::Running)));
     // A slave that had the job is added to the same list.
     world.cut(0);
     give_away(&mut world, job);
     world.settle();
-    let kept = world.job(job).earlier;
+    let kept = world.job(job).others;
     let assigned = kept.iter().find(|earlier| earlier.basis == Basis::Assigned);
     assert_eq!(assigned.map(|earlier| earlier.attempt), Some(Attempt(1)), "{kept:?}");
     assert_eq!(kept.len(), 16, "in place of what was only claimed");
@@ -292,7 +290,7 @@ fn an_unknown_job_whose_numbers_leave_no_room_is_not_adopted() {
             ..own
         };
         let record = Record { spec: held.spec.clone(), start: held.start, report: report.clone() };
-        shakes_hands(&mut world, 1, row_of(&report), vec![], vec![record]);
+        shakes_hands(&mut world, 1, report.row(), vec![], vec![record]);
         assert_eq!(world.find_job(report.job).is_some(), is_taken, "{attempt} {generation}");
     }
 }
@@ -313,7 +311,7 @@ fn a_restored_master_leaves_an_unstarted_job_where_it_was_assigned_after_the_bac
     world.settle();
     assert_eq!((world.state(job), world.holder(job)), (State::Accepted, Some(0)));
     let job = world.job(job);
-    assert!(!job.flags.has(Flags::CLAIMED) && job.earlier.is_empty(), "it is no mere claim any more");
+    assert!(!job.flags.has(Flags::CLAIMED) && job.others.is_empty(), "it is no mere claim any more");
 }
 
 #[test]

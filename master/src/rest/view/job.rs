@@ -30,7 +30,7 @@ pub(in crate::rest) type Holders = BTreeMap<SlaveKey, Holder>;
 pub(in crate::rest) fn keys<'a>(jobs: impl IntoIterator<Item = &'a master::Job>) -> Vec<SlaveKey> {
     let mut keys: Vec<_> = jobs
         .into_iter()
-        .flat_map(|job| job.holder.into_iter().chain(job.earlier.iter().map(|e| e.holder)))
+        .flat_map(|job| job.holder.into_iter().chain(job.others.iter().map(|e| e.holder)))
         .collect();
     keys.sort_unstable();
     keys.dedup();
@@ -118,16 +118,12 @@ pub(in crate::rest) fn job(
         started_at: report.and_then(|report| report.started_at).map(time),
         ended_at: job.ended_at.map(time),
         outcome: report.and_then(|report| report.outcome.as_ref()).map(outcome),
-        earlier: job
-            .earlier
-            .iter()
-            .map(|attempt| earlier_attempt(attempt, name_of(attempt.holder)))
-            .collect(),
+        earlier: job.others.iter().map(|attempt| earlier_attempt(attempt, name_of(attempt.holder))).collect(),
         revision: job.revision,
     }
 }
 
-fn earlier_attempt(earlier: &master::Earlier, slave: String) -> Earlier {
+fn earlier_attempt(earlier: &master::OtherAttempt, slave: String) -> Earlier {
     let report = earlier.report.as_ref();
     Earlier {
         attempt: earlier.attempt.0,

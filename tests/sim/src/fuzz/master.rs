@@ -464,7 +464,7 @@ impl<'a> Scene<'a> {
         all.filter(|(_, job)| {
             let was_its_own = job.holder == Some(HOSTILE)
                 || job.assigned.iter().any(|(_, holder)| *holder == HOSTILE)
-                || job.earlier.iter().any(|e| e.holder == HOSTILE && e.basis != Basis::Claim);
+                || job.others.iter().any(|e| e.holder == HOSTILE && e.basis != Basis::Claim);
             let may_be_forgotten = master.node.epoch > Epoch(1) || job.flags.has(Flags::ADOPTED);
             let is_had = job.holder.is_some()
                 && !(job.state == State::Uncertain && job.report.is_none())
@@ -542,7 +542,7 @@ impl<'a> Scene<'a> {
                     _ => continue,
                 };
                 self.world.command(id, command);
-                if self.world.job(id).earlier.iter().any(|earlier| earlier.state == State::Uncertain) {
+                if self.world.job(id).others.iter().any(|earlier| earlier.state == State::Uncertain) {
                     self.world.command(id, JobCommand::Resolve(End::Failed));
                 }
             }
@@ -564,12 +564,12 @@ fn waits_for_a_person(job: &master::Job) -> bool {
 /// The changes of another slave's job that are allowed: recalling an unstarted job for an idle slave, assigning a
 /// queued one, ending one whose window has closed, and recording what the hostile slave claims.
 fn same(was: &master::Job, is: &master::Job, now: Time) -> bool {
-    let claims = |job: &master::Job| job.earlier.iter().filter(|e| e.holder == HOSTILE).count();
+    let claims = |job: &master::Job| job.others.iter().filter(|e| e.holder == HOSTILE).count();
     let next = was.last_attempt.next();
     let (mut was, mut is) = (was.clone(), is.clone());
     if claims(&is) > 0 {
         for job in [&mut was, &mut is] {
-            job.earlier.retain(|earlier| earlier.holder != HOSTILE);
+            job.others.retain(|earlier| earlier.holder != HOSTILE);
             job.flags.set(Flags::CLAIMED);
             job.flags.set(Flags::DUPLICATE);
             job.revision = 0;
@@ -582,10 +582,10 @@ fn same(was: &master::Job, is: &master::Job, now: Time) -> bool {
         let is_too_late = is.state == State::Expired && was.start.deadline.is_some_and(|at| at < now);
         return is_assigned || is_too_late;
     }
-    let asked_back = was.recalled.is_none()
+    let recalled = was.recalled.is_none()
         && is.recalled == Some(is.generation)
         && matches!(was.state, State::Assigned | State::Accepted);
-    if !asked_back {
+    if !recalled {
         return was == is;
     }
     (was.generation, was.recalled, was.revision) = (is.generation, is.recalled, is.revision);

@@ -196,7 +196,7 @@ fn possible_at(floor: &Floor, scene: &Scene, deed: Deed) -> Vec<usize> {
         Deed::Retry => jobs(&|job| job.state.is_ended() && job.state != State::Succeeded),
         Deed::Resolve(_) => jobs(&|job| {
             job.state == State::Uncertain
-                || job.earlier.iter().any(|earlier| earlier.state == State::Uncertain)
+                || job.others.iter().any(|earlier| earlier.state == State::Uncertain)
         }),
         Deed::Release => jobs(&|job| {
             let waits = job.start.gate != Gate::Open || job.all_flags().has(Flags::MISSED_START);

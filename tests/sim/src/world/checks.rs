@@ -339,7 +339,7 @@ impl World {
                 !ended.retold
                     && !self.ledger.torn.contains(&id)
                     && told(&job.report) != this
-                    && !job.earlier.iter().any(|earlier| told(&earlier.report) == this)
+                    && !job.others.iter().any(|earlier| told(&earlier.report) == this)
             });
         if let Some(((_, attempt, _), ended)) = unheard {
             let how = format!("{id}: the master never learned that attempt {attempt} was {:?}", ended.state);
@@ -400,7 +400,7 @@ impl World {
                     held.machine.begun.keys().any(|work| (work.job, work.attempt) == (id, job.attempt))
                 };
                 // A retry waits for a slave under the number of the attempt before.
-                let set_aside = job.earlier.iter().any(|earlier| earlier.attempt == job.attempt);
+                let set_aside = job.others.iter().any(|earlier| earlier.attempt == job.attempt);
                 let excused = ledger.planned_again.contains(&id) || ledger.torn.contains(&id) || set_aside;
                 ledger.timed.contains(&id) && (excused || !self.boxes.iter().any(began))
             }
@@ -449,7 +449,7 @@ impl World {
             job.start,
             job.reason,
             job.report.as_ref().map(|r| (r.state, r.generation, r.seq, r.waiting_for, &r.reason)),
-            job.earlier.iter().map(|e| (e.attempt, e.state)).collect::<Vec<_>>(),
+            job.others.iter().map(|e| (e.attempt, e.state)).collect::<Vec<_>>(),
         );
         for (slave, held) in self.boxes.iter().enumerate() {
             let Some(state) = &held.state else { continue };

@@ -192,7 +192,7 @@ impl MasterDisk {
         let told = |report: &Option<Report>| {
             report.as_ref().is_some_and(|report| report.attempt == attempt && report.state == state)
         };
-        told(&job.report) || job.earlier.iter().any(|earlier| told(&earlier.report))
+        told(&job.report) || job.others.iter().any(|earlier| told(&earlier.report))
     }
 
     /// Whether `recover` would return this state, record by record.

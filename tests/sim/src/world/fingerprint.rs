@@ -495,7 +495,7 @@ impl Walk {
             last_attempt,
             holder,
             report,
-            earlier,
+            others,
             assigned,
             reason,
             flags,
@@ -507,7 +507,7 @@ impl Walk {
         } = job;
         self.see((id, spec, digest, slave, requires, start, retry, created_at));
         self.see((state, desired, generation, recalled, attempt, last_attempt, holder));
-        self.see((report, earlier, assigned, reason, flags, ended_at));
+        self.see((report, others, assigned, reason, flags, ended_at));
         self.see(heard_on.is_some());
         if let Some(link) = heard_on {
             self.link(*link);

@@ -356,7 +356,7 @@ fn a11_a_cancel_means_also_an_older_attempt_that_turns_up_running() {
 }
 
 #[test]
-fn a15_what_a_client_wants_is_not_lost_when_a_job_is_asked_back() {
+fn a15_what_a_client_wants_is_not_lost_when_a_job_is_recalled() {
     let (mut world, job, _) = two_attempts_one_waiting();
     command(&mut world, job, JobCommand::Pause);
     reconnect(&mut world, 0);
@@ -388,7 +388,7 @@ fn a16_two_that_run_both_finish_and_a_person_decides() {
     assert_eq!(world.on_slave(1, job), Some(State::Running));
     world.pass(70_000);
     assert_eq!(world.state(job), State::Succeeded);
-    assert_eq!(world.job(job).earlier.len(), 1);
+    assert_eq!(world.job(job).others.len(), 1);
     assert_eq!(world.begun(job), 2, "a person gave it away");
 }
 
@@ -397,7 +397,7 @@ fn a17_an_earlier_success_offers_the_cancel_of_the_later_and_does_not_send_it() 
     let (mut world, job) = two_attempts();
     world.pass(15_000);
     reconnect(&mut world, 0);
-    assert_eq!(world.job(job).earlier[0].state, State::Succeeded);
+    assert_eq!(world.job(job).others[0].state, State::Succeeded);
     assert_eq!(world.on_slave(0, job), None, "its outcome is on the master's disk");
     assert_eq!(world.state(job), State::Running);
     assert_eq!(world.job(job).reason.unwrap().code, ReasonCode::OlderAttempt);
@@ -411,7 +411,7 @@ fn a18_the_first_success_is_the_jobs_outcome() {
     assert_eq!(world.state(job), State::Failed);
     reconnect(&mut world, 0);
     assert_eq!((world.state(job), world.job(job).attempt.0), (State::Succeeded, 1));
-    assert_eq!(world.job(job).earlier[0].state, State::Failed, "the other is kept beside it");
+    assert_eq!(world.job(job).others[0].state, State::Failed, "the other is kept beside it");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use reloop_protocol::id::{Attempt, Generation, Session};
 use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{self, Delivery, JobCommand, RequestId, SlaveCommand};
 use reloop_protocol::message::{Ask, Challenge, Message, Mode, Question, ReasonCode, Source, Versions};
-use reloop_protocol::slave::{self, Closing, Effect, Local};
+use reloop_protocol::slave::{self, Closing, Effect, Local, NotDone};
 use reloop_protocol::spec::{CancelMode, Gate, SpecDigest};
 use reloop_sim::world::World;
 
@@ -135,6 +135,17 @@ fn e7_a_pause_at_the_machine_is_reported_as_theirs_and_only_ended_there() {
     assert_eq!(kept(&world, job).report.source, Source::Local);
     world.settle();
     assert_eq!(world.state(job), State::Running);
+}
+
+#[test]
+fn e7_nothing_is_resumed_at_the_machine_once_what_was_paused_there_has_ended() {
+    let (mut world, job) = running();
+    world.cut(0);
+    world.local(0, Local::Pause).unwrap().unwrap();
+    world.local(0, Local::Stop { now: true }).unwrap().unwrap();
+    world.settle();
+    assert_eq!(world.on_slave(0, job), Some(State::Canceled), "nobody has taken its outcome yet");
+    assert_eq!(world.local(0, Local::Resume), Some(Err(NotDone::NothingRuns)));
 }
 
 #[test]

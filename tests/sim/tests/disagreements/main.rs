@@ -9,5 +9,6 @@ mod c;
 mod d;
 mod e;
 mod order;
+mod restored;
 #[path = "../stage/mod.rs"]
 mod stage;

@@ -10,7 +10,7 @@ use crate::stage::*;
 
 /// One job runs at the first of two slaves and three wait there when the master is backed up. Then the second slave
 /// connects and is assigned what waits, and both go on for so long.
-fn asked_back_since_the_backup(ms: i64) -> (World, MasterDisk, Vec<JobId>) {
+fn recalled_since_the_backup(ms: i64) -> (World, MasterDisk, Vec<JobId>) {
     let mut world = World::new(2);
     world.cut(1);
     let jobs: Vec<_> = (0..4).map(|_| place(&mut world)).collect();
@@ -38,7 +38,7 @@ type End = (State, Flags, u32);
 /// The result of each job if the slaves reconnect in this order; without an order, they were connected all the time.
 fn comes_to(ms: i64, order: &[usize], between_ms: i64) -> Vec<End> {
     let case = format!("{ms} {order:?} {between_ms}");
-    let (mut world, backup, jobs) = asked_back_since_the_backup(ms);
+    let (mut world, backup, jobs) = recalled_since_the_backup(ms);
     if !order.is_empty() {
         world.cut(0);
         world.cut(1);
@@ -62,7 +62,7 @@ fn comes_to(ms: i64, order: &[usize], between_ms: i64) -> Vec<End> {
 }
 
 #[test]
-fn d3_of_jobs_that_were_asked_back_since_the_backup_the_same_is_known_whoever_comes_first() {
+fn d3_of_jobs_that_were_recalled_since_the_backup_the_same_is_known_whoever_comes_first() {
     for ms in [0, 5_000, 11_000, 15_000, 60_000] {
         let first = comes_to(ms, &[0, 1], 0);
         for (state, flags, begun) in &first {

@@ -169,3 +169,17 @@ fn a_revoked_slave_is_enrolled_again_only_by_a_token() {
         assert_eq!(introduce(&mut world, 3, hello(1, "mill"), Some([8; 32])).0, Some(Enrolled::Yes));
     }
 }
+
+#[test]
+fn a_name_is_taken_while_an_enrolled_slave_bears_it_also_beside_a_revoked_one() {
+    let mut world = World::new(0);
+    world.master.as_mut().unwrap().settings.enrollment = Enrollment::Open;
+    introduce(&mut world, 1, hello(1, "mill"), None);
+    let revoke = SlaveCommand::Forget;
+    let slave = SlaveKey([1; 32]);
+    world.master_event(master::Event::SlaveCommanded { request: RequestId(78), slave, command: revoke });
+    assert_eq!(introduce(&mut world, 2, hello(2, "mill"), None).0, Some(Enrolled::Yes));
+    let (enrolled, why) = introduce(&mut world, 3, hello(3, "mill"), None);
+    assert_eq!(enrolled, None);
+    assert_eq!(why, Some(CloseReason::NameTaken { name: "mill".to_owned(), key: SlaveKey([2; 32]) }));
+}

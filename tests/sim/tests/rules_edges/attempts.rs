@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use reloop_protocol::id::{Attempt, Epoch, SlaveKey};
 use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Basis, Earlier, Ignored, Job, JobCommand, JobReason};
+use reloop_protocol::master::{self, Basis, Ignored, Job, JobCommand, JobReason, OtherAttempt};
 use reloop_protocol::message::{Flags, Message, Reason, Report};
 use reloop_protocol::reconcile::attempts::{Other, Outcome, Speaker, Standing, TABLE, weigh};
 use reloop_protocol::spec::{CancelMode, Desired, DesiredState};
@@ -83,7 +83,7 @@ fn every_line_is_applied_to_a_slaves_report_of_another_attempt() {
         for (speaker, other, mut past) in cases {
             let (mut seat, report) = runs();
             let (newest, told_of) = match standing {
-                Standing::Earlier => (Attempt(2), Attempt(1)),
+                Standing::Known => (Attempt(2), Attempt(1)),
                 Standing::Forgotten | Standing::Contested => (Attempt(1), Attempt(2)),
             };
             (past.attempt, past.last_attempt) = (newest, newest);
@@ -93,7 +93,7 @@ fn every_line_is_applied_to_a_slaves_report_of_another_attempt() {
                 report.attempt = newest;
             }
             past.assigned = past.holder.map(|holder| (newest, holder)).into_iter().collect();
-            if standing == Standing::Earlier {
+            if standing == Standing::Known {
                 past.assigned.push_front((told_of, seat.key));
             } else {
                 seat.state.node.epoch = Epoch(2);
@@ -102,7 +102,7 @@ fn every_line_is_applied_to_a_slaves_report_of_another_attempt() {
             seat.state.book = master::Book::default();
             let report = said(&report, told_of, other);
             let told = (vec![report.clone()], vec![]);
-            let step = shakes(&mut seat, (vec![past.clone()], vec![]), vec![row_of(&report)], told);
+            let step = shakes(&mut seat, (vec![past.clone()], vec![]), vec![report.row()], told);
             let live = seat.state.book.jobs.get(&name).map(|job| job.into_owned());
             let job = live.or_else(|| step.archived.iter().find(|job| job.id == name).cloned()).unwrap();
             let line = weigh(speaker, other, standing);
@@ -135,7 +135,7 @@ fn every_line_is_applied_to_a_slaves_report_of_another_attempt() {
                 assert_eq!(job.reason, shown, "{what}");
             }
             if line.outcome != Outcome::Take {
-                let kept = job.earlier.iter().find(|one| one.attempt == told_of).unwrap();
+                let kept = job.others.iter().find(|one| one.attempt == told_of).unwrap();
                 let basis = if is_contested { Basis::Gap } else { Basis::Assigned };
                 assert_eq!((kept.holder, kept.state, kept.basis), (seat.key, report.state, basis), "{what}");
                 assert_eq!((job.attempt, job.state), (newest, past.state), "{what}");
@@ -156,7 +156,8 @@ fn beside(state: State, basis: Basis) -> (Seat, Job) {
     job.assigned.push_back((Attempt(2), seat.key));
     job.report = Some(Report { attempt: Attempt(2), ..report.clone() });
     let told = Report { state, ..report };
-    job.earlier = vec![Earlier { attempt: Attempt(1), holder: ELSEWHERE, state, report: Some(told), basis }];
+    job.others =
+        vec![OtherAttempt { attempt: Attempt(1), holder: ELSEWHERE, state, report: Some(told), basis }];
     let job = job.clone();
     (seat, job)
 }
@@ -181,14 +182,14 @@ fn a_word_that_contradicts_what_is_known_of_an_attempt_is_flagged() {
         let (mut seat, job) = beside(State::Failed, Basis::Assigned);
         let known = seat.state.book.jobs.get_mut(&job.id).unwrap();
         // The job's slave is the one that speaks, and another slave has the newest attempt.
-        (known.earlier[0].holder, known.holder) = (seat.key, Some(ELSEWHERE));
+        (known.others[0].holder, known.holder) = (seat.key, Some(ELSEWHERE));
         known.assigned = [(Attempt(1), seat.key), (Attempt(2), ELSEWHERE)].into();
-        let report = known.earlier[0].report.clone().unwrap();
+        let report = known.others[0].report.clone().unwrap();
         let step = reports(&mut seat, None, numbered(&report, 30, said));
         let job = seat.job(job.id);
         // An ended attempt stays ended, unless its slave has it again.
         let kept = if said == State::Running { said } else { State::Failed };
-        assert_eq!((job.state, job.earlier[0].state), (State::Running, kept), "{said:?}");
+        assert_eq!((job.state, job.others[0].state), (State::Running, kept), "{said:?}");
         assert_eq!(job.flags.has(Flags::DUPLICATE), flagged, "{said:?}");
         assert_eq!(is_forgotten(&step.effects), said.is_ended(), "{said:?}");
         if said == State::Running {
@@ -204,13 +205,13 @@ fn a_word_that_contradicts_what_is_known_of_an_attempt_is_flagged() {
 fn what_is_known_to_have_been_assigned_is_never_a_mere_claim() {
     let (mut seat, job) = beside(State::Lost, Basis::Assigned);
     let known = seat.state.book.jobs.get_mut(&job.id).unwrap();
-    (known.earlier[0].holder, known.holder) = (seat.key, Some(ELSEWHERE));
+    (known.others[0].holder, known.holder) = (seat.key, Some(ELSEWHERE));
     // So many assignments later the first one is not listed any more.
     (known.attempt, known.last_attempt) = (Attempt(17), Attempt(17));
     known.assigned = (2..18).map(|attempt| (Attempt(attempt), ELSEWHERE)).collect();
-    let report = known.earlier[0].report.clone().unwrap();
+    let report = known.others[0].report.clone().unwrap();
     drop(reports(&mut seat, None, numbered(&report, 30, State::Running)));
-    let kept = &seat.job(job.id).earlier[0];
+    let kept = &seat.job(job.id).others[0];
     assert_eq!((kept.attempt, kept.state, kept.basis), (Attempt(1), State::Running, Basis::Assigned));
 }
 
@@ -239,17 +240,17 @@ fn only_a_higher_number_says_that_the_attempt_of_another_slave_is_the_later_one(
         seat.state.node.epoch = Epoch(2);
         seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
         let mut past =
-            Job { holder: Some(ELSEWHERE), state: State::Uncertain, earlier: vec![], ..job.clone() };
+            Job { holder: Some(ELSEWHERE), state: State::Uncertain, others: vec![], ..job.clone() };
         past.assigned = [(Attempt(2), ELSEWHERE)].into();
         past.report.as_mut().unwrap().state = State::Uncertain;
         seat.state.book = master::Book::default();
         let told =
             Report { attempt: Attempt(number), ..numbered(job.report.as_ref().unwrap(), 30, State::Running) };
-        drop(shakes(&mut seat, (vec![past], vec![]), vec![row_of(&told)], (vec![told], vec![])));
+        drop(shakes(&mut seat, (vec![past], vec![]), vec![told.row()], (vec![told], vec![])));
         assert_eq!(seat.job(job.id).holder == Some(seat.key), is_later, "{number}");
         // The other one has been told of, and then its slave has nothing of the one that speaks.
         let (mut seat, job) = beside(State::Running, Basis::Gap);
-        seat.job_mut(job.id).earlier[0].attempt = Attempt(number);
+        seat.job_mut(job.id).others[0].attempt = Attempt(number);
         seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
         drop(shakes(&mut seat, (vec![], vec![]), vec![], (vec![], vec![])));
         assert_eq!(seat.job(job.id).holder == Some(ELSEWHERE), is_later, "{number}");
@@ -262,9 +263,9 @@ fn a_slave_that_contests_a_job_and_contradicts_itself_changes_no_text_of_it() {
         let (mut seat, job) = beside(State::Failed, Basis::Gap);
         seat.state.node.epoch = Epoch(2);
         let known = seat.state.book.jobs.get_mut(&job.id).unwrap();
-        (known.earlier[0].holder, known.holder) = (seat.key, Some(ELSEWHERE));
+        (known.others[0].holder, known.holder) = (seat.key, Some(ELSEWHERE));
         known.assigned = [(Attempt(2), ELSEWHERE)].into();
-        let report = known.earlier[0].report.clone().unwrap();
+        let report = known.others[0].report.clone().unwrap();
         drop(reports(&mut seat, None, numbered(&report, 30, said)));
         let after = seat.job(job.id);
         assert_eq!((after.state, &after.reason), (job.state, &job.reason), "{said:?}");

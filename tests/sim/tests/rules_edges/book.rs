@@ -28,13 +28,13 @@ fn the_record_of_a_job_with_many_attempts_stays_small_and_keeps_its_first_events
         assert_eq!(world.state(job), State::Failed);
         command(&mut world, job, JobCommand::Retry);
         let job = world.job(job);
-        lengths.push((job.assigned.len(), job.earlier.len(), job.events.len()));
+        lengths.push((job.assigned.len(), job.others.len(), job.events.len()));
     }
     let kept = world.job(job);
     assert_eq!(lengths.iter().map(|(assigned, ..)| *assigned).max(), Some(16));
     assert_eq!(lengths.iter().map(|(_, earlier, _)| *earlier).max(), Some(16));
     assert_eq!(lengths.iter().map(|(_, _, events)| *events).max(), Some(64));
-    assert_eq!((kept.assigned.len(), kept.earlier.len()), (16, 16));
+    assert_eq!((kept.assigned.len(), kept.others.len()), (16, 16));
     assert_eq!(kept.assigned.back().map(|(attempt, _)| *attempt), Some(kept.attempt));
     assert_eq!(kept.events[0].state, State::Queued, "how it came here is not forgotten");
     assert!(kept.events[1].attempt.0 > 20, "the oldest of the others go first: {:?}", kept.events[1]);
@@ -181,7 +181,7 @@ fn texts_of_an_earlier_attempt_are_cut_between_two_characters() {
         reconnect(&mut world, 0);
         machine_tells(&mut world, job, ended_with(End::Failed, &text));
         world.settle();
-        let earlier = world.job(job).earlier;
+        let earlier = world.job(job).others;
         let [earlier] = earlier.as_slice() else { panic!("{earlier:?}") };
         let report = earlier.report.as_ref().unwrap();
         assert_eq!(earlier.state, State::Failed);

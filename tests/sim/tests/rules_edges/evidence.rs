@@ -63,7 +63,7 @@ fn a_report_of_a_slave_that_was_never_assigned_the_job_is_shown_and_changes_noth
         let effects = settle_with(&mut seat, vec![report.clone()]);
         let job = seat.job(id);
         assert_eq!((job.state, job.holder, job.attempt), (before.state, before.holder, before.attempt));
-        let shown: Vec<_> = job.earlier.iter().map(|one| (one.attempt, one.holder, one.state)).collect();
+        let shown: Vec<_> = job.others.iter().map(|one| (one.attempt, one.holder, one.state)).collect();
         assert_eq!(shown, [(Attempt(7), seat.key, state)]);
         assert!(job.flags.has(Flags::CLAIMED) && !job.flags.has(Flags::DUPLICATE), "{state:?}");
         assert_eq!(is_forgotten(&effects), forgotten, "{state:?}");
@@ -76,7 +76,7 @@ fn a_report_of_a_slave_that_was_never_assigned_the_job_is_shown_and_changes_noth
             seat.step(received(OLDER, Message::Report(report)));
             shown.push((attempt, State::Failed, Basis::Claim));
             let job = seat.job(id);
-            let kept: Vec<_> = job.earlier.iter().map(|one| (one.attempt, one.state, one.basis)).collect();
+            let kept: Vec<_> = job.others.iter().map(|one| (one.attempt, one.state, one.basis)).collect();
             assert_eq!(kept, shown);
         }
         let again = Report { state: State::Failed, attempt: Attempt(8), ..report };
@@ -121,7 +121,7 @@ fn a_row_of_an_older_attempt_proves_nothing_about_a_newer_one() {
         (job.attempt, job.last_attempt) = (Attempt(2), Attempt(2));
         (job.state, job.report, job.desired) =
             (State::Assigned, None, Desired::Cancel(CancelMode::SafePoint));
-        let row = Row { attempt: Attempt(attempt), ..row_of(&report) };
+        let row = Row { attempt: Attempt(attempt), ..report.row() };
         let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![]));
         let ended: Vec<_> = step.archived.iter().map(|job| job.state).collect();
         assert_eq!(ended == [State::Canceled], canceled, "{ended:?}");
@@ -151,14 +151,14 @@ fn a_slave_forgets_an_earlier_attempts_outcome_only_if_the_master_has_that_outco
         let (mut seat, report) = claim();
         let holder = if own { seat.key } else { SlaveKey([9; 32]) };
         let job = seat.job_mut(report.job);
-        job.earlier.push(master::Earlier {
+        job.others.push(master::OtherAttempt {
             attempt: Attempt(attempt),
             holder,
             state: kept,
             report: None,
             basis: Basis::Assigned,
         });
-        let row = Row { attempt: Attempt(7), state: said, ..row_of(&report) };
+        let row = Row { attempt: Attempt(7), state: said, ..report.row() };
         let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![]));
         assert_eq!(is_forgotten(&step.effects), forgotten, "{attempt} {own} {kept:?} {said:?}");
     }
@@ -289,18 +289,24 @@ fn an_earlier_attempt_that_speaks_again_is_the_one_of_that_slave() {
     let mut seat = Seat::of(&mut world);
     let key = seat.key;
     let others = [(report.attempt, SlaveKey([9; 32])), (Attempt(9), key)];
-    let earlier = &mut seat.job_mut(job).earlier;
+    let earlier = &mut seat.job_mut(job).others;
     for (attempt, holder) in others {
         earlier.insert(
             0,
-            master::Earlier { attempt, holder, state: State::Failed, report: None, basis: Basis::Assigned },
+            master::OtherAttempt {
+                attempt,
+                holder,
+                state: State::Failed,
+                report: None,
+                basis: Basis::Assigned,
+            },
         );
     }
     settle_with(&mut seat, vec![report.clone()]);
     let job = seat.job(job);
     assert_eq!((job.state, job.attempt, job.holder), (State::Running, report.attempt, Some(key)));
     assert_eq!((job.report, job.heard_on), (Some(report), Some(OLDER)));
-    let beside: Vec<_> = job.earlier.iter().rev().map(|one| (one.attempt, one.holder)).collect();
+    let beside: Vec<_> = job.others.iter().rev().map(|one| (one.attempt, one.holder)).collect();
     assert_eq!(beside, others);
 }
 
@@ -403,7 +409,7 @@ fn rows_are_compared_by_number_and_after_a_restart_of_the_agent_only_a_report_co
     for (start, count, expected) in [(0, 12, 12), (0, 8, 10), (1, 12, 10)] {
         let (mut seat, report) = runs();
         let seq = ReportSeq { start: report.seq.start + start, count };
-        drop(shakes(&mut seat, (vec![], vec![]), vec![Row { seq, ..row_of(&report) }], (vec![], vec![])));
+        drop(shakes(&mut seat, (vec![], vec![]), vec![Row { seq, ..report.row() }], (vec![], vec![])));
         let known = seat.job(report.job).report.clone().unwrap().seq;
         assert_eq!(known, ReportSeq { count: expected, ..report.seq }, "{seq:?}");
     }
@@ -415,7 +421,7 @@ fn the_recent_outcomes_of_an_old_store_are_as_old_as_the_store() {
         let (mut seat, report) = runs();
         let first = seat.hello();
         let session = if old { seat.state.slaves[&seat.key].session } else { first.session };
-        let first = Hello { session, recent_outcomes: vec![row_of(&report)], ..first };
+        let first = Hello { session, recent_outcomes: vec![report.row()], ..first };
         seat.say_hello(OLDER, first);
         seat.settle(OLDER, session);
         assert_eq!(seat.job(report.job).state, expected, "{old}");
@@ -466,7 +472,7 @@ fn a_forgotten_assignment_is_shown_beside_another_slaves_attempt_and_changes_not
             (known.state, known.holder, known.generation),
             "{said:?}"
         );
-        let shown: Vec<_> = kept.earlier.iter().map(|one| (one.state, one.basis)).collect();
+        let shown: Vec<_> = kept.others.iter().map(|one| (one.state, one.basis)).collect();
         assert_eq!(shown, [(said, Basis::Gap)]);
         assert_eq!(kept.flags.has(Flags::DUPLICATE), said != State::Accepted, "{said:?}");
         let told =
@@ -480,7 +486,7 @@ fn an_attempt_that_is_abandoned_during_a_handshake_is_called_off_after_it() {
     for retried in [false, true] {
         let (mut world, job) = held();
         let known = world.job(job);
-        let row = row_of(known.report.as_ref().unwrap());
+        let row = known.report.as_ref().unwrap().row();
         let mut seat = Seat::of(&mut world);
         let first = Hello { rows: vec![row], ..seat.hello() };
         let effects = seat.say_hello(OLDER, first.clone());

@@ -56,7 +56,7 @@ fn is_about_the_second_alone(job: Job, how: &str) {
         revision: _,
         events: _,
         flags,
-        earlier,
+        others,
         // The attempt's fields.
         state,
         attempt,
@@ -73,7 +73,7 @@ fn is_about_the_second_alone(job: Job, how: &str) {
     assert_eq!((report, heard_at, heard_on), (None, None, None), "{how}");
     assert_eq!((reason, ended_at, recalled), (None, None, None), "{how}");
     assert_eq!(flags, Flags::ADOPTED, "{how}: what is the job's stays");
-    let [first] = earlier.as_slice() else { panic!("{how}: {earlier:?}") };
+    let [first] = others.as_slice() else { panic!("{how}: {others:?}") };
     let kept = first.report.as_ref().unwrap();
     assert_eq!(
         (first.attempt, kept.progress, kept.note.as_deref()),
@@ -126,7 +126,7 @@ fn an_attempt_that_speaks_again_shows_its_own_facts_and_none_of_the_other_attemp
     let [ended] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
     assert_eq!((ended.state, ended.attempt, ended.recalled), (State::Succeeded, Attempt(1), None));
     assert_eq!(ended.flags, Flags::LATE_RESULT, "it came after another one had taken its place");
-    let kept = ended.earlier.iter().find(|earlier| earlier.attempt == Attempt(2)).unwrap();
+    let kept = ended.others.iter().find(|earlier| earlier.attempt == Attempt(2)).unwrap();
     assert!(kept.report.as_ref().unwrap().flags.has(Flags::CANCEL_TOO_LATE));
 }
 

@@ -8,7 +8,7 @@ use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Answer, Job, RequestId, SlaveCommand, Token};
 use reloop_protocol::message::{
     CloseCode, Hello, MachineReport, MasterBinding, Message, Mode, OperatingMode, ReasonCode, Record, Refuse,
-    Row, Ruling, Settled, Tell, Welcome,
+    Report, Row, Ruling, Settled, Tell, Welcome,
 };
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave::{self, LinkId};
@@ -244,6 +244,25 @@ fn a_receipt_tells_the_state_of_the_slaves_store_and_whether_its_box_was_reboote
 }
 
 #[test]
+fn a_receipt_shows_the_verdict_on_what_the_slave_told_last() {
+    // The machine goes on between the Hello and the Settled.
+    for (told, verdict, line) in
+        [(State::Running, Verdict::Keep, "it_runs"), (State::Succeeded, Verdict::Forget, "it_ended")]
+    {
+        let (mut seat, report) = runs();
+        let row = Report { progress: None, ..report.clone() }.row();
+        let told = numbered(&report, 20, told);
+        let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![told], vec![]));
+        let receipt = step.persist.iter().find_map(|write| match write {
+            master::Write::Receipt(receipt) => Some(receipt),
+            _ => None,
+        });
+        let [shown] = receipt.unwrap().lines.as_slice() else { panic!("{receipt:?}") };
+        assert_eq!((shown.verdict, shown.line.as_str()), (verdict, line));
+    }
+}
+
+#[test]
 fn the_orders_of_records_are_loaded_before_the_records_are_judged() {
     let mut world = World::new(1);
     let order = world.order("mill");
@@ -346,7 +365,7 @@ fn a_welcome_asks_only_for_what_is_not_known_and_tells_only_what_is_newer() {
     let known = world.job(job);
     let report = known.report.clone().unwrap();
     let seat = Seat::of(&mut world);
-    let same = Row { generation: known.generation, ..row_of(&report) };
+    let same = Row { generation: known.generation, ..report.row() };
     let ruled = |row: Row| {
         let mut seat = Seat { state: seat.state.clone(), ..seat };
         let first = Hello { rows: vec![row], ..seat.hello() };
@@ -391,7 +410,7 @@ fn a_store_that_went_back_is_asked_for_all_its_jobs() {
     let known = world.job(job);
     let report = known.report.clone().unwrap();
     let mut seat = Seat::of(&mut world);
-    let row = Row { generation: known.generation, ..row_of(&report) };
+    let row = Row { generation: known.generation, ..report.row() };
     // The slave repeats a session number.
     let session = seat.state.slaves[&seat.key].session;
     let first = Hello { rows: vec![row], session, ..seat.hello() };

@@ -3,7 +3,7 @@
 use reloop_protocol::id::{Attempt, Generation, JobId};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
-    self, Answer, Basis, Earlier, Enrolled, Gated, Job, JobCommand, Need, Needed, NothingToDo, Refusal,
+    self, Answer, Basis, Enrolled, Gated, Job, JobCommand, Need, Needed, NothingToDo, OtherAttempt, Refusal,
     RequestId, SlaveCommand, Subject, count_needs, explain, needs,
 };
 use reloop_protocol::message::{Attention, Flags, Reason, ReasonCode, Report, WaitingFor};
@@ -288,8 +288,8 @@ fn an_uncertain_job_is_listed_once_and_an_uncertain_abandoned_attempt_too() {
     assert_eq!(with(&uncertain), [Need::Uncertain]);
     let given_up = |job: &mut Job, asked: Report| {
         let (attempt, state) = (asked.attempt, State::Lost);
-        job.earlier =
-            vec![Earlier { attempt, holder: key, state, report: Some(asked), basis: Basis::Assigned }];
+        job.others =
+            vec![OtherAttempt { attempt, holder: key, state, report: Some(asked), basis: Basis::Assigned }];
         (job.attempt, job.last_attempt, job.holder, job.report) = (Attempt(2), Attempt(2), None, None);
         job.state = State::Queued;
     };

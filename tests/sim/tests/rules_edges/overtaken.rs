@@ -241,7 +241,7 @@ fn what_a_person_said_of_a_job_that_ended_otherwise_or_works_again_has_been_over
             if gives_up { seat.commands(report.job, JobCommand::Abandon).archived } else { vec![] };
         assert_eq!(given_up.iter().map(|job| job.state).eq([State::Lost]), gives_up);
         let works = numbered(&report, 12, State::Running);
-        let step = shakes(&mut seat, (given_up, vec![]), vec![row_of(&works)], (vec![works], vec![]));
+        let step = shakes(&mut seat, (given_up, vec![]), vec![works.row()], (vec![works], vec![]));
         assert!(step.archived.is_empty());
         let job = seat.job(report.job);
         assert_eq!((job.state, job.desired), (State::Running, Desired::Run), "{gives_up}");
@@ -265,10 +265,10 @@ fn of_an_abandoned_attempt_too_the_first_resolve_counts() {
             command(&mut world, job, JobCommand::Retry);
             assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(second)));
             // The same slave had an attempt before that.
-            let mut former = world.job(job).earlier[0].clone();
+            let mut former = world.job(job).others[0].clone();
             (former.attempt, former.state) = (Attempt(0), State::Failed);
             former.report.as_mut().unwrap().state = State::Failed;
-            world.master.as_mut().unwrap().book.jobs.get_mut(&job).unwrap().earlier.push(former);
+            world.master.as_mut().unwrap().book.jobs.get_mut(&job).unwrap().others.push(former);
         }
         world.swallow(0);
         assert_eq!(world.command(job, JobCommand::Resolve(End::Failed)), taken(Delivery::Sent, job));
@@ -277,7 +277,7 @@ fn of_an_abandoned_attempt_too_the_first_resolve_counts() {
             assert_eq!(refusal(world.command(job, JobCommand::Resolve(end))), Some(said));
         }
         if tried_again {
-            let former = world.job(job).earlier[1].report.clone().unwrap();
+            let former = world.job(job).others[1].report.clone().unwrap();
             assert_ne!(former.reason.map(|reason| reason.code), Some(ReasonCode::Resolved));
         }
         // The message was lost with the link: the slave asks again, and is answered.
@@ -286,7 +286,7 @@ fn of_an_abandoned_attempt_too_the_first_resolve_counts() {
         assert_eq!(world.command(job, JobCommand::Resolve(End::Succeeded)), taken(Delivery::Sent, job));
         world.settle();
         let job = world.job(job);
-        let first = job.earlier.iter().find(|earlier| earlier.attempt.0 == 1);
+        let first = job.others.iter().find(|earlier| earlier.attempt.0 == 1);
         assert_eq!(first.map_or(job.state, |first| first.state), State::Succeeded, "{tried_again}");
     }
 }

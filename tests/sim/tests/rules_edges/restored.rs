@@ -3,8 +3,8 @@
 use reloop_protocol::id::{Attempt, Epoch, Generation, JobId, SlaveKey};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
-    self, Answer, Basis, Earlier, Enrolled, Job, JobCommand, JobReason, Offline, Refusal, RequestId, Retry,
-    RetryOn,
+    self, Answer, Basis, Enrolled, Job, JobCommand, JobReason, Offline, OtherAttempt, Refusal, RequestId,
+    Retry, RetryOn,
 };
 use reloop_protocol::message::{CloseCode, Declined, Flags, Hello, Message, Reason, ReasonCode, Report};
 use reloop_protocol::slave::LinkId;
@@ -49,7 +49,7 @@ fn a_command_at_a_restored_master_is_newer_than_all_that_it_has_forgotten() {
         assert_eq!(seat.job(job).generation, uttered, "{command:?}");
         // The slave knows four generations that the master does not.
         let forgotten = Report { generation: Generation(known.generation.0 + 4), ..known.report.unwrap() };
-        let first = Hello { rows: vec![row_of(&forgotten)], ..seat.hello() };
+        let first = Hello { rows: vec![forgotten.row()], ..seat.hello() };
         let effects = seat.say_hello(OLDER, first);
         let tells = welcomed(&effects, OLDER).unwrap().rulings[0].desired_state.as_ref();
         assert_eq!(
@@ -89,7 +89,7 @@ fn what_a_person_said_of_a_job_reaches_the_slave_that_asks_of_an_attempt_that_wa
     seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
     let later = Report { generation: Generation(9), ..asks(Attempt(2), 30) };
     let told = (vec![later.clone()], vec![]);
-    let mut effects = shakes(&mut seat, (vec![], vec![]), vec![row_of(&later)], told).effects;
+    let mut effects = shakes(&mut seat, (vec![], vec![]), vec![later.row()], told).effects;
     effects.extend(
         reports(&mut seat, None, Report { generation: Generation(9), ..asks(Attempt(2), 31) }).effects,
     );
@@ -132,11 +132,11 @@ fn only_the_first_handshake_after_a_restore_closes_a_gap() {
             let past =
                 Job { holder: job.holder.filter(|_| retries).or(Some(SlaveKey([9; 32]))), ..job.clone() };
             seat.state.book = master::Book::default();
-            drop(shakes(&mut seat, (vec![past], vec![]), vec![row_of(&told)], (vec![told], vec![])));
+            drop(shakes(&mut seat, (vec![past], vec![]), vec![told.row()], (vec![told], vec![])));
             seat.job(report.job)
         };
         let basis = if is_gap { Basis::Gap } else { Basis::Claim };
-        assert_eq!(tells(false).earlier[0].basis, basis, "{epoch} {settled_in}");
+        assert_eq!(tells(false).others[0].basis, basis, "{epoch} {settled_in}");
         // What fails there may have been tried again in the time that is forgotten.
         let again = tells(true);
         assert_eq!(again.flags.has(Flags::RESTORED), is_gap, "{epoch} {settled_in}: {:?}", again.state);
@@ -175,7 +175,7 @@ fn of_a_cancel_and_a_forgotten_assignment_the_newer_counts() {
         let (mut seat, canceled, report) = canceled_in_the_queue();
         let report = Report { generation: Generation(generation), ..report };
         let told = (vec![report.clone()], vec![]);
-        let step = shakes(&mut seat, (vec![canceled], vec![]), vec![row_of(&report)], told);
+        let step = shakes(&mut seat, (vec![canceled], vec![]), vec![report.row()], told);
         let job = seat.job(report.job);
         assert_eq!((job.state, job.holder), (State::Running, Some(seat.key)), "{generation}");
         let cancel = Desired::Cancel(CancelMode::Now);
@@ -194,7 +194,7 @@ fn a_canceled_job_does_not_start_from_a_forgotten_assignment() {
         let (mut seat, canceled, report) = canceled_in_the_queue();
         let report = Report { generation: Generation(generation), state: State::Accepted, ..report };
         let told = (vec![report.clone()], vec![]);
-        let step = shakes(&mut seat, (vec![canceled], vec![]), vec![row_of(&report)], told);
+        let step = shakes(&mut seat, (vec![canceled], vec![]), vec![report.row()], told);
         assert_eq!(seat.state.book.jobs.get(&report.job), None, "it stays on the disk, ended");
         let [desired_state] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
         assert_eq!(desired_state.desired, Desired::Cancel(CancelMode::IfNotStarted));
@@ -225,7 +225,7 @@ fn a_forgotten_retry_goes_on_where_it_waits() {
         seat.state.node.epoch = Epoch(2);
         let report = Report { attempt: Attempt(2), state: State::Accepted, ..report };
         let told = (vec![report.clone()], vec![]);
-        let step = shakes(&mut seat, (vec![past], vec![]), vec![row_of(&report)], told);
+        let step = shakes(&mut seat, (vec![past], vec![]), vec![report.row()], told);
         let called_off = wants(&step.effects, OLDER)
             .iter()
             .any(|desired_state| desired_state.generation > report.generation);
@@ -248,7 +248,7 @@ fn two_of_one(said: Option<State>) -> (Seat, Job, LinkId) {
     let mut seat = Seat::of(&mut world);
     seat.state.node.epoch = Epoch(2);
     let told = said.map(|state| Report { state, ..known.report.clone().unwrap() });
-    let rows = told.iter().map(row_of).collect();
+    let rows = told.iter().map(Report::row).collect();
     drop(shakes(&mut seat, (vec![], vec![]), rows, (told.into_iter().collect(), vec![])));
     (seat, known, link)
 }
@@ -292,7 +292,7 @@ fn the_slave_of_an_earlier_attempt_that_speaks_again_is_asked_whether_it_still_h
 #[test]
 fn an_attempt_without_a_report_is_sent_no_desired_state_that_could_begin_it() {
     let (mut seat, known, link) = two_of_one(Some(State::Uncertain));
-    seat.job_mut(known.id).earlier[0].report = None;
+    seat.job_mut(known.id).others[0].report = None;
     let step = gives_back(&mut seat, link, known.id);
     assert_eq!(seat.job(known.id).state, State::Uncertain);
     assert_eq!(wants(&step.effects, OLDER), Vec::<&DesiredState>::new());
@@ -344,8 +344,8 @@ fn a_success_beside_a_cancel_says_that_the_cancel_came_too_late() {
         // What still runs counts for less than that.
         let runs = Report { attempt: Attempt(2), state: State::Running, ..known.report.clone().unwrap() };
         let (attempt, holder, state) = (runs.attempt, SlaveKey([9; 32]), runs.state);
-        let other = Earlier { attempt, holder, state, report: Some(runs), basis: Basis::Assigned };
-        seat.job_mut(known.id).earlier.push(other);
+        let other = OtherAttempt { attempt, holder, state, report: Some(runs), basis: Basis::Assigned };
+        seat.job_mut(known.id).others.push(other);
         if canceled {
             drop(seat.commands(known.id, JobCommand::Cancel(CancelMode::SafePoint)));
         }
@@ -424,10 +424,10 @@ fn a_success_that_a_restored_master_knows_is_not_undone_by_a_later_attempt_of_th
         seat.step(master::Event::RestoreConfirmed { request: RequestId(1), forced: true });
         seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
         let later = Report { attempt: Attempt(2), ..numbered(&report, 30, said) };
-        let told = shakes(&mut seat, (done, vec![]), vec![row_of(&later)], (vec![later], vec![]));
+        let told = shakes(&mut seat, (done, vec![]), vec![later.row()], (vec![later], vec![]));
         let [job] = &told.archived[..] else { panic!("{said:?}: {:?}", told.archived) };
         assert_eq!((job.state, job.attempt, job.last_attempt), (State::Succeeded, Attempt(1), Attempt(2)));
-        assert!(job.earlier.iter().any(|one| (one.attempt, one.state) == (Attempt(2), said)), "it is kept");
+        assert!(job.others.iter().any(|one| (one.attempt, one.state) == (Attempt(2), said)), "it is kept");
     }
 }
 
@@ -443,9 +443,9 @@ fn a_failure_in_the_gap_is_not_held_if_another_attempt_is_under_way() {
     job.last_attempt = attempt;
     job.assigned.push_back((attempt, holder));
     let (state, basis) = (State::Running, Basis::Assigned);
-    job.earlier = vec![Earlier { attempt, holder, state, report: Some(under_way), basis }];
+    job.others = vec![OtherAttempt { attempt, holder, state, report: Some(under_way), basis }];
     let failed = numbered(&report, 30, State::Failed);
-    drop(shakes(&mut seat, (vec![], vec![]), vec![row_of(&failed)], (vec![failed], vec![])));
+    drop(shakes(&mut seat, (vec![], vec![]), vec![failed.row()], (vec![failed], vec![])));
     let job = seat.job(report.job);
     assert_eq!((job.state, job.attempt), (State::Running, attempt));
     assert_eq!((job.start.gate, job.flags.has(Flags::RESTORED)), (Gate::Open, false));
@@ -475,7 +475,7 @@ fn a_question_about_an_attempt_that_no_slave_has_is_closed() {
     ] {
         let (mut seat, known, _) = two_of_one(Some(said));
         let before = seat.job(known.id);
-        assert_eq!(before.earlier.len(), 1);
+        assert_eq!(before.others.len(), 1);
         let attempt = Attempt(attempt);
         let never = no_to(&known, ReasonCode::NotHeld, true);
         let declined = Declined { attempt, generation: Generation(9), ..never };
@@ -485,7 +485,7 @@ fn a_question_about_an_attempt_that_no_slave_has_is_closed() {
             let job = seat.job(known.id);
             assert_eq!((job.state, job.holder, job.attempt), (before.state, before.holder, before.attempt));
             if closed {
-                assert_eq!((job.earlier[0].state, &job.earlier[0].report), (State::Lost, &None), "{said:?}");
+                assert_eq!((job.others[0].state, &job.others[0].report), (State::Lost, &None), "{said:?}");
             } else {
                 assert_eq!(job, before, "{said:?} {attempt} {times}");
                 assert!(effects.iter().any(|effect| matches!(effect, master::Effect::Ignored(_))));
@@ -527,8 +527,7 @@ fn after_a_refused_stop_a_softer_cancel_is_allowed() {
 #[test]
 fn jobs_of_a_slave_that_waits_behind_an_older_link_are_loaded_when_that_link_ends() {
     let (mut seat, report) = runs_live();
-    let mut copy =
-        Hello { rows: vec![row_of(&report)], recent_outcomes: vec![row_of(&report)], ..seat.hello() };
+    let mut copy = Hello { rows: vec![report.row()], recent_outcomes: vec![report.row()], ..seat.hello() };
     copy.boot.0[0] ^= 1;
     (copy.rows[0].job, copy.recent_outcomes[0].job) = (JobId([7; 16]), JobId([8; 16]));
     seat.say_hello(NEWER, copy);
@@ -565,9 +564,9 @@ fn an_attempt_that_goes_on_although_the_job_has_ended_is_shown() {
         past.assigned.push_back((report.attempt, seat.key));
         let step = reports(&mut seat, Some(&past), report);
         let [job] = step.archived.as_slice() else { panic!("{said:?} {:?}", step.archived) };
-        assert_eq!((job.state, job.earlier.len()), (ended, 1), "{said:?}");
+        assert_eq!((job.state, job.others.len()), (ended, 1), "{said:?}");
         assert_eq!(job.flags.has(Flags::DUPLICATE), shown, "{ended:?} {said:?}");
-        let why = Reason::from(JobReason::OtherGoesOn(job.earlier[0].attempt));
+        let why = Reason::from(JobReason::OtherGoesOn(job.others[0].attempt));
         assert_eq!(job.reason == Some(why), shown, "{:?}", job.reason);
     }
 }
@@ -579,11 +578,11 @@ fn of_two_attempts_whose_slaves_ask_how_they_ended_the_one_that_can_be_told_is_t
     let asks = |attempt, holder| {
         let (state, report) =
             (State::Uncertain, Report { attempt, state: State::Uncertain, ..report.clone() });
-        Earlier { attempt, holder, state, report: Some(report), basis: Basis::Assigned }
+        OtherAttempt { attempt, holder, state, report: Some(report), basis: Basis::Assigned }
     };
     let job = seat.job_mut(report.job);
     (job.attempt, job.last_attempt, job.holder) = (Attempt(3), Attempt(3), Some(SlaveKey([0xaa; 32])));
-    job.earlier = vec![asks(Attempt(1), away), asks(Attempt(2), key)];
+    job.others = vec![asks(Attempt(1), away), asks(Attempt(2), key)];
     let step = seat.commands(report.job, JobCommand::Resolve(End::Succeeded));
     let [told] = wants(&step.effects, OLDER)[..] else { panic!("{:?}", step.effects) };
     assert_eq!((told.attempt, told.desired), (Attempt(2), Desired::Resolve(End::Succeeded)));
@@ -592,8 +591,8 @@ fn of_two_attempts_whose_slaves_ask_how_they_ended_the_one_that_can_be_told_is_t
     let step = seat.commands(report.job, JobCommand::Resolve(End::Succeeded));
     assert!(step.effects.iter().any(is_refused), "{:?}", step.effects);
     // An attempt that a slave only claims is no answer to the question about one that was assigned.
-    let claims = Earlier { basis: Basis::Claim, ..asks(Attempt(2), key) };
-    seat.job_mut(report.job).earlier = vec![claims, asks(Attempt(1), away)];
+    let claims = OtherAttempt { basis: Basis::Claim, ..asks(Attempt(2), key) };
+    seat.job_mut(report.job).others = vec![claims, asks(Attempt(1), away)];
     let step = seat.commands(report.job, JobCommand::Resolve(End::Succeeded));
     assert!(step.effects.iter().any(is_refused), "{:?}", step.effects);
 }

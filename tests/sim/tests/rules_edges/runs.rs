@@ -97,7 +97,7 @@ fn what_was_interrupted_while_it_started_may_have_begun_and_is_not_given_back() 
     assert_eq!((held.report.state, held.report.started_at), (State::Accepted, None));
     world.add_slave("idle");
     world.settle();
-    assert_eq!((world.holder(job), world.job(job).recalled), (Some(0), None), "it is not asked back");
+    assert_eq!((world.holder(job), world.job(job).recalled), (Some(0), None), "it is not recalled");
     let desired_state = asks_back(&world, job);
     let (link, session) = live(&world);
     let (after, _) = hears(&world, link, session, Message::DesiredState(desired_state));

@@ -84,7 +84,7 @@ fn of_every_field_of_a_report_only_what_makes_sense_and_is_the_slaves_to_say_is_
                 let step = if live {
                     reports(&mut seat, None, said)
                 } else {
-                    let row = row_of(&said);
+                    let row = said.row();
                     shakes(&mut seat, (vec![], vec![]), vec![row], (vec![said], vec![]))
                 };
                 let ended = step.archived.first().cloned();
@@ -107,7 +107,7 @@ fn of_every_field_of_an_adopted_job_only_valid_values_are_taken() {
             record.start.not_before = Some(Time(i64::MAX));
             record.start.deadline = Some(Time(i64::MAX));
             record.start.gate = Gate::Released { latest: Time(i64::MAX) };
-            let row = row_of(&record.report);
+            let row = record.report.row();
             let step = shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![record.clone()]));
             let id = record.report.job;
             let ended = step.archived.iter().find(|job| job.id == id).cloned();
@@ -161,7 +161,7 @@ fn of_another_attempt_too_only_valid_values_are_kept() {
         let now = (job.state, job.attempt, job.last_attempt, &job.report);
         assert_eq!(now, (before.state, before.attempt, before.last_attempt, &before.report), "{what}");
         assert_eq!(job.flags, Flags::CLAIMED, "{what}: so many attempts no master has forgotten");
-        let claimed = Job { report: job.earlier[0].report.clone(), flags: Flags::default(), ..job };
+        let claimed = Job { report: job.others[0].report.clone(), flags: Flags::default(), ..job };
         makes_sense(&claimed, seat.now, what);
     }
 }
@@ -173,7 +173,7 @@ fn the_progress_of_a_row_is_taken_only_if_it_is_valid() {
         for (said, taken) in [(u16::MAX, None), (500, Some(500))] {
             let (mut seat, report) = runs();
             seat.job_mut(report.job).desired = desired;
-            let row = Row { progress: Some(said), ..row_of(&report) };
+            let row = Row { progress: Some(said), ..report.row() };
             drop(shakes(&mut seat, (vec![], vec![]), vec![row], (vec![], vec![])));
             assert_eq!(seat.job(report.job).report.unwrap().progress, taken, "{desired:?}");
         }

@@ -2,7 +2,7 @@
 
 use reloop_protocol::id::{Attempt, Generation, JobId, SlaveKey};
 use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Answer, Basis, Delivery, Earlier, JobCommand};
+use reloop_protocol::master::{self, Answer, Basis, Delivery, JobCommand, OtherAttempt};
 use reloop_protocol::message::{Flags, Message, Reason, ReasonCode, Report};
 use reloop_sim::world::World;
 
@@ -53,8 +53,8 @@ fn two_attempts_that_succeeded_are_a_duplicate_in_whichever_order_they_ended() {
         job.report = Some(waits.clone());
         let (state, basis) = (State::Succeeded, Basis::Assigned);
         let told = Report { state, ..report.clone() };
-        job.earlier =
-            vec![Earlier { attempt: Attempt(1), holder: elsewhere, state, report: Some(told), basis }];
+        job.others =
+            vec![OtherAttempt { attempt: Attempt(1), holder: elsewhere, state, report: Some(told), basis }];
         job.recalled = other_first.then_some(Generation(job.generation.0));
         let has_moved = Reason::new(ReasonCode::Restored, "it waits");
         let waits = Report { reason: Some(has_moved), ..numbered(&waits, 19, State::Accepted) };

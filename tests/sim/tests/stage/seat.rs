@@ -209,17 +209,6 @@ pub(crate) fn reports(seat: &mut Seat, past: Option<&master::Job>, report: Repor
     seat.full_step(received(OLDER, Message::Report(report)))
 }
 
-pub(crate) fn row_of(report: &Report) -> Row {
-    Row {
-        job: report.job,
-        attempt: report.attempt,
-        generation: report.generation,
-        seq: report.seq,
-        state: report.state,
-        progress: report.progress,
-    }
-}
-
 /// A master and a job that runs at its slave, with the slave's last report, before any link.
 pub(crate) fn runs() -> (Seat, Report) {
     let mut world = World::new(1);
@@ -235,7 +224,7 @@ pub(crate) fn runs() -> (Seat, Report) {
 /// The same, with a live link.
 pub(crate) fn runs_live() -> (Seat, Report) {
     let (mut seat, report) = runs();
-    drop(shakes(&mut seat, (vec![], vec![]), vec![row_of(&report)], (vec![], vec![])));
+    drop(shakes(&mut seat, (vec![], vec![]), vec![report.row()], (vec![], vec![])));
     assert_eq!(seat.live(), Some(OLDER));
     (seat, report)
 }
@@ -248,5 +237,5 @@ pub(crate) fn numbered(report: &Report, count: u32, state: State) -> Report {
 pub(crate) fn unheard_of(report: &Report, seat: &Seat, state: State) -> (Row, Record) {
     let known = seat.job(report.job);
     let report = Report { job: JobId([0xcc; 16]), state, ..report.clone() };
-    (row_of(&report), Record { spec: known.spec.clone(), start: known.start, report })
+    (report.row(), Record { spec: known.spec.clone(), start: known.start, report })
 }

@@ -77,7 +77,7 @@ fn other_means(other: Other) -> &'static str {
 
 fn standing_means(standing: Standing) -> &'static str {
     match standing {
-        Standing::Earlier => "by this master's record it was assigned before the one that speaks",
+        Standing::Known => "by this master's record it was assigned, or its number counts as given out",
         Standing::Forgotten => {
             "it was assigned later, and the master was restored since and has forgotten it; its slave \
              reports it for the first time, and no other slave has the job"

@@ -106,7 +106,7 @@ fn mine_means(mine: Mine) -> &'static str {
         Mine::Uncertain => "uncertain: a person has been asked how it ended",
         Mine::Ended => "it has ended",
         Mine::GivenUp => "a person abandoned this attempt",
-        Mine::Older => "the slave has an older attempt, whatever happened to the newer one",
+        Mine::Other => "another attempt speaks for the job, or another slave has it",
     }
 }
 
@@ -125,7 +125,9 @@ fn store_means(store: Store) -> &'static str {
     match store {
         Store::Trusted => "the store that the master knows, and the session number increased",
         Store::Replaced => "another store than the master knows: the slave knows nothing from before",
-        Store::RolledBack => "the store that the master knows, but the session number went back: an old copy",
+        Store::RolledBack => {
+            "the store that the master knows, but its session is not higher than before, or it knows less than it has told: an old copy"
+        }
         Store::Ahead => {
             "the store that the master knows, and the master was restored since their last handshake"
         }
@@ -142,7 +144,7 @@ fn desired_state_means(desired: DesiredKind) -> &'static str {
         DesiredKind::Released => "a person released it: it may start now",
         DesiredKind::TooLate => "it was to run, but its latest start has passed",
         DesiredKind::End => "it is to be canceled",
-        DesiredKind::HandBack => "it is recalled: it is to be given back if it has not started",
+        DesiredKind::Return => "it is recalled: it is to be given back if it has not started",
         DesiredKind::Resolve => "a person has resolved it",
     }
 }

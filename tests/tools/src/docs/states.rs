@@ -21,7 +21,7 @@ pub fn states() -> String {
     );
     page.text(
         "## Jobs\n\n`state` is the last durable fact and never a guess. Desired state, reason, flags and \
-         freshness are separate fields. The last six states are final. \
+         freshness are separate fields. The last six states are ends: only a retry, a late report of a lost job, or another attempt that speaks changes one. \
          [reconciliation.md](reconciliation.md) tells how a job changes its state.",
     );
     page.table(&["state", "meaning"], State::ALL.map(|state| row(code(state.name()), job(state).means, &[])));

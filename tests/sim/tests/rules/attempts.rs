@@ -1,0 +1,82 @@
+//! Jobs of more than one attempt.
+
+use reloop_protocol::job::{End, State};
+use reloop_protocol::master::{Answer, Delivery, JobCommand};
+use reloop_sim::world::World;
+
+use crate::stage::*;
+
+#[test]
+fn an_uncertain_job_that_was_given_up_while_its_slave_was_connected_can_still_be_resolved() {
+    let (mut world, job) = running();
+    reboot(&mut world);
+    assert_eq!(world.state(job), State::Uncertain);
+    command(&mut world, job, JobCommand::Abandon);
+    assert_eq!(world.state(job), State::Lost);
+    assert_eq!(world.on_slave(0, job), Some(State::Uncertain), "the machine waits for a person");
+    let answer = world.command(job, JobCommand::Resolve(End::Failed));
+    assert_eq!(answer, Some(Answer::Taken(vec![(job, Delivery::Sent)])));
+    world.settle();
+    assert_eq!(world.state(job), State::Failed);
+    assert_eq!(world.on_slave(0, job), None, "the machine is free");
+}
+
+#[test]
+fn a_job_that_is_assigned_again_to_the_slave_that_is_just_beginning_it_comes_to_rest() {
+    let mut world = World::new(1);
+    world.patience = 1_000;
+    let job = place(&mut world);
+    // The slave has not answered yet, and both attempts reach it one after the other.
+    give_away(&mut world, job);
+    world.settle();
+    assert_eq!((world.state(job), world.begun(job)), (State::Running, 1));
+    world.pass(12_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
+}
+
+#[test]
+fn an_uncertain_job_that_was_given_up_and_is_done_elsewhere_can_still_be_resolved() {
+    let mut world = World::new(2);
+    let job = placed(&mut world, |_| {});
+    let first = world.holder(job).unwrap();
+    world.reboot(first);
+    world.settle();
+    give_away(&mut world, job);
+    world.pass(12_000);
+    assert_eq!(world.state(job), State::Succeeded);
+    assert_eq!(world.on_slave(first, job), Some(State::Uncertain), "that machine waits for a person");
+    command(&mut world, job, JobCommand::Resolve(End::Failed));
+    assert_eq!((world.state(job), world.on_slave(first, job)), (State::Succeeded, None));
+}
+
+#[test]
+fn a_slave_that_declined_because_of_an_attempt_that_is_over_is_offered_the_next() {
+    let mut world = World::new(1);
+    let job = place(&mut world);
+    world.to_slave(0);
+    world.boxes[0].machine.fails = true;
+    world.pass_some(12_000);
+    world.boxes[0].machine.fails = false;
+    // The work has failed, and the slave itself has not received the fact yet.
+    give_away(&mut world, job);
+    assert!(world.to_slave(0) && world.to_master(0) && world.to_master(0));
+    world.settle();
+    assert_eq!(world.state(job), State::Running);
+    world.pass(12_000);
+    assert_eq!(world.state(job), State::Succeeded);
+}
+
+#[test]
+fn a_job_that_was_given_up_while_its_offer_was_under_way_is_called_off() {
+    let mut world = World::new(1);
+    let first = world.order("mill");
+    let first = world.place(first);
+    world.settle();
+    let second = world.order("mill");
+    let second = world.place(second);
+    assert_eq!(world.state(second), State::Assigned);
+    command(&mut world, second, JobCommand::Abandon);
+    assert_eq!((world.state(first), world.on_slave(0, second)), (State::Running, None));
+    world.pass(30_000);
+    assert_eq!((world.state(second), world.begun(second)), (State::Canceled, 0));
+}

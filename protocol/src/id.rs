@@ -187,6 +187,13 @@ impl Generation {
         self.max(Self(before * GENERATIONS_PER_EPOCH)).next()
     }
 
+    /// The number of a desired state for a slave that may have been told to let the attempt go, when it knew the number `known`: the
+    /// master does not note that it has used the number after that one.
+    #[must_use]
+    pub fn above_withdrawal(self, known: Self) -> Self {
+        self.max(known.next()).next()
+    }
+
     /// Whether a slave may have been told the desired state `said` by a master that is in `epoch`, knows `self` as its newest, and may
     /// have forgotten newer ones. Also those of later epochs count, up to a limit: a slave may have obeyed such a copy of the master.
     pub fn may_be_followed_by(self, said: Self, epoch: Epoch) -> bool {

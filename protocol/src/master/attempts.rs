@@ -279,7 +279,8 @@ impl Jobs<'_> {
             // Of what nobody has reported a person was asked, and an offer would begin it again. What its slave was told before the
             // master was restored still holds, unless a person has to let it go first.
             if standing != Standing::Forgotten || job.start.gate == Gate::Held {
-                self.edit(id, |job| job.set_desired(job.desired));
+                let told = job.report.as_ref().map_or(job.generation, |report| report.generation);
+                self.edit(id, |job| job.generation = job.generation.above_withdrawal(told));
             }
             self.tell(id);
         }
@@ -289,7 +290,9 @@ impl Jobs<'_> {
     /// one that adopted a job was never told of its other attempts: each slave tells what it has of that in its first handshake
     /// with the restored or new master, and what it does not tell there it can't tell later.
     pub(super) fn basis(&self, job: &Job, key: SlaveKey, attempt: Attempt) -> Basis {
-        if job.was_assigned(attempt, key) {
+        // Of many assignments only the newest are remembered, but all that have not ended are among the other attempts.
+        let known = job.others.iter().find(|other| other.is(attempt, key)).map(|other| other.basis);
+        if job.was_assigned(attempt, key) || known == Some(Basis::Assigned) {
             return Basis::Assigned;
         }
         let may_be_forgotten = self.moment.node.epoch > Epoch(1) || job.flags.has(Flags::ADOPTED);
@@ -298,8 +301,7 @@ impl Jobs<'_> {
         // and takes no earlier one.
         let knows_later = !self.moment.is_doubted && job.holder == Some(key) && attempt > job.last_attempt;
         let is_near = attempt.0 <= job.last_attempt.0.saturating_add(ATTEMPTS_AHEAD);
-        let is_it = |e: &OtherAttempt| e.attempt == attempt && e.holder == key && e.basis == Basis::Gap;
-        if is_near && (closes_gap || knows_later) || job.others.iter().any(is_it) {
+        if is_near && (closes_gap || knows_later) || known == Some(Basis::Gap) {
             Basis::Gap
         } else {
             Basis::Claim
@@ -316,7 +318,7 @@ fn is_free_for(job: &Job, key: SlaveKey) -> bool {
 }
 
 impl OtherAttempt {
-    fn is(&self, attempt: Attempt, holder: SlaveKey) -> bool {
+    pub(super) fn is(&self, attempt: Attempt, holder: SlaveKey) -> bool {
         self.attempt == attempt && self.holder == holder
     }
 
@@ -434,9 +436,12 @@ impl Job {
             None => self.others.push(other),
         }
         if self.others.len() > OTHERS {
-            // What happened stays longer than what was only claimed.
+            // What happened stays longer than what was only claimed, and what its slave may still tell of longer than what it has told.
             let claimed = self.others.iter().position(|other| other.basis == Basis::Claim);
-            self.others.remove(claimed.unwrap_or(0));
+            let has_ended =
+                |other: &OtherAttempt| other.report.as_ref().is_some_and(|it| it.state.is_ended());
+            let told = || self.others.iter().position(has_ended);
+            self.others.remove(claimed.or_else(told).unwrap_or(0));
         }
     }
 }

@@ -140,6 +140,10 @@ impl<'a> Jobs<'a> {
     pub(super) fn tell(&mut self, id: JobId) -> Delivery {
         let Some(job) = self.get(id) else { return Delivery::TooLate };
         let Some(holder) = job.holder else { return Delivery::Applied };
+        if job.state == State::Uncertain && job.report.is_none() {
+            // It has vanished from its slave: a desired state would offer it again, and a person was asked what became of it.
+            return Delivery::Applied;
+        }
         let Some(link) = self.roster.obeying(holder) else { return Delivery::PendingOnReconnect };
         let knows = job.report.as_ref().map(|report| report.generation);
         if knows.is_none_or(|generation| generation < job.generation) {

@@ -275,11 +275,6 @@ impl Job {
         self.reason = Some(JobReason::HeldByRestore.into());
     }
 
-    pub(super) fn set_desired(&mut self, desired: Desired) {
-        self.desired = desired;
-        self.generation = self.generation.next();
-    }
-
     /// Whether clients want it canceled now.
     pub(super) fn is_canceled(&self) -> bool {
         matches!(self.desired, Desired::Cancel(_))

@@ -243,6 +243,10 @@ impl Visit<'_> {
         if durable_change {
             jobs.edit(id, |job| {
                 job.generation = generation;
+                if was_lost && !state.is_ended() {
+                    // Its slave may have been told to let it go.
+                    job.generation = job.generation.above_withdrawal(generation);
+                }
                 if stays {
                     // The slave is told what is wanted of it instead.
                     job.recalled = None;

@@ -57,8 +57,7 @@ impl Visit<'_> {
         if obeyed.is_some_and(|obeyed| obeyed < operating_mode.generation) {
             self.send(Message::OperatingMode(operating_mode));
         }
-        // A job that has vanished from its slave has no report: a desired state would offer it again.
-        for id in self.held_where(|job| job.state != State::Uncertain || job.report.is_some()) {
+        for id in self.held_where(|_| true) {
             self.jobs().tell(id);
         }
     }
@@ -217,9 +216,20 @@ impl Visit<'_> {
     }
 
     /// A row whose report the master has already: only progress, `seq` and the time of the last word change.
-    fn mirror_row(&mut self, row: &Row, line: &Line) {
+    fn mirror_row(&mut self, row: &Row, line: &'static Line) {
         let key = self.key;
         let Some(job) = self.book().jobs.get(&row.job) else { return };
+        let known = if job.is_current(key, row.attempt) {
+            job.report.as_ref().filter(|_| job.state == State::Lost)
+        } else {
+            let other = job.others.iter().find(|other| other.is(row.attempt, key));
+            other.and_then(|other| other.report.as_ref())
+        };
+        if let Some(known) = known.filter(|known| row.state.is_started() && known.state == row.state) {
+            // It was given up since the Welcome, which had told the slave that its report is known.
+            let report = Report { seq: row.seq, progress: row.progress, ..known.clone() };
+            return self.judge_report(report, Some(line));
+        }
         if !job.is_current(key, row.attempt) {
             // Another attempt was wanted since the Welcome: what this one came to is on disk beside it.
             let is_kept = job

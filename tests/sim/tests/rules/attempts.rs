@@ -1,8 +1,12 @@
 //! Jobs of more than one attempt.
 
-use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{Answer, Delivery, JobCommand};
-use reloop_sim::world::World;
+use reloop_protocol::id::Attempt;
+use reloop_protocol::job::{End, OnInterrupt, State};
+use reloop_protocol::master::{self, Answer, Delivery, JobCommand, Retry, RetryOn};
+use reloop_protocol::slave;
+use reloop_protocol::spec::Desired;
+use reloop_protocol::time::Time;
+use reloop_sim::world::{Machine, World};
 
 use crate::stage::*;
 
@@ -79,4 +83,73 @@ fn a_job_that_was_given_up_while_its_offer_was_under_way_is_called_off() {
     assert_eq!((world.state(first), world.on_slave(0, second)), (State::Running, None));
     world.pass(30_000);
     assert_eq!((world.state(second), world.begun(second)), (State::Canceled, 0));
+}
+
+fn retries(order: &mut master::Order, max_attempts: u32, on: RetryOn) {
+    order.retry = Retry { max_attempts, on: [on].into() };
+}
+
+#[test]
+fn the_success_of_an_old_attempt_of_many_is_kept() {
+    for attempts in [16, 17, 30] {
+        let mut world = World::new(1);
+        world.lenient = true;
+        world.boxes[0].machine.length_ms = 30_000;
+        let job = placed(&mut world, |order| retries(order, attempts, RetryOn::Failed));
+        world.cut(0);
+        let second = world.add_slave("second");
+        (world.boxes[second].machine.fails, world.boxes[second].machine.length_ms) = (true, 1_000);
+        world.settle();
+        give_away(&mut world, job);
+        world.pass(60_000);
+        assert_eq!((world.state(job), world.on_slave(0, job)), (State::Failed, Some(State::Succeeded)));
+        assert_eq!(world.job(job).attempt, Attempt(attempts));
+        reconnect(&mut world, 0);
+        assert_eq!(world.on_slave(0, job), None, "it was told to forget");
+        assert_eq!(world.state(job), State::Succeeded, "after {attempts} attempts: {:?}", world.broken);
+    }
+}
+
+#[test]
+fn a_slave_that_asks_of_an_old_attempt_of_many_is_answered_by_somebody() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let job = placed(&mut world, |order| retries(order, 30, RetryOn::Failed));
+    world.cut(0);
+    reboot(&mut world);
+    assert_eq!(world.on_slave(0, job), Some(State::Uncertain));
+    let second = world.add_slave("second");
+    (world.boxes[second].machine.fails, world.boxes[second].machine.length_ms) = (true, 1_000);
+    world.settle();
+    give_away(&mut world, job);
+    world.pass(60_000);
+    assert_eq!((world.state(job), world.job(job).attempt), (State::Failed, Attempt(30)));
+    reconnect(&mut world, 0);
+    assert_eq!(slave::machine_report(agent(&world)).uncertain, Some(job));
+    let waits = place_as(&mut world, |order| order.slave = Some("s0".to_owned()));
+    world.answer_needs();
+    world.pass(60_000);
+    assert_eq!(world.begun(waits), 1, "its machine stands still");
+}
+
+#[test]
+fn what_began_although_it_was_given_up_is_begun_again_as_its_order_says() {
+    let mut world = World::new(1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let first = placed(&mut world, |_| {});
+    let job = place_as(&mut world, |order| order.spec.on_interrupt = OnInterrupt::Restart);
+    // The slave takes it; the master gives the offer up before it hears of that.
+    pump_until(&mut world, |world| world.on_slave(0, job).is_some());
+    world.command(job, JobCommand::Abandon);
+    while world.to_master(0) {}
+    // The master tells the slave not to begin it, and that moment it begins.
+    let (work, at) = (agent(&world).jobs[&first].work(), Time(world.wall(0)));
+    world.boxes[0].machine.finish(work, End::Succeeded, at, true);
+    while world.hear_machine(0) {}
+    world.settle();
+    assert_eq!((world.state(job), world.on_slave(0, job)), (State::Running, Some(State::Running)));
+    assert_eq!(world.job(job).desired, Desired::Run);
+    reboot(&mut world);
+    reconnect(&mut world, 0);
+    assert_eq!((world.state(job), world.begun(job)), (State::Running, 2), "nobody has canceled it");
 }

@@ -1,11 +1,11 @@
 //! What is said, heard and wanted before, during and right after a handshake.
 
 use reloop_protocol::handshake::FromSlave;
-use reloop_protocol::id::{Commit, Session};
+use reloop_protocol::id::{Commit, JobId, Session};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{Answer, Delivery, JobCommand};
 use reloop_protocol::message::{CloseCode, Forget, Message, PROTOCOL, Refuse, Welcome};
-use reloop_protocol::slave::LinkId;
+use reloop_protocol::slave::{LinkId, Local};
 use reloop_protocol::spec::{CancelMode, Desired};
 use reloop_protocol::wire::Frame;
 use reloop_protocol::{handshake, slave};
@@ -256,4 +256,57 @@ fn what_a_master_refuses_with_is_one_line_in_a_slaves_log() {
     );
     let text = "no 2026-01-01T00:00:00Z ERROR  [31mthe roof burns".to_owned();
     assert_eq!(said.unwrap(), slave::Closing::Refused { code: CloseCode::TryLater, text });
+}
+
+/// A job runs at slave 0, which has introduced itself anew and been welcomed; a person gives the attempt up in that moment, and
+/// wants another.
+fn given_away_in_mid_handshake(world: &mut World, job: JobId) {
+    world.cut(0);
+    world.plug(0);
+    let from = world.crossed.len();
+    pump_until(world, |world| world.crossed[from..].contains(&(0, "welcome")));
+    assert_eq!(world.on_slave(0, job), Some(State::Running));
+    give_away(world, job);
+    world.settle();
+}
+
+#[test]
+fn what_runs_at_a_slave_that_settles_is_not_begun_elsewhere_because_it_was_given_up_in_mid_handshake() {
+    for is_in_mid_handshake in [false, true] {
+        let (mut world, job) = endless_job(|_, order| order.spec.params.clear());
+        // Nothing more is offered to it.
+        world.local(0, Local::Lock(true));
+        world.settle();
+        if is_in_mid_handshake {
+            given_away_in_mid_handshake(&mut world, job);
+        } else {
+            world.cut(0);
+            give_away(&mut world, job);
+            reconnect(&mut world, 0);
+        }
+        world.add_slave("second");
+        world.settle();
+        assert_eq!(
+            (world.state(job), world.holder(job), world.begun(job)),
+            (State::Running, Some(0), 1),
+            "in mid-handshake: {is_in_mid_handshake}"
+        );
+    }
+}
+
+#[test]
+fn a_job_that_runs_at_a_slave_that_settles_is_not_shown_as_lost() {
+    for is_in_mid_handshake in [false, true] {
+        let (mut world, job) = endless_job(|_, _| {});
+        world.cut(0);
+        if is_in_mid_handshake {
+            world.plug(0);
+            let from = world.crossed.len();
+            pump_until(&mut world, |world| world.crossed[from..].contains(&(0, "welcome")));
+        }
+        world.command(job, JobCommand::Abandon);
+        reconnect(&mut world, 0);
+        world.pass(3_600_000);
+        assert_eq!(world.state(job), State::Running, "in mid-handshake: {is_in_mid_handshake}");
+    }
 }

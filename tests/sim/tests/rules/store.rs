@@ -1,10 +1,11 @@
 //! Records that are damaged or lost, and how much of an output is read at once.
 
 use reloop_protocol::id::{Attempt, Run, StoreId};
+use reloop_protocol::job::State;
 use reloop_protocol::limits::LOG_BYTES;
-use reloop_protocol::master::{Origin, origin};
-use reloop_protocol::message::{Ask, Attention, Message, Question};
-use reloop_protocol::slave::{self, Damage};
+use reloop_protocol::master::{JobCommand, Origin, origin};
+use reloop_protocol::message::{Ask, Attention, Message, Question, ReasonCode};
+use reloop_protocol::slave::{self, Damage, Local};
 use reloop_sim::world::World;
 
 use crate::stage::*;
@@ -68,4 +69,24 @@ fn a_master_whose_own_record_is_lost_knows_that_it_is_not_a_new_one() {
     assert_eq!(origin(true, true), Origin::Known);
     assert_eq!(origin(false, true), Origin::Nameless);
     assert_eq!(origin(false, false), Origin::Newborn);
+}
+
+#[test]
+fn what_nobody_knows_of_is_not_begun_again_by_a_word_that_is_not_about_that() {
+    for words in [&[JobCommand::Resume][..], &[JobCommand::Pause, JobCommand::Resume]] {
+        let (mut world, job) = endless_job(|_, _| {});
+        world.lenient = true;
+        world.replace_disk(0);
+        world.settle();
+        assert_eq!((world.state(job), reason(&world, job)), (State::Uncertain, ReasonCode::StoreReplaced));
+        // The slave is looked at. Of the job a person has not said anything yet.
+        world.local(0, Local::Clear);
+        world.settle();
+        for word in words {
+            command(&mut world, job, *word);
+        }
+        world.pass(60_000);
+        assert_eq!(world.begun(job), 1, "{words:?}: {:?} {:?}", world.state(job), world.broken);
+        assert_eq!((world.state(job), world.on_slave(0, job)), (State::Uncertain, None), "{words:?}");
+    }
 }

@@ -202,6 +202,7 @@ impl Model for Floor {
         let late = if scene.left.late > 0 { self.configuration.late.1 } else { 0 };
         scene.world.forget_the_past(late);
         scene.world.check_explained();
+        scene.world.check_views();
         scene.print = self.print(&scene.world);
         Some(scene)
     }

@@ -159,6 +159,7 @@ pub fn watch(
             if number % EXPLAINED_EVERY == 0 {
                 world.check_explained();
             }
+            world.check_views();
             if world.broken.is_some() {
                 return world;
             }

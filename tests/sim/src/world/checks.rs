@@ -434,6 +434,50 @@ impl World {
         }
     }
 
+    /// Over a live link on which nothing is under way, both nodes say the same of what the slave has.
+    pub fn check_views(&mut self) {
+        let apart = (0..self.boxes.len()).find_map(|slave| self.views_apart(slave));
+        if let Some(how) = apart {
+            self.violate(Invariant::ViewsMeet, how);
+        }
+    }
+
+    fn views_apart(&self, slave: usize) -> Option<String> {
+        let held = &self.boxes[slave];
+        let (state, master, link) = (held.state.as_ref()?, self.master.as_ref()?, held.link.as_ref()?);
+        let key = held.settings.key;
+        let record = master.slaves.get(&key)?;
+        let is_quiet = link.to_master.is_empty() && link.to_slave.is_empty() && !link.half_open;
+        let is_live = matches!(state.link, slave::Link::Live { doubtful: false, .. })
+            && record.live() == Some(link.id)
+            && !record.doubts;
+        if !is_quiet || !is_live || link.double || self.double.is_some() || self.ledger.cloned.contains(&key) {
+            return None;
+        }
+        let told = |job: &master::Job| {
+            let there = state.jobs.get(&job.id).filter(|there| there.report.attempt == job.attempt);
+            let there = there.map(|there| (there.report.state, there.report.generation));
+            let is_apart = match there {
+                Some(there) => there != (job.state, job.generation),
+                // A person was asked what became of it.
+                None => job.state != State::Uncertain || job.report.is_some(),
+            };
+            is_apart.then(|| format!("slave {slave} has {there:?} of {}", self.tell(job.id)))
+        };
+        let is_torn = |id: &JobId| self.ledger.torn.contains(id);
+        master.book.held_by(key).filter(|job| !is_torn(&job.id)).find_map(&told).or_else(|| {
+            let there = state.jobs.values().map(|job| &job.report).filter(|there| !is_torn(&there.job));
+            there.into_iter().find_map(|there| {
+                let job = self.find_job(there.job)?;
+                let speaks = (job.attempt, job.holder) == (there.attempt, Some(key));
+                // Of what was given up and is uncertain there, a person was asked.
+                let asks = (job.state, there.state) == (State::Lost, State::Uncertain);
+                (speaks && job.state != there.state && !asks)
+                    .then(|| format!("slave {slave} has {:?} of {}", there.state, self.tell(there.job)))
+            })
+        })
+    }
+
     /// Describes a job in a few lines.
     pub fn tell(&self, id: JobId) -> String {
         use std::fmt::Write as _;

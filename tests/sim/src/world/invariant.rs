@@ -78,10 +78,12 @@ pub enum Invariant {
     PausedStays,
     /// The master grants the command that its list of what needs a person names.
     NeedsGranted,
+    /// While nothing is under way on a live link, both nodes say the same of the slave's jobs.
+    ViewsMeet,
 }
 
 impl Invariant {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::AcknowledgedOrderKept,
         Self::BegunOnce,
         Self::AttemptBegunOnce,
@@ -112,6 +114,7 @@ impl Invariant {
         Self::ProgressGoesForward,
         Self::PausedStays,
         Self::NeedsGranted,
+        Self::ViewsMeet,
     ];
 
     pub fn sentence(self) -> &'static str {
@@ -146,6 +149,7 @@ impl Invariant {
             Self::ProgressGoesForward => "progress never decreases, and is of its own run",
             Self::PausedStays => "a paused job stays paused until a person resumes it",
             Self::NeedsGranted => "what `needs` names is granted",
+            Self::ViewsMeet => "over a live link both nodes say the same of a job",
         }
     }
 }

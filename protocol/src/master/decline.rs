@@ -17,9 +17,12 @@ impl Visit<'_> {
         if declined.reason.code == ReasonCode::NotHeld && !job.is_current(key, declined.attempt) {
             return self.other_is_gone(id, declined.attempt);
         }
+        // Its machine may have been unable to begin it, and the slave's word of that may have been lost.
+        let may_come_back = matches!(job.state, State::Assigned | State::Accepted)
+            || job.state == State::Starting && declined.reason.code == ReasonCode::GivenBack;
         let missing = job.state.is_started() && declined.reason.code == ReasonCode::NotHeld;
         let stale = !job.is_current(key, declined.attempt)
-            || job.state != State::Assigned && job.state != State::Accepted && !missing
+            || !may_come_back && !missing
             || declined.generation < job.generation && declined.reason.code != ReasonCode::GivenBack;
         if stale {
             return self.out.ignore(Ignored::OlderAnswer);
@@ -96,7 +99,6 @@ impl Jobs<'_> {
             }
         });
         if self.is_in(id, State::Starting) {
-            // Its machine could not begin it, and the slave's word of that was lost.
             self.apply(id, job::Event::StartPostponed, by);
         }
         if self.is_in(id, State::Accepted) {

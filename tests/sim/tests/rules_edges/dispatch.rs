@@ -1,9 +1,9 @@
 //! Which slave gets a waiting job, and what is recalled for that.
 
 use reloop_protocol::id::JobId;
-use reloop_protocol::job::State;
-use reloop_protocol::master::{JobCommand, Order, SlaveCommand};
-use reloop_protocol::message::Mode;
+use reloop_protocol::job::{End, State};
+use reloop_protocol::master::{Event, JobCommand, Order, RequestId, SlaveCommand};
+use reloop_protocol::message::{Flags, Message, Mode, ReasonCode};
 use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{Desired, Gate};
 use reloop_protocol::time::{Millis, Time};
@@ -84,4 +84,30 @@ fn a_job_that_waits_at_an_offline_slave_is_not_recalled() {
     world.pass(2_000);
     let job = world.job(waits);
     assert_eq!((world.holder(waits), job.state, job.wanted()), (Some(0), State::Accepted, Desired::Run));
+}
+
+#[test]
+fn what_is_given_back_in_a_handshake_after_it_could_not_begin_goes_elsewhere() {
+    let (mut world, first) = endless_job(|_, _| {});
+    let job = placed(&mut world, |_| {});
+    world.boxes[0].machine.unfit = true;
+    let (work, at) = (agent(&world).jobs[&first].work(), Time(world.wall(0)));
+    world.boxes[0].machine.finish(work, End::Succeeded, at, true);
+    assert!(world.hear_machine(0));
+    assert_eq!(world.on_slave(0, job), Some(State::Starting));
+    // The master recalls it before it hears of the intent; what it says is lost with the link.
+    world.add_slave("idle");
+    while world.pump_one(1) {}
+    assert!(world.job(job).recalled.is_some());
+    while world.state(job) != State::Starting {
+        assert!(world.to_master(0));
+    }
+    world.cut(0);
+    while world.hear_machine(0) {}
+    assert_eq!(world.on_slave(0, job), Some(State::Accepted));
+    assert!(world.job(job).recalled.is_some());
+    reconnect(&mut world, 0);
+    assert_eq!(world.on_slave(0, job), None, "it has given it back");
+    world.pass(120_000);
+    assert_eq!((world.begun(job), world.state(job)), (1, State::Succeeded));
 }

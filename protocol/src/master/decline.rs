@@ -47,11 +47,14 @@ impl Visit<'_> {
         {
             // That is about the job and not about the slave, which takes the next.
             let mut jobs = self.jobs();
+            let by = jobs.roster.name(key);
             jobs.edit(id, |job| job.reason = Some(declined.reason));
-            if jobs.is_in(id, State::Accepted) {
-                jobs.apply(id, job::Event::GivenBack, jobs.roster.name(key));
+            jobs.apply(id, job::Event::GivenBack, by);
+            // A window is for what has not begun: an older attempt may have.
+            jobs.weigh(id);
+            if jobs.is_in(id, State::Queued) {
+                jobs.apply(id, job::Event::WindowClosed, by);
             }
-            jobs.apply(id, job::Event::WindowClosed, jobs.roster.name(key));
             return;
         }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
@@ -112,16 +115,13 @@ impl Jobs<'_> {
                 self.weigh(id);
             }
             Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => {
-                let closed =
-                    |job: &Job| job.start.deadline.is_some_and(|deadline| deadline < self.moment.now);
-                let over = self.get(id).is_some_and(|job| closed(&job));
-                if over {
-                    self.edit(id, |job| job.reason = Some(JobReason::WindowClosed.into()));
-                    self.apply(id, job::Event::WindowClosed, "master");
-                    return;
-                }
                 self.apply(id, job::Event::GivenBack, by);
                 self.weigh(id);
+                let is_over = |job: &Job| job.state == State::Queued && job.is_too_late(self.moment.now);
+                if self.get(id).is_some_and(|job| is_over(&job)) {
+                    self.edit(id, |job| job.reason = Some(JobReason::WindowClosed.into()));
+                    self.apply(id, job::Event::WindowClosed, "master");
+                }
             }
         }
     }

@@ -96,7 +96,7 @@ impl Visit<'_> {
     }
 
     /// There is news: the slave may take what it declined before.
-    fn ends_declining(&mut self) {
+    pub(super) fn ends_declining(&mut self) {
         if self.record().declining {
             self.edit_volatile(|slave| slave.declining = false);
         }

@@ -86,6 +86,29 @@ fn a_job_that_waits_at_an_offline_slave_is_not_recalled() {
     assert_eq!((world.holder(waits), job.state, job.wanted()), (Some(0), State::Accepted, Desired::Run));
 }
 
+/// Makes the work of an order almost as large as it may be.
+fn large(order: &mut Order) {
+    order.spec.params.insert("blob".to_owned(), "x".repeat(31 * 1024));
+}
+
+#[test]
+fn a_slave_whose_outcomes_left_no_room_gets_work_once_they_are_taken() {
+    let mut world = world_with(|settings| settings.capacity = 5);
+    world.settle();
+    let jobs: Vec<_> = (0..5).map(|_| place_as(&mut world, large)).collect();
+    let last = jobs[4];
+    pump_until(&mut world, |world| world.on_slave(0, jobs[3]).is_some());
+    assert_eq!((world.on_slave(0, last), world.state(last)), (None, State::Assigned));
+    // The last offer is lost with the link, and the slave does all others without its master.
+    world.cut(0);
+    world.pass(120_000);
+    assert!(jobs[..4].iter().all(|job| world.on_slave(0, *job) == Some(State::Succeeded)));
+    reconnect(&mut world, 0);
+    assert!(agent(&world).jobs.values().all(|job| !job.report.state.is_ended()), "all are forgotten");
+    world.pass(120_000);
+    assert_eq!(world.state(last), State::Succeeded);
+}
+
 #[test]
 fn what_is_given_back_in_a_handshake_after_it_could_not_begin_goes_elsewhere() {
     let (mut world, first) = endless_job(|_, _| {});

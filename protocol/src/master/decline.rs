@@ -61,9 +61,9 @@ impl Visit<'_> {
         // What became of an older attempt was told before this: by now it is forgotten there, or speaks for the job.
         let is_told = declined.reason.code == ReasonCode::OlderAttempt;
         self.jobs().given_back(id, desired, (!asked_for).then_some(declined.reason));
-        // If the job has ended by that, it says nothing of others.
+        // What it can never do says nothing of others, nor does a job that has ended by that.
         let waits = self.book().jobs.get(&id).is_some_and(|job| !job.state.is_ended());
-        if !asked_for && !is_told && waits {
+        if !asked_for && !is_told && !declined.for_good && waits {
             self.edit_volatile(|slave| slave.declining = true);
         }
     }

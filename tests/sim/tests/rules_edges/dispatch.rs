@@ -110,6 +110,28 @@ fn a_slave_whose_outcomes_left_no_room_gets_work_once_they_are_taken() {
 }
 
 #[test]
+fn a_paused_job_that_a_slave_can_never_do_keeps_no_other_work_from_it() {
+    for is_paused in [false, true] {
+        let mut world = World::new(1);
+        let orders = [world.order("mill"), world.order("mill")];
+        let [job, other] = [0, 1].map(|at: usize| orders[at].jobs[0]);
+        let mut seat = Seat::of(&mut world);
+        let first = seat.introduce();
+        seat.settle(OLDER, first.session);
+        let [order, next] = orders.map(Box::new);
+        seat.step(Event::OrderPlaced { request: RequestId(1), order, key: None });
+        assert_eq!(seat.job(job).state, State::Assigned);
+        if is_paused {
+            drop(seat.commands(job, JobCommand::Pause));
+        }
+        let said = no_to(&seat.job(job), ReasonCode::BadParams, true);
+        seat.step(received(OLDER, Message::Declined(said)));
+        seat.step(Event::OrderPlaced { request: RequestId(2), order: next, key: None });
+        assert_eq!(seat.job(other).state, State::Assigned, "the first one is paused: {is_paused}");
+    }
+}
+
+#[test]
 fn what_is_given_back_in_a_handshake_after_it_could_not_begin_goes_elsewhere() {
     let (mut world, first) = endless_job(|_, _| {});
     let job = placed(&mut world, |_| {});

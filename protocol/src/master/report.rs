@@ -306,7 +306,8 @@ impl Jobs<'_> {
             State::Rejected => job.retry.on.contains(&RetryOn::Rejected),
             _ => false,
         };
-        if wanted && job.desired == Desired::Run && job.last_attempt.0 < job.retry.max_attempts {
+        let is_left = job.last_attempt.0 < job.retry.max_attempts && !job.is_too_late(self.moment.now);
+        if wanted && job.desired == Desired::Run && is_left {
             self.edit(id, |job| {
                 let why = JobReason::Retrying(job.attempt, job.state);
                 job.set_aside();

@@ -312,6 +312,10 @@ impl Jobs<'_> {
                 let why = JobReason::Retrying(job.attempt, job.state);
                 job.set_aside();
                 job.reason = Some(why.into());
+                if matches!(job.start.gate, Gate::Released { .. }) {
+                    // A person let that one attempt go.
+                    job.start.gate = Gate::Held;
+                }
             });
             self.apply(id, job::Event::Retried, "the order's retry");
             // Another one may be under way already.

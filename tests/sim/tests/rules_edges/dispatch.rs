@@ -156,3 +156,37 @@ fn what_is_given_back_in_a_handshake_after_it_could_not_begin_goes_elsewhere() {
     world.pass(120_000);
     assert_eq!((world.begun(job), world.state(job)), (1, State::Succeeded));
 }
+
+#[test]
+fn a_slave_that_let_a_job_go_before_a_restore_has_room_whatever_turns_up_of_it() {
+    let (mut world, job) = endless_job(|_, _| {});
+    world.cut(0);
+    let second = world.add_slave("second");
+    world.boxes[second].machine.length_ms = Machine::UNTIL_TOLD;
+    world.settle();
+    let other = placed(&mut world, |_| {});
+    give_away(&mut world, job);
+    world.settle();
+    assert_eq!((world.state(job), world.holder(job)), (State::Accepted, Some(second)));
+    let backup = world.master_disk.clone();
+    let third = world.add_slave("third");
+    world.settle();
+    assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(third)));
+    world.cut(second);
+    world.cut(third);
+    put_back_files(&mut world, backup);
+    confirm_restore(&mut world);
+    world.boxes[second].settings.capacity = 1;
+    world.kill_agent(second);
+    let works = &world.boxes[second].machine;
+    let (work, at) = (works.alive().find(|work| work.job == other).unwrap(), Time(world.wall(second)));
+    world.boxes[second].machine.finish(work, End::Succeeded, at, false);
+    world.start_agent(second, true);
+    reconnect(&mut world, second);
+    assert_eq!((world.state(other), world.state(job)), (State::Succeeded, State::Uncertain));
+    assert_eq!(reason(&world, job), ReasonCode::Restored);
+    reconnect(&mut world, 0);
+    assert!(world.job(job).flags.has(Flags::DUPLICATE), "another attempt runs");
+    let waits = placed(&mut world, |order| order.slave = Some("second".to_owned()));
+    assert_eq!(world.state(waits), State::Running);
+}

@@ -158,6 +158,33 @@ fn what_is_given_back_in_a_handshake_after_it_could_not_begin_goes_elsewhere() {
 }
 
 #[test]
+fn a_job_that_may_go_on_waits_at_no_busy_slave_while_another_is_idle() {
+    let (mut world, _) = endless_job(|_, _| {});
+    let job = placed(&mut world, |_| {});
+    command(&mut world, job, JobCommand::Pause);
+    world.add_slave("idle");
+    world.settle();
+    assert_eq!((world.state(job), world.holder(job)), (State::Accepted, Some(0)));
+    command(&mut world, job, JobCommand::Resume);
+    assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(1)));
+}
+
+#[test]
+fn of_what_may_go_on_each_idle_slave_gets_one() {
+    let (mut world, _) = endless_job(|_, _| {});
+    let jobs = [(); 2].map(|()| placed(&mut world, |_| {}));
+    jobs.iter().for_each(|job| drop(command(&mut world, *job, JobCommand::Pause)));
+    for name in ["idle", "idle-too"] {
+        world.add_slave(name);
+    }
+    world.settle();
+    let (jobs, command) = (jobs.to_vec(), JobCommand::Resume);
+    world.master_event(Event::JobsCommanded { request: RequestId(1), jobs: jobs.clone(), command });
+    world.settle();
+    assert!(jobs.iter().all(|job| world.state(*job) == State::Running));
+}
+
+#[test]
 fn a_slave_that_let_a_job_go_before_a_restore_has_room_whatever_turns_up_of_it() {
     let (mut world, job) = endless_job(|_, _| {});
     world.cut(0);

@@ -216,7 +216,7 @@ pub struct JobCommand {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseRequest {
-    /// The job starts only if it can within this time.
+    /// The job starts only if it can within this time. If it is tried again by itself, it waits for another release.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = schema::valid_seconds)]
     pub valid_seconds: Option<u64>,

@@ -106,7 +106,7 @@ pub struct RetryRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = schema::attempts)]
     pub max_attempts: Option<i64>,
-    /// The ends after which it is tried again; needed if it may be tried more than once.
+    /// The ends after which it is tried again, if its latest start has not passed; needed if it may be tried more than once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(schema_with = schema::retry_on)]
     pub on: Vec<Word>,

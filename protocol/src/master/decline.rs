@@ -17,9 +17,12 @@ impl Visit<'_> {
         if declined.reason.code == ReasonCode::NotHeld && !job.is_current(key, declined.attempt) {
             return self.other_is_gone(id, declined.attempt);
         }
+        // Its machine may have been unable to begin it, and the slave's word of that may have been lost.
+        let may_come_back = matches!(job.state, State::Assigned | State::Accepted)
+            || job.state == State::Starting && declined.reason.code == ReasonCode::GivenBack;
         let missing = job.state.is_started() && declined.reason.code == ReasonCode::NotHeld;
         let stale = !job.is_current(key, declined.attempt)
-            || job.state != State::Assigned && job.state != State::Accepted && !missing
+            || !may_come_back && !missing
             || declined.generation < job.generation && declined.reason.code != ReasonCode::GivenBack;
         if stale {
             return self.out.ignore(Ignored::OlderAnswer);
@@ -44,20 +47,23 @@ impl Visit<'_> {
         {
             // That is about the job and not about the slave, which takes the next.
             let mut jobs = self.jobs();
+            let by = jobs.roster.name(key);
             jobs.edit(id, |job| job.reason = Some(declined.reason));
-            if jobs.is_in(id, State::Accepted) {
-                jobs.apply(id, job::Event::GivenBack, jobs.roster.name(key));
+            jobs.apply(id, job::Event::GivenBack, by);
+            // A window is for what has not begun: an older attempt may have.
+            jobs.weigh(id);
+            if jobs.is_in(id, State::Queued) {
+                jobs.apply(id, job::Event::WindowClosed, by);
             }
-            jobs.apply(id, job::Event::WindowClosed, jobs.roster.name(key));
             return;
         }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
         // What became of an older attempt was told before this: by now it is forgotten there, or speaks for the job.
         let is_told = declined.reason.code == ReasonCode::OlderAttempt;
         self.jobs().given_back(id, desired, (!asked_for).then_some(declined.reason));
-        // If the job has ended by that, it says nothing of others.
+        // What it can never do says nothing of others, nor does a job that has ended by that.
         let waits = self.book().jobs.get(&id).is_some_and(|job| !job.state.is_ended());
-        if !asked_for && !is_told && waits {
+        if !asked_for && !is_told && !declined.for_good && waits {
             self.edit_volatile(|slave| slave.declining = true);
         }
     }
@@ -96,7 +102,6 @@ impl Jobs<'_> {
             }
         });
         if self.is_in(id, State::Starting) {
-            // Its machine could not begin it, and the slave's word of that was lost.
             self.apply(id, job::Event::StartPostponed, by);
         }
         if self.is_in(id, State::Accepted) {
@@ -110,16 +115,13 @@ impl Jobs<'_> {
                 self.weigh(id);
             }
             Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => {
-                let closed =
-                    |job: &Job| job.start.deadline.is_some_and(|deadline| deadline < self.moment.now);
-                let over = self.get(id).is_some_and(|job| closed(&job));
-                if over {
-                    self.edit(id, |job| job.reason = Some(JobReason::WindowClosed.into()));
-                    self.apply(id, job::Event::WindowClosed, "master");
-                    return;
-                }
                 self.apply(id, job::Event::GivenBack, by);
                 self.weigh(id);
+                let is_over = |job: &Job| job.state == State::Queued && job.is_too_late(self.moment.now);
+                if self.get(id).is_some_and(|job| is_over(&job)) {
+                    self.edit(id, |job| job.reason = Some(JobReason::WindowClosed.into()));
+                    self.apply(id, job::Event::WindowClosed, "master");
+                }
             }
         }
     }

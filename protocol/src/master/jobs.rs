@@ -124,7 +124,10 @@ impl<'a> Jobs<'a> {
     pub(super) fn flag(&mut self, id: JobId, flag: Flags, why: JobReason) {
         self.edit(id, |job| {
             job.flags.set(flag);
-            job.reason = Some(why.into());
+            // That its slave let it go before a restore is told by the reason alone.
+            if job.takes_a_place() {
+                job.reason = Some(why.into());
+            }
         });
     }
 

@@ -357,6 +357,11 @@ impl Job {
         self.state == State::Queued && self.desired == Desired::Run && !is_held
     }
 
+    /// Its latest start has passed.
+    pub(super) fn is_too_late(&self, now: Time) -> bool {
+        self.start.deadline.is_some_and(|deadline| deadline < now)
+    }
+
     /// Counts against its slave's capacity. A job that the slave let go in the time that a restored master has forgotten does not.
     pub(super) fn takes_a_place(&self) -> bool {
         let was_let_go = self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Restored);

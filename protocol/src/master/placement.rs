@@ -1,7 +1,7 @@
 //! Who gets what: the highest priority first, then the oldest; idle slaves before busy ones.
 //!
 //! Work is assigned ahead while the link is up, to the slave's capacity, so that a slave that loses its link has
-//! something to do. What waits at a busy slave is recalled when another falls idle.
+//! something to do. What waits at a busy slave is recalled when another is idle.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,21 +51,27 @@ impl Availability {
 
     /// Slaves for a program, those that could start now first.
     fn offers(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
-        [&self.idle, &self.busy].into_iter().filter_map(|side| side.get(program)).flatten().copied()
+        self.idle(program).chain(self.busy.get(program).into_iter().flatten().copied())
+    }
+
+    /// Those that could start now.
+    fn idle(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
+        self.idle.get(program).into_iter().flatten().copied()
     }
 }
 
 impl Rules {
     pub(super) fn dispatch(&mut self) {
-        let slaves = self.out.take_looking_for_work();
+        let mut slaves = self.out.take_looking_for_work();
         for key in &slaves {
             self.list(*key);
         }
         let mut looking: Vec<JobId> = self.out.take_looking_for_slave().into_iter().collect();
         looking.sort_by_key(|id| self.state.book.jobs.get(id).map(|job| (Reverse(job.start.priority), *id)));
         for id in looking {
-            if let Some(key) = self.slave_for(id) {
-                self.assign_to(id, key);
+            match self.slave_for(id) {
+                Some(key) => self.assign_to(id, key),
+                None => slaves.extend(self.idle_slave_for(id, &slaves)),
             }
         }
         let (idle, busy): (Vec<_>, Vec<_>) = slaves.into_iter().partition(|key| self.is_idle(*key));
@@ -98,6 +104,13 @@ impl Rules {
         let job = self.state.book.jobs.get(&id).filter(|job| job.seeks_a_slave())?;
         let fits = |key: &SlaveKey| self.state.slaves.get(key).is_some_and(|slave| can_do(slave, &job));
         self.state.availability.offers(&job.spec.program).find(fits)
+    }
+
+    /// An idle slave for a job that waits at another one and may start from now on; not one of those that look for work anyway.
+    fn idle_slave_for(&self, id: JobId, looking: &BTreeSet<SlaveKey>) -> Option<SlaveKey> {
+        let job = self.state.book.jobs.get(&id).filter(|job| job.is_lent())?;
+        let fits = |key: &SlaveKey| self.state.slaves.get(key).is_some_and(|slave| can_do(slave, &job));
+        self.state.availability.idle(&job.spec.program).find(|key| !looking.contains(key) && fits(key))
     }
 
     /// The first of what waits for a slave with room.

@@ -96,7 +96,7 @@ impl Visit<'_> {
     }
 
     /// There is news: the slave may take what it declined before.
-    fn ends_declining(&mut self) {
+    pub(super) fn ends_declining(&mut self) {
         if self.record().declining {
             self.edit_volatile(|slave| slave.declining = false);
         }
@@ -310,11 +310,16 @@ impl Jobs<'_> {
             State::Rejected => job.retry.on.contains(&RetryOn::Rejected),
             _ => false,
         };
-        if wanted && job.desired == Desired::Run && job.last_attempt.0 < job.retry.max_attempts {
+        let is_left = job.last_attempt.0 < job.retry.max_attempts && !job.is_too_late(self.moment.now);
+        if wanted && job.desired == Desired::Run && is_left {
             self.edit(id, |job| {
                 let why = JobReason::Retrying(job.attempt, job.state);
                 job.set_aside();
                 job.reason = Some(why.into());
+                if matches!(job.start.gate, Gate::Released { .. }) {
+                    // A person let that one attempt go.
+                    job.start.gate = Gate::Held;
+                }
             });
             self.apply(id, job::Event::Retried, "the order's retry");
             // Another one may be under way already.

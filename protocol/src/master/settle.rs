@@ -113,6 +113,8 @@ impl Visit<'_> {
         for declined in declined {
             self.declined(declined);
         }
+        // It may have declined for want of room, which the outcomes took that are forgotten now. Otherwise it declines once more.
+        self.ends_declining();
         // A slave has one attempt of a job: where it told of a newer one that does not speak for the job, the one that does is not there.
         for id in self.held_where(|job| seen.get(&job.id).is_some_and(|newest| *newest > job.attempt)) {
             let line = self.carried(&mut judged, id, None, store);

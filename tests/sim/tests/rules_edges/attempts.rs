@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use reloop_protocol::id::{Attempt, Epoch, SlaveKey};
 use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Basis, Ignored, Job, JobCommand, JobReason, OtherAttempt};
-use reloop_protocol::message::{Flags, Message, Reason, Report};
+use reloop_protocol::message::{Flags, Message, Reason, ReasonCode, Report};
 use reloop_protocol::reconcile::attempts::{Other, Outcome, Speaker, Standing, TABLE, weigh};
-use reloop_protocol::spec::{CancelMode, Desired, DesiredState};
+use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Late};
+use reloop_protocol::time::Time;
 
 use crate::stage::*;
 
@@ -280,4 +281,38 @@ fn an_abandoned_job_of_which_another_attempt_succeeded_has_succeeded() {
     let step = seat.commands(job.id, JobCommand::Abandon);
     let [ended] = step.archived.as_slice() else { panic!("{:?}", step.archived) };
     assert_eq!((ended.state, ended.attempt), (State::Succeeded, Attempt(1)));
+}
+
+#[test]
+fn a_window_that_closes_over_a_recalled_attempt_ends_no_job_whose_older_one_runs() {
+    let (mut world, job) = endless_job(|_, _| {});
+    world.cut(0);
+    let second = world.add_slave("second");
+    world.settle();
+    give_away(&mut world, job);
+    assert_eq!((world.state(job), world.holder(job)), (State::Assigned, Some(second)));
+    // The offer is lost on its way.
+    world.cut(second);
+    let deadline = later(&world, 10_000);
+    world.command(job, JobCommand::Reschedule { not_before: None, deadline, late: Late::Run });
+    reconnect(&mut world, 0);
+    assert_eq!(world.job(job).wanted(), Desired::Return, "it is recalled, for the older one runs");
+    world.pass(20_000);
+    reconnect(&mut world, second);
+    assert_eq!(world.on_slave(0, job), Some(State::Running));
+    assert_eq!((world.state(job), world.holder(job)), (State::Running, Some(0)));
+}
+
+#[test]
+fn an_offer_that_is_declined_after_its_window_ends_no_job_whose_older_attempt_runs() {
+    for code in [ReasonCode::AtCapacity, ReasonCode::WindowClosed] {
+        let (mut seat, job) = beside(State::Running, Basis::Assigned);
+        let deadline = Some(Time(seat.now.0 - 1));
+        let offered = seat.job_mut(job.id);
+        (offered.state, offered.report, offered.start.deadline) = (State::Assigned, None, deadline);
+        let declined = no_to(offered, code, false);
+        seat.step(received(OLDER, Message::Declined(declined)));
+        let job = seat.job(job.id);
+        assert_eq!((job.state, job.holder), (State::Running, Some(ELSEWHERE)), "{code:?}");
+    }
 }

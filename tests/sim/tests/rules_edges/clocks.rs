@@ -1,9 +1,9 @@
 //! Time: what counts as run time, when a start is missed, when releases lapse although a clock is set, and ids after a
 //! clock was set back.
 
-use reloop_protocol::id::{JobId, NewestId, Session};
+use reloop_protocol::id::{Attempt, JobId, NewestId, Session};
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::JobCommand;
+use reloop_protocol::master::{JobCommand, Retry, RetryOn};
 use reloop_protocol::message::{Challenge, Flags, Message, ReasonCode, WaitingFor};
 use reloop_protocol::slave::{self, CLOCK_PATIENCE, ClockSource, Fact, Local, Probed, TrustClock, Why};
 use reloop_protocol::spec::{Gate, Late, OnOverdue};
@@ -415,6 +415,28 @@ fn a_release_is_no_matter_any_more_once_its_job_works() {
     set_masters_clock(&mut world, -3_600_000);
     let after = world.job(job);
     assert_eq!((after.generation, after.start), (before.generation, before.start));
+}
+
+#[test]
+fn a_release_is_for_one_attempt() {
+    for set_back in [0, 3_600_000] {
+        let mut world = World::new(1);
+        (world.boxes[0].machine.fails, world.boxes[0].machine.length_ms) = (true, 1_200_000);
+        let job = placed(&mut world, |order| {
+            order.start.gate = Gate::Held;
+            order.retry = Retry { max_attempts: 2, on: [RetryOn::Failed].into() };
+        });
+        release(&mut world, job, 600);
+        world.pass(700_000);
+        assert_eq!(world.state(job), State::Running);
+        world.set_masters_clock(-set_back);
+        world.pass(700_000);
+        assert_eq!(
+            (world.job(job).last_attempt, world.begun(job)),
+            (Attempt(2), 1),
+            "set back by {set_back}"
+        );
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, OnInterrupt, State};
-use reloop_protocol::master::{self, JobCommand};
+use reloop_protocol::master::{self, JobCommand, Retry, RetryOn};
 use reloop_protocol::message::{Activity, Flags, Message, ReasonCode, WaitingFor};
 use reloop_protocol::reconcile::DesiredKind;
 use reloop_protocol::slave::{self, Local, PROBE_PATIENCE, Release, Why};
@@ -207,6 +207,21 @@ fn a_job_that_is_given_back_in_the_last_millisecond_of_its_window_is_queued_agai
     let event = received(live(&world).0, Message::Declined(declined));
     let step = master::step(world.master.clone().unwrap(), close.unwrap(), event);
     assert_eq!(step.state.book.jobs.get(&job).unwrap().state, State::Queued);
+}
+
+#[test]
+fn what_failed_after_its_latest_start_is_not_tried_again() {
+    for (length_ms, attempts) in [(30_000, 2), (30_001, 1)] {
+        let mut world = World::new(1);
+        (world.boxes[0].machine.fails, world.boxes[0].machine.length_ms) = (true, length_ms);
+        let deadline = later(&world, 30_000);
+        let job = placed(&mut world, |order| {
+            order.start.deadline = deadline;
+            order.retry = Retry { max_attempts: 2, on: [RetryOn::Failed].into() };
+        });
+        world.pass(120_000);
+        assert_eq!((world.state(job), world.begun(job)), (State::Failed, attempts));
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! A job gets one attempt after the other. Sometimes two of them matter: a person gave one up and its slave turns out to be
 //! alive, or a master that was restored from a backup hears of attempts that it has forgotten. One attempt speaks for the
 //! job: its state is the job's state, its report is shown. The others are kept beside the job with the last report of each
-//! (`Job::earlier`).
+//! (`Job::others`).
 //!
 //! [`weigh`] compares the attempt that speaks with one other by looking up [`TABLE`]. The master asks it whenever one of the
 //! two has changed (`master/attempts.rs`). An attempt that a slave only claims, without having been assigned it, is shown to

@@ -451,7 +451,8 @@ impl World {
         let is_live = matches!(state.link, slave::Link::Live { doubtful: false, .. })
             && record.live() == Some(link.id)
             && !record.doubts;
-        if !is_quiet || !is_live || link.double || self.double.is_some() || self.ledger.cloned.contains(&key) {
+        if !is_quiet || !is_live || link.double || self.double.is_some() || self.ledger.cloned.contains(&key)
+        {
             return None;
         }
         let told = |job: &master::Job| {

@@ -450,7 +450,9 @@ class Rules:
         report, desired = held.report, new.desired
         report.generation, report.source, held.desired = new.generation, Source.remote, desired
         accepted = report.state is State.accepted
-        if accepted:
+        begun = report.started_at is not None or bool(report.flags & Flags.interrupted)
+        takes_start = accepted or (not begun and report.state not in ENDED)
+        if takes_start:
             if new.start.not_before != held.start.not_before:
                 time = self.master_time()
                 at = new.start.not_before
@@ -465,7 +467,7 @@ class Rules:
                 held.missed, held.due = False, True
         if new.digest != held.digest:
             report.reason = Reason(ReasonCode.digest_mismatch, "it is desired for other work")
-            if accepted:
+            if takes_start:
                 held.start = replace(held.start, gate=HeldGate())
         if isinstance(desired, Run) and report.reason and report.reason.code is ReasonCode.pause_refused:
             report.reason = None

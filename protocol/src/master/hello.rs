@@ -15,6 +15,7 @@ use crate::message::{
 };
 use crate::reconcile::{DesiredKind, Line, Mine, Store, Theirs, Verdict, judge};
 use crate::slave::LinkId;
+use crate::spec::Desired;
 use crate::time::Time;
 
 /// How much work one Welcome offers, in bytes on the wire: it is one message of at most 256 KiB.
@@ -308,7 +309,11 @@ impl Visit<'_> {
             _ if known == Some(row.seq) && current.is_some_and(|job| job.state == row.state) => Tell::Nothing,
             _ => Tell::Report,
         };
-        let newer = current.filter(|job| job.generation > row.generation && !job.state.is_ended());
+        // What a person said is of one run, and a row names none: the report is heard first (`settled`).
+        let is_said_of_a_run = |job: &&Job| matches!(job.wanted(), Desired::Resolve(_));
+        let newer = current
+            .filter(|job| job.generation > row.generation && !job.state.is_ended())
+            .filter(|job| !is_said_of_a_run(job));
         let desired_state = match line.verdict {
             Verdict::Keep | Verdict::Start | Verdict::Cancel | Verdict::Recall | Verdict::AskPerson => newer,
             Verdict::Offer | Verdict::Adopt | Verdict::Forget | Verdict::Release | Verdict::Quarantine => {

@@ -14,7 +14,7 @@ use crate::spec::{Desired, DesiredState, Gate};
 use crate::time::Time;
 
 /// Whether the slave acted on an older desired state, in a way that the newest one does not allow: it began the job outside of the
-/// newest window, or let it expire inside that window, or reports another state than the end that a person has given.
+/// newest window, or let it expire inside that window, or reports another state than the end that a person has given, or a later run.
 fn is_overtaken(job: &Job, report: &Report) -> bool {
     let window = &job.start;
     let is_after = |at: Time| window.deadline.is_some_and(|deadline| deadline < at);
@@ -27,10 +27,20 @@ fn is_overtaken(job: &Job, report: &Report) -> bool {
     let expired = report.state == State::Expired && job.state != State::Expired && !knew(report.generation);
     let expired_early = expired && report.ended_at.is_some_and(|at| !is_after(at));
     let is_otherwise = match job.desired {
-        Desired::Resolve(end) => report.state != State::Uncertain && report.state != end.state(),
+        Desired::Resolve(end) => {
+            is_resolve_moot(job, report) || report.state != State::Uncertain && report.state != end.state()
+        }
         Desired::Run | Desired::Pause | Desired::Cancel(_) | Desired::Return => false,
     };
     began_early || began_late || expired_early || is_otherwise
+}
+
+/// Whether a person has said how it ended, and this is not what the person spoke of: it works or waits after all, or was begun again
+/// since. Its end is not that person's to say.
+fn is_resolve_moot(job: &Job, report: &Report) -> bool {
+    let was_begun_again = job.report.as_ref().is_some_and(|known| known.run < report.run);
+    let has_stopped = report.state == State::Uncertain || report.state.is_ended();
+    matches!(job.desired, Desired::Resolve(_)) && (was_begun_again || !has_stopped)
 }
 
 impl Rules {
@@ -224,10 +234,12 @@ impl Visit<'_> {
         let is_intent = report.state == State::Starting && !report.has_begun();
         let may_come_back = is_intent && job.recalled.is_some_and(|asked| report.generation < asked);
         let stays = has_begun && !may_come_back && job.recalled.is_some();
+        let is_resolve_moot = is_resolve_moot(&job, &report);
         // The slave is still uncertain though it knows this generation: before the store went back, that number meant something else.
         // The Resolve gets a higher one.
         let asks_still = report.state == State::Uncertain
             && matches!(job.desired, Desired::Resolve(_))
+            && !is_resolve_moot
             && report.generation >= job.generation;
         let raised = generation.uttered(self.moment.node.epoch);
         let was_lost = job.state == State::Lost;
@@ -267,8 +279,7 @@ impl Visit<'_> {
                 if is_overtaken {
                     job.flags.set(Flags::OVERTAKEN);
                 }
-                if is_overtaken && state.is_executing() && matches!(job.desired, Desired::Resolve(_)) {
-                    // It works, and its end is not a person's to say.
+                if is_resolve_moot {
                     job.desired = Desired::Run;
                 }
                 if job.is_canceled() && state == State::Succeeded {

@@ -145,18 +145,20 @@ impl Rules {
 }
 
 impl Held<'_> {
-    /// Keeps what the master wants from here on. Only before its start can a job be given another start rule.
+    /// Keeps what the master wants from here on. Only before it has begun can a job be given another start rule: what is starting waits
+    /// again if the machine turns out to be unable to begin.
     fn take_desired(&mut self, wanted: &DesiredState) {
         let job = self.edit();
         job.report.generation = wanted.generation;
         job.desired = wanted.desired;
-        let is_accepted = job.report.state == State::Accepted;
-        if is_accepted {
+        let state = job.report.state;
+        let takes_start_rule = state == State::Accepted || state.is_started() && !job.report.has_begun();
+        if takes_start_rule {
             self.take_start_rule(wanted.start);
         }
         if wanted.digest != self.digest {
             self.explain(JobReason::OtherWork);
-            if is_accepted {
+            if takes_start_rule {
                 self.edit().start.gate = Gate::Held;
             }
         }

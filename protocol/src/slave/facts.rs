@@ -131,9 +131,6 @@ impl AtMachine<'_> {
         let unwanted = self.is_unwanted();
         let mut job = self.held();
         job.no_longer_refused();
-        if next == State::Failed {
-            job.explain(JobReason::MachineFault(ended.outcome.text.clone()));
-        }
         let report = &mut job.edit().report;
         if ended.end == End::Succeeded {
             report.progress = Some(ALL_OF_IT);
@@ -142,8 +139,12 @@ impl AtMachine<'_> {
             }
         }
         report.ended_at = Some(at);
+        let text = ended.outcome.text.clone();
         report.outcome = Some(ended.outcome);
         if job.apply(job::Event::MachineEnded(ended.end), Source::Machine) {
+            if next == State::Failed {
+                job.explain(JobReason::MachineFault(text));
+            }
             self.occupy_machine(ended.end);
         }
     }
@@ -205,9 +206,6 @@ impl AtMachine<'_> {
         let source = job.run.stop_decided.unwrap_or(Source::Remote);
         let told_to_stop = job.run.stopping.filter(|_| state == State::Stopping);
         let to_be_stopped = job.edit().run.stopping.take_if(|_| state != State::Stopping);
-        if state == State::Uncertain {
-            job.edit().report.reason = None;
-        }
         job.apply(job::Event::FoundAlive { paused }, Source::Slave);
         self.mark_started();
         // It was asked before the crash, and may never have heard; or it was to be asked now.

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use super::clock::Clock;
 use super::out::Out;
 use super::{Effect, Ignored, Job, RunState};
-use crate::job::{self};
+use crate::job::{self, State};
 use crate::message::{Reason, Source};
 
 /// It is read like the job that it is, and changed by [`Held::edit`].
@@ -55,6 +55,10 @@ impl<'a> Held<'a> {
             job::Transition::To(next) => {
                 let stamp = self.clock.stamp();
                 let job = self.edit();
+                if job.report.state == State::Uncertain {
+                    // Why nobody knew how it ended.
+                    job.report.reason = None;
+                }
                 job.report.state = next;
                 job.report.source = source;
                 if next.is_ended() {

@@ -18,7 +18,7 @@ pub struct Job {
     pub digest: SpecDigest,
     /// What the newest desired state wants.
     pub desired: Desired,
-    /// The start rule of the newest desired state that came while the job was accepted.
+    /// The start rule of the newest desired state that came while the job was accepted or had not begun.
     pub start: StartRule,
     /// The newest report, with the job's state.
     pub report: Report,

@@ -35,7 +35,7 @@ impl Rules {
                     self.resume(id);
                     Ok(Done::Resuming(id))
                 }
-                Some((id, state)) => Err(NotDone::InState(id, state)),
+                Some((id, state)) => self.let_start().map(Done::MayStart).ok_or(NotDone::InState(id, state)),
                 None => self.let_start().map(Done::MayStart).ok_or(NotDone::NothingRuns),
             },
             Local::Stop { now } => {

@@ -7,7 +7,7 @@ use super::step::Rules;
 use super::waiting::Judge;
 use super::{Effect, Job, JobReason, Now, Slave};
 use crate::job::{self, State};
-use crate::message::{Flags, Source};
+use crate::message::{Flags, ReasonCode, Source};
 use crate::spec::{CancelMode, Gate, Late, OnOverdue};
 use crate::time::{Millis, Time};
 
@@ -183,7 +183,7 @@ impl Held<'_> {
         job.report.flags.clear(Flags::OVERDUE);
         if job.report.flags.has(Flags::INTERRUPTED) {
             self.explain(JobReason::BegunAgain);
-        } else if !self.report.flags.has(Flags::MISSED_START) {
+        } else if !self.says(ReasonCode::MissedStart) {
             self.edit().report.reason = None;
         }
         self.act(Effect::Start { work: self.work(), spec: self.spec.clone() });

@@ -5,7 +5,7 @@ use super::machine::is_barred;
 use super::step::Rules;
 use super::{Job, JobReason, Now, Slave};
 use crate::job::State;
-use crate::message::{Reason, WaitingFor};
+use crate::message::{Reason, ReasonCode, WaitingFor};
 use crate::spec::{Desired, Gate};
 use crate::time::{Millis, Time};
 
@@ -70,21 +70,24 @@ impl Rules {
     pub(super) fn say_what_is_waited_for(&mut self) {
         let judge = self.judge();
         let barred = is_barred(self.state());
-        let waits = |job: &Job| match judge.held_by(job) {
-            _ if job.report.state != State::Accepted => (None, None),
-            Some((waiting_for, reason)) => (Some(waiting_for), reason.map(Reason::from)),
-            None if barred => (Some(WaitingFor::Ready), None),
-            None => (Some(WaitingFor::Turn), None),
+        let waits = |job: &Job| {
+            let (waiting_for, reason) = match judge.held_by(job) {
+                _ if job.report.state != State::Accepted => (None, None),
+                Some((waiting_for, reason)) => (Some(waiting_for), reason),
+                None if barred => (Some(WaitingFor::Ready), None),
+                None => (Some(WaitingFor::Turn), None),
+            };
+            // It may have been released again.
+            let old = job.report.reason.as_ref().filter(|old| old.code != ReasonCode::ReleaseLapsed);
+            (waiting_for, reason.map(Reason::from).or(old.cloned()))
         };
         let says_otherwise = |job: &Job| {
             let (waiting_for, reason) = waits(job);
-            job.report.waiting_for != waiting_for || reason.is_some() && job.report.reason != reason
+            job.report.waiting_for != waiting_for || job.report.reason != reason
         };
         self.each(says_otherwise, |mut held| {
             let job = held.edit();
-            let (waiting_for, reason) = waits(job);
-            job.report.waiting_for = waiting_for;
-            job.report.reason = reason.or(job.report.reason.take());
+            (job.report.waiting_for, job.report.reason) = waits(job);
         });
     }
 }

@@ -450,7 +450,9 @@ class Rules:
         report, desired = held.report, new.desired
         report.generation, report.source, held.desired = new.generation, Source.remote, desired
         accepted = report.state is State.accepted
-        if accepted:
+        begun = report.started_at is not None or bool(report.flags & Flags.interrupted)
+        takes_start = accepted or (not begun and report.state not in ENDED)
+        if takes_start:
             if new.start.not_before != held.start.not_before:
                 time = self.master_time()
                 at = new.start.not_before
@@ -465,7 +467,7 @@ class Rules:
                 held.missed, held.due = False, True
         if new.digest != held.digest:
             report.reason = Reason(ReasonCode.digest_mismatch, "it is desired for other work")
-            if accepted:
+            if takes_start:
                 held.start = replace(held.start, gate=HeldGate())
         if isinstance(desired, Run) and report.reason and report.reason.code is ReasonCode.pause_refused:
             report.reason = None
@@ -611,7 +613,8 @@ class Rules:
             first.report.run, first.report.progress = first.report.run + 1, None
             first.works_since, first.overrun = None, False
             self.move(first, State.starting, Source.slave)
-            if not first.report.flags & (Flags.missed_start | Flags.interrupted):
+            missed = first.report.reason and first.report.reason.code is ReasonCode.missed_start
+            if not missed and not first.report.flags & Flags.interrupted:
                 first.report.reason = None
             self.commands.append(Start(first.report.job, first.report.attempt, first.report.run, first.spec.params))
         for held in accepted:
@@ -635,7 +638,9 @@ class Rules:
             held.missed, held.due = start.late is Late.hold, start.late is Late.run
 
     def holds(self, held: Held, time: Optional[int]) -> Optional[WaitingFor]:
-        start, gate = held.start, held.start.gate
+        start, gate, reason = held.start, held.start.gate, held.report.reason
+        if reason and reason.code is ReasonCode.release_lapsed:
+            held.report.reason = None
         if isinstance(held.desired, Pause):
             return WaitingFor.operator
         if held.missed and not isinstance(gate, Released):

@@ -1,10 +1,10 @@
 //! What belongs to one attempt or to one run of a job is not shown of the next.
 
 use reloop_protocol::id::{Attempt, SlaveKey};
-use reloop_protocol::job::{OnInterrupt, State};
+use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{self, Job, JobCommand};
 use reloop_protocol::message::{Flags, Outcome, Reason, ReasonCode, Report, WaitingFor};
-use reloop_protocol::slave::{self, Fact};
+use reloop_protocol::slave::{self, Fact, Local};
 use reloop_protocol::spec::Desired;
 use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::World;
@@ -154,4 +154,59 @@ fn a_second_run_says_nothing_that_is_of_the_first() {
     assert!(!reason.text.contains("runs no more"), "{}", reason.text);
     world.pass(6_000);
     assert!(world.job(job).report.unwrap().flags.has(Flags::OVERDUE), "by its own clock");
+}
+
+#[test]
+fn a_second_release_ends_the_reason_of_the_first() {
+    let mut world = endless();
+    let job = deferred(&mut world, 60_000, |_| {});
+    off_for(&mut world, 600_000);
+    assert_eq!(reason(&world, job), ReasonCode::MissedStart);
+    world.local(0, Local::Lock(true));
+    release(&mut world, job, 10);
+    world.pass(20_000);
+    assert_eq!(reason(&world, job), ReasonCode::ReleaseLapsed);
+    let told = |world: &World| {
+        let report = world.job(job).report.unwrap();
+        (report.state, report.waiting_for, report.reason)
+    };
+    release(&mut world, job, 600);
+    world.settle();
+    assert_eq!(told(&world), (State::Accepted, Some(WaitingFor::Ready), None));
+    world.local(0, Local::Lock(false));
+    world.settle();
+    assert_eq!(told(&world), (State::Running, None, None));
+}
+
+#[test]
+fn a_run_that_begins_keeps_no_reason_but_that_its_start_was_missed() {
+    for code in [ReasonCode::ReleaseLapsed, ReasonCode::DigestMismatch, ReasonCode::MissedStart] {
+        let (mut state, now, job, waits) = at_work();
+        let kept = state.jobs.get_mut(&waits).unwrap();
+        kept.report.flags.set(Flags::MISSED_START);
+        kept.report.reason = Some(Reason::new(code, "before"));
+        let state = machine_says(state, now, job, ended(End::Succeeded)).state;
+        let after = person_says(state, now, Local::Ready).state;
+        let stays = (code == ReasonCode::MissedStart).then_some(code);
+        assert_eq!(word(&after, waits), (State::Starting, stays));
+    }
+}
+
+#[test]
+fn what_was_uncertain_says_so_no_more_once_its_machine_has_spoken() {
+    let facts = [
+        (Fact::Started, State::Running, None),
+        (Fact::Resumed, State::Running, None),
+        (Fact::Paused, State::Paused, None),
+        (ended(End::Succeeded), State::Succeeded, None),
+        (ended(End::Failed), State::Failed, Some(ReasonCode::MachineFault)),
+    ];
+    for (fact, state, code) in facts {
+        let (mut doubting, now, job, _) = at_work();
+        let report = &mut doubting.jobs.get_mut(&job).unwrap().report;
+        report.state = State::Uncertain;
+        report.reason = Some(Reason::new(ReasonCode::NoProof, "it could not say"));
+        let after = machine_says(doubting, now, job, fact).state;
+        assert_eq!(word(&after, job), (state, code));
+    }
 }

@@ -1,7 +1,7 @@
 //! Commands that come too late or contradict earlier ones leave a flag, or are refused.
 
 use reloop_protocol::id::{Attempt, JobId};
-use reloop_protocol::job::{End, State};
+use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{
     self, Answer, Delivery, JobCommand, JobReason, Refusal, RequestId, WrongState,
 };
@@ -289,4 +289,51 @@ fn of_an_abandoned_attempt_too_the_first_resolve_counts() {
         let first = job.others.iter().find(|earlier| earlier.attempt.0 == 1);
         assert_eq!(first.map_or(job.state, |first| first.state), State::Succeeded, "{tried_again}");
     }
+}
+
+#[test]
+fn what_a_person_said_of_one_run_ends_no_other_run() {
+    let mut world = endless();
+    let job = placed(&mut world, |order| order.spec.on_interrupt = OnInterrupt::Restart);
+    silence_machine(&mut world);
+    reconnect(&mut world, 0);
+    world.pass(10_000);
+    assert_eq!((world.state(job), world.on_slave(0, job)), (State::Uncertain, Some(State::Uncertain)));
+    world.cut(0);
+    // Somebody says so from afar, without a look at the machine.
+    let command_from_afar = JobCommand::Resolve(End::Succeeded);
+    let (request, jobs) = (RequestId(7), vec![job]);
+    world.master_event(master::Event::JobsCommanded { request, jobs, command: command_from_afar });
+    assert_eq!(world.job(job).desired, Desired::Resolve(End::Succeeded));
+    // It has run all along, is interrupted by a power cut, and is begun again as its order says.
+    world.boxes[0].machine.silent = false;
+    restart_agent(&mut world);
+    world.settle();
+    assert_eq!(world.on_slave(0, job), Some(State::Running));
+    world.reboot(0);
+    world.settle();
+    assert_eq!((world.on_slave(0, job), world.begun(job)), (Some(State::Running), 2));
+    silence_machine(&mut world);
+    world.pass(10_000);
+    assert_eq!(world.on_slave(0, job), Some(State::Uncertain), "now nobody knows of the second run");
+    reconnect(&mut world, 0);
+    assert_eq!((world.state(job), world.on_slave(0, job)), (State::Uncertain, Some(State::Uncertain)));
+    assert!(is_overtaken(&world, job));
+    // Of the second run a person can say it too.
+    command(&mut world, job, JobCommand::Resolve(End::Failed));
+    assert_eq!(world.state(job), State::Failed);
+}
+
+#[test]
+fn what_a_person_said_of_a_run_is_forgotten_once_the_job_waits_to_begin_again() {
+    let (mut seat, report) = runs_live();
+    let job = report.job;
+    let uncertain = numbered(&report, 11, State::Uncertain);
+    drop(reports(&mut seat, None, uncertain.clone()));
+    seat.step(master::Event::LinkClosed { link: OLDER, last_heard: seat.now });
+    drop(seat.commands(job, JobCommand::Resolve(End::Succeeded)));
+    assert_eq!(seat.job(job).desired, Desired::Resolve(End::Succeeded));
+    let waits = Report { state: State::Accepted, seq: uncertain.seq, ..uncertain };
+    drop(shakes(&mut seat, (vec![], vec![]), vec![waits.row()], (vec![waits], vec![])));
+    assert_eq!((seat.job(job).state, seat.job(job).desired), (State::Accepted, Desired::Run));
 }

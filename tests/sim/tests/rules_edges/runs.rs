@@ -4,7 +4,7 @@ use reloop_protocol::id::{JobId, Run};
 use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::master::JobCommand;
 use reloop_protocol::message::{Flags, Message, ReasonCode, WaitingFor};
-use reloop_protocol::slave::{self, Effect, Fact, Local, Probed};
+use reloop_protocol::slave::{self, Done, Effect, Fact, Local, NotDone, Probed};
 use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate, OnOverdue};
 use reloop_protocol::time::Millis;
 use reloop_sim::world::World;
@@ -32,6 +32,29 @@ fn what_was_paused_at_the_machine_and_interrupted_says_who_lets_it_go_on() {
     world.local(0, Local::Resume);
     world.settle();
     assert_eq!(told(&world), (State::Running, None, Some(ReasonCode::Interrupted)));
+}
+
+#[test]
+fn what_was_paused_at_the_machine_can_be_let_go_on_while_the_machine_does_another() {
+    let (mut world, job) = endless_job(restartable);
+    let other = placed(&mut world, |_| {});
+    world.local(0, Local::Pause);
+    world.settle();
+    reboot(&mut world);
+    reconnect(&mut world, 0);
+    assert_eq!((world.state(job), world.state(other)), (State::Accepted, State::Running));
+    assert_eq!(reason(&world, job), ReasonCode::PausedLocally);
+
+    // What is at the machine comes first.
+    world.local(0, Local::Pause);
+    world.settle();
+    assert_eq!(world.local(0, Local::Resume), Some(Ok(Done::Resuming(other))));
+    world.settle();
+    assert_eq!(world.local(0, Local::Resume), Some(Ok(Done::MayStart(job))));
+    world.settle();
+    assert_eq!(waits_for(&world, job), Some(WaitingFor::Turn));
+    let nothing_waits = NotDone::InState(other, State::Running);
+    assert_eq!(world.local(0, Local::Resume), Some(Err(nothing_waits)));
 }
 
 #[test]

@@ -4,10 +4,10 @@ use reloop_protocol::id::{JobId, Run};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits::CAUSE_BYTES;
 use reloop_protocol::master::{self, Delivery, JobCommand, Retry, RetryOn, SlaveCommand};
-use reloop_protocol::message::{Activity, Attention, Flags, Reason, ReasonCode, WaitingFor};
+use reloop_protocol::message::{Activity, Attention, Flags, Message, Reason, ReasonCode, WaitingFor};
 use reloop_protocol::slave::{self, Fact, JobReason, Local, Probed};
-use reloop_protocol::spec::{CancelMode, Desired, Late};
-use reloop_protocol::time::Time;
+use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate, Late, SpecDigest};
+use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, World};
 
 use crate::stage::*;
@@ -181,6 +181,68 @@ fn a_desired_state_that_came_while_a_machine_could_not_begin_counts() {
     let after = person_says(after, now, Local::Clear).state;
     assert_eq!(after.jobs[&job].report.waiting_for, Some(WaitingFor::Operator));
     assert_eq!(after.jobs[&job].run.asked_to_pause, None, "it was asked of a beginning that there was not");
+}
+
+/// A person gives this command while the machine, which has been told to start the job, can't say yet that it could not; the
+/// master believes that the job waits.
+fn commanded_while_starting(
+    deadline: Option<i64>,
+    command: impl FnOnce(&World) -> JobCommand,
+) -> (World, JobId) {
+    let mut world = endless();
+    break_down(&mut world, false);
+    let deadline = deadline.and_then(|ms| later(&world, ms));
+    let job = place_as(&mut world, |order| order.start.deadline = deadline);
+    pump_until(&mut world, |world| world.on_slave(0, job) == Some(State::Starting));
+    assert_eq!(world.state(job), State::Assigned, "the master has not heard of it");
+    let command = command(&world);
+    assert_eq!(world.command(job, command), taken(Delivery::Sent, job));
+    assert!(world.to_slave(0));
+    assert_eq!((world.on_slave(0, job), world.under_way(0).0), (Some(State::Starting), 0));
+    assert_eq!(kept(&world, job).report.generation, world.job(job).generation);
+    assert!(world.hear_machine(0));
+    world.settle();
+    assert_eq!((world.state(job), world.on_slave(0, job)), (State::Accepted, Some(State::Accepted)));
+    mend(&mut world);
+    (world, job)
+}
+
+#[test]
+fn a_start_rule_that_came_while_a_machine_could_not_begin_counts() {
+    let plan = |not_before, deadline| JobCommand::Reschedule { not_before, deadline, late: Late::Run };
+
+    // Its window was opened again.
+    let (mut world, job) =
+        commanded_while_starting(Some(30_000), |world| plan(None, later(world, 3_600_000)));
+    world.pass(60_000);
+    assert_eq!(world.state(job), State::Accepted, "its latest start is in an hour");
+
+    // Its start was put off.
+    let (mut world, job) = commanded_while_starting(None, |world| plan(later(world, 3_600_000), None));
+    world.local(0, Local::Clear);
+    world.pass(60_000);
+    assert_eq!((world.state(job), world.begun(job)), (State::Accepted, 0), "it is to start in an hour");
+
+    // Its start was released for a moment only.
+    let (mut world, job) =
+        commanded_while_starting(None, |_| JobCommand::Release { valid: Millis::seconds(10) });
+    world.pass(20_000);
+    world.local(0, Local::Clear);
+    world.settle();
+    assert_eq!((world.begun(job), reason(&world, job)), (0, ReasonCode::ReleaseLapsed));
+}
+
+#[test]
+fn what_a_machine_could_not_begin_is_held_if_the_master_means_other_work() {
+    let (mut world, job) = starting_as(|world| break_down(world, false));
+    let wanted = desired_state(&world, job);
+    let digest = SpecDigest([7; 16]);
+    say(
+        &mut world,
+        Message::DesiredState(DesiredState { generation: wanted.generation.next(), digest, ..wanted }),
+    );
+    assert!(world.hear_machine(0));
+    assert_eq!((world.on_slave(0, job), kept(&world, job).start.gate), (Some(State::Accepted), Gate::Held));
 }
 
 #[test]

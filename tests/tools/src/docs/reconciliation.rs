@@ -153,7 +153,8 @@ fn verdict_means(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Keep => {
             "both go on; the master takes over the slave's report, and the slave gets a newer desired state \
-             if there is one"
+             if there is one; what a person said of how it ended only after the Settled, if that tells of the same \
+             run"
         }
         Verdict::Offer => "the slave is offered the job again, under the same attempt",
         Verdict::Start => "the slave is sent the release again, with its latest start time",

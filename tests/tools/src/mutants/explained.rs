@@ -59,10 +59,6 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "it differs only if the recent outcomes have exactly that many bytes, and one record less is as good",
     ),
     (
-        "protocol/src/slave/waiting.rs: replace && with || in Rules::say_what_is_waited_for in `job.report.waiting_for != waiting_for || reason.is_some() && job.report.reason != reason`",
-        "the job is only given the values that it has already",
-    ),
-    (
         "protocol/src/master/lapse.rs: replace > with >= in Rules::write_clock_mark in `if self.out.is_clock_marked() && self.now > self.state.clock_mark {`",
         "it writes the same time again",
     ),

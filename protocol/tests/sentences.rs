@@ -84,7 +84,6 @@ fn reasons() -> Vec<JobReason> {
     vec![
         JobReason::CanceledInQueue,
         JobReason::CanceledUnstarted,
-        JobReason::NeverTaken,
         JobReason::WindowClosed,
         JobReason::Resolved,
         JobReason::ResolvedAs(End::Stopped),

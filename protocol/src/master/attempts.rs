@@ -431,7 +431,7 @@ impl Job {
                 if let (Some(said), Some(before)) = (&mut other.report, &known.report) {
                     said.flags.set(before.flags.among(Flags::MASTERS_OF_ATTEMPT));
                 }
-                *known = OtherAttempt { basis: other.basis.min(known.basis), ..other };
+                *known = other;
             }
             None => self.others.push(other),
         }

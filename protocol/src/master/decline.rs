@@ -2,7 +2,7 @@
 
 use super::jobs::Jobs;
 use super::visit::Visit;
-use super::{Ignored, Job, JobReason, OtherAttempt};
+use super::{Ignored, JobReason, OtherAttempt};
 use crate::id::{Attempt, JobId};
 use crate::job::{self, State};
 use crate::message::{Declined, Message, Reason, ReasonCode};
@@ -17,9 +17,8 @@ impl Visit<'_> {
         if declined.reason.code == ReasonCode::NotHeld && !job.is_current(key, declined.attempt) {
             return self.other_is_gone(id, declined.attempt);
         }
-        // Its machine may have been unable to begin it, and the slave's word of that may have been lost.
-        let may_come_back = matches!(job.state, State::Assigned | State::Accepted)
-            || job.state == State::Starting && declined.reason.code == ReasonCode::GivenBack;
+        // Also of one that was starting: its machine may have been unable to begin it, and the slave's word of that may have been lost.
+        let may_come_back = matches!(job.state, State::Assigned | State::Accepted | State::Starting);
         let missing = job.state.is_started() && declined.reason.code == ReasonCode::NotHeld;
         let stale = !job.is_current(key, declined.attempt)
             || !may_come_back && !missing
@@ -117,11 +116,6 @@ impl Jobs<'_> {
             Desired::Run | Desired::Pause | Desired::Return | Desired::Resolve(_) => {
                 self.apply(id, job::Event::GivenBack, by);
                 self.weigh(id);
-                let is_over = |job: &Job| job.state == State::Queued && job.is_too_late(self.moment.now);
-                if self.get(id).is_some_and(|job| is_over(&job)) {
-                    self.edit(id, |job| job.reason = Some(JobReason::WindowClosed.into()));
-                    self.apply(id, job::Event::WindowClosed, "master");
-                }
             }
         }
     }

@@ -134,7 +134,7 @@ impl<'a> Jobs<'a> {
     /// Ends the queued jobs whose latest start has passed.
     pub(super) fn close_windows(&mut self) {
         while let Some(id) = self.book.index.closed_window(self.moment.now) {
-            self.edit(id, |job| job.reason = Some(JobReason::NeverTaken.into()));
+            self.edit(id, |job| job.reason = Some(JobReason::WindowClosed.into()));
             self.apply(id, job::Event::WindowClosed, "master");
         }
     }

@@ -12,8 +12,6 @@ pub enum JobReason {
     CanceledInQueue,
     /// Canceled before it started.
     CanceledUnstarted,
-    /// Its latest start passed, and no slave had taken it.
-    NeverTaken,
     /// Its latest start passed.
     WindowClosed,
     /// A person said how it ended.
@@ -54,7 +52,7 @@ impl JobReason {
     pub fn code(self) -> ReasonCode {
         match self {
             Self::CanceledInQueue | Self::CanceledUnstarted => ReasonCode::Canceled,
-            Self::NeverTaken | Self::WindowClosed => ReasonCode::WindowClosed,
+            Self::WindowClosed => ReasonCode::WindowClosed,
             Self::Resolved | Self::ResolvedAs(_) => ReasonCode::Resolved,
             Self::Abandoned => ReasonCode::Abandoned,
             Self::Retrying(..) => ReasonCode::Retrying,

@@ -221,34 +221,22 @@ impl Visit<'_> {
     fn mirror_row(&mut self, row: &Row, line: &'static Line) {
         let key = self.key;
         let Some(job) = self.book().jobs.get(&row.job) else { return };
-        let known = if job.is_current(key, row.attempt) {
-            job.report.as_ref().filter(|_| job.state == State::Lost)
-        } else {
-            let other = job.others.iter().find(|other| other.is(row.attempt, key));
-            other.and_then(|other| other.report.as_ref())
-        };
-        if let Some(known) = known.filter(|known| row.state.is_started() && known.state == row.state) {
+        let is_current = job.is_current(key, row.attempt);
+        if !is_current || job.state == State::Lost {
             // It was given up since the Welcome, which had told the slave that its report is known.
-            let report = Report { seq: row.seq, progress: row.progress, ..known.clone() };
-            return self.judge_report(report, Some(line));
-        }
-        if !job.is_current(key, row.attempt) {
-            // Another attempt was wanted since the Welcome: what this one came to is on disk beside it.
-            let is_kept = job
-                .others
-                .iter()
-                .any(|other| other.attempt == row.attempt && other.holder == key && other.state == row.state);
-            if is_kept && row.state.is_ended() {
-                let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };
-                self.send(Message::Forget(forget));
-            } else if line.verdict == Verdict::Cancel {
-                self.withdraw(row.job, row.attempt, row.generation);
+            let other = job.others.iter().find(|other| other.is(row.attempt, key));
+            let known =
+                if is_current { job.report.as_ref() } else { other.and_then(|it| it.report.as_ref()) };
+            if row.state.is_ended() {
+                if other.is_some_and(|other| other.state == row.state) {
+                    let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };
+                    self.send(Message::Forget(forget));
+                }
+            } else if let Some(known) = known.cloned() {
+                let report = Report { seq: row.seq, progress: row.progress, ..known };
+                self.judge_report(report, Some(line));
             }
             return;
-        }
-        if job.state == State::Lost && line.verdict == Verdict::Cancel {
-            // It was given up since the Welcome.
-            return self.withdraw(row.job, row.attempt, row.generation);
         }
         if line.verdict == Verdict::Forget {
             let forget = Forget { job: row.job, attempt: row.attempt, seq: row.seq };

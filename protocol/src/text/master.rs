@@ -187,7 +187,6 @@ impl JobReason {
         let text = match self {
             Self::CanceledInQueue => "canceled before a slave had it",
             Self::CanceledUnstarted => "canceled before it started",
-            Self::NeverTaken => "its latest start passed and no slave had taken it",
             Self::WindowClosed => "its latest start passed",
             Self::Resolved => "a person said how it ended",
             Self::ResolvedAs(end) => return already_resolved(end),

@@ -5,7 +5,7 @@ use reloop_protocol::id::{
     Attempt, BootId, Commit, Epoch, Generation, Incarnation, JobId, MasterId, ReportSeq, Session, StoreId,
 };
 use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Answer, Job, RequestId, SlaveCommand, Token};
+use reloop_protocol::master::{self, Answer, Job, JobCommand, RequestId, SlaveCommand, Token};
 use reloop_protocol::message::{
     CloseCode, Hello, MachineReport, MasterBinding, Message, Mode, OperatingMode, ReasonCode, Record, Refuse,
     Report, Row, Ruling, Settled, Tell, Welcome,
@@ -260,6 +260,20 @@ fn a_receipt_shows_the_verdict_on_what_the_slave_told_last() {
         let [shown] = receipt.unwrap().lines.as_slice() else { panic!("{receipt:?}") };
         assert_eq!((shown.verdict, shown.line.as_str()), (verdict, line));
     }
+}
+
+#[test]
+fn what_a_hello_says_of_a_job_counts_also_if_the_job_is_given_up_before_the_settled() {
+    let (mut seat, report) = runs();
+    let row = Row { progress: Some(420), ..report.row() };
+    let first = Hello { rows: vec![row], ..seat.hello() };
+    seat.say_hello(OLDER, first.clone());
+    let given_up = seat.commands(report.job, JobCommand::Abandon).archived;
+    assert_eq!(given_up[0].state, State::Lost);
+    seat.load(given_up);
+    seat.settle(OLDER, first.session);
+    let job = seat.job(report.job);
+    assert_eq!((job.state, job.report.unwrap().progress), (State::Running, Some(420)));
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Availability {
 
     /// Slaves for a program, those that could start now first.
     fn offers(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
-        self.idle(program).chain(self.busy.get(program).into_iter().flatten().copied())
+        [&self.idle, &self.busy].into_iter().filter_map(|side| side.get(program)).flatten().copied()
     }
 
     /// Those that could start now.

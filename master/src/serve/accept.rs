@@ -42,9 +42,12 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(20), Duration:
 pub(super) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
-    socket
-        .bind(address)
-        .with_context(|| format!("cannot listen on {address}: is another master running there?"))?;
+    socket.bind(address).with_context(|| {
+        format!(
+            "cannot listen on {address}: if another master or the demo runs there, end it, or name another \
+             address with --listen"
+        )
+    })?;
     Ok(socket.listen(BACKLOG)?)
 }
 

@@ -69,7 +69,8 @@ pub fn build() -> anyhow::Result<PathBuf> {
 fn built_binaries() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("this program's own path")?;
     let mut dir = own.parent().context("a program lies in a directory")?;
-    if dir.ends_with("deps") {
+    let is_test = dir.ends_with("deps");
+    if is_test {
         dir = dir.parent().context("deps lies in the profile's directory")?;
     }
     let profile = match dir.file_name().and_then(|name| name.to_str()) {
@@ -84,7 +85,11 @@ fn built_binaries() -> anyhow::Result<PathBuf> {
     }
     // The whole workspace, as for `cargo test --workspace`: with fewer packages the dependencies would have other
     // features and be built again. Cargo's own lock lets several test programs do this at the same time.
-    let arguments = ["build", "--quiet", "--workspace", "--bins", "--profile", profile, "--target-dir"];
+    let arguments = ["build", "--workspace", "--bins", "--profile", profile, "--target-dir"];
+    if is_test {
+        // What a person started shows how far the build has come.
+        cargo.env("CARGO_TERM_QUIET", "true");
+    }
     let target = dir.parent().context("a profile lies in the target directory")?;
     match cargo.args(arguments).arg(target).current_dir(workspace()).status() {
         Ok(status) if status.success() => Ok(dir.to_owned()),

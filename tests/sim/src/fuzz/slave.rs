@@ -123,7 +123,10 @@ impl<'a> Scene<'a> {
                 self.world.kill_agent(0);
                 if self.source.one_in(2) { self.world.reboot(0) } else { self.world.revive(0) }
             }
-            7 => self.world.boxes[0].wall_off = i64::from(self.source.byte()) * 100_000 - 5_000_000,
+            7 => {
+                self.world.boxes[0].wall_off = i64::from(self.source.byte()) * 100_000 - 5_000_000;
+                self.world.ledger.clocks_were_set = true;
+            }
             _ => self.fact(),
         }
         self.look();

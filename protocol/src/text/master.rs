@@ -193,10 +193,10 @@ impl JobReason {
             Self::Abandoned => "a person gave it up",
             Self::Retrying(attempt, state) => return format!("attempt {attempt} {}", state.name()),
             Self::HeldByRestore => {
-                "the master was restored, and a slave may have done it since: `release` lets it start"
+                "the master was restored, and a slave may have done it after the backup: `release` lets it start"
             }
             Self::LetGoBeforeRestore => {
-                "the master was restored, and its slave has let it go since: another may have it or have done it; \
+                "the master was restored, and its slave let it go after the backup: another may have it or have done it; \
                  if none tells of it, say how it ended with `resolve`"
             }
             Self::Vanished => {
@@ -309,9 +309,10 @@ impl Needed {
             }
             Need::Overdue => ("it runs longer than its order allows".to_owned(), true),
             Need::Approval => (format!("it waits for approval with the key {}", self.fingerprint()), false),
-            Need::Restored => {
-                ("held since the master was restored: a slave may have done it since".to_owned(), false)
-            }
+            Need::Restored => (
+                "held since the master was restored: a slave may have done it after the backup".to_owned(),
+                false,
+            ),
             Need::ReleaseLapsed => ("it was released for a start that is over".to_owned(), false),
             Need::Held => ("it is held until somebody releases it".to_owned(), false),
             Need::LocalLock => ("a person at the machine has locked remote starts out".to_owned(), true),
@@ -414,7 +415,7 @@ impl Gated {
     fn text(self) -> &'static str {
         match self {
             Self::HeldByRestore => {
-                "; held since the master was restored, and a slave may have done it since: `release` lets it start"
+                "; held since the master was restored, and a slave may have done it after the backup: `release` lets it start"
             }
             Self::Held => "; held: `release` lets it start",
             Self::MissedStart => {

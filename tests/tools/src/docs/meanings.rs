@@ -330,7 +330,7 @@ pub(super) fn reason(code: ReasonCode) -> (&'static str, &'static str) {
         ReasonCode::Retrying => ("it is retried, as its order says", "nothing"),
         ReasonCode::MachineFault => ("the machine reported a fault, or the program failed", "`retry`"),
         ReasonCode::Restored => (
-            "the master was restored from a backup, and a slave may have done it since",
+            "the master was restored from a backup, and a slave may have done it after the backup",
             "`release` where it waits, `resolve` where it is uncertain",
         ),
         ReasonCode::MachineUnfit => (

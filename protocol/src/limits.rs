@@ -44,6 +44,11 @@ pub const COMMITS: u64 = u64::MAX / 2;
 /// Incarnations in a Challenge. A slave that has not seen its master for more restarts than that is judged by the oldest one.
 pub const INCARNATIONS: usize = 32;
 
+/// The latest time that a master's clock may show, in milliseconds since the Unix epoch: the end of the year 9999. It shows none before
+/// the epoch either. A slave moves a release by what the clock was set back; past the ends of what [`Time`](crate::time::Time) holds, a release
+/// that is over would hold again.
+pub const LATEST_CLOCK: i64 = 253_402_300_799_999;
+
 /// How far ahead of the master's own epoch one may be that a slave says it has obeyed: more than people restore a master, and
 /// too few for a lying slave to use the numbers up.
 pub const EPOCHS_AHEAD: u32 = 1000;
@@ -105,6 +110,9 @@ pub fn check(message: &Message) -> Result<(), &'static str> {
         Message::Challenge(challenge) => {
             if challenge.begun.len() > INCARNATIONS {
                 return Err("too many incarnations in a Challenge");
+            }
+            if !(0..=LATEST_CLOCK).contains(&challenge.time.0) {
+                return Err("a master's clock shows a time between the years 1970 and 9999");
             }
             challenge.begun.iter().try_for_each(|begun| check_commit(begun.at))
         }

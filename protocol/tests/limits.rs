@@ -11,9 +11,9 @@ use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::limits::{self, TEXT_BYTES};
 use reloop_protocol::master::{Basis, Job, JobEvent, Order, OtherAttempt, Retry};
 use reloop_protocol::message::{
-    Activity, Answer, CloseCode, Declined, Flags, Hello, MachineReport, MasterBinding, Message, Mode,
-    OperatingMode, Outcome, Reason, ReasonCode, Record, Refuse, Reply, Report, Row, Ruling, Settled, Source,
-    Tell, Versions, Welcome,
+    Activity, Answer, Challenge, CloseCode, Declined, Flags, Hello, MachineReport, MasterBinding, Message,
+    Mode, OperatingMode, Outcome, PROTOCOL, Reason, ReasonCode, Record, Refuse, Reply, Report, Row, Ruling,
+    Settled, Source, Tell, Versions, Welcome,
 };
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave;
@@ -350,6 +350,7 @@ fn the_limits_are_those_that_the_protocol_states() {
     assert_eq!(limits::COUNT, 2_147_483_647);
     assert_eq!(limits::COMMITS, 9_223_372_036_854_775_807);
     assert_eq!(limits::LOG_BYTES, 65_536);
+    assert_eq!(limits::LATEST_CLOCK, 253_402_300_799_999);
     assert_eq!(limits::RECORD_BYTES, 65_531);
     assert_eq!(SPEC_BYTES, 32_768);
     assert_eq!(wire::MAX_MESSAGE, 262_144);
@@ -366,6 +367,25 @@ fn a_frame_is_refused_for_its_number_and_for_its_message() {
     assert_eq!(check(limits::COMMITS, Message::Ping), Ok(()));
     assert!(check(limits::COMMITS + 1, Message::Ping).is_err());
     assert!(check(1, Message::Report(report(TEXT_BYTES + 1))).is_err());
+}
+
+/// Otherwise a release that is over could be moved to a time at which it holds again.
+#[test]
+fn a_masters_clock_shows_a_time_that_makes_sense() {
+    let shows = |time| {
+        let challenge = Challenge {
+            protocol: PROTOCOL,
+            master: MasterId([1; 16]),
+            epoch: Epoch(1),
+            commit: Commit(1),
+            begun: vec![],
+            nonce: [0; 32],
+            time: Time(time),
+        };
+        limits::check(&Message::Challenge(challenge)).is_ok()
+    };
+    assert!(shows(0) && shows(limits::LATEST_CLOCK));
+    assert!(!shows(-1) && !shows(limits::LATEST_CLOCK + 1) && !shows(i64::MIN) && !shows(i64::MAX));
 }
 
 #[test]

@@ -83,6 +83,8 @@ pub enum Ignored {
     NothingToForget,
     /// The machine speaks of another run than the job's.
     OtherRun,
+    /// The machine says that it works on an uncertain job while it works on another one: a person has to look.
+    OtherJobWorks,
     /// The machine answers a question that was not asked.
     NotProbed,
     /// The job has ended, and an outcome does not change.

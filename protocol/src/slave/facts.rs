@@ -14,9 +14,20 @@ impl Rules {
         if self.state().jobs.get(&work.job).is_none_or(|job| job.work() != work) {
             return self.out().ignore(Ignored::OtherRun);
         }
+        if fact.says_it_works() && self.is_uncertain_beside_another(work.job) {
+            return self.out().ignore(Ignored::OtherJobWorks);
+        }
         if let Some(mut job) = self.at_machine(work.job) {
             job.said(fact);
         }
+    }
+
+    /// Whether the job is uncertain and another one executes. A machine does one thing at a time, so its word that it works on both is no
+    /// proof of either.
+    fn is_uncertain_beside_another(&self, id: JobId) -> bool {
+        let jobs = &self.state().jobs;
+        jobs.get(&id).is_some_and(|job| job.report.state == State::Uncertain)
+            && jobs.values().any(|job| job.report.state.is_executing())
     }
 
     /// Takes back the questions that the machine has not answered in time, and those about jobs that have ended meanwhile: of them
@@ -34,6 +45,28 @@ impl Rules {
                 let refused = job.take_question().and_then(|asked| asked.refused);
                 job.not_known(Doubt::CouldNotSay { said: None, refused });
             }
+        }
+    }
+}
+
+impl Fact {
+    /// Whether an uncertain job executes by this word of the machine.
+    fn says_it_works(&self) -> bool {
+        match self {
+            Self::Started | Self::Paused | Self::Resumed | Self::Probed(Probed::Alive { .. }) => true,
+            Self::Progressed { .. }
+            | Self::Ended(_)
+            | Self::StartRejected(_)
+            | Self::StartRefused(_)
+            | Self::StopRefused(_)
+            | Self::PauseRefused(_)
+            | Self::Probed(
+                Probed::Ended(_)
+                | Probed::NeverStarted
+                | Probed::Gone
+                | Probed::NotBegun(_)
+                | Probed::Unknown(_),
+            ) => false,
         }
     }
 }

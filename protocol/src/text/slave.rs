@@ -208,6 +208,7 @@ impl Ignored {
             Self::NewerReport => "a newer report than the one on the master's disk is not forgotten",
             Self::NothingToForget => "there is nothing to forget",
             Self::OtherRun => "the machine speaks of another run than the job's",
+            Self::OtherJobWorks => "the machine works on another job: a person has to look",
             Self::NotProbed => "the machine was not asked",
             Self::Ended => "it has ended, and an outcome does not change",
         }

@@ -292,6 +292,25 @@ fn what_has_no_consequence_changes_nothing_and_says_why() {
     }
 }
 
+/// Found by fuzzing: the slave took it, and had two jobs that execute.
+#[test]
+fn a_machine_that_says_it_works_on_two_jobs_is_believed_of_neither() {
+    let (mut world, _) = endless_job(|_, _| {});
+    let other = placed(&mut world, |_| {});
+    let mut state = agent(&world).clone();
+    let asks = state.jobs.get_mut(&other).unwrap();
+    (asks.report.state, asks.report.run, asks.report.waiting_for) = (State::Uncertain, Run(1), None);
+    let now = world.slave_now(0);
+    let alive = |paused| Fact::Probed(slave::Probed::Alive { paused, permille: None });
+    for fact in [Fact::Started, Fact::Paused, Fact::Resumed, alive(false), alive(true)] {
+        let step = machine_says(state.clone(), now, other, fact.clone());
+        assert_eq!((&step.state, step.persist), (&state, vec![]), "{fact:?}");
+        assert_eq!(step.effects, [slave::Effect::Ignored(Ignored::OtherJobWorks)], "{fact:?}");
+    }
+    let gone = machine_says(state.clone(), now, other, ended(End::Failed)).state;
+    assert_eq!(gone.jobs[&other].report.state, State::Failed, "how it ended is believed");
+}
+
 #[test]
 fn after_a_crash_a_pause_or_stop_is_repeated_if_the_machine_does_otherwise() {
     for (asked, paused, again) in [

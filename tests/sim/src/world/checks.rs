@@ -75,10 +75,11 @@ impl World {
                 if two_masters || self.ledger.cloned.contains(&held.settings.key) {
                     self.ledger.torn.insert(*id);
                 }
-                // A slave knows nothing of a job that it has forgotten: a hostile master, or one that has forgotten its
+                // A slave knows nothing of an attempt that it has forgotten: a hostile master, or one that has forgotten its
                 // own generations, may begin anew.
                 let counts_anew = self.ledger.master_lies || self.ledger.masters_forgot;
-                let begins_anew = counts_anew && held.disk.job(*id).is_none();
+                let begins_anew =
+                    counts_anew && held.disk.job(*id).is_none_or(|known| known.report.attempt != attempt);
                 let newest = self.ledger.desired_states.entry((slave, *id, attempt)).or_insert(generation);
                 if begins_anew {
                     *newest = generation;

@@ -10,7 +10,8 @@ use std::time::Duration;
 pub use reloop_node::config::ConfigError;
 use reloop_node::config::{self, Wrong, check_dead_after, pick, whole};
 use reloop_node::link::Timing;
-use reloop_protocol::master::Enrollment;
+use reloop_protocol::master::{Enrollment, Placement, RECALL_BEFORE};
+use reloop_protocol::time::Millis;
 use serde::Deserialize;
 
 /// Clients on the same computer and the reverse proxy find the master here.
@@ -33,6 +34,8 @@ const DEFAULT_PROBE: Duration = Duration::from_secs(5);
 const PERIOD_MIN_SECONDS: f64 = 0.01;
 /// Longer than any sensible period, and far from any overflow.
 const PERIOD_MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
+/// A week: whoever plans for longer can as well hand work out later.
+const PLACEMENT_MAX_SECONDS: i64 = 7 * 24 * 3600;
 /// Linux allows a process about as many connections.
 const CONNECTIONS_LIMIT: i64 = 65_536;
 
@@ -43,6 +46,7 @@ pub struct Config {
     /// An absolute path.
     pub data_dir: PathBuf,
     pub enrollment: Enrollment,
+    pub placement: Placement,
     /// Whether `/metrics` is answered without a token.
     pub metrics_public: bool,
     /// Below this much free space no order is taken.
@@ -113,9 +117,17 @@ struct RawConfig {
     metrics_public: Option<bool>,
     min_free_bytes: Option<i64>,
     #[serde(default)]
+    placement: RawPlacement,
+    #[serde(default)]
     http: RawHttp,
     #[serde(default)]
     link: RawLink,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawPlacement {
+    recall_before_seconds: Option<i64>,
 }
 
 #[derive(Deserialize, Default)]
@@ -184,11 +196,19 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
         listen,
         data_dir,
         enrollment,
+        placement: check_placement(&raw.placement)?,
         metrics_public: raw.metrics_public.unwrap_or(false),
         min_free_bytes,
         http: Http { idle: period("http.idle_seconds", raw.http.idle_seconds, DEFAULT_IDLE)? },
         link: check_link(&raw.link)?,
     })
+}
+
+fn check_placement(raw: &RawPlacement) -> Result<Placement, Wrong> {
+    let default = i64::try_from(RECALL_BEFORE.0 / 1000).expect("it is a quarter of an hour");
+    let key = "placement.recall_before_seconds";
+    let seconds = whole(key, raw.recall_before_seconds, default, 0..=PLACEMENT_MAX_SECONDS)?;
+    Ok(Placement { recall_before: Millis::seconds(seconds) })
 }
 
 fn check_link(raw: &RawLink) -> Result<Link, Wrong> {
@@ -287,6 +307,10 @@ mod tests {
             ("listne = \"127.0.0.1:1\"", ["master.toml", "listne", "`listen`"]),
             ("enrollment = \"maybe\"", ["master.toml", "enrollment", "\"approve\""]),
             ("min_free_bytes = -1", ["master.toml", "min_free_bytes", "0 and above"]),
+            (
+                "[placement]\nrecall_before_seconds = -1",
+                ["master.toml", "placement.recall_before_seconds", "0 to 604800"],
+            ),
             ("[http]\nidle_seconds = 0", ["master.toml", "http.idle_seconds", "0.01 to"]),
             ("[link]\nheartbeat_seconds = 0", ["master.toml", "link.heartbeat_seconds", "0.01 to"]),
             ("[link]\nheartbeat_seconds = nan", ["master.toml", "link.heartbeat_seconds", "0.01 to"]),

@@ -454,7 +454,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
         let store = Store::open(&dir.path().join("store"), options).unwrap().store;
-        let state = master::newborn(Settings { enrollment: Enrollment::Open }, MasterId([1; 16]));
+        let state = master::newborn(
+            Settings { enrollment: Enrollment::Open, placement: Default::default() },
+            MasterId([1; 16]),
+        );
         let (mut driver, _handle, _inputs) = new(state, store.clone(), Duration::from_secs(1));
         let (order, key) = bodies::order(br#"{"program": "mill"}"#, None, Time(wall_ms())).unwrap();
         let (request, jobs) = (RequestId(1), order.jobs.clone());

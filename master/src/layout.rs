@@ -22,11 +22,13 @@ use serde::{Deserialize, Serialize};
 pub trait Stored: DeserializeOwned {
     /// The record in layout 1, which had no [`Basis::Claim`].
     type BeforeClaims: DeserializeOwned + Into<Self>;
+    /// The record in layout 2, in which a slave had one capacity for all of its jobs.
+    type BeforeDeferred: DeserializeOwned + Into<Self>;
 }
 
 macro_rules! unchanged {
     ($($kind:ty),*) => {
-        $(impl Stored for $kind { type BeforeClaims = Self; })*
+        $(impl Stored for $kind { type BeforeClaims = Self; type BeforeDeferred = Self; })*
     };
 }
 
@@ -34,10 +36,12 @@ unchanged!(Node, Vec<Begun>, Time, Token, Order, Receipt, (IdempotencyKey, Order
 
 impl Stored for Job {
     type BeforeClaims = JobBeforeClaims;
+    type BeforeDeferred = Self;
 }
 
 impl Stored for SlaveRecord {
     type BeforeClaims = SlaveRecordBeforeClaims;
+    type BeforeDeferred = SlaveRecordBeforeDeferred;
 }
 
 /// A [`Job`] in layout 1.
@@ -183,7 +187,61 @@ impl From<SlaveRecordBeforeClaims> for SlaveRecord {
             programs: slave.programs,
             labels: slave.labels,
             capacity: slave.capacity,
+            deferred_capacity: 0,
             operating_mode: slave.operating_mode,
+            last_contact: slave.last_contact,
+            clock_offset_ms: slave.clock_offset_ms,
+            cloned_at: slave.cloned_at,
+            receipts: slave.receipts,
+            link: SlaveLink::Down,
+            contender: None,
+            declining: false,
+            doubts: false,
+            other_attempts: Default::default(),
+        }
+    }
+}
+
+/// A [`SlaveRecord`] in layout 2.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SlaveRecordBeforeDeferred {
+    key: SlaveKey,
+    name: String,
+    agent: String,
+    enrolled: Enrolled,
+    store: Option<StoreId>,
+    boot: Option<BootId>,
+    session: Session,
+    settled_in: Epoch,
+    programs: Vec<String>,
+    labels: BTreeMap<String, String>,
+    capacity: u16,
+    operating_mode: OperatingMode,
+    machine: Option<MachineReport>,
+    last_contact: Option<Time>,
+    clock_offset_ms: i64,
+    cloned_at: Option<Time>,
+    receipts: u32,
+}
+
+impl From<SlaveRecordBeforeDeferred> for SlaveRecord {
+    fn from(slave: SlaveRecordBeforeDeferred) -> Self {
+        Self {
+            // Its next handshake says.
+            deferred_capacity: 0,
+            key: slave.key,
+            name: slave.name,
+            agent: slave.agent,
+            enrolled: slave.enrolled,
+            store: slave.store,
+            boot: slave.boot,
+            session: slave.session,
+            settled_in: slave.settled_in,
+            programs: slave.programs,
+            labels: slave.labels,
+            capacity: slave.capacity,
+            operating_mode: slave.operating_mode,
+            machine: slave.machine,
             last_contact: slave.last_contact,
             clock_offset_ms: slave.clock_offset_ms,
             cloned_at: slave.cloned_at,

@@ -31,8 +31,10 @@ use serde::Serialize;
 
 use crate::layout::Stored;
 
-/// The layout of every record's payload. A change of the layout needs a new number. [`crate::layout`] has the one before it.
-const SCHEMA: u8 = 2;
+/// The layout of every record's payload. A change of the layout needs a new number. [`crate::layout`] has the ones before it.
+const SCHEMA: u8 = 3;
+/// The layout of [`Stored::BeforeClaims`].
+const BEFORE_CLAIMS: u8 = 1;
 
 /// How many entries are read at once: a few hundred kilobytes.
 const LOAD_PAGE: usize = 1024;
@@ -54,7 +56,11 @@ fn put<T: Serialize>(key: Vec<u8>, value: &T) -> Op {
 }
 
 fn read<T: Stored>(value: &[u8]) -> Result<T, Unreadable> {
-    record::read::<T, T::BeforeClaims>(SCHEMA, value)
+    let (layout, _) = record::open(value)?;
+    if layout == BEFORE_CLAIMS {
+        return record::read::<T::BeforeClaims, T::BeforeClaims>(BEFORE_CLAIMS, value).map(Into::into);
+    }
+    record::read::<T, T::BeforeDeferred>(SCHEMA, value)
 }
 
 /// The record key of a client's idempotency key.
@@ -296,8 +302,6 @@ mod tests {
 
     use super::*;
 
-    const BEFORE_CLAIMS: u8 = SCHEMA - 1;
-
     async fn commit(store: &Store, ops: Vec<Op>) {
         let (done, written) = tokio::sync::oneshot::channel();
         store.commit(ops, move |result| drop(done.send(result)));
@@ -308,7 +312,11 @@ mod tests {
     fn placed() -> Vec<Write> {
         let body = br#"{"program": "mill", "quantity": 2}"#;
         let (order, _) = crate::rest::bodies::order(body, None, Time(1)).ok().unwrap();
-        let state = master::recover(Settings { enrollment: Enrollment::Open }, MasterId([1; 16]), vec![]);
+        let state = master::recover(
+            Settings { enrollment: Enrollment::Open, placement: Default::default() },
+            MasterId([1; 16]),
+            vec![],
+        );
         let (request, order) = (RequestId(1), Box::new(order));
         master::step(state, Time(1), Event::OrderPlaced { request, order, key: None }).persist
     }
@@ -403,6 +411,14 @@ mod tests {
             ("mill-3", Session(9), operating_mode)
         );
         assert_eq!((slave.settled_in, slave.receipts, slave.clock_offset_ms), (Epoch(0), 2, -3));
+        // Layout 2 had one capacity for all jobs.
+        let who =
+            (&slave.key, &slave.name, &slave.agent, slave.enrolled, &slave.store, &slave.boot, slave.session);
+        let offers = (slave.settled_in, &slave.programs, &slave.labels, slave.capacity, slave.operating_mode);
+        let rest =
+            (&slave.machine, slave.last_contact, slave.clock_offset_ms, slave.cloned_at, slave.receipts);
+        let layout_2 = record::seal(SCHEMA - 1, &wire::encode(&(who, offers, rest)));
+        assert_eq!(read::<SlaveRecord>(&layout_2).unwrap(), slave);
         let machine = slave.machine.unwrap();
         assert_eq!((machine.attention, machine.cause), (Some(Attention::Moved), None));
         assert!(matches!(

@@ -82,7 +82,8 @@ async fn run_once(
         );
     }
     let store = opened.store;
-    let (state, is_recorded) = recover(&store, master::Settings { enrollment: config.enrollment }).await?;
+    let settings = master::Settings { enrollment: config.enrollment, placement: config.placement };
+    let (state, is_recorded) = recover(&store, settings).await?;
 
     let (node, handle, inputs) = driver::new(state, store.clone(), config.link.probe);
     handle.note_stored_ids().await?;

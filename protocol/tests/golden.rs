@@ -132,6 +132,7 @@ fn hello() -> Hello {
         programs: vec!["mill".to_owned()],
         labels: BTreeMap::from([("material".to_owned(), "pla".to_owned())]),
         capacity: 4,
+        deferred_capacity: 16,
         rows: vec![row()],
         recent_outcomes: vec![row()],
     }

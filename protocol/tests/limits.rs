@@ -169,6 +169,7 @@ fn hello() -> Hello {
         programs: vec![],
         labels: BTreeMap::new(),
         capacity: 4,
+        deferred_capacity: 16,
         rows: vec![],
         recent_outcomes: vec![],
     }

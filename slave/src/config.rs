@@ -33,6 +33,8 @@ pub(crate) use self::params::{check_size, listed, shown};
 use self::program::RawProgram;
 pub use self::program::{ProcessProgram, Program, SimulatedProgram};
 
+/// How many deferred jobs a slave keeps by default: a week of two shifts with one planned start each, and some more.
+const DEFERRED_CAPACITY: i64 = 16;
 /// The most jobs that a slave keeps: every handshake lists them.
 const CAPACITY_LIMIT: i64 = 64;
 /// The longest period in the file, a week: longer than any sensible one, and far from any overflow.
@@ -54,8 +56,10 @@ pub struct Config {
     pub after_failure: AfterFailure,
     /// What orders may ask for.
     pub labels: BTreeMap<String, String>,
-    /// How many accepted jobs the slave keeps.
+    /// How many jobs the slave keeps that could start, the one that runs included.
     pub capacity: u8,
+    /// How many jobs it keeps besides that wait for their time or for a person.
+    pub deferred_capacity: u8,
     /// The token that enrols the slave, needed until it is enrolled.
     pub enroll_token_file: Option<PathBuf>,
     /// Certificates to trust beside the system's, for a certificate authority of the factory.
@@ -142,6 +146,7 @@ struct RawConfig {
     #[serde(default)]
     labels: BTreeMap<String, String>,
     capacity: Option<i64>,
+    deferred_capacity: Option<i64>,
     enroll_token_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
     boot_id_file: Option<PathBuf>,
@@ -304,6 +309,15 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
         }
     }
     let capacity = whole("capacity", raw.capacity, 4, 1..=CAPACITY_LIMIT)?;
+    let left = CAPACITY_LIMIT - i64::try_from(capacity).expect("it is below the limit");
+    let deferred_capacity =
+        whole("deferred_capacity", raw.deferred_capacity, DEFERRED_CAPACITY.min(left), 0..=CAPACITY_LIMIT)?;
+    if i64::try_from(deferred_capacity).is_ok_and(|deferred| deferred > left) {
+        return Err(Wrong::new(
+            "deferred_capacity",
+            format_args!("{deferred_capacity}; with a capacity of {capacity}, allowed is 0 to {left}"),
+        ));
+    }
     let max_interruptions = whole("max_interruptions", raw.max_interruptions, 3, 0..=1000)?;
     let default_tolerance = i64::try_from(LATE_TOLERANCE.0 / 1000).expect("it is a minute");
     let late_tolerance = whole(
@@ -326,6 +340,7 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
         after_failure: raw.after_failure,
         labels: raw.labels,
         capacity: u8::try_from(capacity).expect("checked against a limit below 256"),
+        deferred_capacity: u8::try_from(deferred_capacity).expect("checked against a limit below 256"),
         enroll_token_file,
         ca_file: raw.ca_file.map(|path| absolute("ca_file", &path)).transpose()?,
         boot_id_file: absolute(
@@ -427,7 +442,7 @@ driver = "simulated"             # params: seconds, fail_at
 "#,
         )
         .unwrap();
-        assert_eq!((config.capacity, config.max_interruptions), (4, 3));
+        assert_eq!((config.capacity, config.deferred_capacity, config.max_interruptions), (4, 16, 3));
         assert_eq!((config.trust_clock, config.late_tolerance), (TrustClock::Never, Millis::seconds(60)));
         assert_eq!(config.link.dead_after, Duration::from_secs(45));
         let Program::Process(mill) = &config.programs["mill"] else { panic!() };
@@ -449,6 +464,9 @@ driver = "simulated"             # params: seconds, fail_at
         refused(&format!("{MINIMAL}capacity = 65"), &["slave.toml", "capacity", "65", "1 to 64"]);
         refused(&format!("{MINIMAL}capacity = 0"), &["capacity", "1 to 64"]);
         refused(&format!("{MINIMAL}capacity = \"four\""), &["capacity", "line 3"]);
+        let both = "capacity = 60\ndeferred_capacity = 5";
+        refused(&format!("{MINIMAL}{both}"), &["slave.toml", "deferred_capacity", "5; ", "0 to 4"]);
+        refused(&format!("{MINIMAL}deferred_capacity = -1"), &["deferred_capacity", "0 to 64"]);
         refused(&format!("{MINIMAL}release = \"never\""), &["release", "`auto`", "`ack`"]);
         let trust = ["trust_clock", "line 3", "true, false or \"synchronized\""];
         refused(&format!("{MINIMAL}trust_clock = \"ntp\""), &trust);

@@ -223,6 +223,7 @@ mod tests {
             programs: vec![],
             labels: BTreeMap::new(),
             capacity: 4,
+            deferred_capacity: 16,
             release: Release::Auto,
             after_failure: AfterFailure::Release,
             trust_clock: TrustClock::Never,

@@ -200,6 +200,7 @@ fn settings(config: &Config, identity: &Identity, machines: &Machines) -> Settin
         programs: machines.programs().map(str::to_owned).collect(),
         labels: config.labels.clone(),
         capacity: config.capacity.into(),
+        deferred_capacity: config.deferred_capacity.into(),
         release: config.release,
         after_failure: config.after_failure,
         trust_clock: config.trust_clock,

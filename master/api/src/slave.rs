@@ -54,8 +54,10 @@ pub struct Slave {
     pub programs: Vec<String>,
     /// Its labels, which orders may require.
     pub labels: BTreeMap<String, String>,
-    /// How many accepted jobs it keeps.
+    /// How many jobs it keeps that could start, the one that runs included.
     pub capacity: u16,
+    /// How many jobs it keeps besides that wait for their time or for a person.
+    pub deferred_capacity: u16,
     /// Ids of the jobs that are with it, also those of which another attempt speaks for the job.
     pub jobs: Vec<String>,
     /// How far its clock is ahead of the master's.

@@ -1,11 +1,13 @@
 //! The order book: every live job, and what a step has read of the disk.
 
 use super::index::{Index, Listed};
+use super::line::View;
 use super::order::{Job, Order};
-use super::{IdempotencyKey, Live, Loaded, RECENT_KEYS};
+use super::{IdempotencyKey, Live, Loaded, Placement, RECENT_KEYS};
 use crate::id::{JobId, OrderId, SlaveKey};
 use crate::job::State;
 use crate::spec::Desired;
+use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// All jobs that have not ended, with the indexes that are derived from them.
@@ -28,6 +30,27 @@ pub struct Book {
 }
 
 impl Book {
+    pub(super) fn new(placement: Placement) -> Self {
+        Self { index: Index::new(View { placement, ..View::default() }), ..Self::default() }
+    }
+
+    /// The time by which jobs are listed, with the settings that matter for that.
+    pub(super) fn view(&self) -> View {
+        self.index.view()
+    }
+
+    /// Lists jobs by the time `now` from here on. Returns those of which that may make a difference.
+    pub(super) fn turn_to(&mut self, now: Time) -> Vec<JobId> {
+        let before = self.view();
+        let turned = self.index.turn_to(now);
+        for id in &turned {
+            if let Some(job) = self.jobs.get(id) {
+                self.index.relist(&job, &Listed::of(&job, before), &Listed::of(&job, self.index.view()));
+            }
+        }
+        turned
+    }
+
     /// Takes up a live job from disk.
     pub(super) fn restore(&mut self, mut job: Job) {
         if job.desired == Desired::Return {
@@ -64,13 +87,13 @@ impl Book {
     }
 
     pub(super) fn insert(&mut self, job: Job) {
-        self.index.relist(&job, &Listed::default(), &Listed::of(&job));
+        self.index.relist(&job, &Listed::default(), &Listed::of(&job, self.view()));
         self.jobs.insert(job);
     }
 
     fn remove(&mut self, id: JobId) -> Option<Job> {
         let job = self.jobs.remove(&id)?;
-        self.index.relist(&job, &Listed::of(&job), &Listed::default());
+        self.index.relist(&job, &Listed::of(&job, self.view()), &Listed::default());
         Some(job)
     }
 
@@ -80,10 +103,11 @@ impl Book {
         id: JobId,
         change: impl FnOnce(&mut Job) -> R,
     ) -> Option<([Option<SlaveKey>; 2], R)> {
+        let view = self.view();
         self.jobs.edit(&id, |job| {
-            let (holder, listed) = (job.holder, Listed::of(job));
+            let (holder, listed) = (job.holder, Listed::of(job, view));
             let result = change(job);
-            self.index.relist(job, &listed, &Listed::of(job));
+            self.index.relist(job, &listed, &Listed::of(job, view));
             ([holder, job.holder], result)
         })
     }
@@ -120,9 +144,9 @@ impl Book {
     }
 
     pub(super) fn broken_invariant(&self) -> Option<&'static str> {
-        let mut again = Index::default();
+        let mut again = Index::new(self.view());
         for job in self.jobs.values() {
-            again.relist(&job, &Listed::default(), &Listed::of(&job));
+            again.relist(&job, &Listed::default(), &Listed::of(&job, self.view()));
         }
         (again != self.index).then_some("what is derived from the jobs is derived from the jobs")
     }

@@ -125,7 +125,7 @@ impl Jobs<'_> {
                 job.start.not_before = not_before;
                 job.start.deadline = deadline;
                 job.start.late = late;
-                if matches!(job.start.gate, Gate::Released { .. }) {
+                if matches!(job.start.gate, Gate::Released { .. }) || job.is_release_lapsed() {
                     // A release that holds would let it start before the new time, and one that has lapsed would hold it. After a
                     // restore a person still has to say that no slave has done it.
                     job.start.gate = if job.is_from_before_a_restore() { Gate::Held } else { Gate::Open };
@@ -188,7 +188,12 @@ impl Jobs<'_> {
 
     /// Changes when it may start, and tells the slave if it is there.
     fn rule(&mut self, id: JobId, change: impl FnOnce(&mut Job)) -> Delivery {
-        self.utter(id, change);
+        self.utter(id, |job| {
+            change(job);
+            if job.is_release_lapsed() {
+                job.reason = None;
+            }
+        });
         self.out.look_for_slave(id);
         self.tell(id)
     }

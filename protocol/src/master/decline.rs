@@ -57,6 +57,9 @@ impl Visit<'_> {
             return;
         }
         let asked_for = declined.reason.code == ReasonCode::GivenBack;
+        if asked_for {
+            self.ends_declining();
+        }
         // What became of an older attempt was told before this: by now it is forgotten there, or speaks for the job.
         let is_told = declined.reason.code == ReasonCode::OlderAttempt;
         self.jobs().given_back(id, desired, (!asked_for).then_some(declined.reason));

@@ -1,6 +1,8 @@
 //! Why a job has not started: each slave, and why not there.
 
-use super::placement::{can_do, places_taken};
+use super::availability::Load;
+use super::line::Line;
+use super::placement::can_do;
 use super::{Enrolled, Job, Master, Need, SlaveRecord};
 use crate::id::SlaveKey;
 use crate::job::State;
@@ -164,6 +166,7 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
     };
     let gate = match job.start.gate {
         Gate::Held if job.need() == Some(Need::Restored) => Some(Gated::HeldByRestore),
+        Gate::Held if job.need() == Some(Need::ReleaseLapsed) => Some(Gated::ReleaseLapsed),
         Gate::Held if !job.state.is_started() => Some(Gated::Held),
         Gate::Open if job.need() == Some(Need::MissedStart) => Some(Gated::MissedStart),
         Gate::Released { latest } if latest < now && !job.state.is_started() => Some(Gated::ReleaseLapsed),
@@ -174,7 +177,11 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
 
 fn why_not(state: &Master, slave: &SlaveRecord, job: &Job) -> Option<WhyNot> {
     let machine = slave.machine.as_ref();
-    let full = places_taken(&state.book, slave) >= usize::from(slave.capacity);
+    let load = Load::of(&state.book, slave);
+    let full = match job.queue_line(state.book.view()) {
+        Some(Line::Later) => load.later >= usize::from(slave.deferred_capacity),
+        Some(Line::Now) | None => load.now >= usize::from(slave.capacity),
+    };
     let reasons = [
         (job.slave.as_ref().is_some_and(|name| *name != slave.name), WhyNot::OtherSlave),
         (!slave.programs.contains(&job.spec.program), WhyNot::Program),

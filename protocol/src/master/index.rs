@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::Need;
-use super::order::{Job, Place};
+use super::line::{Line, Place, View};
+use super::order::Job;
 use crate::id::{JobId, SlaveKey};
 use crate::job::State;
 use crate::time::Time;
@@ -12,7 +13,7 @@ use crate::time::Time;
 /// Jobs that any slave with these labels can do, in order.
 type ByRequirement = BTreeMap<BTreeMap<String, String>, BTreeSet<Place>>;
 
-/// What waits for a slave, all of one program.
+/// What waits for a slave in one line, all of one program.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Queue {
     /// Any slave may do it.
@@ -24,13 +25,17 @@ struct Queue {
 /// The book's indexes: each finds what it is asked for at a cost that does not grow with the number of jobs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Index {
-    /// What waits, by program.
+    /// The time by which jobs are listed.
+    view: View,
+    /// What waits and could start, by program.
     queued: BTreeMap<String, Queue>,
-    /// What waits unstarted at a slave and could go to another, by program.
-    lent: BTreeMap<String, ByRequirement>,
+    /// What waits for its time, by program.
+    deferred: BTreeMap<String, Queue>,
     /// What a slave has.
     held: BTreeMap<SlaveKey, BTreeSet<JobId>>,
-    /// Latest starts of queued jobs.
+    /// When jobs are listed elsewhere by themselves.
+    turns: BTreeSet<(Time, JobId)>,
+    /// Latest starts of queued jobs: by their order, or by a release.
     windows: BTreeSet<(Time, JobId)>,
     /// What needs a person, but for lapsed releases.
     needing: BTreeSet<(Need, JobId)>,
@@ -45,8 +50,8 @@ pub(super) struct Index {
 pub(super) struct Listed {
     /// Counted as in this state.
     state: Option<State>,
-    queued: Option<Place>,
-    lent: Option<Place>,
+    queued: Option<(Line, Place)>,
+    turns: [Option<Time>; 2],
     holder: Option<SlaveKey>,
     window: Option<Time>,
     need: Option<Need>,
@@ -54,14 +59,14 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    /// Where a job belongs.
-    pub(super) fn of(job: &Job) -> Self {
+    /// Where a job belongs at this time.
+    pub(super) fn of(job: &Job, view: View) -> Self {
         Self {
             state: Some(job.state),
-            queued: job.seeks_a_slave().then(|| job.place()),
-            lent: job.is_lent().then(|| job.place()),
+            queued: job.queue_line(view).map(|line| (line, job.place())),
+            turns: job.turns(view.placement),
             holder: job.holder.filter(|_| !job.state.is_ended()),
-            window: job.start.deadline.filter(|_| job.state == State::Queued),
+            window: job.latest_start().filter(|_| job.state == State::Queued),
             need: job.need(),
             released_until: job.released_until(),
         }
@@ -69,6 +74,21 @@ impl Listed {
 }
 
 impl Index {
+    pub(super) fn new(view: View) -> Self {
+        Self { view, ..Self::default() }
+    }
+
+    pub(super) fn view(&self) -> View {
+        self.view
+    }
+
+    /// Lists by another time from here on. Those of the jobs whose listing may differ, to be listed anew.
+    pub(super) fn turn_to(&mut self, now: Time) -> Vec<JobId> {
+        let then = std::mem::replace(&mut self.view.now, now);
+        let between = (Bound::Excluded((then.min(now), LAST)), Bound::Included((then.max(now), LAST)));
+        self.turns.range(between).map(|(_, id)| *id).collect()
+    }
+
     /// Lists a job elsewhere than before. Its program, its slave's name and what it requires never change.
     pub(super) fn relist(&mut self, job: &Job, before: &Listed, after: &Listed) {
         if before.state != after.state {
@@ -80,24 +100,18 @@ impl Index {
             }
         }
         if before.queued != after.queued {
-            if let Some(place) = before.queued {
-                self.unqueue(job, place);
+            if let Some((line, place)) = before.queued {
+                self.unqueue(job, line, place);
             }
-            if let Some(place) = after.queued {
-                self.queue(job, place);
+            if let Some((line, place)) = after.queued {
+                self.queue(job, line, place);
             }
         }
-        if before.lent != after.lent {
-            let lent = or_default(&mut self.lent, &job.spec.program);
-            if let Some(place) = before.lent {
-                forget(lent, &job.requires, place);
+        if before.turns != after.turns {
+            for at in before.turns.into_iter().flatten() {
+                self.turns.remove(&(at, job.id));
             }
-            if let Some(place) = after.lent {
-                add(lent, &job.requires, place);
-            }
-            if lent.is_empty() {
-                self.lent.remove(&job.spec.program);
-            }
+            self.turns.extend(after.turns.into_iter().flatten().map(|at| (at, job.id)));
         }
         if before.holder != after.holder {
             if let Some(holder) = before.holder {
@@ -121,8 +135,15 @@ impl Index {
         }
     }
 
-    fn queue(&mut self, job: &Job, place: Place) {
-        let Queue { open, named } = or_default(&mut self.queued, &job.spec.program);
+    fn queues(&mut self, line: Line) -> &mut BTreeMap<String, Queue> {
+        match line {
+            Line::Now => &mut self.queued,
+            Line::Later => &mut self.deferred,
+        }
+    }
+
+    fn queue(&mut self, job: &Job, line: Line, place: Place) {
+        let Queue { open, named } = or_default(self.queues(line), &job.spec.program);
         let queue = match &job.slave {
             None => open,
             Some(name) => or_default(named, name),
@@ -130,8 +151,8 @@ impl Index {
         add(queue, &job.requires, place);
     }
 
-    fn unqueue(&mut self, job: &Job, place: Place) {
-        let Some(Queue { open, named }) = self.queued.get_mut(&job.spec.program) else { return };
+    fn unqueue(&mut self, job: &Job, line: Line, place: Place) {
+        let Some(Queue { open, named }) = self.queues(line).get_mut(&job.spec.program) else { return };
         match &job.slave {
             None => forget(open, &job.requires, place),
             Some(name) => {
@@ -144,7 +165,7 @@ impl Index {
             }
         }
         if open.is_empty() && named.is_empty() {
-            self.queued.remove(&job.spec.program);
+            self.queues(line).remove(&job.spec.program);
         }
     }
 
@@ -183,27 +204,27 @@ impl Index {
         self.held.get(&key).into_iter().flatten().copied()
     }
 
-    /// The first of what waits for a slave of this name, program and labels.
+    /// The first of what waits in a line for a slave of this name, program and labels.
     pub(super) fn first_queued(
         &self,
+        line: Line,
         name: &str,
         program: &str,
         labels: &BTreeMap<String, String>,
     ) -> Option<Place> {
-        let Queue { open, named } = self.queued.get(program)?;
+        let queues = match line {
+            Line::Now => &self.queued,
+            Line::Later => &self.deferred,
+        };
+        let Queue { open, named } = queues.get(program)?;
         let queues = [Some(open), named.get(name)].into_iter().flatten();
         queues.filter_map(|queue| first_fitting(queue, labels)).min()
     }
 
-    /// The jobs that wait unstarted at slaves and could go to one of this program and labels, in order.
-    pub(super) fn lent(
-        &self,
-        program: &str,
-        labels: &BTreeMap<String, String>,
-    ) -> impl Iterator<Item = JobId> {
-        let fitting =
-            self.lent.get(program).into_iter().flatten().filter(move |(requires, _)| fits(requires, labels));
-        fitting.flat_map(|(_, places)| places.iter().map(|(_, id)| *id))
+    /// When a job is next listed elsewhere by itself.
+    pub(super) fn next_turn(&self) -> Option<Time> {
+        let after = (Bound::Excluded((self.view.now, LAST)), Bound::Unbounded);
+        self.turns.range(after).next().map(|(at, _)| *at)
     }
 
     /// The next latest start of a queued job.
@@ -216,6 +237,9 @@ impl Index {
         self.windows.first().filter(|(at, _)| *at < now).map(|(_, id)| *id)
     }
 }
+
+/// Above every id.
+const LAST: JobId = JobId([u8::MAX; 16]);
 
 /// Moves a job in a set that is ordered by something of it.
 fn relist<T: Ord + Copy>(set: &mut BTreeSet<(T, JobId)>, id: JobId, before: Option<T>, after: Option<T>) {

@@ -11,6 +11,7 @@ use crate::id::{JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::message::{Flags, Message};
 use crate::slave::LinkId;
+use crate::spec::Gate;
 use crate::time::Time;
 
 /// What all rules of one step may read.
@@ -125,17 +126,25 @@ impl<'a> Jobs<'a> {
         self.edit(id, |job| {
             job.flags.set(flag);
             // That its slave let it go before a restore is told by the reason alone.
-            if job.takes_a_place() {
+            if !job.was_let_go() {
                 job.reason = Some(why.into());
             }
         });
     }
 
-    /// Ends the queued jobs whose latest start has passed.
+    /// Ends the queued jobs whose latest start has passed. One that was released and not begun in time is held again.
     pub(super) fn close_windows(&mut self) {
-        while let Some(id) = self.book.index.closed_window(self.moment.now) {
-            self.edit(id, |job| job.reason = Some(JobReason::WindowClosed.into()));
-            self.apply(id, job::Event::WindowClosed, "master");
+        let now = self.moment.now;
+        while let Some(id) = self.book.index.closed_window(now) {
+            if self.get(id).is_some_and(|job| job.is_too_late(now)) {
+                self.edit(id, |job| job.reason = Some(JobReason::WindowClosed.into()));
+                self.apply(id, job::Event::WindowClosed, "master");
+            } else {
+                self.edit(id, |job| {
+                    job.start.gate = Gate::Held;
+                    job.reason = Some(JobReason::ReleaseLapsed.into());
+                });
+            }
         }
     }
 

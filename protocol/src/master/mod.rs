@@ -13,10 +13,12 @@
 //! master keeps it; `hello` runs from the Challenge to the Welcome, with `enrolment` (who belongs here), and `settle` from there to the
 //! live link, with `adopt` (jobs that the master does not know);
 //! `report` and `decline` take what slaves say, as far as it is theirs to say (`said`); `attempts` decides which attempt speaks for a
-//! job; `command` answers clients and operators; `lapse` ends what holds for a length of time; `placement` gives work to whom it fits.
+//! job; `command` answers clients and operators; `lapse` ends what holds for a length of time; `placement` gives work to whom
+//! it fits, by who has room (`availability`) and by what each job waits for (`line`).
 
 mod adopt;
 mod attempts;
+mod availability;
 mod book;
 mod command;
 mod decline;
@@ -28,6 +30,7 @@ mod hello;
 mod index;
 mod jobs;
 mod lapse;
+mod line;
 mod live;
 mod load;
 mod needs;
@@ -44,6 +47,7 @@ mod state;
 mod step;
 mod visit;
 
+pub use self::availability::Availability;
 pub use self::book::Book;
 pub use self::effect::{Answer, Delivery, Effect, Ignored, Step, Write};
 pub use self::event::{Event, IdempotencyKey, JobCommand, SlaveCommand};
@@ -52,15 +56,14 @@ pub use self::live::Live;
 pub use self::load::{Loaded, Unknown, unknown};
 pub use self::needs::{Need, Needed, Subject, count_needs, needs};
 pub use self::order::{Basis, Job, JobEvent, Order, OtherAttempt, Retry, RetryOn};
-pub use self::placement::Availability;
 pub use self::reason::JobReason;
 pub use self::refusal::{CloseReason, NotEnrolled, NothingToDo, Offline, Refusal, SlaveRefused, WrongState};
 pub use self::slave_record::{
     Contender, Enrolled, Judged, Receipt, ReceiptLine, SlaveLink, SlaveRecord, jobs_at,
 };
 pub use self::state::{
-    Asked, AskedFor, Enrollment, MAX_PENDING, Master, Node, Origin, RECEIPTS, RECENT_KEYS, RequestId,
-    Settings, Token, broken_invariant, durable, newborn, origin, recover,
+    Asked, AskedFor, Enrollment, MAX_PENDING, Master, Node, Origin, Placement, RECALL_BEFORE, RECEIPTS,
+    RECENT_KEYS, RequestId, Settings, Token, broken_invariant, durable, newborn, origin, recover,
 };
 use self::step::Rules;
 pub use self::step::{next_deadline, step};

@@ -6,7 +6,7 @@
 use super::{Enrolled, Job, Master, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 use crate::job::State;
-use crate::message::{Attention, Flags, ReasonCode, WaitingFor};
+use crate::message::{Attention, Flags, Reason, ReasonCode, WaitingFor};
 use crate::spec::{CancelMode, Desired, Gate, Late};
 use crate::time::Time;
 
@@ -136,6 +136,7 @@ impl Job {
             State::Accepted if said == Some(ReasonCode::DigestMismatch) => Some(Need::Mismatch),
             State::Queued | State::Assigned | State::Accepted => match self.start.gate {
                 Gate::Held if self.is_from_before_a_restore() => Some(Need::Restored),
+                Gate::Held if self.is_release_lapsed() => Some(Need::ReleaseLapsed),
                 Gate::Held => Some(Need::Held),
                 Gate::Open
                     if self.state == State::Accepted
@@ -185,6 +186,12 @@ impl Job {
             }
             Gate::Open | Gate::Held | Gate::Released { .. } => None,
         }
+    }
+
+    /// A person released it while it was queued, and no slave could begin it in time.
+    pub(super) fn is_release_lapsed(&self) -> bool {
+        let says = |reason: &Reason| reason.code == ReasonCode::ReleaseLapsed;
+        self.state == State::Queued && self.reason.as_ref().is_some_and(says)
     }
 
     /// The master was restored while it waited, and nobody has said since what became of it.

@@ -8,7 +8,6 @@ use crate::slave::LinkId;
 use crate::spec::{Desired, DesiredState, Gate, Spec, SpecDigest, StartRule};
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How many events of a job are kept: the first one and the newest.
@@ -218,9 +217,9 @@ impl Job {
     /// It was recalled, and its slave has not spoken of it since: it may have let it go, and its word of that may have been
     /// lost.
     pub(super) fn is_recall_unanswered(&self) -> bool {
-        let answered =
-            |asked: Generation| self.report.as_ref().is_some_and(|report| report.generation >= asked);
-        self.recalled.is_some_and(|asked| !answered(asked))
+        // It is asked for it by each desired state that is told since.
+        let has_answered = self.report.as_ref().is_some_and(|report| report.generation >= self.generation);
+        self.recalled.is_some() && !has_answered
     }
 
     /// This attempt is that slave's.
@@ -350,46 +349,31 @@ impl Job {
         flags
     }
 
-    /// It is nobody's, and is assigned when a slave has room. What was held because of a restore is not assigned before a
-    /// person lets it go: the slave that had it may be the next to come.
-    pub(super) fn seeks_a_slave(&self) -> bool {
-        let is_held = self.start.gate == Gate::Held && self.is_from_before_a_restore();
-        self.state == State::Queued && self.desired == Desired::Run && !is_held
-    }
-
     /// Its latest start has passed.
     pub(super) fn is_too_late(&self, now: Time) -> bool {
         self.start.deadline.is_some_and(|deadline| deadline < now)
     }
 
-    /// Counts against its slave's capacity. A job that the slave let go in the time that a restored master has forgotten does not.
-    pub(super) fn takes_a_place(&self) -> bool {
-        let was_let_go = self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Restored);
-        !(self.state == State::Uncertain && self.report.is_none() && was_let_go)
+    /// Its slave let it go in the time that a restored master has forgotten.
+    pub(super) fn was_let_go(&self) -> bool {
+        let says_so = self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Restored);
+        self.state == State::Uncertain && self.report.is_none() && says_so
     }
 
-    /// It could start on an idle slave now, and no person has tied it to another.
-    pub(super) fn is_lent(&self) -> bool {
-        matches!(self.state, State::Assigned | State::Accepted)
-            && self.wanted() == Desired::Run
-            && self.start.gate == Gate::Open
-            && self.start.not_before.is_none()
-            && self.slave.is_none()
-            && !self.has_begun()
+    /// Until when it may start, by its order and by a release.
+    pub(super) fn latest_start(&self) -> Option<Time> {
+        let released = match self.start.gate {
+            Gate::Released { latest } => Some(latest),
+            Gate::Open | Gate::Held => None,
+        };
+        self.start.deadline.into_iter().chain(released).min()
     }
 
     /// A machine has begun it under its present attempt, and may have been interrupted since: it stays where it is.
     pub(super) fn has_begun(&self) -> bool {
         self.state.is_started() || self.report.as_ref().is_some_and(Report::has_begun)
     }
-
-    pub(super) fn place(&self) -> Place {
-        (Reverse(self.start.priority), self.id)
-    }
 }
-
-/// Who goes first: the highest priority, then the oldest.
-pub(super) type Place = (Reverse<i32>, JobId);
 
 /// A report without what the next one brings anyway.
 pub(super) fn durable_report(report: &Report) -> Report {
@@ -438,7 +422,8 @@ pub(super) mod tests {
         job
     }
 
-    fn accepted() -> Job {
+    /// The same after its slave has taken it.
+    pub(crate) fn accepted() -> Job {
         let mut job = job(1);
         job.assign(Attempt(1), key(1));
         job.state = State::Accepted;
@@ -462,28 +447,6 @@ pub(super) mod tests {
             source: Source::Remote,
         });
         job
-    }
-
-    #[test]
-    fn only_what_could_start_elsewhere_now_is_lent() {
-        type Change = fn(&mut Job);
-        assert!(accepted().is_lent());
-        let changes: [(&str, Change); 7] = [
-            ("it is nobody's", |job| job.state = State::Queued),
-            ("it is paused", |job| job.desired = Desired::Pause),
-            ("it was recalled already", Job::recall),
-            ("it is held", |job| job.start.gate = Gate::Held),
-            ("it waits for its time", |job| job.start.not_before = Some(Time(3))),
-            ("it is for one slave", |job| job.slave = Some("mill-3".to_owned())),
-            ("it was interrupted, and may have begun", |job| {
-                job.report.as_mut().unwrap().flags.set(Flags::INTERRUPTED);
-            }),
-        ];
-        for (why, change) in changes {
-            let mut job = accepted();
-            change(&mut job);
-            assert!(!job.is_lent(), "{why}");
-        }
     }
 
     #[test]

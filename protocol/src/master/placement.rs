@@ -1,137 +1,207 @@
-//! Who gets what: the highest priority first, then the oldest; idle slaves before busy ones.
+//! Who gets what. No machine that could do a job idles while that job waits, and of the jobs that could start the highest priority goes
+//! next, then the oldest.
 //!
-//! Work is assigned ahead while the link is up, to the slave's capacity, so that a slave that loses its link has
-//! something to do. What waits at a busy slave is recalled when another is idle.
+//! Work is assigned ahead while the link is up, as much as the slave has room for, so that a slave that loses its link has something to
+//! do. What waits unstarted at a slave is recalled when it would start sooner elsewhere: from a slave that can't start it, as soon as
+//! another could take it; from one that is at work, when another is idle; and the last in line of a slave that has no room, for one that
+//! goes before it. A recall is settled by the slave's answer, as always: a slave that has begun the job keeps it.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::{Book, Enrolled, Job, Rules, SlaveRecord};
+use super::availability::{Ability, ForWhom, Load, Room};
+use super::line::{Line, Place};
+use super::{Job, Master, Rules, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
-use crate::job::{self, State};
-use crate::message::{Mode, WaitingFor};
-use crate::spec::Gate;
-
-/// Slaves that could take a job, by program: the cost of finding one does not grow with the number of slaves.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Availability {
-    /// They could start it now.
-    idle: BTreeMap<String, BTreeSet<SlaveKey>>,
-    /// They would keep it until its turn comes.
-    busy: BTreeMap<String, BTreeSet<SlaveKey>>,
-    /// Where each slave is listed.
-    listed: BTreeMap<SlaveKey, (bool, Vec<String>)>,
-}
-
-impl Availability {
-    fn list(&mut self, key: SlaveKey, idle: bool, programs: &[String]) {
-        if self.listed.get(&key).is_some_and(|(was_idle, known)| *was_idle == idle && known == programs) {
-            return;
-        }
-        self.unlist(key);
-        let side = if idle { &mut self.idle } else { &mut self.busy };
-        for program in programs {
-            side.entry(program.clone()).or_default().insert(key);
-        }
-        self.listed.insert(key, (idle, programs.to_vec()));
-    }
-
-    fn unlist(&mut self, key: SlaveKey) {
-        let Some((idle, programs)) = self.listed.remove(&key) else { return };
-        let side = if idle { &mut self.idle } else { &mut self.busy };
-        for program in programs {
-            if let Some(keys) = side.get_mut(&program) {
-                keys.remove(&key);
-                if keys.is_empty() {
-                    side.remove(&program);
-                }
-            }
-        }
-    }
-
-    /// Slaves for a program, those that could start now first.
-    fn offers(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
-        [&self.idle, &self.busy].into_iter().filter_map(|side| side.get(program)).flatten().copied()
-    }
-
-    /// Those that could start now.
-    fn idle(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
-        self.idle.get(program).into_iter().flatten().copied()
-    }
-}
+use crate::job;
 
 impl Rules {
+    /// At the end of a step: gives work to whom it fits. Jobs and slaves are only looked at if something has changed for them.
     pub(super) fn dispatch(&mut self) {
-        let mut slaves = self.out.take_looking_for_work();
-        for key in &slaves {
-            self.list(*key);
-        }
-        let mut looking: Vec<JobId> = self.out.take_looking_for_slave().into_iter().collect();
-        looking.sort_by_key(|id| self.state.book.jobs.get(id).map(|job| (Reverse(job.start.priority), *id)));
-        for id in looking {
-            match self.slave_for(id) {
-                Some(key) => self.assign_to(id, key),
-                None => slaves.extend(self.idle_slave_for(id, &slaves)),
+        self.turn_to_now();
+        loop {
+            for key in self.out.take_looking_for_work() {
+                self.list(key);
+            }
+            let slaves = self.state.availability.take_changed();
+            let mut jobs: Vec<JobId> = self.out.take_looking_for_slave().into_iter().collect();
+            if slaves.is_empty() && jobs.is_empty() {
+                break;
+            }
+            jobs.sort_by_key(|id| self.state.book.jobs.get(id).map(|job| job.place()));
+            for waits in jobs {
+                self.serve_job(waits);
+            }
+            self.serve_idle(&slaves);
+            for key in slaves {
+                self.fill(key);
             }
         }
-        let (idle, busy): (Vec<_>, Vec<_>) = slaves.into_iter().partition(|key| self.is_idle(*key));
-        for key in &idle {
-            match self.job_for(*key) {
-                Some(id) => self.assign_to(id, *key),
-                None => self.recall_for(*key),
-            }
-        }
-        for key in idle.into_iter().chain(busy) {
-            while let Some(id) = self.job_for(key) {
-                self.assign_to(id, key);
-            }
-        }
-        // Assigning and recalling have marked slave records again: what they hold changed, not what they could take.
-        for key in self.out.take_looking_for_work() {
-            self.list(key);
+    }
+
+    /// What waited for a time that has come looks for a slave.
+    fn turn_to_now(&mut self) {
+        for id in self.state.book.turn_to(self.now) {
+            self.out.look_for_slave(id);
+            let holder = self.state.book.jobs.get(&id).and_then(|job| job.holder);
+            holder.into_iter().for_each(|key| self.out.look_for_work(key));
         }
     }
 
     fn list(&mut self, key: SlaveKey) {
-        match self.state.slaves.get(&key).filter(|slave| self.has_room(slave)) {
-            Some(slave) => self.state.availability.list(key, self.is_idle(key), &slave.programs),
-            None => self.state.availability.unlist(key),
+        self.settle_recalls(key);
+        let slave = self.state.slaves.get(&key);
+        let loaded = slave.map(|slave| (slave, Load::of(&self.state.book, slave)));
+        self.state.availability.list(key, loaded.as_ref().map(|(slave, load)| (*slave, load)));
+    }
+
+    /// Who waits for a job that this slave is not asked for any more looks again: the job may have been begun, or another one got its place.
+    fn settle_recalls(&mut self, holder: SlaveKey) {
+        let Master { slaves, book, availability, .. } = &mut self.state;
+        let is_there = slaves.get(&holder).is_some_and(|slave| slave.ability() != Ability::Away);
+        let is_asked = |id: JobId| {
+            let job = book.jobs.get_assigned(&id).filter(|job| job.holder == Some(holder));
+            is_there && job.is_some_and(Job::is_being_recalled)
+        };
+        for whom in availability.take_settled(holder, is_asked) {
+            match whom {
+                ForWhom::Slave(key) => availability.look_at(key),
+                ForWhom::Job(id) => self.out.look_for_slave(id),
+            }
         }
     }
 
-    /// A slave for a job that was just queued.
-    fn slave_for(&self, id: JobId) -> Option<SlaveKey> {
-        let job = self.state.book.jobs.get(&id).filter(|job| job.seeks_a_slave())?;
-        let fits = |key: &SlaveKey| self.state.slaves.get(key).is_some_and(|slave| can_do(slave, &job));
-        self.state.availability.offers(&job.spec.program).find(fits)
+    /// Gives a queued job to a slave with room, or asks for another one in its place.
+    fn serve_job(&mut self, id: JobId) {
+        let view = self.state.book.view();
+        let waits = |rules: &Self| rules.state.book.jobs.get(&id).and_then(|job| job.queue_line(view));
+        while let Some(line) = waits(self) {
+            let Some(job) = self.state.book.jobs.get(&id) else { return };
+            let Some(key) = self.with_room(&job, line) else {
+                if let Some(key) = self.instead(&job, line) {
+                    self.recall_last(key, id);
+                }
+                return;
+            };
+            // In this step something else may have come into the queue that goes before it.
+            let first = self.state.slaves.get(&key).and_then(|slave| self.first_for(slave, line));
+            if !first.is_some_and(|(_, first)| self.assign_to(first, key)) {
+                return;
+            }
+        }
     }
 
-    /// An idle slave for a job that waits at another one and may start from now on; not one of those that look for work anyway.
-    fn idle_slave_for(&self, id: JobId, looking: &BTreeSet<SlaveKey>) -> Option<SlaveKey> {
-        let job = self.state.book.jobs.get(&id).filter(|job| job.is_lent())?;
-        let fits = |key: &SlaveKey| self.state.slaves.get(key).is_some_and(|slave| can_do(slave, &job));
-        self.state.availability.idle(&job.spec.program).find(|key| !looking.contains(key) && fits(key))
+    /// Each idle slave gets one job before any gets a second: of these slaves, and of those that could take one of their jobs.
+    fn serve_idle(&mut self, slaves: &BTreeSet<SlaveKey>) {
+        let is_idle = |key: &&SlaveKey| self.state.availability.room(**key) == Room::Idle;
+        let mut idle: BTreeSet<_> = slaves.iter().filter(is_idle).copied().collect();
+        idle.extend(slaves.iter().flat_map(|key| self.idle_for(*key)));
+        for key in idle {
+            if !self.assign_first(key, Line::Now)
+                && !self.state.availability.expects_one(key)
+                && let Some(id) = self.spare_for(key, true)
+            {
+                self.recall(id, Some(ForWhom::Slave(key)));
+            }
+        }
     }
 
-    /// The first of what waits for a slave with room.
-    fn job_for(&self, key: SlaveKey) -> Option<JobId> {
-        let slave = self.state.slaves.get(&key).filter(|slave| self.has_room(slave))?;
-        let first =
-            |program: &String| self.state.book.index.first_queued(&slave.name, program, &slave.labels);
-        slave.programs.iter().filter_map(first).min().map(|(_, id)| id)
+    /// Idle slaves that could take jobs that this slave could be without: one for each.
+    fn idle_for(&self, holder: SlaveKey) -> BTreeSet<SlaveKey> {
+        let lists = &self.state.availability;
+        let mut found = BTreeSet::new();
+        for job in self.state.book.held_by(holder).filter(|job| self.is_movable_from(holder, job)) {
+            let mut idle = lists.idle(&job.spec.program);
+            let is_free = |key: &SlaveKey| !found.contains(key) && !lists.expects_one(*key);
+            found.extend(idle.find(|key| is_free(key) && self.can_do(*key, job)));
+        }
+        found
     }
 
-    fn has_room(&self, slave: &SlaveRecord) -> bool {
-        takes_work(slave) && places_taken(&self.state.book, slave) < usize::from(slave.capacity)
+    /// It waits unstarted at this slave, which can't start it or may start it later only.
+    fn is_movable_from(&self, holder: SlaveKey, job: &Job) -> bool {
+        let view = self.state.book.view();
+        let Some(slave) = self.state.slaves.get(&holder) else { return false };
+        match slave.ability() {
+            Ability::Away => false,
+            Ability::Barred => job.is_movable(view),
+            // It may be free by the time of a deferred job.
+            Ability::Declining | Ability::Able => job.is_movable(view) && job.is_spare(view),
+        }
     }
 
-    /// It could start a job now, and has none that could start now.
-    fn is_idle(&self, key: SlaveKey) -> bool {
+    /// What a slave that was looked at gets, and what it has to give.
+    fn fill(&mut self, key: SlaveKey) {
+        while self.assign_first(key, Line::Now) {}
+        while self.assign_first(key, Line::Later) {}
+        let Some(slave) = self.state.slaves.get(&key) else { return };
+        match self.state.availability.room(key) {
+            Room::Idle | Room::After(_) => {
+                let places =
+                    usize::from(slave.capacity).saturating_sub(Load::of(&self.state.book, slave).now);
+                for _ in 0..places {
+                    let Some(id) = self.spare_for(key, false) else { break };
+                    self.recall(id, None);
+                }
+            }
+            Room::InsteadOf(last) => {
+                if let Some((_, first)) = self.first_for(slave, Line::Now).filter(|first| *first < last) {
+                    self.recall_last(key, first);
+                }
+            }
+            Room::None if slave.ability() == Ability::Barred => {
+                let view = self.state.book.view();
+                let held =
+                    self.state.book.held_by(key).filter(|job| job.is_movable(view) && self.could_go(job));
+                for id in held.map(|job| job.id).collect::<Vec<_>>() {
+                    self.recall(id, None);
+                }
+            }
+            Room::None => {}
+        }
+    }
+
+    fn can_do(&self, key: SlaveKey, job: &Job) -> bool {
+        self.state.slaves.get(&key).is_some_and(|slave| can_do(slave, job))
+    }
+
+    /// A slave with room for the job.
+    fn with_room(&self, job: &Job, line: Line) -> Option<SlaveKey> {
+        self.state.availability.with_room(&job.spec.program, line).find(|key| self.can_do(*key, job))
+    }
+
+    /// A slave without room where a job waits that goes after this one.
+    fn instead(&self, job: &Job, line: Line) -> Option<SlaveKey> {
+        let mut full = self.state.availability.instead(&job.spec.program, job.place());
+        full.find(|key| line == Line::Now && self.can_do(*key, job))
+    }
+
+    /// Another slave could take the job from one that can't start it.
+    fn could_go(&self, job: &Job) -> bool {
+        job.line(self.state.book.view())
+            .is_some_and(|line| self.with_room(job, line).is_some() || self.instead(job, line).is_some())
+    }
+
+    /// The first of what waits in a line for a slave.
+    fn first_for(&self, slave: &SlaveRecord, line: Line) -> Option<Place> {
+        let index = &self.state.book.index;
+        let first = |program: &String| index.first_queued(line, &slave.name, program, &slave.labels);
+        slave.programs.iter().filter_map(first).min()
+    }
+
+    /// Assigns the first of what waits in a line to a slave, if that has room for it.
+    fn assign_first(&mut self, key: SlaveKey, line: Line) -> bool {
         let Some(slave) = self.state.slaves.get(&key) else { return false };
-        takes_work(slave) && slave.is_ready() && !self.state.book.held_by(key).any(is_pressing)
+        let load = Load::of(&self.state.book, slave);
+        let has_room = match line {
+            Line::Now => matches!(load.room(slave), Room::Idle | Room::After(_)),
+            Line::Later => load.takes_deferred(slave),
+        };
+        let first = if has_room { self.first_for(slave, line) } else { None };
+        let Some((_, id)) = first else { return false };
+        self.assign_to(id, key)
     }
 
-    fn assign_to(&mut self, id: JobId, key: SlaveKey) {
+    fn assign_to(&mut self, id: JobId, key: SlaveKey) -> bool {
         let mut jobs = self.jobs();
         jobs.edit(id, |job| {
             job.assign(job.last_attempt.next(), key);
@@ -139,69 +209,56 @@ impl Rules {
             job.reason = None;
         });
         let by = format!("dispatch to {}", jobs.roster.name(key));
-        if jobs.apply(id, job::Event::AttemptAssigned, &by) {
+        let is_assigned = jobs.apply(id, job::Event::AttemptAssigned, &by);
+        if is_assigned {
             jobs.tell(id);
             self.list(key);
         }
+        is_assigned
     }
 
-    /// An idle slave with nothing to do: what waits unstarted at a busy one is recalled.
-    fn recall_for(&mut self, key: SlaveKey) {
-        let Some(slave) = self.state.slaves.get(&key).filter(|slave| self.has_room(slave)) else { return };
-        let on_its_way = |id: &JobId| {
-            self.state.book.jobs.get(id).and_then(|job| job.holder).is_some_and(|holder| {
-                holder != key
-                    && self.state.slaves.get(&holder).is_some_and(|d| d.live().is_some() && !d.doubts)
-                    && !self.is_idle(holder)
-                    && self.state.book.held_by(holder).any(|job| job.state.is_started())
-            })
+    /// A job that this slave could do, at another one that can't start it; or, for an idle slave, at one that is at work.
+    fn spare_for(&self, key: SlaveKey, is_idle: bool) -> Option<JobId> {
+        let slave = self.state.slaves.get(&key)?;
+        let first = |program: &String| {
+            let lists = &self.state.availability;
+            let stuck = lists.stuck(program).find_map(|holder| self.first_movable(holder, slave));
+            let behind = || lists.behind(program).find_map(|holder| self.first_movable(holder, slave));
+            stuck.into_iter().chain(if is_idle { behind() } else { None }).min()
         };
-        let lent = slave.programs.iter().find_map(|program| {
-            // Only the first few are looked at: what is not at a busy slave will start there soon.
-            self.state.book.index.lent(program, &slave.labels).take(LOOK_AT_LENT).find(on_its_way)
-        });
-        let Some(id) = lent else { return };
+        slave.programs.iter().filter_map(first).min().map(|(_, id)| id)
+    }
+
+    /// The first of a slave's jobs that this other slave could take.
+    fn first_movable(&self, holder: SlaveKey, taker: &SlaveRecord) -> Option<Place> {
+        let moves = |job: &&Job| self.is_movable_from(holder, job) && can_do(taker, job);
+        self.state.book.held_by(holder).filter(moves).map(Job::place).min()
+    }
+
+    /// Asks the last in line of what a slave has and could start, for a queued job.
+    fn recall_last(&mut self, key: SlaveKey, queued: JobId) {
+        let view = self.state.book.view();
+        let spare = self.state.book.held_by(key).filter(|job| job.is_spare(view)).map(Job::place).max();
+        if let Some((_, id)) = spare {
+            self.recall(id, Some(ForWhom::Job(queued)));
+        }
+    }
+
+    fn recall(&mut self, id: JobId, whom: Option<ForWhom>) {
         let mut jobs = self.jobs();
+        let Some(holder) = jobs.get(id).and_then(|job| job.holder) else { return };
         jobs.edit(id, Job::recall);
         jobs.tell(id);
+        if let Some(whom) = whom {
+            self.state.availability.recalled(holder, id, whom);
+        }
+        self.list(holder);
     }
 }
 
-/// How many waiting jobs are looked at to find one that an idle slave could take over.
-const LOOK_AT_LENT: usize = 16;
-
-/// It is there, in production, and nothing but its own jobs keeps it from taking more.
-pub(super) fn takes_work(slave: &SlaveRecord) -> bool {
-    slave.live().is_some()
-        && slave.enrolled == Enrolled::Yes
-        && slave.operating_mode.mode == Mode::Production
-        && !slave.declining
-        && !slave.doubts
-        && slave.machine.as_ref().is_some_and(|machine| !machine.local_lock && machine.attention.is_none())
-}
-
+/// It is a job for this slave, whether that has room or not.
 pub(super) fn can_do(slave: &SlaveRecord, job: &Job) -> bool {
     job.slave.as_ref().is_none_or(|name| *name == slave.name)
         && slave.programs.contains(&job.spec.program)
         && super::index::fits(&job.requires, &slave.labels)
-}
-
-/// How many of the jobs that a slave may hold it holds, as far as anybody knows.
-pub(super) fn places_taken(book: &Book, slave: &SlaveRecord) -> usize {
-    book.held_by(slave.key).filter(|job| job.takes_a_place()).count()
-}
-
-/// It executes, or will as soon as it can.
-fn is_pressing(job: &Job) -> bool {
-    if !job.takes_a_place() {
-        return false;
-    }
-    if job.state.is_started() || job.state == State::Assigned && job.start.not_before.is_none() {
-        return true;
-    }
-    let waits = job.report.as_ref().and_then(|report| report.waiting_for);
-    let later = matches!(waits, Some(WaitingFor::Time | WaitingFor::Operator | WaitingFor::Clock))
-        || job.start.not_before.is_some()
-        || job.start.gate == Gate::Held;
-    !later
 }

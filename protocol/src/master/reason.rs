@@ -14,6 +14,8 @@ pub enum JobReason {
     CanceledUnstarted,
     /// Its latest start passed.
     WindowClosed,
+    /// A person released it, and no slave could begin it in time.
+    ReleaseLapsed,
     /// A person said how it ended.
     Resolved,
     /// A person said that this attempt ended so, and its slave has not spoken of it since.
@@ -53,6 +55,7 @@ impl JobReason {
         match self {
             Self::CanceledInQueue | Self::CanceledUnstarted => ReasonCode::Canceled,
             Self::WindowClosed => ReasonCode::WindowClosed,
+            Self::ReleaseLapsed => ReasonCode::ReleaseLapsed,
             Self::Resolved | Self::ResolvedAs(_) => ReasonCode::Resolved,
             Self::Abandoned => ReasonCode::Abandoned,
             Self::Retrying(..) => ReasonCode::Retrying,

@@ -232,8 +232,11 @@ impl Visit<'_> {
         // A machine may turn out to be unfit after the intent to start was told: a slave that hears of the recall only then
         // gives it back after all.
         let is_intent = report.state == State::Starting && !report.has_begun();
-        let may_come_back = is_intent && job.recalled.is_some_and(|asked| report.generation < asked);
-        let stays = has_begun && !may_come_back && job.recalled.is_some();
+        let has_heard = report.generation >= job.generation;
+        let may_come_back = is_intent && !has_heard;
+        // It was starting when it heard of the recall, and could not begin.
+        let was_kept = report.state == State::Accepted && has_heard;
+        let stays = (has_begun && !may_come_back || was_kept) && job.recalled.is_some();
         let is_resolve_moot = is_resolve_moot(&job, &report);
         // The slave is still uncertain though it knows this generation: before the store went back, that number meant something else.
         // The Resolve gets a higher one.

@@ -41,8 +41,10 @@ pub struct SlaveRecord {
     pub programs: Vec<String>,
     /// The labels that an order's `requires` is compared with.
     pub labels: BTreeMap<String, String>,
-    /// How many unended jobs it takes.
+    /// How many jobs it takes that could start, the one that runs included.
     pub capacity: u16,
+    /// How many jobs it takes that wait for their time or for a person.
+    pub deferred_capacity: u16,
     pub operating_mode: OperatingMode,
     /// The newest machine report.
     pub machine: Option<MachineReport>,
@@ -206,6 +208,7 @@ impl SlaveRecord {
             programs: vec![],
             labels: BTreeMap::new(),
             capacity: 0,
+            deferred_capacity: 0,
             operating_mode: OperatingMode { generation: Generation(1), mode: Mode::Production },
             machine: None,
             last_contact: None,
@@ -248,6 +251,7 @@ impl SlaveRecord {
         self.programs.clone_from(&hello.programs);
         self.labels.clone_from(&hello.labels);
         self.capacity = hello.capacity.min(limits::CAPACITY);
+        self.deferred_capacity = hello.deferred_capacity.min(limits::CAPACITY);
         self.clock_offset_ms = hello.clock.ahead_of(since);
         if !self.doubts {
             self.settled_in = epoch;

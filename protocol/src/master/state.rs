@@ -10,7 +10,7 @@ use crate::job::State;
 use crate::limits;
 use crate::message::{Begun, Question, Reply};
 use crate::slave::LinkId;
-use crate::time::Time;
+use crate::time::{Millis, Time};
 
 /// How many unknown keys may wait for approval: a key costs nothing, so without a limit they could fill the master.
 pub const MAX_PENDING: usize = 256;
@@ -26,6 +26,24 @@ pub const RECENT_KEYS: usize = 4096;
 pub struct Settings {
     /// How a slave that is not enrolled yet can be.
     pub enrollment: Enrollment,
+    pub placement: Placement,
+}
+
+/// How long before its time a job is asked back, by default, from a slave that could not start it: longer than a link takes to break and to
+/// come back, and short enough that most machines are mended before.
+pub const RECALL_BEFORE: Millis = Millis::seconds(15 * 60);
+
+/// What people choose of how work is given to slaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Placement {
+    /// How long before its time a job is asked back from a slave that could not start it now, if another one could.
+    pub recall_before: Millis,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self { recall_before: RECALL_BEFORE }
+    }
 }
 
 /// How a slave that is not enrolled yet can be.
@@ -65,7 +83,7 @@ pub struct Master {
     /// The master's wall clock when it last made a release or an enrolment token: if the clock shows an earlier time, it was
     /// set back. The beginning of time if it has made none.
     pub clock_mark: Time,
-    /// Which slaves could take a job, by program.
+    /// Which slaves could take a job, and which could be without one.
     pub availability: Availability,
 }
 
@@ -188,7 +206,7 @@ pub fn newborn(settings: Settings, fresh: MasterId) -> Master {
         settings,
         node: Node { id: fresh, epoch: Epoch(1), commit: Commit(0) },
         begun: Vec::new(),
-        book: Book::default(),
+        book: Book::new(settings.placement),
         slaves: BTreeMap::new(),
         tokens: BTreeMap::new(),
         links: BTreeMap::new(),

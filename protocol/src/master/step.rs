@@ -36,9 +36,11 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
     rules.out.conclude(rules.state)
 }
 
-/// When the next window of a queued job closes: 1 ms after its latest start. Nothing else happens in a master by itself.
+/// When something happens in a master by itself: the window of a queued job closes, 1 ms after its latest start, or a job's time comes
+/// or is near.
 pub fn next_deadline(state: &Master) -> Option<Time> {
-    state.book.index.next_window().map(|at| at.after(Millis(1)))
+    let index = &state.book.index;
+    index.next_window().map(|at| at.after(Millis(1))).into_iter().chain(index.next_turn()).min()
 }
 
 /// A step under way. What concerns the book alone runs on [`Jobs`], what concerns one slave on [`Visit`]; here is what

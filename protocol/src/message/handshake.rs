@@ -56,8 +56,10 @@ pub struct Hello {
     pub programs: Vec<String>,
     /// The slave's labels, which an order's `requires` is compared with.
     pub labels: BTreeMap<String, String>,
-    /// How many unended jobs the slave keeps.
+    /// How many jobs the slave keeps that could start, the one that runs included.
     pub capacity: u16,
+    /// How many jobs it keeps besides that wait for their time or for a person.
+    pub deferred_capacity: u16,
     /// Every job that the slave holds, ended ones included.
     pub rows: Vec<Row>,
     /// Outcomes that the slave was told to forget, newest last. Sent only to a master that may have forgotten them:

@@ -73,6 +73,12 @@ pub struct MachineReport {
 }
 
 impl MachineReport {
+    /// Whether a job could start, if none runs. What keeps the machine from that needs a person, or passes.
+    pub fn may_start(&self) -> bool {
+        let is_asked_for = self.attention.is_some() || self.unloading.is_some() || self.uncertain.is_some();
+        !is_asked_for && !self.local_lock && self.activity.may_start()
+    }
+
     /// The cause of the attention and what ends it, for people.
     pub fn attention_text(&self) -> Option<String> {
         Some(self.attention?.text(self.cause.as_deref()))
@@ -116,6 +122,24 @@ impl Activity {
         Self::MachineOff,
         Self::Unknown,
     ];
+
+    /// Whether a job may start now, or when the one that runs is over.
+    pub fn may_start(self) -> bool {
+        match self {
+            Self::Ready | Self::Preparing | Self::Running | Self::Paused => true,
+            Self::Idle
+            | Self::Unloading
+            | Self::Attention
+            | Self::Fault
+            | Self::MachineOff
+            | Self::Unknown => false,
+        }
+    }
+
+    /// Whether a job runs.
+    pub fn is_at_work(self) -> bool {
+        matches!(self, Self::Preparing | Self::Running | Self::Paused)
+    }
 
     /// Its name in the REST interface, in the command line and in logs.
     pub fn name(self) -> &'static str {

@@ -9,7 +9,7 @@ use crate::id::JobId;
 use crate::job::State;
 use crate::limits;
 use crate::message::{Mode, Reason, ReasonCode, Record, Source};
-use crate::spec::{Desired, DesiredState, Gate, SPEC_BYTES, Spec, StartRule};
+use crate::spec::{Desired, DesiredState, Gate, SPEC_BYTES, StartRule};
 use crate::time::Time;
 
 impl Rules {
@@ -55,40 +55,32 @@ impl Rules {
             self.jobs().insert(Job::remembered(record));
             return self.say_again(offer.job);
         }
-        let spec = match (offer.desired, offer.spec.take()) {
+        let job = match (offer.desired, offer.spec.take()) {
             (Desired::Cancel(_) | Desired::Resolve(_), _) => Err(Decline::NeverHere),
             (Desired::Return, _) => Err(Decline::NotStartedHere),
             (Desired::Run | Desired::Pause, None) => Err(Decline::WorkNeeded),
-            (Desired::Run | Desired::Pause, Some(spec)) => match self.unacceptable(&offer, &spec, unfit) {
-                Some(why) => Err(why),
-                None => Ok(spec),
-            },
-        };
-        match spec {
-            Ok(spec) => {
+            (Desired::Run | Desired::Pause, Some(spec)) => {
                 let clock = self.clock();
                 let mut job = Job::taken(spec, &offer, clock.stamp());
                 // A time that passed while the job waited at the master was not missed here.
                 let has_come = |at: Time| clock.master_time().is_some_and(|time| at <= time);
                 job.due = offer.start.not_before.is_some_and(has_come);
-                self.jobs().insert(job);
+                self.unacceptable(&job, unfit).map_or(Ok(job), Err)
             }
+        };
+        match job {
+            Ok(job) => self.jobs().insert(job),
             Err(why) => self.out().decline(&offer, why),
         }
     }
 
-    /// Why the slave does not take the work, if it does not.
-    fn unacceptable(
-        &self,
-        offer: &DesiredState,
-        spec: &Spec,
-        unfit: &BTreeMap<JobId, Reason>,
-    ) -> Option<Decline> {
-        let state = self.state();
-        if spec.digest() != offer.digest {
+    /// Why the slave does not take a job that is offered, if it does not.
+    fn unacceptable(&self, offered: &Job, unfit: &BTreeMap<JobId, Reason>) -> Option<Decline> {
+        let (state, id, spec) = (self.state(), offered.report.job, &offered.spec);
+        if spec.digest() != offered.digest {
             return Some(Decline::OtherWork);
         }
-        if let Some(reason) = unfit.get(&offer.job) {
+        if let Some(reason) = unfit.get(&id) {
             return Some(Decline::Unfit(reason.clone()));
         }
         let mode = state.node.operating_mode.mode;
@@ -98,15 +90,22 @@ impl Rules {
         if state.node.local_lock {
             return Some(Decline::LocalLock);
         }
-        if let (Some(deadline), Some(time)) = (offer.start.deadline, self.clock().master_time())
+        if let (Some(deadline), Some(time)) = (offered.start.deadline, self.clock().master_time())
             && deadline < time
         {
             return Some(Decline::WindowClosed);
         }
-        let held = state.jobs.values().filter(|job| !job.report.state.is_ended());
-        let held: Vec<_> = held.map(|job| job.report.job).collect();
-        if held.len() >= usize::from(state.settings.capacity) {
-            return Some(Decline::Full(held));
+        // What can't start yet takes no place of what can.
+        let judge = self.judge();
+        let is_deferred = |job: &Job| job.report.state == State::Accepted && judge.held_by(job).is_some();
+        let is_alike = |job: &&Job| !job.report.state.is_ended() && is_deferred(job) == is_deferred(offered);
+        let alike: Vec<_> = state.jobs.values().filter(is_alike).map(|job| job.report.job).collect();
+        let (bound, full): (_, fn(Vec<JobId>) -> Decline) = match is_deferred(offered) {
+            true => (state.settings.deferred_capacity, Decline::FullOfDeferred),
+            false => (state.settings.capacity, Decline::Full),
+        };
+        if alike.len() >= usize::from(bound) {
+            return Some(full(alike));
         }
         if state.jobs.len() >= usize::from(limits::CAPACITY) {
             return Some(Decline::TooManyKept);

@@ -31,6 +31,7 @@ fn hello(state: &Slave, boot: BootId, disclosure: Disclosure, clock: Time) -> He
         programs: state.settings.programs.clone(),
         labels: state.settings.labels.clone(),
         capacity: state.settings.capacity,
+        deferred_capacity: state.settings.deferred_capacity,
         rows: match disclosure {
             Disclosure::Identity => vec![],
             Disclosure::Jobs | Disclosure::JobsAndOutcomes => snapshot(state),

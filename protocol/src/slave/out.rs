@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Closing, Decline, Effect, Ignored, Job, Link, LinkId, Node, Slave, Step, Write, machine_report};
 use crate::id::{JobId, Session};
-use crate::message::{Declined, MachineReport, Message, Record, Settled};
+use crate::message::{Declined, MachineReport, Message, ReasonCode, Record, Settled};
 use crate::spec::DesiredState;
 
 /// A Welcome that is being applied. Its answer is made at the end of the step, when everything that follows from it has been done.
@@ -34,6 +34,7 @@ struct Before {
     node: Node,
     recent_outcomes: Arc<Vec<Record>>,
     machine: MachineReport,
+    lacks_room: bool,
     /// The jobs that a rule has changed, as they were; `None`: the slave did not hold it.
     jobs: BTreeMap<JobId, Option<Job>>,
 }
@@ -44,6 +45,7 @@ impl Out {
             node: state.node.clone(),
             recent_outcomes: Arc::clone(&state.recent_outcomes),
             machine: machine_report(state),
+            lacks_room: state.volatile.lacks_room,
             jobs: BTreeMap::new(),
         };
         Self { before, effects: vec![], declined: vec![], settling: None }
@@ -80,10 +82,12 @@ impl Out {
     pub(super) fn conclude(mut self, mut state: Slave) -> Step {
         let changed = self.number_reports(&mut state);
         let persist = self.writes(&state);
+        let lacks_room = self.declined.iter().any(|one| one.reason.code == ReasonCode::AtCapacity);
         let words = match self.settling.take() {
             Some(settling) => self.settled(&mut state, settling),
-            None => self.news(&state, changed),
+            None => self.news(&mut state, changed),
         };
+        state.volatile.lacks_room |= lacks_room;
         if let Link::Live { link, session, .. } = state.link {
             // What is told comes first: a machine is touched after the word of it is on its way.
             let words = words.into_iter().map(|message| Effect::Send { link, session, message });
@@ -133,15 +137,27 @@ impl Out {
     }
 
     /// What is told on a live link.
-    fn news(&self, state: &Slave, changed: Vec<JobId>) -> Vec<Message> {
+    fn news(&self, state: &mut Slave, changed: Vec<JobId>) -> Vec<Message> {
         let report = |id: JobId| Message::Report(state.jobs[&id].report.clone());
         let mut words: Vec<_> = changed.into_iter().map(report).collect();
         words.extend(self.declined.iter().cloned().map(Message::Declined));
         let machine = machine_report(state);
-        if self.before.machine != machine {
+        // A master offers nothing more to a slave that has declined, until it hears of its machine.
+        let has_room_again = self.before.lacks_room && self.is_room_made(state);
+        if has_room_again {
+            state.volatile.lacks_room = false;
+        }
+        if self.before.machine != machine || has_room_again {
             words.push(Message::Machine(machine));
         }
         words
+    }
+
+    /// A job is gone or has ended, or another one waits for something else than before.
+    fn is_room_made(&self, state: &Slave) -> bool {
+        let counts_as = |job: &Job| (job.report.state.is_ended(), job.report.waiting_for);
+        let mut was_held = self.before.jobs.iter().filter_map(|(id, was)| Some((id, was.as_ref()?)));
+        was_held.any(|(id, was)| state.jobs.get(id).is_none_or(|job| counts_as(job) != counts_as(was)))
     }
 
     /// The answer to a Welcome. The link is live from here on.
@@ -167,6 +183,7 @@ impl Out {
             self.effects.push(Effect::ForgetToken);
         }
         state.link = Link::Live { link, session, doubtful };
+        state.volatile.lacks_room = false;
         vec![Message::Settled(settled)]
     }
 }

@@ -83,8 +83,10 @@ pub enum Decline {
     LocalLock,
     /// Its latest start has passed.
     WindowClosed,
-    /// These jobs are all that the slave may hold.
+    /// These jobs are all that the slave may hold of those that could start.
     Full(Vec<JobId>),
+    /// These jobs are all that the slave may hold of those that wait for their time or for a person.
+    FullOfDeferred(Vec<JobId>),
     /// The slave keeps as many jobs, ended ones included, as one message can tell of.
     TooManyKept,
     /// The work is this many bytes, which is more than one job may have.
@@ -106,6 +108,7 @@ impl Decline {
             | Self::LocalLock
             | Self::WindowClosed
             | Self::Full(_)
+            | Self::FullOfDeferred(_)
             | Self::TooManyKept
             | Self::TooMuchKept => false,
         }

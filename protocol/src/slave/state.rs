@@ -39,8 +39,10 @@ pub struct Settings {
     pub programs: Vec<String>,
     /// The labels that an order's `requires` is compared with.
     pub labels: BTreeMap<String, String>,
-    /// How many unended jobs it takes.
+    /// How many jobs it takes that could start, the one that runs included.
     pub capacity: u16,
+    /// How many jobs it takes besides that wait for their time or for a person.
+    pub deferred_capacity: u16,
     /// What has to happen before the machine takes the next job.
     pub release: Release,
     /// What has to happen after a job failed.
@@ -199,6 +201,8 @@ pub struct Volatile {
     pub awake_since: Option<Time>,
     /// Whether a Welcome of a master that it obeys was applied since the agent started.
     pub heard: bool,
+    /// Whether it has declined an offer for want of room, and has not said since that there is room again.
+    pub lacks_room: bool,
     /// The questions to the machine that it has not answered.
     pub probing: BTreeMap<JobId, Probing>,
     /// The `seq` of each job in the last Hello: a job whose `seq` is another one by the Settled is told there.

@@ -188,6 +188,7 @@ impl JobReason {
             Self::CanceledInQueue => "canceled before a slave had it",
             Self::CanceledUnstarted => "canceled before it started",
             Self::WindowClosed => "its latest start passed",
+            Self::ReleaseLapsed => "the release was for a start before now: release it again",
             Self::Resolved => "a person said how it ended",
             Self::ResolvedAs(end) => return already_resolved(end),
             Self::Abandoned => "a person gave it up",

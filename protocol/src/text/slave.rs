@@ -1,5 +1,6 @@
 //! What the slave's rules say to people, and the codes for programs that go with it.
 
+use crate::id::JobId;
 use crate::message::{PROTOCOL, Reason, ReasonCode, Source};
 use crate::slave::redial::Todo;
 use crate::slave::{AskRefused, Closing, Decline, Done, Doubt, Ignored, JobReason, NotDone, Why};
@@ -111,8 +112,11 @@ impl From<Decline> for Reason {
             ),
             Decline::WindowClosed => (ReasonCode::WindowClosed, "its latest start has passed"),
             Decline::Full(held) => {
-                let names: Vec<_> = held.iter().map(ToString::to_string).collect();
-                let text = format!("the slave holds as many jobs as it may: {}", names.join(", "));
+                let text = format!("the slave holds as many jobs as it may: {}", listed(&held));
+                return Self::new(ReasonCode::AtCapacity, text);
+            }
+            Decline::FullOfDeferred(held) => {
+                let text = format!("the slave holds as many deferred jobs as it may: {}", listed(&held));
                 return Self::new(ReasonCode::AtCapacity, text);
             }
             Decline::TooManyKept => (
@@ -132,6 +136,10 @@ impl From<Decline> for Reason {
         };
         Self::new(code, text)
     }
+}
+
+fn listed(jobs: &[JobId]) -> String {
+    jobs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Done {

@@ -25,6 +25,7 @@ fn driver(dir: &Path) -> Driver {
         programs: vec![],
         labels: BTreeMap::new(),
         capacity: 4,
+        deferred_capacity: 16,
         release: config.release,
         after_failure: config.after_failure,
         trust_clock: TrustClock::Never,

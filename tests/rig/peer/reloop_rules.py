@@ -90,6 +90,7 @@ class Settings:
     name: str
     key: bytes
     capacity: int = 4
+    deferred_capacity: int = 16
     release: str = "auto"
     trust_clock: bool = False
     token: Optional[str] = None
@@ -182,6 +183,8 @@ class Rules:
             held.report.seq = ReportSeq(memory.starts, 1)
         self.last: Dict[bytes, Report] = {job: replace(held.report) for job, held in self.jobs.items()}
         self.last_machine: Optional[MachineReport] = None
+        # An offer was declined for want of room, and that there is room again was not said; the same before this event.
+        self.lacks_room = self.lacked_room = False
         self.again: set = set()
         self.unasked = {job for job, held in self.jobs.items()
                         if held.report.state in EXECUTING + (State.uncertain,)}
@@ -261,7 +264,8 @@ class Rules:
         self.rows = {row.job: row for row in rows}
         return Hello(Versions(VERSION, VERSION), self.settings.key, self.settings.name, "python-0.1", memory.binding,
                      self.settings.token, memory.store, self.now.boot, memory.session, self.now.wall, self.machine(),
-                     ["sleep"], {}, self.settings.capacity, rows, recent_outcomes)
+                     ["sleep"], {}, self.settings.capacity, self.settings.deferred_capacity, rows,
+                     recent_outcomes)
 
     def welcome(self, welcome: Welcome) -> None:
         memory = self.memory
@@ -391,6 +395,7 @@ class Rules:
         if not held:
             refusal = self.offer(new)
             if refusal:
+                self.lacks_room = self.lacks_room or refusal[0].code is ReasonCode.at_capacity
                 self.declined.append(Declined(new.job, new.attempt, new.generation, *refusal))
         elif new.attempt > held.report.attempt:
             reason = Reason(ReasonCode.older_attempt, f"attempt {held.report.attempt} is still here")
@@ -409,7 +414,6 @@ class Rules:
         done = next((record for record in self.memory.recent_outcomes
                      if record.report.job == new.job and record.report.attempt >= new.attempt), None)
         time, spec, mode = self.master_time(), new.spec, self.memory.operating_mode.mode
-        unended = [held for held in self.jobs.values() if held.report.state not in ENDED]
         if done:
             report = replace(done.report, seq=replace(done.report.seq, start=self.memory.starts))
             self.jobs[new.job] = Held(done.spec, digest(done.spec), Run(), done.start, report)
@@ -429,8 +433,16 @@ class Rules:
             return no(ReasonCode.not_in_production, f"the mode is {mode.name}")
         if new.start.deadline is not None and time is not None and new.start.deadline < time:
             return no(ReasonCode.window_closed, "its latest start has passed")
-        if len(unended) >= self.settings.capacity:
-            places = ", ".join(as_text("job", held.report.job) for held in unended[:8])
+        report = Report(new.job, new.attempt, 0, new.generation, ReportSeq(self.memory.starts, 0), State.accepted, None,
+                        None, None, self.stamp(), None, None, None, None, None, Flags.none, Source.remote)
+        offered = Held(spec, new.digest, new.desired, new.start, report)
+        come = new.start.not_before is not None and time is not None and new.start.not_before <= time
+        offered.due = come or isinstance(new.start.gate, Released)
+        def waits(held: Held) -> bool:
+            return held.report.state is State.accepted and self.holds(held, time) is not None
+        alike = [held for held in self.jobs.values() if held.report.state not in ENDED and waits(held) == waits(offered)]
+        if len(alike) >= (self.settings.deferred_capacity if waits(offered) else self.settings.capacity):
+            places = ", ".join(as_text("job", held.report.job) for held in alike[:8])
             return no(ReasonCode.at_capacity, f"held already: {places}")
         if len(self.jobs) >= MAX_JOBS:
             return no(ReasonCode.at_capacity, "the outcomes that are held have to be forgotten first")
@@ -439,11 +451,7 @@ class Rules:
             return no(ReasonCode.bad_params, "larger than this slave takes", True)
         if sum(sizes) > MAX_SPECS:
             return no(ReasonCode.at_capacity, "as much work is held as one message can tell")
-        report = Report(new.job, new.attempt, 0, new.generation, ReportSeq(self.memory.starts, 0), State.accepted, None,
-                        None, None, self.stamp(), None, None, None, None, None, Flags.none, Source.remote)
-        self.jobs[new.job] = held = Held(spec, new.digest, new.desired, new.start, report)
-        come = new.start.not_before is not None and time is not None and new.start.not_before <= time
-        held.due = come or isinstance(new.start.gate, Released)
+        self.jobs[new.job] = offered
         return None
 
     def change(self, held: Held, new: DesiredState) -> None:
@@ -702,8 +710,13 @@ class Rules:
                 held.report.seq = ReportSeq(self.memory.starts, held.report.seq.count + 1)
                 self.outgoing.append(replace(held.report))
         self.again.clear()
+        def place(report: Report) -> Tuple[bool, Optional[WaitingFor]]:
+            return report.state in ENDED, report.waiting_for
+        room_made = self.lacked_room and any(
+            job not in self.jobs or place(self.jobs[job].report) != place(last) for job, last in self.last.items())
+        self.lacked_room = self.lacks_room = self.lacks_room and not room_made
         self.last = {job: replace(held.report) for job, held in self.jobs.items()}
         machine = self.machine()
-        if machine != self.last_machine:
+        if machine != self.last_machine or room_made:
             self.last_machine = machine
             self.outgoing.append(machine)

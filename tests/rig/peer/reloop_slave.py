@@ -84,8 +84,8 @@ class Agent:
         self.state = directory / "state.json"
         self.saved = ""
         public = self.key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        settings = Settings(arguments.name, public, arguments.capacity, arguments.release, arguments.trust_clock,
-                            arguments.token)
+        settings = Settings(arguments.name, public, arguments.capacity, arguments.deferred_capacity, arguments.release,
+                            arguments.trust_clock, arguments.token)
         self.rules = Rules(open_memory(self.state, fresh_key), settings, clocks())
         self.events: asyncio.Queue[Optional[Tuple[Link, int, Message]]] = asyncio.Queue(UNREAD_FRAMES)
         self.link: Optional[Link] = None
@@ -309,7 +309,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--name", required=True)
     parser.add_argument("--master", required=True, help="ws://host:port/v1/link")
     parser.add_argument("--state", required=True, help="the directory for its key and all it knows about its jobs")
-    parser.add_argument("--capacity", type=int, default=4, help="how many unended jobs it keeps (4)")
+    parser.add_argument("--capacity", type=int, default=4, help="how many jobs it keeps that could start (4)")
+    parser.add_argument("--deferred-capacity", type=int, default=16, help="how many it keeps besides that wait (16)")
     parser.add_argument("--release", choices=["auto", "ack"], default="auto")
     parser.add_argument("--token", help="a token made by `reloop slave enroll-token`")
     parser.add_argument("--trust-clock", action="store_true", help="the wall clock is right also after a reboot")

@@ -446,6 +446,7 @@ class Hello:
     programs: List[str]
     labels: Dict[str, str]
     capacity: U16
+    deferred_capacity: U16
     rows: List[Row]
     recent_outcomes: List[Row]
 

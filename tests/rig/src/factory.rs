@@ -427,6 +427,11 @@ pub fn starting(order: Value, start: Value) -> Value {
     with(order, json!({ "start": start }))
 }
 
+/// An order that waits at its slave for a time after the end of every test.
+pub fn much_later(order: Value) -> Value {
+    starting(order, json!({ "not_before": "2099-01-01T00:00:00Z" }))
+}
+
 pub fn for_s0(order: Value) -> Value {
     with(order, json!({ "slave": "s0" }))
 }

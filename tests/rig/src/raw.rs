@@ -178,6 +178,7 @@ pub fn hello(key: &Ed25519KeyPair) -> Hello {
         programs: vec!["work".to_owned()],
         labels: BTreeMap::new(),
         capacity: 1,
+        deferred_capacity: 16,
         rows: vec![],
         recent_outcomes: vec![],
     }

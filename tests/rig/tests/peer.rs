@@ -281,7 +281,8 @@ async fn a_python_slave_whose_machine_remembers_nothing_asks_a_person() {
     l.peer.restart();
     let seen = l.f.state(&job, "uncertain").await;
     assert_eq!(seen["reason"]["code"], "no_proof", "{seen:#}");
-    let next = l.f.waiting(sleep(0.0), "ready").await;
+    let next = l.f.place(sleep(0.0)).await;
+    l.f.state(&next, "queued").await;
     l.f.resolve(&job, "failed").await;
     let seen = l.f.state(&job, "failed").await;
     assert_eq!(seen["reason"]["code"], "resolved", "{seen:#}");

@@ -9,7 +9,8 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use reloop_rig::factory::{
-    Factory, bake, for_s0, gated, has_flag, in_ms, job_of, ms, now_ms, printed, printer, starting, with, work,
+    Factory, bake, for_s0, gated, has_flag, in_ms, job_of, ms, much_later, now_ms, printed, printer,
+    starting, with, work,
 };
 use reloop_rig::process::MasterOptions;
 use reloop_rig::proxy::Close;
@@ -175,7 +176,7 @@ async fn a19_what_was_canceled_on_disk_stays_canceled_whatever_dies() {
 #[tokio::test]
 async fn e6_a_program_that_is_gone_between_accept_and_start_is_rejected_with_the_reason() {
     let mut f = Factory::new().await;
-    let job = f.waiting(starting(for_s0(printer("gone", 0)), json!({ "hold": true })), "operator").await;
+    let job = f.waiting(much_later(for_s0(printer("gone", 0))), "time").await;
     f.slaves[0].options_mut().tables.clear();
     f.slaves[0].restart();
     f.session(0, 2).await;
@@ -285,12 +286,12 @@ async fn d1_a_master_that_restarts_with_its_data_shows_the_past_as_stale_until_t
 #[tokio::test]
 async fn what_a_job_waits_for_is_known_again_after_its_agent_and_then_the_master_restarted() {
     let mut f = Factory::new().await;
-    let job = f.waiting(starting(for_s0(work("held", 0.0)), json!({ "hold": true })), "operator").await;
+    let job = f.waiting(much_later(for_s0(work("held", 0.0))), "time").await;
     f.slaves[0].restart();
     f.session(0, 2).await;
-    f.waits_for(&job, "operator").await;
+    f.waits_for(&job, "time").await;
     f.master.restart().await;
-    f.waits_for(&job, "operator").await;
+    f.waits_for(&job, "time").await;
 }
 
 #[tokio::test]

@@ -203,6 +203,7 @@ impl Model for Floor {
         scene.world.forget_the_past(late);
         scene.world.check_explained();
         scene.world.check_views();
+        scene.world.check_placement();
         scene.print = self.print(&scene.world);
         Some(scene)
     }

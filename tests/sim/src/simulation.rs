@@ -160,6 +160,7 @@ pub fn watch(
                 world.check_explained();
             }
             world.check_views();
+            world.check_placement();
             if world.broken.is_some() {
                 return world;
             }

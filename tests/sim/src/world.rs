@@ -12,6 +12,7 @@ mod act;
 mod checks;
 mod disk;
 mod fingerprint;
+mod idle;
 mod invariant;
 mod liar;
 mod links;
@@ -160,6 +161,8 @@ pub struct World {
     /// How far the masters' clock is off.
     pub master_off: i64,
     pub enrollment: Enrollment,
+    /// How the masters give work to slaves.
+    pub placement: master::Placement,
     pub boxes: Vec<Station>,
     pub answers: BTreeMap<RequestId, Answer>,
     /// What the nodes do not know.
@@ -220,6 +223,7 @@ impl World {
             master_disk: MasterDisk::default(),
             master_off: 0,
             enrollment: Enrollment::Open,
+            placement: master::Placement::default(),
             boxes: Vec::new(),
             answers: BTreeMap::new(),
             ledger: Ledger::default(),
@@ -293,6 +297,7 @@ impl World {
             programs: vec!["bake".to_owned(), "mill".to_owned()],
             labels: BTreeMap::new(),
             capacity: 4,
+            deferred_capacity: 16,
             release: Release::Auto,
             after_failure: slave::AfterFailure::Release,
             trust_clock: slave::TrustClock::Never,

@@ -12,7 +12,7 @@ use reloop_protocol::message::{
     Challenge, Declined, Flags, Hello, Message, Mode, OperatingMode, Reason, ReasonCode,
 };
 use reloop_protocol::slave::{self, Fact, Local, Probed, RunKey, Slave};
-use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Gate};
+use reloop_protocol::spec::{CancelMode, Desired, DesiredState};
 use reloop_protocol::time::Time;
 use reloop_sim::world::World;
 
@@ -32,7 +32,7 @@ fn cancel_of(world: &World, job: JobId, attempt: u32, generation: u32) -> Messag
 
 #[test]
 fn a_desired_state_that_is_older_than_the_one_that_is_known_has_no_force() {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     let known = world.job(job);
     let message = cancel_of(&world, job, known.attempt.0, known.generation.0 - 1);
     say(&mut world, message);
@@ -41,10 +41,11 @@ fn a_desired_state_that_is_older_than_the_one_that_is_known_has_no_force() {
 
 #[test]
 fn a_desired_state_for_an_older_attempt_has_no_force_however_new_it_is() {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     world.cut(0);
     give_away(&mut world, job);
     reconnect(&mut world, 0);
+    let_start(&mut world, job);
     assert_eq!((world.job(job).attempt, world.state(job)), (Attempt(2), State::Running));
     let message = cancel_of(&world, job, 1, world.job(job).generation.0 + 9);
     say(&mut world, message);
@@ -168,13 +169,20 @@ fn assigned(world: &mut World, change: impl FnOnce(&mut master::Order)) -> u32 {
 #[test]
 fn who_cannot_take_a_job_is_not_even_asked() {
     let mut world = World::new(1);
-    assert_eq!(assigned(&mut world, |order| order.start.gate = Gate::Held), 1);
+    assert_eq!(assigned(&mut world, |_| {}), 1);
     assert_eq!(assigned(&mut world, |order| order.spec.program = "paint".to_owned()), 0);
     assert_eq!(assigned(&mut world, |order| order.slave = Some("s9".to_owned())), 0);
     for taken in 2..=4 {
-        assert_eq!(assigned(&mut world, |order| order.start.gate = Gate::Held), 1, "{taken}");
+        assert_eq!(assigned(&mut world, |_| {}), 1, "{taken}");
     }
-    assert_eq!(assigned(&mut world, |order| order.start.gate = Gate::Held), 0, "there is no room");
+    assert_eq!(assigned(&mut world, |_| {}), 0, "there is no room");
+    for taken in 1..=16 {
+        assert_eq!(assigned(&mut world, much_later), 1, "there is room of its own: {taken}");
+    }
+    assert_eq!(assigned(&mut world, much_later), 0, "there is no room of that kind");
+    let mut world = World::new(2);
+    let second = placed(&mut world, |order| order.slave = Some("s1".to_owned()));
+    assert_eq!(world.holder(second), Some(1));
     let mut world = World::new(1);
     world.local(0, Local::Lock(true)).unwrap().unwrap();
     world.settle();
@@ -199,7 +207,7 @@ fn of_what_waits_the_highest_priority_is_assigned_and_started_first() {
 
 #[test]
 fn a_command_inside_the_handshake_waits_for_its_end() {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     world.cut(0);
     world.plug(0);
     world.crossed.clear();
@@ -213,7 +221,7 @@ fn a_command_inside_the_handshake_waits_for_its_end() {
 
 #[test]
 fn a_refusal_of_an_older_desired_state_takes_nothing_back() {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     let link = link_of(&world, 0);
     let known = no_to(&world.job(job), ReasonCode::AtCapacity, false);
     let older = Declined { generation: Generation(0), ..known };
@@ -224,7 +232,7 @@ fn a_refusal_of_an_older_desired_state_takes_nothing_back() {
 #[test]
 fn a_restored_master_believes_in_attempts_that_it_has_forgotten() {
     for is_busy in [false, true] {
-        let (mut world, job) = held();
+        let (mut world, job) = unstarted();
         let backup = world.master_disk.clone();
         world.cut(0);
         world.command(job, JobCommand::Abandon);
@@ -232,6 +240,7 @@ fn a_restored_master_believes_in_attempts_that_it_has_forgotten() {
             place_as(&mut world, |order| order.start.priority = 1);
         }
         world.command(job, JobCommand::Retry);
+        let_start(&mut world, job);
         reconnect(&mut world, 0);
         let found = if is_busy { State::Accepted } else { State::Running };
         assert_eq!(world.on_slave(0, job), Some(found));
@@ -277,7 +286,7 @@ const ITS_TIME: Time = Time(7_000);
 fn hello_to(change: impl FnOnce(&mut Challenge)) -> (Slave, Hello) {
     let (mut world, _) = running();
     world.pass(12_000);
-    placed(&mut world, |order| order.start.gate = Gate::Held);
+    placed(&mut world, much_later);
     confirm_restore(&mut world);
     world.settle();
     // The slave takes an outcome for known to the master once the master has sent something.

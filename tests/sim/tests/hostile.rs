@@ -3,13 +3,14 @@
 
 mod stage;
 
+use std::collections::BTreeMap;
+
 use reloop_protocol::id::{Attempt, Generation, JobId, Session};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::limits;
 use reloop_protocol::master::{self, Basis};
 use reloop_protocol::message::{Flags, Hello, Message, Record, Report, Row, Settled};
 use reloop_protocol::slave::{Fact, LinkId, Probed};
-use reloop_protocol::spec::Gate;
 use reloop_protocol::wire::{self, Frame, MAX_MESSAGE};
 use reloop_sim::fuzz::any::Source;
 use reloop_sim::world::{Machine, MasterDisk, World};
@@ -118,8 +119,8 @@ fn a_slave_that_tells_of_a_newer_attempt_does_not_have_the_one_that_speaks() {
     assert_eq!((world.state(job), world.begun(job)), (State::Succeeded, 1));
 }
 
-/// Two slaves with a running job each. The second one's order has three more jobs: one that waits, one for the first
-/// slave, one of a program that neither offers. Returns the order's jobs and the second slave's report of its own job.
+/// Two slaves with a running job each. Three more jobs wait for what neither has: a label, for the first slave alone or for any; a
+/// program. Returns the order's jobs and the second slave's report of its own job.
 fn siblings() -> (World, Vec<JobId>, Report) {
     let mut world = World::new(2);
     for held in &mut world.boxes {
@@ -138,6 +139,7 @@ fn siblings() -> (World, Vec<JobId>, Report) {
     for (program, slave) in [("mill", None), ("mill", Some("s0")), ("lathe", None)] {
         jobs.push(place_as(&mut world, |order| {
             (order.spec.program, order.slave) = (program.to_owned(), slave.map(str::to_owned));
+            order.requires = BTreeMap::from([("bed".to_owned(), "glass".to_owned())]);
         }));
     }
     world.settle();
@@ -299,7 +301,7 @@ fn an_unknown_job_whose_numbers_leave_no_room_is_not_adopted() {
 fn a_restored_master_leaves_an_unstarted_job_where_it_was_assigned_after_the_backup() {
     let mut world = World::new(1);
     world.cut(0);
-    let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+    let job = place_as(&mut world, much_later);
     let backup = world.master_disk.clone();
     reconnect(&mut world, 0);
     assert_eq!(world.on_slave(0, job), Some(State::Accepted));
@@ -319,7 +321,7 @@ fn an_order_of_several_jobs_is_rebuilt_whole_from_its_slave() {
     let mut world = World::new(1);
     let second = world.order("mill").jobs[0];
     let mut order = world.order("mill");
-    order.start.gate = Gate::Held;
+    much_later(&mut order);
     order.jobs.push(second);
     let (id, jobs) = (order.id, order.jobs.clone());
     world.place(order);

@@ -169,6 +169,7 @@ fn field_means(field: char) -> &'static str {
         'B' => "B. Deferred jobs and time",
         'C' => "C. Store and identity",
         'D' => "D. The master",
+        'P' => "P. Placement",
         _ => "E. Data, capability, locality",
     }
 }

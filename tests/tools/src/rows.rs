@@ -446,7 +446,7 @@ pub const ROWS: &[Row] = &[
         "The master restarts with its data.",
         "Jobs are `stale` until their slave's handshake, and nothing is assigned to a slave before its \
          handshake.",
-        &[rule("protocol/src/master/placement.rs", "takes_work")],
+        &[rule("protocol/src/master/availability.rs", "ability")],
         &[About::Processes],
     ),
     shown(
@@ -599,7 +599,7 @@ pub const ROWS: &[Row] = &[
         "The machine is locked or in maintenance when a job is to be assigned.",
         "The job is not offered. If the lock comes too late for that, the slave declines the offer with the \
          reason, and gets no further offer until it reports a ready machine.",
-        &[rule("protocol/src/master/placement.rs", "takes_work"), UNACCEPTABLE],
+        &[rule("protocol/src/master/availability.rs", "ability"), UNACCEPTABLE],
         &[About::People],
     ),
     shown(
@@ -615,5 +615,35 @@ pub const ROWS: &[Row] = &[
         "Only the last contact changes.",
         &[],
         &[About::Processes, About::Links],
+    ),
+    // P. Placement.
+    shown(
+        "P1",
+        "A slave holds work for next week, or orders wait for a person's release; work comes that could start now.",
+        "What can't start yet takes no place of what can: `deferred_capacity` bounds it. What has to be released stays in the \
+         queue until then, and waits there again if the release lapses.",
+        &[rule("protocol/src/master/availability.rs", "room"), UNACCEPTABLE, HELD_BY],
+        &[],
+    ),
+    shown(
+        "P2",
+        "A slave can't start what it has: its machine is not cleared, has failed, needs a person, is locked or in \
+         maintenance, is disabled or drained. Another slave could.",
+        "It gets nothing new and is asked for its unstarted work as soon as another could take it, for deferred work \
+         when the time is near. A slave that is away keeps what it has.",
+        &[
+            rule("protocol/src/master/availability.rs", "ability"),
+            rule("protocol/src/master/placement.rs", "fill"),
+            rule("protocol/src/master/line.rs", "is_movable"),
+        ],
+        &[],
+    ),
+    shown(
+        "P3",
+        "An urgent job comes while the slaves are full of jobs that have not begun.",
+        "The last in line of them is asked back, and the urgent one gets its place. Whatever becomes of the question, each job is \
+         done once. A slave without a link goes by priority among what it has.",
+        &[rule("protocol/src/master/placement.rs", "serve_job"), BEGIN],
+        &[],
     ),
 ];

@@ -113,7 +113,7 @@ fn show(slave: &Slave) -> String {
         ("session", slave.session.to_string()),
         ("programs", words(&slave.programs)),
         ("labels", pairs(&slave.labels)),
-        ("capacity", slave.capacity.to_string()),
+        ("capacity", format!("{} and {} deferred", slave.capacity, slave.deferred_capacity)),
         ("jobs", words(&slave.jobs)),
         ("clock", format!("{} ms off the master's", slave.clock_offset_ms)),
         ("agent", clean(&slave.agent_version)),

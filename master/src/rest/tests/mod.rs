@@ -77,7 +77,7 @@ impl Master {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { cache_bytes: 1 << 20, min_free_bytes };
         let store = Store::open(&dir.path().join("store"), options).unwrap().store;
-        let settings = Settings { enrollment: Enrollment::Token };
+        let settings = Settings { enrollment: Enrollment::Token, placement: Default::default() };
         let mut ops = Vec::new();
         records.iter().for_each(|record| crate::records::ops(record, &mut ops));
         let (done, written) = tokio::sync::oneshot::channel();
@@ -157,6 +157,7 @@ fn mill() -> SlaveRecord {
         programs: vec!["mill".to_owned()],
         labels: BTreeMap::from([("material".to_owned(), "pla".to_owned())]),
         capacity: 4,
+        deferred_capacity: 16,
         operating_mode: OperatingMode { generation: Generation(1), mode: Mode::Production },
         machine: Some(MachineReport {
             activity: Activity::Running,

@@ -43,6 +43,7 @@ pub(in crate::rest) fn slave(state: &Master, slave: &SlaveRecord, heard: Option<
         programs: slave.programs.clone(),
         labels: slave.labels.clone(),
         capacity: slave.capacity,
+        deferred_capacity: slave.deferred_capacity,
         jobs: master::jobs_at(state, slave).iter().map(ToString::to_string).collect(),
         clock_offset_ms: slave.clock_offset_ms,
         agent_version: slave.agent.clone(),

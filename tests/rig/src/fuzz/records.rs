@@ -45,7 +45,7 @@ pub fn run(bytes: &[u8]) {
 }
 
 fn masters(entries: &BTreeMap<Vec<u8>, Vec<u8>>) {
-    let settings = master::Settings { enrollment: Enrollment::Open };
+    let settings = master::Settings { enrollment: Enrollment::Open, placement: Default::default() };
     let mut state = master::newborn(settings, MasterId([9; 16]));
     for (key, value) in entries {
         let mut aside = Vec::new();
@@ -155,6 +155,7 @@ fn settings() -> slave::Settings {
         programs: vec![],
         labels: BTreeMap::new(),
         capacity: 4,
+        deferred_capacity: 16,
         release: slave::Release::Auto,
         after_failure: slave::AfterFailure::Release,
         trust_clock: TrustClock::Always,

@@ -146,7 +146,11 @@ struct Small {
 
 impl Small {
     fn new() -> Self {
-        let state = master::recover(Settings { enrollment: Enrollment::Open }, MasterId([1; 16]), []);
+        let state = master::recover(
+            Settings { enrollment: Enrollment::Open, placement: Default::default() },
+            MasterId([1; 16]),
+            [],
+        );
         Self { state, now: NOW, jobs: BTreeMap::new(), keys: BTreeMap::new(), node: None }
     }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use reloop_node::store::{Op, Options, Store};
 use reloop_rig::client::Client;
 use reloop_rig::disk::{self, Disk, DiskKind};
-use reloop_rig::factory::{Factory, bake, for_nobody, for_s0, gated, starting, work};
+use reloop_rig::factory::{Factory, bake, for_nobody, for_s0, gated, much_later, work};
 use reloop_rig::process::MasterOptions;
 use reloop_rig::store_load;
 use reloop_rig::wait::{PATIENCE, eventually};
@@ -279,7 +279,7 @@ async fn write_until_the_store_fails(f: &mut Factory, when: &str) -> Vec<String>
             assert!(!status["store"]["text"].as_str().unwrap().is_empty(), "{when}");
             return Ok(());
         }
-        let job = f.place(starting(for_s0(work("never", 0.0)), json!({ "hold": true }))).await;
+        let job = f.place(much_later(for_s0(work("never", 0.0)))).await;
         drop(f.client.job_command(&job, "cancel", &json!({})).await);
         canceled.push(job);
         Err(text)

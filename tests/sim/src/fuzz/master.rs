@@ -318,6 +318,7 @@ impl<'a> Scene<'a> {
             programs: vec!["bake".to_owned(), "mill".to_owned()],
             labels: BTreeMap::new(),
             capacity: if self.source.one_in(4) { self.source.any() } else { 2 },
+            deferred_capacity: 2,
             recent_outcomes,
             rows,
         }

@@ -220,7 +220,7 @@ const PLAIN: Configuration = Configuration {
 };
 
 /// The short ones first. What a short one leaves out to be quick is in its long one.
-pub static CONFIGURATIONS: [Configuration; 21] = [
+pub static CONFIGURATIONS: [Configuration; 25] = [
     Configuration {
         name: "one-job",
         about: "one slave, one job, any fault, and any command of people",
@@ -316,6 +316,18 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
         ..PLAIN
     },
     Configuration {
+        name: "moved",
+        about: "two slaves that people lock and unlock, one job, and a broken link",
+        orders: |world| orders(world, 1),
+        ..MOVED
+    },
+    Configuration {
+        name: "goes-first",
+        about: "a slave with room for two jobs, two jobs and an urgent one, and a broken link",
+        faults: (1, &[Fault::Cut]),
+        ..GOES_FIRST
+    },
+    Configuration {
         name: "one-job-long",
         about: "one slave, one job, any three faults, and any command of people",
         long: true,
@@ -385,6 +397,8 @@ pub static CONFIGURATIONS: [Configuration; 21] = [
         away: true,
         ..PLAIN
     },
+    Configuration { name: "moved-long", about: "the same with two jobs", long: true, ..MOVED },
+    Configuration { name: "goes-first-long", about: "the same with any fault", long: true, ..GOES_FIRST },
     Configuration {
         name: "limited-long",
         about: "the same with a pause or a cancel, and more moments",
@@ -401,6 +415,29 @@ const RESTARTABLE: Configuration = Configuration {
     },
     orders: restartable,
     deeds: (1, AT_THE_MACHINE),
+    ..PLAIN
+};
+
+const MOVED: Configuration = Configuration {
+    slaves: 2,
+    orders: |world| orders(world, 2),
+    faults: (1, &[Fault::Cut]),
+    deeds: (2, &[Deed::Lock, Deed::Unlock]),
+    ends: WELL,
+    ..PLAIN
+};
+
+const GOES_FIRST: Configuration = Configuration {
+    slave: |settings| settings.capacity = 2,
+    orders: |world| {
+        let mut orders = orders(world, 3);
+        orders[2].start.priority = 1;
+        orders
+    },
+    faults: (1, CRASHES),
+    deeds: (0, PEOPLE),
+    ends: WELL,
+    effects: 1,
     ..PLAIN
 };
 

@@ -35,6 +35,7 @@ impl Floor {
                     .all(|held| held.state.as_ref().is_some_and(|state| state.jobs.is_empty()))
         };
         world.settle();
+        world.check_placement();
         let were_paused = world.paused();
         let mut goes_on = were_paused.is_empty() && !world.is_something_paused();
         for _ in 0..ROUNDS {

@@ -123,6 +123,7 @@ fn drain(world: &mut World, slaves: usize, jobs: &[JobId], paused: Paused) -> bo
         for _ in 0..ROUND_MS / TICK_MS {
             world.pass_some(TICK_MS);
             world.settle();
+            world.check_placement();
         }
     }
     if paused == Paused::Stays && world.is_something_paused() {

@@ -158,6 +158,7 @@ impl Walk {
             master_disk,
             master_off,
             enrollment,
+            placement,
             boxes,
             ledger,
             disks_are_sound,
@@ -182,7 +183,7 @@ impl Walk {
             progress,
             next: _,
         } = world;
-        self.see((ms, master_off, enrollment, disks_are_sound, swapped, fuse, numbered));
+        self.see((ms, master_off, enrollment, placement, disks_are_sound, swapped, fuse, numbered));
         self.see(ledger);
         self.see(progress);
         self.see((pings_are_slow, pings.len()));
@@ -351,7 +352,7 @@ impl Walk {
                 self.see(doubtful);
             }
         }
-        let Volatile { boot, next_store, awake_since, heard, probing, told, owed } = volatile;
+        let Volatile { boot, next_store, awake_since, heard, lacks_room, probing, told, owed } = volatile;
         if let Some(boot) = boot {
             self.boot(*boot);
         }
@@ -359,6 +360,7 @@ impl Walk {
         self.see((
             next_store.is_some(),
             awake_since.map(|at| (!heard).then_some(at)),
+            lacks_room,
             probing,
             owed.is_some(),
         ));
@@ -528,6 +530,7 @@ impl Walk {
             programs,
             labels,
             capacity,
+            deferred_capacity,
             operating_mode,
             machine,
             cloned_at,
@@ -541,7 +544,8 @@ impl Walk {
             receipts: _,
             other_attempts: _,
         } = record;
-        self.see((key, name, agent, enrolled, programs, labels, capacity, operating_mode, machine));
+        self.see((key, name, agent, enrolled, programs, labels, operating_mode, machine));
+        self.see((capacity, deferred_capacity));
         self.see(settled_in);
         self.see((cloned_at.is_some(), declining, doubts, store.is_some(), boot.is_some()));
         if let Some(store) = store {
@@ -624,6 +628,7 @@ impl Walk {
             programs,
             labels,
             capacity,
+            deferred_capacity,
             rows,
             recent_outcomes,
         } = hello;
@@ -632,6 +637,6 @@ impl Walk {
         self.store(*store);
         self.boot(*boot);
         self.session(key, *session);
-        self.see((machine, programs, labels, capacity, rows, recent_outcomes));
+        self.see((machine, programs, labels, capacity, deferred_capacity, rows, recent_outcomes));
     }
 }

@@ -80,10 +80,12 @@ pub enum Invariant {
     NeedsGranted,
     /// While nothing is under way on a live link, both nodes say the same of the slave's jobs.
     ViewsMeet,
+    /// While nothing is under way, no machine idles beside a job that waits and that it could do, and the highest priority goes next.
+    NoMachineIdles,
 }
 
 impl Invariant {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::AcknowledgedOrderKept,
         Self::BegunOnce,
         Self::AttemptBegunOnce,
@@ -115,6 +117,7 @@ impl Invariant {
         Self::PausedStays,
         Self::NeedsGranted,
         Self::ViewsMeet,
+        Self::NoMachineIdles,
     ];
 
     pub fn sentence(self) -> &'static str {
@@ -150,6 +153,7 @@ impl Invariant {
             Self::PausedStays => "a paused job stays paused until a person resumes it",
             Self::NeedsGranted => "what `needs` names is granted",
             Self::ViewsMeet => "over a live link both nodes say the same of a job",
+            Self::NoMachineIdles => "no machine idles beside work that it could do",
         }
     }
 }

@@ -61,6 +61,7 @@ impl World {
             programs: vec![],
             labels: std::collections::BTreeMap::new(),
             capacity: 0,
+            deferred_capacity: 0,
             rows: vec![],
             recent_outcomes: vec![],
         };

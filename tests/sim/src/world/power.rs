@@ -11,7 +11,7 @@ impl World {
     /// Starts the master from its disk.
     pub fn start_master(&mut self) {
         let fresh = MasterId(self.bytes());
-        let settings = master::Settings { enrollment: self.enrollment };
+        let settings = master::Settings { enrollment: self.enrollment, placement: self.placement };
         let mut state = master::recover(settings, fresh, self.master_disk.records());
         let incarnation = Incarnation(self.fresh().to_be_bytes());
         for write in state.begin(incarnation) {

@@ -6,7 +6,8 @@ use reloop_protocol::master::{Delivery, Event, JobCommand, RequestId, SlaveComma
 use reloop_protocol::message::{Flags, Message, Mode, ReasonCode, WaitingFor};
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave::{Effect, Local};
-use reloop_protocol::spec::{CancelMode, Desired, Gate};
+use reloop_protocol::spec::{CancelMode, Desired};
+use reloop_protocol::time::Millis;
 use reloop_sim::world::{Act, World};
 
 use crate::stage::*;
@@ -39,7 +40,7 @@ fn a1_an_offer_that_never_arrived_is_made_again_or_taken_back() {
 #[test]
 fn a2_a_lost_confirmation_is_made_good_by_the_snapshot() {
     let mut world = World::new(1);
-    let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+    let job = place_as(&mut world, much_later);
     // The DesiredState arrives, the Report does not.
     pump_until(&mut world, |world| world.on_slave(0, job).is_some());
     world.cut(0);
@@ -53,7 +54,7 @@ fn a2_a_lost_confirmation_is_made_good_by_the_snapshot() {
 #[test]
 fn a3_a_released_start_is_given_again_until_its_latest_time() {
     for (away, expected) in [(1_000, State::Running), (20_000, State::Accepted)] {
-        let (mut world, job) = held();
+        let (mut world, job) = unstarted();
         world.cut(0);
         assert_eq!(release(&mut world, job, 10), taken(Delivery::PendingOnReconnect, job));
         world.pass(away);
@@ -241,7 +242,7 @@ fn a11_a_cancel_that_overtakes_the_beginning_keeps_it_from_beginning() {
 #[test]
 fn a12_an_unstarted_job_is_dropped() {
     for online in [true, false] {
-        let (mut world, job) = held();
+        let (mut world, job) = unstarted();
         if !online {
             world.cut(0);
         }
@@ -274,11 +275,12 @@ fn a13_a_cancel_waits_for_weeks_and_only_a_person_ends_it() {
 
 #[test]
 fn a14_a_burned_attempt_that_was_not_begun_is_dropped() {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     world.cut(0);
     world.command(job, JobCommand::Abandon);
     let second = world.add_slave("second");
     command(&mut world, job, JobCommand::Retry);
+    let_start(&mut world, job);
     assert_eq!((world.holder(job), world.job(job).attempt.0), (Some(second), 2));
     world.plug(0);
     world.pass(20_000);
@@ -289,11 +291,12 @@ fn a14_a_burned_attempt_that_was_not_begun_is_dropped() {
 #[test]
 fn a14_an_offer_that_arrives_after_the_job_went_to_another_is_taken_back_on_the_live_link() {
     let mut world = World::new(2);
-    let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+    let job = place_as(&mut world, much_later);
     let first = world.holder(job).unwrap();
     // The offer is still on its way when the next attempt goes to another slave.
     world.command_slave_now(first, SlaveCommand::Mode(Mode::Draining));
-    for command in [JobCommand::Abandon, JobCommand::Retry] {
+    let release = JobCommand::Release { valid: Millis::seconds(60) };
+    for command in [JobCommand::Abandon, JobCommand::Retry, release] {
         world.master_event(Event::JobsCommanded { request: RequestId(0), jobs: vec![job], command });
     }
     assert_ne!(world.holder(job), Some(first));
@@ -496,7 +499,9 @@ fn a22_explain_names_a_full_slave_one_that_needs_a_person_and_what_an_accepted_j
     world.boxes[0].machine.length_ms = 60_000;
     let behind = place(&mut world);
     let timed = deferred(&mut world, 3_600_000, |_| {});
-    placed(&mut world, |_| {});
+    for _ in 0..2 {
+        placed(&mut world, |_| {});
+    }
     let waits = place(&mut world);
     let explained =
         |world: &World, job| explain(world.master.as_ref().unwrap(), &world.job(job), world.now());

@@ -99,7 +99,7 @@ fn b4_a_withdrawn_start_of_a_running_job_stops_nothing() {
 
 #[test]
 fn b5_start_now_is_one_desired_state_with_a_latest_time() {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     world.cut(0);
     for _ in 0..3 {
         release(&mut world, job, 60);
@@ -192,10 +192,9 @@ fn b9_a_machine_that_is_not_ready_is_waited_for_until_the_deadline() {
     world.boxes[0].state.as_mut().unwrap().settings.release = Release::Ack;
     world.boxes[0].settings.release = Release::Ack;
     place(&mut world);
-    world.pass(11_000);
-    let deadline = later(&world, 10_000);
-    let job = deferred(&mut world, 2_000, |order| order.start.deadline = deadline);
-    world.pass(5_000);
+    let deadline = later(&world, 21_000);
+    let job = deferred(&mut world, 13_000, |order| order.start.deadline = deadline);
+    world.pass(16_000);
     assert_eq!(waits_for(&world, job), Some(WaitingFor::Ready));
     world.pass(8_000);
     assert_eq!((world.state(job), world.begun(job)), (State::Expired, 0));

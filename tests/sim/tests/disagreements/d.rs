@@ -5,7 +5,6 @@ use reloop_protocol::master::{
     self, Answer, Enrollment, IdempotencyKey, Loaded, Order, RequestId, SlaveCommand,
 };
 use reloop_protocol::message::{CloseCode, Flags};
-use reloop_protocol::spec::Gate;
 use reloop_sim::world::{MasterDisk, World};
 use std::collections::BTreeMap;
 
@@ -134,7 +133,7 @@ fn d9_an_offer_that_waits_for_the_handshake_begins_anew_with_it() {
     for cut_after in 0..8 {
         let mut world = World::new(1);
         world.cut(0);
-        let job = place_as(&mut world, |order| order.start.gate = Gate::Held);
+        let job = place_as(&mut world, much_later);
         world.plug(0);
         for _ in 0..cut_after {
             world.pump();

@@ -5,7 +5,7 @@ use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{self, Delivery, JobCommand, RequestId, SlaveCommand};
 use reloop_protocol::message::{Ask, Challenge, Message, Mode, Question, ReasonCode, Source, Versions};
 use reloop_protocol::slave::{self, Closing, Effect, Local, NotDone};
-use reloop_protocol::spec::{CancelMode, Gate, SpecDigest};
+use reloop_protocol::spec::{CancelMode, SpecDigest, StartRule};
 use reloop_sim::world::World;
 
 use crate::stage::*;
@@ -42,11 +42,11 @@ fn e2_work_that_is_not_what_was_agreed_is_not_taken() {
 
 #[test]
 fn e2_a_job_whose_digest_changed_does_not_start() {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     let mut forged = desired_state(&world, job);
     forged.generation = Generation(forged.generation.0 + 1);
     forged.digest = SpecDigest([0; 16]);
-    forged.start.gate = Gate::Open;
+    forged.start = StartRule::default();
     say(&mut world, Message::DesiredState(forged));
     world.pass(2_000);
     assert_eq!(world.begun(job), 0);
@@ -90,7 +90,7 @@ fn e5_a_version_that_is_not_spoken_is_refused_and_the_machine_goes_on() {
 
 #[test]
 fn e6_what_is_gone_between_accept_and_start_is_rejected_with_the_reason() {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     world.boxes[0].machine.rejects = true;
     release(&mut world, job, 60);
     world.settle();
@@ -100,7 +100,7 @@ fn e6_what_is_gone_between_accept_and_start_is_rejected_with_the_reason() {
 #[test]
 fn e6_what_a_machine_lacks_at_the_start_ends_no_job_and_asks_a_person() {
     for refuses in [false, true] {
-        let (mut world, job) = held();
+        let (mut world, job) = unstarted();
         let machine = &mut world.boxes[0].machine;
         (machine.refuses, machine.unfit) = (refuses, !refuses);
         release(&mut world, job, 60);
@@ -177,7 +177,7 @@ fn e8_a_race_with_the_lock_is_rejected_with_the_reason_and_makes_no_loop() {
 
 #[test]
 fn e8_maintenance_keeps_starts_out_and_draining_finishes_what_is_there() {
-    let (mut world, held) = held();
+    let (mut world, held) = unstarted();
     world.command_slave(0, SlaveCommand::Mode(Mode::Maintenance));
     release(&mut world, held, 600);
     world.settle();

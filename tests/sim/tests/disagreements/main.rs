@@ -9,6 +9,7 @@ mod c;
 mod d;
 mod e;
 mod order;
+mod p;
 mod restored;
 #[path = "../stage/mod.rs"]
 mod stage;

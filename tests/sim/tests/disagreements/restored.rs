@@ -210,7 +210,7 @@ fn d4_files_that_were_put_back_and_have_counted_on_since_are_doubted_all_the_sam
 
 #[test]
 fn d4_a_master_that_only_restarts_is_not_doubted_however_often_and_whoever_was_away() {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     world.cut(0);
     for _ in 0..40 {
         world.kill_master();
@@ -225,7 +225,7 @@ fn d4_a_master_that_only_restarts_is_not_doubted_however_often_and_whoever_was_a
 
 #[test]
 fn d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed() {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     let old = world.master_disk.clone();
     confirm_restore(&mut world);
     world.settle();
@@ -238,7 +238,7 @@ fn d5_of_two_copies_the_one_with_the_highest_epoch_is_obeyed() {
 
 #[test]
 fn d5_the_epoch_that_a_person_confirms_comes_after_every_one_that_a_slave_has_obeyed() {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     let old = world.master_disk.clone();
     for _ in 0..3 {
         confirm_restore(&mut world);
@@ -267,7 +267,7 @@ fn restored_out_of_reach(world: &mut World, backup: MasterDisk) {
 
 #[test]
 fn d3_what_a_person_says_after_a_restore_is_newer_than_what_was_forgotten() {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     let backup = world.master_disk.clone();
     for said in [JobCommand::Pause, JobCommand::Resume, JobCommand::Pause] {
         command(&mut world, job, said);

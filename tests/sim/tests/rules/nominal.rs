@@ -117,17 +117,6 @@ fn higher_priority_goes_first_and_idle_slaves_before_busy_ones() {
 }
 
 #[test]
-fn what_is_given_back_as_asked_begins_at_the_slave_that_falls_idle() {
-    let mut world = World::new(2);
-    place(&mut world);
-    place(&mut world);
-    world.settle();
-    let jobs = [0, 0, 5].map(|priority| place_as(&mut world, |order| order.start.priority = priority));
-    world.pass(12_000);
-    assert_eq!(jobs.iter().map(|job| world.begun(*job)).sum::<u32>(), 2, "no slave stands idle");
-}
-
-#[test]
 fn what_waits_at_a_busy_slave_moves_to_one_that_falls_idle() {
     let mut world = World::new(1);
     let jobs: Vec<_> = (0..3).map(|_| place(&mut world)).collect();

@@ -29,7 +29,7 @@ fn a_start_that_came_while_the_machine_was_busy_is_not_missed_when_the_agent_sta
 
 #[test]
 fn a_job_that_nobody_let_go_does_not_start_because_the_clock_is_lost() {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     world.cut(0);
     world.reboot(0);
     world.pass(60_000);

@@ -241,7 +241,7 @@ fn declines(
     let mut world = World::new(1);
     let link = link_of(&world, 0);
     let job = place_as(&mut world, |order| {
-        order.start.gate = Gate::Held;
+        much_later(order);
         change(order);
     });
     if held {

@@ -281,7 +281,7 @@ fn a_masters_clock_that_is_set_by_less_than_the_tolerance_just_starts_what_it_pa
 
 /// A job that a person has released for five seconds, while its slave is away.
 fn released_for_five_seconds() -> (World, JobId) {
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     world.cut(0);
     release(&mut world, job, 5);
     (world, job)
@@ -319,7 +319,7 @@ fn a_release_lapses_also_if_the_masters_clock_goes_back() {
 /// A job with a release at the slave, behind a running job; the link is cut.
 fn released_behind_another(seconds: u64) -> (World, JobId, JobId) {
     let (mut world, busy) = endless_job(|_, _| {});
-    let job = placed(&mut world, |order| order.start.gate = Gate::Held);
+    let job = placed(&mut world, much_later);
     release(&mut world, job, seconds);
     world.settle();
     world.cut(0);
@@ -357,7 +357,7 @@ fn after_a_reboot_no_release_counts_before_the_welcome() {
         (true, 3_000, (State::Accepted, Some(WaitingFor::Clock))),
         (true, 6_000, (State::Accepted, Some(WaitingFor::Clock))),
     ] {
-        let (mut world, job) = held();
+        let (mut world, job) = unstarted();
         world.local(0, Local::Lock(true));
         release(&mut world, job, 5);
         world.settle();
@@ -407,7 +407,7 @@ fn a_release_keeps_what_is_left_of_it_when_a_masters_clock_is_set_back() {
 fn a_release_is_no_matter_any_more_once_its_job_works() {
     let mut world = World::new(1);
     world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    let job = placed(&mut world, |order| order.start.gate = Gate::Held);
+    let job = placed(&mut world, much_later);
     release(&mut world, job, 3_600);
     world.settle();
     let before = world.job(job);
@@ -433,7 +433,7 @@ fn a_release_is_for_one_attempt() {
         world.pass(700_000);
         assert_eq!(
             (world.job(job).last_attempt, world.begun(job)),
-            (Attempt(2), 1),
+            (Attempt(1), 1),
             "set back by {set_back}"
         );
     }

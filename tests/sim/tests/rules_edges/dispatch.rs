@@ -5,7 +5,7 @@ use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{Event, JobCommand, Order, RequestId, SlaveCommand};
 use reloop_protocol::message::{Flags, Message, Mode, ReasonCode};
 use reloop_protocol::slave::Local;
-use reloop_protocol::spec::{Desired, Gate};
+use reloop_protocol::spec::Desired;
 use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, World};
 
@@ -46,7 +46,7 @@ fn a_slave_that_has_only_deferred_jobs_takes_over_a_job_that_waits_elsewhere() {
         (Some(1), State::Running),
         "its own waits for its time"
     );
-    let (world, job) = waits_behind(at_second(|order| order.start.gate = Gate::Held));
+    let (world, job) = waits_behind(at_second(much_later));
     assert_eq!(
         (world.holder(job), world.state(job)),
         (Some(1), State::Running),
@@ -57,19 +57,19 @@ fn a_slave_that_has_only_deferred_jobs_takes_over_a_job_that_waits_elsewhere() {
 }
 
 #[test]
-fn only_a_job_that_waits_behind_another_is_recalled() {
-    // The slave that has it starts nothing at present, and nothing runs there.
+fn a_job_whose_slave_can_start_nothing_goes_to_one_that_can() {
+    // Nothing runs there.
     let mut world = World::new(2);
     world.cut(1);
     world.command_slave(0, SlaveCommand::Mode(Mode::Maintenance));
     world.command_slave(0, SlaveCommand::Mode(Mode::Production));
-    let job = placed(&mut world, |order| order.start.gate = Gate::Held);
+    let job = placed(&mut world, much_later);
     world.local(0, Local::Lock(true));
     command(&mut world, job, JobCommand::Release { valid: Millis(60_000) });
     assert_eq!((world.holder(job), world.state(job)), (Some(0), State::Accepted));
     world.plug(1);
     world.pass(2_000);
-    assert_eq!((world.holder(job), world.job(job).wanted()), (Some(0), Desired::Run));
+    assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running));
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn an_attempt_that_a_slave_reports_after_a_restore_is_counted() {
         (Some(State::Running), State::Running),
         (Some(State::Failed), State::Succeeded),
     ] {
-        let (mut world, job, link) = held_at_the_second();
+        let (mut world, job, link) = deferred_at_the_second();
         let known = world.job(job);
         let mut seat = Seat::of(&mut world);
         let of = |state| Report { state, attempt: Attempt(7), ..known.report.clone().unwrap() };
@@ -460,7 +460,7 @@ fn a_resolve_counts_when_the_slave_comes_back_without_the_question() {
 #[test]
 fn a_forgotten_assignment_is_shown_beside_another_slaves_attempt_and_changes_nothing() {
     for said in [State::Accepted, State::Running, State::Succeeded] {
-        let (mut world, job, link) = held_at_the_second();
+        let (mut world, job, link) = deferred_at_the_second();
         let known = world.job(job);
         let mut seat = Seat::of(&mut world);
         seat.state.node.epoch = Epoch(2);
@@ -484,7 +484,7 @@ fn a_forgotten_assignment_is_shown_beside_another_slaves_attempt_and_changes_not
 #[test]
 fn an_attempt_that_is_abandoned_during_a_handshake_is_called_off_after_it() {
     for retried in [false, true] {
-        let (mut world, job) = held();
+        let (mut world, job) = unstarted();
         let known = world.job(job);
         let row = known.report.as_ref().unwrap().row();
         let mut seat = Seat::of(&mut world);

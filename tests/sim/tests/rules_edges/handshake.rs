@@ -12,7 +12,7 @@ use reloop_protocol::message::{
 };
 use reloop_protocol::reconcile::Verdict;
 use reloop_protocol::slave::{self, LinkId};
-use reloop_protocol::spec::{Gate, StartRule};
+use reloop_protocol::spec::StartRule;
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::Frame;
 use reloop_sim::world::World;
@@ -176,7 +176,7 @@ fn offers_that_do_not_fit_into_one_message_come_when_the_link_is_live() {
         jobs.push(place_as(&mut world, |order| {
             order.slave = Some("s0".to_owned());
             order.spec.params = BTreeMap::from([("p".to_owned(), "x".repeat(32_000))]);
-            order.start.gate = Gate::Held;
+            much_later(order);
         }));
     }
     assert!(jobs.iter().all(|job| world.state(*job) == State::Assigned));

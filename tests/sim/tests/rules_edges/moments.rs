@@ -54,7 +54,7 @@ fn a_window_is_open_in_its_last_millisecond_at_the_slave() {
         let close = later(&world, 30_000);
         let job = placed(&mut world, |order| {
             order.start.deadline = close;
-            order.start.gate = Gate::Held;
+            much_later(order);
         });
         assert_eq!(due(&world), Some((30_001, Why::Deadline)));
         world.pass_some(wait);
@@ -71,7 +71,7 @@ fn a_slave_wakes_when_a_release_lapses() {
     world.local(0, Local::Lock(false));
     // Another job is in the machine: the release waits, and lapses.
     placed(&mut world, |_| {});
-    let job = placed(&mut world, |order| order.start.gate = Gate::Held);
+    let job = placed(&mut world, |_| {});
     command(&mut world, job, JobCommand::Release { valid: Millis(5_000) });
     assert_eq!(world.on_slave(0, job), Some(State::Accepted));
     assert_eq!(due(&world), Some((5_001, Why::Release)));
@@ -230,7 +230,7 @@ fn a_release_lets_a_job_start_in_its_last_millisecond() {
         [(5_000, (State::Starting, None)), (5_001, (State::Accepted, Some(ReasonCode::ReleaseLapsed)))]
     {
         let (mut world, busy) = endless_job(|_, _| {});
-        let job = placed(&mut world, |order| order.start.gate = Gate::Held);
+        let job = placed(&mut world, much_later);
         command(&mut world, job, JobCommand::Release { valid: Millis(5_000) });
         world.cut(0);
         world.pass_some(wait);

@@ -7,7 +7,7 @@ use reloop_protocol::master::{
 };
 use reloop_protocol::message::{Flags, ReasonCode, Report};
 use reloop_protocol::slave::Local;
-use reloop_protocol::spec::{CancelMode, Desired, Gate, Late};
+use reloop_protocol::spec::{CancelMode, Desired, Late};
 use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, World};
 
@@ -46,7 +46,7 @@ fn is_overtaken(world: &World, job: JobId) -> bool {
 #[test]
 fn a_new_time_counts_at_once_whatever_was_released_before() {
     for lapsed in [false, true] {
-        let (mut world, job) = planned(|_, order| order.start.gate = Gate::Held);
+        let (mut world, job) = planned(|_, _| {});
         world.command(job, JobCommand::Release { valid: Millis::seconds(10) });
         if lapsed {
             world.pass(11_000);
@@ -126,7 +126,7 @@ fn a_plan_that_reached_its_slave_in_time_is_not_overtaken() {
 fn a_longer_window_that_its_slave_did_not_know_when_the_old_one_closed_has_been_overtaken() {
     for (deadline, overtaken) in [(Some(3_600_000), true), (None, true), (Some(5_000), false)] {
         let (mut world, job) = planned(|world, order| {
-            order.start.gate = Gate::Held;
+            much_later(order);
             order.start.deadline = later(world, 30_000);
         });
         let command = reschedule(&world, None, deadline);

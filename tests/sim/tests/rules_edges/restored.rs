@@ -40,7 +40,7 @@ fn a_command_at_a_restored_master_is_newer_than_all_that_it_has_forgotten() {
         reschedule,
     ];
     for (epoch, command) in said.into_iter().flat_map(|command| [(1, command), (2, command)]) {
-        let (mut world, job) = held();
+        let (mut world, job) = unstarted();
         let mut seat = Seat::of(&mut world);
         let known = seat.job(job);
         seat.state.node.epoch = Epoch(epoch);
@@ -243,7 +243,7 @@ fn a_forgotten_retry_goes_on_where_it_waits() {
 /// A restored master whose job waits at the second slave, which is connected; the first slave, on `OLDER`, reports this
 /// state of an earlier attempt.
 fn two_of_one(said: Option<State>) -> (Seat, Job, LinkId) {
-    let (mut world, job, link) = held_at_the_second();
+    let (mut world, job, link) = deferred_at_the_second();
     let known = world.job(job);
     let mut seat = Seat::of(&mut world);
     seat.state.node.epoch = Epoch(2);
@@ -504,7 +504,7 @@ fn a_pending_cancel_only_gets_harder() {
         (SafePoint, Now, Now),
         (IfNotStarted, Now, Now),
     ] {
-        let (mut world, job) = held();
+        let (mut world, job) = unstarted();
         let mut seat = Seat::of(&mut world);
         drop(seat.commands(job, JobCommand::Cancel(first)));
         drop(seat.commands(job, JobCommand::Cancel(second)));

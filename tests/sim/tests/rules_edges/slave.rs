@@ -525,7 +525,7 @@ fn a_machine_is_asked_to_pause_only_once_and_only_a_running_job() {
     let second = person_says(first.state.clone(), now, Local::Pause);
     assert_eq!((asks(&first), asks(&second)), (1, 0));
 
-    let (mut world, job) = held();
+    let (mut world, job) = unstarted();
     world.acts = Some(vec![]);
     command(&mut world, job, JobCommand::Pause);
     assert_eq!((world.state(job), world.job(job).desired), (State::Accepted, Desired::Pause));
@@ -553,4 +553,37 @@ fn a_desired_state_that_is_not_followed_is_answered_with_the_current_state() {
         assert!(said(&told_again), "{newer_attempt} {older_desired_state}: {effects:?}");
         assert_eq!(said(&|message| matches!(message, Message::Declined(_))), declined);
     }
+}
+
+/// The master offers nothing more to a slave that has declined, until it hears of its machine.
+#[test]
+fn a_slave_that_declined_for_want_of_room_says_when_there_is_room_again() {
+    let (mut world, job) = endless_job(|_, _| {});
+    world.boxes[0].state.as_mut().unwrap().settings.capacity = 1;
+    let more = place_as(&mut world, |_| {});
+    while world.to_slave(0) {}
+    let state = agent(&world).clone();
+    assert!(state.volatile.lacks_room && !state.jobs.contains_key(&more));
+    let tells = |step: &slave::Step| {
+        let is_machine = |effect: &slave::Effect| {
+            matches!(effect, slave::Effect::Send { message: Message::Machine(_), .. })
+        };
+        (step.effects.iter().any(is_machine), step.state.volatile.lacks_room)
+    };
+    let (link, session) = live(&world);
+    let now = world.slave_now(0);
+    let paused = slave::step(state.clone(), now, heard(link, session, Message::Ping));
+    assert_eq!(tells(&paused), (false, true), "nothing has changed");
+    let over = machine_says(state, now, job, ended(End::Succeeded));
+    assert_eq!(tells(&over), (true, false), "a place is free");
+    // The outcome is still there, and takes room until the master has it.
+    let mut full = over.state;
+    full.volatile.lacks_room = true;
+    let seq = full.jobs[&job].report.seq;
+    let forget = Forget { job, attempt: Attempt(1), seq };
+    let forgotten = slave::step(full.clone(), now, heard(link, session, Message::Forget(forget)));
+    assert_eq!(tells(&forgotten), (true, false));
+    full.volatile.lacks_room = false;
+    let forgotten = slave::step(full, now, heard(link, session, Message::Forget(forget)));
+    assert_eq!(tells(&forgotten), (false, false), "nobody waits for that");
 }

@@ -97,7 +97,7 @@ fn a_slave_is_shown_with_the_attempt_that_it_works_at_whoever_speaks_for_the_job
 
 #[test]
 fn a_claim_is_no_job_of_the_slave_that_claims_it() {
-    let (mut world, job, link) = held_at_the_second();
+    let (mut world, job, link) = deferred_at_the_second();
     let report = Report { state: State::Running, attempt: Attempt(9), ..world.job(job).report.unwrap() };
     let first = world.boxes[0].settings.key;
     let own = world.master.as_ref().unwrap().slaves[&first].live().unwrap();

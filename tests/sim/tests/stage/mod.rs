@@ -96,10 +96,20 @@ pub(crate) fn world_with(change: impl FnOnce(&mut Settings)) -> World {
     world
 }
 
-/// A world of one slave with one job that has to be released.
-pub(crate) fn held() -> (World, JobId) {
+/// Its time comes after the end of every test.
+pub(crate) fn much_later(order: &mut Order) {
+    order.start.not_before = Some(order.created_at.after(Millis::seconds(10 * 365 * 86_400)));
+}
+
+/// A person lets a job start now.
+pub(crate) fn let_start(world: &mut World, job: JobId) {
+    drop(command(world, job, JobCommand::Release { valid: Millis::seconds(3_600) }));
+}
+
+/// A world of one slave with one job that waits for its time, and starts before that only if a person releases it.
+pub(crate) fn unstarted() -> (World, JobId) {
     let mut world = World::new(1);
-    let job = placed(&mut world, |order| order.start.gate = Gate::Held);
+    let job = placed(&mut world, much_later);
     assert_eq!(world.state(job), State::Accepted);
     (world, job)
 }
@@ -380,13 +390,13 @@ pub(crate) fn word(state: &slave::Slave, job: JobId) -> (State, Option<ReasonCod
     (report.state, report.reason.as_ref().map(|reason| reason.code))
 }
 
-/// A job that waits at the second slave for a release, and that slave's link.
-pub(crate) fn held_at_the_second() -> (World, JobId, LinkId) {
+/// A job that waits at the second slave for its time, and that slave's link.
+pub(crate) fn deferred_at_the_second() -> (World, JobId, LinkId) {
     let mut world = World::new(1);
     world.add_slave("second");
     let job = placed(&mut world, |order| {
         order.slave = Some("second".to_owned());
-        order.start.gate = Gate::Held;
+        much_later(order);
     });
     let link = link_of(&world, 1);
     (world, job, link)

@@ -42,6 +42,7 @@ pub(crate) fn hello(key: u8, name: &str) -> Hello {
         programs: vec!["mill".to_owned()],
         labels: BTreeMap::new(),
         capacity: 1,
+        deferred_capacity: 16,
         rows: vec![],
         recent_outcomes: vec![],
     }
@@ -119,6 +120,7 @@ impl Seat {
             boot: slave.boot.unwrap(),
             session: Session(slave.session.0 + 1),
             capacity: 8,
+            deferred_capacity: 16,
             ..hello(1, "")
         }
     }

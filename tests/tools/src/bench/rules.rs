@@ -69,7 +69,7 @@ pub(super) fn order(number: usize, program: &str) -> Order {
 }
 
 pub(super) fn empty_master() -> Master {
-    let settings = master::Settings { enrollment: Enrollment::Open };
+    let settings = master::Settings { enrollment: Enrollment::Open, placement: Default::default() };
     master::recover(settings, MasterId::from_parts(1, 1), [])
 }
 
@@ -92,6 +92,7 @@ pub(super) fn settings() -> slave::Settings {
         programs: vec![DONE.to_owned()],
         labels: BTreeMap::new(),
         capacity: 4,
+        deferred_capacity: 16,
         release: Release::Auto,
         after_failure: AfterFailure::Release,
         trust_clock: TrustClock::Never,

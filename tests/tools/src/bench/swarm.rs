@@ -160,6 +160,7 @@ impl Member {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             key: SlaveKey(key),
             capacity,
+            deferred_capacity: 0,
             ..settings()
         };
         let state = slave::recover(settings, StoreId(entropy::random()), []);

@@ -262,9 +262,10 @@ pub(super) fn why_not(why: WhyNot) -> (&'static str, &'static str) {
         WhyNot::Declined => {
             ("it declined, and has reported nothing new since", "its next report about its machine")
         }
-        WhyNot::Capacity => {
-            ("it has as many jobs as it may", "the end of one of them, or a higher `capacity`")
-        }
+        WhyNot::Capacity => (
+            "it has as many jobs as it may",
+            "the end of one of them, or a higher `capacity`, for deferred ones `deferred_capacity`",
+        ),
         WhyNot::Ready => ("its machine is not ready", "`ready`, or the end of its current job"),
     }
 }
@@ -272,7 +273,10 @@ pub(super) fn why_not(why: WhyNot) -> (&'static str, &'static str) {
 /// (meaning, what a person can do)
 pub(super) fn reason(code: ReasonCode) -> (&'static str, &'static str) {
     match code {
-        ReasonCode::AtCapacity => ("the slave has as many jobs as it may", "wait, or raise `capacity`"),
+        ReasonCode::AtCapacity => (
+            "the slave has as many jobs as it may",
+            "wait, or raise `capacity`, for deferred ones `deferred_capacity`",
+        ),
         ReasonCode::UnknownProgram => {
             ("the slave does not offer the program", "declare it there, or `retry`")
         }

@@ -19,22 +19,6 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "after a second Settled no handshake is under way, and the next check closes the link with the same code",
     ),
     (
-        "protocol/src/master/placement.rs: replace == with != in is_pressing in `|| job.start.gate == Gate::Held;`",
-        "it matters only until the slave's own report says what the job waits for",
-    ),
-    (
-        "protocol/src/master/placement.rs: replace || with && in is_pressing in `if job.state.is_started() || job.state == State::Assigned && job.start.not_before.is_none() {`",
-        "a slave that executes a job is not ready, and therefore not idle anyway",
-    ),
-    (
-        "protocol/src/master/placement.rs: replace || with && in is_pressing in `|| job.start.gate == Gate::Held;`",
-        "it matters only until the slave's own report says that the job waits for a person",
-    ),
-    (
-        "protocol/src/master/placement.rs: replace || with && in is_pressing in `|| job.start.not_before.is_some()`",
-        "it matters only until the slave's own report says that the job waits for its time",
-    ),
-    (
         "protocol/src/master/report.rs: replace > with >= in Visit<'_>::judge_report in `let older = job.report.as_ref().is_some_and(|known| known.seq > report.seq);`",
         "two reports with the same number are equal",
     ),
@@ -61,10 +45,6 @@ pub const EXPLAINED: &[(&str, &str)] = &[
     (
         "protocol/src/master/lapse.rs: replace > with >= in Rules::write_clock_mark in `if self.out.is_clock_marked() && self.now > self.state.clock_mark {`",
         "it writes the same time again",
-    ),
-    (
-        "protocol/src/master/placement.rs: replace == with != in Availability::list in `if self.listed.get(&key).is_some_and(|(was_idle, known)| *was_idle == idle && known == programs) {` (2)",
-        "listing a slave again changes nothing, and one that comes with other programs was taken off the list in between",
     ),
     (
         "protocol/src/message/live.rs: replace | with ^ in `pub const MASTERS_OF_ATTEMPT: Self = Self(Self::LATE_RESULT.0 | Self::OVERTAKEN.0);`",

@@ -1,0 +1,322 @@
+//! Which slaves could take a job, and which have one that another could take, by program: the cost of finding one does not grow with
+//! the number of slaves.
+//!
+//! All of it is derived from the slave records and the book. A slave is listed anew whenever one of the two has changed for it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::line::{Line, Place, View};
+use super::{Book, Enrolled, Job, SlaveRecord};
+use crate::id::{JobId, SlaveKey};
+use crate::message::Mode;
+
+/// What a slave can do with jobs, as far as the master knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Ability {
+    /// The master can tell it nothing at present.
+    Away,
+    /// It starts nothing before something has changed there, or it is to take no more.
+    Barred,
+    /// It starts its jobs. It has declined one and said nothing since, so nothing is offered to it.
+    Declining,
+    /// It starts its jobs and takes more.
+    Able,
+}
+
+impl SlaveRecord {
+    pub(super) fn ability(&self) -> Ability {
+        let may_start = self.machine.as_ref().is_some_and(|machine| machine.may_start());
+        if self.live().is_none() || self.enrolled != Enrolled::Yes || self.doubts {
+            Ability::Away
+        } else if self.operating_mode.mode != Mode::Production || !may_start {
+            Ability::Barred
+        } else if self.declining {
+            Ability::Declining
+        } else {
+            Ability::Able
+        }
+    }
+}
+
+/// For whom a job is asked back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum ForWhom {
+    /// An idle slave.
+    Slave(SlaveKey),
+    /// A queued job that goes before it.
+    Job(JobId),
+}
+
+/// How many more jobs that could start a slave takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(super) enum Room {
+    #[default]
+    None,
+    /// At least one, and it would start now.
+    Idle,
+    /// At least one, after this many.
+    After(usize),
+    /// None, unless the unstarted one in this place is given back.
+    InsteadOf(Place),
+}
+
+/// What a slave has, counted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Load<'a> {
+    /// How many could start or execute.
+    pub(super) now: usize,
+    /// How many wait for their time or for a person.
+    pub(super) later: usize,
+    is_executing: bool,
+    /// One of them is being given back.
+    is_recalling: bool,
+    /// The last in line of those that could be given back.
+    last_spare: Option<Place>,
+    /// The first in line, of each program, of those that another slave could take.
+    movable: Vec<(&'a str, Place)>,
+}
+
+impl<'a> Load<'a> {
+    pub(super) fn of(book: &'a Book, slave: &SlaveRecord) -> Self {
+        let view = book.view();
+        let is_barred = slave.ability() == Ability::Barred;
+        // What it has besides, of jobs for which other attempts speak, takes places there too.
+        let mut load = Self { now: slave.other_attempts.len(), ..Self::default() };
+        load.is_executing = slave.machine.as_ref().is_some_and(|machine| machine.activity.is_at_work());
+        for job in book.held_by(slave.key) {
+            load.add(job, view, is_barred);
+        }
+        load
+    }
+
+    fn add(&mut self, job: &'a Job, view: View, is_barred: bool) {
+        match job.line(view) {
+            Some(Line::Now) => self.now += 1,
+            Some(Line::Later) => self.later += 1,
+            None => {}
+        }
+        self.is_executing |= job.state.is_executing();
+        self.is_recalling |= job.is_being_recalled();
+        let is_spare = job.is_spare(view);
+        if is_spare {
+            self.last_spare = self.last_spare.max(Some(job.place()));
+        }
+        // A slave at work may be free by the time of a deferred job; one that can't start is not.
+        if job.is_movable(view) && (is_spare || is_barred) {
+            let (program, place) = (job.spec.program.as_str(), job.place());
+            match self.movable.iter_mut().find(|(known, _)| *known == program) {
+                Some((_, first)) => *first = place.min(*first),
+                None => self.movable.push((program, place)),
+            }
+        }
+    }
+
+    pub(super) fn room(&self, slave: &SlaveRecord) -> Room {
+        let has_room = self.now < usize::from(slave.capacity);
+        match (slave.ability(), self.last_spare) {
+            (Ability::Able, _) if has_room && self.now == 0 && slave.is_ready() => Room::Idle,
+            (Ability::Able, _) if has_room => Room::After(self.now),
+            // Also one that has declined: when it has given something back, it has room.
+            (Ability::Able | Ability::Declining, Some(place)) if !has_room && !self.is_recalling => {
+                Room::InsteadOf(place)
+            }
+            (Ability::Able | Ability::Declining | Ability::Barred | Ability::Away, _) => Room::None,
+        }
+    }
+
+    pub(super) fn takes_deferred(&self, slave: &SlaveRecord) -> bool {
+        slave.ability() == Ability::Able && self.later < usize::from(slave.deferred_capacity)
+    }
+}
+
+type ByProgram<T> = BTreeMap<String, BTreeSet<T>>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Availability {
+    /// Where each slave is listed.
+    listings: BTreeMap<SlaveKey, Listing>,
+    /// Slaves that have been listed anew, and not looked at since; none between two steps.
+    changed: BTreeSet<SlaveKey>,
+    /// For whom jobs are being asked back, by the slave that has them.
+    recalls: BTreeMap<SlaveKey, BTreeMap<JobId, ForWhom>>,
+    /// Idle slaves for which one is: one at a time.
+    expecting: BTreeSet<SlaveKey>,
+    /// They could start a job now.
+    idle: ByProgram<SlaveKey>,
+    /// They have room for a job that could start; first those with the fewest before it.
+    busy: ByProgram<(usize, SlaveKey)>,
+    /// They have no room, and a job that could be given back; first those where that one is the last in line.
+    full: ByProgram<(Reverse<Place>, SlaveKey)>,
+    /// They have room for a job that waits for its time; first those with the fewest.
+    deferred: ByProgram<(usize, SlaveKey)>,
+    /// They can't start what they have, and another slave could; first those whose job is the first in line.
+    stuck: ByProgram<(Place, SlaveKey)>,
+    /// They are at work and have another job that could start; first those whose job is the first in line.
+    behind: ByProgram<(Place, SlaveKey)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Listing {
+    /// The slave's programs; none without room for any job.
+    programs: Vec<String>,
+    room: Room,
+    /// How many jobs wait there for their time, if it takes one more.
+    deferred: Option<usize>,
+    /// The first job of each program that another slave could take.
+    movable: Vec<(String, Place)>,
+    is_stuck: bool,
+}
+
+impl Availability {
+    /// Lists a slave anew; `None`: there is no such slave.
+    pub(super) fn list(&mut self, key: SlaveKey, slave: Option<(&SlaveRecord, &Load<'_>)>) {
+        let (room, deferred, movable, is_stuck, programs) = match slave {
+            Some((slave, load)) => {
+                let room = load.room(slave);
+                let deferred = load.takes_deferred(slave).then_some(load.later);
+                let (is_stuck, lends) = match slave.ability() {
+                    Ability::Away => (false, false),
+                    Ability::Barred => (true, true),
+                    Ability::Declining | Ability::Able => (false, load.is_executing),
+                };
+                let movable = if lends { &*load.movable } else { &[] };
+                let is_offered = room != Room::None || deferred.is_some();
+                let programs = if is_offered { &*slave.programs } else { &[] };
+                (room, deferred, movable, is_stuck && !movable.is_empty(), programs)
+            }
+            None => (Room::None, None, &[][..], false, &[][..]),
+        };
+        let is_same = |old: &Listing| {
+            (old.room, old.deferred, old.is_stuck) == (room, deferred, is_stuck)
+                && old.programs == programs
+                && old
+                    .movable
+                    .iter()
+                    .map(|(program, place)| (program.as_str(), *place))
+                    .eq(movable.iter().copied())
+        };
+        if self.listings.get(&key).is_some_and(is_same) {
+            return;
+        }
+        self.changed.insert(key);
+        if let Some(old) = self.listings.remove(&key) {
+            self.enter(key, &old, false);
+        }
+        let movable = movable.iter().map(|(program, place)| ((*program).to_owned(), *place)).collect();
+        let new = Listing { programs: programs.to_vec(), room, deferred, movable, is_stuck };
+        if new != Listing::default() {
+            self.enter(key, &new, true);
+            self.listings.insert(key, new);
+        }
+    }
+
+    /// The slaves that have been listed anew since this was last asked.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<SlaveKey> {
+        std::mem::take(&mut self.changed)
+    }
+
+    fn enter(&mut self, key: SlaveKey, listing: &Listing, is_in: bool) {
+        for program in &listing.programs {
+            match listing.room {
+                Room::None => {}
+                Room::Idle => enter(&mut self.idle, program, key, is_in),
+                Room::After(count) => enter(&mut self.busy, program, (count, key), is_in),
+                Room::InsteadOf(place) => enter(&mut self.full, program, (Reverse(place), key), is_in),
+            }
+            if let Some(count) = listing.deferred {
+                enter(&mut self.deferred, program, (count, key), is_in);
+            }
+        }
+        let lists = if listing.is_stuck { &mut self.stuck } else { &mut self.behind };
+        for (program, place) in &listing.movable {
+            enter(lists, program, (*place, key), is_in);
+        }
+    }
+
+    /// A job is asked back from the slave that has it.
+    pub(super) fn recalled(&mut self, holder: SlaveKey, id: JobId, whom: ForWhom) {
+        self.recalls.entry(holder).or_default().insert(id, whom);
+        if let ForWhom::Slave(key) = whom {
+            self.expecting.insert(key);
+        }
+    }
+
+    /// For whom a slave was asked for jobs that it is not asked for any more, whatever became of that.
+    pub(super) fn take_settled(&mut self, holder: SlaveKey, is_open: impl Fn(JobId) -> bool) -> Vec<ForWhom> {
+        let Some(asked) = self.recalls.get_mut(&holder) else { return vec![] };
+        let settled: Vec<_> =
+            asked.iter().filter(|(id, _)| !is_open(**id)).map(|(id, whom)| (*id, *whom)).collect();
+        for (id, _) in &settled {
+            asked.remove(id);
+        }
+        if asked.is_empty() {
+            self.recalls.remove(&holder);
+        }
+        for (_, whom) in &settled {
+            if let ForWhom::Slave(key) = whom {
+                self.expecting.remove(key);
+            }
+        }
+        settled.into_iter().map(|(_, whom)| whom).collect()
+    }
+
+    /// Has a slave looked at although nothing has changed for it.
+    pub(super) fn look_at(&mut self, key: SlaveKey) {
+        self.changed.insert(key);
+    }
+
+    /// The room of a slave for jobs that could start.
+    pub(super) fn room(&self, key: SlaveKey) -> Room {
+        self.listings.get(&key).map_or(Room::None, |listing| listing.room)
+    }
+
+    /// A job is being asked back for this slave.
+    pub(super) fn expects_one(&self, key: SlaveKey) -> bool {
+        self.expecting.contains(&key)
+    }
+
+    /// Those that could start a job now.
+    pub(super) fn idle(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
+        self.idle.get(program).into_iter().flatten().copied()
+    }
+
+    /// Those with room for a job in this line, the one with the fewest before it first.
+    pub(super) fn with_room(&self, program: &str, line: Line) -> impl Iterator<Item = SlaveKey> {
+        let (idle, others) = match line {
+            Line::Now => (self.idle.get(program), self.busy.get(program)),
+            Line::Later => (None, self.deferred.get(program)),
+        };
+        idle.into_iter().flatten().copied().chain(others.into_iter().flatten().map(|(_, key)| *key))
+    }
+
+    /// Those without room that have a job behind this place, which could be given back for one in this place.
+    pub(super) fn instead(&self, program: &str, place: Place) -> impl Iterator<Item = SlaveKey> {
+        let full = self.full.get(program).into_iter().flatten();
+        full.take_while(move |(Reverse(last), _)| *last > place).map(|(_, key)| *key)
+    }
+
+    /// Those that can't start what they have, and could be without it.
+    pub(super) fn stuck(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
+        self.stuck.get(program).into_iter().flatten().map(|(_, key)| *key)
+    }
+
+    /// Those that are at work, and could be without another job.
+    pub(super) fn behind(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
+        self.behind.get(program).into_iter().flatten().map(|(_, key)| *key)
+    }
+}
+
+fn enter<T: Ord>(lists: &mut ByProgram<T>, program: &str, entry: T, is_in: bool) {
+    if is_in {
+        match lists.get_mut(program) {
+            Some(list) => drop(list.insert(entry)),
+            None => drop(lists.insert(program.to_owned(), BTreeSet::from([entry]))),
+        }
+    } else if let Some(list) = lists.get_mut(program) {
+        list.remove(&entry);
+        if list.is_empty() {
+            lists.remove(program);
+        }
+    }
+}

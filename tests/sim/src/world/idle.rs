@@ -1,0 +1,143 @@
+//! No machine idles beside work that it could do, and the highest priority goes next.
+//!
+//! Judged by what the slaves themselves hold, and by definitions of this module's own: not by those of the rules.
+
+use reloop_protocol::id::JobId;
+use reloop_protocol::job::State;
+use reloop_protocol::master::{self, Enrolled, Master, SlaveRecord};
+use reloop_protocol::message::{Mode, WaitingFor};
+use reloop_protocol::slave::{self, Slave};
+use reloop_protocol::spec::{Desired, Gate};
+
+use super::{Invariant, World};
+
+/// A slave that its master can tell something, over a link on which nothing is under way.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    slave: &'a Slave,
+    record: &'a SlaveRecord,
+}
+
+impl Seen<'_> {
+    /// Nothing but a job that runs keeps its machine from starting, and it may be given more.
+    fn is_able(self) -> bool {
+        let node = &self.slave.node;
+        let asks = self.slave.jobs.values().any(|job| job.report.state == State::Uncertain);
+        let modes = [node.operating_mode.mode, self.record.operating_mode.mode];
+        modes == [Mode::Production; 2]
+            && node.unloading.is_none()
+            && node.attention.is_none()
+            && !node.local_lock
+            && !asks
+            && self.slave.volatile.probing.is_empty()
+    }
+
+    fn is_at_work(self) -> bool {
+        self.slave.jobs.values().any(|job| job.report.state.is_executing())
+    }
+
+    /// It holds the attempt that speaks, has not begun it, and would start it if its machine were free.
+    fn waits_for_its_machine(self, job: &master::Job) -> bool {
+        let held = self.slave.jobs.get(&job.id).filter(|held| held.report.attempt == job.attempt);
+        held.is_some_and(|held| {
+            let waits = matches!(held.report.waiting_for, Some(WaitingFor::Turn | WaitingFor::Ready));
+            held.report.state == State::Accepted && waits && !held.report.has_begun()
+        })
+    }
+
+    fn can_do(self, job: &master::Job) -> bool {
+        let settings = &self.slave.settings;
+        settings.programs.contains(&job.spec.program)
+            && job.slave.as_ref().is_none_or(|name| *name == settings.name)
+            && job.requires.iter().all(|(name, value)| settings.labels.get(name) == Some(value))
+    }
+}
+
+impl World {
+    /// While nothing is under way: no machine that could do a job now idles while that job waits, and no job that has not begun stands at
+    /// a slave in the place of one that goes before it.
+    pub fn check_placement(&mut self) {
+        let how = self
+            .master
+            .as_ref()
+            .filter(|master| self.is_quiet(master))
+            .and_then(|master| self.misplaced(master));
+        if let Some(how) = how {
+            self.violate(Invariant::NoMachineIdles, how);
+        }
+    }
+
+    /// Nothing is under way, and no link is lost of which the master still waits for an answer.
+    fn is_quiet(&self, master: &Master) -> bool {
+        let is_link_quiet = |held: &super::Station| {
+            let no_frames = held
+                .link
+                .as_ref()
+                .is_none_or(|link| link.to_master.is_empty() && link.to_slave.is_empty() && !link.half_open);
+            no_frames && held.machine.facts.is_empty()
+        };
+        let is_there =
+            |id| self.boxes.iter().any(|held| held.link.as_ref().is_some_and(|link| link.id == id));
+        let live = |held: &super::Station| master.slaves.get(&held.settings.key).and_then(SlaveRecord::live);
+        let has_lost_none = self.boxes.iter().filter_map(live).all(is_there);
+        self.double.is_none()
+            && self.pings.is_empty()
+            && has_lost_none
+            && self.boxes.iter().all(is_link_quiet)
+    }
+
+    /// The slave, if its master can tell it something.
+    fn seen<'a>(&'a self, master: &'a Master, slave: usize) -> Option<Seen<'a>> {
+        let held = &self.boxes[slave];
+        let (state, link) = (held.state.as_ref()?, held.link.as_ref()?);
+        let record = master.slaves.get(&held.settings.key)?;
+        let is_live = matches!(state.link, slave::Link::Live { doubtful: false, .. })
+            && record.live() == Some(link.id)
+            && !record.doubts
+            && record.enrolled == Enrolled::Yes;
+        let is_odd = held.retired || held.machine.rejects || self.ledger.cloned.contains(&held.settings.key);
+        (is_live && !is_odd).then_some(Seen { slave: state, record })
+    }
+
+    fn misplaced(&self, master: &Master) -> Option<String> {
+        let seen: Vec<_> = (0..self.boxes.len()).map(|slave| self.seen(master, slave)).collect();
+        let able: Vec<_> = (0..seen.len()).filter(|at| seen[*at].is_some_and(Seen::is_able)).collect();
+        let is_sound = |id: &JobId| !self.ledger.torn.contains(id);
+        let now = self.now();
+        for job in master.book.jobs.values().filter(|job| is_sound(&job.id) && job.desired == Desired::Run) {
+            let is_time = match job.start.gate {
+                Gate::Held => false,
+                Gate::Released { latest } => latest >= now,
+                Gate::Open => job.start.not_before.is_none_or(|at| at <= now),
+            };
+            let at = job.holder.and_then(|key| self.boxes.iter().position(|held| held.settings.key == key));
+            let waits = match at {
+                None => job.state == State::Queued && is_time,
+                Some(at) => seen[at].is_some_and(|holder| {
+                    let is_behind = !holder.is_able() || holder.is_at_work();
+                    is_time && is_behind && job.slave.is_none() && holder.waits_for_its_machine(&job)
+                }),
+            };
+            if !waits {
+                continue;
+            }
+            let others = able.iter().copied().filter(|slave| Some(*slave) != at);
+            for (slave, other) in others.filter_map(|slave| Some((slave, seen[slave]?))) {
+                if other.can_do(&job) && !other.is_at_work() {
+                    return Some(format!("slave {slave} idles beside {}", self.tell(job.id)));
+                }
+                let goes_after = |held: &master::Job| {
+                    (held.start.priority, job.id) < (job.start.priority, held.id)
+                        && other.waits_for_its_machine(held)
+                };
+                let key = other.slave.settings.key;
+                let last = master.book.held_by(key).find(|held| is_sound(&held.id) && goes_after(held));
+                // The place of a job that runs is not given away.
+                if let Some(held) = last.filter(|_| at.is_none() && other.can_do(&job)) {
+                    return Some(format!("{} is behind {} at slave {slave}", self.tell(job.id), held.id));
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,203 @@
+//! Placement: no machine idles beside work that it could do.
+
+use reloop_protocol::id::JobId;
+use reloop_protocol::job::{End, State};
+use reloop_protocol::master::{JobCommand, Order, SlaveCommand};
+use reloop_protocol::message::Mode;
+use reloop_protocol::slave::{self, AfterFailure, Local, Release};
+use reloop_protocol::spec::Gate;
+use reloop_protocol::time::{Millis, Time};
+use reloop_sim::world::{Machine, World};
+
+use crate::stage::*;
+
+const WEEK_MS: i64 = 7 * 86_400_000;
+
+#[test]
+fn p1_work_for_next_week_takes_no_place_of_work_for_now() {
+    let mut world = World::new(1);
+    for _ in 0..16 {
+        deferred(&mut world, WEEK_MS, |_| {});
+    }
+    let one_more = placed(&mut world, much_later);
+    assert_eq!(world.state(one_more), State::Queued, "there is a bound for them too");
+    let now = placed(&mut world, |_| {});
+    assert_eq!(world.state(now), State::Running);
+    // One that is released is one for now.
+    let others = (0..3).map(|_| placed(&mut world, |_| {})).collect::<Vec<_>>();
+    assert!(others.iter().all(|job| world.state(*job) == State::Accepted));
+    let_start(&mut world, one_more);
+    assert_eq!(world.state(one_more), State::Accepted, "it is older than the last of those");
+    assert_eq!(world.state(others[2]), State::Queued, "there is a bound for those too");
+}
+
+#[test]
+fn p1_what_a_person_has_to_release_waits_in_the_queue() {
+    let mut world = World::new(3);
+    let held: Vec<_> = (0..12).map(|_| placed(&mut world, |order| order.start.gate = Gate::Held)).collect();
+    assert!(held.iter().all(|job| world.state(*job) == State::Queued));
+    let free = placed(&mut world, |_| {});
+    assert_eq!(world.state(free), State::Running, "no machine idles beside it");
+    let_start(&mut world, held[7]);
+    assert_eq!(world.state(held[7]), State::Running);
+    // With nobody there it waits in the queue, and for no longer than it was released for.
+    (0..3).for_each(|slave| world.cut(slave));
+    drop(command(&mut world, held[8], JobCommand::Release { valid: Millis::seconds(60) }));
+    world.pass(59_000);
+    assert_eq!(world.job(held[8]).need(), None);
+    world.pass(2_000);
+    (0..3).for_each(|slave| reconnect(&mut world, slave));
+    assert_eq!((world.state(held[8]), world.begun(held[8])), (State::Queued, 0));
+    assert_eq!(world.job(held[8]).need(), Some(reloop_protocol::master::Need::ReleaseLapsed));
+    let_start(&mut world, held[8]);
+    assert!(world.job(held[8]).state.is_executing());
+}
+
+/// The first slave's machine has done the job, or failed at it, and says so.
+fn ends(world: &mut World, job: JobId, end: End) {
+    let (work, at) = (agent(world).jobs[&job].work(), Time(world.wall(0)));
+    world.boxes[0].machine.finish(work, end, at, true);
+    assert!(world.hear_machine(0));
+}
+
+/// A slave whose machine works on one job, with three more that wait for it.
+fn three_wait() -> (World, JobId, Vec<JobId>) {
+    let mut world = world_with(|settings| settings.after_failure = AfterFailure::Hold);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    world.settle();
+    let first = placed(&mut world, |_| {});
+    let waiting = (0..3).map(|_| placed(&mut world, |_| {})).collect();
+    (world, first, waiting)
+}
+
+type Bar = (&'static str, fn(&mut World, JobId));
+
+/// What keeps a machine from starting what it has; some of it comes with the end of the job that runs.
+const BARS: [Bar; 7] = [
+    ("its last job failed", |world, first| ends(world, first, End::Failed)),
+    ("it can't begin", |world, first| {
+        world.boxes[0].machine.unfit = true;
+        ends(world, first, End::Succeeded);
+    }),
+    ("nobody has cleared it", |world, first| {
+        world.boxes[0].state.as_mut().unwrap().settings.release = Release::Ack;
+        ends(world, first, End::Succeeded);
+    }),
+    ("it is in maintenance", |world, _| drop(world.command_slave(0, SlaveCommand::Mode(Mode::Maintenance)))),
+    ("it is disabled", |world, _| drop(world.command_slave(0, SlaveCommand::Mode(Mode::Disabled)))),
+    ("it is drained", |world, _| drop(world.command_slave(0, SlaveCommand::Mode(Mode::Draining)))),
+    ("it is locked", |world, _| {
+        world.local(0, Local::Lock(true));
+    }),
+];
+
+#[test]
+fn p2_what_a_machine_cant_start_goes_to_one_that_can() {
+    for (bar, set) in BARS {
+        let (mut world, first, waiting) = three_wait();
+        set(&mut world, first);
+        world.settle();
+        assert!(waiting.iter().all(|job| world.holder(*job) == Some(0)), "{bar}: there is no other");
+        let second = world.add_slave("second");
+        world.settle();
+        assert!(waiting.iter().all(|job| world.holder(*job) == Some(second)), "{bar}");
+        world.pass(40_000);
+        let ended = |job: &JobId| (world.state(*job), world.begun(*job)) == (State::Succeeded, 1);
+        assert!(waiting.iter().all(ended), "{bar}");
+    }
+}
+
+#[test]
+fn p2_a_machine_that_cant_start_gets_nothing_new() {
+    for (bar, set) in BARS {
+        let (mut world, first, _) = three_wait();
+        set(&mut world, first);
+        world.settle();
+        let more = placed(&mut world, |_| {});
+        assert_eq!((world.holder(more), world.state(more)), (None, State::Queued), "{bar}");
+    }
+}
+
+#[test]
+fn p2_work_that_is_deferred_moves_when_its_time_is_near_and_never_while_its_slave_is_away() {
+    for is_away in [false, true] {
+        let mut world = World::new(1);
+        let job = deferred(&mut world, 3_600_000, |_| {});
+        world.local(0, Local::Lock(true));
+        let second = world.add_slave("second");
+        world.settle();
+        assert_eq!(world.holder(job), Some(0), "there is time yet");
+        if is_away {
+            world.cut(0);
+        }
+        world.pass(2_699_000);
+        assert_eq!(world.holder(job), Some(0));
+        world.pass(2_000);
+        world.settle();
+        let holder = if is_away { 0 } else { second };
+        assert_eq!((world.holder(job), world.state(job)), (Some(holder), State::Accepted), "{is_away}");
+        world.pass(900_000);
+        let state = if is_away { State::Accepted } else { State::Running };
+        assert_eq!((world.holder(job), world.state(job)), (Some(holder), state), "{is_away}");
+    }
+}
+
+fn urgent(order: &mut Order) {
+    order.start.priority = 100;
+}
+
+#[test]
+fn p3_a_job_that_goes_first_gets_the_place_of_the_last_that_has_not_begun() {
+    let (mut world, first, waiting) = three_wait();
+    placed(&mut world, |_| {});
+    let urgent = placed(&mut world, urgent);
+    assert_eq!((world.holder(urgent), world.state(urgent)), (Some(0), State::Accepted));
+    assert_eq!((world.holder(waiting[2]), world.state(waiting[2])), (None, State::Queued));
+    ends(&mut world, first, End::Succeeded);
+    world.settle();
+    assert_eq!((world.state(urgent), world.begun(waiting[0])), (State::Running, 0));
+    assert_eq!(world.state(waiting[2]), State::Accepted, "the place that fell free is its own again");
+}
+
+/// The urgent job comes while the last one is asked back, and the link breaks after this many messages.
+#[test]
+fn p3_whatever_becomes_of_the_recall_both_jobs_are_done_once() {
+    for moves in 0..8 {
+        for begins in [false, true] {
+            let mut world = world_with(|settings| settings.capacity = 2);
+            let jobs = [(); 2].map(|()| placed(&mut world, |_| {}));
+            let urgent = place_as(&mut world, urgent);
+            if begins {
+                world.slave_event(0, slave::Event::TimePassed);
+                ends(&mut world, jobs[0], End::Succeeded);
+            }
+            for _ in 0..moves {
+                world.pump_one(0);
+            }
+            world.cut(0);
+            world.pass(1_000);
+            reconnect(&mut world, 0);
+            world.pass(60_000);
+            for job in jobs.into_iter().chain([urgent]) {
+                assert_eq!(
+                    (world.state(job), world.begun(job)),
+                    (State::Succeeded, 1),
+                    "after {moves}, {begins}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn p3_where_the_link_is_down_the_highest_priority_goes_first() {
+    let (mut world, first, waiting) = three_wait();
+    world.cut(0);
+    placed(&mut world, |_| {});
+    reconnect(&mut world, 0);
+    let urgent = placed(&mut world, urgent);
+    world.cut(0);
+    ends(&mut world, first, End::Succeeded);
+    assert_eq!(world.on_slave(0, urgent), Some(State::Starting).or(Some(State::Running)));
+    assert_eq!(world.on_slave(0, waiting[0]), Some(State::Accepted));
+}

@@ -1,7 +1,8 @@
 //! Which slaves could take a job, and which have one that another could take, by program: the cost of finding one does not grow with
 //! the number of slaves.
 //!
-//! All of it is derived from the slave records and the book. A slave is listed anew whenever one of the two has changed for it.
+//! The lists are derived from the slave records and the book: a slave is listed anew whenever one of the two has changed for it. What is
+//! known only here is for whom jobs are recalled; a master that starts again has recalled them for nobody.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +40,7 @@ impl SlaveRecord {
     }
 }
 
-/// For whom a job is asked back.
+/// For whom a job is recalled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum ForWhom {
     /// An idle slave.
@@ -138,9 +139,9 @@ pub struct Availability {
     listings: BTreeMap<SlaveKey, Listing>,
     /// Slaves that have been listed anew, and not looked at since; none between two steps.
     changed: BTreeSet<SlaveKey>,
-    /// For whom jobs are being asked back, by the slave that has them.
+    /// For whom jobs are recalled, by the slave that has them.
     recalls: BTreeMap<SlaveKey, BTreeMap<JobId, ForWhom>>,
-    /// Idle slaves for which one is: one at a time.
+    /// Idle slaves for which a job is recalled: no more than one for each.
     expecting: BTreeSet<SlaveKey>,
     /// They could start a job now.
     idle: ByProgram<SlaveKey>,
@@ -234,7 +235,7 @@ impl Availability {
         }
     }
 
-    /// A job is asked back from the slave that has it.
+    /// A job is recalled from the slave that has it.
     pub(super) fn recalled(&mut self, holder: SlaveKey, id: JobId, whom: ForWhom) {
         self.recalls.entry(holder).or_default().insert(id, whom);
         if let ForWhom::Slave(key) = whom {
@@ -242,7 +243,7 @@ impl Availability {
         }
     }
 
-    /// For whom a slave was asked for jobs that it is not asked for any more, whatever became of that.
+    /// For whom this slave's jobs were recalled that are not being recalled any more, whatever became of them.
     pub(super) fn take_settled(&mut self, holder: SlaveKey, is_open: impl Fn(JobId) -> bool) -> Vec<ForWhom> {
         let Some(asked) = self.recalls.get_mut(&holder) else { return vec![] };
         let settled: Vec<_> =
@@ -271,7 +272,7 @@ impl Availability {
         self.listings.get(&key).map_or(Room::None, |listing| listing.room)
     }
 
-    /// A job is being asked back for this slave.
+    /// A job is being recalled for this slave.
     pub(super) fn expects_one(&self, key: SlaveKey) -> bool {
         self.expecting.contains(&key)
     }

@@ -82,7 +82,7 @@ impl Index {
         self.view
     }
 
-    /// Lists by another time from here on. Those of the jobs whose listing may differ, to be listed anew.
+    /// Lists by another time from here on. Returns the jobs whose listing may differ: they have to be listed anew.
     pub(super) fn turn_to(&mut self, now: Time) -> Vec<JobId> {
         let then = std::mem::replace(&mut self.view.now, now);
         let between = (Bound::Excluded((then.min(now), LAST)), Bound::Included((then.max(now), LAST)));

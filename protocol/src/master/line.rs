@@ -95,7 +95,7 @@ impl Job {
         [self.start.not_before, self.nears(placement).filter(|_| self.state != State::Queued)]
     }
 
-    /// When its time is near enough to ask for it back.
+    /// When its time is near enough to recall it.
     fn nears(&self, placement: Placement) -> Option<Time> {
         let before = i64::try_from(placement.recall_before.0).unwrap_or(i64::MAX);
         self.start.not_before.map(|at| Time(at.0.saturating_sub(before)))

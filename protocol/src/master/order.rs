@@ -217,7 +217,7 @@ impl Job {
     /// It was recalled, and its slave has not spoken of it since: it may have let it go, and its word of that may have been
     /// lost.
     pub(super) fn is_recall_unanswered(&self) -> bool {
-        // It is asked for it by each desired state that is told since.
+        // Each desired state that the slave is told after the recall asks for the job again.
         let has_answered = self.report.as_ref().is_some_and(|report| report.generation >= self.generation);
         self.recalled.is_some() && !has_answered
     }

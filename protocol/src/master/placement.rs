@@ -54,7 +54,7 @@ impl Rules {
         self.state.availability.list(key, loaded.as_ref().map(|(slave, load)| (*slave, load)));
     }
 
-    /// Who waits for a job that this slave is not asked for any more looks again: the job may have been begun, or another one got its place.
+    /// Whoever waited for a recall from this slave looks again once it is settled: the job may have been begun, or another job got its place.
     fn settle_recalls(&mut self, holder: SlaveKey) {
         let Master { slaves, book, availability, .. } = &mut self.state;
         let is_there = slaves.get(&holder).is_some_and(|slave| slave.ability() != Ability::Away);
@@ -70,7 +70,7 @@ impl Rules {
         }
     }
 
-    /// Gives a queued job to a slave with room, or asks for another one in its place.
+    /// Gives a queued job to a slave with room, or recalls another job to make room for it.
     fn serve_job(&mut self, id: JobId) {
         let view = self.state.book.view();
         let waits = |rules: &Self| rules.state.book.jobs.get(&id).and_then(|job| job.queue_line(view));
@@ -235,7 +235,7 @@ impl Rules {
         self.state.book.held_by(holder).filter(moves).map(Job::place).min()
     }
 
-    /// Asks the last in line of what a slave has and could start, for a queued job.
+    /// Recalls the last in line of what a slave has and could start, for a queued job.
     fn recall_last(&mut self, key: SlaveKey, queued: JobId) {
         let view = self.state.book.view();
         let spare = self.state.book.held_by(key).filter(|job| job.is_spare(view)).map(Job::place).max();

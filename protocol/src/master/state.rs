@@ -29,14 +29,14 @@ pub struct Settings {
     pub placement: Placement,
 }
 
-/// How long before its time a job is asked back, by default, from a slave that could not start it: longer than a link takes to break and to
+/// How long before its time a job is recalled, by default, from a slave that could not start it: longer than a link takes to break and to
 /// come back, and short enough that most machines are mended before.
 pub const RECALL_BEFORE: Millis = Millis::seconds(15 * 60);
 
 /// What people choose of how work is given to slaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Placement {
-    /// How long before its time a job is asked back from a slave that could not start it now, if another one could.
+    /// How long before its time a job is recalled from a slave that could not start it now, if another one could.
     pub recall_before: Millis,
 }
 

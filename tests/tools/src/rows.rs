@@ -629,7 +629,7 @@ pub const ROWS: &[Row] = &[
         "P2",
         "A slave can't start what it has: its machine is not cleared, has failed, needs a person, is locked or in \
          maintenance, is disabled or drained. Another slave could.",
-        "It gets nothing new and is asked for its unstarted work as soon as another could take it, for deferred work \
+        "It gets nothing new and has its unstarted work recalled as soon as another could take it, for deferred work \
          when the time is near. A slave that is away keeps what it has.",
         &[
             rule("protocol/src/master/availability.rs", "ability"),
@@ -641,7 +641,7 @@ pub const ROWS: &[Row] = &[
     shown(
         "P3",
         "An urgent job comes while the slaves are full of jobs that have not begun.",
-        "The last in line of them is asked back, and the urgent one gets its place. Whatever becomes of the question, each job is \
+        "The last in line of them is recalled, and the urgent one gets its place. Whatever becomes of the recall, each job is \
          done once. A slave without a link goes by priority among what it has.",
         &[rule("protocol/src/master/placement.rs", "serve_job"), BEGIN],
         &[],

@@ -132,7 +132,7 @@ impl World {
                 };
                 let key = other.slave.settings.key;
                 let last = master.book.held_by(key).find(|held| is_sound(&held.id) && goes_after(held));
-                // The place of a job that runs is not given away.
+                // Only a queued job takes the place of another: what a slave has goes in its turn there.
                 if let Some(held) = last.filter(|_| at.is_none() && other.can_do(&job)) {
                     return Some(format!("{} is behind {} at slave {slave}", self.tell(job.id), held.id));
                 }

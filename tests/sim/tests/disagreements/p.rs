@@ -159,7 +159,7 @@ fn p3_a_job_that_goes_first_gets_the_place_of_the_last_that_has_not_begun() {
     assert_eq!(world.state(waiting[2]), State::Accepted, "the place that fell free is its own again");
 }
 
-/// The urgent job comes while the last one is asked back, and the link breaks after this many messages.
+/// An urgent job comes, and the link breaks after this many messages of the recall; the job that runs may end meanwhile.
 #[test]
 fn p3_whatever_becomes_of_the_recall_both_jobs_are_done_once() {
     for moves in 0..8 {

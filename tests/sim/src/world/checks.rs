@@ -70,11 +70,8 @@ impl World {
             }
             slave::Write::Job(id, Some(job)) => {
                 let (attempt, generation) = (job.report.attempt, job.report.generation);
+                self.note_torn(slave, *id);
                 let held = &self.boxes[slave];
-                let two_masters = self.ledger.split && held.dials_double;
-                if two_masters || self.ledger.cloned.contains(&held.settings.key) {
-                    self.ledger.torn.insert(*id);
-                }
                 // A slave knows nothing of an attempt that it has forgotten: a hostile master, or one that has forgotten its
                 // own generations, may begin anew.
                 let counts_anew = self.ledger.master_lies || self.ledger.masters_forgot;
@@ -103,6 +100,7 @@ impl World {
                 }
             }
             slave::Write::Job(id, None) => {
+                self.note_torn(slave, *id);
                 let Some(job) = self.boxes[slave].disk.job(*id) else { return };
                 let (state, attempt) = (job.report.state, job.report.attempt);
                 if self.ledger.masters_forgot {
@@ -122,6 +120,15 @@ impl World {
                 }
             }
             slave::Write::RecentOutcomes(_) => {}
+        }
+    }
+
+    /// What a slave takes, changes or lets go for one of two masters with one past, or beside its own copy, the other one can't know.
+    fn note_torn(&mut self, slave: usize, id: JobId) {
+        let held = &self.boxes[slave];
+        let two_masters = self.ledger.split && held.dials_double;
+        if two_masters || self.ledger.cloned.contains(&held.settings.key) {
+            self.ledger.torn.insert(id);
         }
     }
 

@@ -216,7 +216,7 @@ pub struct Ledger {
     pub cloned: BTreeSet<SlaveKey>,
     /// A master was restored, wiped or doubled: it may use an attempt number again.
     pub masters_forgot: bool,
-    /// Two masters with the same past exist in the same epoch.
+    /// Slaves obey two masters: both have the same past and epoch, or one of them was wiped.
     pub split: bool,
     /// Jobs of which a master called an attempt off by itself, after a master had forgotten something: a master that
     /// forgets that too takes it for a client's cancel.

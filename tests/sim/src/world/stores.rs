@@ -117,6 +117,8 @@ impl World {
     pub fn wipe_master(&mut self) {
         self.kill_master();
         self.master_disk = MasterDisk::default();
+        // Beside a second master it is now another one: slaves that go from one to the other belong to both.
+        self.ledger.split |= self.double.is_some();
         self.master_forgot(true);
         self.start_master();
     }

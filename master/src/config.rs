@@ -128,6 +128,7 @@ struct RawConfig {
 #[serde(deny_unknown_fields)]
 struct RawPlacement {
     recall_before_seconds: Option<i64>,
+    ageing_seconds: Option<i64>,
 }
 
 #[derive(Deserialize, Default)]
@@ -208,7 +209,10 @@ fn check_placement(raw: &RawPlacement) -> Result<Placement, Wrong> {
     let default = i64::try_from(RECALL_BEFORE.0 / 1000).expect("it is a quarter of an hour");
     let key = "placement.recall_before_seconds";
     let seconds = whole(key, raw.recall_before_seconds, default, 0..=PLACEMENT_MAX_SECONDS)?;
-    Ok(Placement { recall_before: Millis::seconds(seconds) })
+    let recall_before = Millis::seconds(seconds);
+    let seconds = whole("placement.ageing_seconds", raw.ageing_seconds, 0, 0..=PLACEMENT_MAX_SECONDS)?;
+    let ageing = (seconds > 0).then(|| Millis::seconds(seconds));
+    Ok(Placement { recall_before, ageing })
 }
 
 fn check_link(raw: &RawLink) -> Result<Link, Wrong> {
@@ -310,6 +314,10 @@ mod tests {
             (
                 "[placement]\nrecall_before_seconds = -1",
                 ["master.toml", "placement.recall_before_seconds", "0 to 604800"],
+            ),
+            (
+                "[placement]\nageing_seconds = 604801",
+                ["master.toml", "placement.ageing_seconds", "0 to 604800"],
             ),
             ("[http]\nidle_seconds = 0", ["master.toml", "http.idle_seconds", "0.01 to"]),
             ("[link]\nheartbeat_seconds = 0", ["master.toml", "link.heartbeat_seconds", "0.01 to"]),

@@ -4,44 +4,66 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use reloop_node::record;
 use reloop_protocol::id::{Attempt, BootId, Epoch, Generation, JobId, OrderId, Session, SlaveKey, StoreId};
 use reloop_protocol::job::State;
 use reloop_protocol::master::{
-    Basis, Enrolled, IdempotencyKey, Job, JobEvent, Node, Order, OtherAttempt, Receipt, Retry, SlaveLink,
-    SlaveRecord, Token,
+    Basis, Enrolled, IdempotencyKey, Job, JobEvent, Node, Order, OtherAttempt, RETRY_BACKOFF, Receipt,
+    RejectedBy, Retry, SlaveLink, SlaveRecord, Token,
 };
 use reloop_protocol::message::{
     Activity, Attention, Begun, Flags, MachineReport, OperatingMode, Reason, Report,
 };
 use reloop_protocol::spec::{Desired, Spec, SpecDigest, StartRule};
 use reloop_protocol::time::Time;
+use reloop_protocol::wire::WireError;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// A record of the store.
+/// A record of the store. Layout 1 had no [`Basis::Claim`], layout 2 one capacity for all jobs of a slave, and layout 3 no retry that
+/// waits and no rejection by one slave alone.
 pub trait Stored: DeserializeOwned {
-    /// The record in layout 1, which had no [`Basis::Claim`].
-    type BeforeClaims: DeserializeOwned + Into<Self>;
-    /// The record in layout 2, in which a slave had one capacity for all of its jobs.
-    type BeforeDeferred: DeserializeOwned + Into<Self>;
+    /// Decodes a payload of an earlier layout.
+    fn former(_layout: u8, payload: &[u8]) -> Result<Self, WireError> {
+        record::decode(payload)
+    }
 }
 
 macro_rules! unchanged {
-    ($($kind:ty),*) => {
-        $(impl Stored for $kind { type BeforeClaims = Self; type BeforeDeferred = Self; })*
-    };
+    ($($kind:ty),*) => { $(impl Stored for $kind {})* };
 }
 
-unchanged!(Node, Vec<Begun>, Time, Token, Order, Receipt, (IdempotencyKey, OrderId));
+unchanged!(Node, Vec<Begun>, Time, Token, Receipt, (IdempotencyKey, OrderId));
+
+impl Stored for Order {
+    fn former(_layout: u8, payload: &[u8]) -> Result<Self, WireError> {
+        record::decode_short(payload, &RETRY_BACKOFF)
+    }
+}
 
 impl Stored for Job {
-    type BeforeClaims = JobBeforeClaims;
-    type BeforeDeferred = Self;
+    fn former(layout: u8, payload: &[u8]) -> Result<Self, WireError> {
+        match layout {
+            1 => record::decode::<JobBeforeClaims>(payload).map(Into::into),
+            _ => {
+                let lacks = (RETRY_BACKOFF, 0_u32, None::<Time>, Vec::<RejectedBy>::new());
+                let job: Self = record::decode_short(payload, &lacks)?;
+                // Each attempt but the first counted as a retry.
+                Ok(Self { retries: job.last_attempt.0.saturating_sub(1), ..job })
+            }
+        }
+    }
 }
 
 impl Stored for SlaveRecord {
-    type BeforeClaims = SlaveRecordBeforeClaims;
-    type BeforeDeferred = SlaveRecordBeforeDeferred;
+    fn former(layout: u8, payload: &[u8]) -> Result<Self, WireError> {
+        match layout {
+            1 => record::decode::<SlaveRecordBeforeClaims>(payload).map(Into::into),
+            2 => record::decode::<SlaveRecordBeforeDeferred>(payload).map(Into::into),
+            // Its next handshake says how often its agent was started.
+            _ => record::decode_short(payload, &0_u32),
+        }
+    }
 }
 
 /// A [`Job`] in layout 1.
@@ -126,6 +148,10 @@ impl From<JobBeforeClaims> for Job {
             ended_at: job.ended_at,
             revision: job.revision,
             events: job.events,
+            retry_backoff: RETRY_BACKOFF,
+            retries: job.last_attempt.0.saturating_sub(1),
+            retry_at: None,
+            rejected_by: Vec::new(),
         }
     }
 }
@@ -193,6 +219,7 @@ impl From<SlaveRecordBeforeClaims> for SlaveRecord {
             clock_offset_ms: slave.clock_offset_ms,
             cloned_at: slave.cloned_at,
             receipts: slave.receipts,
+            starts: 0,
             link: SlaveLink::Down,
             contender: None,
             declining: false,
@@ -246,6 +273,7 @@ impl From<SlaveRecordBeforeDeferred> for SlaveRecord {
             clock_offset_ms: slave.clock_offset_ms,
             cloned_at: slave.cloned_at,
             receipts: slave.receipts,
+            starts: 0,
             link: SlaveLink::Down,
             contender: None,
             declining: false,

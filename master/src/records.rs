@@ -32,9 +32,7 @@ use serde::Serialize;
 use crate::layout::Stored;
 
 /// The layout of every record's payload. A change of the layout needs a new number. [`crate::layout`] has the ones before it.
-const SCHEMA: u8 = 3;
-/// The layout of [`Stored::BeforeClaims`].
-const BEFORE_CLAIMS: u8 = 1;
+const SCHEMA: u8 = 4;
 
 /// How many entries are read at once: a few hundred kilobytes.
 const LOAD_PAGE: usize = 1024;
@@ -56,11 +54,7 @@ fn put<T: Serialize>(key: Vec<u8>, value: &T) -> Op {
 }
 
 fn read<T: Stored>(value: &[u8]) -> Result<T, Unreadable> {
-    let (layout, _) = record::open(value)?;
-    if layout == BEFORE_CLAIMS {
-        return record::read::<T::BeforeClaims, T::BeforeClaims>(BEFORE_CLAIMS, value).map(Into::into);
-    }
-    record::read::<T, T::BeforeDeferred>(SCHEMA, value)
+    record::read(SCHEMA, value, T::former)
 }
 
 /// The record key of a client's idempotency key.
@@ -294,7 +288,8 @@ mod tests {
     use reloop_protocol::id::{Attempt, BootId, Epoch, Generation, MasterId, Session, StoreId};
     use reloop_protocol::job::State;
     use reloop_protocol::master::{
-        self, Basis, Enrolled, Enrollment, Event, OtherAttempt, RequestId, Settings,
+        self, Basis, Enrolled, Enrollment, Event, OtherAttempt, RETRY_BACKOFF, RejectedBy, RequestId,
+        Settings,
     };
     use reloop_protocol::message::{Activity, Attention, Mode, OperatingMode};
     use reloop_protocol::time::Time;
@@ -389,7 +384,7 @@ mod tests {
         let was: Vec<_> = job.others.iter().map(|e| (e.attempt, e.holder, e.state, &e.report)).collect();
         let tail = (&job.assigned, &job.reason, job.flags, job.ended_at, job.revision, &job.events);
         let old = wire::encode(&(head, state, attempt, was, tail));
-        assert_eq!(read::<Job>(&record::seal(BEFORE_CLAIMS, &old)).unwrap(), job);
+        assert_eq!(read::<Job>(&record::seal(1, &old)).unwrap(), job);
         assert_eq!(read::<Job>(&record::seal(SCHEMA, &wire::encode(&job))).unwrap(), job);
 
         let operating_mode = OperatingMode { generation: Generation(3), mode: Mode::Draining };
@@ -405,7 +400,7 @@ mod tests {
             (ours, "mill-3", "0.1.0", Enrolled::Yes, Some(StoreId([2; 16])), None::<BootId>, Session(9));
         let offers = (vec!["mill"], BTreeMap::from([("bed", "large")]), 4_u16, operating_mode, machine);
         let old = wire::encode(&(who, offers, Some(Time(5)), -3_i64, None::<Time>, 2_u32));
-        let slave: SlaveRecord = read(&record::seal(BEFORE_CLAIMS, &old)).unwrap();
+        let slave: SlaveRecord = read(&record::seal(1, &old)).unwrap();
         assert_eq!(
             (slave.name.as_str(), slave.session, slave.operating_mode),
             ("mill-3", Session(9), operating_mode)
@@ -417,8 +412,21 @@ mod tests {
         let offers = (slave.settled_in, &slave.programs, &slave.labels, slave.capacity, slave.operating_mode);
         let rest =
             (&slave.machine, slave.last_contact, slave.clock_offset_ms, slave.cloned_at, slave.receipts);
-        let layout_2 = record::seal(SCHEMA - 1, &wire::encode(&(who, offers, rest)));
+        let layout_2 = record::seal(2, &wire::encode(&(who, offers, rest)));
         assert_eq!(read::<SlaveRecord>(&layout_2).unwrap(), slave);
+        // Layout 3 ends before what retries and rejections need.
+        let short = |whole: Vec<u8>, end: Vec<u8>| whole.strip_suffix(&*end).expect("it ends so").to_vec();
+        let end = wire::encode(&(RETRY_BACKOFF, 0_u32, None::<Time>, Vec::<RejectedBy>::new()));
+        assert_eq!(read::<Job>(&record::seal(3, &short(wire::encode(&job), end))).unwrap(), job);
+        let layout_3 = record::seal(3, &short(wire::encode(&slave), wire::encode(&0_u32)));
+        assert_eq!(read::<SlaveRecord>(&layout_3).unwrap(), slave);
+        let order = placed().into_iter().find_map(|write| match write {
+            Write::Order(order) => Some(*order),
+            _ => None,
+        });
+        let order = order.expect("an order was placed");
+        let layout_3 = record::seal(3, &short(wire::encode(&order), wire::encode(&RETRY_BACKOFF)));
+        assert_eq!(read::<Order>(&layout_3).unwrap(), order);
         let machine = slave.machine.unwrap();
         assert_eq!((machine.attention, machine.cause), (Some(Attention::Moved), None));
         assert!(matches!(

@@ -58,23 +58,33 @@ pub fn put<T: Serialize>(layout: u8, key: Vec<u8>, value: &T) -> Op {
     Op::Put { key, value: seal(layout, &wire::encode(value)) }
 }
 
-/// Reads what [`put`] wrote in this layout, or an earlier build in the one before it.
-pub fn read<T, Before>(layout: u8, value: &[u8]) -> Result<T, Unreadable>
-where
-    T: DeserializeOwned,
-    Before: DeserializeOwned + Into<T>,
-{
+/// A payload that [`put`] wrote.
+pub fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, WireError> {
+    wire::decode(payload, wire::MAX_MESSAGE)
+}
+
+/// A payload of an earlier build whose record lacks these fields at its end.
+pub fn decode_short<T: DeserializeOwned>(payload: &[u8], lacks: &impl Serialize) -> Result<T, WireError> {
+    decode(&[payload, &wire::encode(lacks)].concat())
+}
+
+/// Reads what [`put`] wrote in this layout; `former` decodes the payload of an earlier one, from 1 on.
+pub fn read<T: DeserializeOwned>(
+    layout: u8,
+    value: &[u8],
+    former: impl FnOnce(u8, &[u8]) -> Result<T, WireError>,
+) -> Result<T, Unreadable> {
     let (found, payload) = open(value)?;
     if found == layout {
-        return Ok(wire::decode(payload, wire::MAX_MESSAGE)?);
+        return Ok(decode(payload)?);
     }
     if found > layout {
         return Err(Unreadable::Newer { found, known: layout });
     }
-    if found + 1 == layout {
-        return Ok(wire::decode::<Before>(payload, wire::MAX_MESSAGE)?.into());
+    if found == 0 {
+        return Err(WireError::Malformed(format!("there is no layout {found}")).into());
     }
-    Err(WireError::Malformed(format!("there is no layout {found}")).into())
+    Ok(former(found, payload)?)
 }
 
 /// Moves a record to `prefix` followed by its key.
@@ -126,13 +136,16 @@ mod tests {
     }
 
     #[test]
-    fn a_record_in_this_layout_or_the_one_before_is_read_and_any_other_is_refused() {
+    fn a_record_in_this_layout_or_a_former_one_is_read_and_any_other_is_refused() {
         let in_layout = |layout| seal(layout, &wire::encode(&7_u16));
-        assert_eq!(read::<u32, u16>(2, &seal(2, &wire::encode(&7_u32))).unwrap(), 7);
-        assert_eq!(read::<u32, u16>(2, &in_layout(1)).unwrap(), 7);
-        assert!(matches!(read::<u32, u16>(2, &in_layout(0)), Err(Unreadable::Payload(_))));
-        let newer = read::<u32, u16>(2, &in_layout(3));
-        assert!(matches!(newer, Err(Unreadable::Newer { found: 3, known: 2 })));
+        let read = |value: &[u8]| {
+            read::<(u16, bool)>(3, value, |layout, payload| decode_short(payload, &(layout == 2)))
+        };
+        assert_eq!(read(&seal(3, &wire::encode(&(7_u16, true)))).unwrap(), (7, true));
+        assert_eq!(read(&in_layout(2)).unwrap(), (7, true));
+        assert_eq!(read(&in_layout(1)).unwrap(), (7, false));
+        assert!(matches!(read(&in_layout(0)), Err(Unreadable::Payload(_))));
+        assert!(matches!(read(&in_layout(4)), Err(Unreadable::Newer { found: 4, known: 3 })));
     }
 
     #[test]

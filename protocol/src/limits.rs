@@ -3,7 +3,7 @@
 //! What a node takes over from a peer goes into records on its disk, and a record has a largest size. A peer that could exceed
 //! it could stop the node from writing, so each message is checked before it becomes an event.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::Commit;
 use crate::job::State;
@@ -40,6 +40,9 @@ pub const COUNT: u32 = u32::MAX / 2;
 
 /// The highest commit number that is accepted from a peer, for the same reason.
 pub const COMMITS: u64 = u64::MAX / 2;
+
+/// How much of a label or a value is repeated in a sentence, in bytes.
+const SHOWN_BYTES: usize = 128;
 
 /// Incarnations in a Challenge. A slave that has not seen its master for more restarts than that is judged by the oldest one.
 pub const INCARNATIONS: usize = 32;
@@ -121,6 +124,11 @@ pub fn check(message: &Message) -> Result<(), &'static str> {
     }
 }
 
+/// How many bytes labels take: each with a length before its name and before its value.
+pub(crate) fn labels_size(labels: &BTreeMap<String, String>) -> usize {
+    labels.iter().map(|(name, value)| name.len() + value.len() + 2).sum()
+}
+
 fn check_reply(reply: &Reply) -> Result<(), &'static str> {
     match reply {
         Reply::Done => Ok(()),
@@ -161,7 +169,6 @@ fn check_rows(rows: &[Row], can_tell: impl Fn(State) -> bool) -> Result<(), &'st
 }
 
 fn check_hello(hello: &Hello) -> Result<(), &'static str> {
-    let labels: usize = hello.labels.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
     let programs: usize = hello.programs.iter().map(|program| program.len() + 1).sum();
     if hello.name.is_empty() || hello.name.len() > NAME_BYTES {
         return Err("a name of 1 to 63 bytes is allowed");
@@ -177,7 +184,7 @@ fn check_hello(hello: &Hello) -> Result<(), &'static str> {
     if hello.agent.len() > AGENT_BYTES {
         return Err("the agent's version is too long");
     }
-    if programs > LIST_BYTES || labels > LIST_BYTES {
+    if programs > LIST_BYTES || labels_size(&hello.labels) > LIST_BYTES {
         return Err("too many programs or labels: 16 KiB of each are allowed");
     }
     if hello.rows.len() > ROWS || hello.recent_outcomes.len() > ROWS {
@@ -206,6 +213,9 @@ fn check_machine(machine: &MachineReport) -> Result<(), &'static str> {
 }
 
 fn check_desired_state(desired_state: &DesiredState) -> Result<(), &'static str> {
+    if labels_size(&desired_state.requires) > LIST_BYTES {
+        return Err("too many labels: 16 KiB are allowed");
+    }
     check_count(desired_state.attempt.0)?;
     check_count(desired_state.generation.0)
 }
@@ -215,7 +225,7 @@ fn check_count(count: u32) -> Result<(), &'static str> {
 }
 
 fn check_record(record: &Record) -> Result<(), &'static str> {
-    if record.spec.size() > SPEC_BYTES {
+    if record.spec.size() + labels_size(&record.requires) > SPEC_BYTES {
         return Err("a job's work is larger than 32 KiB");
     }
     check_report(&record.report)
@@ -259,6 +269,11 @@ impl Report {
         }
         self
     }
+}
+
+/// The beginning of a word that a peer or a client chose, short enough for a sentence.
+pub(crate) fn shown(word: &str) -> &str {
+    &word[..word.floor_char_boundary(SHOWN_BYTES)]
 }
 
 /// Cuts a text to at most this many bytes, between two characters.

@@ -151,6 +151,8 @@ pub struct DesiredState {
     pub digest: SpecDigest,
     /// The work, if the slave is not known to hold it.
     pub spec: Option<Spec>,
+    /// With the work, the labels that the slave must have, so that it can judge that without the master.
+    pub requires: BTreeMap<String, String>,
     pub desired: Desired,
     pub start: StartRule,
 }

@@ -76,6 +76,7 @@ fn machine() -> MachineReport {
 
 fn desired_state() -> DesiredState {
     DesiredState {
+        requires: Default::default(),
         job: JOB,
         attempt: Attempt(2),
         generation: Generation(3),
@@ -118,6 +119,7 @@ fn declined() -> Declined {
 
 fn hello() -> Hello {
     Hello {
+        starts: 1,
         protocol: Versions { oldest: 1, newest: 1 },
         key: SlaveKey([4; 32]),
         name: "mill-3".to_owned(),
@@ -182,7 +184,12 @@ fn messages() -> Vec<(&'static str, Message)> {
             Message::Settled(Settled {
                 session: Session(9),
                 reports: vec![report()],
-                records: vec![Record { spec: spec(), start: start(), report: report() }],
+                records: vec![Record {
+                    requires: Default::default(),
+                    spec: spec(),
+                    start: start(),
+                    report: report(),
+                }],
                 declined: vec![declined()],
                 machine: machine(),
             }),
@@ -285,13 +292,14 @@ fn every_message_has_its_bytes() {
     );
 }
 
-const ATTENTIONS: [Attention; 6] = [
+const ATTENTIONS: [Attention; 7] = [
     Attention::StoreReplaced,
     Attention::StoreRolledBack,
     Attention::Moved,
     Attention::Fault,
     Attention::MemoryGap,
     Attention::MachineUnfit,
+    Attention::FailuresInRow,
 ];
 
 const SOURCES: [Source; 4] = [Source::Remote, Source::Local, Source::Slave, Source::Machine];

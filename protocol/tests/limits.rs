@@ -61,6 +61,7 @@ fn the_largest_job_fits_into_a_record() {
     spec.params.insert("p".to_owned(), "x".repeat(SPEC_BYTES - spec.size() - 16));
     assert!(spec.size() <= SPEC_BYTES && spec.size() > SPEC_BYTES - 32, "{}", spec.size());
     let order = Order {
+        retry_backoff: reloop_protocol::master::RETRY_BACKOFF,
         id: spec.order,
         created_at: Time(i64::MAX),
         jobs: vec![],
@@ -155,6 +156,7 @@ fn rows(count: usize, state: State) -> Vec<Row> {
 
 fn hello() -> Hello {
     Hello {
+        starts: 1,
         protocol: Versions { oldest: 1, newest: 1 },
         key: SlaveKey([4; 32]),
         name: "mill-3".to_owned(),
@@ -207,6 +209,7 @@ fn declined(text: usize) -> Declined {
 
 fn desired_state(attempt: u32, generation: u32) -> DesiredState {
     DesiredState {
+        requires: Default::default(),
         job: JobId([1; 16]),
         attempt: Attempt(attempt),
         generation: Generation(generation),
@@ -311,7 +314,12 @@ fn count(more: usize) -> u32 {
 }
 
 fn record(params: usize, text: usize) -> Record {
-    Record { spec: spec(params), start: StartRule::default(), report: report(text) }
+    Record {
+        requires: Default::default(),
+        spec: spec(params),
+        start: StartRule::default(),
+        report: report(text),
+    }
 }
 
 fn hello_with(change: impl FnOnce(&mut Hello)) -> Message {

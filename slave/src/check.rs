@@ -102,15 +102,9 @@ fn token(config: &Config) -> Result<String, String> {
 }
 
 fn executable(program: &Program) -> Result<String, String> {
-    let path = match program {
-        Program::Simulated(_) => return Ok("simulated".to_owned()),
-        Program::Process(program) => program.executable(),
-    };
-    let shown = path.display();
-    match access(path, Access::EXEC_OK) {
-        Ok(()) if path.is_file() => Ok(shown.to_string()),
-        Ok(()) => Err(format!("{shown}: not a file")),
-        Err(error) => Err(format!("{shown}: can't be executed: {error}")),
+    match program {
+        Program::Simulated(_) => Ok("simulated".to_owned()),
+        Program::Process(program) => program.check_executable().map(|path| path.display().to_string()),
     }
 }
 

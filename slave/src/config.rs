@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use reloop_node::config::ConfigError;
 use reloop_node::config::{self, Wrong, absolute, check_dead_after, pick, whole};
 use reloop_protocol::id::BootId;
-use reloop_protocol::slave::{AfterFailure, LATE_TOLERANCE, Release, TrustClock};
+use reloop_protocol::slave::{AfterFailure, LATE_TOLERANCE, MAX_FAILURES_IN_ROW, Release, TrustClock};
 use reloop_protocol::time::Millis;
 use serde::{Deserialize, Deserializer, de};
 use tokio_tungstenite::tungstenite::http::Uri;
@@ -37,6 +37,9 @@ pub use self::program::{ProcessProgram, Program, SimulatedProgram};
 const DEFERRED_CAPACITY: i64 = 16;
 /// The most jobs that a slave keeps: every handshake lists them.
 const CAPACITY_LIMIT: i64 = 64;
+
+/// The largest `max_failures_in_row`: a machine where so many jobs fail one after the other is broken by any measure.
+const FAILURES_LIMIT: i64 = 1000;
 /// The longest period in the file, a week: longer than any sensible one, and far from any overflow.
 const PERIOD_LIMIT_SECONDS: i64 = 7 * 24 * 3600;
 const LABELS_LIMIT: usize = 64;
@@ -76,6 +79,8 @@ pub struct Config {
     pub late_tolerance: Millis,
     /// How often an attempt may be interrupted by a reboot before a person is asked.
     pub max_interruptions: u32,
+    /// After how many jobs in a row that failed the machine starts nothing before a person has looked at it; 0: it goes on.
+    pub max_failures_in_row: u16,
     /// The periods of the link to the master.
     pub link: Link,
     /// What this machine can run, by name.
@@ -156,6 +161,7 @@ struct RawConfig {
     clock_sync_file: Option<PathBuf>,
     late_tolerance_seconds: Option<i64>,
     max_interruptions: Option<i64>,
+    max_failures_in_row: Option<i64>,
     #[serde(default)]
     link: RawLink,
     #[serde(default)]
@@ -319,6 +325,12 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
         ));
     }
     let max_interruptions = whole("max_interruptions", raw.max_interruptions, 3, 0..=1000)?;
+    let max_failures_in_row = whole(
+        "max_failures_in_row",
+        raw.max_failures_in_row,
+        MAX_FAILURES_IN_ROW.into(),
+        0..=FAILURES_LIMIT,
+    )?;
     let default_tolerance = i64::try_from(LATE_TOLERANCE.0 / 1000).expect("it is a minute");
     let late_tolerance = whole(
         "late_tolerance_seconds",
@@ -358,6 +370,8 @@ fn check(raw: RawConfig, overrides: Overrides) -> Result<Config, Wrong> {
         )?,
         late_tolerance: Millis::seconds(late_tolerance),
         max_interruptions: u32::try_from(max_interruptions).expect("checked against a limit below 2^32"),
+        max_failures_in_row: u16::try_from(max_failures_in_row)
+            .expect("checked against a limit below 65,536"),
         link: check_link(&raw.link)?,
         programs,
     })
@@ -443,6 +457,7 @@ driver = "simulated"             # params: seconds, fail_at
         )
         .unwrap();
         assert_eq!((config.capacity, config.deferred_capacity, config.max_interruptions), (4, 16, 3));
+        assert_eq!(config.max_failures_in_row, 3);
         assert_eq!((config.trust_clock, config.late_tolerance), (TrustClock::Never, Millis::seconds(60)));
         assert_eq!(config.link.dead_after, Duration::from_secs(45));
         let Program::Process(mill) = &config.programs["mill"] else { panic!() };

@@ -16,7 +16,7 @@ use reloop_protocol::slave::{self, Done, Fact, Link, LinkId, Local, NotDone, Now
 use reloop_protocol::spec::DesiredState;
 use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::identity::{self, Identity};
@@ -60,6 +60,8 @@ pub(crate) enum Input {
     /// A connection could not be made, for this reason.
     NotReached(String),
     Machine(RunKey, Fact),
+    /// Whether the machine could begin a run now; if not, what stands in the way.
+    MachineChecked(Result<(), String>),
     /// A person at the machine gives a command.
     Local(Local, LocalReply),
     /// A person at the machine asks for the status.
@@ -93,6 +95,8 @@ pub(crate) struct Parts {
     pub(crate) url: String,
     /// Only asked whether it is healthy.
     pub(crate) store: Store,
+    /// Where answers come in that the driver waits for elsewhere.
+    pub(crate) inbox: mpsc::WeakSender<Input>,
     /// Gets the error when the store has failed.
     pub(crate) broken: watch::Sender<Option<StoreError>>,
 }
@@ -108,6 +112,7 @@ pub(crate) struct Driver {
     clock_sync_file: Option<PathBuf>,
     url: String,
     store: Store,
+    inbox: mpsc::WeakSender<Input>,
     broken: watch::Sender<Option<StoreError>>,
     links: BTreeMap<LinkId, Connection>,
     last_heard: Option<LastHeard>,
@@ -147,7 +152,8 @@ pub(crate) fn now(sync_file: Option<&Path>) -> Now {
 impl Driver {
     /// A node to which nothing has happened yet.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { state, machines, identity, state_dir, clock_sync_file, url, store, broken } = parts;
+        let Parts { state, machines, identity, state_dir, clock_sync_file, url, store, inbox, broken } =
+            parts;
         let state = Arc::new(state);
         Self {
             durable: Arc::clone(&state),
@@ -157,6 +163,7 @@ impl Driver {
             state_dir,
             url,
             store,
+            inbox,
             broken,
             links: BTreeMap::new(),
             last_heard: None,
@@ -244,6 +251,14 @@ impl Driver {
         self.decide(slave::Event::Machine { work: key, fact })
     }
 
+    fn checked(&mut self, found: Result<(), String>) -> (Vec<Op>, Vec<Effect>) {
+        match &found {
+            Ok(()) => tracing::info!("the machine can begin jobs again"),
+            Err(why) => tracing::warn!(why, "the machine can't begin a job yet"),
+        }
+        self.decide(slave::Event::MachineChecked(found))
+    }
+
     /// This state is on disk: from here on it may be shown, and a handshake that ended in it is over.
     fn set_durable(&mut self, state: Arc<Slave>) {
         self.durable = state;
@@ -272,6 +287,7 @@ impl Driver {
             slave::Effect::Probe { work: key, spec } => {
                 self.command(Command::Probe(Work::new(key, &spec)));
             }
+            slave::Effect::CheckMachine => self.check_machine(),
             slave::Effect::Dismiss(key) => self.command(Command::Dismiss(key)),
             slave::Effect::ReadLog { link, session, id, work, offset, limit } => {
                 self.read_log(link, session, id, work, offset, limit);
@@ -308,6 +324,18 @@ impl Driver {
         tokio::task::spawn_blocking(move || {
             if let Err(error) = identity::forget_token(&dir) {
                 tracing::warn!(%error, "the enrolment token is used up and can't be removed");
+            }
+        });
+    }
+
+    /// Asks from a thread of its own, because a disk may take its time.
+    fn check_machine(&self) {
+        let (could_begin, inbox) = (self.machines().could_begin(), self.inbox.clone());
+        tokio::task::spawn_blocking(move || {
+            let found = could_begin();
+            // An agent that ends needs no answer: the next one asks again.
+            if let Some(inbox) = inbox.upgrade() {
+                drop(inbox.blocking_send(Input::MachineChecked(found)));
             }
         });
     }
@@ -392,6 +420,7 @@ impl Node for Driver {
                 (vec![], vec![])
             }
             Input::Machine(key, fact) => self.heard(key, fact),
+            Input::MachineChecked(found) => self.checked(found),
             Input::Local(command, reply) => {
                 self.next_request += 1;
                 self.replies.insert(self.next_request, reply);
@@ -460,6 +489,7 @@ impl Node for Driver {
             | Input::Frame { .. }
             | Input::LinkDown { .. }
             | Input::NotReached(_)
+            | Input::MachineChecked(_)
             | Input::TimePassed => {}
         }
     }

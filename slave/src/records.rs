@@ -12,7 +12,7 @@
 mod before_runs;
 mod before_work_time;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use reloop_node::record::{self, Unreadable};
 use reloop_node::store::{Entry, Op, Store, StoreError};
@@ -20,17 +20,13 @@ use reloop_protocol::id::JobId;
 use reloop_protocol::message::Record;
 use reloop_protocol::slave::{Damage, Job, Node, RECENT_OUTCOMES, Write};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use self::before_runs::{JobBeforeRuns, NodeBeforeRuns};
 use self::before_work_time::{JobBeforeWorkTime, NodeBeforeWorkTime};
 
-/// The number of the present layout of the records. The one before it is that of [`before_work_time`], and the one before that
-/// that of [`before_runs`].
-const SCHEMA: u8 = 3;
-
-/// The layout of [`before_runs`].
-const BEFORE_RUNS: u8 = 1;
+/// The number of the present layout of the records. Layout 1 is that of [`before_runs`], and layout 2 that of [`before_work_time`].
+/// Those of layout 3 end where failures in a row and required labels are kept now.
+const SCHEMA: u8 = 4;
 
 const NODE: &[u8] = b"node";
 const JOB: &[u8] = b"job/";
@@ -100,11 +96,11 @@ pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadEr
     let mut unreadable = BTreeSet::new();
     for (key, value) in &entries {
         let found = if key == NODE {
-            read::<Node, NodeBeforeWorkTime, NodeBeforeRuns>(value).map(|found| node = Some(found))
+            read_node(value).map(|found| node = Some(found))
         } else if let Some(id) = key.strip_prefix(JOB) {
             read_job(id, value).map(|job| jobs.push(job))
         } else {
-            read::<Record, Record, Record>(value).map(|record| recent_outcomes.push(record))
+            read_outcome(value).map(|record| recent_outcomes.push(record))
         };
         match found {
             Ok(()) => {}
@@ -135,11 +131,11 @@ pub fn understand(mut entries: Vec<Entry>, now_ms: i64) -> Result<Loaded, LoadEr
 /// What a record decodes to, for people; `None` if it cannot be read.
 pub fn explain(key: &[u8], value: &[u8]) -> Option<String> {
     if key == NODE {
-        read::<Node, NodeBeforeWorkTime, NodeBeforeRuns>(value).ok().map(|node| format!("{node:?}"))
+        read_node(value).ok().map(|node| format!("{node:?}"))
     } else if let Some(id) = key.strip_prefix(JOB) {
         read_job(id, value).ok().map(|job| format!("{job:?}"))
     } else if key.starts_with(RECENT_OUTCOME) {
-        read::<Record, Record, Record>(value).ok().map(|record| format!("{record:?}"))
+        read_outcome(value).ok().map(|record| format!("{record:?}"))
     } else {
         None
     }
@@ -150,22 +146,29 @@ fn set_aside(entries: &[Entry], now_ms: i64) -> Vec<Op> {
     entries.iter().flat_map(|(key, value)| record::set_aside(place.as_bytes(), key, value)).collect()
 }
 
-fn read<T, BeforeWorkTime, BeforeRuns>(value: &[u8]) -> Result<T, Unreadable>
-where
-    T: DeserializeOwned,
-    BeforeWorkTime: DeserializeOwned + Into<T>,
-    BeforeRuns: DeserializeOwned + Into<T>,
-{
-    let (layout, _) = record::open(value)?;
-    if layout == BEFORE_RUNS {
-        return record::read::<BeforeRuns, BeforeRuns>(BEFORE_RUNS, value).map(Into::into);
-    }
-    record::read::<T, BeforeWorkTime>(SCHEMA, value)
+fn read_node(value: &[u8]) -> Result<Node, Unreadable> {
+    record::read(SCHEMA, value, |layout, payload| match layout {
+        1 => record::decode::<NodeBeforeRuns>(payload).map(Into::into),
+        2 => record::decode::<NodeBeforeWorkTime>(payload).map(Into::into),
+        _ => record::decode_short(payload, &Vec::<JobId>::new()),
+    })
 }
 
 fn read_job(id: &[u8], value: &[u8]) -> Result<Job, Unreadable> {
-    let job = read::<Job, JobBeforeWorkTime, JobBeforeRuns>(value)?;
+    let job: Job = record::read(SCHEMA, value, |layout, payload| match layout {
+        1 => record::decode::<JobBeforeRuns>(payload).map(Into::into),
+        2 => record::decode::<JobBeforeWorkTime>(payload).map(Into::into),
+        _ => record::decode_short(payload, &no_labels()),
+    })?;
     if job.report.job.0 == id { Ok(job) } else { Err(Unreadable::WrongKey) }
+}
+
+fn read_outcome(value: &[u8]) -> Result<Record, Unreadable> {
+    record::read(SCHEMA, value, |_, payload| record::decode_short(payload, &no_labels()))
+}
+
+fn no_labels() -> BTreeMap<String, String> {
+    BTreeMap::new()
 }
 
 fn job_key(id: JobId) -> Vec<u8> {
@@ -221,7 +224,7 @@ mod tests {
             agent: "test".into(),
             key: SlaveKey([1; 32]),
             programs: vec![],
-            labels: BTreeMap::new(),
+            labels: BTreeMap::from([("material".to_owned(), "pla".to_owned())]),
             capacity: 4,
             deferred_capacity: 16,
             release: Release::Auto,
@@ -229,6 +232,7 @@ mod tests {
             trust_clock: TrustClock::Never,
             late_tolerance: LATE_TOLERANCE,
             max_interruptions: 3,
+            max_failures_in_row: 3,
             token: None,
         }
     }
@@ -260,6 +264,7 @@ mod tests {
                 known_key: false,
                 next_store: StoreId([8; 16]),
                 damage: Damage::default(),
+                unfit: BTreeMap::new(),
             },
             Event::LinkOpened { link, token: None },
             received(Message::Challenge(Challenge {
@@ -295,6 +300,7 @@ mod tests {
                 generation: Generation(1),
                 digest: spec.digest(),
                 spec: Some(spec),
+                requires: BTreeMap::from([("material".to_owned(), "pla".to_owned())]),
                 desired: Desired::Run,
                 start: StartRule::default(),
             }))
@@ -326,8 +332,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         let mut state = with_jobs(&store, 3);
-        let record =
-            |job: &Job| Record { spec: job.spec.clone(), start: job.start, report: job.report.clone() };
+        let record = |job: &Job| Record {
+            spec: job.spec.clone(),
+            start: job.start,
+            report: job.report.clone(),
+            requires: job.requires.clone(),
+        };
         let all: Vec<Record> = state.jobs.values().map(record).collect();
         for recent_outcomes in [all.clone(), all[1..].to_vec()] {
             let mut writes = Vec::new();
@@ -407,6 +417,7 @@ mod tests {
                 known_key: false,
                 next_store: StoreId([8; 16]),
                 damage,
+                unfit: BTreeMap::new(),
             };
             let done =
                 step(recovered(records), Now { wall: Time(0), boot_ms: 0, synchronized: false }, started);
@@ -441,7 +452,7 @@ mod tests {
             interruptions: 1,
             overrun: true,
         };
-        let value = record::seal(BEFORE_RUNS, &wire::encode(&before));
+        let value = record::seal(1, &wire::encode(&before));
         let node = &state.node;
         let binding = node.binding.map(|binding| (binding.master, binding.epoch, binding.commit));
         let sync = node.sync.map(|sync| (sync.boot, sync.boot_ms, sync.wall, sync.master));
@@ -450,7 +461,7 @@ mod tests {
             (node.store, node.starts, node.session, binding, sync, node.fingerprint),
             (node.unloading, node.attention, node.local_lock, node.operating_mode),
         ));
-        let node = record::seal(BEFORE_RUNS, &old);
+        let node = record::seal(1, &old);
         commit(
             &store,
             vec![Op::Put { key: job_key(*id), value }, Op::Put { key: NODE.to_vec(), value: node }],
@@ -497,7 +508,7 @@ mod tests {
             (node.store, node.starts, node.session, node.binding, sync, node.fingerprint),
             (node.unloading, node.attention, node.local_lock, node.operating_mode, &node.cause),
         ));
-        let put = |key, old: &[u8]| Op::Put { key, value: record::seal(SCHEMA - 1, old) };
+        let put = |key, old: &[u8]| Op::Put { key, value: record::seal(2, old) };
         commit(&store, vec![put(job_key(*id), &old_job), put(NODE.to_vec(), &old_node)]);
         let loaded = load(&store, 77).unwrap();
         assert_eq!((loaded.damage, &loaded.set_aside), (Damage::default(), &vec![]));
@@ -509,11 +520,38 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_before_required_labels_were_kept_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let state = with_jobs(&store, 1);
+        let (_, jobs, _) = reloop_protocol::slave::durable(&state);
+        let (id, job) = jobs.first_key_value().unwrap();
+        let (spec, start) = (job.spec.clone(), job.start);
+        let outcome = Record { spec, start, report: job.report.clone(), requires: job.requires.clone() };
+        assert!(!job.requires.is_empty(), "that is what layout 3 ends before");
+        let short = |whole: Vec<u8>, end: Vec<u8>| whole.strip_suffix(&*end).expect("it ends so").to_vec();
+        let labels = || wire::encode(&job.requires);
+        let put = |key, old: Vec<u8>| Op::Put { key, value: record::seal(3, &old) };
+        let old = vec![
+            put(job_key(*id), short(wire::encode(job), labels())),
+            put(recent_outcome_key(0), short(wire::encode(&outcome), labels())),
+            put(NODE.to_vec(), short(wire::encode(&state.node), wire::encode(&state.node.failed))),
+        ];
+        commit(&store, old);
+        let loaded = load(&store, 77).unwrap();
+        assert_eq!((loaded.damage, &loaded.set_aside), (Damage::default(), &vec![]));
+        let found = recovered(loaded.records);
+        assert_eq!(found.node, state.node);
+        assert_eq!(found.jobs[id], Job { requires: BTreeMap::new(), ..job.clone() });
+        assert_eq!(*found.recent_outcomes, [Record { requires: BTreeMap::new(), ..outcome }]);
+    }
+
+    #[test]
     fn a_newer_programs_records_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         with_jobs(&store, 1);
         commit(&store, vec![Op::Put { key: NODE.to_vec(), value: record::seal(SCHEMA + 1, b"") }]);
-        assert!(matches!(load(&store, 77), Err(LoadError::Newer(4))));
+        assert!(matches!(load(&store, 77), Err(LoadError::Newer(5))));
     }
 }

@@ -3,6 +3,7 @@
 //! The order is store, machine, master: the agent knows its jobs and has asked the machine about them before anybody can give
 //! it a new one. However the agent ends, no machine is touched.
 
+use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,8 +18,9 @@ use reloop_node::driver;
 use reloop_node::durable::create_dir_all_synced;
 use reloop_node::entropy::random;
 use reloop_node::store::{Options, Store};
-use reloop_protocol::id::StoreId;
-use reloop_protocol::slave::{self, Event, Fact, RunKey, Settings, TrustClock};
+use reloop_protocol::id::{JobId, StoreId};
+use reloop_protocol::message::Reason;
+use reloop_protocol::slave::{self, Event, Fact, Job, RunKey, Settings, Slave, TrustClock};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -95,7 +97,8 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         "the agent starts"
     );
     let (known_key, next_store) = (identity.is_known(), new_store_id());
-    let started = Event::AgentStarted { boot, fingerprint, known_key, next_store, damage };
+    let unfit = unfit(&state, &machines);
+    let started = Event::AgentStarted { boot, fingerprint, known_key, next_store, damage, unfit };
     let (inbox, inputs) = mpsc::channel(INBOX);
     inbox.send(Input::Started(started, set_aside)).await.context("the driver is gone before it began")?;
     let (broken, mut breakage) = watch::channel(None);
@@ -108,6 +111,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
             .then(|| config.clock_sync_file.clone()),
         url: dialer.peer(),
         store: store.clone(),
+        inbox: inbox.downgrade(),
         broken,
     });
 
@@ -206,9 +210,19 @@ fn settings(config: &Config, identity: &Identity, machines: &Machines) -> Settin
         trust_clock: config.trust_clock,
         late_tolerance: config.late_tolerance,
         max_interruptions: config.max_interruptions,
+        max_failures_in_row: config.max_failures_in_row,
         // It is read for each connection.
         token: None,
     }
+}
+
+/// Of the jobs that it holds, those that the programs of today cannot do, and why.
+fn unfit(state: &Slave, machines: &Machines) -> BTreeMap<JobId, Reason> {
+    let reason = |job: &Job| {
+        let rejection = machines.check(&job.spec.program, &job.spec.params).err()?;
+        Some((job.report.job, rejection.reason()))
+    };
+    state.jobs.values().filter_map(reason).collect()
 }
 
 async fn pass_on(mut heard: mpsc::Receiver<(RunKey, Fact)>, inbox: mpsc::Sender<Input>) {

@@ -75,6 +75,9 @@ pub struct Job {
     /// When it ended; null until then.
     #[schema(format = DateTime)]
     pub ended_at: Option<String>,
+    /// Until when it waits before it is tried again; null if it does not.
+    #[schema(format = DateTime)]
+    pub retry_at: Option<String>,
     /// How the machine's work ended.
     pub outcome: Option<Outcome>,
     /// Its attempts that do not speak for it.
@@ -179,7 +182,12 @@ pub struct Explanation {
     pub state: Word,
     /// A sentence for people.
     pub summary: String,
-    /// Every slave that was considered.
+    /// When something changes by itself: its `not_before`, or its next try. Null if nothing does.
+    #[schema(format = DateTime)]
+    pub next_at: Option<String>,
+    /// How many jobs go before it; no more than 1000 are counted.
+    pub in_front: usize,
+    /// Every slave that was considered, by name.
     pub slaves: Vec<WhyNot>,
 }
 
@@ -191,6 +199,8 @@ pub struct WhyNot {
     /// What keeps it from the job; null if it could take it.
     #[schema(schema_with = schema::why_not_or_null)]
     pub why_not: Option<Word>,
+    /// The same for people, with what would change it.
+    pub text: String,
 }
 
 /// How far a command to a job got: that it was taken does not mean that the machine knows.

@@ -18,6 +18,8 @@ pub const QUANTITY_LIMIT: i64 = 1000;
 pub const WORK_LIMIT: usize = 16 * 1024;
 /// How often a job may be tried by itself.
 pub const ATTEMPTS_LIMIT: i64 = 100;
+/// How long the first retry may wait: a day.
+pub const BACKOFF_LIMIT_SECONDS: i64 = 24 * 3600;
 /// A year: more is a typing error.
 pub const RUNTIME_LIMIT_SECONDS: i64 = 366 * 24 * 3600;
 

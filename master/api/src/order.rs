@@ -110,6 +110,11 @@ pub struct RetryRequest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(schema_with = schema::retry_on)]
     pub on: Vec<Word>,
+    /// How many seconds the first retry waits. Each one waits twice as long as the one before, to at most 600 s, or to this if that is
+    /// longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schema::backoff)]
+    pub backoff_seconds: Option<i64>,
 }
 
 /// How all jobs of an order are canceled.
@@ -192,6 +197,8 @@ pub struct Retry {
     /// The ends after which it is tried again.
     #[schema(schema_with = schema::retry_on)]
     pub on: Vec<Word>,
+    /// How many seconds the first retry waits; each one waits twice as long as the one before.
+    pub backoff_seconds: f64,
 }
 
 /// An order with its jobs.

@@ -9,8 +9,9 @@ use utoipa::openapi::schema::{
 };
 
 use crate::limits::{
-    ATTEMPTS_LIMIT, ENROLL_DEFAULT_SECONDS, ENROLL_LIMIT_SECONDS, ENTRIES_LIMIT, NAME_LIMIT, QUANTITY_LIMIT,
-    RELEASE_DEFAULT_SECONDS, RELEASE_LIMIT_SECONDS, RUNTIME_LIMIT_SECONDS, USES_LIMIT, VALUE_LIMIT,
+    ATTEMPTS_LIMIT, BACKOFF_LIMIT_SECONDS, ENROLL_DEFAULT_SECONDS, ENROLL_LIMIT_SECONDS, ENTRIES_LIMIT,
+    NAME_LIMIT, QUANTITY_LIMIT, RELEASE_DEFAULT_SECONDS, RELEASE_LIMIT_SECONDS, RUNTIME_LIMIT_SECONDS,
+    USES_LIMIT, VALUE_LIMIT,
 };
 use crate::words::{CANCEL_MODES, ENDS, LATE, LINKS, ON_INTERRUPT, ON_OVERDUE, RETRY_ON};
 use crate::{Code, Role};
@@ -154,6 +155,10 @@ pub(crate) fn short_texts() -> Object {
 
 pub(crate) fn quantity() -> Object {
     whole(1, QUANTITY_LIMIT, Some(1))
+}
+
+pub(crate) fn backoff() -> Object {
+    whole(0, BACKOFF_LIMIT_SECONDS, Some(10))
 }
 
 pub(crate) fn attempts() -> Object {

@@ -140,6 +140,7 @@ mod tests {
     /// A running job whose slave is away.
     fn stale(at_least: bool) -> Job {
         Job {
+            retry_at: None,
             id: "job_1".to_owned(),
             order: "ord_1".to_owned(),
             name: None,

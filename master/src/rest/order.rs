@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use reloop_api::limits::{
-    ATTEMPTS_LIMIT, KEY_LIMIT, NAME_LIMIT, QUANTITY_LIMIT, RUNTIME_LIMIT_SECONDS, WORK_LIMIT,
+    ATTEMPTS_LIMIT, BACKOFF_LIMIT_SECONDS, KEY_LIMIT, NAME_LIMIT, QUANTITY_LIMIT, RUNTIME_LIMIT_SECONDS,
+    WORK_LIMIT,
 };
 use reloop_api::words::{LATE, ON_INTERRUPT, ON_OVERDUE, RETRY_ON};
 use reloop_node::digest::sha256;
 use reloop_protocol::id::{JobId, OrderId};
 use reloop_protocol::job::OnInterrupt;
-use reloop_protocol::master::{IdempotencyKey, Order, Retry};
+use reloop_protocol::master::{IdempotencyKey, Order, RETRY_BACKOFF, Retry};
 use reloop_protocol::spec::{Gate, Late, Spec, StartRule};
 use reloop_protocol::time::{Millis, Time};
 use serde_json::Value;
@@ -38,14 +39,16 @@ pub(super) fn parse(
     });
     let max_runtime = fields.int("max_runtime_seconds", 1..=RUNTIME_LIMIT_SECONDS);
     let on_overdue = fields.word("on_overdue", &ON_OVERDUE).unwrap_or_default();
-    let retry = fields.object("retry", |retry| {
+    let (retry, retry_backoff) = fields.object("retry", |retry| {
         let max_attempts = retry.int("max_attempts", 1..=ATTEMPTS_LIMIT).unwrap_or(1);
         let on = retry.words("on", &RETRY_ON);
         if max_attempts > 1 && on.is_empty() {
             retry.wrong("on", "empty, so it would never be tried again; allowed are failed, rejected");
         }
         let max_attempts = u32::try_from(max_attempts).expect("it was checked against its limit");
-        Retry { max_attempts, on: on.into_iter().collect() }
+        let backoff = retry.int("backoff_seconds", 0..=BACKOFF_LIMIT_SECONDS);
+        let backoff = backoff.and_then(|seconds| u64::try_from(seconds).ok()).map(Millis::seconds);
+        (Retry { max_attempts, on: on.into_iter().collect() }, backoff.unwrap_or(RETRY_BACKOFF))
     });
     let on_interrupt = fields.word("on_interrupt", &ON_INTERRUPT).unwrap_or(OnInterrupt::Hold);
     let external_id = fields.text("external_id", NAME_LIMIT);
@@ -83,6 +86,7 @@ pub(super) fn parse(
         retry,
         external_id,
         labels,
+        retry_backoff,
     })
 }
 
@@ -152,6 +156,7 @@ mod tests {
         assert_eq!(order.jobs.len(), 1);
         assert_eq!(order.start, StartRule::default());
         assert_eq!(order.retry, Retry { max_attempts: 1, on: [].into() });
+        assert_eq!(order.retry_backoff, Millis::seconds(10));
         assert_eq!(order.spec.order, order.id);
         assert_eq!(errors(json!({})), ["/program: missing"]);
         assert_eq!(errors(json!({"program": 1})), ["/program: a number; expected a string"]);
@@ -164,7 +169,7 @@ mod tests {
             "requires": {"material": "pla"}, "priority": -5, "max_runtime_seconds": 60, "on_overdue": "stop",
             "start": {"not_before": "2026-03-01T06:00:00Z", "deadline": "2026-03-01T08:00:00+01:00", "late": "run",
                       "hold": true},
-            "retry": {"max_attempts": 3, "on": ["failed", "rejected"]}, "on_interrupt": "restart",
+            "retry": {"max_attempts": 3, "on": ["failed", "rejected"], "backoff_seconds": 60}, "on_interrupt": "restart",
             "external_id": "ERP-1", "labels": {"line": "2"},
         });
         let order = read(Some(body), NOW).unwrap();
@@ -176,7 +181,7 @@ mod tests {
         assert_eq!(window, Millis::seconds(3600));
         assert_eq!(order.spec.max_runtime, Some(Millis::seconds(60)));
         assert_eq!(order.spec.on_interrupt, OnInterrupt::Restart);
-        assert_eq!(order.retry.on.len(), 2);
+        assert_eq!((order.retry.on.len(), order.retry_backoff), (2, Millis::seconds(60)));
     }
 
     #[test]

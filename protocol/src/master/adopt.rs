@@ -1,7 +1,7 @@
 //! Jobs that the master does not know and takes up from a slave.
 
 use super::visit::Visit;
-use super::{Ignored, Job};
+use super::{Ignored, Job, RETRY_BACKOFF};
 use crate::job::{self, State};
 use crate::limits;
 use crate::message::{Flags, Forget, Message, Record};
@@ -14,7 +14,7 @@ const ORDER_JOBS: usize = 1000;
 impl Visit<'_> {
     /// The master takes a job up from its slave.
     pub(super) fn adopt(&mut self, record: Record) {
-        let Record { spec, start, report } = self.taken_up(record);
+        let Record { spec, start, report, requires } = self.taken_up(record);
         let (key, id) = (self.key, report.job);
         if self.book().jobs.contains_key(&id) {
             return self.out.ignore(Ignored::UnrequestedRecord);
@@ -39,11 +39,12 @@ impl Visit<'_> {
             jobs: vec![id],
             spec,
             slave: None,
-            requires: BTreeMap::new(),
+            requires,
             start,
             retry: super::Retry { max_attempts: 1, on: BTreeSet::new() },
             external_id: None,
             labels: BTreeMap::new(),
+            retry_backoff: RETRY_BACKOFF,
         };
         let mut job = Job::new(id, &order);
         job.flags = flags;
@@ -58,6 +59,7 @@ impl Visit<'_> {
         }
         self.jobs().insert(job);
         self.rebuild(order);
+        self.jobs().recall_unfit(id);
         if ended {
             self.send(Message::Forget(Forget { job: id, attempt, seq }));
         }

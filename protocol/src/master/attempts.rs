@@ -17,7 +17,7 @@ use crate::spec::{Desired, Gate};
 const OTHERS: usize = 16;
 
 /// How much of a text is kept of another attempt, in bytes.
-const OTHERS_TEXT: usize = 256;
+pub(super) const OTHERS_TEXT: usize = 256;
 
 /// How many attempts of one job a restored master may have forgotten: more than happen between two backups, and too few for a
 /// slave that lies to use the numbers up.

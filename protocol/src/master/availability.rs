@@ -72,6 +72,8 @@ pub(super) struct Load<'a> {
     is_executing: bool,
     /// One of them is being given back.
     is_recalling: bool,
+    /// With ageing, how many have not begun: one of them may keep others from coming.
+    unstarted: usize,
     /// The last in line of those that could be given back.
     last_spare: Option<Place>,
     /// The first in line, of each program, of those that another slave could take.
@@ -99,13 +101,14 @@ impl<'a> Load<'a> {
         }
         self.is_executing |= job.state.is_executing();
         self.is_recalling |= job.is_being_recalled();
+        self.unstarted += usize::from(view.placement.ageing.is_some() && job.waits_there(view));
         let is_spare = job.is_spare(view);
         if is_spare {
-            self.last_spare = self.last_spare.max(Some(job.place()));
+            self.last_spare = self.last_spare.max(Some(job.place(view.placement)));
         }
         // A slave at work may be free by the time of a deferred job; one that can't start is not.
         if job.is_movable(view) && (is_spare || is_barred) {
-            let (program, place) = (job.spec.program.as_str(), job.place());
+            let (program, place) = (job.spec.program.as_str(), job.place(view.placement));
             match self.movable.iter_mut().find(|(known, _)| *known == program) {
                 Some((_, first)) => *first = place.min(*first),
                 None => self.movable.push((program, place)),
@@ -167,11 +170,14 @@ struct Listing {
     /// The first job of each program that another slave could take.
     movable: Vec<(String, Place)>,
     is_stuck: bool,
+    /// See [`Load::unstarted`].
+    unstarted: usize,
 }
 
 impl Availability {
     /// Lists a slave anew; `None`: there is no such slave.
     pub(super) fn list(&mut self, key: SlaveKey, slave: Option<(&SlaveRecord, &Load<'_>)>) {
+        let unstarted = slave.map_or(0, |(_, load)| load.unstarted);
         let (room, deferred, movable, is_stuck, programs) = match slave {
             Some((slave, load)) => {
                 let room = load.room(slave);
@@ -189,7 +195,7 @@ impl Availability {
             None => (Room::None, None, &[][..], false, &[][..]),
         };
         let is_same = |old: &Listing| {
-            (old.room, old.deferred, old.is_stuck) == (room, deferred, is_stuck)
+            (old.room, old.deferred, old.is_stuck, old.unstarted) == (room, deferred, is_stuck, unstarted)
                 && old.programs == programs
                 && old
                     .movable
@@ -205,7 +211,7 @@ impl Availability {
             self.enter(key, &old, false);
         }
         let movable = movable.iter().map(|(program, place)| ((*program).to_owned(), *place)).collect();
-        let new = Listing { programs: programs.to_vec(), room, deferred, movable, is_stuck };
+        let new = Listing { programs: programs.to_vec(), room, deferred, movable, is_stuck, unstarted };
         if new != Listing::default() {
             self.enter(key, &new, true);
             self.listings.insert(key, new);
@@ -272,6 +278,11 @@ impl Availability {
         self.listings.get(&key).map_or(Room::None, |listing| listing.room)
     }
 
+    /// The slave takes one more job that waits for its time.
+    pub(super) fn takes_deferred(&self, key: SlaveKey) -> bool {
+        self.listings.get(&key).is_some_and(|listing| listing.deferred.is_some())
+    }
+
     /// A job is being recalled for this slave.
     pub(super) fn expects_one(&self, key: SlaveKey) -> bool {
         self.expecting.contains(&key)
@@ -282,13 +293,14 @@ impl Availability {
         self.idle.get(program).into_iter().flatten().copied()
     }
 
-    /// Those with room for a job in this line, the one with the fewest before it first.
+    /// Those with room for a job in this line that are not idle, or whose being idle does not matter for it; the one with the fewest
+    /// before it first.
     pub(super) fn with_room(&self, program: &str, line: Line) -> impl Iterator<Item = SlaveKey> {
-        let (idle, others) = match line {
-            Line::Now => (self.idle.get(program), self.busy.get(program)),
-            Line::Later => (None, self.deferred.get(program)),
+        let lists = match line {
+            Line::Now => &self.busy,
+            Line::Later => &self.deferred,
         };
-        idle.into_iter().flatten().copied().chain(others.into_iter().flatten().map(|(_, key)| *key))
+        lists.get(program).into_iter().flatten().map(|(_, key)| *key)
     }
 
     /// Those without room that have a job behind this place, which could be given back for one in this place.

@@ -116,10 +116,19 @@ impl Jobs<'_> {
                 self.out.look_for_slave(id);
                 Ok(delivery)
             }
+            // It need not wait for its retry; it was not held.
+            JobCommand::Release { .. }
+                if job.start.gate == Gate::Open && job.waits_for_retry(self.moment.now) =>
+            {
+                Ok(self.rule(id, |job| job.retry_at = None))
+            }
             JobCommand::Release { valid } => {
                 let latest = self.moment.now.after(valid);
                 self.out.mark_clock();
-                Ok(self.rule(id, |job| job.start.gate = Gate::Released { latest }))
+                Ok(self.rule(id, |job| {
+                    job.start.gate = Gate::Released { latest };
+                    job.retry_at = None;
+                }))
             }
             JobCommand::Reschedule { not_before, deadline, late } => Ok(self.rule(id, |job| {
                 job.start.not_before = not_before;
@@ -141,6 +150,8 @@ impl Jobs<'_> {
                         job.start.gate = Gate::Open;
                         job.flags.clear(Flags::RESTORED);
                         job.reason = None;
+                        job.retry_at = None;
+                        job.forgive();
                     });
                     self.apply(id, job::Event::Retried, "operator");
                     // Another one may be under way already.

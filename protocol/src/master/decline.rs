@@ -1,6 +1,7 @@
 //! A slave says that it does not hold an attempt: it would not take it, has given it back, or never had it.
 
 use super::jobs::Jobs;
+use super::placement::can_do;
 use super::visit::Visit;
 use super::{Ignored, JobReason, OtherAttempt};
 use crate::id::{Attempt, JobId};
@@ -13,7 +14,7 @@ impl Visit<'_> {
     pub(super) fn declined(&mut self, declined: Declined) {
         let key = self.key;
         let Some(job) = self.book().jobs.get(&declined.job) else { return };
-        let (id, desired) = (declined.job, job.wanted());
+        let (id, desired, unfit_there) = (declined.job, job.wanted(), job.is_unfit_there().cloned());
         if declined.reason.code == ReasonCode::NotHeld && !job.is_current(key, declined.attempt) {
             return self.other_is_gone(id, declined.attempt);
         }
@@ -33,6 +34,10 @@ impl Visit<'_> {
             // It lacks the work: it is offered whole, under the same attempt.
             let desired_state = job.desired_state(true);
             return self.send(Message::DesiredState(desired_state));
+        }
+        if declined.for_good && !can_do(self.record(), &job) {
+            // What its handshake has told says the same: the job was assigned before its config was changed.
+            return self.jobs().given_back(id, desired, Some(declined.reason));
         }
         if declined.for_good && desired == Desired::Run {
             let mut jobs = self.jobs();
@@ -62,7 +67,9 @@ impl Visit<'_> {
         }
         // What became of an older attempt was told before this: by now it is forgotten there, or speaks for the job.
         let is_told = declined.reason.code == ReasonCode::OlderAttempt;
-        self.jobs().given_back(id, desired, (!asked_for).then_some(declined.reason));
+        // That it was recalled is no reason; that its slave's config does not allow it any more is one.
+        let reason = if asked_for { unfit_there } else { Some(declined.reason) };
+        self.jobs().given_back(id, desired, reason);
         // What it can never do says nothing of others, nor does a job that has ended by that.
         let waits = self.book().jobs.get(&id).is_some_and(|job| !job.state.is_ended());
         if !asked_for && !is_told && !declined.for_good && waits {

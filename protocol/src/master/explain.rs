@@ -4,7 +4,7 @@ use super::availability::Load;
 use super::line::Line;
 use super::placement::can_do;
 use super::{Enrolled, Job, Master, Need, SlaveRecord};
-use crate::id::SlaveKey;
+use crate::id::{Attempt, SlaveKey};
 use crate::job::State;
 use crate::message::{Attention, Mode, WaitingFor};
 use crate::spec::{Desired, Gate};
@@ -16,8 +16,26 @@ pub struct Explanation {
     pub waits: Waits,
     /// What its start rule lacks.
     pub gate: Option<Gated>,
-    /// For each slave, why not there; none where it could.
-    pub slaves: Vec<(SlaveKey, Option<WhyNot>)>,
+    /// When something about that changes by itself: its time, or that of its retry.
+    pub at: Option<Time>,
+    /// How many jobs go before it, [`Self::MANY`] at most: in the queue those of its program, and at a slave those that the slave has.
+    pub in_front: usize,
+    pub slaves: Vec<Considered>,
+}
+
+impl Explanation {
+    /// More jobs than these are not counted.
+    pub const MANY: usize = 1000;
+}
+
+/// One slave, and why not there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Considered {
+    pub slave: SlaveKey,
+    /// `None`: it could take it, now or when it has done what it has.
+    pub why: Option<WhyNot>,
+    /// For people, with what would change it.
+    pub text: String,
 }
 
 /// What a job waits for. Slaves are named as people see them.
@@ -29,8 +47,13 @@ pub enum Waits {
     NoSlaves,
     /// A slave has room for it.
     Assignable,
-    /// No slave takes it. Of the slaves' reasons this is the one that is looked for last.
-    ForSlave(WhyNot),
+    /// It is queued again after this attempt has ended so, and waits before the next.
+    ForRetry {
+        attempt: Attempt,
+        ended: State,
+    },
+    /// No slave takes it. Of the slaves' reasons this is the one that is looked for last, with that slave's name and sentence.
+    ForSlave(WhyNot, String),
     /// It was offered, and the slave has not answered.
     Offered {
         slave: String,
@@ -73,6 +96,8 @@ pub enum WhyNot {
     Program,
     /// A label is missing or differs.
     Label,
+    /// It has rejected the job, and its agent was not restarted since.
+    Rejected,
     /// Not enrolled, or not any more.
     NotEnrolled,
     Offline,
@@ -94,10 +119,11 @@ pub enum WhyNot {
 
 impl WhyNot {
     /// Every reason, in the order in which they are looked for.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::OtherSlave,
         Self::Program,
         Self::Label,
+        Self::Rejected,
         Self::NotEnrolled,
         Self::Offline,
         Self::Mode,
@@ -115,6 +141,7 @@ impl WhyNot {
             Self::OtherSlave => "other_slave",
             Self::Program => "program",
             Self::Label => "label",
+            Self::Rejected => "rejected",
             Self::NotEnrolled => "not_enrolled",
             Self::Offline => "offline",
             Self::Mode => "mode",
@@ -130,17 +157,25 @@ impl WhyNot {
 
 /// Why the job has not started, by everything that the master knows.
 pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
-    let slaves: Vec<_> = state.slaves.values().map(|slave| (slave.key, why_not(state, slave, job))).collect();
+    let slaves: Vec<_> = state.slaves.values().map(|slave| consider(state, slave, job)).collect();
     let holder = job.holder.and_then(|key| state.slaves.get(&key));
     let slave = holder.map_or("its slave", |slave| slave.name.as_str()).to_owned();
     let is_offline = holder.is_none_or(|slave| slave.live().is_none());
     let waits = match job.state {
         State::Queued if job.desired == Desired::Pause => Waits::Paused,
         State::Queued if !job.seeks_a_slave() => Waits::ForPerson,
-        State::Queued if slaves.iter().any(|(_, why)| why.is_none()) => Waits::Assignable,
-        State::Queued => {
-            slaves.iter().filter_map(|(_, why)| *why).max().map_or(Waits::NoSlaves, Waits::ForSlave)
+        State::Queued if job.waits_for_retry(now) => {
+            let last = job.others.iter().find(|other| other.attempt == job.attempt);
+            Waits::ForRetry { attempt: job.attempt, ended: last.map_or(State::Failed, |other| other.state) }
         }
+        State::Queued if slaves.iter().any(|slave| slave.why.is_none()) => Waits::Assignable,
+        State::Queued => match slaves.iter().max_by_key(|slave| slave.why) {
+            Some(Considered { slave, why: Some(why), text }) => {
+                let name = state.slaves.get(slave).map_or("", |slave| &slave.name);
+                Waits::ForSlave(*why, format!("{name}: {text}"))
+            }
+            Some(_) | None => Waits::NoSlaves,
+        },
         State::Assigned => Waits::Offered { slave, is_offline },
         State::Accepted => {
             let waiting_for = job.report.as_ref().and_then(|report| report.waiting_for);
@@ -172,12 +207,42 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
         Gate::Released { latest } if latest < now && !job.state.is_started() => Some(Gated::ReleaseLapsed),
         Gate::Open | Gate::Held | Gate::Released { .. } => None,
     };
-    Explanation { waits, gate, slaves }
+    let by_plan = if job.start.gate == Gate::Open { job.start.not_before } else { None };
+    let at =
+        [job.retry_at, by_plan].into_iter().flatten().filter(|at| *at > now && !job.state.is_started()).max();
+    Explanation { waits, gate, at, in_front: in_front(state, job), slaves }
 }
 
-fn why_not(state: &Master, slave: &SlaveRecord, job: &Job) -> Option<WhyNot> {
-    let machine = slave.machine.as_ref();
+/// How many jobs go before it where it waits.
+fn in_front(state: &Master, job: &Job) -> usize {
+    let view = state.book.view();
+    match (job.state, job.holder) {
+        (State::Queued, _) => {
+            let line = job.queue_line(view);
+            line.map_or(0, |line| state.book.index.count_before(line, job, Explanation::MANY))
+        }
+        (State::Accepted, Some(holder)) => {
+            let is_before = |other: &&Job| {
+                other.state.is_executing()
+                    || other.line(view) == Some(Line::Now)
+                        && other.place(view.placement) < job.place(view.placement)
+                        && other.id != job.id
+            };
+            state.book.held_by(holder).filter(is_before).count()
+        }
+        _ => 0,
+    }
+}
+
+fn consider(state: &Master, slave: &SlaveRecord, job: &Job) -> Considered {
     let load = Load::of(&state.book, slave);
+    let why = why_not(state, slave, job, &load);
+    let before = load.now.saturating_sub(usize::from(job.holder == Some(slave.key)));
+    Considered { slave: slave.key, why, text: Considered::sentence(slave, job, why, before) }
+}
+
+fn why_not(state: &Master, slave: &SlaveRecord, job: &Job, load: &Load<'_>) -> Option<WhyNot> {
+    let machine = slave.machine.as_ref();
     let full = match job.queue_line(state.book.view()) {
         Some(Line::Later) => load.later >= usize::from(slave.deferred_capacity),
         Some(Line::Now) | None => load.now >= usize::from(slave.capacity),
@@ -185,7 +250,8 @@ fn why_not(state: &Master, slave: &SlaveRecord, job: &Job) -> Option<WhyNot> {
     let reasons = [
         (job.slave.as_ref().is_some_and(|name| *name != slave.name), WhyNot::OtherSlave),
         (!slave.programs.contains(&job.spec.program), WhyNot::Program),
-        (!can_do(slave, job), WhyNot::Label),
+        (!super::index::fits(&job.requires, &slave.labels), WhyNot::Label),
+        (!can_do(slave, job), WhyNot::Rejected),
         (slave.enrolled != Enrolled::Yes, WhyNot::NotEnrolled),
         (slave.live().is_none(), WhyNot::Offline),
         (slave.operating_mode.mode != Mode::Production, WhyNot::Mode),
@@ -194,7 +260,7 @@ fn why_not(state: &Master, slave: &SlaveRecord, job: &Job) -> Option<WhyNot> {
         (slave.doubts, WhyNot::Doubts),
         (slave.declining, WhyNot::Declined),
         (full && job.holder != Some(slave.key), WhyNot::Capacity),
-        (!slave.is_ready(), WhyNot::Ready),
+        (!machine.is_some_and(|machine| machine.may_start()), WhyNot::Ready),
     ];
     reasons.into_iter().find(|(holds, _)| *holds).map(|(_, why)| why)
 }

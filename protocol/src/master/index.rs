@@ -3,15 +3,34 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use super::Need;
 use super::line::{Line, Place, View};
-use super::order::Job;
+use super::{AgentStart, Job, Need, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 use crate::job::State;
 use crate::time::Time;
 
-/// Jobs that any slave with these labels can do, in order.
-type ByRequirement = BTreeMap<BTreeMap<String, String>, BTreeSet<Place>>;
+/// Jobs by who could do them, in order.
+type ByRequirement = BTreeMap<Requirement, BTreeSet<Place>>;
+
+/// What decides which slaves could do a job, beside its program and the name of its slave. It changes only while the job is with a slave.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+struct Requirement {
+    labels: BTreeMap<String, String>,
+    /// Who has refused it.
+    barred: BTreeSet<(SlaveKey, AgentStart)>,
+}
+
+impl Requirement {
+    fn of(job: &Job) -> Self {
+        Self { labels: job.requires.clone(), barred: job.barred().collect() }
+    }
+
+    fn is_met_by(&self, slave: &SlaveRecord) -> bool {
+        let start = slave.agent_start();
+        let has_refused = |start| self.barred.contains(&(slave.key, start));
+        fits(&self.labels, &slave.labels) && !start.is_some_and(has_refused)
+    }
+}
 
 /// What waits for a slave in one line, all of one program.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -63,7 +82,7 @@ impl Listed {
     pub(super) fn of(job: &Job, view: View) -> Self {
         Self {
             state: Some(job.state),
-            queued: job.queue_line(view).map(|line| (line, job.place())),
+            queued: job.queue_line(view).map(|line| (line, job.place(view.placement))),
             turns: job.turns(view.placement),
             holder: job.holder.filter(|_| !job.state.is_ended()),
             window: job.latest_start().filter(|_| job.state == State::Queued),
@@ -89,7 +108,8 @@ impl Index {
         self.turns.range(between).map(|(_, id)| *id).collect()
     }
 
-    /// Lists a job elsewhere than before. Its program, its slave's name and what it requires never change.
+    /// Lists a job elsewhere than before. Its program, its slave's name and the labels that it requires never change, and who has
+    /// rejected it changes in no edit by which it comes into the queue or leaves it.
     pub(super) fn relist(&mut self, job: &Job, before: &Listed, after: &Listed) {
         if before.state != after.state {
             if let Some(state) = before.state {
@@ -148,16 +168,16 @@ impl Index {
             None => open,
             Some(name) => or_default(named, name),
         };
-        add(queue, &job.requires, place);
+        queue.entry(Requirement::of(job)).or_default().insert(place);
     }
 
     fn unqueue(&mut self, job: &Job, line: Line, place: Place) {
         let Some(Queue { open, named }) = self.queues(line).get_mut(&job.spec.program) else { return };
         match &job.slave {
-            None => forget(open, &job.requires, place),
+            None => forget(open, &Requirement::of(job), place),
             Some(name) => {
                 if let Some(queue) = named.get_mut(name) {
-                    forget(queue, &job.requires, place);
+                    forget(queue, &Requirement::of(job), place);
                     if queue.is_empty() {
                         named.remove(name);
                     }
@@ -204,21 +224,27 @@ impl Index {
         self.held.get(&key).into_iter().flatten().copied()
     }
 
-    /// The first of what waits in a line for a slave of this name, program and labels.
-    pub(super) fn first_queued(
-        &self,
-        line: Line,
-        name: &str,
-        program: &str,
-        labels: &BTreeMap<String, String>,
-    ) -> Option<Place> {
+    /// The first of what waits in a line for this program and this slave.
+    pub(super) fn first_queued(&self, line: Line, program: &str, slave: &SlaveRecord) -> Option<Place> {
         let queues = match line {
             Line::Now => &self.queued,
             Line::Later => &self.deferred,
         };
         let Queue { open, named } = queues.get(program)?;
-        let queues = [Some(open), named.get(name)].into_iter().flatten();
-        queues.filter_map(|queue| first_fitting(queue, labels)).min()
+        let queues = [Some(open), named.get(&slave.name)].into_iter().flatten().flatten();
+        let could_do = queues.filter(|(requirement, _)| requirement.is_met_by(slave));
+        could_do.filter_map(|(_, places)| places.first().copied()).min()
+    }
+
+    /// How many of what waits in a line for the same program go before this job; no more than `limit` are counted.
+    pub(super) fn count_before(&self, line: Line, job: &Job, limit: usize) -> usize {
+        let queues = match line {
+            Line::Now => &self.queued,
+            Line::Later => &self.deferred,
+        };
+        let Some(Queue { open, named }) = queues.get(&job.spec.program) else { return 0 };
+        let all = std::iter::once(open).chain(named.values()).flat_map(BTreeMap::values);
+        all.flat_map(|places| places.range(..job.place(self.view.placement))).take(limit).count()
     }
 
     /// When a job is next listed elsewhere by itself.
@@ -259,32 +285,13 @@ fn or_default<'a, V: Default>(map: &'a mut BTreeMap<String, V>, key: &str) -> &'
     map.get_mut(key).expect("it was just put there")
 }
 
-fn add(queue: &mut ByRequirement, requires: &BTreeMap<String, String>, place: Place) {
-    match queue.get_mut(requires) {
-        Some(places) => {
-            places.insert(place);
-        }
-        None => {
-            queue.insert(requires.clone(), BTreeSet::from([place]));
-        }
-    }
-}
-
-fn forget(queue: &mut ByRequirement, requires: &BTreeMap<String, String>, place: Place) {
-    if let Some(places) = queue.get_mut(requires) {
+fn forget(queue: &mut ByRequirement, requirement: &Requirement, place: Place) {
+    if let Some(places) = queue.get_mut(requirement) {
         places.remove(&place);
         if places.is_empty() {
-            queue.remove(requires);
+            queue.remove(requirement);
         }
     }
-}
-
-fn first_fitting(queue: &ByRequirement, labels: &BTreeMap<String, String>) -> Option<Place> {
-    queue
-        .iter()
-        .filter(|(requires, _)| fits(requires, labels))
-        .filter_map(|(_, places)| places.first().copied())
-        .min()
 }
 
 /// A slave with these labels has everything that is required.

@@ -6,7 +6,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::out::{Change, Out};
-use super::{Book, Delivery, Ignored, Job, JobReason, Node, Order, SlaveRecord, Subject, Write};
+use super::{
+    AgentStart, Book, Delivery, Enrolled, Ignored, Job, JobReason, Node, Order, SlaveRecord, Subject, Write,
+};
 use crate::id::{JobId, SlaveKey};
 use crate::job::{self, State};
 use crate::message::{Flags, Message};
@@ -23,6 +25,8 @@ pub(super) struct Moment {
     pub(super) is_doubted: bool,
     /// The slave that settles for the first time in this epoch: after a restore it tells what the master has forgotten.
     pub(super) gap_of: Option<SlaveKey>,
+    /// The slave that settles, and the start of its agent with which it had settled before: what it reports now may be as old as that.
+    pub(super) settled_before: Option<(SlaveKey, Option<AgentStart>)>,
 }
 
 /// What the book's rules see of slaves: their names, and whether they can be told something.
@@ -36,6 +40,11 @@ impl<'a> Roster<'a> {
 
     pub(super) fn name(self, key: SlaveKey) -> &'a str {
         self.0.get(&key).map_or("", |slave| &slave.name)
+    }
+
+    /// Whether any enrolled slave is like that.
+    pub(super) fn any(self, is_it: impl Fn(&SlaveRecord) -> bool) -> bool {
+        self.0.values().any(|slave| slave.enrolled == Enrolled::Yes && is_it(slave))
     }
 
     /// The slave's link, whether it has settled or not.
@@ -64,6 +73,14 @@ pub(super) struct Jobs<'a> {
 impl<'a> Jobs<'a> {
     pub(super) fn new(book: &'a mut Book, out: &'a mut Out, moment: Moment, roster: Roster<'a>) -> Self {
         Self { book, out, moment, roster }
+    }
+
+    /// The start of the slave's agent under whose config it has said what it says now; as far as that is known, not a later one.
+    pub(super) fn said_under(&self, key: SlaveKey) -> Option<AgentStart> {
+        match self.moment.settled_before {
+            Some((settles, before)) if settles == key => before,
+            Some(_) | None => self.roster.0.get(&key).and_then(SlaveRecord::agent_start),
+        }
     }
 
     pub(super) fn get(&self, id: JobId) -> Option<Cow<'_, Job>> {

@@ -1,4 +1,4 @@
-//! What lapses: a release and an enrolment token. Each is kept as the moment at which it lapses, by the master's wall clock, which
+//! What lapses: a release, an enrolment token, and the wait before a retry. Each is kept as the moment at which it lapses, by the master's wall clock, which
 //! people and time services set.
 //!
 //! If the clock is set back while the master is up, those moments move with it, so that what is left stays the same. If it is set
@@ -29,7 +29,7 @@ impl Rules {
         }
     }
 
-    /// Ends all releases and tokens if the clock shows an earlier time than when the newest of them was made. Not at
+    /// Ends all that lapses if the clock shows an earlier time than when the newest of it was made. Not at
     /// [`Event::ClockSet`], which says by how much the clock was set, and not at an event that only loads records.
     pub(super) fn lapse_if_clock_went_back(&mut self, event: &Event) {
         let is_judged = !matches!(event, Event::ClockSet { .. } | Event::Loaded(_));
@@ -46,7 +46,7 @@ impl Rules {
         self.out.persist.push(Write::ClockMark(to));
     }
 
-    /// Changes when releases and tokens lapse. Slaves are told in the handshakes that follow, by a higher generation: one that was
+    /// Changes when releases and tokens lapse, and when jobs are tried again. Slaves are told in the handshakes that follow, by a higher generation: one that was
     /// rebooted can't measure by how much the clock was set.
     fn change_lapses(&mut self, to: impl Fn(Time) -> Time) {
         let changed = |at: Time| Some(to(at)).filter(|new| *new != at);
@@ -61,6 +61,11 @@ impl Rules {
                 job.start.gate = Gate::Released { latest };
                 job.generation = job.generation.next();
             });
+        }
+        let retried =
+            self.state.book.jobs.assigned().filter_map(|job| Some((job.id, changed(job.retry_at?)?)));
+        for (id, at) in retried.collect::<Vec<_>>() {
+            self.jobs().edit(id, |job| job.retry_at = Some(at));
         }
         for (hash, token) in &mut self.state.tokens {
             if let Some(expires_at) = changed(token.expires_at) {

@@ -5,12 +5,12 @@ use std::cmp::Reverse;
 use super::{Job, Placement};
 use crate::id::JobId;
 use crate::job::State;
-use crate::message::WaitingFor;
+use crate::message::{Reason, WaitingFor};
 use crate::spec::{Desired, Gate};
 use crate::time::Time;
 
-/// Who goes first: the highest priority, then the oldest.
-pub(super) type Place = (Reverse<i32>, JobId);
+/// Who goes first: the lowest rank, then the oldest.
+pub(super) type Place = (i64, JobId);
 
 /// In the queue and at each slave there are two lines, each with a bound of its own: what can't start yet takes no place of what can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,8 +29,29 @@ pub(super) struct View {
 }
 
 impl Job {
-    pub(super) fn place(&self) -> Place {
-        (Reverse(self.start.priority), self.id)
+    /// The highest priority goes first, then the oldest. With ageing, each step of priority counts like so long a wait: a low job that has
+    /// waited that much longer goes before a high one. Waiting lasts for all jobs alike, so the place of a job never changes by itself.
+    pub(super) fn place(&self, placement: Placement) -> Place {
+        let priority = i64::from(self.start.priority);
+        let rank = match placement.ageing {
+            None => -priority,
+            Some(step) => {
+                let step = i64::try_from(step.0).unwrap_or(i64::MAX);
+                self.created_at.0.saturating_sub(priority.saturating_mul(step))
+            }
+        };
+        (rank, self.id)
+    }
+
+    /// Its slave would start it before the other one although that goes first: a slave knows priorities and no ageing.
+    pub(super) fn overtakes(&self, other: &Self, view: View) -> bool {
+        let order = |job: &Self| (Reverse(job.start.priority), job.id);
+        other.place(view.placement) < self.place(view.placement) && order(self) < order(other)
+    }
+
+    /// It waits unstarted at its slave and could start there.
+    pub(super) fn waits_there(&self, view: View) -> bool {
+        self.is_unstarted() && self.line(view) == Some(Line::Now)
     }
 
     /// It is nobody's, and nothing but its time keeps it from a slave. What a person has to release waits for that in the queue.
@@ -38,9 +59,10 @@ impl Job {
         self.state == State::Queued && self.desired == Desired::Run && self.start.gate != Gate::Held
     }
 
-    /// The line in which it waits for a slave.
+    /// The line in which it waits for a slave; none while it is to be tried again later.
     pub(super) fn queue_line(&self, view: View) -> Option<Line> {
-        self.seeks_a_slave().then(|| if self.waits_for_its_time(view.now) { Line::Later } else { Line::Now })
+        let seeks_now = self.seeks_a_slave() && !self.waits_for_retry(view.now);
+        seeks_now.then(|| if self.waits_for_its_time(view.now) { Line::Later } else { Line::Now })
     }
 
     /// The line in which it stands at its slave. One that the slave does not have any more stands in none: a person was asked about it.
@@ -56,7 +78,7 @@ impl Job {
         // Its slave knows more, for example that its start was missed.
         let says_later = matches!(
             self.says_it_waits_for(),
-            Some(WaitingFor::Time | WaitingFor::Operator | WaitingFor::Clock)
+            Some(WaitingFor::Time | WaitingFor::Operator | WaitingFor::Clock | WaitingFor::Elsewhere)
         );
         // A window that an earlier run has met counts no more.
         let is_early = !self.has_begun() && self.waits_for_its_time(view.now);
@@ -73,6 +95,12 @@ impl Job {
     /// Its slave may still give it back.
     pub(super) fn is_being_recalled(&self) -> bool {
         self.recalled.is_some() && matches!(self.state, State::Assigned | State::Accepted | State::Starting)
+    }
+
+    /// Why its slave can't do it by its config of today, if it can't: it waits for the recall.
+    pub(super) fn is_unfit_there(&self) -> Option<&Reason> {
+        let report = self.report.as_ref().filter(|report| report.waiting_for == Some(WaitingFor::Elsewhere));
+        report.filter(|_| self.state == State::Accepted).and_then(|report| report.reason.as_ref())
     }
 
     /// It could be recalled from a slave that can't start it: it could start, or its time is near, and no person has tied it to
@@ -92,7 +120,8 @@ impl Job {
         if !waits || self.start.gate != Gate::Open {
             return [None, None];
         }
-        [self.start.not_before, self.nears(placement).filter(|_| self.state != State::Queued)]
+        let by_state = if self.state == State::Queued { self.retry_at } else { self.nears(placement) };
+        [self.start.not_before, by_state]
     }
 
     /// When its time is near enough to recall it.
@@ -128,7 +157,7 @@ mod tests {
     const HOUR: i64 = 3_600_000;
 
     fn view() -> View {
-        View { now: NOW, placement: Placement { recall_before: Millis(HOUR.unsigned_abs()) } }
+        View { now: NOW, placement: Placement { recall_before: Millis(HOUR.unsigned_abs()), ageing: None } }
     }
 
     fn in_ms(ms: i64) -> Option<Time> {

@@ -51,15 +51,18 @@ pub use self::availability::Availability;
 pub use self::book::Book;
 pub use self::effect::{Answer, Delivery, Effect, Ignored, Step, Write};
 pub use self::event::{Event, IdempotencyKey, JobCommand, SlaveCommand};
-pub use self::explain::{Explanation, Gated, Waits, WhyNot, explain};
+pub use self::explain::{Considered, Explanation, Gated, Waits, WhyNot, explain};
 pub use self::live::Live;
 pub use self::load::{Loaded, Unknown, unknown};
 pub use self::needs::{Need, Needed, Subject, count_needs, needs};
-pub use self::order::{Basis, Job, JobEvent, Order, OtherAttempt, Retry, RetryOn};
+pub use self::order::{
+    Basis, Job, JobEvent, MAX_RETRY_BACKOFF, Order, OtherAttempt, REJECTIONS, RETRY_BACKOFF, RejectedBy,
+    Retry, RetryOn,
+};
 pub use self::reason::JobReason;
 pub use self::refusal::{CloseReason, NotEnrolled, NothingToDo, Offline, Refusal, SlaveRefused, WrongState};
 pub use self::slave_record::{
-    Contender, Enrolled, Judged, Receipt, ReceiptLine, SlaveLink, SlaveRecord, jobs_at,
+    AgentStart, Contender, Enrolled, Judged, Receipt, ReceiptLine, SlaveLink, SlaveRecord, jobs_at,
 };
 pub use self::state::{
     Asked, AskedFor, Enrollment, MAX_PENDING, Master, Node, Origin, Placement, RECALL_BEFORE, RECEIPTS,

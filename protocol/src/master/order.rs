@@ -1,17 +1,27 @@
 //! An order, and a job of it, as the master keeps them.
 
-use super::JobReason;
+use super::{AgentStart, JobReason, SlaveRecord};
 use crate::id::{Attempt, Generation, JobId, OrderId, ReportSeq, SlaveKey};
 use crate::job::State;
 use crate::message::{Flags, Reason, ReasonCode, Report};
 use crate::slave::LinkId;
 use crate::spec::{Desired, DesiredState, Gate, Spec, SpecDigest, StartRule};
-use crate::time::Time;
+use crate::time::{Millis, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How many events of a job are kept: the first one and the newest.
 const JOB_EVENTS: usize = 64;
+
+/// How long the first retry waits, by default: long enough that a slave that fails at once costs little, and short enough for a cause
+/// that passes.
+pub const RETRY_BACKOFF: Millis = Millis::seconds(10);
+
+/// Each retry waits twice as long as the one before, and no longer than this, unless the order's first wait is longer.
+pub const MAX_RETRY_BACKOFF: Millis = Millis::seconds(600);
+
+/// How many slaves may reject a job before it counts as rejected by all, and how many such words are kept.
+pub const REJECTIONS: usize = 16;
 
 /// How many assignments of a job are remembered: as many as other attempts are kept.
 const ASSIGNMENTS: usize = 16;
@@ -35,6 +45,8 @@ pub struct Order {
     pub external_id: Option<String>,
     /// Labels that the client put on the order; Reloop only shows them.
     pub labels: BTreeMap<String, String>,
+    /// How long the first retry waits; each one waits twice as long as the one before, to at most [`MAX_RETRY_BACKOFF`].
+    pub retry_backoff: Millis,
 }
 
 /// When a job is queued again by itself.
@@ -103,6 +115,27 @@ pub struct Job {
     pub revision: u32,
     /// Its changes of state, oldest first; at most 64 are kept.
     pub events: VecDeque<JobEvent>,
+    /// How long the first retry waits: see [`Order::retry_backoff`].
+    pub retry_backoff: Millis,
+    /// How often the order's retry has queued it again.
+    pub retries: u32,
+    /// Until when it waits in the queue after a retry; `None` if it does not, or a person has let it go.
+    pub retry_at: Option<Time>,
+    /// Which slaves have rejected it, oldest first; at most [`REJECTIONS`].
+    pub rejected_by: Vec<RejectedBy>,
+}
+
+/// A slave has said that it can't do a job, whenever it is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RejectedBy {
+    pub attempt: Attempt,
+    /// Who said so, and under which start of its agent: a later one may have another config.
+    pub by: (SlaveKey, AgentStart),
+    pub at: Time,
+    /// In its words.
+    pub reason: Option<Reason>,
+    /// The job was tried again since, so the slave may be asked again.
+    pub is_over: bool,
 }
 
 /// An attempt that does not speak for the job.
@@ -174,6 +207,10 @@ impl Job {
             ended_at: None,
             revision: 0,
             events: VecDeque::new(),
+            retry_backoff: order.retry_backoff,
+            retries: 0,
+            retry_at: None,
+            rejected_by: Vec::new(),
         }
     }
 
@@ -194,6 +231,7 @@ impl Job {
             generation: self.generation,
             digest: self.digest,
             spec: with_spec.then(|| self.spec.clone()),
+            requires: if with_spec { self.requires.clone() } else { BTreeMap::new() },
             desired: self.wanted(),
             start: self.start,
         }
@@ -232,6 +270,45 @@ impl Job {
         self.holder = Some(holder);
         // What is known of the attempt before is no word of this one.
         (self.heard_at, self.heard_on, self.recalled) = (None, None, None);
+        self.retry_at = None;
+    }
+
+    /// It is queued again, and waits until it is tried.
+    pub(super) fn waits_for_retry(&self, now: Time) -> bool {
+        self.state == State::Queued && self.retry_at.is_some_and(|at| at > now)
+    }
+
+    /// How long the next retry waits.
+    pub(super) fn backoff(&self) -> Millis {
+        let times = 1_u64.checked_shl(self.retries).unwrap_or(u64::MAX);
+        let doubled = Millis(self.retry_backoff.0.saturating_mul(times));
+        doubled.min(MAX_RETRY_BACKOFF.max(self.retry_backoff))
+    }
+
+    /// This slave has rejected it, under the config that it still has.
+    pub(super) fn is_barred_for(&self, slave: &SlaveRecord) -> bool {
+        self.rejection_of(slave).is_some()
+    }
+
+    /// Its word, if this slave has rejected it.
+    pub(crate) fn rejection_of(&self, slave: &SlaveRecord) -> Option<&RejectedBy> {
+        let by = slave.agent_start().map(|start| (slave.key, start));
+        self.rejected_by.iter().rfind(|rejection| Some(rejection.by) == by && !rejection.is_over)
+    }
+
+    /// It is tried again: whoever has rejected it may be asked again.
+    pub(super) fn forgive(&mut self) {
+        self.rejected_by.iter_mut().for_each(|rejection| rejection.is_over = true);
+    }
+
+    /// Who has rejected it and is not asked again.
+    pub(super) fn barred(&self) -> impl Iterator<Item = (SlaveKey, AgentStart)> {
+        self.rejected_by.iter().filter(|rejection| !rejection.is_over).map(|rejection| rejection.by)
+    }
+
+    /// An attempt of it failed at this slave.
+    pub(super) fn has_failed_at(&self, key: SlaveKey) -> bool {
+        self.others.iter().any(|other| other.holder == key && other.state == State::Failed)
     }
 
     /// Clears the flag `claimed` once no claim is left.
@@ -416,6 +493,7 @@ pub(super) mod tests {
             retry: Retry { max_attempts: 1, on: BTreeSet::new() },
             external_id: None,
             labels: BTreeMap::new(),
+            retry_backoff: RETRY_BACKOFF,
         };
         let mut job = Job::new(order.jobs[0], &order);
         job.enter(State::Queued, order.created_at, "client");

@@ -55,6 +55,11 @@ impl Out {
         std::mem::take(&mut self.look_for_work)
     }
 
+    /// What has changed for this slave so far has been looked at.
+    pub(super) fn looks_for_no_work(&mut self, key: SlaveKey) {
+        self.look_for_work.remove(&key);
+    }
+
     pub(super) fn take_looking_for_slave(&mut self) -> BTreeSet<JobId> {
         std::mem::take(&mut self.look_for_slave)
     }

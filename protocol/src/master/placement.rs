@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use super::availability::{Ability, ForWhom, Load, Room};
 use super::line::{Line, Place};
-use super::{Job, Master, Rules, SlaveRecord};
+use super::{Job, Master, Placement, Rules, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 use crate::job;
 
@@ -27,7 +27,7 @@ impl Rules {
             if slaves.is_empty() && jobs.is_empty() {
                 break;
             }
-            jobs.sort_by_key(|id| self.state.book.jobs.get(id).map(|job| job.place()));
+            jobs.sort_by_key(|id| self.state.book.jobs.get(id).map(|job| job.place(self.placement())));
             for waits in jobs {
                 self.serve_job(waits);
             }
@@ -48,6 +48,7 @@ impl Rules {
     }
 
     fn list(&mut self, key: SlaveKey) {
+        self.out.looks_for_no_work(key);
         self.settle_recalls(key);
         let slave = self.state.slaves.get(&key);
         let loaded = slave.map(|slave| (slave, Load::of(&self.state.book, slave)));
@@ -84,7 +85,9 @@ impl Rules {
             };
             // In this step something else may have come into the queue that goes before it.
             let first = self.state.slaves.get(&key).and_then(|slave| self.first_for(slave, line));
-            if !first.is_some_and(|(_, first)| self.assign_to(first, key)) {
+            // With ageing, what goes before it may not be for this slave yet.
+            let first = first.map(|(_, first)| if self.keeps_waiting(key, first) { id } else { first });
+            if !first.is_some_and(|first| self.assign_to(first, key)) {
                 return;
             }
         }
@@ -135,16 +138,16 @@ impl Rules {
         while self.assign_first(key, Line::Later) {}
         let Some(slave) = self.state.slaves.get(&key) else { return };
         match self.state.availability.room(key) {
-            Room::Idle | Room::After(_) => {
-                let places =
-                    usize::from(slave.capacity).saturating_sub(Load::of(&self.state.book, slave).now);
-                for _ in 0..places {
+            room @ (Room::Idle | Room::After(_)) => {
+                let count = if let Room::After(count) = room { count } else { 0 };
+                for _ in count..usize::from(slave.capacity) {
                     let Some(id) = self.spare_for(key, false) else { break };
                     self.recall(id, None);
                 }
             }
             Room::InsteadOf(last) => {
-                if let Some((_, first)) = self.first_for(slave, Line::Now).filter(|first| *first < last) {
+                let goes_first = |first: &Place| *first < last && !self.keeps_waiting(key, first.1);
+                if let Some((_, first)) = self.first_for(slave, Line::Now).filter(goes_first) {
                     self.recall_last(key, first);
                 }
             }
@@ -160,19 +163,51 @@ impl Rules {
         }
     }
 
+    /// The same of a queued job.
+    fn keeps_waiting(&self, key: SlaveKey, id: JobId) -> bool {
+        self.placement().ageing.is_some()
+            && self.state.book.jobs.get(&id).is_some_and(|job| self.would_overtake(key, &job))
+    }
+
+    fn placement(&self) -> Placement {
+        self.state.book.view().placement
+    }
+
+    /// The slave has a job that goes before this one and that it would start after it. It gets nothing of that kind until it has begun
+    /// that job: otherwise a stream of urgent jobs would keep it from that for ever.
+    fn would_overtake(&self, key: SlaveKey, job: &Job) -> bool {
+        let view = self.state.book.view();
+        let is_kept_waiting = |held: &Job| held.waits_there(view) && job.overtakes(held, view);
+        view.placement.ageing.is_some() && self.state.book.held_by(key).any(is_kept_waiting)
+    }
+
     fn can_do(&self, key: SlaveKey, job: &Job) -> bool {
         self.state.slaves.get(&key).is_some_and(|slave| can_do(slave, job))
     }
 
-    /// A slave with room for the job.
+    /// A slave with room for the job. Of two that are equally free, one where it has not failed is the better.
     fn with_room(&self, job: &Job, line: Line) -> Option<SlaveKey> {
-        self.state.availability.with_room(&job.spec.program, line).find(|key| self.can_do(*key, job))
+        let (program, lists) = (&job.spec.program, &self.state.availability);
+        let idle = if line == Line::Now { self.best(job, lists.idle(program)) } else { None };
+        idle.or_else(|| self.best(job, lists.with_room(program, line)))
+    }
+
+    /// The first of these slaves that could do the job and where it has not failed; if it has failed at all of them, the first.
+    fn best(&self, job: &Job, slaves: impl Iterator<Item = SlaveKey>) -> Option<SlaveKey> {
+        let mut again = None;
+        for key in slaves.filter(|key| self.can_do(*key, job) && !self.would_overtake(*key, job)) {
+            if !job.has_failed_at(key) {
+                return Some(key);
+            }
+            again = again.or(Some(key));
+        }
+        again
     }
 
     /// A slave without room where a job waits that goes after this one.
     fn instead(&self, job: &Job, line: Line) -> Option<SlaveKey> {
-        let mut full = self.state.availability.instead(&job.spec.program, job.place());
-        full.find(|key| line == Line::Now && self.can_do(*key, job))
+        let mut full = self.state.availability.instead(&job.spec.program, job.place(self.placement()));
+        full.find(|key| line == Line::Now && self.can_do(*key, job) && !self.would_overtake(*key, job))
     }
 
     /// Another slave could take the job from one that can't start it.
@@ -184,20 +219,19 @@ impl Rules {
     /// The first of what waits in a line for a slave.
     fn first_for(&self, slave: &SlaveRecord, line: Line) -> Option<Place> {
         let index = &self.state.book.index;
-        let first = |program: &String| index.first_queued(line, &slave.name, program, &slave.labels);
+        let first = |program: &String| index.first_queued(line, program, slave);
         slave.programs.iter().filter_map(first).min()
     }
 
     /// Assigns the first of what waits in a line to a slave, if that has room for it.
     fn assign_first(&mut self, key: SlaveKey, line: Line) -> bool {
         let Some(slave) = self.state.slaves.get(&key) else { return false };
-        let load = Load::of(&self.state.book, slave);
         let has_room = match line {
-            Line::Now => matches!(load.room(slave), Room::Idle | Room::After(_)),
-            Line::Later => load.takes_deferred(slave),
+            Line::Now => matches!(self.state.availability.room(key), Room::Idle | Room::After(_)),
+            Line::Later => self.state.availability.takes_deferred(key),
         };
         let first = if has_room { self.first_for(slave, line) } else { None };
-        let Some((_, id)) = first else { return false };
+        let Some((_, id)) = first.filter(|(_, id)| !self.keeps_waiting(key, *id)) else { return false };
         self.assign_to(id, key)
     }
 
@@ -232,13 +266,19 @@ impl Rules {
     /// The first of a slave's jobs that this other slave could take.
     fn first_movable(&self, holder: SlaveKey, taker: &SlaveRecord) -> Option<Place> {
         let moves = |job: &&Job| self.is_movable_from(holder, job) && can_do(taker, job);
-        self.state.book.held_by(holder).filter(moves).map(Job::place).min()
+        self.state.book.held_by(holder).filter(moves).map(|job| job.place(self.placement())).min()
     }
 
     /// Recalls the last in line of what a slave has and could start, for a queued job.
     fn recall_last(&mut self, key: SlaveKey, queued: JobId) {
         let view = self.state.book.view();
-        let spare = self.state.book.held_by(key).filter(|job| job.is_spare(view)).map(Job::place).max();
+        let spare = self
+            .state
+            .book
+            .held_by(key)
+            .filter(|job| job.is_spare(view))
+            .map(|job| job.place(view.placement))
+            .max();
         if let Some((_, id)) = spare {
             self.recall(id, Some(ForWhom::Job(queued)));
         }
@@ -261,4 +301,5 @@ pub(super) fn can_do(slave: &SlaveRecord, job: &Job) -> bool {
     job.slave.as_ref().is_none_or(|name| *name == slave.name)
         && slave.programs.contains(&job.spec.program)
         && super::index::fits(&job.requires, &slave.labels)
+        && !job.is_barred_for(slave)
 }

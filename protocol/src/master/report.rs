@@ -1,13 +1,16 @@
 //! What a slave says on a live link, and what follows from a report of the attempt that speaks for its job.
 
+use super::attempts::OTHERS_TEXT;
 use super::jobs::Jobs;
 use super::order::durable_report;
+use super::placement::can_do;
 use super::slave_record::{Enrolled, SlaveLink};
 use super::visit::Visit;
-use super::{CloseReason, Ignored, Job, JobReason, RetryOn, Rules};
+use super::{CloseReason, Ignored, Job, JobReason, REJECTIONS, RejectedBy, RetryOn, Rules};
 use crate::id::{Epoch, Generation, JobId};
 use crate::job::{self, End, State};
-use crate::message::{Flags, Forget, MachineReport, Message, ReasonCode, Reply, Report};
+use crate::limits::clip;
+use crate::message::{Flags, Forget, MachineReport, Message, ReasonCode, Reply, Report, WaitingFor};
 use crate::reconcile::{Line, Store, Theirs, Verdict};
 use crate::slave::LinkId;
 use crate::spec::{Desired, DesiredState, Gate};
@@ -246,6 +249,7 @@ impl Visit<'_> {
             && report.generation >= job.generation;
         let raised = generation.uttered(self.moment.node.epoch);
         let was_lost = job.state == State::Lost;
+        let is_unfit_there = report.waiting_for == Some(WaitingFor::Elsewhere);
         let link = self.record().current();
         let is_overtaken = is_overtaken(&job, &report);
         let durable_change = (job.state, job.generation) != (report.state, generation)
@@ -308,42 +312,109 @@ impl Visit<'_> {
                 // A newer attempt, of which a restored master has heard already, knows more.
                 self.jobs().weigh(id);
             }
+            if is_unfit_there {
+                self.jobs().recall_unfit(id);
+            }
             self.jobs().tell(id);
         }
     }
 }
 
 impl Jobs<'_> {
-    /// The order's own policy may want another attempt.
+    /// Recalls the job if its slave waits for that, because its config does not allow it any more.
+    pub(super) fn recall_unfit(&mut self, id: JobId) {
+        let is_unfit = |job: &Job| {
+            job.is_unfit_there().is_some() && matches!(job.wanted(), Desired::Run | Desired::Pause)
+        };
+        if self.get(id).is_some_and(|job| is_unfit(&job)) {
+            self.edit(id, Job::recall);
+        }
+    }
+
+    /// An attempt has ended badly: another slave may be able to do what this one rejected, or the order wants another attempt.
     pub(super) fn try_again(&mut self, id: JobId) {
         // A success speaks for the job, whichever attempt it was.
         self.weigh(id);
-        let Some(job) = self.get(id) else { return };
-        let wanted = match job.state {
-            State::Failed => job.retry.on.contains(&RetryOn::Failed),
-            State::Rejected => job.retry.on.contains(&RetryOn::Rejected),
-            _ => false,
+        let on = match self.get(id).map(|job| job.state) {
+            Some(State::Failed) => RetryOn::Failed,
+            Some(State::Rejected) => RetryOn::Rejected,
+            _ => return,
         };
-        let is_left = job.last_attempt.0 < job.retry.max_attempts && !job.is_too_late(self.moment.now);
-        if wanted && job.desired == Desired::Run && is_left {
-            self.edit(id, |job| {
-                let why = JobReason::Retrying(job.attempt, job.state);
-                job.set_aside();
-                job.reason = Some(why.into());
+        if on == RetryOn::Rejected {
+            self.note_rejection(id);
+        }
+        let Some(job) = self.get(id) else { return };
+        let now = self.moment.now;
+        if job.desired != Desired::Run || job.is_too_late(now) {
+            return;
+        }
+        let retry_at = now.after(job.backoff());
+        let is_left = job.retries.saturating_add(1) < job.retry.max_attempts && !job.is_too_late(retry_at);
+        let why = JobReason::Retrying(job.attempt, job.state);
+        // A no says something of that slave's config and nothing of the job, as long as another slave may do it. What has begun is done
+        // again only if the order says so.
+        if job.state == State::Rejected && !job.has_begun() && self.could_be_taken(&job) {
+            self.queue_again(id, why, None, "the slave's rejection");
+        } else if job.retry.on.contains(&on) && is_left {
+            self.out.mark_clock();
+            self.queue_again(id, why, Some(retry_at), "the order's retry");
+        }
+    }
+
+    /// Queues a job again, to wait until then if it is the order's retry.
+    fn queue_again(&mut self, id: JobId, why: JobReason, retry_at: Option<Time>, by: &str) {
+        self.edit(id, |job| {
+            job.set_aside();
+            job.reason = Some(why.into());
+            if retry_at.is_some() {
+                job.forgive();
+                job.retries = job.retries.saturating_add(1);
+                job.retry_at = retry_at;
                 if matches!(job.start.gate, Gate::Released { .. }) {
                     // A person let that one attempt go.
                     job.start.gate = Gate::Held;
                 }
-            });
-            self.apply(id, job::Event::Retried, "the order's retry");
-            // Another one may be under way already.
-            self.weigh(id);
-            let in_gap = self.moment.node.epoch > Epoch(1) && self.moment.gap_of.is_some();
-            let is_queued = self.is_in(id, State::Queued);
-            if is_queued && (in_gap || self.moment.is_doubted) {
-                // It may have been tried again in the time that a restored master has forgotten.
-                self.edit(id, Job::hold_after_restore);
             }
+        });
+        self.apply(id, job::Event::Retried, by);
+        // Another one may be under way already.
+        self.weigh(id);
+        let in_gap = self.moment.node.epoch > Epoch(1) && self.moment.gap_of.is_some();
+        let is_queued = self.is_in(id, State::Queued);
+        if is_queued && (in_gap || self.moment.is_doubted) {
+            // It may have been tried again in the time that a restored master has forgotten.
+            self.edit(id, Job::hold_after_restore);
         }
+    }
+
+    /// Keeps in mind that its slave has rejected the job.
+    fn note_rejection(&mut self, id: JobId) {
+        let Some(job) = self.get(id) else { return };
+        let mut said =
+            job.report.as_ref().and_then(|report| report.reason.clone()).or_else(|| job.reason.clone());
+        if let Some(reason) = &mut said {
+            clip(&mut reason.text, OTHERS_TEXT);
+        }
+        let by = job.holder.and_then(|key| Some((key, self.said_under(key)?)));
+        let Some(by) = by else { return };
+        let rejection =
+            RejectedBy { attempt: job.attempt, by, at: self.moment.now, reason: said, is_over: false };
+        if job.rejected_by.iter().any(|known| (known.attempt, known.by) == (rejection.attempt, rejection.by))
+        {
+            return;
+        }
+        self.edit(id, |job| {
+            // However often its agent is restarted, it is one slave.
+            job.rejected_by.retain(|known| known.is_over || known.by.0 != by.0);
+            if job.rejected_by.len() >= REJECTIONS {
+                job.rejected_by.remove(0);
+            }
+            job.rejected_by.push(rejection);
+        });
+    }
+
+    /// A slave that has not rejected it could do the job, now or when it is back.
+    fn could_be_taken(&self, job: &Job) -> bool {
+        job.barred().count() < REJECTIONS && self.roster.any(|slave| can_do(slave, job))
     }
 }

@@ -30,7 +30,12 @@ impl Visit<'_> {
             // A doubted master may be an old copy: it takes up no attempts that it has no record of before a person confirms it.
             self.moment.gap_of = (self.record().settled_in != epoch).then_some(key);
         }
+        self.moment.settled_before = Some((key, self.record().agent_start()));
         self.edit(|slave| slave.settle(&hello, settled.machine.clone(), epoch, since, now));
+        if store == Store::RolledBack {
+            // It counts on from where its store was, so this number may have stood for another start.
+            self.edit(|slave| slave.starts = 0);
+        }
         let number = self.record().receipts;
         let judged = self.settle_jobs(&hello, store, judged, settled);
         self.out.persist.push(Write::Receipt(Box::new(Receipt {

@@ -56,6 +56,8 @@ pub struct SlaveRecord {
     pub cloned_at: Option<Time>,
     /// The number of its receipts so far, dropped ones included.
     pub receipts: u32,
+    /// How often its agent was started on its store; 0 if that is not known.
+    pub starts: u32,
     #[serde(skip)]
     pub link: SlaveLink,
     /// Another box with the same key that wants to connect, while the peer of the link is being pinged.
@@ -70,6 +72,14 @@ pub struct SlaveRecord {
     /// Jobs of which it has an attempt that does not speak for them and has not ended, by what it said since it last settled.
     #[serde(skip)]
     pub other_attempts: BTreeSet<JobId>,
+}
+
+/// One start of a slave's agent: its config is the same until the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AgentStart {
+    pub store: StoreId,
+    /// How often the agent was started on that store.
+    pub starts: u32,
 }
 
 /// Whether a slave is enrolled with this master.
@@ -215,12 +225,18 @@ impl SlaveRecord {
             clock_offset_ms: 0,
             cloned_at: None,
             receipts: 0,
+            starts: 0,
             link: SlaveLink::Down,
             contender: None,
             declining: false,
             doubts: false,
             other_attempts: BTreeSet::new(),
         }
+    }
+
+    /// The start of its agent with which it last settled; `None` if it never has.
+    pub(super) fn agent_start(&self) -> Option<AgentStart> {
+        self.store.map(|store| AgentStart { store, starts: self.starts })
     }
 
     /// What of it is on disk.
@@ -245,6 +261,7 @@ impl SlaveRecord {
         now: Time,
     ) {
         self.store = Some(hello.store);
+        self.starts = hello.starts;
         self.boot = Some(hello.boot);
         self.session = hello.session;
         self.agent.clone_from(&hello.agent);

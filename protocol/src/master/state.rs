@@ -38,11 +38,13 @@ pub const RECALL_BEFORE: Millis = Millis::seconds(15 * 60);
 pub struct Placement {
     /// How long before its time a job is recalled from a slave that could not start it now, if another one could.
     pub recall_before: Millis,
+    /// How much longer one job has to wait than another to go before it although its priority is lower by one; `None`: never.
+    pub ageing: Option<Millis>,
 }
 
 impl Default for Placement {
     fn default() -> Self {
-        Self { recall_before: RECALL_BEFORE }
+        Self { recall_before: RECALL_BEFORE, ageing: None }
     }
 }
 

@@ -66,6 +66,6 @@ impl Rules {
 
     fn moment(&self) -> Moment {
         let is_doubted = self.state.doubters() > 0;
-        Moment { now: self.now, node: self.state.node, is_doubted, gap_of: None }
+        Moment { now: self.now, node: self.state.node, is_doubted, gap_of: None, settled_before: None }
     }
 }

@@ -47,6 +47,8 @@ pub struct Hello {
     pub store: StoreId,
     /// The boot of the slave's kernel.
     pub boot: BootId,
+    /// How often the agent was started on that store: its config is the same until the next start.
+    pub starts: u32,
     /// The number of this connection, counted on the slave's disk.
     pub session: Session,
     /// The slave's wall clock when it said this, not corrected by the master's.
@@ -193,4 +195,6 @@ pub struct Record {
     pub spec: Spec,
     pub start: StartRule,
     pub report: Report,
+    /// The labels that a slave must have to do it.
+    pub requires: BTreeMap<String, String>,
 }

@@ -98,6 +98,8 @@ pub enum WaitingFor {
     Operator,
     /// For the master's time, which the slave does not know yet.
     Clock,
+    /// For the master to recall it: by its config of today this slave can't do it.
+    Elsewhere,
 }
 
 impl WaitingFor {
@@ -110,6 +112,7 @@ impl WaitingFor {
             Self::Ready => "ready",
             Self::Operator => "operator",
             Self::Clock => "clock",
+            Self::Elsewhere => "elsewhere",
         }
     }
 }

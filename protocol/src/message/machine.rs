@@ -68,7 +68,7 @@ pub struct MachineReport {
     pub local_lock: bool,
     /// The operating mode that the slave obeys.
     pub operating_mode: OperatingMode,
-    /// With [`Attention::MachineUnfit`], what the machine said; at most [`CAUSE_BYTES`](crate::limits::CAUSE_BYTES).
+    /// With [`Attention::MachineUnfit`] and [`Attention::FailuresInRow`], what the machine said; at most [`CAUSE_BYTES`](crate::limits::CAUSE_BYTES).
     pub cause: Option<String>,
 }
 
@@ -173,6 +173,8 @@ pub enum Attention {
     MemoryGap,
     /// The machine could not begin a job, for a cause of its own: a full disk, a program whose file is missing.
     MachineUnfit,
+    /// As many jobs in a row have failed as the slave's config allows.
+    FailuresInRow,
 }
 
 impl Attention {
@@ -185,6 +187,7 @@ impl Attention {
             Self::Fault => "fault",
             Self::MemoryGap => "memory_gap",
             Self::MachineUnfit => "machine_unfit",
+            Self::FailuresInRow => "failures_in_row",
         }
     }
 
@@ -193,6 +196,11 @@ impl Attention {
         match (self, cause) {
             (Self::MachineUnfit, Some(cause)) => {
                 format!("it could not begin a job: {cause}; mend that, then `clear`")
+            }
+            (Self::FailuresInRow, Some(cause)) => {
+                format!(
+                    "job after job has failed there, the last with: {cause}; look at the machine, then `clear`"
+                )
             }
             (attention, _) => attention.advice().to_owned(),
         }
@@ -208,6 +216,7 @@ impl Attention {
             Self::MemoryGap => {
                 "its store lacks a job that it had accepted: look at the machine, then `clear`"
             }
+            Self::FailuresInRow => "job after job has failed there: look at the machine, then `clear`",
             Self::MachineUnfit => "it could not begin a job: mend what kept it from that, then `clear`",
         }
     }

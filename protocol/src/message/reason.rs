@@ -94,6 +94,8 @@ reason_codes! {
     MachineFault = "machine_fault",
     /// The master was restored from a backup, and a slave may have done the job since the backup was made.
     Restored = "restored",
-    /// The machine could not begin it, for a cause of its own. It begins when a person has mended that and said `clear`.
+    /// The machine could not begin it, for a cause of its own. It begins when that is mended.
     MachineUnfit = "machine_unfit",
+    /// The slave lacks a label that the order requires.
+    MissingLabel = "missing_label",
 }

@@ -61,7 +61,8 @@ impl Rules {
             (Desired::Run | Desired::Pause, None) => Err(Decline::WorkNeeded),
             (Desired::Run | Desired::Pause, Some(spec)) => {
                 let clock = self.clock();
-                let mut job = Job::taken(spec, &offer, clock.stamp());
+                let requires = std::mem::take(&mut offer.requires);
+                let mut job = Job::taken(spec, requires, &offer, clock.stamp());
                 // A time that passed while the job waited at the master was not missed here.
                 let has_come = |at: Time| clock.master_time().is_some_and(|time| at <= time);
                 job.due = offer.start.not_before.is_some_and(has_come);
@@ -80,8 +81,8 @@ impl Rules {
         if spec.digest() != offered.digest {
             return Some(Decline::OtherWork);
         }
-        if let Some(reason) = unfit.get(&id) {
-            return Some(Decline::Unfit(reason.clone()));
+        if let Some(reason) = unfit.get(&id).cloned().or_else(|| state.settings.lacks(&offered.requires)) {
+            return Some(Decline::Unfit(reason));
         }
         let mode = state.node.operating_mode.mode;
         if !matches!(mode, Mode::Production) {
@@ -98,24 +99,29 @@ impl Rules {
         // What can't start yet takes no place of what can.
         let judge = self.judge();
         let is_deferred = |job: &Job| job.report.state == State::Accepted && judge.held_by(job).is_some();
-        let is_alike = |job: &&Job| !job.report.state.is_ended() && is_deferred(job) == is_deferred(offered);
-        let alike: Vec<_> = state.jobs.values().filter(is_alike).map(|job| job.report.job).collect();
-        let (bound, full): (_, fn(Vec<JobId>) -> Decline) = match is_deferred(offered) {
-            true => (state.settings.deferred_capacity, Decline::FullOfDeferred),
-            false => (state.settings.capacity, Decline::Full),
+        let full_of = |deferred: bool| {
+            let is_alike = |job: &&Job| !job.report.state.is_ended() && is_deferred(job) == deferred;
+            let alike: Vec<_> = state.jobs.values().filter(is_alike).map(|job| job.report.job).collect();
+            let (bound, full): (_, fn(Vec<JobId>) -> Decline) = match deferred {
+                true => (state.settings.deferred_capacity, Decline::FullOfDeferred),
+                false => (state.settings.capacity, Decline::Full),
+            };
+            (alike.len() >= usize::from(bound)).then(|| full(alike))
         };
-        if alike.len() >= usize::from(bound) {
-            return Some(full(alike));
+        // What comes in a moment may have come by the master's clock.
+        let may_have_come = is_deferred(offered) && judge.is_near(offered) && full_of(false).is_none();
+        if let Some(full) = full_of(is_deferred(offered)).filter(|_| !may_have_come) {
+            return Some(full);
         }
         if state.jobs.len() >= usize::from(limits::CAPACITY) {
             return Some(Decline::TooManyKept);
         }
-        let size = spec.size();
+        let size = offered.size();
         if size > SPEC_BYTES {
             return Some(Decline::TooLarge { size });
         }
         // Outcomes count: a master that knows nothing is told them whole.
-        if state.jobs.values().map(|job| job.spec.size()).sum::<usize>() + size > HELD_BYTES {
+        if state.jobs.values().map(Job::size).sum::<usize>() + size > HELD_BYTES {
             return Some(Decline::TooMuchKept);
         }
         None

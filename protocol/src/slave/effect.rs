@@ -37,6 +37,8 @@ pub enum Effect {
     Resume(RunKey),
     /// Ask the machine what it did with a run; the answer is a [`Fact::Probed`](super::Fact).
     Probe { work: RunKey, spec: Spec },
+    /// Ask the machine whether it could begin a job; the answer is an [`Event::MachineChecked`](super::Event).
+    CheckMachine,
     /// The run's outcome is on the master's disk: the machine may delete what it kept of the run.
     Dismiss(RunKey),
     /// Read a part of a run's output, and send it as the answer to a question.
@@ -87,6 +89,8 @@ pub enum Ignored {
     OtherJobWorks,
     /// The machine answers a question that was not asked.
     NotProbed,
+    /// Nothing keeps the machine from beginning a job any more.
+    NotAsked,
     /// The job has ended, and an outcome does not change.
     Ended,
 }

@@ -21,6 +21,8 @@ pub enum Event {
         next_store: StoreId,
         /// What could not be read of the disk.
         damage: Damage,
+        /// Of the jobs that it holds, those that the programs or their declared parameters do not allow any more.
+        unfit: BTreeMap<JobId, Reason>,
     },
     /// A connection was made, and there is no other one.
     LinkOpened {
@@ -42,6 +44,8 @@ pub enum Event {
     LinkClosed { link: LinkId },
     /// The machine says something about a job.
     Machine { work: RunKey, fact: Fact },
+    /// The machine was asked whether it could begin a job, and this is what stands in the way, if anything does.
+    MachineChecked(Result<(), String>),
     /// A person at the machine gave a command.
     Local {
         /// Pairs the [`Effect::Reply`](super::Effect) with it.

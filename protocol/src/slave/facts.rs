@@ -85,6 +85,7 @@ impl AtMachine<'_> {
                 self.set_paused(false);
                 self.held().apply(job::Event::MachineStarted, Source::Machine);
                 self.mark_started();
+                self.note_beginning();
                 // A machine may have refused to pause what it had not begun.
                 self.held().follow_pause();
             }
@@ -176,9 +177,14 @@ impl AtMachine<'_> {
         report.outcome = Some(ended.outcome);
         if job.apply(job::Event::MachineEnded(ended.end), Source::Machine) {
             if next == State::Failed {
-                job.explain(JobReason::MachineFault(text));
+                job.explain(JobReason::MachineFault(text.clone()));
             }
             self.occupy_machine(ended.end);
+            match next {
+                State::Succeeded => self.trust_machine(),
+                State::Failed => self.suspect_machine(text),
+                _ => {}
+            }
         }
     }
 
@@ -294,7 +300,7 @@ impl AtMachine<'_> {
     }
 
     /// The machine could not begin, and nothing began. That is the machine's cause and not the job's: the job waits here,
-    /// and nothing starts until a person has mended it and said `clear`.
+    /// and nothing starts until that is mended.
     fn postponed(&mut self, mut cause: String) {
         let unwanted = self.canceled_by();
         let mut held = self.held();

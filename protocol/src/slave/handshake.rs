@@ -25,6 +25,7 @@ fn hello(state: &Slave, boot: BootId, disclosure: Disclosure, clock: Time) -> He
         token: state.settings.token.clone(),
         store: state.node.store,
         boot,
+        starts: state.node.starts,
         session: state.node.session,
         clock,
         machine: machine_report(state),

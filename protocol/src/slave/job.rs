@@ -1,12 +1,15 @@
 //! A job as the slave keeps it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::RunKey;
 use super::clock::{Stretch, WorkClock};
 use crate::id::{ReportSeq, Run};
 use crate::job::State;
-use crate::message::{Flags, ReasonCode, Record, Report, Source};
+use crate::limits::labels_size;
+use crate::message::{Flags, Reason, ReasonCode, Record, Report, Source};
 use crate::spec::{CancelMode, Desired, DesiredState, Gate, Spec, SpecDigest, StartRule};
 use crate::time::{Millis, Time};
 
@@ -36,6 +39,11 @@ pub struct Job {
     pub interruptions: u32,
     /// What is kept only for the run under way.
     pub run: RunState,
+    /// The labels that a slave must have to do it.
+    pub requires: BTreeMap<String, String>,
+    /// Why the config of this start of the agent does not allow it, if it does not. Judged anew at each start, and not on disk.
+    #[serde(skip)]
+    pub unfit: Option<Reason>,
 }
 
 /// What a slave keeps about one run. It is empty when a run begins and is emptied when the run ends: nothing that was asked of
@@ -69,7 +77,12 @@ pub(super) struct Window {
 
 impl Job {
     /// A job that has just been taken.
-    pub(super) fn taken(spec: Spec, wanted: &DesiredState, at: Time) -> Self {
+    pub(super) fn taken(
+        spec: Spec,
+        requires: BTreeMap<String, String>,
+        wanted: &DesiredState,
+        at: Time,
+    ) -> Self {
         let report = Report {
             job: wanted.job,
             attempt: wanted.attempt,
@@ -89,14 +102,24 @@ impl Job {
             flags: Flags::default(),
             source: Source::Remote,
         };
-        Self::new(spec, wanted.digest, wanted.desired, wanted.start, report)
+        Self { requires, ..Self::new(spec, wanted.digest, wanted.desired, wanted.start, report) }
     }
 
     /// A forgotten job, with its outcome to tell again.
     pub(super) fn remembered(record: Record) -> Self {
-        let Record { spec, start, report } = record;
+        let Record { spec, start, report, requires } = record;
         let digest = spec.digest();
-        Self::new(spec, digest, Desired::Run, start, report)
+        Self { requires, ..Self::new(spec, digest, Desired::Run, start, report) }
+    }
+
+    /// All of it, for a master that does not know it.
+    pub(super) fn record(&self) -> Record {
+        Record {
+            spec: self.spec.clone(),
+            start: self.start,
+            report: self.report.clone(),
+            requires: self.requires.clone(),
+        }
     }
 
     fn new(spec: Spec, digest: SpecDigest, desired: Desired, start: StartRule, report: Report) -> Self {
@@ -112,7 +135,14 @@ impl Job {
             paused_locally: false,
             interruptions: 0,
             run: RunState::default(),
+            requires: BTreeMap::new(),
+            unfit: None,
         }
+    }
+
+    /// How many bytes its work takes on the wire.
+    pub(super) fn size(&self) -> usize {
+        self.spec.size() + labels_size(&self.requires)
     }
 
     /// The window in which its next run has to begin: none if an earlier run met it.
@@ -165,6 +195,7 @@ impl Job {
         job.report.note = None;
         job.report.waiting_for = None;
         job.report.seq.count = 0;
+        job.unfit = None;
         job
     }
 

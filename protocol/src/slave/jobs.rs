@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::out::Out;
 use super::{Job, RECENT_OUTCOMES, RECENT_OUTCOMES_BYTES};
 use crate::id::JobId;
+use crate::limits::labels_size;
 use crate::message::Record;
 
 pub(super) struct Jobs<'a> {
@@ -39,10 +40,9 @@ impl<'a> Jobs<'a> {
     pub(super) fn remember(&mut self, job: Job) {
         let recent_outcomes = Arc::make_mut(self.recent_outcomes);
         recent_outcomes.retain(|record| record.report.job != job.report.job);
-        recent_outcomes.push(Record { spec: job.spec, start: job.start, report: job.report });
-        let bytes = |recent_outcomes: &[Record]| {
-            recent_outcomes.iter().map(|record| record.spec.size()).sum::<usize>()
-        };
+        recent_outcomes.push(job.record());
+        let size = |record: &Record| record.spec.size() + labels_size(&record.requires);
+        let bytes = |recent_outcomes: &[Record]| recent_outcomes.iter().map(size).sum::<usize>();
         while recent_outcomes.len() > RECENT_OUTCOMES || bytes(recent_outcomes) > RECENT_OUTCOMES_BYTES {
             recent_outcomes.remove(0);
         }

@@ -59,9 +59,14 @@ impl Rules {
 
     /// A person has looked at what needed attention.
     pub(super) fn clear(&mut self) -> Option<Attention> {
+        self.drop_reasons_of_unfitness();
+        self.machine().clear()
+    }
+
+    /// The machine may begin again what it could not begin.
+    pub(super) fn drop_reasons_of_unfitness(&mut self) {
         let unfit = |job: &Job| job.report.state == State::Accepted && job.says(ReasonCode::MachineUnfit);
         self.each(unfit, |mut held| held.edit().report.reason = None);
-        self.machine().clear()
     }
 
     fn resume(&mut self, id: JobId) {

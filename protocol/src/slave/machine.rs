@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
+use super::checks::Checks;
 use super::clock::Clock;
 use super::held::Held;
 use super::out::Out;
-use super::{AfterFailure, Effect, Ignored, Job, Node, Probing, Release, Settings, Slave};
+use super::{AfterFailure, Effect, Ignored, Job, Node, Probing, Release, Settings, Slave, Volatile};
 use crate::id::{Generation, JobId};
 use crate::job::{End, State};
+use crate::limits::{CAUSE_BYTES, clip};
 use crate::message::{Activity, Attention, MachineReport, OperatingMode};
 
 /// The machine's condition, from everything that the slave knows.
@@ -34,7 +36,7 @@ pub fn machine_report(state: &Slave) -> MachineReport {
         uncertain,
         local_lock: state.node.local_lock,
         operating_mode: state.node.operating_mode,
-        cause: state.node.cause.clone().filter(|_| state.node.attention == Some(Attention::MachineUnfit)),
+        cause: state.node.cause.clone(),
     }
 }
 
@@ -55,40 +57,86 @@ pub(super) struct Machine<'a> {
     unloading: &'a mut Option<JobId>,
     attention: &'a mut Option<Attention>,
     cause: &'a mut Option<String>,
+    failed: &'a mut Vec<JobId>,
     local_lock: &'a mut bool,
     operating_mode: &'a mut OperatingMode,
     probing: &'a mut BTreeMap<JobId, Probing>,
+    checks: &'a mut Checks,
     settings: &'a Settings,
 }
 
 impl<'a> Machine<'a> {
-    pub(super) fn new(
-        node: &'a mut Node,
-        probing: &'a mut BTreeMap<JobId, Probing>,
-        settings: &'a Settings,
-    ) -> Self {
-        let Node { unloading, attention, cause, local_lock, operating_mode, .. } = node;
-        Self { unloading, attention, cause, local_lock, operating_mode, probing, settings }
+    pub(super) fn new(node: &'a mut Node, volatile: &'a mut Volatile, settings: &'a Settings) -> Self {
+        let Volatile { probing, checks, .. } = volatile;
+        let Node { unloading, attention, cause, failed, local_lock, operating_mode, .. } = node;
+        Self { unloading, attention, cause, failed, local_lock, operating_mode, probing, checks, settings }
     }
 
-    /// A person has to look. What people were asked for first stays.
+    /// A person has to look. What people were asked for first stays, unless the machine could end it by itself.
     pub(super) fn need(&mut self, attention: Attention) {
-        self.attention.get_or_insert(attention);
+        if self.attention.is_none_or(|known| known == Attention::MachineUnfit) {
+            self.need_above_all(attention);
+        }
     }
 
     /// A person has to look for this, whatever was there before.
     pub(super) fn need_above_all(&mut self, attention: Attention) {
-        *self.attention = Some(attention);
+        (*self.attention, *self.cause) = (Some(attention), None);
     }
 
-    fn could_not_begin(&mut self, cause: String) {
-        if self.attention.is_none() {
-            (*self.attention, *self.cause) = (Some(Attention::MachineUnfit), Some(cause));
+    /// The same, and this is what the machine said.
+    fn need_because(&mut self, attention: Attention, mut cause: String) {
+        let before = *self.attention;
+        self.need(attention);
+        if *self.attention != before || before.is_none() {
+            clip(&mut cause, CAUSE_BYTES);
+            *self.cause = Some(cause);
+        }
+    }
+
+    /// A job has begun: what kept the machine from that is gone.
+    fn has_begun(&mut self) {
+        *self.checks = Checks { is_asked: self.checks.is_asked, ..Checks::default() };
+    }
+
+    /// What keeps the machine from beginning a job is this by now.
+    pub(super) fn is_still_unfit(&mut self, mut cause: String) {
+        clip(&mut cause, CAUSE_BYTES);
+        *self.cause = Some(cause);
+    }
+
+    pub(super) fn checks(&mut self) -> &mut Checks {
+        self.checks
+    }
+
+    /// A job has succeeded: the machine can do its work.
+    fn succeeded(&mut self) {
+        self.failed.clear();
+    }
+
+    /// A job has failed, with these words. After too many in a row it is the machine that is suspected; the same job again, which may
+    /// itself be at fault, counts once.
+    fn failed(&mut self, id: JobId, said: String) {
+        let most = usize::from(self.settings.max_failures_in_row);
+        if most == 0 {
+            return;
+        }
+        if !self.failed.contains(&id) {
+            self.failed.push(id);
+        }
+        if self.failed.len() >= most {
+            self.need_because(Attention::FailuresInRow, said);
         }
     }
 
     /// A person has looked.
     pub(super) fn clear(&mut self) -> Option<Attention> {
+        self.failed.clear();
+        self.end_attention()
+    }
+
+    /// What needed attention is gone.
+    pub(super) fn end_attention(&mut self) -> Option<Attention> {
         *self.cause = None;
         self.attention.take()
     }
@@ -197,8 +245,23 @@ impl<'a> AtMachine<'a> {
         self.machine.occupy(self.job.report.job, end);
     }
 
-    /// The machine could not begin the job, for this cause: nothing starts until a person has mended it.
+    /// The machine could not begin the job, for this cause: nothing starts until that is mended.
     pub(super) fn bar_machine(&mut self, cause: String) {
-        self.machine.could_not_begin(cause);
+        self.machine.need_because(Attention::MachineUnfit, cause);
+    }
+
+    /// The job has begun.
+    pub(super) fn note_beginning(&mut self) {
+        self.machine.has_begun();
+    }
+
+    /// The job has succeeded.
+    pub(super) fn trust_machine(&mut self) {
+        self.machine.succeeded();
+    }
+
+    /// The job has failed, with these words.
+    pub(super) fn suspect_machine(&mut self, said: String) {
+        self.machine.failed(self.job.report.job, said);
     }
 }

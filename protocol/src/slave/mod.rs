@@ -28,6 +28,7 @@
 //! `waiting` look at the whole: what may start now, and what each job waits for. Last the small ones: `jobs`, `timekeeper`, `place`,
 //! and `redial`, which stands for itself.
 
+mod checks;
 mod clock;
 mod desired;
 mod effect;
@@ -52,6 +53,7 @@ mod timekeeper;
 mod uplink;
 mod waiting;
 
+pub use self::checks::Checks;
 pub use self::clock::{ClockSource, Now, Stretch, Sync, master_clock};
 pub use self::effect::{Effect, Ignored, Step, Write};
 pub use self::event::{Ended, Event, Fact, Local, Probed, RunKey};
@@ -60,8 +62,8 @@ pub use self::machine::machine_report;
 pub use self::reason::{AskRefused, Closing, Decline, Done, Doubt, JobReason, NotDone};
 pub use self::schedule::{CLOCK_PATIENCE, PROBE_PATIENCE, Why, next_deadline};
 pub use self::state::{
-    AfterFailure, Damage, Disclosure, HELD_BYTES, LATE_TOLERANCE, Link, LinkId, Node, Probing,
-    RECENT_OUTCOMES, RECENT_OUTCOMES_BYTES, Release, Settings, Slave, TrustClock, Volatile, broken_invariant,
-    durable, recover, snapshot,
+    AfterFailure, Damage, Disclosure, HELD_BYTES, LATE_TOLERANCE, Link, LinkId, MAX_FAILURES_IN_ROW, Node,
+    Probing, RECENT_OUTCOMES, RECENT_OUTCOMES_BYTES, Release, Settings, Slave, TrustClock, Volatile,
+    broken_invariant, durable, recover, snapshot,
 };
 pub use self::step::step;

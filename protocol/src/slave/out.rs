@@ -167,10 +167,7 @@ impl Out {
         let since_hello = state.jobs.iter().filter(|(id, job)| changed(id, job)).map(|(id, _)| id);
         report.extend(since_hello.filter(|id| !record.contains(id)));
         let remembered = |id: &JobId| state.recent_outcomes.iter().find(|record| record.report.job == *id);
-        let held = |id: &JobId| {
-            let job = state.jobs.get(id)?;
-            Some(Record { spec: job.spec.clone(), start: job.start, report: job.report.clone() })
-        };
+        let held = |id: &JobId| state.jobs.get(id).map(Job::record);
         let whole = |id: &JobId| held(id).or_else(|| remembered(id).cloned());
         let settled = Settled {
             session,

@@ -1,9 +1,10 @@
 //! Where the slave lives: on which box, since which boot, on which store.
 
 use super::step::Rules;
-use super::{Damage, Slave};
-use crate::id::{BootId, ReportSeq, StoreId};
-use crate::message::Attention;
+use super::{Damage, Job, Slave};
+use crate::id::{BootId, JobId, ReportSeq, StoreId};
+use crate::message::{Attention, Reason};
+use std::collections::BTreeMap;
 
 pub(super) struct Place<'a> {
     store: &'a mut StoreId,
@@ -76,5 +77,15 @@ impl Rules {
                 job.probe(None);
             }
         }
+    }
+
+    /// What made this slave eligible for a job when it took it has to hold when it starts it: the config may be another one today.
+    pub(super) fn judge_by_config(&mut self, unfit: &BTreeMap<JobId, Reason>) {
+        let settings = self.state().settings.clone();
+        let why = |job: &Job| {
+            let why = unfit.get(&job.report.job).cloned().or_else(|| settings.lacks(&job.requires));
+            why.filter(|_| !job.report.state.is_ended())
+        };
+        self.each(|job| job.unfit != why(job), |mut held| held.edit().unfit = why(&held));
     }
 }

@@ -36,6 +36,8 @@ pub enum JobReason {
     NoProof(Doubt),
     /// The machine could not begin it, for this cause of its own.
     MachineUnfit { cause: String },
+    /// The slave's config does not allow it any more, for this reason.
+    Unfit(Reason),
     /// A person said how it ended.
     Resolved,
     /// The release was for a start before now.

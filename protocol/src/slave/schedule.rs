@@ -34,6 +34,8 @@ pub enum Why {
     Probe,
     /// A time service may have set this box's clock.
     Clock,
+    /// The machine may be able to begin a job again.
+    MachineCheck,
 }
 
 /// When something will happen by itself, in milliseconds since the boot, and what. To set a timer, pass the last step's `now`:
@@ -69,7 +71,8 @@ pub fn next_deadline(state: &Slave, now: Now) -> Option<(u64, Why)> {
     let waits_for_a_time_service = clock.lacks_a_time_service() && state.jobs.values().any(is_timed);
     let looks_again =
         waits_for_a_time_service.then_some((now.boot_ms.saturating_add(CLOCK_PATIENCE.0), Why::Clock));
-    windows.chain(overruns).chain(probing).chain(looks_again).min_by_key(|(at, _)| *at)
+    let checks = state.volatile.checks.at.map(|at| (at, Why::MachineCheck));
+    windows.chain(overruns).chain(probing).chain(looks_again).chain(checks).min_by_key(|(at, _)| *at)
 }
 
 impl Rules {

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::checks::Checks;
 use super::clock::Clock;
 use super::{Job, Sync, Write};
 use crate::id::{BootId, Commit, Generation, JobId, ReportSeq, Run, Session, SlaveKey, StoreId};
 use crate::job::State;
-use crate::message::{Attention, MasterBinding, OperatingMode, Record, Row, WaitingFor};
+use crate::limits::shown;
+use crate::message::{Attention, MasterBinding, OperatingMode, Reason, ReasonCode, Record, Row, WaitingFor};
 use crate::time::{Millis, Time};
 
 /// How many recent outcomes a slave keeps, for a master that is restored from a backup.
@@ -22,6 +24,10 @@ pub const HELD_BYTES: usize = 128 * 1024;
 /// How late a start may be, by default, before it counts as missed. Longer than a busy box, the way from the master and an agent's
 /// restart take, so that people are not asked for nothing; and so short that people beside the machine still expect the start.
 pub const LATE_TOLERANCE: Millis = Millis::seconds(60);
+
+/// How many jobs in a row may fail, by default, before a person has to look at the machine. One bad job says nothing of the machine, and
+/// neither do two of one order; a machine that fails everything would take the most work of all.
+pub const MAX_FAILURES_IN_ROW: u16 = 3;
 
 /// How much work the recent outcomes hold, in bytes on the wire.
 pub const RECENT_OUTCOMES_BYTES: usize = 64 * 1024;
@@ -53,8 +59,23 @@ pub struct Settings {
     pub late_tolerance: Millis,
     /// How often one attempt may be interrupted and begun again before a person is asked.
     pub max_interruptions: u32,
+    /// After how many jobs in a row that failed the machine starts nothing before a person has looked at it; 0: it goes on.
+    pub max_failures_in_row: u16,
     /// The enrolment token to show, until a handshake with it has succeeded.
     pub token: Option<String>,
+}
+
+impl Settings {
+    /// The first label of these that the slave does not have, as a reason.
+    pub(super) fn lacks(&self, requires: &BTreeMap<String, String>) -> Option<Reason> {
+        let (label, value) = requires.iter().find(|(label, value)| self.labels.get(*label) != Some(value))?;
+        let wanted = format!("the order requires {}={}", shown(label), shown(value));
+        let text = match self.labels.get(label) {
+            Some(has) => format!("{wanted}, and this slave has {}={}", shown(label), shown(has)),
+            None => format!("{wanted}, and this slave has no {}", shown(label)),
+        };
+        Some(Reason::new(ReasonCode::MissingLabel, text))
+    }
 }
 
 /// What has to happen before a machine takes its next job.
@@ -124,11 +145,13 @@ pub struct Node {
     pub local_lock: bool,
     /// The operating mode that it obeys.
     pub operating_mode: OperatingMode,
-    /// With [`Attention::MachineUnfit`], what the machine said.
+    /// What the machine said that belongs to `attention`, if it said anything.
     pub cause: Option<String>,
     /// Set by a Challenge that is the first one, or the first of a boot, while the slave holds a released job; cleared by a Welcome. The
     /// master's clock may have been set back in between: no release counts until the Welcome has said when it lapses.
     pub doubts_releases: bool,
+    /// The jobs that failed since one succeeded and since a person has looked, each once.
+    pub failed: Vec<JobId>,
 }
 
 /// How far a slave's link has come.
@@ -205,6 +228,8 @@ pub struct Volatile {
     pub lacks_room: bool,
     /// The questions to the machine that it has not answered.
     pub probing: BTreeMap<JobId, Probing>,
+    /// When a machine that could not begin a job is asked whether it could now.
+    pub checks: Checks,
     /// The `seq` of each job in the last Hello: a job whose `seq` is another one by the Settled is told there.
     pub told: BTreeMap<JobId, ReportSeq>,
     /// The commit of the last Welcome, if the Hello told recent outcomes. It goes into the binding with the master's next live
@@ -260,6 +285,7 @@ pub fn recover(settings: Settings, fresh: StoreId, records: impl IntoIterator<It
             },
             cause: None,
             doubts_releases: false,
+            failed: Vec::new(),
         },
         jobs: BTreeMap::new(),
         recent_outcomes: Arc::default(),

@@ -16,8 +16,9 @@ use crate::id::JobId;
 pub fn step(state: Slave, now: Now, event: Event) -> Step {
     let mut rules = Rules { out: Out::before(&state), state, now };
     match event {
-        Event::AgentStarted { boot, fingerprint, known_key, next_store, damage } => {
+        Event::AgentStarted { boot, fingerprint, known_key, next_store, damage, unfit } => {
             rules.agent_started(boot, fingerprint, known_key, next_store, damage);
+            rules.judge_by_config(&unfit);
         }
         Event::LinkOpened { link, token } => rules.uplink().opened(link, token),
         Event::Received { link, session, commit, message, unfit } => {
@@ -25,6 +26,7 @@ pub fn step(state: Slave, now: Now, event: Event) -> Step {
         }
         Event::LinkClosed { link } => rules.uplink().closed(link),
         Event::Machine { work, fact } => rules.machine_said(work, fact),
+        Event::MachineChecked(found) => rules.machine_checked(found),
         Event::Local { request, command } => rules.local(request, command),
         Event::TimePassed => {}
     }
@@ -44,6 +46,7 @@ impl Rules {
     /// After every event: what the passing of time and the machine's condition make of the whole.
     fn look_around(&mut self) {
         self.give_up_probing();
+        self.check_machine();
         self.introduce();
         self.measure_again();
         self.come_due();
@@ -88,14 +91,14 @@ impl Rules {
     pub(super) fn at_machine(&mut self, id: JobId) -> Option<AtMachine<'_>> {
         let clock = self.clock();
         let Slave { settings, node, jobs, volatile, .. } = &mut self.state;
-        let machine = Machine::new(node, &mut volatile.probing, settings);
+        let machine = Machine::new(node, volatile, settings);
         Some(AtMachine::new(jobs.get_mut(&id)?, machine, clock, &mut self.out))
     }
 
     /// The machine alone.
     pub(super) fn machine(&mut self) -> Machine<'_> {
         let Slave { settings, node, volatile, .. } = &mut self.state;
-        Machine::new(node, &mut volatile.probing, settings)
+        Machine::new(node, volatile, settings)
     }
 
     /// Which jobs there are.

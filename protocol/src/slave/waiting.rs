@@ -32,6 +32,17 @@ impl Judge {
 
     /// What keeps an accepted job from starting, apart from the machine.
     pub(super) fn held_by(&self, job: &Job) -> Option<(WaitingFor, Option<JobReason>)> {
+        if let Some(why) = &job.unfit {
+            let why = Some(JobReason::Unfit(why.clone()));
+            // What has begun stays at its machine, and a start that was missed is a person's to let happen, wherever.
+            if !job.report.has_begun() && !job.missed {
+                return Some((WaitingFor::Elsewhere, why));
+            }
+            // A person who lets it go on there knows what has changed.
+            if !matches!(job.start.gate, Gate::Released { .. }) {
+                return Some((WaitingFor::Operator, why));
+            }
+        }
         if job.paused_locally {
             return Some((WaitingFor::Operator, Some(JobReason::ResumedOnlyLocally)));
         }
@@ -58,6 +69,12 @@ impl Judge {
         None
     }
 
+    /// Its time comes within the tolerance for late starts.
+    pub(super) fn is_near(&self, job: &Job) -> bool {
+        let left = job.window().not_before.zip(self.time).map(|(at, time)| at.since(time));
+        left.is_some_and(|left| left <= self.tolerance)
+    }
+
     /// Until when a job waits for the master's Welcome whose `not_before` passed before the agent started: if the slave's disk was put
     /// back, the master knows that the job has started. It waits no longer than a start may be late.
     pub(super) fn waits_to_hear(&self, job: &Job) -> Option<Time> {
@@ -77,8 +94,13 @@ impl Rules {
                 None if barred => (Some(WaitingFor::Ready), None),
                 None => (Some(WaitingFor::Turn), None),
             };
-            // It may have been released again.
-            let old = job.report.reason.as_ref().filter(|old| old.code != ReasonCode::ReleaseLapsed);
+            // It may have been released again, or the config may allow it again.
+            let is_over = |old: &Reason| {
+                let by_config = [ReasonCode::UnknownProgram, ReasonCode::BadParams, ReasonCode::MissingLabel];
+                old.code == ReasonCode::ReleaseLapsed
+                    || job.report.state == State::Accepted && by_config.contains(&old.code)
+            };
+            let old = job.report.reason.as_ref().filter(|old| !is_over(old));
             (waiting_for, reason.map(Reason::from).or(old.cloned()))
         };
         let says_otherwise = |job: &Job| {

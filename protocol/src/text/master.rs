@@ -2,8 +2,8 @@
 
 use crate::job::End;
 use crate::master::{
-    CloseReason, Explanation, Gated, Ignored, JobReason, Need, Needed, NotEnrolled, NothingToDo, Offline,
-    Refusal, SlaveRefused, Waits, WhyNot, WrongState,
+    CloseReason, Ignored, JobReason, Need, Needed, NotEnrolled, NothingToDo, Offline, Refusal, SlaveRefused,
+    WrongState,
 };
 use crate::message::{Attention, PROTOCOL};
 
@@ -364,65 +364,5 @@ impl Needed {
             return self.name.clone();
         }
         self.fingerprint()
-    }
-}
-
-impl Explanation {
-    /// Why the job has not started, in one sentence, with what would change it.
-    pub fn text(&self) -> String {
-        let gate = self.gate.map_or("", Gated::text);
-        format!("{}{gate}", self.waits.text())
-    }
-}
-
-impl Waits {
-    fn text(&self) -> String {
-        let stale = |is_offline: bool| if is_offline { " by its last word: it is offline" } else { "" };
-        let text = match self {
-            Self::Paused => "it is paused: `resume` lets it go on",
-            Self::ForPerson => "it waits for a person",
-            Self::NoSlaves => "there are no slaves: enrol one",
-            Self::Assignable => "a slave has room: the job is being assigned to it",
-            Self::ForSlave(WhyNot::Program | WhyNot::OtherSlave) => {
-                "no slave that it is for offers its program"
-            }
-            Self::ForSlave(WhyNot::Label) => "no slave with its program has the labels that it requires",
-            Self::ForSlave(why) => {
-                return format!("the slaves that could do it cannot now: {}", why.name());
-            }
-            Self::Offered { slave, is_offline: true } => {
-                return format!(
-                    "offered to {slave}, which is offline: whether it has it shows when it is back"
-                );
-            }
-            Self::Offered { slave, is_offline: false } => {
-                return format!("offered to {slave}, which has not answered yet");
-            }
-            Self::ForMachine { slave, is_offline, attention, cause } => {
-                let (stale, needs) = (stale(*is_offline), attention.text(cause.as_deref()));
-                return format!("{slave} has it and needs a person{stale}: {needs}");
-            }
-            Self::AtSlave { slave, is_offline, waiting_for } => {
-                let waits = waiting_for.map_or("its turn", |waits| waits.name());
-                return format!("{slave} has it and waits for {waits}{}", stale(*is_offline));
-            }
-            Self::Not(state) => return format!("it is {}", state.name()),
-        };
-        text.to_owned()
-    }
-}
-
-impl Gated {
-    fn text(self) -> &'static str {
-        match self {
-            Self::HeldByRestore => {
-                "; held since the master was restored, and a slave may have done it after the backup: `release` lets it start"
-            }
-            Self::Held => "; held: `release` lets it start",
-            Self::MissedStart => {
-                "; its start was missed: `release` lets it start, `reschedule` plans another time"
-            }
-            Self::ReleaseLapsed => "; its release has lapsed: `release` it again",
-        }
     }
 }

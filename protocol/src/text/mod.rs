@@ -2,6 +2,7 @@
 //!
 //! The rules decide and compare by these types, and only people read the texts.
 
+mod explain;
 mod job;
 mod master;
 mod slave;

@@ -51,6 +51,7 @@ impl From<JobReason> for Reason {
                 let text = format!("the machine could not begin it: {cause}; mend that, then `clear`");
                 return Self::new(ReasonCode::MachineUnfit, text);
             }
+            JobReason::Unfit(reason) => return reason,
             JobReason::Resolved => (ReasonCode::Resolved, "a person said how it ended"),
             JobReason::ReleaseLapsed => {
                 (ReasonCode::ReleaseLapsed, "the release was for a start before now: release it again")
@@ -217,6 +218,7 @@ impl Ignored {
             Self::NothingToForget => "there is nothing to forget",
             Self::OtherRun => "the machine speaks of another run than the job's",
             Self::OtherJobWorks => "the machine works on another job: a person has to look",
+            Self::NotAsked => "nothing keeps the machine from beginning a job any more",
             Self::NotProbed => "the machine was not asked",
             Self::Ended => "it has ended, and an outcome does not change",
         }
@@ -232,6 +234,7 @@ impl Why {
             Self::Release => "the word that lets a held job start lapses",
             Self::MaxRuntime => "a job runs longer than its order allows",
             Self::Probe => "the machine is no longer waited for to say what it did",
+            Self::MachineCheck => "the machine is asked whether it could begin a job now",
             Self::Clock => "the agent looks again whether a time service has set this box's clock",
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use reloop_node::config::{Wrong, whole};
+use rustix::fs::{Access, access};
 use serde::Deserialize;
 
 use super::names::check_name;
@@ -59,6 +60,20 @@ impl ProcessProgram {
         match self.command.first().map(Vec::as_slice) {
             Some([Piece::Text(path)]) => Path::new(path),
             _ => unreachable!("a command begins with a full path without placeholders"),
+        }
+    }
+
+    /// The file, if it can be executed; what is wrong with it otherwise.
+    ///
+    /// # Errors
+    /// It is not there, not a file, or may not be executed.
+    pub fn check_executable(&self) -> Result<&Path, String> {
+        let path = self.executable();
+        let shown = path.display();
+        match access(path, Access::EXEC_OK) {
+            Ok(()) if path.is_file() => Ok(path),
+            Ok(()) => Err(format!("{shown}: not a file")),
+            Err(error) => Err(format!("{shown}: can't be executed: {error}")),
         }
     }
 

@@ -31,6 +31,7 @@ fn driver(dir: &Path) -> Driver {
         trust_clock: TrustClock::Never,
         late_tolerance: LATE_TOLERANCE,
         max_interruptions: 3,
+        max_failures_in_row: 3,
         token: None,
     };
     let options = Options { cache_bytes: 1 << 20, min_free_bytes: 0 };
@@ -42,6 +43,7 @@ fn driver(dir: &Path) -> Driver {
         clock_sync_file: None,
         url: config.master,
         store: Store::open(&dir.join("store"), options).unwrap().store,
+        inbox: mpsc::channel(1).0.downgrade(),
         broken: watch::channel(None).0,
     })
 }
@@ -75,6 +77,7 @@ fn started() -> Input {
         known_key: false,
         next_store: StoreId([8; 16]),
         damage: Damage::default(),
+        unfit: BTreeMap::new(),
     };
     Input::Started(started, vec![])
 }

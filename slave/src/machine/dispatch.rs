@@ -112,6 +112,12 @@ impl Machines {
         self.units[*unit].machine.check(program, params)
     }
 
+    /// What keeps any machine from beginning a run now. Its answer may take as long as the disk does, so it is asked elsewhere than here.
+    pub fn could_begin(&self) -> impl FnOnce() -> Result<(), String> + Send + 'static {
+        let machines: Vec<_> = self.units.iter().map(|unit| Arc::clone(&unit.machine)).collect();
+        move || machines.iter().try_for_each(|machine| catch_panic(|| machine.could_begin()).flatten())
+    }
+
     /// Passes a command on to its machine, and does not wait for it.
     pub fn command(&mut self, command: Command) {
         let key = command.key();
@@ -417,6 +423,9 @@ mod tests {
         fn check(&self, _: &str, _: &BTreeMap<String, String>) -> Result<(), Rejection> {
             Ok(())
         }
+        fn could_begin(&self) -> Result<(), String> {
+            panic!("in could_begin")
+        }
         fn start(&self, _: &Work) -> Result<(), String> {
             panic!("in start")
         }
@@ -474,6 +483,7 @@ mod tests {
             }
         }
         machines.units[unit].send(Task::Watch(key)).map_err(|(_, why)| why).unwrap();
+        assert_eq!(machines.could_begin()(), Err(panicked("could_begin")));
         machines.command(Command::Pause(key));
         let refused = Fact::PauseRefused(panicked("pause"));
         assert_eq!(next(&mut facts).await, (key, refused), "after a watch too");

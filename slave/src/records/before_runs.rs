@@ -1,6 +1,8 @@
 //! The layout of the records before a job had a [`RunState`]. The slave's own record had no cause of its attention, and no
 //! incarnation of its master. An agent that is upgraded goes on with the jobs that it has under way.
 
+use std::collections::BTreeMap;
+
 use reloop_protocol::id::{Commit, Epoch, Incarnation, JobId, MasterId, Session, StoreId};
 use reloop_protocol::message::{Attention, MasterBinding, OperatingMode, Report, Source};
 use reloop_protocol::slave::{Job, Node, RunState};
@@ -54,6 +56,7 @@ impl From<NodeBeforeRuns> for Node {
             operating_mode: node.operating_mode,
             cause: None,
             doubts_releases: false,
+            failed: Vec::new(),
         }
     }
 }
@@ -100,6 +103,8 @@ impl From<JobBeforeRuns> for Job {
             interruptions: job.interruptions,
             run: if under_way { run.into() } else { RunState::default() },
             report: job.report,
+            requires: BTreeMap::new(),
+            unfit: None,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The layout of the records before a slave counted how long a machine works: a run had the time at which it began, and a
 //! reading of the master's clock did not say whether a time service kept this box's clock.
 
+use std::collections::BTreeMap;
+
 use reloop_protocol::id::{BootId, JobId, Session, StoreId};
 use reloop_protocol::message::{Attention, MasterBinding, OperatingMode, Report, Source};
 use reloop_protocol::slave::{Job, Node, RunState, Stretch, Sync};
@@ -55,6 +57,7 @@ impl From<NodeBeforeWorkTime> for Node {
             operating_mode: node.operating_mode,
             cause: node.cause,
             doubts_releases: false,
+            failed: Vec::new(),
         }
     }
 }
@@ -117,6 +120,8 @@ impl From<JobBeforeWorkTime> for Job {
             paused_locally: job.paused_locally,
             interruptions: job.interruptions,
             run: job.run.into(),
+            requires: BTreeMap::new(),
+            unfit: None,
         }
     }
 }

@@ -225,6 +225,7 @@ pub fn desired_state(id: JobId, program: &str, params: &[(&str, &str)], start: S
     };
     let digest = spec.digest();
     DesiredState {
+        requires: Default::default(),
         job: id,
         attempt: Attempt(1),
         generation: Generation(1),

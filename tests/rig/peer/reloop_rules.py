@@ -65,6 +65,7 @@ class Held:
     overrun: bool = False
     # The clocks when the machine was first known to work in this run. This machine can't pause.
     works_since: Optional[ClockReading] = None
+    requires: Dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -263,8 +264,8 @@ class Rules:
         recent_outcomes = [record.report.row() for record in memory.recent_outcomes if self.tells_recent_outcomes]
         self.rows = {row.job: row for row in rows}
         return Hello(Versions(VERSION, VERSION), self.settings.key, self.settings.name, "python-0.1", memory.binding,
-                     self.settings.token, memory.store, self.now.boot, memory.session, self.now.wall, self.machine(),
-                     ["sleep"], {}, self.settings.capacity, self.settings.deferred_capacity, rows,
+                     self.settings.token, memory.store, self.now.boot, memory.starts, memory.session, self.now.wall,
+                     self.machine(), ["sleep"], {}, self.settings.capacity, self.settings.deferred_capacity, rows,
                      recent_outcomes)
 
     def welcome(self, welcome: Welcome) -> None:
@@ -330,7 +331,7 @@ class Rules:
 
     def record(self, job: bytes, recent_outcomes: Dict[bytes, Record]) -> Optional[Record]:
         held = self.jobs.get(job)
-        return Record(held.spec, held.start, held.report) if held else recent_outcomes.get(job)
+        return Record(held.spec, held.start, held.report, held.requires) if held else recent_outcomes.get(job)
 
     # ---- 10 The live link ----
 
@@ -360,7 +361,8 @@ class Rules:
         if held and held.report.attempt == word.attempt and held.report.state in ENDED and held.report.seq <= word.seq:
             del self.jobs[word.job]
             others = [record for record in self.memory.recent_outcomes if record.report.job != word.job]
-            self.memory.recent_outcomes = (others + [Record(held.spec, held.start, held.report)])[-RECENT_OUTCOMES:]
+            record = Record(held.spec, held.start, held.report, held.requires)
+            self.memory.recent_outcomes = (others + [record])[-RECENT_OUTCOMES:]
             while sum(len(encode(record.spec)) for record in self.memory.recent_outcomes) > RECENT_OUTCOMES_BYTES:
                 del self.memory.recent_outcomes[0]
             self.commands.append(LetGo(word.job))
@@ -416,7 +418,7 @@ class Rules:
         time, spec, mode = self.master_time(), new.spec, self.memory.operating_mode.mode
         if done:
             report = replace(done.report, seq=replace(done.report.seq, start=self.memory.starts))
-            self.jobs[new.job] = Held(done.spec, digest(done.spec), Run(), done.start, report)
+            self.jobs[new.job] = Held(done.spec, digest(done.spec), Run(), done.start, report, requires=done.requires)
             return None
         if isinstance(new.desired, (Cancel, Resolve)):
             return no(ReasonCode.not_held, "nothing of this job is here", True)
@@ -429,6 +431,8 @@ class Rules:
         wrong = check(spec.program, spec.params)
         if wrong:
             return wrong, True
+        if new.requires:
+            return no(ReasonCode.missing_label, "this slave has no labels", True)
         if mode is not Mode.production:
             return no(ReasonCode.not_in_production, f"the mode is {mode.name}")
         if new.start.deadline is not None and time is not None and new.start.deadline < time:
@@ -440,8 +444,14 @@ class Rules:
         offered.due = come or isinstance(new.start.gate, Released)
         def waits(held: Held) -> bool:
             return held.report.state is State.accepted and self.holds(held, time) is not None
-        alike = [held for held in self.jobs.values() if held.report.state not in ENDED and waits(held) == waits(offered)]
-        if len(alike) >= (self.settings.deferred_capacity if waits(offered) else self.settings.capacity):
+        at = new.start.not_before
+        near = at is not None and time is not None and at - time <= LATE_TOLERANCE_MS
+        def full(deferred: bool) -> Optional[List[Held]]:
+            alike = [held for held in self.jobs.values() if held.report.state not in ENDED and waits(held) == deferred]
+            bound = self.settings.deferred_capacity if deferred else self.settings.capacity
+            return alike if len(alike) >= bound else None
+        alike = full(waits(offered))
+        if alike is not None and not (near and waits(offered) and full(False) is None):
             places = ", ".join(as_text("job", held.report.job) for held in alike[:8])
             return no(ReasonCode.at_capacity, f"held already: {places}")
         if len(self.jobs) >= MAX_JOBS:

@@ -206,11 +206,12 @@ def variant(variants: List[Any], reader: Reader) -> Any:
 
 State = IntEnum("State", "queued assigned accepted starting running paused stopping uncertain succeeded failed "
                          "canceled rejected expired lost", start=0)
-WaitingFor = IntEnum("WaitingFor", "turn time artifact ready operator clock", start=0)
+WaitingFor = IntEnum("WaitingFor", "turn time artifact ready operator clock elsewhere", start=0)
 Source = IntEnum("Source", "remote local slave machine", start=0)
 Activity = IntEnum("Activity", "idle ready preparing running paused unloading attention fault machine_off unknown",
                    start=0)
-Attention = IntEnum("Attention", "store_replaced store_rolled_back moved fault memory_gap machine_unfit", start=0)
+Attention = IntEnum("Attention", """store_replaced store_rolled_back moved fault memory_gap machine_unfit
+    failures_in_row""", start=0)
 Mode = IntEnum("Mode", "production draining maintenance disabled quarantined", start=0)
 OnOverdue = IntEnum("OnOverdue", "flag stop", start=0)
 OnInterrupt = IntEnum("OnInterrupt", "hold fail restart", start=0)
@@ -222,7 +223,8 @@ Tell = IntEnum("Tell", "nothing report record", start=0)
 ReasonCode = IntEnum("ReasonCode", """at_capacity unknown_program bad_params not_in_production local_lock window_closed
     missed_start release_lapsed not_held given_back digest_mismatch older_attempt start_refused stop_refused
     pause_refused paused_locally stopped_locally interrupted interrupted_too_often no_proof max_runtime canceled
-    vanished store_replaced store_rolled_back abandoned resolved retrying machine_fault restored machine_unfit""", start=0)
+    vanished store_replaced store_rolled_back abandoned resolved retrying machine_fault restored machine_unfit
+    missing_label""", start=0)
 # The number in a Refuse is the place in this list; the value is the number in a WebSocket close frame.
 CLOSE_CODES = [4400, 4401, 4403, 4404, 4408, 4409, 4410, 4411, 4413, 4414, 4426, 4429, 4440, 4441, 4001, 4507, 4000]
 CloseCode = IntEnum("CloseCode", """protocol not_authentic not_enrolled wrong_master too_slow duplicate_identity revoked
@@ -336,6 +338,7 @@ class DesiredState:
     generation: U32
     digest: Id
     spec: Optional[Spec]
+    requires: Dict[str, str]
     desired: Desired
     start: StartRule
 
@@ -382,6 +385,7 @@ class Record:
     spec: Spec
     start: StartRule
     report: Report
+    requires: Dict[str, str]
 
 
 @dataclass
@@ -440,6 +444,7 @@ class Hello:
     token: Optional[str]
     store: Id
     boot: Id
+    starts: U32
     session: U64
     clock: I64
     machine: MachineReport

@@ -156,6 +156,7 @@ pub fn key(seed: u8) -> Ed25519KeyPair {
 /// The Hello of a hand-made slave.
 pub fn hello(key: &Ed25519KeyPair) -> Hello {
     Hello {
+        starts: 1,
         protocol: PROTOCOL,
         key: SlaveKey(key.public_key().as_ref().try_into().unwrap()),
         name: "raw".to_owned(),

@@ -174,16 +174,20 @@ async fn a19_what_was_canceled_on_disk_stays_canceled_whatever_dies() {
 }
 
 #[tokio::test]
-async fn e6_a_program_that_is_gone_between_accept_and_start_is_rejected_with_the_reason() {
+async fn e6_a_program_that_is_gone_between_accept_and_start_gives_the_job_back_with_the_reason() {
     let mut f = Factory::new().await;
     let job = f.waiting(much_later(for_s0(printer("gone", 0))), "time").await;
-    f.slaves[0].options_mut().tables.clear();
+    let tables = std::mem::take(&mut f.slaves[0].options_mut().tables);
     f.slaves[0].restart();
     f.session(0, 2).await;
+    assert_eq!(f.state(&job, "queued").await["reason"]["code"], "unknown_program");
+    assert_eq!(f.why_not(&job).await, ["program"]);
     f.job_command(&job, "release", json!({})).await;
-    assert_eq!(f.state(&job, "rejected").await["reason"]["code"], "unknown_program");
-    f.never_started(&["gone"]);
     f.done(work("next", 0.0)).await;
+    f.never_started(&["gone"]);
+    f.slaves[0].options_mut().tables = tables;
+    f.slaves[0].restart();
+    f.finish(&job, "gone").await;
 }
 
 #[tokio::test]

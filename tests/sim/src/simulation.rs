@@ -21,10 +21,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use reloop_protocol::job::State;
 use reloop_protocol::master::Enrollment;
 use reloop_protocol::slave::{AfterFailure, Release, TrustClock};
+use reloop_protocol::time::Millis;
 use serde::{Deserialize, Serialize};
 
 pub use self::generate::{Profile, Random, schedule, size};
-use crate::world::{Act, Broken, Invariant, World};
+use crate::world::{Act, Broken, Invariant, World, required};
 
 /// After so many acts it is checked that every waiting job has an explanation.
 const EXPLAINED_EVERY: usize = 16;
@@ -52,6 +53,12 @@ pub struct Head {
     /// A person has to approve each slave that the master does not know.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub approves: bool,
+    /// Each step of priority counts like so long a wait; 0: it does not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ageing_ms: i64,
+    /// How long before its time deferred work is recalled; 0: as by default.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub recall_before_ms: i64,
     pub slaves: Vec<Kind>,
 }
 
@@ -77,9 +84,22 @@ pub struct Kind {
     /// Its machine reports progress.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub progress: bool,
+    /// After how many failures in a row its machine is barred.
+    #[serde(skip_serializing_if = "is_usual_failures")]
+    pub max_failures_in_row: u16,
+    #[serde(skip_serializing_if = "is_usual_deferred")]
+    pub deferred_capacity: u16,
     /// Its machine is broken on purpose: see [`crate::world::Machine::stutters`].
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stutters: bool,
+}
+
+fn is_usual_failures(number: &u16) -> bool {
+    *number == Kind::default().max_failures_in_row
+}
+
+fn is_usual_deferred(number: &u16) -> bool {
+    *number == Kind::default().deferred_capacity
 }
 
 fn is_zero(number: &i64) -> bool {
@@ -96,6 +116,8 @@ impl Default for Kind {
             trust_clock: false,
             drift_ppm: 0,
             progress: false,
+            max_failures_in_row: 3,
+            deferred_capacity: 16,
             stutters: false,
         }
     }
@@ -198,14 +220,23 @@ fn found(head: &Head) -> World {
     world.lenient = true;
     world.disks_are_sound = true;
     world.keeps_crossed = false;
+    if head.ageing_ms > 0 || head.recall_before_ms > 0 {
+        let ms = |ms: i64| (ms > 0).then(|| Millis(ms.unsigned_abs()));
+        world.placement.ageing = ms(head.ageing_ms);
+        world.placement.recall_before = ms(head.recall_before_ms).unwrap_or(world.placement.recall_before);
+        world.kill_master();
+        world.start_master();
+    }
     for (number, kind) in head.slaves.iter().enumerate() {
         let mut settings = world.settings(&format!("s{number}"));
-        settings.capacity = kind.capacity;
+        (settings.capacity, settings.deferred_capacity) = (kind.capacity, kind.deferred_capacity);
+        settings.max_failures_in_row = kind.max_failures_in_row;
         if kind.trust_clock {
             settings.trust_clock = TrustClock::Always;
         }
         settings.release = if kind.ack { Release::Ack } else { Release::Auto };
         settings.after_failure = if kind.hold { AfterFailure::Hold } else { AfterFailure::Release };
+        settings.labels = required();
         let slave = world.add_box(settings);
         let held = &mut world.boxes[slave];
         held.drift_ppm = kind.drift_ppm;

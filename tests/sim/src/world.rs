@@ -41,7 +41,7 @@ pub use self::disk::{MasterDisk, SlaveDisk};
 pub use self::invariant::{Broken, Invariant, Ledger, Told};
 pub use self::machine::{Machine, Work};
 pub use self::people::RELEASED_FOR;
-pub use self::perform::job_id;
+pub use self::perform::{job_id, required};
 
 /// The time at the beginning, in milliseconds since the Unix epoch.
 const GENESIS: i64 = 1_700_000_000_000;
@@ -99,7 +99,16 @@ pub struct Station {
     told_to_pause: BTreeSet<RunKey>,
     /// The beginnings of runs with a limit of their run time.
     began: BTreeMap<RunKey, Began>,
+    /// Its config does not allow work of [`WIDE`] size. It is read when the agent starts.
+    pub narrow: bool,
+    /// The config that the running agent has read was narrow.
+    runs_narrow: bool,
+    /// The jobs that it has rejected since its agent started.
+    rejected: BTreeSet<JobId>,
 }
+
+/// The parameter that a narrow config does not allow.
+pub const WIDE: (&str, &str) = ("size", "wide");
 
 /// A reading of the master's clock: when it was taken, how late it arrived, and how far off that clock was.
 #[derive(Debug, Clone, Copy, Hash)]
@@ -303,6 +312,7 @@ impl World {
             trust_clock: slave::TrustClock::Never,
             late_tolerance: slave::LATE_TOLERANCE,
             max_interruptions: 3,
+            max_failures_in_row: 3,
             token: None,
         }
     }
@@ -339,6 +349,9 @@ impl World {
             token: None,
             told_to_pause: BTreeSet::new(),
             began: BTreeMap::new(),
+            narrow: false,
+            runs_narrow: false,
+            rejected: BTreeSet::new(),
         });
         self.boxes.len() - 1
     }

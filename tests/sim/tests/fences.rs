@@ -133,6 +133,7 @@ fn what_the_programs_cannot_do_is_never_held() {
     let order = world.order("mill");
     let (job, digest) = (order.jobs[0], order.spec.digest());
     let desired_state = DesiredState {
+        requires: Default::default(),
         job,
         attempt: Attempt(1),
         generation: Generation(1),

@@ -291,7 +291,12 @@ fn an_unknown_job_whose_numbers_leave_no_room_is_not_adopted() {
             generation: Generation(generation),
             ..own
         };
-        let record = Record { spec: held.spec.clone(), start: held.start, report: report.clone() };
+        let record = Record {
+            requires: Default::default(),
+            spec: held.spec.clone(),
+            start: held.start,
+            report: report.clone(),
+        };
         shakes_hands(&mut world, 1, report.row(), vec![], vec![record]);
         assert_eq!(world.find_job(report.job).is_some(), is_taken, "{attempt} {generation}");
     }

@@ -58,6 +58,17 @@ done
 echo "end $part $$" >>"$notes"
 "#;
 
+/// The drills' program. It notes each start in a file that neither node writes, and fails while its bit is broken.
+const DRILL: &str = r#"#!/bin/sh
+place=$(dirname "$0") slave=$1 hole=$2
+echo "drill $hole $slave" >>"$place/drill.notes"
+sleep 0.3
+if [ -e "$place/$slave.broken" ]; then
+    echo "the bit is broken"
+    exit 1
+fi
+"#;
+
 /// Runs the demo. With `once` it ends by itself and succeeds only if everything came out right; otherwise the master
 /// and the slaves run until the user stops them.
 pub fn run(once: bool) -> ExitCode {
@@ -165,6 +176,9 @@ struct Facts {
     mill_after: Option<u32>,
     mill_at_kill: f64,
     mill_at_return: f64,
+    failed_there: usize,
+    barred: Option<String>,
+    worked_again: bool,
 }
 
 /// Everything that runs. Fields are dropped in this order: the master last.
@@ -195,6 +209,7 @@ impl Factory {
         let office = Office::open().await?;
         let tools = WorkDir::new("reloop-demo-tools-");
         write(&tools.path().join("mill.sh"), MILL);
+        write(&tools.path().join("drill.sh"), DRILL);
         let mut stations = BTreeMap::new();
         for name in SLAVES {
             let proxy = Proxy::start(office.addr);
@@ -205,6 +220,9 @@ impl Factory {
             options.labels.insert("machine".to_owned(), kind.to_owned());
             if name == MILL_NAME {
                 options.tables = mill_table(&tools.path().join("mill.sh"));
+            }
+            if name != OVEN {
+                options.tables += &drill_table(&tools.path().join("drill.sh"), name);
             }
             let slave = Slave::start(options);
             let eye = Eye::on(&slave.config_path())?;
@@ -283,9 +301,23 @@ impl Factory {
         Ok(percent.unwrap_or_default() / 100.0)
     }
 
+    /// How often a machine's drill was started, from the program's notes.
+    fn drilled_at(&self, slave: &str) -> usize {
+        let notes = fs::read_to_string(self.tools.path().join("drill.notes")).unwrap_or_default();
+        notes.lines().filter(|line| line.ends_with(&format!(" {slave}"))).count()
+    }
+
+    fn is_hole(&self, job: &Job) -> bool {
+        job.name().starts_with("hole-")
+    }
+
     /// How often the machines have begun this job, from their own files.
     fn starts(&self, job: &Job) -> anyhow::Result<usize> {
         let slave = job.slave.as_deref().with_context(|| format!("{} has no slave", job.name()))?;
+        if self.is_hole(job) {
+            let notes = fs::read_to_string(self.tools.path().join("drill.notes"))?;
+            return Ok(notes.lines().filter(|line| line.contains(&format!(" {} ", job.name()))).count());
+        }
         if slave == MILL_NAME {
             let start = format!("start {} ", job.name());
             return Ok(self.notes()?.lines().filter(|line| line.starts_with(&start)).count());
@@ -310,6 +342,19 @@ command = ["/bin/sh", {script}, "{{part}}", "{{seconds}}"]
 [programs.mill.params]
 part = {{ pattern = "[a-z]+" }}
 seconds = {{ pattern = "[0-9]{{1,3}}" }}
+"#
+    )
+}
+
+fn drill_table(script: &Path, slave: &str) -> String {
+    let script = Value::from(script.to_string_lossy());
+    format!(
+        r#"
+[programs.drill]
+driver = "process"
+command = ["/bin/sh", {script}, "{slave}", "{{hole}}"]
+[programs.drill.params]
+hole = {{ pattern = "hole-[a-z]" }}
 "#
     )
 }

@@ -567,22 +567,19 @@ pub const ROWS: &[Row] = &[
         "there is only one version of the protocol so far, so only the refusal of an unknown version can be \
          shown",
     ),
-    shown_without(
-        shown(
-            "E6",
-            "Something that a job needs is missing between accept and start.",
-            "It is checked again at the start: if the slave no longer offers the program, the job is \
-             rejected with the reason. If only the machine lacks something, such as the program's file or \
-             space on its disk, the job does not end: it waits there, and the machine asks for a person.",
-            &[
-                BEGIN,
-                rule("slave/src/machine/dispatch.rs", "place"),
-                rule("protocol/src/slave/facts.rs", "postponed"),
-            ],
-            &[About::Processes],
-        ),
-        "labels are not checked again: only the master knows what an order requires, and it checks when it \
-         assigns",
+    shown(
+        "E6",
+        "Something that a job needs is missing between accept and start.",
+        "It is checked again: program, parameters and labels when the agent starts, as P6 says, program and parameters at the \
+         start too, where the slave rejects the job. If the machine lacks something, such as the program's file or \
+         space on its disk, the job does not end: it waits there or goes elsewhere, and the machine asks for a person.",
+        &[
+            BEGIN,
+            rule("protocol/src/slave/place.rs", "judge_by_config"),
+            rule("slave/src/machine/dispatch.rs", "place"),
+            rule("protocol/src/slave/facts.rs", "postponed"),
+        ],
+        &[About::Processes],
     ),
     shown_without(
         shown(
@@ -644,6 +641,59 @@ pub const ROWS: &[Row] = &[
         "The last in line of them is recalled, and the urgent one gets its place. Whatever becomes of the recall, each job is \
          done once. A slave without a link goes by priority among what it has.",
         &[rule("protocol/src/master/placement.rs", "serve_job"), BEGIN],
+        &[],
+    ),
+    shown(
+        "P4",
+        "Jobs fail one after the other at a machine; an order wants what fails to be tried again.",
+        "After `max_failures_in_row` different jobs the machine needs a person, and its work goes elsewhere. A retry waits, each time \
+         twice as long, and prefers a slave where the job has not failed.",
+        &[
+            rule("protocol/src/slave/machine.rs", "failed"),
+            rule("protocol/src/master/report.rs", "try_again"),
+            rule("protocol/src/master/placement.rs", "best"),
+        ],
+        &[],
+    ),
+    shown(
+        "P5",
+        "A slave says that it can't do a job, whenever it is asked: its config does not allow the parameters.",
+        "That slave is not asked again before its agent is restarted. Others are; the last no ends the job, and each stays in \
+         `earlier` with its reason.",
+        &[
+            rule("protocol/src/master/report.rs", "note_rejection"),
+            rule("protocol/src/master/placement.rs", "can_do"),
+        ],
+        &[],
+    ),
+    shown(
+        "P6",
+        "A slave's config is changed under the jobs that it has accepted.",
+        "What it requires still has to hold when a job starts, with a link or without: it waits for the master to recall it. What has begun \
+         stays, and a person is asked.",
+        &[
+            rule("protocol/src/slave/place.rs", "judge_by_config"),
+            HELD_BY,
+            rule("protocol/src/master/report.rs", "take"),
+        ],
+        &[],
+    ),
+    shown(
+        "P7",
+        "A machine can't begin a job because a disk is full or a program is missing, and that is mended without a word.",
+        "No job ends by it. The slave asks its machine again, less and less often, and is ready when it could begin.",
+        &[rule("protocol/src/slave/checks.rs", "check_machine")],
+        &[],
+    ),
+    shown(
+        "P8",
+        "Urgent work comes faster than the machines can do it, and a job of low priority waits.",
+        "The highest priority goes first, so the low one waits as long as the stream lasts. Where people set `ageing_seconds`, each step \
+         of priority is worth so long a wait, and no more: a slave gets nothing that it would start before what goes first.",
+        &[
+            rule("protocol/src/master/line.rs", "place"),
+            rule("protocol/src/master/placement.rs", "would_overtake"),
+        ],
         &[],
     ),
 ];

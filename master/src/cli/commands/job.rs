@@ -180,11 +180,9 @@ fn show_explanation(why: &Explanation) -> String {
     let rows: Vec<_> = why
         .slaves
         .iter()
-        .map(|slave| {
-            vec![clean(&slave.slave), slave.why_not.as_deref().map_or("(could take it)".to_owned(), clean)]
-        })
+        .map(|slave| vec![clean(&slave.slave), or_dash(slave.why_not.as_deref()), clean(&slave.text)])
         .collect();
-    format!("{}\n\n{}", clean(&why.summary), table(&["SLAVE", "WHY NOT"], &rows))
+    format!("{}\n\n{}", clean(&why.summary), table(&["SLAVE", "WHY NOT", "IN WORDS"], &rows))
 }
 
 fn show_events(events: &[JobEvent]) -> String {

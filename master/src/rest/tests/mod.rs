@@ -146,6 +146,7 @@ impl Master {
 
 fn mill() -> SlaveRecord {
     SlaveRecord {
+        starts: 1,
         key: MILL,
         name: "mill-3".to_owned(),
         agent: "0.1.0".to_owned(),

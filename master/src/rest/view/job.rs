@@ -117,14 +117,22 @@ pub(in crate::rest) fn job(
         accepted_at: report.map(|report| time(report.accepted_at)),
         started_at: report.and_then(|report| report.started_at).map(time),
         ended_at: job.ended_at.map(time),
+        retry_at: job.retry_at.filter(|_| job.state == State::Queued).map(time),
         outcome: report.and_then(|report| report.outcome.as_ref()).map(outcome),
-        earlier: job.others.iter().map(|attempt| earlier_attempt(attempt, name_of(attempt.holder))).collect(),
+        earlier: job
+            .others
+            .iter()
+            .map(|attempt| earlier_attempt(job, attempt, name_of(attempt.holder)))
+            .collect(),
         revision: job.revision,
     }
 }
 
-fn earlier_attempt(earlier: &master::OtherAttempt, slave: String) -> Earlier {
+fn earlier_attempt(job: &master::Job, earlier: &master::OtherAttempt, slave: String) -> Earlier {
     let report = earlier.report.as_ref();
+    // A slave that would not take it has reported nothing else.
+    let is_it = |one: &&master::RejectedBy| (one.attempt, one.by.0) == (earlier.attempt, earlier.holder);
+    let said = || job.rejected_by.iter().find(is_it).and_then(|one| one.reason.as_ref());
     Earlier {
         attempt: earlier.attempt.0,
         slave,
@@ -134,7 +142,7 @@ fn earlier_attempt(earlier: &master::OtherAttempt, slave: String) -> Earlier {
         started_at: report.and_then(|report| report.started_at).map(time),
         ended_at: report.and_then(|report| report.ended_at).map(time),
         outcome: report.and_then(|report| report.outcome.as_ref()).map(outcome),
-        reason: report.and_then(|report| report.reason.as_ref()).map(reason),
+        reason: report.and_then(|report| report.reason.as_ref()).or_else(said).map(reason),
     }
 }
 
@@ -180,14 +188,22 @@ pub(in crate::rest) fn explanation(
     let name = |key: SlaveKey| {
         state.slaves.get(&key).map_or_else(|| key.fingerprint(), |slave: &SlaveRecord| slave.name.clone())
     };
-    let summary = explanation.text();
+    let summary = explanation.text(time);
     let slaves = explanation.slaves.into_iter();
+    let mut slaves: Vec<_> = slaves
+        .map(|one| WhyNot {
+            slave: name(one.slave),
+            why_not: one.why.map(|why| why.name().into()),
+            text: one.text,
+        })
+        .collect();
+    slaves.sort_by(|one, other| one.slave.cmp(&other.slave));
     Explanation {
         job: job.id.to_string(),
         state: job.state.name().into(),
         summary,
-        slaves: slaves
-            .map(|(key, why)| WhyNot { slave: name(key), why_not: why.map(|why| why.name().into()) })
-            .collect(),
+        next_at: explanation.at.map(time),
+        in_front: explanation.in_front,
+        slaves,
     }
 }

@@ -34,6 +34,7 @@ fn placed(order: &master::Order) -> Placed {
         retry: Retry {
             max_attempts: order.retry.max_attempts,
             on: order.retry.on.iter().map(|on| word(&RETRY_ON, on).into()).collect(),
+            backoff_seconds: seconds(order.retry_backoff),
         },
         on_interrupt: word(&ON_INTERRUPT, &order.spec.on_interrupt).into(),
         external_id: order.external_id.clone(),

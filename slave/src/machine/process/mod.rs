@@ -47,7 +47,7 @@ mod tree;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{DirBuilder, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -77,6 +77,10 @@ const KEPT_OUTPUTS: usize = 100;
 /// Dismissed runs whose proof that they ended is kept: it guards against a store that was rolled back and asks for an old key
 /// again. Each takes some kilobytes.
 const KEPT_RUNS: usize = 5000;
+/// What is written where runs lie, and removed at once, to see whether a start could write there.
+const TRIAL: &str = ".trial";
+/// More than what a start writes for one run before it begins.
+const TRIAL_BYTES: usize = 64 * 1024;
 /// The variables of the agent's environment that a program gets. Others may hold secrets of the agent.
 const PASSED_ENV: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -195,6 +199,16 @@ impl Machine for ProcessMachine {
     fn check(&self, program: &str, params: &BTreeMap<String, String>) -> Result<(), Rejection> {
         self.program(program)?.arguments(params)?;
         Ok(())
+    }
+
+    fn could_begin(&self) -> Result<(), String> {
+        let try_out = || {
+            make_private_dirs(&self.runs)?;
+            durable::write_file(&self.runs.join(TRIAL), &[0; TRIAL_BYTES], 0o600)?;
+            fs::remove_file(self.runs.join(TRIAL))
+        };
+        try_out().map_err(|error| format!("{}: {error}", self.runs.display()))?;
+        self.programs.values().try_for_each(|program| program.check_executable().map(drop))
     }
 
     fn start(&self, work: &Work) -> Result<(), String> {

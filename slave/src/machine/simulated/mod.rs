@@ -132,6 +132,10 @@ impl Machine for SimulatedMachine {
         Ok(())
     }
 
+    fn could_begin(&self) -> Result<(), String> {
+        self.shared.lock().memory.as_ref().map(drop).map_err(Clone::clone)
+    }
+
     fn start(&self, work: &Work) -> Result<(), String> {
         let asked = parse(&work.params).map_err(|error| error.to_string())?;
         let shared = &self.shared;

@@ -161,6 +161,7 @@ fn settings() -> slave::Settings {
         trust_clock: TrustClock::Always,
         late_tolerance: LATE_TOLERANCE,
         max_interruptions: 3,
+        max_failures_in_row: 3,
         token: None,
     }
 }

@@ -102,6 +102,7 @@ fn order(bytes: &[u8], choice: u8) {
     }
     // The desired state that a slave gets for the first job, at its largest.
     let desired_state = reloop_protocol::spec::DesiredState {
+        requires: Default::default(),
         job: jobs[0],
         attempt: Default::default(),
         generation: Default::default(),

@@ -312,6 +312,7 @@ impl<'a> Scene<'a> {
             token: None,
             store: self.source.any(),
             boot: self.source.any(),
+            starts: u32::from(self.source.one_in(4)),
             session: reloop_protocol::id::Session(self.session),
             clock: self.source.any(),
             machine: self.machine(),

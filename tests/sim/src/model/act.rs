@@ -127,6 +127,7 @@ pub(super) fn possible(floor: &Floor, scene: &Scene, acts: &mut Vec<Act>) {
                 Fault::Swallow => link == Some(false),
                 Fault::KillAgent => agent,
                 Fault::Reboot => true,
+                Fault::Narrow => !held.narrow,
                 Fault::Refuse => !held.machine.refuses,
                 Fault::Unfit => !held.machine.unfit,
                 Fault::Reject => !held.machine.rejects,
@@ -318,6 +319,11 @@ fn fail(world: &mut World, fault: Fault, slave: usize) {
         Fault::Swallow => world.swallow(slave),
         Fault::KillAgent => world.kill_agent(slave),
         Fault::Reboot => world.reboot(slave),
+        Fault::Narrow => {
+            world.boxes[slave].narrow = true;
+            world.kill_agent(slave);
+            world.start_agent(slave, true);
+        }
         Fault::Refuse => world.boxes[slave].machine.refuses = true,
         Fault::Unfit => world.boxes[slave].machine.unfit = true,
         Fault::Reject => world.boxes[slave].machine.rejects = true,

@@ -1,12 +1,12 @@
 //! The floors that are enumerated, and the limits of what may happen on them.
 
 use reloop_protocol::job::{End, OnInterrupt};
-use reloop_protocol::master::Order;
+use reloop_protocol::master::{Order, Retry, RetryOn};
 use reloop_protocol::slave::{AfterFailure, Release, Settings};
 use reloop_protocol::spec::{CancelMode, Gate, Late, OnOverdue};
 use reloop_protocol::time::{Millis, Time};
 
-use crate::world::World;
+use crate::world::{WIDE, World};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
@@ -22,6 +22,8 @@ pub enum Fault {
     CrashAgent,
     /// A box loses its power and restarts.
     Reboot,
+    /// An agent is restarted with a config that does not allow wide work.
+    Narrow,
     /// A machine refuses to start.
     Refuse,
     /// A machine can't start anything, and proves that nothing began.
@@ -220,7 +222,7 @@ const PLAIN: Configuration = Configuration {
 };
 
 /// The short ones first. What a short one leaves out to be quick is in its long one.
-pub static CONFIGURATIONS: [Configuration; 25] = [
+pub static CONFIGURATIONS: [Configuration; 29] = [
     Configuration {
         name: "one-job",
         about: "one slave, one job, any fault, and any command of people",
@@ -328,6 +330,19 @@ pub static CONFIGURATIONS: [Configuration; 25] = [
         ..GOES_FIRST
     },
     Configuration {
+        name: "barred",
+        about: "two slaves that one failure bars, a job that is tried again, and a broken link",
+        orders: |world| tried_again(world, 1),
+        ..BARRED
+    },
+    Configuration {
+        name: "reconfigured",
+        about: "a slave whose config is changed so that it does not allow its two jobs any more, and another that comes later",
+        faults: (1, &[Fault::Narrow]),
+        away: true,
+        ..RECONFIGURED
+    },
+    Configuration {
         name: "one-job-long",
         about: "one slave, one job, any three faults, and any command of people",
         long: true,
@@ -397,6 +412,13 @@ pub static CONFIGURATIONS: [Configuration; 25] = [
         away: true,
         ..PLAIN
     },
+    Configuration { name: "barred-long", about: "the same with two jobs", long: true, ..BARRED },
+    Configuration {
+        name: "reconfigured-long",
+        about: "the same for two slaves that are there, and a broken link",
+        long: true,
+        ..RECONFIGURED
+    },
     Configuration { name: "moved-long", about: "the same with two jobs", long: true, ..MOVED },
     Configuration { name: "goes-first-long", about: "the same with any fault", long: true, ..GOES_FIRST },
     Configuration {
@@ -441,6 +463,24 @@ const GOES_FIRST: Configuration = Configuration {
     ..PLAIN
 };
 
+const BARRED: Configuration = Configuration {
+    slaves: 2,
+    slave: |settings| settings.max_failures_in_row = 1,
+    orders: |world| tried_again(world, 2),
+    faults: (1, &[Fault::Cut]),
+    deeds: (0, PEOPLE),
+    ..PLAIN
+};
+
+const RECONFIGURED: Configuration = Configuration {
+    slaves: 2,
+    orders: |world| wide(world, 2),
+    faults: (2, &[Fault::Cut, Fault::Narrow]),
+    deeds: (0, PEOPLE),
+    ends: WELL,
+    ..PLAIN
+};
+
 const LATE_FRAMES: Configuration = Configuration {
     faults: (2, &[Fault::Cut, Fault::KillAgent, Fault::KillMaster]),
     deeds: (1, &[Deed::Cancel(CancelMode::Now)]),
@@ -476,6 +516,24 @@ pub fn configuration(name: &str) -> Option<Configuration> {
 
 fn orders(world: &mut World, count: usize) -> Vec<Order> {
     (0..count).map(|_| world.order("mill")).collect()
+}
+
+/// They are tried a second time if they fail.
+fn tried_again(world: &mut World, count: usize) -> Vec<Order> {
+    let mut orders = orders(world, count);
+    for order in &mut orders {
+        order.retry = Retry { max_attempts: 2, on: [RetryOn::Failed].into() };
+    }
+    orders
+}
+
+/// Not every config allows them.
+fn wide(world: &mut World, count: usize) -> Vec<Order> {
+    let mut orders = orders(world, count);
+    for order in &mut orders {
+        order.spec.params.insert(WIDE.0.to_owned(), WIDE.1.to_owned());
+    }
+    orders
 }
 
 fn restartable(world: &mut World) -> Vec<Order> {

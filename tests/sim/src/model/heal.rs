@@ -143,6 +143,9 @@ fn mend(world: &mut World) {
         machine.slow = false;
         machine.ponders = false;
         machine.answer_what_was_asked();
+        if std::mem::take(&mut world.boxes[slave].narrow) {
+            world.kill_agent(slave);
+        }
         world.revive(slave);
         if world.link(slave) == Some(true) {
             world.cut(slave);

@@ -3,7 +3,7 @@
 use reloop_protocol::id::Run;
 use reloop_protocol::job::State;
 use reloop_protocol::master::{Enrolled, SlaveRecord};
-use reloop_protocol::message::{CloseCode, Flags, ReasonCode};
+use reloop_protocol::message::{Attention, CloseCode, Flags, ReasonCode, WaitingFor};
 use reloop_protocol::slave::{Job, Link};
 use stateright::Property;
 
@@ -13,7 +13,7 @@ use super::{Floor, Scene};
 type Sight = (&'static str, fn(&Floor, &Scene) -> bool);
 
 /// Every sight of every configuration.
-pub const SIGHTS: [Sight; 41] = [
+pub const SIGHTS: [Sight; 44] = [
     ("a job is queued", |f, s| is(f, s, State::Queued)),
     ("a job is assigned", |f, s| is(f, s, State::Assigned)),
     ("a job is accepted", |f, s| is(f, s, State::Accepted)),
@@ -128,6 +128,21 @@ pub const SIGHTS: [Sight; 41] = [
     ("the master shows the progress of a second run", |_, s| {
         s.world.progress_of_master().any(|run| run.run > Run(1))
     }),
+    ("a machine was barred by failures", |_, s| {
+        let barred = Some(Attention::FailuresInRow);
+        s.world.boxes.iter().any(|held| held.disk.node().is_some_and(|node| node.attention == barred))
+    }),
+    ("a slave waits to give back what its config does not allow any more", |_, s| {
+        let mut agents = s.world.boxes.iter().filter_map(|held| held.state.as_ref());
+        let waits = |job: &Job| job.report.waiting_for == Some(WaitingFor::Elsewhere);
+        agents.any(|state| state.jobs.values().any(waits))
+    }),
+    ("a job runs that another slave has rejected", |f, s| {
+        f.jobs(s).iter().any(|job| {
+            let known = s.world.find_job(*job);
+            known.is_some_and(|job| job.state == State::Running && !job.rejected_by.is_empty())
+        })
+    }),
 ];
 
 macro_rules! properties {
@@ -138,7 +153,7 @@ macro_rules! properties {
 
 pub fn all() -> Vec<Property<Floor>> {
     let all = properties![
-        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40
+        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43
     ];
     assert_eq!(all.len(), SIGHTS.len(), "each sight is a property");
     all

@@ -117,7 +117,18 @@ pub fn schedule(seed: u64, slaves: usize, jobs: usize) -> Schedule {
         made.round();
     }
     let approves = made.random.one_in(4);
-    let head = Head { seed, profile, invariant: None, note: None, approves, slaves: kinds };
+    let ageing_ms = made.random.pick(&[0, 0, 0, 1_000, 10_000]);
+    let recall_before_ms = made.random.pick(&[0, 0, 1_000, 10_000]);
+    let head = Head {
+        seed,
+        profile,
+        invariant: None,
+        note: None,
+        approves,
+        ageing_ms,
+        recall_before_ms,
+        slaves: kinds,
+    };
     Schedule { head, acts: made.acts }
 }
 
@@ -144,6 +155,8 @@ impl Maker {
             trust_clock: random.one_in(6),
             drift_ppm: if drifts { drift } else { 0 },
             progress: !random.one_in(3),
+            max_failures_in_row: random.below(4) as u16,
+            deferred_capacity: random.pick(&[1, 2, 16, 16]),
             stutters: false,
         }
     }
@@ -225,6 +238,9 @@ impl Maker {
             priority: random.below(3) as i32,
             held: random.one_in(8),
             again: random.one_in(4),
+            backs_off: random.one_in(2),
+            wide: random.one_in(5),
+            labelled: random.one_in(5),
             ..Placed::default()
         };
         if random.one_in(4) {
@@ -302,7 +318,7 @@ impl Maker {
     fn trouble(&mut self) {
         let slave = self.slave();
         let random = &mut self.random;
-        let act = match random.below(25) {
+        let act = match random.below(26) {
             0 | 1 => Act::Cut { slave },
             2 => Act::HalfOpen { slave },
             3 => Act::Swallow { slave },
@@ -325,6 +341,11 @@ impl Maker {
                 rejects: random.one_in(12),
                 ponders: random.one_in(2),
             },
+            25 => {
+                let (narrow, bare) = (random.one_in(2), random.one_in(2));
+                self.acts.extend([Act::Configure { slave, narrow, bare }, Act::Kill { slave }]);
+                Act::Revive { slave }
+            }
             17..=20 => {
                 let job = random.below(self.placed.max(1));
                 let command = self.job_command();

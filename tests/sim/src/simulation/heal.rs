@@ -48,6 +48,10 @@ pub(super) fn heal(world: &mut World, slaves: usize) -> bool {
         (machine.silent, machine.unstoppable) = (false, false);
         (machine.refuses, machine.fails, machine.slow, machine.ponders) = (false, false, false, false);
         (machine.unfit, machine.rejects) = (false, false);
+        world.boxes[slave].configure(false, false);
+        if world.boxes[slave].is_configured_anew() {
+            world.kill_agent(slave);
+        }
         world.revive(slave);
         world.cut(slave);
         world.plug_again(slave);

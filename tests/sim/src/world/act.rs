@@ -114,6 +114,14 @@ pub enum Act {
         #[serde(default, skip_serializing_if = "is_default")]
         ponders: bool,
     },
+    /// A slave's config is another one from the next start of its agent on.
+    Configure {
+        slave: usize,
+        /// It allows no wide work.
+        narrow: bool,
+        /// It lacks the label that orders may require.
+        bare: bool,
+    },
     /// How fast links answer pings.
     Pings {
         slow: bool,
@@ -208,6 +216,15 @@ pub struct Placed {
     /// It is retried if it fails.
     #[serde(skip_serializing_if = "is_default")]
     pub again: bool,
+    /// The retry waits as long as it does by default.
+    #[serde(skip_serializing_if = "is_default")]
+    pub backs_off: bool,
+    /// Not every config allows it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub wide: bool,
+    /// It requires a label that slaves have unless their config is bare.
+    #[serde(skip_serializing_if = "is_default")]
+    pub labelled: bool,
     /// Only this slave may do it.
     #[serde(skip_serializing_if = "is_default")]
     pub slave: Option<usize>,
@@ -305,6 +322,7 @@ impl Act {
             Self::HalfOpen { .. } => "half-open",
             Self::Swallow { .. } => "swallowed",
             Self::Plug { .. } => "plug",
+            Self::Configure { .. } => "config",
             Self::Kill { .. } => "agent killed",
             Self::Revive { .. } => "agent started",
             Self::Reboot { .. } => "reboot",

@@ -31,6 +31,7 @@ impl UnderWay {
             slave::Effect::Send { .. }
             | slave::Effect::Close { .. }
             | slave::Effect::Probe { .. }
+            | slave::Effect::CheckMachine
             | slave::Effect::Dismiss(_)
             | slave::Effect::ReadLog { .. }
             | slave::Effect::Reply { .. }
@@ -141,6 +142,9 @@ impl World {
             || node.unloading.is_some()
             || !node.operating_mode.mode.may_start();
         let Some(job) = state.jobs.get(&work.job) else { return };
+        let lacks = |(name, value)| state.settings.labels.get(name) != Some(value);
+        let is_unfit = held.why_unfit(&job.spec).is_some() || job.requires.iter().any(lacks);
+        let was_interrupted = job.interruptions > 0;
         let outside = self.outside_window(slave, job);
         let unwanted = matches!(job.desired, Desired::Cancel(_))
             || self
@@ -150,6 +154,9 @@ impl World {
                 .any(|(at, of)| (*at, of.job, of.attempt) == (slave, work.job, work.attempt));
         if unwanted && !self.ledger.torn.contains(&work.job) {
             self.violate(Invariant::StartWanted, format!("slave {slave} starts {}", work.job));
+        }
+        if is_unfit && !was_interrupted {
+            self.violate(Invariant::StartAllowed, format!("slave {slave} starts {}", work.job));
         }
         if barred {
             self.violate(Invariant::StartWhenReady, format!("slave {slave} starts {}", work.job));
@@ -435,7 +442,7 @@ impl World {
             .jobs
             .values()
             .filter(|job| job.state == State::Queued)
-            .find(|job| master::explain(master, job, now).text().is_empty())
+            .find(|job| master::explain(master, job, now).text(|at| at.to_string()).is_empty())
             .map(|job| job.id);
         if let Some(id) = mute {
             self.violate(Invariant::WaitingIsExplained, id.to_string());

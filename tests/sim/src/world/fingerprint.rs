@@ -276,6 +276,9 @@ impl Walk {
             fuse,
             token,
             began,
+            narrow,
+            runs_narrow,
+            rejected,
             told_to_pause: _,
             replies: _,
         } = station;
@@ -294,6 +297,7 @@ impl Walk {
         ));
         self.see(closed.last());
         self.see((synced, saved, token, began));
+        self.see((narrow, runs_narrow, rejected));
         match state {
             Some(state) => {
                 self.see((1u8, disk.node().is_some()));
@@ -352,7 +356,8 @@ impl Walk {
                 self.see(doubtful);
             }
         }
-        let Volatile { boot, next_store, awake_since, heard, lacks_room, probing, told, owed } = volatile;
+        let Volatile { boot, next_store, awake_since, heard, lacks_room, probing, checks, told, owed } =
+            volatile;
         if let Some(boot) = boot {
             self.boot(*boot);
         }
@@ -362,6 +367,7 @@ impl Walk {
             awake_since.map(|at| (!heard).then_some(at)),
             lacks_room,
             probing,
+            checks,
             owed.is_some(),
         ));
         if let Some(owed) = owed {
@@ -399,6 +405,7 @@ impl Walk {
             operating_mode,
             cause,
             doubts_releases,
+            failed,
         } = node;
         self.store(*store);
         self.session(key, *session);
@@ -421,6 +428,7 @@ impl Walk {
             operating_mode,
             cause,
             doubts_releases,
+            failed,
         ));
     }
 
@@ -503,6 +511,10 @@ impl Walk {
             flags,
             ended_at,
             events,
+            retry_backoff,
+            retries,
+            retry_at,
+            rejected_by,
             heard_at: _,
             heard_on,
             revision: _,
@@ -510,6 +522,7 @@ impl Walk {
         self.see((id, spec, digest, slave, requires, start, retry, created_at));
         self.see((state, desired, generation, recalled, attempt, last_attempt, holder));
         self.see((report, others, assigned, reason, flags, ended_at));
+        self.see((retry_backoff, retries, retry_at, rejected_by));
         self.see(heard_on.is_some());
         if let Some(link) = heard_on {
             self.link(*link);
@@ -534,6 +547,7 @@ impl Walk {
             operating_mode,
             machine,
             cloned_at,
+            starts,
             link,
             contender,
             declining,
@@ -545,7 +559,7 @@ impl Walk {
             other_attempts: _,
         } = record;
         self.see((key, name, agent, enrolled, programs, labels, operating_mode, machine));
-        self.see((capacity, deferred_capacity));
+        self.see((capacity, deferred_capacity, starts));
         self.see(settled_in);
         self.see((cloned_at.is_some(), declining, doubts, store.is_some(), boot.is_some()));
         if let Some(store) = store {
@@ -622,6 +636,7 @@ impl Walk {
             token,
             store,
             boot,
+            starts,
             session,
             clock,
             machine,
@@ -632,7 +647,7 @@ impl Walk {
             rows,
             recent_outcomes,
         } = hello;
-        self.see((protocol, said, name, agent, token, clock));
+        self.see((protocol, said, name, agent, token, clock, starts));
         self.binding(*binding);
         self.store(*store);
         self.boot(*boot);

@@ -9,11 +9,12 @@ use reloop_protocol::message::{Mode, WaitingFor};
 use reloop_protocol::slave::{self, Slave};
 use reloop_protocol::spec::{Desired, Gate};
 
-use super::{Invariant, World};
+use super::{Invariant, Station, World};
 
 /// A slave that its master can tell something, over a link on which nothing is under way.
 #[derive(Clone, Copy)]
 struct Seen<'a> {
+    station: &'a Station,
     slave: &'a Slave,
     record: &'a SlaveRecord,
 }
@@ -49,6 +50,8 @@ impl Seen<'_> {
         let settings = &self.slave.settings;
         settings.programs.contains(&job.spec.program)
             && job.slave.as_ref().is_none_or(|name| *name == settings.name)
+            && self.station.why_unfit(&job.spec).is_none()
+            && !self.station.rejected.contains(&job.id)
             && job.requires.iter().all(|(name, value)| settings.labels.get(name) == Some(value))
     }
 }
@@ -69,16 +72,16 @@ impl World {
 
     /// Nothing is under way, and no link is lost of which the master still waits for an answer.
     fn is_quiet(&self, master: &Master) -> bool {
-        let is_link_quiet = |held: &super::Station| {
+        let is_link_quiet = |held: &Station| {
             let no_frames = held
                 .link
                 .as_ref()
                 .is_none_or(|link| link.to_master.is_empty() && link.to_slave.is_empty() && !link.half_open);
-            no_frames && held.machine.facts.is_empty()
+            no_frames && held.machine.facts.is_empty() && !held.machine.is_asked
         };
         let is_there =
             |id| self.boxes.iter().any(|held| held.link.as_ref().is_some_and(|link| link.id == id));
-        let live = |held: &super::Station| master.slaves.get(&held.settings.key).and_then(SlaveRecord::live);
+        let live = |held: &Station| master.slaves.get(&held.settings.key).and_then(SlaveRecord::live);
         let has_lost_none = self.boxes.iter().filter_map(live).all(is_there);
         self.double.is_none()
             && self.pings.is_empty()
@@ -96,7 +99,34 @@ impl World {
             && !record.doubts
             && record.enrolled == Enrolled::Yes;
         let is_odd = held.retired || held.machine.rejects || self.ledger.cloned.contains(&held.settings.key);
-        (is_live && !is_odd).then_some(Seen { slave: state, record })
+        (is_live && !is_odd).then_some(Seen { station: held, slave: state, record })
+    }
+
+    /// By its priority and its age, one job goes before another.
+    fn goes_before(&self, one: &master::Job, other: &master::Job) -> bool {
+        let order = |job: &master::Job| {
+            let priority = i64::from(job.start.priority);
+            match self.placement.ageing {
+                None => (-priority, job.id),
+                Some(step) => (job.created_at.0 - priority * step.0.cast_signed(), job.id),
+            }
+        };
+        order(one) < order(other)
+    }
+
+    /// A slave knows no ageing: it gets nothing that it would start before what has waited long enough, nor what goes after that.
+    fn is_kept_out(&self, master: &Master, job: &master::Job, slave: Seen<'_>) -> bool {
+        let overtakes = |queued: &master::Job, held: &master::Job| {
+            let is_started_first = (held.start.priority, queued.id) < (queued.start.priority, held.id);
+            is_started_first && self.goes_before(held, queued) && slave.waits_for_its_machine(held)
+        };
+        let key = slave.slave.settings.key;
+        let is_out = |queued: &master::Job| master.book.held_by(key).any(|held| overtakes(queued, held));
+        let goes_first = |queued: &master::Job| {
+            queued.state == State::Queued && self.goes_before(queued, job) && slave.can_do(queued)
+        };
+        self.placement.ageing.is_some()
+            && (is_out(job) || master.book.jobs.values().any(|queued| goes_first(&queued) && is_out(&queued)))
     }
 
     fn misplaced(&self, master: &Master) -> Option<String> {
@@ -112,7 +142,10 @@ impl World {
             };
             let at = job.holder.and_then(|key| self.boxes.iter().position(|held| held.settings.key == key));
             let waits = match at {
-                None => job.state == State::Queued && is_time,
+                None => {
+                    let waits_to_be_tried_again = job.retry_at.is_some_and(|at| at > now);
+                    job.state == State::Queued && is_time && !waits_to_be_tried_again
+                }
                 Some(at) => seen[at].is_some_and(|holder| {
                     let is_behind = !holder.is_able() || holder.is_at_work();
                     is_time && is_behind && job.slave.is_none() && holder.waits_for_its_machine(&job)
@@ -126,14 +159,14 @@ impl World {
                 if other.can_do(&job) && !other.is_at_work() {
                     return Some(format!("slave {slave} idles beside {}", self.tell(job.id)));
                 }
-                let goes_after = |held: &master::Job| {
-                    (held.start.priority, job.id) < (job.start.priority, held.id)
-                        && other.waits_for_its_machine(held)
+                let goes_after = |held: &&master::Job| {
+                    is_sound(&held.id) && self.goes_before(&job, held) && other.waits_for_its_machine(held)
                 };
                 let key = other.slave.settings.key;
-                let last = master.book.held_by(key).find(|held| is_sound(&held.id) && goes_after(held));
+                let last = master.book.held_by(key).find(goes_after);
                 // Only a queued job takes the place of another: what a slave has goes in its turn there.
-                if let Some(held) = last.filter(|_| at.is_none() && other.can_do(&job)) {
+                let last = last.filter(|_| at.is_none() && other.can_do(&job));
+                if let Some(held) = last.filter(|_| !self.is_kept_out(master, &job, other)) {
                     return Some(format!("{} is behind {} at slave {slave}", self.tell(job.id), held.id));
                 }
             }

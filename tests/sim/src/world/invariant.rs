@@ -40,6 +40,8 @@ pub enum Invariant {
     StartInWindow,
     /// No start while the machine is locked, occupied, needs a person or is out of production.
     StartWhenReady,
+    /// No start of a job that the slave's config does not allow, or whose required labels it lacks.
+    StartAllowed,
     /// A frame of an older session has no effect.
     OldSessionIgnored,
     /// Generations only increase.
@@ -85,7 +87,7 @@ pub enum Invariant {
 }
 
 impl Invariant {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::AcknowledgedOrderKept,
         Self::BegunOnce,
         Self::AttemptBegunOnce,
@@ -97,6 +99,7 @@ impl Invariant {
         Self::CancelAndOutcomeKept,
         Self::StartInWindow,
         Self::StartWhenReady,
+        Self::StartAllowed,
         Self::OldSessionIgnored,
         Self::GenerationsGoForward,
         Self::EpochsGoForward,
@@ -133,6 +136,7 @@ impl Invariant {
             Self::CancelAndOutcomeKept => "cancel and outcome are both kept",
             Self::StartInWindow => "no start outside its window",
             Self::StartWhenReady => "no start while not ready or locked",
+            Self::StartAllowed => "no start where the slave's config does not allow it",
             Self::OldSessionIgnored => "nothing acts on an old session",
             Self::GenerationsGoForward => "nothing acts on an old desired state",
             Self::EpochsGoForward => "nothing acts on an old epoch",

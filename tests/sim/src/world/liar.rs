@@ -55,6 +55,7 @@ impl World {
             token: None,
             store: StoreId([0xEE; 16]),
             boot: BootId([0xEE; 16]),
+            starts: 1,
             session: Session(link.0),
             clock: self.now(),
             machine: machine(),

@@ -168,10 +168,7 @@ impl World {
         if self.keeps_crossed {
             self.crossed.push((slave, kind(&message)));
         }
-        self.slave_event(
-            slave,
-            slave::Event::Received { link, session, commit, message, unfit: BTreeMap::new() },
-        );
+        self.receive(slave, link, session, commit, message);
         true
     }
 

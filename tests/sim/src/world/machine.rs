@@ -32,6 +32,8 @@ pub struct Machine {
     pub unfit: bool,
     /// The program is missing: it was removed from the settings.
     pub rejects: bool,
+    /// It was asked whether it could begin something now, and has not answered.
+    pub is_asked: bool,
     /// It accepts a start and begins only when time passes, like a runner that has to come up first.
     pub slow: bool,
     /// Accepted and not begun yet.
@@ -111,6 +113,7 @@ impl Machine {
         self.was_cut = true;
         self.coming.clear();
         self.pondered.clear();
+        self.is_asked = false;
         for work in self.works.values_mut() {
             work.gone |= work.ended.is_none();
         }
@@ -130,6 +133,15 @@ impl Machine {
                     }
                 }
             }
+        }
+    }
+
+    /// What keeps it from beginning something now, if it is asked.
+    pub(super) fn could_begin(&self) -> Result<(), String> {
+        match (self.unfit, self.refuses) {
+            (true, _) => Err("the disk is full".to_owned()),
+            (false, true) => Err("the machine refuses".to_owned()),
+            (false, false) => Ok(()),
         }
     }
 

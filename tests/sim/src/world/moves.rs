@@ -41,7 +41,14 @@ impl World {
         if held.state.is_none() {
             return false;
         }
-        let Some((work, fact)) = held.machine.facts.pop_front() else { return false };
+        let Some((work, fact)) = held.machine.facts.pop_front() else {
+            let is_asked = std::mem::take(&mut held.machine.is_asked);
+            let found = held.machine.could_begin();
+            if is_asked {
+                self.slave_event(slave, slave::Event::MachineChecked(found));
+            }
+            return is_asked;
+        };
         self.slave_event(slave, slave::Event::Machine { work, fact });
         true
     }

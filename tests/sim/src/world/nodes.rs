@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use reloop_protocol::id::{Attempt, JobId};
+use reloop_protocol::id::{Attempt, Commit, JobId, Session};
 use reloop_protocol::job::State;
 use reloop_protocol::limits;
 use reloop_protocol::master::{self, Answer, RequestId};
-use reloop_protocol::message::Message;
-use reloop_protocol::slave::{self, Now, RunKey};
-use reloop_protocol::spec::{CancelMode, Desired};
+use reloop_protocol::message::{Message, Reason, ReasonCode};
+use reloop_protocol::slave::{self, LinkId, Now, RunKey};
+use reloop_protocol::spec::{CancelMode, Desired, DesiredState, Spec};
 use reloop_protocol::time::Time;
 use reloop_protocol::wire;
 
 use super::checks::UnderWay;
-use super::{COMPARED_ALWAYS, COMPARED_EVERY, GENESIS, Invariant, Synced, World, disk};
+use super::{COMPARED_ALWAYS, COMPARED_EVERY, GENESIS, Invariant, Station, Synced, WIDE, World, disk};
 
 /// The bytes of session and signature around a message.
 const FRAME_BYTES: usize = 9 + 1 + 64;
@@ -117,10 +117,7 @@ impl World {
                     let pending: Vec<_> =
                         held.link.take().into_iter().flat_map(|wire| wire.to_slave).collect();
                     for (session, commit, message) in pending {
-                        self.slave_event(
-                            slave,
-                            slave::Event::Received { link, session, commit, message, unfit: BTreeMap::new() },
-                        );
+                        self.receive(slave, link, session, commit, message);
                     }
                     self.slave_event(slave, slave::Event::LinkClosed { link });
                 }
@@ -266,16 +263,45 @@ impl World {
             }
             slave::Effect::Resume(work) => held.machine.pause(work, false),
             slave::Effect::Probe { work, .. } => held.machine.probe(work),
+            slave::Effect::CheckMachine => held.machine.is_asked = true,
             slave::Effect::Dismiss(_) | slave::Effect::ReadLog { .. } | slave::Effect::Ignored(_) => {}
             slave::Effect::ForgetToken => held.token = None,
             slave::Effect::Reply { reply, .. } => held.replies.push(reply),
         }
     }
 
+    /// A slave receives a message, with what its config says of the offers in it.
+    pub(super) fn receive(
+        &mut self,
+        slave: usize,
+        link: LinkId,
+        session: Session,
+        commit: Commit,
+        message: Message,
+    ) {
+        let offers: Vec<&DesiredState> = match &message {
+            Message::DesiredState(offer) => vec![offer],
+            Message::Welcome(welcome) => {
+                welcome.rulings.iter().filter_map(|ruling| ruling.desired_state.as_ref()).collect()
+            }
+            _ => vec![],
+        };
+        let held = &mut self.boxes[slave];
+        let why = |offer: &&DesiredState| Some((offer.job, held.why_unfit(offer.spec.as_ref()?)?));
+        let unfit: BTreeMap<_, _> = offers.iter().filter_map(why).collect();
+        held.machine.rejected += u32::from(!unfit.is_empty());
+        held.rejected.extend(unfit.keys());
+        self.slave_event(slave, slave::Event::Received { link, session, commit, message, unfit });
+    }
+
     /// A machine is told to start a run.
     fn begin(&mut self, slave: usize, work: RunKey) {
         self.check_start(slave, work);
-        self.boxes[slave].machine.start(work);
+        let held = &mut self.boxes[slave];
+        held.machine.start(work);
+        if held.machine.rejects {
+            held.rejected.insert(work.job);
+        }
         self.check_machine(slave, work);
     }
 
@@ -300,6 +326,14 @@ impl World {
         if alive.len() > 1 {
             self.violate(Invariant::OneWorkPerMachine, format!("slave {slave}: {alive:?}"));
         }
+    }
+}
+
+impl Station {
+    /// Why the config that its agent has read does not allow this work, if it does not.
+    pub(super) fn why_unfit(&self, spec: &Spec) -> Option<Reason> {
+        let is_wide = spec.params.get(WIDE.0).is_some_and(|size| size == WIDE.1);
+        (self.runs_narrow && is_wide).then(|| Reason::new(ReasonCode::BadParams, "it is too wide"))
     }
 }
 

@@ -43,6 +43,7 @@ impl World {
             retry: Retry { max_attempts: 1, on: BTreeSet::new() },
             external_id: None,
             labels: BTreeMap::new(),
+            retry_backoff: Millis(0),
         }
     }
 

@@ -1,12 +1,13 @@
 //! Performs the acts of a schedule.
 
 use reloop_protocol::id::{JobId, OrderId};
-use reloop_protocol::master::{JobCommand, Retry, RetryOn, SlaveCommand};
+use reloop_protocol::master::{JobCommand, RETRY_BACKOFF, Retry, RetryOn, SlaveCommand};
 use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{Gate, OnOverdue};
 use reloop_protocol::time::{Millis, Time};
 
-use super::{Act, JobAct, LocalAct, Placed, SlaveAct, World};
+use super::{Act, JobAct, LocalAct, Placed, SlaveAct, Station, WIDE, World};
+use std::collections::BTreeMap;
 
 /// The most slaves and clones in a world: more clones show nothing new.
 const BOXES: usize = 64;
@@ -123,6 +124,9 @@ impl World {
                     (machine.slow, machine.ponders) = (*slow, *ponders);
                     (machine.unfit, machine.rejects) = (*unfit, *rejects);
                 })
+            }
+            Act::Configure { slave, narrow, bare } => {
+                self.if_there(*slave, |world| world.boxes[*slave].configure(*narrow, *bare))
             }
             Act::Pings { slow } => {
                 self.pings_are_slow = *slow;
@@ -242,6 +246,13 @@ impl World {
         order.start.gate = if placed.held { Gate::Held } else { Gate::Open };
         if placed.again {
             order.retry = Retry { max_attempts: 2, on: [RetryOn::Failed].into() };
+            order.retry_backoff = if placed.backs_off { RETRY_BACKOFF } else { Millis(0) };
+        }
+        if placed.wide {
+            order.spec.params.insert(WIDE.0.to_owned(), WIDE.1.to_owned());
+        }
+        if placed.labelled {
+            order.requires = required();
         }
         // Only for an existing slave: otherwise it would never be assigned.
         order.slave = placed.slave.filter(|slave| *slave < self.boxes.len()).map(|slave| format!("s{slave}"));
@@ -271,5 +282,24 @@ impl World {
         };
         self.command(id, command);
         true
+    }
+}
+
+/// What orders may require, and slaves have unless their config is bare.
+pub fn required() -> BTreeMap<String, String> {
+    BTreeMap::from([("material".to_owned(), "pla".to_owned())])
+}
+
+impl Station {
+    /// Writes its config, which the agent reads when it starts.
+    pub fn configure(&mut self, narrow: bool, bare: bool) {
+        self.narrow = narrow;
+        self.settings.labels = if bare { BTreeMap::new() } else { required() };
+    }
+
+    /// Its agent runs with another config than the one that was written since.
+    pub fn is_configured_anew(&self) -> bool {
+        let runs_with = self.state.as_ref().map(|state| &state.settings.labels);
+        self.narrow != self.runs_narrow || runs_with.is_some_and(|labels| *labels != self.settings.labels)
     }
 }

@@ -93,7 +93,11 @@ impl World {
         held.machine.pondered.clear();
         let (boot, fingerprint) = (held.boot, held.fingerprint);
         let damage = slave::Damage::default();
-        let started = slave::Event::AgentStarted { boot, fingerprint, known_key, next_store, damage };
+        held.runs_narrow = held.narrow;
+        held.rejected.clear();
+        let jobs = held.state.iter().flat_map(|state| state.jobs.values());
+        let unfit = jobs.filter_map(|job| Some((job.report.job, held.why_unfit(&job.spec)?))).collect();
+        let started = slave::Event::AgentStarted { boot, fingerprint, known_key, next_store, damage, unfit };
         self.slave_event(slave, started);
     }
 

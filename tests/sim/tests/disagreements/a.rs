@@ -482,7 +482,7 @@ fn a22_explain_names_every_slave_and_why_not() {
     let why = |job| {
         let explanation = explain(master, &world.job(job), world.now());
         assert_eq!(explanation.slaves.len(), 4);
-        explanation.slaves.into_iter().map(|(_, why)| why).collect::<Vec<_>>()
+        explanation.slaves.into_iter().map(|one| one.why).collect::<Vec<_>>()
     };
     assert_eq!(
         why(plain),
@@ -509,10 +509,10 @@ fn a22_explain_names_a_full_slave_one_that_needs_a_person_and_what_an_accepted_j
         Waits::AtSlave { waiting_for, .. } => waiting_for,
         other => panic!("{other:?}"),
     };
-    assert_eq!(explained(&world, waits).slaves[0].1, Some(WhyNot::Capacity));
+    assert_eq!(explained(&world, waits).slaves[0].why, Some(WhyNot::Capacity));
     assert_eq!(waits_for(&world, behind), Some(WaitingFor::Turn));
     assert_eq!(waits_for(&world, timed), Some(WaitingFor::Time));
     world.replace_disk(0);
     world.settle();
-    assert_eq!(explained(&world, waits).slaves[0].1, Some(WhyNot::Attention));
+    assert_eq!(explained(&world, waits).slaves[0].why, Some(WhyNot::Attention));
 }

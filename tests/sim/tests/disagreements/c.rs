@@ -226,6 +226,7 @@ fn c6_a_box_with_another_fingerprint_waits_for_a_person() {
         known_key: true,
         next_store: StoreId([1; 16]),
         damage: slave::Damage::default(),
+        unfit: Default::default(),
     };
     let event = start(1, &world);
     world.slave_event(0, event);

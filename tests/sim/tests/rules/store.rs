@@ -25,6 +25,7 @@ fn records_that_cannot_be_read_bar_the_machine_until_somebody_has_looked() {
             known_key: false,
             next_store: StoreId([7; 16]),
             damage,
+            unfit: Default::default(),
         };
         world.slave_event(0, started);
         assert_eq!(agent(&world).node.attention, expected);

@@ -4,16 +4,13 @@ use reloop_protocol::id::{Attempt, Generation, JobId, OrderId, SlaveKey};
 use reloop_protocol::job::{End, State};
 use reloop_protocol::master::{
     self, Answer, IdempotencyKey, JobCommand, Order, RECEIPTS, RECENT_KEYS, Receipt, RequestId, Retry,
-    RetryOn, WhyNot,
+    RetryOn,
 };
-use reloop_protocol::message::{
-    Attention, Declined, Flags, MachineReport, Message, Mode, OperatingMode, ReasonCode,
-};
+use reloop_protocol::message::{Declined, Flags, MachineReport, Message, Mode, OperatingMode, ReasonCode};
 use reloop_protocol::slave::Fact;
 use reloop_protocol::spec::{CancelMode, Desired, Gate};
 use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, World};
-use std::collections::BTreeMap;
 
 use crate::stage::*;
 
@@ -327,97 +324,6 @@ fn a_running_job_can_not_be_declined() {
     let declined = no_to(&known, ReasonCode::AtCapacity, false);
     world.master_event(received(link, Message::Declined(declined)));
     assert_eq!(world.job(job), known);
-}
-
-#[test]
-fn a_job_that_has_not_started_is_explained_in_words() {
-    let (mut world, running) = endless_job(|_, _| {});
-    let job = placed(&mut world, |_| {});
-    let master = world.master.clone().unwrap();
-    let now = world.now();
-    let job = world.job(job);
-    let queued = master::Job { state: State::Queued, holder: None, report: None, ..job.clone() };
-    let says = |state: &master::Master, job: &master::Job| master::explain(state, job, now).text();
-    let with = |change: &dyn Fn(&mut master::Job)| {
-        let mut job = queued.clone();
-        change(&mut job);
-        says(&master, &job)
-    };
-    let mut nobody = master.clone();
-    nobody.slaves.clear();
-    assert_eq!(says(&nobody, &queued), "there are no slaves: enrol one");
-    assert_eq!(with(&|job| job.desired = Desired::Pause), "it is paused: `resume` lets it go on");
-    assert_eq!(with(&|_| {}), "the slaves that could do it cannot now: ready");
-    let elsewhere = "no slave that it is for offers its program";
-    assert_eq!(with(&|job| job.spec.program = "weave".to_owned()), elsewhere);
-    assert_eq!(with(&|job| job.slave = Some("s9".to_owned())), elsewhere);
-    let label =
-        |job: &mut master::Job| job.requires = BTreeMap::from([("material".to_owned(), "pla".to_owned())]);
-    assert_eq!(with(&label), "no slave with its program has the labels that it requires");
-    let idle = World::new(1).master.unwrap();
-    assert_eq!(says(&idle, &queued), "a slave has room: the job is being assigned to it");
-    let mut held = queued.clone();
-    held.start.gate = Gate::Held;
-    held.flags.set(Flags::RESTORED);
-    assert!(says(&idle, &held).starts_with("it waits for a person; held since the master was restored"));
-    let assigned = master::Job { state: State::Assigned, ..job.clone() };
-    assert_eq!(says(&master, &assigned), "offered to s0, which has not answered yet");
-    assert_eq!(says(&master, &job), "s0 has it and waits for turn");
-    let mut faulty = master.clone();
-    for slave in faulty.slaves.values_mut() {
-        slave.machine.as_mut().unwrap().attention = Some(Attention::Fault);
-    }
-    assert_eq!(says(&faulty, &job), "s0 has it and waits for turn", "not for its machine");
-    let mut away = Seat::of(&mut world).state;
-    away.slaves.values_mut().for_each(|slave| slave.declining = false);
-    assert_eq!(
-        says(&away, &assigned),
-        "offered to s0, which is offline: whether it has it shows when it is back"
-    );
-    assert_eq!(says(&away, &job), "s0 has it and waits for turn by its last word: it is offline");
-
-    // Only until it has started is a held job explained by the missing release.
-    let running = world.job(running);
-    let gated = |job: &master::Job, gate| {
-        let mut job = job.clone();
-        job.start.gate = gate;
-        says(&master, &job).split_once("; ").map(|(_, gate)| gate.to_owned())
-    };
-    let held = Some("held: `release` lets it start".to_owned());
-    let lapsed = Some("its release has lapsed: `release` it again".to_owned());
-    let released = |ms: i64| Gate::Released { latest: Time(now.0 + ms) };
-    let of_waiting =
-        [Gate::Open, Gate::Held, released(-1), released(0), released(1)].map(|gate| gated(&job, gate));
-    assert_eq!(of_waiting, [None, held, lapsed, None, None]);
-    let of_running = [Gate::Open, Gate::Held, released(-1), released(1)].map(|gate| gated(&running, gate));
-    assert_eq!(of_running, [None, None, None, None]);
-}
-
-#[test]
-fn every_why_not_has_its_own_word() {
-    let words: std::collections::BTreeSet<_> = WhyNot::ALL.iter().map(|why| why.name()).collect();
-    assert_eq!(words.len(), WhyNot::ALL.len());
-    assert!(words.contains("local_lock") && words.contains("other_slave"), "{words:?}");
-}
-
-#[test]
-fn a_slave_that_is_full_or_not_ready_says_so() {
-    let (mut world, job) = endless_job(|_, _| {});
-    let why = |world: &World, job: &master::Job| {
-        master::explain(world.master.as_ref().unwrap(), job, world.now()).slaves[0].1
-    };
-    assert_eq!(why(&world, &world.job(job)), Some(WhyNot::Ready), "it works");
-    let other = master::Job { holder: None, ..world.job(job) };
-    assert_eq!(why(&world, &other), Some(WhyNot::Ready), "it has room, and works");
-    for _ in 0..3 {
-        placed(&mut world, |_| {});
-    }
-    assert_eq!(why(&world, &other), Some(WhyNot::Capacity));
-    assert_eq!(why(&world, &world.job(job)), Some(WhyNot::Ready), "the place is its own");
-    let mut world = World::new(1);
-    let far = later(&world, 600_000);
-    let waits = placed(&mut world, |order| order.start.not_before = far);
-    assert_eq!(why(&world, &world.job(waits)), None);
 }
 
 #[test]

@@ -46,6 +46,7 @@ fn is_about_the_second_alone(job: Job, how: &str) {
         slave: _,
         requires: _,
         retry: _,
+        retry_backoff: _,
         created_at: _,
         // The job's fields, which all its attempts share.
         start: _,
@@ -57,6 +58,8 @@ fn is_about_the_second_alone(job: Job, how: &str) {
         events: _,
         flags,
         others,
+        retries: _,
+        rejected_by,
         // The attempt's fields.
         state,
         attempt,
@@ -67,11 +70,13 @@ fn is_about_the_second_alone(job: Job, how: &str) {
         reason,
         ended_at,
         recalled,
+        retry_at,
     } = job;
     assert_eq!((state, attempt, last_attempt), (State::Assigned, Attempt(2), Attempt(2)), "{how}");
     assert_eq!((assigned.len(), holder.is_some()), (2, true), "{how}");
     assert_eq!((report, heard_at, heard_on), (None, None, None), "{how}");
-    assert_eq!((reason, ended_at, recalled), (None, None, None), "{how}");
+    assert_eq!((reason, ended_at, recalled, retry_at), (None, None, None, None), "{how}");
+    assert_eq!(rejected_by, [], "{how}");
     assert_eq!(flags, Flags::ADOPTED, "{how}: what is the job's stays");
     let [first] = others.as_slice() else { panic!("{how}: {others:?}") };
     let kept = first.report.as_ref().unwrap();

@@ -284,7 +284,7 @@ fn the_orders_of_records_are_loaded_before_the_records_are_judged() {
     let job = world.place(order);
     world.settle();
     let report = world.job(job).report.unwrap();
-    let record = Record { spec, start: StartRule::default(), report };
+    let record = Record { requires: Default::default(), spec, start: StartRule::default(), report };
     let settled = Settled { records: vec![record.clone(), record], ..settled(Session(1)) };
     let event = received(OLDER, Message::Settled(settled));
     let state = world.master.as_ref().unwrap();

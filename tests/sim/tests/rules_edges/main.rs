@@ -8,6 +8,7 @@ mod book;
 mod clocks;
 mod dispatch;
 mod evidence;
+mod explain;
 mod facts;
 mod handshake;
 mod moments;

@@ -130,7 +130,12 @@ fn the_invariants_notice_a_slave_whose_records_contradict_each_other() {
         |state: &mut slave::Slave| state.jobs.get_mut(&waiting).unwrap().spec.program = "bake".to_owned();
     assert_eq!(broken(&other), "the work is what was agreed");
     let job = &sound.jobs[&waiting];
-    let record = Record { spec: job.spec.clone(), start: job.start, report: job.report.clone() };
+    let record = Record {
+        requires: Default::default(),
+        spec: job.spec.clone(),
+        start: job.start,
+        report: job.report.clone(),
+    };
     assert_eq!(
         broken(&|state| state.recent_outcomes = vec![record.clone(); slave::RECENT_OUTCOMES].into()),
         "nothing"
@@ -194,6 +199,7 @@ fn a_slave_accepts_the_largest_job_and_the_last_possible_moment() {
             let deadline = deadline.map(|ms| Time(now.0 + ms));
             let start = StartRule { gate: Gate::Held, deadline, ..StartRule::default() };
             let desired_state = DesiredState {
+                requires: Default::default(),
                 job: JobId([200 + number as u8; 16]),
                 attempt: Attempt(1),
                 generation: Generation(1),

@@ -89,7 +89,7 @@ fn a_machine_that_cannot_begin_ends_no_job_and_starts_nothing_until_a_person_has
         assert!(needs.contains(why) && needs.contains("`clear`"), "{needs}");
 
         let master = world.master.as_ref().unwrap();
-        let explained = master::explain(master, &world.job(job), world.now()).text();
+        let explained = master::explain(master, &world.job(job), world.now()).text(|at| at.to_string());
         assert!(explained.contains("s0") && explained.contains(&needs), "{explained}");
 
         // The repair alone changes nothing: a person has to `clear`. Neither the agent nor the box forgets.
@@ -215,7 +215,7 @@ fn a_start_rule_that_came_while_a_machine_could_not_begin_counts() {
     let (mut world, job) =
         commanded_while_starting(Some(30_000), |world| plan(None, later(world, 3_600_000)));
     world.pass(60_000);
-    assert_eq!(world.state(job), State::Accepted, "its latest start is in an hour");
+    assert_eq!(world.state(job), State::Running, "its latest start is in an hour, and the machine is mended");
 
     // Its start was put off.
     let (mut world, job) = commanded_while_starting(None, |world| plan(later(world, 3_600_000), None));

@@ -245,6 +245,7 @@ pub(crate) fn machine(world: &World) -> MachineReport {
 pub(crate) fn desired_state(world: &World, job: JobId) -> DesiredState {
     let job = world.job(job);
     DesiredState {
+        requires: Default::default(),
         job: job.id,
         attempt: job.attempt,
         generation: job.generation,
@@ -299,6 +300,7 @@ pub(crate) fn agent_started() -> slave::Event {
         known_key: true,
         next_store: StoreId([7; 16]),
         damage: Damage::default(),
+        unfit: Default::default(),
     }
 }
 

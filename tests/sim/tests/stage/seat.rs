@@ -20,6 +20,7 @@ use super::{placed, received};
 
 pub(crate) fn hello(key: u8, name: &str) -> Hello {
     Hello {
+        starts: 1,
         protocol: PROTOCOL,
         key: SlaveKey([key; 32]),
         name: name.to_owned(),
@@ -239,5 +240,8 @@ pub(crate) fn numbered(report: &Report, count: u32, state: State) -> Report {
 pub(crate) fn unheard_of(report: &Report, seat: &Seat, state: State) -> (Row, Record) {
     let known = seat.job(report.job);
     let report = Report { job: JobId([0xcc; 16]), state, ..report.clone() };
-    (report.row(), Record { spec: known.spec.clone(), start: known.start, report })
+    (
+        report.row(),
+        Record { requires: Default::default(), spec: known.spec.clone(), start: known.start, report },
+    )
 }

@@ -55,6 +55,7 @@ fn spec(order: OrderId, program: &str) -> Spec {
 pub(super) fn order(number: usize, program: &str) -> Order {
     let id = OrderId::from_parts(number as u64 + 1, 1);
     Order {
+        retry_backoff: reloop_protocol::master::RETRY_BACKOFF,
         id,
         created_at: Time(1_000),
         jobs: vec![JobId::from_parts(number as u64 + 1, 1)],
@@ -98,6 +99,7 @@ pub(super) fn settings() -> slave::Settings {
         trust_clock: TrustClock::Never,
         late_tolerance: LATE_TOLERANCE,
         max_interruptions: 3,
+        max_failures_in_row: 3,
         token: None,
     }
 }
@@ -233,6 +235,7 @@ fn started() -> slave::Event {
         known_key: false,
         next_store: StoreId::from_parts(2, 2),
         damage: Damage::default(),
+        unfit: Default::default(),
     }
 }
 
@@ -268,6 +271,8 @@ fn held(number: usize, gate: Gate) -> (JobId, slave::Job) {
         source: Source::Remote,
     };
     let job = slave::Job {
+        requires: Default::default(),
+        unfit: Default::default(),
         digest: spec.digest(),
         spec,
         desired: Desired::Run,

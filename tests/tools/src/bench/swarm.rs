@@ -172,6 +172,7 @@ impl Member {
             known_key: false,
             next_store: StoreId(entropy::random()),
             damage: slave::Damage::default(),
+            unfit: Default::default(),
         };
         let mut unsent = Vec::new();
         member.step(started, &mut unsent, None);
@@ -208,6 +209,7 @@ impl Member {
                             events.push_back(slave::Event::Machine { work, fact: Fact::Ended(succeeded()) });
                         }
                     }
+                    slave::Effect::CheckMachine => events.push_back(slave::Event::MachineChecked(Ok(()))),
                     slave::Effect::Probe { work, .. } => {
                         let alive = Probed::Alive { paused: false, permille: None };
                         events.push_back(slave::Event::Machine { work, fact: Fact::Probed(alive) });

@@ -22,7 +22,11 @@ impl Factory {
         self.kill_the_agent().await?;
         self.wait_without_a_link().await?;
         self.plug_the_cable().await?;
-        self.screen.caption("Nothing is broken any more: the last jobs run to their end.");
+        self.screen.caption("All is connected again: the last jobs run to their end.");
+        self.until("the ovens and the mill to be done", |factory| factory.jobs.values().all(Job::is_ended))
+            .await?;
+        self.break_the_drill().await?;
+        self.screen.caption("Nothing is broken any more.");
         self.until("every job to succeed", |factory| {
             let at_work = |station: &Station| station.seen.as_ref().is_none_or(|seen| !seen.jobs.is_empty());
             factory.jobs.values().all(Job::is_ended) && !factory.stations.values().any(at_work)
@@ -178,6 +182,43 @@ impl Factory {
         let text = format!("PLUG: the cable of oven-1 is back. The master last heard of it {belief} s ago.");
         self.screen.say(Voice::Does, text);
         self.until("oven-1 to be reconciled", |factory| factory.stations[OVEN].receipt.is_some()).await
+    }
+
+    /// A machine fails at once whatever it is given: left alone, it would get the most work of all.
+    pub(super) async fn break_the_drill(&mut self) -> anyhow::Result<()> {
+        let broken = self.tools.path().join(format!("{MILL_NAME}.broken"));
+        std::fs::write(&broken, "").context("the drill can't be broken")?;
+        self.screen.caption("mill-3 and oven-2 have a drill each, and the bit of one is broken.");
+        self.screen
+            .say(Voice::Breaks, "BREAK: the drill of mill-3 fails within a moment, whatever it is given.");
+        for hole in ["hole-a", "hole-b", "hole-c", "hole-d", "hole-e", "hole-f"] {
+            let order = json!({
+                "program": "drill", "params": {"hole": hole},
+                "retry": {"max_attempts": 3, "on": ["failed"], "backoff_seconds": 2},
+            });
+            self.place(hole, "by any drill; tried again if it fails", order).await?;
+        }
+        let asks = |factory: &Self| factory.slaves.get(MILL_NAME).and_then(|slave| slave.attention.clone());
+        self.until("mill-3 to be barred", |factory| asks(factory).is_some()).await?;
+        let attention = asks(self).context("mill-3 needs a person")?;
+        self.facts.barred = Some(attention.code);
+        self.screen.say(Voice::Sees, format!("mill-3 is barred: {}.", attention.text));
+        self.screen.caption("mill-3 gets nothing more: what failed there, and what waited, goes to oven-2.");
+        self.until("every hole to be drilled", |factory| factory.jobs.values().all(Job::is_ended)).await?;
+        self.facts.failed_there = self.drilled_at(MILL_NAME);
+        std::fs::remove_file(&broken).context("the drill can't be repaired")?;
+        let cleared = self.client.slave_command(MILL_NAME, "clear", &json!({})).await?;
+        ensure!(cleared.status == 202, "clear: the master answered {}", cleared.status);
+        self.screen.say(Voice::Does, "A person changes the bit, and says `reloop slave clear mill-3`.");
+        self.until("mill-3 to be clear", |factory| asks(factory).is_none()).await?;
+        let last = json!({"program": "drill", "slave": MILL_NAME, "params": {"hole": "hole-g"}});
+        self.place("hole-g", "by the drill of mill-3", last).await?;
+        self.until("the repaired drill to work", |factory| {
+            factory.jobs.get("hole-g").is_some_and(|job| job.state == "succeeded")
+        })
+        .await?;
+        self.facts.worked_again = true;
+        Ok(())
     }
 
     pub(super) async fn place(&mut self, name: &str, what: &str, mut order: Value) -> anyhow::Result<()> {

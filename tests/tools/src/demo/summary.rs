@@ -33,6 +33,7 @@ impl Factory {
             "{}  the agent of mill-3, in mid-job, with SIGKILL; away for {gone:.1} s",
             bold("killed")
         ));
+        line(format!("{}  the bit of a drill, so that whatever it is given fails", bold("broken")));
         line(String::new());
         line(dim(&format!("{:<10}{:<10}{:<12}{:<9}{}", "JOB", "MACHINE", "OUTCOME", "STARTS", "TOOK")));
         for job in self.in_order() {
@@ -59,7 +60,7 @@ impl Factory {
         let (orders, seconds) = (self.order.len(), total.as_secs_f64());
         line(match checks.iter().filter(|(_, trouble)| trouble.is_some()).count() {
             0 => bold(&format!(
-                "Everything came out right: {orders} orders, {orders} jobs done, each once, in {seconds:.1} s."
+                "Everything came out right: {orders} orders, {orders} jobs done in {seconds:.1} s."
             )),
             wrong => bold(&format!("{wrong} of {} checks did not come out right.", checks.len())),
         });
@@ -82,6 +83,7 @@ impl Factory {
             .collect();
         let counts: Vec<_> = self
             .in_order()
+            .filter(|job| !self.is_hole(job))
             .filter_map(|job| match self.starts(job) {
                 Ok(1) if job.attempt == 1 => None,
                 Ok(starts) => {
@@ -109,7 +111,7 @@ impl Factory {
                 unless(states.is_empty() && self.jobs.len() == self.order.len(), &|| states.join(", ")),
             ),
             (
-                "every job was started exactly once, by its machine's own memory",
+                "every job but the holes was started exactly once, by its machine's own memory",
                 unless(counts.is_empty(), &|| counts.join(", ")),
             ),
             (
@@ -152,6 +154,15 @@ impl Factory {
                 unless(judged == ["it_ended: forget", "it_runs: keep", "it_runs: keep"], &|| {
                     judged.join(", ")
                 }),
+            ),
+            (
+                "the machine that failed three times was barred, its work went elsewhere, and one word ended it",
+                unless(
+                    facts.barred.as_deref() == Some("failures_in_row")
+                        && facts.failed_there == 3
+                        && facts.worked_again,
+                    &|| format!("{:?} after {} starts there", facts.barred, facts.failed_there),
+                ),
             ),
             (
                 "the urgent order went before the one placed earlier",

@@ -132,6 +132,14 @@ pub(super) struct Slave {
     pub(super) name: String,
     pub(super) link: String,
     pub(super) last_contact_at: Option<String>,
+    pub(super) attention: Option<Attention>,
+}
+
+/// Why a slave needs a person.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Attention {
+    pub(super) code: String,
+    pub(super) text: String,
 }
 
 /// The receipt of one handshake.

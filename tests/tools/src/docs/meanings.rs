@@ -151,6 +151,10 @@ pub(super) fn waiting_for(waiting: WaitingFor) -> (&'static str, &'static str) {
         ),
         WaitingFor::Operator => ("a person", "`release`, `resume`, or `resume` at the machine"),
         WaitingFor::Clock => ("a clock that can be trusted", "the next handshake"),
+        WaitingFor::Elsewhere => (
+            "another slave: by the config that its slave has now, that one can't do it",
+            "the master, which recalls it; or that config, and a restart of the agent",
+        ),
     }
 }
 
@@ -185,8 +189,13 @@ pub(super) fn attention(attention: Attention) -> (&'static str, &'static str) {
         ),
         Attention::MachineUnfit => (
             "The machine could not begin a job: its disk is full, the program's file is missing, or \
-             permissions are wrong. The job waits.",
-            "repair what the text names; after `clear` the job begins",
+             permissions are wrong. The job waits, or goes to another slave.",
+            "repair what the text names; the slave looks again by itself, after 15 s and then less and less often, up to every \
+             10 minutes, and `clear` says it at once",
+        ),
+        Attention::FailuresInRow => (
+            "As many jobs in a row have failed as `max_failures_in_row` allows. The text is what the last one said.",
+            "look at the machine, its tool and its material",
         ),
     }
 }
@@ -253,6 +262,10 @@ pub(super) fn why_not(why: WhyNot) -> (&'static str, &'static str) {
         WhyNot::OtherSlave => ("the order names another slave", "nothing: it waits for that one"),
         WhyNot::Program => ("it does not offer the program", "declare it there"),
         WhyNot::Label => ("a label that the order requires is missing or differs", "set it there"),
+        WhyNot::Rejected => (
+            "it has rejected the job, as its config does not allow it",
+            "a change of that config and a restart of its agent, or `retry` once the job has ended",
+        ),
         WhyNot::NotEnrolled => ("it is not enrolled, or was revoked", "a token, or `approve`"),
         WhyNot::Offline => ("it is not connected", "its next connection"),
         WhyNot::Mode => ("people have taken it out of production", "`mode production`"),
@@ -266,7 +279,10 @@ pub(super) fn why_not(why: WhyNot) -> (&'static str, &'static str) {
             "it has as many jobs as it may",
             "the end of one of them, or a higher `capacity`, for deferred ones `deferred_capacity`",
         ),
-        WhyNot::Ready => ("its machine is not ready", "`ready`, or the end of its current job"),
+        WhyNot::Ready => (
+            "its machine is not ready: it has to be cleared, or nobody knows how a job ended there",
+            "`ready`, or `resolve`",
+        ),
     }
 }
 
@@ -336,6 +352,10 @@ pub(super) fn reason(code: ReasonCode) -> (&'static str, &'static str) {
         ReasonCode::Restored => (
             "the master was restored from a backup, and a slave may have done it after the backup",
             "`release` where it waits, `resolve` where it is uncertain",
+        ),
+        ReasonCode::MissingLabel => (
+            "the order requires a label that the slave does not have",
+            "give the slave the label, or wait for one that has it",
         ),
         ReasonCode::MachineUnfit => (
             "its machine could not begin it, for the cause in the text; nothing began",

@@ -62,6 +62,8 @@ pub(super) struct Index {
     releases: BTreeSet<(Time, JobId)>,
     /// How many there are of each state.
     counts: BTreeMap<State, usize>,
+    /// With ageing, a job has left the queue, which may have kept the next from a slave. False between two steps.
+    is_shorter: bool,
 }
 
 /// Where the indexes list a job; nowhere by default.
@@ -122,6 +124,7 @@ impl Index {
         if before.queued != after.queued {
             if let Some((line, place)) = before.queued {
                 self.unqueue(job, line, place);
+                self.is_shorter |= self.view.placement.ageing.is_some();
             }
             if let Some((line, place)) = after.queued {
                 self.queue(job, line, place);
@@ -234,6 +237,15 @@ impl Index {
         let queues = [Some(open), named.get(&slave.name)].into_iter().flatten().flatten();
         let could_do = queues.filter(|(requirement, _)| requirement.is_met_by(slave));
         could_do.filter_map(|(_, places)| places.first().copied()).min()
+    }
+
+    /// With ageing, and if a job has left the queue, who is first in line now. A slave has one line for all of its programs.
+    pub(super) fn take_next_in_line(&mut self) -> Vec<JobId> {
+        let is_shorter = std::mem::take(&mut self.is_shorter);
+        let queues = self.queued.values().filter(|_| is_shorter);
+        let groups = queues.flat_map(|Queue { open, named }| std::iter::once(open).chain(named.values()));
+        let firsts = groups.flat_map(BTreeMap::values).filter_map(BTreeSet::first);
+        firsts.map(|(_, id)| *id).collect()
     }
 
     /// How many of what waits in a line for the same program go before this job; no more than `limit` are counted.

@@ -22,6 +22,9 @@ impl Rules {
             for key in self.out.take_looking_for_work() {
                 self.list(key);
             }
+            for id in self.state.book.index.take_next_in_line() {
+                self.out.look_for_slave(id);
+            }
             let slaves = self.state.availability.take_changed();
             let mut jobs: Vec<JobId> = self.out.take_looking_for_slave().into_iter().collect();
             if slaves.is_empty() && jobs.is_empty() {
@@ -85,9 +88,7 @@ impl Rules {
             };
             // In this step something else may have come into the queue that goes before it.
             let first = self.state.slaves.get(&key).and_then(|slave| self.first_for(slave, line));
-            // With ageing, what goes before it may not be for this slave yet.
-            let first = first.map(|(_, first)| if self.keeps_waiting(key, first) { id } else { first });
-            if !first.is_some_and(|first| self.assign_to(first, key)) {
+            if !first.is_some_and(|(_, first)| self.assign_to(first, key)) {
                 return;
             }
         }
@@ -163,7 +164,16 @@ impl Rules {
         }
     }
 
-    /// The same of a queued job.
+    /// What is next in line for this slave has to wait until the slave has begun another job, and so does what comes after it.
+    fn is_closed(&self, key: SlaveKey, line: Line) -> bool {
+        if self.placement().ageing.is_none() {
+            return false;
+        }
+        let first = self.state.slaves.get(&key).and_then(|slave| self.first_for(slave, line));
+        first.is_some_and(|(_, first)| self.keeps_waiting(key, first))
+    }
+
+    /// This queued job would overtake another one at the slave.
     fn keeps_waiting(&self, key: SlaveKey, id: JobId) -> bool {
         self.placement().ageing.is_some()
             && self.state.book.jobs.get(&id).is_some_and(|job| self.would_overtake(key, &job))
@@ -188,14 +198,14 @@ impl Rules {
     /// A slave with room for the job. Of two that are equally free, one where it has not failed is the better.
     fn with_room(&self, job: &Job, line: Line) -> Option<SlaveKey> {
         let (program, lists) = (&job.spec.program, &self.state.availability);
-        let idle = if line == Line::Now { self.best(job, lists.idle(program)) } else { None };
-        idle.or_else(|| self.best(job, lists.with_room(program, line)))
+        let idle = if line == Line::Now { self.best(job, line, lists.idle(program)) } else { None };
+        idle.or_else(|| self.best(job, line, lists.with_room(program, line)))
     }
 
     /// The first of these slaves that could do the job and where it has not failed; if it has failed at all of them, the first.
-    fn best(&self, job: &Job, slaves: impl Iterator<Item = SlaveKey>) -> Option<SlaveKey> {
+    fn best(&self, job: &Job, line: Line, slaves: impl Iterator<Item = SlaveKey>) -> Option<SlaveKey> {
         let mut again = None;
-        for key in slaves.filter(|key| self.can_do(*key, job) && !self.would_overtake(*key, job)) {
+        for key in slaves.filter(|key| self.can_do(*key, job) && !self.is_closed(*key, line)) {
             if !job.has_failed_at(key) {
                 return Some(key);
             }
@@ -207,7 +217,7 @@ impl Rules {
     /// A slave without room where a job waits that goes after this one.
     fn instead(&self, job: &Job, line: Line) -> Option<SlaveKey> {
         let mut full = self.state.availability.instead(&job.spec.program, job.place(self.placement()));
-        full.find(|key| line == Line::Now && self.can_do(*key, job) && !self.would_overtake(*key, job))
+        full.find(|key| line == Line::Now && self.can_do(*key, job) && !self.is_closed(*key, line))
     }
 
     /// Another slave could take the job from one that can't start it.

@@ -712,3 +712,30 @@ fn p5_what_has_begun_is_not_done_again_elsewhere_because_of_a_no() {
     let ended = (world.holder(job), world.state(job), world.begun(job));
     assert_eq!(ended, (Some(at), State::Rejected, 1));
 }
+
+#[test]
+fn p8_what_has_to_wait_for_an_older_job_comes_in_no_other_way() {
+    let mut world = World::bare();
+    world.placement.ageing = Some(Millis::seconds(1));
+    world.start_master();
+    let settings = world.settings("s0");
+    world.add_box(settings);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    world.settle();
+    let running = placed(&mut world, |_| {});
+    let old = placed(&mut world, |_| {});
+    world.pass(20_000);
+    // Ten steps are worth 10 s, and the old one has waited 20 s.
+    let urgent = placed(&mut world, |order| order.start.priority = 10);
+    assert_eq!(world.state(urgent), State::Queued, "the slave would start it before the old one");
+    let other = placed(&mut world, |_| {});
+    assert_eq!(
+        (world.state(urgent), world.state(other)),
+        (State::Queued, State::Queued),
+        "nobody goes past it"
+    );
+    ends(&mut world, running, End::Succeeded);
+    world.settle();
+    let states = [old, urgent, other].map(|job| world.state(job));
+    assert_eq!(states, [State::Running, State::Accepted, State::Accepted]);
+}

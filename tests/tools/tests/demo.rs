@@ -163,7 +163,7 @@ async fn the_demo_notices_a_second_start_and_another_process() {
         "✗ every job but the holes was started exactly once, by its machine's own memory: NO, bracket was started 2 times in 1 attempts",
         "✗ the killed agent found its job again, the same process and further on: NO, process Some(",
         "✓ every order succeeded",
-        "2 of 8 checks did not come out right.",
+        "2 of 9 checks did not come out right.",
     ] {
         assert!(said.contains(line), "not there: {line}\n{said}");
     }

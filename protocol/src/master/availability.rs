@@ -293,8 +293,8 @@ impl Availability {
         self.idle.get(program).into_iter().flatten().copied()
     }
 
-    /// Those with room for a job in this line that are not idle, or whose being idle does not matter for it; the one with the fewest
-    /// before it first.
+    /// Those with room for a job in this line, the one with the fewest before it first. In the line of what starts at once, idle slaves
+    /// are listed apart; a deferred job does not care whether a slave is idle.
     pub(super) fn with_room(&self, program: &str, line: Line) -> impl Iterator<Item = SlaveKey> {
         let lists = match line {
             Line::Now => &self.busy,

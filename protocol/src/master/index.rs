@@ -12,11 +12,12 @@ use crate::time::Time;
 /// Jobs by who could do them, in order.
 type ByRequirement = BTreeMap<Requirement, BTreeSet<Place>>;
 
-/// What decides which slaves could do a job, beside its program and the name of its slave. It changes only while the job is with a slave.
+/// What decides which slaves could do a job, beside its program and the name of its slave. A job in the queue
+/// keeps it until it has left.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 struct Requirement {
     labels: BTreeMap<String, String>,
-    /// Who has refused it.
+    /// Who has rejected it, and in which start of its agent.
     barred: BTreeSet<(SlaveKey, AgentStart)>,
 }
 
@@ -27,8 +28,8 @@ impl Requirement {
 
     fn is_met_by(&self, slave: &SlaveRecord) -> bool {
         let start = slave.agent_start();
-        let has_refused = |start| self.barred.contains(&(slave.key, start));
-        fits(&self.labels, &slave.labels) && !start.is_some_and(has_refused)
+        let has_rejected = |start| self.barred.contains(&(slave.key, start));
+        fits(&self.labels, &slave.labels) && !start.is_some_and(has_rejected)
     }
 }
 

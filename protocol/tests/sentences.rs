@@ -130,6 +130,7 @@ fn needed() -> Vec<Needed> {
         name: "mill-3".to_owned(),
         job: Some(job),
         attention: Some(Attention::Fault),
+        why: None,
         is_offline: false,
         is_paused: false,
         is_canceled: false,
@@ -141,6 +142,9 @@ fn needed() -> Vec<Needed> {
     }
     needed.push(Needed { is_paused: true, ..plain(Need::Held) });
     needed.push(Needed { is_canceled: true, ..plain(Need::Overdue) });
+    let why = Some("the config has no program mill any more".to_owned());
+    needed.push(Needed { why: why.clone(), ..plain(Need::Held) });
+    needed.push(Needed { why, is_offline: true, ..plain(Need::Held) });
     // In a command a name stands only if a shell takes it as one word and nobody takes it for an option.
     let names = ["", "-rf", "mill 3", "mill;3", "mill_3.b"];
     needed.extend(names.map(|name| Needed { name: name.to_owned(), ..plain(Need::Cloned) }));

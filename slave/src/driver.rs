@@ -287,7 +287,7 @@ impl Driver {
             slave::Effect::Probe { work: key, spec } => {
                 self.command(Command::Probe(Work::new(key, &spec)));
             }
-            slave::Effect::CheckMachine => self.check_machine(),
+            slave::Effect::CheckMachine { program } => self.check_machine(program),
             slave::Effect::Dismiss(key) => self.command(Command::Dismiss(key)),
             slave::Effect::ReadLog { link, session, id, work, offset, limit } => {
                 self.read_log(link, session, id, work, offset, limit);
@@ -329,8 +329,8 @@ impl Driver {
     }
 
     /// Asks from a thread of its own, because a disk may take its time.
-    fn check_machine(&self) {
-        let (could_begin, inbox) = (self.machines().could_begin(), self.inbox.clone());
+    fn check_machine(&self, program: Option<String>) {
+        let (could_begin, inbox) = (self.machines().could_begin(program), self.inbox.clone());
         tokio::task::spawn_blocking(move || {
             let found = could_begin();
             // An agent that ends needs no answer: the next one asks again.

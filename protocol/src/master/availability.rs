@@ -146,6 +146,12 @@ pub struct Availability {
     recalls: BTreeMap<SlaveKey, BTreeMap<JobId, ForWhom>>,
     /// Idle slaves for which a job is recalled: no more than one for each.
     expecting: BTreeSet<SlaveKey>,
+    lists: Lists,
+}
+
+/// Where to look for a slave, or for its job.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Lists {
     /// They could start a job now.
     idle: ByProgram<SlaveKey>,
     /// They have room for a job that could start; first those with the fewest before it.
@@ -160,6 +166,7 @@ pub struct Availability {
     behind: ByProgram<(Place, SlaveKey)>,
 }
 
+/// Where a slave is listed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Listing {
     /// The slave's programs; none without room for any job.
@@ -172,6 +179,31 @@ struct Listing {
     is_stuck: bool,
     /// See [`Load::unstarted`].
     unstarted: usize,
+}
+
+impl Lists {
+    /// Enters the slave in the lists of those that take jobs, or removes it from them.
+    fn offer(&mut self, key: SlaveKey, listing: &Listing, is_in: bool) {
+        for program in &listing.programs {
+            match listing.room {
+                Room::None => {}
+                Room::Idle => enter(&mut self.idle, program, key, is_in),
+                Room::After(count) => enter(&mut self.busy, program, (count, key), is_in),
+                Room::InsteadOf(place) => enter(&mut self.full, program, (Reverse(place), key), is_in),
+            }
+            if let Some(count) = listing.deferred {
+                enter(&mut self.deferred, program, (count, key), is_in);
+            }
+        }
+    }
+
+    /// The same in the lists of those that have jobs which another slave could take.
+    fn lend(&mut self, key: SlaveKey, listing: &Listing, is_in: bool) {
+        let lists = if listing.is_stuck { &mut self.stuck } else { &mut self.behind };
+        for (program, place) in &listing.movable {
+            enter(lists, program, (*place, key), is_in);
+        }
+    }
 }
 
 impl Availability {
@@ -194,27 +226,35 @@ impl Availability {
             }
             None => (Room::None, None, &[][..], false, &[][..]),
         };
-        let is_same = |old: &Listing| {
-            (old.room, old.deferred, old.is_stuck, old.unstarted) == (room, deferred, is_stuck, unstarted)
-                && old.programs == programs
-                && old
-                    .movable
-                    .iter()
-                    .map(|(program, place)| (program.as_str(), *place))
-                    .eq(movable.iter().copied())
-        };
-        if self.listings.get(&key).is_some_and(is_same) {
-            return;
+        let listing = self.listings.entry(key).or_default();
+        let is_offered_anew =
+            (listing.room, listing.deferred) != (room, deferred) || listing.programs != programs;
+        let is_moved = listing.is_stuck != is_stuck
+            || !listing
+                .movable
+                .iter()
+                .map(|(program, place)| (&**program, *place))
+                .eq(movable.iter().copied());
+        if is_offered_anew {
+            self.lists.offer(key, listing, false);
+            if listing.programs != programs {
+                listing.programs = programs.to_vec();
+            }
+            (listing.room, listing.deferred) = (room, deferred);
+            self.lists.offer(key, listing, true);
         }
-        self.changed.insert(key);
-        if let Some(old) = self.listings.remove(&key) {
-            self.enter(key, &old, false);
+        if is_moved {
+            self.lists.lend(key, listing, false);
+            let movable = movable.iter().map(|(program, place)| ((*program).to_owned(), *place));
+            (listing.movable, listing.is_stuck) = (movable.collect(), is_stuck);
+            self.lists.lend(key, listing, true);
         }
-        let movable = movable.iter().map(|(program, place)| ((*program).to_owned(), *place)).collect();
-        let new = Listing { programs: programs.to_vec(), room, deferred, movable, is_stuck, unstarted };
-        if new != Listing::default() {
-            self.enter(key, &new, true);
-            self.listings.insert(key, new);
+        if is_offered_anew || is_moved || listing.unstarted != unstarted {
+            self.changed.insert(key);
+        }
+        listing.unstarted = unstarted;
+        if *listing == Listing::default() {
+            self.listings.remove(&key);
         }
     }
 
@@ -223,30 +263,17 @@ impl Availability {
         std::mem::take(&mut self.changed)
     }
 
-    fn enter(&mut self, key: SlaveKey, listing: &Listing, is_in: bool) {
-        for program in &listing.programs {
-            match listing.room {
-                Room::None => {}
-                Room::Idle => enter(&mut self.idle, program, key, is_in),
-                Room::After(count) => enter(&mut self.busy, program, (count, key), is_in),
-                Room::InsteadOf(place) => enter(&mut self.full, program, (Reverse(place), key), is_in),
-            }
-            if let Some(count) = listing.deferred {
-                enter(&mut self.deferred, program, (count, key), is_in);
-            }
-        }
-        let lists = if listing.is_stuck { &mut self.stuck } else { &mut self.behind };
-        for (program, place) in &listing.movable {
-            enter(lists, program, (*place, key), is_in);
-        }
-    }
-
     /// A job is recalled from the slave that has it.
     pub(super) fn recalled(&mut self, holder: SlaveKey, id: JobId, whom: ForWhom) {
         self.recalls.entry(holder).or_default().insert(id, whom);
         if let ForWhom::Slave(key) = whom {
             self.expecting.insert(key);
         }
+    }
+
+    /// A job is recalled from this slave for somebody.
+    pub(super) fn lends(&self, holder: SlaveKey) -> bool {
+        self.recalls.contains_key(&holder)
     }
 
     /// For whom this slave's jobs were recalled that are not being recalled any more, whatever became of them.
@@ -288,35 +315,40 @@ impl Availability {
         self.expecting.contains(&key)
     }
 
+    /// There is nobody who could start a job now.
+    pub(super) fn nobody_idles(&self) -> bool {
+        self.lists.idle.is_empty()
+    }
+
     /// Those that could start a job now.
     pub(super) fn idle(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
-        self.idle.get(program).into_iter().flatten().copied()
+        self.lists.idle.get(program).into_iter().flatten().copied()
     }
 
     /// Those with room for a job in this line, the one with the fewest before it first. In the line of what starts at once, idle slaves
     /// are listed apart; a deferred job does not care whether a slave is idle.
     pub(super) fn with_room(&self, program: &str, line: Line) -> impl Iterator<Item = SlaveKey> {
         let lists = match line {
-            Line::Now => &self.busy,
-            Line::Later => &self.deferred,
+            Line::Now => &self.lists.busy,
+            Line::Later => &self.lists.deferred,
         };
         lists.get(program).into_iter().flatten().map(|(_, key)| *key)
     }
 
     /// Those without room that have a job behind this place, which could be given back for one in this place.
     pub(super) fn instead(&self, program: &str, place: Place) -> impl Iterator<Item = SlaveKey> {
-        let full = self.full.get(program).into_iter().flatten();
+        let full = self.lists.full.get(program).into_iter().flatten();
         full.take_while(move |(Reverse(last), _)| *last > place).map(|(_, key)| *key)
     }
 
     /// Those that can't start what they have, and could be without it.
     pub(super) fn stuck(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
-        self.stuck.get(program).into_iter().flatten().map(|(_, key)| *key)
+        self.lists.stuck.get(program).into_iter().flatten().map(|(_, key)| *key)
     }
 
     /// Those that are at work, and could be without another job.
     pub(super) fn behind(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
-        self.behind.get(program).into_iter().flatten().map(|(_, key)| *key)
+        self.lists.behind.get(program).into_iter().flatten().map(|(_, key)| *key)
     }
 }
 

@@ -16,7 +16,8 @@ use crate::wire;
 /// Jobs by their id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Live {
-    jobs: BTreeMap<JobId, Job>,
+    /// Boxed, since a tree moves what lies in it.
+    jobs: BTreeMap<JobId, Box<Job>>,
     waiting: BTreeMap<JobId, Packed>,
     /// What the step under way has unpacked or added, and may have to be packed at its end; nothing between two steps.
     loose: Vec<JobId>,
@@ -46,7 +47,7 @@ fn can_be_packed(job: &Job) -> bool {
 
 /// Two ordered lines made one; `first` says whether the first of the one comes before the first of the other.
 fn merged<'a>(
-    assigned: impl Iterator<Item = (&'a JobId, &'a Job)>,
+    assigned: impl Iterator<Item = (&'a JobId, &'a Box<Job>)>,
     waiting: impl Iterator<Item = (&'a JobId, &'a Packed)>,
     first: impl Fn(&JobId, &JobId) -> bool,
 ) -> impl Iterator<Item = Cow<'a, Job>> {
@@ -57,7 +58,7 @@ fn merged<'a>(
             (assigned, _) => assigned.is_some(),
         };
         if is_assigned {
-            assigned.next().map(|(_, job)| Cow::Borrowed(job))
+            assigned.next().map(|(_, job)| Cow::Borrowed(&**job))
         } else {
             waiting.next().map(|(id, packed)| Cow::Owned(packed.unpack(id)))
         }
@@ -68,14 +69,14 @@ impl Live {
     /// Unpacks a job that waits.
     pub fn get(&self, id: &JobId) -> Option<Cow<'_, Job>> {
         match self.jobs.get(id) {
-            Some(job) => Some(Cow::Borrowed(job)),
+            Some(job) => Some(Cow::Borrowed(&**job)),
             None => self.waiting.get(id).map(|packed| Cow::Owned(packed.unpack(id))),
         }
     }
 
     /// A job, unless it is one that was never assigned.
     pub(super) fn get_assigned(&self, id: &JobId) -> Option<&Job> {
-        self.jobs.get(id)
+        self.jobs.get(id).map(|job| &**job)
     }
 
     /// Whether it is here.
@@ -106,16 +107,16 @@ impl Live {
 
     /// Those that were assigned or are being looked at, in order: all that can have a slave.
     pub fn assigned(&self) -> impl DoubleEndedIterator<Item = &Job> {
-        self.jobs.values()
+        self.jobs.values().map(|job| &**job)
     }
 
     /// A job, to be changed in nothing that is derived from it.
     pub fn get_mut(&mut self, id: &JobId) -> Option<&mut Job> {
         if let Some(packed) = self.waiting.remove(id) {
             self.loose.push(*id);
-            self.jobs.insert(*id, packed.unpack(id));
+            self.jobs.insert(*id, Box::new(packed.unpack(id)));
         }
-        self.jobs.get_mut(id)
+        self.jobs.get_mut(id).map(|job| &mut **job)
     }
 
     /// Changes a job. If it waits for its first slave after that, the end of the step packs it.
@@ -132,13 +133,13 @@ impl Live {
         if can_be_packed(&job) {
             self.loose.push(job.id);
         }
-        self.jobs.insert(job.id, job);
+        self.jobs.insert(job.id, Box::new(job));
     }
 
     pub(super) fn remove(&mut self, id: &JobId) -> Option<Job> {
         match self.waiting.remove(id) {
             Some(packed) => Some(packed.unpack(id)),
-            None => self.jobs.remove(id),
+            None => self.jobs.remove(id).map(|job| *job),
         }
     }
 

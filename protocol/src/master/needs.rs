@@ -108,6 +108,8 @@ pub struct Needed {
     pub job: Option<JobId>,
     /// What the slave's machine needs.
     pub attention: Option<Attention>,
+    /// Of a held job that its slave does not start: what the slave says of it.
+    pub why: Option<String>,
     /// The slave is offline, so what it said may be out of date.
     pub is_offline: bool,
     /// The job is paused too, and has not started.
@@ -175,6 +177,11 @@ impl Job {
             && self.desired == Desired::Run
             && waiting_for == Some(WaitingFor::Operator)
             && self.slave_knows()
+    }
+
+    /// The reason that its slave gives for the state in which it has it.
+    fn said_why(&self) -> Option<String> {
+        self.report.as_ref().and_then(|report| report.reason.as_ref()).map(|reason| reason.text.clone())
     }
 
     /// Until when it may start by a person's word, while it has not: after that it needs another one.
@@ -277,6 +284,7 @@ fn describe(state: &Master, need: Need, subject: Subject) -> Option<Needed> {
             Subject::Job(id) => Some(id),
         },
         attention: machine.and_then(|machine| machine.attention),
+        why: job.as_ref().filter(|job| need == Need::Held && job.slave_asks()).and_then(|job| job.said_why()),
         is_offline: slave.is_some_and(|slave| slave.live().is_none()),
         is_paused: job.as_ref().is_some_and(|job| job.desired == Desired::Pause && !job.state.is_started()),
         is_canceled: job.is_some_and(|job| job.is_canceled()),

@@ -61,6 +61,9 @@ impl Rules {
     /// Whoever waited for a recall from this slave looks again once it is settled: the job may have been begun, or another job got its place.
     fn settle_recalls(&mut self, holder: SlaveKey) {
         let Master { slaves, book, availability, .. } = &mut self.state;
+        if !availability.lends(holder) {
+            return;
+        }
         let is_there = slaves.get(&holder).is_some_and(|slave| slave.ability() != Ability::Away);
         let is_asked = |id: JobId| {
             let job = book.jobs.get_assigned(&id).filter(|job| job.holder == Some(holder));
@@ -96,6 +99,9 @@ impl Rules {
 
     /// Each idle slave gets one job before any gets a second: of these slaves, and of those that could take one of their jobs.
     fn serve_idle(&mut self, slaves: &BTreeSet<SlaveKey>) {
+        if self.state.availability.nobody_idles() {
+            return;
+        }
         let is_idle = |key: &&SlaveKey| self.state.availability.room(**key) == Room::Idle;
         let mut idle: BTreeSet<_> = slaves.iter().filter(is_idle).copied().collect();
         idle.extend(slaves.iter().flat_map(|key| self.idle_for(*key)));

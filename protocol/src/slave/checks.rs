@@ -22,6 +22,8 @@ pub struct Checks {
     pub is_asked: bool,
     /// How often it was asked since a job began.
     pub count: u32,
+    /// The program that it could not begin; `None` if the agent has started since: the question is for any of its programs then.
+    pub program: Option<String>,
 }
 
 impl Checks {
@@ -45,8 +47,9 @@ impl Rules {
         if checks.at.is_some() != waits {
             checks.at = waits.then(|| now.saturating_add(checks.pause()));
         }
+        let program = checks.program.clone();
         if is_due {
-            self.out().act(Effect::CheckMachine);
+            self.out().act(Effect::CheckMachine { program });
         }
     }
 

@@ -38,7 +38,10 @@ pub enum Effect {
     /// Ask the machine what it did with a run; the answer is a [`Fact::Probed`](super::Fact).
     Probe { work: RunKey, spec: Spec },
     /// Ask the machine whether it could begin a job; the answer is an [`Event::MachineChecked`](super::Event).
-    CheckMachine,
+    CheckMachine {
+        /// With this program; `None`: with any of its programs.
+        program: Option<String>,
+    },
     /// The run's outcome is on the master's disk: the machine may delete what it kept of the run.
     Dismiss(RunKey),
     /// Read a part of a run's output, and send it as the answer to a question.

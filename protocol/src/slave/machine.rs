@@ -247,6 +247,7 @@ impl<'a> AtMachine<'a> {
 
     /// The machine could not begin the job, for this cause: nothing starts until that is mended.
     pub(super) fn bar_machine(&mut self, cause: String) {
+        self.machine.checks.program = Some(self.job.spec.program.clone());
         self.machine.need_because(Attention::MachineUnfit, cause);
     }
 

@@ -315,7 +315,12 @@ impl Needed {
                 false,
             ),
             Need::ReleaseLapsed => ("it was released for a start that is over".to_owned(), false),
-            Need::Held => ("it is held until somebody releases it".to_owned(), false),
+            Need::Held => match &self.why {
+                Some(why) => {
+                    (format!("its slave does not start it before somebody releases it: {why}"), true)
+                }
+                None => ("it is held until somebody releases it".to_owned(), false),
+            },
             Need::LocalLock => ("a person at the machine has locked remote starts out".to_owned(), true),
         };
         let is_old = is_slaves_word && self.is_offline;

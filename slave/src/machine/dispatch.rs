@@ -112,10 +112,20 @@ impl Machines {
         self.units[*unit].machine.check(program, params)
     }
 
-    /// What keeps any machine from beginning a run now. Its answer may take as long as the disk does, so it is asked elsewhere than here.
-    pub fn could_begin(&self) -> impl FnOnce() -> Result<(), String> + Send + 'static {
-        let machines: Vec<_> = self.units.iter().map(|unit| Arc::clone(&unit.machine)).collect();
-        move || machines.iter().try_for_each(|machine| catch_panic(|| machine.could_begin()).flatten())
+    /// What keeps the machine of this program from beginning it now; without one that is configured, what keeps any machine from
+    /// beginning any program. The answer may take as long as the disk does, so it is asked for elsewhere than here.
+    pub fn could_begin(
+        &self,
+        program: Option<String>,
+    ) -> impl FnOnce() -> Result<(), String> + Send + 'static {
+        let asked = program.and_then(|program| Some((*self.programs.get(&program)?, program)));
+        let units = self.units.iter().filter(|unit| asked.as_ref().is_none_or(|(of, _)| unit.index == *of));
+        let machines: Vec<_> = units.map(|unit| Arc::clone(&unit.machine)).collect();
+        let program = asked.map(|(_, program)| program);
+        move || {
+            let could_begin = |machine: &Arc<dyn Machine>| machine.could_begin(program.as_deref());
+            machines.iter().try_for_each(|machine| catch_panic(|| could_begin(machine)).flatten())
+        }
     }
 
     /// Passes a command on to its machine, and does not wait for it.
@@ -423,7 +433,7 @@ mod tests {
         fn check(&self, _: &str, _: &BTreeMap<String, String>) -> Result<(), Rejection> {
             Ok(())
         }
-        fn could_begin(&self) -> Result<(), String> {
+        fn could_begin(&self, _program: Option<&str>) -> Result<(), String> {
             panic!("in could_begin")
         }
         fn start(&self, _: &Work) -> Result<(), String> {
@@ -483,7 +493,7 @@ mod tests {
             }
         }
         machines.units[unit].send(Task::Watch(key)).map_err(|(_, why)| why).unwrap();
-        assert_eq!(machines.could_begin()(), Err(panicked("could_begin")));
+        assert_eq!(machines.could_begin(None)(), Err(panicked("could_begin")));
         machines.command(Command::Pause(key));
         let refused = Fact::PauseRefused(panicked("pause"));
         assert_eq!(next(&mut facts).await, (key, refused), "after a watch too");

@@ -114,8 +114,9 @@ pub(super) trait Machine: Send + Sync {
     fn knows(&self, key: RunKey) -> bool;
     /// Whether the configuration allows this work. The program is one of this machine's.
     fn check(&self, program: &str, params: &BTreeMap<String, String>) -> Result<(), Rejection>;
-    /// Whether it could begin a run of any of its programs now; if not, what stands in the way. May take as long as the disk does.
-    fn could_begin(&self) -> Result<(), String>;
+    /// Whether it could begin a run of this program now, or of any of its programs; if not, what stands in the way. May take as long
+    /// as the disk does.
+    fn could_begin(&self, program: Option<&str>) -> Result<(), String>;
     /// Begins the work if the key was never seen before, and watches the run from then on.
     fn start(&self, work: &Work) -> Result<(), String>;
     /// Stops the run if it runs, else reports how it ended.

@@ -166,7 +166,13 @@ async fn p6_what_an_order_requires_still_holds_at_the_start_without_a_link_too()
 async fn p7_a_machine_says_by_itself_when_it_can_begin_again() {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("tool");
-    let f = Factory::with(|options| own_program(options, &program)).await;
+    // That another program is missing, which no job needs, keeps nothing from beginning.
+    let unused = "[programs.unused]\ndriver = \"process\"\ncommand = [\"/nowhere/unused\"]\n";
+    let f = Factory::with(|options| {
+        own_program(options, &program);
+        options.tables.push_str(unused);
+    });
+    let f = f.await;
     let job = f.place(tool(json!({}))).await;
     f.until(&job, "held back", |job| job["reason"]["code"] == "machine_unfit").await;
     f.attention(0, "machine_unfit").await;

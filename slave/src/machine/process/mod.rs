@@ -201,14 +201,16 @@ impl Machine for ProcessMachine {
         Ok(())
     }
 
-    fn could_begin(&self) -> Result<(), String> {
+    fn could_begin(&self, program: Option<&str>) -> Result<(), String> {
         let try_out = || {
             make_private_dirs(&self.runs)?;
             durable::write_file(&self.runs.join(TRIAL), &[0; TRIAL_BYTES], 0o600)?;
             fs::remove_file(self.runs.join(TRIAL))
         };
         try_out().map_err(|error| format!("{}: {error}", self.runs.display()))?;
-        self.programs.values().try_for_each(|program| program.check_executable().map(drop))
+        let is_asked = |name: &str| program.is_none_or(|asked| asked == name);
+        let asked = self.programs.iter().filter(|(name, _)| is_asked(name));
+        asked.map(|(_, program)| program).try_for_each(|program| program.check_executable().map(drop))
     }
 
     fn start(&self, work: &Work) -> Result<(), String> {

@@ -132,7 +132,7 @@ impl Machine for SimulatedMachine {
         Ok(())
     }
 
-    fn could_begin(&self) -> Result<(), String> {
+    fn could_begin(&self, _program: Option<&str>) -> Result<(), String> {
         self.shared.lock().memory.as_ref().map(drop).map_err(Clone::clone)
     }
 

@@ -31,7 +31,7 @@ impl UnderWay {
             slave::Effect::Send { .. }
             | slave::Effect::Close { .. }
             | slave::Effect::Probe { .. }
-            | slave::Effect::CheckMachine
+            | slave::Effect::CheckMachine { .. }
             | slave::Effect::Dismiss(_)
             | slave::Effect::ReadLog { .. }
             | slave::Effect::Reply { .. }

@@ -263,7 +263,7 @@ impl World {
             }
             slave::Effect::Resume(work) => held.machine.pause(work, false),
             slave::Effect::Probe { work, .. } => held.machine.probe(work),
-            slave::Effect::CheckMachine => held.machine.is_asked = true,
+            slave::Effect::CheckMachine { .. } => held.machine.is_asked = true,
             slave::Effect::Dismiss(_) | slave::Effect::ReadLog { .. } | slave::Effect::Ignored(_) => {}
             slave::Effect::ForgetToken => held.token = None,
             slave::Effect::Reply { reply, .. } => held.replies.push(reply),

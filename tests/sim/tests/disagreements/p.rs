@@ -531,7 +531,10 @@ fn p6_what_has_begun_stays_at_its_machine_and_waits_for_a_person() {
             (State::Accepted, Some(WaitingFor::Operator)),
             "{what}"
         );
-        assert_eq!(world.job(job).need(), Some(master::Need::Held), "{what}");
+        let needs = master::needs(world.master.as_ref().unwrap(), world.now(), None, 9);
+        let [held] = &needs[..] else { panic!("{what}: {needs:?}") };
+        let said = world.job(job).report.unwrap().reason.unwrap().text;
+        assert_eq!((held.need, held.why.as_deref()), (master::Need::Held, Some(&*said)), "{what}");
         let_start(&mut world, job);
         assert_eq!((world.holder(job), world.state(job)), (Some(0), State::Running), "{what}");
     }

@@ -1,7 +1,7 @@
 //! The rules alone: steps per second of each node's `step`, with few and with very many jobs in its state.
 //!
-//! A master and a slave on one thread, without disk and socket; messages are passed by function calls. A step that does not
-//! concern the jobs in the state must not cost more because of them.
+//! A master and its slaves on one thread, without disk and socket; messages are passed by function calls. A step that does not
+//! concern the jobs and slaves in the state must not cost more because of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -30,10 +30,11 @@ const JOBS: usize = 3000;
 /// Progress facts of the machine for one figure.
 const FACTS: usize = 20_000;
 
+/// Slaves of a master.
+pub(super) const FLEETS: [usize; 3] = [10, 1000, 10_000];
+
 /// Jobs in a slave's state. A slave holds at most 64 that have not ended, so it seldom has more than the largest number.
 pub(super) const SLAVE_STATES: [usize; 3] = [10, 64, 256];
-
-const LINK: LinkId = LinkId(1);
 
 /// No slave offers this program.
 const WAITING: &str = "forge";
@@ -104,10 +105,14 @@ pub(super) fn settings() -> slave::Settings {
     }
 }
 
-/// A master and a slave on one thread, with the time that each has used.
-struct Pair {
+/// A master and its slaves on one thread, with the time that each kind of node has used.
+struct Fleet {
     master: Option<Master>,
-    slave: Option<Slave>,
+    slaves: Vec<Option<Slave>>,
+    /// The machines end their jobs at once; otherwise when they are told to.
+    is_prompt: bool,
+    /// What each machine works on.
+    at_work: Vec<Option<RunKey>>,
     clock: u64,
     /// Orders placed so far.
     orders: usize,
@@ -119,15 +124,18 @@ struct Pair {
 
 enum Way {
     Up(master::Event),
-    Down(slave::Event),
+    /// To the slave at this place.
+    Down(usize, slave::Event),
 }
 
-impl Pair {
-    /// A pair with a live link, and `waiting` queued jobs that this slave cannot do.
-    fn new(waiting: usize) -> Self {
-        let mut pair = Self {
+impl Fleet {
+    /// A fleet with live links, and `waiting` queued jobs that its slaves cannot do.
+    fn new(slaves: usize, is_prompt: bool, waiting: usize) -> Self {
+        let mut fleet = Self {
             master: Some(empty_master()),
-            slave: Some(slave::recover(settings(), StoreId::from_parts(1, 1), [])),
+            slaves: (0..slaves).map(|place| Some(newborn(place))).collect(),
+            is_prompt,
+            at_work: vec![None; slaves],
             clock: 0,
             orders: 0,
             waiting,
@@ -135,20 +143,42 @@ impl Pair {
             took: [Duration::ZERO; 2],
         };
         for _ in 0..waiting {
-            pair.place(WAITING);
+            fleet.place(WAITING);
         }
-        pair.carry(Way::Down(started()));
-        pair.carry(Way::Down(slave::Event::LinkOpened { link: LINK, token: None }));
-        pair.carry(Way::Up(master::Event::LinkOpened { link: LINK, nonce: [0; 32] }));
-        (pair.steps, pair.took) = ([0; 2], [Duration::ZERO; 2]);
-        pair
+        for place in 0..slaves {
+            fleet.carry(Way::Down(place, started()));
+            fleet.carry(Way::Down(place, slave::Event::LinkOpened { link: link(place), token: None }));
+            fleet.carry(Way::Up(master::Event::LinkOpened { link: link(place), nonce: [0; 32] }));
+        }
+        fleet.start_counting();
+        fleet
+    }
+
+    fn start_counting(&mut self) {
+        (self.steps, self.took) = ([0; 2], [Duration::ZERO; 2]);
+    }
+
+    fn rates(&self) -> [f64; 2] {
+        [0, 1].map(|node| self.steps[node] as f64 / self.took[node].as_secs_f64())
     }
 
     /// Does one job, from the order to its outcome.
     fn job(&mut self) -> anyhow::Result<()> {
         self.place(DONE);
-        let left = self.master.as_ref().map_or(0, |master| master.book.jobs.len());
+        let left = self.live_jobs();
         ensure!(left == self.waiting, "{left} jobs are left of {} that nobody can do", self.waiting);
+        Ok(())
+    }
+
+    fn live_jobs(&self) -> usize {
+        self.master.as_ref().map_or(0, |master| master.book.jobs.len())
+    }
+
+    /// A machine ends its job, and its slave goes on with the next.
+    fn end(&mut self, place: usize) -> anyhow::Result<()> {
+        let Some(work) = self.at_work[place].take() else { anyhow::bail!("slave {place} is not at work") };
+        let fact = Fact::Ended(succeeded());
+        self.carry(Way::Down(place, slave::Event::Machine { work, fact }));
         Ok(())
     }
 
@@ -164,63 +194,74 @@ impl Pair {
         while let Some(way) = ways.pop_front() {
             self.clock += 1;
             match way {
-                Way::Up(event) => {
-                    let state = self.master.take().expect("it is back after each step");
-                    let since = Instant::now();
-                    let master::Step { state, effects, .. } =
-                        master::step(state, Time(1_000_000 + self.clock as i64), event);
-                    self.took[0] += since.elapsed();
-                    self.steps[0] += 1;
-                    self.master = Some(state);
-                    let session = |slave: &Option<Slave>| slave.as_ref().map(|slave| slave.node.session);
-                    for effect in effects {
-                        if let master::Effect::Send { commit, message, .. } = effect
-                            && let Some(session) = session(&self.slave)
-                        {
-                            let unfit = BTreeMap::new();
-                            ways.push_back(Way::Down(slave::Event::Received {
-                                link: LINK,
-                                session,
-                                commit,
-                                message,
-                                unfit,
-                            }));
-                        }
-                    }
-                }
-                Way::Down(event) => {
-                    let state = self.slave.take().expect("it is back after each step");
-                    let now = Now {
-                        wall: Time(1_000_000 + self.clock as i64),
-                        boot_ms: self.clock,
-                        synchronized: false,
-                    };
-                    let since = Instant::now();
-                    let slave::Step { state, effects, .. } = slave::step(state, now, event);
-                    self.took[1] += since.elapsed();
-                    self.steps[1] += 1;
-                    self.slave = Some(state);
-                    for effect in effects {
-                        match effect {
-                            slave::Effect::Send { message: Message::Hello(hello), .. } => {
-                                let hello = master::Event::HelloReceived { link: LINK, hello, token: None };
-                                ways.push_back(Way::Up(hello));
-                            }
-                            slave::Effect::Send { message, .. } => {
-                                ways.push_back(Way::Up(master::Event::Received { link: LINK, message }));
-                            }
-                            slave::Effect::Start { work, .. } => {
-                                for fact in [Fact::Started, Fact::Ended(succeeded())] {
-                                    ways.push_back(Way::Down(slave::Event::Machine { work, fact }));
-                                }
-                            }
-                            _ => {}
-                        }
-                    }
-                }
+                Way::Up(event) => self.step_master(event, &mut ways),
+                Way::Down(place, event) => self.step_slave(place, event, &mut ways),
             }
         }
     }
+
+    fn step_master(&mut self, event: master::Event, ways: &mut VecDeque<Way>) {
+        let state = self.master.take().expect("it is back after each step");
+        let since = Instant::now();
+        let master::Step { state, effects, .. } =
+            master::step(state, Time(1_000_000 + self.clock as i64), event);
+        self.took[0] += since.elapsed();
+        self.steps[0] += 1;
+        self.master = Some(state);
+        for effect in effects {
+            if let master::Effect::Send { link, commit, message } = effect {
+                let place = link.0 as usize - 1;
+                let Some(session) = self.slaves[place].as_ref().map(|slave| slave.node.session) else {
+                    continue;
+                };
+                let unfit = BTreeMap::new();
+                let received = slave::Event::Received { link, session, commit, message, unfit };
+                ways.push_back(Way::Down(place, received));
+            }
+        }
+    }
+
+    fn step_slave(&mut self, place: usize, event: slave::Event, ways: &mut VecDeque<Way>) {
+        let state = self.slaves[place].take().expect("it is back after each step");
+        let wall = Time(1_000_000 + self.clock as i64);
+        let now = Now { wall, boot_ms: self.clock, synchronized: false };
+        let since = Instant::now();
+        let slave::Step { state, effects, .. } = slave::step(state, now, event);
+        self.took[1] += since.elapsed();
+        self.steps[1] += 1;
+        self.slaves[place] = Some(state);
+        let link = link(place);
+        for effect in effects {
+            match effect {
+                slave::Effect::Send { message: Message::Hello(hello), .. } => {
+                    ways.push_back(Way::Up(master::Event::HelloReceived { link, hello, token: None }));
+                }
+                slave::Effect::Send { message, .. } => {
+                    ways.push_back(Way::Up(master::Event::Received { link, message }));
+                }
+                slave::Effect::Start { work, .. } => {
+                    self.at_work[place] = Some(work);
+                    let end = self.is_prompt.then(|| Fact::Ended(succeeded()));
+                    for fact in [Some(Fact::Started), end].into_iter().flatten() {
+                        ways.push_back(Way::Down(place, slave::Event::Machine { work, fact }));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn link(place: usize) -> LinkId {
+    LinkId(place as u64 + 1)
+}
+
+/// A slave with a name and a key of its own.
+fn newborn(place: usize) -> Slave {
+    let mut key = [7; 32];
+    key[..8].copy_from_slice(&(place as u64).to_be_bytes());
+    let settings = slave::Settings { name: format!("board-{place}"), key: SlaveKey(key), ..settings() };
+    slave::recover(settings, StoreId::from_parts(1, 1), [])
 }
 
 pub(super) fn succeeded() -> Ended {
@@ -241,11 +282,28 @@ fn started() -> slave::Event {
 
 /// Steps per second of the master's and of the slave's rules, with `waiting` queued jobs in the master's state.
 pub(super) fn loops(waiting: usize) -> anyhow::Result<[f64; 2]> {
-    let mut pair = Pair::new(waiting);
+    let mut pair = Fleet::new(1, true, waiting);
     for _ in 0..JOBS {
         pair.job()?;
     }
-    Ok([0, 1].map(|node| pair.steps[node] as f64 / pair.took[node].as_secs_f64()))
+    Ok(pair.rates())
+}
+
+/// Steps per second of the master's rules with so many slaves, each of them at work and with as much ahead of it as it takes, while their
+/// machines end one job after the other and the next ones come from the queue.
+pub(super) fn fleet(slaves: usize) -> anyhow::Result<f64> {
+    let mut fleet = Fleet::new(slaves, false, 0);
+    let ahead = slaves * usize::from(settings().capacity);
+    for _ in 0..ahead + JOBS {
+        fleet.place(DONE);
+    }
+    fleet.start_counting();
+    for done in 0..JOBS {
+        fleet.end(done % slaves)?;
+    }
+    let left = fleet.live_jobs();
+    ensure!(left == ahead, "{left} jobs are left of {ahead} that slaves have");
+    Ok(fleet.rates()[0])
 }
 
 fn held(number: usize, gate: Gate) -> (JobId, slave::Job) {
@@ -345,7 +403,7 @@ pub(super) fn progress(waiting: usize) -> anyhow::Result<f64> {
 
 pub(super) fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     let sizes = STATES.len();
-    let mut rates = [(); 3].map(|()| vec![Sample::default(); sizes]);
+    let mut rates = [(); 4].map(|()| vec![Sample::default(); sizes]);
     for _ in 0..rounds {
         for (place, waiting) in STATES.into_iter().enumerate() {
             let [master, slave] = loops(waiting)?;
@@ -355,13 +413,17 @@ pub(super) fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
         for (place, waiting) in SLAVE_STATES.into_iter().enumerate() {
             rates[2][place].push(progress(waiting)?);
         }
+        for (place, slaves) in FLEETS.into_iter().enumerate() {
+            rates[3][place].push(fleet(slaves)?);
+        }
     }
     let whats = [
         "the master's rules, jobs in its book",
         "a slave's rules, jobs in its master's book",
         "a slave's rules, jobs of its own",
+        "the master's rules, slaves at work",
     ];
-    for ((what, sizes), rates) in whats.into_iter().zip([STATES, STATES, SLAVE_STATES]).zip(rates) {
+    for ((what, sizes), rates) in whats.into_iter().zip([STATES, STATES, SLAVE_STATES, FLEETS]).zip(rates) {
         for (size, rate) in sizes.into_iter().zip(&rates).skip(1) {
             let what = format!("steps per second of {what}: {}", figure(size as f64));
             let row = Row::new(what, rate.clone(), "cost ≤ 2 ×, so a ratio of 0.5");

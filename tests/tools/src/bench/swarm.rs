@@ -209,7 +209,9 @@ impl Member {
                             events.push_back(slave::Event::Machine { work, fact: Fact::Ended(succeeded()) });
                         }
                     }
-                    slave::Effect::CheckMachine => events.push_back(slave::Event::MachineChecked(Ok(()))),
+                    slave::Effect::CheckMachine { .. } => {
+                        events.push_back(slave::Event::MachineChecked(Ok(())))
+                    }
                     slave::Effect::Probe { work, .. } => {
                         let alive = Probed::Alive { paused: false, permille: None };
                         events.push_back(slave::Event::Machine { work, fact: Fact::Probed(alive) });

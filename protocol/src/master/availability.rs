@@ -258,6 +258,15 @@ impl Availability {
         }
     }
 
+    /// It lists what the slave records and the book say, and nobody is left to be looked at.
+    pub(super) fn is_true_of(&self, slaves: &BTreeMap<SlaveKey, SlaveRecord>, book: &Book) -> bool {
+        let mut again = Self::default();
+        for (key, slave) in slaves {
+            again.list(*key, Some((slave, &Load::of(book, slave))));
+        }
+        again.listings == self.listings && again.lists == self.lists && self.changed.is_empty()
+    }
+
     /// The slaves that have been listed anew since this was last asked.
     pub(super) fn take_changed(&mut self) -> BTreeSet<SlaveKey> {
         std::mem::take(&mut self.changed)

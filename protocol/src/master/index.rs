@@ -18,17 +18,17 @@ type ByRequirement = BTreeMap<Requirement, BTreeSet<Place>>;
 struct Requirement {
     labels: BTreeMap<String, String>,
     /// Who has rejected it, and in which start of its agent.
-    barred: BTreeSet<(SlaveKey, AgentStart)>,
+    rejected_by: BTreeSet<(SlaveKey, AgentStart)>,
 }
 
 impl Requirement {
     fn of(job: &Job) -> Self {
-        Self { labels: job.requires.clone(), barred: job.barred().collect() }
+        Self { labels: job.requires.clone(), rejected_by: job.who_rejects().collect() }
     }
 
     fn is_met_by(&self, slave: &SlaveRecord) -> bool {
         let start = slave.agent_start();
-        let has_rejected = |start| self.barred.contains(&(slave.key, start));
+        let has_rejected = |start| self.rejected_by.contains(&(slave.key, start));
         fits(&self.labels, &slave.labels) && !start.is_some_and(has_rejected)
     }
 }

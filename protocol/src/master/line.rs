@@ -7,7 +7,7 @@ use crate::id::JobId;
 use crate::job::State;
 use crate::message::{Reason, WaitingFor};
 use crate::spec::{Desired, Gate};
-use crate::time::Time;
+use crate::time::{Millis, Time};
 
 /// Who goes first: the lowest rank, then the oldest.
 pub(super) type Place = (i64, JobId);
@@ -117,8 +117,11 @@ impl Job {
     /// The moments at which it may change lines, or become movable, by itself.
     pub(super) fn turns(&self, placement: Placement) -> [Option<Time>; 2] {
         let waits = self.seeks_a_slave() || self.is_unstarted();
-        if !waits || self.start.gate != Gate::Open {
-            return [None, None];
+        match self.start.gate {
+            Gate::Open if waits => {}
+            // At its slave it waits for a person again, 1 ms after its latest start; in the queue that ends its window.
+            Gate::Released { latest } if self.is_unstarted() => return [Some(latest.after(Millis(1))), None],
+            Gate::Open | Gate::Held | Gate::Released { .. } => return [None, None],
         }
         let by_state = if self.state == State::Queued { self.retry_at } else { self.nears(placement) };
         [self.start.not_before, by_state]
@@ -314,6 +317,8 @@ mod tests {
         let mut held = accepted();
         held.start.not_before = in_ms(2 * HOUR);
         assert_eq!(held.turns(placement), [in_ms(2 * HOUR), in_ms(HOUR)]);
+        held.start.gate = released(0);
+        assert_eq!(held.turns(placement), [in_ms(1), None]);
         held.state = State::Running;
         assert_eq!(held.turns(placement), [None, None]);
     }

@@ -286,7 +286,7 @@ impl Job {
     }
 
     /// This slave has rejected it, under the config that it still has.
-    pub(super) fn is_barred_for(&self, slave: &SlaveRecord) -> bool {
+    pub(super) fn is_rejected_by(&self, slave: &SlaveRecord) -> bool {
         self.rejection_of(slave).is_some()
     }
 
@@ -302,7 +302,7 @@ impl Job {
     }
 
     /// Who has rejected it and is not asked again.
-    pub(super) fn barred(&self) -> impl Iterator<Item = (SlaveKey, AgentStart)> {
+    pub(super) fn who_rejects(&self) -> impl Iterator<Item = (SlaveKey, AgentStart)> {
         self.rejected_by.iter().filter(|rejection| !rejection.is_over).map(|rejection| rejection.by)
     }
 

@@ -30,7 +30,7 @@ impl Rules {
             if slaves.is_empty() && jobs.is_empty() {
                 break;
             }
-            jobs.sort_by_key(|id| self.state.book.jobs.get(id).map(|job| job.place(self.placement())));
+            jobs.sort_by_cached_key(|id| self.state.book.jobs.get(id).map(|job| job.place(self.placement())));
             for waits in jobs {
                 self.serve_job(waits);
             }
@@ -45,7 +45,7 @@ impl Rules {
     fn turn_to_now(&mut self) {
         for id in self.state.book.turn_to(self.now) {
             self.out.look_for_slave(id);
-            let holder = self.state.book.jobs.get(&id).and_then(|job| job.holder);
+            let holder = self.state.book.jobs.get_assigned(&id).and_then(|job| job.holder);
             holder.into_iter().for_each(|key| self.out.look_for_work(key));
         }
     }
@@ -80,9 +80,9 @@ impl Rules {
     /// Gives a queued job to a slave with room, or recalls another job to make room for it.
     fn serve_job(&mut self, id: JobId) {
         let view = self.state.book.view();
-        let waits = |rules: &Self| rules.state.book.jobs.get(&id).and_then(|job| job.queue_line(view));
-        while let Some(line) = waits(self) {
-            let Some(job) = self.state.book.jobs.get(&id) else { return };
+        while let Some(job) = self.state.book.jobs.get(&id)
+            && let Some(line) = job.queue_line(view)
+        {
             let Some(key) = self.with_room(&job, line) else {
                 if let Some(key) = self.instead(&job, line) {
                     self.recall_last(key, id);
@@ -317,5 +317,5 @@ pub(super) fn can_do(slave: &SlaveRecord, job: &Job) -> bool {
     job.slave.as_ref().is_none_or(|name| *name == slave.name)
         && slave.programs.contains(&job.spec.program)
         && super::index::fits(&job.requires, &slave.labels)
-        && !job.is_barred_for(slave)
+        && !job.is_rejected_by(slave)
 }

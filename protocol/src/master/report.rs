@@ -415,6 +415,6 @@ impl Jobs<'_> {
 
     /// A slave that has not rejected it could do the job, now or when it is back.
     fn could_be_taken(&self, job: &Job) -> bool {
-        job.barred().count() < REJECTIONS && self.roster.any(|slave| can_do(slave, job))
+        job.who_rejects().count() < REJECTIONS && self.roster.any(|slave| can_do(slave, job))
     }
 }

@@ -281,5 +281,8 @@ pub fn broken_invariant(state: &Master) -> Option<&'static str> {
     if state.slaves.values().any(|slave| slave.enrolled != Enrolled::Yes && slave.current().is_some()) {
         return Some("who is not enrolled has no link");
     }
+    if !state.availability.is_true_of(&state.slaves, &state.book) {
+        return Some("which slaves could take or lend a job is derived from them and from the book");
+    }
     state.book.broken_invariant()
 }

@@ -208,24 +208,18 @@ impl Lists {
 
 impl Availability {
     /// Lists a slave anew; `None`: there is no such slave.
-    pub(super) fn list(&mut self, key: SlaveKey, slave: Option<(&SlaveRecord, &Load<'_>)>) {
-        let unstarted = slave.map_or(0, |(_, load)| load.unstarted);
-        let (room, deferred, movable, is_stuck, programs) = match slave {
-            Some((slave, load)) => {
-                let room = load.room(slave);
-                let deferred = load.takes_deferred(slave).then_some(load.later);
-                let (is_stuck, lends) = match slave.ability() {
-                    Ability::Away => (false, false),
-                    Ability::Barred => (true, true),
-                    Ability::Declining | Ability::Able => (false, load.is_executing),
-                };
-                let movable = if lends { &*load.movable } else { &[] };
-                let is_offered = room != Room::None || deferred.is_some();
-                let programs = if is_offered { &*slave.programs } else { &[] };
-                (room, deferred, movable, is_stuck && !movable.is_empty(), programs)
-            }
-            None => (Room::None, None, &[][..], false, &[][..]),
-        };
+    pub(super) fn list(&mut self, key: SlaveKey, slave: Option<&SlaveRecord>, book: &Book) {
+        let ability = slave.map_or(Ability::Away, SlaveRecord::ability);
+        let slave = slave.filter(|_| ability != Ability::Away);
+        let load = slave.map(|slave| Load::of(book, slave)).unwrap_or_default();
+        let room = slave.map_or(Room::None, |slave| load.room(slave));
+        let deferred = slave.filter(|slave| load.takes_deferred(slave)).map(|_| load.later);
+        let offered = slave.filter(|_| room != Room::None || deferred.is_some());
+        let programs = offered.map_or(&[][..], |slave| &*slave.programs);
+        let lends = ability == Ability::Barred || load.is_executing;
+        let movable = if lends { &*load.movable } else { &[] };
+        let is_stuck = ability == Ability::Barred && !movable.is_empty();
+        let unstarted = load.unstarted;
         let listing = self.listings.entry(key).or_default();
         let is_offered_anew =
             (listing.room, listing.deferred) != (room, deferred) || listing.programs != programs;
@@ -262,7 +256,7 @@ impl Availability {
     pub(super) fn is_true_of(&self, slaves: &BTreeMap<SlaveKey, SlaveRecord>, book: &Book) -> bool {
         let mut again = Self::default();
         for (key, slave) in slaves {
-            again.list(*key, Some((slave, &Load::of(book, slave))));
+            again.list(*key, Some(slave), book);
         }
         again.listings == self.listings && again.lists == self.lists && self.changed.is_empty()
     }

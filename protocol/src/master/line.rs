@@ -83,8 +83,12 @@ impl Job {
         // A window that an earlier run has met counts no more.
         let is_early = !self.has_begun() && self.waits_for_its_time(view.now);
         let is_later = self.desired == Desired::Pause || is_held || is_early || says_later;
-        let may_wait = matches!(self.state, State::Assigned | State::Accepted);
-        Some(if may_wait && is_later { Line::Later } else { Line::Now })
+        Some(if self.is_with_a_slave() && is_later { Line::Later } else { Line::Now })
+    }
+
+    /// A slave has it or gets it, and it does not execute.
+    fn is_with_a_slave(&self) -> bool {
+        matches!(self.state, State::Assigned | State::Accepted)
     }
 
     /// It could be recalled, because it waits at its slave and could start as soon as a machine is free.
@@ -120,7 +124,9 @@ impl Job {
         match self.start.gate {
             Gate::Open if waits => {}
             // At its slave it waits for a person again, 1 ms after its latest start; in the queue that ends its window.
-            Gate::Released { latest } if self.is_unstarted() => return [Some(latest.after(Millis(1))), None],
+            Gate::Released { latest } if self.is_with_a_slave() => {
+                return [Some(latest.after(Millis(1))), None];
+            }
             Gate::Open | Gate::Held | Gate::Released { .. } => return [None, None],
         }
         let by_state = if self.state == State::Queued { self.retry_at } else { self.nears(placement) };
@@ -139,7 +145,7 @@ impl Job {
 
     /// A slave has it, and no machine has begun it under its present attempt.
     fn is_unstarted(&self) -> bool {
-        matches!(self.state, State::Assigned | State::Accepted) && !self.has_begun()
+        self.is_with_a_slave() && !self.has_begun()
     }
 
     /// What its slave says, if that has heard all that is wanted.
@@ -319,6 +325,8 @@ mod tests {
         assert_eq!(held.turns(placement), [in_ms(2 * HOUR), in_ms(HOUR)]);
         held.start.gate = released(0);
         assert_eq!(held.turns(placement), [in_ms(1), None]);
+        held.report.as_mut().unwrap().flags.set(Flags::INTERRUPTED);
+        assert_eq!(held.turns(placement), [in_ms(1), None], "it was interrupted, and waits to begin anew");
         held.state = State::Running;
         assert_eq!(held.turns(placement), [None, None]);
     }

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use super::availability::{Ability, ForWhom, Load, Room};
+use super::availability::{Ability, ForWhom, Room};
 use super::line::{Line, Place};
 use super::{Job, Master, Placement, Rules, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
@@ -53,9 +53,8 @@ impl Rules {
     fn list(&mut self, key: SlaveKey) {
         self.out.looks_for_no_work(key);
         self.settle_recalls(key);
-        let slave = self.state.slaves.get(&key);
-        let loaded = slave.map(|slave| (slave, Load::of(&self.state.book, slave)));
-        self.state.availability.list(key, loaded.as_ref().map(|(slave, load)| (*slave, load)));
+        let Master { slaves, book, availability, .. } = &mut self.state;
+        availability.list(key, slaves.get(&key), book);
     }
 
     /// Whoever waited for a recall from this slave looks again once it is settled: the job may have been begun, or another job got its place.

@@ -10,6 +10,7 @@ mod d;
 mod e;
 mod order;
 mod p;
+mod p_causes;
 mod restored;
 #[path = "../stage/mod.rs"]
 mod stage;

@@ -154,6 +154,13 @@ pub(crate) fn reconnect(world: &mut World, slave: usize) {
     world.settle();
 }
 
+/// The first slave's machine has done the job, or failed at it, and says so.
+pub(crate) fn ends(world: &mut World, job: JobId, end: End) {
+    let (work, at) = (agent(world).jobs[&job].work(), Time(world.wall(0)));
+    world.boxes[0].machine.finish(work, end, at, true);
+    assert!(world.hear_machine(0));
+}
+
 /// Gives a command for a job and lets everything settle.
 pub(crate) fn command(world: &mut World, job: JobId, command: JobCommand) -> Option<Answer> {
     let answer = world.command(job, command);

@@ -190,10 +190,9 @@ fn spec(params: usize) -> Spec {
     Spec { params: BTreeMap::from([("p".to_owned(), "x".repeat(params))]), ..spec }
 }
 
-/// The work that is as large as it may be, and so much larger.
-fn work(more: usize) -> Spec {
-    let most =
-        (0..=SPEC_BYTES).rev().find(|params| spec(*params).size() <= SPEC_BYTES).expect("the emptiest fits");
+/// The largest work of at most so many bytes, and so much larger.
+fn work(bytes: usize, more: usize) -> Spec {
+    let most = (0..=bytes).rev().find(|params| spec(*params).size() <= bytes).expect("the emptiest fits");
     spec(most + more)
 }
 
@@ -237,10 +236,15 @@ fn welcome(binding: MasterBinding, operating_mode: OperatingMode, desired_state:
     })
 }
 
+/// One label that counts as so many bytes.
+fn required(bytes: usize) -> BTreeMap<String, String> {
+    BTreeMap::from([("l".to_owned(), "v".repeat(bytes - "l".len() - 2))])
+}
+
 /// What a message says at most, one by one: given 0 it says just as much as it may, given 1 a little more.
 type Most = (&'static str, fn(usize) -> Message);
 
-const MOST: [Most; 33] = [
+const MOST: [Most; 35] = [
     ("name", |more| hello_with(|hello| hello.name = "n".repeat(limits::NAME_BYTES + more))),
     ("agent", |more| hello_with(|hello| hello.agent = "a".repeat(limits::AGENT_BYTES + more))),
     ("programs", |more| {
@@ -282,7 +286,12 @@ const MOST: [Most; 33] = [
         settled_with(|one| one.records = vec![record(1, TEXT_BYTES + more)])
     }),
     ("a settled record's work", |more| {
-        settled_with(|one| one.records = vec![Record { spec: work(more), ..record(1, 1) }])
+        settled_with(|one| one.records = vec![Record { spec: work(SPEC_BYTES, more), ..record(1, 1) }])
+    }),
+    ("a settled record's work and what it requires", |more| {
+        let requires = required(limits::LIST_BYTES + more);
+        let spec = work(SPEC_BYTES - limits::LIST_BYTES, 0);
+        settled_with(|one| one.records = vec![Record { requires, spec, ..record(1, 1) }])
     }),
     ("a settled reason", |more| settled_with(|one| one.declined = vec![declined(TEXT_BYTES + more)])),
     ("a settled machine", |more| settled_with(|one| one.machine = machine(count(more)))),
@@ -297,6 +306,10 @@ const MOST: [Most; 33] = [
     ("a machine's conduct", |more| Message::Machine(machine(count(more)))),
     ("a conduct", |more| Message::OperatingMode(operating_mode(count(more)))),
     ("a wish", |more| Message::DesiredState(desired_state(1, count(more)))),
+    ("what a wish requires", |more| {
+        let requires = required(limits::LIST_BYTES + more);
+        Message::DesiredState(DesiredState { requires, ..desired_state(1, 1) })
+    }),
     ("a wish's attempt", |more| Message::DesiredState(desired_state(count(more), 1))),
     ("a report's attempt", |more| Message::Report(Report { attempt: Attempt(count(more)), ..report(1) })),
     ("a report's wish", |more| Message::Report(Report { generation: Generation(count(more)), ..report(1) })),

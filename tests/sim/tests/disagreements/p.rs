@@ -65,6 +65,23 @@ fn three_wait() -> (World, JobId, Vec<JobId>) {
 
 type Bar = (&'static str, fn(&mut World, JobId));
 
+#[test]
+fn p1_an_attempt_that_does_not_speak_for_its_job_takes_a_place_too() {
+    let mut world = world_with(|settings| settings.capacity = 1);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let job = placed(&mut world, |_| {});
+    world.cut(0);
+    command(&mut world, job, JobCommand::Abandon);
+    command(&mut world, job, JobCommand::Retry);
+    let second = world.add_slave("second");
+    world.boxes[second].machine.length_ms = Machine::UNTIL_TOLD;
+    world.settle();
+    reconnect(&mut world, 0);
+    assert_eq!((world.on_slave(0, job), world.holder(job)), (Some(State::Running), Some(second)));
+    let next = placed(&mut world, |_| {});
+    assert_eq!((world.holder(next), world.job(next).last_attempt.0), (Some(second), 1));
+}
+
 /// What keeps a machine from starting what it has; some of it comes with the end of the job that runs.
 const BARS: [Bar; 7] = [
     ("its last job failed", |world, first| ends(world, first, End::Failed)),

@@ -190,8 +190,8 @@ pub(super) fn attention(attention: Attention) -> (&'static str, &'static str) {
         Attention::MachineUnfit => (
             "The machine could not begin a job: its disk is full, the program's file is missing, or \
              permissions are wrong. The job waits, or goes to another slave.",
-            "repair what the text names; the slave looks again by itself, after 15 s and then less and less often, up to every \
-             10 minutes, and `clear` says it at once",
+            "repair what the text names; the slave looks by itself whether it could begin that program now, after 15 s and then \
+             less and less often, up to every 10 minutes, and `clear` says it at once",
         ),
         Attention::FailuresInRow => (
             "As many jobs in a row have failed as `max_failures_in_row` allows. The text is what the last one said.",

@@ -258,7 +258,7 @@ impl Availability {
         for (key, slave) in slaves {
             again.list(*key, Some(slave), book);
         }
-        again.listings == self.listings && again.lists == self.lists && self.changed.is_empty()
+        (&again.listings, &again.lists, true) == (&self.listings, &self.lists, self.changed.is_empty())
     }
 
     /// The slaves that have been listed anew since this was last asked.

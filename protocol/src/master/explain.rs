@@ -223,10 +223,7 @@ fn in_front(state: &Master, job: &Job) -> usize {
         }
         (State::Accepted, Some(holder)) => {
             let is_before = |other: &&Job| {
-                other.state.is_executing()
-                    || other.line(view) == Some(Line::Now)
-                        && other.place(view.placement) < job.place(view.placement)
-                        && other.id != job.id
+                other.state.is_executing() || other.line(view) == Some(Line::Now) && other.starts_before(job)
             };
             state.book.held_by(holder).filter(is_before).count()
         }

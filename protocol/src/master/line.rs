@@ -43,10 +43,15 @@ impl Job {
         (rank, self.id)
     }
 
-    /// Its slave would start it before the other one although that goes first: a slave knows priorities and no ageing.
-    pub(super) fn overtakes(&self, other: &Self, view: View) -> bool {
+    /// A slave that has both starts it before the other one: a slave knows priorities and no ageing.
+    pub(super) fn starts_before(&self, other: &Self) -> bool {
         let order = |job: &Self| (Reverse(job.start.priority), job.id);
-        other.place(view.placement) < self.place(view.placement) && order(self) < order(other)
+        order(self) < order(other)
+    }
+
+    /// A slave would start it before the other one although that goes first.
+    pub(super) fn overtakes(&self, other: &Self, view: View) -> bool {
+        other.place(view.placement) < self.place(view.placement) && self.starts_before(other)
     }
 
     /// It waits unstarted at its slave and could start there.

@@ -2,7 +2,7 @@
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{JobCommand, Order, SlaveCommand};
+use reloop_protocol::master::{self, JobCommand, Order, SlaveCommand};
 use reloop_protocol::message::Mode;
 use reloop_protocol::slave::{self, AfterFailure, Local, Release};
 use reloop_protocol::spec::Gate;
@@ -210,4 +210,31 @@ fn p3_where_the_link_is_down_the_highest_priority_goes_first() {
     ends(&mut world, first, End::Succeeded);
     assert_eq!(world.on_slave(0, urgent), Some(State::Starting).or(Some(State::Running)));
     assert_eq!(world.on_slave(0, waiting[0]), Some(State::Accepted));
+}
+
+#[test]
+fn p2_of_each_program_what_is_first_in_line_can_move() {
+    let mut world = world_with(|settings| settings.programs = vec!["mill".to_owned(), "bake".to_owned()]);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    let running = placed(&mut world, |_| {});
+    placed(&mut world, |_| {});
+    let bakes = placed(&mut world, |order| order.spec.program = "bake".to_owned());
+    assert_eq!((world.state(running), world.holder(bakes)), (State::Running, Some(0)));
+    let mut oven = world.settings("oven");
+    oven.programs = vec!["bake".to_owned()];
+    world.add_box(oven);
+    world.settle();
+    assert_eq!((world.holder(bakes), world.state(bakes)), (Some(1), State::Running));
+}
+
+/// The lists from which work is given out are checked in every state of the world; so is the check here.
+#[test]
+fn p2_a_list_that_is_not_true_is_noticed() {
+    let world = World::new(1);
+    let mut state = world.master.clone().unwrap();
+    assert_eq!(master::broken_invariant(&state), None);
+    for slave in state.slaves.values_mut() {
+        slave.operating_mode.mode = Mode::Maintenance;
+    }
+    assert!(master::broken_invariant(&state).is_some_and(|broken| broken.starts_with("which slaves")));
 }

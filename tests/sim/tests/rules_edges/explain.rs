@@ -7,8 +7,8 @@ use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Enrolled, WhyNot};
 use reloop_protocol::message::{Activity, Attention, Flags, MachineReport, Mode, Reason, ReasonCode};
 use reloop_protocol::spec::{Desired, Gate};
-use reloop_protocol::time::Time;
-use reloop_sim::world::World;
+use reloop_protocol::time::{Millis, Time};
+use reloop_sim::world::{Machine, World};
 
 use crate::stage::*;
 
@@ -187,6 +187,26 @@ fn each_slave_says_what_would_change_it() {
         slave.machine = Some(MachineReport { uncertain, activity, ..machine(slave) });
     });
     assert_eq!(asks.1, format!("nobody knows how {0} ended there: `reloop job resolve {0}`", job.id));
+}
+
+#[test]
+fn at_a_slave_what_it_starts_first_goes_before_a_job_also_with_ageing() {
+    let mut world = World::bare();
+    world.placement.ageing = Some(Millis::seconds(1));
+    world.start_master();
+    let settings = world.settings("s0");
+    world.add_box(settings);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    world.settle();
+    placed(&mut world, |_| {});
+    let old = placed(&mut world, |order| order.start.gate = Gate::Held);
+    world.pass(20_000);
+    let urgent = placed(&mut world, |order| order.start.priority = 10);
+    let_start(&mut world, old);
+    let state = world.master.as_ref().unwrap();
+    let in_front = [urgent, old].map(|job| master::explain(state, &world.job(job), world.now()).in_front);
+    assert_eq!([urgent, old].map(|job| world.holder(job)), [Some(0), Some(0)]);
+    assert_eq!(in_front, [1, 2]);
 }
 
 #[test]

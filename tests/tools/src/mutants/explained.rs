@@ -7,14 +7,6 @@ pub const EXPLAINED: &[(&str, &str)] = &[
         "the attempt that speaks is not among the others",
     ),
     (
-        "protocol/src/master/availability.rs: replace && with || in Load<'a>::add in `self.unstarted += usize::from(view.placement.ageing.is_some() && job.waits_there(view));`",
-        "a slave is looked at once more, and gets what it would have got",
-    ),
-    (
-        "protocol/src/master/availability.rs: replace != with == in Availability::list in `(listing.room, listing.deferred) != (room, deferred) || listing.programs != programs;` (2)",
-        "a slave is away before its programs change, and is listed for none then",
-    ),
-    (
         "protocol/src/master/state.rs: replace > with >= in Master::doubters in `self.doubted_by.len().max(usize::from(self.later > self.node.epoch))`",
         "only an epoch later than the master's own is noted, and the master's next one comes after it",
     ),

@@ -246,7 +246,11 @@ impl Driver {
     fn heard(&mut self, key: RunKey, fact: Fact) -> (Vec<Op>, Vec<Effect>) {
         if let Fact::Probed(Probed::NotBegun(why)) = &fact {
             let key = run_name(key);
-            tracing::warn!(key, why, "the machine could not begin it: mend that, then `reloop-slave clear`");
+            tracing::warn!(
+                key,
+                why,
+                "the machine could not begin it: mend that: it goes on within 10 minutes, or at once after `reloop-slave clear`"
+            );
         }
         self.decide(slave::Event::Machine { work: key, fact })
     }

@@ -195,7 +195,9 @@ impl Attention {
     pub(crate) fn text(self, cause: Option<&str>) -> String {
         match (self, cause) {
             (Self::MachineUnfit, Some(cause)) => {
-                format!("it could not begin a job: {cause}; mend that, then `clear`")
+                format!(
+                    "it could not begin a job: {cause}; mend that: it goes on within 10 minutes, or at once after `clear`"
+                )
             }
             (Self::FailuresInRow, Some(cause)) => {
                 format!(
@@ -217,7 +219,9 @@ impl Attention {
                 "its store lacks a job that it had accepted: look at the machine, then `clear`"
             }
             Self::FailuresInRow => "job after job has failed there: look at the machine, then `clear`",
-            Self::MachineUnfit => "it could not begin a job: mend what kept it from that, then `clear`",
+            Self::MachineUnfit => {
+                "it could not begin a job: mend what kept it from that, and it goes on within 10 minutes, or at once after `clear`"
+            }
         }
     }
 }

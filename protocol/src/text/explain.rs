@@ -98,7 +98,13 @@ impl Considered {
             1 => "after the job that it has".to_owned(),
             count => format!("after the {count} jobs that it has"),
         };
-        let Some(why) = why else { return format!("it could take it {after}") };
+        let Some(why) = why else {
+            return if before == 0 {
+                "it could take it now".to_owned()
+            } else {
+                format!("it could take it {after}")
+            };
+        };
         match why {
             WhyNot::OtherSlave => {
                 format!("the order is for {} alone", job.slave.as_deref().unwrap_or("another"))

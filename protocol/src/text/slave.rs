@@ -48,7 +48,9 @@ impl From<JobReason> for Reason {
                 return Self::new(ReasonCode::NoProof, text);
             }
             JobReason::MachineUnfit { cause } => {
-                let text = format!("the machine could not begin it: {cause}; mend that, then `clear`");
+                let text = format!(
+                    "the machine could not begin it: {cause}; mend that: it goes on within 10 minutes, or at once after `clear`"
+                );
                 return Self::new(ReasonCode::MachineUnfit, text);
             }
             JobReason::Unfit(reason) => return reason,

@@ -557,7 +557,7 @@ class Rules:
             self.move(held, State.canceled, Source.remote, ReasonCode.canceled, "canceled before it began")
         else:
             self.move(held, State.accepted, Source.machine, ReasonCode.machine_unfit,
-                      f"the machine could not begin it: {why}; mend that, then clear")
+                      f"the machine could not begin it: {why}; mend that: it goes on within 10 minutes, or at once after `clear`")
             report.started_at = report.started_generation = report.progress = None
         if memory.attention is None:
             memory.attention, memory.cause = Attention.machine_unfit, why

@@ -162,6 +162,7 @@ fn show(job: &Job) -> String {
         ("gate", clean(&job.gate)),
         ("not before", or_nothing(job.not_before.as_deref())),
         ("deadline", or_nothing(job.deadline.as_deref())),
+        ("next try", or_nothing(job.retry_at.as_deref())),
         ("created", clean(&job.created_at)),
         ("accepted", or_nothing(job.accepted_at.as_deref())),
         ("started", or_nothing(job.started_at.as_deref())),

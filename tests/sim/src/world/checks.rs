@@ -81,6 +81,10 @@ impl World {
                 let newest = self.ledger.desired_states.entry((slave, *id, attempt)).or_insert(generation);
                 if begins_anew {
                     *newest = generation;
+                    // One that says that the slave's store was put back has it forget its outcomes too.
+                    if self.ledger.master_lies {
+                        self.ledger.outcomes.remove(&(*id, attempt, slave));
+                    }
                 }
                 if *newest > generation {
                     self.violate(Invariant::GenerationsGoForward, format!("slave {slave}, {id}"));

@@ -81,6 +81,9 @@ impl AtMachine<'_> {
             return self.ignore(Ignored::Ended);
         }
         match fact {
+            Fact::Started if self.report.state == State::Accepted => {
+                self.ignore(Ignored::Job(job::Rejection::NotStarted));
+            }
             Fact::Started => {
                 self.set_paused(false);
                 self.held().apply(job::Event::MachineStarted, Source::Machine);
@@ -237,6 +240,12 @@ impl AtMachine<'_> {
     }
 
     fn found_alive(&mut self, paused: bool, permille: Option<u16>) {
+        // It is a word about a run that is over: the next one has a clock of its own.
+        if let job::Transition::Rejected(why) =
+            job::next(self.report.state, job::Event::FoundAlive { paused })
+        {
+            return self.ignore(Ignored::Job(why));
+        }
         self.set_progress(permille);
         let clock = self.clock().of_work();
         let mut job = self.held();

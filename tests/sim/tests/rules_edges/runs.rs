@@ -76,6 +76,22 @@ fn a_run_shows_neither_the_progress_nor_the_note_of_the_run_before() {
     assert_eq!(told(&world), (Run(2), None, None));
 }
 
+#[test]
+fn a_late_word_that_a_run_lives_says_nothing_of_the_next() {
+    for late in [Fact::Started, Fact::Probed(Probed::Alive { paused: false, permille: Some(10) })] {
+        let (mut world, job) = endless_job(restartable);
+        let work = kept(&world, job).work();
+        world.local(0, Local::Lock(true)).unwrap().unwrap();
+        world.boxes[0].machine.let_go(work);
+        world.slave_event(0, slave::Event::Machine { work, fact: Fact::Probed(Probed::Gone) });
+        world.settle();
+        let before = kept(&world, job).clone();
+        assert_eq!((before.report.state, before.run.works_since), (State::Accepted, None));
+        world.slave_event(0, slave::Event::Machine { work, fact: late.clone() });
+        assert_eq!(*kept(&world, job), before, "{late:?}");
+    }
+}
+
 /// The desired state by which the master asks slave 0 to give the job back.
 fn asks_back(world: &World, job: JobId) -> DesiredState {
     let held = kept(world, job);

@@ -47,10 +47,14 @@ impl Seen<'_> {
     }
 
     fn can_do(self, job: &master::Job) -> bool {
+        self.may_be_offered(job) && self.station.why_unfit(&job.spec).is_none()
+    }
+
+    /// By all that its master knows of its config, it can do the job.
+    fn may_be_offered(self, job: &master::Job) -> bool {
         let settings = &self.slave.settings;
         settings.programs.contains(&job.spec.program)
             && job.slave.as_ref().is_none_or(|name| *name == settings.name)
-            && self.station.why_unfit(&job.spec).is_none()
             && !self.station.rejected.contains(&job.id)
             && job.requires.iter().all(|(name, value)| settings.labels.get(name) == Some(value))
     }
@@ -123,7 +127,7 @@ impl World {
         let key = slave.slave.settings.key;
         let is_out = |queued: &master::Job| master.book.held_by(key).any(|held| overtakes(queued, held));
         let goes_first = |queued: &master::Job| {
-            queued.state == State::Queued && self.goes_before(queued, job) && slave.can_do(queued)
+            queued.state == State::Queued && self.goes_before(queued, job) && slave.may_be_offered(queued)
         };
         self.placement.ageing.is_some()
             && (is_out(job) || master.book.jobs.values().any(|queued| goes_first(&queued) && is_out(&queued)))

@@ -197,7 +197,7 @@ pub struct Retry {
     /// The ends after which it is tried again.
     #[schema(schema_with = schema::retry_on)]
     pub on: Vec<Word>,
-    /// How many seconds the first retry waits; each one waits twice as long as the one before.
+    /// How many seconds the first retry waits; each one waits twice as long as the one before, to at most 600 s, or to this if that is more.
     pub backoff_seconds: f64,
 }
 

@@ -123,7 +123,7 @@ fn each_slave_says_what_would_change_it() {
                 });
             },
             Some("rejected"),
-            "it rejected the job: it is too wide; change its config and restart its agent, or `retry` the job",
+            "it rejected the job: it is too wide; change its config and restart its agent, or `retry` the job once it has ended",
         ),
         (
             &|slave, _| slave.enrolled = Enrolled::Pending,

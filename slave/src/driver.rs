@@ -249,7 +249,7 @@ impl Driver {
             tracing::warn!(
                 key,
                 why,
-                "the machine could not begin it: mend that: it goes on within 10 minutes, or at once after `reloop-slave clear`"
+                "the machine could not begin it; mend that, and it goes on within 10 minutes, or at once after `reloop-slave clear`"
             );
         }
         self.decide(slave::Event::Machine { work: key, fact })

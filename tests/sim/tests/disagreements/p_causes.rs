@@ -254,11 +254,7 @@ const CHANGES: [Change; 2] =
 
 /// A slave has a job behind one that runs, and its agent is restarted with a config that does not allow it any more.
 fn reconfigured((_, order, narrow, bare): Change, is_away: bool) -> (World, JobId, JobId) {
-    let mut world = World::bare();
-    let mut settings = world.settings("s0");
-    settings.labels = required();
-    world.start_master();
-    world.add_box(settings);
+    let mut world = world_with(|settings| settings.labels = required());
     world.settle();
     let first = placed(&mut world, |_| {});
     let job = placed(&mut world, order);
@@ -471,11 +467,7 @@ fn p7_the_machines_own_word_ends_nothing_but_its_own_doubt() {
 
 #[test]
 fn p6_a_start_that_was_missed_stays_a_persons_to_let_happen() {
-    let mut world = World::bare();
-    let mut settings = world.settings("s0");
-    settings.labels = required();
-    world.start_master();
-    world.add_box(settings);
+    let mut world = world_with(|settings| settings.labels = required());
     world.settle();
     let job = deferred(&mut world, 60_000, labelled);
     world.boxes[0].configure(false, true);
@@ -524,13 +516,7 @@ fn p5_what_has_begun_is_not_done_again_elsewhere_because_of_a_no() {
 
 #[test]
 fn p8_what_has_to_wait_for_an_older_job_comes_in_no_other_way() {
-    let mut world = World::bare();
-    world.placement.ageing = Some(Millis::seconds(1));
-    world.start_master();
-    let settings = world.settings("s0");
-    world.add_box(settings);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    world.settle();
+    let mut world = with_ageing();
     let running = placed(&mut world, |_| {});
     let old = placed(&mut world, |_| {});
     world.pass(20_000);

@@ -7,8 +7,8 @@ use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Enrolled, WhyNot};
 use reloop_protocol::message::{Activity, Attention, Flags, MachineReport, Mode, Reason, ReasonCode};
 use reloop_protocol::spec::{Desired, Gate};
-use reloop_protocol::time::{Millis, Time};
-use reloop_sim::world::{Machine, World};
+use reloop_protocol::time::Time;
+use reloop_sim::world::World;
 
 use crate::stage::*;
 
@@ -191,13 +191,7 @@ fn each_slave_says_what_would_change_it() {
 
 #[test]
 fn at_a_slave_what_it_starts_first_goes_before_a_job_also_with_ageing() {
-    let mut world = World::bare();
-    world.placement.ageing = Some(Millis::seconds(1));
-    world.start_master();
-    let settings = world.settings("s0");
-    world.add_box(settings);
-    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
-    world.settle();
+    let mut world = with_ageing();
     placed(&mut world, |_| {});
     let old = placed(&mut world, |order| order.start.gate = Gate::Held);
     world.pass(20_000);

@@ -96,6 +96,18 @@ pub(crate) fn world_with(change: impl FnOnce(&mut Settings)) -> World {
     world
 }
 
+/// A slave whose machine works until it is told, and a master for which one step of priority is worth a wait of 1 s.
+pub(crate) fn with_ageing() -> World {
+    let mut world = World::bare();
+    world.placement.ageing = Some(Millis::seconds(1));
+    world.start_master();
+    let settings = world.settings("s0");
+    world.add_box(settings);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    world.settle();
+    world
+}
+
 /// Its time comes after the end of every test.
 pub(crate) fn much_later(order: &mut Order) {
     order.start.not_before = Some(order.created_at.after(Millis::seconds(10 * 365 * 86_400)));

@@ -359,7 +359,7 @@ pub(super) fn reason(code: ReasonCode) -> (&'static str, &'static str) {
         ),
         ReasonCode::MachineUnfit => (
             "its machine could not begin it, for the cause in the text; nothing began",
-            "repair that, then `clear`",
+            "repair that: the slave looks by itself whether it could begin now, and `clear` says it at once",
         ),
     }
 }

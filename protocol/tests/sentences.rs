@@ -159,7 +159,6 @@ fn reasons_of_a_slave() -> Vec<slave::JobReason> {
         StoreRolledBack,
         OtherWork,
         PausedLocally,
-        ResumedOnlyLocally,
         MachineFault(words()),
         StopRefused(words()),
         PauseRefused(words()),

@@ -43,7 +43,7 @@ impl SlaveRecord {
 /// For whom a job is recalled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum ForWhom {
-    /// An idle slave.
+    /// A slave with room for it.
     Slave(SlaveKey),
     /// A queued job that goes before it.
     Job(JobId),
@@ -144,8 +144,12 @@ pub struct Availability {
     changed: BTreeSet<SlaveKey>,
     /// For whom jobs are recalled, by the slave that has them.
     recalls: BTreeMap<SlaveKey, BTreeMap<JobId, ForWhom>>,
-    /// Idle slaves for which a job is recalled: no more than one for each.
-    expecting: BTreeSet<SlaveKey>,
+    /// Slaves for which a job is recalled: no more than one for each.
+    expecting: BTreeMap<SlaveKey, JobId>,
+    /// Queued jobs did not go to a slave with room, because others have jobs that go there first.
+    holds_back: bool,
+    /// A slave has fewer jobs, or other ones, that another could take. False between two steps.
+    lends_less: bool,
     lists: Lists,
 }
 
@@ -238,6 +242,7 @@ impl Availability {
             self.lists.offer(key, listing, true);
         }
         if is_moved {
+            self.lends_less |= !listing.movable.is_empty();
             self.lists.lend(key, listing, false);
             let movable = movable.iter().map(|(program, place)| ((*program).to_owned(), *place));
             (listing.movable, listing.is_stuck) = (movable.collect(), is_stuck);
@@ -270,7 +275,7 @@ impl Availability {
     pub(super) fn recalled(&mut self, holder: SlaveKey, id: JobId, whom: ForWhom) {
         self.recalls.entry(holder).or_default().insert(id, whom);
         if let ForWhom::Slave(key) = whom {
-            self.expecting.insert(key);
+            self.expecting.insert(key, id);
         }
     }
 
@@ -313,9 +318,20 @@ impl Availability {
         self.listings.get(&key).is_some_and(|listing| listing.deferred.is_some())
     }
 
-    /// A job is being recalled for this slave.
-    pub(super) fn expects_one(&self, key: SlaveKey) -> bool {
-        self.expecting.contains(&key)
+    /// The job that is being recalled for this slave.
+    pub(super) fn expected(&self, key: SlaveKey) -> Option<JobId> {
+        self.expecting.get(&key).copied()
+    }
+
+    /// A queued job is not given to a slave with room, because others have jobs that go there first.
+    pub(super) fn hold_back(&mut self) {
+        self.holds_back = true;
+    }
+
+    /// What was held back may not be held back any more.
+    pub(super) fn take_let_go(&mut self) -> bool {
+        let lends_less = std::mem::take(&mut self.lends_less);
+        lends_less && std::mem::take(&mut self.holds_back)
     }
 
     /// There is nobody who could start a job now.
@@ -344,14 +360,14 @@ impl Availability {
         full.take_while(move |(Reverse(last), _)| *last > place).map(|(_, key)| *key)
     }
 
-    /// Those that can't start what they have, and could be without it.
-    pub(super) fn stuck(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
-        self.lists.stuck.get(program).into_iter().flatten().map(|(_, key)| *key)
+    /// Those that can't start what they have, and could be without it, with the place of the first such job.
+    pub(super) fn stuck(&self, program: &str) -> impl Iterator<Item = (Place, SlaveKey)> {
+        self.lists.stuck.get(program).into_iter().flatten().copied()
     }
 
-    /// Those that are at work, and could be without another job.
-    pub(super) fn behind(&self, program: &str) -> impl Iterator<Item = SlaveKey> {
-        self.lists.behind.get(program).into_iter().flatten().map(|(_, key)| *key)
+    /// Those that are at work, and could be without another job, with the place of the first such job.
+    pub(super) fn behind(&self, program: &str) -> impl Iterator<Item = (Place, SlaveKey)> {
+        self.lists.behind.get(program).into_iter().flatten().copied()
     }
 }
 

@@ -116,10 +116,8 @@ impl Jobs<'_> {
                 self.out.look_for_slave(id);
                 Ok(delivery)
             }
-            // It need not wait for its retry; it was not held.
-            JobCommand::Release { .. }
-                if job.start.gate == Gate::Open && job.waits_for_retry(self.moment.now) =>
-            {
+            // Nothing but its retry keeps it: it was not held.
+            JobCommand::Release { .. } if job.waits_for_retry_alone(self.moment.now) => {
                 Ok(self.rule(id, |job| job.retry_at = None))
             }
             JobCommand::Release { valid } => {

@@ -1,7 +1,6 @@
 //! A slave says that it does not hold an attempt: it would not take it, has given it back, or never had it.
 
 use super::jobs::Jobs;
-use super::placement::can_do;
 use super::visit::Visit;
 use super::{Ignored, JobReason, OtherAttempt};
 use crate::id::{Attempt, JobId};
@@ -35,7 +34,7 @@ impl Visit<'_> {
             let desired_state = job.desired_state(true);
             return self.send(Message::DesiredState(desired_state));
         }
-        if declined.for_good && !can_do(self.record(), &job) {
+        if declined.for_good && !self.record().can_do(&job) {
             // What its handshake has told says the same: the job was assigned before its config was changed.
             return self.jobs().given_back(id, desired, Some(declined.reason));
         }

@@ -2,9 +2,8 @@
 
 use super::availability::Load;
 use super::line::Line;
-use super::placement::can_do;
 use super::{Enrolled, Job, Master, Need, SlaveRecord};
-use crate::id::{Attempt, SlaveKey};
+use crate::id::{Attempt, JobId, SlaveKey};
 use crate::job::State;
 use crate::message::{Attention, Mode, WaitingFor};
 use crate::spec::{Desired, Gate};
@@ -67,11 +66,18 @@ pub enum Waits {
         /// What the machine said.
         cause: Option<String>,
     },
+    /// Its slave has it, and another could start it sooner.
+    Recall {
+        slave: String,
+        is_offline: bool,
+    },
     /// Its slave has it and waits for this, or for the job's turn.
     AtSlave {
         slave: String,
         is_offline: bool,
         waiting_for: Option<WaitingFor>,
+        /// What the slave said besides.
+        said: Option<String>,
     },
     /// It does not wait: it is in this state.
     Not(State),
@@ -115,11 +121,13 @@ pub enum WhyNot {
     Capacity,
     /// The machine is not ready.
     Ready,
+    /// It has room, and another slave has a more urgent job that goes there first.
+    MoreUrgent,
 }
 
 impl WhyNot {
     /// Every reason, in the order in which they are looked for.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::OtherSlave,
         Self::Program,
         Self::Label,
@@ -133,6 +141,7 @@ impl WhyNot {
         Self::Declined,
         Self::Capacity,
         Self::Ready,
+        Self::MoreUrgent,
     ];
 
     /// The word that people and programs see.
@@ -151,6 +160,7 @@ impl WhyNot {
             Self::Declined => "declined",
             Self::Capacity => "capacity",
             Self::Ready => "ready",
+            Self::MoreUrgent => "more_urgent",
         }
     }
 }
@@ -162,7 +172,7 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
     let slave = holder.map_or("its slave", |slave| slave.name.as_str()).to_owned();
     let is_offline = holder.is_none_or(|slave| slave.live().is_none());
     let waits = match job.state {
-        State::Queued if job.desired == Desired::Pause => Waits::Paused,
+        State::Queued | State::Accepted | State::Paused if job.desired == Desired::Pause => Waits::Paused,
         State::Queued if !job.seeks_a_slave() => Waits::ForPerson,
         State::Queued if job.waits_for_retry(now) => {
             let last = job.others.iter().find(|other| other.attempt == job.attempt);
@@ -176,20 +186,27 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
             }
             Some(_) | None => Waits::NoSlaves,
         },
+        State::Assigned | State::Accepted if job.is_being_recalled() => Waits::Recall { slave, is_offline },
         State::Assigned => Waits::Offered { slave, is_offline },
-        State::Accepted => {
-            let waiting_for = job.report.as_ref().and_then(|report| report.waiting_for);
+        State::Accepted | State::Paused => {
+            let report = job.report.as_ref();
+            let is_paused = job.state == State::Paused;
+            let waiting_for = report.and_then(|report| report.waiting_for);
+            let waiting_for = if is_paused { Some(WaitingFor::Operator) } else { waiting_for };
             let machine = holder.and_then(|slave| slave.machine.as_ref());
             match machine.and_then(|machine| Some((machine.attention?, machine.cause.clone()))) {
                 Some((attention, cause)) if waiting_for == Some(WaitingFor::Ready) => {
                     Waits::ForMachine { slave, is_offline, attention, cause }
                 }
-                Some(_) | None => Waits::AtSlave { slave, is_offline, waiting_for },
+                Some(_) | None => {
+                    let said =
+                        report.and_then(|report| report.reason.as_ref()).map(|reason| reason.text.clone());
+                    Waits::AtSlave { slave, is_offline, waiting_for, said }
+                }
             }
         }
         State::Starting
         | State::Running
-        | State::Paused
         | State::Stopping
         | State::Uncertain
         | State::Succeeded
@@ -233,22 +250,35 @@ fn in_front(state: &Master, job: &Job) -> usize {
 
 fn consider(state: &Master, slave: &SlaveRecord, job: &Job) -> Considered {
     let load = Load::of(&state.book, slave);
-    let why = why_not(state, slave, job, &load);
-    let before = load.now.saturating_sub(usize::from(job.holder == Some(slave.key)));
-    Considered { slave: slave.key, why, text: Considered::sentence(slave, job, why, before) }
+    let view = state.book.view();
+    let is_deferred = job.queue_line(view) == Some(Line::Later);
+    let is_in_load = job.holder == Some(slave.key) && job.line(view) == Some(Line::Now);
+    let before = load.now.saturating_sub(usize::from(is_in_load));
+    let waits_now = job.queue_line(view) == Some(Line::Now);
+    let first = if waits_now { state.goes_there_first(slave.key, job) } else { None };
+    let why = why_not(slave, job, &load, is_deferred, first);
+    let text = Considered::sentence(slave, job, why, is_deferred, before, first);
+    Considered { slave: slave.key, why, text }
 }
 
-fn why_not(state: &Master, slave: &SlaveRecord, job: &Job, load: &Load<'_>) -> Option<WhyNot> {
+fn why_not(
+    slave: &SlaveRecord,
+    job: &Job,
+    load: &Load<'_>,
+    is_deferred: bool,
+    first: Option<JobId>,
+) -> Option<WhyNot> {
     let machine = slave.machine.as_ref();
-    let full = match job.queue_line(state.book.view()) {
-        Some(Line::Later) => load.later >= usize::from(slave.deferred_capacity),
-        Some(Line::Now) | None => load.now >= usize::from(slave.capacity),
+    let full = if is_deferred {
+        load.later >= usize::from(slave.deferred_capacity)
+    } else {
+        load.now >= usize::from(slave.capacity)
     };
     let reasons = [
         (job.slave.as_ref().is_some_and(|name| *name != slave.name), WhyNot::OtherSlave),
         (!slave.programs.contains(&job.spec.program), WhyNot::Program),
         (!super::index::fits(&job.requires, &slave.labels), WhyNot::Label),
-        (!can_do(slave, job), WhyNot::Rejected),
+        (!slave.can_do(job), WhyNot::Rejected),
         (slave.enrolled != Enrolled::Yes, WhyNot::NotEnrolled),
         (slave.live().is_none(), WhyNot::Offline),
         (slave.operating_mode.mode != Mode::Production, WhyNot::Mode),
@@ -258,6 +288,7 @@ fn why_not(state: &Master, slave: &SlaveRecord, job: &Job, load: &Load<'_>) -> O
         (slave.declining, WhyNot::Declined),
         (full && job.holder != Some(slave.key), WhyNot::Capacity),
         (!machine.is_some_and(|machine| machine.may_start()), WhyNot::Ready),
+        (first.is_some(), WhyNot::MoreUrgent),
     ];
     reasons.into_iter().find(|(holds, _)| *holds).map(|(_, why)| why)
 }

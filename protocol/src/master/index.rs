@@ -240,13 +240,30 @@ impl Index {
         could_do.filter_map(|(_, places)| places.first().copied()).min()
     }
 
-    /// With ageing, and if a job has left the queue, who is first in line now. A slave has one line for all of its programs.
-    pub(super) fn take_next_in_line(&mut self) -> Vec<JobId> {
-        let is_shorter = std::mem::take(&mut self.is_shorter);
-        let queues = self.queued.values().filter(|_| is_shorter);
-        let groups = queues.flat_map(|Queue { open, named }| std::iter::once(open).chain(named.values()));
-        let firsts = groups.flat_map(BTreeMap::values).filter_map(BTreeSet::first);
-        firsts.map(|(_, id)| *id).collect()
+    /// With ageing, a job has left the queue: whoever is first in line now may find a slave. A slave has one line for all of its programs.
+    pub(super) fn take_is_shorter(&mut self) -> bool {
+        std::mem::take(&mut self.is_shorter)
+    }
+
+    /// Of what could start, the first of each program and requirement.
+    pub(super) fn firsts(&self) -> impl Iterator<Item = JobId> {
+        let groups =
+            self.queued.values().flat_map(|queue| std::iter::once(&queue.open).chain(queue.named.values()));
+        groups.flat_map(BTreeMap::values).filter_map(BTreeSet::first).map(|(_, id)| *id)
+    }
+
+    /// It is the first in line of those that the same slaves could do.
+    pub(super) fn is_first(&self, job: &Job, line: Line) -> bool {
+        let queue = match line {
+            Line::Now => self.queued.get(&job.spec.program),
+            Line::Later => self.deferred.get(&job.spec.program),
+        };
+        let by = queue.and_then(|queue| match &job.slave {
+            Some(name) => queue.named.get(name),
+            None => Some(&queue.open),
+        });
+        let first = by.and_then(|by| by.get(&Requirement::of(job))?.first());
+        first.is_some_and(|(_, id)| *id == job.id)
     }
 
     /// How many of what waits in a line for the same program go before this job; no more than `limit` are counted.

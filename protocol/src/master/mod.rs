@@ -23,6 +23,7 @@ mod book;
 mod command;
 mod decline;
 mod effect;
+mod elsewhere;
 mod enrolment;
 mod event;
 mod explain;

@@ -5,6 +5,8 @@
 //! do. What waits unstarted at a slave is recalled when it would start sooner elsewhere: from a slave that can't start it, as soon as
 //! another could take it; from one that is at work, when another is idle; and the last in line of a slave that has no room, for one that
 //! goes before it. A recall is settled by the slave's answer, as always: a slave that has begun the job keeps it.
+//!
+//! A slave is given nothing that goes after what it could have from others: then it falls idle, and gets that.
 
 use std::collections::BTreeSet;
 
@@ -22,8 +24,9 @@ impl Rules {
             for key in self.out.take_looking_for_work() {
                 self.list(key);
             }
-            for id in self.state.book.index.take_next_in_line() {
-                self.out.look_for_slave(id);
+            let Master { book, availability, .. } = &mut self.state;
+            if book.index.take_is_shorter() | availability.take_let_go() {
+                book.index.firsts().for_each(|id| self.out.look_for_slave(id));
             }
             let slaves = self.state.availability.take_changed();
             let mut jobs: Vec<JobId> = self.out.take_looking_for_slave().into_iter().collect();
@@ -82,15 +85,20 @@ impl Rules {
         while let Some(job) = self.state.book.jobs.get(&id)
             && let Some(line) = job.queue_line(view)
         {
-            let Some(key) = self.with_room(&job, line) else {
+            // What goes before it has found none, and could do with the same.
+            let is_first = self.state.book.index.is_first(&job, line);
+            let found = if is_first { self.with_room(&job, line) } else { Found::default() };
+            if found.is_held_back {
+                self.state.availability.hold_back();
+            }
+            let Some(key) = found.slave else {
                 if let Some(key) = self.instead(&job, line) {
                     self.recall_last(key, id);
                 }
                 return;
             };
             // In this step something else may have come into the queue that goes before it.
-            let first = self.state.slaves.get(&key).and_then(|slave| self.first_for(slave, line));
-            if !first.is_some_and(|(_, first)| self.assign_to(first, key)) {
+            if !self.assign_first(key, line) {
                 return;
             }
         }
@@ -106,8 +114,8 @@ impl Rules {
         idle.extend(slaves.iter().flat_map(|key| self.idle_for(*key)));
         for key in idle {
             if !self.assign_first(key, Line::Now)
-                && !self.state.availability.expects_one(key)
-                && let Some(id) = self.spare_for(key, true)
+                && self.state.availability.expected(key).is_none()
+                && let Some(id) = self.state.spare_for(key, true)
             {
                 self.recall(id, Some(ForWhom::Slave(key)));
             }
@@ -118,24 +126,12 @@ impl Rules {
     fn idle_for(&self, holder: SlaveKey) -> BTreeSet<SlaveKey> {
         let lists = &self.state.availability;
         let mut found = BTreeSet::new();
-        for job in self.state.book.held_by(holder).filter(|job| self.is_movable_from(holder, job)) {
+        for job in self.state.book.held_by(holder).filter(|job| self.state.is_movable_from(holder, job)) {
             let mut idle = lists.idle(&job.spec.program);
-            let is_free = |key: &SlaveKey| !found.contains(key) && !lists.expects_one(*key);
+            let is_free = |key: &SlaveKey| !found.contains(key) && lists.expected(*key).is_none();
             found.extend(idle.find(|key| is_free(key) && self.can_do(*key, job)));
         }
         found
-    }
-
-    /// It waits unstarted at this slave, which can't start it or may start it later only.
-    fn is_movable_from(&self, holder: SlaveKey, job: &Job) -> bool {
-        let view = self.state.book.view();
-        let Some(slave) = self.state.slaves.get(&holder) else { return false };
-        match slave.ability() {
-            Ability::Away => false,
-            Ability::Barred => job.is_movable(view),
-            // It may be free by the time of a deferred job.
-            Ability::Declining | Ability::Able => job.is_movable(view) && job.is_spare(view),
-        }
     }
 
     /// What a slave that was looked at gets, and what it has to give.
@@ -147,8 +143,9 @@ impl Rules {
             room @ (Room::Idle | Room::After(_)) => {
                 let count = if let Room::After(count) = room { count } else { 0 };
                 for _ in count..usize::from(slave.capacity) {
-                    let Some(id) = self.spare_for(key, false) else { break };
-                    self.recall(id, None);
+                    let Some(id) = self.state.spare_for(key, false) else { break };
+                    let expects_none = self.state.availability.expected(key).is_none();
+                    self.recall(id, expects_none.then_some(ForWhom::Slave(key)));
                 }
             }
             Room::InsteadOf(last) => {
@@ -181,42 +178,42 @@ impl Rules {
     /// This queued job would overtake another one at the slave.
     fn keeps_waiting(&self, key: SlaveKey, id: JobId) -> bool {
         self.placement().ageing.is_some()
-            && self.state.book.jobs.get(&id).is_some_and(|job| self.would_overtake(key, &job))
+            && self.state.book.jobs.get(&id).is_some_and(|job| self.state.would_overtake(key, &job))
     }
 
     fn placement(&self) -> Placement {
         self.state.book.view().placement
     }
 
-    /// The slave has a job that goes before this one and that it would start after it. It gets nothing of that kind until it has begun
-    /// that job: otherwise a stream of urgent jobs would keep it from that for ever.
-    fn would_overtake(&self, key: SlaveKey, job: &Job) -> bool {
-        let view = self.state.book.view();
-        let is_kept_waiting = |held: &Job| held.waits_there(view) && job.overtakes(held, view);
-        view.placement.ageing.is_some() && self.state.book.held_by(key).any(is_kept_waiting)
-    }
-
     fn can_do(&self, key: SlaveKey, job: &Job) -> bool {
-        self.state.slaves.get(&key).is_some_and(|slave| can_do(slave, job))
+        self.state.slaves.get(&key).is_some_and(|slave| slave.can_do(job))
     }
 
     /// A slave with room for the job. Of two that are equally free, one where it has not failed is the better.
-    fn with_room(&self, job: &Job, line: Line) -> Option<SlaveKey> {
+    fn with_room(&self, job: &Job, line: Line) -> Found {
         let (program, lists) = (&job.spec.program, &self.state.availability);
-        let idle = if line == Line::Now { self.best(job, line, lists.idle(program)) } else { None };
-        idle.or_else(|| self.best(job, line, lists.with_room(program, line)))
+        let idle =
+            if line == Line::Now { self.best(job, line, lists.idle(program)) } else { Found::default() };
+        if idle.slave.is_some() {
+            return idle;
+        }
+        let busy = self.best(job, line, lists.with_room(program, line));
+        Found { is_held_back: idle.is_held_back || busy.is_held_back, ..busy }
     }
 
     /// The first of these slaves that could do the job and where it has not failed; if it has failed at all of them, the first.
-    fn best(&self, job: &Job, line: Line, slaves: impl Iterator<Item = SlaveKey>) -> Option<SlaveKey> {
-        let mut again = None;
+    fn best(&self, job: &Job, line: Line, slaves: impl Iterator<Item = SlaveKey>) -> Found {
+        let mut found = Found::default();
         for key in slaves.filter(|key| self.can_do(*key, job) && !self.is_closed(*key, line)) {
-            if !job.has_failed_at(key) {
-                return Some(key);
+            if line == Line::Now && self.state.goes_there_first(key, job).is_some() {
+                found.is_held_back = true;
+            } else if !job.has_failed_at(key) {
+                return Found { slave: Some(key), ..found };
+            } else {
+                found.slave = found.slave.or(Some(key));
             }
-            again = again.or(Some(key));
         }
-        again
+        found
     }
 
     /// A slave without room where a job waits that goes after this one.
@@ -227,8 +224,9 @@ impl Rules {
 
     /// Another slave could take the job from one that can't start it.
     fn could_go(&self, job: &Job) -> bool {
-        job.line(self.state.book.view())
-            .is_some_and(|line| self.with_room(job, line).is_some() || self.instead(job, line).is_some())
+        job.line(self.state.book.view()).is_some_and(|line| {
+            self.with_room(job, line).slave.is_some() || self.instead(job, line).is_some()
+        })
     }
 
     /// The first of what waits in a line for a slave.
@@ -247,6 +245,12 @@ impl Rules {
         };
         let first = if has_room { self.first_for(slave, line) } else { None };
         let Some((_, id)) = first.filter(|(_, id)| !self.keeps_waiting(key, *id)) else { return false };
+        let is_held_back =
+            |first: &Job| line == Line::Now && self.state.goes_there_first(key, first).is_some();
+        if self.state.book.jobs.get(&id).is_some_and(|first| is_held_back(&first)) {
+            self.state.availability.hold_back();
+            return false;
+        }
         self.assign_to(id, key)
     }
 
@@ -264,24 +268,6 @@ impl Rules {
             self.list(key);
         }
         is_assigned
-    }
-
-    /// A job that this slave could do, at another one that can't start it; or, for an idle slave, at one that is at work.
-    fn spare_for(&self, key: SlaveKey, is_idle: bool) -> Option<JobId> {
-        let slave = self.state.slaves.get(&key)?;
-        let first = |program: &String| {
-            let lists = &self.state.availability;
-            let stuck = lists.stuck(program).find_map(|holder| self.first_movable(holder, slave));
-            let behind = || lists.behind(program).find_map(|holder| self.first_movable(holder, slave));
-            stuck.into_iter().chain(if is_idle { behind() } else { None }).min()
-        };
-        slave.programs.iter().filter_map(first).min().map(|(_, id)| id)
-    }
-
-    /// The first of a slave's jobs that this other slave could take.
-    fn first_movable(&self, holder: SlaveKey, taker: &SlaveRecord) -> Option<Place> {
-        let moves = |job: &&Job| self.is_movable_from(holder, job) && can_do(taker, job);
-        self.state.book.held_by(holder).filter(moves).map(|job| job.place(self.placement())).min()
     }
 
     /// Recalls the last in line of what a slave has and could start, for a queued job.
@@ -311,10 +297,10 @@ impl Rules {
     }
 }
 
-/// It is a job for this slave, whether that has room or not.
-pub(super) fn can_do(slave: &SlaveRecord, job: &Job) -> bool {
-    job.slave.as_ref().is_none_or(|name| *name == slave.name)
-        && slave.programs.contains(&job.spec.program)
-        && super::index::fits(&job.requires, &slave.labels)
-        && !job.is_rejected_by(slave)
+/// The search for a slave with room.
+#[derive(Debug, Clone, Copy, Default)]
+struct Found {
+    slave: Option<SlaveKey>,
+    /// A slave with room is to have another job first.
+    is_held_back: bool,
 }

@@ -3,7 +3,6 @@
 use super::attempts::OTHERS_TEXT;
 use super::jobs::Jobs;
 use super::order::durable_report;
-use super::placement::can_do;
 use super::slave_record::{Enrolled, SlaveLink};
 use super::visit::Visit;
 use super::{CloseReason, Ignored, Job, JobReason, REJECTIONS, RejectedBy, RetryOn, Rules};
@@ -415,6 +414,6 @@ impl Jobs<'_> {
 
     /// A slave that has not rejected it could do the job, now or when it is back.
     fn could_be_taken(&self, job: &Job) -> bool {
-        job.who_rejects().count() < REJECTIONS && self.roster.any(|slave| can_do(slave, job))
+        job.who_rejects().count() < REJECTIONS && self.roster.any(|slave| slave.can_do(job))
     }
 }

@@ -234,6 +234,14 @@ impl SlaveRecord {
         }
     }
 
+    /// It is a job for this slave, whether that has room or not.
+    pub(super) fn can_do(&self, job: &Job) -> bool {
+        job.slave.as_ref().is_none_or(|name| *name == self.name)
+            && self.programs.contains(&job.spec.program)
+            && super::index::fits(&job.requires, &self.labels)
+            && !job.is_rejected_by(self)
+    }
+
     /// The start of its agent with which it last settled; `None` if it never has.
     pub(super) fn agent_start(&self) -> Option<AgentStart> {
         self.store.map(|store| AgentStart { store, starts: self.starts })

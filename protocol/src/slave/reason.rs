@@ -16,10 +16,8 @@ pub enum JobReason {
     StoreRolledBack,
     /// The master means other work than what is here.
     OtherWork,
-    /// A person at the machine paused it.
+    /// A person at the machine paused it, and only a person there can resume it.
     PausedLocally,
-    /// The same, and it may go on: only a person there can resume it.
-    ResumedOnlyLocally,
     /// The machine failed, in its words.
     MachineFault(String),
     /// The machine refused to stop, in its words.

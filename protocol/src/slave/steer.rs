@@ -46,7 +46,7 @@ impl Held<'_> {
             return;
         }
         if self.paused_locally {
-            self.explain(JobReason::ResumedOnlyLocally);
+            self.explain(JobReason::PausedLocally);
             return;
         }
         let job = self.edit();

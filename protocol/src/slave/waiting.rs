@@ -44,7 +44,7 @@ impl Judge {
             }
         }
         if job.paused_locally {
-            return Some((WaitingFor::Operator, Some(JobReason::ResumedOnlyLocally)));
+            return Some((WaitingFor::Operator, Some(JobReason::PausedLocally)));
         }
         let held =
             job.start.gate == Gate::Held || job.missed && !matches!(job.start.gate, Gate::Released { .. });

@@ -1,7 +1,8 @@
 //! Why a job has not started, and what would change that.
 
+use crate::id::JobId;
 use crate::limits::shown;
-use crate::master::{Considered, Explanation, Gated, Job, SlaveRecord, Waits, WhyNot};
+use crate::master::{Considered, Enrolled, Explanation, Gated, Job, SlaveRecord, Waits, WhyNot};
 use crate::message::WaitingFor;
 use crate::time::Time;
 
@@ -55,7 +56,13 @@ impl Waits {
                 let (stale, needs) = (stale(*is_offline), attention.text(cause.as_deref()));
                 return format!("{slave} has it and needs a person{stale}: {needs}");
             }
-            Self::AtSlave { slave, is_offline, waiting_for } => {
+            Self::Recall { slave, is_offline } => {
+                return format!(
+                    "{slave} has it and is asked to give it back, for a slave that could start it sooner{}",
+                    stale(*is_offline)
+                );
+            }
+            Self::AtSlave { slave, is_offline, waiting_for, said } => {
                 let waits = match waiting_for {
                     None | Some(WaitingFor::Turn) => "its turn",
                     Some(WaitingFor::Ready) => "its machine, which has to be ready first",
@@ -65,7 +72,8 @@ impl Waits {
                     Some(WaitingFor::Elsewhere) => "the master, which recalls it: its config has changed",
                     Some(WaitingFor::Artifact) => "an artifact",
                 };
-                return format!("{slave} has it and waits for {waits}{}", stale(*is_offline));
+                let said = said.as_ref().map_or_else(String::new, |said| format!(": {said}"));
+                return format!("{slave} has it and waits for {waits}{}{said}", stale(*is_offline));
             }
             Self::Not(state) => return format!("it is {}", state.name()),
         };
@@ -90,7 +98,14 @@ impl Gated {
 
 impl Considered {
     /// The sentence that lets a person act: what keeps the slave from the job, or what it does before that.
-    pub(crate) fn sentence(slave: &SlaveRecord, job: &Job, why: Option<WhyNot>, before: usize) -> String {
+    pub(crate) fn sentence(
+        slave: &SlaveRecord,
+        job: &Job,
+        why: Option<WhyNot>,
+        is_deferred: bool,
+        before: usize,
+        first: Option<JobId>,
+    ) -> String {
         let name = &slave.name;
         let machine = slave.machine.as_ref();
         let after = match before {
@@ -135,6 +150,9 @@ impl Considered {
                     "it rejected the job: {said}; change its config and restart its agent, or `retry` the job once it has ended"
                 )
             }
+            WhyNot::NotEnrolled if slave.enrolled == Enrolled::Revoked => {
+                format!("it is revoked: a new token lets it in again, `reloop slave enroll-token --name {name}`")
+            }
             WhyNot::NotEnrolled => {
                 format!("it is not enrolled: `reloop slave approve {name}`, or a new token")
             }
@@ -160,6 +178,10 @@ impl Considered {
             WhyNot::Declined => {
                 "it declined another job for want of room, and says when it has room".to_owned()
             }
+            WhyNot::Capacity if is_deferred => {
+                "it has as many jobs that wait for their time as it may (`deferred_capacity`), and takes one more when one of them starts"
+                    .to_owned()
+            }
             WhyNot::Capacity => format!("it has as many jobs as it may, and could take it {after}"),
             WhyNot::Ready => match machine {
                 Some(machine) if machine.unloading.is_some() => {
@@ -167,11 +189,15 @@ impl Considered {
                 }
                 Some(machine) if machine.uncertain.is_some() => {
                     let job = machine.uncertain.map(|job| job.to_string()).unwrap_or_default();
-                    format!("nobody knows how {job} ended there: `reloop job resolve {job}`")
+                    format!("nobody knows how {job} ended there: `reloop job resolve {job} succeeded|failed|canceled`")
                 }
                 Some(machine) => format!("its machine is {}", machine.activity.name()),
                 None => "its machine has not said what it does".to_owned(),
             },
+            WhyNot::MoreUrgent => {
+                let first = first.map_or_else(|| "another job".to_owned(), |first| first.to_string());
+                format!("{first} is more urgent, waits at another slave, and goes there as soon as it is free")
+            }
         }
     }
 }

@@ -27,8 +27,7 @@ impl From<JobReason> for Reason {
                 ReasonCode::DigestMismatch,
                 "the work that the master means is not the work that is here: cancel it",
             ),
-            JobReason::PausedLocally => (ReasonCode::PausedLocally, "paused by a person at the machine"),
-            JobReason::ResumedOnlyLocally => (
+            JobReason::PausedLocally => (
                 ReasonCode::PausedLocally,
                 "paused by a person at the machine: `reloop-slave resume` there lets it go on",
             ),

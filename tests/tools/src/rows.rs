@@ -639,8 +639,12 @@ pub const ROWS: &[Row] = &[
         "P3",
         "An urgent job comes while the slaves are full of jobs that have not begun.",
         "The last in line of them is recalled, and the urgent one gets its place. Whatever becomes of the recall, each job is \
-         done once. A slave without a link goes by priority among what it has.",
-        &[rule("protocol/src/master/placement.rs", "serve_job"), BEGIN],
+         done once. While it waits behind the work of another slave, a slave that could do it is given nothing less urgent. A slave without a link goes by priority among what it has.",
+        &[
+            rule("protocol/src/master/placement.rs", "serve_job"),
+            rule("protocol/src/master/elsewhere.rs", "goes_there_first"),
+            BEGIN,
+        ],
         &[],
     ),
     shown(
@@ -692,7 +696,7 @@ pub const ROWS: &[Row] = &[
          of priority is worth so long a wait, and no more: a slave gets nothing that it would start before what goes first.",
         &[
             rule("protocol/src/master/line.rs", "place"),
-            rule("protocol/src/master/placement.rs", "would_overtake"),
+            rule("protocol/src/master/elsewhere.rs", "would_overtake"),
         ],
         &[],
     ),

@@ -222,7 +222,7 @@ const PLAIN: Configuration = Configuration {
 };
 
 /// The short ones first. What a short one leaves out to be quick is in its long one.
-pub static CONFIGURATIONS: [Configuration; 29] = [
+pub static CONFIGURATIONS: [Configuration; 31] = [
     Configuration {
         name: "one-job",
         about: "one slave, one job, any fault, and any command of people",
@@ -330,6 +330,12 @@ pub static CONFIGURATIONS: [Configuration; 29] = [
         ..GOES_FIRST
     },
     Configuration {
+        name: "held-back",
+        about: "two slaves of which one is away at first, a job, an urgent one behind it, and another one",
+        faults: (0, CRASHES),
+        ..HELD_BACK
+    },
+    Configuration {
         name: "barred",
         about: "two slaves that one failure bars, a job that is tried again, and a broken link",
         orders: |world| tried_again(world, 1),
@@ -421,6 +427,7 @@ pub static CONFIGURATIONS: [Configuration; 29] = [
     },
     Configuration { name: "moved-long", about: "the same with two jobs", long: true, ..MOVED },
     Configuration { name: "goes-first-long", about: "the same with any fault", long: true, ..GOES_FIRST },
+    Configuration { name: "held-back-long", about: "the same, and a broken link", long: true, ..HELD_BACK },
     Configuration {
         name: "limited-long",
         about: "the same with a pause or a cancel, and more moments",
@@ -461,6 +468,18 @@ const GOES_FIRST: Configuration = Configuration {
     ends: WELL,
     effects: 1,
     ..PLAIN
+};
+
+const HELD_BACK: Configuration = Configuration {
+    slaves: 2,
+    orders: |world| {
+        let mut orders = orders(world, 3);
+        orders[1].start.priority = 1;
+        orders
+    },
+    faults: (1, &[Fault::Cut]),
+    away: true,
+    ..GOES_FIRST
 };
 
 const BARRED: Configuration = Configuration {

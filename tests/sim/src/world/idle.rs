@@ -2,10 +2,12 @@
 //!
 //! Judged by what the slaves themselves hold, and by definitions of this module's own: not by those of the rules.
 
-use reloop_protocol::id::JobId;
+use std::collections::BTreeMap;
+
+use reloop_protocol::id::{Attempt, JobId};
 use reloop_protocol::job::State;
 use reloop_protocol::master::{self, Enrolled, Master, SlaveRecord};
-use reloop_protocol::message::{Mode, WaitingFor};
+use reloop_protocol::message::{Mode, Report, WaitingFor};
 use reloop_protocol::slave::{self, Slave};
 use reloop_protocol::spec::{Desired, Gate};
 
@@ -106,23 +108,108 @@ impl World {
         (is_live && !is_odd).then_some(Seen { station: held, slave: state, record })
     }
 
+    /// The lower, the earlier it goes.
+    fn rank(&self, job: &master::Job) -> i64 {
+        let priority = i64::from(job.start.priority);
+        match self.placement.ageing {
+            None => -priority,
+            Some(step) => job.created_at.0 - priority * step.0.cast_signed(),
+        }
+    }
+
     /// By its priority and its age, one job goes before another.
     fn goes_before(&self, one: &master::Job, other: &master::Job) -> bool {
-        let order = |job: &master::Job| {
-            let priority = i64::from(job.start.priority);
-            match self.placement.ageing {
-                None => (-priority, job.id),
-                Some(step) => (job.created_at.0 - priority * step.0.cast_signed(), job.id),
-            }
+        (self.rank(one), one.id) < (self.rank(other), other.id)
+    }
+
+    /// It goes before the other by a whole step of priority.
+    fn is_more_urgent(&self, one: &master::Job, other: &master::Job) -> bool {
+        let step = self.placement.ageing.map_or(1, |step| step.0.cast_signed());
+        self.rank(one) + step <= self.rank(other)
+    }
+
+    /// Which attempts wait for nothing but a free machine, as far as the master knows.
+    pub(super) fn unstarted(master: &Master) -> BTreeMap<JobId, Attempt> {
+        let waits = |job: &master::Job| {
+            let could_start = |report: &Report| {
+                let waits_for = report.waiting_for;
+                !report.has_begun() && matches!(waits_for, None | Some(WaitingFor::Turn | WaitingFor::Ready))
+            };
+            let is_there = matches!(job.state, State::Assigned | State::Accepted);
+            is_there && job.report.as_ref().is_none_or(could_start)
         };
-        order(one) < order(other)
+        Self::assigned(master).filter(|job| waits(job)).map(|job| (job.id, job.attempt)).collect()
+    }
+
+    fn assigned(master: &Master) -> impl Iterator<Item = &master::Job> {
+        master.slaves.keys().flat_map(|key| master.book.held_by(*key))
+    }
+
+    /// What the master has assigned in its last step goes before all that the same slave could have had from others instead.
+    pub(super) fn check_assigned(&mut self, before: &BTreeMap<JobId, Attempt>) {
+        let Some(master) = &self.master else { return };
+        let unstarted = Self::unstarted(master);
+        let has_waited = |job: &master::Job| before.get(&job.id) == Some(&job.attempt);
+        let is_new = |job: &master::Job| {
+            job.state == State::Assigned && before.get(&job.id) != Some(&job.attempt) && self.is_time(job)
+        };
+        let passed_over = Self::assigned(master).filter(|job| is_new(job)).find_map(|job| {
+            let at = self.boxes.iter().position(|held| Some(held.settings.key) == job.holder)?;
+            let first = self.more_urgent_elsewhere(master, job, at, &unstarted, has_waited)?;
+            Some(format!("slave {at} got {} before {}", self.tell(job.id), self.tell(first)))
+        });
+        if let Some(how) = passed_over {
+            self.violate(Invariant::NoMachineIdles, how);
+        }
+    }
+
+    /// Of what has not begun, and counts, a job that could be recalled for this slave, and that goes before the other job.
+    fn more_urgent_elsewhere(
+        &self,
+        master: &Master,
+        job: &master::Job,
+        at: usize,
+        unstarted: &BTreeMap<JobId, Attempt>,
+        counts: impl Fn(&master::Job) -> bool,
+    ) -> Option<JobId> {
+        let taker = self.seen(master, at)?;
+        let among = Self::assigned(master).filter(|job| unstarted.contains_key(&job.id) && counts(job));
+        let waits = among.filter(|other| {
+            let is_free = other.slave.is_none() && other.recalled.is_none() && other.desired == Desired::Run;
+            is_free && self.is_time(other)
+        });
+        let mut first = waits.filter(|other| {
+            let record = other.holder.and_then(|key| master.slaves.get(&key));
+            let can_be_told = |record: &&SlaveRecord| {
+                record.live().is_some() && record.enrolled == Enrolled::Yes && !record.doubts
+            };
+            let is_other = |record: &&SlaveRecord| record.key != taker.record.key;
+            let Some(record) = record.filter(is_other).filter(can_be_told) else { return false };
+            let may_start = record.machine.as_ref().is_some_and(|machine| machine.may_start())
+                && record.operating_mode.mode == Mode::Production;
+            let executes = |held: &master::Job| held.state.is_executing();
+            let goes_first = if may_start {
+                self.is_more_urgent(other, job) && master.book.held_by(record.key).any(executes)
+            } else {
+                self.goes_before(other, job)
+            };
+            let waits = |held: &master::Job| unstarted.contains_key(&held.id);
+            goes_first && taker.may_be_offered(other) && !self.is_kept_out(master, other, taker, waits)
+        });
+        first.next().map(|job| job.id)
     }
 
     /// A slave knows no ageing: it gets nothing that it would start before what has waited long enough, nor what goes after that.
-    fn is_kept_out(&self, master: &Master, job: &master::Job, slave: Seen<'_>) -> bool {
+    fn is_kept_out(
+        &self,
+        master: &Master,
+        job: &master::Job,
+        slave: Seen<'_>,
+        waits: impl Fn(&master::Job) -> bool,
+    ) -> bool {
         let overtakes = |queued: &master::Job, held: &master::Job| {
             let is_started_first = (held.start.priority, queued.id) < (queued.start.priority, held.id);
-            is_started_first && self.goes_before(held, queued) && slave.waits_for_its_machine(held)
+            is_started_first && self.goes_before(held, queued) && waits(held)
         };
         let key = slave.slave.settings.key;
         let is_out = |queued: &master::Job| master.book.held_by(key).any(|held| overtakes(queued, held));
@@ -133,21 +220,26 @@ impl World {
             && (is_out(job) || master.book.jobs.values().any(|queued| goes_first(&queued) && is_out(&queued)))
     }
 
+    /// Its start rule lets it start now.
+    fn is_time(&self, job: &master::Job) -> bool {
+        match job.start.gate {
+            Gate::Held => false,
+            Gate::Released { latest } => latest >= self.now(),
+            Gate::Open => job.start.not_before.is_none_or(|at| at <= self.now()),
+        }
+    }
+
     fn misplaced(&self, master: &Master) -> Option<String> {
         let seen: Vec<_> = (0..self.boxes.len()).map(|slave| self.seen(master, slave)).collect();
         let able: Vec<_> = (0..seen.len()).filter(|at| seen[*at].is_some_and(Seen::is_able)).collect();
         let is_sound = |id: &JobId| !self.ledger.torn.contains(id);
-        let now = self.now();
+        let unstarted = Self::unstarted(master);
         for job in master.book.jobs.values().filter(|job| is_sound(&job.id) && job.desired == Desired::Run) {
-            let is_time = match job.start.gate {
-                Gate::Held => false,
-                Gate::Released { latest } => latest >= now,
-                Gate::Open => job.start.not_before.is_none_or(|at| at <= now),
-            };
+            let is_time = self.is_time(&job);
             let at = job.holder.and_then(|key| self.boxes.iter().position(|held| held.settings.key == key));
             let waits = match at {
                 None => {
-                    let waits_to_be_tried_again = job.retry_at.is_some_and(|at| at > now);
+                    let waits_to_be_tried_again = job.retry_at.is_some_and(|at| at > self.now());
                     job.state == State::Queued && is_time && !waits_to_be_tried_again
                 }
                 Some(at) => seen[at].is_some_and(|holder| {
@@ -170,7 +262,11 @@ impl World {
                 let last = master.book.held_by(key).find(goes_after);
                 // Only a queued job takes the place of another: what a slave has goes in its turn there.
                 let last = last.filter(|_| at.is_none() && other.can_do(&job));
-                if let Some(held) = last.filter(|_| !self.is_kept_out(master, &job, other)) {
+                let is_excused = || {
+                    self.is_kept_out(master, &job, other, |held| other.waits_for_its_machine(held))
+                        || self.more_urgent_elsewhere(master, &job, slave, &unstarted, |_| true).is_some()
+                };
+                if let Some(held) = last.filter(|_| !is_excused()) {
                     return Some(format!("{} is behind {} at slave {slave}", self.tell(job.id), held.id));
                 }
             }

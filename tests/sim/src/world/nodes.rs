@@ -45,6 +45,7 @@ impl World {
         }
         let shown = self.tracing.then(|| format!("{event:?}"));
         let spoken_of = self.spoken_of(&state, &event);
+        let unstarted = Self::unstarted(&state);
         let step = master::step(state, now, event);
         self.steps += 1;
         self.note(|| {
@@ -75,6 +76,7 @@ impl World {
         }
         self.master = Some(step.state);
         self.check_masters_progress(&spoken_of);
+        self.check_assigned(&unstarted);
         for effect in step.effects {
             if self.fuse == Some(0) {
                 return self.kill_master();

@@ -2,11 +2,11 @@
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, State};
-use reloop_protocol::master::{self, JobCommand, Order, SlaveCommand};
+use reloop_protocol::master::{self, JobCommand, Order, SlaveCommand, WhyNot};
 use reloop_protocol::message::Mode;
 use reloop_protocol::slave::{self, AfterFailure, Local, Release};
-use reloop_protocol::spec::Gate;
-use reloop_protocol::time::Millis;
+use reloop_protocol::spec::{CancelMode, Gate};
+use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, World};
 
 use crate::stage::*;
@@ -210,6 +210,103 @@ fn p3_where_the_link_is_down_the_highest_priority_goes_first() {
     ends(&mut world, first, End::Succeeded);
     assert_eq!(world.on_slave(0, urgent), Some(State::Starting).or(Some(State::Running)));
     assert_eq!(world.on_slave(0, waiting[0]), Some(State::Accepted));
+}
+
+/// A second slave, which takes two jobs, and whose machine works on the first for as long as nobody tells it to end.
+fn second_at_work(world: &mut World) -> usize {
+    let mut settings = world.settings("second");
+    settings.capacity = 2;
+    let second = world.add_box(settings);
+    world.boxes[second].machine.length_ms = Machine::UNTIL_TOLD;
+    world.settle();
+    second
+}
+
+/// Two slaves, the machine of the second at work for as long as nobody tells it to end, and an urgent job behind that.
+fn urgent_waits_at_the_second() -> (World, JobId, JobId) {
+    let mut world = world_with(|settings| settings.capacity = 2);
+    let second = second_at_work(&mut world);
+    let first = placed(&mut world, |_| {});
+    let long = placed(&mut world, |_| {});
+    let low = placed(&mut world, |_| {});
+    let urgent = placed(&mut world, urgent);
+    let holders = [first, long, low, urgent].map(|job| world.holder(job));
+    assert_eq!(holders, [Some(0), Some(second), Some(0), Some(second)]);
+    (world, low, urgent)
+}
+
+#[test]
+fn p3_nothing_new_overtakes_an_urgent_job_that_waits_at_another_slave() {
+    let (mut world, low, urgent) = urgent_waits_at_the_second();
+    let more = [(); 4].map(|()| placed(&mut world, |_| {}));
+    let ends_at_0 = |world: &mut World| {
+        let ms = world.boxes[0].machine.length_ms;
+        world.pass(ms);
+        world.settle();
+    };
+    ends_at_0(&mut world);
+    assert_eq!((world.state(low), world.holder(urgent)), (State::Running, Some(1)), "it had that before");
+    assert!(more.iter().all(|job| world.state(*job) == State::Queued));
+    let state = world.master.as_ref().unwrap();
+    let said = master::explain(state, &world.job(more[0]), world.now());
+    assert_eq!(said.slaves[0].why.map(WhyNot::name), Some("more_urgent"));
+    let text =
+        format!("{urgent} is more urgent, waits at another slave, and goes there as soon as it is free");
+    assert_eq!(said.slaves[0].text, text);
+    ends_at_0(&mut world);
+    assert_eq!((world.state(urgent), world.holder(urgent)), (State::Running, Some(0)));
+    assert_eq!(world.holder(more[0]), Some(0), "and the next are given out again");
+}
+
+#[test]
+fn p3_what_is_held_back_is_given_out_when_the_urgent_job_is_gone() {
+    type Gone = fn(&mut World, JobId);
+    let gone: [Gone; 4] = [
+        |world, job| drop(command(world, job, JobCommand::Cancel(CancelMode::IfNotStarted))),
+        |world, job| drop(command(world, job, JobCommand::Pause)),
+        |world, _| world.cut(1),
+        |world, _| {
+            let state = world.boxes[1].state.as_ref().unwrap();
+            let at_work = state.jobs.values().find(|job| job.report.state.is_executing());
+            let (work, at) = (at_work.unwrap().work(), Time(world.wall(1)));
+            world.boxes[1].machine.finish(work, End::Succeeded, at, true);
+            assert!(world.hear_machine(1));
+        },
+    ];
+    for (number, gone) in gone.into_iter().enumerate() {
+        let (mut world, _, urgent) = urgent_waits_at_the_second();
+        world.pass(1_000);
+        let ms = world.boxes[0].machine.length_ms;
+        world.pass(ms - 1_000);
+        let next = placed(&mut world, |_| {});
+        assert_eq!((world.state(next), world.holder(urgent)), (State::Queued, Some(1)), "{number}");
+        gone(&mut world, urgent);
+        world.settle();
+        assert_ne!(world.state(next), State::Queued, "{number}");
+    }
+}
+
+#[test]
+fn p3_an_older_job_of_a_machine_that_cant_start_goes_before_what_comes_later() {
+    let mut world = world_with(|settings| settings.capacity = 1);
+    let second = second_at_work(&mut world);
+    let first = placed(&mut world, |_| {});
+    let long = placed(&mut world, |_| {});
+    let older = placed(&mut world, |_| {});
+    let later = placed(&mut world, |_| {});
+    assert_eq!(
+        (world.holder(first), world.holder(long), world.holder(older)),
+        (Some(0), Some(second), Some(second))
+    );
+    assert_eq!(world.state(later), State::Queued);
+    world.local(second, Local::Lock(true));
+    world.settle();
+    assert_eq!(world.holder(older), Some(second), "nobody has room for it");
+    let ms = world.boxes[0].machine.length_ms;
+    world.pass(ms);
+    world.settle();
+    assert_eq!((world.state(older), world.holder(older)), (State::Running, Some(0)));
+    assert_eq!(world.state(later), State::Queued);
 }
 
 #[test]

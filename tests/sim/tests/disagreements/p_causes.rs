@@ -5,7 +5,7 @@ use reloop_protocol::job::{End, OnInterrupt, State};
 use reloop_protocol::master::{self, JobCommand, Order, Retry, RetryOn, SlaveCommand};
 use reloop_protocol::message::{Activity, Attention, ReasonCode, WaitingFor};
 use reloop_protocol::slave;
-use reloop_protocol::spec::{CancelMode, Gate};
+use reloop_protocol::spec::{CancelMode, Gate, Late};
 use reloop_protocol::time::{Millis, Time};
 use reloop_sim::world::{Machine, WIDE, World, required};
 
@@ -496,6 +496,19 @@ fn p4_who_lets_a_retry_begin_now_does_not_hold_it_by_that() {
     world.settle();
     let known = world.job(job);
     assert_eq!((known.need(), known.retries, known.retry_at.is_some()), (None, 2, true));
+}
+
+#[test]
+fn p4_who_lets_a_retry_begin_now_means_its_planned_time_too() {
+    let mut world = patient(|_| {});
+    let job = placed(&mut world, |order| retries(order, 3, 600));
+    ends(&mut world, job, End::Failed);
+    world.settle();
+    let not_before = later(&world, 3_600_000);
+    drop(command(&mut world, job, JobCommand::Reschedule { not_before, deadline: None, late: Late::Hold }));
+    assert!(world.job(job).retry_at.is_some());
+    let_start(&mut world, job);
+    assert_eq!((world.state(job), world.job(job).retry_at), (State::Running, None));
 }
 
 #[test]

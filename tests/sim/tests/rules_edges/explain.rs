@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use reloop_protocol::id::Attempt;
 use reloop_protocol::job::State;
-use reloop_protocol::master::{self, Enrolled, WhyNot};
+use reloop_protocol::master::{self, Enrolled, JobCommand, WhyNot};
 use reloop_protocol::message::{Activity, Attention, Flags, MachineReport, Mode, Reason, ReasonCode};
+use reloop_protocol::slave::Local;
 use reloop_protocol::spec::{Desired, Gate};
 use reloop_protocol::time::Time;
 use reloop_sim::world::World;
@@ -98,7 +99,7 @@ fn each_slave_says_what_would_change_it() {
     };
     let machine = |slave: &mut master::SlaveRecord| slave.machine.take().unwrap();
     type Case<'a> = (&'a dyn Fn(&mut master::SlaveRecord, &mut master::Job), Option<&'a str>, &'a str);
-    let cases: [Case<'_>; 15] = [
+    let cases: [Case<'_>; 17] = [
         (&|_, _| {}, None, "it could take it after the job that it has"),
         (&|_, job| job.slave = Some("s9".to_owned()), Some("other_slave"), "the order is for s9 alone"),
         (
@@ -129,6 +130,11 @@ fn each_slave_says_what_would_change_it() {
             &|slave, _| slave.enrolled = Enrolled::Pending,
             Some("not_enrolled"),
             "it is not enrolled: `reloop slave approve s0`, or a new token",
+        ),
+        (
+            &|slave, _| slave.enrolled = Enrolled::Revoked,
+            Some("not_enrolled"),
+            "it is revoked: a new token lets it in again, `reloop slave enroll-token --name s0`",
         ),
         (
             &|slave, _| slave.link = master::SlaveLink::Down,
@@ -170,6 +176,14 @@ fn each_slave_says_what_would_change_it() {
             "it has as many jobs as it may, and could take it after the job that it has",
         ),
         (
+            &|slave, job| {
+                slave.deferred_capacity = 0;
+                job.start.not_before = Some(Time(i64::MAX));
+            },
+            Some("capacity"),
+            "it has as many jobs that wait for their time as it may (`deferred_capacity`), and takes one more when one of them starts",
+        ),
+        (
             &|slave, _| {
                 let (unloading, activity) = (Some(job.id), Activity::Unloading);
                 slave.machine = Some(MachineReport { unloading, activity, ..machine(slave) });
@@ -186,7 +200,13 @@ fn each_slave_says_what_would_change_it() {
         let activity = Activity::Attention;
         slave.machine = Some(MachineReport { uncertain, activity, ..machine(slave) });
     });
-    assert_eq!(asks.1, format!("nobody knows how {0} ended there: `reloop job resolve {0}`", job.id));
+    assert_eq!(
+        asks.1,
+        format!(
+            "nobody knows how {0} ended there: `reloop job resolve {0} succeeded|failed|canceled`",
+            job.id
+        )
+    );
 }
 
 #[test]
@@ -250,4 +270,48 @@ fn a_slave_that_is_full_or_not_ready_says_so() {
     let far = later(&world, 600_000);
     let waits = placed(&mut world, |order| order.start.not_before = far);
     assert_eq!(why(&world, &world.job(waits)), None);
+}
+
+#[test]
+fn the_holder_of_a_job_that_waits_for_its_time_counts_what_is_in_front_of_it() {
+    let (mut world, _) = endless_job(|_, _| {});
+    let far = later(&world, 600_000);
+    let waits = placed(&mut world, |order| order.start.not_before = far);
+    assert_eq!(world.holder(waits), Some(0));
+    let state = world.master.as_ref().unwrap();
+    let said = master::explain(state, &world.job(waits), world.now());
+    assert_eq!(said.slaves[0].text, "it could take it after the job that it has");
+}
+
+#[test]
+fn a_job_that_is_paused_or_asked_back_says_so_where_it_is() {
+    let (mut world, running) = endless_job(|_, _| {});
+    let waits = placed(&mut world, |_| {});
+    let says = |world: &World, job| {
+        let state = world.master.as_ref().unwrap();
+        master::explain(state, &world.job(job), world.now()).text(|at| at.to_string())
+    };
+    let paused = "it is paused: `resume` lets it go on";
+    for job in [running, waits] {
+        command(&mut world, job, JobCommand::Pause);
+        assert!(says(&world, job).starts_with(paused), "{}", says(&world, job));
+        command(&mut world, job, JobCommand::Resume);
+    }
+    world.local(0, Local::Pause);
+    world.settle();
+    let here = says(&world, running);
+    assert!(
+        here.contains("waits for a person: paused by a person at the machine: `reloop-slave resume`"),
+        "{here}"
+    );
+    world.local(0, Local::Resume);
+    let key = world.boxes[0].settings.key;
+    let mut state = world.master.clone().unwrap();
+    let mut asked = world.job(waits);
+    asked.recalled = Some(asked.generation);
+    let text = |state: &master::Master| master::explain(state, &asked, world.now()).text(|at| at.to_string());
+    let back = "s0 has it and is asked to give it back, for a slave that could start it sooner";
+    assert_eq!(text(&state), format!("{back}; one job goes before it"));
+    state.slaves.get_mut(&key).unwrap().link = master::SlaveLink::Down;
+    assert_eq!(text(&state), format!("{back} by its last word: it is offline; one job goes before it"));
 }

@@ -283,6 +283,10 @@ pub(super) fn why_not(why: WhyNot) -> (&'static str, &'static str) {
             "its machine is not ready: it has to be cleared, or nobody knows how a job ended there",
             "`ready`, or `resolve`",
         ),
+        WhyNot::MoreUrgent => (
+            "it has room, and a job that goes first waits at another slave and comes to this one as soon as it is free",
+            "the start of that job",
+        ),
     }
 }
 

@@ -547,3 +547,21 @@ fn p8_what_has_to_wait_for_an_older_job_comes_in_no_other_way() {
     let states = [old, urgent, other].map(|job| world.state(job));
     assert_eq!(states, [State::Running, State::Accepted, State::Accepted]);
 }
+
+#[test]
+fn p8_what_must_not_go_past_an_older_job_at_one_slave_goes_to_another() {
+    let mut world = with_ageing();
+    placed(&mut world, |_| {});
+    placed(&mut world, |_| {});
+    world.pass(20_000);
+    let urgent = placed(&mut world, |order| order.start.priority = 10);
+    let mut oven = world.settings("oven");
+    oven.programs = vec!["bake".to_owned()];
+    let oven = world.add_box(oven);
+    world.boxes[oven].machine.length_ms = Machine::UNTIL_TOLD;
+    world.settle();
+    let bakes = [(); 4].map(|()| placed(&mut world, |order| order.spec.program = "bake".to_owned()));
+    assert_eq!(world.state(urgent), State::Queued, "the first slave would start it before its older job");
+    // The first slave has fewer jobs than the oven in the end, and still nothing goes past the urgent one.
+    assert_eq!(bakes.map(|job| world.holder(job)), [Some(oven); 4]);
+}

@@ -452,14 +452,22 @@ fn a_program_that_the_system_does_not_execute_has_not_begun() {
         std::fs::write(&tool, text).unwrap();
         std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(mode)).unwrap();
     };
-    // Each text names the program and the error.
-    let breaks: [(&str, &dyn Fn()); 3] = [
-        ("No such file", &|| {}),
-        ("Permission denied", &|| put("#!/bin/sh\n", 0o644)),
-        ("Exec format error", &|| put("\0 no program", 0o755)),
+    // Each text names the program and the error. Whether it could begin is known beforehand of all but one.
+    let breaks: [(&str, bool, &dyn Fn()); 4] = [
+        ("No such file", true, &|| {}),
+        ("Permission denied", true, &|| put("#!/bin/sh\n", 0o644)),
+        ("No such file", true, &|| put("#!/nowhere/sh\n", 0o755)),
+        ("Exec format error", false, &|| put("\0 no program", 0o755)),
     ];
-    for (number, (expected, break_it)) in (1..).zip(breaks) {
+    for (number, (expected, is_known, break_it)) in (1..).zip(breaks) {
         break_it();
+        let found = agent.machines.could_begin(Some("tool".to_owned()))();
+        assert_eq!(
+            found.is_err_and(|why| why.contains(expected) && why.contains("tool")),
+            is_known,
+            "{expected}"
+        );
+        assert_eq!(agent.machines.could_begin(None)(), Ok(()), "that does not depend on the program");
         agent.start(key(number), "tool", &[]);
         let why = not_begun(&mut agent, key(number));
         assert!(why.contains(expected) && why.contains("tool"), "{why}");

@@ -20,8 +20,12 @@ pub const RETRY_BACKOFF: Millis = Millis::seconds(10);
 /// Each retry waits twice as long as the one before, and no longer than this, unless the order's first wait is longer.
 pub const MAX_RETRY_BACKOFF: Millis = Millis::seconds(600);
 
-/// How many slaves may reject a job before it counts as rejected by all, and how many such words are kept.
-pub const REJECTIONS: usize = 16;
+/// How many slaves may reject a job before it counts as rejected by all: each is asked in turn and is written down with the job, and a
+/// job that no slave of so many takes is itself at fault.
+pub const REJECTIONS: usize = 256;
+
+/// Of how many rejections, the newest, the reason is kept.
+const REASONS: usize = 16;
 
 /// How many assignments of a job are remembered: as many as other attempts are kept.
 const ASSIGNMENTS: usize = 16;
@@ -121,7 +125,7 @@ pub struct Job {
     pub retries: u32,
     /// Until when it waits in the queue after a retry; `None` if it does not, or a person has let it go.
     pub retry_at: Option<Time>,
-    /// Which slaves have rejected it, oldest first; at most [`REJECTIONS`].
+    /// Which slaves have rejected it, oldest first; at most [`REJECTIONS`], the newest with their reasons.
     pub rejected_by: Vec<RejectedBy>,
 }
 
@@ -300,6 +304,20 @@ impl Job {
     pub(crate) fn rejection_of(&self, slave: &SlaveRecord) -> Option<&RejectedBy> {
         let by = slave.agent_start().map(|start| (slave.key, start));
         self.rejected_by.iter().rfind(|rejection| Some(rejection.by) == by && !rejection.is_over)
+    }
+
+    /// A slave has rejected it. However often its agent is restarted, it is one slave.
+    pub(super) fn note_rejection(&mut self, rejection: RejectedBy) {
+        self.rejected_by.retain(|known| known.is_over || known.by.0 != rejection.by.0);
+        self.rejected_by.push(rejection);
+        let mut newer = self.rejected_by.len();
+        self.rejected_by.retain_mut(|known| {
+            newer -= 1;
+            if newer >= REASONS {
+                known.reason = None;
+            }
+            newer < REASONS || newer < REJECTIONS && !known.is_over
+        });
     }
 
     /// It is tried again: whoever has rejected it may be asked again.

@@ -402,14 +402,7 @@ impl Jobs<'_> {
         {
             return;
         }
-        self.edit(id, |job| {
-            // However often its agent is restarted, it is one slave.
-            job.rejected_by.retain(|known| known.is_over || known.by.0 != by.0);
-            if job.rejected_by.len() >= REJECTIONS {
-                job.rejected_by.remove(0);
-            }
-            job.rejected_by.push(rejection);
-        });
+        self.edit(id, |job| job.note_rejection(rejection));
     }
 
     /// A slave that has not rejected it could do the job, now or when it is back.

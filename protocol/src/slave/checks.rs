@@ -22,7 +22,8 @@ pub struct Checks {
     pub is_asked: bool,
     /// How often it was asked since a job began.
     pub count: u32,
-    /// The program that it could not begin; `None` if the agent has started since: the question is for any of its programs then.
+    /// The program that it could not begin; `None` if the agent has started since: the question is for what all programs need then, and
+    /// the next job shows the rest.
     pub program: Option<String>,
 }
 

@@ -39,7 +39,7 @@ pub enum Effect {
     Probe { work: RunKey, spec: Spec },
     /// Ask the machine whether it could begin a job; the answer is an [`Event::MachineChecked`](super::Event).
     CheckMachine {
-        /// With this program; `None`: with any of its programs.
+        /// With this program; `None`: as far as that does not depend on the program.
         program: Option<String>,
     },
     /// The run's outcome is on the master's disk: the machine may delete what it kept of the run.

@@ -145,7 +145,7 @@ impl Considered {
             }
             WhyNot::Rejected => {
                 let said = job.rejection_of(slave).and_then(|rejection| rejection.reason.as_ref());
-                let said = said.map_or("it does not say why", |reason| &reason.text);
+                let said = said.map_or("its reason is not kept", |reason| &reason.text);
                 format!(
                     "it rejected the job: {said}; change its config and restart its agent, or `retry` the job once it has ended"
                 )

@@ -39,6 +39,14 @@ pub enum ParamError {
         /// What the value should look like, for people.
         expected: String,
     },
+    /// No system can execute a program with arguments that long.
+    #[error("with these parameters the program's arguments are {length} bytes long; at most {limit}")]
+    TooLong {
+        /// The length of all arguments, in bytes.
+        length: usize,
+        /// The longest that is taken.
+        limit: usize,
+    },
 }
 
 impl ParamError {

@@ -1,7 +1,11 @@
 //! The programs that a machine can run: the tables `[programs.NAME]`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reloop_node::config::{Wrong, whole};
@@ -13,6 +17,16 @@ use super::params::{Param, ParamError, RawParam};
 
 /// A week: longer than any machine needs to stop, and far from any overflow.
 const STOP_GRACE_LIMIT_SECONDS: i64 = 7 * 24 * 3600;
+
+/// The longest argument list, in bytes with its terminators and pointers. Linux grants a program 128 KiB for its arguments and its
+/// environment together, whatever else limits them (execve(2)); the rest of that is for the environment.
+const ARGUMENTS_LIMIT: usize = 96 * 1024;
+
+/// The longest environment that a config may add; what remains is for the variables of the agent itself.
+const ENV_LIMIT: usize = 24 * 1024;
+
+/// As much of a file as Linux reads to find the interpreter of a script.
+const SCRIPT_HEAD: u64 = 256;
 
 /// A program, by the driver that runs it.
 #[derive(Debug, Clone)]
@@ -66,21 +80,20 @@ impl ProcessProgram {
     /// The file, if it can be executed; what is wrong with it otherwise.
     ///
     /// # Errors
-    /// It is not there, not a file, or may not be executed.
+    /// It is not there, not a file, or may not be executed; or it is a script, and that is so of its interpreter.
     pub fn check_executable(&self) -> Result<&Path, String> {
         let path = self.executable();
-        let shown = path.display();
-        match access(path, Access::EXEC_OK) {
-            Ok(()) if path.is_file() => Ok(path),
-            Ok(()) => Err(format!("{shown}: not a file")),
-            Err(error) => Err(format!("{shown}: can't be executed: {error}")),
+        check_file(path)?;
+        if let Some(interpreter) = interpreter(path) {
+            check_file(&interpreter).map_err(|why| format!("{}: its interpreter {why}", path.display()))?;
         }
+        Ok(path)
     }
 
     /// The argument list for these parameters, with defaults for those that are left out.
     ///
     /// # Errors
-    /// A parameter is unknown, missing or has a value that is not allowed.
+    /// A parameter is unknown, missing or has a value that is not allowed, or all of them are too long together.
     pub fn arguments(&self, params: &BTreeMap<String, String>) -> Result<Vec<String>, ParamError> {
         if let Some(name) = params.keys().find(|name| !self.params.contains_key(*name)) {
             return Err(ParamError::unknown(name, self.params.keys()));
@@ -96,8 +109,35 @@ impl ProcessProgram {
             });
             pieces.collect()
         };
-        Ok(self.command.iter().map(argument).collect())
+        let arguments: Vec<String> = self.command.iter().map(argument).collect();
+        match length_of(arguments.iter().map(String::len)) {
+            length if length > ARGUMENTS_LIMIT => Err(ParamError::TooLong { length, limit: ARGUMENTS_LIMIT }),
+            _ => Ok(arguments),
+        }
     }
+}
+
+/// What texts of these lengths take up where a program is executed: each with its terminator and a pointer to it.
+fn length_of(texts: impl Iterator<Item = usize>) -> usize {
+    texts.map(|length| length.saturating_add(1 + size_of::<usize>())).fold(0, usize::saturating_add)
+}
+
+fn check_file(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    match access(path, Access::EXEC_OK) {
+        Ok(()) if path.is_file() => Ok(()),
+        Ok(()) => Err(format!("{shown}: not a file")),
+        Err(error) => Err(format!("{shown}: can't be executed: {error}")),
+    }
+}
+
+/// The full path of a script's interpreter. One that can't be read can't be executed as a script either.
+fn interpreter(path: &Path) -> Option<PathBuf> {
+    let mut head = Vec::new();
+    File::open(path).ok()?.take(SCRIPT_HEAD).read_to_end(&mut head).ok()?;
+    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let name = line.trim_ascii_start().split(u8::is_ascii_whitespace).next()?;
+    Some(PathBuf::from(OsStr::from_bytes(name))).filter(|path| path.is_absolute())
 }
 
 #[derive(Deserialize)]
@@ -276,11 +316,20 @@ fn check_env(key: &str, env: BTreeMap<String, String>) -> Result<BTreeMap<String
             ));
         }
     }
+    let length = length_of(env.iter().map(|(name, value)| name.len() + 1 + value.len()));
+    if length > ENV_LIMIT {
+        return Err(Wrong::new(
+            format_args!("{key}.env"),
+            format_args!("{length} bytes long in all; at most {ENV_LIMIT}"),
+        ));
+    }
     Ok(env)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use reloop_node::config::parse;
 
     use super::super::params::PARAM_LIMIT;
@@ -324,6 +373,44 @@ mod tests {
             let error = mill(command, params).expect_err(command);
             assert!(error.contains(expected), "{expected:?} is not in {error:?}");
         }
+    }
+
+    #[test]
+    fn arguments_that_no_system_executes_are_refused_with_their_length() {
+        let text = |count: usize| {
+            let program =
+                mill(&format!(r#"["/bin/mill", "{}"]"#, "{p}".repeat(count)), "p = { pattern = \"a*\" }");
+            program.unwrap().arguments(&values(&[("p", &"a".repeat(PARAM_LIMIT))]))
+        };
+        assert_eq!(text(23).map(|arguments| arguments[1].len()), Ok(23 * PARAM_LIMIT));
+        let long = text(24).unwrap_err();
+        let length = 24 * PARAM_LIMIT + "/bin/mill".len() + 2 * (1 + size_of::<usize>());
+        assert_eq!(long, ParamError::TooLong { length, limit: ARGUMENTS_LIMIT });
+        let env = format!(
+            "driver = \"process\"\ncommand = [\"/bin/mill\"]\nenv = {{ A = \"{}\" }}",
+            "a".repeat(ENV_LIMIT)
+        );
+        let raw: RawProgram = parse(&env, Path::new("slave.toml")).unwrap();
+        let wrong = raw.check("programs.mill").unwrap_err().from_origin("slave.toml", "flags").to_string();
+        assert!(wrong.contains("programs.mill.env") && wrong.contains("at most 24576"), "{wrong}");
+    }
+
+    #[test]
+    fn a_script_can_be_executed_if_its_interpreter_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("script");
+        let program = mill(&format!("[{script:?}]"), "").unwrap();
+        let says = |head: &str| {
+            std::fs::write(&script, head).unwrap();
+            std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o700)).unwrap();
+            program.check_executable().map(drop)
+        };
+        for good in ["#!/bin/sh\n", "#! /bin/sh -e\n", "#!/bin/sh", "#!sh\n", "\x7fELF", ""] {
+            assert_eq!(says(good), Ok(()), "{good:?}");
+        }
+        let missing = says("#! /nowhere/sh -e\ntrue\n").unwrap_err();
+        let expected = format!("{}: its interpreter /nowhere/sh: can't be executed", script.display());
+        assert!(missing.starts_with(&expected), "{missing}");
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Machines {
     }
 
     /// What keeps the machine of this program from beginning it now; without one that is configured, what keeps any machine from
-    /// beginning any program. The answer may take as long as the disk does, so it is asked for elsewhere than here.
+    /// beginning whatever it is. The answer may take as long as the disk does, so it is asked for elsewhere than here.
     pub fn could_begin(
         &self,
         program: Option<String>,

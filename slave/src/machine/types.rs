@@ -114,8 +114,8 @@ pub(super) trait Machine: Send + Sync {
     fn knows(&self, key: RunKey) -> bool;
     /// Whether the configuration allows this work. The program is one of this machine's.
     fn check(&self, program: &str, params: &BTreeMap<String, String>) -> Result<(), Rejection>;
-    /// Whether it could begin a run of this program now, or of any of its programs; if not, what stands in the way. May take as long
-    /// as the disk does.
+    /// Whether it could begin a run of this program now; without one, whether it has what all of them need. If not, what stands in the
+    /// way. May take as long as the disk does.
     fn could_begin(&self, program: Option<&str>) -> Result<(), String>;
     /// Begins the work if the key was never seen before, and watches the run from then on.
     fn start(&self, work: &Work) -> Result<(), String>;

@@ -208,9 +208,8 @@ impl Machine for ProcessMachine {
             fs::remove_file(self.runs.join(TRIAL))
         };
         try_out().map_err(|error| format!("{}: {error}", self.runs.display()))?;
-        let is_asked = |name: &str| program.is_none_or(|asked| asked == name);
-        let asked = self.programs.iter().filter(|(name, _)| is_asked(name));
-        asked.map(|(_, program)| program).try_for_each(|program| program.check_executable().map(drop))
+        let program = program.and_then(|name| self.programs.get(name));
+        program.map_or(Ok(()), |program| program.check_executable().map(drop))
     }
 
     fn start(&self, work: &Work) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use reloop_protocol::id::JobId;
 use reloop_protocol::job::{End, OnInterrupt, State};
-use reloop_protocol::master::{self, JobCommand, Order, Retry, RetryOn, SlaveCommand};
+use reloop_protocol::master::{self, JobCommand, Order, Retry, RetryOn, SlaveCommand, WhyNot};
 use reloop_protocol::message::{Activity, Attention, ReasonCode, WaitingFor};
 use reloop_protocol::slave;
 use reloop_protocol::spec::{CancelMode, Gate, Late};
@@ -189,6 +189,22 @@ fn p5_the_last_no_ends_it_and_each_stays_with_its_reason() {
     restart_with(&mut world, 1, false);
     drop(command(&mut world, job, JobCommand::Retry));
     assert_eq!((world.holder(job), world.state(job)), (Some(1), State::Running));
+}
+
+#[test]
+fn p5_also_the_last_of_many_slaves_is_asked() {
+    let mut world = World::new(20);
+    for slave in 0..19 {
+        restart_with(&mut world, slave, true);
+    }
+    let job = placed(&mut world, wide);
+    let known = world.job(job);
+    let reasons = known.rejected_by.iter().filter(|one| one.reason.is_some()).count();
+    assert_eq!((world.holder(job), known.state), (Some(19), State::Running));
+    assert_eq!((known.rejected_by.len(), reasons), (19, 16), "only the newest keep their reasons");
+    let said = master::explain(world.master.as_ref().unwrap(), &known, world.now());
+    let first = said.slaves.iter().find(|slave| slave.why == Some(WhyNot::Rejected)).unwrap();
+    assert!(first.text.contains("its reason is not kept"), "{}", first.text);
 }
 
 #[test]

@@ -78,6 +78,8 @@ pub(super) struct Load<'a> {
     last_spare: Option<Place>,
     /// The first in line, of each program, of those that another slave could take.
     movable: Vec<(&'a str, Place)>,
+    /// All of those: the exclusive or of their ids. Of two sets that differ, it is as good as never the same.
+    all_movable: u128,
 }
 
 impl<'a> Load<'a> {
@@ -109,6 +111,7 @@ impl<'a> Load<'a> {
         // A slave at work may be free by the time of a deferred job; one that can't start is not.
         if job.is_movable(view) && (is_spare || is_barred) {
             let (program, place) = (job.spec.program.as_str(), job.place(view.placement));
+            self.all_movable ^= u128::from_be_bytes(job.id.0);
             match self.movable.iter_mut().find(|(known, _)| *known == program) {
                 Some((_, first)) => *first = place.min(*first),
                 None => self.movable.push((program, place)),
@@ -180,6 +183,8 @@ struct Listing {
     deferred: Option<usize>,
     /// The first job of each program that another slave could take.
     movable: Vec<(String, Place)>,
+    /// See [`Load::all_movable`].
+    all_movable: u128,
     is_stuck: bool,
     /// See [`Load::unstarted`].
     unstarted: usize,
@@ -222,6 +227,7 @@ impl Availability {
         let programs = offered.map_or(&[][..], |slave| &*slave.programs);
         let lends = ability == Ability::Barred || load.is_executing;
         let movable = if lends { &*load.movable } else { &[] };
+        let all_movable = if lends { load.all_movable } else { 0 };
         let is_stuck = ability == Ability::Barred && !movable.is_empty();
         let unstarted = load.unstarted;
         let listing = self.listings.entry(key).or_default();
@@ -241,8 +247,9 @@ impl Availability {
             (listing.room, listing.deferred) = (room, deferred);
             self.lists.offer(key, listing, true);
         }
+        self.lends_less |= !listing.movable.is_empty() && (is_moved || listing.all_movable != all_movable);
+        listing.all_movable = all_movable;
         if is_moved {
-            self.lends_less |= !listing.movable.is_empty();
             self.lists.lend(key, listing, false);
             let movable = movable.iter().map(|(program, place)| ((*program).to_owned(), *place));
             (listing.movable, listing.is_stuck) = (movable.collect(), is_stuck);

@@ -1,7 +1,7 @@
 //! What waits unstarted at one slave and could go to another, and what goes there first because of that.
 
 use super::availability::Ability;
-use super::line::Place;
+use super::line::{Line, Place};
 use super::{Job, Master, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 
@@ -18,11 +18,10 @@ impl Master {
         }
     }
 
-    /// The first of a slave's jobs that this other slave could take.
-    fn first_movable(&self, holder: SlaveKey, taker: &SlaveRecord) -> Option<Place> {
-        let can_have = |job: &Job| taker.can_do(job) && !self.would_overtake(taker.key, job);
-        let moves = |job: &&Job| self.is_movable_from(holder, job) && can_have(job);
-        self.book.held_by(holder).filter(moves).map(|job| job.place(self.book.view().placement)).min()
+    /// What of a slave's jobs this other slave could take.
+    fn movable(&self, holder: SlaveKey, taker: &SlaveRecord) -> impl Iterator<Item = &Job> {
+        let can_have = move |job: &Job| taker.can_do(job) && !self.would_overtake(taker.key, job);
+        self.book.held_by(holder).filter(move |job| self.is_movable_from(holder, job) && can_have(job))
     }
 
     /// A job that this slave could do, at another one that can't start it; or, for an idle slave, at one that is at work.
@@ -30,7 +29,8 @@ impl Master {
         let slave = self.slaves.get(&key)?;
         let first = |program: &String| {
             let lists = &self.availability;
-            let first_at = |(_, holder)| self.first_movable(holder, slave);
+            let place = |job: &Job| job.place(self.book.view().placement);
+            let first_at = |(_, holder)| self.movable(holder, slave).map(place).min();
             let stuck = lists.stuck(program).find_map(first_at);
             let behind = || lists.behind(program).find_map(first_at);
             stuck.into_iter().chain(if is_idle { behind() } else { None }).min()
@@ -44,14 +44,20 @@ impl Master {
     pub(super) fn goes_there_first(&self, key: SlaveKey, queued: &Job) -> Option<JobId> {
         let Self { slaves, book, availability, .. } = self;
         let slave = slaves.get(&key)?;
-        let placement = book.view().placement;
+        let view = book.view();
+        let placement = view.placement;
         let place = queued.place(placement);
         let goes_before = |first: &Place| *first < place;
         let is_more_urgent = |first: &Place| first.0.saturating_add(placement.step_of_priority()) <= place.0;
         let expected = availability.expected(key).and_then(|id| book.jobs.get_assigned(&id));
+        // What waits for its time takes no place of what could start.
+        let expected = expected.filter(|job| job.line(view) == Some(Line::Now));
         let expected = expected.map(|job| job.place(placement)).filter(goes_before);
         let elsewhere = |program: &String| {
-            let first_at = |(_, holder): (Place, SlaveKey)| self.first_movable(holder, slave);
+            let first_at = |(_, holder): (Place, SlaveKey)| {
+                let spare = self.movable(holder, slave).filter(|job| job.is_spare(view));
+                spare.map(|job| job.place(placement)).min()
+            };
             let stuck = availability.stuck(program).take_while(|(first, _)| goes_before(first));
             let behind = availability.behind(program).take_while(|(first, _)| is_more_urgent(first));
             let stuck = stuck.filter_map(first_at).find(goes_before);

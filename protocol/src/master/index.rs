@@ -252,8 +252,8 @@ impl Index {
         groups.flat_map(BTreeMap::values).filter_map(BTreeSet::first).map(|(_, id)| *id)
     }
 
-    /// It is the first in line of those that the same slaves could do.
-    pub(super) fn is_first(&self, job: &Job, line: Line) -> bool {
+    /// The first in line of those that the same slaves could do.
+    pub(super) fn first_like(&self, job: &Job, line: Line) -> Option<JobId> {
         let queue = match line {
             Line::Now => self.queued.get(&job.spec.program),
             Line::Later => self.deferred.get(&job.spec.program),
@@ -262,8 +262,7 @@ impl Index {
             Some(name) => queue.named.get(name),
             None => Some(&queue.open),
         });
-        let first = by.and_then(|by| by.get(&Requirement::of(job))?.first());
-        first.is_some_and(|(_, id)| *id == job.id)
+        by.and_then(|by| by.get(&Requirement::of(job))?.first()).map(|(_, id)| *id)
     }
 
     /// How many of what waits in a line for the same program go before this job; no more than `limit` are counted.

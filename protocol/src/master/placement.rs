@@ -86,7 +86,7 @@ impl Rules {
             && let Some(line) = job.queue_line(view)
         {
             // What goes before it has found none, and could do with the same.
-            let is_first = self.state.book.index.is_first(&job, line);
+            let is_first = self.state.book.index.first_like(&job, line) == Some(id);
             let found = if is_first { self.with_room(&job, line) } else { Found::default() };
             if found.is_held_back {
                 self.state.availability.hold_back();
@@ -101,6 +101,9 @@ impl Rules {
             if !self.assign_first(key, line) {
                 return;
             }
+            let Master { book, .. } = &self.state;
+            let next = book.jobs.get(&id).and_then(|job| book.index.first_like(&job, line));
+            next.into_iter().for_each(|next| self.out.look_for_slave(next));
         }
     }
 

@@ -193,7 +193,8 @@ impl World {
             } else {
                 self.goes_before(other, job)
             };
-            let waits = |held: &master::Job| unstarted.contains_key(&held.id);
+            // What is recalled from it may stay there.
+            let waits = |held: &master::Job| unstarted.contains_key(&held.id) || held.recalled.is_some();
             goes_first && taker.may_be_offered(other) && !self.is_kept_out(master, other, taker, waits)
         });
         first.next().map(|job| job.id)

@@ -212,20 +212,20 @@ fn p3_where_the_link_is_down_the_highest_priority_goes_first() {
     assert_eq!(world.on_slave(0, waiting[0]), Some(State::Accepted));
 }
 
-/// A second slave, which takes two jobs, and whose machine works on the first for as long as nobody tells it to end.
-fn second_at_work(world: &mut World) -> usize {
-    let mut settings = world.settings("second");
+/// One more slave, which takes two jobs, and whose machine works on the first for as long as nobody tells it to end.
+fn one_more_at_work(world: &mut World, name: &str) -> usize {
+    let mut settings = world.settings(name);
     settings.capacity = 2;
-    let second = world.add_box(settings);
-    world.boxes[second].machine.length_ms = Machine::UNTIL_TOLD;
+    let slave = world.add_box(settings);
+    world.boxes[slave].machine.length_ms = Machine::UNTIL_TOLD;
     world.settle();
-    second
+    slave
 }
 
 /// Two slaves, the machine of the second at work for as long as nobody tells it to end, and an urgent job behind that.
 fn urgent_waits_at_the_second() -> (World, JobId, JobId) {
-    let mut world = world_with(|settings| settings.capacity = 2);
-    let second = second_at_work(&mut world);
+    let mut world = world_with(|settings| settings.capacity = 3);
+    let second = one_more_at_work(&mut world, "second");
     let first = placed(&mut world, |_| {});
     let long = placed(&mut world, |_| {});
     let low = placed(&mut world, |_| {});
@@ -278,18 +278,34 @@ fn p3_what_is_held_back_is_given_out_when_the_urgent_job_is_gone() {
         world.pass(1_000);
         let ms = world.boxes[0].machine.length_ms;
         world.pass(ms - 1_000);
-        let next = placed(&mut world, |_| {});
-        assert_eq!((world.state(next), world.holder(urgent)), (State::Queued, Some(1)), "{number}");
+        let next = [(); 2].map(|()| placed(&mut world, |_| {}));
+        assert_eq!(next.map(|job| world.holder(job)), [None; 2], "{number}");
+        assert_eq!(world.holder(urgent), Some(1), "{number}");
         gone(&mut world, urgent);
         world.settle();
-        assert_ne!(world.state(next), State::Queued, "{number}");
+        assert!(next.iter().all(|job| world.holder(*job).is_some()), "{number}: all that there is room for");
     }
+}
+
+#[test]
+fn p3_what_is_held_back_goes_to_each_slave_that_has_room_for_it() {
+    let mut world = World::bare();
+    let slaves = ["s0", "s1", "s2"].map(|name| one_more_at_work(&mut world, name));
+    let running = slaves.map(|_| placed(&mut world, |_| {}));
+    let urgent = placed(&mut world, urgent);
+    let next = slaves.map(|_| placed(&mut world, |_| {}));
+    assert_eq!(running.map(|job| world.state(job)), [State::Running; 3]);
+    assert_eq!(next.map(|job| world.holder(job)), [None; 3]);
+    drop(command(&mut world, urgent, JobCommand::Cancel(CancelMode::IfNotStarted)));
+    let mut holders = next.map(|job| world.holder(job));
+    holders.sort_unstable();
+    assert_eq!(holders, slaves.map(Some));
 }
 
 #[test]
 fn p3_an_older_job_of_a_machine_that_cant_start_goes_before_what_comes_later() {
     let mut world = world_with(|settings| settings.capacity = 1);
-    let second = second_at_work(&mut world);
+    let second = one_more_at_work(&mut world, "second");
     let first = placed(&mut world, |_| {});
     let long = placed(&mut world, |_| {});
     let older = placed(&mut world, |_| {});

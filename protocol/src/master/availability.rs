@@ -330,6 +330,11 @@ impl Availability {
         self.expecting.get(&key).copied()
     }
 
+    /// There are jobs at slaves that others could take, or that are recalled for others.
+    pub(super) fn lends_any(&self) -> bool {
+        !(self.lists.stuck.is_empty() && self.lists.behind.is_empty() && self.expecting.is_empty())
+    }
+
     /// A queued job is not given to a slave with room, because others have jobs that go there first.
     pub(super) fn hold_back(&mut self) {
         self.holds_back = true;

@@ -41,14 +41,16 @@ impl Master {
     /// The slave is to have another job before this queued one. One that is recalled for it, or that waits at a slave which can't start
     /// it; or a clearly more urgent one that waits behind the work of another slave, and comes here as soon as this slave idles. Nobody
     /// knows who of the two will be free first, so that one stays where it is until then, and this slave is given nothing to do instead.
-    pub(super) fn goes_there_first(&self, key: SlaveKey, queued: &Job) -> Option<JobId> {
+    pub(super) fn goes_there_first(&self, key: SlaveKey, queued: Place) -> Option<JobId> {
         let Self { slaves, book, availability, .. } = self;
+        if !availability.lends_any() {
+            return None;
+        }
         let slave = slaves.get(&key)?;
         let view = book.view();
         let placement = view.placement;
-        let place = queued.place(placement);
-        let goes_before = |first: &Place| *first < place;
-        let is_more_urgent = |first: &Place| first.0.saturating_add(placement.step_of_priority()) <= place.0;
+        let goes_before = |first: &Place| *first < queued;
+        let is_more_urgent = |first: &Place| first.0.saturating_add(placement.step_of_priority()) <= queued.0;
         let expected = availability.expected(key).and_then(|id| book.jobs.get_assigned(&id));
         // What waits for its time takes no place of what could start.
         let expected = expected.filter(|job| job.line(view) == Some(Line::Now));

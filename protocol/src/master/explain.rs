@@ -255,7 +255,7 @@ fn consider(state: &Master, slave: &SlaveRecord, job: &Job) -> Considered {
     let is_in_load = job.holder == Some(slave.key) && job.line(view) == Some(Line::Now);
     let before = load.now.saturating_sub(usize::from(is_in_load));
     let waits_now = job.queue_line(view) == Some(Line::Now);
-    let first = if waits_now { state.goes_there_first(slave.key, job) } else { None };
+    let first = if waits_now { state.goes_there_first(slave.key, job.place(view.placement)) } else { None };
     let why = why_not(slave, job, &load, is_deferred, first);
     let text = Considered::sentence(slave, job, why, is_deferred, before, first);
     Considered { slave: slave.key, why, text }

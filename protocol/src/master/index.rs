@@ -262,6 +262,7 @@ impl Index {
             Some(name) => queue.named.get(name),
             None => Some(&queue.open),
         });
+        let by = by.filter(|by| !by.is_empty());
         by.and_then(|by| by.get(&Requirement::of(job))?.first()).map(|(_, id)| *id)
     }
 

@@ -85,9 +85,7 @@ impl Rules {
         while let Some(job) = self.state.book.jobs.get(&id)
             && let Some(line) = job.queue_line(view)
         {
-            // What goes before it has found none, and could do with the same.
-            let is_first = self.state.book.index.first_like(&job, line) == Some(id);
-            let found = if is_first { self.with_room(&job, line) } else { Found::default() };
+            let found = self.with_room(&job, line);
             if found.is_held_back {
                 self.state.availability.hold_back();
             }
@@ -207,8 +205,13 @@ impl Rules {
     /// The first of these slaves that could do the job and where it has not failed; if it has failed at all of them, the first.
     fn best(&self, job: &Job, line: Line, slaves: impl Iterator<Item = SlaveKey>) -> Found {
         let mut found = Found::default();
+        let place = job.place(self.placement());
         for key in slaves.filter(|key| self.can_do(*key, job) && !self.is_closed(*key, line)) {
-            if line == Line::Now && self.state.goes_there_first(key, job).is_some() {
+            if line == Line::Now && self.state.goes_there_first(key, place).is_some() {
+                // What waits in the queue before it has found nobody, and could do with the same slaves.
+                if !found.is_held_back && job.holder.is_none() && !self.is_first(job, line) {
+                    return found;
+                }
                 found.is_held_back = true;
             } else if !job.has_failed_at(key) {
                 return Found { slave: Some(key), ..found };
@@ -217,6 +220,11 @@ impl Rules {
             }
         }
         found
+    }
+
+    /// It is the first in line of what the same slaves could do.
+    fn is_first(&self, job: &Job, line: Line) -> bool {
+        self.state.book.index.first_like(job, line) == Some(job.id)
     }
 
     /// A slave without room where a job waits that goes after this one.
@@ -247,14 +255,12 @@ impl Rules {
             Line::Later => self.state.availability.takes_deferred(key),
         };
         let first = if has_room { self.first_for(slave, line) } else { None };
-        let Some((_, id)) = first.filter(|(_, id)| !self.keeps_waiting(key, *id)) else { return false };
-        let is_held_back =
-            |first: &Job| line == Line::Now && self.state.goes_there_first(key, first).is_some();
-        if self.state.book.jobs.get(&id).is_some_and(|first| is_held_back(&first)) {
+        let Some(first) = first.filter(|(_, id)| !self.keeps_waiting(key, *id)) else { return false };
+        if line == Line::Now && self.state.goes_there_first(key, first).is_some() {
             self.state.availability.hold_back();
             return false;
         }
-        self.assign_to(id, key)
+        self.assign_to(first.1, key)
     }
 
     fn assign_to(&mut self, id: JobId, key: SlaveKey) -> bool {

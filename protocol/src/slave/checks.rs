@@ -12,6 +12,9 @@ const FIRST_CHECK: Millis = Millis::seconds(15);
 /// The longest wait between two questions, each of which waits twice as long as the one before: a question costs a small board a write.
 const LAST_CHECK: Millis = Millis::seconds(600);
 
+// What people are told says "within 10 minutes".
+const _: () = assert!(LAST_CHECK.0 == 10 * 60 * 1000);
+
 /// When the machine is asked. How often it was asked is not forgotten by a start that fails again, so that a machine that is mended only
 /// in appearance is asked less and less often.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]

@@ -188,7 +188,7 @@ struct MachineBeforeClaims {
     operating_mode: OperatingMode,
 }
 
-impl From<SlaveRecordBeforeClaims> for SlaveRecord {
+impl From<SlaveRecordBeforeClaims> for SlaveRecordBeforeDeferred {
     fn from(slave: SlaveRecordBeforeClaims) -> Self {
         let machine = slave.machine.map(|machine| MachineReport {
             activity: machine.activity,
@@ -213,18 +213,11 @@ impl From<SlaveRecordBeforeClaims> for SlaveRecord {
             programs: slave.programs,
             labels: slave.labels,
             capacity: slave.capacity,
-            deferred_capacity: 0,
             operating_mode: slave.operating_mode,
             last_contact: slave.last_contact,
             clock_offset_ms: slave.clock_offset_ms,
             cloned_at: slave.cloned_at,
             receipts: slave.receipts,
-            starts: 0,
-            link: SlaveLink::Down,
-            contender: None,
-            declining: false,
-            doubts: false,
-            other_attempts: Default::default(),
         }
     }
 }
@@ -280,5 +273,11 @@ impl From<SlaveRecordBeforeDeferred> for SlaveRecord {
             doubts: false,
             other_attempts: Default::default(),
         }
+    }
+}
+
+impl From<SlaveRecordBeforeClaims> for SlaveRecord {
+    fn from(slave: SlaveRecordBeforeClaims) -> Self {
+        SlaveRecordBeforeDeferred::from(slave).into()
     }
 }

@@ -7,7 +7,7 @@ use reloop_protocol::message::Mode;
 use reloop_protocol::slave::{self, AfterFailure, Local, Release};
 use reloop_protocol::spec::{CancelMode, Gate};
 use reloop_protocol::time::{Millis, Time};
-use reloop_sim::world::{Machine, World};
+use reloop_sim::world::{Machine, World, required};
 
 use crate::stage::*;
 
@@ -300,6 +300,28 @@ fn p3_what_is_held_back_goes_to_each_slave_that_has_room_for_it() {
     let mut holders = next.map(|job| world.holder(job));
     holders.sort_unstable();
     assert_eq!(holders, slaves.map(Some));
+}
+
+#[test]
+fn p3_what_is_held_back_is_given_out_also_if_the_urgent_job_was_not_the_first_there() {
+    let mut world = World::bare();
+    let mut settings = world.settings("s0");
+    (settings.capacity, settings.labels) = (3, required());
+    world.add_box(settings);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    world.settle();
+    let second = one_more_at_work(&mut world, "second");
+    let running = [(); 2].map(|()| placed(&mut world, |_| {}));
+    let urgent = placed(&mut world, urgent);
+    // Only the first slave could do it. Its id has each bit that the other's has.
+    let first = placed(&mut world, |order| (order.start.priority, order.requires) = (101, required()));
+    let next = placed(&mut world, |order| order.slave = Some("second".to_owned()));
+    assert_eq!(running.map(|job| world.state(job)), [State::Running; 2]);
+    let holders = [urgent, first, next].map(|job| world.holder(job));
+    assert_eq!(holders, [Some(0), Some(0), None]);
+    assert_eq!([0, 15].map(|byte| urgent.0[byte] & !first.0[byte]), [0, 0]);
+    drop(command(&mut world, urgent, JobCommand::Cancel(CancelMode::IfNotStarted)));
+    assert_eq!(world.holder(next), Some(second));
 }
 
 #[test]

@@ -581,3 +581,28 @@ fn p8_what_must_not_go_past_an_older_job_at_one_slave_goes_to_another() {
     // The first slave has fewer jobs than the oven in the end, and still nothing goes past the urgent one.
     assert_eq!(bakes.map(|job| world.holder(job)), [Some(oven); 4]);
 }
+
+#[test]
+fn p8_an_urgent_job_is_looked_at_again_when_the_one_that_it_had_to_wait_for_is_canceled() {
+    let mut world = World::bare();
+    world.placement.ageing = Some(Millis::seconds(10));
+    world.start_master();
+    let mut settings = world.settings("s0");
+    settings.capacity = 2;
+    world.add_box(settings);
+    world.boxes[0].machine.length_ms = Machine::UNTIL_TOLD;
+    world.settle();
+    placed(&mut world, |_| {});
+    let last = placed(&mut world, |_| {});
+    let soon = later(&world, 1);
+    // It comes as one that waits for its time. Then the slave has more than it has room for, and with or without it the same is the last in line.
+    let older = placed(&mut world, |order| (order.start.not_before, order.start.priority) = (soon, 1));
+    command(&mut world, last, JobCommand::Pause);
+    world.pass(10_001);
+    command(&mut world, last, JobCommand::Resume);
+    let urgent = placed(&mut world, |order| order.start.priority = 2);
+    assert_eq!([last, older].map(|job| world.holder(job)), [Some(0), Some(0)]);
+    assert_eq!(world.state(urgent), State::Queued, "the slave would start it before the older one");
+    command(&mut world, older, JobCommand::Cancel(CancelMode::IfNotStarted));
+    assert_eq!((world.holder(urgent), world.holder(last)), (Some(0), None));
+}

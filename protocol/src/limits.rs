@@ -65,7 +65,7 @@ pub const ADOPTED_GENERATION: u32 = COUNT - COUNT / 4;
 
 /// One record that a node writes, encoded, in bytes. A node stops for good when a record does not fit into its store, so no
 /// message may let one grow past this: the other limits are chosen for that.
-pub const RECORD_BYTES: usize = 64 * 1024 - 5;
+pub const RECORD_BYTES: usize = 80 * 1024 - 5;
 
 /// A job's output in one answer, in bytes: a quarter of the largest message, so that heartbeats get through on a slow link.
 pub const LOG_BYTES: u32 = 64 * 1024;

@@ -9,7 +9,9 @@ use reloop_protocol::id::{
 };
 use reloop_protocol::job::{OnInterrupt, State};
 use reloop_protocol::limits::{self, TEXT_BYTES};
-use reloop_protocol::master::{Basis, Job, JobEvent, Order, OtherAttempt, Retry};
+use reloop_protocol::master::{
+    AgentStart, Basis, Job, JobEvent, Order, OtherAttempt, REJECTIONS, RejectedBy, Retry,
+};
 use reloop_protocol::message::{
     Activity, Answer, Challenge, CloseCode, Declined, Flags, Hello, MachineReport, MasterBinding, Message,
     Mode, OperatingMode, Outcome, PROTOCOL, Reason, ReasonCode, Record, Refuse, Reply, Report, Row, Ruling,
@@ -22,7 +24,7 @@ use reloop_protocol::time::Time;
 use reloop_protocol::wire::{self, Frame};
 
 /// What one value of the store may hold, less the envelope.
-const RECORD_BYTES: usize = 64 * 1024 - 64;
+const RECORD_BYTES: usize = 80 * 1024 - 64;
 
 fn report(text: usize) -> Report {
     let text = "x".repeat(text);
@@ -92,6 +94,15 @@ fn the_largest_job_fits_into_a_record() {
     };
     job.events = VecDeque::from(vec![event; 64]);
     job.reason = Some(Reason::new(ReasonCode::AtCapacity, "x".repeat(TEXT_BYTES)));
+    let rejection = |reason: Option<Reason>| RejectedBy {
+        attempt: Attempt(u32::MAX),
+        by: (SlaveKey([3; 32]), AgentStart { store: StoreId([4; 16]), starts: u32::MAX }),
+        at: Time(i64::MAX),
+        reason,
+        is_over: false,
+    };
+    job.rejected_by = vec![rejection(None); REJECTIONS - 16];
+    job.rejected_by.extend(vec![rejection(Some(Reason::new(ReasonCode::BadParams, "x".repeat(256)))); 16]);
     let size = wire::encode(&job).len();
     assert!(size <= RECORD_BYTES, "{size}");
 }
@@ -373,7 +384,7 @@ fn the_limits_are_those_that_the_protocol_states() {
     assert_eq!(limits::COMMITS, 9_223_372_036_854_775_807);
     assert_eq!(limits::LOG_BYTES, 65_536);
     assert_eq!(limits::LATEST_CLOCK, 253_402_300_799_999);
-    assert_eq!(limits::RECORD_BYTES, 65_531);
+    assert_eq!(limits::RECORD_BYTES, 81_915);
     assert_eq!(SPEC_BYTES, 32_768);
     assert_eq!(wire::MAX_MESSAGE, 262_144);
     assert_eq!(wire::MAX_HANDSHAKE, 65_536);

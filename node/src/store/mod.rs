@@ -34,7 +34,7 @@ pub use handle::{Opened, Options, Store};
 
 /// The largest value. Larger data belongs into a file that a record names: a value is written again with each neighbour
 /// that changes.
-pub const VALUE_LIMIT_BYTES: usize = 64 * 1024;
+pub const VALUE_LIMIT_BYTES: usize = 80 * 1024;
 
 /// The longest key. A kind, a job id and a number take a quarter of it.
 pub const KEY_LIMIT_BYTES: usize = 256;

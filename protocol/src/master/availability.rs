@@ -2,7 +2,8 @@
 //! the number of slaves.
 //!
 //! The lists are derived from the slave records and the book: a slave is listed anew whenever one of the two has changed for it. What is
-//! known only here is for whom jobs are recalled; a master that starts again has recalled them for nobody.
+//! known only here is for whom jobs are recalled, and who waits for a job of another slave; a master that starts again has recalled
+//! nothing for anybody, and looks at each slave that comes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,9 @@ use super::line::{Line, Place, View};
 use super::{Book, Enrolled, Job, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 use crate::message::Mode;
+
+/// How many slaves are kept for jobs of others at the same time: looking at them again is bounded by that.
+const KEPT: usize = 256;
 
 /// What a slave can do with jobs, as far as the master knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,8 +82,6 @@ pub(super) struct Load<'a> {
     last_spare: Option<Place>,
     /// The first in line, of each program, of those that another slave could take.
     movable: Vec<(&'a str, Place)>,
-    /// All of those: the exclusive or of their ids. Of two sets that differ, it is as good as never the same.
-    all_movable: u128,
 }
 
 impl<'a> Load<'a> {
@@ -111,7 +113,6 @@ impl<'a> Load<'a> {
         // A slave at work may be free by the time of a deferred job; one that can't start is not.
         if job.is_movable(view) && (is_spare || is_barred) {
             let (program, place) = (job.spec.program.as_str(), job.place(view.placement));
-            self.all_movable ^= u128::from_be_bytes(job.id.0);
             match self.movable.iter_mut().find(|(known, _)| *known == program) {
                 Some((_, first)) => *first = place.min(*first),
                 None => self.movable.push((program, place)),
@@ -149,10 +150,8 @@ pub struct Availability {
     recalls: BTreeMap<SlaveKey, BTreeMap<JobId, ForWhom>>,
     /// Slaves for which a job is recalled: no more than one for each.
     expecting: BTreeMap<SlaveKey, JobId>,
-    /// Queued jobs did not go to a slave with room, because others have jobs that go there first.
-    holds_back: bool,
-    /// A slave has fewer jobs, or other ones, that another could take. False between two steps.
-    lends_less: bool,
+    /// Slaves with room that get nothing before a job of another slave: by that slave, and that job's place.
+    kept: BTreeMap<SlaveKey, BTreeMap<Place, BTreeSet<SlaveKey>>>,
     lists: Lists,
 }
 
@@ -183,8 +182,6 @@ struct Listing {
     deferred: Option<usize>,
     /// The first job of each program that another slave could take.
     movable: Vec<(String, Place)>,
-    /// See [`Load::all_movable`].
-    all_movable: u128,
     is_stuck: bool,
     /// See [`Load::unstarted`].
     unstarted: usize,
@@ -227,7 +224,6 @@ impl Availability {
         let programs = offered.map_or(&[][..], |slave| &*slave.programs);
         let lends = ability == Ability::Barred || load.is_executing;
         let movable = if lends { &*load.movable } else { &[] };
-        let all_movable = if lends { load.all_movable } else { 0 };
         let is_stuck = ability == Ability::Barred && !movable.is_empty();
         let unstarted = load.unstarted;
         let listing = self.listings.entry(key).or_default();
@@ -247,8 +243,6 @@ impl Availability {
             (listing.room, listing.deferred) = (room, deferred);
             self.lists.offer(key, listing, true);
         }
-        self.lends_less |= !listing.movable.is_empty() && (is_moved || listing.all_movable != all_movable);
-        listing.all_movable = all_movable;
         if is_moved {
             self.lists.lend(key, listing, false);
             let movable = movable.iter().map(|(program, place)| ((*program).to_owned(), *place));
@@ -335,15 +329,29 @@ impl Availability {
         !(self.lists.stuck.is_empty() && self.lists.behind.is_empty() && self.expecting.is_empty())
     }
 
-    /// A queued job is not given to a slave with room, because others have jobs that go there first.
-    pub(super) fn hold_back(&mut self) {
-        self.holds_back = true;
+    /// A slave with room is given nothing before this job of another slave, and is looked at again when that is gone from there. Beyond
+    /// [`KEPT`] slaves it is not: such a slave gets something when next something changes for itself.
+    pub(super) fn keep(&mut self, key: SlaveKey, holder: SlaveKey, first: Place) {
+        let count: usize = self.kept.values().flat_map(BTreeMap::values).map(BTreeSet::len).sum();
+        if count < KEPT {
+            self.kept.entry(holder).or_default().entry(first).or_default().insert(key);
+        }
     }
 
-    /// What was held back may not be held back any more.
-    pub(super) fn take_let_go(&mut self) -> bool {
-        let lends_less = std::mem::take(&mut self.lends_less);
-        lends_less && std::mem::take(&mut self.holds_back)
+    /// Has those looked at that were kept for a job of this slave which is not there any more.
+    pub(super) fn let_go(&mut self, holder: SlaveKey, is_there: impl Fn(Place) -> bool) {
+        let Self { kept, changed, .. } = self;
+        let Some(firsts) = kept.get_mut(&holder) else { return };
+        firsts.retain(|first, slaves| {
+            let stays = is_there(*first);
+            if !stays {
+                changed.append(slaves);
+            }
+            stays
+        });
+        if firsts.is_empty() {
+            kept.remove(&holder);
+        }
     }
 
     /// There is nobody who could start a job now.

@@ -5,6 +5,10 @@ use super::line::{Line, Place};
 use super::{Job, Master, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 
+/// Of so many slaves, those whose jobs are the first in line, it is seen what another slave could have from them: a look at thousands would
+/// cost more than it finds.
+const LENDERS: usize = 8;
+
 impl Master {
     /// It waits unstarted at this slave, which can't start it or may start it later only.
     pub(super) fn is_movable_from(&self, holder: SlaveKey, job: &Job) -> bool {
@@ -27,48 +31,55 @@ impl Master {
     /// A job that this slave could do, at another one that can't start it; or, for an idle slave, at one that is at work.
     pub(super) fn spare_for(&self, key: SlaveKey, is_idle: bool) -> Option<JobId> {
         let slave = self.slaves.get(&key)?;
+        let place = |job: &Job| job.place(self.book.view().placement);
         let first = |program: &String| {
-            let lists = &self.availability;
-            let place = |job: &Job| job.place(self.book.view().placement);
             let first_at = |(_, holder)| self.movable(holder, slave).map(place).min();
-            let stuck = lists.stuck(program).find_map(first_at);
-            let behind = || lists.behind(program).find_map(first_at);
-            stuck.into_iter().chain(if is_idle { behind() } else { None }).min()
+            let stuck = self.availability.stuck(program).find_map(first_at);
+            let mut found = stuck;
+            let behind = self.availability.behind(program).filter(|_| is_idle).enumerate();
+            for (number, lender) in behind {
+                // Who is listed first may be so for a job that this slave can't do.
+                if number >= LENDERS && found.is_some() {
+                    break;
+                }
+                found = found.into_iter().chain(first_at(lender)).min();
+            }
+            found
         };
         slave.programs.iter().filter_map(first).min().map(|(_, id)| id)
     }
 
-    /// The slave is to have another job before this queued one. One that is recalled for it, or that waits at a slave which can't start
-    /// it; or a clearly more urgent one that waits behind the work of another slave, and comes here as soon as this slave idles. Nobody
-    /// knows who of the two will be free first, so that one stays where it is until then, and this slave is given nothing to do instead.
-    pub(super) fn goes_there_first(&self, key: SlaveKey, queued: Place) -> Option<JobId> {
+    /// The slave is to have another job before a queued one in this place. One that is recalled for it, or that waits at a slave which
+    /// can't start it; or one of higher priority that waits behind the work of another slave, and comes here as soon as this slave idles.
+    /// Nobody knows who of the two will be free first, so that one stays where it is until then, and this slave gets nothing else to do.
+    pub(super) fn goes_there_first(&self, key: SlaveKey, queued: Place) -> Option<Place> {
         let Self { slaves, book, availability, .. } = self;
         if !availability.lends_any() {
             return None;
         }
         let slave = slaves.get(&key)?;
         let view = book.view();
-        let placement = view.placement;
+        let place = |job: &Job| job.place(view.placement);
         let goes_before = |first: &Place| *first < queued;
-        let is_more_urgent = |first: &Place| first.0.saturating_add(placement.step_of_priority()) <= queued.0;
         let expected = availability.expected(key).and_then(|id| book.jobs.get_assigned(&id));
         // What waits for its time takes no place of what could start.
-        let expected = expected.filter(|job| job.line(view) == Some(Line::Now));
-        let expected = expected.map(|job| job.place(placement)).filter(goes_before);
+        let expected =
+            expected.filter(|job| job.line(view) == Some(Line::Now)).map(place).filter(goes_before);
+        // Where waiting counts like priority, each older job would hold back all later ones.
+        let is_more_urgent = |first: &Place| view.placement.ageing.is_none() && first.0 < queued.0;
         let elsewhere = |program: &String| {
-            let first_at = |(_, holder): (Place, SlaveKey)| {
+            let first_at = |(_, holder)| {
                 let spare = self.movable(holder, slave).filter(|job| job.is_spare(view));
-                spare.map(|job| job.place(placement)).min()
+                spare.map(place).min()
             };
-            let stuck = availability.stuck(program).take_while(|(first, _)| goes_before(first));
-            let behind = availability.behind(program).take_while(|(first, _)| is_more_urgent(first));
+            let stuck = availability.stuck(program).take(LENDERS).take_while(|(first, _)| goes_before(first));
             let stuck = stuck.filter_map(first_at).find(goes_before);
-            stuck.or_else(|| {
-                let behind = behind.filter(|(_, holder)| *holder != key);
-                behind.filter_map(first_at).find(is_more_urgent)
-            })
+            let behind = availability.behind(program).take(LENDERS);
+            let behind =
+                behind.take_while(|(first, _)| is_more_urgent(first)).filter(|(_, holder)| *holder != key);
+            stuck.or_else(|| behind.filter_map(first_at).find(is_more_urgent))
         };
-        expected.or_else(|| slave.programs.iter().find_map(elsewhere)).map(|(_, id)| id)
+        expected.or_else(|| slave.programs.iter().find_map(elsewhere))
     }
 
     /// The slave has a job that goes before this one and that it would start after it. It gets nothing of that kind until it has begun

@@ -5,7 +5,7 @@ use super::line::Line;
 use super::{Enrolled, Job, Master, Need, SlaveRecord};
 use crate::id::{Attempt, JobId, SlaveKey};
 use crate::job::State;
-use crate::message::{Attention, Mode, WaitingFor};
+use crate::message::{Attention, Mode, ReasonCode, WaitingFor};
 use crate::spec::{Desired, Gate};
 use crate::time::Time;
 
@@ -66,7 +66,7 @@ pub enum Waits {
         /// What the machine said.
         cause: Option<String>,
     },
-    /// Its slave has it, and another could start it sooner.
+    /// Its slave has it, and is asked to give it back.
     Recall {
         slave: String,
         is_offline: bool,
@@ -186,21 +186,23 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
             }
             Some(_) | None => Waits::NoSlaves,
         },
-        State::Assigned | State::Accepted if job.is_being_recalled() => Waits::Recall { slave, is_offline },
+        State::Assigned | State::Accepted if job.is_being_recalled() && job.is_unfit_there().is_none() => {
+            Waits::Recall { slave, is_offline }
+        }
         State::Assigned => Waits::Offered { slave, is_offline },
+        State::Paused if !is_paused_there(job) => Waits::Not(job.state),
         State::Accepted | State::Paused => {
             let report = job.report.as_ref();
-            let is_paused = job.state == State::Paused;
+            let reason = report.and_then(|report| report.reason.as_ref());
             let waiting_for = report.and_then(|report| report.waiting_for);
-            let waiting_for = if is_paused { Some(WaitingFor::Operator) } else { waiting_for };
+            let waiting_for = if is_paused_there(job) { Some(WaitingFor::Operator) } else { waiting_for };
             let machine = holder.and_then(|slave| slave.machine.as_ref());
             match machine.and_then(|machine| Some((machine.attention?, machine.cause.clone()))) {
                 Some((attention, cause)) if waiting_for == Some(WaitingFor::Ready) => {
                     Waits::ForMachine { slave, is_offline, attention, cause }
                 }
                 Some(_) | None => {
-                    let said =
-                        report.and_then(|report| report.reason.as_ref()).map(|reason| reason.text.clone());
+                    let said = reason.map(|reason| reason.text.clone());
                     Waits::AtSlave { slave, is_offline, waiting_for, said }
                 }
             }
@@ -230,6 +232,12 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
     Explanation { waits, gate, at, in_front: in_front(state, job), slaves }
 }
 
+/// A person at the machine has paused it, by its slave's word.
+fn is_paused_there(job: &Job) -> bool {
+    let reason = job.report.as_ref().and_then(|report| report.reason.as_ref());
+    reason.is_some_and(|reason| reason.code == ReasonCode::PausedLocally)
+}
+
 /// How many jobs go before it where it waits.
 fn in_front(state: &Master, job: &Job) -> usize {
     let view = state.book.view();
@@ -256,6 +264,7 @@ fn consider(state: &Master, slave: &SlaveRecord, job: &Job) -> Considered {
     let before = load.now.saturating_sub(usize::from(is_in_load));
     let waits_now = job.queue_line(view) == Some(Line::Now);
     let first = if waits_now { state.goes_there_first(slave.key, job.place(view.placement)) } else { None };
+    let first = first.map(|(_, id)| id);
     let why = why_not(slave, job, &load, is_deferred, first);
     let text = Considered::sentence(slave, job, why, is_deferred, before, first);
     Considered { slave: slave.key, why, text }

@@ -35,8 +35,9 @@ impl Job {
         let priority = i64::from(self.start.priority);
         let rank = match placement.ageing {
             None => -priority,
-            Some(_) => {
-                self.created_at.0.saturating_sub(priority.saturating_mul(placement.step_of_priority()))
+            Some(step) => {
+                let step = i64::try_from(step.0).unwrap_or(i64::MAX);
+                self.created_at.0.saturating_sub(priority.saturating_mul(step))
             }
         };
         (rank, self.id)

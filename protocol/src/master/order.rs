@@ -22,7 +22,7 @@ pub const MAX_RETRY_BACKOFF: Millis = Millis::seconds(600);
 
 /// How many slaves may reject a job before it counts as rejected by all: each is asked in turn and is written down with the job, and a
 /// job that no slave of so many takes is itself at fault.
-pub const REJECTIONS: usize = 256;
+pub const REJECTIONS: usize = 128;
 
 /// Of how many rejections, the newest, the reason is kept.
 const REASONS: usize = 16;

@@ -24,8 +24,8 @@ impl Rules {
             for key in self.out.take_looking_for_work() {
                 self.list(key);
             }
-            let Master { book, availability, .. } = &mut self.state;
-            if book.index.take_is_shorter() | availability.take_let_go() {
+            let book = &mut self.state.book;
+            if book.index.take_is_shorter() {
                 book.index.firsts().for_each(|id| self.out.look_for_slave(id));
             }
             let slaves = self.state.availability.take_changed();
@@ -56,6 +56,7 @@ impl Rules {
     fn list(&mut self, key: SlaveKey) {
         self.out.looks_for_no_work(key);
         self.settle_recalls(key);
+        self.let_go(key);
         let Master { slaves, book, availability, .. } = &mut self.state;
         availability.list(key, slaves.get(&key), book);
     }
@@ -79,29 +80,45 @@ impl Rules {
         }
     }
 
+    /// The slave is given nothing before a job of another one; once that is gone from there, it is looked at again.
+    fn keep(&mut self, key: SlaveKey, (rank, id): Place) {
+        let Master { book, availability, .. } = &mut self.state;
+        if availability.expected(key) != Some(id)
+            && let Some(holder) = book.jobs.get_assigned(&id).and_then(|job| job.holder)
+        {
+            availability.keep(key, holder, (rank, id));
+        }
+    }
+
+    fn let_go(&mut self, holder: SlaveKey) {
+        let mut availability = std::mem::take(&mut self.state.availability);
+        availability.let_go(holder, |first| {
+            let job = self.state.book.jobs.get_assigned(&first.1).filter(|job| job.holder == Some(holder));
+            let is_spare =
+                |job: &Job| self.state.is_movable_from(holder, job) && job.place(self.placement()) == first;
+            job.is_some_and(is_spare)
+        });
+        self.state.availability = availability;
+    }
+
     /// Gives a queued job to a slave with room, or recalls another job to make room for it.
     fn serve_job(&mut self, id: JobId) {
         let view = self.state.book.view();
         while let Some(job) = self.state.book.jobs.get(&id)
             && let Some(line) = job.queue_line(view)
         {
-            let found = self.with_room(&job, line);
-            if found.is_held_back {
-                self.state.availability.hold_back();
-            }
+            let mut found = self.with_room(&job, line);
             let Some(key) = found.slave else {
-                if let Some(key) = self.instead(&job, line) {
+                if let Some(key) = self.instead(&job, line, &mut found.kept) {
                     self.recall_last(key, id);
                 }
+                found.kept.into_iter().for_each(|(key, first)| self.keep(key, first));
                 return;
             };
             // In this step something else may have come into the queue that goes before it.
             if !self.assign_first(key, line) {
                 return;
             }
-            let Master { book, .. } = &self.state;
-            let next = book.jobs.get(&id).and_then(|job| book.index.first_like(&job, line));
-            next.into_iter().for_each(|next| self.out.look_for_slave(next));
         }
     }
 
@@ -115,7 +132,7 @@ impl Rules {
         idle.extend(slaves.iter().flat_map(|key| self.idle_for(*key)));
         for key in idle {
             if !self.assign_first(key, Line::Now)
-                && self.state.availability.expected(key).is_none()
+                && self.expects_none(key)
                 && let Some(id) = self.state.spare_for(key, true)
             {
                 self.recall(id, Some(ForWhom::Slave(key)));
@@ -129,7 +146,7 @@ impl Rules {
         let mut found = BTreeSet::new();
         for job in self.state.book.held_by(holder).filter(|job| self.state.is_movable_from(holder, job)) {
             let mut idle = lists.idle(&job.spec.program);
-            let is_free = |key: &SlaveKey| !found.contains(key) && lists.expected(*key).is_none();
+            let is_free = |key: &SlaveKey| !found.contains(key) && self.expects_none(*key);
             found.extend(idle.find(|key| is_free(key) && self.can_do(*key, job)));
         }
         found
@@ -145,23 +162,23 @@ impl Rules {
                 let count = if let Room::After(count) = room { count } else { 0 };
                 for _ in count..usize::from(slave.capacity) {
                     let Some(id) = self.state.spare_for(key, false) else { break };
-                    let expects_none = self.state.availability.expected(key).is_none();
-                    self.recall(id, expects_none.then_some(ForWhom::Slave(key)));
+                    self.recall(id, self.expects_none(key).then_some(ForWhom::Slave(key)));
                 }
             }
             Room::InsteadOf(last) => {
                 let goes_first = |first: &Place| *first < last && !self.keeps_waiting(key, first.1);
-                if let Some((_, first)) = self.first_for(slave, Line::Now).filter(goes_first) {
-                    self.recall_last(key, first);
+                let Some(first) = self.first_for(slave, Line::Now).filter(goes_first) else { return };
+                match self.state.goes_there_first(key, first) {
+                    None => self.recall_last(key, first.1),
+                    Some(before) => self.keep(key, before),
                 }
             }
             Room::None if slave.ability() == Ability::Barred => {
                 let view = self.state.book.view();
-                let held =
-                    self.state.book.held_by(key).filter(|job| job.is_movable(view) && self.could_go(job));
-                for id in held.map(|job| job.id).collect::<Vec<_>>() {
-                    self.recall(id, None);
-                }
+                let held = self.state.book.held_by(key).filter(|job| job.is_movable(view));
+                let mut places: Vec<_> = held.map(|job| job.place(view.placement)).collect();
+                places.sort_unstable();
+                places.into_iter().for_each(|(_, id)| self.send_on(id));
             }
             Room::None => {}
         }
@@ -193,33 +210,35 @@ impl Rules {
     /// A slave with room for the job. Of two that are equally free, one where it has not failed is the better.
     fn with_room(&self, job: &Job, line: Line) -> Found {
         let (program, lists) = (&job.spec.program, &self.state.availability);
-        let idle =
-            if line == Line::Now { self.best(job, line, lists.idle(program)) } else { Found::default() };
-        if idle.slave.is_some() {
-            return idle;
+        let mut found = Found::default();
+        if line == Line::Now {
+            self.look(job, line, lists.idle(program), &mut found);
         }
-        let busy = self.best(job, line, lists.with_room(program, line));
-        Found { is_held_back: idle.is_held_back || busy.is_held_back, ..busy }
+        if found.slave.is_none() {
+            self.look(job, line, lists.with_room(program, line), &mut found);
+        }
+        found
     }
 
     /// The first of these slaves that could do the job and where it has not failed; if it has failed at all of them, the first.
-    fn best(&self, job: &Job, line: Line, slaves: impl Iterator<Item = SlaveKey>) -> Found {
-        let mut found = Found::default();
+    fn look(&self, job: &Job, line: Line, slaves: impl Iterator<Item = SlaveKey>, found: &mut Found) {
         let place = job.place(self.placement());
         for key in slaves.filter(|key| self.can_do(*key, job) && !self.is_closed(*key, line)) {
-            if line == Line::Now && self.state.goes_there_first(key, place).is_some() {
+            let first = if line == Line::Now { self.state.goes_there_first(key, place) } else { None };
+            if let Some(first) = first {
                 // What waits in the queue before it has found nobody, and could do with the same slaves.
-                if !found.is_held_back && job.holder.is_none() && !self.is_first(job, line) {
-                    return found;
+                let is_next = job.holder.is_some() || self.is_first(job, line);
+                if found.kept.len() == ENOUGH || !is_next {
+                    return;
                 }
-                found.is_held_back = true;
+                found.kept.push((key, first));
             } else if !job.has_failed_at(key) {
-                return Found { slave: Some(key), ..found };
+                found.slave = Some(key);
+                return;
             } else {
                 found.slave = found.slave.or(Some(key));
             }
         }
-        found
     }
 
     /// It is the first in line of what the same slaves could do.
@@ -228,16 +247,35 @@ impl Rules {
     }
 
     /// A slave without room where a job waits that goes after this one.
-    fn instead(&self, job: &Job, line: Line) -> Option<SlaveKey> {
-        let mut full = self.state.availability.instead(&job.spec.program, job.place(self.placement()));
-        full.find(|key| line == Line::Now && self.can_do(*key, job) && !self.is_closed(*key, line))
+    fn instead(&self, job: &Job, line: Line, kept: &mut Vec<(SlaveKey, Place)>) -> Option<SlaveKey> {
+        let place = job.place(self.placement());
+        let full = self.state.availability.instead(&job.spec.program, place).filter(|_| line == Line::Now);
+        for key in full.filter(|key| self.can_do(*key, job) && !self.is_closed(*key, line)) {
+            match self.state.goes_there_first(key, place) {
+                None => return Some(key),
+                Some(_) if kept.len() >= ENOUGH => return None,
+                Some(first) => kept.push((key, first)),
+            }
+        }
+        None
     }
 
-    /// Another slave could take the job from one that can't start it.
-    fn could_go(&self, job: &Job) -> bool {
-        job.line(self.state.book.view()).is_some_and(|line| {
-            self.with_room(job, line).slave.is_some() || self.instead(job, line).is_some()
-        })
+    /// Recalls a job from a slave that can't start it, if another could take it.
+    fn send_on(&mut self, id: JobId) {
+        let view = self.state.book.view();
+        let Some(job) = self.state.book.jobs.get_assigned(&id) else { return };
+        let Some(line) = job.line(view) else { return };
+        let mut found = self.with_room(job, line);
+        let could_go = found.slave.is_some() || self.instead(job, line, &mut found.kept).is_some();
+        if could_go {
+            self.recall(id, found.slave.filter(|key| self.expects_none(*key)).map(ForWhom::Slave));
+        } else {
+            found.kept.into_iter().for_each(|(key, first)| self.keep(key, first));
+        }
+    }
+
+    fn expects_none(&self, key: SlaveKey) -> bool {
+        self.state.availability.expected(key).is_none()
     }
 
     /// The first of what waits in a line for a slave.
@@ -256,8 +294,9 @@ impl Rules {
         };
         let first = if has_room { self.first_for(slave, line) } else { None };
         let Some(first) = first.filter(|(_, id)| !self.keeps_waiting(key, *id)) else { return false };
-        if line == Line::Now && self.state.goes_there_first(key, first).is_some() {
-            self.state.availability.hold_back();
+        let before = if line == Line::Now { self.state.goes_there_first(key, first) } else { None };
+        if let Some(before) = before {
+            self.keep(key, before);
             return false;
         }
         self.assign_to(first.1, key)
@@ -307,9 +346,12 @@ impl Rules {
 }
 
 /// The search for a slave with room.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 struct Found {
     slave: Option<SlaveKey>,
-    /// A slave with room is to have another job first.
-    is_held_back: bool,
+    /// Slaves with room that are to have this other job first.
+    kept: Vec<(SlaveKey, Place)>,
 }
+
+/// After so many slaves that are to have another job first, the search ends: of thousands, they are as good as all.
+const ENOUGH: usize = 64;

@@ -42,13 +42,6 @@ pub struct Placement {
     pub ageing: Option<Millis>,
 }
 
-impl Placement {
-    /// How far apart two places in line are whose priorities differ by one.
-    pub(super) fn step_of_priority(self) -> i64 {
-        self.ageing.map_or(1, |step| i64::try_from(step.0).unwrap_or(i64::MAX))
-    }
-}
-
 impl Default for Placement {
     fn default() -> Self {
         Self { recall_before: RECALL_BEFORE, ageing: None }

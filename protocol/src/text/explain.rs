@@ -58,7 +58,7 @@ impl Waits {
             }
             Self::Recall { slave, is_offline } => {
                 return format!(
-                    "{slave} has it and is asked to give it back, for a slave that could start it sooner{}",
+                    "{slave} has it and is asked to give it back, so that it starts sooner elsewhere or makes room{}",
                     stale(*is_offline)
                 );
             }
@@ -196,7 +196,7 @@ impl Considered {
             },
             WhyNot::MoreUrgent => {
                 let first = first.map_or_else(|| "another job".to_owned(), |first| first.to_string());
-                format!("{first} is more urgent, waits at another slave, and goes there as soon as it is free")
+                format!("it gets {first} first, which goes before this one and waits at another slave")
             }
         }
     }

@@ -39,7 +39,7 @@ pub enum ParamError {
         /// What the value should look like, for people.
         expected: String,
     },
-    /// No system can execute a program with arguments that long.
+    /// Not every system executes a program with arguments that long.
     #[error("with these parameters the program's arguments are {length} bytes long; at most {limit}")]
     TooLong {
         /// The length of all arguments, in bytes.

@@ -136,7 +136,8 @@ fn interpreter(path: &Path) -> Option<PathBuf> {
     let mut head = Vec::new();
     File::open(path).ok()?.take(SCRIPT_HEAD).read_to_end(&mut head).ok()?;
     let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
-    let name = line.trim_ascii_start().split(u8::is_ascii_whitespace).next()?;
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let name = line.split(is_blank).find(|word| !word.is_empty())?;
     Some(PathBuf::from(OsStr::from_bytes(name))).filter(|path| path.is_absolute())
 }
 
@@ -376,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_no_system_executes_are_refused_with_their_length() {
+    fn arguments_that_are_too_long_to_be_executed_are_refused_with_their_length() {
         let text = |count: usize| {
             let program =
                 mill(&format!(r#"["/bin/mill", "{}"]"#, "{p}".repeat(count)), "p = { pattern = \"a*\" }");
@@ -408,6 +409,8 @@ mod tests {
         for good in ["#!/bin/sh\n", "#! /bin/sh -e\n", "#!/bin/sh", "#!sh\n", "\x7fELF", ""] {
             assert_eq!(says(good), Ok(()), "{good:?}");
         }
+        let foreign = says("#!/bin/sh\r\ntrue\r\n").unwrap_err();
+        assert!(foreign.contains("its interpreter /bin/sh\r: can't be executed"), "{foreign:?}");
         let missing = says("#! /nowhere/sh -e\ntrue\n").unwrap_err();
         let expected = format!("{}: its interpreter /nowhere/sh: can't be executed", script.display());
         assert!(missing.starts_with(&expected), "{missing}");

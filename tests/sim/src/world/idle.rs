@@ -13,6 +13,9 @@ use reloop_protocol::spec::{Desired, Gate};
 
 use super::{Invariant, Station, World};
 
+/// Of so many slaves a master sees what others could have from them.
+const LENDERS: usize = 8;
+
 /// A slave that its master can tell something, over a link on which nothing is under way.
 #[derive(Clone, Copy)]
 struct Seen<'a> {
@@ -108,24 +111,21 @@ impl World {
         (is_live && !is_odd).then_some(Seen { station: held, slave: state, record })
     }
 
-    /// The lower, the earlier it goes.
-    fn rank(&self, job: &master::Job) -> i64 {
-        let priority = i64::from(job.start.priority);
-        match self.placement.ageing {
-            None => -priority,
-            Some(step) => job.created_at.0 - priority * step.0.cast_signed(),
-        }
-    }
-
     /// By its priority and its age, one job goes before another.
     fn goes_before(&self, one: &master::Job, other: &master::Job) -> bool {
-        (self.rank(one), one.id) < (self.rank(other), other.id)
+        let order = |job: &master::Job| {
+            let priority = i64::from(job.start.priority);
+            match self.placement.ageing {
+                None => (-priority, job.id),
+                Some(step) => (job.created_at.0 - priority * step.0.cast_signed(), job.id),
+            }
+        };
+        order(one) < order(other)
     }
 
-    /// It goes before the other by a whole step of priority.
+    /// Without ageing, a job of higher priority comes to a slave before others although it waits at another one.
     fn is_more_urgent(&self, one: &master::Job, other: &master::Job) -> bool {
-        let step = self.placement.ageing.map_or(1, |step| step.0.cast_signed());
-        self.rank(one) + step <= self.rank(other)
+        self.placement.ageing.is_none() && one.start.priority > other.start.priority
     }
 
     /// Which attempts wait for nothing but a free machine, as far as the master knows.
@@ -149,6 +149,14 @@ impl World {
     pub(super) fn check_assigned(&mut self, before: &BTreeMap<JobId, Attempt>) {
         let Some(master) = &self.master else { return };
         let unstarted = Self::unstarted(master);
+        let lenders = self.boxes.iter().filter(|held| {
+            let mut jobs = master.book.held_by(held.settings.key);
+            jobs.any(|job| unstarted.contains_key(&job.id))
+        });
+        // Of more than so many the master does not look at all.
+        if lenders.count() > LENDERS {
+            return;
+        }
         let has_waited = |job: &master::Job| before.get(&job.id) == Some(&job.attempt);
         let is_new = |job: &master::Job| {
             job.state == State::Assigned && before.get(&job.id) != Some(&job.attempt) && self.is_time(job)

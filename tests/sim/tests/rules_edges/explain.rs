@@ -310,7 +310,7 @@ fn a_job_that_is_paused_or_asked_back_says_so_where_it_is() {
     let mut asked = world.job(waits);
     asked.recalled = Some(asked.generation);
     let text = |state: &master::Master| master::explain(state, &asked, world.now()).text(|at| at.to_string());
-    let back = "s0 has it and is asked to give it back, for a slave that could start it sooner";
+    let back = "s0 has it and is asked to give it back, so that it starts sooner elsewhere or makes room";
     assert_eq!(text(&state), format!("{back}; one job goes before it"));
     state.slaves.get_mut(&key).unwrap().link = master::SlaveLink::Down;
     assert_eq!(text(&state), format!("{back} by its last word: it is offline; one job goes before it"));

@@ -284,8 +284,8 @@ pub(super) fn why_not(why: WhyNot) -> (&'static str, &'static str) {
             "`ready`, or `resolve`",
         ),
         WhyNot::MoreUrgent => (
-            "it has room, and a job that goes first waits at another slave and comes to this one as soon as it is free",
-            "the start of that job",
+            "it has room, and gets another job first, which goes before this one and waits at another slave",
+            "the start of that job, or whatever else becomes of it",
         ),
     }
 }

@@ -24,7 +24,7 @@ const PINNED: [(&str, usize); 17] = [
     ("progress", 21_323),
     ("moved", 24_439),
     ("goes-first", 146_823),
-    ("held-back", 440_457),
+    ("held-back", 434_984),
     ("barred", 4_515),
     ("reconfigured", 123_922),
 ];

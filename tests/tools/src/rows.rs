@@ -655,7 +655,7 @@ pub const ROWS: &[Row] = &[
         &[
             rule("protocol/src/slave/machine.rs", "failed"),
             rule("protocol/src/master/report.rs", "try_again"),
-            rule("protocol/src/master/placement.rs", "best"),
+            rule("protocol/src/master/placement.rs", "look"),
         ],
         &[],
     ),

@@ -323,6 +323,44 @@ fn p3_what_is_held_back_is_given_out_also_if_the_urgent_job_was_not_the_first_th
 }
 
 #[test]
+fn p3_for_one_job_one_other_is_recalled_however_many_slaves_are_kept() {
+    let mut world = World::bare();
+    let slaves = ["s0", "s1", "s2", "s3"].map(|name| {
+        let mut settings = world.settings(name);
+        settings.capacity = 2;
+        if matches!(name, "s0" | "s1") {
+            settings.labels = required();
+        }
+        let slave = world.add_box(settings);
+        world.boxes[slave].machine.length_ms = Machine::UNTIL_TOLD;
+        slave
+    });
+    world.settle();
+    let running = slaves.map(|_| placed(&mut world, |_| {}));
+    assert_eq!(running.map(|job| world.state(job)), [State::Running; 4]);
+    let first = placed(&mut world, |order| (order.start.priority, order.requires) = (6, required()));
+    let low = [(); 2].map(|()| placed(&mut world, |_| {}));
+    assert_eq!([first, low[0], low[1]].map(|job| world.holder(job)), [Some(0), Some(2), Some(3)]);
+    let high = placed(&mut world, |order| order.start.priority = 5);
+    assert_eq!(world.state(high), State::Accepted);
+    let still_there = low.iter().filter(|job| world.holder(**job).is_some()).count();
+    assert_eq!((still_there, low.map(|job| world.job(job).last_attempt.0)), (1, [1; 2]));
+}
+
+#[test]
+fn p3_what_is_recalled_for_a_slave_finds_its_place_there_still_free() {
+    let (mut world, _, urgent) = urgent_waits_at_the_second();
+    let next = [(); 2].map(|()| placed(&mut world, |_| {}));
+    let ms = world.boxes[0].machine.length_ms;
+    world.pass(ms);
+    assert_eq!(next.map(|job| world.holder(job)), [None; 2], "they are held back");
+    world.local(1, Local::Lock(true));
+    world.settle();
+    assert_eq!([urgent, next[0], next[1]].map(|job| world.holder(job)), [Some(0), Some(0), None]);
+    assert_eq!(next.map(|job| world.job(job).last_attempt.0), [1, 0]);
+}
+
+#[test]
 fn p3_an_older_job_of_a_machine_that_cant_start_goes_before_what_comes_later() {
     let mut world = world_with(|settings| settings.capacity = 1);
     let second = one_more_at_work(&mut world, "second");

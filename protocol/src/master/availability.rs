@@ -12,6 +12,11 @@ use super::line::{Line, Place, View};
 use super::{Book, Enrolled, Job, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 use crate::message::Mode;
+use crate::time::{Millis, Time};
+
+/// How long a slave with room waits for a job that is recalled for it: longer than any round trip over a link that works. One that is
+/// dead without a word is noticed only later, and until then the slave takes other work.
+const RECALL_PATIENCE: Millis = Millis::seconds(2);
 
 /// How many slaves are kept for jobs of others at the same time: looking at them again is bounded by that.
 const KEPT: usize = 256;
@@ -148,8 +153,8 @@ pub struct Availability {
     changed: BTreeSet<SlaveKey>,
     /// For whom jobs are recalled, by the slave that has them.
     recalls: BTreeMap<SlaveKey, BTreeMap<JobId, ForWhom>>,
-    /// Slaves for which a job is recalled: no more than one for each.
-    expecting: BTreeMap<SlaveKey, JobId>,
+    /// Slaves for which jobs are recalled, with the time until which each is waited for.
+    expecting: BTreeMap<SlaveKey, BTreeMap<JobId, Time>>,
     /// Slaves with room that get nothing before a job of another slave: by that slave, and that job's place.
     kept: BTreeMap<SlaveKey, BTreeMap<Place, BTreeSet<SlaveKey>>>,
     lists: Lists,
@@ -273,10 +278,10 @@ impl Availability {
     }
 
     /// A job is recalled from the slave that has it.
-    pub(super) fn recalled(&mut self, holder: SlaveKey, id: JobId, whom: ForWhom) {
+    pub(super) fn recalled(&mut self, holder: SlaveKey, id: JobId, whom: ForWhom, now: Time) {
         self.recalls.entry(holder).or_default().insert(id, whom);
         if let ForWhom::Slave(key) = whom {
-            self.expecting.insert(key, id);
+            self.expecting.entry(key).or_default().insert(id, now.after(RECALL_PATIENCE));
         }
     }
 
@@ -296,9 +301,9 @@ impl Availability {
         if asked.is_empty() {
             self.recalls.remove(&holder);
         }
-        for (_, whom) in &settled {
+        for (id, whom) in &settled {
             if let ForWhom::Slave(key) = whom {
-                self.expecting.remove(key);
+                self.expects_no_more(*key, |expected, _| expected == *id);
             }
         }
         settled.into_iter().map(|(_, whom)| whom).collect()
@@ -319,9 +324,37 @@ impl Availability {
         self.listings.get(&key).is_some_and(|listing| listing.deferred.is_some())
     }
 
-    /// The job that is being recalled for this slave.
-    pub(super) fn expected(&self, key: SlaveKey) -> Option<JobId> {
-        self.expecting.get(&key).copied()
+    fn expects_no_more(&mut self, key: SlaveKey, is_over: impl Fn(JobId, Time) -> bool) -> bool {
+        let Some(expected) = self.expecting.get_mut(&key) else { return false };
+        let before = expected.len();
+        expected.retain(|id, until| !is_over(*id, *until));
+        let is_less = expected.len() < before;
+        if expected.is_empty() {
+            self.expecting.remove(&key);
+        }
+        is_less
+    }
+
+    /// Who has waited long enough for a job that is recalled waits no more for it, and is looked at again.
+    pub(super) fn lose_patience(&mut self, now: Time) {
+        if self.next_patience().is_none_or(|until| until > now) {
+            return;
+        }
+        for key in self.expecting.keys().copied().collect::<Vec<_>>() {
+            if self.expects_no_more(key, |_, until| until <= now) {
+                self.changed.insert(key);
+            }
+        }
+    }
+
+    /// When somebody has waited long enough.
+    pub(super) fn next_patience(&self) -> Option<Time> {
+        self.expecting.values().flat_map(BTreeMap::values).min().copied()
+    }
+
+    /// The jobs that are being recalled for this slave, and for which it waits.
+    pub(super) fn expected(&self, key: SlaveKey) -> impl Iterator<Item = JobId> {
+        self.expecting.get(&key).into_iter().flat_map(BTreeMap::keys).copied()
     }
 
     /// There are jobs at slaves that others could take, or that are recalled for others.

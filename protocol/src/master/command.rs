@@ -116,9 +116,11 @@ impl Jobs<'_> {
                 self.out.look_for_slave(id);
                 Ok(delivery)
             }
-            // Nothing but its retry keeps it: it was not held.
-            JobCommand::Release { .. } if job.waits_for_retry_alone(self.moment.now) => {
-                Ok(self.rule(id, |job| job.retry_at = None))
+            // It need not wait for its retry, nor for its time; it was not held.
+            JobCommand::Release { .. }
+                if job.start.gate == Gate::Open && job.waits_for_retry(self.moment.now) =>
+            {
+                Ok(self.rule(id, |job| (job.retry_at, job.start.not_before) = (None, None)))
             }
             JobCommand::Release { valid } => {
                 let latest = self.moment.now.after(valid);

@@ -61,10 +61,10 @@ impl Master {
         let view = book.view();
         let place = |job: &Job| job.place(view.placement);
         let goes_before = |first: &Place| *first < queued;
-        let expected = availability.expected(key).and_then(|id| book.jobs.get_assigned(&id));
+        let expected = availability.expected(key).filter_map(|id| book.jobs.get_assigned(&id));
         // What waits for its time takes no place of what could start.
-        let expected =
-            expected.filter(|job| job.line(view) == Some(Line::Now)).map(place).filter(goes_before);
+        let mut expected = expected.filter(|job| job.line(view) == Some(Line::Now)).map(place);
+        let expected = expected.find(goes_before);
         // Where waiting counts like priority, each older job would hold back all later ones.
         let is_more_urgent = |first: &Place| view.placement.ageing.is_none() && first.0 < queued.0;
         let elsewhere = |program: &String| {

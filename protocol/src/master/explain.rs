@@ -117,10 +117,10 @@ pub enum WhyNot {
     Doubts,
     /// It declined, and nothing has changed there since.
     Declined,
-    /// It holds as many jobs as it may.
-    Capacity,
     /// The machine is not ready.
     Ready,
+    /// It holds as many jobs as it may.
+    Capacity,
     /// It has room, and another slave has a more urgent job that goes there first.
     MoreUrgent,
 }
@@ -139,8 +139,8 @@ impl WhyNot {
         Self::Attention,
         Self::Doubts,
         Self::Declined,
-        Self::Capacity,
         Self::Ready,
+        Self::Capacity,
         Self::MoreUrgent,
     ];
 
@@ -226,9 +226,9 @@ pub fn explain(state: &Master, job: &Job, now: Time) -> Explanation {
         Gate::Released { latest } if latest < now && !job.state.is_started() => Some(Gated::ReleaseLapsed),
         Gate::Open | Gate::Held | Gate::Released { .. } => None,
     };
+    let waits_to_start = !job.state.is_started() && !job.state.is_ended();
     let by_plan = if job.start.gate == Gate::Open { job.start.not_before } else { None };
-    let at =
-        [job.retry_at, by_plan].into_iter().flatten().filter(|at| *at > now && !job.state.is_started()).max();
+    let at = [job.retry_at, by_plan].into_iter().flatten().filter(|at| *at > now && waits_to_start).max();
     Explanation { waits, gate, at, in_front: in_front(state, job), slaves }
 }
 
@@ -295,8 +295,8 @@ fn why_not(
         (machine.is_some_and(|machine| machine.attention.is_some()), WhyNot::Attention),
         (slave.doubts, WhyNot::Doubts),
         (slave.declining, WhyNot::Declined),
-        (full && job.holder != Some(slave.key), WhyNot::Capacity),
         (!machine.is_some_and(|machine| machine.may_start()), WhyNot::Ready),
+        (full && job.holder != Some(slave.key), WhyNot::Capacity),
         (first.is_some(), WhyNot::MoreUrgent),
     ];
     reasons.into_iter().find(|(holds, _)| *holds).map(|(_, why)| why)

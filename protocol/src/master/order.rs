@@ -282,12 +282,6 @@ impl Job {
         self.state == State::Queued && self.retry_at.is_some_and(|at| at > now)
     }
 
-    /// Nothing but the time of its retry keeps it from a slave.
-    pub(super) fn waits_for_retry_alone(&self, now: Time) -> bool {
-        let has_its_time = self.start.not_before.is_none_or(|at| at <= now);
-        self.waits_for_retry(now) && self.start.gate == Gate::Open && has_its_time
-    }
-
     /// How long the next retry waits.
     pub(super) fn backoff(&self) -> Millis {
         let times = 1_u64.checked_shl(self.retries).unwrap_or(u64::MAX);

@@ -20,6 +20,7 @@ impl Rules {
     /// At the end of a step: gives work to whom it fits. Jobs and slaves are only looked at if something has changed for them.
     pub(super) fn dispatch(&mut self) {
         self.turn_to_now();
+        self.state.availability.lose_patience(self.now);
         loop {
             for key in self.out.take_looking_for_work() {
                 self.list(key);
@@ -83,7 +84,7 @@ impl Rules {
     /// The slave is given nothing before a job of another one; once that is gone from there, it is looked at again.
     fn keep(&mut self, key: SlaveKey, (rank, id): Place) {
         let Master { book, availability, .. } = &mut self.state;
-        if availability.expected(key) != Some(id)
+        if !availability.expected(key).any(|expected| expected == id)
             && let Some(holder) = book.jobs.get_assigned(&id).and_then(|job| job.holder)
         {
             availability.keep(key, holder, (rank, id));
@@ -162,7 +163,7 @@ impl Rules {
                 let count = if let Room::After(count) = room { count } else { 0 };
                 for _ in count..usize::from(slave.capacity) {
                     let Some(id) = self.state.spare_for(key, false) else { break };
-                    self.recall(id, self.expects_none(key).then_some(ForWhom::Slave(key)));
+                    self.recall(id, Some(ForWhom::Slave(key)));
                 }
             }
             Room::InsteadOf(last) => {
@@ -268,14 +269,14 @@ impl Rules {
         let mut found = self.with_room(job, line);
         let could_go = found.slave.is_some() || self.instead(job, line, &mut found.kept).is_some();
         if could_go {
-            self.recall(id, found.slave.filter(|key| self.expects_none(*key)).map(ForWhom::Slave));
+            self.recall(id, found.slave.map(ForWhom::Slave));
         } else {
             found.kept.into_iter().for_each(|(key, first)| self.keep(key, first));
         }
     }
 
     fn expects_none(&self, key: SlaveKey) -> bool {
-        self.state.availability.expected(key).is_none()
+        self.state.availability.expected(key).next().is_none()
     }
 
     /// The first of what waits in a line for a slave.
@@ -339,7 +340,7 @@ impl Rules {
         jobs.edit(id, Job::recall);
         jobs.tell(id);
         if let Some(whom) = whom {
-            self.state.availability.recalled(holder, id, whom);
+            self.state.availability.recalled(holder, id, whom, self.now);
         }
         self.list(holder);
     }

@@ -40,7 +40,8 @@ pub fn step(state: Master, now: Time, event: Event) -> Step {
 /// or is near.
 pub fn next_deadline(state: &Master) -> Option<Time> {
     let index = &state.book.index;
-    index.next_window().map(|at| at.after(Millis(1))).into_iter().chain(index.next_turn()).min()
+    let by_book = index.next_window().map(|at| at.after(Millis(1))).into_iter().chain(index.next_turn());
+    by_book.chain(state.availability.next_patience()).min()
 }
 
 /// A step under way. What concerns the book alone runs on [`Jobs`], what concerns one slave on [`Visit`]; here is what

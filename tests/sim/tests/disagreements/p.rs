@@ -361,6 +361,46 @@ fn p3_what_is_recalled_for_a_slave_finds_its_place_there_still_free() {
 }
 
 #[test]
+fn p3_all_that_is_recalled_from_a_machine_that_cant_start_goes_before_what_comes_later() {
+    let (mut world, _, first) = urgent_waits_at_the_second();
+    let holder = world.job(first).holder.unwrap();
+    world.boxes[1].settings.capacity = 3;
+    world.kill_agent(1);
+    world.revive(1);
+    world.settle();
+    world.cut(0);
+    let second = placed(&mut world, urgent);
+    reconnect(&mut world, 0);
+    assert_eq!(world.job(second).holder, Some(holder));
+    let next = [(); 3].map(|()| placed(&mut world, |_| {}));
+    let ms = world.boxes[0].machine.length_ms;
+    world.pass(ms);
+    assert_eq!(next.map(|job| world.job(job).last_attempt.0), [0; 3], "they are held back");
+    world.local(1, Local::Lock(true));
+    world.settle();
+    assert_eq!([first, second].map(|job| world.holder(job)), [Some(0); 2]);
+    assert_eq!(next.map(|job| world.job(job).last_attempt.0), [0; 3]);
+}
+
+#[test]
+fn p2_a_slave_does_not_wait_long_for_a_job_that_is_recalled_over_a_dead_link() {
+    let (mut world, low, urgent) = urgent_waits_at_the_second();
+    let next = placed(&mut world, |_| {});
+    let ms = world.boxes[0].machine.length_ms;
+    world.pass(ms);
+    assert_eq!((world.state(low), world.state(next)), (State::Running, State::Queued));
+    world.half_open(1);
+    world.pass(ms);
+    assert_eq!(
+        (world.state(next), world.holder(urgent)),
+        (State::Queued, Some(1)),
+        "it was asked, and nobody answers"
+    );
+    world.pass(2_000);
+    assert_eq!(world.state(next), State::Running);
+}
+
+#[test]
 fn p3_an_older_job_of_a_machine_that_cant_start_goes_before_what_comes_later() {
     let mut world = world_with(|settings| settings.capacity = 1);
     let second = one_more_at_work(&mut world, "second");

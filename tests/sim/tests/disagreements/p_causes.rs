@@ -525,6 +525,10 @@ fn p4_who_lets_a_retry_begin_now_means_its_planned_time_too() {
     assert!(world.job(job).retry_at.is_some());
     let_start(&mut world, job);
     assert_eq!((world.state(job), world.job(job).retry_at), (State::Running, None));
+    ends(&mut world, job, End::Failed);
+    world.settle();
+    let known = world.job(job);
+    assert_eq!((known.start.gate, known.retry_at.is_some()), (Gate::Open, true), "nobody has held it");
 }
 
 #[test]

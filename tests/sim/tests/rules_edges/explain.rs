@@ -315,3 +315,25 @@ fn a_job_that_is_paused_or_asked_back_says_so_where_it_is() {
     state.slaves.get_mut(&key).unwrap().link = master::SlaveLink::Down;
     assert_eq!(text(&state), format!("{back} by its last word: it is offline; one job goes before it"));
 }
+
+#[test]
+fn of_a_full_slave_whose_job_is_uncertain_it_is_said_who_ends_that() {
+    let (world, running) = endless_job(|_, _| {});
+    let mut state = world.master.clone().unwrap();
+    let queued = master::Job { state: State::Queued, holder: None, report: None, ..world.job(running) };
+    let slave = state.slaves.values_mut().next().unwrap();
+    slave.capacity = 1;
+    let machine = slave.machine.as_mut().unwrap();
+    (machine.uncertain, machine.activity) = (Some(running), Activity::Attention);
+    let said = master::explain(&state, &queued, world.now()).slaves.remove(0);
+    assert_eq!(said.why, Some(WhyNot::Ready));
+    assert!(said.text.contains("nobody knows how"), "{}", said.text);
+}
+
+#[test]
+fn what_has_ended_waits_for_no_time() {
+    let (world, running) = endless_job(|_, _| {});
+    let retry_at = later(&world, 600_000);
+    let ended = master::Job { state: State::Expired, retry_at, ..world.job(running) };
+    assert_eq!(master::explain(world.master.as_ref().unwrap(), &ended, world.now()).at, None);
+}

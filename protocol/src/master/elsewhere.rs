@@ -5,8 +5,8 @@ use super::line::{Line, Place};
 use super::{Job, Master, SlaveRecord};
 use crate::id::{JobId, SlaveKey};
 
-/// Of so many slaves, those whose jobs are the first in line, it is seen what another slave could have from them: a look at thousands would
-/// cost more than it finds.
+/// Only so many slaves, those whose jobs are the first in line, are looked at for what another slave could have from them: a look at
+/// thousands would cost more than it finds.
 const LENDERS: usize = 8;
 
 impl Master {
@@ -34,8 +34,7 @@ impl Master {
         let place = |job: &Job| job.place(self.book.view().placement);
         let first = |program: &String| {
             let first_at = |(_, holder)| self.movable(holder, slave).map(place).min();
-            let stuck = self.availability.stuck(program).find_map(first_at);
-            let mut found = stuck;
+            let mut found = self.availability.stuck(program).find_map(first_at);
             let behind = self.availability.behind(program).filter(|_| is_idle).enumerate();
             for (number, lender) in behind {
                 // Who is listed first may be so for a job that this slave can't do.
